@@ -1,0 +1,79 @@
+"""Request bodies: their type, their size, their JSON; and responses."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+
+T = TypeVar("T")
+
+# curl sends the form type for any body unless told otherwise.
+_JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
+_BINARY_TYPE = "application/octet-stream"
+_UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
+
+
+async def read_body(request: Request, limit: int, allow_binary: bool = False) -> bytes:
+    """Read a request's body of at most `limit` bytes.
+
+    Raises:
+        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary), not UTF-8, or compressed.
+        BodyTooLargeError: it is larger, by its Content-Length or as it arrives.
+        InvalidRequestError: it is empty.
+    """
+    _check_type(request, allow_binary)
+    declared = request.headers.get("content-length")
+    if declared is not None and int(declared) > limit:
+        raise BodyTooLargeError(f"the body has {declared} bytes; at most {limit} are allowed")
+    chunks: list[bytes] = []
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limit:
+            raise BodyTooLargeError(f"the body has more than {limit} bytes, which are allowed at most")
+        chunks.append(chunk)
+    if not received:
+        raise InvalidRequestError("the body is empty; it must be a JSON object")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _check_type(request: Request, allow_binary: bool) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    media_type = media_type.strip().lower()
+    if media_type not in _JSON_TYPES and not (allow_binary and media_type == _BINARY_TYPE):
+        allowed = "application/json" + (f" or {_BINARY_TYPE}" if allow_binary else "")
+        raise UnsupportedMediaTypeError(f"the content type {media_type} is not supported; send {allowed}")
+    for parameter in parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _UTF8:
+            raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaTypeError(f"the content encoding {encoding} is not supported; send the body as it is")
+
+
+def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what: str) -> T:
+    """Decode JSON into the decoder's type.
+
+    Raises:
+        InvalidRequestError: it is no JSON or of another form; the message says where, and repeats none of it.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"{what} is not as expected: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"{what} is not valid JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidRequestError(f"{what} is nested too deeply") from error
+
+
+def json_response(payload: Any) -> Response:
+    """A 200 with a JSON body; numpy arrays are JSON lists."""
+    return Response(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

@@ -1,0 +1,100 @@
+"""Errors of the wire, and the one table from any error to a status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runners.errors import InputError, ModelNotReadyError
+
+
+class ProtocolError(Exception):
+    """A request that cannot be answered; the message is shown to the client."""
+
+    status = HTTPStatus.BAD_REQUEST
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+class InvalidRequestError(ProtocolError):
+    """The body or a parameter is not what the protocol says."""
+
+
+class ModelNotFoundError(ProtocolError):
+    """KServe's text: clients look for it."""
+
+    status = HTTPStatus.NOT_FOUND
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Model with name {name} does not exist.")
+
+
+class NotFoundError(ProtocolError):
+    """No such path or model version."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowedError(ProtocolError):
+    """The path exists, for other methods."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.headers = {"allow": allowed}
+
+
+class BodyTooLargeError(ProtocolError):
+    """The body is larger than the operator allows; the rest of it is not read."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    headers = MappingProxyType({"connection": "close"})
+
+
+class UnsupportedMediaTypeError(ProtocolError):
+    """The body's content type or encoding is none that this server reads."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class NotImplementedByModelError(ProtocolError):
+    """The protocol knows the call, the model does not."""
+
+    status = HTTPStatus.NOT_IMPLEMENTED
+
+
+_STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
+    InputError: HTTPStatus.BAD_REQUEST,
+    ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
+    """Status, message and headers of any error; what is not meant for the client is hidden (uvicorn logs it)."""
+    match error:
+        case ProtocolError():
+            return error.status, str(error), error.headers
+        case HTTPException():
+            return HTTPStatus(error.status_code), error.detail, error.headers or {}
+    if (status := _STATUS_BY_RUNNER_ERROR.get(type(error))) is not None:
+        return status, str(error), {}
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
+
+
+async def render_error(request: Request, error: Exception) -> Response:
+    """The `{"error": ...}` body of V1 and the Open Inference Protocol."""
+    status, message, headers = describe(error)
+    if isinstance(error, HTTPException):
+        # Raised by the router, which knows the path but says nothing of it.
+        match status:
+            case HTTPStatus.METHOD_NOT_ALLOWED:
+                message = f"{request.method} is not allowed on {request.url.path}; allowed: {headers['Allow']}"
+            case HTTPStatus.NOT_FOUND:
+                message = f"there is nothing at {request.url.path}; the protocols are under /v1 and /v2"
+    return Response(orjson.dumps({"error": message}), status, headers, media_type="application/json")

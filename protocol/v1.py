@@ -1,0 +1,127 @@
+"""KServe's V1 protocol: `/v1/models`, `:predict`, `:explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.body import json_response, parse_json, read_body
+from protocol.calls import find_model, post_route, render, require_ready, resolve_options
+from protocol.errors import InvalidRequestError, MethodNotAllowedError, NotImplementedByModelError
+from protocol.scores import class_keys, class_rows, vocabulary_entries
+from protocol.tensors import Tensor, offset_tensor
+from runners.inference import ClassScores, Models, Numbers, Prediction, Text, TextInput, VocabularyScores
+
+
+class TextPair(msgspec.Struct, forbid_unknown_fields=True):
+    """A text or a pair, as `transformers` pipelines take it."""
+
+    text: str
+    text_pair: str | None = None
+
+
+class PredictRequest(msgspec.Struct):
+    """A body of `:predict`; `inputs` wins where both are given, as in KServe."""
+
+    instances: list[str | TextPair | list[str]] | str | UnsetType = UNSET
+    inputs: list[str | TextPair | list[str]] | str | UnsetType = UNSET
+    parameters: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(PredictRequest)
+
+
+def routes(models: Models, max_request_bytes: int) -> list[Route]:
+    """The routes of V1, and KServe's `GET /`."""
+
+    async def alive(_: Request) -> Response:
+        return json_response({"status": "alive"})
+
+    async def list_models(_: Request) -> Response:
+        return json_response({"models": models.names})
+
+    async def model_status(request: Request) -> Response:
+        runner = find_model(models, request.path_params["name"])
+        require_ready(runner)
+        return json_response({"name": runner.name, "ready": True})
+
+    async def predict(request: Request) -> Response:
+        runner = find_model(models, request.path_params["name"])
+        require_ready(runner)
+        body = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
+        options = resolve_options(runner, body.parameters)
+        predictions = await runner.infer(_read_texts(body), options)
+        return await render(_render, predictions)
+
+    async def explain(request: Request) -> Response:
+        require_ready(find_model(models, request.path_params["name"]))
+        raise NotImplementedByModelError("this server has no explainer; it offers :predict")
+
+    async def unknown_verb(request: Request) -> Response:
+        find_model(models, request.path_params["name"])
+        verb = request.path_params["verb"]
+        raise MethodNotAllowedError(f"there is no :{verb}; this server offers :predict and :explain", allowed="GET")
+
+    return [
+        Route("/", alive),
+        Route("/v1/models", list_models),
+        post_route("/v1/models/{name:path}:predict", predict),
+        post_route("/v1/models/{name:path}:explain", explain),
+        Route("/v1/models/{name:path}:{verb}", unknown_verb, methods=["POST"]),
+        Route("/v1/models/{name:path}", model_status),
+    ]
+
+
+def _read_texts(body: PredictRequest) -> list[TextInput]:
+    key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
+    if isinstance(given, UnsetType):
+        raise InvalidRequestError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
+    if isinstance(given, str):
+        return [TextInput(given)]
+    if not given:
+        raise InvalidRequestError(f"'{key}' is empty; give at least one text")
+    return [_read_text(instance, key, position) for position, instance in enumerate(given)]
+
+
+def _read_text(instance: str | TextPair | list[str], key: str, position: int) -> TextInput:
+    match instance:
+        case str():
+            return TextInput(instance)
+        case TextPair():
+            return TextInput(instance.text, instance.text_pair)
+        case [text, pair]:
+            return TextInput(text, pair)
+    raise InvalidRequestError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
+
+
+def _render(predictions: Sequence[Prediction]) -> Response:
+    payload: dict[str, Any] = {"predictions": [_render_one(prediction) for prediction in predictions]}
+    if (tensor := offset_tensor(predictions)) is not None:
+        payload["outputs"] = [_render_tensor(tensor)]
+    return json_response(payload)
+
+
+def _render_one(prediction: Prediction) -> Any:
+    match prediction.output:
+        case Text(value):
+            return value
+        case Numbers(values):
+            return values if values.ndim else values.item()
+        case ClassScores(values):
+            keys = class_keys(values.shape[-1])
+            rows = [dict(zip(keys, row, strict=True)) for row in class_rows(prediction.output)]
+            return rows[0] if values.ndim == 1 else rows
+        case VocabularyScores():
+            masks = vocabulary_entries(prediction.output, '{"', '":', '"')
+            return [orjson.Fragment(f"[{','.join(entries)}]") for entries in masks]
+
+
+def _render_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": tensor.flat}

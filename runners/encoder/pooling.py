@@ -1,0 +1,148 @@
+"""Token vectors to one text vector, by the model's own sentence-transformers files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from runners.arguments import Arguments
+from runners.errors import ModelLoadError
+from runners.loading import find_file, load_json
+
+# sentence-transformers looks for the length under all of these names.
+_LENGTH_FILES = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+_MODE_BY_OLD_KEY = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+def _weighted_mean(hidden: Tensor) -> Tensor:
+    weights = torch.arange(1, len(hidden) + 1, device=hidden.device, dtype=hidden.dtype)
+    return weights @ hidden / weights.sum()
+
+
+_POOLINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "cls": lambda hidden: hidden[0],
+    "lasttoken": lambda hidden: hidden[-1],
+    "max": lambda hidden: hidden.max(dim=0).values,
+    "mean": lambda hidden: hidden.mean(dim=0),
+    "mean_sqrt_len_tokens": lambda hidden: hidden.sum(dim=0) / len(hidden) ** 0.5,
+    "weightedmean": _weighted_mean,
+}
+
+
+class Pooling:
+    """The modules that sentence-transformers runs after the transformer."""
+
+    def __init__(self, modes: Sequence[str], layers: Sequence[nn.Module], normalize: bool) -> None:
+        """
+        Args:
+            modes: names of poolings, their vectors concatenated.
+            layers: what follows the pooling, in order.
+            normalize: whether the vector gets length 1.
+        """
+        if unknown := [mode for mode in modes if mode not in _POOLINGS]:
+            raise ModelLoadError(f"unknown pooling {unknown[0]!r}: there are {', '.join(_POOLINGS)}")
+        self._poolings = [_POOLINGS[mode] for mode in modes]
+        self._layers = list(layers)
+        self._normalize = normalize
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        """The vector of one text, float32 [dimensions], from its token vectors [tokens, hidden]."""
+        hidden = hidden.float()
+        vector = torch.cat([pooling(hidden) for pooling in self._poolings])
+        for layer in self._layers:
+            vector = layer(vector)
+        return nn.functional.normalize(vector, dim=0) if self._normalize else vector
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceTransformer:
+    """What a model's sentence-transformers files say beyond the transformer itself."""
+
+    pooling: Pooling
+    max_length: int | None
+    prompt: str
+
+
+def load_sentence_transformer(arguments: Arguments, device: torch.device) -> SentenceTransformer:
+    """Read modules.json and what it names; mean pooling to length 1 where a model has none.
+
+    Raises:
+        ModelLoadError: a module this server does not know, so that its vectors would be wrong.
+    """
+    modules = load_json(arguments, "modules.json")
+    if modules is None:
+        return SentenceTransformer(Pooling(["mean"], [], normalize=True), None, "")
+    modes: list[str] = []
+    layers: list[nn.Module] = []
+    normalize = False
+    for module in modules:
+        kind, folder = module["type"].rpartition(".")[2], module["path"]
+        if normalize:
+            raise ModelLoadError(f"modules.json has a {kind} after Normalize, which this server does not run")
+        match kind:
+            case "Transformer":
+                pass
+            case "Pooling":
+                modes = _read_modes(load_json(arguments, f"{folder}/config.json") or {})
+            case "Dense":
+                layers.append(_load_dense(arguments, folder).to(device))
+            case "Normalize":
+                normalize = True
+            case _:
+                raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
+    lengths = (load_json(arguments, filename) for filename in _LENGTH_FILES)
+    max_length = next((found.get("max_seq_length") for found in lengths if found is not None), None)
+    return SentenceTransformer(Pooling(modes or ["mean"], layers, normalize), max_length, _read_prompt(arguments))
+
+
+def _read_modes(config: dict[str, object]) -> list[str]:
+    """sentence-transformers 6 writes `pooling_mode`; the releases before it wrote a boolean a mode."""
+    match config.get("pooling_mode"):
+        case str(mode):
+            return [mode]
+        case list(modes):
+            return [str(mode) for mode in modes]
+    return [mode for key, mode in _MODE_BY_OLD_KEY.items() if config.get(key)]
+
+
+def _read_prompt(arguments: Arguments) -> str:
+    config = load_json(arguments, "config_sentence_transformers.json") or {}
+    name = config.get("default_prompt_name")
+    return str(config.get("prompts", {}).get(name, "")) if name else ""
+
+
+def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
+    config = load_json(arguments, f"{folder}/config.json") or {}
+    activation_name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    activation = getattr(nn, activation_name.rpartition(".")[2], None)
+    if not activation_name.startswith("torch.nn.") or activation is None or config.get("use_residual"):
+        raise ModelLoadError(f"the Dense module in {folder} is of a form that this server does not run")
+    linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    weights = _load_weights(arguments, folder)
+    linear.load_state_dict({key.removeprefix("linear."): value for key, value in weights.items()})
+    return nn.Sequential(linear, activation()).eval()
+
+
+def _load_weights(arguments: Arguments, folder: str) -> dict[str, Tensor]:
+    if (path := find_file(arguments, f"{folder}/model.safetensors")) is not None:
+        return load_file(path)
+    if (path := find_file(arguments, f"{folder}/pytorch_model.bin")) is None:
+        raise ModelLoadError(f"the Dense module in {folder} has no weights")
+    if not arguments.allow_pickle:
+        raise ModelLoadError(f"the Dense module in {folder} has only .bin weights: --allow_pickle loads them")
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights

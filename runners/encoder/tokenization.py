@@ -1,0 +1,63 @@
+"""Texts to token ids, straight through the Rust tokenizer of a `transformers` fast tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from runners.inference import TextInput
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """One text as the model reads it: int64 [tokens] each, offsets int64 [tokens, 2]."""
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    offsets: NDArray[np.int64] | None
+    truncated: bool
+
+
+class TextTokenizer:
+    """Tokenizes batches of texts without padding; thread-safe, and frees the GIL while it works."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, add_special_tokens: bool, prompt: str = ""
+    ) -> None:
+        """
+        Args:
+            tokenizer: a fast tokenizer; its truncation settings are taken over.
+            max_length: longest text in tokens, special ones included.
+            add_special_tokens: whether to add [CLS], [SEP] and their like.
+            prompt: put in front of every text.
+        """
+        backend: Tokenizer = tokenizer.backend_tokenizer
+        backend.no_padding()
+        # "longest_first" and the tokenizer's own side are what `tokenizer(..., truncation=True)` does.
+        backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
+        self._backend = backend
+        self._add_special_tokens = add_special_tokens
+        self._prompt = prompt
+
+    def tokenize(self, texts: Sequence[TextInput], offsets: bool) -> list[TokenizedText]:
+        """Tokenize texts, the longer of a pair truncated first."""
+        inputs = [
+            self._prompt + item.text if item.pair is None else (self._prompt + item.text, item.pair) for item in texts
+        ]
+        encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
+        encodings = encode(inputs, add_special_tokens=self._add_special_tokens)
+        return [_tokenized(encoding, offsets) for encoding in encodings]
+
+
+def _tokenized(encoding: Encoding, offsets: bool) -> TokenizedText:
+    return TokenizedText(
+        input_ids=np.array(encoding.ids, dtype=np.int64),
+        token_type_ids=np.array(encoding.type_ids, dtype=np.int64),
+        offsets=np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2) if offsets else None,
+        truncated=bool(encoding.overflowing),
+    )

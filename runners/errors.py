@@ -1,0 +1,23 @@
+"""What can go wrong in a runner, without a word about HTTP; `protocol/errors.py` gives each its status."""
+
+from __future__ import annotations
+
+
+class RunnerError(Exception):
+    """Base of everything a runner tells its caller; the message is meant to be shown."""
+
+
+class ArgumentsError(RunnerError):
+    """The operator's arguments are wrong: the server does not start."""
+
+
+class ModelLoadError(RunnerError):
+    """The model cannot be loaded: the server stops."""
+
+
+class InputError(RunnerError):
+    """The caller's input cannot be served as it is."""
+
+
+class ModelNotReadyError(RunnerError):
+    """The model is still loading, or has stopped."""

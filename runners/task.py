@@ -1,0 +1,71 @@
+"""Task names, and the task that an architecture is made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from runners.errors import ModelLoadError
+
+
+class Task(StrEnum):
+    """The tasks this server runs, under KServe's names."""
+
+    FILL_MASK = "fill_mask"
+    SEQUENCE_CLASSIFICATION = "sequence_classification"
+    TEXT_EMBEDDING = "text_embedding"
+    TOKEN_CLASSIFICATION = "token_classification"
+
+
+# KServe's order matters: "TapasForQuestionAnswering" also ends with "ForQuestionAnswering", "MTModel" with "Model".
+# The bare encoder ("BertModel" and its like) comes last; KServe cannot infer it.
+_TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
+    ("TapasForQuestionAnswering", "table_question_answering"),
+    ("ForQuestionAnswering", "question_answering"),
+    ("ForTokenClassification", Task.TOKEN_CLASSIFICATION),
+    ("ForSequenceClassification", Task.SEQUENCE_CLASSIFICATION),
+    ("ForMultipleChoice", "multiple_choice"),
+    ("ForMaskedLM", Task.FILL_MASK),
+    ("ForCausalLM", "text_generation"),
+    ("LMHeadModel", "text_generation"),
+    ("ForConditionalGeneration", "text2text_generation"),
+    ("MTModel", "text2text_generation"),
+    ("EncoderDecoderModel", "text2text_generation"),
+    ("ForPrediction", "time_series_forecast"),
+    ("Model", Task.TEXT_EMBEDDING),
+)
+
+
+def servable_tasks() -> str:
+    """The tasks as one readable list."""
+    return ", ".join(sorted(Task))
+
+
+def infer_task(architectures: Sequence[str] | None) -> Task:
+    """Infer the task from all `architectures` of a model's config.
+
+    A task head is preferred over the bare encoder wherever it stands in the list.
+
+    Raises:
+        ModelLoadError: no architecture names a task that this server runs.
+    """
+    if not architectures:
+        raise ModelLoadError(
+            f"the model's config.json names no architecture, so its task is unknown: "
+            f"set --task to one of {servable_tasks()}"
+        )
+    found = {_task_of(architecture) for architecture in architectures}
+    served = [task for _, task in _TASK_BY_SUFFIX if isinstance(task, Task) and task in found]
+    if served:
+        return served[0]
+    names = ", ".join(architectures)
+    if unserved := sorted(task for task in found if task is not None):
+        raise ModelLoadError(
+            f"{names} is made for {', '.join(unserved)}, which this server does not run; "
+            f"it runs {servable_tasks()}: set --task to one of them if the model can do it"
+        )
+    raise ModelLoadError(f"no task can be inferred from {names}: set --task to one of {servable_tasks()}")
+
+
+def _task_of(architecture: str) -> str | None:
+    return next((task for suffix, task in _TASK_BY_SUFFIX if architecture.endswith(suffix)), None)

@@ -1,0 +1,71 @@
+"""The BentoML service: what runs where. It wires and computes nothing.
+
+protocol/  KServe V1 and the Open Inference Protocol, one ASGI application mounted at /
+runners/   the model: loaded in the background once the server listens, run in a thread of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import bentoml
+from bentoml.images import Image
+
+from protocol.application import create_application
+from runners.arguments import read_arguments
+from runners.encoder.runner import EncoderRunner
+from runners.errors import ArgumentsError
+from runners.inference import Models
+from runners.startup import being_built, load_or_exit, resolve_resources, watch_for_failed_workers
+
+HERE = Path(__file__).resolve().parent
+# A built Bento keeps its source in src/, beside it the bento.yaml with the arguments it was built with.
+IN_BENTO = (HERE.parent / "bento.yaml").is_file()
+
+given = vars(bentoml.use_arguments())
+try:
+    arguments = read_arguments(
+        command_line={} if IN_BENTO else given, environment=os.environ, baked=given if IN_BENTO else {}
+    )
+    runner = EncoderRunner(arguments)
+except ArgumentsError as error:
+    raise SystemExit(f"error: {error}") from None
+application = create_application(Models([runner]), arguments.max_request_bytes)
+
+
+# The bound method, not the Starlette object: BentoML would answer unknown paths of the latter itself.
+@bentoml.asgi_app(application.__call__, path="/")
+@bentoml.service(
+    name="huggingface_runtime",
+    image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
+    resources=resolve_resources(arguments, in_bento=IN_BENTO or being_built()),
+    envs=[
+        {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
+        {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+    ],
+    traffic={"timeout": 600},
+    endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
+    # BentoML's own request metrics and access log cost more than a request, and label by raw path.
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
+class Encoder:
+    """Fill-mask, token classification, sequence classification and text embedding."""
+
+    @bentoml.on_deployment
+    @staticmethod
+    def prepare() -> None:
+        watch_for_failed_workers()
+
+    @bentoml.on_startup
+    async def start(self) -> None:
+        self._loading = asyncio.create_task(load_or_exit(runner))
+
+    @bentoml.on_shutdown
+    async def stop(self) -> None:
+        runner.close()
+
+    async def __is_ready__(self) -> bool:
+        return runner.ready
