@@ -18,17 +18,19 @@ from runners.arguments import read_arguments
 from runners.encoder.runner import EncoderRunner
 from runners.errors import ArgumentsError
 from runners.inference import Models
-from runners.startup import being_built, load_or_exit, resolve_resources, watch_for_failed_workers
+from runners.startup import being_built, configure_logging, load_or_exit, resolve_resources, watch_for_failed_workers
 
 HERE = Path(__file__).resolve().parent
 # A built Bento keeps its source in src/, beside it the bento.yaml with the arguments it was built with.
 IN_BENTO = (HERE.parent / "bento.yaml").is_file()
 
+configure_logging()
 given = vars(bentoml.use_arguments())
 try:
     arguments = read_arguments(
         command_line={} if IN_BENTO else given, environment=os.environ, baked=given if IN_BENTO else {}
     )
+    resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
     runner = EncoderRunner(arguments)
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
@@ -40,7 +42,7 @@ application = create_application(Models([runner]), arguments.max_request_bytes)
 @bentoml.service(
     name="huggingface_runtime",
     image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
-    resources=resolve_resources(arguments, in_bento=IN_BENTO or being_built()),
+    resources=resources,
     envs=[
         {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
         {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},

@@ -26,7 +26,9 @@ def post_route(path: str, endpoint: Callable[[Request], Awaitable[Response]]) ->
 
     async def guarded(request: Request) -> Response:
         if request.method != "POST":
-            raise MethodNotAllowedError(f"{request.method} is not allowed on {path}; allowed: POST", allowed="POST")
+            raise MethodNotAllowedError(
+                f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
+            )
         return await endpoint(request)
 
     return Route(path, guarded, methods=["POST", "GET", "PUT", "PATCH", "DELETE", "OPTIONS"])

@@ -74,8 +74,8 @@ def _number_tensor(name: str, arrays: Sequence[NDArray[Any]]) -> Tensor:
     """Stack arrays of one rank; shorter ones are filled with -100, the index that PyTorch's losses ignore."""
     shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
     stacked = np.full([len(arrays), *shape], PADDING, dtype=arrays[0].dtype)
-    for row, array in zip(stacked, arrays, strict=True):
-        row[tuple(map(slice, array.shape))] = array
+    for row, array in enumerate(arrays):
+        stacked[row, *map(slice, array.shape)] = array
     return Tensor(name, _DATATYPES[stacked.dtype.name], list(stacked.shape), stacked.ravel())
 
 

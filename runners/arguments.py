@@ -166,7 +166,7 @@ def read_arguments(
         if name in Arguments.model_fields:
             take({name: value}, variable)
         else:
-            logger.warning("ignored: %s", _unknown_argument(name, variable))
+            logger.warning("%s is ignored: there is no argument %s", variable, name)
     take(command_line, "the command line")
 
     try:

@@ -92,16 +92,24 @@ def load_model(
         unused_prefixes: weights that may be missing because the task does not read them.
 
     Raises:
-        ModelLoadError: the checkpoint has no head for the task, which `transformers` would fill with random numbers.
+        ModelLoadError: there are no safetensors, or the checkpoint has no head for the task, which `transformers`
+            would fill with random numbers.
     """
-    model, report = auto_class.from_pretrained(
-        arguments.model,
-        revision=arguments.model_revision,
-        trust_remote_code=arguments.trust_remote_code,
-        dtype=resolve_dtype(arguments, device),
-        use_safetensors=None if arguments.allow_pickle else True,
-        output_loading_info=True,
-    )
+    try:
+        model, report = auto_class.from_pretrained(
+            arguments.model,
+            revision=arguments.model_revision,
+            trust_remote_code=arguments.trust_remote_code,
+            dtype=resolve_dtype(arguments, device),
+            use_safetensors=None if arguments.allow_pickle else True,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        if arguments.allow_pickle or "model.safetensors" not in str(error):
+            raise
+        raise ModelLoadError(
+            f"{arguments.model} has no safetensors weights; if it has .bin weights, --allow_pickle loads them"
+        ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith(unused_prefixes))
     if missing:
         raise ModelLoadError(

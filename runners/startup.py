@@ -9,16 +9,26 @@ import signal
 import sys
 import traceback
 from types import FrameType
+from typing import get_args
 
 import pynvml
+from _bentoml_sdk.service.config import GpuLiteralType
 
 from runners.arguments import Arguments
-from runners.errors import RunnerError
+from runners.errors import ArgumentsError, RunnerError
 from runners.inference import Runner
 
-logger = logging.getLogger(__name__)
-
 _EXIT_CODE = 1
+
+
+def configure_logging() -> None:
+    """Let the server's own log lines go where BentoML's go, and look like them."""
+    bentoml_logger = logging.getLogger("bentoml")
+    for package in ("runners", "protocol"):
+        package_logger = logging.getLogger(package)
+        package_logger.handlers = bentoml_logger.handlers
+        package_logger.setLevel(bentoml_logger.getEffectiveLevel())
+        package_logger.propagate = False
 
 
 def being_built() -> bool:
@@ -33,11 +43,18 @@ def resolve_resources(arguments: Arguments, in_bento: bool) -> dict[str, int | s
 
     A Bento is built on one machine and runs on another, so that what is present at build says nothing.
     BentoML refuses `gpu: 0`: no GPU is no key.
+
+    Raises:
+        ArgumentsError: BentoML does not know the GPU type; it would take any without a word.
     """
     gpus = arguments.gpu if arguments.gpu is not None else int(in_bento or _count_gpus() > 0)
     if not gpus:
         return {}
-    return {"gpu": gpus} if arguments.gpu_type is None else {"gpu": gpus, "gpu_type": arguments.gpu_type}
+    if arguments.gpu_type is None:
+        return {"gpu": gpus}
+    if arguments.gpu_type not in (known := get_args(GpuLiteralType)):
+        raise ArgumentsError(f"argument gpu_type is {arguments.gpu_type!r}; BentoML knows {', '.join(known)}")
+    return {"gpu": gpus, "gpu_type": arguments.gpu_type}
 
 
 def _count_gpus() -> int:

@@ -94,7 +94,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
         if normalize:
             raise ModelLoadError(f"modules.json has a {kind} after Normalize, which this server does not run")
         match kind:
-            case "Transformer":
+            case "Transformer" | "Dropout":
                 pass
             case "Pooling":
                 modes = _read_modes(load_json(arguments, f"{folder}/config.json") or {})

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+
+from starlette.testclient import TestClient
+from transformers.utils import logging as transformers_logging
+
+from protocol.application import create_application
+from runners.arguments import Arguments
+from runners.encoder.runner import EncoderRunner
+from runners.inference import Models
+from tests.families import FAMILIES
+
+transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+ModelFolder = Callable[..., Path]
+Serve = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
+    """A tiny seeded model: `model_folder("bert", "fill_mask", num_labels=3)`."""
+    made: dict[str, Path] = {}
+
+    def make(family: str, task: str, **config: Any) -> Path:
+        key = f"{family}-{task}-{sorted(config.items())}"
+        if key not in made:
+            folder = tmp_path_factory.mktemp("model")
+            made[key] = FAMILIES[family].save(folder, task, **config)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Serve]:
+    """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`."""
+    runners: list[EncoderRunner] = []
+
+    def start(**arguments: Any) -> TestClient:
+        given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
+        runner = EncoderRunner(given)
+        asyncio.run(runner.load())
+        runners.append(runner)
+        application = create_application(Models([runner]), given.max_request_bytes)
+        return TestClient(application, raise_server_exceptions=False)
+
+    yield start
+    for runner in runners:
+        runner.close()

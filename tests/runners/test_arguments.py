@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from runners.arguments import Arguments, parse_command_line, read_arguments
+from runners.errors import ArgumentsError
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--model_id=bert"], {"model_id": "bert"}),
+        (["--model-id", "bert"], {"model_id": "bert"}),
+        (["--model_name=a-b", "--return-probabilities"], {"model_name": "a-b", "return_probabilities": "true"}),
+        (["--return_raw_logits", "false"], {"return_raw_logits": "false"}),
+        (["--max_model_len=12"], {"max_length": "12"}),
+        (["--max-length=12"], {"max_length": "12"}),
+        (["--dtype=half", "--dtype=float32"], {"dtype": "float32"}),
+        ([], {}),
+    ],
+)
+def test_command_line_forms(words: list[str], values: dict[str, str]) -> None:
+    assert parse_command_line(words) == values
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--modl_id=x"], "unknown argument 'modl_id' in the command line: did you mean model_id?"),
+        (["bert"], "the command line has a stray word 'bert'; arguments look like --name=value"),
+        (["--model_id"], "the command line is wrong: argument --model_id: expected one argument"),
+        (["--model"], "unknown argument 'model' in the command line: did you mean model_id?"),
+    ],
+)
+def test_command_line_errors_are_one_clear_line(words: list[str], message: str) -> None:
+    with pytest.raises(ArgumentsError) as error:
+        parse_command_line(words)
+    assert str(error.value) == message
+
+
+def test_precedence() -> None:
+    baked = {"model_id": "baked", "dtype": "bfloat16", "model_name": "baked", "max_length": 7}
+    environment = {"RUNTIME_ARGS": "--model_id=args --dtype=half --model-name=args", "RUNTIME_DTYPE": "auto"}
+    arguments = read_arguments({"model_id": "line"}, environment, baked)
+    assert (arguments.model_id, arguments.dtype, arguments.model_name) == ("line", "auto", "args")
+    assert arguments.max_length == 7
+    assert arguments.task is None
+
+
+def test_environment_names_every_argument() -> None:
+    values: dict[str, Any] = {
+        "model_name": "m", "model_dir": "/d", "model_id": "i", "model_revision": "r", "tokenizer_revision": "t",
+        "task": "fill_mask", "backend": "huggingface", "dtype": "half", "max_length": 3, "disable_lower_case": True,
+        "disable_special_tokens": True, "trust_remote_code": True, "allow_pickle": True,
+        "tensor_input_names": ("input_ids", "attention_mask"), "return_token_type_ids": True,
+        "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
+        "max_request_bytes": 9, "gpu": 2, "gpu_type": "nvidia-l4",
+    }  # fmt: skip
+    assert set(values) == set(Arguments.model_fields)
+    environment = {
+        f"RUNTIME_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+    }
+    assert read_arguments({}, environment, {}).model_dump() == values
+
+
+@pytest.mark.parametrize(
+    ("command_line", "environment", "message"),
+    [
+        ({"dtype": "int4"}, {}, "argument dtype (from the command line) is 'int4': Input should be 'auto', 'float32',"),
+        ({}, {"RUNTIME_MAX_LENGTH": "ten"}, "argument max_length (from RUNTIME_MAX_LENGTH) is 'ten': Input should be"),
+        ({"max_length": "0"}, {}, "argument max_length (from the command line) is '0': Input should be greater than"),
+        ({}, {"RUNTIME_ARGS": "--task=tagging"}, "argument task (from RUNTIME_ARGS) is 'tagging': Input should be"),
+        ({}, {"RUNTIME_ARGS": "--tsk=x"}, "unknown argument 'tsk' in RUNTIME_ARGS: did you mean task?"),
+        ({}, {"RUNTIME_ARGS": "--task 'x"}, "RUNTIME_ARGS is not a command line: No closing quotation"),
+        ({"foo": "1"}, {}, "unknown argument 'foo' in the command line: there are model_name, "),
+        ({"trust_remote_code": "perhaps"}, {}, "argument trust_remote_code (from the command line) is 'perhaps': "),
+        ({"gpu": "1", "gpu_type": "nvidia-l4", "return_probabilities": "1", "return_raw_logits": "yes"}, {},
+         "return_probabilities and return_raw_logits exclude each other: set one of them"),
+        ({"gpu": 0, "gpu_type": "nvidia-l4"}, {}, "gpu_type says which GPU, but gpu is 0"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_one_clear_line(
+    command_line: dict[str, object], environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ArgumentsError) as error:
+        read_arguments(command_line, environment, {})
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_variable_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Kubernetes gives every pod RUNTIME_PORT and the like where a Service is called "runtime"."""
+    assert read_arguments({}, {"RUNTIME_PORT": "tcp://10.0.0.1:80"}, {}) == Arguments()
+    assert "RUNTIME_PORT is ignored: there is no argument port" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["fill_mask", "fill-mask", "Fill_Mask"])
+def test_task_spellings(text: str) -> None:
+    assert read_arguments({"task": text}, {}, {}).task == "fill_mask"
+
+
+def test_empty_means_unset() -> None:
+    assert read_arguments({"model_id": ""}, {"RUNTIME_TASK": ""}, {"dtype": None}) == Arguments()

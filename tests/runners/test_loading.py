@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from runners.arguments import Arguments
+from runners.encoder.runner import EncoderRunner
+from runners.errors import RunnerError
+from runners.inference import TextInput
+from runners.loading import limit_length
+from tests.conftest import ModelFolder
+from tests.families import MINILM
+
+
+def load(**arguments: Any) -> EncoderRunner:
+    runner = EncoderRunner(Arguments.model_validate(arguments))
+    asyncio.run(runner.load())
+    return runner
+
+
+@pytest.mark.parametrize(
+    ("family", "asked", "recommended", "limit"),
+    [
+        ("bert", None, None, 512),
+        ("bert", None, 256, 256),
+        ("bert", 300, 256, 300),
+        ("bert", 100, None, 100),
+        ("bert", 1000, None, 512),
+        ("roberta", None, None, 512),
+        ("modernbert", None, None, 512),
+        ("deberta-v2", None, None, 512),
+    ],
+)
+def test_length_limit(
+    model_folder: ModelFolder, family: str, asked: int | None, recommended: int | None, limit: int
+) -> None:
+    """RoBERTa has 514 positions for 512 tokens; KServe lets 513 in and crashes."""
+    folder = model_folder(family, "text_embedding")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = int(1e30)
+    assert limit_length(AutoModel.from_pretrained(folder), tokenizer, asked, recommended) == limit
+
+
+def test_length_limit_of_the_tokenizer(model_folder: ModelFolder) -> None:
+    folder = model_folder("bert", "text_embedding")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = 77
+    assert limit_length(AutoModel.from_pretrained(folder), tokenizer, None) == 77
+
+
+@pytest.mark.parametrize("family", ["roberta", "bert", "deberta-v2"])
+def test_texts_over_the_limit_are_truncated_counted_and_said_once(
+    model_folder: ModelFolder, family: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prometheus_client import REGISTRY
+
+    runner = load(model_dir=str(model_folder(family, "token_classification")), model_name=f"long-{family}")
+    texts = [TextInput("very long " * 1000), TextInput("short"), TextInput("x y z " * 5000)]
+    for _ in range(2):
+        predictions = asyncio.run(runner.infer(texts, runner.default_options))
+        assert [prediction.output.values.shape[1] == 512 for prediction in predictions] == [True, False, True]
+    runner.close()
+    assert caplog.text.count("was truncated") == 1
+    count = REGISTRY.get_sample_value("runtime_truncated_texts_total", {"model_name": f"long-{family}"})
+    assert count == 4
+
+
+def test_pickles_only_when_asked(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder("bert", "text_embedding"), tmp_path / "pickle")
+    (folder / "model.safetensors").unlink()
+    model = AutoModel.from_pretrained(model_folder("bert", "text_embedding"))
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(RunnerError, match=r"no safetensors weights.*--allow_pickle"):
+        load(model_dir=str(folder))
+    load(model_dir=str(folder), allow_pickle=True).close()
+
+
+def test_remote_code_only_when_trusted(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder("bert", "text_embedding"), tmp_path / "remote")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "unheard_of", "auto_map": {"AutoConfig": "code.C", "AutoModel": "code.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('remote code ran')")
+    with pytest.raises(RunnerError, match="trust_remote_code"):
+        load(model_dir=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model_dir": "/nowhere"}, "there is no folder /nowhere: set --model_id"),
+        ({"model_id": "/nowhere"}, "there is no folder /nowhere: set --model_id"),
+        ({"model_dir": "/tmp"}, "the folder /tmp holds no config.json"),
+        ({"model_id": "nobody/nothing"}, "HF_HUB_OFFLINE|couldn't|connect"),
+        ({"model_dir": str(MINILM), "task": "fill_mask"}, r"lacks weights of BertForMaskedLM \(cls.predictions"),
+        ({"model_dir": str(MINILM), "task": "token_classification"}, r"lacks weights .*\(classifier.bias, classifier.w"),
+        ({"model_dir": str(MINILM), "tensor_input_names": "input_ids,pixels"}, "tensor_input_names is input_ids,pixels"),
+        ({"model_dir": str(MINILM), "tensor_input_names": "attention_mask"}, "BertModel needs input_ids and takes"),
+        ({"model_dir": str(MINILM), "backend": "vllm"}, "backend vllm does not run these tasks"),
+    ],
+)  # fmt: skip
+def test_what_cannot_load_says_why_in_one_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunnerError, match=message) as error:
+        load(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_token_type_ids_for_a_model_without(model_folder: ModelFolder) -> None:
+    with pytest.raises(RunnerError, match="takes no token_type_ids"):
+        load(model_dir=str(model_folder("distilbert", "text_embedding")), return_token_type_ids=True)
+
+
+def test_broken_weights(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = shutil.copytree(model_folder("bert", "text_embedding"), tmp_path / "broken")
+    (folder / "model.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(RunnerError) as error:
+        load(model_dir=str(folder))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("auto", torch.float32), ("half", torch.float16), ("bfloat16", torch.bfloat16)]
+)
+def test_dtype_on_a_cpu(name: str, dtype: torch.dtype) -> None:
+    from runners.loading import resolve_dtype
+
+    assert resolve_dtype(Arguments(dtype=name), torch.device("cpu")) == dtype
+    assert resolve_dtype(Arguments(), torch.device("cuda")) == torch.float32
+    assert resolve_dtype(Arguments(dtype="auto"), torch.device("cuda")) == torch.float16
