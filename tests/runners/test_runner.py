@@ -1,0 +1,138 @@
+"""The runner as the protocols see it: in the background, off the event loop, one failure hurting nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from protocol.application import create_application
+from runners.arguments import Arguments
+from runners.encoder.heads import SequenceClassification
+from runners.encoder.runner import EncoderRunner
+from runners.errors import ModelNotReadyError
+from runners.inference import Models, TextInput
+from tests.conftest import ModelFolder
+
+PREDICT = "/v1/models/model:predict"
+BODY = {"instances": ["a text"]}
+
+
+def connect(runner: EncoderRunner) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_application(Models([runner]), 10_000), raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+
+@pytest.fixture
+def arguments(model_folder: ModelFolder) -> Arguments:
+    return Arguments(model_dir=str(model_folder("bert", "sequence_classification")))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "body"),
+    [
+        ("GET", "/v2/health/live", 200, {"live": True}),
+        ("GET", "/", 200, {"status": "alive"}),
+        ("GET", "/v1/models", 200, {"models": ["model"]}),
+        ("GET", "/v2/health/ready", 503, {"ready": False}),
+        ("GET", "/v1/models/model", 503, {"error": "Model with name model is not ready."}),
+        ("GET", "/v2/models/model", 503, {"error": "Model with name model is not ready."}),
+        ("GET", "/v2/models/model/ready", 503, {"error": "Model with name model is not ready."}),
+        ("POST", PREDICT, 503, {"error": "Model with name model is not ready."}),
+        ("POST", "/v1/models/model:explain", 503, {"error": "Model with name model is not ready."}),
+        ("POST", "/v2/models/model/infer", 503, {"error": "Model with name model is not ready."}),
+        ("GET", "/v1/models/nope", 404, {"error": "Model with name nope does not exist."}),
+    ],
+)
+def test_before_the_model_is_loaded(
+    method: str, path: str, status: int, body: dict[str, Any], arguments: Arguments
+) -> None:
+    async def scenario() -> None:
+        async with connect(EncoderRunner(arguments)) as client:
+            response = await client.request(method, path, json=BODY if method == "POST" else None)
+            assert (response.status_code, response.json()) == (status, body)
+
+    asyncio.run(scenario())
+
+
+def test_after_the_model_is_closed(arguments: Arguments) -> None:
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        runner.close()
+        assert not runner.ready
+        with pytest.raises(ModelNotReadyError):
+            await runner.infer([TextInput("a")], runner.default_options)
+
+    asyncio.run(scenario())
+
+
+def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes 5 s, or until the test has seen enough; live must answer meanwhile, in under 50 ms."""
+    seen_enough = threading.Event()
+    running = threading.Event()
+
+    def slow_forward(*_: Any) -> Any:
+        running.set()
+        seen_enough.wait(5)
+        raise RuntimeError("a slow stand-in has no answer")
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        monkeypatch.setattr(SequenceClassification, "forward", slow_forward)
+        async with connect(runner) as client:
+            prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
+            while not running.is_set():
+                await asyncio.sleep(0.001)
+            latencies = []
+            for path in ("/v2/health/live", "/v2/health/ready", "/v1/models/model") * 5:
+                start = time.perf_counter()
+                assert (await client.get(path)).status_code == 200
+                latencies.append(time.perf_counter() - start)
+            assert not prediction.done(), "the batch must still be running"
+            seen_enough.set()
+            await prediction
+            assert sorted(latencies)[len(latencies) // 2] < 0.05
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty_forward(*_: Any) -> Any:
+        raise RuntimeError("secret prompt")
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        async with connect(runner) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(SequenceClassification, "forward", faulty_forward)
+                response = await client.post(PREDICT, json=BODY)
+                assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
+            assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_requests_at_once_get_their_own_answers(arguments: Arguments) -> None:
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        async with connect(runner) as client:
+
+            async def ask(text: str) -> Any:
+                body = {"instances": [text], "parameters": {"return_raw_logits": True}}
+                return (await client.post(PREDICT, json=body)).json()["predictions"][0]
+
+            texts = [f"text number {number} {'word ' * (number % 7)}" for number in range(40)]
+            assert await asyncio.gather(*map(ask, texts)) == [await ask(text) for text in texts]
+        runner.close()
+
+    asyncio.run(scenario())

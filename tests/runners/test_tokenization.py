@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+from transformers import AutoTokenizer
+
+from runners.encoder.tokenization import TextTokenizer
+from runners.inference import TextInput
+from tests.families import FAMILIES, docstrings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_length", [8, 64])
+def test_equals_transformers(family: str, max_length: int) -> None:
+    reference = FAMILIES[family].tokenizer()
+    texts = [*docstrings()[:200:10], " ".join(docstrings()[:200]), "", "é 中文 😀"]
+    pairs = [TextInput(text) for text in texts] + [TextInput(text, texts[0]) for text in texts]
+    expected = [
+        reference(*((item.text,) if item.pair is None else (item.text, item.pair)), truncation=True,
+                  max_length=max_length, return_token_type_ids=True)
+        for item in pairs
+    ]  # fmt: skip
+    found = TextTokenizer(reference, max_length, True).tokenize(pairs, offsets=False)
+    for one, wanted in zip(found, expected, strict=True):
+        assert one.input_ids.tolist() == wanted["input_ids"]
+        assert one.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated"),
+    [
+        ("word " * 1_000_000, True),
+        (" " * 1_000_000 + "word", False),
+        ("x" * 1_000_000, False),
+        ("word" + " " * 20_000 + "word " * 600, True),
+        ("中" * 20_000, True),
+        ("short", False),
+    ],
+)
+def test_only_the_beginning_of_a_very_long_text_is_read(text: str, truncated: bool) -> None:
+    """The shortcut must not change a token, whatever the text is made of."""
+    reference = AutoTokenizer.from_pretrained(FAMILIES["bert"].tokenizer().name_or_path)
+    expected = reference(text, truncation=True, max_length=512)["input_ids"]
+    [found] = TextTokenizer(reference, 512, True).tokenize([TextInput(text)], offsets=False)
+    assert (found.input_ids.tolist(), found.truncated) == (expected, truncated)

@@ -1,0 +1,80 @@
+"""Real servers for the slow tests: a command, its port, its output."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).resolve().parent.parent
+BENTOML = [sys.executable, "-m", "bentoml"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """`command` run with PORT in its environment; `{port}` in its words is the port too."""
+
+    def __init__(self, command: Sequence[str] | str, home: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = home / f"server-{self.port}.log"
+        words = shlex.split(command) if isinstance(command, str) else command
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [word.replace("{port}", str(self.port)) for word in words],
+                cwd=ROOT,
+                # Two servers with one home would delete each other's metrics.
+                env={**os.environ, "BENTOML_HOME": str(home / "bentoml"), "PORT": str(self.port)} | (environment or {}),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def wait_until(self, path: str, status: int, seconds: float = 120) -> None:
+        """Wait until GET `path` answers with `status`."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                if httpx.get(self.url + path, timeout=5).status_code == status:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(f"no {status} from {path}; the server said:\n{self.output}")
+
+    def wait_for_exit(self, seconds: float = 120) -> int:
+        return self._process.wait(seconds)
+
+    def terminate(self) -> int:
+        """Stop the server as an operator would, then whatever is left of it."""
+        try:
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+            return self._process.wait(30)
+        finally:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass

@@ -1,0 +1,193 @@
+"""Black box: a really started `bentoml serve`, a built Bento, real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import tritonclient.http
+import yaml
+from kserve import InferInput, InferRequest, InferenceRESTClient, RESTConfig
+from sentence_transformers import SentenceTransformer
+
+from tests.conftest import ModelFolder
+from tests.families import MINILM
+from tests.servers import BENTOML, ROOT, ServerProcess
+
+pytestmark = pytest.mark.slow
+
+TEXTS = ["Hello world", "Serve Hugging Face models"]
+PREDICT = "/v1/models/model:predict"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def minilm(home: Path) -> Iterator[ServerProcess]:
+    """`bentoml serve . --arg ...` from source, with the real all-MiniLM-L6-v2."""
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", "--arg", f"model_dir={MINILM}"], home)
+    try:
+        server.wait_until("/v2/health/live", 200)
+        server.wait_until("/v2/health/ready", 200)
+        yield server
+    finally:
+        server.terminate()
+
+
+@pytest.fixture(scope="module")
+def expected() -> Any:
+    return SentenceTransformer(str(MINILM), device="cpu").encode(TEXTS)
+
+
+def test_v1(minilm: ServerProcess, expected: Any) -> None:
+    response = httpx.post(minilm.url + PREDICT, json={"instances": TEXTS})
+    np.testing.assert_allclose(response.json()["predictions"], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_tritonclient(minilm: ServerProcess, expected: Any, binary: bool) -> None:
+    client = tritonclient.http.InferenceServerClient(minilm.url.removeprefix("http://"))
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("model")
+    assert client.is_model_ready("model", "1")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_model_metadata("model")["outputs"][0]["shape"] == [-1, 384]
+    tensor = tritonclient.http.InferInput("text", [len(TEXTS)], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object), binary_data=binary)
+    outputs = [tritonclient.http.InferRequestedOutput("output-0", binary_data=binary)]
+    for asked in (outputs, None):
+        result = client.infer("model", [tensor], outputs=asked, request_id="7")
+        assert result.get_response()["id"] == "7"
+        np.testing.assert_allclose(result.as_numpy("output-0"), expected, atol=2e-6)
+    with pytest.raises(tritonclient.http.InferenceServerException, match="Model with name nope does not exist"):
+        client.infer("nope", [tensor])
+    client.close()
+
+
+@pytest.mark.parametrize("protocol", ["v1", "v2"])
+def test_kserve_client(minilm: ServerProcess, expected: Any, protocol: str) -> None:
+    async def scenario() -> Any:
+        client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
+        assert await client.is_server_live(minilm.url) is True
+        if protocol == "v1":
+            assert await client.is_model_ready(minilm.url, "model") is True
+            return (await client.infer(minilm.url, {"instances": TEXTS}, model_name="model"))["predictions"]
+        assert await client.is_server_ready(minilm.url) is True
+        tensor = InferInput(name="input-0", shape=[len(TEXTS)], datatype="BYTES", data=TEXTS)
+        answer = await client.infer(minilm.url, InferRequest(model_name="model", infer_inputs=[tensor]), model_name="model")
+        return answer.outputs[0].as_numpy()
+
+    np.testing.assert_allclose(asyncio.run(scenario()), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/docs.json", 404), ("/nowhere", 404)]
+)
+def test_other_paths(minilm: ServerProcess, path: str, status: int) -> None:
+    response = httpx.get(minilm.url + path)
+    assert response.status_code == status
+    if status == 404:
+        assert response.json() == {"error": f"there is nothing at {path}; the protocols are under /v1 and /v2"}
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(minilm: ServerProcess) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", minilm.port, timeout=10)
+    connection.putrequest("POST", PREDICT)
+    connection.putheader("content-length", str(40 * 2**20))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert (response.status, json.loads(response.read())) == (
+        413, {"error": "the body has 41943040 bytes; at most 33554432 are allowed"}
+    )  # fmt: skip
+    connection.close()
+
+
+def test_a_truncated_text_is_counted_in_the_metrics(minilm: ServerProcess) -> None:
+    assert httpx.post(minilm.url + PREDICT, json={"instances": ["word " * 1000]}).status_code == 200
+    assert 'runtime_truncated_texts_total{model_name="model"} 1.0' in httpx.get(minilm.url + "/metrics").text
+
+
+def test_prompts_and_traces_are_not_logged(minilm: ServerProcess) -> None:
+    httpx.post(minilm.url + PREDICT, json={"instances": ["a secret prompt"]})
+    httpx.post(minilm.url + PREDICT, content=b'{"instances": ["a secret prompt"')
+    assert "secret" not in minilm.output
+    assert "Traceback" not in minilm.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--arg modl_dir=/x", "error: unknown argument 'modl_dir' in the command line: did you mean model_dir?\n"),
+        ("--arg dtype=int3", "error: argument dtype (from the command line) is 'int3': Input should be 'auto', "),
+        ("--arg model_dir=/nowhere", "error: cannot serve model: there is no folder /nowhere: set --model_id to a hub "),
+        ("--arg gpu=1 --arg gpu_type=abacus", "error: argument gpu_type is 'abacus'; BentoML knows nvidia-"),
+    ],
+)
+def test_what_cannot_start_says_why_and_exits(arguments: str, message: str, home: Path) -> None:
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments.split()], home)
+    try:
+        assert server.wait_for_exit() == 1
+        assert server.output.count(message) == 1
+        assert "Traceback" not in server.output
+    finally:
+        server.terminate()
+
+
+@pytest.mark.parametrize(("options", "gpu"), [([], 1), (["--arg", "gpu=0"], None)])
+def test_a_bento_is_built_and_configured_by_environment(
+    options: list[str], gpu: int | None, home: Path, model_folder: ModelFolder
+) -> None:
+    """Built on a machine without a GPU it asks for one all the same, unless told not to."""
+    environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
+    built = subprocess.run(
+        [*BENTOML, "build", ".", "--output=tag", "--arg=dtype=bfloat16", "--arg=model_name=baked", *options],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    tag = built.stdout.strip().removeprefix("__tag__:")
+    assert tag.startswith("huggingface_runtime:")
+    folder = home / "bentoml" / "bentos" / Path(*tag.split(":"))
+    manifest = yaml.safe_load((folder / "bento.yaml").read_text())
+    assert {env["name"]: env["value"] for env in manifest["envs"]} == {
+        "SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"
+    }  # fmt: skip
+    [service] = manifest["services"]
+    assert service["config"].get("resources", {}).get("gpu") == gpu
+    assert {path.name for path in (folder / "src").iterdir()} >= {"service.py", "protocol", "runners", "pyproject.toml"}
+    assert not (folder / "src" / "tests").exists()
+
+    environment = {
+        "RUNTIME_ARGS": f"--model_dir={model_folder('bert', 'token_classification')} --return_offsets_mapping",
+        "RUNTIME_DTYPE": "float32",
+        "SAFETENSORS_FAST_GPU": "0",
+    }
+    server = ServerProcess([*BENTOML, "serve", tag, "--port={port}"], home, environment)
+    try:
+        server.wait_until("/readyz", 200)
+        response = httpx.post(server.url + "/v1/models/baked:predict", json={"instances": ["Hello world"]})
+        assert list(response.json()) == ["predictions", "outputs"]
+        [worker] = [process for process in _children(server) if "worker.service" in process["cmdline"]]
+        assert worker["environ"]["SAFETENSORS_FAST_GPU"] == "0", "the operator's own value wins"
+        assert worker["environ"]["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    finally:
+        assert server.terminate() == 0
+
+
+def _children(server: ServerProcess) -> list[dict[str, Any]]:
+    return [
+        {"cmdline": " ".join(process.cmdline()), "environ": process.environ()}
+        for process in psutil.Process(server.pid).children(recursive=True)
+    ]
