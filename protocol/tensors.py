@@ -75,7 +75,8 @@ def _number_tensor(name: str, arrays: Sequence[NDArray[Any]]) -> Tensor:
     shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
     stacked = np.full([len(arrays), *shape], PADDING, dtype=arrays[0].dtype)
     for row, array in enumerate(arrays):
-        stacked[row, *map(slice, array.shape)] = array
+        own: tuple[int | slice, ...] = (row, *map(slice, array.shape))
+        stacked[own] = array
     return Tensor(name, _DATATYPES[stacked.dtype.name], list(stacked.shape), stacked.ravel())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,8 +81,9 @@ def _trained_bpe() -> Tokenizer:
 
 def roberta_bpe() -> PreTrainedTokenizerBase:
     model = _json_model(_trained_bpe())
-    merges = [tuple(merge) for merge in model["merges"]]
-    return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=512)
+    return RobertaTokenizer(
+        vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=512
+    )  # type: ignore[arg-type]
 
 
 def modernbert_bpe() -> PreTrainedTokenizerBase:
@@ -94,7 +96,7 @@ def modernbert_bpe() -> PreTrainedTokenizerBase:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=list(ids.items())
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", mask_token="[MASK]",
         unk_token="[UNK]", model_max_length=8192, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
@@ -122,8 +124,6 @@ def deberta_unigram() -> PreTrainedTokenizerBase:
 
 
 def _json_model(tokenizer: Tokenizer) -> dict[str, Any]:
-    import json
-
     model: dict[str, Any] = json.loads(tokenizer.to_str())["model"]
     return model
 

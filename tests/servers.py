@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -28,7 +29,7 @@ def free_port() -> int:
 class ServerProcess:
     """`command` run with PORT in its environment; `{port}` in its words is the port too."""
 
-    def __init__(self, command: Sequence[str] | str, home: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str] | str, home: Path, environment: dict[str, str] | None = None) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = home / f"server-{self.port}.log"
@@ -74,7 +75,5 @@ class ServerProcess:
                 self._process.send_signal(signal.SIGTERM)
             return self._process.wait(30)
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import tritonclient.http
 import yaml
-from kserve import InferInput, InferRequest, InferenceRESTClient, RESTConfig
+from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from sentence_transformers import SentenceTransformer
 
 from tests.conftest import ModelFolder
@@ -88,7 +88,9 @@ def test_kserve_client(minilm: ServerProcess, expected: Any, protocol: str) -> N
             return (await client.infer(minilm.url, {"instances": TEXTS}, model_name="model"))["predictions"]
         assert await client.is_server_ready(minilm.url) is True
         tensor = InferInput(name="input-0", shape=[len(TEXTS)], datatype="BYTES", data=TEXTS)
-        answer = await client.infer(minilm.url, InferRequest(model_name="model", infer_inputs=[tensor]), model_name="model")
+        answer = await client.infer(
+            minilm.url, InferRequest(model_name="model", infer_inputs=[tensor]), model_name="model"
+        )
         return answer.outputs[0].as_numpy()
 
     np.testing.assert_allclose(asyncio.run(scenario()), expected, atol=2e-6)
@@ -133,7 +135,10 @@ def test_prompts_and_traces_are_not_logged(minilm: ServerProcess) -> None:
     [
         ("--arg modl_dir=/x", "error: unknown argument 'modl_dir' in the command line: did you mean model_dir?\n"),
         ("--arg dtype=int3", "error: argument dtype (from the command line) is 'int3': Input should be 'auto', "),
-        ("--arg model_dir=/nowhere", "error: cannot serve model: there is no folder /nowhere: set --model_id to a hub "),
+        (
+            "--arg model_dir=/nowhere",
+            "error: cannot serve model: there is no folder /nowhere: set --model_id to a hub ",
+        ),
         ("--arg gpu=1 --arg gpu_type=abacus", "error: argument gpu_type is 'abacus'; BentoML knows nvidia-"),
     ],
 )

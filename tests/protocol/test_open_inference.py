@@ -22,7 +22,12 @@ def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
 
 def tensor(data: Any = None, shape: list[int] | None = None, **fields: Any) -> dict[str, Any]:
     data = TEXTS if data is None else data
-    return {"name": "input-0", "shape": [len(data)] if shape is None else shape, "datatype": "BYTES", "data": data} | fields
+    return {
+        "name": "input-0",
+        "shape": [len(data)] if shape is None else shape,
+        "datatype": "BYTES",
+        "data": data,
+    } | fields
 
 
 def infer(client: TestClient, *inputs: dict[str, Any], **fields: Any) -> dict[str, Any]:
@@ -117,7 +122,9 @@ def test_forms_of_a_tensor(client: TestClient, given: dict[str, Any]) -> None:
     assert infer(client, given)["outputs"] == infer(client, tensor())["outputs"]
 
 
-@pytest.mark.parametrize("given", [tensor(["sad"], shape=[]), tensor(["sad"], shape=[1]), tensor([["sad"]], shape=[1, 1])])
+@pytest.mark.parametrize(
+    "given", [tensor(["sad"], shape=[]), tensor(["sad"], shape=[1]), tensor([["sad"]], shape=[1, 1])]
+)
 def test_forms_of_one_text(client: TestClient, given: dict[str, Any]) -> None:
     assert infer(client, given)["outputs"][0]["shape"] == [1]
 
@@ -277,7 +284,9 @@ def test_binary_output(fields: dict[str, Any], binary: list[bool], model_folder:
     assert int(response.headers["content-length"]) == len(response.content)
     length = int(response.headers["inference-header-content-length"])
     rest = response.content[length:]
-    for found, wanted, is_binary in zip(json.loads(response.content[:length])["outputs"], expected, binary, strict=True):
+    for found, wanted, is_binary in zip(
+        json.loads(response.content[:length])["outputs"], expected, binary, strict=True
+    ):
         if is_binary:
             size = found.pop("parameters")["binary_data_size"]
             found["data"] = np.frombuffer(rest[:size], "<i8").tolist()

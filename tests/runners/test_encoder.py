@@ -94,7 +94,11 @@ def test_offsets(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     )
     [tensor] = response.json()["outputs"]
     longest = max(map(len, expected))
-    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == ("offset_mapping", "INT64", [len(TEXTS), longest, 2])
+    assert (tensor["name"], tensor["datatype"], tensor["shape"]) == (
+        "offset_mapping",
+        "INT64",
+        [len(TEXTS), longest, 2],
+    )
     for row, spans in zip(np.array(tensor["data"]).reshape(tensor["shape"]), expected, strict=True):
         assert row[: len(spans)].tolist() == [list(span) for span in spans]
         assert (row[len(spans) :] == -100).all()
@@ -105,7 +109,12 @@ def test_fill_mask(family: str, model_folder: ModelFolder, serve: Serve) -> None
     folder = model_folder(family, "fill_mask")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     mask = tokenizer.mask_token
-    texts = [f"The capital of France is {mask}.", f"{mask} and {mask} are {mask}.", mask, f"{mask}{mask} " + "word " * 700]
+    texts = [
+        f"The capital of France is {mask}.",
+        f"{mask} and {mask} are {mask}.",
+        mask,
+        f"{mask}{mask} " + "word " * 700,
+    ]
     expected = []
     for text, logits in zip(texts, reference_logits(folder, "fill_mask", texts), strict=True):
         ids = tokenizer(text, truncation=True, max_length=512)["input_ids"]

@@ -65,7 +65,8 @@ def test_texts_over_the_limit_are_truncated_counted_and_said_once(
     texts = [TextInput("very long " * 1000), TextInput("short"), TextInput("x y z " * 5000)]
     for _ in range(2):
         predictions = asyncio.run(runner.infer(texts, runner.default_options))
-        assert [prediction.output.values.shape[1] == 512 for prediction in predictions] == [True, False, True]
+        lengths = [prediction.output.values.shape[1] for prediction in predictions]  # type: ignore[union-attr]
+        assert [length == 512 for length in lengths] == [True, False, True]
     runner.close()
     assert caplog.text.count("was truncated") == 1
     count = REGISTRY.get_sample_value("runtime_truncated_texts_total", {"model_name": f"long-{family}"})

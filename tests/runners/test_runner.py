@@ -87,8 +87,7 @@ def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: py
         monkeypatch.setattr(SequenceClassification, "forward", slow_forward)
         async with connect(runner) as client:
             prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
-            while not running.is_set():
-                await asyncio.sleep(0.001)
+            assert await asyncio.to_thread(running.wait, 30)
             latencies = []
             for path in ("/v2/health/live", "/v2/health/ready", "/v1/models/model") * 5:
                 start = time.perf_counter()

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from launch import bentoml_command
+from runners.errors import ArgumentsError
+from tests.servers import ROOT
+
+
+@pytest.mark.parametrize(
+    ("words", "port", "arguments"),
+    [
+        (["--model_name=bert", "--model-id", "x"], 8080, ["--arg=model_name=bert", "--arg=model_id=x"]),
+        (["--http_port=3000", "--return_probabilities"], 3000, ["--arg=return_probabilities=true"]),
+        (["--http-port", "9", "--tensor_input_names=a,b"], 9, ["--arg=tensor_input_names=a,b"]),
+    ],
+)
+def test_kserve_command_line(words: list[str], port: int, arguments: list[str]) -> None:
+    _, *rest = bentoml_command(words)
+    assert rest == ["-m", "bentoml", "serve", str(ROOT), f"--port={port}", *arguments]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--modelname=x"], "unknown argument 'modelname' in the command line: did you mean model_name?"),
+        (["--http_port=x"], "the command line is wrong: argument --http_port/--http-port: invalid int value: 'x'"),
+    ],
+)
+def test_wrong_command_lines(words: list[str], message: str) -> None:
+    with pytest.raises(ArgumentsError) as error:
+        bentoml_command(words)
+    assert str(error.value) == message

@@ -1,0 +1,64 @@
+"""What BentoML makes of service.py; it takes unknown config keys without a word, so the effective config is checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from runners import startup
+from runners.arguments import Arguments
+from tests.servers import ROOT
+
+_SHOW_CONFIG = """
+import json, service
+from bentoml._internal.configuration.containers import BentoMLContainer
+service.Encoder.inject_config()
+config = BentoMLContainer.config.get()
+print(json.dumps({"service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
+                  "modules": [m for m in ("torch", "transformers", "vllm") if m in __import__("sys").modules]}))
+"""
+
+
+def effective_config(**environment: str) -> dict[str, Any]:
+    shown = subprocess.run(
+        [sys.executable, "-c", _SHOW_CONFIG], cwd=ROOT, env={**os.environ, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    config: dict[str, Any] = json.loads(shown.stdout.splitlines()[-1])
+    return config
+
+
+def test_effective_config() -> None:
+    config = effective_config(RUNTIME_GPU="2", RUNTIME_GPU_TYPE="nvidia-l4")
+    assert config["service"]["resources"] == {"gpu": 2, "gpu_type": "nvidia-l4"}
+    assert config["service"]["endpoints"] == {"livez": "/v2/health/live", "readyz": "/v2/health/ready"}
+    assert config["service"]["traffic"]["timeout"] == 600
+    assert config["api_server"]["metrics"]["enabled"] is False
+    assert config["api_server"]["logging"]["access"]["enabled"] is False
+
+
+def test_importing_the_service_is_cheap() -> None:
+    assert effective_config()["modules"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "in_bento", "gpus", "resources"),
+    [
+        ({}, False, 0, {}),
+        ({}, False, 2, {"gpu": 1}),
+        ({}, True, 0, {"gpu": 1}),
+        ({"gpu": 0}, True, 2, {}),
+        ({"gpu": 4}, False, 0, {"gpu": 4}),
+        ({"gpu": 1, "gpu_type": "nvidia-tesla-t4"}, False, 0, {"gpu": 1, "gpu_type": "nvidia-tesla-t4"}),
+    ],
+)
+def test_resources(
+    arguments: dict[str, Any], in_bento: bool, gpus: int, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "_count_gpus", lambda: gpus)
+    assert startup.resolve_resources(Arguments(**arguments), in_bento) == resources
