@@ -25,7 +25,8 @@ lint: $(VENV)/installed-test
 $(VENV)/installed: pyproject.toml
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip
-	$(PYTHON) -m pip install --quiet --editable .
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+		| $(PYTHON) -m pip install --quiet --requirement /dev/stdin
 	@touch $@
 
 # Without its dependencies, which are for training and comparing.
@@ -34,8 +35,8 @@ $(VENV)/installed-demo: $(VENV)/installed
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	$(PYTHON) -m pip install --quiet --group test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV)

@@ -81,9 +81,8 @@ def _trained_bpe() -> Tokenizer:
 
 def roberta_bpe() -> PreTrainedTokenizerBase:
     model = _json_model(_trained_bpe())
-    return RobertaTokenizer(
-        vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=512
-    )  # type: ignore[arg-type]
+    merges: Any = [tuple(merge) for merge in model["merges"]]
+    return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=512)
 
 
 def modernbert_bpe() -> PreTrainedTokenizerBase:
