@@ -94,7 +94,8 @@ async def render_error(request: Request, error: Exception) -> Response:
         # Raised by the router, which knows the path but says nothing of it.
         match status:
             case HTTPStatus.METHOD_NOT_ALLOWED:
-                message = f"{request.method} is not allowed on {request.url.path}; allowed: {headers['Allow']}"
+                allowed = ", ".join(sorted(headers["Allow"].split(", ")))
+                message = f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}"
             case HTTPStatus.NOT_FOUND:
                 message = f"there is nothing at {request.url.path}; the protocols are under /v1 and /v2"
     return Response(orjson.dumps({"error": message}), status, headers, media_type="application/json")

@@ -37,7 +37,7 @@ def test_modules(pooling: Any, after: str, model_folder: ModelFolder, serve: Ser
     pool = models.Pooling(32, pooling)
     modules: list[Any] = [transformer, pool]
     if "dense" in after:
-        modules.append(models.Dense(pool.get_sentence_embedding_dimension(), 7))
+        modules.append(models.Dense(pool.get_embedding_dimension(), 7))
     if "normalize" in after:
         modules.append(models.Normalize())
     reference = SentenceTransformer(modules=modules, device="cpu")
