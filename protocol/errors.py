@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runners.errors import InputError, ModelNotReadyError
+from runners.errors import InputError, ModelNotReadyError, OverloadedError
 
 
 class ProtocolError(Exception):
@@ -82,6 +83,8 @@ def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
             return error.status, str(error), error.headers
         case HTTPException():
             return HTTPStatus(error.status_code), error.detail, error.headers or {}
+        case OverloadedError():
+            return HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": str(math.ceil(error.retry_after))}
     if (status := _STATUS_BY_RUNNER_ERROR.get(type(error))) is not None:
         return status, str(error), {}
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}

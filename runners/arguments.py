@@ -72,6 +72,12 @@ class Arguments(BaseModel):
         False, description="token classification: add each token's start and end in the text as `offset_mapping`"
     )
     max_request_bytes: int = Field(32 * 2**20, ge=1, description="largest request body in bytes, a larger one is a 413")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, description="most tokens the model computes at once; if unset 1536 on a CPU and 16384 on a GPU"
+    )
+    max_concurrent_requests: int = Field(
+        512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
+    )
     gpu: int | None = Field(
         None, ge=0, description="GPUs the service asks BentoML for, 0 for none; if unset 1 where a GPU is present and "
         "in every Bento",

@@ -19,5 +19,13 @@ class InputError(RunnerError):
     """The caller's input cannot be served as it is."""
 
 
+class OverloadedError(RunnerError):
+    """Too much is under way; the caller may try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class ModelNotReadyError(RunnerError):
     """The model is still loading, or has stopped."""

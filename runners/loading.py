@@ -158,15 +158,22 @@ def limit_length(
     return min([*known, wanted] if wanted is not None else known)
 
 
-def _count_positions(model: PreTrainedModel) -> int | None:
-    """How many tokens the model has positions for.
+def position_padding(model: PreTrainedModel) -> tuple[int, int] | None:
+    """For RoBERTa and its like (padding_idx, positions), else None.
 
-    RoBERTa and its like count positions from `padding_idx` + 1 and say so by giving their position table a
+    They count positions from `padding_idx` + 1, skip padding tokens, and say so by giving their position table a
     `padding_idx`: 514 positions are 512 tokens.
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            return module.num_embeddings - module.padding_idx - 1
+            return module.padding_idx, module.num_embeddings
+    return None
+
+
+def _count_positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model has positions for."""
+    if (padding := position_padding(model)) is not None:
+        return padding[1] - padding[0] - 1
     config = model.config.get_text_config()
     positions = [value for key in _POSITION_KEYS if isinstance(value := getattr(config, key, None), int) and value > 0]
     return min(positions, default=None)

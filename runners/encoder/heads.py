@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from runners.arguments import Arguments
+from runners.encoder.packing import Rows
 from runners.encoder.pooling import load_sentence_transformer
 from runners.encoder.tokenization import TokenizedText
 from runners.errors import InputError, ModelLoadError
@@ -34,6 +36,7 @@ class Head(ABC):
 
     auto_class: ClassVar[type[Any]]
     accepts_pairs: ClassVar[bool] = False
+    rows: ClassVar[Rows] = Rows.ALL
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
 
@@ -53,13 +56,13 @@ class Head(ABC):
         if not len(text.input_ids):
             raise InputError("it has no tokens")
 
-    def forward(self, inputs: dict[str, Tensor], text: TokenizedText) -> NDArray[np.float32]:
-        """Run the model on one text, int64 [1, tokens] each input; float32 in the shape the head reads."""
-        return _to_numpy(self.model(**inputs).logits[0])
+    def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
+        return np.split(_to_numpy(rows), np.cumsum(counts)[:-1])
 
     @abstractmethod
     def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
-        """The answer to one text from what `forward` gave."""
+        """The answer to one text from what `read` gave."""
 
     @abstractmethod
     def outputs(self, options: Options) -> list[TensorSpec]:
@@ -75,6 +78,7 @@ class SequenceClassification(Head):
 
     auto_class = AutoModelForSequenceClassification
     accepts_pairs = True
+    rows = Rows.FIRST
 
     def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(arguments, model, tokenizer)
@@ -86,6 +90,7 @@ class SequenceClassification(Head):
         self._raw_scores = problem == "regression"
 
     def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
+        [scores] = scores
         if options.output is Output.RAW_LOGITS:
             return Prediction(ClassScores(scores, None))
         if options.output is Output.PROBABILITIES:
@@ -134,6 +139,7 @@ class FillMask(Head):
 
     auto_class = AutoModelForMaskedLM
     accepts_pairs = True
+    rows = Rows.MASKS
 
     def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(arguments, model, tokenizer)
@@ -145,11 +151,6 @@ class FillMask(Head):
         if self.tokenizer.mask_token_id not in text.input_ids:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-
-    def forward(self, inputs: dict[str, Tensor], text: TokenizedText) -> NDArray[np.float32]:
-        """Float32 [masks, vocabulary]."""
-        masks = torch.from_numpy(np.flatnonzero(text.input_ids == self.tokenizer.mask_token_id))
-        return _to_numpy(self.model(**inputs).logits[0, masks])
 
     def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
         match options.output:
@@ -180,12 +181,13 @@ class TextEmbedding(Head):
         self.recommended_length = files.max_length
         self._dimensions = len(self._pooling.pool(torch.zeros(1, model.config.hidden_size, device=model.device)))
 
-    def forward(self, inputs: dict[str, Tensor], text: TokenizedText) -> NDArray[np.float32]:
-        """Float32 [dimensions]."""
-        return _to_numpy(self._pooling.pool(self.model(**inputs).last_hidden_state[0]))
+    def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Float32 [1, dimensions] each."""
+        vectors = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])
+        return list(_to_numpy(vectors)[:, None])
 
     def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
-        return Prediction(Numbers(scores))
+        return Prediction(Numbers(scores[0]))
 
     def outputs(self, options: Options) -> list[TensorSpec]:
         return [TensorSpec("output-0", "FP32", (-1, self._dimensions))]

@@ -56,7 +56,7 @@ def test_environment_names_every_argument() -> None:
         "disable_special_tokens": True, "trust_remote_code": True, "allow_pickle": True,
         "tensor_input_names": ("input_ids", "attention_mask"), "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
-        "max_request_bytes": 9, "gpu": 2, "gpu_type": "nvidia-l4",
+        "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7, "gpu": 2, "gpu_type": "nvidia-l4",
     }  # fmt: skip
     assert set(values) == set(Arguments.model_fields)
     environment = {

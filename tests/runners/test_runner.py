@@ -76,7 +76,7 @@ def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: py
     seen_enough = threading.Event()
     running = threading.Event()
 
-    def slow_forward(*_: Any) -> Any:
+    def slow_read(*_: Any) -> Any:
         running.set()
         seen_enough.wait(5)
         raise RuntimeError("a slow stand-in has no answer")
@@ -84,7 +84,7 @@ def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: py
     async def scenario() -> None:
         runner = EncoderRunner(arguments)
         await runner.load()
-        monkeypatch.setattr(SequenceClassification, "forward", slow_forward)
+        monkeypatch.setattr(SequenceClassification, "read", slow_read)
         async with connect(runner) as client:
             prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
             assert await asyncio.to_thread(running.wait, 30)
@@ -103,7 +103,7 @@ def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: py
 
 
 def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
-    def faulty_forward(*_: Any) -> Any:
+    def faulty_read(*_: Any) -> Any:
         raise RuntimeError("secret prompt")
 
     async def scenario() -> None:
@@ -111,7 +111,7 @@ def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeyp
         await runner.load()
         async with connect(runner) as client:
             with monkeypatch.context() as patch:
-                patch.setattr(SequenceClassification, "forward", faulty_forward)
+                patch.setattr(SequenceClassification, "read", faulty_read)
                 response = await client.post(PREDICT, json=BODY)
                 assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
             assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"

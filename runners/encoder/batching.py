@@ -1,0 +1,204 @@
+"""The queue between the requests and the model: one entry a text, batches made when the model is free.
+
+No timer: a batch is whatever waits at that moment, in order, up to a budget of tokens and of texts. A model that is
+idle starts at once, a busy one finds a full batch waiting.
+
+Order is by a tag that an entry gets when it is queued: the tokens that had been served when its request came, so that
+older requests go first. A request of more than one batch pays for the rest of its texts with later tags (the idea of
+start-time fair queueing): newer, smaller requests overtake it, and since tags only grow it is never overtaken for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from runners.encoder.tokenization import TokenizedText
+from runners.errors import ModelNotReadyError, OverloadedError
+from runners.inference import Options, Prediction
+
+# How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
+_LARGE_REQUEST_PENALTY = 4
+_MAX_BATCH_TEXTS = 256
+# Among how many waiting texts a padded batch looks for those of like length.
+_PADDED_CANDIDATES = 128
+_LONGEST_RETRY = 60.0
+
+
+class Job:
+    """The texts of one request on their way through the queue."""
+
+    def __init__(self, texts: int, arrival: int) -> None:
+        """
+        Args:
+            texts: how many predictions make the job complete.
+            arrival: tokens that the queue had served when the request came.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._predictions: list[Prediction | None] = [None] * texts
+        self._missing = texts
+        self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
+        self.arrival = arrival
+        self.queued_tokens = 0
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for it any more: the caller has gone, or another of its texts has failed."""
+        return self.result.done()
+
+    def deliver(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
+        """Take answers by position, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._accept, answers)
+        except RuntimeError:
+            # The caller's event loop is closed, and nobody waits.
+            return
+
+    def _accept(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
+        for position, answer in answers:
+            if self.result.done():
+                return
+            if isinstance(answer, Exception):
+                self.result.set_exception(answer)
+                return
+            self._predictions[position] = answer
+            self._missing -= 1
+        if not self._missing:
+            self.result.set_result([prediction for prediction in self._predictions if prediction is not None])
+
+
+@dataclass(slots=True, order=True)
+class Entry:
+    """One text in the queue, ordered by its tag and then by age."""
+
+    tag: int
+    age: int
+    job: Job = field(compare=False)
+    position: int = field(compare=False)
+    text: TokenizedText = field(compare=False)
+    options: Options = field(compare=False)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.text.input_ids)
+
+
+class BatchQueue:
+    """Texts wait here for the model; thread-safe."""
+
+    def __init__(self, max_batch_tokens: int, max_requests: int) -> None:
+        """
+        Args:
+            max_batch_tokens: budget of a batch; a longer text is a batch of its own.
+            max_requests: how many requests may be under way; further ones are refused.
+        """
+        self._max_batch_tokens = max_batch_tokens
+        self._max_requests = max_requests
+        self._requests = 0
+        self._entries: list[Entry] = []
+        self._ages = count()
+        self._served_tokens = 0
+        self._tokens_a_second = 0.0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def admit(self, texts: int) -> Job:
+        """Let a request in, before any work is done for it; `release` must follow.
+
+        Raises:
+            OverloadedError: too many requests are under way.
+        """
+        if self._requests >= self._max_requests:
+            raise OverloadedError(
+                f"the server is busy with {self._requests} requests, which is the most it takes; try again later",
+                retry_after=self._drain_seconds(),
+            )
+        self._requests += 1
+        return Job(texts, self._served_tokens)
+
+    def release(self, job: Job) -> None:
+        """The request of this job is over, however it ended; what is left of it will not run."""
+        self._requests -= 1
+        job.result.cancel()
+
+    def put(self, job: Job, first_position: int, texts: Iterable[TokenizedText], options: Options) -> None:
+        """Queue texts of a job, which stand at `first_position` and after in its request."""
+        with self._changed:
+            for position, text in enumerate(texts, first_position):
+                excess = max(0, job.queued_tokens - self._max_batch_tokens)
+                tag = job.arrival + _LARGE_REQUEST_PENALTY * excess
+                job.queued_tokens += len(text.input_ids)
+                heapq.heappush(self._entries, Entry(tag, next(self._ages), job, position, text, options))
+            self._changed.notify()
+
+    def take(self, by_length: bool = False) -> list[Entry]:
+        """The next batch; waits for one. Empty once the queue is closed.
+
+        Args:
+            by_length: make a batch of texts of like length around the oldest one, because it will be padded.
+        """
+        with self._changed:
+            while True:
+                batch = self._take_padded() if by_length else self._take_packed()
+                if batch:
+                    self._served_tokens += sum(entry.tokens for entry in batch)
+                    return batch
+                if self._closed:
+                    return []
+                self._changed.wait()
+
+    def note_speed(self, tokens: int, seconds: float) -> None:
+        """Learn how fast the model is, for the Retry-After of refused requests."""
+        speed = tokens / max(seconds, 1e-6)
+        self._tokens_a_second += 0.2 * (speed - self._tokens_a_second) if self._tokens_a_second else speed
+
+    def close(self) -> None:
+        """Fail what waits, and let `take` return."""
+        with self._changed:
+            self._closed = True
+            for entry in self._entries:
+                entry.job.deliver([(entry.position, ModelNotReadyError("the server is shutting down"))])
+            self._entries.clear()
+            self._changed.notify_all()
+
+    def _next(self) -> Entry | None:
+        """The oldest entry that somebody still waits for."""
+        while self._entries and self._entries[0].job.abandoned:
+            heapq.heappop(self._entries)
+        return self._entries[0] if self._entries else None
+
+    def _take_packed(self) -> list[Entry]:
+        batch: list[Entry] = []
+        budget = self._max_batch_tokens
+        while len(batch) < _MAX_BATCH_TEXTS and (entry := self._next()) is not None:
+            if batch and entry.tokens > budget:
+                break
+            batch.append(heapq.heappop(self._entries))
+            budget -= entry.tokens
+        return batch
+
+    def _take_padded(self) -> list[Entry]:
+        candidates: list[Entry] = []
+        while len(candidates) < _PADDED_CANDIDATES and self._next() is not None:
+            candidates.append(heapq.heappop(self._entries))
+        if not candidates:
+            return []
+        oldest = candidates[0]
+        candidates.sort(key=lambda entry: (abs(entry.tokens - oldest.tokens), entry))
+        longest, size = 0, 0
+        for entry in candidates:
+            longest = max(longest, entry.tokens)
+            if size and (longest * (size + 1) > self._max_batch_tokens or size == _MAX_BATCH_TEXTS):
+                break
+            size += 1
+        for entry in candidates[size:]:
+            heapq.heappush(self._entries, entry)
+        return candidates[:size]
+
+    def _drain_seconds(self) -> float:
+        waiting = sum(entry.tokens for entry in list(self._entries))
+        return min(_LONGEST_RETRY, max(1.0, waiting / self._tokens_a_second if self._tokens_a_second else 1.0))

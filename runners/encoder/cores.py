@@ -1,0 +1,32 @@
+"""How many cores this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def count_cores(cgroup: Path = _CGROUP) -> int:
+    """The cores of the process's affinity mask, at most its cgroup's CPU quota rounded up.
+
+    PyTorch knows the mask but not the quota: in a container with 2 of 64 cores it would start 64 threads.
+    """
+    cores = len(os.sched_getaffinity(0))
+    quota = _read_quota(cgroup)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _read_quota(cgroup: Path) -> float | None:
+    """CPUs by the quota of cgroup v2 (cpu.max) or v1 (cpu.cfs_quota_us); None where there is none."""
+    try:
+        if (unified := cgroup / "cpu.max").is_file():
+            quota, period = unified.read_text().split()
+        else:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
+        return float(quota) / float(period) if float(quota) > 0 else None
+    except (OSError, ValueError):
+        return None

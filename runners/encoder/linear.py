@@ -1,0 +1,110 @@
+"""Linear layers with weights packed once for oneDNN, for models on a CPU.
+
+torch's float32 `F.linear` goes to MKL, which does not use AVX-512 on AMD, reorders its weight on every call, and gives
+a row other last bits in another batch; oneDNN's kernels do not. The operators used here are private to PyTorch (its own
+compiler emits them), so all is tried before it is trusted: they exist, agree with the stock layer, and are not slower.
+Where one of these fails the stock layers stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+# The row counts of a short text alone and of a full batch, at which packed layers must hold their own.
+_TRIED_ROWS = (32, 1024)
+_LEAST_SPEEDUP = 0.9
+# Smaller layers (weights, not bytes) take microseconds either way.
+_SMALL_LAYER = 2**18
+# Vocabulary layers: large, but they see few rows.
+_VOCABULARY = 10_000
+# Packed weights are laid out for many rows; the layout serves few rows as well.
+_LAYOUT_ROWS = 512
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` for inference, its weight in oneDNN's own layout."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features = linear.in_features
+        self.out_features = linear.out_features
+        self.dtype = linear.weight.dtype
+        self.bias = linear.bias
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _LAYOUT_ROWS)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
+        return result
+
+
+@torch.inference_mode()
+def pack_linears(model: nn.Module) -> str:
+    """Replace the linear layers of a model in place where packed ones are equal and faster.
+
+    Returns:
+        What was done and why, for the log.
+    """
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    if not linears or linears[0].weight.device.type != "cpu":
+        return "stock linear layers: the model is not on a CPU"
+    try:
+        packed = {linear: PackedLinear(linear) for linear in linears}
+        unequal = [linear for linear in linears if not _equal(linear, packed[linear])]
+    except (AttributeError, RuntimeError) as error:
+        return f"stock linear layers: this platform has no packed ones ({type(error).__name__})"
+    if unequal:
+        return f"stock linear layers: packed ones of {unequal[0]} give other results"
+    tried = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < _VOCABULARY))
+    speedups = [_speedup(tried, packed[tried], rows) for rows in _TRIED_ROWS]
+    faster = " and ".join(
+        f"{speedup:.1f} times at {rows} rows" for speedup, rows in zip(speedups, _TRIED_ROWS, strict=True)
+    )
+    if tried.weight.numel() >= _SMALL_LAYER and min(speedups) < _LEAST_SPEEDUP:
+        return f"stock linear layers: packed ones are only {faster} as fast"
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear:
+                setattr(module, name, packed[child])
+    return f"linear layers packed for oneDNN, {faster} as fast"
+
+
+@torch.inference_mode()
+def warm_linears(model: nn.Module, row_counts: Iterable[int]) -> None:
+    """Let oneDNN build its kernels for these numbers of rows: the first use of each costs up to some milliseconds."""
+    shapes = {
+        (module.in_features, module.out_features): module
+        for module in model.modules()
+        if isinstance(module, PackedLinear) and module.out_features < _VOCABULARY
+    }
+    for rows in row_counts:
+        for (in_features, _), module in shapes.items():
+            module(torch.zeros(1, rows, in_features, dtype=module.dtype))
+
+
+def _equal(stock: nn.Linear, packed: PackedLinear) -> bool:
+    rows = torch.randn(1, 8, stock.in_features, generator=torch.Generator().manual_seed(0)).to(stock.weight.dtype)
+    expected = stock(rows)
+    tolerance = 1e-5 if expected.dtype == torch.float32 else 2e-2
+    return bool((packed(rows) - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1))
+
+
+def _speedup(linear: nn.Linear, packed: PackedLinear, row_count: int) -> float:
+    rows = torch.randn(1, row_count, linear.in_features).to(linear.weight.dtype)
+    calls: tuple[Callable[[], Tensor], ...] = (lambda: linear(rows), lambda: packed(rows))
+    timings: tuple[list[float], list[float]] = ([], [])
+    # In turn, so that a noisy neighbour hurts both.
+    for _ in range(9):
+        for call, times in zip(calls, timings, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return median(timings[0]) / median(timings[1])
