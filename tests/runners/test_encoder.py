@@ -11,8 +11,9 @@ import torch
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
+from benchmarks.texts import docstrings
 from tests.conftest import ModelFolder, Serve
-from tests.families import AUTO_CLASSES, FAMILIES, docstrings
+from tests.families import AUTO_CLASSES, FAMILIES
 
 TOLERANCE = 2e-5
 TEXTS = ["Hello, my dog is cute", "Paris is the capital of France.", "É", *docstrings()[:40:4]]

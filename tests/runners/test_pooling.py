@@ -10,9 +10,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 
+from benchmarks.texts import docstrings
 from runners.errors import ModelLoadError
 from tests.conftest import ModelFolder, Serve
-from tests.families import MINILM, docstrings
+from tests.families import MINILM
 
 TEXTS = ["Hello world", "x", *docstrings()[:20:5], "a long one " * 300]
 

