@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def bentoml_command(words: list[str]) -> list[str]:
     """The `bentoml serve` command line that a KServe command line stands for.
 
     Raises:
-        ArgumentsError: an argument is unknown or lacks its value.
+        ArgumentsError: an argument is unknown or lacks its value, or the port is taken.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--http_port", "--http-port", type=int, default=8080)
@@ -28,8 +29,19 @@ def bentoml_command(words: list[str]) -> list[str]:
         own, rest = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise ArgumentsError(f"the command line is wrong: {error}") from error
+    _check_port(own.http_port)
     arguments = [f"--arg={name}={value}" for name, value in parse_command_line(rest).items()]
     return [sys.executable, "-m", "bentoml", "serve", str(_HERE), f"--port={own.http_port}", *arguments]
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        # As the server itself does: a port whose last connections are closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise ArgumentsError(f"port {port} cannot be used: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import bentoml
+from _bentoml_sdk import Service
 from bentoml.images import Image
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from runners.arguments import read_arguments
@@ -34,12 +37,29 @@ try:
     runner = EncoderRunner(arguments)
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
+BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
 application = create_application(Models([runner]), arguments.max_request_bytes)
 
 
-# The bound method, not the Starlette object: BentoML would answer unknown paths of the latter itself.
-@bentoml.asgi_app(application.__call__, path="/")
+class DirectService(Service[Any]):
+    """Hands requests to the application without BentoML's middleware, which costs more than they do.
+
+    Tracing, time-outs and limits of concurrency are that middleware's; the queue before the model has its own limit.
+    """
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        behind_middleware: ASGIApp = super().to_asgi(is_main)
+
+        async def route(scope: Scope, receive: Receive, send: Send) -> None:
+            direct = scope["type"] == "http" and scope["path"] not in BENTOML_PATHS
+            await (application if direct else behind_middleware)(scope, receive, send)
+
+        return route
+
+
+@bentoml.asgi_app(application, path="/")
 @bentoml.service(
+    service_class=DirectService,
     name="huggingface_runtime",
     image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
     resources=resources,
@@ -47,11 +67,9 @@ application = create_application(Models([runner]), arguments.max_request_bytes)
         {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
         {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
     ],
-    traffic={"timeout": 600},
     endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
-    # BentoML's own request metrics and access log cost more than a request, and label by raw path.
+    # BentoML's own request metrics label by raw path; /metrics is the application's.
     metrics={"enabled": False},
-    logging={"access": {"enabled": False}},
 )
 class Encoder:
     """Fill-mask, token classification, sequence classification and text embedding."""

@@ -23,6 +23,7 @@ class Load:
     p95: float
     p99: float
     errors: int
+    requests: int
 
 
 def bodies(protocol: str, texts: list[str], texts_a_request: int) -> list[bytes]:
@@ -67,4 +68,4 @@ async def drive(url: str, requests: list[bytes], callers: int, texts_a_request: 
     latencies = [1000 * latency for when, latency in finished if warm <= when <= end]
     cuts = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
     texts_a_second = len(latencies) * texts_a_request / (end - warm)
-    return Load(callers, texts_a_request, texts_a_second, cuts[49], cuts[94], cuts[98], errors)
+    return Load(callers, texts_a_request, texts_a_second, cuts[49], cuts[94], cuts[98], errors, len(finished))

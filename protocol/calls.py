@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import anyio.to_thread
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError
 from runners.errors import ModelNotReadyError
-from runners.inference import ClassScores, Models, Options, Output, Prediction, Runner, VocabularyScores
+from runners.inference import Models, Options, Output, Prediction, Runner, Text, TextInput
 
 T = TypeVar("T")
 
@@ -31,7 +31,10 @@ def post_route(path: str, endpoint: Callable[[Request], Awaitable[Response]]) ->
             )
         return await endpoint(request)
 
-    return Route(path, guarded, methods=["POST", "GET", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    route = Route(path, guarded)
+    # All methods, so that the router does not answer for some of them itself.
+    route.methods = None
+    return route
 
 
 def find_model(models: Models, name: str) -> Runner:
@@ -83,13 +86,35 @@ _OUTPUT_BY_PARAMETER = {"return_probabilities": Output.PROBABILITIES, "return_ra
 _OPTION_PARAMETERS = (*_OUTPUT_BY_PARAMETER, "return_offsets_mapping")
 
 
+async def infer(request: Request, runner: Runner, texts: Sequence[TextInput], options: Options) -> Sequence[Prediction]:
+    """Ask the model, and stop if the client goes away meanwhile.
+
+    Raises:
+        ClientDisconnect: the client has gone; its texts will not run.
+    """
+    work = asyncio.ensure_future(runner.infer(texts, options))
+    watch = asyncio.ensure_future(_wait_for_disconnect(request))
+    watch.add_done_callback(lambda _: work.cancel())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if watch.done() and not watch.cancelled():
+            raise ClientDisconnect from None
+        raise
+    finally:
+        watch.cancel()
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def render(renderer: Callable[[Sequence[Prediction]], T], predictions: Sequence[Prediction]) -> T:
     """Call a renderer, in a thread where there is much to render."""
     numbers = sum(
-        prediction.output.values.size
-        for prediction in predictions
-        if isinstance(prediction.output, ClassScores | VocabularyScores)
+        prediction.output.values.size for prediction in predictions if not isinstance(prediction.output, Text)
     )
     if numbers <= _RENDER_INLINE:
         return renderer(predictions)
-    return await anyio.to_thread.run_sync(renderer, predictions)
+    return await asyncio.to_thread(renderer, predictions)

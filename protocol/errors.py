@@ -55,7 +55,6 @@ class BodyTooLargeError(ProtocolError):
     """The body is larger than the operator allows; the rest of it is not read."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    headers = MappingProxyType({"connection": "close"})
 
 
 class UnsupportedMediaTypeError(ProtocolError):
@@ -70,6 +69,8 @@ class NotImplementedByModelError(ProtocolError):
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
+# Messages name what the client sent, which may be of any length.
+_LONGEST_MESSAGE = 400
 _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -90,6 +91,11 @@ def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
 
 
+async def ignore_disconnect(_: Request, __: Exception) -> Response:
+    """The client went away before it had sent its body: there is nobody to answer, and nothing to log."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
 async def render_error(request: Request, error: Exception) -> Response:
     """The `{"error": ...}` body of V1 and the Open Inference Protocol."""
     status, message, headers = describe(error)
@@ -101,4 +107,6 @@ async def render_error(request: Request, error: Exception) -> Response:
                 message = f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}"
             case HTTPStatus.NOT_FOUND:
                 message = f"there is nothing at {request.url.path}; the protocols are under /v1 and /v2"
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[:_LONGEST_MESSAGE]} ..."
     return Response(orjson.dumps({"error": message}), status, headers, media_type="application/json")

@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol import calls
 from protocol.body import json_response, parse_json, read_body
 from protocol.calls import find_model, post_route, render, require_ready, resolve_options
 from protocol.errors import InvalidRequestError, NotFoundError
 from protocol.tensors import Tensor, count_elements, flatten, output_tensors, read_strings
-from runners.inference import Models, Prediction, TensorSpec, TextInput
+from runners.inference import Models, Options, Prediction, Runner, TensorSpec, TextInput
 
 SERVER_NAME = "bentoml-huggingface-runtime"
 SERVER_VERSION = "0.1.0"
@@ -25,15 +26,17 @@ SERVER_VERSION = "0.1.0"
 MODEL_VERSION = "1"
 INPUT = TensorSpec("input-0", "BYTES", (-1,))
 BINARY_HEADER = "inference-header-content-length"
+_MAX_DIMENSIONS = 8
+_MAX_DIGITS = 18
 
-Dimension = Annotated[int, Meta(ge=0)]
+Dimension = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class InferInput(msgspec.Struct):
     """A tensor of a request; `data` is parsed once its datatype is known."""
 
     name: str
-    shape: list[Dimension]
+    shape: Annotated[list[Dimension], Meta(max_length=_MAX_DIMENSIONS)]
     datatype: str
     data: msgspec.Raw | UnsetType = UNSET
     parameters: dict[str, Any] | None = None
@@ -85,7 +88,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
                 "versions": [MODEL_VERSION],
                 "platform": "pytorch_transformers",
                 "inputs": [_describe_tensor(INPUT)],
-                "outputs": [_describe_tensor(spec) for spec in runner.outputs],
+                "outputs": [_describe_tensor(spec) for spec in runner.outputs(runner.default_options)],
             }
         )
 
@@ -102,7 +105,8 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         call = parse_json(head, _decoder, "the body")
         texts = _read_texts(call, binary)
         options = resolve_options(runner, call.parameters)
-        predictions = await runner.infer(texts, options)
+        _check_outputs(call, runner, options)
+        predictions = await calls.infer(request, runner, texts, options)
         return await render(lambda found: _render(runner.name, call, found), predictions)
 
     model, version = "/v2/models/{name:path}", "/versions/{version}"
@@ -137,7 +141,7 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
         if headers.get("content-type", "").lower().startswith("application/octet-stream"):
             raise InvalidRequestError(f"a binary body needs the header {BINARY_HEADER}, the bytes of its JSON part")
         return body, memoryview(b"")
-    if not declared.isdecimal() or int(declared) > len(body):
+    if not declared.isdecimal() or len(declared) > _MAX_DIGITS or int(declared) > len(body):
         raise InvalidRequestError(f"{BINARY_HEADER} must be a number of bytes, at most the body's {len(body)}")
     length = int(declared)
     return body[:length], memoryview(body)[length:]
@@ -178,7 +182,7 @@ def _read_elements(tensor: InferInput, binary: memoryview) -> list[str]:
         if len(binary):
             raise InvalidRequestError(f"{len(binary)} bytes follow the JSON, but no input has binary_data_size")
         strings: list[str | list[str]] = parse_json(tensor.data, _strings_decoder, what)
-        return flatten(strings)
+        return flatten(strings, tensor.shape, what)
     if not isinstance(size, int) or isinstance(size, bool) or size != len(binary):
         raise InvalidRequestError(
             f"binary_data_size of input {tensor.name!r} must be {len(binary)}, the number of bytes after the JSON"
@@ -187,7 +191,7 @@ def _read_elements(tensor: InferInput, binary: memoryview) -> list[str]:
 
 
 def _render(model_name: str, call: InferRequest, predictions: Sequence[Prediction]) -> Response:
-    tensors = _select(output_tensors(predictions), call, model_name)
+    tensors = _select(output_tensors(predictions), call)
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes] = []
     for tensor, is_binary in tensors:
@@ -213,17 +217,22 @@ def _render(model_name: str, call: InferRequest, predictions: Sequence[Predictio
     )
 
 
-def _select(tensors: Sequence[Tensor], call: InferRequest, model_name: str) -> list[tuple[Tensor, bool]]:
+def _check_outputs(call: InferRequest, runner: Runner, options: Options) -> None:
+    names = [spec.name for spec in runner.outputs(options)]
+    for output in call.outputs or []:
+        if output.name not in names:
+            raise InvalidRequestError(
+                f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(names)}"
+            )
+
+
+def _select(tensors: Sequence[Tensor], call: InferRequest) -> list[tuple[Tensor, bool]]:
     """The outputs that the client asks for, all if it names none, each with whether it is to be binary."""
     all_binary = (call.parameters or {}).get("binary_data_output", False) is True
     if not call.outputs:
         return [(tensor, all_binary) for tensor in tensors]
     by_name = {tensor.name: tensor for tensor in tensors}
-    selected: list[tuple[Tensor, bool]] = []
-    for output in call.outputs:
-        if output.name not in by_name:
-            raise InvalidRequestError(
-                f"Unexpected inference output '{output.name}' for model '{model_name}'; there are {', '.join(by_name)}"
-            )
-        selected.append((by_name[output.name], (output.parameters or {}).get("binary_data", all_binary) is True))
-    return selected
+    return [
+        (by_name[output.name], (output.parameters or {}).get("binary_data", all_binary) is True)
+        for output in call.outputs
+    ]

@@ -133,15 +133,19 @@ def read_strings(buffer: memoryview, what: str) -> list[str]:
     return strings
 
 
-def flatten(data: Sequence[str | list[str]]) -> list[str]:
-    """Strings given flat or nested once, in row-major order."""
-    flat: list[str] = []
-    for element in data:
-        if isinstance(element, str):
-            flat.append(element)
-        else:
-            flat.extend(element)
-    return flat
+def flatten(data: Sequence[str | list[str]], shape: Sequence[int], what: str) -> list[str]:
+    """Strings given flat, or nested as the shape is, in row-major order.
+
+    Raises:
+        InvalidRequestError: the nesting is not that of the shape.
+    """
+    flat = [element for element in data if isinstance(element, str)]
+    if len(flat) == len(data):
+        return flat
+    rows = [element for element in data if not isinstance(element, str)]
+    if flat or [len(rows), *{len(row) for row in rows}] != list(shape):
+        raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
+    return [element for row in rows for element in row]
 
 
 def count_elements(shape: Sequence[int]) -> int:

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.body import json_response, parse_json, read_body
-from protocol.calls import find_model, post_route, render, require_ready, resolve_options
-from protocol.errors import InvalidRequestError, MethodNotAllowedError, NotImplementedByModelError
+from protocol.calls import find_model, infer, post_route, render, require_ready, resolve_options
+from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor, offset_tensor
 from runners.inference import ClassScores, Models, Numbers, Prediction, Text, TextInput, VocabularyScores
@@ -57,7 +57,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         require_ready(runner)
         body = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
         options = resolve_options(runner, body.parameters)
-        predictions = await runner.infer(_read_texts(body), options)
+        predictions = await infer(request, runner, _read_texts(body), options)
         return await render(_render, predictions)
 
     async def explain(request: Request) -> Response:
@@ -67,15 +67,15 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
     async def unknown_verb(request: Request) -> Response:
         find_model(models, request.path_params["name"])
         verb = request.path_params["verb"]
-        raise MethodNotAllowedError(f"there is no :{verb}; this server offers :predict and :explain", allowed="GET")
+        raise NotFoundError(f"there is no :{verb}; this server offers :predict and :explain")
 
     return [
         Route("/", alive),
         Route("/v1/models", list_models),
         post_route("/v1/models/{name:path}:predict", predict),
         post_route("/v1/models/{name:path}:explain", explain),
-        Route("/v1/models/{name:path}:{verb}", unknown_verb, methods=["POST"]),
         Route("/v1/models/{name:path}", model_status),
+        Route("/v1/models/{name:path}:{verb}", unknown_verb, methods=["POST"]),
     ]
 
 

@@ -19,6 +19,18 @@ logger = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "RUNTIME_"
 ENVIRONMENT_COMMAND_LINE = "RUNTIME_ARGS"
 _ALIASES = {"max_model_len": "max_length"}
+# KServe's other flags, which manifests carry: taken with a warning, so that these still start.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url", "enable_grpc",
+        "enable_latency_logging", "enable_predictor_health_check", "event_loop",
+        "grpc_max_receive_message_length", "grpc_max_send_message_length", "grpc_port", "http_port",
+        "log_config_file", "max_asyncio_workers", "max_log_len", "max_threads", "predictor_host",
+        "predictor_protocol", "predictor_request_retries", "predictor_request_timeout_seconds",
+        "predictor_use_ssl", "protocol", "ssl_certfile", "ssl_keyfile", "timeout_keep_alive", "workers",
+    }
+)  # fmt: skip
+_KSERVE_SWITCHES = frozenset({"disable_log_requests", "enable_predictor_health_check"})
 
 
 def _split_names(value: object) -> object:
@@ -122,6 +134,11 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
             parser.add_argument(*options, dest=name, nargs="?", const="true")
         else:
             parser.add_argument(*options, dest=name)
+    for name in _WITHOUT_EFFECT:
+        if name in _KSERVE_SWITCHES:
+            parser.add_argument(f"--{name}", nargs="?", const="true")
+        else:
+            parser.add_argument(f"--{name}")
     try:
         namespace, rest = parser.parse_known_args([_canonical_word(word) for word in words])
     except argparse.ArgumentError as error:
@@ -154,6 +171,9 @@ def read_arguments(
             if value is None or value == "":
                 continue
             name = _canonical_name(given_name)
+            if name in _WITHOUT_EFFECT:
+                logger.warning("%s in %s has no effect on this server", name, origin)
+                continue
             if name not in Arguments.model_fields:
                 raise ArgumentsError(_unknown_argument(given_name, origin))
             values[name] = value
@@ -194,7 +214,7 @@ def _canonical_name(name: str) -> str:
 
 
 def _unknown_argument(name: str, origin: str) -> str:
-    close = difflib.get_close_matches(name, Arguments.model_fields, n=1)
+    close = difflib.get_close_matches(name, Arguments.model_fields, n=1, cutoff=0.75)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(Arguments.model_fields)}"
     return f"unknown argument {name!r} in {origin}: {hint}"
 

@@ -106,9 +106,8 @@ class Runner(Protocol):
     def default_options(self) -> Options:
         """What the operator's arguments ask of every text."""
 
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """The tensors of an answer, with the default options."""
+    def outputs(self, options: Options) -> Sequence[TensorSpec]:
+        """The tensors of an answer."""
 
     async def load(self) -> None:
         """Load and warm the model.

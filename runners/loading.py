@@ -55,7 +55,7 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     """Load the tokenizer; its own lower-casing holds unless `disable_lower_case` says otherwise.
 
     Raises:
-        ModelLoadError: the tokenizer has no fast (Rust) form.
+        ModelLoadError: there is no tokenizer, or it has no fast (Rust) form.
     """
     casing = {} if arguments.disable_lower_case is None else {"do_lower_case": not arguments.disable_lower_case}
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -66,6 +66,13 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     )
     if not tokenizer.is_fast:
         raise ModelLoadError(f"{type(tokenizer).__name__} has no fast form (a tokenizer.json), which this server needs")
+    # Without any file `transformers` makes an empty tokenizer, to which every word is unknown.
+    filenames = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
+    if not any(find_file(arguments, filename) for filename in filenames):
+        raise ModelLoadError(f"{arguments.model} has no tokenizer: none of {', '.join(filenames)}")
+    lowers = tokenizer.tokenize("AN EXAMPLE") == tokenizer.tokenize("an example")
+    if arguments.disable_lower_case is not None and lowers is arguments.disable_lower_case:
+        logger.warning("disable_lower_case has no effect on %s", type(tokenizer).__name__)
     return tokenizer
 
 
@@ -114,7 +121,7 @@ def load_model(
     if missing:
         raise ModelLoadError(
             f"the checkpoint lacks weights of {type(model).__name__} ({', '.join(missing[:4])}"
-            f"{', ...' if len(missing) > 4 else ''}), so it was not trained for this task: set --task to the one it has"
+            f"{', ...' if len(missing) > 4 else ''}): it was made for another task, which --task sets, or is incomplete"
         )
     loaded: PreTrainedModel = model.eval().to(device)
     return loaded

@@ -47,7 +47,9 @@ def resolve_resources(arguments: Arguments, in_bento: bool) -> dict[str, int | s
     Raises:
         ArgumentsError: BentoML does not know the GPU type; it would take any without a word.
     """
-    gpus = arguments.gpu if arguments.gpu is not None else int(in_bento or _count_gpus() > 0)
+    gpus = arguments.gpu
+    if gpus is None:
+        gpus = int(in_bento or arguments.gpu_type is not None or _count_gpus() > 0)
     if not gpus:
         return {}
     if arguments.gpu_type is None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from launch import bentoml_command
@@ -12,7 +14,7 @@ from tests.servers import ROOT
     [
         (["--model_name=bert", "--model-id", "x"], 8080, ["--arg=model_name=bert", "--arg=model_id=x"]),
         (["--http_port=3000", "--return_probabilities"], 3000, ["--arg=return_probabilities=true"]),
-        (["--http-port", "9", "--tensor_input_names=a,b"], 9, ["--arg=tensor_input_names=a,b"]),
+        (["--http-port", "3001", "--tensor_input_names=a,b"], 3001, ["--arg=tensor_input_names=a,b"]),
     ],
 )
 def test_kserve_command_line(words: list[str], port: int, arguments: list[str]) -> None:
@@ -31,3 +33,12 @@ def test_wrong_command_lines(words: list[str], message: str) -> None:
     with pytest.raises(ArgumentsError) as error:
         bentoml_command(words)
     assert str(error.value) == message
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ArgumentsError, match=f"port {port} cannot be used: Address already in use"):
+            bentoml_command([f"--http_port={port}"])

@@ -37,9 +37,7 @@ def test_effective_config() -> None:
     config = effective_config(RUNTIME_GPU="2", RUNTIME_GPU_TYPE="nvidia-l4")
     assert config["service"]["resources"] == {"gpu": 2, "gpu_type": "nvidia-l4"}
     assert config["service"]["endpoints"] == {"livez": "/v2/health/live", "readyz": "/v2/health/ready"}
-    assert config["service"]["traffic"]["timeout"] == 600
     assert config["api_server"]["metrics"]["enabled"] is False
-    assert config["api_server"]["logging"]["access"]["enabled"] is False
 
 
 def test_importing_the_service_is_cheap() -> None:

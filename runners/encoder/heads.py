@@ -45,6 +45,7 @@ class Head(ABC):
         self.model = model
         self.tokenizer = tokenizer
         self.prompt = ""
+        self.lower_case = False
         self.recommended_length: int | None = None
 
     def check(self, text: TokenizedText) -> None:
@@ -178,6 +179,7 @@ class TextEmbedding(Head):
         files = load_sentence_transformer(arguments, model.device)
         self._pooling = files.pooling
         self.prompt = files.prompt
+        self.lower_case = files.lower_case
         self.recommended_length = files.max_length
         self._dimensions = len(self._pooling.pool(torch.zeros(1, model.config.hidden_size, device=model.device)))
 

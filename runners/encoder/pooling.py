@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -13,8 +14,8 @@ from runners.arguments import Arguments
 from runners.errors import ModelLoadError
 from runners.loading import find_file, load_json
 
-# sentence-transformers looks for the length under all of these names.
-_LENGTH_FILES = tuple(
+# sentence-transformers looks for the length and casing of its texts under all of these names.
+_TRANSFORMER_FILES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
@@ -73,8 +74,9 @@ class SentenceTransformer:
     """What a model's sentence-transformers files say beyond the transformer itself."""
 
     pooling: Pooling
-    max_length: int | None
-    prompt: str
+    max_length: int | None = None
+    lower_case: bool = False
+    prompt: str = ""
 
 
 def load_sentence_transformer(arguments: Arguments, device: torch.device) -> SentenceTransformer:
@@ -85,28 +87,37 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
     """
     modules = load_json(arguments, "modules.json")
     if modules is None:
-        return SentenceTransformer(Pooling(["mean"], [], normalize=True), None, "")
+        return SentenceTransformer(Pooling(["mean"], [], normalize=True))
+    prompt = _read_prompt(arguments)
     modes: list[str] = []
     layers: list[nn.Module] = []
     normalize = False
     for module in modules:
         kind, folder = module["type"].rpartition(".")[2], module["path"]
-        if normalize:
-            raise ModelLoadError(f"modules.json has a {kind} after Normalize, which this server does not run")
+        if normalize or (kind == "Pooling" and (modes or layers)) or (kind == "Dense" and not modes):
+            raise ModelLoadError(f"modules.json has a {kind} in an unusual place, which this server does not run")
         match kind:
             case "Transformer" | "Dropout":
                 pass
             case "Pooling":
-                modes = _read_modes(load_json(arguments, f"{folder}/config.json") or {})
+                config = load_json(arguments, f"{folder}/config.json") or {}
+                modes = _read_modes(config)
+                if prompt and not config.get("include_prompt", True):
+                    raise ModelLoadError(f"{folder} pools without the prompt, which this server does not do")
             case "Dense":
                 layers.append(_load_dense(arguments, folder).to(device))
             case "Normalize":
                 normalize = True
             case _:
                 raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
-    lengths = (load_json(arguments, filename) for filename in _LENGTH_FILES)
-    max_length = next((found.get("max_seq_length") for found in lengths if found is not None), None)
-    return SentenceTransformer(Pooling(modes or ["mean"], layers, normalize), max_length, _read_prompt(arguments))
+    found = (load_json(arguments, filename) for filename in _TRANSFORMER_FILES)
+    transformer: dict[str, Any] = next((config for config in found if config is not None), {})
+    return SentenceTransformer(
+        Pooling(modes or ["mean"], layers, normalize),
+        max_length=transformer.get("max_seq_length"),
+        lower_case=bool(transformer.get("do_lower_case")),
+        prompt=prompt,
+    )
 
 
 def _read_modes(config: dict[str, object]) -> list[str]:
@@ -116,7 +127,7 @@ def _read_modes(config: dict[str, object]) -> list[str]:
             return [mode]
         case list(modes):
             return [str(mode) for mode in modes]
-    return [mode for key, mode in _MODE_BY_OLD_KEY.items() if config.get(key)]
+    return [mode for key, mode in _MODE_BY_OLD_KEY.items() if config.get(key)] or ["mean"]
 
 
 def _read_prompt(arguments: Arguments) -> str:
@@ -129,7 +140,8 @@ def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
     config = load_json(arguments, f"{folder}/config.json") or {}
     activation_name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = getattr(nn, activation_name.rpartition(".")[2], None)
-    if not activation_name.startswith("torch.nn.") or activation is None or config.get("use_residual"):
+    plain = config.get("module_input_name", "sentence_embedding") == "sentence_embedding"
+    if not plain or not activation_name.startswith("torch.nn.") or activation is None or config.get("use_residual"):
         raise ModelLoadError(f"the Dense module in {folder} is of a form that this server does not run")
     linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     weights = _load_weights(arguments, folder)

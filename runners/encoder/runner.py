@@ -84,9 +84,8 @@ class EncoderRunner:
             output = Output.RAW_LOGITS
         return Options(output, self._arguments.return_offsets_mapping)
 
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        return self._model().head.outputs(self.default_options)
+    def outputs(self, options: Options) -> Sequence[TensorSpec]:
+        return self._model().head.outputs(options)
 
     async def load(self) -> None:
         """Load and warm the model; it is ready when this returns.
@@ -102,7 +101,8 @@ class EncoderRunner:
             raise
         except Exception as error:
             logger.debug("loading failed", exc_info=True)
-            raise ModelLoadError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ModelLoadError(f"{self._arguments.model} cannot be loaded: {reason}") from error
         logger.info("%s is ready: %s from %s", self.name, self._loaded.task, self._arguments.model)
 
     def close(self) -> None:
@@ -204,6 +204,7 @@ class EncoderRunner:
         inputs = _input_names(arguments, model, tokenizer)
         forward, reason = choose_forward(model, inputs, head.rows, tokenizer.mask_token_id)
         logger.info("%s", reason)
+        TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = arguments.max_batch_tokens or (
             _BATCH_TOKENS_ON_GPU if device.type == "cuda" else _BATCH_TOKENS_ON_CPU
         )
@@ -215,6 +216,7 @@ class EncoderRunner:
                 max_length=limit_length(model, tokenizer, arguments.max_length, head.recommended_length),
                 add_special_tokens=not arguments.disable_special_tokens,
                 prompt=head.prompt,
+                lower_case=head.lower_case,
             ),
             forward=forward,
             queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from runners.errors import ArgumentsError
 from runners.inference import TextInput
 
 # Several times what a token of any language has on average.
@@ -31,7 +32,12 @@ class TextTokenizer:
     """Tokenizes batches of texts without padding; thread-safe, and frees the GIL while it works."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, add_special_tokens: bool, prompt: str = ""
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        add_special_tokens: bool,
+        prompt: str = "",
+        lower_case: bool = False,
     ) -> None:
         """
         Args:
@@ -39,8 +45,15 @@ class TextTokenizer:
             max_length: longest text in tokens, special ones included.
             add_special_tokens: whether to add [CLS], [SEP] and their like.
             prompt: put in front of every text.
+            lower_case: lower-case texts first, as sentence-transformers can be told to.
+
+        Raises:
+            ArgumentsError: `max_length` leaves no room for a text beside the special tokens.
         """
         backend: Tokenizer = tokenizer.backend_tokenizer
+        special = backend.num_special_tokens_to_add(True) if add_special_tokens else 0
+        if max_length <= special:
+            raise ArgumentsError(f"max_length {max_length} is too short: special tokens alone take up to {special}")
         backend.no_padding()
         # "longest_first" and the tokenizer's own side are what `tokenizer(..., truncation=True)` does.
         backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
@@ -48,12 +61,11 @@ class TextTokenizer:
         self._backend = backend
         self._add_special_tokens = add_special_tokens
         self._prompt = prompt
+        self._lower_case = lower_case
 
     def tokenize(self, texts: Sequence[TextInput], offsets: bool) -> list[TokenizedText]:
         """Tokenize texts, the longer of a pair truncated first."""
-        inputs = [
-            self._prompt + item.text if item.pair is None else (self._prompt + item.text, item.pair) for item in texts
-        ]
+        inputs = [self._prepare(item) for item in texts]
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         beginnings = [self._beginning(item) for item in inputs]
         encodings = encode(beginnings, add_special_tokens=self._add_special_tokens)
@@ -61,6 +73,12 @@ class TextTokenizer:
             if beginning is not item and not encodings[position].overflowing:
                 [encodings[position]] = encode([item], add_special_tokens=self._add_special_tokens)
         return [_tokenized(encoding, offsets) for encoding in encodings]
+
+    def _prepare(self, item: TextInput) -> str | tuple[str, str]:
+        text, pair = self._prompt + item.text, item.pair
+        if self._lower_case:
+            text, pair = text.lower(), pair.lower() if pair is not None else None
+        return text if pair is None else (text, pair)
 
     def _beginning(self, item: str | tuple[str, str]) -> str | tuple[str, str]:
         """As much of a very long text as its first tokens surely come from; to tokenize 30 MB takes 20 s and 2 GB.

@@ -91,6 +91,13 @@ def test_wrong_values_are_one_clear_line(
     assert "\n" not in str(error.value)
 
 
+def test_flags_of_kserve_without_effect_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Manifests carry them, and must still start."""
+    words = ["--disable_log_requests", "--workers=2", "--grpc-port", "8081", "--model_name=m"]
+    assert read_arguments(parse_command_line(words), {}, {}) == Arguments(model_name="m")
+    assert "workers in the command line has no effect on this server" in caplog.text
+
+
 def test_unknown_variable_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """Kubernetes gives every pod RUNTIME_PORT and the like where a Service is called "runtime"."""
     assert read_arguments({}, {"RUNTIME_PORT": "tcp://10.0.0.1:80"}, {}) == Arguments()

@@ -118,11 +118,31 @@ def test_token_type_ids_for_a_model_without(model_folder: ModelFolder) -> None:
         load(model_dir=str(model_folder("distilbert", "text_embedding")), return_token_type_ids=True)
 
 
+def test_a_folder_without_a_tokenizer(model_folder: ModelFolder, tmp_path: Path) -> None:
+    """transformers would make an empty one, to which every word is unknown."""
+    folder = shutil.copytree(model_folder("bert", "text_embedding"), tmp_path / "model")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(RunnerError, match=r"has no tokenizer: none of tokenizer\.json, vocab\.txt"):
+        load(model_dir=str(folder))
+
+
+def test_a_length_that_leaves_no_room(model_folder: ModelFolder) -> None:
+    with pytest.raises(RunnerError, match="max_length 3 is too short: special tokens alone take up to 3"):
+        load(model_dir=str(model_folder("bert", "text_embedding")), max_length=3)
+
+
+def test_casing_that_a_tokenizer_does_not_know(model_folder: ModelFolder, caplog: pytest.LogCaptureFixture) -> None:
+    load(model_dir=str(model_folder("roberta", "text_embedding")), disable_lower_case=False).close()
+    assert "disable_lower_case has no effect on RobertaTokenizer" in caplog.text
+
+
 def test_broken_weights(model_folder: ModelFolder, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder("bert", "text_embedding"), tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(RunnerError) as error:
         load(model_dir=str(folder))
+    assert str(error.value).startswith(f"{folder} cannot be loaded: ")
     assert "\n" not in str(error.value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,20 @@ def test_default_prompt(model_folder: ModelFolder, serve: Serve, tmp_path: Path)
     np.testing.assert_allclose(embed(serve, tmp_path), reference.encode(TEXTS), atol=2e-5)
 
 
+def test_lower_casing(serve: Serve, tmp_path: Path) -> None:
+    """A cased tokenizer under a model whose sentence-transformers files lower-case."""
+    folder = Path(shutil.copytree(MINILM, tmp_path / "model"))
+    for filename, old, new in (
+        ("sentence_bert_config.json", '"do_lower_case": false', '"do_lower_case": true'),
+        ("tokenizer_config.json", '"do_lower_case": true', '"do_lower_case": false'),
+    ):
+        text = (folder / filename).read_text()
+        assert old in text
+        (folder / filename).write_text(text.replace(old, new))
+    reference = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(embed(serve, folder), reference, atol=2e-6)
+
+
 def test_mean_of_length_one_without_files(model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder("roberta", "text_embedding")
     reference = SentenceTransformer(
@@ -64,10 +79,28 @@ def test_mean_of_length_one_without_files(model_folder: ModelFolder, serve: Serv
     np.testing.assert_allclose(embed(serve, folder), reference.encode(TEXTS), atol=2e-5)
 
 
-def test_an_unknown_module_is_refused(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
-    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
-    SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu").save(str(tmp_path))
-    listed = (tmp_path / "modules.json").read_text()
-    (tmp_path / "modules.json").write_text(listed.replace(".Pooling", ".Clairvoyance"))
-    with pytest.raises(ModelLoadError, match=r"modules.json has a Clairvoyance"):
+@pytest.mark.parametrize(
+    ("filename", "old", "new", "message"),
+    [
+        ("modules.json", ".Pooling", ".Clairvoyance", "modules.json has a Clairvoyance"),
+        ("modules.json", ".Pooling", ".Dense", "modules.json has a Dense in an unusual place"),
+        ("modules.json", ".Normalize", ".Pooling", "modules.json has a Pooling in an unusual place"),
+        ("1_Pooling/config.json", '"include_prompt": true', '"include_prompt": false', "pools without the prompt"),
+        ("1_Pooling/config.json", '"pooling_mode": "mean"', '"pooling_mode": "median"', "unknown pooling 'median'"),
+    ],
+)
+def test_what_would_give_other_vectors_is_refused(
+    filename: str, old: str, new: str, message: str, model_folder: ModelFolder, serve: Serve, tmp_path: Path
+) -> None:
+    modules = [
+        models.Transformer(str(model_folder("bert", "text_embedding"))),
+        models.Pooling(32, "mean"),
+        models.Normalize(),
+    ]
+    prompts = {"query": "search for: "}
+    SentenceTransformer(modules=modules, device="cpu", prompts=prompts, default_prompt_name="query").save(str(tmp_path))
+    text = (tmp_path / filename).read_text()
+    assert old in text
+    (tmp_path / filename).write_text(text.replace(old, new))
+    with pytest.raises(ModelLoadError, match=message):
         embed(serve, tmp_path)

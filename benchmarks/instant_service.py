@@ -1,0 +1,37 @@
+"""The real service with a model that answers at once: what is left is the cost of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runners.encoder.runner import EncoderRunner
+from runners.inference import Numbers, Options, Prediction, TextInput
+
+
+class InstantRunner(EncoderRunner):
+    """Class 1 for every text."""
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    async def load(self) -> None:
+        """There is nothing to load."""
+
+    async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
+        return [Prediction(Numbers(np.asarray(1)))] * len(texts)
+
+
+def make_instant() -> None:
+    import runners.encoder.runner
+
+    runners.encoder.runner.EncoderRunner = InstantRunner  # type: ignore[misc]
+
+
+make_instant()
+
+from service import Encoder  # noqa: E402
+
+__all__ = ["Encoder"]
