@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runners.encoder.batching import BatchQueue, Entry, Job
+from runners.encoder.tokenization import TokenizedText
+from runners.errors import ModelNotReadyError, OverloadedError
+from runners.inference import Numbers, Options, Prediction
+
+BUDGET = 100
+
+
+def text(tokens: int) -> TokenizedText:
+    return TokenizedText(np.zeros(tokens, np.int64), np.zeros(tokens, np.int64), None, False)
+
+
+def put(queue: BatchQueue, *lengths: int) -> Job:
+    """A request of texts of these lengths."""
+    job = queue.admit(len(lengths))
+    queue.put(job, 0, map(text, lengths), Options())
+    return job
+
+
+def lengths(batch: list[Entry]) -> list[int]:
+    return [entry.tokens for entry in batch]
+
+
+def answer(batch: list[Entry]) -> None:
+    for entry in batch:
+        entry.job.deliver([(entry.position, Prediction(Numbers(np.asarray(entry.tokens))))])
+
+
+@pytest.fixture
+def queue() -> BatchQueue:
+    return BatchQueue(BUDGET, max_requests=8)
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    def run(queue: BatchQueue) -> None:
+        asyncio.run(test(queue))
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+@in_a_loop
+async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQueue) -> None:
+    for length in (50, 30, 30, 10, 120, 10):
+        put(queue, length)
+    assert lengths(queue.take()) == [50, 30]
+    assert lengths(queue.take()) == [30, 10]
+    assert lengths(queue.take()) == [120], "a text over the budget is a batch of its own, when its turn comes"
+    assert lengths(queue.take()) == [10]
+
+
+@in_a_loop
+async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQueue) -> None:
+    for length in (20, 90, 21, 5, 19, 22, 80):
+        put(queue, length)
+    assert sorted(lengths(queue.take(by_length=True))) == [19, 20, 21, 22]
+    assert lengths(queue.take(by_length=True)) == [90]
+    assert sorted(lengths(queue.take(by_length=True))) == [5], "80 would make it two times 80"
+    assert lengths(queue.take(by_length=True)) == [80]
+
+
+@in_a_loop
+async def test_a_huge_request_neither_starves_others_nor_is_starved(queue: BatchQueue) -> None:
+    huge = put(queue, *[10] * 1000)
+    served: dict[bool, int] = {True: 0, False: 0}
+    waits = []
+    for _ in range(60):
+        small = put(queue, 60)
+        waited = 0
+        while True:
+            batch = queue.take()
+            waited += 1
+            for entry in batch:
+                served[entry.job is huge] += entry.tokens
+            if any(entry.job is small for entry in batch):
+                break
+        waits.append(waited)
+        queue.release(small)
+    assert max(waits[5:]) <= 3, "a small request waits for some batches, not for a thousand texts"
+    assert served[True] >= 0.2 * sum(served.values()), "the huge one goes on all the same"
+
+
+@in_a_loop
+async def test_requests_within_a_batch_are_served_in_order(queue: BatchQueue) -> None:
+    jobs = [put(queue, 30, 30, 30) for _ in range(3)]
+    for job in jobs:
+        assert [entry.job for entry in queue.take()] == [job] * 3
+
+
+@in_a_loop
+async def test_a_caller_that_has_gone_is_dropped(queue: BatchQueue) -> None:
+    gone, stays = put(queue, 10, 10), put(queue, 20)
+    queue.release(gone)
+    assert [entry.job for entry in queue.take()] == [stays]
+
+
+@in_a_loop
+async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
+    jobs = [put(queue, 1000) for _ in range(8)]
+    queue.note_speed(tokens=100, seconds=1)
+    with pytest.raises(OverloadedError, match="busy with 8 requests") as error:
+        queue.admit(1)
+    assert error.value.retry_after == 60, "80 s of work wait, and nobody is told to wait for more than a minute"
+    queue.release(jobs[0])
+    queue.admit(1)
+
+
+@in_a_loop
+async def test_answers_come_back_in_order(queue: BatchQueue) -> None:
+    job = put(queue, 90, 20, 50)
+    while not job.result.done():
+        answer(queue.take()[::-1])
+        await asyncio.sleep(0)
+    outputs = [prediction.output for prediction in await job.result]
+    assert outputs == [Numbers(np.asarray(length)) for length in (90, 20, 50)]
+
+
+@in_a_loop
+async def test_a_text_that_fails_ends_its_request_only(queue: BatchQueue) -> None:
+    bad, good = put(queue, 10, 10), put(queue, 10)
+    batch = queue.take()
+    bad.deliver([(1, RuntimeError("no"))])
+    answer(batch)
+    await good.result
+    with pytest.raises(RuntimeError, match="no"):
+        await bad.result
+
+
+@in_a_loop
+async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:
+    taken: list[list[Entry]] = []
+    thread = threading.Thread(target=lambda: taken.append(queue.take()))
+    thread.start()
+    queue.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert taken == [[]]
+
+
+@in_a_loop
+async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
+    job = put(queue, 10)
+    queue.close()
+    with pytest.raises(ModelNotReadyError, match="shutting down"):
+        await job.result
