@@ -76,7 +76,7 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     results: dict[str, Any] = {**_machine(), "tasks": {}}
     for task in options.tasks:
         folder = make_model(task, scratch / task)
-        measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:320], scratch, "float32")}
+        measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:160], scratch, "float32")}
         with contextlib.ExitStack() as running:
             urls = {"server": running.enter_context(serve(_our_server(folder, "float32")))}
             if not options.no_reference:
@@ -88,7 +88,7 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                     load = _load(options, url, texts, "model", callers, texts_a_request)
                     measured.setdefault(name, []).append(load)
         if options.bf16:
-            measured["ceiling bf16"] = _ceiling(folder, texts[:320], scratch, "bfloat16")
+            measured["ceiling bf16"] = _ceiling(folder, texts[:160], scratch, "bfloat16")
             with serve(_our_server(folder, "bfloat16")) as url:
                 measured["server bf16"] = _loads(options, url, texts, "model")
         results["tasks"][task] = measured

@@ -167,7 +167,7 @@ def test_a_bento_is_built_and_configured_by_environment(
     folder = home / "bentoml" / "bentos" / Path(*tag.split(":"))
     manifest = yaml.safe_load((folder / "bento.yaml").read_text())
     assert {env["name"]: env["value"] for env in manifest["envs"]} == {
-        "SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"
+        "SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "GOMP_SPINCOUNT": "1000"
     }  # fmt: skip
     [service] = manifest["services"]
     assert service["config"].get("resources", {}).get("gpu") == gpu

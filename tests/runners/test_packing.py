@@ -82,7 +82,12 @@ def test_any_batch_equals_transformers(family: str, task: str, model_folder: Mod
     case = Case(family, task, model_folder)
     assert isinstance(case.forward, PaddedForward if family == "deberta-v2" else PackedForward), case.reason
     random = np.random.default_rng(1)
-    batches: list[Any] = [[1], [2, 300], [512, 1, 17], *(random.integers(1, 90, random.integers(1, 24)) for _ in range(6))]
+    batches: list[Any] = [
+        [1],
+        [2, 300],
+        [512, 1, 17],
+        *(random.integers(1, 90, random.integers(1, 24)) for _ in range(6)),
+    ]
     for seed, lengths in enumerate(batches):
         texts = case.texts([int(length) for length in lengths], seed)
         for text, found in zip(texts, run(case.forward, texts), strict=True):

@@ -13,6 +13,7 @@ import pytest
 from protocol.application import create_application
 from runners.arguments import Arguments
 from runners.encoder.heads import SequenceClassification
+from runners.encoder.packing import PackedForward
 from runners.encoder.runner import EncoderRunner
 from runners.errors import ModelNotReadyError
 from runners.inference import Models, TextInput
@@ -115,6 +116,97 @@ def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeyp
                 response = await client.post(PREDICT, json=BODY)
                 assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
             assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = SequenceClassification.read
+
+    def read_but_seven_tokens(self: Any, rows: Any, counts: Any) -> Any:
+        if any(len(text.input_ids) == 7 for text in running[-1]):
+            raise RuntimeError("cannot do seven tokens")
+        return read(self, rows, counts)
+
+    running: list[Any] = []
+    run = PackedForward.run
+
+    def remember_and_run(self: Any, texts: Any) -> Any:
+        running.append(texts)
+        return run(self, texts)
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        monkeypatch.setattr(PackedForward, "run", remember_and_run)
+        monkeypatch.setattr(SequenceClassification, "read", read_but_seven_tokens)
+        texts = ["one two three four five", "one", "one two", "one two three"] * 3
+        answers = await asyncio.gather(
+            *(runner.infer([TextInput(text)], runner.default_options) for text in texts), return_exceptions=True
+        )
+        assert [isinstance(answer, Exception) for answer in answers] == [True, False, False, False] * 3
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    read = SequenceClassification.read
+
+    def slow_read(*given: Any) -> Any:
+        let_go.wait(30)
+        return read(*given)
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments.model_copy(update={"max_concurrent_requests": 2}))
+        await runner.load()
+        monkeypatch.setattr(SequenceClassification, "read", slow_read)
+        async with connect(runner) as client:
+            accepted = [asyncio.create_task(client.post(PREDICT, json=BODY)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            refused = await client.post(PREDICT, json=BODY)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json() == {
+                "error": "the server is busy with 2 requests, which is the most it takes; try again later"
+            }
+            let_go.set()
+            assert [(await task).status_code for task in accepted] == [200, 200]
+            assert (await client.post(PREDICT, json=BODY)).status_code == 200
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_texts_of_a_caller_that_has_gone_do_not_run(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    ran: list[int] = []
+    run = PackedForward.run
+
+    def slow_run(self: Any, texts: Any) -> Any:
+        ran.extend(len(text.input_ids) for text in texts)
+        let_go.wait(30)
+        return run(self, texts)
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        monkeypatch.setattr(PackedForward, "run", slow_run)
+
+        def ask(text: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(runner.infer([TextInput(text)], runner.default_options))
+
+        first = ask("one")
+        await asyncio.sleep(0.1)
+        gone, stays = ask("one two"), ask("one two three")
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        let_go.set()
+        await asyncio.gather(first, stays)
+        assert ran == [3, 5]
         runner.close()
 
     asyncio.run(scenario())
