@@ -56,8 +56,8 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64], help="one text a request")
-    parser.add_argument("--callers-of-many", nargs="*", type=int, default=[1, 8], help="32 texts a request")
-    parser.add_argument("--seconds", type=float, default=7, help="for each measurement, after a warm-up")
+    parser.add_argument("--callers-of-many", nargs="*", type=int, default=[1], help="32 texts a request")
+    parser.add_argument("--seconds", type=float, default=6, help="for each measurement, after a warm-up")
     parser.add_argument("--protocol", choices=_FORMATS, default="v1")
     parser.add_argument("--url", help="measure this running server instead, any that speaks V1 or OIP")
     parser.add_argument("--model", default="model", help="the model's name in the URLs of --url")
@@ -76,7 +76,7 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     results: dict[str, Any] = {**_machine(), "tasks": {}}
     for task in options.tasks:
         folder = make_model(task, scratch / task)
-        measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:160], scratch, "float32")}
+        measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:128], scratch, "float32")}
         with contextlib.ExitStack() as running:
             urls = {"server": running.enter_context(serve(_our_server(folder, "float32")))}
             if not options.no_reference:
@@ -88,7 +88,7 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                     load = _load(options, url, texts, "model", callers, texts_a_request)
                     measured.setdefault(name, []).append(load)
         if options.bf16:
-            measured["ceiling bf16"] = _ceiling(folder, texts[:160], scratch, "bfloat16")
+            measured["ceiling bf16"] = _ceiling(folder, texts[:128], scratch, "bfloat16")
             with serve(_our_server(folder, "bfloat16")) as url:
                 measured["server bf16"] = _loads(options, url, texts, "model")
         results["tasks"][task] = measured

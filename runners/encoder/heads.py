@@ -41,7 +41,10 @@ class Head(ABC):
     unused_weights: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.arguments = arguments
+        """
+        Args:
+            arguments: where the model came from; some heads read more files from there.
+        """
         self.model = model
         self.tokenizer = tokenizer
         self.prompt = ""

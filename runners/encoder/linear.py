@@ -8,15 +8,12 @@ Where one of these fails the stock layers stay.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from statistics import median
 
 import torch
 from torch import Tensor, nn
-
-logger = logging.getLogger(__name__)
 
 # The row counts of a short text alone and of a full batch, at which packed layers must hold their own.
 _TRIED_ROWS = (32, 1024)

@@ -9,7 +9,6 @@ the head reads. Whether a model really computes the same this way is found out b
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from runners.encoder.tokenization import TokenizedText
 from runners.loading import position_padding
-
-logger = logging.getLogger(__name__)
 
 _NAME = "packed"
 # Kernels are built and cached a number of rows, so batches are rounded up to a multiple of this.

@@ -170,10 +170,14 @@ class EncoderRunner:
             loading.set_exception(error)
             return
         loading.set_result(loaded)
-        while batch := loaded.queue.take(by_length=not loaded.forward.padding_free):
-            start = time.perf_counter()
-            _run_batch(loaded, batch)
-            loaded.queue.note_speed(sum(entry.tokens for entry in batch), time.perf_counter() - start)
+        try:
+            while batch := loaded.queue.take(by_length=not loaded.forward.padding_free):
+                start = time.perf_counter()
+                _run_batch(loaded, batch)
+                loaded.queue.note_speed(sum(entry.tokens for entry in batch), time.perf_counter() - start)
+        finally:
+            # Whatever ends this thread, nobody is to wait for it.
+            self.close()
 
     def _load(self) -> _Loaded:
         import torch
