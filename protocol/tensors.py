@@ -83,17 +83,17 @@ def _number_tensor(name: str, arrays: Sequence[NDArray[Any]]) -> Tensor:
 def _class_tensor(name: str, outputs: Sequence[ClassScores]) -> Tensor:
     """KServe prints a row of scores as a Python dict with the class ids as keys: `{0: 0.3332, 1: 0.6668}`."""
     if outputs[0].values.ndim == 1:
-        return Tensor(name, "BYTES", [len(outputs)], [_print_row(class_rows(output)[0]) for output in outputs])
+        return Tensor(name, "BYTES", [len(outputs)], [row for output in outputs for row in _print_rows(output)])
     length = max(len(output.values) for output in outputs)
     flat: list[str] = []
     for output in outputs:
-        rows = [_print_row(row) for row in class_rows(output)]
+        rows = _print_rows(output)
         flat += rows + [_NO_SCORES] * (length - len(rows))
     return Tensor(name, "BYTES", [len(outputs), length], flat)
 
 
-def _print_row(row: Sequence[float]) -> str:
-    return str(dict(enumerate(row)))
+def _print_rows(output: ClassScores) -> list[str]:
+    return list(map(str, map(dict, map(enumerate, class_rows(output)))))
 
 
 def _vocabulary_tensor(name: str, outputs: Sequence[VocabularyScores]) -> Tensor:

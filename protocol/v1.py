@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -116,7 +117,7 @@ def _render_one(prediction: Prediction) -> Any:
             return values if values.ndim else values.item()
         case ClassScores(values):
             keys = class_keys(values.shape[-1])
-            rows = [dict(zip(keys, row, strict=True)) for row in class_rows(prediction.output)]
+            rows = list(map(dict, map(zip, repeat(keys), class_rows(prediction.output))))
             return rows[0] if values.ndim == 1 else rows
         case VocabularyScores():
             masks = vocabulary_entries(prediction.output, '{"', '":', '"')
