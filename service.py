@@ -87,7 +87,7 @@ class Encoder:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        runner.close()
+        await asyncio.to_thread(runner.close)
 
     async def __is_ready__(self) -> bool:
         return runner.ready

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Texts of one request that are tokenized at a time: other requests get their turn in between.
 _TOKENIZED_AT_A_TIME = 64
+_LONGEST_BATCH_SECONDS = 10
 _BATCH_TOKENS_ON_CPU = 1536
 _BATCH_TOKENS_ON_GPU = 16384
 
@@ -66,6 +67,7 @@ class EncoderRunner:
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
         self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._model_thread: threading.Thread | None = None
 
     @property
     def name(self) -> str:
@@ -94,7 +96,8 @@ class EncoderRunner:
             ModelLoadError: the model cannot be served; the message is one line.
         """
         loading: Future[_Loaded] = Future()
-        threading.Thread(target=self._work, args=(loading,), name="model", daemon=True).start()
+        self._model_thread = threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)
+        self._model_thread.start()
         try:
             self._loaded = await asyncio.wrap_future(loading)
         except RunnerError:
@@ -106,11 +109,14 @@ class EncoderRunner:
         logger.info("%s is ready: %s from %s", self.name, self._loaded.task, self._arguments.model)
 
     def close(self) -> None:
-        """Stop the threads; what waits for them fails."""
+        """Stop the threads; what waits for them fails. Returns when the batch that runs is done."""
         loaded, self._loaded = self._loaded, None
         self._tokenizer_thread.shutdown(wait=False, cancel_futures=True)
         if loaded is not None:
             loaded.queue.close()
+            if self._model_thread is not None and self._model_thread is not threading.current_thread():
+                # A thread that is killed inside torch takes the process down with a message.
+                self._model_thread.join(_LONGEST_BATCH_SECONDS)
 
     async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
         """One prediction a text, in order; tokenizer and model run in their threads, never on the event loop.
