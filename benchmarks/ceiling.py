@@ -19,11 +19,9 @@ import torch
 from torch import nn
 
 from runners.arguments import Arguments
-from runners.encoder.linear import PackedLinear
-from runners.encoder.runner import EncoderRunner
+from runners.encoder.linear import VOCABULARY, PackedLinear
+from runners.encoder.runner import BATCH_TOKENS_ON_CPU, EncoderRunner
 from runners.inference import TextInput
-
-_BUDGET = 1536
 
 
 def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
@@ -33,7 +31,7 @@ def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
     tokenized = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
     batches: list[list[Any]] = [[]]
     for text in tokenized:
-        if sum(len(one.input_ids) for one in batches[-1]) + len(text.input_ids) > _BUDGET:
+        if sum(len(one.input_ids) for one in batches[-1]) + len(text.input_ids) > BATCH_TOKENS_ON_CPU:
             batches.append([])
         batches[-1].append(text)
 
@@ -50,7 +48,7 @@ def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
     multiplications = sum(
         module.in_features * module.out_features
         for module in loaded.head.model.modules()
-        if isinstance(module, PackedLinear | nn.Linear) and module.out_features < 10_000
+        if isinstance(module, PackedLinear | nn.Linear) and module.out_features < VOCABULARY
     )
     tokens = sum(len(text.input_ids) for text in tokenized)
     flops = full / len(texts) * tokens * 2 * multiplications
@@ -63,14 +61,14 @@ def _matrix_limit(dtype: str) -> float:
     flops = seconds = 0.0
     for inputs, outputs in ((768, 768), (768, 3072), (3072, 768)):
         layer = PackedLinear(nn.Linear(inputs, outputs, dtype=getattr(torch, dtype)))
-        rows = torch.randn(1, _BUDGET, inputs, dtype=layer.dtype)
+        rows = torch.randn(1, BATCH_TOKENS_ON_CPU, inputs, dtype=layer.dtype)
         times = []
         for _ in range(20):
             start = time.perf_counter()
             layer(rows)
             times.append(time.perf_counter() - start)
         share = 4 if inputs == outputs else 1
-        flops += share * 2 * _BUDGET * inputs * outputs
+        flops += share * 2 * BATCH_TOKENS_ON_CPU * inputs * outputs
         seconds += share * median(times)
     return flops / seconds
 

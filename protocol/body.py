@@ -16,7 +16,8 @@ T = TypeVar("T")
 # curl sends the form type for any body unless told otherwise.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
-_MAX_DIGITS = 18
+# More digits than any length has, and fewer than Python refuses to turn into a number.
+MAX_DIGITS = 18
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
@@ -30,8 +31,8 @@ async def read_body(request: Request, limit: int, allow_binary: bool = False) ->
     """
     _check_type(request, allow_binary)
     declared = request.headers.get("content-length")
-    if declared is not None and (len(declared) > _MAX_DIGITS or int(declared) > limit):
-        raise BodyTooLargeError(f"the body has {declared[:_MAX_DIGITS]} bytes; at most {limit} are allowed")
+    if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):
+        raise BodyTooLargeError(f"the body has {declared[:MAX_DIGITS]} bytes; at most {limit} are allowed")
     chunks: list[bytes] = []
     received = 0
     async for chunk in request.stream():

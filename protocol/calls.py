@@ -49,14 +49,17 @@ def find_model(models: Models, name: str) -> Runner:
     return runner
 
 
-def require_ready(runner: Runner) -> None:
-    """Refuse a call to a model that is still loading, before its body is read.
+def find_ready_model(models: Models, name: str) -> Runner:
+    """The model of that name, once it is loaded: called before a request's body is read.
 
     Raises:
-        ModelNotReadyError: with KServe's text.
+        ModelNotFoundError: there is none.
+        ModelNotReadyError: it is still loading; with KServe's text.
     """
+    runner = find_model(models, name)
     if not runner.ready:
         raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
+    return runner
 
 
 def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Options:

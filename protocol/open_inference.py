@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol import calls
-from protocol.body import json_response, parse_json, read_body
-from protocol.calls import find_model, post_route, render, require_ready, resolve_options
+from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
+from protocol.calls import find_ready_model, post_route, render, resolve_options
 from protocol.errors import InvalidRequestError, NotFoundError
 from protocol.tensors import Tensor, count_elements, flatten, output_tensors, read_strings
 from runners.inference import Models, Options, Prediction, Runner, TensorSpec, TextInput
@@ -27,7 +27,6 @@ MODEL_VERSION = "1"
 INPUT = TensorSpec("input-0", "BYTES", (-1,))
 BINARY_HEADER = "inference-header-content-length"
 _MAX_DIMENSIONS = 8
-_MAX_DIGITS = 18
 
 Dimension = Annotated[int, Meta(ge=0, lt=2**31)]
 
@@ -80,8 +79,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         return json_response({"models": models.names})
 
     async def model_metadata(request: Request) -> Response:
-        runner = find_model(models, _served_name(request))
-        require_ready(runner)
+        runner = find_ready_model(models, _served_name(request))
         return json_response(
             {
                 "name": runner.name,
@@ -93,13 +91,11 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         )
 
     async def model_ready(request: Request) -> Response:
-        runner = find_model(models, _served_name(request))
-        require_ready(runner)
+        runner = find_ready_model(models, _served_name(request))
         return json_response({"name": runner.name, "ready": True})
 
     async def infer(request: Request) -> Response:
-        runner = find_model(models, _served_name(request))
-        require_ready(runner)
+        runner = find_ready_model(models, _served_name(request))
         body = await read_body(request, max_request_bytes, allow_binary=True)
         head, binary = _split(body, request.headers)
         call = parse_json(head, _decoder, "the body")
@@ -141,7 +137,7 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
         if headers.get("content-type", "").lower().startswith("application/octet-stream"):
             raise InvalidRequestError(f"a binary body needs the header {BINARY_HEADER}, the bytes of its JSON part")
         return body, memoryview(b"")
-    if not declared.isdecimal() or len(declared) > _MAX_DIGITS or int(declared) > len(body):
+    if not declared.isdecimal() or len(declared) > MAX_DIGITS or int(declared) > len(body):
         raise InvalidRequestError(f"{BINARY_HEADER} must be a number of bytes, at most the body's {len(body)}")
     length = int(declared)
     return body[:length], memoryview(body)[length:]

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.body import json_response, parse_json, read_body
-from protocol.calls import find_model, infer, post_route, render, require_ready, resolve_options
+from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor, offset_tensor
@@ -49,20 +49,18 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         return json_response({"models": models.names})
 
     async def model_status(request: Request) -> Response:
-        runner = find_model(models, request.path_params["name"])
-        require_ready(runner)
+        runner = find_ready_model(models, request.path_params["name"])
         return json_response({"name": runner.name, "ready": True})
 
     async def predict(request: Request) -> Response:
-        runner = find_model(models, request.path_params["name"])
-        require_ready(runner)
+        runner = find_ready_model(models, request.path_params["name"])
         body = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
         options = resolve_options(runner, body.parameters)
         predictions = await infer(request, runner, _read_texts(body), options)
         return await render(_render, predictions)
 
     async def explain(request: Request) -> Response:
-        require_ready(find_model(models, request.path_params["name"]))
+        find_ready_model(models, request.path_params["name"])
         raise NotImplementedByModelError("this server has no explainer; it offers :predict")
 
     async def unknown_verb(request: Request) -> Response:

@@ -70,9 +70,10 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
     filenames = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
     if not any(find_file(arguments, filename) for filename in filenames):
         raise ModelLoadError(f"{arguments.model} has no tokenizer: none of {', '.join(filenames)}")
-    lowers = tokenizer.tokenize("AN EXAMPLE") == tokenizer.tokenize("an example")
-    if arguments.disable_lower_case is not None and lowers is arguments.disable_lower_case:
-        logger.warning("disable_lower_case has no effect on %s", type(tokenizer).__name__)
+    if arguments.disable_lower_case is not None:
+        lowers = tokenizer.tokenize("AN EXAMPLE") == tokenizer.tokenize("an example")
+        if lowers is arguments.disable_lower_case:
+            logger.warning("disable_lower_case has no effect on %s", type(tokenizer).__name__)
     return tokenizer
 
 

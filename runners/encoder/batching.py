@@ -100,6 +100,7 @@ class BatchQueue:
         self._max_requests = max_requests
         self._requests = 0
         self._entries: list[Entry] = []
+        self._waiting_tokens = 0
         self._ages = count()
         self._served_tokens = 0
         self._tokens_a_second = 0.0
@@ -132,7 +133,7 @@ class BatchQueue:
                 excess = max(0, job.queued_tokens - self._max_batch_tokens)
                 tag = job.arrival + _LARGE_REQUEST_PENALTY * excess
                 job.queued_tokens += len(text.input_ids)
-                heapq.heappush(self._entries, Entry(tag, next(self._ages), job, position, text, options))
+                self._push(Entry(tag, next(self._ages), job, position, text, options))
             self._changed.notify()
 
     def take(self, by_length: bool = False) -> list[Entry]:
@@ -163,12 +164,22 @@ class BatchQueue:
             for entry in self._entries:
                 entry.job.deliver([(entry.position, ModelNotReadyError("the server is shutting down"))])
             self._entries.clear()
+            self._waiting_tokens = 0
             self._changed.notify_all()
+
+    def _push(self, entry: Entry) -> None:
+        heapq.heappush(self._entries, entry)
+        self._waiting_tokens += entry.tokens
+
+    def _pop(self) -> Entry:
+        entry = heapq.heappop(self._entries)
+        self._waiting_tokens -= entry.tokens
+        return entry
 
     def _next(self) -> Entry | None:
         """The oldest entry that somebody still waits for."""
         while self._entries and self._entries[0].job.abandoned:
-            heapq.heappop(self._entries)
+            self._pop()
         return self._entries[0] if self._entries else None
 
     def _take_packed(self) -> list[Entry]:
@@ -177,14 +188,14 @@ class BatchQueue:
         while len(batch) < _MAX_BATCH_TEXTS and (entry := self._next()) is not None:
             if batch and entry.tokens > budget:
                 break
-            batch.append(heapq.heappop(self._entries))
+            batch.append(self._pop())
             budget -= entry.tokens
         return batch
 
     def _take_padded(self) -> list[Entry]:
         candidates: list[Entry] = []
         while len(candidates) < _PADDED_CANDIDATES and self._next() is not None:
-            candidates.append(heapq.heappop(self._entries))
+            candidates.append(self._pop())
         if not candidates:
             return []
         oldest = candidates[0]
@@ -196,9 +207,9 @@ class BatchQueue:
                 break
             size += 1
         for entry in candidates[size:]:
-            heapq.heappush(self._entries, entry)
+            self._push(entry)
         return candidates[:size]
 
     def _drain_seconds(self) -> float:
-        waiting = sum(entry.tokens for entry in list(self._entries))
-        return min(_LONGEST_RETRY, max(1.0, waiting / self._tokens_a_second if self._tokens_a_second else 1.0))
+        seconds = self._waiting_tokens / self._tokens_a_second if self._tokens_a_second else 1.0
+        return min(_LONGEST_RETRY, max(1.0, seconds))

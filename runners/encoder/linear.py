@@ -20,7 +20,7 @@ _LEAST_SPEEDUP = 0.8
 # Smaller layers (weights, not bytes) take microseconds either way.
 _SMALL_LAYER = 2**18
 # Vocabulary layers: large, but they see few rows.
-_VOCABULARY = 10_000
+VOCABULARY = 10_000
 # Packed weights are laid out for many rows; the layout serves few rows as well.
 _LAYOUT_ROWS = 512
 
@@ -59,7 +59,7 @@ def pack_linears(model: nn.Module) -> str:
         return f"stock linear layers: this platform has no packed ones ({type(error).__name__})"
     if unequal:
         return f"stock linear layers: packed ones of {unequal[0]} give other results"
-    tried = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < _VOCABULARY))
+    tried = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < VOCABULARY))
     speedups = [_speedup(tried, packed[tried], rows) for rows in _TRIED_ROWS]
     faster = " and ".join(
         f"{speedup:.1f} times at {rows} rows" for speedup, rows in zip(speedups, _TRIED_ROWS, strict=True)
@@ -79,7 +79,7 @@ def warm_linears(model: nn.Module, row_counts: Iterable[int]) -> None:
     shapes = {
         (module.in_features, module.out_features): module
         for module in model.modules()
-        if isinstance(module, PackedLinear) and module.out_features < _VOCABULARY
+        if isinstance(module, PackedLinear) and module.out_features < VOCABULARY
     }
     for rows in row_counts:
         for (in_features, _), module in shapes.items():

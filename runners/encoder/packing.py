@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -57,6 +57,19 @@ class _Layout:
     cu_seqlens: Tensor
     longest: int
     total: int
+    window_masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def window_mask(self, length: int, window: int | None) -> Tensor | None:
+        """Which tokens see which, [length, length], where a window of |i - j| < window leaves some out.
+
+        Made once a batch: all layers with a window ask for the same.
+        """
+        if window is None or length <= window:
+            return None
+        if (length, window) not in self.window_masks:
+            positions = torch.arange(length)
+            self.window_masks[length, window] = (positions[:, None] - positions).abs() < window
+        return self.window_masks[length, window]
 
 
 # A model runs in one thread; the attention function finds the layout of that thread's batch here.
@@ -76,7 +89,7 @@ def _packed_attention(
     for start, end in zip(layout.bounds, layout.bounds[1:], strict=False):
         attended = functional.scaled_dot_product_attention(
             query[:, :, start:end], key[:, :, start:end], value[:, :, start:end],
-            attn_mask=_window_mask(end - start, window), scale=scale,
+            attn_mask=layout.window_mask(end - start, window), scale=scale,
         )  # fmt: skip
         result[:, start:end] = attended.transpose(1, 2)
     return result, None
@@ -93,14 +106,6 @@ def _attend_on_gpu(
     result = varlen_attn(*rows, bounds, bounds, longest, longest, scale=scale, window_size=reach)
     assert isinstance(result, Tensor)
     return result[None]
-
-
-def _window_mask(length: int, window: int | None) -> Tensor | None:
-    """Which tokens see which, [length, length], where a window of |i - j| < window leaves some out."""
-    if window is None or length <= window:
-        return None
-    positions = torch.arange(length)
-    return (positions[:, None] - positions).abs() < window
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Texts of one request that are tokenized at a time: other requests get their turn in between.
 _TOKENIZED_AT_A_TIME = 64
 _LONGEST_BATCH_SECONDS = 10
-_BATCH_TOKENS_ON_CPU = 1536
+BATCH_TOKENS_ON_CPU = 1536
 _BATCH_TOKENS_ON_GPU = 16384
 
 
@@ -216,7 +216,7 @@ class EncoderRunner:
         logger.info("%s", reason)
         TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = arguments.max_batch_tokens or (
-            _BATCH_TOKENS_ON_GPU if device.type == "cuda" else _BATCH_TOKENS_ON_CPU
+            _BATCH_TOKENS_ON_GPU if device.type == "cuda" else BATCH_TOKENS_ON_CPU
         )
         loaded = _Loaded(
             task=task,
