@@ -29,3 +29,7 @@ class OverloadedError(RunnerError):
 
 class ModelNotReadyError(RunnerError):
     """The model is still loading, or has stopped."""
+
+
+class EngineDeadError(RunnerError):
+    """The engine that ran the model has died; the server stops."""
