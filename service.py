@@ -1,7 +1,8 @@
 """The BentoML service: what runs where. It wires and computes nothing.
 
-protocol/  KServe V1 and the Open Inference Protocol, one ASGI application mounted at /
-runners/   the model: loaded in the background once the server listens, run in a thread of its own
+protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application mounted at /
+runners/   the model: loaded in the background once the server listens; an encoder runs in a thread of its own, a
+           generator on vLLM's engine or, in a thread of its own, on transformers
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from runners.arguments import read_arguments
-from runners.encoder.runner import EncoderRunner
 from runners.errors import ArgumentsError
+from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
-from runners.startup import being_built, configure_logging, load_or_exit, resolve_resources, watch_for_failed_workers
+from runners.selection import create_runner
+from runners.startup import being_built, configure_logging, resolve_resources, run_or_exit, watch_for_failed_workers
 
 HERE = Path(__file__).resolve().parent
 # A built Bento keeps its source in src/, beside it the bento.yaml with the arguments it was built with.
@@ -34,11 +36,11 @@ try:
         command_line={} if IN_BENTO else given, environment=os.environ, baked=given if IN_BENTO else {}
     )
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
-    runner = EncoderRunner(arguments)
+    runner = create_runner(arguments)
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
 BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
-application = create_application(Models([runner]), arguments.max_request_bytes)
+application = create_application(Models([runner]), arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
 class DirectService(Service[Any]):
@@ -57,24 +59,8 @@ class DirectService(Service[Any]):
         return route
 
 
-@bentoml.asgi_app(application, path="/")
-@bentoml.service(
-    service_class=DirectService,
-    name="huggingface_runtime",
-    image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
-    resources=resources,
-    envs=[
-        {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
-        {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
-        # Spin shortly at OpenMP's barriers: where another process wants the cores, long spinning is 20 times slower.
-        {"name": "GOMP_SPINCOUNT", "value": "1000"},
-    ],
-    endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
-    # BentoML's own request metrics label by raw path; /metrics is the application's.
-    metrics={"enabled": False},
-)
-class Encoder:
-    """Fill-mask, token classification, sequence classification and text embedding."""
+class Server:
+    """One model, from start to stop."""
 
     @bentoml.on_deployment
     @staticmethod
@@ -83,11 +69,44 @@ class Encoder:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        self._loading = asyncio.create_task(load_or_exit(runner))
+        self._running = asyncio.create_task(run_or_exit(runner))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
+        self._running.cancel()
         await asyncio.to_thread(runner.close)
 
     async def __is_ready__(self) -> bool:
         return runner.ready
+
+    async def __is_alive__(self) -> bool:
+        return not runner.failed
+
+
+class Encoder(Server):
+    """Fill-mask, token classification, sequence classification and text embedding, on this server's own engine."""
+
+
+class Generator(Server):
+    """Text generation, on vLLM where it runs the model, else on transformers."""
+
+
+# One name, and one service in every Bento: the model that is served decides which of the two it is.
+Runtime = bentoml.asgi_app(application, path="/")(
+    bentoml.service(
+        service_class=DirectService,
+        name="huggingface_runtime",
+        image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
+        # As many GPUs as the engine's parallelism takes, which for an encoder is one.
+        resources=resources,
+        envs=[
+            {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
+            {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+            # Spin shortly at OpenMP's barriers: beside another busy process, long spinning is 20 times slower.
+            {"name": "GOMP_SPINCOUNT", "value": "1000"},
+        ],
+        endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
+        # BentoML's own request metrics label by raw path; /metrics is the application's.
+        metrics={"enabled": False},
+    )(Generator if isinstance(runner, GeneratorRunner) else Encoder)
+)

@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
+from collections.abc import Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol import open_inference, v1
-from protocol.errors import ProtocolError, ignore_disconnect, render_error
+from protocol import generate, open_inference, openai, v1
+from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
+from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import Models
 
+# What probes and scrapers ask, which have no key.
+_OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics")
 
-def create_application(models: Models, max_request_bytes: int) -> Starlette:
-    """The application that serves `models`; bodies of more than `max_request_bytes` are refused."""
+
+def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> Starlette:
+    """The application that serves `models`.
+
+    Args:
+        openai_prefix: where OpenAI's API is served, beside `/v1`.
+    """
+    limit = arguments.max_request_bytes
     return Starlette(
         routes=[
-            *v1.routes(models, max_request_bytes),
-            *open_inference.routes(models, max_request_bytes),
+            *openai.routes(models, limit, openai_prefix),
+            *v1.routes(models, limit),
+            *generate.routes(models, limit),
+            *open_inference.routes(models, limit),
             Route("/metrics", _metrics),
         ],
+        middleware=[Middleware(_RequireKey, keys=arguments.api_key)] if arguments.api_key else [],
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
@@ -34,6 +52,29 @@ def create_application(models: Models, max_request_bytes: int) -> Starlette:
             Exception: render_error,
         },
     )
+
+
+class _RequireKey:
+    """Refuses requests that carry none of the keys."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in _OPEN:
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            # Digests, so that the comparison takes as long whatever the key.
+            allowed = [hmac.compare_digest(_digest(key.strip()), digest) for digest in self._digests]
+            if scheme.lower() != "bearer" or not any(allowed):
+                error = UnauthorizedError("this server asks for a key: send it as Authorization: Bearer KEY")
+                await (await render_error(Request(scope), error))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
 
 
 async def _metrics(_: Request) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -11,30 +11,58 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError
+from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError, NotFoundError
+from protocol.sampling import read_sampling
+from protocol.versions import MODEL_VERSION
 from runners.errors import ModelNotReadyError
+from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Options, Output, Prediction, Runner, Text, TextInput
 
 T = TypeVar("T")
+
+# What clients of OpenAI's API ask for below /v1; which of them a model answers depends on its engine.
+OPENAI_PATHS = (
+    "completions", "chat/completions", "responses", "messages", "embeddings", "rerank", "score", "classify", "pooling",
+)  # fmt: skip
 
 # Rendering takes about 0.1 us a number; what takes longer than a few ms must not hold up the event loop.
 _RENDER_INLINE = 20_000
 
 
-def post_route(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
-    """A route for POST that answers other methods with 405 even where a later route has a path like its own."""
+def post_route(
+    path: str,
+    endpoint: Callable[[Request], Awaitable[Response]],
+    render_error: Callable[[Exception], Response] | None = None,
+) -> Route:
+    """A route for POST that answers other methods with 405 even where a later route has a path like its own.
+
+    Args:
+        render_error: the form of that answer; the application's own if None.
+    """
 
     async def guarded(request: Request) -> Response:
-        if request.method != "POST":
-            raise MethodNotAllowedError(
-                f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
-            )
-        return await endpoint(request)
+        if request.method == "POST":
+            return await endpoint(request)
+        error = MethodNotAllowedError(
+            f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
+        )
+        if render_error is None:
+            raise error
+        return render_error(error)
 
     route = Route(path, guarded)
     # All methods, so that the router does not answer for some of them itself.
     route.methods = None
     return route
+
+
+def served_name(request: Request) -> str:
+    """The model's name in the path, once the version in it, if any, is the one that is served."""
+    name: str = request.path_params["name"]
+    version = request.path_params.get("version", MODEL_VERSION)
+    if version != MODEL_VERSION:
+        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
+    return name
 
 
 def find_model(models: Models, name: str) -> Runner:
@@ -62,13 +90,42 @@ def find_ready_model(models: Models, name: str) -> Runner:
     return runner
 
 
+def find_generator(models: Models, name: str, what: str) -> GeneratorRunner:
+    """The model of that name, once it is loaded, if it generates text.
+
+    Args:
+        what: what the request asks for.
+
+    Raises:
+        InvalidRequestError: it does something else; the message says what.
+    """
+    runner = find_ready_model(models, name)
+    if not isinstance(runner, GeneratorRunner):
+        raise InvalidRequestError(f"{runner.name} does not serve {what}: {describe_service(runner)}")
+    return runner
+
+
+def describe_service(runner: Runner) -> str:
+    """What a model does, and where, for whoever asked it for something else."""
+    name = runner.name
+    routes = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer"]
+    if isinstance(runner, GeneratorRunner):
+        generates = [*routes, f"/v2/models/{name}/generate"] if runner.generates else []
+        routes = [*generates, *(path for path in runner.openai_paths if path.removeprefix("/v1/") in OPENAI_PATHS)]
+    return f"it serves {runner.task} at {', '.join(routes)}"
+
+
 def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Options:
-    """The operator's options, changed by what the request's parameters say; other parameters are not ours.
+    """The operator's options, changed by what the request's parameters say.
+
+    An encoder's may be accompanied by any others; a generator's may not, since a misspelt one would change the text.
 
     Raises:
         InvalidRequestError: a parameter is no boolean, or they exclude each other.
     """
     options = runner.default_options
+    if isinstance(runner, GeneratorRunner):
+        return replace(options, sampling=read_sampling(parameters))
     if not parameters:
         return options
     flags = {name: parameters[name] for name in _OPTION_PARAMETERS if name in parameters}
@@ -95,7 +152,16 @@ async def infer(request: Request, runner: Runner, texts: Sequence[TextInput], op
     Raises:
         ClientDisconnect: the client has gone; its texts will not run.
     """
-    work = asyncio.ensure_future(runner.infer(texts, options))
+    return await until_disconnect(request, runner.infer(texts, options))
+
+
+async def until_disconnect(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await the coroutine, or cancel it when the client goes away.
+
+    Raises:
+        ClientDisconnect: the client has gone.
+    """
+    work = asyncio.ensure_future(coroutine)
     watch = asyncio.ensure_future(_wait_for_disconnect(request))
     watch.add_done_callback(lambda _: work.cancel())
     try:

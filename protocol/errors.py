@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runners.errors import InputError, ModelNotReadyError, OverloadedError
+from runners.errors import EngineDeadError, InputError, ModelNotReadyError, OverloadedError
 
 
 class ProtocolError(Exception):
@@ -23,13 +23,18 @@ class ProtocolError(Exception):
 
 
 class InvalidRequestError(ProtocolError):
-    """The body or a parameter is not what the protocol says."""
+    """The body or a parameter is not what the protocol says; `param` names it, for OpenAI's API."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ModelNotFoundError(ProtocolError):
     """KServe's text: clients look for it."""
 
     status = HTTPStatus.NOT_FOUND
+    param = "model"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Model with name {name} does not exist.")
@@ -39,6 +44,13 @@ class NotFoundError(ProtocolError):
     """No such path or model version."""
 
     status = HTTPStatus.NOT_FOUND
+
+
+class UnauthorizedError(ProtocolError):
+    """The request carries none of the operator's keys."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    headers: Mapping[str, str] = MappingProxyType({"www-authenticate": "Bearer"})
 
 
 class MethodNotAllowedError(ProtocolError):
@@ -74,6 +86,7 @@ _LONGEST_MESSAGE = 400
 _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 
@@ -107,6 +120,21 @@ async def render_error(request: Request, error: Exception) -> Response:
                 message = f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}"
             case HTTPStatus.NOT_FOUND:
                 message = f"there is nothing at {request.url.path}; the protocols are under /v1 and /v2"
-    if len(message) > _LONGEST_MESSAGE:
-        message = f"{message[:_LONGEST_MESSAGE]} ..."
-    return Response(orjson.dumps({"error": message}), status, headers, media_type="application/json")
+    return Response(orjson.dumps({"error": _cut(message)}), status, headers, media_type="application/json")
+
+
+def render_openai_error(error: Exception) -> Response:
+    """An error as OpenAI's API and vLLM have it."""
+    status, _, headers = describe(error)
+    return Response(orjson.dumps(openai_error(error)), status, headers, media_type="application/json")
+
+
+def openai_error(error: Exception) -> dict[str, object]:
+    """The `{"error": {...}}` body of OpenAI's API; `type` and `code` are vLLM's."""
+    status, message, _ = describe(error)
+    kind = f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
+    return {"error": {"message": _cut(message), "type": kind, "param": getattr(error, "param", None), "code": status}}
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ..."

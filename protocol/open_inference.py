@@ -15,15 +15,12 @@ from starlette.routing import Route
 
 from protocol import calls
 from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
-from protocol.calls import find_ready_model, post_route, render, resolve_options
-from protocol.errors import InvalidRequestError, NotFoundError
+from protocol.calls import describe_service, find_ready_model, post_route, render, resolve_options, served_name
+from protocol.errors import InvalidRequestError
 from protocol.tensors import Tensor, count_elements, flatten, output_tensors, read_strings
+from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION
 from runners.inference import Models, Options, Prediction, Runner, TensorSpec, TextInput
 
-SERVER_NAME = "bentoml-huggingface-runtime"
-SERVER_VERSION = "0.1.0"
-# One version of a model is served; its name is Triton's first.
-MODEL_VERSION = "1"
 INPUT = TensorSpec("input-0", "BYTES", (-1,))
 BINARY_HEADER = "inference-header-content-length"
 _MAX_DIMENSIONS = 8
@@ -68,7 +65,9 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": ["binary_tensor_data"]})
 
     async def live(_: Request) -> Response:
-        return json_response({"live": True})
+        response = json_response({"live": models.live})
+        response.status_code = 200 if models.live else 503
+        return response
 
     async def ready(_: Request) -> Response:
         response = json_response({"ready": models.ready})
@@ -79,7 +78,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         return json_response({"models": models.names})
 
     async def model_metadata(request: Request) -> Response:
-        runner = find_ready_model(models, _served_name(request))
+        runner = find_ready_model(models, served_name(request))
         return json_response(
             {
                 "name": runner.name,
@@ -91,15 +90,15 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         )
 
     async def model_ready(request: Request) -> Response:
-        runner = find_ready_model(models, _served_name(request))
+        runner = find_ready_model(models, served_name(request))
         return json_response({"name": runner.name, "ready": True})
 
     async def infer(request: Request) -> Response:
-        runner = find_ready_model(models, _served_name(request))
+        runner = find_ready_model(models, served_name(request))
         body = await read_body(request, max_request_bytes, allow_binary=True)
         head, binary = _split(body, request.headers)
         call = parse_json(head, _decoder, "the body")
-        texts = _read_texts(call, binary)
+        texts = _read_texts(call, binary, runner)
         options = resolve_options(runner, call.parameters)
         _check_outputs(call, runner, options)
         predictions = await calls.infer(request, runner, texts, options)
@@ -115,15 +114,6 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         *(Route(f"{model}{form}/ready", model_ready) for form in (version, "")),
         *(Route(f"{model}{form}", model_metadata) for form in (version, "")),
     ]
-
-
-def _served_name(request: Request) -> str:
-    """The model's name in the path, once the version in it, if any, is the one that is served."""
-    name: str = request.path_params["name"]
-    version = request.path_params.get("version", MODEL_VERSION)
-    if version != MODEL_VERSION:
-        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
-    return name
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -143,13 +133,15 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def _read_texts(call: InferRequest, binary: memoryview) -> list[TextInput]:
+def _read_texts(call: InferRequest, binary: memoryview, runner: Runner) -> list[TextInput]:
     """The texts of a request's one tensor: [N] or [N, 1] are texts, [N, 2] pairs, [] one text."""
     if len(call.inputs) != 1:
         raise InvalidRequestError(f"the request has {len(call.inputs)} inputs; this model takes one tensor of texts")
     tensor = call.inputs[0]
     if tensor.datatype.upper() != INPUT.datatype:
-        raise InvalidRequestError(f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES")
+        raise InvalidRequestError(
+            f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES: {describe_service(runner)}"
+        )
     strings = _read_elements(tensor, binary)
     if count_elements(tensor.shape) != len(strings):
         raise InvalidRequestError(

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from protocol.body import json_response, parse_json, read_body
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
+from protocol.openai import model_card
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor, offset_tensor
 from runners.inference import ClassScores, Models, Numbers, Prediction, Text, TextInput, VocabularyScores
@@ -45,12 +46,10 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
     async def alive(_: Request) -> Response:
         return json_response({"status": "alive"})
 
-    async def list_models(_: Request) -> Response:
-        return json_response({"models": models.names})
-
     async def model_status(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        return json_response({"name": runner.name, "ready": True})
+        # OpenAI's clients ask the same path.
+        return json_response({"name": runner.name, "ready": True, **model_card(request.path_params["name"])})
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
@@ -70,7 +69,6 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
     return [
         Route("/", alive),
-        Route("/v1/models", list_models),
         post_route("/v1/models/{name:path}:predict", predict),
         post_route("/v1/models/{name:path}:explain", explain),
         Route("/v1/models/{name:path}", model_status),

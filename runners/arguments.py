@@ -1,12 +1,19 @@
-"""Every argument of the server: one model, read from the command line, the environment and the Bento."""
+"""Every argument of the server: one model, read from the command line, the environment and the Bento.
+
+What has no name here may be one of vLLM's: it is kept as it was given, for vLLM's own parser to judge.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import logging
+import math
+import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -18,19 +25,46 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "RUNTIME_"
 ENVIRONMENT_COMMAND_LINE = "RUNTIME_ARGS"
-_ALIASES = {"max_model_len": "max_length"}
+# vLLM's names for arguments of this server, and its short ones for those that say how many GPUs it needs.
+_ALIASES = {
+    "max_model_len": "max_length",
+    "model": "model_id",
+    "revision": "model_revision",
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "dp": "data_parallel_size",
+    "dpl": "data_parallel_size_local",
+}
+_SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+)(=(?P<value>.*))?$", re.DOTALL)
+# vLLM's that KServe's manifests carry whatever they serve.
+_KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
 # KServe's other flags, which manifests carry: taken with a warning, so that these still start.
 _WITHOUT_EFFECT = frozenset(
     {
         "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url", "enable_grpc",
         "enable_latency_logging", "enable_predictor_health_check", "event_loop",
         "grpc_max_receive_message_length", "grpc_max_send_message_length", "grpc_port", "http_port",
-        "log_config_file", "max_asyncio_workers", "max_log_len", "max_threads", "predictor_host",
+        "log_config_file", "max_asyncio_workers", "max_threads", "predictor_host",
         "predictor_protocol", "predictor_request_retries", "predictor_request_timeout_seconds",
         "predictor_use_ssl", "protocol", "ssl_certfile", "ssl_keyfile", "timeout_keep_alive", "workers",
     }
 )  # fmt: skip
 _KSERVE_SWITCHES = frozenset({"disable_log_requests", "enable_predictor_health_check"})
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArgument:
+    """An argument that is vLLM's, if anybody's.
+
+    Attributes:
+        value: as given; several words are quoted as in a shell, `true` and `false` are a flag's.
+        origin: where it came from.
+        meant: whether it must be an argument; a `RUNTIME_...` variable need not be.
+    """
+
+    value: str
+    origin: str
+    meant: bool
 
 
 def _split_names(value: object) -> object:
@@ -52,18 +86,22 @@ class Arguments(BaseModel):
     model_revision: str | None = Field(None, description="branch, tag or commit of the model on the hub")
     tokenizer_revision: str | None = Field(None, description="the same for the tokenizer; `model_revision` if unset")
     task: Annotated[Task | None, BeforeValidator(_task_name)] = Field(
-        None, description="`fill_mask`, `token_classification`, `sequence_classification` or `text_embedding`; "
-        "inferred from the model's architectures if unset",
+        None, description="`fill_mask`, `token_classification`, `sequence_classification`, `text_embedding`, "
+        "`text_generation` or `text2text_generation`; inferred from the model's architectures if unset",
     )  # fmt: skip
     backend: Literal["auto", "huggingface", "vllm"] = Field(
-        "auto", description="`auto` and `huggingface` are the same for these tasks; `vllm` does not run them"
-    )
-    dtype: Literal["auto", "float32", "float", "float16", "half", "bfloat16"] = Field(
-        "float32", description="`auto` is float16 on a GPU and float32 on a CPU"
-    )
+        "auto", description="`auto` generates on vLLM where it is installed and runs the model on this device, else on "
+        "`transformers`, and runs all other tasks on this server's own engine; `huggingface` never takes vLLM, `vllm` "
+        "always",
+    )  # fmt: skip
+    dtype: Literal["auto", "float32", "float", "float16", "half", "bfloat16"] | None = Field(
+        None, description="float32 if unset, `auto` is float16 on a GPU and float32 on a CPU; on vLLM both are the "
+        "checkpoint's own",
+    )  # fmt: skip
     max_length: int | None = Field(
-        None, ge=1, description="longest text in tokens, longer ones are truncated; also called `max_model_len`; "
-        "the model's and the tokenizer's own limits hold where they are smaller",
+        None, ge=1, description="longest text in tokens, longer ones are truncated; for generation prompt and output "
+        "together, longer ones are refused; also called `max_model_len`; the model's and the tokenizer's own limits "
+        "hold where they are smaller",
     )  # fmt: skip
     disable_lower_case: bool | None = Field(
         None, description="`true` never lower-cases, `false` always does (KServe's default); if unset the tokenizer's "
@@ -83,6 +121,10 @@ class Arguments(BaseModel):
     return_offsets_mapping: bool = Field(
         False, description="token classification: add each token's start and end in the text as `offset_mapping`"
     )
+    api_key: Annotated[tuple[str, ...] | None, BeforeValidator(_split_names)] = Field(
+        None, repr=False, description="comma list of keys; clients must send one as `Authorization: Bearer KEY` on all "
+        "routes but health and metrics; better set in the environment, since command lines can be seen",
+    )  # fmt: skip
     max_request_bytes: int = Field(32 * 2**20, ge=1, description="largest request body in bytes, a larger one is a 413")
     max_batch_tokens: int | None = Field(
         None, ge=1, description="most tokens the model computes at once; if unset 1536 on a CPU and 16384 on a GPU"
@@ -91,10 +133,11 @@ class Arguments(BaseModel):
         512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
     )
     gpu: int | None = Field(
-        None, ge=0, description="GPUs the service asks BentoML for, 0 for none; if unset 1 where a GPU is present and "
-        "in every Bento",
+        None, ge=0, description="GPUs the service asks BentoML for, 0 for none; if unset as many as vLLM's parallel "
+        "sizes make, where a GPU is present and in every Bento",
     )  # fmt: skip
     gpu_type: str | None = Field(None, description="BentoCloud's GPU type, such as `nvidia-l4`")
+    engine: Mapping[str, EngineArgument] = Field({}, exclude=True, repr=False)
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Arguments:
@@ -109,6 +152,47 @@ class Arguments(BaseModel):
         """The folder or hub id to load."""
         return self.model_id or self.model_dir
 
+    @property
+    def parallel_size(self) -> int:
+        """The GPUs that vLLM's parallelism takes on this machine: tensor x pipeline x data parallel.
+
+        Raises:
+            ArgumentsError: one of the sizes is no positive number.
+        """
+        local = "data_parallel_size_local" if "data_parallel_size_local" in self.engine else "data_parallel_size"
+        sizes = [
+            _positive(name, self.engine[name])
+            for name in ("tensor_parallel_size", "pipeline_parallel_size", local)
+            if name in self.engine
+        ]
+        return math.prod(sizes)
+
+    def refuse_engine_arguments(self, reason: str) -> None:
+        """Called where vLLM does not run the model: what was meant as an argument is unknown, the rest is warned of.
+
+        Args:
+            reason: why vLLM's arguments have no meaning.
+
+        Raises:
+            ArgumentsError: an argument is unknown.
+        """
+        for name, argument in self.engine.items():
+            if not argument.meant:
+                logger.warning("%s is ignored: there is no argument %s", argument.origin, name)
+            elif name in _KSERVE_ENGINE_ARGUMENTS:
+                logger.warning("%s in %s has no effect: %s", name, argument.origin, reason)
+            else:
+                raise ArgumentsError(f"{unknown_argument(name, argument.origin)}; {reason}")
+
+
+def _positive(name: str, argument: EngineArgument) -> int:
+    if not argument.value.isdecimal() or int(argument.value) < 1:
+        raise ArgumentsError(f"argument {name} (from {argument.origin}) is {argument.value!r}: it must be 1 or more")
+    return int(argument.value)
+
+
+ARGUMENT_NAMES = tuple(name for name in Arguments.model_fields if name != "engine")
+
 
 def parse_command_line(words: Sequence[str], origin: str = "the command line") -> dict[str, str]:
     """Parse `--name=value`, `--name value` and bare `--flag`; `-` and `_` are the same in names.
@@ -118,15 +202,17 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
         origin: what to call the command line in an error.
 
     Returns:
-        The values as given, by argument name; nothing is validated but the names.
+        The values as given, by argument name; nothing is validated. Several words after a name that is not this
+        server's own are one value, quoted as in a shell.
 
     Raises:
-        ArgumentsError: an unknown argument, a missing value or a stray word.
+        ArgumentsError: a missing value or a stray word.
     """
     parser = argparse.ArgumentParser(
         add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
     )
-    for name, field in Arguments.model_fields.items():
+    for name in ARGUMENT_NAMES:
+        field = Arguments.model_fields[name]
         names = [name, *(alias for alias, target in _ALIASES.items() if target == name)]
         is_flag = field.annotation in (bool, bool | None)
         options = [f"--{name}" for name in names]
@@ -143,12 +229,27 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
         namespace, rest = parser.parse_known_args([_canonical_word(word) for word in words])
     except argparse.ArgumentError as error:
         raise ArgumentsError(f"{origin} is wrong: {error}") from error
-    if rest:
-        if rest[0].startswith("--"):
-            raise ArgumentsError(_unknown_argument(rest[0].removeprefix("--").partition("=")[0], origin))
-        raise ArgumentsError(f"{origin} has a stray word {rest[0]!r}; arguments look like --name=value")
     values: dict[str, str] = vars(namespace)
+    for name, given in _group(rest, origin):
+        values[name] = given[0] if len(given) == 1 else shlex.join(given) or "true"
     return values
+
+
+def _group(words: Iterable[str], origin: str) -> list[tuple[str, list[str]]]:
+    """The words of each option together: `--lora_modules a=x b=y` is one."""
+    options: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            options.append((_canonical_name(name), [value] if equals else []))
+        elif short := _SHORT_OPTION.match(word):
+            value = short["value"]
+            options.append((_canonical_name(short["name"]), [] if value is None else [value]))
+        elif options:
+            options[-1][1].append(word)
+        else:
+            raise ArgumentsError(f"{origin} has a stray word {word!r}; arguments look like --name=value")
+    return options
 
 
 def read_arguments(
@@ -157,27 +258,28 @@ def read_arguments(
     """Merge the sources; command line > environment > baked into the Bento > default.
 
     In the environment `RUNTIME_<ARGUMENT>` is stronger than the same argument in `RUNTIME_ARGS`. Empty variables count
-    as unset. An unknown `RUNTIME_...` variable is only warned of: Kubernetes sets some of that form for a Service
-    called "runtime".
+    as unset. An unknown `RUNTIME_...` variable will only be warned of: Kubernetes sets some of that form for a Service
+    called "runtime". What has no name here is vLLM's to judge, in `engine`.
 
     Raises:
         ArgumentsError: one line that names the argument, where it came from and what is allowed.
     """
     values: dict[str, object] = {}
+    engine: dict[str, EngineArgument] = {}
     origins: dict[str, str] = {}
 
-    def take(source: Mapping[str, object], origin: str) -> None:
+    def take(source: Mapping[str, object], origin: str, meant: bool = True) -> None:
         for given_name, value in source.items():
             if value is None or value == "":
                 continue
             name = _canonical_name(given_name)
             if name in _WITHOUT_EFFECT:
                 logger.warning("%s in %s has no effect on this server", name, origin)
-                continue
-            if name not in Arguments.model_fields:
-                raise ArgumentsError(_unknown_argument(given_name, origin))
-            values[name] = value
-            origins[name] = origin
+            elif name in ARGUMENT_NAMES:
+                values[name] = value
+                origins[name] = origin
+            else:
+                engine[name] = EngineArgument(_as_text(value), origin, meant)
 
     take(baked, "the Bento")
     try:
@@ -188,15 +290,11 @@ def read_arguments(
     for variable, value in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == ENVIRONMENT_COMMAND_LINE:
             continue
-        name = _canonical_name(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
-        if name in Arguments.model_fields:
-            take({name: value}, variable)
-        else:
-            logger.warning("%s is ignored: there is no argument %s", variable, name)
+        take({variable.removeprefix(ENVIRONMENT_PREFIX).lower(): value}, variable, meant=False)
     take(command_line, "the command line")
 
     try:
-        return Arguments.model_validate(values)
+        return Arguments.model_validate({**values, "engine": engine})
     except ValidationError as error:
         raise ArgumentsError("; ".join(_describe(problem, origins) for problem in error.errors())) from error
 
@@ -209,13 +307,21 @@ def _canonical_word(word: str) -> str:
 
 
 def _canonical_name(name: str) -> str:
-    name = name.strip().replace("-", "_")
-    return _ALIASES.get(name, name)
+    # What follows a dot is a key of a JSON argument, as in --compilation_config.mode.
+    name, dot, key = name.strip().partition(".")
+    name = name.replace("-", "_")
+    return _ALIASES.get(name, name) + dot + key
 
 
-def _unknown_argument(name: str, origin: str) -> str:
-    close = difflib.get_close_matches(name, Arguments.model_fields, n=1, cutoff=0.75)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(Arguments.model_fields)}"
+def _as_text(value: object) -> str:
+    """A value as vLLM's parser reads it; an argument file has typed ones."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def unknown_argument(name: str, origin: str, others: Iterable[str] = ()) -> str:
+    """Say that there is no such argument, and which it might have been, of this server's and `others`."""
+    close = difflib.get_close_matches(name, [*ARGUMENT_NAMES, *others], n=1, cutoff=0.75)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(ARGUMENT_NAMES)}"
     return f"unknown argument {name!r} in {origin}: {hint}"
 
 

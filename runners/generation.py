@@ -5,7 +5,7 @@ Imports no torch and no HTTP, so that both sides can.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -84,7 +84,7 @@ class Engine(Protocol):
     async def tokenize(self, prompt: str) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncIterator[Delta]:
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence at once.
 
         Raises:

@@ -6,12 +6,15 @@ Imports no torch and no HTTP, so that both sides can.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runners.generation import Sampling
+from runners.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,11 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller wants of each text."""
+    """What the caller wants of each text; `sampling` is for generators, the rest for the others."""
 
     output: Output = Output.LABELS
     offsets: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,20 @@ class Runner(Protocol):
         """The model's name in URLs."""
 
     @property
+    def names(self) -> Sequence[str]:
+        """All its names, the one above first."""
+
+    @property
+    def task(self) -> Task | None:
+        """What it does; None until that is known."""
+
+    @property
     def ready(self) -> bool:
         """Whether the model is loaded and warmed."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has died for good, so that the process must end."""
 
     @property
     def default_options(self) -> Options:
@@ -116,6 +132,9 @@ class Runner(Protocol):
             RunnerError: it cannot be served.
         """
 
+    def close(self) -> None:
+        """Stop; what waits fails. Blocks until what runs is done."""
+
     async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
         """One prediction a text, in order.
 
@@ -129,16 +148,26 @@ class Models:
     """The models of this server by name."""
 
     def __init__(self, runners: Sequence[Runner]) -> None:
-        self._runners: Mapping[str, Runner] = {runner.name: runner for runner in runners}
+        self._runners: Mapping[str, Runner] = {name: runner for runner in runners for name in runner.names}
 
     @property
     def names(self) -> list[str]:
         return list(self._runners)
 
     @property
+    def first(self) -> Runner:
+        """The model that a request means which names none."""
+        return next(iter(self._runners.values()))
+
+    @property
     def ready(self) -> bool:
         """Whether all models are ready, as the Open Inference Protocol defines a ready server."""
         return all(runner.ready for runner in self._runners.values())
+
+    @property
+    def live(self) -> bool:
+        """Whether no model has died."""
+        return not any(runner.failed for runner in self._runners.values())
 
     def find(self, name: str) -> Runner | None:
         return self._runners.get(name)

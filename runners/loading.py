@@ -80,6 +80,7 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
 def resolve_dtype(arguments: Arguments, device: torch.device) -> torch.dtype:
     """The dtype of the weights; `auto` is float16 on a GPU and float32 on a CPU."""
     by_name = {
+        None: torch.float32,
         "float32": torch.float32,
         "float": torch.float32,
         "float16": torch.float16,

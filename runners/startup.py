@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import traceback
 from types import FrameType
-from typing import get_args
+from typing import NoReturn, get_args
 
 import pynvml
 from _bentoml_sdk.service.config import GpuLiteralType
@@ -19,6 +20,7 @@ from runners.errors import ArgumentsError, RunnerError
 from runners.inference import Runner
 
 _EXIT_CODE = 1
+_WATCH_SECONDS = 1.0
 
 
 def configure_logging() -> None:
@@ -39,7 +41,8 @@ def being_built() -> bool:
 
 
 def resolve_resources(arguments: Arguments, in_bento: bool) -> dict[str, int | str]:
-    """BentoML's `resources`: by default one GPU where there is one, and in every Bento.
+    """BentoML's `resources`: by default as many GPUs as vLLM's parallel sizes make, one without, where there is a GPU
+    and in every Bento.
 
     A Bento is built on one machine and runs on another, so that what is present at build says nothing.
     BentoML refuses `gpu: 0`: no GPU is no key.
@@ -49,7 +52,8 @@ def resolve_resources(arguments: Arguments, in_bento: bool) -> dict[str, int | s
     """
     gpus = arguments.gpu
     if gpus is None:
-        gpus = int(in_bento or arguments.gpu_type is not None or _count_gpus() > 0)
+        wanted = in_bento or arguments.gpu_type is not None or _count_gpus() > 0
+        gpus = arguments.parallel_size if wanted else 0
     if not gpus:
         return {}
     if arguments.gpu_type is None:
@@ -80,12 +84,22 @@ def watch_for_failed_workers() -> None:
     signal.signal(signal.SIGUSR1, stop)
 
 
-async def load_or_exit(runner: Runner) -> None:
-    """In a worker: load the model; if that fails, say why in one line and stop the whole server."""
+async def run_or_exit(runner: Runner) -> None:
+    """In a worker: load the model; if that fails, or it dies later, say why in one line and stop the whole server."""
     try:
         await runner.load()
     except RunnerError as error:
-        sys.stderr.write(f"error: cannot serve {runner.name}: {error}\n")
-        sys.stderr.flush()
-        os.kill(os.getppid(), signal.SIGUSR1)
-        os._exit(_EXIT_CODE)
+        _exit(f"cannot serve {runner.name}: {error}")
+    # A dead engine tells nobody.
+    while not runner.failed:  # noqa: ASYNC110
+        await asyncio.sleep(_WATCH_SECONDS)
+    # Those who wait are told first.
+    await asyncio.sleep(_WATCH_SECONDS)
+    _exit(f"the engine that ran {runner.name} has died")
+
+
+def _exit(reason: str) -> NoReturn:
+    sys.stderr.write(f"error: {reason}\n")
+    sys.stderr.flush()
+    os.kill(os.getppid(), signal.SIGUSR1)
+    os._exit(_EXIT_CODE)

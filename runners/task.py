@@ -13,9 +13,13 @@ class Task(StrEnum):
 
     FILL_MASK = "fill_mask"
     SEQUENCE_CLASSIFICATION = "sequence_classification"
+    TEXT2TEXT_GENERATION = "text2text_generation"
     TEXT_EMBEDDING = "text_embedding"
+    TEXT_GENERATION = "text_generation"
     TOKEN_CLASSIFICATION = "token_classification"
 
+
+GENERATION = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT_GENERATION})
 
 # KServe's order matters: "TapasForQuestionAnswering" also ends with "ForQuestionAnswering", "MTModel" with "Model".
 # The bare encoder ("BertModel" and its like) comes last; KServe cannot infer it.
@@ -26,11 +30,11 @@ _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("ForSequenceClassification", Task.SEQUENCE_CLASSIFICATION),
     ("ForMultipleChoice", "multiple_choice"),
     ("ForMaskedLM", Task.FILL_MASK),
-    ("ForCausalLM", "text_generation"),
-    ("LMHeadModel", "text_generation"),
-    ("ForConditionalGeneration", "text2text_generation"),
-    ("MTModel", "text2text_generation"),
-    ("EncoderDecoderModel", "text2text_generation"),
+    ("ForCausalLM", Task.TEXT_GENERATION),
+    ("LMHeadModel", Task.TEXT_GENERATION),
+    ("ForConditionalGeneration", Task.TEXT2TEXT_GENERATION),
+    ("MTModel", Task.TEXT2TEXT_GENERATION),
+    ("EncoderDecoderModel", Task.TEXT2TEXT_GENERATION),
     ("ForPrediction", "time_series_forecast"),
     ("Model", Task.TEXT_EMBEDDING),
 )

@@ -52,7 +52,7 @@ def serve() -> Iterator[Serve]:
         runner = EncoderRunner(given)
         asyncio.run(runner.load())
         runners.append(runner)
-        application = create_application(Models([runner]), given.max_request_bytes)
+        application = create_application(Models([runner]), given)
         return TestClient(application, raise_server_exceptions=False)
 
     yield start

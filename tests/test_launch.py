@@ -15,6 +15,11 @@ from tests.servers import ROOT
         (["--model_name=bert", "--model-id", "x"], 8080, ["--arg=model_name=bert", "--arg=model_id=x"]),
         (["--http_port=3000", "--return_probabilities"], 3000, ["--arg=return_probabilities=true"]),
         (["--http-port", "3001", "--tensor_input_names=a,b"], 3001, ["--arg=tensor_input_names=a,b"]),
+        (
+            ["-tp", "2", "--lora-modules", "a=/x", "b=/y z"],
+            8080,
+            ["--arg=tensor_parallel_size=2", "--arg=lora_modules=a=/x 'b=/y z'"],
+        ),
     ],
 )
 def test_kserve_command_line(words: list[str], port: int, arguments: list[str]) -> None:
@@ -25,7 +30,7 @@ def test_kserve_command_line(words: list[str], port: int, arguments: list[str]) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--modelname=x"], "unknown argument 'modelname' in the command line: did you mean model_name?"),
+        (["--model_name", "x", "y"], "the command line has a stray word 'y'; arguments look like --name=value"),
         (["--http_port=x"], "the command line is wrong: argument --http_port/--http-port: invalid int value: 'x'"),
     ],
 )

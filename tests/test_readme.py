@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runners.arguments import Arguments
+from runners.arguments import ARGUMENT_NAMES, Arguments
 from tests.servers import ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text()
@@ -91,7 +91,8 @@ def test_the_table_of_arguments_is_complete() -> None:
 
 def argument_table() -> str:
     rows = ["| argument | default | |", "|---|---|---|"]
-    for name, field in Arguments.model_fields.items():
+    for name in ARGUMENT_NAMES:
+        field = Arguments.model_fields[name]
         default = "" if field.default in (None, False) else f"`{field.default}`"
         rows.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(rows)

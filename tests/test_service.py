@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from runners import startup
-from runners.arguments import Arguments
+from runners.arguments import read_arguments
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """
 import json, service
 from bentoml._internal.configuration.containers import BentoMLContainer
-service.Encoder.inject_config()
+service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
 print(json.dumps({"service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
                   "modules": [m for m in ("torch", "transformers", "vllm") if m in __import__("sys").modules]}))
@@ -52,6 +52,10 @@ def test_importing_the_service_is_cheap() -> None:
         ({}, True, 0, {"gpu": 1}),
         ({"gpu": 0}, True, 2, {}),
         ({"gpu": 4}, False, 0, {"gpu": 4}),
+        ({"tensor_parallel_size": 2, "pp": "2"}, True, 0, {"gpu": 4}),
+        ({"tp": "2", "data_parallel_size": 8, "data_parallel_size_local": 4}, False, 8, {"gpu": 8}),
+        ({"tensor_parallel_size": 2}, False, 0, {}),
+        ({"tensor_parallel_size": 2, "gpu": 1}, False, 8, {"gpu": 1}),
         ({"gpu": 1, "gpu_type": "nvidia-tesla-t4"}, False, 0, {"gpu": 1, "gpu_type": "nvidia-tesla-t4"}),
     ],
 )
@@ -59,4 +63,4 @@ def test_resources(
     arguments: dict[str, Any], in_bento: bool, gpus: int, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(startup, "_count_gpus", lambda: gpus)
-    assert startup.resolve_resources(Arguments(**arguments), in_bento) == resources
+    assert startup.resolve_resources(read_arguments(arguments, {}, {}), in_bento) == resources

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runners.arguments import Arguments
-from runners.encoder.cores import count_cores
+from runners.cores import count_cores
 from runners.errors import ArgumentsError, InputError, ModelLoadError, ModelNotReadyError, RunnerError
 from runners.inference import Options, Output, Prediction, TensorSpec, TextInput
 from runners.metrics import TRUNCATED_TEXTS
-from runners.task import Task, infer_task
+from runners.task import GENERATION, Task, infer_task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -59,10 +59,9 @@ class EncoderRunner:
     def __init__(self, arguments: Arguments) -> None:
         """
         Raises:
-            ArgumentsError: the arguments ask for what an encoder cannot do.
+            ArgumentsError: there are arguments that only vLLM has.
         """
-        if arguments.backend == "vllm":
-            raise ArgumentsError("backend vllm does not run these tasks: leave it at auto, or set huggingface")
+        arguments.refuse_engine_arguments("vLLM's own arguments are for models that generate")
         self._arguments = arguments
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
@@ -74,8 +73,21 @@ class EncoderRunner:
         return self._arguments.model_name
 
     @property
+    def names(self) -> Sequence[str]:
+        return (self.name,)
+
+    @property
+    def task(self) -> Task | None:
+        return self._loaded.task if self._loaded is not None else None
+
+    @property
     def ready(self) -> bool:
         return self._loaded is not None
+
+    @property
+    def failed(self) -> bool:
+        # Its model thread answers whatever happens.
+        return False
 
     @property
     def default_options(self) -> Options:
@@ -252,6 +264,8 @@ class EncoderRunner:
 
 def _infer_task(config: PretrainedConfig) -> Task:
     task = infer_task(config.architectures)
+    if task in GENERATION:
+        raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
     if task is Task.TEXT_EMBEDDING and config.is_encoder_decoder:
         raise ModelLoadError(f"{config.architectures} is an encoder-decoder, which this server does not run")
     return task

@@ -19,8 +19,6 @@ def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
     ("path", "status", "body"),
     [
         ("/", 200, {"status": "alive"}),
-        ("/v1/models", 200, {"models": ["model"]}),
-        ("/v1/models/model", 200, {"name": "model", "ready": True}),
         ("/v1/models/nope", 404, {"error": "Model with name nope does not exist."}),
         ("/v1/models/no/pe", 404, {"error": "Model with name no/pe does not exist."}),
     ],
@@ -29,6 +27,17 @@ def test_get(client: TestClient, path: str, status: int, body: dict[str, Any]) -
     response = client.get(path)
     assert (response.status_code, response.json()) == (status, body)
     assert response.headers["content-type"] == "application/json"
+
+
+def test_lists_are_for_clients_of_both_protocols(client: TestClient) -> None:
+    """KServe's read `models` and `name`, OpenAI's `data` and `id`."""
+    listed, one = client.get("/v1/models").json(), client.get("/v1/models/model").json()
+    assert (listed["models"], listed["object"]) == (["model"], "list")
+    assert (one["name"], one["ready"]) == ("model", True)
+    assert {name: value for name, value in one.items() if name not in ("name", "ready")} == listed["data"][0]
+    assert listed["data"][0] == {"id": "model", "object": "model", "owned_by": "bentoml-huggingface-runtime"} | {
+        "created": one["created"]
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runners.arguments import Arguments, parse_command_line, read_arguments
+from runners.arguments import ARGUMENT_NAMES, Arguments, EngineArgument, parse_command_line, read_arguments
 from runners.errors import ArgumentsError
 
 
@@ -18,6 +18,13 @@ from runners.errors import ArgumentsError
         (["--max_model_len=12"], {"max_length": "12"}),
         (["--max-length=12"], {"max_length": "12"}),
         (["--dtype=half", "--dtype=float32"], {"dtype": "float32"}),
+        (["--model", "bert", "--revision=main"], {"model_id": "bert", "model_revision": "main"}),
+        (["--enforce-eager", "--model_id=x"], {"enforce_eager": "true", "model_id": "x"}),
+        (["--max-num-seqs", "4", "--seed=-1"], {"max_num_seqs": "4", "seed": "-1"}),
+        (["-tp", "2", "-pp=3"], {"tensor_parallel_size": "2", "pipeline_parallel_size": "3"}),
+        (["--lora-modules", "a=/x", '{"name": "b"}'], {"lora_modules": """a=/x '{"name": "b"}'"""}),
+        (["--hf-overrides", '{"a": 1}'], {"hf_overrides": '{"a": 1}'}),
+        (["--compilation-config.mode=3"], {"compilation_config.mode": "3"}),
         ([], {}),
     ],
 )
@@ -28,10 +35,8 @@ def test_command_line_forms(words: list[str], values: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--modl_id=x"], "unknown argument 'modl_id' in the command line: did you mean model_id?"),
         (["bert"], "the command line has a stray word 'bert'; arguments look like --name=value"),
-        (["--model_id"], "the command line is wrong: argument --model_id: expected one argument"),
-        (["--model"], "unknown argument 'model' in the command line: did you mean model_id?"),
+        (["--model_id"], "the command line is wrong: argument --model_id/--model: expected one argument"),
     ],
 )
 def test_command_line_errors_are_one_clear_line(words: list[str], message: str) -> None:
@@ -56,9 +61,9 @@ def test_environment_names_every_argument() -> None:
         "disable_special_tokens": True, "trust_remote_code": True, "allow_pickle": True,
         "tensor_input_names": ("input_ids", "attention_mask"), "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
-        "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7, "gpu": 2, "gpu_type": "nvidia-l4",
+        "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7, "gpu": 2, "gpu_type": "nvidia-l4",
     }  # fmt: skip
-    assert set(values) == set(Arguments.model_fields)
+    assert set(values) == set(ARGUMENT_NAMES)
     environment = {
         f"RUNTIME_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in values.items()
@@ -73,9 +78,7 @@ def test_environment_names_every_argument() -> None:
         ({}, {"RUNTIME_MAX_LENGTH": "ten"}, "argument max_length (from RUNTIME_MAX_LENGTH) is 'ten': Input should be"),
         ({"max_length": "0"}, {}, "argument max_length (from the command line) is '0': Input should be greater than"),
         ({}, {"RUNTIME_ARGS": "--task=tagging"}, "argument task (from RUNTIME_ARGS) is 'tagging': Input should be"),
-        ({}, {"RUNTIME_ARGS": "--tsk=x"}, "unknown argument 'tsk' in RUNTIME_ARGS: did you mean task?"),
         ({}, {"RUNTIME_ARGS": "--task 'x"}, "RUNTIME_ARGS is not a command line: No closing quotation"),
-        ({"foo": "1"}, {}, "unknown argument 'foo' in the command line: there are model_name, "),
         ({"trust_remote_code": "perhaps"}, {}, "argument trust_remote_code (from the command line) is 'perhaps': "),
         ({"gpu": "1", "gpu_type": "nvidia-l4", "return_probabilities": "1", "return_raw_logits": "yes"}, {},
          "return_probabilities and return_raw_logits exclude each other: set one of them"),
@@ -98,10 +101,45 @@ def test_flags_of_kserve_without_effect_are_warned_of(caplog: pytest.LogCaptureF
     assert "workers in the command line has no effect on this server" in caplog.text
 
 
+def test_arguments_of_vllm_come_from_everywhere() -> None:
+    arguments = read_arguments(
+        {"max_num_seqs": 4, "enforce_eager": True, "lora_modules": ["a=/x", "b=/y"]},
+        {"RUNTIME_ARGS": "--max-num-seqs=1 --seed=1 --block_size=16", "RUNTIME_SEED": "2"},
+        {"block_size": 8, "swap_space": 2},
+    )
+    assert {name: argument.value for name, argument in arguments.engine.items()} == {
+        "max_num_seqs": "4", "enforce_eager": "true", "lora_modules": '["a=/x", "b=/y"]', "seed": "2",
+        "block_size": "16", "swap_space": "2",
+    }  # fmt: skip
+    assert arguments.engine["seed"] == EngineArgument("2", "RUNTIME_SEED", meant=False)
+
+
+@pytest.mark.parametrize(
+    ("command_line", "environment", "message"),
+    [
+        ({"modl_id": "x"}, {}, "unknown argument 'modl_id' in the command line: did you mean model_id?; no vLLM"),
+        ({}, {"RUNTIME_ARGS": "--tsk=x"}, "unknown argument 'tsk' in RUNTIME_ARGS: did you mean task?; no vLLM"),
+        ({"foo": "1"}, {}, "unknown argument 'foo' in the command line: there are model_name, "),
+    ],
+)
+def test_without_vllm_its_arguments_are_unknown(
+    command_line: dict[str, object], environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ArgumentsError) as error:
+        read_arguments(command_line, environment, {}).refuse_engine_arguments("no vLLM")
+    assert str(error.value).startswith(message)
+
+
 def test_unknown_variable_is_only_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """Kubernetes gives every pod RUNTIME_PORT and the like where a Service is called "runtime"."""
-    assert read_arguments({}, {"RUNTIME_PORT": "tcp://10.0.0.1:80"}, {}) == Arguments()
+    read_arguments({}, {"RUNTIME_PORT": "tcp://10.0.0.1:80"}, {}).refuse_engine_arguments("no vLLM")
     assert "RUNTIME_PORT is ignored: there is no argument port" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two"])
+def test_parallel_sizes_are_positive(value: str) -> None:
+    with pytest.raises(ArgumentsError, match=f"argument tensor_parallel_size .* is '{value}': it must be 1 or more"):
+        _ = read_arguments({"tensor_parallel_size": value}, {}, {}).parallel_size
 
 
 @pytest.mark.parametrize("text", ["fill_mask", "fill-mask", "Fill_Mask"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.encoder.cores import count_cores
+from runners.cores import count_cores
 
 
 @pytest.mark.parametrize(

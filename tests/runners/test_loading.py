@@ -104,7 +104,6 @@ def test_remote_code_only_when_trusted(model_folder: ModelFolder, tmp_path: Path
         ({"model_dir": str(MINILM), "task": "token_classification"}, r"lacks weights .*\(classifier.bias, classifier.w"),
         ({"model_dir": str(MINILM), "tensor_input_names": "input_ids,pixels"}, "tensor_input_names is input_ids,pixels"),
         ({"model_dir": str(MINILM), "tensor_input_names": "attention_mask"}, "BertModel needs input_ids and takes"),
-        ({"model_dir": str(MINILM), "backend": "vllm"}, "backend vllm does not run these tasks"),
     ],
 )  # fmt: skip
 def test_what_cannot_load_says_why_in_one_line(arguments: dict[str, Any], message: str) -> None:

@@ -24,7 +24,7 @@ BODY = {"instances": ["a text"]}
 
 
 def connect(runner: EncoderRunner) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_application(Models([runner]), 10_000), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
 
 
@@ -38,7 +38,6 @@ def arguments(model_folder: ModelFolder) -> Arguments:
     [
         ("GET", "/v2/health/live", 200, {"live": True}),
         ("GET", "/", 200, {"status": "alive"}),
-        ("GET", "/v1/models", 200, {"models": ["model"]}),
         ("GET", "/v2/health/ready", 503, {"ready": False}),
         ("GET", "/v1/models/model", 503, {"error": "Model with name model is not ready."}),
         ("GET", "/v2/models/model", 503, {"error": "Model with name model is not ready."}),

@@ -1,0 +1,83 @@
+"""The generate extension of the Open Inference Protocol: text in, text out, at once or as a stream.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/generate_rest.yaml
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.body import json_response, parse_json, read_body
+from protocol.calls import find_generator, infer, post_route, served_name
+from protocol.errors import InvalidRequestError, describe
+from protocol.sampling import read_sampling
+from protocol.sse import stream_events
+from protocol.versions import MODEL_VERSION
+from runners.generation import Sampling
+from runners.generator.runner import GeneratorRunner
+from runners.inference import Models, Options, Text, TextInput
+
+_TEXT = "text_input"
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def routes(models: Models, max_request_bytes: int) -> list[Route]:
+    """`generate` and `generate_stream` of every model."""
+
+    async def generate(request: Request) -> Response:
+        runner = find_generator(models, served_name(request), "generate")
+        call = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
+        text, sampling = _read(call)
+        [prediction] = await infer(request, runner, [TextInput(text)], Options(sampling=sampling))
+        assert isinstance(prediction.output, Text)
+        return json_response(_answer(runner, call, prediction.output.value))
+
+    async def generate_stream(request: Request) -> Response:
+        runner = find_generator(models, served_name(request), "generate_stream")
+        call = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
+        text, sampling = _read(call)
+        return await stream_events(_stream(runner, call, text, sampling), _render_error)
+
+    return [
+        post_route(f"/v2/models/{{name:path}}{form}/{verb}", endpoint)
+        for verb, endpoint in (("generate", generate), ("generate_stream", generate_stream))
+        for form in ("/versions/{version}", "")
+    ]
+
+
+def _read(call: dict[str, Any]) -> tuple[str, Sampling]:
+    """The text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+    text = call.get(_TEXT)
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
+    parameters = call.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InvalidRequestError("parameters must be an object")
+    beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
+    return text, read_sampling({**beside, **parameters})
+
+
+def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[str, Any]:
+    answer = {"model_name": runner.name, "model_version": MODEL_VERSION, "text_output": text}
+    return {"id": call["id"], **answer} if isinstance(call.get("id"), str) else answer
+
+
+async def _stream(
+    runner: GeneratorRunner, call: dict[str, Any], text: str, sampling: Sampling
+) -> AsyncGenerator[dict[str, Any], None]:
+    with runner.admit():
+        async with contextlib.aclosing(runner.stream(text, sampling)) as deltas:
+            async for delta in deltas:
+                if delta.text or delta.finish_reason:
+                    yield {**_answer(runner, call, delta.text), "done": delta.finish_reason is not None}
+
+
+def _render_error(error: Exception) -> dict[str, Any]:
+    return {"error": describe(error)[1]}

@@ -1,0 +1,150 @@
+"""OpenAI's API: vLLM's own layer where vLLM runs the model, this module's completions and chats where it does not.
+
+It is served twice, under KServe's prefix (`/openai/v1/...`) and under `/v1/...`. `/v1/models` is also KServe's V1: its
+answer has OpenAI's `object` and `data` beside V1's `models`, and so both kinds of client find what they read.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.body import json_response, read_body
+from protocol.calls import OPENAI_PATHS, describe_service, post_route
+from protocol.completions import answer_chat, answer_completion
+from protocol.errors import InvalidRequestError, NotFoundError, ProtocolError, describe, render_openai_error
+from protocol.versions import SERVER_NAME
+from runners.errors import ModelNotReadyError, OverloadedError
+from runners.generator.runner import GeneratorRunner
+from runners.inference import Models
+
+logger = logging.getLogger(__name__)
+
+# Beside /v1, below the prefix only: what vLLM offers to everybody. Its other routes are an operator's.
+_VLLM_PATHS = frozenset({"/tokenize", "/detokenize", "/rerank", "/v2/rerank", "/score", "/classify", "/pooling"})
+_STARTED = int(time.time())
+
+
+def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
+    """The routes under `prefix` and under `/v1`."""
+    prefix = f"/{prefix.strip('/')}".rstrip("/")
+
+    async def list_models(_: Request) -> Response:
+        return json_response({"object": "list", "data": await _model_cards(models), "models": models.names})
+
+    async def forward_or_answer(request: Request) -> Response:
+        runner = models.first
+        path = request.url.path.removeprefix(prefix)
+        if not runner.ready:
+            raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
+        if not isinstance(runner, GeneratorRunner):
+            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+        if (application := runner.openai_application) is not None:
+            if path not in runner.openai_paths:
+                raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+            body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
+            return _Forwarded(application, path, body, runner)
+        answer = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}.get(path)
+        if answer is None:
+            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+        return await answer(request, models, runner, await read_body(request, max_request_bytes))
+
+    async def unknown(request: Request) -> Response:
+        path = request.url.path.removeprefix(prefix)
+        if path in _VLLM_PATHS or path.startswith("/v1/"):
+            return await forward_or_answer(request)
+        raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {prefix}/v1")
+
+    bases = dict.fromkeys((f"{prefix}/v1", "/v1"))
+    found = [
+        *(Route(f"{base}/models", list_models) for base in bases),
+        *(post_route(f"{base}/{path}", _shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
+    ]
+    if prefix:
+        found.append(Route(f"{prefix}/{{path:path}}", _shaped(unknown), methods=["GET", "POST"]))
+    return found
+
+
+def model_card(name: str) -> dict[str, Any]:
+    """A model as OpenAI's API describes it."""
+    return {"id": name, "object": "model", "created": _STARTED, "owned_by": SERVER_NAME}
+
+
+async def _model_cards(models: Models) -> list[dict[str, Any]]:
+    runner = models.first
+    if isinstance(runner, GeneratorRunner) and runner.ready and (cards := await runner.model_cards()):
+        return cards
+    return [model_card(name) for name in models.names]
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _shaped(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, with its errors in OpenAI's form."""
+
+    async def shaped(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            return _shape(error)
+
+    return shaped
+
+
+def _shape(error: Exception) -> Response:
+    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError)):
+        logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+    return render_openai_error(error)
+
+
+class _Forwarded(Response):
+    """The answer of another application in this process, to a body that is read already."""
+
+    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: GeneratorRunner) -> None:
+        self._application = application
+        self._path = path
+        self._body = body
+        self._runner = runner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body: bytes | None = self._body
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message: Message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        # Only what a server gives an application: the outer router's own keys would mislead the inner one.
+        inner = {key: scope[key] for key in _SERVER_KEYS if key in scope} | {
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "root_path": "",
+            "headers": [*_without(scope["headers"], b"content-type"), (b"content-type", b"application/json")],
+        }
+        try:
+            with self._runner.admit():
+                await self._application(inner, replay, send)
+        except OverloadedError as error:
+            await _shape(error)(scope, receive, send)
+
+
+_SERVER_KEYS = (
+    "type", "asgi", "http_version", "method", "scheme", "query_string", "client", "server", "extensions",
+)  # fmt: skip
+
+
+def _without(headers: list[tuple[bytes, bytes]], name: bytes) -> list[tuple[bytes, bytes]]:
+    return [header for header in headers if header[0] != name]

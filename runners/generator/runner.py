@@ -1,0 +1,235 @@
+"""The flow of a generator: texts -> tokens -> engine -> deltas of text.
+
+The engine, vLLM or `transformers`, is chosen when the model loads, and batches what runs at the same time; this module
+admits requests, and tells the engine from the protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runners.arguments import Arguments
+from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError, OverloadedError, RunnerError
+from runners.generation import Delta, Sampling
+from runners.generator import vllm
+from runners.generator.vllm import VllmEngine
+from runners.inference import Options, Prediction, TensorSpec, Text, TextInput
+from runners.task import Task, infer_task
+
+if TYPE_CHECKING:
+    from runners.generator.transformers import TransformersEngine
+
+logger = logging.getLogger(__name__)
+
+_OUTPUT = TensorSpec("output-0", "BYTES", (-1,))
+_RETRY_SECONDS = 1.0
+_TRANSFORMERS_PATHS = ("/v1/completions", "/v1/chat/completions")
+
+# An ASGI application: a runner hands it on and does not speak HTTP itself.
+Application = Callable[..., Awaitable[None]]
+
+
+class GeneratorRunner:
+    """One model that generates text, or whatever else vLLM does with one."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+        self._engine: VllmEngine | TransformersEngine | None = None
+        self._task = arguments.task
+        self._requests = 0
+        self._names = _served_names(arguments)
+        self.created = int(time.time())
+
+    @property
+    def name(self) -> str:
+        return self._names[0]
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self._names
+
+    @property
+    def task(self) -> Task | None:
+        return self._task
+
+    @property
+    def ready(self) -> bool:
+        return self._engine is not None and not self._engine.failed
+
+    @property
+    def failed(self) -> bool:
+        return self._engine is not None and self._engine.failed
+
+    @property
+    def default_options(self) -> Options:
+        return Options()
+
+    def outputs(self, options: Options) -> Sequence[TensorSpec]:
+        return [_OUTPUT]
+
+    @property
+    def engine(self) -> VllmEngine | TransformersEngine:
+        """
+        Raises:
+            ModelNotReadyError: it is not loaded.
+        """
+        if self._engine is None:
+            raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
+        return self._engine
+
+    async def load(self) -> None:
+        try:
+            engine = await self._start_engine()
+        except RunnerError:
+            raise
+        except Exception as error:
+            logger.debug("loading failed", exc_info=True)
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise ModelLoadError(f"{self._arguments.model} cannot be loaded: {reason}") from error
+        logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
+        self._engine = engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[None]:
+        """Let a request in for as long as the context lasts.
+
+        Raises:
+            OverloadedError: too many requests are under way.
+        """
+        if self._requests >= self._arguments.max_concurrent_requests:
+            raise OverloadedError(
+                f"the server is busy with {self._requests} requests, which is the most it takes; try again later",
+                _RETRY_SECONDS,
+            )
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
+        """Continue each text; all at once, so that the engine can batch them.
+
+        Raises:
+            InputError: a text cannot be continued; the message names its position.
+            OverloadedError: too many requests are under way.
+        """
+        for position, given in enumerate(texts):
+            if given.pair is not None:
+                raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
+        with self.admit():
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._complete(position, given.text, options.sampling))
+                        for position, given in enumerate(texts)
+                    ]
+            except* RunnerError as errors:
+                raise errors.exceptions[0] from None
+        return [Prediction(Text(task.result())) for task in tasks]
+
+    @property
+    def generates(self) -> bool:
+        """Whether it generates text; vLLM may embed or score instead."""
+        return not isinstance(self._engine, VllmEngine) or self._engine.generates
+
+    @property
+    def openai_application(self) -> Application | None:
+        """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
+        return self._engine.application if isinstance(self._engine, VllmEngine) else None
+
+    @property
+    def openai_paths(self) -> Sequence[str]:
+        """The paths of OpenAI's API that it answers."""
+        return self._engine.paths if isinstance(self._engine, VllmEngine) else _TRANSFORMERS_PATHS
+
+    async def model_cards(self) -> list[dict[str, Any]]:
+        """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""
+        return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
+
+    async def tokenize(self, text: str) -> list[int]:
+        """The token ids of a prompt."""
+        return await self._generating_engine().tokenize(text)
+
+    async def tokenize_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+    ) -> list[int]:
+        """The token ids of a chat, where this server renders it.
+
+        Raises:
+            InputError: the model has no chat template, or it refuses the messages.
+        """
+        engine = self.engine
+        assert not isinstance(engine, VllmEngine), "vLLM renders its chats itself"
+        return await engine.tokenize_chat(messages, tools, **options)
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """Continue a prompt; to close the iterator frees its sequence."""
+        return self._generating_engine().generate(prompt, sampling)
+
+    async def stream(self, text: str, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """Continue a text; to close the iterator frees its sequence."""
+        async with contextlib.aclosing(self.generate(await self.tokenize(text), sampling)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _complete(self, position: int, text: str, sampling: Sampling) -> str:
+        try:
+            return "".join([delta.text async for delta in self.stream(text, sampling)])
+        except InputError as error:
+            raise InputError(f"text {position} cannot be served: {error}") from error
+
+    def _generating_engine(self) -> VllmEngine | TransformersEngine:
+        engine = self.engine
+        if engine.failed:
+            raise EngineDeadError("the engine that ran the model has died")
+        if isinstance(engine, VllmEngine) and not engine.generates:
+            raise InputError(f"{self.name} does {self._task or 'not generate'} on vLLM: ask it over OpenAI's API")
+        return engine
+
+    async def _start_engine(self) -> VllmEngine | TransformersEngine:
+        arguments = self._arguments
+        architectures, encoder_decoder = await asyncio.to_thread(_read_config, arguments)
+        if self._task is None:
+            self._task = infer_task(architectures)
+        if self._task is Task.FILL_MASK:
+            raise ModelLoadError("backend vllm cannot fill masks: leave it at auto")
+        obstacle: str | None = "backend is huggingface"
+        if arguments.backend != "huggingface":
+            obstacle = await asyncio.to_thread(vllm.find_obstacle, arguments, architectures, encoder_decoder)
+        if obstacle is None:
+            return await VllmEngine.start(arguments, self._names)
+        if arguments.backend == "vllm":
+            raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
+        logger.info("transformers runs %s, because %s", self.name, obstacle)
+        arguments.refuse_engine_arguments(f"vLLM's own arguments have no meaning, because {obstacle}")
+        from runners.generator.transformers import TransformersEngine
+
+        engine = TransformersEngine(arguments)
+        await asyncio.to_thread(engine.load)
+        return engine
+
+
+def _served_names(arguments: Arguments) -> tuple[str, ...]:
+    """`model_name`, and vLLM's `served_model_name`, which alone counts where the former is not given."""
+    given = arguments.engine.get("served_model_name")
+    others = vllm.split_words(given.value) if given is not None else []
+    own = [arguments.model_name] if "model_name" in arguments.model_fields_set or not others else []
+    return tuple(dict.fromkeys([*own, *others]))
+
+
+def _read_config(arguments: Arguments) -> tuple[list[str], bool]:
+    """The model's architectures, and whether it is an encoder-decoder."""
+    from runners.loading import load_config
+
+    config: Any = load_config(arguments)
+    return list(config.architectures or []), bool(config.is_encoder_decoder)

@@ -1,0 +1,399 @@
+"""A generator on vLLM, in this process: its engine, and its own OpenAI layer as an ASGI application.
+
+vLLM's entry points move between releases; all that this server knows of them is in this module (0.32, 0.31).
+Importing vLLM takes seconds and hundreds of MB, so it is imported only once a generator loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import itertools
+import json
+import logging
+import os
+import shlex
+import sys
+import tempfile
+from argparse import Action, Namespace
+from collections.abc import AsyncGenerator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from runners.arguments import Arguments, EngineArgument, unknown_argument
+from runners.cores import count_cores
+from runners.errors import (
+    ArgumentsError,
+    EngineDeadError,
+    InputError,
+    ModelLoadError,
+    OverloadedError,
+    RunnerError,
+)
+from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs
+from runners.memory import available_memory
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import SamplingParams
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+# What configures vLLM's own HTTP server, which does not run.
+_OF_ITS_SERVER = frozenset(
+    {
+        "api_server_count", "asc", "disable_access_log_for_endpoints", "disable_uvicorn_access_log",
+        "enable_ssl_refresh", "grpc", "h11_max_header_count", "h11_max_incomplete_event_size", "headless", "help",
+        "host", "port", "root_path", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
+    }
+)  # fmt: skip
+_COMPILATION = frozenset({"enforce_eager", "compilation_config", "cc", "optimization_level"})
+_CACHE_SIZE = frozenset({"kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override"})
+_TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
+# Of a CPU machine's memory vLLM would take 0.92 at once, as if it were a GPU's.
+_CACHE_BYTES_ON_CPU = 4 * 2**30
+_RETRY_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 10.0
+
+
+def find_obstacle(arguments: Arguments, architectures: Sequence[str], encoder_decoder: bool) -> str | None:
+    """Why vLLM cannot run the model here, in words that follow "because"; None where it can.
+
+    Imports vLLM, if it is installed.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed"
+    if encoder_decoder:
+        return f"vLLM does not run encoder-decoders such as {', '.join(architectures)}"
+    _prepare_environment(arguments)
+    try:
+        from vllm.model_executor.models.registry import ModelRegistry
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        return f"vLLM cannot be imported: {_one_line(error)}"
+    if current_platform.is_unspecified():
+        return "this build of vLLM runs on no device of this machine"
+    unsupported = sorted({*architectures} - {*ModelRegistry.get_supported_archs()})
+    if arguments.backend == "auto" and (unsupported or not architectures):
+        return f"vLLM has no {', '.join(unsupported) or 'architecture of that name'}"
+    return None
+
+
+def _prepare_environment(arguments: Arguments) -> None:
+    """Set what vLLM reads when it is imported; what the operator has set stays."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    _name_distribution()
+    from vllm.platforms import current_platform
+
+    chosen = {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & {*os.environ}
+    if current_platform.is_cpu() and arguments.parallel_size == 1 and not chosen:
+        # Without these it keeps a core for its front end and binds threads, which costs a quarter of the tokens on few
+        # cores, and nearly all of them where another process uses a core.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        os.environ.setdefault("OMP_NUM_THREADS", str(count_cores()))
+
+
+def _name_distribution() -> None:
+    """Give the build for CPUs, whose distribution is `vllm-cpu`, the name by which vLLM looks for its own version.
+
+    A folder, since the engine's process looks too: it inherits the path, not what this process has in memory.
+    """
+    with contextlib.suppress(PackageNotFoundError):
+        version("vllm")
+        return
+    with contextlib.suppress(PackageNotFoundError):
+        named = f"{version('vllm-cpu')}+cpu"
+        folder = Path(tempfile.gettempdir()) / f"vllm-{named}-{os.getuid()}"
+        metadata = folder / f"vllm-{named}.dist-info" / "METADATA"
+        metadata.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {named}\n", encoding="utf-8")
+        sys.path.append(str(folder))
+
+
+class VllmEngine:
+    """vLLM's AsyncLLM, which runs the model in a process of its own."""
+
+    def __init__(self, engine: AsyncLLM, application: FastAPI, lifespan: contextlib.AsyncExitStack) -> None:
+        self._engine = engine
+        self._lifespan = lifespan
+        self._ids = itertools.count()
+        self._defaults: dict[str, Any] = engine.model_config.get_diff_sampling_param()
+        self._loop = asyncio.get_running_loop()
+        self.application = application
+
+    @classmethod
+    async def start(cls, arguments: Arguments, names: Sequence[str]) -> VllmEngine:
+        """Start the engine; it is ready when this returns.
+
+        Args:
+            names: the names under which OpenAI's API knows the model.
+
+        Raises:
+            ArgumentsError: vLLM refuses an argument; the message is vLLM's, in one line.
+            ModelLoadError: vLLM cannot run the model.
+        """
+        engine: AsyncLLM | None = None
+        try:
+            parsed = await asyncio.to_thread(_parse, arguments, names)
+            engine = await asyncio.to_thread(_create_engine, parsed)
+            application, lifespan = await _create_application(engine, parsed)
+            return cls(engine, application, lifespan)
+        except RunnerError:
+            raise
+        except Exception as error:
+            logger.debug("vLLM did not start", exc_info=True)
+            if engine is not None:
+                await asyncio.to_thread(engine.shutdown, timeout=0)
+            raise ModelLoadError(f"vLLM cannot run {arguments.model}: {_one_line(error)}") from error
+
+    @property
+    def max_length(self) -> int:
+        return int(self._engine.model_config.max_model_len)
+
+    @property
+    def generates(self) -> bool:
+        """Whether it generates text; else it embeds, scores or classifies, over OpenAI's API only."""
+        return hasattr(self.application.state, "openai_serving_completion")
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The paths that its OpenAI layer has."""
+        return [path for route in self.application.routes if (path := getattr(route, "path", None))]
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._engine.errored)
+
+    async def model_cards(self) -> list[dict[str, Any]]:
+        """The model's names, and its LoRA adapters, as OpenAI's API lists models."""
+        listed = await self.application.state.openai_serving_models.show_available_models()
+        cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]
+        return cards
+
+    async def tokenize(self, prompt: str) -> list[int]:
+        ids: list[int] = await asyncio.to_thread(self._engine.get_tokenizer().encode, prompt)
+        return ids
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        from vllm.exceptions import QueueOverflowError, VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        check_length(len(prompt), sampling.max_tokens, self.max_length)
+        try:
+            [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
+            outputs = self._engine.generate(rendered, self._sampling_params(sampling), f"generate-{next(self._ids)}")
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    yield _delta(output.outputs[0], sampling.logprobs)
+        except VllmDeadError as error:
+            raise EngineDeadError("the engine that ran the model has died") from error
+        except QueueOverflowError as error:
+            raise OverloadedError(str(error), _RETRY_SECONDS) from error
+        except (VLLMClientError, ValueError) as error:
+            raise InputError(_one_line(error)) from error
+
+    def close(self) -> None:
+        leaving = asyncio.run_coroutine_threadsafe(self._lifespan.aclose(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            leaving.result(_SHUTDOWN_SECONDS)
+        self._engine.shutdown(timeout=0)
+
+    def _sampling_params(self, sampling: Sampling) -> SamplingParams:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        given = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+        }
+        return SamplingParams(
+            **{**self._defaults, **{name: value for name, value in given.items() if value is not None}}
+            | {
+                "max_tokens": sampling.max_tokens,
+                "seed": sampling.seed,
+                "stop": list(sampling.stop),
+                "presence_penalty": sampling.presence_penalty,
+                "frequency_penalty": sampling.frequency_penalty,
+                "logit_bias": dict(sampling.logit_bias) or None,
+                "ignore_eos": sampling.ignore_eos,
+                "logprobs": sampling.logprobs,
+                "output_kind": RequestOutputKind.DELTA,
+            }
+        )
+
+
+def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
+    """Refuse what does not fit a decoder's context, in vLLM's words.
+
+    Raises:
+        InputError: the prompt, or the prompt with its output, is too long, or the prompt is empty.
+    """
+    if not prompt:
+        raise InputError("the prompt has no tokens; give at least one")
+    if prompt >= max_length:
+        raise InputError(
+            f"This model's maximum context length is {max_length} tokens, but the prompt has {prompt} tokens; "
+            "please shorten it"
+        )
+    if max_tokens is not None and prompt + max_tokens > max_length:
+        raise InputError(
+            f"This model's maximum context length is {max_length} tokens, but {prompt + max_tokens} were asked for: "
+            f"{prompt} of the prompt and {max_tokens} of max_tokens; please reduce one of them"
+        )
+
+
+def _delta(output: CompletionOutput, logprobs: int | None) -> Delta:
+    reason: FinishReason | None = None
+    if output.finish_reason is not None:
+        reason = "length" if output.finish_reason == "length" else "stop"
+    ids = list(output.token_ids)
+    return Delta(output.text, len(ids), reason, () if logprobs is None else _token_logprobs(output, ids, logprobs))
+
+
+def _token_logprobs(output: CompletionOutput, ids: Sequence[int], top: int) -> tuple[TokenLogprobs, ...]:
+    found = []
+    for token, candidates in zip(ids, output.logprobs or [], strict=False):
+        ranked = sorted(candidates.values(), key=lambda candidate: -candidate.logprob)[:top]
+        found.append(
+            TokenLogprobs(
+                candidates[token].decoded_token or "",
+                candidates[token].logprob,
+                tuple((candidate.decoded_token or "", candidate.logprob) for candidate in ranked),
+            )
+        )
+    return tuple(found)
+
+
+def _create_engine(parsed: Namespace) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine: AsyncLLM = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(parsed))
+    return engine
+
+
+async def _create_application(engine: AsyncLLM, parsed: Namespace) -> tuple[FastAPI, contextlib.AsyncExitStack]:
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await engine.get_supported_tasks()
+    application: FastAPI = build_app(parsed, tasks, engine.model_config)
+    await init_app_state(engine, application.state, parsed, tasks)
+    # Its handler for a dead engine asks its server to exit; ours looks at `failed`.
+    application.state.server = SimpleNamespace(should_exit=False)
+    lifespan = contextlib.AsyncExitStack()
+    await lifespan.enter_async_context(application.router.lifespan_context(application))
+    return application, lifespan
+
+
+def _parse(arguments: Arguments, names: Sequence[str]) -> Namespace:
+    """The arguments by vLLM's own parser.
+
+    Raises:
+        ArgumentsError: it refuses one.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ArgumentsError(f"vLLM refuses the arguments: {' '.join(message.split())}")
+
+    parser = make_arg_parser(Parser())
+    words = [*_own_words(arguments, names), *_engine_words(arguments, parser)]
+    try:
+        parsed: Namespace = parser.parse_args(words)
+        if parsed.tool_parser_plugin:
+            from vllm.tool_parsers import ToolParserManager
+
+            ToolParserManager.import_tool_parser(parsed.tool_parser_plugin)
+        validate_parsed_serve_args(parsed)
+        validate_api_server_args(parsed)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        raise ArgumentsError(f"vLLM refuses the arguments: {_one_line(error)}") from error
+    return parsed
+
+
+def _own_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
+    """This server's arguments under vLLM's names, and what this server chooses on a CPU."""
+    from vllm.platforms import current_platform
+
+    given = {
+        "model": arguments.model,
+        "max-model-len": arguments.max_length,
+        "dtype": arguments.dtype,
+        "revision": arguments.model_revision,
+        "tokenizer-revision": arguments.tokenizer_revision or arguments.model_revision,
+    }
+    words = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    words += ["--served-model-name", *names]
+    if arguments.trust_remote_code:
+        words.append("--trust-remote-code")
+    if current_platform.is_cpu():
+        chosen = {name.partition(".")[0] for name in arguments.engine}
+        if not chosen & _COMPILATION:
+            # Compiling takes minutes and a C++ compiler, for a twentieth more tokens.
+            words.append("--enforce-eager")
+        if not chosen & _CACHE_SIZE and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            words.append(f"--kv-cache-memory-bytes={min(_CACHE_BYTES_ON_CPU, available_memory() // 2)}")
+    return words
+
+
+def _engine_words(arguments: Arguments, parser: FlexibleArgumentParser) -> list[str]:
+    """The operator's arguments for vLLM, in the form that each has there."""
+    actions: dict[str, tuple[str, Action]] = {
+        option.lstrip("-").replace("-", "_"): (option, action)
+        for action in parser._actions
+        for option in action.option_strings
+    }
+    words: list[str] = []
+    for name, argument in arguments.engine.items():
+        base, dot, key = name.partition(".")
+        if base in _OF_ITS_SERVER:
+            logger.warning("%s (from %s) has no effect: it is for vLLM's own HTTP server", name, argument.origin)
+        elif base in actions:
+            option, action = actions[base]
+            if base != "served_model_name":
+                words += _words(option + dot + key, action, argument, name, f"no_{base}" in actions)
+        elif argument.meant:
+            raise ArgumentsError(unknown_argument(name, argument.origin, actions))
+        else:
+            logger.warning("%s is ignored: there is no argument %s", argument.origin, name)
+    return words
+
+
+def _words(option: str, action: Action, argument: EngineArgument, name: str, has_opposite: bool) -> list[str]:
+    value = argument.value
+    if action.nargs == 0:
+        if value.lower() in _TRUE:
+            return [option]
+        if value.lower() in _FALSE:
+            return [f"--no-{option.removeprefix('--')}"] if has_opposite else []
+        raise ArgumentsError(f"argument {name} (from {argument.origin}) is {value!r}: it is a flag, true or false")
+    if action.nargs in ("+", "*"):
+        return [option, *split_words(value)]
+    # A long option takes its value with "=", so that the value may begin with "-".
+    return [f"{option}={value}"] if option.startswith("--") and name != "config" else [option, value]
+
+
+def split_words(value: str) -> list[str]:
+    """The words of a list: `a b`, quoted as in a shell, or a JSON list; a JSON object is one word."""
+    if value.startswith("{"):
+        return [value]
+    if value.startswith("["):
+        with contextlib.suppress(ValueError):
+            return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(value)]
+    return shlex.split(value)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
