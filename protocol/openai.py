@@ -19,7 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from protocol.body import json_response, read_body
 from protocol.calls import OPENAI_PATHS, describe_service, post_route
 from protocol.completions import answer_chat, answer_completion
-from protocol.errors import InvalidRequestError, NotFoundError, ProtocolError, describe, render_openai_error
+from protocol.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    NotFoundError,
+    ProtocolError,
+    describe,
+    render_openai_error,
+)
 from protocol.versions import SERVER_NAME
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
@@ -38,6 +45,13 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
 
     async def list_models(_: Request) -> Response:
         return json_response({"object": "list", "data": await _model_cards(models), "models": models.names})
+
+    async def retrieve_model(request: Request) -> Response:
+        name = request.path_params["name"]
+        for card in await _model_cards(models):
+            if card["id"] == name:
+                return json_response(card)
+        raise ModelNotFoundError(name)
 
     async def forward_or_answer(request: Request) -> Response:
         runner = models.first
@@ -68,6 +82,7 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
         *(post_route(f"{base}/{path}", _shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
     ]
     if prefix:
+        found.append(Route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model)))
         found.append(Route(f"{prefix}/{{path:path}}", _shaped(unknown), methods=["GET", "POST"]))
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -14,6 +15,7 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "true"
 from starlette.testclient import TestClient
 from transformers.utils import logging as transformers_logging
 
+from demo.smollm import main as write_smollm
 from protocol.application import create_application
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
@@ -40,6 +42,14 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct in float32, in which greedy output does not depend on the batch."""
+    folder = tmp_path_factory.mktemp("smollm")
+    write_smollm(folder, torch.float32)
+    return folder
 
 
 @pytest.fixture(scope="session")

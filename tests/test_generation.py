@@ -1,0 +1,305 @@
+"""Black box: generation on a really started vLLM, with clients that nobody here wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import psutil
+import pytest
+import torch
+import tritonclient.http
+from kserve import InferenceRESTClient, RESTConfig
+from safetensors.torch import save_file
+
+from tests.servers import BENTOML, ROOT, ServerProcess
+
+pytestmark = pytest.mark.slow
+
+CAPITAL = "The capital of France is"
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},
+            "required": ["city"], "additionalProperties": False,
+        },
+        "strict": True,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for SmolLM, in PEFT's form, of random weights."""
+    folder = tmp_path_factory.mktemp("adapter")
+    target = "base_model.model.model.layers.{}.self_attn.q_proj"
+    random = torch.Generator().manual_seed(0)
+    weights = {
+        f"{target.format(layer)}.lora_{side}.weight": torch.randn(shape, generator=random)
+        for layer in range(30)
+        for side, shape in (("A", (8, 576)), ("B", (576, 8)))
+    }
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, smollm: Path, adapter: Path) -> Iterator[ServerProcess]:
+    """`python launch.py ...` with arguments of KServe and vLLM, from the command line and the environment."""
+    command = (
+        f"{BENTOML[0]} launch.py --http_port={{port}} --model_name smollm --model_dir={smollm} --dtype=float32 "
+        f"--max_length 512 --enable-lora --lora-modules random={adapter} --max-lora-rank 8 "
+        "--kv-cache-memory-bytes 512M --enable-auto-tool-choice --tool-call-parser=hermes"
+    )
+    started = ServerProcess(command, home, {"RUNTIME_MAX_NUM_SEQS": "32", "RUNTIME_SERVICE_HOST": "10.0.0.1"})
+    try:
+        started.wait_until("/v2/health/live", 200)
+        started.wait_until("/v2/health/ready", 200, seconds=300)
+        yield started
+    finally:
+        started.terminate()
+
+
+@pytest.fixture(params=["/openai/v1", "/v1"])
+def client(server: ServerProcess, request: pytest.FixtureRequest) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url + request.param, api_key="none", max_retries=0)
+
+
+def running(server: ServerProcess) -> float:
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
+
+
+def test_completion(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="smollm", prompt=CAPITAL, temperature=0, max_tokens=2)
+    assert answer.choices[0].text == " Paris."
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (5, 2, 7)
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model="smollm", messages=QUESTION, temperature=0)
+    assert answer.choices[0].message.content == "The capital of France is Paris."
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_stream_is_the_answer_in_parts(client: openai.OpenAI) -> None:
+    chunks = list(
+        client.chat.completions.create(
+            model="smollm", messages=QUESTION, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == "The capital of France is Paris."
+    assert len(chunks) > 6
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 8
+
+
+def test_stop_logprobs_choices_and_seed(client: openai.OpenAI) -> None:
+    stopped = client.completions.create(model="smollm", prompt=CAPITAL, temperature=0, max_tokens=16, stop=["aris"])
+    assert (stopped.choices[0].text, stopped.choices[0].finish_reason) == (" P", "stop")
+    logprobs = client.completions.create(model="smollm", prompt=CAPITAL, temperature=0, max_tokens=1, logprobs=2)
+    assert logprobs.choices[0].logprobs is not None
+    assert logprobs.choices[0].logprobs.tokens == [" Paris"]
+    sampled = [
+        client.completions.create(model="smollm", prompt="Once", n=3, seed=7, temperature=1, max_tokens=8).choices
+        for _ in range(2)
+    ]
+    texts = [[choice.text for choice in choices] for choices in sampled]
+    assert texts[0] == texts[1]
+    assert len(set(texts[0])) > 1
+
+
+def test_structured_output(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm", messages=QUESTION, temperature=0, max_tokens=40,
+        response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": {
+            "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"],
+            "additionalProperties": False,
+        }}},
+    )  # fmt: skip
+    assert json.loads(answer.choices[0].message.content or "")["city"] in ("Paris", "Rome")
+
+
+def test_tools(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model="smollm", messages=QUESTION, temperature=0, tools=[WEATHER], max_tokens=100,
+        tool_choice={"type": "function", "function": {"name": "get_weather"}},
+    )  # fmt: skip
+    [call] = answer.choices[0].message.tool_calls or []
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+
+
+def test_lora_modules_are_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["smollm", "random"]
+    texts = {
+        name: client.completions.create(model=name, prompt=CAPITAL, temperature=0, max_tokens=8).choices[0].text
+        for name in ("smollm", "random")
+    }
+    assert texts["smollm"] != texts["random"]
+
+
+def test_lists_for_both_kinds_of_client(server: ServerProcess, client: openai.OpenAI) -> None:
+    listed = httpx.get(f"{server.url}/v1/models").json()
+    assert listed["models"] == ["smollm"]
+    assert client.models.retrieve("smollm").id == "smollm"
+    kserve = InferenceRESTClient(RESTConfig(protocol="v1"))
+    answer: Any = asyncio.run(
+        kserve.infer(server.url, {"instances": [CAPITAL], "parameters": {"temperature": 0, "max_tokens": 2}}, "smollm")
+    )
+    assert answer == {"predictions": [" Paris."]}
+
+
+def test_of_32_streams_each_is_as_if_alone(server: ServerProcess) -> None:
+    prompts = [f"{number} plus {number} is" for number in range(32)]
+
+    async def ask(client: openai.AsyncOpenAI, prompt: str) -> str:
+        stream = await client.completions.create(
+            model="smollm", prompt=prompt, temperature=0, max_tokens=16, stream=True
+        )
+        return "".join([chunk.choices[0].text async for chunk in stream])
+
+    async def ask_all() -> tuple[list[str], list[str]]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            together = await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
+            return together, [await ask(client, prompt) for prompt in prompts]
+
+    together, alone = asyncio.run(ask_all())
+    assert together == alone
+    assert len(set(alone)) > 16
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v2/models/smollm/generate_stream"])
+def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess, path: str) -> None:
+    body = {"prompt": CAPITAL, "text_input": CAPITAL, "max_tokens": 450, "ignore_eos": True, "stream": True}
+    body.pop("prompt" if "generate" in path else "text_input")
+    with httpx.stream("POST", server.url + path, json=body) as response:
+        next(response.iter_lines())
+        assert running(server) == 1
+    deadline = time.monotonic() + 5
+    while running(server) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running(server) == 0
+
+
+def test_v1_and_the_open_inference_protocol(server: ServerProcess) -> None:
+    parameters = {"temperature": 0, "max_tokens": 2}
+    triton = tritonclient.http.InferenceServerClient(server.url.removeprefix("http://"))
+    tensor = tritonclient.http.InferInput("input-0", [2], "BYTES")
+    tensor.set_data_from_numpy(np.array([CAPITAL.encode()] * 2, dtype=object))
+    answer = triton.infer("smollm", [tensor], parameters=parameters)
+    assert answer.as_numpy("output-0").tolist() == [b" Paris."] * 2
+    triton.close()
+
+    url = f"{server.url}/v2/models/smollm"
+    given = {"text_input": CAPITAL, "parameters": parameters}
+    assert httpx.post(f"{url}/generate", json=given).json() == {
+        "model_name": "smollm", "model_version": "1", "text_output": " Paris.",
+    }  # fmt: skip
+    lines = [line for line in httpx.post(f"{url}/generate_stream", json=given).text.splitlines() if line]
+    events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert "".join(event["text_output"] for event in events) == " Paris."
+    assert [event["done"] for event in events] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/v1/completions", {"model": "nope", "prompt": "x"}, 404, "The model `nope` does not exist."),
+        ("/v1/completions", {"prompt": "one " * 600}, 400, "maximum context length is 512 tokens"),
+        ("/v1/completions", {"prompt": "x", "temperature": -1}, 400, "temperature must be non-negative"),
+        ("/v1/chat/completions", {"messages": "x"}, 400, "messages"),
+        ("/v1/embeddings", {"input": "x"}, 400, "does not serve /v1/embeddings: it serves text_generation at"),
+        ("/openai/v1/nothing", {"input": "x"}, 400, "smollm does not serve /v1/nothing: it serves text_generation"),
+        ("/openai/scale_elastic_ep", {}, 404, "there is nothing at /openai/scale_elastic_ep"),
+    ],
+)
+def test_errors_of_openai(server: ServerProcess, path: str, body: dict[str, Any], status: int, message: str) -> None:
+    response = httpx.post(server.url + path, json=body)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, status)
+    assert message in response.json()["error"]["message"]
+
+
+NUMBERS = {"name": "x", "shape": [1], "datatype": "INT64", "data": [1]}
+TEXT = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("infer", {"inputs": [NUMBERS]}, "this model takes BYTES: it serves text_generation at /v1/models/smollm:predict"),
+        ("infer", {"inputs": [TEXT], "parameters": {"temprature": 1}}, "the parameter temprature is unknown; there are"),
+        ("generate", {"text_input": "one " * 600}, "maximum context length is 512 tokens, but the prompt has 601 tokens"),
+        ("generate", {"text_input": "x", "max_tokens": 600}, "but 601 were asked for: 1 of the prompt and 600 of max_t"),
+        ("generate", {"text_input": "x", "top_p": 2}, "the parameters are not as expected: Expected `float` <= 1.0"),
+        ("generate", {}, "the body has no text_input"),
+        ("generate_stream", {"text_input": "one " * 600}, "maximum context length is 512 tokens"),
+    ],
+)
+def test_errors_of_the_open_inference_protocol(
+    server: ServerProcess, path: str, body: dict[str, Any], message: str
+) -> None:
+    response = httpx.post(f"{server.url}/v2/models/smollm/{path}", json=body)
+    assert response.status_code == 400
+    assert message in response.json()["error"]
+
+
+def test_metrics_and_log(server: ServerProcess) -> None:
+    metrics = httpx.get(f"{server.url}/metrics").text
+    assert "vllm:generation_tokens_total{" in metrics
+    assert "vllm:time_to_first_token_seconds_bucket{" in metrics
+    assert "RUNTIME_SERVICE_HOST is ignored: there is no argument service_host" in server.output
+    assert "Once" not in server.output
+
+
+def test_the_engine_dies(tmp_path: Path, smollm: Path) -> None:
+    """The server says so and ends, so that whoever runs it starts it again."""
+    arguments = ["--arg", f"model_dir={smollm}", "--arg", "kv_cache_memory_bytes=256M", "--arg", "max_length=256"]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], tmp_path)
+    try:
+        server.wait_until("/v2/health/ready", 200, seconds=300)
+        [engine] = [
+            child for child in psutil.Process(server.pid).children(recursive=True) if "EngineCore" in child.name()
+        ]
+        engine.kill()
+        server.wait_until("/v2/health/live", 503, seconds=20)
+        assert server.wait_for_exit(30) == 1
+        assert "error: the engine that ran model has died" in server.output
+    finally:
+        server.terminate()
+
+
+def test_an_argument_that_vllm_refuses_ends_the_start(home: Path, smollm: Path) -> None:
+    server = ServerProcess(
+        [BENTOML[0], str(ROOT / "launch.py"), "--http_port={port}", f"--model_dir={smollm}", "--max-num-seqs=many"], home
+    )
+    try:
+        assert server.wait_for_exit() == 1
+        [line] = [line for line in server.output.splitlines() if line.startswith("error: ")]
+        assert "vLLM refuses the arguments: argument --max-num-seqs: invalid" in line
+        assert "Traceback" not in server.output
+    finally:
+        server.terminate()
