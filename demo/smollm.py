@@ -24,9 +24,8 @@ def main(folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     gguf = find_gguf()
-    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
-    loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
     config = {name: value for name, value in loaded.config.to_dict().items() if name != "quantization_config"}
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig.from_dict(config))

@@ -162,7 +162,7 @@ def limit_length(
         logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
         return _FALLBACK_LENGTH
     if asked is not None and known and asked > min(known):
-        logger.warning("max_length %d is more than the model takes: texts are truncated to %d", asked, min(known))
+        logger.warning("max_length %d is more than the model takes, which is %d", asked, min(known))
     wanted = asked if asked is not None else recommended
     return min([*known, wanted] if wanted is not None else known)
 

@@ -19,7 +19,9 @@ from demo.smollm import main as write_smollm
 from protocol.application import create_application
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
+from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
+from runners.selection import create_runner
 from tests.families import FAMILIES
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -55,11 +57,11 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Serve]:
     """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`."""
-    runners: list[EncoderRunner] = []
+    runners: list[EncoderRunner | GeneratorRunner] = []
 
     def start(**arguments: Any) -> TestClient:
         given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
-        runner = EncoderRunner(given)
+        runner = create_runner(given)
         asyncio.run(runner.load())
         runners.append(runner)
         application = create_application(Models([runner]), given)

@@ -250,10 +250,26 @@ TEXT = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["x"]}
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("infer", {"inputs": [NUMBERS]}, "this model takes BYTES: it serves text_generation at /v1/models/smollm:predict"),
-        ("infer", {"inputs": [TEXT], "parameters": {"temprature": 1}}, "the parameter temprature is unknown; there are"),
-        ("generate", {"text_input": "one " * 600}, "maximum context length is 512 tokens, but the prompt has 601 tokens"),
-        ("generate", {"text_input": "x", "max_tokens": 600}, "but 601 were asked for: 1 of the prompt and 600 of max_t"),
+        (
+            "infer",
+            {"inputs": [NUMBERS]},
+            "this model takes BYTES: it serves text_generation at /v1/models/smollm:predict",
+        ),
+        (
+            "infer",
+            {"inputs": [TEXT], "parameters": {"temprature": 1}},
+            "the parameter temprature is unknown; there are",
+        ),
+        (
+            "generate",
+            {"text_input": "one " * 600},
+            "maximum context length is 512 tokens, but the prompt has 601 tokens",
+        ),
+        (
+            "generate",
+            {"text_input": "x", "max_tokens": 600},
+            "but 601 were asked for: 1 of the prompt and 600 of max_t",
+        ),
         ("generate", {"text_input": "x", "top_p": 2}, "the parameters are not as expected: Expected `float` <= 1.0"),
         ("generate", {}, "the body has no text_input"),
         ("generate_stream", {"text_input": "one " * 600}, "maximum context length is 512 tokens"),
@@ -294,7 +310,8 @@ def test_the_engine_dies(tmp_path: Path, smollm: Path) -> None:
 
 def test_an_argument_that_vllm_refuses_ends_the_start(home: Path, smollm: Path) -> None:
     server = ServerProcess(
-        [BENTOML[0], str(ROOT / "launch.py"), "--http_port={port}", f"--model_dir={smollm}", "--max-num-seqs=many"], home
+        [BENTOML[0], str(ROOT / "launch.py"), "--http_port={port}", f"--model_dir={smollm}", "--max-num-seqs=many"],
+        home,
     )
     try:
         assert server.wait_for_exit() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +106,15 @@ class Defaults:
             forced_first=config.forced_bos_token_id if model.config.is_encoder_decoder else None,
             settings={name: value for name in names if (value := getattr(config, name, None)) is not None},
         )
+
+    def check(self, prompt: Sequence[int]) -> None:
+        """Refuse token ids that are none: they would fail the batch that they run in.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+        if prompt and (outside := max(prompt)) >= self.vocabulary:
+            raise InputError(f"the prompt has token {outside}, but the vocabulary ends at {self.vocabulary - 1}")
 
     def resolve(self, sampling: Sampling) -> Settings:
         """Put the defaults in.

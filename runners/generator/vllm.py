@@ -60,6 +60,7 @@ _TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", 
 _CACHE_BYTES_ON_CPU = 4 * 2**30
 _RETRY_SECONDS = 1.0
 _SHUTDOWN_SECONDS = 10.0
+_EXIT_SECONDS = 5.0
 
 
 def find_obstacle(arguments: Arguments, architectures: Sequence[str], encoder_decoder: bool) -> str | None:
@@ -202,7 +203,7 @@ class VllmEngine:
         leaving = asyncio.run_coroutine_threadsafe(self._lifespan.aclose(), self._loop)
         with contextlib.suppress(TimeoutError):
             leaving.result(_SHUTDOWN_SECONDS)
-        self._engine.shutdown(timeout=0)
+        self._engine.shutdown(timeout=_EXIT_SECONDS)
 
     def _sampling_params(self, sampling: Sampling) -> SamplingParams:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -318,7 +319,9 @@ def _parse(arguments: Arguments, names: Sequence[str]) -> Namespace:
             ToolParserManager.import_tool_parser(parsed.tool_parser_plugin)
         validate_parsed_serve_args(parsed)
         validate_api_server_args(parsed)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except RunnerError:
+        raise
+    except Exception as error:
         raise ArgumentsError(f"vLLM refuses the arguments: {_one_line(error)}") from error
     return parsed
 

@@ -24,7 +24,9 @@ BODY = {"instances": ["a text"]}
 
 
 def connect(runner: EncoderRunner) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(
+        create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False
+    )
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
 
 

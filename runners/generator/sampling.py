@@ -1,0 +1,239 @@
+"""Logits to tokens, for all rows of a batch at once.
+
+The order is vLLM's for what changes logits (bias, repetition, frequency and presence penalty, temperature) and that of
+`transformers` for what leaves tokens out (top_k, top_p, min_p). What a row draws depends on its seed and its logits
+only: a row's random numbers are its own, and a token is found where the number falls among the cumulative
+probabilities in vocabulary order.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# As vLLM: a smaller temperature is greedy.
+_LEAST_TEMPERATURE = 1e-5
+# The most likely tokens, among which top_k and top_p nearly always end; else all are sorted.
+_CANDIDATES = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`runners.generation.Sampling` with the model's defaults put in; top_k is None for all of the vocabulary."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < _LEAST_TEMPERATURE
+
+    @property
+    def truncated(self) -> bool:
+        return not self.greedy and (self.top_k is not None or self.top_p < 1)
+
+    @property
+    def penalised(self) -> bool:
+        return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The log probability of a token, and the most likely ones with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class SampledRow:
+    """What a row remembers from step to step."""
+
+    def __init__(self, settings: Settings, seed: int | None, prompt: Sequence[int]) -> None:
+        """
+        Args:
+            seed: None for a random one.
+            prompt: what the repetition penalty counts beside the output.
+        """
+        self.settings = settings
+        self.random = random.Random(seed)
+        self._prompt = prompt
+        # By vocabulary: how often a token was generated, and whether it was or is in the prompt.
+        self.counts: Tensor | None = None
+        self.seen: Tensor | None = None
+
+    def begin(self, vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Its counts, empty at first."""
+        if self.counts is None or self.seen is None:
+            self.counts = torch.zeros(vocabulary, device=device)
+            self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+            self.seen[torch.tensor(self._prompt, dtype=torch.long, device=device)] = True
+        return self.counts, self.seen
+
+
+class Sampler:
+    """The rows of a batch, as tensors; made anew when rows leave or join."""
+
+    def __init__(self, rows: Sequence[SampledRow], vocabulary: int, device: torch.device) -> None:
+        self._rows = rows
+        self._device = device
+        settings = [row.settings for row in rows]
+        self._plain = all(setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings)
+        self._ranked = [index for index, setting in enumerate(settings) if setting.logprobs is not None]
+        self._biases = self._bias_tensors(settings)
+        self._greedy = torch.tensor([setting.greedy for setting in settings], device=device)
+        self._random = [row for row in rows if not row.settings.greedy]
+        self._random_rows = self._rows_where([not setting.greedy for setting in settings])
+        sampled = [setting for setting in settings if not setting.greedy]
+        self._temperature = self._column([setting.temperature for setting in sampled])
+        self._min_p = self._column([setting.min_p for setting in sampled])
+        self._has_min_p = any(setting.min_p for setting in sampled)
+        self._truncated_rows = self._rows_where([setting.truncated for setting in sampled])
+        truncated = [setting for setting in sampled if setting.truncated]
+        self._top_k = torch.tensor(
+            [min(setting.top_k or vocabulary, vocabulary) for setting in truncated], device=device
+        )
+        self._top_p = self._column([setting.top_p for setting in truncated])
+        penalised = [row for row in rows if row.settings.penalised]
+        self._penalised_rows = self._rows_where([setting.penalised for setting in settings])
+        self._presence = self._column([row.settings.presence_penalty for row in penalised])
+        self._frequency = self._column([row.settings.frequency_penalty for row in penalised])
+        self._repetition = self._column([row.settings.repetition_penalty for row in penalised])
+        self._counts, self._seen = self._gather_counts(penalised, vocabulary)
+
+    def choose(self, logits: Tensor, forced: int | None = None) -> tuple[list[int], dict[int, Ranked]]:
+        """The next token of every row; [rows, vocabulary].
+
+        Args:
+            forced: the token of every row, whatever its logits say.
+
+        Returns:
+            Tokens by row, and log probabilities of those rows that ask for them.
+        """
+        logits = logits.float()
+        if forced is not None:
+            tokens = torch.full((len(logits),), forced, device=self._device)
+        else:
+            tokens = logits.argmax(-1) if self._plain else self._sample(logits.clone())
+        if len(self._penalised_rows):
+            chosen = tokens[self._penalised_rows][:, None]
+            self._counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=self._counts.dtype))
+            self._seen.scatter_(1, chosen, True)
+        return tokens.tolist(), self._rank(logits, tokens)
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        if self._biases is not None:
+            rows, ids, values = self._biases
+            logits[rows, ids] += values
+        if len(self._penalised_rows):
+            logits[self._penalised_rows] = self._penalise(logits[self._penalised_rows])
+        tokens = logits.argmax(-1)
+        if self._random:
+            tokens[self._random_rows] = self._draw(logits[self._random_rows])
+        return tokens
+
+    def _penalise(self, logits: Tensor) -> Tensor:
+        repeated = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)
+        logits = torch.where(self._seen, repeated, logits)
+        return logits - self._frequency * self._counts - self._presence * (self._counts > 0)
+
+    def _draw(self, logits: Tensor) -> Tensor:
+        logits = logits / self._temperature
+        if len(self._truncated_rows):
+            truncated = logits[self._truncated_rows]
+            least = least_kept(truncated, self._top_k, self._top_p)
+            logits[self._truncated_rows] = truncated.masked_fill(truncated < least, -torch.inf)
+        probabilities = logits.softmax(-1)
+        if self._has_min_p:
+            least = self._min_p * probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < least, 0)
+        cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        drawn = torch.tensor([[row.random.random()] for row in self._random], dtype=torch.float64, device=self._device)
+        # Rounded up to the total, a number would fall behind the last token that has a probability.
+        below = torch.nextafter(total, torch.zeros_like(total))
+        found = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)
+        return found[:, 0].clamp(max=logits.shape[1] - 1)
+
+    def _rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
+        if not self._ranked:
+            return {}
+        logprobs = logits[self._ranked].log_softmax(-1)
+        chosen = logprobs.gather(1, tokens[self._ranked][:, None])[:, 0].tolist()
+        counts = [self._rows[index].settings.logprobs or 0 for index in self._ranked]
+        values, ids = (part.tolist() for part in logprobs.topk(min(max(counts), logprobs.shape[1])))
+        return {
+            index: Ranked(chosen[row], tuple(zip(ids[row][:count], values[row][:count], strict=True)))
+            for row, (index, count) in enumerate(zip(self._ranked, counts, strict=True))
+        }
+
+    def _column(self, values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
+
+    def _rows_where(self, chosen: list[bool]) -> Tensor:
+        return torch.tensor([index for index, yes in enumerate(chosen) if yes], dtype=torch.long, device=self._device)
+
+    def _bias_tensors(self, settings: Sequence[Settings]) -> tuple[Tensor, Tensor, Tensor] | None:
+        biases = [(row, *bias) for row, setting in enumerate(settings) for bias in setting.logit_bias.items()]
+        if not biases:
+            return None
+        rows, ids, values = zip(*biases, strict=True)
+        return (
+            torch.tensor(rows, device=self._device),
+            torch.tensor(ids, device=self._device),
+            torch.tensor(values, dtype=torch.float32, device=self._device),
+        )
+
+    def _gather_counts(self, rows: Sequence[SampledRow], vocabulary: int) -> tuple[Tensor, Tensor]:
+        """The counts of these rows as one, of which each row then has its part."""
+        if not rows:
+            return torch.empty(0, device=self._device), torch.empty(0, device=self._device)
+        counts, seen = (
+            torch.stack(parts) for parts in zip(*(row.begin(vocabulary, self._device) for row in rows), strict=True)
+        )
+        for row, row_counts, row_seen in zip(rows, counts, seen, strict=True):
+            row.counts, row.seen = row_counts, row_seen
+        return counts, seen
+
+
+def least_kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+    """The smallest logit that top_k and then top_p keep, [rows, 1]; those equal to it are kept too.
+
+    Args:
+        logits: [rows, vocabulary].
+        top_k: [rows], at most the vocabulary.
+        top_p: [rows, 1].
+    """
+    vocabulary = logits.shape[1]
+    limited = top_k[:, None] < vocabulary
+    largest = int(torch.where(limited[:, 0], top_k, 0).max())
+    least, complete = _least_among(logits, top_k, top_p, min(vocabulary, max(_CANDIDATES, largest)))
+    if not bool(complete.all()):
+        least, _ = _least_among(logits, top_k, top_p, vocabulary)
+    return least
+
+
+def _least_among(logits: Tensor, top_k: Tensor, top_p: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
+    """As `least_kept`, looking at so many candidates; and in which rows these were enough."""
+    vocabulary = logits.shape[1]
+    values = logits.topk(candidates).values
+    in_top_k = torch.arange(candidates, device=logits.device) < top_k[:, None]
+    limited = top_k[:, None] < vocabulary
+    of_top_k = values.masked_fill(~in_top_k, -torch.inf).logsumexp(-1, keepdim=True)
+    mass = (values - torch.where(limited, of_top_k, logits.logsumexp(-1, keepdim=True))).exp()
+    before = mass.cumsum(-1) - mass
+    kept = in_top_k & ((before < top_p) | (top_p >= 1))
+    kept[:, 0] = True
+    last = kept.sum(-1, keepdim=True) - 1
+    complete = limited | (last < candidates - 1) | (candidates == vocabulary)
+    return values.gather(1, last), complete

@@ -1,0 +1,303 @@
+"""The decode loop: one thread, one batch of running sequences, a token a row and step.
+
+Between steps finished and cancelled rows leave, and waiting ones join: their prompts are computed together, in parts
+where they are long, so that what runs does not wait long for a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
+from runners.generation import Delta, FinishReason, TokenLogprobs
+from runners.generator.decoding import Batching, Decoder, Prefill, Rows
+from runners.generator.sampling import Ranked, SampledRow, Sampler, Settings
+from runners.generator.text import TextStream, decode
+
+logger = logging.getLogger(__name__)
+
+MAX_ROWS = 64
+# While sequences run, prompts get this part of a batch's tokens a step: it is how long the running ones wait.
+_JOINING_PART = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt and how it is continued.
+
+    Attributes:
+        counted: the tokens that the repetition penalty counts beside the output's.
+        context: the tokens before the first one in the same text; none for encoder-decoders.
+    """
+
+    prompt: Sequence[int]
+    counted: Sequence[int]
+    context: Sequence[int]
+    settings: Settings
+    seed: int | None
+    max_tokens: int
+    stop: Sequence[str]
+    eos: frozenset[int]
+
+
+class Generation:
+    """A request under way; made on the event loop that waits for it."""
+
+    def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.request = request
+        self.sampled = SampledRow(request.settings, request.seed, request.counted)
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
+        # Set by the caller that goes, read between steps.
+        self.cancelled = False
+        self.finished = False
+        self._tokenizer = tokenizer
+        self._text = TextStream(tokenizer, request.context, request.stop)
+        self._tokens = 0
+
+    def take(self, token: int, ranked: Ranked | None) -> Delta:
+        """What the next token adds, and whether it is the last."""
+        self._tokens += 1
+        reason: FinishReason | None = None
+        if token in self.request.eos:
+            text, reason = self._text.finish(), "stop"
+        else:
+            text, stopped = self._text.push(token)
+            if stopped:
+                reason = "stop"
+            elif self._tokens >= self.request.max_tokens:
+                text, reason = text + self._text.finish(), "length"
+        self.finished = reason is not None
+        return Delta(text, 1, reason, () if ranked is None else (self._describe(token, ranked),))
+
+    def _describe(self, token: int, ranked: Ranked) -> TokenLogprobs:
+        top = tuple((self._name(other), logprob) for other, logprob in ranked.top)
+        return TokenLogprobs(self._name(token), ranked.logprob, top)
+
+    def _name(self, token: int) -> str:
+        return decode(self._tokenizer, [token], skip_special_tokens=False)
+
+
+class Scheduler:
+    """Runs generations; `run` is the model thread's, the rest is for any thread."""
+
+    def __init__(self, decoder: Decoder, vocabulary: int, forced_first: int | None, max_batch_tokens: int) -> None:
+        """
+        Args:
+            forced_first: the first token of every output.
+            max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt goes in parts, or alone
+                where a model cannot stop in between.
+        """
+        self._decoder = decoder
+        self._vocabulary = vocabulary
+        self._forced_first = forced_first
+        self._max_batch_tokens = max_batch_tokens
+        self._waiting: deque[Generation] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._dead = False
+        # The model thread's own: what runs, and what is about to.
+        self._running: list[Generation] = []
+        self._rows: Rows | None = None
+        self._sampler: Sampler | None = None
+        self._tokens: list[int] = []
+        self._joining: list[Generation] = []
+        self._prefill: Prefill | None = None
+        self._ready: Rows | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self._dead
+
+    @property
+    def count(self) -> int:
+        """How many generations wait or run."""
+        return len(self._waiting) + len(self._joining) + len(self._running)
+
+    def submit(self, generation: Generation) -> None:
+        """Queue a generation.
+
+        Raises:
+            EngineDeadError: the model thread has died.
+            ModelNotReadyError: the scheduler is closed.
+        """
+        with self._changed:
+            if self._dead or self._closed:
+                raise self._end()
+            self._waiting.append(generation)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Fail all, after the step that runs; does not wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @torch.inference_mode()
+    def run(self) -> None:
+        """Run until closed."""
+        try:
+            while self._wait():
+                self._attempt(self._let_cancelled_leave, self._drop_running)
+                self._admit()
+                self._attempt(self._advance_prefill, self._drop_joining)
+                self._attempt(self._step, self._drop_running)
+        except BaseException:
+            self._dead = True
+            logger.exception("the model thread has died")
+            raise
+        finally:
+            with self._changed:
+                self._closed = True
+                left = [*self._running, *self._joining, *self._waiting]
+                self._waiting.clear()
+            _deliver([(generation, self._end()) for generation in left])
+
+    def _end(self) -> RunnerError:
+        if self._dead:
+            return EngineDeadError("the engine has died: the server stops")
+        return ModelNotReadyError("the server is shutting down")
+
+    def _wait(self) -> bool:
+        """Wait for something to do; False once closed."""
+        with self._changed:
+            while not (self._closed or self._waiting or self._joining or self._running):
+                self._changed.wait()
+            return not self._closed
+
+    def _attempt(self, work: Callable[[], None], drop: Callable[[], list[Generation]]) -> None:
+        """Do a part of a turn; where it fails, so does what it was for, and nothing else."""
+        try:
+            work()
+        except torch.AcceleratorError:
+            # A GPU that has faulted does nothing more for this process.
+            raise
+        except Exception as error:
+            dropped = drop()
+            logger.exception("a batch of %d sequences has failed", len(dropped))
+            _deliver([(generation, error) for generation in dropped])
+
+    def _drop_running(self) -> list[Generation]:
+        dropped, self._running, self._tokens = self._running, [], []
+        self._rows = self._sampler = self._ready = None
+        return dropped
+
+    def _drop_joining(self) -> list[Generation]:
+        dropped, self._joining, self._prefill = self._joining, [], None
+        return dropped
+
+    def _let_cancelled_leave(self) -> None:
+        self._keep([row for row, generation in enumerate(self._running) if not generation.cancelled])
+
+    def _admit(self) -> None:
+        """Start with waiting prompts where there is room."""
+        if self._joining and all(generation.cancelled for generation in self._joining):
+            self._drop_joining()
+        if self._joining or (self._running and self._decoder.batching is not Batching.CONTINUOUS):
+            return
+        most = 1 if self._decoder.batching is Batching.ALONE else MAX_ROWS - len(self._running)
+        longest = 0
+        with self._changed:
+            while self._waiting and len(self._joining) < most:
+                generation = self._waiting[0]
+                if not generation.cancelled:
+                    longest = max(longest, len(generation.request.prompt))
+                    if self._joining and longest * (len(self._joining) + 1) > self._budget():
+                        break
+                    self._joining.append(generation)
+                self._waiting.popleft()
+
+    def _budget(self) -> int:
+        return max(1, self._max_batch_tokens // _JOINING_PART) if self._running else self._max_batch_tokens
+
+    def _advance_prefill(self) -> None:
+        """Compute a part of the prompts; with the last part come the first tokens."""
+        if not self._joining:
+            return
+        if self._prefill is None:
+            self._prefill = self._decoder.start([generation.request.prompt for generation in self._joining])
+        logits = self._decoder.advance(self._prefill, self._budget())
+        if logits is None:
+            return
+        rows = self._prefill.rows
+        tokens = self._emit(self._joining, self._new_sampler(self._joining), logits, self._forced_first)
+        stay = [row for row, generation in enumerate(self._joining) if not generation.finished]
+        if stay:
+            if len(stay) < len(self._joining):
+                rows.keep(stay)
+            # From here on they are running: if they cannot join, what runs is not to be trusted either.
+            self._running += [self._joining[row] for row in stay]
+            self._tokens += [tokens[row] for row in stay]
+            self._ready = rows
+        self._drop_joining()
+
+    def _step(self) -> None:
+        """Let the rows join that are ready, and append a token to every row."""
+        if self._ready is not None:
+            if self._rows is None:
+                self._rows = self._ready
+            else:
+                self._rows.join(self._ready)
+            self._ready = None
+            self._sampler = self._new_sampler(self._running)
+        if self._rows is None or self._sampler is None:
+            return
+        logits = self._decoder.step(self._rows, self._tokens)
+        self._tokens = self._emit(self._running, self._sampler, logits, None)
+        self._keep([row for row, generation in enumerate(self._running) if not generation.finished])
+
+    def _emit(
+        self, generations: Sequence[Generation], sampler: Sampler, logits: Tensor, forced: int | None
+    ) -> list[int]:
+        """Choose the next tokens and send what they add; the tokens."""
+        tokens, ranked = sampler.choose(logits, forced)
+        _deliver(
+            [
+                (generation, generation.take(token, ranked.get(row)))
+                for row, (generation, token) in enumerate(zip(generations, tokens, strict=True))
+            ]
+        )
+        return tokens
+
+    def _keep(self, stay: list[int]) -> None:
+        """Drop all other running rows."""
+        if len(stay) == len(self._running):
+            return
+        self._running = [self._running[row] for row in stay]
+        self._tokens = [self._tokens[row] for row in stay]
+        if not stay or self._rows is None:
+            self._rows = self._sampler = None
+            return
+        self._rows.keep(stay)
+        self._sampler = self._new_sampler(self._running)
+
+    def _new_sampler(self, generations: Sequence[Generation]) -> Sampler:
+        return Sampler([generation.sampled for generation in generations], self._vocabulary, self._decoder.model.device)
+
+
+def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+    """Hand out what a step has made, with one call an event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Delta | Exception]]] = {}
+    for generation, item in items:
+        by_loop.setdefault(generation.loop, []).append((generation, item))
+    for loop, own in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_put, own)
+        except RuntimeError:
+            # The callers' event loop is closed, and nobody waits.
+            for generation, _ in own:
+                generation.cancelled = True
+
+
+def _put(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+    for generation, item in items:
+        generation.queue.put_nowait(item)

@@ -1,0 +1,233 @@
+"""Generators run by `transformers`, in continuous batches of our own.
+
+The event loop checks requests and hands out text; a thread tokenizes; another one loads the model and then does nothing
+but run the decode loop. torch and transformers are imported in that thread: importing this module stays cheap.
+
+Not applied of a generation_config.json: beam search, no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_length,
+forced_eos_token_id and other processors; of it hold the temperature, top_k, top_p, min_p and repetition_penalty, where
+set, the start, forced first and end tokens, and the length of an encoder-decoder's output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from runners.arguments import Arguments
+from runners.cores import count_cores
+from runners.encoder.runner import BATCH_TOKENS_ON_CPU
+from runners.errors import EngineDeadError, InputError, ModelNotReadyError
+from runners.generation import Delta, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from runners.generator.limits import Defaults, Limits
+    from runners.generator.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+_BATCH_TOKENS_ON_GPU = 16384
+_LONGEST_STEP_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Everything that exists once the model is loaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    limits: Limits
+    defaults: Defaults
+    scheduler: Scheduler
+
+
+class TransformersEngine:
+    """A causal model or an encoder-decoder, run in a thread of its own."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+        self._loaded: _Loaded | None = None
+        self._closed = False
+        self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._model_thread: threading.Thread | None = None
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a causal model's prompt and output together, and of an encoder-decoder's prompt."""
+        return self._model().limits.prompt
+
+    @property
+    def failed(self) -> bool:
+        return self._loaded is not None and self._loaded.scheduler.failed
+
+    @property
+    def count(self) -> int:
+        """How many sequences wait or run."""
+        return self._model().scheduler.count
+
+    def load(self) -> None:
+        """Load and warm the model; blocks until it is ready.
+
+        Raises:
+            ModelLoadError: the model cannot be generated with.
+        """
+        loading: Future[_Loaded] = Future()
+        self._model_thread = threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)
+        self._model_thread.start()
+        self._loaded = loading.result()
+
+    async def tokenize(self, prompt: str) -> list[int]:
+        """The token ids of a prompt, with the special tokens that the model expects, however many they are."""
+        tokenizer = self._model().tokenizer
+
+        def encode() -> list[int]:
+            ids: list[int] = tokenizer(prompt, add_special_tokens=not self._arguments.disable_special_tokens).input_ids
+            return ids
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, encode)
+
+    async def tokenize_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+    ) -> list[int]:
+        """The token ids of a chat by the model's chat template; `options` are the template's variables.
+
+        Raises:
+            InputError: the model has no chat template, or it refuses the messages.
+        """
+        tokenizer = self._model().tokenizer
+        if not tokenizer.chat_template:
+            raise InputError("this model has no chat template: use completions")
+        if not options.get("continue_final_message"):
+            options.setdefault("add_generation_prompt", True)
+
+        def render() -> list[int]:
+            from jinja2 import TemplateError
+
+            try:
+                text = tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tools=None if tools is None else [dict(tool) for tool in tools],
+                    tokenize=False,
+                    **options,
+                )
+            except (TemplateError, TypeError, ValueError) as error:
+                raise InputError(f"the chat template refuses the messages: {error}") from error
+            # Templates write the special tokens themselves.
+            ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+            return ids
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, render)
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+        """Continue a prompt; to close the iterator frees the sequence before the next step.
+
+        Raises:
+            InputError: the prompt is empty or too long, or a token id, also of logit_bias, outside of the vocabulary.
+            ModelNotReadyError: the model is not loaded, or the server is shutting down.
+            EngineDeadError: the model thread has died.
+        """
+        from runners.generator.scheduler import Generation, Request
+
+        loaded = self._model()
+        loaded.defaults.check(prompt)
+        room = loaded.limits.room(len(prompt), sampling.max_tokens)
+        is_decoder = loaded.defaults.decoder_start is None
+        output = [] if loaded.defaults.decoder_start is None else [loaded.defaults.decoder_start]
+        request = Request(
+            prompt=prompt,
+            counted=prompt if is_decoder else output,
+            context=prompt if is_decoder else (),
+            settings=loaded.defaults.resolve(sampling),
+            seed=sampling.seed,
+            max_tokens=room,
+            stop=tuple(stop for stop in sampling.stop if stop),
+            eos=frozenset() if sampling.ignore_eos else loaded.defaults.eos,
+        )
+        generation = Generation(request, loaded.tokenizer)
+        loaded.scheduler.submit(generation)
+        try:
+            while True:
+                item = await generation.queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            generation.cancelled = True
+
+    def close(self) -> None:
+        """Stop the threads; what runs fails. Returns when the step that runs is done."""
+        self._closed = True
+        self._tokenizer_thread.shutdown(wait=False, cancel_futures=True)
+        if self._loaded is not None:
+            self._loaded.scheduler.close()
+            if self._model_thread is not None and self._model_thread is not threading.current_thread():
+                # A thread that is killed inside torch takes the process down with a message.
+                self._model_thread.join(_LONGEST_STEP_SECONDS)
+
+    def _model(self) -> _Loaded:
+        if self._loaded is None or self._closed:
+            raise ModelNotReadyError("the server is shutting down" if self._closed else "the model is not loaded yet")
+        if self._loaded.scheduler.failed:
+            raise EngineDeadError("the engine has died: the server stops")
+        return self._loaded
+
+    def _work(self, loading: Future[_Loaded]) -> None:
+        """The model thread: load, then run the decode loop until it is closed.
+
+        libgomp wants this to be one thread: where another has run a parallel operator before, steps take longer.
+        """
+        try:
+            loaded = self._load()
+        except BaseException as error:
+            loading.set_exception(error)
+            return
+        loading.set_result(loaded)
+        loaded.scheduler.run()
+
+    def _load(self) -> _Loaded:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+        from transformers.utils import logging as transformers_logging
+
+        from runners.encoder.linear import warm_linears
+        from runners.generator.decoding import Decoder
+        from runners.generator.limits import Defaults, Limits
+        from runners.generator.probe import choose_batching, speed_up
+        from runners.generator.scheduler import MAX_ROWS, Scheduler
+        from runners.loading import load_config, load_model, load_tokenizer
+
+        # What is worth saying about a load is said in our own errors and log lines.
+        transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        arguments = self._arguments
+        torch.set_num_threads(count_cores())
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        config = load_config(arguments)
+        tokenizer = load_tokenizer(arguments)
+        auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = load_model(arguments, auto_class, device, unused_prefixes=())
+        defaults = Defaults.of(model, tokenizer)
+        limits = Limits.of(model, tokenizer, arguments.max_length)
+        logger.info("%s", speed_up(model))
+        decoder = Decoder(model, defaults.decoder_start)
+        logger.info("%s", choose_batching(decoder))
+        warm_linears(model, range(1, MAX_ROWS + 1))
+        on_gpu = device.type == "cuda"
+        max_batch_tokens = arguments.max_batch_tokens or (_BATCH_TOKENS_ON_GPU if on_gpu else BATCH_TOKENS_ON_CPU)
+        # What is loaded stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        return _Loaded(
+            tokenizer,
+            limits,
+            defaults,
+            Scheduler(decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens),
+        )

@@ -1,0 +1,156 @@
+"""Logits to tokens: against the processors of `transformers`, against a table, and by what is drawn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from runners.generator import sampling
+from runners.generator.sampling import SampledRow, Sampler, Settings, least_kept
+
+CPU = torch.device("cpu")
+LOGITS = [2.0, 1.5, 0.5, 0.0, -1.0, -3.0]
+
+
+def sampler(*rows: SampledRow, vocabulary: int = len(LOGITS)) -> Sampler:
+    return Sampler(rows, vocabulary, CPU)
+
+
+def draw(settings: Settings, logits: list[float], times: int) -> Counter[int]:
+    """How often each token is drawn from the same logits; each row has another seed."""
+    rows = [SampledRow(settings, seed, []) for seed in range(times)]
+    tokens, _ = sampler(*rows, vocabulary=len(logits)).choose(torch.tensor([logits] * times))
+    return Counter(tokens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warpers"),
+    [
+        ({}, []),
+        ({"temperature": 0.5}, [TemperatureLogitsWarper(0.5)]),
+        ({"temperature": 2.0}, [TemperatureLogitsWarper(2.0)]),
+        ({"top_k": 2}, [TopKLogitsWarper(2)]),
+        ({"top_k": 100}, []),
+        ({"top_p": 0.7}, [TopPLogitsWarper(0.7)]),
+        ({"top_p": 0.01}, [TopPLogitsWarper(0.01)]),
+        ({"min_p": 0.2}, [MinPLogitsWarper(0.2)]),
+        ({"temperature": 1.5, "top_k": 4, "top_p": 0.8}, [TemperatureLogitsWarper(1.5), TopKLogitsWarper(4), TopPLogitsWarper(0.8)]),
+        ({"temperature": 0.7, "top_p": 0.95, "min_p": 0.1}, [TemperatureLogitsWarper(0.7), TopPLogitsWarper(0.95), MinPLogitsWarper(0.1)]),
+    ],
+)  # fmt: skip
+def test_tokens_are_drawn_as_by_transformers(settings: dict[str, Any], warpers: list[Any]) -> None:
+    scores: Any = LogitsProcessorList(warpers)(torch.zeros(1, 1, dtype=torch.long), torch.tensor([LOGITS]))  # type: ignore[arg-type]
+    expected = scores.softmax(-1)[0]
+    times = 20_000
+    drawn = draw(Settings(**settings), LOGITS, times)
+    found = torch.tensor([drawn[token] / times for token in range(len(LOGITS))])
+    assert not found[expected == 0].any(), "what is left out must not be drawn"
+    assert found[expected > 1e-3].all()
+    # The seeds are fixed: four standard deviations.
+    assert (found - expected).abs().max() < 4 * (0.25 / times) ** 0.5
+
+
+@pytest.mark.parametrize("top_k", [3000, 1500, 7])
+@pytest.mark.parametrize("top_p", [1.0, 0.999, 0.5, 0.05])
+@pytest.mark.parametrize("spread", [0.01, 5.0])
+def test_truncation_of_a_large_vocabulary_is_that_of_transformers(top_k: int, top_p: float, spread: float) -> None:
+    """A flat distribution takes more candidates than are looked at first."""
+    logits = torch.randn(3, 3000, generator=torch.Generator().manual_seed(0)) * spread
+    assert sampling._CANDIDATES < 1500
+    ids = torch.zeros(3, 1, dtype=torch.long)
+    expected = TopPLogitsWarper(top_p)(ids, TopKLogitsWarper(top_k)(ids, logits))
+    least = least_kept(logits, torch.full((3,), top_k), torch.full((3, 1), top_p))
+    kept, expected_kept = logits >= least, expected > -torch.inf
+    # Sums of thousands of probabilities round: one token at the border may fall on either side.
+    assert (kept != expected_kept).sum(-1).max() <= (1 if spread < 1 and top_p < 1 else 0)
+
+
+def test_greedy_and_random_rows_share_a_batch() -> None:
+    rows = [
+        SampledRow(Settings(temperature=0), None, []),
+        SampledRow(Settings(top_k=1), None, []),
+        SampledRow(Settings(logit_bias={4: 10.0}, temperature=0), None, []),
+        SampledRow(Settings(temperature=1e-9), None, []),
+    ]
+    tokens, _ = sampler(*rows).choose(torch.tensor([LOGITS] * 4))
+    assert tokens == [0, 0, 4, 0]
+
+
+def test_what_a_row_draws_does_not_depend_on_the_batch() -> None:
+    logits = torch.randn(30, 4, 50, generator=torch.Generator().manual_seed(0))
+
+    def run(others: list[Settings]) -> list[int]:
+        row = SampledRow(Settings(temperature=1.2, top_p=0.9, frequency_penalty=0.3), 7, [])
+        chosen = []
+        for step in logits:
+            # Made anew at every step, as when rows leave and join.
+            batch = sampler(*(SampledRow(other, None, []) for other in others), row, vocabulary=50)
+            chosen.append(batch.choose(torch.cat([step[: len(others)], step[3:]]))[0][-1])
+        return chosen
+
+    alone = run([])
+    assert run([Settings(), Settings(temperature=0, presence_penalty=1), Settings(top_k=3)]) == alone
+    assert len(set(alone)) > 5
+
+
+@pytest.mark.parametrize(
+    ("presence", "frequency", "expected"),
+    [
+        # Token 0 comes until its penalty takes it below 1.5, and so on.
+        (0.6, 0.0, [0, 1, 0, 0]),
+        (0.0, 0.4, [0, 0, 1, 0]),
+        (0.5, 0.4, [0, 1, 0, 0]),
+        (-1.0, 0.0, [0, 0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_penalties_count_what_was_generated(presence: float, frequency: float, expected: list[int]) -> None:
+    logits = torch.tensor([[2.0, 1.5, 0.0]])
+    # The prompt does not count.
+    row = SampledRow(Settings(temperature=0, presence_penalty=presence, frequency_penalty=frequency), None, [0, 0])
+    batch = sampler(row, vocabulary=3)
+    counts = Counter[int]()
+    for token in expected:
+        by_hand = [
+            logit - counts[index] * frequency - (counts[index] > 0) * presence
+            for index, logit in enumerate(logits[0].tolist())
+        ]
+        assert by_hand.index(max(by_hand)) == token, "the table must be right"
+        assert batch.choose(logits)[0] == [token]
+        counts[token] += 1
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+    prompt = [3, 9, 9]
+    row = SampledRow(Settings(temperature=0, repetition_penalty=1.7), None, prompt)
+    processor = RepetitionPenaltyLogitsProcessor(1.7)
+    for _ in range(12):
+        expected = int(processor(torch.tensor([prompt]), logits).argmax())
+        assert sampler(row, vocabulary=40).choose(logits)[0] == [expected]
+        prompt = [*prompt, expected]
+    assert len(set(prompt)) > 6
+
+
+def test_a_forced_token_counts_and_has_its_log_probability() -> None:
+    row = SampledRow(Settings(temperature=0, presence_penalty=9, logprobs=2), None, [])
+    batch = sampler(row)
+    logits = torch.tensor([LOGITS])
+    tokens, ranked = batch.choose(logits, forced=5)
+    assert tokens == [5]
+    expected = logits[0].log_softmax(-1).tolist()
+    assert ranked[0].logprob == pytest.approx(expected[5])
+    assert [token for token, _ in ranked[0].top] == [0, 1]
+    assert [value for _, value in ranked[0].top] == pytest.approx(expected[:2])
+    assert row.counts is not None
+    assert row.counts.tolist() == [0, 0, 0, 0, 0, 1]
