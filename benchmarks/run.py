@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import zip_longest
 from pathlib import Path
@@ -68,12 +68,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure_other(options: argparse.Namespace) -> dict[str, Any]:
-    return {**_machine(), "tasks": {options.model: {"server": _loads(options, options.url, _texts(), options.model)}}}
+    return {**machine(), "tasks": {options.model: {"server": _loads(options, options.url, _texts(), options.model)}}}
 
 
 def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     texts = _texts()
-    results: dict[str, Any] = {**_machine(), "tasks": {}}
+    results: dict[str, Any] = {**machine(), "tasks": {}}
     for task in options.tasks:
         folder = make_model(task, scratch / task)
         measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:128], scratch, "float32")}
@@ -147,20 +147,23 @@ def _ceiling(folder: Path, texts: list[str], scratch: Path, dtype: str) -> dict[
 
 
 @contextlib.contextmanager
-def serve(words: Sequence[str]) -> Iterator[str]:
-    """Start a server on a free port, `{port}` in its words; its URL once it is ready."""
+def serve(
+    words: Sequence[str], ready: str = "/v2/health/ready", environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Start a server on a free port, `{port}` in its words; its URL once `ready` answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1"}
+        own = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1"}
         server = subprocess.Popen(
             [word.replace("{port}", str(port)) for word in words],
-            cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=ROOT, env={**os.environ, **own, **(environment or {})},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            _wait_until_ready(url, server)
+            _wait_until_ready(url + ready, server)
             yield url
         finally:
             server.terminate()
@@ -168,15 +171,16 @@ def serve(words: Sequence[str]) -> Iterator[str]:
 
 
 def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    # vLLM compiles for minutes unless told not to.
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url + "/v2/health/ready", timeout=5):
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.2)
     raise SystemExit(f"error: the server did not get ready: {server.args!r}")
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
     model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":")
     return {
         "date": date.today().isoformat(),

