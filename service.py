@@ -102,8 +102,6 @@ Runtime = bentoml.asgi_app(application, path="/")(
         envs=[
             {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
             {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
-            # Spin shortly at OpenMP's barriers: beside another busy process, long spinning is 20 times slower.
-            {"name": "GOMP_SPINCOUNT", "value": "1000"},
         ],
         endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
         # BentoML's own request metrics label by raw path; /metrics is the application's.

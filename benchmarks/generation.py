@@ -82,9 +82,9 @@ def _measure_all(options: argparse.Namespace, folder: Path) -> dict[str, list[Me
     def measure(urls: dict[str, str], callers: list[int], rounds: int) -> None:
         for number in callers:
             found: dict[str, list[Measured]] = {}
-            # In turn, so that a noisy neighbour hurts both.
-            for _ in range(rounds):
-                for name, url in urls.items():
+            # In turn, and in turn first, so that a noisy neighbour hurts both.
+            for turn in range(rounds):
+                for name, url in list(urls.items())[:: -1 if turn % 2 else 1]:
                     load = asyncio.run(_drive(f"{url}/v1/completions", prompts, number, options.seconds))
                     found.setdefault(name, []).append(load)
             for name, loads in found.items():

@@ -23,11 +23,13 @@ from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
 from runners.selection import create_runner
 from tests.families import FAMILIES
+from tests.generators import save_generator
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 ModelFolder = Callable[..., Path]
+GeneratorFolder = Callable[[str], Path]
 Serve = Callable[..., TestClient]
 
 
@@ -42,6 +44,19 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
             folder = tmp_path_factory.mktemp("model")
             made[key] = FAMILIES[family].save(folder, task, **config)
         return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def generator_folder(tmp_path_factory: pytest.TempPathFactory) -> GeneratorFolder:
+    """A tiny seeded generator: `generator_folder("t5")`."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = save_generator(tmp_path_factory.mktemp(family), family)
+        return made[family]
 
     return make
 

@@ -20,7 +20,7 @@ import yaml
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from sentence_transformers import SentenceTransformer
 
-from tests.conftest import ModelFolder
+from tests.conftest import GeneratorFolder, ModelFolder
 from tests.families import MINILM
 from tests.servers import BENTOML, ROOT, ServerProcess
 
@@ -154,7 +154,7 @@ def test_what_cannot_start_says_why_and_exits(arguments: str, message: str, home
 
 @pytest.mark.parametrize(("options", "gpu"), [([], 1), (["--arg", "gpu=0"], None)])
 def test_a_bento_is_built_and_configured_by_environment(
-    options: list[str], gpu: int | None, home: Path, model_folder: ModelFolder
+    options: list[str], gpu: int | None, home: Path, model_folder: ModelFolder, generator_folder: GeneratorFolder
 ) -> None:
     """Built on a machine without a GPU it asks for one all the same, unless told not to."""
     environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
@@ -167,7 +167,7 @@ def test_a_bento_is_built_and_configured_by_environment(
     folder = home / "bentoml" / "bentos" / Path(*tag.split(":"))
     manifest = yaml.safe_load((folder / "bento.yaml").read_text())
     assert {env["name"]: env["value"] for env in manifest["envs"]} == {
-        "SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "GOMP_SPINCOUNT": "1000"
+        "SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
     }  # fmt: skip
     [service] = manifest["services"]
     assert service["config"].get("resources", {}).get("gpu") == gpu
@@ -187,6 +187,15 @@ def test_a_bento_is_built_and_configured_by_environment(
         [worker] = [process for process in _children(server) if "worker.service" in process["cmdline"]]
         assert worker["environ"]["SAFETENSORS_FAST_GPU"] == "0", "the operator's own value wins"
         assert worker["environ"]["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    finally:
+        assert server.terminate() == 0
+
+    t5 = {"RUNTIME_MODEL_DIR": str(generator_folder("t5")), "RUNTIME_MODEL_NAME": "t5"}
+    server = ServerProcess([*BENTOML, "serve", tag, "--port={port}"], home, t5)
+    try:
+        server.wait_until("/readyz", 200)
+        answer = httpx.post(f"{server.url}/v2/models/t5/generate", json={"text_input": "Hello", "max_tokens": 3}).json()
+        assert (answer["model_name"], type(answer["text_output"])) == ("t5", str)
     finally:
         assert server.terminate() == 0
 

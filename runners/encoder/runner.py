@@ -11,6 +11,7 @@ import asyncio
 import gc
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -198,6 +199,9 @@ class EncoderRunner:
             self.close()
 
     def _load(self) -> _Loaded:
+        # Spin shortly at OpenMP's barriers: where another process wants the cores, long spinning is 20 times slower.
+        # libgomp reads it when torch is imported.
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         import torch
         from transformers.utils import logging as transformers_logging
 

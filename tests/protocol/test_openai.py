@@ -14,7 +14,7 @@ from protocol.application import create_application
 from runners.arguments import Arguments
 from runners.inference import Models
 from runners.selection import create_runner
-from tests.conftest import ModelFolder, Serve
+from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 CAPITAL = "The capital of France is"
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -213,6 +213,21 @@ def test_v1(http: TestClient) -> None:
     assert http.post("/v1/models/smollm:predict", json=body).json()["predictions"][0] == " Paris."
     pair = http.post("/v1/models/smollm:predict", json={"instances": [["a", "b"]]})
     assert (pair.status_code, pair.json()["error"]) == (400, "text 0 is a pair, and text_generation takes single texts")
+
+
+def test_an_encoder_decoder(generator_folder: GeneratorFolder, serve: Serve) -> None:
+    client = serve(model_dir=generator_folder("t5"))
+    body = {"prompt": "Return the names", "temperature": 0, "max_tokens": 5, "ignore_eos": True}
+    answer = client.post("/v1/completions", json=body).json()
+    assert answer["usage"]["completion_tokens"] == 5
+    predicted = client.post(
+        "/v1/models/model:predict",
+        json={"instances": ["Return the names"], "parameters": {key: body[key] for key in list(body)[1:]}},
+    )
+    assert predicted.json() == {"predictions": [answer["choices"][0]["text"]]}
+    refused = client.post("/v1/chat/completions", json={"messages": QUESTION})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "this model has no chat template: use completions"
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/v1/completions"])

@@ -19,13 +19,10 @@ from runners.generation import Delta, Sampling
 from runners.generator.decoding import Batching, Decoder
 from runners.generator.scheduler import Scheduler
 from runners.generator.transformers import TransformersEngine
-from tests.families import albert_unigram, roberta_bpe
+from tests.conftest import GeneratorFolder
+from tests.families import roberta_bpe
+from tests.generators import CONFIGS
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if message.role == 'robot' %}{{ raise_exception('no robots') }}{% endif %}"
-    "<{{ message.role }}>{{ message.content }}{% endfor %}{% if tools %}[{{ tools[0].function.name }}]{% endif %}"
-    "{% if mood %}({{ mood }}){% endif %}{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 # Prompts of different lengths, which end at different lengths.
 PROMPTS = (
     ("Return", 9),
@@ -36,62 +33,21 @@ PROMPTS = (
     ("List the names", 16),
 )
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-BART = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "init_std": 0.7, "max_position_embeddings": 64,
-    "decoder_start_token_id": 2, "forced_bos_token_id": 0, "forced_eos_token_id": None,
-}  # fmt: skip
-CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 64},
-    "mistral": {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 64, "sliding_window": 8},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
-    "t5": {"d_model": 32, "d_kv": 16, "num_heads": 2, "num_layers": 2, "d_ff": 64, "initializer_factor": 4.0, "n_positions": 64, "decoder_start_token_id": 1},
-    "bart": BART,
-    # Absolute positions that cannot be set by row: batches only start together.
-    "pegasus_x": {**BART, "forced_bos_token_id": None},
-}  # fmt: skip
 FAMILIES = tuple(CONFIGS)
 ENCODER_DECODERS = ("t5", "bart", "pegasus_x")
 
 MakeEngine = Callable[..., TransformersEngine]
 
 
-def save_model(folder: Path, family: str) -> Path:
-    torch.manual_seed(sum(map(ord, family)))
-    tokenizer = albert_unigram() if family == "t5" else roberta_bpe()
-    tokenizer.chat_template = CHAT_TEMPLATE if family == "llama" else None
-    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": 2}
-    config = AutoConfig.for_model(
-        family, **{"vocab_size": len(tokenizer), "initializer_range": 0.6, **ids} | CONFIGS[family]
-    )
-    auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    auto_class.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = save_model(tmp_path_factory.mktemp(family), family)
-        return made[family]
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def make_engine(folder: Callable[[str], Path]) -> Iterator[MakeEngine]:
+def make_engine(generator_folder: GeneratorFolder) -> Iterator[MakeEngine]:
     """A loaded engine: `make_engine("llama", max_batch_tokens=4)`; one for all tests that ask for the same."""
     made: dict[str, TransformersEngine] = {}
 
     def make(family: str, **arguments: Any) -> TransformersEngine:
         key = f"{family}-{arguments}"
         if key not in made:
-            made[key] = TransformersEngine(Arguments(model_dir=str(folder(family)), **arguments))
+            made[key] = TransformersEngine(Arguments(model_dir=str(generator_folder(family)), **arguments))
             made[key].load()
         return made[key]
 
@@ -101,9 +57,9 @@ def make_engine(folder: Callable[[str], Path]) -> Iterator[MakeEngine]:
 
 
 @pytest.fixture
-def own_engine(folder: Callable[[str], Path]) -> Iterator[TransformersEngine]:
+def own_engine(generator_folder: GeneratorFolder) -> Iterator[TransformersEngine]:
     """An engine that a test may spoil."""
-    engine = TransformersEngine(Arguments(model_dir=str(folder("gpt2"))))
+    engine = TransformersEngine(Arguments(model_dir=str(generator_folder("gpt2"))))
     engine.load()
     yield engine
     engine.close()
@@ -135,8 +91,8 @@ def reference(folder: Path, prompt: str, max_tokens: int) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_is_that_of_generate(family: str, make_engine: MakeEngine, folder: Callable[[str], Path]) -> None:
-    expected = [reference(folder(family), prompt, tokens) for prompt, tokens in PROMPTS]
+def test_greedy_is_that_of_generate(family: str, make_engine: MakeEngine, generator_folder: GeneratorFolder) -> None:
+    expected = [reference(generator_folder(family), prompt, tokens) for prompt, tokens in PROMPTS]
     assert len(set(expected)) == len(PROMPTS), "the model must not say the same to all"
 
     async def scenario(engine: TransformersEngine) -> None:
@@ -245,7 +201,9 @@ def test_a_stop_string_ends_the_text_before_it(family: str, make_engine: MakeEng
     asyncio.run(scenario(make_engine(family)))
 
 
-def test_log_probabilities_are_those_of_the_raw_logits(make_engine: MakeEngine, folder: Callable[[str], Path]) -> None:
+def test_log_probabilities_are_those_of_the_raw_logits(
+    make_engine: MakeEngine, generator_folder: GeneratorFolder
+) -> None:
     async def scenario(engine: TransformersEngine) -> None:
         prompt = await engine.tokenize("Return the")
         # The bias changes what is chosen, not what is told.
@@ -255,8 +213,8 @@ def test_log_probabilities_are_those_of_the_raw_logits(make_engine: MakeEngine, 
         )
         assert plain[0].logprobs == ()
         [entry] = told[0].logprobs
-        tokenizer = AutoTokenizer.from_pretrained(folder("llama"))
-        model = AutoModelForCausalLM.from_pretrained(folder("llama"))
+        tokenizer = AutoTokenizer.from_pretrained(generator_folder("llama"))
+        model = AutoModelForCausalLM.from_pretrained(generator_folder("llama"))
         with torch.inference_mode():
             expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         top = expected.topk(2)
@@ -400,10 +358,10 @@ def test_a_chat_is_rendered_by_the_template(make_engine: MakeEngine) -> None:
         asyncio.run(make_engine("gpt2").tokenize_chat([hello], None))
 
 
-def test_a_model_without_a_head_is_refused(tmp_path: Path, folder: Callable[[str], Path]) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder("llama"))
+def test_a_model_without_a_head_is_refused(tmp_path: Path, generator_folder: GeneratorFolder) -> None:
+    model = AutoModelForCausalLM.from_pretrained(generator_folder("llama"))
     model.model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(folder("llama")).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(generator_folder("llama")).save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match=r"lacks weights of LlamaForCausalLM \(lm_head.weight\)"):
         TransformersEngine(Arguments(model_dir=str(tmp_path))).load()
 
