@@ -111,7 +111,7 @@ def describe_service(runner: Runner) -> str:
     routes = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer"]
     if isinstance(runner, GeneratorRunner):
         generates = [*routes, f"/v2/models/{name}/generate"] if runner.generates else []
-        routes = [*generates, *(path for path in runner.openai_paths if path.removeprefix("/v1/") in OPENAI_PATHS)]
+        routes = generates + [path for path in map("/v1/{}".format, OPENAI_PATHS) if runner.serves_openai(path)]
     return f"it serves {runner.task} at {', '.join(routes)}"
 
 

@@ -58,17 +58,12 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
         path = request.url.path.removeprefix(prefix)
         if not runner.ready:
             raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
-        if not isinstance(runner, GeneratorRunner):
+        if not isinstance(runner, GeneratorRunner) or not runner.serves_openai(path):
             raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+        body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
         if (application := runner.openai_application) is not None:
-            if path not in runner.openai_paths:
-                raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
-            body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
             return _Forwarded(application, path, body, runner)
-        answer = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}.get(path)
-        if answer is None:
-            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
-        return await answer(request, models, runner, await read_body(request, max_request_bytes))
+        return await _ANSWERS[path](request, models, runner, body)
 
     async def unknown(request: Request) -> Response:
         path = request.url.path.removeprefix(prefix)
@@ -85,6 +80,9 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
         found.append(Route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model)))
         found.append(Route(f"{prefix}/{{path:path}}", _shaped(unknown), methods=["GET", "POST"]))
     return found
+
+
+_ANSWERS = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}
 
 
 def model_card(name: str) -> dict[str, Any]:

@@ -147,10 +147,9 @@ class GeneratorRunner:
         """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
         return self._engine.application if isinstance(self._engine, VllmEngine) else None
 
-    @property
-    def openai_paths(self) -> Sequence[str]:
-        """The paths of OpenAI's API that it answers."""
-        return self._engine.paths if isinstance(self._engine, VllmEngine) else _TRANSFORMERS_PATHS
+    def serves_openai(self, path: str) -> bool:
+        """Whether it answers a path of OpenAI's API, such as /v1/completions."""
+        return self._engine.serves(path) if isinstance(self._engine, VllmEngine) else path in _TRANSFORMERS_PATHS
 
     async def model_cards(self) -> list[dict[str, Any]]:
         """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""

@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -61,6 +62,7 @@ _TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", 
 # Of a CPU machine's memory vLLM would take 0.92 at once, as if it were a GPU's.
 _CACHE_BYTES_ON_CPU = 4 * 2**30
 _RETRY_SECONDS = 1.0
+_NOTHING = re.compile("(?!)")
 _SHUTDOWN_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
 
@@ -74,8 +76,8 @@ def find_obstacle(arguments: Arguments, architectures: Sequence[str], encoder_de
         return "vLLM is not installed"
     if encoder_decoder:
         return f"vLLM does not run encoder-decoders such as {', '.join(architectures)}"
-    _prepare_environment(arguments)
     try:
+        _prepare_environment(arguments)
         from vllm.model_executor.models.registry import ModelRegistry
         from vllm.platforms import current_platform
     except ImportError as error:
@@ -166,10 +168,9 @@ class VllmEngine:
         """Whether it generates text; else it embeds, scores or classifies, over OpenAI's API only."""
         return hasattr(self.application.state, "openai_serving_completion")
 
-    @property
-    def paths(self) -> Sequence[str]:
-        """The paths that its OpenAI layer has."""
-        return [path for route in self.application.routes if (path := getattr(route, "path", None))]
+    def serves(self, path: str) -> bool:
+        """Whether its OpenAI layer has a route for a path."""
+        return any(getattr(route, "path_regex", _NOTHING).match(path) for route in self.application.routes)
 
     @property
     def failed(self) -> bool:
