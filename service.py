@@ -23,7 +23,14 @@ from runners.errors import ArgumentsError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
 from runners.selection import create_runner
-from runners.startup import being_built, configure_logging, resolve_resources, run_or_exit, watch_for_failed_workers
+from runners.startup import (
+    being_built,
+    bound_shutdown,
+    configure_logging,
+    resolve_resources,
+    run_or_exit,
+    watch_for_failed_workers,
+)
 
 HERE = Path(__file__).resolve().parent
 # A built Bento keeps its source in src/, beside it the bento.yaml with the arguments it was built with.
@@ -70,6 +77,7 @@ class Server:
     @bentoml.on_startup
     async def start(self) -> None:
         self._running = asyncio.create_task(run_or_exit(runner))
+        bound_shutdown(runner.close)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -100,7 +100,7 @@ def find_generator(models: Models, name: str, what: str) -> GeneratorRunner:
         InvalidRequestError: it does something else; the message says what.
     """
     runner = find_ready_model(models, name)
-    if not isinstance(runner, GeneratorRunner):
+    if not isinstance(runner, GeneratorRunner) or not runner.generates:
         raise InvalidRequestError(f"{runner.name} does not serve {what}: {describe_service(runner)}")
     return runner
 
@@ -125,6 +125,8 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     """
     options = runner.default_options
     if isinstance(runner, GeneratorRunner):
+        if not runner.generates:
+            raise InvalidRequestError(f"{runner.name} does not generate text: {describe_service(runner)}")
         return replace(options, sampling=read_sampling(parameters))
     if not parameters:
         return options

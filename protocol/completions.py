@@ -53,7 +53,8 @@ class CommonFields(SamplingFields, kw_only=True):
     n: Annotated[int, Meta(ge=1, le=_MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    # Read to be refused: to leave them out silently would change the answer.
+    use_beam_search: bool | None = None
+    # Read to be refused, like some below: to leave them out silently would change the answer.
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     prompt_logprobs: int | None = None
@@ -78,6 +79,8 @@ class ChatRequest(CommonFields, kw_only=True):
     top_logprobs: TopLogprobs | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    echo: bool | None = None
+    chat_template: str | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] | None = None
@@ -113,7 +116,7 @@ async def answer_chat(request: Request, models: Models, runner: GeneratorRunner,
     """
     call = parse_json(body, _chat_decoder, "the body")
     forced = call.tool_choice not in (None, "auto", "none")
-    _check(models, call, {"tool_choice": forced})
+    _check(models, call, {"tool_choice": forced, "echo": call.echo, "chat_template": call.chat_template})
     if call.top_logprobs is not None and not call.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
     prompt = await runner.tokenize_chat(
@@ -129,7 +132,7 @@ async def answer_chat(request: Request, models: Models, runner: GeneratorRunner,
 
 
 def _check(models: Models, call: CommonFields, unsupported: Mapping[str, Any]) -> None:
-    if call.model is not None and models.find(call.model) is None:
+    if call.model and models.find(call.model) is None:
         raise ModelNotFoundError(call.model)
     plain = call.response_format is None or call.response_format.get("type") == "text"
     asked = {
@@ -137,10 +140,11 @@ def _check(models: Models, call: CommonFields, unsupported: Mapping[str, Any]) -
         "response_format": not plain,
         "structured_outputs": call.structured_outputs,
         "prompt_logprobs": call.prompt_logprobs is not None,
+        "use_beam_search": call.use_beam_search,
     }
     for name, value in asked.items():
         if value:
-            raise InvalidRequestError(f"{name} is not supported for this model, which vLLM does not run", name)
+            raise InvalidRequestError(f"{name} is not supported where transformers runs the model, only on vLLM", name)
     if call.stream_options is not None and not call.stream:
         raise InvalidRequestError("stream_options needs stream to be true", "stream_options")
 
@@ -161,7 +165,7 @@ def _plain_message(message: dict[str, Any], position: int) -> dict[str, Any]:
         raise InvalidRequestError(f"messages[{position}] has no role", "messages")
     content = message.get("content")
     if content is None or isinstance(content, str):
-        return message
+        return {**message, "content": content or ""}
     parts = content if isinstance(content, list) else [content]
     for part in parts:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):

@@ -59,15 +59,16 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
         if not runner.ready:
             raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
         if not isinstance(runner, GeneratorRunner) or not runner.serves_openai(path):
-            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+            raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
         if (application := runner.openai_application) is not None:
             return _Forwarded(application, path, body, runner)
         return await _ANSWERS[path](request, models, runner, body)
 
     async def unknown(request: Request) -> Response:
-        path = request.url.path.removeprefix(prefix)
-        if path in _VLLM_PATHS or path.startswith("/v1/"):
+        path, runner = request.url.path.removeprefix(prefix), models.first
+        for_clients = path in _VLLM_PATHS or path.startswith("/v1/")
+        if for_clients and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
             return await forward_or_answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {prefix}/v1")
 

@@ -84,6 +84,8 @@ def read_sampling(parameters: Mapping[str, Any] | None) -> Sampling:
         fields = msgspec.convert(given, SamplingParameters)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"the parameters are not as expected: {error}") from error
+    if fields.max_tokens is not None and fields.max_new_tokens is not None:
+        raise InvalidRequestError("max_tokens and max_new_tokens are the same: give one of them", "max_tokens")
     return fields.to_sampling(fields.max_new_tokens or DEFAULT_MAX_TOKENS)
 
 

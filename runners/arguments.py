@@ -35,6 +35,8 @@ _ALIASES = {
     "dp": "data_parallel_size",
     "dpl": "data_parallel_size_local",
 }
+# vLLM's values for as long a context as its memory allows.
+_FITTING = frozenset({"auto", "-1"})
 _SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+)(=(?P<value>.*))?$", re.DOTALL)
 # vLLM's that KServe's manifests carry whatever they serve.
 _KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
@@ -71,6 +73,13 @@ def _split_names(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
+def _count(value: object) -> object:
+    """vLLM's short numbers: 2k is 2000, 2K is 2048."""
+    if isinstance(value, str) and (short := re.fullmatch(r"(\d+)([kKmM])", value.strip())):
+        return int(short[1]) * {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[short[2]]
+    return value
+
+
 def _task_name(value: object) -> object:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
 
@@ -98,7 +107,7 @@ class Arguments(BaseModel):
         None, description="float32 if unset, `auto` is float16 on a GPU and float32 on a CPU; on vLLM both are the "
         "checkpoint's own",
     )  # fmt: skip
-    max_length: int | None = Field(
+    max_length: Annotated[int | None, BeforeValidator(_count)] = Field(
         None, ge=1, description="longest text in tokens, longer ones are truncated; for generation prompt and output "
         "together, longer ones are refused; also called `max_model_len`; the model's and the tokenizer's own limits "
         "hold where they are smaller",
@@ -273,7 +282,9 @@ def read_arguments(
             if value is None or value == "":
                 continue
             name = _canonical_name(given_name)
-            if name in _WITHOUT_EFFECT:
+            if name == "max_length" and str(value) in _FITTING:
+                engine["max_model_len"] = EngineArgument(str(value), origin, meant)
+            elif name in _WITHOUT_EFFECT:
                 logger.warning("%s in %s has no effect on this server", name, origin)
             elif name in ARGUMENT_NAMES:
                 values[name] = value

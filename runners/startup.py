@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, get_args
 
@@ -21,6 +22,7 @@ from runners.inference import Runner
 
 _EXIT_CODE = 1
 _WATCH_SECONDS = 1.0
+_DRAIN_SECONDS = 20.0
 
 
 def configure_logging() -> None:
@@ -96,6 +98,22 @@ async def run_or_exit(runner: Runner) -> None:
     # Those who wait are told first.
     await asyncio.sleep(_WATCH_SECONDS)
     _exit(f"the engine that ran {runner.name} has died")
+
+
+def bound_shutdown(stop: Callable[[], None]) -> None:
+    """In a worker: once it is told to end, call `stop` if requests still run after a while.
+
+    The server waits for the last answer, however long that takes; Kubernetes kills it after 30 s.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(loop.call_later, _DRAIN_SECONDS, lambda: loop.run_in_executor(None, stop))
+        if callable(handler):
+            handler(number, frame)
+
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _exit(reason: str) -> NoReturn:

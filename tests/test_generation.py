@@ -18,7 +18,9 @@ import torch
 import tritonclient.http
 from kserve import InferenceRESTClient, RESTConfig
 from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
 
+from tests.families import MINILM
 from tests.servers import BENTOML, ROOT, ServerProcess
 
 pytestmark = pytest.mark.slow
@@ -233,7 +235,7 @@ def test_v1_and_the_open_inference_protocol(server: ServerProcess) -> None:
         ("/v1/completions", {"prompt": "x", "temperature": -1}, 400, "temperature must be non-negative"),
         ("/v1/chat/completions", {"messages": "x"}, 400, "messages"),
         ("/v1/embeddings", {"input": "x"}, 400, "does not serve /v1/embeddings: it serves text_generation at"),
-        ("/openai/v1/nothing", {"input": "x"}, 400, "smollm does not serve /v1/nothing: it serves text_generation"),
+        ("/openai/v1/nothing", {"input": "x"}, 404, "there is nothing at /openai/v1/nothing"),
         ("/openai/scale_elastic_ep", {}, 404, "there is nothing at /openai/scale_elastic_ep"),
     ],
 )
@@ -272,6 +274,12 @@ TEXT = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["x"]}
         ),
         ("generate", {"text_input": "x", "top_p": 2}, "the parameters are not as expected: Expected `float` <= 1.0"),
         ("generate", {}, "the body has no text_input"),
+        ("generate", {"text_input": "x" * 1_000_000}, "characters at most, but the prompt has 1000000 characters"),
+        (
+            "generate",
+            {"text_input": "x", "max_tokens": 1, "max_new_tokens": 2},
+            "max_tokens and max_new_tokens are the",
+        ),
         ("generate_stream", {"text_input": "one " * 600}, "maximum context length is 512 tokens"),
     ],
 )
@@ -304,6 +312,29 @@ def test_the_engine_dies(tmp_path: Path, smollm: Path) -> None:
         server.wait_until("/v2/health/live", 503, seconds=20)
         assert server.wait_for_exit(30) == 1
         assert "error: the engine that ran model has died" in server.output
+    finally:
+        server.terminate()
+
+
+def test_an_encoder_on_vllm(tmp_path: Path) -> None:
+    """Asked for by name, vLLM embeds and ranks, over OpenAI's API only."""
+    server = ServerProcess(
+        [*BENTOML, "serve", ".", "--port={port}", "--arg", f"model_dir={MINILM}", "--arg", "backend=vllm"], tmp_path
+    )
+    try:
+        server.wait_until("/v2/health/ready", 200, seconds=300)
+        client = openai.OpenAI(base_url=f"{server.url}/openai/v1", api_key="none")
+        texts = ["Hello world", "Serve Hugging Face models"]
+        found = [each.embedding for each in client.embeddings.create(model="model", input=texts).data]
+        expected = SentenceTransformer(str(MINILM), device="cpu").encode(texts)
+        np.testing.assert_allclose(found, expected, atol=2e-2)
+        ranked = httpx.post(
+            f"{server.url}/v1/rerank", json={"query": "a greeting", "documents": [*texts], "model": "model"}, timeout=30
+        ).json()
+        assert [result["index"] for result in ranked["results"]] == [0, 1]
+        refused = httpx.post(f"{server.url}/v1/models/model:predict", json={"instances": texts})
+        assert refused.status_code == 400
+        assert "model does not generate text: it serves text_embedding at /v1/embeddings, /v1/rerank" in refused.text
     finally:
         server.terminate()
 

@@ -77,9 +77,12 @@ class GeneratorRunner:
         """
         Raises:
             ModelNotReadyError: it is not loaded.
+            EngineDeadError: it has died.
         """
         if self._engine is None:
             raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
+        if self._engine.failed:
+            raise EngineDeadError("the engine that ran the model has died")
         return self._engine
 
     async def load(self) -> None:
@@ -157,7 +160,7 @@ class GeneratorRunner:
 
     async def tokenize(self, text: str) -> list[int]:
         """The token ids of a prompt."""
-        return await self._generating_engine().tokenize(text)
+        return await self.engine.tokenize(text)
 
     async def tokenize_chat(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
@@ -173,7 +176,7 @@ class GeneratorRunner:
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees its sequence."""
-        return self._generating_engine().generate(prompt, sampling)
+        return self.engine.generate(prompt, sampling)
 
     async def stream(self, text: str, sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a text; to close the iterator frees its sequence."""
@@ -186,14 +189,6 @@ class GeneratorRunner:
             return "".join([delta.text async for delta in self.stream(text, sampling)])
         except InputError as error:
             raise InputError(f"text {position} cannot be served: {error}") from error
-
-    def _generating_engine(self) -> VllmEngine | TransformersEngine:
-        engine = self.engine
-        if engine.failed:
-            raise EngineDeadError("the engine that ran the model has died")
-        if isinstance(engine, VllmEngine) and not engine.generates:
-            raise InputError(f"{self.name} does {self._task or 'not generate'} on vLLM: ask it over OpenAI's API")
-        return engine
 
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments

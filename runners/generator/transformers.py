@@ -23,7 +23,7 @@ from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.encoder.runner import BATCH_TOKENS_ON_CPU
 from runners.errors import EngineDeadError, InputError, ModelNotReadyError
-from runners.generation import Delta, Sampling
+from runners.generation import Delta, Sampling, check_characters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +42,7 @@ class _Loaded:
     """Everything that exists once the model is loaded."""
 
     tokenizer: PreTrainedTokenizerBase
+    longest_token: int
     limits: Limits
     defaults: Defaults
     scheduler: Scheduler
@@ -83,8 +84,14 @@ class TransformersEngine:
         self._loaded = loading.result()
 
     async def tokenize(self, prompt: str) -> list[int]:
-        """The token ids of a prompt, with the special tokens that the model expects, however many they are."""
-        tokenizer = self._model().tokenizer
+        """The token ids of a prompt, with the special tokens that the model expects, too many as they may be.
+
+        Raises:
+            InputError: the prompt is so long that it is not tokenized.
+        """
+        loaded = self._model()
+        tokenizer = loaded.tokenizer
+        check_characters(prompt, loaded.limits.prompt, loaded.longest_token)
 
         def encode() -> list[int]:
             ids: list[int] = tokenizer(prompt, add_special_tokens=not self._arguments.disable_special_tokens).input_ids
@@ -100,7 +107,8 @@ class TransformersEngine:
         Raises:
             InputError: the model has no chat template, or it refuses the messages.
         """
-        tokenizer = self._model().tokenizer
+        loaded = self._model()
+        tokenizer = loaded.tokenizer
         if not tokenizer.chat_template:
             raise InputError("this model has no chat template: use completions")
         if not options.get("continue_final_message"):
@@ -110,14 +118,17 @@ class TransformersEngine:
             from jinja2 import TemplateError
 
             try:
-                text = tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
-                    tools=None if tools is None else [dict(tool) for tool in tools],
-                    tokenize=False,
-                    **options,
+                text = str(
+                    tokenizer.apply_chat_template(
+                        [dict(message) for message in messages],
+                        tools=None if tools is None else [dict(tool) for tool in tools],
+                        tokenize=False,
+                        **options,
+                    )
                 )
             except (TemplateError, TypeError, ValueError) as error:
                 raise InputError(f"the chat template refuses the messages: {error}") from error
+            check_characters(text, loaded.limits.prompt, loaded.longest_token)
             # Templates write the special tokens themselves.
             ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
             return ids
@@ -227,6 +238,7 @@ class TransformersEngine:
         gc.freeze()
         return _Loaded(
             tokenizer,
+            max(map(len, tokenizer.get_vocab())),
             limits,
             defaults,
             Scheduler(decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens),

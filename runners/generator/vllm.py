@@ -26,6 +26,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydantic import ValidationError
+
 from runners.arguments import Arguments, EngineArgument, unknown_argument
 from runners.cores import count_cores
 from runners.errors import (
@@ -36,7 +38,7 @@ from runners.errors import (
     OverloadedError,
     RunnerError,
 )
-from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs
+from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs, check_characters
 from runners.memory import available_memory
 
 if TYPE_CHECKING:
@@ -183,7 +185,9 @@ class VllmEngine:
         return cards
 
     async def tokenize(self, prompt: str) -> list[int]:
-        ids: list[int] = await asyncio.to_thread(self._engine.get_tokenizer().encode, prompt)
+        tokenizer = self._engine.get_tokenizer()
+        check_characters(prompt, self.max_length, tokenizer.max_chars_per_token)
+        ids: list[int] = await asyncio.to_thread(tokenizer.encode, prompt)
         return ids
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
@@ -280,9 +284,21 @@ def _token_logprobs(output: CompletionOutput, ids: Sequence[int], top: int) -> t
 
 def _create_engine(parsed: Namespace) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    engine: AsyncLLM = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(parsed))
+    arguments = AsyncEngineArgs.from_cli_args(parsed)
+    try:
+        config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except Exception as error:
+        raise ArgumentsError(f"vLLM refuses the model or its arguments: {_one_line(error)}") from error
+    engine: AsyncLLM = AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=arguments.enable_log_requests,
+        disable_log_stats=arguments.disable_log_stats,
+        aggregate_engine_logging=arguments.aggregate_engine_logging,
+    )
     return engine
 
 
@@ -404,4 +420,6 @@ def split_words(value: str) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     return " ".join(str(error).split()) or type(error).__name__

@@ -153,7 +153,7 @@ def test_a_ban_by_logit_bias(client: openai.OpenAI) -> None:
         ("completions", {"prompt": "x", "temperature": -1}, 400, None, "Expected `float` >= 0.0 - at `$.temperature`"),
         ("completions", {"prompt": "x", "n": 0}, 400, None, "Expected `int` >= 1 - at `$.n`"),
         ("completions", {"prompt": "x", "logit_bias": {"x": 1}}, 400, "logit_bias", "the keys of logit_bias must be"),
-        ("completions", {"prompt": "x", "suffix": "y"}, 400, "suffix", "suffix is not supported for this model"),
+        ("completions", {"prompt": "x", "suffix": "y"}, 400, "suffix", "suffix is not supported where transformers runs"),
         ("completions", {"prompt": "x", "stream_options": {}}, 400, "stream_options", "stream_options needs stream"),
         ("completions", {}, 400, None, "Object missing required field `prompt`"),
         ("completions", "{", 400, None, "the body is not valid JSON"),
@@ -162,7 +162,10 @@ def test_a_ban_by_logit_bias(client: openai.OpenAI) -> None:
         ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages",
          "messages[0] has content that is no text"),
         ("chat/completions", {"messages": QUESTION, "response_format": {"type": "json_object"}}, 400, "response_format",
-         "response_format is not supported for this model, which vLLM does not run"),
+         "response_format is not supported where transformers runs the model, only on vLLM"),
+        ("chat/completions", {"messages": QUESTION, "echo": True}, 400, "echo", "echo is not supported where"),
+        ("completions", {"prompt": "x", "use_beam_search": True}, 400, "use_beam_search", "use_beam_search is not supp"),
+        ("completions", {"prompt": "x" * 100_000}, 400, None, "characters at most, but the prompt has 100000 characters"),
         ("chat/completions", {"messages": QUESTION, "top_logprobs": 2}, 400, "top_logprobs", "top_logprobs needs"),
         ("chat/completions", {"messages": QUESTION, "tools": [], "tool_choice": "required"}, 400, "tool_choice", "not supp"),
         ("embeddings", {"input": "x"}, 400, None, "smollm does not serve /v1/embeddings: it serves text_generation at"),
@@ -185,7 +188,8 @@ def test_errors(http: TestClient, path: str, body: Any, status: int, param: str 
         ("GET", "/openai/v1/models/smollm", 200),
         ("GET", "/openai/v1/models/nope", 404),
         ("GET", "/openai/metrics", 404),
-        ("POST", "/openai/v1/nothing", 400),
+        ("POST", "/openai/v1/nothing", 404),
+        ("POST", "/openai/tokenize", 404),
     ],
 )
 def test_other_routes(http: TestClient, method: str, path: str, status: int) -> None:
@@ -236,8 +240,7 @@ def test_a_chat_with_an_encoder(model_folder: ModelFolder, serve: Serve, path: s
     response = client.post(path, json={"model": "model", "messages": QUESTION})
     assert response.status_code == 400
     assert response.json()["error"]["message"] == (
-        f"model does not serve {path.removeprefix('/openai')}: it serves fill_mask at /v1/models/model:predict, "
-        "/v2/models/model/infer"
+        f"model does not serve {path}: it serves fill_mask at /v1/models/model:predict, /v2/models/model/infer"
     )
     generate = client.post("/v2/models/model/generate", json={"text_input": "x"})
     assert (generate.status_code, generate.json()["error"][:34]) == (400, "model does not serve generate: it ")
