@@ -20,8 +20,9 @@ from torch import nn
 
 from runners.arguments import Arguments
 from runners.encoder.linear import VOCABULARY, PackedLinear
-from runners.encoder.runner import BATCH_TOKENS_ON_CPU, EncoderRunner
+from runners.encoder.runner import EncoderRunner
 from runners.inference import TextInput
+from runners.loading import BATCH_TOKENS_ON_CPU
 
 
 def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:

@@ -23,7 +23,6 @@ from protocol.calls import until_disconnect
 from protocol.errors import InvalidRequestError, ModelNotFoundError, openai_error
 from protocol.sampling import SamplingFields
 from protocol.sse import stream_events
-from runners.errors import RunnerError
 from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
@@ -343,7 +342,7 @@ async def _deltas(
     runner: GeneratorRunner, sequences: Sequence[tuple[Sequence[int], Sampling]]
 ) -> AsyncGenerator[tuple[int, Delta], None]:
     """The deltas of all sequences as they come; to close the iterator frees all of them."""
-    arrived: asyncio.Queue[tuple[int, Delta | RunnerError | Exception]] = asyncio.Queue()
+    arrived: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
 
     async def run(index: int, prompt: Sequence[int], sampling: Sampling) -> None:
         try:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
 
 class RunnerError(Exception):
     """Base of everything a runner tells its caller; the message is meant to be shown."""
@@ -33,3 +39,20 @@ class ModelNotReadyError(RunnerError):
 
 class EngineDeadError(RunnerError):
     """The engine that ran the model has died; the server stops."""
+
+
+@contextlib.contextmanager
+def load_errors(model: str) -> Iterator[None]:
+    """Whatever goes wrong while a model loads, as a RunnerError of one line.
+
+    Raises:
+        ModelLoadError: instead of an error that is no RunnerError.
+    """
+    try:
+        yield
+    except RunnerError:
+        raise
+    except Exception as error:
+        logger.debug("loading failed", exc_info=True)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelLoadError(f"{model} cannot be loaded: {reason}") from error

@@ -30,6 +30,8 @@ _POSITION_KEYS = (
 # What a tokenizer reports when it knows no limit is a number like 1e30.
 _NO_LIMIT = 2**31
 _FALLBACK_LENGTH = 2048
+BATCH_TOKENS_ON_CPU = 1536
+_BATCH_TOKENS_ON_GPU = 16384
 
 
 def load_config(arguments: Arguments) -> PretrainedConfig:
@@ -89,6 +91,11 @@ def resolve_dtype(arguments: Arguments, device: torch.device) -> torch.dtype:
         "auto": torch.float16 if device.type == "cuda" else torch.float32,
     }
     return by_name[arguments.dtype]
+
+
+def resolve_batch_tokens(arguments: Arguments, device: torch.device) -> int:
+    """Most tokens that are computed at once."""
+    return arguments.max_batch_tokens or (_BATCH_TOKENS_ON_GPU if device.type == "cuda" else BATCH_TOKENS_ON_CPU)
 
 
 def load_model(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from runners.arguments import Arguments
 from runners.cores import count_cores
-from runners.errors import ArgumentsError, InputError, ModelLoadError, ModelNotReadyError, RunnerError
+from runners.errors import ArgumentsError, InputError, ModelLoadError, ModelNotReadyError, load_errors
 from runners.inference import Options, Output, Prediction, TensorSpec, TextInput
 from runners.metrics import TRUNCATED_TEXTS
 from runners.task import GENERATION, Task, infer_task
@@ -39,8 +39,6 @@ logger = logging.getLogger(__name__)
 # Texts of one request that are tokenized at a time: other requests get their turn in between.
 _TOKENIZED_AT_A_TIME = 64
 _LONGEST_BATCH_SECONDS = 10
-BATCH_TOKENS_ON_CPU = 1536
-_BATCH_TOKENS_ON_GPU = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +109,8 @@ class EncoderRunner:
         loading: Future[_Loaded] = Future()
         self._model_thread = threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)
         self._model_thread.start()
-        try:
+        with load_errors(self._arguments.model):
             self._loaded = await asyncio.wrap_future(loading)
-        except RunnerError:
-            raise
-        except Exception as error:
-            logger.debug("loading failed", exc_info=True)
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ModelLoadError(f"{self._arguments.model} cannot be loaded: {reason}") from error
         logger.info("%s is ready: %s from %s", self.name, self._loaded.task, self._arguments.model)
 
     def close(self) -> None:
@@ -210,7 +202,7 @@ class EncoderRunner:
         from runners.encoder.linear import pack_linears
         from runners.encoder.packing import choose_forward
         from runners.encoder.tokenization import TextTokenizer
-        from runners.loading import limit_length, load_config, load_model, load_tokenizer
+        from runners.loading import limit_length, load_config, load_model, load_tokenizer, resolve_batch_tokens
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -231,9 +223,7 @@ class EncoderRunner:
         forward, reason = choose_forward(model, inputs, head.rows, tokenizer.mask_token_id)
         logger.info("%s", reason)
         TRUNCATED_TEXTS.labels(self.name)
-        max_batch_tokens = arguments.max_batch_tokens or (
-            _BATCH_TOKENS_ON_GPU if device.type == "cuda" else BATCH_TOKENS_ON_CPU
-        )
+        max_batch_tokens = resolve_batch_tokens(arguments, device)
         loaded = _Loaded(
             task=task,
             head=head,

@@ -9,12 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
-from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError, OverloadedError, RunnerError
+from runners.errors import (
+    EngineDeadError,
+    InputError,
+    ModelLoadError,
+    ModelNotReadyError,
+    OverloadedError,
+    RunnerError,
+    load_errors,
+)
 from runners.generation import Delta, Sampling
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
@@ -43,7 +50,6 @@ class GeneratorRunner:
         self._task = arguments.task
         self._requests = 0
         self._names = _served_names(arguments)
-        self.created = int(time.time())
 
     @property
     def name(self) -> str:
@@ -86,14 +92,8 @@ class GeneratorRunner:
         return self._engine
 
     async def load(self) -> None:
-        try:
+        with load_errors(self._arguments.model):
             engine = await self._start_engine()
-        except RunnerError:
-            raise
-        except Exception as error:
-            logger.debug("loading failed", exc_info=True)
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise ModelLoadError(f"{self._arguments.model} cannot be loaded: {reason}") from error
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
 from runners.cores import count_cores
-from runners.encoder.runner import BATCH_TOKENS_ON_CPU
 from runners.errors import EngineDeadError, InputError, ModelNotReadyError
 from runners.generation import Delta, Sampling, check_characters
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BATCH_TOKENS_ON_GPU = 16384
 _LONGEST_STEP_SECONDS = 10
 
 
@@ -213,7 +211,7 @@ class TransformersEngine:
         from runners.generator.limits import Defaults, Limits
         from runners.generator.probe import choose_batching, speed_up
         from runners.generator.scheduler import MAX_ROWS, Scheduler
-        from runners.loading import load_config, load_model, load_tokenizer
+        from runners.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -231,8 +229,7 @@ class TransformersEngine:
         decoder = Decoder(model, defaults.decoder_start)
         logger.info("%s", choose_batching(decoder))
         warm_linears(model, range(1, MAX_ROWS + 1))
-        on_gpu = device.type == "cuda"
-        max_batch_tokens = arguments.max_batch_tokens or (_BATCH_TOKENS_ON_GPU if on_gpu else BATCH_TOKENS_ON_CPU)
+        max_batch_tokens = resolve_batch_tokens(arguments, device)
         # What is loaded stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
