@@ -46,8 +46,9 @@ try:
     runner = create_runner(arguments)
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
+models = Models([runner])
 BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
-application = create_application(Models([runner]), arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
+application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
 class DirectService(Service[Any]):
@@ -76,7 +77,7 @@ class Server:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        self._running = asyncio.create_task(run_or_exit(runner))
+        self._running = asyncio.create_task(run_or_exit(models))
         bound_shutdown(runner.close)
 
     @bentoml.on_shutdown

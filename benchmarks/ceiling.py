@@ -48,7 +48,7 @@ def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
     alone = run([[text] for text in tokenized[:100]])
     multiplications = sum(
         module.in_features * module.out_features
-        for module in loaded.head.model.modules()
+        for module in loaded.model.modules()
         if isinstance(module, PackedLinear | nn.Linear) and module.out_features < VOCABULARY
     )
     tokens = sum(len(text.input_ids) for text in tokenized)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from runners.encoder import runner
-from runners.inference import Numbers, Options, Prediction, TextInput
+from runners.inference import Numbers, Options, Prediction, TextInput, TokenInput
 
 
 class InstantRunner(runner.EncoderRunner):
@@ -20,7 +20,7 @@ class InstantRunner(runner.EncoderRunner):
     async def load(self) -> None:
         """There is nothing to load."""
 
-    async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
+    async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         return [Prediction(Numbers(np.asarray(1)))] * len(texts)
 
 

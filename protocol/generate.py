@@ -73,7 +73,7 @@ async def _stream(
     runner: GeneratorRunner, call: dict[str, Any], text: str, sampling: Sampling
 ) -> AsyncGenerator[dict[str, Any], None]:
     with runner.admit():
-        async with contextlib.aclosing(runner.stream(text, sampling)) as deltas:
+        async with contextlib.aclosing(runner.stream(TextInput(text), sampling)) as deltas:
             async for delta in deltas:
                 if delta.text or delta.finish_reason:
                     yield {**_answer(runner, call, delta.text), "done": delta.finish_reason is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -13,32 +13,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol import calls
+from protocol import inference
 from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
-from protocol.calls import describe_service, find_ready_model, post_route, render, resolve_options, served_name
+from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
-from protocol.tensors import Tensor, count_elements, flatten, output_tensors, read_strings
-from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION
-from runners.inference import Models, Options, Prediction, Runner, TensorSpec, TextInput
+from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
+from protocol.tensors import MAX_DIMENSION, MAX_DIMENSIONS, Tensor, tensor_from_binary, tensor_from_json
+from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
+from runners.inference import Models
 
-INPUT = TensorSpec("input-0", "BYTES", (-1,))
 BINARY_HEADER = "inference-header-content-length"
-_MAX_DIMENSIONS = 8
 
-Dimension = Annotated[int, Meta(ge=0, lt=2**31)]
+Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
 
 
 class InferInput(msgspec.Struct):
     """A tensor of a request; `data` is parsed once its datatype is known."""
 
     name: str
-    shape: Annotated[list[Dimension], Meta(max_length=_MAX_DIMENSIONS)]
+    shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
     datatype: str
     data: msgspec.Raw | UnsetType = UNSET
     parameters: dict[str, Any] | None = None
 
 
-class RequestedOutput(msgspec.Struct):
+class InferOutput(msgspec.Struct):
     """An output that the client asks for."""
 
     name: str
@@ -51,18 +50,17 @@ class InferRequest(msgspec.Struct):
     inputs: list[InferInput]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[RequestedOutput] | None = None
+    outputs: list[InferOutput] | None = None
 
 
 _decoder = msgspec.json.Decoder(InferRequest)
-_strings_decoder = msgspec.json.Decoder(list[str | list[str]])
 
 
 def routes(models: Models, max_request_bytes: int) -> list[Route]:
     """The routes under `/v2`."""
 
     async def server_metadata(_: Request) -> Response:
-        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": ["binary_tensor_data"]})
+        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": list(server_extensions())})
 
     async def live(_: Request) -> Response:
         response = json_response({"live": models.live})
@@ -78,16 +76,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         return json_response({"models": models.names})
 
     async def model_metadata(request: Request) -> Response:
-        runner = find_ready_model(models, served_name(request))
-        return json_response(
-            {
-                "name": runner.name,
-                "versions": [MODEL_VERSION],
-                "platform": "pytorch_transformers",
-                "inputs": [_describe_tensor(INPUT)],
-                "outputs": [_describe_tensor(spec) for spec in runner.outputs(runner.default_options)],
-            }
-        )
+        return json_response(describe_model(find_ready_model(models, served_name(request))))
 
     async def model_ready(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
@@ -98,11 +87,16 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         body = await read_body(request, max_request_bytes, allow_binary=True)
         head, binary = _split(body, request.headers)
         call = parse_json(head, _decoder, "the body")
-        texts = _read_texts(call, binary, runner)
-        options = resolve_options(runner, call.parameters)
-        _check_outputs(call, runner, options)
-        predictions = await calls.infer(request, runner, texts, options)
-        return await render(lambda found: _render(runner.name, call, found), predictions)
+        asked = InferCall(
+            _read_tensors(call, binary),
+            call.parameters or {},
+            [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []],
+        )
+        # KServe's clients expect an id on every answer.
+        request_id = call.id or str(uuid.uuid4())
+        return await until_disconnect(
+            request, inference.infer(runner, asked, lambda answer: _render(runner.name, request_id, answer))
+        )
 
     model, version = "/v2/models/{name:path}", "/versions/{version}"
     return [
@@ -114,10 +108,6 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         *(Route(f"{model}{form}/ready", model_ready) for form in (version, "")),
         *(Route(f"{model}{form}", model_metadata) for form in (version, "")),
     ]
-
-
-def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
 def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
@@ -133,56 +123,35 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def _read_texts(call: InferRequest, binary: memoryview, runner: Runner) -> list[TextInput]:
-    """The texts of a request's one tensor: [N] or [N, 1] are texts, [N, 2] pairs, [] one text."""
-    if len(call.inputs) != 1:
-        raise InvalidRequestError(f"the request has {len(call.inputs)} inputs; this model takes one tensor of texts")
-    tensor = call.inputs[0]
-    if tensor.datatype.upper() != INPUT.datatype:
+def _read_tensors(call: InferRequest, binary: memoryview) -> list[Tensor]:
+    tensors = []
+    position = 0
+    for tensor in call.inputs:
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if size is None:
+            if isinstance(tensor.data, UnsetType):
+                raise InvalidRequestError(f"input {tensor.name!r} has neither data nor the parameter binary_data_size")
+            tensors.append(tensor_from_json(tensor.name, tensor.datatype, tensor.shape, tensor.data))
+            continue
+        left = len(binary) - position
+        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= left:
+            raise InvalidRequestError(
+                f"binary_data_size of input {tensor.name!r} must be a number of bytes, at most the {left} that follow"
+            )
+        data = binary[position : position + size]
+        tensors.append(tensor_from_binary(tensor.name, tensor.datatype, tensor.shape, data))
+        position += size
+    if position != len(binary):
         raise InvalidRequestError(
-            f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES: {describe_service(runner)}"
+            f"{len(binary)} bytes follow the JSON, but the inputs' binary_data_size are {position} together"
         )
-    strings = _read_elements(tensor, binary)
-    if count_elements(tensor.shape) != len(strings):
-        raise InvalidRequestError(
-            f"input {tensor.name!r} has the shape {tensor.shape}, which is {count_elements(tensor.shape)} elements, "
-            f"but {len(strings)} are given"
-        )
-    if not strings:
-        raise InvalidRequestError(f"input {tensor.name!r} is empty; give at least one text")
-    match tensor.shape:
-        case [] | [_] | [_, 1]:
-            return [TextInput(text) for text in strings]
-        case [_, 2]:
-            return [TextInput(text, pair) for text, pair in zip(strings[::2], strings[1::2], strict=True)]
-    raise InvalidRequestError(
-        f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
-        "[texts, 2]"
-    )
+    return tensors
 
 
-def _read_elements(tensor: InferInput, binary: memoryview) -> list[str]:
-    what = f"the data of input {tensor.name!r}"
-    size = (tensor.parameters or {}).get("binary_data_size")
-    if size is None:
-        if isinstance(tensor.data, UnsetType):
-            raise InvalidRequestError(f"input {tensor.name!r} has neither data nor the parameter binary_data_size")
-        if len(binary):
-            raise InvalidRequestError(f"{len(binary)} bytes follow the JSON, but no input has binary_data_size")
-        strings: list[str | list[str]] = parse_json(tensor.data, _strings_decoder, what)
-        return flatten(strings, tensor.shape, what)
-    if not isinstance(size, int) or isinstance(size, bool) or size != len(binary):
-        raise InvalidRequestError(
-            f"binary_data_size of input {tensor.name!r} must be {len(binary)}, the number of bytes after the JSON"
-        )
-    return read_strings(binary, what)
-
-
-def _render(model_name: str, call: InferRequest, predictions: Sequence[Prediction]) -> Response:
-    tensors = _select(output_tensors(predictions), call)
+def _render(model_name: str, request_id: str, answer: Answer) -> Response:
     outputs: list[dict[str, Any]] = []
-    blobs: list[bytes] = []
-    for tensor, is_binary in tensors:
+    blobs: list[bytes | memoryview] = []
+    for tensor, is_binary in answer:
         output: dict[str, Any] = {"name": tensor.name, "shape": tensor.shape, "datatype": tensor.datatype}
         if is_binary:
             blobs.append(tensor.to_binary())
@@ -190,37 +159,10 @@ def _render(model_name: str, call: InferRequest, predictions: Sequence[Predictio
         else:
             output["data"] = tensor.flat
         outputs.append(output)
-    payload = {
-        "model_name": model_name,
-        "model_version": MODEL_VERSION,
-        # KServe's clients expect an id on every answer.
-        "id": call.id or str(uuid.uuid4()),
-        "outputs": outputs,
-    }
+    payload = {"model_name": model_name, "model_version": MODEL_VERSION, "id": request_id, "outputs": outputs}
     if not blobs:
         return json_response(payload)
     head = orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(
         b"".join([head, *blobs]), media_type="application/octet-stream", headers={BINARY_HEADER: str(len(head))}
     )
-
-
-def _check_outputs(call: InferRequest, runner: Runner, options: Options) -> None:
-    names = [spec.name for spec in runner.outputs(options)]
-    for output in call.outputs or []:
-        if output.name not in names:
-            raise InvalidRequestError(
-                f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(names)}"
-            )
-
-
-def _select(tensors: Sequence[Tensor], call: InferRequest) -> list[tuple[Tensor, bool]]:
-    """The outputs that the client asks for, all if it names none, each with whether it is to be binary."""
-    all_binary = (call.parameters or {}).get("binary_data_output", False) is True
-    if not call.outputs:
-        return [(tensor, all_binary) for tensor in tensors]
-    by_name = {tensor.name: tensor for tensor in tensors}
-    return [
-        (by_name[output.name], (output.parameters or {}).get("binary_data", all_binary) is True)
-        for output in call.outputs
-    ]

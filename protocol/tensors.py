@@ -1,7 +1,7 @@
-"""Tensors of the Open Inference Protocol: from predictions, to and from JSON and the binary extension.
+"""Tensors of the Open Inference Protocol, to and from JSON and the binary extension.
 
 The binary extension is Triton's `binary_tensor_data`: a BYTES element is its length as a 4-byte little-endian number
-and then its bytes; all other types are their row-major little-endian bytes.
+and then its bytes; all other types are their row-major little-endian bytes. The raw contents of gRPC are the same.
 """
 
 from __future__ import annotations
@@ -10,20 +10,32 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from protocol.body import parse_json
 from protocol.errors import InvalidRequestError
-from protocol.scores import class_rows, vocabulary_entries
-from runners.inference import ClassScores, Numbers, Prediction, Text, VocabularyScores
 
-PADDING = -100
-# What stands for a token or mask that a shorter text does not have: a map without classes, so that clients that
-# evaluate every element still can.
-_NO_SCORES = "{}"
-_DATATYPES = {"int64": "INT64", "float32": "FP32"}
+# BF16, which numpy has no type for, is float32 in memory.
+BFLOAT16 = "BF16"
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    "FP16": np.dtype("<f2"),
+    BFLOAT16: np.dtype("<f4"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+BYTES = "BYTES"
+DATATYPES = (*DTYPES, BYTES)
+_NOT_IN_JSON = frozenset({"FP16", BFLOAT16})
+MAX_DIMENSIONS = 8
+MAX_DIMENSION = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,85 +47,146 @@ class Tensor:
     shape: list[int]
     flat: NDArray[Any] | list[str]
 
-    def to_binary(self) -> bytes:
-        """The elements in the binary extension's form."""
+    def to_binary(self) -> bytes | memoryview:
+        """The elements in the binary extension's form; numbers are not copied where they lie in memory like that."""
         if isinstance(self.flat, list):
             encoded = [element.encode() for element in self.flat]
-            return b"".join(struct.pack("<I", len(element)) + element for element in encoded)
-        return self.flat.astype(self.flat.dtype.newbyteorder("<")).tobytes()
+            return b"".join(part for element in encoded for part in (struct.pack("<I", len(element)), element))
+        if self.datatype == BFLOAT16:
+            return _to_bfloat16(self.flat).tobytes()
+        return np.ascontiguousarray(self.flat, DTYPES[self.datatype]).data.cast("B")
 
 
-def output_tensors(predictions: Sequence[Prediction]) -> list[Tensor]:
-    """`output-0`, and `offset_mapping` where the predictions carry offsets."""
-    offsets = offset_tensor(predictions)
-    return [_output_tensor(predictions), *([offsets] if offsets is not None else [])]
-
-
-def offset_tensor(predictions: Sequence[Prediction]) -> Tensor | None:
-    """`offset_mapping`, INT64 [texts, tokens, 2]; None where the predictions carry no offsets."""
-    offsets = [prediction.offsets for prediction in predictions if prediction.offsets is not None]
-    return _number_tensor("offset_mapping", offsets) if offsets else None
-
-
-def _output_tensor(predictions: Sequence[Prediction]) -> Tensor:
-    outputs = [prediction.output for prediction in predictions]
-    name = "output-0"
-    match outputs[0]:
-        case Text():
-            texts = [output.value for output in outputs if isinstance(output, Text)]
-            return Tensor(name, "BYTES", [len(texts)], texts)
-        case Numbers():
-            return _number_tensor(name, [output.values for output in outputs if isinstance(output, Numbers)])
-        case ClassScores():
-            return _class_tensor(name, [output for output in outputs if isinstance(output, ClassScores)])
-        case VocabularyScores():
-            return _vocabulary_tensor(name, [output for output in outputs if isinstance(output, VocabularyScores)])
-
-
-def _number_tensor(name: str, arrays: Sequence[NDArray[Any]]) -> Tensor:
-    """Stack arrays of one rank; shorter ones are filled with -100, the index that PyTorch's losses ignore."""
-    shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
-    stacked = np.full([len(arrays), *shape], PADDING, dtype=arrays[0].dtype)
-    for row, array in enumerate(arrays):
-        own: tuple[int | slice, ...] = (row, *map(slice, array.shape))
-        stacked[own] = array
-    return Tensor(name, _DATATYPES[stacked.dtype.name], list(stacked.shape), stacked.ravel())
-
-
-def _class_tensor(name: str, outputs: Sequence[ClassScores]) -> Tensor:
-    """KServe prints a row of scores as a Python dict with the class ids as keys: `{0: 0.3332, 1: 0.6668}`."""
-    if outputs[0].values.ndim == 1:
-        return Tensor(name, "BYTES", [len(outputs)], [row for output in outputs for row in _print_rows(output)])
-    length = max(len(output.values) for output in outputs)
-    flat: list[str] = []
-    for output in outputs:
-        rows = _print_rows(output)
-        flat += rows + [_NO_SCORES] * (length - len(rows))
-    return Tensor(name, "BYTES", [len(outputs), length], flat)
-
-
-def _print_rows(output: ClassScores) -> list[str]:
-    return list(map(str, map(dict, map(enumerate, class_rows(output)))))
-
-
-def _vocabulary_tensor(name: str, outputs: Sequence[VocabularyScores]) -> Tensor:
-    """KServe prints every vocabulary entry as a dict of its own: `{0: '0.0268'}`, [texts, masks, vocabulary]."""
-    masks = max(len(output.values) for output in outputs)
-    vocabulary = outputs[0].values.shape[1]
-    flat: list[str] = []
-    for output in outputs:
-        for entries in vocabulary_entries(output, "{", ": ", "'"):
-            flat += entries
-        flat += [_NO_SCORES] * ((masks - len(output.values)) * vocabulary)
-    return Tensor(name, "BYTES", [len(outputs), masks, vocabulary], flat)
-
-
-def read_strings(buffer: memoryview, what: str) -> list[str]:
-    """Decode the elements of a BYTES tensor in the binary extension's form.
+def check_datatype(name: str, datatype: str) -> str:
+    """The datatype in capitals; KServe's clients send small letters too.
 
     Raises:
-        InvalidRequestError: a length runs over the end, or an element is not UTF-8.
+        InvalidRequestError: there is no such datatype.
     """
+    if (capitals := datatype.upper()) not in DATATYPES:
+        raise InvalidRequestError(f"input {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
+    return capitals
+
+
+def check_shape(name: str, shape: Sequence[int], elements: int) -> list[int]:
+    """The shape, if a tensor of so many elements can have it; `[]` is one element.
+
+    Raises:
+        InvalidRequestError: it cannot.
+    """
+    if len(shape) > MAX_DIMENSIONS or not all(0 <= size <= MAX_DIMENSION for size in shape):
+        raise InvalidRequestError(
+            f"input {name!r} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}; there may be {MAX_DIMENSIONS} "
+            f"dimensions of 0 to {MAX_DIMENSION}"
+        )
+    if (wanted := math.prod(shape)) != elements:
+        raise InvalidRequestError(
+            f"input {name!r} has the shape {list(shape)}, which is {wanted} elements, but {elements} are given"
+        )
+    return list(shape)
+
+
+def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> Tensor:
+    """A tensor from its `data`, flat or nested as the shape is.
+
+    Raises:
+        InvalidRequestError: the data is not of that type or shape, or of a type that JSON cannot carry.
+    """
+    datatype = check_datatype(name, datatype)
+    if datatype in _NOT_IN_JSON:
+        # KServe's words.
+        raise InvalidRequestError(
+            f"Sending {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+        )
+    values = _parse_elements(data, datatype, shape, f"the data of input {name!r}")
+    if datatype == BYTES:
+        return Tensor(name, datatype, check_shape(name, shape, len(values)), values)
+    return Tensor(name, datatype, check_shape(name, shape, len(values)), to_array(name, datatype, values))
+
+
+def to_array(name: str, datatype: str, values: Sequence[Any]) -> NDArray[Any]:
+    """Python numbers as an array.
+
+    Raises:
+        InvalidRequestError: a number is out of the datatype's range.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(values, dtype=DTYPES[datatype])
+    except OverflowError as error:
+        raise InvalidRequestError(f"a number of input {name!r} is out of the range of {datatype}") from error
+    if datatype == "FP32" and not np.isfinite(array).all():
+        raise InvalidRequestError(f"a number of input {name!r} is out of the range of {datatype}")
+    return array
+
+
+def tensor_from_binary(name: str, datatype: str, shape: Sequence[int], buffer: memoryview) -> Tensor:
+    """A tensor from its bytes; numbers are not copied.
+
+    Raises:
+        InvalidRequestError: the bytes are not those of such a tensor.
+    """
+    datatype = check_datatype(name, datatype)
+    if datatype == BYTES:
+        strings = _read_strings(buffer, f"the data of input {name!r}")
+        return Tensor(name, datatype, check_shape(name, shape, len(strings)), strings)
+    size = 2 if datatype == BFLOAT16 else DTYPES[datatype].itemsize
+    if len(buffer) % size:
+        raise InvalidRequestError(f"the data of input {name!r} has {len(buffer)} bytes, and {datatype} has {size} each")
+    shape = check_shape(name, shape, len(buffer) // size)
+    if datatype == BFLOAT16:
+        return Tensor(name, datatype, shape, _from_bfloat16(np.frombuffer(buffer, "<u2")))
+    if datatype == "BOOL" and len(buffer) and np.frombuffer(buffer, np.uint8).max() > 1:
+        raise InvalidRequestError(f"the data of input {name!r} has a byte that is neither 0 nor 1, which BOOL has")
+    return Tensor(name, datatype, shape, np.frombuffer(buffer, DTYPES[datatype]))
+
+
+def _list_type(datatype: str) -> Any:
+    """What msgspec is to read of a datatype's elements."""
+    dtype = DTYPES.get(datatype)
+    if dtype is None:
+        return list[str]
+    if dtype.kind not in "iu":
+        return list[bool] if dtype.kind == "b" else list[float]
+    limits = np.iinfo(dtype)
+    # What has 64 bits is judged by numpy: msgspec's own bounds are smaller.
+    return list[int] if limits.bits == 64 else list[Annotated[int, Meta(ge=int(limits.min), le=int(limits.max))]]
+
+
+_list_types = {datatype: _list_type(datatype) for datatype in DATATYPES}
+_flat_decoders = {datatype: msgspec.json.Decoder(elements) for datatype, elements in _list_types.items()}
+_nested_decoder = msgspec.json.Decoder(list[Any])
+
+
+def _parse_elements(data: msgspec.Raw, datatype: str, shape: Sequence[int], what: str) -> list[Any]:
+    try:
+        flat: list[Any] = parse_json(data, _flat_decoders[datatype], what)
+        return flat
+    except InvalidRequestError:
+        nested = parse_json(data, _nested_decoder, what)
+        if not any(isinstance(element, list) for element in nested):
+            raise
+    flat = []
+    if not _flatten(nested, shape, flat):
+        raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
+    try:
+        elements: list[Any] = msgspec.convert(flat, _list_types[datatype])
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"{what} is not as expected: {error}") from error
+    return elements
+
+
+def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
+    """Append the elements in row-major order; whether the nesting is that of the shape."""
+    if not shape or len(nested) != shape[0]:
+        return False
+    if len(shape) == 1:
+        flat += nested
+        return not any(isinstance(element, list) for element in nested)
+    return all(isinstance(row, list) and _flatten(row, shape[1:], flat) for row in nested)
+
+
+def _read_strings(buffer: memoryview, what: str) -> list[str]:
     strings: list[str] = []
     position = 0
     while position < len(buffer):
@@ -125,29 +198,30 @@ def read_strings(buffer: memoryview, what: str) -> list[str]:
             raise InvalidRequestError(
                 f"{what} says that element {len(strings)} has {length} bytes, but {len(buffer) - position} are left"
             )
-        try:
-            strings.append(str(buffer[position : position + length], "utf-8"))
-        except UnicodeDecodeError as error:
-            raise InvalidRequestError(f"element {len(strings)} of {what} is not UTF-8") from error
+        strings.append(read_text(buffer[position : position + length], len(strings), what))
         position += length
     return strings
 
 
-def flatten(data: Sequence[str | list[str]], shape: Sequence[int], what: str) -> list[str]:
-    """Strings given flat, or nested as the shape is, in row-major order.
+def read_text(element: bytes | memoryview, position: int, what: str) -> str:
+    """One element of a BYTES tensor.
 
     Raises:
-        InvalidRequestError: the nesting is not that of the shape.
+        InvalidRequestError: it is not UTF-8.
     """
-    flat = [element for element in data if isinstance(element, str)]
-    if len(flat) == len(data):
-        return flat
-    rows = [element for element in data if not isinstance(element, str)]
-    if flat or [len(rows), *{len(row) for row in rows}] != list(shape):
-        raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
-    return [element for row in rows for element in row]
+    try:
+        return str(element, "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"element {position} of {what} is not UTF-8") from error
 
 
-def count_elements(shape: Sequence[int]) -> int:
-    """How many elements a tensor of this shape has; `[]` is one."""
-    return math.prod(shape)
+def _from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """A bfloat16 is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def _to_bfloat16(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Rounded to the nearest, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded).astype("<u2")

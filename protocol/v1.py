@@ -17,8 +17,9 @@ from protocol.body import json_response, parse_json, read_body
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
 from protocol.openai import model_card
+from protocol.outputs import offset_tensor
 from protocol.scores import class_keys, class_rows, vocabulary_entries
-from protocol.tensors import Tensor, offset_tensor
+from protocol.tensors import Tensor
 from runners.inference import ClassScores, Models, Numbers, Prediction, Text, TextInput, VocabularyScores
 
 

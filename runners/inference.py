@@ -5,6 +5,7 @@ Imports no torch and no HTTP, so that both sides can.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runners.errors import RunnerError
 from runners.generation import Sampling
 from runners.task import Task
 
@@ -25,6 +27,17 @@ class TextInput:
     pair: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TokenInput:
+    """One text that the caller has tokenized: int64 [tokens] each, special tokens included, padding left out.
+
+    `token_type_ids` are zeros where the caller gives none.
+    """
+
+    input_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64] | None = None
+
+
 class Output(StrEnum):
     """What a classification or fill-mask prediction is made of."""
 
@@ -35,10 +48,14 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller wants of each text; `sampling` is for generators, the rest for the others."""
+    """What the caller wants of each text; `sampling` is for generators, the rest for the others.
+
+    `tensors` are outputs wanted by name, of those that `Runner.named_outputs` lists.
+    """
 
     output: Output = Output.LABELS
     offsets: bool = False
+    tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
 
 
@@ -80,10 +97,12 @@ class Prediction:
     """The answer to one text.
 
     `offsets` is int64 [tokens, 2]: where each token starts and ends in the text, (0, 0) for special tokens.
+    `tensors` are those asked for by name, each of one text's shape: float32, or str objects.
     """
 
     output: Numbers | Text | ClassScores | VocabularyScores
     offsets: NDArray[np.int64] | None = None
+    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +141,18 @@ class Runner(Protocol):
     def default_options(self) -> Options:
         """What the operator's arguments ask of every text."""
 
+    def class_name(self, index: int) -> str:
+        """What one of the classes is called that `logits` has scores for; for fill-mask a token of the vocabulary."""
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """What else a client may want to know of the model."""
+
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        """The tensors of an answer."""
+        """The tensors of an answer, where the request names none."""
+
+    def named_outputs(self) -> Sequence[TensorSpec]:
+        """The tensors that a request gets only by their name."""
 
     async def load(self) -> None:
         """Load and warm the model.
@@ -132,10 +161,13 @@ class Runner(Protocol):
             RunnerError: it cannot be served.
         """
 
+    async def unload(self) -> None:
+        """Refuse what comes, let what is under way end, and free the memory; `load` may follow."""
+
     def close(self) -> None:
         """Stop; what waits fails. Blocks until what runs is done."""
 
-    async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
+    async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """One prediction a text, in order.
 
         Raises:
@@ -144,30 +176,92 @@ class Runner(Protocol):
         """
 
 
+class ModelState(StrEnum):
+    """Where a model is on its way; the names are those of Triton's repository extension."""
+
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+
+
+class _Slot:
+    """A model's place: the model, and what is being done with it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.changing: ModelState | None = ModelState.LOADING
+        self.reason = ""
+        self.lock = asyncio.Lock()
+
+    @property
+    def state(self) -> ModelState:
+        if self.changing is not None:
+            return self.changing
+        return ModelState.READY if self.runner.ready else ModelState.UNAVAILABLE
+
+
 class Models:
-    """The models of this server by name."""
+    """The models of this server by name; they are loaded and unloaded one after another."""
 
     def __init__(self, runners: Sequence[Runner]) -> None:
-        self._runners: Mapping[str, Runner] = {name: runner for runner in runners for name in runner.names}
+        slots = [_Slot(runner) for runner in runners]
+        self._slots: Mapping[str, _Slot] = {name: slot for slot in slots for name in slot.runner.names}
 
     @property
     def names(self) -> list[str]:
-        return list(self._runners)
+        return list(self._slots)
 
     @property
     def first(self) -> Runner:
         """The model that a request means which names none."""
-        return next(iter(self._runners.values()))
+        return next(iter(self._slots.values())).runner
 
     @property
     def ready(self) -> bool:
         """Whether all models are ready, as the Open Inference Protocol defines a ready server."""
-        return all(runner.ready for runner in self._runners.values())
+        return all(slot.runner.ready for slot in self._slots.values())
 
     @property
     def live(self) -> bool:
         """Whether no model has died."""
-        return not any(runner.failed for runner in self._runners.values())
+        return not any(slot.runner.failed for slot in self._slots.values())
 
     def find(self, name: str) -> Runner | None:
-        return self._runners.get(name)
+        slot = self._slots.get(name)
+        return None if slot is None else slot.runner
+
+    def state(self, name: str) -> tuple[ModelState, str]:
+        """A model's state, and why it is unavailable."""
+        slot = self._slots[name]
+        return slot.state, slot.reason if slot.state is ModelState.UNAVAILABLE else ""
+
+    async def load(self, name: str) -> None:
+        """Load a model, unless it is loaded.
+
+        Raises:
+            RunnerError: it cannot be served.
+        """
+        slot = self._slots[name]
+        async with slot.lock:
+            if slot.runner.ready:
+                return
+            slot.changing = ModelState.LOADING
+            try:
+                await slot.runner.load()
+            except RunnerError as error:
+                slot.reason = str(error)
+                raise
+            finally:
+                slot.changing = None
+
+    async def unload(self, name: str) -> None:
+        """Unload a model, once what is under way has ended."""
+        slot = self._slots[name]
+        async with slot.lock:
+            slot.changing = ModelState.UNLOADING
+            try:
+                await slot.runner.unload()
+                slot.reason = "unloaded"
+            finally:
+                slot.changing = None

@@ -17,12 +17,12 @@ import pynvml
 from _bentoml_sdk.service.config import GpuLiteralType
 
 from runners.arguments import Arguments
+from runners.draining import DRAIN_SECONDS
 from runners.errors import ArgumentsError, RunnerError
-from runners.inference import Runner
+from runners.inference import Models
 
 _EXIT_CODE = 1
 _WATCH_SECONDS = 1.0
-_DRAIN_SECONDS = 20.0
 
 
 def configure_logging() -> None:
@@ -86,10 +86,11 @@ def watch_for_failed_workers() -> None:
     signal.signal(signal.SIGUSR1, stop)
 
 
-async def run_or_exit(runner: Runner) -> None:
+async def run_or_exit(models: Models) -> None:
     """In a worker: load the model; if that fails, or it dies later, say why in one line and stop the whole server."""
+    runner = models.first
     try:
-        await runner.load()
+        await models.load(runner.name)
     except RunnerError as error:
         _exit(f"cannot serve {runner.name}: {error}")
     # A dead engine tells nobody.
@@ -109,7 +110,7 @@ def bound_shutdown(stop: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(loop.call_later, _DRAIN_SECONDS, lambda: loop.run_in_executor(None, stop))
+        loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, lambda: loop.run_in_executor(None, stop))
         if callable(handler):
             handler(number, frame)
 

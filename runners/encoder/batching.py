@@ -98,7 +98,8 @@ class BatchQueue:
         """
         self._max_batch_tokens = max_batch_tokens
         self._max_requests = max_requests
-        self._requests = 0
+        # How many are under way.
+        self.requests = 0
         self._entries: list[Entry] = []
         self._waiting_tokens = 0
         self._ages = count()
@@ -113,17 +114,17 @@ class BatchQueue:
         Raises:
             OverloadedError: too many requests are under way.
         """
-        if self._requests >= self._max_requests:
+        if self.requests >= self._max_requests:
             raise OverloadedError(
-                f"the server is busy with {self._requests} requests, which is the most it takes; try again later",
+                f"the server is busy with {self.requests} requests, which is the most it takes; try again later",
                 retry_after=self._drain_seconds(),
             )
-        self._requests += 1
+        self.requests += 1
         return Job(texts, self._served_tokens)
 
     def release(self, job: Job) -> None:
         """The request of this job is over, however it ended; what is left of it will not run."""
-        self._requests -= 1
+        self.requests -= 1
         job.result.cancel()
 
     def put(self, job: Job, first_position: int, texts: Iterable[TokenizedText], options: Options) -> None:

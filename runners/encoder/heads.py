@@ -29,6 +29,7 @@ from runners.task import Task
 
 # KServe prints probabilities with four decimals.
 _PROBABILITY_DECIMALS = 4
+_OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
 
 
 class Head(ABC):
@@ -40,16 +41,30 @@ class Head(ABC):
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    ) -> None:
         """
         Args:
             arguments: where the model came from; some heads read more files from there.
+            model: its config and form are read here; its weights may be elsewhere.
+            device: where the head's own weights go, if it has some.
         """
-        self.model = model
+        self.arguments = arguments
+        self.config = model.config
         self.tokenizer = tokenizer
+        self.device = device
         self.prompt = ""
         self.lower_case = False
         self.recommended_length: int | None = None
+        self.prepare()
+
+    def prepare(self) -> None:  # noqa: B027
+        """Read what the task needs to know of the model; not every task does.
+
+        Raises:
+            ModelLoadError: the model cannot do the task.
+        """
 
     def check(self, text: TokenizedText) -> None:
         """Refuse a text before it takes the model's time.
@@ -64,16 +79,77 @@ class Head(ABC):
         """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
         return np.split(_to_numpy(rows), np.cumsum(counts)[:-1])
 
-    @abstractmethod
     def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
         """The answer to one text from what `read` gave."""
+        return Prediction(
+            self.output(scores, options),
+            text.offsets,
+            {name: self.tensor(name, scores) for name in options.tensors},
+        )
+
+    @abstractmethod
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | Text | ClassScores | VocabularyScores:
+        """`output-0` of one text."""
+
+    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """One of `named_outputs`, of one text."""
+        raise NotImplementedError(name)
 
     @abstractmethod
     def outputs(self, options: Options) -> list[TensorSpec]:
-        """The tensors of an answer."""
+        """The tensors of an answer, where the request names none."""
+
+    def named_outputs(self) -> list[TensorSpec]:
+        """The tensors that a request gets only by name."""
+        return []
+
+    def class_name(self, index: int) -> str:
+        """What a class is called, for a task that has some."""
+        raise NotImplementedError
 
 
-class SequenceClassification(Head):
+class ClassificationHead(Head):
+    """A head with a score for every class; its named outputs are `logits`, `probabilities` and `labels`."""
+
+    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """float32 [..., classes] for `logits` and `probabilities`, str [...] for `labels`."""
+        match name:
+            case "logits":
+                return scores
+            case "probabilities":
+                return self.probabilities(scores)
+            case "labels":
+                return self._names(scores.argmax(axis=-1))
+        return super().tensor(name, scores)
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 of the logits' shape."""
+        return _softmax(logits)
+
+    def class_name(self, index: int) -> str:
+        names: dict[int, str] = self.config.id2label  # type: ignore[assignment]
+        return str(names.get(index, f"LABEL_{index}"))
+
+    def named_outputs(self) -> list[TensorSpec]:
+        scores = [TensorSpec(name, "FP32", (*self.rows_shape, self.classes)) for name in ("logits", "probabilities")]
+        return [*scores, TensorSpec("labels", "BYTES", self.rows_shape)]
+
+    @property
+    def classes(self) -> int:
+        """How many there are."""
+        return int(self.config.num_labels or 0)
+
+    @property
+    @abstractmethod
+    def rows_shape(self) -> tuple[int, ...]:
+        """What a batch has a row of scores for: [texts] or [texts, tokens]."""
+
+    def _names(self, indices: NDArray[np.int64]) -> NDArray[np.object_]:
+        names = [self.class_name(index) for index in np.ravel(indices).tolist()]
+        return np.array(names, dtype=object).reshape(np.shape(indices))
+
+
+class SequenceClassification(ClassificationHead):
     """Class of a text or of a pair; single label, several labels at once, or regression.
 
     Probabilities follow `transformers.TextClassificationPipeline`: softmax for one label of several, sigmoid for
@@ -84,70 +160,93 @@ class SequenceClassification(Head):
     accepts_pairs = True
     rows = Rows.FIRST
 
-    def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(arguments, model, tokenizer)
-        self._classes = int(model.config.num_labels or 0)
-        problem: str | None = getattr(model.config, "problem_type", None)
+    def prepare(self) -> None:
+        problem: str | None = getattr(self.config, "problem_type", None)
         self._multi_label = problem == "multi_label_classification"
         # A model with one class and no problem type was trained as a regression.
-        self._regression = problem == "regression" or (self._classes == 1 and not self._multi_label)
+        self._regression = problem == "regression" or (self.classes == 1 and not self._multi_label)
         self._raw_scores = problem == "regression"
 
-    def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         [scores] = scores
         if options.output is Output.RAW_LOGITS:
-            return Prediction(ClassScores(scores, None))
+            return ClassScores(scores, None)
         if options.output is Output.PROBABILITIES:
-            return Prediction(ClassScores(self._probabilities(scores), _PROBABILITY_DECIMALS))
+            return ClassScores(self.probabilities(scores), _PROBABILITY_DECIMALS)
         if self._regression:
-            return Prediction(Numbers(scores.reshape(()) if self._classes == 1 else scores))
+            return Numbers(scores.reshape(()) if self.classes == 1 else scores)
         if self._multi_label:
-            return Prediction(Numbers((_sigmoid(scores) > 0.5).astype(np.int64)))
-        return Prediction(Numbers(np.asarray(scores.argmax())))
+            return Numbers(self._on(scores).astype(np.int64))
+        return Numbers(np.asarray(scores.argmax()))
 
-    def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """As above; for several labels at once `labels` has a place for every class, empty where it does not apply."""
+        [scores] = scores
+        if name == "labels" and self._multi_label:
+            return np.where(self._on(scores), self._names(np.arange(self.classes)), "")
+        return np.asarray(super().tensor(name, scores))
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._raw_scores:
             return logits
-        return _sigmoid(logits) if self._multi_label or self._classes == 1 else _softmax(logits)
+        return _sigmoid(logits) if self._multi_label or self.classes == 1 else _softmax(logits)
+
+    def _on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return _sigmoid(logits) > 0.5
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        return (-1,)
+
+    def named_outputs(self) -> list[TensorSpec]:
+        *scores, labels = super().named_outputs()
+        if self._regression:
+            return scores
+        return [*scores, TensorSpec("labels", "BYTES", (-1, self.classes)) if self._multi_label else labels]
 
     def outputs(self, options: Options) -> list[TensorSpec]:
         if options.output is not Output.LABELS:
             return [TensorSpec("output-0", "BYTES", (-1,))]
-        shape = (-1, self._classes) if self._multi_label or (self._regression and self._classes > 1) else (-1,)
+        shape = (-1, self.classes) if self._multi_label or (self._regression and self.classes > 1) else (-1,)
         return [TensorSpec("output-0", "FP32" if self._regression else "INT64", shape)]
 
 
-class TokenClassification(Head):
+class TokenClassification(ClassificationHead):
     """Class of every token, special tokens included as KServe does; [1, tokens] a text."""
 
     auto_class = AutoModelForTokenClassification
 
-    def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         match options.output:
             case Output.LABELS:
-                return Prediction(Numbers(scores.argmax(axis=-1)[None]), text.offsets)
+                return Numbers(scores.argmax(axis=-1)[None])
             case Output.PROBABILITIES:
-                return Prediction(ClassScores(_softmax(scores), _PROBABILITY_DECIMALS), text.offsets)
+                return ClassScores(self.probabilities(scores), _PROBABILITY_DECIMALS)
             case Output.RAW_LOGITS:
-                return Prediction(ClassScores(scores, None), text.offsets)
+                return ClassScores(scores, None)
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        return (-1, -1)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
         labels = options.output is Output.LABELS
         datatype, shape = ("INT64", (-1, 1, -1)) if labels else ("BYTES", (-1, -1))
-        tensors = [TensorSpec("output-0", datatype, shape)]
-        return [*tensors, TensorSpec("offset_mapping", "INT64", (-1, -1, 2))] if options.offsets else tensors
+        return [TensorSpec("output-0", datatype, shape), *([_OFFSETS] if options.offsets else [])]
+
+    def named_outputs(self) -> list[TensorSpec]:
+        return [*super().named_outputs(), _OFFSETS]
 
 
-class FillMask(Head):
+class FillMask(ClassificationHead):
     """The most likely token at every mask of a text, decoded together."""
 
     auto_class = AutoModelForMaskedLM
     accepts_pairs = True
     rows = Rows.MASKS
 
-    def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(arguments, model, tokenizer)
-        if tokenizer.mask_token_id is None:
+    def prepare(self) -> None:
+        if self.tokenizer.mask_token_id is None:
             raise ModelLoadError("the tokenizer has no mask token, so it cannot do fill_mask")
 
     def check(self, text: TokenizedText) -> None:
@@ -156,19 +255,31 @@ class FillMask(Head):
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
 
-    def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
+    def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
         match options.output:
             case Output.LABELS:
-                return Prediction(Text(str(self.tokenizer.decode(scores.argmax(axis=-1)))))
+                return Text(str(self.tokenizer.decode(scores.argmax(axis=-1))))
             case Output.PROBABILITIES:
-                return Prediction(VocabularyScores(_softmax(scores), _PROBABILITY_DECIMALS))
+                return VocabularyScores(self.probabilities(scores), _PROBABILITY_DECIMALS)
             case Output.RAW_LOGITS:
-                return Prediction(VocabularyScores(scores, None))
+                return VocabularyScores(scores, None)
+
+    def class_name(self, index: int) -> str:
+        return str(self.tokenizer.decode([index]))
+
+    @property
+    def classes(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        """[texts, masks]"""
+        return (-1, -1)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
         if options.output is Output.LABELS:
             return [TensorSpec("output-0", "BYTES", (-1,))]
-        return [TensorSpec("output-0", "BYTES", (-1, -1, self.model.config.vocab_size))]
+        return [TensorSpec("output-0", "BYTES", (-1, -1, self.classes))]
 
 
 class TextEmbedding(Head):
@@ -177,22 +288,21 @@ class TextEmbedding(Head):
     auto_class = AutoModel
     unused_weights = ("pooler.",)
 
-    def __init__(self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(arguments, model, tokenizer)
-        files = load_sentence_transformer(arguments, model.device)
+    def prepare(self) -> None:
+        files = load_sentence_transformer(self.arguments, self.device)
         self._pooling = files.pooling
         self.prompt = files.prompt
         self.lower_case = files.lower_case
         self.recommended_length = files.max_length
-        self._dimensions = len(self._pooling.pool(torch.zeros(1, model.config.hidden_size, device=model.device)))
+        self._dimensions = len(self._pooling.pool(torch.zeros(1, self.config.hidden_size, device=self.device)))
 
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
         """Float32 [1, dimensions] each."""
         vectors = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])
         return list(_to_numpy(vectors)[:, None])
 
-    def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
-        return Prediction(Numbers(scores[0]))
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
+        return Numbers(scores[0])
 
     def outputs(self, options: Options) -> list[TensorSpec]:
         return [TensorSpec("output-0", "FP32", (-1, self._dimensions))]

@@ -8,21 +8,23 @@ BentoML imports service.py in its parent process and at build.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runners.arguments import Arguments
 from runners.cores import count_cores
+from runners.draining import wait_until
 from runners.errors import ArgumentsError, InputError, ModelLoadError, ModelNotReadyError, load_errors
-from runners.inference import Options, Output, Prediction, TensorSpec, TextInput
+from runners.inference import Options, Output, Prediction, TensorSpec, TextInput, TokenInput
 from runners.metrics import TRUNCATED_TEXTS
 from runners.task import GENERATION, Task, infer_task
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from runners.encoder.batching import BatchQueue, Entry, Job
     from runners.encoder.heads import Head
     from runners.encoder.packing import Forward
-    from runners.encoder.tokenization import TextTokenizer, TokenizedText
+    from runners.encoder.tokenization import TextTokenizer, TokenizedText, TokenLimits
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +48,18 @@ class _Loaded:
     """Everything that exists once the model is loaded."""
 
     task: Task
+    model: PreTrainedModel
     head: Head
     tokenizer: TextTokenizer
+    tokenizer_thread: ThreadPoolExecutor
+    token_limits: TokenLimits
     forward: Forward
     queue: BatchQueue
+
+    def close(self) -> None:
+        """Fail what waits; what runs ends by itself."""
+        self.tokenizer_thread.shutdown(wait=False, cancel_futures=True)
+        self.queue.close()
 
 
 class EncoderRunner:
@@ -64,7 +74,6 @@ class EncoderRunner:
         self._arguments = arguments
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
-        self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
         self._model_thread: threading.Thread | None = None
 
     @property
@@ -97,8 +106,19 @@ class EncoderRunner:
             output = Output.RAW_LOGITS
         return Options(output, self._arguments.return_offsets_mapping)
 
+    @property
+    def properties(self) -> Mapping[str, str]:
+        loaded = self._model()
+        return {"task": loaded.task, "max_length": str(loaded.token_limits.max_length)}
+
+    def class_name(self, index: int) -> str:
+        return self._model().head.class_name(index)
+
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return self._model().head.outputs(options)
+
+    def named_outputs(self) -> Sequence[TensorSpec]:
+        return self._model().head.named_outputs()
 
     async def load(self) -> None:
         """Load and warm the model; it is ready when this returns.
@@ -113,18 +133,36 @@ class EncoderRunner:
             self._loaded = await asyncio.wrap_future(loading)
         logger.info("%s is ready: %s from %s", self.name, self._loaded.task, self._arguments.model)
 
+    async def unload(self) -> None:
+        """Refuse what comes, let what is under way end, and free the memory; `load` loads it again."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            return
+        queue = loaded.queue
+        await wait_until(lambda: not queue.requests)
+        await asyncio.to_thread(self._stop, loaded)
+        del loaded
+        # What was frozen when the model was loaded is to be looked at again: the model is part of it.
+        gc.unfreeze()
+        gc.collect()
+
     def close(self) -> None:
         """Stop the threads; what waits for them fails. Returns when the batch that runs is done."""
         loaded, self._loaded = self._loaded, None
-        self._tokenizer_thread.shutdown(wait=False, cancel_futures=True)
         if loaded is not None:
-            loaded.queue.close()
-            if self._model_thread is not None and self._model_thread is not threading.current_thread():
-                # A thread that is killed inside torch takes the process down with a message.
-                self._model_thread.join(_LONGEST_BATCH_SECONDS)
+            self._stop(loaded)
 
-    async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
+    def _stop(self, loaded: _Loaded) -> None:
+        loaded.close()
+        if self._model_thread is not None and self._model_thread is not threading.current_thread():
+            # A thread that is killed inside torch takes the process down with a message.
+            self._model_thread.join(_LONGEST_BATCH_SECONDS)
+
+    async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """One prediction a text, in order; tokenizer and model run in their threads, never on the event loop.
+
+        Args:
+            texts: all of them texts, or all of them tokenized.
 
         Raises:
             InputError: a text cannot be served; the message names its position.
@@ -133,15 +171,13 @@ class EncoderRunner:
         """
         loaded = self._model()
         for position, given in enumerate(texts):
-            if given.pair is not None and not loaded.head.accepts_pairs:
+            if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
         job = loaded.queue.admit(len(texts))
         try:
             for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
                 chunk = texts[start : start + _TOKENIZED_AT_A_TIME]
-                tokenized = await asyncio.get_running_loop().run_in_executor(
-                    self._tokenizer_thread, loaded.tokenizer.tokenize, chunk, options.offsets
-                )
+                tokenized = await _tokenize(loaded, start, chunk, options)
                 self._check(loaded, start, tokenized)
                 loaded.queue.put(job, start, tokenized, options)
             return await job.result
@@ -155,10 +191,8 @@ class EncoderRunner:
 
     def _check(self, loaded: _Loaded, start: int, tokenized: Sequence[TokenizedText]) -> None:
         for position, text in enumerate(tokenized, start):
-            try:
+            with _naming(position):
                 loaded.head.check(text)
-            except InputError as error:
-                raise InputError(f"text {position} cannot be served: {error}") from error
         truncated = sum(text.truncated for text in tokenized)
         if not truncated:
             return
@@ -188,7 +222,9 @@ class EncoderRunner:
                 loaded.queue.note_speed(sum(entry.tokens for entry in batch), time.perf_counter() - start)
         finally:
             # Whatever ends this thread, nobody is to wait for it.
-            self.close()
+            loaded.close()
+            if self._loaded is loaded:
+                self._loaded = None
 
     def _load(self) -> _Loaded:
         # Spin shortly at OpenMP's barriers: where another process wants the cores, long spinning is 20 times slower.
@@ -201,7 +237,7 @@ class EncoderRunner:
         from runners.encoder.heads import HEADS
         from runners.encoder.linear import pack_linears
         from runners.encoder.packing import choose_forward
-        from runners.encoder.tokenization import TextTokenizer
+        from runners.encoder.tokenization import TextTokenizer, TokenLimits
         from runners.loading import limit_length, load_config, load_model, load_tokenizer, resolve_batch_tokens
 
         # What is worth saying about a load is said in our own errors and log lines.
@@ -215,7 +251,7 @@ class EncoderRunner:
         head_class = HEADS[task]
         tokenizer = load_tokenizer(arguments)
         model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights)
-        head = head_class(arguments, model, tokenizer)
+        head = head_class(arguments, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
         logger.info("%s", pack_linears(model))
@@ -224,16 +260,20 @@ class EncoderRunner:
         logger.info("%s", reason)
         TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)
+        max_length = limit_length(model, tokenizer, arguments.max_length, head.recommended_length)
         loaded = _Loaded(
             task=task,
+            model=model,
             head=head,
             tokenizer=TextTokenizer(
                 tokenizer,
-                max_length=limit_length(model, tokenizer, arguments.max_length, head.recommended_length),
+                max_length=max_length,
                 add_special_tokens=not arguments.disable_special_tokens,
                 prompt=head.prompt,
                 lower_case=head.lower_case,
             ),
+            token_limits=TokenLimits.of(model.config.get_text_config(), max_length, "token_type_ids" in inputs),
+            tokenizer_thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
             forward=forward,
             queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests),
         )
@@ -249,11 +289,37 @@ class EncoderRunner:
 
         # Tokens come in multiples; the rows that a sequence head reads are as many as texts.
         row_counts = {*range(1, 64), *range(ROW_MULTIPLE, max_batch_tokens + ROW_MULTIPLE, ROW_MULTIPLE)}
-        warm_linears(loaded.head.model, sorted(row_counts))
+        warm_linears(loaded.model, sorted(row_counts))
         mask = loaded.head.tokenizer.mask_token or ""
         for words in (1, 30, 200):
             [text] = loaded.tokenizer.tokenize([TextInput(f"{mask} {'warm ' * words}")], offsets=False)
             _predict(loaded, [text], [self.default_options])
+
+
+async def _tokenize(
+    loaded: _Loaded, start: int, chunk: Sequence[TextInput | TokenInput], options: Options
+) -> list[TokenizedText]:
+    """Texts in the tokenizer's thread; what the caller has tokenized is only checked."""
+    texts = [given for given in chunk if isinstance(given, TextInput)]
+    if texts:
+        return await asyncio.get_running_loop().run_in_executor(
+            loaded.tokenizer_thread, loaded.tokenizer.tokenize, texts, options.offsets
+        )
+    accepted = []
+    for position, given in enumerate(chunk, start):
+        assert isinstance(given, TokenInput)
+        with _naming(position):
+            accepted.append(loaded.token_limits.accept(given))
+    return accepted
+
+
+@contextlib.contextmanager
+def _naming(position: int) -> Iterator[None]:
+    """Say which text of the request an error is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"text {position} cannot be served: {error}") from error
 
 
 def _infer_task(config: PretrainedConfig) -> Task:

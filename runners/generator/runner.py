@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
+from runners.draining import wait_until
 from runners.errors import (
     EngineDeadError,
     InputError,
@@ -25,7 +27,7 @@ from runners.errors import (
 from runners.generation import Delta, Sampling
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
-from runners.inference import Options, Prediction, TensorSpec, Text, TextInput
+from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
 from runners.task import Task, infer_task
 
 if TYPE_CHECKING:
@@ -75,8 +77,18 @@ class GeneratorRunner:
     def default_options(self) -> Options:
         return Options()
 
+    @property
+    def properties(self) -> Mapping[str, str]:
+        return {"task": str(self._task), "max_length": str(self.engine.max_length)}
+
+    def class_name(self, index: int) -> str:
+        raise NotImplementedError("a generator has no classes")
+
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return [_OUTPUT]
+
+    def named_outputs(self) -> Sequence[TensorSpec]:
+        return []
 
     @property
     def engine(self) -> VllmEngine | TransformersEngine:
@@ -96,6 +108,17 @@ class GeneratorRunner:
             engine = await self._start_engine()
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
+
+    async def unload(self) -> None:
+        """Refuse what comes, let what is under way end, and stop the engine; `load` starts another."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        await wait_until(lambda: not self._requests)
+        await asyncio.to_thread(engine.close)
+        del engine
+        gc.unfreeze()
+        gc.collect()
 
     def close(self) -> None:
         if self._engine is not None:
@@ -119,7 +142,7 @@ class GeneratorRunner:
         finally:
             self._requests -= 1
 
-    async def infer(self, texts: Sequence[TextInput], options: Options) -> list[Prediction]:
+    async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """Continue each text; all at once, so that the engine can batch them.
 
         Raises:
@@ -127,13 +150,13 @@ class GeneratorRunner:
             OverloadedError: too many requests are under way.
         """
         for position, given in enumerate(texts):
-            if given.pair is not None:
+            if isinstance(given, TextInput) and given.pair is not None:
                 raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
         with self.admit():
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._complete(position, given.text, options.sampling))
+                        group.create_task(self._complete(position, given, options.sampling))
                         for position, given in enumerate(texts)
                     ]
             except* RunnerError as errors:
@@ -178,15 +201,16 @@ class GeneratorRunner:
         """Continue a prompt; to close the iterator frees its sequence."""
         return self.engine.generate(prompt, sampling)
 
-    async def stream(self, text: str, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def stream(self, given: TextInput | TokenInput, sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a text; to close the iterator frees its sequence."""
-        async with contextlib.aclosing(self.generate(await self.tokenize(text), sampling)) as deltas:
+        prompt = await self.tokenize(given.text) if isinstance(given, TextInput) else given.input_ids.tolist()
+        async with contextlib.aclosing(self.generate(prompt, sampling)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def _complete(self, position: int, text: str, sampling: Sampling) -> str:
+    async def _complete(self, position: int, given: TextInput | TokenInput, sampling: Sampling) -> str:
         try:
-            return "".join([delta.text async for delta in self.stream(text, sampling)])
+            return "".join([delta.text async for delta in self.stream(given, sampling)])
         except InputError as error:
             raise InputError(f"text {position} cannot be served: {error}") from error
 

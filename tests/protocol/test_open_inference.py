@@ -13,6 +13,7 @@ from tests.conftest import ModelFolder, Serve
 
 INFER = "/v2/models/model/infer"
 TEXTS = ["Hello, my dog is cute", "sad"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def output(client: TestClient, texts: list[str], **parameters: Any) -> dict[str,
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v2", {"name": "bentoml-huggingface-runtime", "version": "0.1.0", "extensions": ["binary_tensor_data"]}),
-        ("/v2/", {"name": "bentoml-huggingface-runtime", "version": "0.1.0", "extensions": ["binary_tensor_data"]}),
+        ("/v2", {"name": "bentoml-huggingface-runtime", "version": "0.1.0", "extensions": EXTENSIONS}),
+        ("/v2/", {"name": "bentoml-huggingface-runtime", "version": "0.1.0", "extensions": EXTENSIONS}),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models", {"models": ["model"]}),
@@ -62,22 +63,34 @@ def test_get(client: TestClient, path: str, body: dict[str, Any]) -> None:
     assert client.head(path).status_code == 200
 
 
+def scores(*shape: int) -> list[Any]:
+    return [("logits", "FP32", list(shape)), ("probabilities", "FP32", list(shape))]
+
+
+def tokens(*shape: int) -> list[Any]:
+    return [*scores(*shape), ("labels", "BYTES", list(shape[:-1]))]
+
+
+OFFSETS = ("offset_mapping", "INT64", [-1, -1, 2])
+
+
 @pytest.mark.parametrize(
-    ("task", "arguments", "outputs"),
+    ("task", "arguments", "outputs", "named"),
     [
-        ("sequence_classification", {}, [("output-0", "INT64", [-1])]),
-        ("sequence_classification", {"return_probabilities": True}, [("output-0", "BYTES", [-1])]),
-        ("token_classification", {}, [("output-0", "INT64", [-1, 1, -1])]),
+        ("sequence_classification", {}, [("output-0", "INT64", [-1])], tokens(-1, 5)),
+        ("sequence_classification", {"return_probabilities": True}, [("output-0", "BYTES", [-1])], tokens(-1, 5)),
+        ("token_classification", {}, [("output-0", "INT64", [-1, 1, -1])], [*tokens(-1, -1, 5), OFFSETS]),
         ("token_classification", {"return_raw_logits": True, "return_offsets_mapping": True},
-         [("output-0", "BYTES", [-1, -1]), ("offset_mapping", "INT64", [-1, -1, 2])]),
-        ("fill_mask", {}, [("output-0", "BYTES", [-1])]),
-        ("fill_mask", {"return_probabilities": True}, [("output-0", "BYTES", [-1, -1, 30522])]),
-        ("text_embedding", {}, [("output-0", "FP32", [-1, 32])]),
+         [("output-0", "BYTES", [-1, -1]), OFFSETS], tokens(-1, -1, 5)),
+        ("fill_mask", {}, [("output-0", "BYTES", [-1])], tokens(-1, -1, 30522)),
+        ("fill_mask", {"return_probabilities": True}, [("output-0", "BYTES", [-1, -1, 30522])], tokens(-1, -1, 30522)),
+        ("text_embedding", {}, [("output-0", "FP32", [-1, 32])], []),
     ],
 )  # fmt: skip
 def test_metadata_describes_what_infer_returns(
-    task: str, arguments: dict[str, Any], outputs: list[Any], model_folder: ModelFolder, serve: Serve
+    task: str, arguments: dict[str, Any], outputs: list[Any], named: list[Any], model_folder: ModelFolder, serve: Serve
 ) -> None:
+    """First what an answer has by default, then what it has only where a request names it."""
     client = serve(model_dir=model_folder("bert", task), **arguments)
     metadata = client.get("/v2/models/model").json()
     assert metadata == {
@@ -85,13 +98,17 @@ def test_metadata_describes_what_infer_returns(
         "versions": ["1"],
         "platform": "pytorch_transformers",
         "inputs": [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [{"name": name, "datatype": datatype, "shape": shape} for name, datatype, shape in outputs],
+        "outputs": [{"name": name, "datatype": type_, "shape": shape} for name, type_, shape in [*outputs, *named]],
+        "properties": {"task": task, "max_length": "512", "token_inputs": "input_ids,attention_mask,token_type_ids"},
     }
     assert client.get("/v2/models/model/versions/1").json() == metadata
-    answer = infer(client, tensor(["[MASK] a", "[MASK] is [MASK]"]))
-    for found, (name, datatype, shape) in zip(answer["outputs"], outputs, strict=True):
+    given = tensor(["[MASK] a", "[MASK] is [MASK]"])
+    by_default = infer(client, given)["outputs"]
+    by_name = infer(client, given, outputs=[{"name": name} for name, _, _ in [*outputs, *named]])["outputs"]
+    for found, (name, datatype, shape) in zip([*by_default, *by_name], [*outputs, *outputs, *named], strict=True):
         assert (found["name"], found["datatype"], len(found["shape"])) == (name, datatype, len(shape))
         assert all(size in (-1, real) for size, real in zip(shape, found["shape"], strict=True))
+        assert np.prod(found["shape"]) == len(found["data"])
 
 
 def test_labels(client: TestClient) -> None:
@@ -191,7 +208,7 @@ def test_selected_outputs(model_folder: ModelFolder, serve: Serve) -> None:
     assert names(outputs=[{"name": "offset_mapping"}, {"name": "output-0"}]) == ["offset_mapping", "output-0"]
     response = client.post(INFER, json={"inputs": [tensor()], "outputs": [{"name": "nope"}]})
     assert (response.status_code, response.json()["error"]) == (
-        400, "Unexpected inference output 'nope' for model 'model'; there are output-0, offset_mapping"
+        400, "Unexpected inference output 'nope' for model 'model'; there are output-0, offset_mapping, logits, probabilities, labels"
     )  # fmt: skip
 
 
@@ -199,13 +216,13 @@ def test_selected_outputs(model_folder: ModelFolder, serve: Serve) -> None:
     ("body", "error"),
     [
         ({}, "the body is not as expected: Object missing required field `inputs`"),
-        ({"inputs": []}, "the request has 0 inputs; this model takes one tensor of texts"),
-        ({"inputs": [tensor(), tensor()]}, "the request has 2 inputs; this model takes one tensor of texts"),
+        ({"inputs": []}, "the request has 0 inputs; it takes one tensor of texts"),
+        ({"inputs": [tensor(), tensor()]}, "the request has two inputs of one name"),
         ({"inputs": [{"name": "x"}]}, "the body is not as expected: Object missing required field `shape` - at `$.inputs"),
         ({"inputs": [tensor([1, 2], datatype="INT64")]}, "input 'input-0' is 'INT64'; this model takes BYTES"),
-        ({"inputs": [tensor([1, 2])]}, "the data of input 'input-0' is not as expected: Expected `str | array`, got `int`"),
-        ({"inputs": [tensor([None])]}, "the data of input 'input-0' is not as expected: Expected `str | array`, got `null"),
-        ({"inputs": [tensor([[["a"]]], shape=[1, 1, 1])]}, "the data of input 'input-0' is not as expected: Expected `str`"),
+        ({"inputs": [tensor([1, 2])]}, "the data of input 'input-0' is not as expected: Expected `str`, got `int`"),
+        ({"inputs": [tensor([None])]}, "the data of input 'input-0' is not as expected: Expected `str`, got `null"),
+        ({"inputs": [tensor([[["a"]]], shape=[1, 1, 1])]}, "input 'input-0' has the shape [1, 1, 1]; this model takes"),
         ({"inputs": [tensor("text", shape=[1])]}, "the data of input 'input-0' is not as expected: Expected `array`"),
         ({"inputs": [tensor(shape=[3])]}, "input 'input-0' has the shape [3], which is 3 elements, but 2 are given"),
         ({"inputs": [tensor(shape=[])]}, "input 'input-0' has the shape [], which is 1 elements, but 2 are given"),
@@ -219,7 +236,7 @@ def test_selected_outputs(model_folder: ModelFolder, serve: Serve) -> None:
         ({"inputs": [tensor([])]}, "input 'input-0' is empty; give at least one text"),
         ({"inputs": [tensor(["a"] * 3, shape=[1, 3])]}, "input 'input-0' has the shape [1, 3]; this model takes [texts]"),
         ({"inputs": [{"name": "x", "shape": [1], "datatype": "BYTES"}]}, "input 'x' has neither data nor the parameter"),
-        ({"inputs": [tensor(parameters={"binary_data_size": 5})]}, "binary_data_size of input 'input-0' must be 0"),
+        ({"inputs": [tensor(parameters={"binary_data_size": 5})]}, "binary_data_size of input 'input-0' must be a number of bytes, at most the 0 that follow"),
         ({"inputs": [tensor()], "id": 7}, "the body is not as expected: Expected `str | null`, got `int` - at `$.id`"),
         ({"inputs": [tensor()], "parameters": []}, "the body is not as expected: Expected `object | null`, got `array`"),
     ],
@@ -314,8 +331,8 @@ def test_binary_strings_come_back(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
-        (binary_request(ELEMENTS, size=3), "binary_data_size of input 'input-0' must be 32, the number of bytes after"),
-        (binary_request(ELEMENTS, size="x"), "binary_data_size of input 'input-0' must be 32, the number of bytes after"),
+        (binary_request(ELEMENTS, size=3), "the data of input 'input-0' ends inside the length of element 0"),
+        (binary_request(ELEMENTS, size="x"), "binary_data_size of input 'input-0' must be a number of bytes, at most the 32 that"),
         (binary_request(ELEMENTS, header="x"), "inference-header-content-length must be a number of bytes, at most"),
         (binary_request(ELEMENTS, header=99999), "inference-header-content-length must be a number of bytes, at most"),
         (binary_request(ELEMENTS, header="9" * 5000), "inference-header-content-length must be a number of bytes, at most"),

@@ -1,0 +1,258 @@
+"""What `infer` of the Open Inference Protocol means, whatever carries it: tensors in, tensors out.
+
+REST and gRPC only translate to and from this, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.calls import describe_service, resolve_options
+from protocol.errors import InvalidRequestError
+from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
+from protocol.tensors import BYTES, Tensor
+from protocol.versions import MODEL_VERSION
+from runners.inference import (
+    Options,
+    Output,
+    Prediction,
+    Runner,
+    TensorSpec,
+    Text,
+    TextInput,
+    TokenInput,
+)
+from runners.task import Task
+
+T = TypeVar("T")
+
+INPUT = TensorSpec("input-0", BYTES, (-1,))
+_TOKENS = "input_ids"
+_TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
+_TOKEN_DATATYPES = ("INT32", "INT64")
+# Rendering takes about 0.1 us a number; what takes longer than a few ms must not hold up the event loop.
+_RENDER_INLINE = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that the client asks for by name."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InferCall:
+    """A request without its wire; no outputs are the model's own."""
+
+    inputs: Sequence[Tensor]
+    parameters: Mapping[str, Any]
+    outputs: Sequence[RequestedOutput]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An output of the answer.
+
+    Attributes:
+        binary: whether it goes out in the binary form.
+        top: how many classes are wanted, of those with the highest scores; None for the tensor itself.
+        scores: where those scores are.
+    """
+
+    name: str
+    binary: bool
+    top: int | None = None
+    scores: str = ""
+
+
+# What goes out: the tensors, each with whether the client wants it in the binary form.
+Answer = list[tuple[Tensor, bool]]
+
+
+def describe_model(runner: Runner) -> dict[str, Any]:
+    """The metadata of a model: what it takes, what it returns, and what it returns when asked for by name."""
+    outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
+    return {
+        "name": runner.name,
+        "versions": [MODEL_VERSION],
+        "platform": "pytorch_transformers",
+        "inputs": [_describe_tensor(INPUT)],
+        "outputs": [_describe_tensor(spec) for spec in outputs.values()],
+        "properties": {**runner.properties, "token_inputs": ",".join(_TOKEN_INPUTS)},
+    }
+
+
+def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) -> T:
+    """Answer a request.
+
+    Args:
+        encode: what the wire makes of the answer; called in a thread where there is much of it.
+
+    Raises:
+        InvalidRequestError: the request is not what the model takes.
+        RunnerError: the model cannot answer it.
+    """
+    texts, columns = _read_inputs(runner, call.inputs)
+    asked = resolve_options(runner, call.parameters)
+    wanted, options = _resolve_outputs(runner, call, asked, from_tokens=isinstance(texts[0], TokenInput))
+    predictions = await runner.infer(texts, options)
+    # A tensor has places for all tokens that the client's has, also where they are padding.
+    columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
+
+    def render() -> T:
+        return encode([(_build(runner, output, predictions, columns), output.binary) for output in wanted])
+
+    if _count_numbers(predictions) <= _RENDER_INLINE:
+        return render()
+    return await asyncio.to_thread(render)
+
+
+def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:
+    if output.top is None:
+        return build_tensor(output.name, predictions, columns)
+    scores = [prediction.tensors[output.scores] for prediction in predictions]
+    return classification_tensor(output.name, scores, output.top, runner.class_name, columns)
+
+
+def _count_numbers(predictions: Sequence[Prediction]) -> int:
+    outputs = (prediction.output for prediction in predictions)
+    return sum(output.values.size for output in outputs if not isinstance(output, Text)) + sum(
+        tensor.size for prediction in predictions for tensor in prediction.tensors.values()
+    )
+
+
+def _read_inputs(runner: Runner, tensors: Sequence[Tensor]) -> tuple[Sequence[TextInput | TokenInput], int]:
+    """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    if len(by_name) < len(tensors):
+        raise InvalidRequestError("the request has two inputs of one name")
+    if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
+        return _read_tokens(by_name)
+    if len(tensors) != 1:
+        raise InvalidRequestError(
+            f"the request has {len(tensors)} inputs; it takes one tensor of texts, or {', '.join(_TOKEN_INPUTS)}"
+        )
+    return _read_texts(runner, tensors[0]), 0
+
+
+def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
+    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text."""
+    texts = tensor.flat
+    if not isinstance(texts, list):
+        raise InvalidRequestError(
+            f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES, or tokens as {_TOKENS}: "
+            f"{describe_service(runner)}"
+        )
+    if not texts:
+        raise InvalidRequestError(f"input {tensor.name!r} is empty; give at least one text")
+    match tensor.shape:
+        case [] | [_] | [_, 1]:
+            return [TextInput(text) for text in texts]
+        case [_, 2]:
+            return [TextInput(text, pair) for text, pair in zip(texts[::2], texts[1::2], strict=True)]
+    raise InvalidRequestError(
+        f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
+        "[texts, 2]"
+    )
+
+
+def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
+    """Rectangles of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
+    if unknown := [name for name in tensors if name not in _TOKEN_INPUTS]:
+        raise InvalidRequestError(
+            f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}"
+        )
+    shape = tensors[_TOKENS].shape
+    arrays: dict[str, NDArray[np.int64]] = {}
+    for name, tensor in tensors.items():
+        if tensor.datatype not in _TOKEN_DATATYPES:
+            raise InvalidRequestError(
+                f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}"
+            )
+        if len(tensor.shape) != 2 or tensor.shape != shape:
+            raise InvalidRequestError(
+                f"input {name!r} has the shape {tensor.shape}; it must be [texts, tokens] like that of {_TOKENS}"
+            )
+        arrays[name] = np.asarray(tensor.flat, dtype=np.int64).reshape(shape)
+    texts, columns = shape
+    if not texts or not columns:
+        raise InvalidRequestError(f"input {_TOKENS!r} is empty; give at least one text of one token")
+    lengths = np.full(texts, columns)
+    if (mask := arrays.get("attention_mask")) is not None:
+        lengths = mask.sum(axis=1)
+        padded_right = (mask == (np.arange(columns) < lengths[:, None])).all(axis=1) & (lengths > 0)
+        if not padded_right.all():
+            raise InvalidRequestError(
+                f"attention_mask of text {int(np.argmin(padded_right))} is not ones and then zeros: texts are to be "
+                "padded on the right"
+            )
+    types = arrays.get("token_type_ids")
+    return [
+        TokenInput(ids[:length], None if types is None else types[row, :length])
+        for row, (ids, length) in enumerate(zip(arrays[_TOKENS], lengths.tolist(), strict=True))
+    ], columns
+
+
+def _resolve_outputs(
+    runner: Runner, call: InferCall, options: Options, from_tokens: bool
+) -> tuple[list[_Wanted], Options]:
+    """The outputs of the answer, and the options with what they need."""
+    all_binary = _read_boolean(call.parameters, "binary_data_output", False)
+    if from_tokens:
+        # Tokens have no place in a text.
+        options = replace(options, offsets=False)
+    own = [spec.name for spec in runner.outputs(options)]
+    if not call.outputs:
+        return [_Wanted(name, all_binary) for name in own], options
+    by_name = list(dict.fromkeys([*own, *(spec.name for spec in runner.named_outputs())]))
+    wanted = []
+    for output in call.outputs:
+        if output.name not in by_name:
+            raise InvalidRequestError(
+                f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(by_name)}"
+            )
+        if output.name == OFFSETS and from_tokens:
+            raise InvalidRequestError(f"{OFFSETS} is of texts, and the request has tokens")
+        binary = _read_boolean(output.parameters, "binary_data", all_binary)
+        top = output.parameters.get("classification")
+        if top is None:
+            wanted.append(_Wanted(output.name, binary))
+        else:
+            wanted.append(_Wanted(output.name, binary, _read_top(top), _find_scores(output.name, by_name, options)))
+    names = {output.scores or output.name for output in wanted}
+    return wanted, replace(options, offsets=OFFSETS in names, tensors=frozenset(names - {OUTPUT, OFFSETS}))
+
+
+def _read_top(top: Any) -> int:
+    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        raise InvalidRequestError("the parameter classification must be a number of classes, 1 or more")
+    return top
+
+
+def _find_scores(name: str, names: Sequence[str], options: Options) -> str:
+    """Where the scores of an output are whose best classes are asked for; the model's own output is of classes."""
+    scores = {OUTPUT: "logits" if options.output is Output.RAW_LOGITS else "probabilities"}.get(name, name)
+    if scores not in ("logits", "probabilities") or scores not in names:
+        raise InvalidRequestError(
+            f"output {name!r} has no scores of classes, which the parameter classification asks for"
+        )
+    return scores
+
+
+def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"the parameter {name} must be true or false")
+    return value
