@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 from pathlib import Path
 
 from runners.arguments import parse_command_line
 from runners.errors import ArgumentsError
+from runners.startup import check_port
 
 _HERE = Path(__file__).resolve().parent
 
@@ -29,19 +29,9 @@ def bentoml_command(words: list[str]) -> list[str]:
         own, rest = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise ArgumentsError(f"the command line is wrong: {error}") from error
-    _check_port(own.http_port)
+    check_port(own.http_port, "http_port")
     arguments = [f"--arg={name}={value}" for name, value in parse_command_line(rest).items()]
     return [sys.executable, "-m", "bentoml", "serve", str(_HERE), f"--port={own.http_port}", *arguments]
-
-
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        # As the server itself does: a port whose last connections are closing is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError as error:
-            raise ArgumentsError(f"port {port} cannot be used: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The BentoML service: what runs where. It wires and computes nothing.
 
-protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application mounted at /
+protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application mounted at /, and a gRPC server
+           beside it
 runners/   the model: loaded in the background once the server listens; an encoder runs in a thread of its own, a
            generator on vLLM's engine or, in a thread of its own, on transformers
 """
@@ -18,6 +19,7 @@ from bentoml.images import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
+from protocol.grpc_server import GrpcServer
 from runners.arguments import read_arguments
 from runners.errors import ArgumentsError
 from runners.generator.runner import GeneratorRunner
@@ -26,12 +28,17 @@ from runners.selection import create_runner
 from runners.startup import (
     being_built,
     bound_shutdown,
+    check_port,
     configure_logging,
+    count_workers,
     resolve_resources,
+    resolve_ssl,
     run_or_exit,
+    start_or_exit,
     watch_for_failed_workers,
 )
 
+NAME = "huggingface_runtime"
 HERE = Path(__file__).resolve().parent
 # A built Bento keeps its source in src/, beside it the bento.yaml with the arguments it was built with.
 IN_BENTO = (HERE.parent / "bento.yaml").is_file()
@@ -47,6 +54,7 @@ try:
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
 models = Models([runner])
+grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
 BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
 application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
@@ -73,15 +81,22 @@ class Server:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
+        if grpc_server is not None:
+            check_port(arguments.grpc_port, "grpc_port")
         watch_for_failed_workers()
 
     @bentoml.on_startup
     async def start(self) -> None:
+        models.changeable = count_workers(NAME) == 1
+        if grpc_server is not None:
+            await start_or_exit(grpc_server)
         self._running = asyncio.create_task(run_or_exit(models))
-        bound_shutdown(runner.close)
+        bound_shutdown(runner.close, grpc_server)
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
+        if grpc_server is not None:
+            await grpc_server.stop()
         self._running.cancel()
         await asyncio.to_thread(runner.close)
 
@@ -104,7 +119,7 @@ class Generator(Server):
 Runtime = bentoml.asgi_app(application, path="/")(
     bentoml.service(
         service_class=DirectService,
-        name="huggingface_runtime",
+        name=NAME,
         image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
         # As many GPUs as the engine's parallelism takes, which for an encoder is one.
         resources=resources,
@@ -112,6 +127,9 @@ Runtime = bentoml.asgi_app(application, path="/")(
             {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
             {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
         ],
+        # Over TLS where there is a certificate; gRPC reads the same arguments.
+        ssl=resolve_ssl(arguments),
+        extra_ports=[arguments.grpc_port] if grpc_server is not None else [],
         endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
         # BentoML's own request metrics label by raw path; /metrics is the application's.
         metrics={"enabled": False},

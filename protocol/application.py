@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
-from collections.abc import Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -18,8 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol import generate, open_inference, openai, v1
+from protocol import generate, open_inference, openai, repository, v1
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
+from protocol.keys import Keys
 from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import Models
@@ -40,10 +38,11 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             *openai.routes(models, limit, openai_prefix),
             *v1.routes(models, limit),
             *generate.routes(models, limit),
+            *repository.routes(models, limit),
             *open_inference.routes(models, limit),
             Route("/metrics", _metrics),
         ],
-        middleware=[Middleware(_RequireKey, keys=arguments.api_key)] if arguments.api_key else [],
+        middleware=[Middleware(_RequireKey, keys=Keys(arguments.api_key))] if arguments.api_key else [],
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
@@ -57,24 +56,18 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 class _RequireKey:
     """Refuses requests that carry none of the keys."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
-        self._digests = [_digest(key) for key in keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in _OPEN:
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            # Digests, so that the comparison takes as long whatever the key.
-            allowed = [hmac.compare_digest(_digest(key.strip()), digest) for digest in self._digests]
-            if scheme.lower() != "bearer" or not any(allowed):
-                error = UnauthorizedError("this server asks for a key: send it as Authorization: Bearer KEY")
+            try:
+                self._keys.check(Headers(scope=scope).get("authorization", ""))
+            except UnauthorizedError as error:
                 await (await render_error(Request(scope), error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
 
 
 async def _metrics(_: Request) -> Response:

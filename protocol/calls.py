@@ -59,10 +59,17 @@ def post_route(
 def served_name(request: Request) -> str:
     """The model's name in the path, once the version in it, if any, is the one that is served."""
     name: str = request.path_params["name"]
-    version = request.path_params.get("version", MODEL_VERSION)
-    if version != MODEL_VERSION:
-        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
+    check_version(name, request.path_params.get("version", ""))
     return name
+
+
+def check_version(name: str, version: str) -> None:
+    """
+    Raises:
+        NotFoundError: a version is asked for that is not served.
+    """
+    if version not in ("", MODEL_VERSION):
+        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
 
 
 def find_model(models: Models, name: str) -> Runner:

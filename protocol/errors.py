@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runners.errors import EngineDeadError, InputError, ModelNotReadyError, OverloadedError
+from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError, OverloadedError
 
 
 class ProtocolError(Exception):
@@ -85,22 +85,43 @@ class NotImplementedByModelError(ProtocolError):
 _LONGEST_MESSAGE = 400
 _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
+    # Whoever asks for a model to be loaded is to know why it is not.
+    ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
+
+
+# The codes that gRPC has for these; https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
+_GRPC_CODE_BY_STATUS = {
+    HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
+    HTTPStatus.NOT_FOUND: "NOT_FOUND",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RESOURCE_EXHAUSTED",
+    HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",
+    HTTPStatus.NOT_IMPLEMENTED: "UNIMPLEMENTED",
+    HTTPStatus.BAD_GATEWAY: "INTERNAL",
+    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
+    HTTPStatus.GATEWAY_TIMEOUT: "DEADLINE_EXCEEDED",
+}
+
+
+def grpc_code(status: HTTPStatus) -> str:
+    """The name of the gRPC code of an error that has this status over HTTP."""
+    return _GRPC_CODE_BY_STATUS.get(status, "INVALID_ARGUMENT")
 
 
 def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
     """Status, message and headers of any error; what is not meant for the client is hidden (uvicorn logs it)."""
     match error:
         case ProtocolError():
-            return error.status, str(error), error.headers
+            return error.status, _cut(str(error)), error.headers
         case HTTPException():
             return HTTPStatus(error.status_code), error.detail, error.headers or {}
         case OverloadedError():
-            return HTTPStatus.TOO_MANY_REQUESTS, str(error), {"retry-after": str(math.ceil(error.retry_after))}
+            return HTTPStatus.TOO_MANY_REQUESTS, _cut(str(error)), {"retry-after": str(math.ceil(error.retry_after))}
     if (status := _STATUS_BY_RUNNER_ERROR.get(type(error))) is not None:
-        return status, str(error), {}
+        return status, _cut(str(error)), {}
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
 
 
@@ -133,7 +154,7 @@ def openai_error(error: Exception) -> dict[str, object]:
     """The `{"error": {...}}` body of OpenAI's API; `type` and `code` are vLLM's."""
     status, message, _ = describe(error)
     kind = f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
-    return {"error": {"message": _cut(message), "type": kind, "param": getattr(error, "param", None), "code": status}}
+    return {"error": {"message": message, "type": kind, "param": getattr(error, "param", None), "code": status}}
 
 
 def _cut(message: str) -> str:

@@ -6,7 +6,9 @@ REST and gRPC only translate to and from this, so that they cannot disagree.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from protocol.errors import InvalidRequestError
 from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
+from runners.generator.runner import GeneratorRunner
 from runners.inference import (
     Options,
     Output,
@@ -90,6 +93,11 @@ def describe_model(runner: Runner) -> dict[str, Any]:
     }
 
 
+def answer_id(asked: str | None) -> str:
+    """The id of an answer: the request's, or one of its own, which KServe's clients expect on every answer."""
+    return asked or str(uuid.uuid4())
+
+
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
@@ -117,6 +125,27 @@ async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) 
     if _count_numbers(predictions) <= _RENDER_INLINE:
         return render()
     return await asyncio.to_thread(render)
+
+
+async def stream(runner: Runner, call: InferCall) -> AsyncGenerator[tuple[Answer, bool], None]:
+    """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
+
+    Raises:
+        InvalidRequestError, RunnerError: as `infer`.
+    """
+    if not isinstance(runner, GeneratorRunner) or not runner.generates:
+        yield await infer(runner, call, lambda answer: answer), True
+        return
+    texts, _ = _read_inputs(runner, call.inputs)
+    if len(texts) != 1:
+        raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
+    options = resolve_options(runner, call.parameters)
+    [wanted], _ = _resolve_outputs(runner, call, options, from_tokens=False)
+    with runner.admit():
+        async with contextlib.aclosing(runner.stream(texts[0], options.sampling)) as deltas:
+            async for delta in deltas:
+                if delta.text or delta.finish_reason:
+                    yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
 
 
 def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ from protocol import inference
 from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
-from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
+from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, describe_model
 from protocol.tensors import MAX_DIMENSION, MAX_DIMENSIONS, Tensor, tensor_from_binary, tensor_from_json
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.inference import Models
@@ -60,7 +59,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
     """The routes under `/v2`."""
 
     async def server_metadata(_: Request) -> Response:
-        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": list(server_extensions())})
+        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": server_extensions(models)})
 
     async def live(_: Request) -> Response:
         response = json_response({"live": models.live})
@@ -92,8 +91,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
             call.parameters or {},
             [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []],
         )
-        # KServe's clients expect an id on every answer.
-        request_id = call.id or str(uuid.uuid4())
+        request_id = answer_id(call.id)
         return await until_disconnect(
             request, inference.infer(runner, asked, lambda answer: _render(runner.name, request_id, answer))
         )

@@ -67,7 +67,9 @@ class SamplingParameters(SamplingFields, forbid_unknown_fields=True):
 
 
 # What the protocols themselves put among the parameters.
-_OF_THE_PROTOCOL = frozenset({"binary_data_output", "content_type", "headers", "stream"})
+_OF_THE_PROTOCOL = frozenset(
+    {"binary_data_output", "content_type", "headers", "stream", "triton_enable_empty_final_response"}
+)
 _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from runners.inference import Models
+
 SERVER_NAME = "bentoml-huggingface-runtime"
 SERVER_VERSION = "0.1.0"
 # One version of a model is served; its name is Triton's first.
 MODEL_VERSION = "1"
 
 
-def server_extensions() -> tuple[str, ...]:
+def server_extensions(models: Models) -> list[str]:
     """The protocol's extensions that work here, under Triton's names."""
-    return ("binary_tensor_data", "classification", "model_repository")
+    # `model_repository_extension` is KServe's name for it.
+    repository = ["model_repository", "model_repository_extension"] if models.changeable else []
+    return ["binary_tensor_data", "classification", *repository]

@@ -43,12 +43,12 @@ _KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
 # KServe's other flags, which manifests carry: taken with a warning, so that these still start.
 _WITHOUT_EFFECT = frozenset(
     {
-        "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url", "enable_grpc",
+        "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url",
         "enable_latency_logging", "enable_predictor_health_check", "event_loop",
-        "grpc_max_receive_message_length", "grpc_max_send_message_length", "grpc_port", "http_port",
+        "http_port",
         "log_config_file", "max_asyncio_workers", "max_threads", "predictor_host",
         "predictor_protocol", "predictor_request_retries", "predictor_request_timeout_seconds",
-        "predictor_use_ssl", "protocol", "ssl_certfile", "ssl_keyfile", "timeout_keep_alive", "workers",
+        "predictor_use_ssl", "protocol", "timeout_keep_alive", "workers",
     }
 )  # fmt: skip
 _KSERVE_SWITCHES = frozenset({"disable_log_requests", "enable_predictor_health_check"})
@@ -134,6 +134,18 @@ class Arguments(BaseModel):
         None, repr=False, description="comma list of keys; clients must send one as `Authorization: Bearer KEY` on all "
         "routes but health and metrics; better set in the environment, since command lines can be seen",
     )  # fmt: skip
+    enable_grpc: bool = Field(True, description="serve the Open Inference Protocol over gRPC too")
+    grpc_port: int = Field(8081, ge=1, le=65535, description="port of gRPC")
+    grpc_max_send_message_length: int = Field(
+        8 * 2**20, ge=1, description="largest answer over gRPC in bytes, a larger one is RESOURCE_EXHAUSTED"
+    )
+    grpc_max_receive_message_length: int = Field(
+        8 * 2**20, ge=1, description="largest request over gRPC in bytes, a larger one is RESOURCE_EXHAUSTED"
+    )
+    ssl_certfile: str | None = Field(
+        None, description="file of a certificate (PEM), with which HTTP and gRPC are served over TLS"
+    )
+    ssl_keyfile: str | None = Field(None, description="file of the certificate's private key (PEM)")
     max_request_bytes: int = Field(32 * 2**20, ge=1, description="largest request body in bytes, a larger one is a 413")
     max_batch_tokens: int | None = Field(
         None, ge=1, description="most tokens the model computes at once; if unset 1536 on a CPU and 16384 on a GPU"
@@ -152,6 +164,8 @@ class Arguments(BaseModel):
     def _check_combinations(self) -> Arguments:
         if self.return_probabilities and self.return_raw_logits:
             raise ValueError("return_probabilities and return_raw_logits exclude each other: set one of them")
+        if (self.ssl_certfile is None) is not (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         return self

@@ -7,14 +7,16 @@ import atexit
 import logging
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn, get_args
+from typing import NoReturn, Protocol, get_args
 
 import pynvml
-from _bentoml_sdk.service.config import GpuLiteralType
+from _bentoml_sdk.service.config import GpuLiteralType, SSLSchema
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from runners.arguments import Arguments
 from runners.draining import DRAIN_SECONDS
@@ -73,6 +75,36 @@ def _count_gpus() -> int:
     return int(pynvml.nvmlDeviceGetCount())
 
 
+def resolve_ssl(arguments: Arguments) -> SSLSchema:
+    """BentoML's `ssl`."""
+    if arguments.ssl_certfile is None or arguments.ssl_keyfile is None:
+        return {"enabled": False}
+    return {"enabled": True, "certfile": arguments.ssl_certfile, "keyfile": arguments.ssl_keyfile}
+
+
+def check_port(port: int, argument: str) -> None:
+    """Before the workers start, which share their ports and so would share another server's.
+
+    Raises:
+        ArgumentsError: something listens there, or it is not allowed.
+    """
+    with socket.socket() as probe:
+        # As the server itself does: a port whose last connections are closing is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError as error:
+            raise ArgumentsError(
+                f"port {port} cannot be used: {error.strerror}; set --{argument} to another"
+            ) from error
+
+
+def count_workers(service: str) -> int:
+    """How many workers BentoML starts of the service, by its effective configuration."""
+    workers: int | str = BentoMLContainer.config.services[service].get().get("workers") or 1
+    return os.cpu_count() or 1 if workers == "cpu_count" else int(workers)
+
+
 def watch_for_failed_workers() -> None:
     """In BentoML's parent process: stop, with an exit code, when a worker says that its model cannot load.
 
@@ -101,8 +133,25 @@ async def run_or_exit(models: Models) -> None:
     _exit(f"the engine that ran {runner.name} has died")
 
 
-def bound_shutdown(stop: Callable[[], None]) -> None:
-    """In a worker: once it is told to end, call `stop` if requests still run after a while.
+class Listener(Protocol):
+    """A server beside BentoML's."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+async def start_or_exit(listener: Listener) -> None:
+    """In a worker: start a server; if it cannot, say why in one line and stop the whole server."""
+    try:
+        await listener.start()
+    except (ArgumentsError, OSError, RuntimeError) as error:
+        _exit(f"gRPC cannot be served: {' '.join(str(error).split())}")
+
+
+def bound_shutdown(stop: Callable[[], None], listener: Listener | None) -> None:
+    """In a worker: once it is told to end, let the listener take no more calls, and call `stop` if requests still run
+    after a while.
 
     The server waits for the last answer, however long that takes; Kubernetes kills it after 30 s.
     """
@@ -111,6 +160,8 @@ def bound_shutdown(stop: Callable[[], None]) -> None:
 
     def handle(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, lambda: loop.run_in_executor(None, stop))
+        if listener is not None:
+            asyncio.run_coroutine_threadsafe(listener.stop(), loop)
         if callable(handler):
             handler(number, frame)
 

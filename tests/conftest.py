@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from demo.smollm import main as write_smollm
 from protocol.application import create_application
+from protocol.grpc_server import GrpcServer
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
@@ -24,6 +27,7 @@ from runners.inference import Models
 from runners.selection import create_runner
 from tests.families import FAMILIES
 from tests.generators import save_generator
+from tests.servers import free_port
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -31,6 +35,7 @@ transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 ModelFolder = Callable[..., Path]
 GeneratorFolder = Callable[[str], Path]
 Serve = Callable[..., TestClient]
+Dial = Callable[..., grpc.Channel]
 
 
 @pytest.fixture(scope="session")
@@ -77,11 +82,36 @@ def serve() -> Iterator[Serve]:
     def start(**arguments: Any) -> TestClient:
         given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
         runner = create_runner(given)
-        asyncio.run(runner.load())
         runners.append(runner)
-        application = create_application(Models([runner]), given)
+        models = Models([runner])
+        asyncio.run(models.load(runner.name))
+        application = create_application(models, given)
+        application.state.served = (models, given)
         return TestClient(application, raise_server_exceptions=False)
 
     yield start
     for runner in runners:
         runner.close()
+
+
+@pytest.fixture(scope="session")
+def dial(serve: Serve) -> Iterator[Dial]:
+    """A gRPC channel to the models of a client of `serve`, in this process: `dial(client, grpc_port=...)`."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    servers: list[GrpcServer] = []
+
+    def start(client: TestClient, **arguments: Any) -> grpc.Channel:
+        models, given = client.app.state.served  # type: ignore[attr-defined]
+        port = free_port()
+        server = GrpcServer(models, given.model_copy(update={"grpc_port": port, **arguments}))
+        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
+        servers.append(server)
+        return grpc.insecure_channel(f"localhost:{port}")
+
+    yield start
+    for server in servers:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()

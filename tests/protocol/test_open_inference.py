@@ -13,7 +13,7 @@ from tests.conftest import ModelFolder, Serve
 
 INFER = "/v2/models/model/infer"
 TEXTS = ["Hello, my dog is cute", "sad"]
-EXTENSIONS = ["binary_tensor_data", "classification", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "model_repository_extension"]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,360 @@
+"""The Open Inference Protocol over gRPC, with health checks and reflection.
+
+It translates to and from `protocol/inference.py`, as REST does, and answers with the codes of `protocol/errors.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from protocol import inference, repository
+from protocol.calls import check_version, find_model, find_ready_model
+from protocol.errors import InvalidRequestError, describe, grpc_code
+from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
+from protocol.keys import Keys
+from protocol.stubs import open_inference_pb2 as messages
+from protocol.stubs.open_inference_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    add_GRPCInferenceServiceServicer_to_server,
+)
+from protocol.tensors import BYTES, Tensor, check_datatype, check_shape, read_text, tensor_from_binary, to_array
+from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
+from runners.arguments import Arguments
+from runners.draining import DRAIN_SECONDS
+from runners.inference import Models
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Context: TypeAlias = "grpc.aio.ServicerContext"
+
+_SERVICE = "inference.GRPCInferenceService"
+_WATCH_SECONDS = 0.5
+# As KServe's and Triton's streams have it: the parameter that tells the last response to a request.
+_FINAL = "triton_final_response"
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    BYTES: "bytes_contents",
+}
+
+
+class GrpcServer:
+    """The gRPC server of one worker; several workers share the port."""
+
+    def __init__(self, models: Models, arguments: Arguments) -> None:
+        self._models = models
+        self._arguments = arguments
+        self._server: grpc.aio.Server | None = None
+        self._health = _Health(models)
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ArgumentsError: the port cannot be used, or the certificate not be read.
+        """
+        arguments = self._arguments
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_send_message_length", arguments.grpc_max_send_message_length),
+                ("grpc.max_receive_message_length", arguments.grpc_max_receive_message_length),
+                # Clients may ask whether the connection lives while nothing else goes over it.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ]
+        )
+        add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            _Service(self._models, Keys(arguments.api_key)), server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        pool = messages.DESCRIPTOR.pool
+        for described in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+            pool.AddSerializedFile(described.serialized_pb)
+        reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool)
+        address = f"[::]:{arguments.grpc_port}"
+        credentials = _read_credentials(arguments)
+        if credentials is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, credentials)
+        await server.start()
+        self._server = server
+        logger.info("gRPC listens on port %d", arguments.grpc_port)
+
+    async def stop(self) -> None:
+        """Take no more calls, and return when those under way have ended, after 20 seconds at most."""
+        self._health.draining = True
+        if self._server is not None:
+            await self._server.stop(DRAIN_SECONDS)
+
+
+class _Service(GRPCInferenceServiceServicer):
+    """The calls; their names are the protocol's."""
+
+    def __init__(self, models: Models, keys: Keys) -> None:
+        self._models = models
+        self._keys = keys
+
+    async def ServerLive(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:  # noqa: N802
+        return messages.ServerLiveResponse(live=self._models.live)
+
+    async def ServerReady(self, _: messages.ServerReadyRequest, __: Context) -> messages.ServerReadyResponse:  # noqa: N802
+        return messages.ServerReadyResponse(ready=self._models.ready)
+
+    async def ServerMetadata(  # noqa: N802
+        self, _: messages.ServerMetadataRequest, __: Context
+    ) -> messages.ServerMetadataResponse:
+        extensions = server_extensions(self._models)
+        return messages.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=extensions)
+
+    async def ModelReady(  # noqa: N802
+        self, request: messages.ModelReadyRequest, context: Context
+    ) -> messages.ModelReadyResponse:
+        async def answer() -> messages.ModelReadyResponse:
+            check_version(request.name, request.version)
+            return messages.ModelReadyResponse(ready=find_model(self._models, request.name).ready)
+
+        return await self._guard(context, answer)
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: messages.ModelMetadataRequest, context: Context
+    ) -> messages.ModelMetadataResponse:
+        async def answer() -> messages.ModelMetadataResponse:
+            check_version(request.name, request.version)
+            described = describe_model(find_ready_model(self._models, request.name))
+            # MLServer's clients have another type under the number of `properties`, and fail on any.
+            return messages.ModelMetadataResponse(**{**described, "properties": {}})
+
+        return await self._guard(context, answer)
+
+    async def ModelInfer(  # noqa: N802
+        self, request: messages.ModelInferRequest, context: Context
+    ) -> messages.ModelInferResponse:
+        return await self._guard(context, lambda: self._infer(request))
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, requests: AsyncIterator[messages.ModelInferRequest], context: Context
+    ) -> AsyncIterator[messages.ModelStreamInferResponse]:
+        """Answer requests side by side as they come; an error answers its request and leaves the others alone."""
+        await self._guard(context, _nothing)
+        responses: asyncio.Queue[messages.ModelStreamInferResponse | None] = asyncio.Queue()
+        answering: set[asyncio.Task[None]] = set()
+
+        async def read() -> None:
+            async for request in requests:
+                task = asyncio.create_task(self._answer_in_stream(request, responses))
+                answering.add(task)
+                task.add_done_callback(answering.discard)
+            await asyncio.gather(*answering)
+            responses.put_nowait(None)
+
+        reading = asyncio.create_task(read())
+        try:
+            while (response := await responses.get()) is not None:
+                yield response
+        finally:
+            for task in (reading, *answering):
+                task.cancel()
+            await asyncio.gather(reading, *answering, return_exceptions=True)
+
+    async def RepositoryIndex(  # noqa: N802
+        self, request: messages.RepositoryIndexRequest, context: Context
+    ) -> messages.RepositoryIndexResponse:
+        async def answer() -> messages.RepositoryIndexResponse:
+            listed = repository.index(self._models, request.ready)
+            return messages.RepositoryIndexResponse(
+                models=[messages.RepositoryIndexResponse.ModelIndex(**model) for model in listed]
+            )
+
+        return await self._guard(context, answer)
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: messages.RepositoryModelLoadRequest, context: Context
+    ) -> messages.RepositoryModelLoadResponse:
+        name = request.model_name or request.repository_or_model_name
+        await self._guard(context, lambda: repository.load(self._models, name))
+        return messages.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: messages.RepositoryModelUnloadRequest, context: Context
+    ) -> messages.RepositoryModelUnloadResponse:
+        name = request.model_name or request.repository_or_model_name
+        await self._guard(context, lambda: repository.unload(self._models, name))
+        return messages.RepositoryModelUnloadResponse(model_name=name, is_unloaded=True)
+
+    async def _guard(self, context: Context, answer: Callable[[], Awaitable[T]]) -> T:
+        """Await the answer, or end the call with the error's code."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        try:
+            self._keys.check(metadata.get("authorization", ""))
+            return await answer()
+        except Exception as error:
+            code, message, headers = describe_for_grpc(error)
+            await context.abort(code, message, tuple(headers.items()))
+            raise
+
+    async def _infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
+        check_version(request.model_name, request.model_version)
+        runner = find_ready_model(self._models, request.model_name)
+        return await inference.infer(runner, _read_call(request), partial(_render, request))
+
+    async def _answer_in_stream(
+        self, request: messages.ModelInferRequest, responses: asyncio.Queue[messages.ModelStreamInferResponse | None]
+    ) -> None:
+        try:
+            check_version(request.model_name, request.model_version)
+            runner = find_ready_model(self._models, request.model_name)
+            async with contextlib.aclosing(inference.stream(runner, _read_call(request))) as answers:
+                async for answer, final in answers:
+                    response = _render(request, answer)
+                    response.parameters[_FINAL].bool_param = final
+                    responses.put_nowait(messages.ModelStreamInferResponse(infer_response=response))
+        except Exception as error:
+            # The id tells the client which of its requests failed.
+            failed = messages.ModelInferResponse(id=request.id)
+            message = describe_for_grpc(error)[1]
+            responses.put_nowait(messages.ModelStreamInferResponse(error_message=message, infer_response=failed))
+
+
+async def _nothing() -> None:
+    """What a stream does before its first request, so that a wrong key is told of at once."""
+
+
+class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """https://github.com/grpc/grpc/blob/master/doc/health-checking.md: serving is being ready."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self.draining = False
+
+    async def Check(self, request: Any, context: Context) -> Any:  # noqa: N802
+        status = self._status(request.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no service {request.service[:200]}")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: Any, _: Context) -> AsyncIterator[Any]:  # noqa: N802
+        last = None
+        while True:
+            status = self._status(request.service)
+            if status is None:
+                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+            if status != last:
+                yield health_pb2.HealthCheckResponse(status=status)
+            last = status
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    def _status(self, service: str) -> Any:
+        """The server's under its own name or none, a model's under the model's; None for others."""
+        if service in ("", _SERVICE):
+            serving = self._models.ready
+        elif (runner := self._models.find(service)) is not None:
+            serving = runner.ready
+        else:
+            return None
+        status = health_pb2.HealthCheckResponse
+        return status.SERVING if serving and not self.draining else status.NOT_SERVING
+
+
+def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
+    """Code, message and trailing metadata of any error; what is not meant for the client is logged and hidden."""
+    status, message, headers = describe(error)
+    if status == 500:
+        logger.error("a call failed: %s", type(error).__name__, exc_info=error)
+    return grpc.StatusCode[grpc_code(status)], message, headers
+
+
+def _read_credentials(arguments: Arguments) -> grpc.ServerCredentials | None:
+    """The operator's certificate with its key; None for no TLS."""
+    if arguments.ssl_certfile is None or arguments.ssl_keyfile is None:
+        return None
+    pair = (Path(arguments.ssl_keyfile).read_bytes(), Path(arguments.ssl_certfile).read_bytes())
+    return grpc.ssl_server_credentials([pair])
+
+
+def _read_call(request: messages.ModelInferRequest) -> InferCall:
+    return InferCall(
+        _read_tensors(request),
+        _read_parameters(request.parameters),
+        [RequestedOutput(output.name, _read_parameters(output.parameters)) for output in request.outputs],
+    )
+
+
+def _read_parameters(parameters: MutableMapping[str, messages.InferParameter]) -> dict[str, Any]:
+    return {
+        name: getattr(value, kind)
+        for name, value in parameters.items()
+        if (kind := value.WhichOneof("parameter_choice")) is not None
+    }
+
+
+def _read_tensors(request: messages.ModelInferRequest) -> list[Tensor]:
+    raw = request.raw_input_contents
+    if not raw:
+        return [_read_contents(tensor) for tensor in request.inputs]
+    if len(raw) != len(request.inputs):
+        # This and the next are KServe's words.
+        raise InvalidRequestError(
+            f"the number of inputs ({len(request.inputs)}) does not match the expected number of raw input contents "
+            f"({len(raw)}) for model '{request.model_name}'."
+        )
+    for tensor in request.inputs:
+        if tensor.contents.ListFields():
+            raise InvalidRequestError(
+                f"contents field must not be specified when using raw_input_contents for input '{tensor.name}' for "
+                f"model '{request.model_name}'"
+            )
+    return [
+        tensor_from_binary(tensor.name, tensor.datatype, tensor.shape, memoryview(data))
+        for tensor, data in zip(request.inputs, raw, strict=True)
+    ]
+
+
+def _read_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Tensor:
+    name, datatype = tensor.name, check_datatype(tensor.name, tensor.datatype)
+    if datatype not in _CONTENTS:
+        raise InvalidRequestError(f"input {name!r} is {datatype}: it goes into raw_input_contents only")
+    if wrong := [field.name for field, _ in tensor.contents.ListFields() if field.name != _CONTENTS[datatype]]:
+        raise InvalidRequestError(
+            f"input {name!r} is {datatype}, which goes into {_CONTENTS[datatype]}, not {wrong[0]}"
+        )
+    values: Sequence[Any] = getattr(tensor.contents, _CONTENTS[datatype])
+    shape = check_shape(name, tensor.shape, len(values))
+    if datatype == BYTES:
+        what = f"the data of input {name!r}"
+        return Tensor(name, datatype, shape, [read_text(value, i, what) for i, value in enumerate(values)])
+    return Tensor(name, datatype, shape, to_array(name, datatype, values))
+
+
+def _render(request: messages.ModelInferRequest, answer: Answer) -> messages.ModelInferResponse:
+    response = messages.ModelInferResponse(
+        model_name=request.model_name, model_version=MODEL_VERSION, id=inference.answer_id(request.id)
+    )
+    # All tensors raw or none, as the protocol has it: raw where the request is, or asks for it.
+    raw = bool(request.raw_input_contents) or any(binary for _, binary in answer)
+    for tensor, _ in answer:
+        output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        if raw:
+            response.raw_output_contents.append(bytes(tensor.to_binary()))
+        elif isinstance(tensor.flat, list):
+            output.contents.bytes_contents.extend(element.encode() for element in tensor.flat)
+        else:
+            getattr(output.contents, _CONTENTS[tensor.datatype]).extend(tensor.flat.tolist())
+    return response
