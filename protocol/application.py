@@ -15,15 +15,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol import generate, open_inference, openai, repository, v1
+from protocol import generate, open_inference, openai, openapi, repository, v1
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
 from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import Models
 
-# What probes and scrapers ask, which have no key.
-_OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics")
+# What probes and scrapers ask, which have no key, and what tells of the keys.
+_OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", *openapi.OPEN_PATHS)
 
 
 def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> Starlette:
@@ -32,16 +32,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     Args:
         openai_prefix: where OpenAI's API is served, beside `/v1`.
     """
-    limit = arguments.max_request_bytes
     return Starlette(
-        routes=[
-            *openai.routes(models, limit, openai_prefix),
-            *v1.routes(models, limit),
-            *generate.routes(models, limit),
-            *repository.routes(models, limit),
-            *open_inference.routes(models, limit),
-            Route("/metrics", _metrics),
-        ],
+        routes=create_routes(models, arguments, openai_prefix),
         middleware=[Middleware(_RequireKey, keys=Keys(arguments.api_key))] if arguments.api_key else [],
         exception_handlers={
             ProtocolError: render_error,
@@ -51,6 +43,20 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             Exception: render_error,
         },
     )
+
+
+def create_routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Route]:
+    """The routes of all protocols, in the order in which they are tried."""
+    limit = arguments.max_request_bytes
+    return [
+        *openai.routes(models, limit, openai_prefix),
+        *v1.routes(models, limit),
+        *generate.routes(models, limit),
+        *repository.routes(models, limit),
+        *open_inference.routes(models, limit),
+        *openapi.routes(models, bool(arguments.api_key), openai_prefix),
+        Route("/metrics", _metrics),
+    ]
 
 
 class _RequireKey:

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.body import json_response, read_body
-from protocol.calls import OPENAI_PATHS, describe_service, post_route
+from protocol.calls import OPENAI_PATHS, any_route, describe_service, get_route, post_route
 from protocol.completions import answer_chat, answer_completion
 from protocol.errors import (
     InvalidRequestError,
@@ -41,7 +41,7 @@ _STARTED = int(time.time())
 
 def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
     """The routes under `prefix` and under `/v1`."""
-    prefix = f"/{prefix.strip('/')}".rstrip("/")
+    prefix = normalize_prefix(prefix)
 
     async def list_models(_: Request) -> Response:
         return json_response({"object": "list", "data": await _model_cards(models), "models": models.names})
@@ -67,20 +67,30 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
-        for_clients = path in _VLLM_PATHS or path.startswith("/v1/")
-        if for_clients and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
+        if is_for_clients(path) and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
             return await forward_or_answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {prefix}/v1")
 
     bases = dict.fromkeys((f"{prefix}/v1", "/v1"))
     found = [
-        *(Route(f"{base}/models", list_models) for base in bases),
+        Route("/v1/models", list_models),
         *(post_route(f"{base}/{path}", _shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
     ]
     if prefix:
-        found.append(Route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model)))
-        found.append(Route(f"{prefix}/{{path:path}}", _shaped(unknown), methods=["GET", "POST"]))
+        found.append(get_route(f"{prefix}/v1/models", list_models, _shape))
+        found.append(get_route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model), _shape))
+        found.append(any_route(f"{prefix}/{{path:path}}", _shaped(unknown)))
     return found
+
+
+def normalize_prefix(prefix: str) -> str:
+    """The prefix with one slash before it and none behind it; empty for none."""
+    return f"/{prefix.strip('/')}".rstrip("/")
+
+
+def is_for_clients(path: str) -> bool:
+    """Whether a path of vLLM's is for everybody below the prefix, if it is there."""
+    return path in _VLLM_PATHS or path.startswith("/v1/")
 
 
 _ANSWERS = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,13 +98,22 @@ def test_kserve_client(minilm: ServerProcess, expected: Any, protocol: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/docs.json", 404), ("/nowhere", 404)]
+    ("path", "status"), [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/docs.json", 200), ("/nowhere", 404)]
 )
 def test_other_paths(minilm: ServerProcess, path: str, status: int) -> None:
     response = httpx.get(minilm.url + path)
     assert response.status_code == status
     if status == 404:
         assert response.json() == {"error": f"there is nothing at {path}; the protocols are under /v1 and /v2"}
+
+
+def test_the_page_of_the_document_has_all_that_it_refers_to(minilm: ServerProcess) -> None:
+    page = httpx.get(f"{minilm.url}/docs").text
+    found = re.findall(r'(?:href|src|url)[=:] ?"([^"]+)"', page)
+    assert len(found) == 4
+    for target in found:
+        assert httpx.get(f"{minilm.url}/{target}").status_code == 200, target
+    assert httpx.get(f"{minilm.url}/static_content/nothing").status_code == 404
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(minilm: ServerProcess) -> None:
