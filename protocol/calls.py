@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -73,6 +74,8 @@ def any_route(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> 
     """A route for all methods, so that the router does not answer for some of them itself."""
     route = Route(path, endpoint)
     route.methods = None
+    # What is no name of a model is to be answered as one that is unknown, also where it has line breaks.
+    route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     return route
 
 

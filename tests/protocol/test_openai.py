@@ -187,6 +187,7 @@ def test_errors(http: TestClient, path: str, body: Any, status: int, param: str 
         ("GET", "/openai/v1/completions", 405),
         ("GET", "/openai/v1/models/smollm", 200),
         ("GET", "/openai/v1/models/nope", 404),
+        ("GET", "/openai/v1/models/no%0Ape", 404),
         ("POST", "/openai/v1/models", 405),
         ("DELETE", "/openai/v1/models", 405),
         ("POST", "/openai/v1/models/smollm", 405),
