@@ -43,7 +43,7 @@ def generator(generator_folder: GeneratorFolder, serve: Serve, dial: Dial) -> gr
 
 
 def stub(channel: grpc.Channel) -> Any:
-    return GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+    return GRPCInferenceServiceStub(channel)
 
 
 def infer_request(*texts: str, parameters: dict[str, Any] | None = None, **fields: Any) -> messages.ModelInferRequest:
