@@ -29,7 +29,7 @@ demo: $(VENV)/installed-demo
 stubs: $(VENV)/installed-test
 	$(PYTHON) -m protocol.stubs.generate
 
-test: lint $(VENV)/installed-vllm
+test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	$(PYTHON) -m pytest
 
 # Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
@@ -80,5 +80,12 @@ $(VENV)/installed-test: $(VENV)/installed-vllm $(VENV)/installed-demo
 	$(PYTHON) -m pip install --quiet --group test
 	@touch $@
 
+# A client that the tests run; what it pins does not go with vLLM.
+$(VENV)-mlserver/installed:
+	python3 -m venv $(VENV)-mlserver
+	$(VENV)-mlserver/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-mlserver/bin/python -m pip install --quiet mlserver==1.7.1
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-mlserver
