@@ -28,9 +28,9 @@ from runners.selection import create_runner
 from runners.startup import (
     being_built,
     bound_shutdown,
-    check_port,
     configure_logging,
     count_workers,
+    exit_unless_free,
     resolve_resources,
     resolve_ssl,
     run_or_exit,
@@ -82,7 +82,7 @@ class Server:
     @staticmethod
     def prepare() -> None:
         if grpc_server is not None:
-            check_port(arguments.grpc_port, "grpc_port")
+            exit_unless_free(arguments.grpc_port, "grpc_port")
         watch_for_failed_workers()
 
     @bentoml.on_startup

@@ -99,6 +99,14 @@ def check_port(port: int, argument: str) -> None:
             ) from error
 
 
+def exit_unless_free(port: int, argument: str) -> None:
+    """In BentoML's parent process: `check_port`, and an end of one line."""
+    try:
+        check_port(port, argument)
+    except ArgumentsError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 def count_workers(service: str) -> int:
     """How many workers BentoML starts of the service, by its effective configuration."""
     workers: int | str = BentoMLContainer.config.services[service].get().get("workers") or 1
