@@ -9,13 +9,13 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol import generate, open_inference, openai, repository, v1
+from protocol.compression import CompressResponses
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
 from runners.arguments import Arguments
@@ -26,14 +26,14 @@ from runners.inference import Models
 _OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics")
 
 
-def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> Starlette:
+def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ASGIApp:
     """The application that serves `models`.
 
     Args:
         openai_prefix: where OpenAI's API is served, beside `/v1`.
     """
     limit = arguments.max_request_bytes
-    return Starlette(
+    application: ASGIApp = Starlette(
         routes=[
             *openai.routes(models, limit, openai_prefix),
             *v1.routes(models, limit),
@@ -42,7 +42,6 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             *open_inference.routes(models, limit),
             Route("/metrics", _metrics),
         ],
-        middleware=[Middleware(_RequireKey, keys=Keys(arguments.api_key))] if arguments.api_key else [],
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
@@ -51,6 +50,10 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             Exception: render_error,
         },
     )
+    # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
+    if arguments.api_key:
+        application = _RequireKey(application, Keys(arguments.api_key))
+    return CompressResponses(application)
 
 
 class _RequireKey:

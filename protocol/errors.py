@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 
@@ -73,6 +73,17 @@ class UnsupportedMediaTypeError(ProtocolError):
     """The body's content type or encoding is none that this server reads."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UnsupportedEncodingError(UnsupportedMediaTypeError):
+    """The body comes in a content coding that this server does not decode; the answer says which it does (RFC 9110,
+    section 15.5.16)."""
+
+    def __init__(self, encoding: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"the content encoding {encoding} is not supported; send {', '.join(allowed)} or the body as it is"
+        )
+        self.headers = {"accept-encoding": ", ".join(allowed)}
 
 
 class NotImplementedByModelError(ProtocolError):

@@ -146,7 +146,10 @@ class _Forwarded(Response):
             "path": self._path,
             "raw_path": self._path.encode(),
             "root_path": "",
-            "headers": [*_without(scope["headers"], b"content-type"), (b"content-type", b"application/json")],
+            "headers": [
+                *(header for header in scope["headers"] if header[0] not in _OF_THE_BODY),
+                (b"content-type", b"application/json"),
+            ],
         }
         try:
             with self._runner.admit():
@@ -158,7 +161,5 @@ class _Forwarded(Response):
 _SERVER_KEYS = (
     "type", "asgi", "http_version", "method", "scheme", "query_string", "client", "server", "extensions",
 )  # fmt: skip
-
-
-def _without(headers: list[tuple[bytes, bytes]], name: bytes) -> list[tuple[bytes, bytes]]:
-    return [header for header in headers if header[0] != name]
+# What no longer describes a body that is read and decoded.
+_OF_THE_BODY = frozenset({b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})

@@ -85,9 +85,9 @@ def serve() -> Iterator[Serve]:
         runners.append(runner)
         models = Models([runner])
         asyncio.run(models.load(runner.name))
-        application = create_application(models, given)
-        application.state.served = (models, given)
-        return TestClient(application, raise_server_exceptions=False)
+        client = TestClient(create_application(models, given), raise_server_exceptions=False)
+        client.app_state["served"] = (models, given)
+        return client
 
     yield start
     for runner in runners:
@@ -103,7 +103,7 @@ def dial(serve: Serve) -> Iterator[Dial]:
     servers: list[GrpcServer] = []
 
     def start(client: TestClient, **arguments: Any) -> grpc.Channel:
-        models, given = client.app.state.served  # type: ignore[attr-defined]
+        models, given = client.app_state["served"]
         port = free_port()
         server = GrpcServer(models, given.model_copy(update={"grpc_port": port, **arguments}))
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)

@@ -190,7 +190,7 @@ def test_keys(client: TestClient, dial: Dial) -> None:
 
 
 def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(client: TestClient, channel: grpc.Channel) -> None:
-    models: Models = client.app.state.served[0]  # type: ignore[attr-defined]
+    models: Models = client.app_state["served"][0]
     queue = models.first._loaded.queue  # type: ignore[attr-defined]
     texts = ["word " * 400] * 3000
     before = queue._served_tokens
@@ -208,7 +208,7 @@ def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(client: TestClient
 
 
 def test_overload_says_when_to_try_again(client: TestClient, channel: grpc.Channel) -> None:
-    models: Models = client.app.state.served[0]  # type: ignore[attr-defined]
+    models: Models = client.app_state["served"][0]
     queue = models.first._loaded.queue  # type: ignore[attr-defined]
     limit, queue._max_requests = queue._max_requests, 0
     try:

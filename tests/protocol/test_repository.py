@@ -59,7 +59,7 @@ def test_unload_and_load(client: TestClient) -> None:
 
 def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("bert", "fill_mask"))
-    runner: Any = client.app.state.served[0].first  # type: ignore[attr-defined]
+    runner: Any = client.app_state["served"][0].first
     model = weakref.ref(runner._loaded.model)
     thread = runner._model_thread
     client.post(UNLOAD)
@@ -74,7 +74,7 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
     body = {"instances": ["word " * 300] * 200}
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/models/model:predict", json=body)))
     asking.start()
-    runner: Any = client.app.state.served[0].first  # type: ignore[attr-defined]
+    runner: Any = client.app_state["served"][0].first
     while not runner._loaded.queue.requests:
         time.sleep(0.001)
     assert client.post(UNLOAD).status_code == 200
@@ -84,7 +84,7 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
 
 def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("electra", "fill_mask"))
-    models = client.app.state.served[0]  # type: ignore[attr-defined]
+    models = client.app_state["served"][0]
 
     async def fail() -> None:
         raise ModelLoadError("the disk is gone")
@@ -101,7 +101,7 @@ def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve
 
 def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("electra", "fill_mask"))
-    models = client.app.state.served[0]  # type: ignore[attr-defined]
+    models = client.app_state["served"][0]
 
     async def scenario() -> list[str]:
         seen = []
@@ -137,7 +137,7 @@ def test_wrong_requests(
 
 def test_several_workers_do_not_pretend(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("electra", "fill_mask"))
-    client.app.state.served[0].changeable = False  # type: ignore[attr-defined]
+    client.app_state["served"][0].changeable = False
     for path in (LOAD, UNLOAD):
         response = client.post(path)
         assert (response.status_code, response.json()["error"]) == (
