@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
 from runners.errors import ArgumentsError
 from runners.generator.runner import GeneratorRunner
@@ -44,6 +45,7 @@ HERE = Path(__file__).resolve().parent
 IN_BENTO = (HERE.parent / "bento.yaml").is_file()
 
 configure_logging()
+label_log_records()
 given = vars(bentoml.use_arguments())
 try:
     arguments = read_arguments(
@@ -66,7 +68,7 @@ class DirectService(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        behind_middleware: ASGIApp = super().to_asgi(is_main)
+        behind_middleware = EchoRequestId(super().to_asgi(is_main))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             direct = scope["type"] == "http" and scope["path"] not in BENTOML_PATHS

@@ -18,6 +18,8 @@ from protocol import generate, open_inference, openai, repository, v1
 from protocol.compression import CompressResponses
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
+from protocol.latency import LogLatency
+from protocol.request_id import EchoRequestId
 from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import Models
@@ -53,7 +55,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
     if arguments.api_key:
         application = _RequireKey(application, Keys(arguments.api_key))
-    return CompressResponses(application)
+    application = EchoRequestId(CompressResponses(application))
+    return LogLatency(application) if arguments.enable_latency_logging else application
 
 
 class _RequireKey:

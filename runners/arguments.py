@@ -44,7 +44,7 @@ _KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
 _WITHOUT_EFFECT = frozenset(
     {
         "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url",
-        "enable_latency_logging", "enable_predictor_health_check", "event_loop",
+        "enable_predictor_health_check", "event_loop",
         "http_port",
         "log_config_file", "max_asyncio_workers", "max_threads", "predictor_host",
         "predictor_protocol", "predictor_request_retries", "predictor_request_timeout_seconds",
@@ -152,6 +152,9 @@ class Arguments(BaseModel):
     )
     max_concurrent_requests: int = Field(
         512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
+    )
+    enable_latency_logging: bool = Field(
+        False, description="log a line for every request: its X-Request-Id, method, path, status and milliseconds"
     )
     gpu: int | None = Field(
         None, ge=0, description="GPUs the service asks BentoML for, 0 for none; if unset as many as vLLM's parallel "

@@ -62,7 +62,8 @@ def test_environment_names_every_argument() -> None:
         "tensor_input_names": ("input_ids", "attention_mask"), "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
-        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7, "gpu": 2, "gpu_type": "nvidia-l4",
+        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7,
+        "enable_latency_logging": True, "gpu": 2, "gpu_type": "nvidia-l4",
     }  # fmt: skip
     assert set(values) == set(ARGUMENT_NAMES)
     environment = {
