@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol import generate, open_inference, openai, repository, v1
 from protocol.compression import CompressResponses
+from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
 from protocol.latency import LogLatency
@@ -49,13 +50,13 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             RunnerError: render_error,
             ClientDisconnect: ignore_disconnect,
             HTTPException: render_error,
-            Exception: render_error,
+            Exception: answer_failure,
         },
     )
     # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
     if arguments.api_key:
         application = _RequireKey(application, Keys(arguments.api_key))
-    application = EchoRequestId(CompressResponses(application))
+    application = EchoRequestId(KeepAlive(CompressResponses(application)))
     return LogLatency(application) if arguments.enable_latency_logging else application
 
 

@@ -123,7 +123,7 @@ def grpc_code(status: HTTPStatus) -> str:
 
 
 def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
-    """Status, message and headers of any error; what is not meant for the client is hidden (uvicorn logs it)."""
+    """Status, message and headers of any error; what is not meant for the client is hidden."""
     match error:
         case ProtocolError():
             return error.status, _cut(str(error)), error.headers

@@ -131,6 +131,19 @@ def test_log_records_carry_the_id(
     assert caplog.messages == [message]
 
 
+@pytest.mark.usefixtures("labels")
+def test_a_failure_is_logged_with_the_id(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr("protocol.v1.resolve_options", fail)
+    headers = {"authorization": "Bearer key", "x-request-id": "abc-1"}
+    client.post(PREDICT, json={"instances": ["a"]}, headers=headers)
+    assert caplog.messages == ["a request failed: RuntimeError (request_id=abc-1)"]
+
+
 @pytest.mark.parametrize(
     ("text", "printed"), [("a b-é_1", "a b-é_1"), ("a\nb", "a?b"), ("\x00\x7f\u2028", "???"), ("a" * 200, "a" * 128)]
 )
