@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.options import AnswerOptions
 from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
 from runners.errors import ArgumentsError
@@ -68,7 +69,7 @@ class DirectService(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        behind_middleware = EchoRequestId(super().to_asgi(is_main))
+        behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             direct = scope["type"] == "http" and scope["path"] not in BENTOML_PATHS

@@ -20,6 +20,7 @@ from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
 from protocol.latency import LogLatency
+from protocol.options import AnswerOptions
 from protocol.request_id import EchoRequestId
 from runners.arguments import Arguments
 from runners.errors import RunnerError
@@ -54,6 +55,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
         },
     )
     # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
+    application = AnswerOptions(application, models)
+    application = openai.ForwardPreflights(application, models, openai_prefix)
     if arguments.api_key:
         application = _RequireKey(application, Keys(arguments.api_key))
     application = EchoRequestId(KeepAlive(CompressResponses(application)))
@@ -61,14 +64,14 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 
 
 class _RequireKey:
-    """Refuses requests that carry none of the keys."""
+    """Refuses requests that carry none of the keys; browsers send none with OPTIONS."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] not in _OPEN:
             try:
                 self._keys.check(Headers(scope=scope).get("authorization", ""))
             except UnauthorizedError as error:

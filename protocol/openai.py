@@ -41,7 +41,7 @@ _STARTED = int(time.time())
 
 def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
     """The routes under `prefix` and under `/v1`."""
-    prefix = f"/{prefix.strip('/')}".rstrip("/")
+    prefix = _normalize(prefix)
 
     async def list_models(_: Request) -> Response:
         return json_response({"object": "list", "data": await _model_cards(models), "models": models.names})
@@ -67,8 +67,7 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
-        for_clients = path in _VLLM_PATHS or path.startswith("/v1/")
-        if for_clients and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
+        if _is_for_clients(path) and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
             return await forward_or_answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {prefix}/v1")
 
@@ -141,15 +140,11 @@ class _Forwarded(Response):
             body = None
             return message
 
-        # Only what a server gives an application: the outer router's own keys would mislead the inner one.
-        inner = {key: scope[key] for key in _SERVER_KEYS if key in scope} | {
-            "path": self._path,
-            "raw_path": self._path.encode(),
-            "root_path": "",
-            "headers": [
-                *(header for header in scope["headers"] if header[0] not in _OF_THE_BODY),
-                (b"content-type", b"application/json"),
-            ],
+        headers = [header for header in scope["headers"] if header[0] not in _OF_THE_BODY]
+        inner = _inner_scope(scope, self._path) | {
+            "headers": [*headers, (b"content-type", b"application/json")],
+            # FastAPI's routes for GET do not take HEAD; the server leaves out the body.
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         try:
             with self._runner.admit():
@@ -158,8 +153,52 @@ class _Forwarded(Response):
             await _shape(error)(scope, receive, send)
 
 
+class ForwardPreflights:
+    """Hands a browser's preflight to vLLM's application where that answers the request which will follow.
+
+    Its CORS middleware knows vLLM's `--allowed-origins`, `--allowed-methods` and `--allowed-headers`.
+    """
+
+    def __init__(self, app: ASGIApp, models: Models, prefix: str) -> None:
+        self._app = app
+        self._models = models
+        self._prefix = _normalize(prefix)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
+            path = scope["path"].removeprefix(self._prefix)
+            forwarded = _is_for_clients(path) if path != scope["path"] else path.removeprefix("/v1/") in OPENAI_PATHS
+            runner = self._models.first
+            if forwarded and isinstance(runner, GeneratorRunner) and runner.ready and runner.serves_openai(path):
+                application = runner.openai_application
+                if application is not None:
+                    await application(_inner_scope(scope, path), receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """As the Fetch standard has it: https://fetch.spec.whatwg.org/#cors-preflight-request"""
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope["headers"]}
+
+
+def _is_for_clients(path: str) -> bool:
+    """Whether vLLM's route, if it has one, is for everybody below the prefix."""
+    return path in _VLLM_PATHS or path.startswith("/v1/")
+
+
+def _normalize(prefix: str) -> str:
+    return f"/{prefix.strip('/')}".rstrip("/")
+
+
+def _inner_scope(scope: Scope, path: str) -> dict[str, Any]:
+    """Only what a server gives an application: the outer router's own keys would mislead the inner one."""
+    own = {key: scope[key] for key in _SERVER_KEYS if key in scope}
+    return own | {"path": path, "raw_path": path.encode(), "root_path": ""}
+
+
 _SERVER_KEYS = (
-    "type", "asgi", "http_version", "method", "scheme", "query_string", "client", "server", "extensions",
+    "type", "asgi", "http_version", "method", "scheme", "query_string", "headers", "client", "server", "extensions",
 )  # fmt: skip
 # What no longer describes a body that is read and decoded.
 _OF_THE_BODY = frozenset({b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})

@@ -110,6 +110,7 @@ ERRORS: list[tuple[str, str, str, bytes | None, dict[str, str], int]] = [
     ("loading", "POST", "/v1/models/loading:predict", LARGE, JSON, 503),
     ("not ready", "GET", "/v2/health/ready", None, {}, 503),
     ("body of a GET", "GET", "/v2/health/live", LARGE, {}, 200),
+    ("OPTIONS with a body", "OPTIONS", PREDICT, LARGE, {}, 204),
     ("HEAD", "HEAD", "/nowhere", None, {}, 404),
 ]
 
@@ -188,6 +189,12 @@ def exchange(port: int, request: bytes) -> bytes:
         while chunk := client.recv(65536):
             received += chunk
     return received
+
+
+def test_options_of_the_server(port: int) -> None:
+    answer = exchange(port, b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 204")
+    assert b"\r\nallow: GET, HEAD, OPTIONS, POST\r\n" in answer
 
 
 def test_pipelined_requests_have_their_own_ids(port: int) -> None:

@@ -25,6 +25,7 @@ def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
     [
         ("GET", "/v2/health/live", None, None, 200),
         ("HEAD", "/v2/health/live", None, None, 200),
+        ("OPTIONS", PREDICT, None, None, 204),
         ("POST", PREDICT, "key", b'{"instances": ["a"]}', 200),
         ("POST", PREDICT, "key", b"{", 400),
         ("POST", PREDICT, "wrong", b"{", 401),
