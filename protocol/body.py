@@ -18,21 +18,22 @@ T = TypeVar("T")
 # curl sends the form type for any body unless told otherwise.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
+STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
 # More digits than any length has, and fewer than Python refuses to turn into a number.
 MAX_DIGITS = 18
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
-async def read_body(request: Request, limit: int, allow_binary: bool = False) -> bytes:
+async def read_body(request: Request, limit: int, allow_binary: bool = False, allow_event: bool = False) -> bytes:
     """Read a request's body of at most `limit` bytes.
 
     Raises:
-        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary), not UTF-8, or compressed
+        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
             otherwise than with gzip or deflate.
         BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
         InvalidRequestError: it is empty, or not what its Content-Encoding says.
     """
-    _check_type(request, [_BINARY_TYPE] * allow_binary)
+    _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
     encoding = read_encoding(request.headers.getlist("content-encoding"))
     declared = request.headers.get("content-length")
     if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):

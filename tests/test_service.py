@@ -20,7 +20,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
 print(json.dumps({"service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
-                  "modules": [m for m in ("torch", "transformers", "vllm") if m in __import__("sys").modules]}))
+                  "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
 """
 
 
