@@ -104,10 +104,10 @@ class Server:
         await asyncio.to_thread(runner.close)
 
     async def __is_ready__(self) -> bool:
-        return runner.ready
+        return models.ready
 
     async def __is_alive__(self) -> bool:
-        return not runner.failed
+        return models.live
 
 
 class Encoder(Server):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from protocol.calls import describe_service, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
+from protocol.request_id import request_id
 from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
 from runners.generator.runner import GeneratorRunner
@@ -94,8 +95,8 @@ def describe_model(runner: Runner) -> dict[str, Any]:
 
 
 def answer_id(asked: str | None) -> str:
-    """The id of an answer: the request's, or one of its own, which KServe's clients expect on every answer."""
-    return asked or str(uuid.uuid4())
+    """The id of an answer: the request's, or X-Request-Id, or a new one, since KServe's clients expect one."""
+    return asked or request_id.get() or str(uuid.uuid4())
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:

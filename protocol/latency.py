@@ -37,12 +37,24 @@ class LogLatency:
             await self._app(scope, receive, note)
         finally:
             given = read_request_id(scope)
-            logger.info(
-                "requestId: %s, method: %s, path: %s, status: %s, milliseconds: %.3f",
-                # KServe's word for none.
-                "N.A." if given is None else printable(given.decode("latin-1")),
-                scope["method"],
-                printable(scope["path"], _LONGEST_PATH),
-                status,
-                (time.perf_counter() - started) * 1000,
+            log_latency(
+                None if given is None else given.decode("latin-1"), scope["method"], scope["path"], status, started
             )
+
+
+def log_latency(given: str | None, method: str, path: str, status: int | str | None, started: float) -> None:
+    """Log one request.
+
+    Args:
+        given: the client's id for it.
+        started: when, in seconds of `time.perf_counter`.
+    """
+    logger.info(
+        "requestId: %s, method: %s, path: %s, status: %s, milliseconds: %.3f",
+        # KServe's word for none.
+        "N.A." if given is None else printable(given),
+        method,
+        printable(path, _LONGEST_PATH),
+        status,
+        (time.perf_counter() - started) * 1000,
+    )

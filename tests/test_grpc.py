@@ -68,10 +68,10 @@ def test_workers_share_the_port(folder: Path, home: Path) -> None:
 def _wait_for_answer(server: ServerProcess) -> None:
     """A worker that still loads says so; a channel of its own may reach the other."""
     for _ in range(300):
-        with grpc.insecure_channel(f"localhost:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            with contextlib.suppress(grpc.RpcError):
-                assert infer(channel, "a").outputs
-                return
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"localhost:{server.grpc_port}", own) as channel, contextlib.suppress(grpc.RpcError):
+            assert infer(channel, "a").outputs
+            return
         time.sleep(0.1)
     raise AssertionError(server.output)
 

@@ -163,6 +163,27 @@ def test_an_id_is_made_where_none_is_given(channel: grpc.Channel) -> None:
     assert len(ids) == 2
 
 
+def test_the_clients_id_goes_back_and_to_the_log(
+    client: TestClient, dial: Dial, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = stub(dial(client, enable_latency_logging=True))
+    metadata = [("x-request-id", "my id")]
+    caplog.set_level("INFO")
+    answer, call = server.ModelInfer.with_call(infer_request("a"), metadata=metadata)
+    assert answer.id == "my id", "the request has none"
+    assert dict(call.trailing_metadata())["x-request-id"] == "my id"
+    assert server.ModelInfer(infer_request("a", id="7"), metadata=metadata).id == "7"
+    error = raises(partial(server.ModelInfer, infer_request("a", model_name="nope"), metadata=metadata))
+    assert dict(error.trailing_metadata())["x-request-id"] == "my id"
+    line = "requestId: my id, method: gRPC, path: /inference.GRPCInferenceService/ModelInfer, status: "
+    # The line may be written after the client has its answer.
+    deadline = time.monotonic() + 5
+    while line + "NOT_FOUND" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert line + "OK" in caplog.text
+    assert line + "NOT_FOUND" in caplog.text
+
+
 def test_both_forms_of_a_models_name_in_the_repository(channel: grpc.Channel) -> None:
     """Triton's clients put it into field 2, KServe's into field 1."""
     for request in (
