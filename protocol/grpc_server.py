@@ -310,6 +310,7 @@ def _read_call(request: messages.ModelInferRequest) -> InferCall:
         _read_tensors(request),
         _read_parameters(request.parameters),
         [RequestedOutput(output.name, _read_parameters(output.parameters)) for output in request.outputs],
+        binary=bool(request.raw_input_contents),
     )
 
 
@@ -363,8 +364,8 @@ def _render(request: messages.ModelInferRequest, answer: Answer) -> messages.Mod
     response = messages.ModelInferResponse(
         model_name=request.model_name, model_version=MODEL_VERSION, id=inference.answer_id(request.id)
     )
-    # All tensors raw or none, as the protocol has it: raw where the request is, or asks for it.
-    raw = bool(request.raw_input_contents) or any(binary for _, binary in answer)
+    # All tensors raw or none, as the protocol has it.
+    raw = any(binary for _, binary in answer)
     for tensor, _ in answer:
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if raw:
