@@ -3,7 +3,7 @@
 protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application mounted at /, and a gRPC server
            beside it
 runners/   the model: loaded in the background once the server listens; an encoder runs in a thread of its own, a
-           generator on vLLM's engine or, in a thread of its own, on transformers
+           generator on vLLM's engine or, in a thread of its own, on transformers; or a predictor elsewhere runs it
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
 from protocol.options import AnswerOptions
+from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
 from runners.errors import ArgumentsError
@@ -53,7 +54,7 @@ try:
         command_line={} if IN_BENTO else given, environment=os.environ, baked=given if IN_BENTO else {}
     )
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
-    runner = create_runner(arguments)
+    runner = create_runner(arguments, connect_predictor)
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
 models = Models([runner])

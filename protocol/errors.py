@@ -12,7 +12,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError, OverloadedError
+from runners.errors import (
+    EngineDeadError,
+    InputError,
+    ModelLoadError,
+    ModelNotReadyError,
+    OverloadedError,
+    PredictorAnswerError,
+    PredictorRefusalError,
+    PredictorTimeoutError,
+    PredictorUnavailableError,
+)
 
 
 class ProtocolError(Exception):
@@ -100,6 +110,10 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PredictorTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    PredictorAnswerError: HTTPStatus.BAD_GATEWAY,
+    PredictorRefusalError: HTTPStatus.BAD_GATEWAY,
 }
 
 

@@ -56,7 +56,8 @@ def resolve_resources(arguments: Arguments, in_bento: bool) -> dict[str, int | s
     """
     gpus = arguments.gpu
     if gpus is None:
-        wanted = in_bento or arguments.gpu_type is not None or _count_gpus() > 0
+        # With a predictor the model runs elsewhere.
+        wanted = arguments.predictor_host is None and (in_bento or arguments.gpu_type is not None or _count_gpus() > 0)
         gpus = arguments.parallel_size if wanted else 0
     if not gpus:
         return {}

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from demo.smollm import main as write_smollm
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.predictor import connect_predictor
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
@@ -81,7 +82,7 @@ def serve() -> Iterator[Serve]:
 
     def start(**arguments: Any) -> TestClient:
         given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
-        runner = create_runner(given)
+        runner = create_runner(given, connect_predictor)
         runners.append(runner)
         models = Models([runner])
         asyncio.run(models.load(runner.name))
