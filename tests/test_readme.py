@@ -93,7 +93,7 @@ def argument_table() -> str:
     rows = ["| argument | default | |", "|---|---|---|"]
     for name in ARGUMENT_NAMES:
         field = Arguments.model_fields[name]
-        default = "" if field.default in (None, False) else f"`{field.default}`"
+        default = "" if field.default is None or field.default is False else f"`{field.default}`"
         rows.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 
