@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -15,6 +16,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -385,6 +387,8 @@ _GRPC_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _GRPC_REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
+# What gRPC itself says of a message above the predictor's limit, whichever way it goes.
+_TOO_LARGE = "larger than max"
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 
 
@@ -398,7 +402,10 @@ class _Grpc:
             host += ":443" if arguments.predictor_use_ssl else ":80"
         self._model = arguments.model_name
         if arguments.predictor_use_ssl:
-            self._channel = grpc.secure_channel(host, grpc.ssl_channel_credentials(), _GRPC_OPTIONS)
+            # The variable that Python's own TLS, and so REST, follows.
+            certificates = os.environ.get("SSL_CERT_FILE")
+            roots = Path(certificates).read_bytes() if certificates else None
+            self._channel = grpc.secure_channel(host, grpc.ssl_channel_credentials(roots), _GRPC_OPTIONS)
         else:
             self._channel = grpc.insecure_channel(host, _GRPC_OPTIONS)
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -453,6 +460,8 @@ def _explain_grpc(error: Any, infers: bool) -> PredictorError:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             # The details may be of the network, which is not for clients.
             return PredictorUnavailableError("the predictor cannot be reached, or its model is not ready")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if infers and _TOO_LARGE in words:
+            return PredictorRefusalError(f"the predictor refuses the tensors: {words}")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return PredictorUnavailableError(f"the predictor is not available: {words}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:

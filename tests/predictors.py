@@ -27,7 +27,7 @@ Compute = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
 class RestPredictor:
     """An application on a port of its own; `requests` are the paths that were asked for."""
 
-    def __init__(self, application: ASGIApp, port: int | None = None) -> None:
+    def __init__(self, application: ASGIApp, port: int | None = None, **options: str) -> None:
         self.requests: list[str] = []
 
         async def counted(scope: Any, receive: Any, send: Any) -> None:
@@ -37,7 +37,7 @@ class RestPredictor:
 
         self.port = port or free_port()
         self.host = f"127.0.0.1:{self.port}"
-        config = uvicorn.Config(counted, port=self.port, log_level="critical", lifespan="off")
+        config = uvicorn.Config(counted, port=self.port, log_level="critical", lifespan="off", **options)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
