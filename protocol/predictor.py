@@ -108,6 +108,7 @@ class OpenInferencePredictor:
         self._retries = retries
         self._metadata: _Metadata | None = None
         self._failing = False
+        self._refused = False
         self._closed = threading.Event()
 
     def infer(self, tensors: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
@@ -166,8 +167,16 @@ class OpenInferencePredictor:
 
     def _note(self, error: PredictorError | None) -> None:
         """Log when the predictor begins to fail and when it answers again, not every batch between."""
+        if isinstance(error, PredictorRefusalError):
+            # Where only the size is wrong, every large batch is refused, and its parts are answered.
+            if not self._refused:
+                logger.warning("%s; this is said once", error)
+            self._refused = True
+            return
         if error is not None and not self._failing:
-            logger.warning("%s (%s)", error, error.__cause__ or "no further cause")
+            cause: Any = error.__cause__
+            details = cause.details() if isinstance(cause, grpc.RpcError) else cause
+            logger.warning("%s (%s)", error, " ".join(str(details or "no further cause").split()))
         elif error is None and self._failing:
             logger.warning("the predictor answers again")
         self._failing = error is not None
@@ -335,6 +344,8 @@ class _Rest:
             raise _too_slow() from error
         except httpx.TransportError as error:
             raise PredictorUnavailableError("the predictor cannot be reached") from error
+        except httpx.RequestError as error:
+            raise PredictorAnswerError("the predictor's answer cannot be read") from error
 
     def _read(
         self, response: httpx.Response, decoder: msgspec.json.Decoder[T], what: str, body: bytes | None = None

@@ -38,6 +38,8 @@ class PredictorWatch:
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
         self.ready = predictor.ready()
+        if not self.ready:
+            logger.warning("the predictor is not ready")
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="predictor-watch", daemon=True)
         self._thread.start()

@@ -27,7 +27,7 @@ Compute = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
 class RestPredictor:
     """An application on a port of its own; `requests` are the paths that were asked for."""
 
-    def __init__(self, application: ASGIApp, port: int | None = None, **options: str) -> None:
+    def __init__(self, application: ASGIApp, port: int | None = None, **options: Any) -> None:
         self.requests: list[str] = []
 
         async def counted(scope: Any, receive: Any, send: Any) -> None:

@@ -22,8 +22,16 @@ from starlette.testclient import TestClient
 from protocol.predictor import connect_predictor
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
-from runners.errors import ModelNotReadyError, PredictorAnswerError, PredictorTimeoutError, PredictorUnavailableError
+from runners.errors import (
+    ArgumentsError,
+    ModelNotReadyError,
+    PredictorAnswerError,
+    PredictorTimeoutError,
+    PredictorUnavailableError,
+)
 from runners.inference import TextInput
+from runners.selection import create_runner
+from runners.task import Task
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
@@ -298,6 +306,20 @@ def test_a_slow_predictor(closing: Callable[[Any], Any]) -> None:
     assert len(predictor.requests) == 1
 
 
+def test_a_slow_predictor_over_grpc(closing: Callable[[Any], Any]) -> None:
+    def compute(_: Any) -> Any:
+        time.sleep(1)
+        raise ValueError
+
+    predictor = closing(GrpcPredictor(compute))
+    arguments = Arguments(
+        predictor_host=predictor.host, predictor_protocol="grpc-v2", predictor_request_timeout_seconds=0.3
+    )
+    connection = closing(connect_predictor(arguments))
+    with pytest.raises(PredictorTimeoutError):
+        connection.infer({"input_ids": np.ones((1, 1), np.int64)})
+
+
 @pytest.mark.parametrize(("failures", "retries", "asked"), [(2, 2, 3), (2, 1, 2), (1, 0, 1)])
 def test_retries(failures: int, retries: int, asked: int, closing: Callable[[Any], Any]) -> None:
     """A 503 is tried again, after a while, as often as the operator says."""
@@ -357,7 +379,9 @@ def test_a_failed_predictor_is_asked_once_a_batch(model_folder: ModelFolder, clo
     assert asked < 10, "batches, not texts"
 
 
-def test_a_predictor_that_takes_only_small_batches(model_folder: ModelFolder, closing: Callable[[Any], Any]) -> None:
+def test_a_predictor_that_takes_only_small_batches(
+    model_folder: ModelFolder, closing: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
+) -> None:
     """Triton refuses more texts than its max_batch_size: what is refused is halved."""
     folder = model_folder("bert", "sequence_classification")
     model = local_model(folder, "sequence_classification")
@@ -371,6 +395,7 @@ def test_a_predictor_that_takes_only_small_batches(model_folder: ModelFolder, cl
     arguments = Arguments(model_dir=str(folder), predictor_host=predictor.host, predictor_protocol="grpc-v2")
     found = run_together(arguments, [f"text {number}" for number in range(24)])
     assert not [answer for answer in found if isinstance(answer, Exception)]
+    assert caplog.text.count("refuses the tensors: inference request batch-size must be <= 4; this is said once") == 1
 
 
 @pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
@@ -450,6 +475,11 @@ def test_unload_and_load(model_folder: ModelFolder, serve: Serve, closing: Calla
         runner.close()
 
     asyncio.run(scenario())
+
+
+def test_a_generator_has_no_predictor() -> None:
+    with pytest.raises(ArgumentsError, match="predictor_host is for encoders, and this model generates"):
+        create_runner(Arguments(task=Task.TEXT_GENERATION, predictor_host="triton:8001"), connect_predictor)
 
 
 def test_no_weights_are_loaded(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
