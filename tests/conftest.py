@@ -13,6 +13,8 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+# Before torch is imported: beside the servers that tests start, spinning at OpenMP's barriers takes minutes.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from starlette.testclient import TestClient
 from transformers.utils import logging as transformers_logging
@@ -75,9 +77,12 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`."""
+    """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`.
+
+    What is loaded is closed with the module: a loaded model takes some 100 MB of kernels, however small it is.
+    """
     runners: list[EncoderRunner | GeneratorRunner] = []
 
     def start(**arguments: Any) -> TestClient:
@@ -95,7 +100,7 @@ def serve() -> Iterator[Serve]:
         runner.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dial(serve: Serve) -> Iterator[Dial]:
     """A gRPC channel to the models of a client of `serve`, in this process: `dial(client, grpc_port=...)`."""
     loop = asyncio.new_event_loop()

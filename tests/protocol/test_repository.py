@@ -61,7 +61,7 @@ def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> N
     client = serve(model_dir=model_folder("bert", "fill_mask"))
     runner: Any = client.app_state["served"][0].first
     model = weakref.ref(runner._loaded.model)
-    thread = runner._model_thread
+    [thread] = runner._threads
     client.post(UNLOAD)
     gc.collect()
     assert model() is None
