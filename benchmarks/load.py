@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from statistics import fmean, quantiles
@@ -38,33 +39,51 @@ def bodies(protocol: str, texts: list[str], texts_a_request: int) -> list[bytes]
 
 
 async def drive(url: str, requests: list[bytes], callers: int, texts_a_request: int, seconds: float) -> Load:
-    """Load a server for `seconds`, after a quarter of that to warm up; at least one answer a caller is waited for."""
+    """Load a server over HTTP, going through the requests again and again."""
+    timeout = aiohttp.ClientTimeout(total=120)
+    # Not compressed, as other servers do not.
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+
+        async def ask(turn: int) -> bool:
+            async with session.post(url, data=requests[turn % len(requests)]) as response:
+                await response.read()
+                return response.status == 200
+
+        return await closed_loop(ask, callers, texts_a_request, seconds)
+
+
+async def closed_loop(
+    ask: Callable[[int], Awaitable[bool]], callers: int, texts_a_request: int, seconds: float
+) -> Load:
+    """Load a server for `seconds`, after a quarter of that to warm up; at least one answer a caller is waited for.
+
+    Args:
+        ask: asks the n-th time; whether it was answered well.
+    """
     finished: list[tuple[float, float]] = []
     errors = 0
     turn = count()
     start = time.perf_counter()
     warm, end = start + seconds / 4, start + seconds * 1.25
 
-    async def call(session: aiohttp.ClientSession) -> None:
+    async def call() -> None:
         nonlocal errors
         while (sent := time.perf_counter()) < end:
-            async with session.post(
-                url, data=requests[next(turn) % len(requests)], headers={"content-type": "application/json"}
-            ) as response:
-                await response.read()
-                errors += response.status != 200
+            errors += not await ask(next(turn))
             finished.append((time.perf_counter(), time.perf_counter() - sent))
 
-    timeout = aiohttp.ClientTimeout(total=120)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-        tasks = [asyncio.create_task(call(session)) for _ in range(callers)]
-        await asyncio.sleep(max(0.0, end - time.perf_counter()))
-        if not any(warm <= when <= end for when, _ in finished):
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            end = time.perf_counter()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    tasks = [asyncio.create_task(call()) for _ in range(callers)]
+    await asyncio.sleep(max(0.0, end - time.perf_counter()))
+    if not any(warm <= when <= end for when, _ in finished):
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        end = time.perf_counter()
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(ended, Exception):
+            raise ended
     latencies = [1000 * latency for when, latency in finished if warm <= when <= end]
     cuts = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
     # Little's law for a closed loop: as exact for callers that wait in step, whose answers come in bursts.

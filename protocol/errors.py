@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 
@@ -12,7 +12,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError, OverloadedError
+from runners.errors import (
+    EngineDeadError,
+    InputError,
+    ModelLoadError,
+    ModelNotReadyError,
+    OverloadedError,
+    PredictorAnswerError,
+    PredictorRefusalError,
+    PredictorTimeoutError,
+    PredictorUnavailableError,
+)
 
 
 class ProtocolError(Exception):
@@ -75,6 +85,17 @@ class UnsupportedMediaTypeError(ProtocolError):
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
+class UnsupportedEncodingError(UnsupportedMediaTypeError):
+    """The body comes in a content coding that this server does not decode; the answer says which it does (RFC 9110,
+    section 15.5.16)."""
+
+    def __init__(self, encoding: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"the content encoding {encoding} is not supported; send {', '.join(allowed)} or the body as it is"
+        )
+        self.headers = {"accept-encoding": ", ".join(allowed)}
+
+
 class NotImplementedByModelError(ProtocolError):
     """The protocol knows the call, the model does not."""
 
@@ -89,6 +110,10 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PredictorTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    PredictorAnswerError: HTTPStatus.BAD_GATEWAY,
+    PredictorRefusalError: HTTPStatus.BAD_GATEWAY,
 }
 
 
@@ -112,7 +137,7 @@ def grpc_code(status: HTTPStatus) -> str:
 
 
 def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
-    """Status, message and headers of any error; what is not meant for the client is hidden (uvicorn logs it)."""
+    """Status, message and headers of any error; what is not meant for the client is hidden."""
     match error:
         case ProtocolError():
             return error.status, _cut(str(error)), error.headers

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ from protocol.calls import check_version, find_model, find_ready_model
 from protocol.errors import InvalidRequestError, describe, grpc_code
 from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
 from protocol.keys import Keys
+from protocol.latency import log_latency
+from protocol.request_id import request_id
 from protocol.stubs import open_inference_pb2 as messages
 from protocol.stubs.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
@@ -39,6 +42,7 @@ T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
 _SERVICE = "inference.GRPCInferenceService"
+_REQUEST_ID = "x-request-id"
 _WATCH_SECONDS = 0.5
 # As KServe's and Triton's streams have it: the parameter that tells the last response to a request.
 _FINAL = "triton_final_response"
@@ -81,7 +85,7 @@ class GrpcServer:
             ]
         )
         add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            _Service(self._models, Keys(arguments.api_key)), server
+            _Service(self._models, arguments), server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         pool = messages.DESCRIPTOR.pool
@@ -108,9 +112,10 @@ class GrpcServer:
 class _Service(GRPCInferenceServiceServicer):
     """The calls; their names are the protocol's."""
 
-    def __init__(self, models: Models, keys: Keys) -> None:
+    def __init__(self, models: Models, arguments: Arguments) -> None:
         self._models = models
-        self._keys = keys
+        self._keys = Keys(arguments.api_key)
+        self._log_latency = arguments.enable_latency_logging
 
     async def ServerLive(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:  # noqa: N802
         return messages.ServerLiveResponse(live=self._models.live)
@@ -131,7 +136,7 @@ class _Service(GRPCInferenceServiceServicer):
             check_version(request.name, request.version)
             return messages.ModelReadyResponse(ready=find_model(self._models, request.name).ready)
 
-        return await self._guard(context, answer)
+        return await self._guard(context, "ModelReady", answer)
 
     async def ModelMetadata(  # noqa: N802
         self, request: messages.ModelMetadataRequest, context: Context
@@ -142,18 +147,18 @@ class _Service(GRPCInferenceServiceServicer):
             # MLServer's clients have another type under the number of `properties`, and fail on any.
             return messages.ModelMetadataResponse(**{**described, "properties": {}})
 
-        return await self._guard(context, answer)
+        return await self._guard(context, "ModelMetadata", answer)
 
     async def ModelInfer(  # noqa: N802
         self, request: messages.ModelInferRequest, context: Context
     ) -> messages.ModelInferResponse:
-        return await self._guard(context, lambda: self._infer(request))
+        return await self._guard(context, "ModelInfer", lambda: self._infer(request))
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[messages.ModelInferRequest], context: Context
     ) -> AsyncIterator[messages.ModelStreamInferResponse]:
         """Answer requests side by side as they come; an error answers its request and leaves the others alone."""
-        await self._guard(context, _nothing)
+        await self._guard(context, "ModelStreamInfer", _nothing)
         responses: asyncio.Queue[messages.ModelStreamInferResponse | None] = asyncio.Queue()
         answering: set[asyncio.Task[None]] = set()
 
@@ -183,32 +188,43 @@ class _Service(GRPCInferenceServiceServicer):
                 models=[messages.RepositoryIndexResponse.ModelIndex(**model) for model in listed]
             )
 
-        return await self._guard(context, answer)
+        return await self._guard(context, "RepositoryIndex", answer)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: messages.RepositoryModelLoadRequest, context: Context
     ) -> messages.RepositoryModelLoadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(context, lambda: repository.load(self._models, name))
+        await self._guard(context, "RepositoryModelLoad", lambda: repository.load(self._models, name))
         return messages.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: messages.RepositoryModelUnloadRequest, context: Context
     ) -> messages.RepositoryModelUnloadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(context, lambda: repository.unload(self._models, name))
+        await self._guard(context, "RepositoryModelUnload", lambda: repository.unload(self._models, name))
         return messages.RepositoryModelUnloadResponse(model_name=name, is_unloaded=True)
 
-    async def _guard(self, context: Context, answer: Callable[[], Awaitable[T]]) -> T:
-        """Await the answer, or end the call with the error's code."""
+    async def _guard(self, context: Context, method: str, answer: Callable[[], Awaitable[T]]) -> T:
+        """Await the answer, or end the call with the error's code; the client's id for it goes back and to the log."""
+        started = time.perf_counter()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        given = metadata.get(_REQUEST_ID) or None
+        request_id.set(given)
+        echo = () if given is None else ((_REQUEST_ID, given),)
+        context.set_trailing_metadata(echo)
+        status = grpc.StatusCode.CANCELLED
         try:
             self._keys.check(metadata.get("authorization", ""))
-            return await answer()
+            found = await answer()
+            status = grpc.StatusCode.OK
         except Exception as error:
-            code, message, headers = describe_for_grpc(error)
-            await context.abort(code, message, tuple(headers.items()))
+            status, message, headers = describe_for_grpc(error)
+            await context.abort(status, message, (*echo, *headers.items()))
             raise
+        finally:
+            if self._log_latency:
+                log_latency(given, "gRPC", f"/{_SERVICE}/{method}", status.name, started)
+        return found
 
     async def _infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
         check_version(request.model_name, request.model_version)
@@ -294,6 +310,7 @@ def _read_call(request: messages.ModelInferRequest) -> InferCall:
         _read_tensors(request),
         _read_parameters(request.parameters),
         [RequestedOutput(output.name, _read_parameters(output.parameters)) for output in request.outputs],
+        binary=bool(request.raw_input_contents),
     )
 
 
@@ -347,8 +364,8 @@ def _render(request: messages.ModelInferRequest, answer: Answer) -> messages.Mod
     response = messages.ModelInferResponse(
         model_name=request.model_name, model_version=MODEL_VERSION, id=inference.answer_id(request.id)
     )
-    # All tensors raw or none, as the protocol has it: raw where the request is, or asks for it.
-    raw = bool(request.raw_input_contents) or any(binary for _, binary in answer)
+    # All tensors raw or none, as the protocol has it.
+    raw = any(binary for _, binary in answer)
     for tensor, _ in answer:
         output = response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if raw:

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from protocol.calls import describe_service, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
+from protocol.request_id import request_id
 from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
 from runners.generator.runner import GeneratorRunner
 from runners.inference import (
+    Numbers,
     Options,
     Output,
     Prediction,
@@ -53,11 +55,15 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """A request without its wire; no outputs are the model's own."""
+    """A request without its wire; no outputs are the model's own.
+
+    `binary` says whether they are to be in the binary form where the client says nothing of that.
+    """
 
     inputs: Sequence[Tensor]
     parameters: Mapping[str, Any]
     outputs: Sequence[RequestedOutput]
+    binary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +100,8 @@ def describe_model(runner: Runner) -> dict[str, Any]:
 
 
 def answer_id(asked: str | None) -> str:
-    """The id of an answer: the request's, or one of its own, which KServe's clients expect on every answer."""
-    return asked or str(uuid.uuid4())
+    """The id of an answer: the request's, or X-Request-Id, or a new one, since KServe's clients expect one."""
+    return asked or request_id.get() or str(uuid.uuid4())
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -122,7 +128,7 @@ async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) 
     def render() -> T:
         return encode([(_build(runner, output, predictions, columns), output.binary) for output in wanted])
 
-    if _count_numbers(predictions) <= _RENDER_INLINE:
+    if sum(_count_printed(output, predictions) for output in wanted) <= _RENDER_INLINE:
         return render()
     return await asyncio.to_thread(render)
 
@@ -155,11 +161,16 @@ def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], c
     return classification_tensor(output.name, scores, output.top, runner.class_name, columns)
 
 
-def _count_numbers(predictions: Sequence[Prediction]) -> int:
-    outputs = (prediction.output for prediction in predictions)
-    return sum(output.values.size for output in outputs if not isinstance(output, Text)) + sum(
-        tensor.size for prediction in predictions for tensor in prediction.tensors.values()
-    )
+def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
+    """How many numbers are to be printed for an output; to copy them costs next to nothing."""
+    if output.name == OUTPUT and output.top is None:
+        values = [prediction.output for prediction in predictions if not isinstance(prediction.output, Text)]
+        printed = [found for found in values if not output.binary or not isinstance(found, Numbers)]
+        return sum(found.values.size for found in printed)
+    if output.binary and output.top is None:
+        return 0
+    name = output.scores or output.name
+    return sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
 
 
 def _read_inputs(runner: Runner, tensors: Sequence[Tensor]) -> tuple[Sequence[TextInput | TokenInput], int]:
@@ -238,7 +249,7 @@ def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
     """The outputs of the answer, and the options with what they need."""
-    all_binary = _read_boolean(call.parameters, "binary_data_output", False)
+    all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
         # Tokens have no place in a text.
         options = replace(options, offsets=False)

@@ -151,12 +151,11 @@ class _Forwarded(Response):
             body = None
             return message
 
-        # Only what a server gives an application: the outer router's own keys would mislead the inner one.
-        inner = {key: scope[key] for key in _SERVER_KEYS if key in scope} | {
-            "path": self._path,
-            "raw_path": self._path.encode(),
-            "root_path": "",
-            "headers": [*_without(scope["headers"], b"content-type"), (b"content-type", b"application/json")],
+        headers = [header for header in scope["headers"] if header[0] not in _OF_THE_BODY]
+        inner = _inner_scope(scope, self._path) | {
+            "headers": [*headers, (b"content-type", b"application/json")],
+            # FastAPI's routes for GET do not take HEAD; the server leaves out the body.
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         try:
             with self._runner.admit():
@@ -165,10 +164,43 @@ class _Forwarded(Response):
             await _shape(error)(scope, receive, send)
 
 
+class ForwardPreflights:
+    """Hands a browser's preflight to vLLM's application where that answers the request which will follow.
+
+    Its CORS middleware knows vLLM's `--allowed-origins`, `--allowed-methods` and `--allowed-headers`.
+    """
+
+    def __init__(self, app: ASGIApp, models: Models, prefix: str) -> None:
+        self._app = app
+        self._models = models
+        self._prefix = normalize_prefix(prefix)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
+            path = scope["path"].removeprefix(self._prefix)
+            forwarded = is_for_clients(path) if path != scope["path"] else path.removeprefix("/v1/") in OPENAI_PATHS
+            runner = self._models.first
+            if forwarded and isinstance(runner, GeneratorRunner) and runner.ready and runner.serves_openai(path):
+                application = runner.openai_application
+                if application is not None:
+                    await application(_inner_scope(scope, path), receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """As the Fetch standard has it: https://fetch.spec.whatwg.org/#cors-preflight-request"""
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope["headers"]}
+
+
+def _inner_scope(scope: Scope, path: str) -> dict[str, Any]:
+    """Only what a server gives an application: the outer router's own keys would mislead the inner one."""
+    own = {key: scope[key] for key in _SERVER_KEYS if key in scope}
+    return own | {"path": path, "raw_path": path.encode(), "root_path": ""}
+
+
 _SERVER_KEYS = (
-    "type", "asgi", "http_version", "method", "scheme", "query_string", "client", "server", "extensions",
+    "type", "asgi", "http_version", "method", "scheme", "query_string", "headers", "client", "server", "extensions",
 )  # fmt: skip
-
-
-def _without(headers: list[tuple[bytes, bytes]], name: bytes) -> list[tuple[bytes, bytes]]:
-    return [header for header in headers if header[0] != name]
+# What no longer describes a body that is read and decoded.
+_OF_THE_BODY = frozenset({b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})

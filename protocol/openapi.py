@@ -7,7 +7,7 @@ parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from protocol.body import STRUCTURED_EVENT_TYPE
 from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS
 from protocol.completions import ChatRequest, CompletionRequest
 from protocol.examples import Example, Examples, describe_examples
@@ -35,9 +36,21 @@ from protocol.operations import (
 )
 from protocol.repository import IndexRequest
 from protocol.sampling import PROTOCOL_PARAMETERS, SamplingParameters
-from protocol.schemas import BOOLEAN, COUNT, STRING, Schema, answer_schemas, event_of, object_of, or_null, reference
+from protocol.schemas import (
+    BOOLEAN,
+    COUNT,
+    STRING,
+    Schema,
+    answer_schemas,
+    event_of,
+    event_schema,
+    object_of,
+    or_null,
+    reference,
+)
 from protocol.v1 import PredictRequest
 from protocol.versions import SERVER_NAME, SERVER_VERSION
+from runners.arguments import Arguments
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 
@@ -50,6 +63,7 @@ _MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 _CALL = (*_BODY, *_MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
 _ANY = {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}
 _UNSERVED = "This server's model does not serve it"
+_PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 _TAGS = {
     "V1": "KServe's V1 protocol",
     "Open Inference Protocol": "V2, with the binary tensors, classification and generate extensions",
@@ -59,17 +73,14 @@ _TAGS = {
     "BentoML": "BentoML's own",
 }
 _DESCRIPTION = (
-    "Wherever a path takes GET it takes HEAD too. Names of models may have slashes, as they are or as `%2F`. "
-    "Bodies without a content type, and curl's `application/x-www-form-urlencoded`, are read as JSON."
+    "Everywhere: `HEAD` where there is `GET`, and `OPTIONS`; request bodies in gzip or deflate, and answers over 1 KiB "
+    "for clients that ask for one of them; `X-Request-Id` comes back. Bodies without a content type, and curl's "
+    "`application/x-www-form-urlencoded`, are read as JSON. Names of models may have slashes, as they are or as `%2F`."
 )
 
 
-def routes(models: Models, secured: bool, openai_prefix: str) -> list[Route]:
-    """`/openapi.json`, BentoML's `/docs.json`, and `/docs`.
-
-    Args:
-        secured: whether clients need a key.
-    """
+def routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Route]:
+    """`/openapi.json`, BentoML's `/docs.json`, and `/docs`."""
     made: bytes | None = None
 
     async def document(_: Request) -> Response:
@@ -78,7 +89,7 @@ def routes(models: Models, secured: bool, openai_prefix: str) -> list[Route]:
             return Response(made, media_type=JSON)
         ready = models.ready
         # In a thread, since vLLM's part takes a second.
-        described = await asyncio.to_thread(describe_server, models, secured, openai_prefix)
+        described = await asyncio.to_thread(describe_server, models, arguments, openai_prefix)
         body = orjson.dumps(described)
         if ready:
             # Only now it is known what the model does.
@@ -111,20 +122,17 @@ SwaggerUIBundle({{url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true,
 """
 
 
-def describe_server(models: Models, secured: bool, openai_prefix: str) -> dict[str, Any]:
-    """The document; complete once the model is ready.
-
-    Args:
-        secured: whether clients need a key.
-    """
+def describe_server(models: Models, arguments: Arguments, openai_prefix: str) -> dict[str, Any]:
+    """The document; complete once the model is ready."""
     runner = models.first
-    paths = Paths(models.names, secured)
+    paths = Paths(models.names, secured=bool(arguments.api_key))
+    errors = _CALL if arguments.predictor_host is None else (*_CALL, *_PREDICTOR)
     components = {**answer_schemas(runner.task), **_request_schemas(runner)}
     mask = runner.properties.get("mask_token", "[MASK]") if runner.ready else "[MASK]"
     examples = describe_examples(runner.task, runner.name, mask)
     _add_server(paths)
-    _add_v1(paths, examples)
-    _add_open_inference(paths, examples, runner)
+    _add_v1(paths, examples, errors)
+    _add_open_inference(paths, examples, errors, runner)
     _add_repository(paths)
     components |= _add_openai(paths, examples, runner, normalize_prefix(openai_prefix))
     document: dict[str, Any] = {
@@ -134,7 +142,7 @@ def describe_server(models: Models, secured: bool, openai_prefix: str) -> dict[s
         "paths": paths.items,
         "components": {"schemas": components, "responses": paths.responses},
     }
-    if secured:
+    if arguments.api_key:
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"bearer": []}]
     return document
@@ -151,6 +159,7 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
     predict = schemas["PredictRequest"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))
     predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]
+    schemas["PredictEvent"] = event_schema(reference("PredictRequest"))
     binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
     schemas["InferRequest"]["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
     generate = {
@@ -195,19 +204,28 @@ def _add_server(paths: Paths) -> None:
     paths.add("get", "/schema.json", "BentoML", "The service", answers, shape="BentoML", is_open=True)
 
 
-def _add_v1(paths: Paths, examples: Examples) -> None:
+def _add_v1(paths: Paths, examples: Examples, errors: Sequence[HTTPStatus]) -> None:
     given = examples.get("predict", {})
     model = "/v1/models/{name}"
+    body = json_body(reference("PredictRequest"), given)
+    body["content"][STRUCTURED_EVENT_TYPE] = content_of(reference("PredictEvent"), _events_of(given))
+    answer = json_answer("PredictResponse", given)
+    answer["content"][STRUCTURED_EVENT_TYPE] = {"schema": reference("PredictedEvent")}
     paths.add("get", "/v1/models", "V1", "The models, for OpenAI's clients too", {200: json_answer("ModelCards")})
     paths.add("get", model, "V1", "A model is ready", {200: json_answer("ModelStatus")}, _MODEL)
-    paths.add(
-        "post", f"{model}:predict", "V1", "Ask a model", {200: json_answer("PredictResponse", given)}, _CALL,
-        body=json_body(reference("PredictRequest"), given),
-    )  # fmt: skip
+    paths.add("post", f"{model}:predict", "V1", "Ask a model", {200: answer}, errors, body)
     paths.add("post", f"{model}:explain", "V1", "There is no explainer", {}, (*_MODEL, HTTPStatus.NOT_IMPLEMENTED))
 
 
-def _add_open_inference(paths: Paths, examples: Examples, runner: Runner) -> None:
+def _events_of(examples: Mapping[str, Example]) -> dict[str, Any]:
+    """The examples' requests as CloudEvents."""
+    attributes = {"specversion": "1.0", "id": "1", "source": "https://example.com", "type": "question"}
+    return {
+        key: {"summary": each.summary, "value": {**attributes, "data": each.request}} for key, each in examples.items()
+    }
+
+
+def _add_open_inference(paths: Paths, examples: Examples, errors: Sequence[HTTPStatus], runner: Runner) -> None:
     tag = "Open Inference Protocol"
     texts, binaries = examples.get("infer", {}), examples.get("infer_binary", {})
     body = json_body(reference("InferRequest"), texts)
@@ -215,7 +233,7 @@ def _add_open_inference(paths: Paths, examples: Examples, runner: Runner) -> Non
     answer = json_answer("InferResponse", texts)
     answer["content"][BINARY] = {"schema": {"type": "string", "format": "binary"}}
     answer["headers"] = {BINARY_HEADER: {"description": "the bytes of the JSON before binary tensors", "schema": COUNT}}
-    generates = not isinstance(runner, GeneratorRunner) or runner.generates
+    generates = isinstance(runner, GeneratorRunner) and runner.generates
     event = event_of(reference("GenerateEvent"), reference("Error"))
     stream = {"description": "A stream of events", "content": {EVENTS: {"schema": event}}}
     paths.add("get", "/v2/models", tag, "The models", {200: json_answer("ModelNames")})
@@ -223,12 +241,12 @@ def _add_open_inference(paths: Paths, examples: Examples, runner: Runner) -> Non
         model = f"/v2/models/{{name}}{form}"
         paths.add("get", model, tag, "What a model takes and returns", {200: json_answer("ModelMetadata")}, _MODEL)
         paths.add("get", f"{model}/ready", tag, "A model is ready", {200: json_answer("ModelReady")}, _MODEL)
-        paths.add("post", f"{model}/infer", tag, "Ask a model", {200: answer}, _CALL, body, {BINARY_HEADER: COUNT})
+        paths.add("post", f"{model}/infer", tag, "Ask a model", {200: answer}, errors, body, {BINARY_HEADER: COUNT})
         for verb, found in (
             ("generate", json_answer("GenerateResponse", examples.get("generate"))),
             ("generate_stream", stream),
         ):
-            if isinstance(runner, GeneratorRunner) and generates:
+            if generates:
                 asked = json_body(reference("GenerateRequest"), examples.get(verb))
                 paths.add("post", f"{model}/{verb}", tag, "Continue a text", {200: found}, _CALL, asked)
             else:

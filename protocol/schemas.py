@@ -50,6 +50,13 @@ def event_of(*data: Schema) -> Schema:
     return object_of({"data": {**STRING, "contentMediaType": "application/json", "contentSchema": {"anyOf": [*data]}}})
 
 
+def event_schema(data: Schema) -> Schema:
+    """A CloudEvent in structured mode, with these data."""
+    text = {**STRING, "minLength": 1}
+    version = {**STRING, **one_of("1.0", "0.3")}
+    return object_of({"specversion": version, "id": text, "source": text, "type": text, "data": data})
+
+
 def answer_schemas(task: Task | None) -> dict[str, Schema]:
     """The schemas by name.
 
@@ -58,6 +65,7 @@ def answer_schemas(task: Task | None) -> dict[str, Schema]:
     """
     return {
         **_COMMON,
+        "PredictedEvent": event_schema(reference("PredictResponse")),
         "PredictResponse": object_of(
             {"predictions": array_of({"anyOf": _predictions(task)})}, {"outputs": array_of(reference("OutputTensor"))}
         ),
@@ -191,6 +199,10 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.NOT_IMPLEMENTED: (
         "The protocol has this, this server does not", "this server has no explainer; it offers :predict",
     ),
+    HTTPStatus.BAD_GATEWAY: (
+        "The predictor failed, or did not answer as its protocol says", "the predictor's answer cannot be read",
+    ),
+    HTTPStatus.GATEWAY_TIMEOUT: ("The predictor was too slow", "the predictor was too slow"),
     HTTPStatus.SERVICE_UNAVAILABLE: ("The model is not ready", "Model with name model is not ready."),
 }  # fmt: skip
 ERROR_HEADERS: dict[HTTPStatus, tuple[str, Schema]] = {

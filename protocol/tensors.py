@@ -2,6 +2,8 @@
 
 The binary extension is Triton's `binary_tensor_data`: a BYTES element is its length as a 4-byte little-endian number
 and then its bytes; all other types are their row-major little-endian bytes. The raw contents of gRPC are the same.
+
+What a client sends are inputs; what a predictor answers are outputs, which errors call by that `kind`.
 """
 
 from __future__ import annotations
@@ -57,18 +59,18 @@ class Tensor:
         return np.ascontiguousarray(self.flat, DTYPES[self.datatype]).data.cast("B")
 
 
-def check_datatype(name: str, datatype: str) -> str:
+def check_datatype(name: str, datatype: str, kind: str = "input") -> str:
     """The datatype in capitals; KServe's clients send small letters too.
 
     Raises:
         InvalidRequestError: there is no such datatype.
     """
     if (capitals := datatype.upper()) not in DATATYPES:
-        raise InvalidRequestError(f"input {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
+        raise InvalidRequestError(f"{kind} {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
     return capitals
 
 
-def check_shape(name: str, shape: Sequence[int], elements: int) -> list[int]:
+def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "input") -> list[int]:
     """The shape, if a tensor of so many elements can have it; `[]` is one element.
 
     Raises:
@@ -76,35 +78,35 @@ def check_shape(name: str, shape: Sequence[int], elements: int) -> list[int]:
     """
     if len(shape) > MAX_DIMENSIONS or not all(0 <= size <= MAX_DIMENSION for size in shape):
         raise InvalidRequestError(
-            f"input {name!r} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}; there may be {MAX_DIMENSIONS} "
+            f"{kind} {name!r} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}; there may be {MAX_DIMENSIONS} "
             f"dimensions of 0 to {MAX_DIMENSION}"
         )
     if (wanted := math.prod(shape)) != elements:
         raise InvalidRequestError(
-            f"input {name!r} has the shape {list(shape)}, which is {wanted} elements, but {elements} are given"
+            f"{kind} {name!r} has the shape {list(shape)}, which is {wanted} elements, but {elements} are given"
         )
     return list(shape)
 
 
-def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw) -> Tensor:
+def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw, kind: str = "input") -> Tensor:
     """A tensor from its `data`, flat or nested as the shape is.
 
     Raises:
         InvalidRequestError: the data is not of that type or shape, or of a type that JSON cannot carry.
     """
-    datatype = check_datatype(name, datatype)
+    datatype = check_datatype(name, datatype, kind)
     if datatype in _NOT_IN_JSON:
         # KServe's words.
         raise InvalidRequestError(
-            f"Sending {datatype} data via JSON is not supported. Please use the binary data format for input {name}"
+            f"Sending {datatype} data via JSON is not supported. Please use the binary data format for {kind} {name}"
         )
-    values = _parse_elements(data, datatype, shape, f"the data of input {name!r}")
+    values = _parse_elements(data, datatype, shape, f"the data of {kind} {name!r}")
     if datatype == BYTES:
-        return Tensor(name, datatype, check_shape(name, shape, len(values)), values)
-    return Tensor(name, datatype, check_shape(name, shape, len(values)), to_array(name, datatype, values))
+        return Tensor(name, datatype, check_shape(name, shape, len(values), kind), values)
+    return Tensor(name, datatype, check_shape(name, shape, len(values), kind), to_array(name, datatype, values, kind))
 
 
-def to_array(name: str, datatype: str, values: Sequence[Any]) -> NDArray[Any]:
+def to_array(name: str, datatype: str, values: Sequence[Any], kind: str = "input") -> NDArray[Any]:
     """Python numbers as an array.
 
     Raises:
@@ -114,30 +116,34 @@ def to_array(name: str, datatype: str, values: Sequence[Any]) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             array = np.array(values, dtype=DTYPES[datatype])
     except OverflowError as error:
-        raise InvalidRequestError(f"a number of input {name!r} is out of the range of {datatype}") from error
+        raise InvalidRequestError(f"a number of {kind} {name!r} is out of the range of {datatype}") from error
     if datatype == "FP32" and not np.isfinite(array).all():
-        raise InvalidRequestError(f"a number of input {name!r} is out of the range of {datatype}")
+        raise InvalidRequestError(f"a number of {kind} {name!r} is out of the range of {datatype}")
     return array
 
 
-def tensor_from_binary(name: str, datatype: str, shape: Sequence[int], buffer: memoryview) -> Tensor:
+def tensor_from_binary(
+    name: str, datatype: str, shape: Sequence[int], buffer: memoryview, kind: str = "input"
+) -> Tensor:
     """A tensor from its bytes; numbers are not copied.
 
     Raises:
         InvalidRequestError: the bytes are not those of such a tensor.
     """
-    datatype = check_datatype(name, datatype)
+    datatype = check_datatype(name, datatype, kind)
     if datatype == BYTES:
-        strings = _read_strings(buffer, f"the data of input {name!r}")
-        return Tensor(name, datatype, check_shape(name, shape, len(strings)), strings)
+        strings = _read_strings(buffer, f"the data of {kind} {name!r}")
+        return Tensor(name, datatype, check_shape(name, shape, len(strings), kind), strings)
     size = 2 if datatype == BFLOAT16 else DTYPES[datatype].itemsize
     if len(buffer) % size:
-        raise InvalidRequestError(f"the data of input {name!r} has {len(buffer)} bytes, and {datatype} has {size} each")
-    shape = check_shape(name, shape, len(buffer) // size)
+        raise InvalidRequestError(
+            f"the data of {kind} {name!r} has {len(buffer)} bytes, and {datatype} has {size} each"
+        )
+    shape = check_shape(name, shape, len(buffer) // size, kind)
     if datatype == BFLOAT16:
         return Tensor(name, datatype, shape, _from_bfloat16(np.frombuffer(buffer, "<u2")))
     if datatype == "BOOL" and len(buffer) and np.frombuffer(buffer, np.uint8).max() > 1:
-        raise InvalidRequestError(f"the data of input {name!r} has a byte that is neither 0 nor 1, which BOOL has")
+        raise InvalidRequestError(f"the data of {kind} {name!r} has a byte that is neither 0 nor 1, which BOOL has")
     return Tensor(name, datatype, shape, np.frombuffer(buffer, DTYPES[datatype]))
 
 

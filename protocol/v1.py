@@ -1,4 +1,4 @@
-"""KServe's V1 protocol: `/v1/models`, `:predict`, `:explain`."""
+"""KServe's V1 protocol: `/v1/models`, `:predict`, also with CloudEvents, `:explain`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from protocol.body import json_response, parse_json, read_body
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
+from protocol.cloudevents import answer_event, read_event
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
 from protocol.openai import model_card
 from protocol.outputs import offset_tensor
@@ -54,10 +55,14 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        body = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
-        options = resolve_options(runner, body.parameters)
-        predictions = await infer(request, runner, _read_texts(body), options)
-        return await render(_render, predictions)
+        body = await read_body(request, max_request_bytes, allow_event=True)
+        event = read_event(request, body)
+        data, what = (body, "the body") if event is None else (event.data, "the event's data")
+        call = parse_json(data, _decoder, what)
+        options = resolve_options(runner, call.parameters)
+        predictions = await infer(request, runner, _read_texts(call), options)
+        response = await render(_render, predictions)
+        return response if event is None else answer_event(event, response, request.path_params["name"])
 
     async def explain(request: Request) -> Response:
         find_ready_model(models, request.path_params["name"])

@@ -37,6 +37,7 @@ _ALIASES = {
 }
 # vLLM's values for as long a context as its memory allows.
 _FITTING = frozenset({"auto", "-1"})
+_HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 _SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+)(=(?P<value>.*))?$", re.DOTALL)
 # vLLM's that KServe's manifests carry whatever they serve.
 _KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
@@ -44,14 +45,11 @@ _KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
 _WITHOUT_EFFECT = frozenset(
     {
         "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url",
-        "enable_latency_logging", "enable_predictor_health_check", "event_loop",
-        "http_port",
-        "log_config_file", "max_asyncio_workers", "max_threads", "predictor_host",
-        "predictor_protocol", "predictor_request_retries", "predictor_request_timeout_seconds",
-        "predictor_use_ssl", "protocol", "timeout_keep_alive", "workers",
+        "event_loop", "http_port", "log_config_file", "max_asyncio_workers", "max_threads", "protocol",
+        "timeout_keep_alive", "workers",
     }
 )  # fmt: skip
-_KSERVE_SWITCHES = frozenset({"disable_log_requests", "enable_predictor_health_check"})
+_KSERVE_SWITCHES = frozenset({"disable_log_requests"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +75,13 @@ def _count(value: object) -> object:
     """vLLM's short numbers: 2k is 2000, 2K is 2048."""
     if isinstance(value, str) and (short := re.fullmatch(r"(\d+)([kKmM])", value.strip())):
         return int(short[1]) * {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}[short[2]]
+    return value
+
+
+def _tensor_protocol(value: object) -> object:
+    """KServe's default is v1, over which it sends what no predictor understands."""
+    if value == "v1":
+        raise ValueError("V1 cannot carry tensors; it must be v2 (REST) or grpc-v2")
     return value
 
 
@@ -120,7 +125,26 @@ class Arguments(BaseModel):
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     allow_pickle: bool = Field(False, description="load `.bin` weights where a model has no safetensors")
     tensor_input_names: Annotated[tuple[str, ...] | None, BeforeValidator(_split_names)] = Field(
-        None, description="comma list of the tokenizer's outputs that the model is given; all that it takes if unset"
+        None, description="comma list of the tokenizer's outputs that the model, here or in a predictor, is given; all "
+        "that it takes if unset",
+    )  # fmt: skip
+    predictor_host: str | None = Field(
+        None, description="`host:port` of a Triton or other server of the Open Inference Protocol that runs the model; "
+        "no weights are loaded here, texts become tensors and logits become answers ([docs/predictor.md](docs/predictor"
+        ".md))",
+    )  # fmt: skip
+    predictor_protocol: Annotated[Literal["v2", "grpc-v2"], BeforeValidator(_tensor_protocol)] = Field(
+        "v2", description="`v2` is REST, `grpc-v2` gRPC; KServe's default `v1` cannot carry tensors"
+    )
+    predictor_use_ssl: bool = Field(False, description="speak TLS with the predictor")
+    predictor_request_timeout_seconds: float = Field(
+        600, gt=0, description="longest that the predictor may take for a batch, retries included; then a 504"
+    )
+    predictor_request_retries: int = Field(
+        0, ge=0, description="how often a batch is sent again to a predictor that could not be reached or was not ready"
+    )
+    enable_predictor_health_check: bool = Field(
+        False, description="be ready only while the predictor's model is, which is asked once a second"
     )
     return_token_type_ids: bool = Field(
         False, description="give the model token_type_ids also where its tokenizer would not"
@@ -153,6 +177,9 @@ class Arguments(BaseModel):
     max_concurrent_requests: int = Field(
         512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
     )
+    enable_latency_logging: bool = Field(
+        False, description="log a line for every request: its X-Request-Id, method, path, status and milliseconds"
+    )
     gpu: int | None = Field(
         None, ge=0, description="GPUs the service asks BentoML for, 0 for none; if unset as many as vLLM's parallel "
         "sizes make, where a GPU is present and in every Bento",
@@ -168,6 +195,11 @@ class Arguments(BaseModel):
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
+        if self.predictor_host is not None and not _HOST.fullmatch(self.predictor_host):
+            raise ValueError(
+                f"predictor_host is {self.predictor_host!r}: it must be host:port, without http:// (predictor_use_ssl "
+                "is for TLS) and without a path"
+            )
         return self
 
     @property

@@ -41,6 +41,26 @@ class EngineDeadError(RunnerError):
     """The engine that ran the model has died; the server stops."""
 
 
+class PredictorError(RunnerError):
+    """The predictor, the server that runs the model for this one, has failed a batch."""
+
+
+class PredictorUnavailableError(PredictorError):
+    """It cannot be reached, or takes nothing now; the same may succeed later."""
+
+
+class PredictorTimeoutError(PredictorError):
+    """It did not answer in time."""
+
+
+class PredictorAnswerError(PredictorError):
+    """What it answered is not what the model's answer is made of."""
+
+
+class PredictorRefusalError(PredictorError):
+    """It refuses the tensors of this batch; it may take those of a smaller one."""
+
+
 @contextlib.contextmanager
 def load_errors(model: str) -> Iterator[None]:
     """Whatever goes wrong while a model loads, as a RunnerError of one line.

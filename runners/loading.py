@@ -136,6 +136,13 @@ def load_model(
     return loaded
 
 
+def outline_model(arguments: Arguments, auto_class: type[Any], config: PretrainedConfig) -> PreTrainedModel:
+    """The model of one task without its weights, which a predictor has; its inputs and positions can be asked for."""
+    with torch.device("meta"):
+        model: PreTrainedModel = auto_class.from_config(config, trust_remote_code=arguments.trust_remote_code)
+    return model
+
+
 def load_json(arguments: Arguments, filename: str) -> Any | None:
     """Parse a JSON file that comes with the model; None where it has none."""
     path = find_file(arguments, filename)

@@ -56,7 +56,8 @@ def resolve_resources(arguments: Arguments, in_bento: bool) -> dict[str, int | s
     """
     gpus = arguments.gpu
     if gpus is None:
-        wanted = in_bento or arguments.gpu_type is not None or _count_gpus() > 0
+        # With a predictor the model runs elsewhere.
+        wanted = arguments.predictor_host is None and (in_bento or arguments.gpu_type is not None or _count_gpus() > 0)
         gpus = arguments.parallel_size if wanted else 0
     if not gpus:
         return {}
@@ -97,6 +98,14 @@ def check_port(port: int, argument: str) -> None:
             raise ArgumentsError(
                 f"port {port} cannot be used: {error.strerror}; set --{argument} to another"
             ) from error
+
+
+def exit_unless_free(port: int, argument: str) -> None:
+    """In BentoML's parent process: `check_port`, and an end of one line."""
+    try:
+        check_port(port, argument)
+    except ArgumentsError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def count_workers(service: str) -> int:

@@ -13,6 +13,8 @@ import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
+# Before torch is imported: beside the servers that tests start, spinning at OpenMP's barriers takes minutes.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from starlette.testclient import TestClient
 from transformers.utils import logging as transformers_logging
@@ -20,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from demo.smollm import main as write_smollm
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.predictor import connect_predictor
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
@@ -74,27 +77,30 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`."""
+    """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`.
+
+    What is loaded is closed with the module: a loaded model takes some 100 MB of kernels, however small it is.
+    """
     runners: list[EncoderRunner | GeneratorRunner] = []
 
     def start(**arguments: Any) -> TestClient:
         given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
-        runner = create_runner(given)
+        runner = create_runner(given, connect_predictor)
         runners.append(runner)
         models = Models([runner])
         asyncio.run(models.load(runner.name))
-        application = create_application(models, given)
-        application.state.served = (models, given)
-        return TestClient(application, raise_server_exceptions=False)
+        client = TestClient(create_application(models, given), raise_server_exceptions=False)
+        client.app_state["served"] = (models, given)
+        return client
 
     yield start
     for runner in runners:
         runner.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dial(serve: Serve) -> Iterator[Dial]:
     """A gRPC channel to the models of a client of `serve`, in this process: `dial(client, grpc_port=...)`."""
     loop = asyncio.new_event_loop()
@@ -103,7 +109,7 @@ def dial(serve: Serve) -> Iterator[Dial]:
     servers: list[GrpcServer] = []
 
     def start(client: TestClient, **arguments: Any) -> grpc.Channel:
-        models, given = client.app.state.served  # type: ignore[attr-defined]
+        models, given = client.app_state["served"]
         port = free_port()
         server = GrpcServer(models, given.model_copy(update={"grpc_port": port, **arguments}))
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)

@@ -17,6 +17,8 @@ import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = [sys.executable, "-m", "bentoml"]
+# It pins what the server does not, so that it has an environment of its own; `make test` makes it.
+MLSERVER = ROOT / ".venv-mlserver" / "bin" / "mlserver"
 
 
 def free_port() -> int:
@@ -31,6 +33,7 @@ class ServerProcess:
 
     def __init__(self, command: Sequence[str] | str, home: Path, environment: dict[str, str] | None = None) -> None:
         self.port = free_port()
+        self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = home / f"server-{self.port}.log"
         words = shlex.split(command) if isinstance(command, str) else command
@@ -39,7 +42,13 @@ class ServerProcess:
                 [word.replace("{port}", str(self.port)) for word in words],
                 cwd=ROOT,
                 # Two servers with one home would delete each other's metrics.
-                env={**os.environ, "BENTOML_HOME": str(home / "bentoml"), "PORT": str(self.port)} | (environment or {}),
+                env={
+                    **os.environ,
+                    "BENTOML_HOME": str(home / "bentoml"),
+                    "PORT": str(self.port),
+                    "RUNTIME_GRPC_PORT": str(self.grpc_port),
+                }
+                | (environment or {}),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import time
@@ -72,7 +73,11 @@ def server(home: Path, smollm: Path, adapter: Path) -> Iterator[ServerProcess]:
         f"--max_length 512 --enable-lora --lora-modules random={adapter} --max-lora-rank 8 "
         "--kv-cache-memory-bytes 512M --enable-auto-tool-choice --tool-call-parser=hermes"
     )
-    started = ServerProcess(command, home, {"RUNTIME_MAX_NUM_SEQS": "32", "RUNTIME_SERVICE_HOST": "10.0.0.1"})
+    environment = {
+        "RUNTIME_MAX_NUM_SEQS": "32", "RUNTIME_SERVICE_HOST": "10.0.0.1",
+        "RUNTIME_ALLOWED_ORIGINS": '["https://here.example"]',
+    }  # fmt: skip
+    started = ServerProcess(command, home, environment)
     try:
         started.wait_until("/v2/health/live", 200)
         started.wait_until("/v2/health/ready", 200, seconds=300)
@@ -97,6 +102,30 @@ def wait_until_running(server: ServerProcess, sequences: int) -> None:
     while running(server) != sequences:
         assert time.monotonic() < deadline, f"{running(server)} sequences run"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/v1/chat/completions", "/openai/tokenize"])
+def test_browsers_may_ask(server: ServerProcess, path: str) -> None:
+    """The origins that vLLM's --allowed-origins names, and no others."""
+    preflight = {"origin": "https://here.example", "access-control-request-method": "POST"}
+    allowed = httpx.options(server.url + path, headers=preflight)
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, preflight["origin"])
+    assert "POST" in allowed.headers["access-control-allow-methods"]
+    answer = httpx.post(server.url + path, json={}, headers={"origin": preflight["origin"]})
+    assert answer.headers["access-control-allow-origin"] == preflight["origin"]
+    assert httpx.options(server.url + path, headers=preflight | {"origin": "https://there.example"}).status_code == 400
+    plain = httpx.options(server.url + path)
+    assert (plain.status_code, plain.headers["allow"]) == (204, "OPTIONS, POST")
+
+
+def test_a_compressed_completion(server: ServerProcess) -> None:
+    asked = {"model": "smollm", "prompt": [CAPITAL] * 10, "temperature": 0, "max_tokens": 2}
+    body = gzip.compress(json.dumps(asked).encode())
+    headers = {"content-encoding": "gzip", "content-type": "application/json", "x-request-id": "7"}
+    response = httpx.post(f"{server.url}/v1/completions", content=body, headers=headers)
+    assert [choice["text"] for choice in response.json()["choices"]] == [" Paris."] * 10
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.headers.get_list("x-request-id") == ["7"]
 
 
 def test_completion(client: openai.OpenAI) -> None:

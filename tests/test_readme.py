@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from runners.arguments import ARGUMENT_NAMES, Arguments
 from tests.servers import ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text()
-_BLOCK = re.compile(r"^```(sh|json)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(sh|json|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks() -> list[tuple[str, str]]:
@@ -23,12 +24,12 @@ def blocks() -> list[tuple[str, str]]:
 
 
 def questions() -> list[tuple[str, str, str]]:
-    """(the command that starts the server, a curl command, its output)."""
+    """(the command that starts the server, a curl command or a program, its output)."""
     found, server = [], ""
     for (kind, text), (_, following) in zip(blocks(), [*blocks()[1:], ("", "")], strict=True):
         if kind == "sh" and text.startswith("make serve"):
             server = text
-        elif kind == "sh" and text.startswith("curl"):
+        elif kind == "python" or (kind == "sh" and text.startswith("curl")):
             found.append((server, text, following))
     return found
 
@@ -61,7 +62,9 @@ def test_questions(
         servers[start] = ServerProcess(start, tmp_path_factory.mktemp("home"))
         servers[start].wait_until("/v2/health/ready", 200, seconds=300)
     command = question.replace("localhost:3000", f"localhost:{servers[start].port}")
-    printed = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    command = command.replace("localhost:8081", f"localhost:{servers[start].grpc_port}")
+    shell = ["bash", "-c"] if command.startswith("curl") else [sys.executable, "-c"]
+    printed = subprocess.run([*shell, command], capture_output=True, text=True, check=True).stdout
     assert_alike(json.loads(printed), json.loads(answer))
 
 
@@ -93,7 +96,7 @@ def argument_table() -> str:
     rows = ["| argument | default | |", "|---|---|---|"]
     for name in ARGUMENT_NAMES:
         field = Arguments.model_fields[name]
-        default = "" if field.default in (None, False) else f"`{field.default}`"
+        default = "" if field.default is None or field.default is False else f"`{field.default}`"
         rows.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 

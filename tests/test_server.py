@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import http.client
 import json
 import os
@@ -18,6 +19,8 @@ import psutil
 import pytest
 import tritonclient.http
 import yaml
+from cloudevents.conversion import to_binary, to_structured
+from cloudevents.http import CloudEvent, from_http
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from sentence_transformers import SentenceTransformer
 
@@ -39,7 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def minilm(home: Path) -> Iterator[ServerProcess]:
     """`bentoml serve . --arg ...` from source, with the real all-MiniLM-L6-v2."""
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", "--arg", f"model_dir={MINILM}"], home)
+    arguments = ["--arg", f"model_dir={MINILM}", "--arg", "enable_latency_logging=true"]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], home)
     try:
         server.wait_until("/v2/health/live", 200)
         server.wait_until("/v2/health/ready", 200)
@@ -65,7 +69,7 @@ def test_tritonclient(minilm: ServerProcess, expected: Any, binary: bool) -> Non
     assert client.is_server_ready()
     assert client.is_model_ready("model")
     assert client.is_model_ready("model", "1")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
     assert client.get_model_metadata("model")["outputs"][0]["shape"] == [-1, 384]
     tensor = tritonclient.http.InferInput("text", [len(TEXTS)], "BYTES")
     tensor.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object), binary_data=binary)
@@ -77,6 +81,29 @@ def test_tritonclient(minilm: ServerProcess, expected: Any, binary: bool) -> Non
     with pytest.raises(tritonclient.http.InferenceServerException, match="Model with name nope does not exist"):
         client.infer("nope", [tensor])
     client.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_tritonclient_compresses(minilm: ServerProcess, expected: Any, encoding: str) -> None:
+    client = tritonclient.http.InferenceServerClient(minilm.url.removeprefix("http://"))
+    tensor = tritonclient.http.InferInput("text", [len(TEXTS)], "BYTES")
+    tensor.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object))
+    result = client.infer(
+        "model", [tensor], request_compression_algorithm=encoding, response_compression_algorithm=encoding
+    )
+    np.testing.assert_allclose(result.as_numpy("output-0"), expected, atol=2e-6)
+    client.close()
+
+
+@pytest.mark.parametrize("convert", [to_binary, to_structured])
+def test_cloudevents(minilm: ServerProcess, expected: Any, convert: Any) -> None:
+    asked = CloudEvent({"type": "asked", "source": "https://here.example"}, {"instances": TEXTS})
+    headers, body = convert(asked)
+    response = httpx.post(minilm.url + PREDICT, content=body, headers=headers)
+    answer = from_http(response.headers, response.content)
+    assert (answer["type"], answer["source"]) == ("io.kserve.inference.response", "io.kserve.inference.model")
+    assert answer.data is not None
+    np.testing.assert_allclose(answer.data["predictions"], expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
@@ -116,6 +143,52 @@ def test_the_page_of_the_document_has_all_that_it_refers_to(minilm: ServerProces
     assert httpx.get(f"{minilm.url}/static_content/nothing").status_code == 404
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/schema.json", "/metrics", "/v2/health/live"])
+def test_manners_of_every_path(minilm: ServerProcess, path: str) -> None:
+    """BentoML's own paths too."""
+    for method, status in (("GET", 200), ("HEAD", 200), ("OPTIONS", 204)):
+        response = httpx.request(method, minilm.url + path, headers={"x-request-id": "7"})
+        assert (response.status_code, response.headers["x-request-id"]) == (status, "7")
+    assert response.headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_options_of_the_server(minilm: ServerProcess) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", minilm.port, timeout=10)
+    connection.request("OPTIONS", "*")
+    response = connection.getresponse()
+    assert (response.status, response.getheader("allow")) == (204, "GET, HEAD, OPTIONS, POST")
+    connection.close()
+
+
+def test_one_connection_outlives_every_error(minilm: ServerProcess) -> None:
+    """tests/protocol/test_connection.py has more of them; here BentoML started the server."""
+    connection = http.client.HTTPConnection("127.0.0.1", minilm.port, timeout=30)
+    connection.connect()
+    used = connection.sock
+    large = b" " * (40 * 2**20)
+    chunks = (large[start : start + 2**16] for start in range(0, len(large), 2**16))
+    errors: list[tuple[str, str, Any, dict[str, str], int]] = [
+        ("POST", PREDICT, b"{", {}, 400),
+        ("POST", PREDICT, b"{}", {"content-encoding": "gzip"}, 400),
+        ("POST", PREDICT, gzip.compress(large), {"content-encoding": "gzip"}, 413),
+        ("POST", PREDICT, large, {}, 413),
+        ("POST", PREDICT, chunks, {}, 413),
+        ("POST", "/nowhere", large, {}, 404),
+        ("PUT", PREDICT, large, {}, 405),
+        ("POST", PREDICT, large, {"content-type": "text/xml"}, 415),
+    ]
+    for method, path, body, headers, status in errors:
+        chunked = not isinstance(body, bytes)
+        connection.request(method, path, body, headers, encode_chunked=chunked)
+        response = connection.getresponse()
+        assert (response.status, list(json.loads(response.read()))) == (status, ["error"])
+        connection.request("POST", PREDICT, json.dumps({"instances": ["a"]}))
+        response = connection.getresponse()
+        assert (response.status, list(json.loads(response.read()))) == (200, ["predictions"])
+        assert connection.sock is used
+    connection.close()
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(minilm: ServerProcess) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", minilm.port, timeout=10)
     connection.putrequest("POST", PREDICT)
@@ -129,8 +202,18 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(minilm: ServerProces
 
 
 def test_a_truncated_text_is_counted_in_the_metrics(minilm: ServerProcess) -> None:
-    assert httpx.post(minilm.url + PREDICT, json={"instances": ["word " * 1000]}).status_code == 200
+    headers = {"x-request-id": "long-1"}
+    assert httpx.post(minilm.url + PREDICT, json={"instances": ["word " * 1000]}, headers=headers).status_code == 200
     assert 'runtime_truncated_texts_total{model_name="model"} 1.0' in httpx.get(minilm.url + "/metrics").text
+    [line] = [line for line in minilm.output.splitlines() if "further ones are only counted" in line]
+    assert line.endswith("(request_id=long-1)")
+
+
+def test_a_line_for_every_request(minilm: ServerProcess) -> None:
+    httpx.post(f"{minilm.url}{PREDICT}?query=1", json={"instances": ["a"]}, headers={"x-request-id": "logged-1"})
+    [line] = [line for line in minilm.output.splitlines() if "logged-1" in line]
+    assert f"requestId: logged-1, method: POST, path: {PREDICT}, status: 200, milliseconds: " in line
+    assert "[INFO]" in line
 
 
 def test_prompts_and_traces_are_not_logged(minilm: ServerProcess) -> None:

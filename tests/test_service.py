@@ -21,7 +21,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
 print(json.dumps({"bentoml_paths": sorted(service.BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
-                  "modules": [m for m in ("torch", "transformers", "vllm") if m in __import__("sys").modules]}))
+                  "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
 """
 
 
@@ -57,6 +57,7 @@ def test_importing_the_service_is_cheap() -> None:
         ({}, True, 0, {"gpu": 1}),
         ({"gpu": 0}, True, 2, {}),
         ({"gpu": 4}, False, 0, {"gpu": 4}),
+        ({"predictor_host": "triton:8001"}, True, 2, {}),
         ({"tensor_parallel_size": 2, "pp": "2"}, True, 0, {"gpu": 4}),
         ({"tp": "2", "data_parallel_size": 8, "data_parallel_size_local": 4}, False, 8, {"gpu": 8}),
         ({"tensor_parallel_size": 2}, False, 0, {}),

@@ -40,6 +40,8 @@ class Head(ABC):
     rows: ClassVar[Rows] = Rows.ALL
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
+    # How many numbers a text's vector has, for a task that makes one of the rows; a predictor may have made it already.
+    pooled_width: int | None = None
 
     def __init__(
         self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
@@ -86,6 +88,11 @@ class Head(ABC):
             text.offsets,
             {name: self.tensor(name, scores) for name in options.tensors},
         )
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """How many numbers the model says of a row."""
 
     @abstractmethod
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | Text | ClassScores | VocabularyScores:
@@ -138,6 +145,10 @@ class ClassificationHead(Head):
     def named_outputs(self) -> list[TensorSpec]:
         scores = [TensorSpec(name, "FP32", (*self.rows_shape, self.classes)) for name in ("logits", "probabilities")]
         return [*scores, TensorSpec("labels", "BYTES", self.rows_shape)]
+
+    @property
+    def width(self) -> int:
+        return self.classes
 
     @property
     def classes(self) -> int:
@@ -303,12 +314,20 @@ class TextEmbedding(Head):
         self.prompt = files.prompt
         self.lower_case = files.lower_case
         self.recommended_length = files.max_length
-        self._dimensions = len(self._pooling.pool(torch.zeros(1, self.config.hidden_size, device=self.device)))
+        self.pooled_width = self._dimensions = len(
+            self._pooling.pool(torch.zeros(1, self.config.hidden_size, device=self.device))
+        )
 
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Float32 [1, dimensions] each."""
+        """Float32 [1, dimensions] each; a predictor may have pooled them, then `rows` is [texts, 1, dimensions]."""
+        if rows.ndim == 3:
+            return list(_to_numpy(rows))
         vectors = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])
         return list(_to_numpy(vectors)[:, None])
+
+    @property
+    def width(self) -> int:
+        return int(self.config.hidden_size)
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         return Numbers(scores[0])

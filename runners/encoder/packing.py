@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
 from runners.encoder.tokenization import TokenizedText
 from runners.loading import position_padding
@@ -44,9 +44,38 @@ class Forward(Protocol):
     """A forward pass over a batch of texts."""
 
     padding_free: bool
+    # How many batches may be under way, each in a thread of its own.
+    at_once: int
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         """What the head says of the rows it reads: [rows, classes], and how many rows are each text's."""
+
+
+def count_rows(texts: Sequence[TokenizedText], rows: Rows, mask_token_id: int | None) -> list[int]:
+    """How many rows of each text a head reads."""
+    match rows:
+        case Rows.ALL:
+            return [len(text.input_ids) for text in texts]
+        case Rows.FIRST:
+            return [1] * len(texts)
+        case Rows.MASKS:
+            return [int((text.input_ids == mask_token_id).sum()) for text in texts]
+
+
+def pad(texts: Sequence[TokenizedText], config: PretrainedConfig) -> dict[str, NDArray[np.int64]]:
+    """The texts as rectangles, [texts, tokens] each, padded on the right."""
+    longest = max(len(text.input_ids) for text in texts)
+    arrays = {
+        name: np.zeros((len(texts), longest), dtype=np.int64)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+    }
+    arrays["input_ids"].fill(config.get_text_config().pad_token_id or 0)
+    for row, text in enumerate(texts):
+        length = len(text.input_ids)
+        arrays["input_ids"][row, :length] = text.input_ids
+        arrays["attention_mask"][row, :length] = 1
+        arrays["token_type_ids"][row, :length] = text.token_type_ids
+    return arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +169,7 @@ class _ModelInputs:
         self.selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None
 
     def count_rows(self, texts: Sequence[TokenizedText]) -> list[int]:
-        match self.rows:
-            case Rows.ALL:
-                return [len(text.input_ids) for text in texts]
-            case Rows.FIRST:
-                return [1] * len(texts)
-            case Rows.MASKS:
-                return [int((text.input_ids == self.mask_token_id).sum()) for text in texts]
+        return count_rows(texts, self.rows, self.mask_token_id)
 
     def call(self, tensors: dict[str, Tensor], select: Callable[[Tensor], Tensor] | None) -> Tensor:
         """Run the model; the head's output where it has one, else the last hidden state."""
@@ -177,6 +200,7 @@ class PackedForward:
     """All texts of a batch in one row of tokens."""
 
     padding_free = True
+    at_once = 1
 
     def __init__(self, inputs: _ModelInputs) -> None:
         self._inputs = inputs
@@ -234,23 +258,14 @@ class PaddedForward:
     """A batch as a rectangle, the texts' order kept; batches are best made of texts of like length."""
 
     padding_free = False
+    at_once = 1
 
     def __init__(self, inputs: _ModelInputs) -> None:
         self._inputs = inputs
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         inputs = self._inputs
-        longest = max(len(text.input_ids) for text in texts)
-        arrays = {
-            name: np.zeros((len(texts), longest), dtype=np.int64)
-            for name in ("input_ids", "token_type_ids", "attention_mask")
-        }
-        arrays["input_ids"].fill(inputs.model.config.get_text_config().pad_token_id or 0)
-        for row, text in enumerate(texts):
-            length = len(text.input_ids)
-            arrays["input_ids"][row, :length] = text.input_ids
-            arrays["token_type_ids"][row, :length] = text.token_type_ids
-            arrays["attention_mask"][row, :length] = 1
+        arrays = pad(texts, inputs.model.config)
         real = arrays["attention_mask"].astype(bool)
         tensors = {name: inputs.to_device(array) for name, array in arrays.items() if name in inputs.inputs}
         counts = inputs.count_rows(texts)

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,9 +23,18 @@ from typing import TYPE_CHECKING
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.draining import wait_until
-from runners.errors import ArgumentsError, InputError, ModelLoadError, ModelNotReadyError, load_errors
+from runners.errors import (
+    ArgumentsError,
+    InputError,
+    ModelLoadError,
+    ModelNotReadyError,
+    PredictorError,
+    PredictorRefusalError,
+    load_errors,
+)
 from runners.inference import Options, Output, Prediction, TensorSpec, TextInput, TokenInput
 from runners.metrics import TRUNCATED_TEXTS
+from runners.predictor import Predictor, PredictorWatch
 from runners.task import GENERATION, Task, infer_task
 
 if TYPE_CHECKING:
@@ -55,6 +64,8 @@ class _Loaded:
     token_limits: TokenLimits
     forward: Forward
     queue: BatchQueue
+    predictor: Predictor | None = None
+    watch: PredictorWatch | None = None
 
     def close(self) -> None:
         """Fail what waits; what runs ends by itself."""
@@ -63,10 +74,13 @@ class _Loaded:
 
 
 class EncoderRunner:
-    """One encoder model, loaded in the background and run in a thread of its own."""
+    """One encoder model, loaded in the background and run in a thread of its own, or by a predictor."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None) -> None:
         """
+        Args:
+            connect: reaches the predictor that the arguments name, if they do.
+
         Raises:
             ArgumentsError: there are arguments that only vLLM has.
         """
@@ -74,7 +88,8 @@ class EncoderRunner:
         self._arguments = arguments
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
-        self._model_thread: threading.Thread | None = None
+        self._connect = connect
+        self._threads: list[threading.Thread] = []
 
     @property
     def name(self) -> str:
@@ -90,7 +105,8 @@ class EncoderRunner:
 
     @property
     def ready(self) -> bool:
-        return self._loaded is not None
+        loaded = self._loaded
+        return loaded is not None and (loaded.watch is None or loaded.watch.ready)
 
     @property
     def failed(self) -> bool:
@@ -121,17 +137,21 @@ class EncoderRunner:
         return self._model().head.named_outputs()
 
     async def load(self) -> None:
-        """Load and warm the model; it is ready when this returns.
+        """Load and warm the model; it is ready when this returns, or once its predictor is.
 
         Raises:
             ModelLoadError: the model cannot be served; the message is one line.
         """
+        if self._loaded is not None:
+            # Its predictor is what is not ready.
+            return
         loading: Future[_Loaded] = Future()
-        self._model_thread = threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)
-        self._model_thread.start()
+        self._threads = [threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)]
+        self._threads[0].start()
         with load_errors(self._arguments.model):
             self._loaded = await asyncio.wrap_future(loading)
-        logger.info("%s is ready: %s from %s", self.name, self._loaded.task, self._arguments.model)
+        where = f", run by {self._arguments.predictor_host}" if self._loaded.predictor is not None else ""
+        logger.info("%s is ready: %s from %s%s", self.name, self._loaded.task, self._arguments.model, where)
 
     async def unload(self) -> None:
         """Refuse what comes, let what is under way end, and free the memory; `load` loads it again."""
@@ -154,9 +174,15 @@ class EncoderRunner:
 
     def _stop(self, loaded: _Loaded) -> None:
         loaded.close()
-        if self._model_thread is not None and self._model_thread is not threading.current_thread():
+        deadline = time.monotonic() + _LONGEST_BATCH_SECONDS
+        for thread in self._threads:
             # A thread that is killed inside torch takes the process down with a message.
-            self._model_thread.join(_LONGEST_BATCH_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if loaded.watch is not None:
+            loaded.watch.stop()
+        if loaded.predictor is not None:
+            # A batch that the predictor still has fails.
+            loaded.predictor.close()
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """One prediction a text, in order; tokenizer and model run in their threads, never on the event loop.
@@ -214,7 +240,18 @@ class EncoderRunner:
         except BaseException as error:
             loading.set_exception(error)
             return
+        # A batch of the predictor's takes no core here: others may be under way.
+        others = [
+            threading.Thread(target=self._run, args=(loaded,), name="model", daemon=True)
+            for _ in range(1, loaded.forward.at_once)
+        ]
+        self._threads += others
+        for thread in others:
+            thread.start()
         loading.set_result(loaded)
+        self._run(loaded)
+
+    def _run(self, loaded: _Loaded) -> None:
         try:
             while batch := loaded.queue.take(by_length=not loaded.forward.padding_free):
                 start = time.perf_counter()
@@ -237,47 +274,71 @@ class EncoderRunner:
         from runners.encoder.heads import HEADS
         from runners.encoder.linear import pack_linears
         from runners.encoder.packing import choose_forward
+        from runners.encoder.remote import RemoteForward
         from runners.encoder.tokenization import TextTokenizer, TokenLimits
-        from runners.loading import limit_length, load_config, load_model, load_tokenizer, resolve_batch_tokens
+        from runners.loading import (
+            limit_length,
+            load_config,
+            load_model,
+            load_tokenizer,
+            outline_model,
+            resolve_batch_tokens,
+        )
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         arguments = self._arguments
         torch.set_num_threads(count_cores())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        remote = arguments.predictor_host is not None
+        device = torch.device("cuda" if torch.cuda.is_available() and not remote else "cpu")
         config = load_config(arguments)
         task = arguments.task or _infer_task(config)
         head_class = HEADS[task]
         tokenizer = load_tokenizer(arguments)
-        model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights)
+        if remote:
+            model = outline_model(arguments, head_class.auto_class, config)
+        else:
+            model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights)
         head = head_class(arguments, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
-        logger.info("%s", pack_linears(model))
         inputs = _input_names(arguments, model, tokenizer)
-        forward, reason = choose_forward(model, inputs, head.rows, tokenizer.mask_token_id)
-        logger.info("%s", reason)
         TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)
         max_length = limit_length(model, tokenizer, arguments.max_length, head.recommended_length)
+        text_tokenizer = TextTokenizer(
+            tokenizer,
+            max_length=max_length,
+            add_special_tokens=not arguments.disable_special_tokens,
+            prompt=head.prompt,
+            lower_case=head.lower_case,
+        )
+        forward: Forward
+        predictor = watch = None
+        if remote:
+            assert self._connect is not None
+            predictor = self._connect(arguments)
+            forward = RemoteForward(predictor, head, inputs)
+            watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
+        else:
+            logger.info("%s", pack_linears(model))
+            forward, reason = choose_forward(model, inputs, head.rows, tokenizer.mask_token_id)
+            logger.info("%s", reason)
         loaded = _Loaded(
             task=task,
             model=model,
             head=head,
-            tokenizer=TextTokenizer(
-                tokenizer,
-                max_length=max_length,
-                add_special_tokens=not arguments.disable_special_tokens,
-                prompt=head.prompt,
-                lower_case=head.lower_case,
-            ),
+            tokenizer=text_tokenizer,
             token_limits=TokenLimits.of(model.config.get_text_config(), max_length, "token_type_ids" in inputs),
             tokenizer_thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
             forward=forward,
             queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests),
+            predictor=predictor,
+            watch=watch,
         )
-        self._warm_up(loaded, max_batch_tokens)
+        if not remote:
+            self._warm_up(loaded, max_batch_tokens)
         # What is loaded stays: the collector need not look at it again (its pauses were the tail of the latency).
         gc.collect()
         gc.freeze()
@@ -353,17 +414,22 @@ def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTra
 
 
 def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
-    """Answer a batch; if it fails, its texts one by one, so that only those fail that must."""
+    """Answer a batch; if it fails its halves, and so on, so that only those texts fail that must.
+
+    A predictor that has failed would fail them all, one after another.
+    """
     try:
         predictions: Sequence[Prediction | Exception] = _predict(
             loaded, [entry.text for entry in batch], [entry.options for entry in batch]
         )
     except Exception as error:
-        if len(batch) > 1:
-            for entry in batch:
-                _run_batch(loaded, [entry])
+        hopeless = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
+        if len(batch) > 1 and not hopeless:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                _run_batch(loaded, half)
             return
-        predictions = [error]
+        predictions = [error] * len(batch)
     answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
         answers.setdefault(entry.job, []).append((entry.position, prediction))

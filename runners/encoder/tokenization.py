@@ -124,8 +124,8 @@ class TokenLimits:
             raise InputError(f"it has {len(ids)} tokens; the model takes {self.max_length}")
         _check_ids(ids, self.vocabulary, "input_ids")
         if types is None:
-            types = np.zeros_like(ids)
-        elif not self.token_types:
+            return TokenizedText(ids, np.zeros_like(ids), None, truncated=False)
+        if not self.token_types:
             raise InputError("it has token_type_ids, and the model takes none")
         _check_ids(types, self.token_types, "token_type_ids")
         return TokenizedText(ids, types, None, truncated=False)

@@ -130,6 +130,12 @@ def test_an_id_is_made_where_none_is_given(client: TestClient) -> None:
     assert all(len(made) == 36 for made in ids)
 
 
+def test_the_clients_request_id_is_the_id_where_the_body_has_none(client: TestClient) -> None:
+    for body, expected in (({}, "my id"), ({"id": "7"}, "7")):
+        response = client.post(INFER, json={"inputs": [tensor()], **body}, headers={"x-request-id": "my id"})
+        assert (response.json()["id"], response.headers["x-request-id"]) == (expected, "my id")
+
+
 @pytest.mark.parametrize(
     "given",
     [

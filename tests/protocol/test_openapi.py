@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from protocol.application import create_routes
-from protocol.openapi import OPEN_PATHS
+from protocol.openapi import OPEN_PATHS, describe_server
 from runners.arguments import Arguments
 from runners.inference import Models
 from runners.selection import create_runner
@@ -128,6 +128,14 @@ def test_what_the_model_does_not_serve_has_no_answer(clients: dict[Task, TestCli
             answers = document["paths"][path]["post"]["responses"]
             assert ("200" in answers) == ("generation" in task)
         assert "200" not in document["paths"]["/v1/embeddings"]["post"]["responses"]
+
+
+def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
+    arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")), predictor_host="localhost:1")
+    for given, own in ((arguments, {"502", "504"}), (arguments.model_copy(update={"predictor_host": None}), set())):
+        document = describe_server(Models([create_runner(given)]), given, "/openai")
+        for path in ("/v1/models/{name}:predict", "/v2/models/{name}/infer"):
+            assert {"502", "504"} & {*document["paths"][path]["post"]["responses"]} == own
 
 
 def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_folder: ModelFolder) -> None:

@@ -114,7 +114,10 @@ def test_wrong_bodies(client: TestClient, body: bytes, status: int, error: str) 
         ({"content-type": "text/xml"}, "the content type text/xml is not supported; send application/json"),
         ({"content-type": "application/octet-stream"}, "the content type application/octet-stream is not supported;"),
         ({"content-type": "application/json; charset=latin-1"}, "the charset latin-1 is not supported; send utf-8"),
-        ({"content-encoding": "gzip"}, "the content encoding gzip is not supported; send the body as it is"),
+        (
+            {"content-encoding": "br"},
+            "the content encoding br is not supported; send gzip, deflate or the body as it is",
+        ),
     ],
 )
 def test_wrong_types(client: TestClient, headers: dict[str, str], error: str) -> None:

@@ -59,10 +59,13 @@ def test_environment_names_every_argument() -> None:
         "model_name": "m", "model_dir": "/d", "model_id": "i", "model_revision": "r", "tokenizer_revision": "t",
         "task": "fill_mask", "backend": "huggingface", "dtype": "half", "max_length": 3, "disable_lower_case": True,
         "disable_special_tokens": True, "trust_remote_code": True, "allow_pickle": True,
-        "tensor_input_names": ("input_ids", "attention_mask"), "return_token_type_ids": True,
+        "tensor_input_names": ("input_ids", "attention_mask"), "predictor_host": "triton:8001",
+        "predictor_protocol": "grpc-v2", "predictor_use_ssl": True, "predictor_request_timeout_seconds": 7.5,
+        "predictor_request_retries": 2, "enable_predictor_health_check": True, "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
-        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7, "gpu": 2, "gpu_type": "nvidia-l4",
+        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7,
+        "enable_latency_logging": True, "gpu": 2, "gpu_type": "nvidia-l4",
     }  # fmt: skip
     assert set(values) == set(ARGUMENT_NAMES)
     environment = {
@@ -84,6 +87,10 @@ def test_environment_names_every_argument() -> None:
         ({"gpu": "1", "gpu_type": "nvidia-l4", "return_probabilities": "1", "return_raw_logits": "yes"}, {},
          "return_probabilities and return_raw_logits exclude each other: set one of them"),
         ({"gpu": 0, "gpu_type": "nvidia-l4"}, {}, "gpu_type says which GPU, but gpu is 0"),
+        ({"predictor_protocol": "v1"}, {}, "argument predictor_protocol (from the command line) is 'v1': V1 cannot carry tensors;"),
+        ({"predictor_host": "http://triton:8000"}, {}, "predictor_host is 'http://triton:8000': it must be host:port, without"),
+        ({"predictor_host": "triton:8000/v2"}, {}, "predictor_host is 'triton:8000/v2': it must be host:port, without"),
+        ({"predictor_request_timeout_seconds": 0}, {}, "argument predictor_request_timeout_seconds (from the command line) is 0: "),
     ],
 )  # fmt: skip
 def test_wrong_values_are_one_clear_line(

@@ -96,7 +96,7 @@ def test_a_client_that_leaves(runner: GeneratorRunner, path: str) -> None:
             "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "root_path": "",
             "scheme": "http", "server": ("test", 80), "client": ("test", 1),
         }  # fmt: skip
-        asking = asyncio.create_task(create_application(Models([runner]), Arguments())(scope, receive, send))
+        asking = asyncio.ensure_future(create_application(Models([runner]), Arguments())(scope, receive, send))
         while not count(runner):  # noqa: ASYNC110
             await asyncio.sleep(0)
         left.set()

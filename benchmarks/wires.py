@@ -1,0 +1,129 @@
+"""What the wires cost: gRPC against REST in CPU time, and binary tensors against JSON in time to answer.
+
+    make bench-wires
+
+The CPU time is the server's own, of all its processes, for each text; once with a DistilBERT-size model and once with
+one that answers at once, so that only the wire is left. The loads are in turn, and the ratio is the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from statistics import median
+
+import grpc
+import orjson
+import psutil
+
+from benchmarks.http_cost import cpu_seconds, serving
+from benchmarks.load import Load, bodies, closed_loop, drive
+from benchmarks.models import make_model
+from benchmarks.run import sample, serve, serve_words
+from protocol.stubs import open_inference_pb2 as messages
+from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+_TEXTS = 64
+_CALLERS = 16
+_ROUNDS = 3
+_INSTANT = [sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Runtime", "--port={port}"]
+_PATH = "/v2/models/model/infer"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = make_model("sequence_classification", Path(scratch) / "model")
+        _compare_cpu("DistilBERT-size model", serve_words(folder, "float32"), 10.0)
+    _compare_cpu("a model that answers at once", _INSTANT, 4.0)
+    _compare_forms()
+
+
+def _compare_cpu(name: str, words: list[str], seconds: float) -> None:
+    port = _free_port()
+    texts = sample()
+    with serve(words, environment={"RUNTIME_ENABLE_GRPC": "1", "RUNTIME_GRPC_PORT": str(port)}) as url:
+        costs: dict[str, list[float]] = {"REST": [], "gRPC": []}
+        processes = serving(int(url.rpartition(":")[2]))
+        for _ in range(_ROUNDS):
+            for wire, load in (
+                ("REST", lambda: drive(url + _PATH, bodies("oip", texts, 1), _CALLERS, 1, seconds)),
+                ("gRPC", lambda: _drive_grpc(port, texts, seconds)),
+            ):
+                costs[wire].append(_cost(processes, load))
+    rest, remote = (median(costs[wire]) for wire in ("REST", "gRPC"))
+    sys.stdout.write(
+        f"{name}, {_CALLERS} callers: {rest:.0f} us of CPU a text over REST, {remote:.0f} over gRPC; "
+        f"ratio {remote / rest:.2f}\n"
+    )
+
+
+def _cost(processes: list[psutil.Process], load: Callable[[], Awaitable[Load]]) -> float:
+    """CPU microseconds a text."""
+    before = cpu_seconds(processes)
+    found = asyncio.run(_await(load))
+    if found.errors:
+        raise SystemExit(f"error: {found.errors} requests failed")
+    return 1e6 * (cpu_seconds(processes) - before) / found.requests
+
+
+async def _await(load: Callable[[], Awaitable[Load]]) -> Load:
+    return await load()
+
+
+async def _drive_grpc(port: int, texts: list[str], seconds: float) -> Load:
+    requests = []
+    for text in texts:
+        request = messages.ModelInferRequest(model_name="model")
+        tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[1])
+        tensor.contents.bytes_contents.append(text.encode())
+        requests.append(request)
+    async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+
+        async def ask(turn: int) -> bool:
+            return len((await stub.ModelInfer(requests[turn % len(requests)])).outputs) == 1
+
+        return await closed_loop(ask, _CALLERS, 1, seconds)
+
+
+def _compare_forms() -> None:
+    tensor = {"name": "input-0", "shape": [_TEXTS], "datatype": "BYTES", "data": ["a"] * _TEXTS}
+    with serve(_INSTANT) as url:
+        # A client that reads as fast as it can: the time is to be the server's.
+        connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        times: dict[bool, list[float]] = {True: [], False: []}
+        sizes: dict[bool, int] = {}
+        for _ in range(100):
+            for binary, measured in times.items():
+                output = {"name": "logits", "parameters": {"binary_data": binary}}
+                body = orjson.dumps({"inputs": [tensor], "outputs": [output]})
+                start = time.perf_counter()
+                connection.request("POST", _PATH, body, {"content-type": "application/json"})
+                answer = connection.getresponse()
+                sizes[binary] = len(answer.read())
+                measured.append(time.perf_counter() - start)
+                assert answer.status == 200
+    as_json, as_binary = (1000 * median(times[binary]) for binary in (False, True))
+    sys.stdout.write(
+        f"logits of [{_TEXTS}, 512, 9]: {sizes[False] / 1e6:.1f} MB of JSON in {as_json:.1f} ms, "
+        f"{sizes[True] / 1e6:.1f} MB in binary in {as_binary:.1f} ms; ratio {as_json / as_binary:.1f}\n"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main()

@@ -1,0 +1,96 @@
+"""The forward pass of a batch on another server: tensors there, logits back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runners.encoder.heads import Head
+from runners.encoder.packing import Rows, count_rows, pad
+from runners.encoder.tokenization import TokenizedText
+from runners.errors import PredictorAnswerError
+from runners.predictor import Predictor
+
+
+class RemoteForward:
+    """A batch as a rectangle that the predictor runs; what it answers is cut to the rows that the head reads."""
+
+    padding_free = False
+    # The predictor computes one batch while the next is on its way.
+    at_once = 2
+
+    def __init__(self, predictor: Predictor, head: Head, inputs: frozenset[str]) -> None:
+        """
+        Args:
+            head: what reads the answers.
+            inputs: which tensors the predictor is given.
+        """
+        self._predictor = predictor
+        self._head = head
+        self._inputs = inputs
+
+    def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
+        """As `Forward.run`; vectors that the predictor has pooled are [texts, 1, dimensions].
+
+        Raises:
+            PredictorError: there is no answer, or it is not the model's.
+        """
+        counts = count_rows(texts, self._head.rows, self._head.tokenizer.mask_token_id)
+        if "attention_mask" in self._inputs:
+            return _to_tensor(self._ask(texts, counts)), counts
+        # Nothing tells the predictor what is padding, so that there must be none: texts of one length at a time.
+        parts: dict[int, NDArray[np.float32]] = {}
+        lengths = [len(text.input_ids) for text in texts]
+        for length in set(lengths):
+            alike = [index for index, other in enumerate(lengths) if other == length]
+            own_counts = [counts[index] for index in alike]
+            answer = self._ask([texts[index] for index in alike], own_counts)
+            bounds = np.cumsum(own_counts)[:-1] if answer.ndim == 2 else len(alike)
+            parts.update(zip(alike, np.split(answer, bounds), strict=True))
+        return _to_tensor(np.concatenate([parts[index] for index in range(len(texts))])), counts
+
+    def _ask(self, texts: Sequence[TokenizedText], counts: list[int]) -> NDArray[np.float32]:
+        arrays = pad(texts, self._head.config)
+        answer = self._predictor.infer({name: array for name, array in arrays.items() if name in self._inputs})
+        real = arrays["attention_mask"].astype(bool)
+        count, longest = real.shape
+        columns = answer.shape[1] if answer.ndim == 3 else 0
+        fits = answer.shape[:1] == (count,) and answer.shape[-1:] == (self._head.width,)
+        match self._head.rows:
+            case Rows.FIRST if answer.ndim == 2 and fits:
+                return answer
+            case Rows.ALL if answer.shape == (count, self._head.pooled_width):
+                return answer[:, None]
+            case Rows.ALL if columns >= longest and fits:
+                return np.asarray(answer[:, :longest][real])
+            case Rows.MASKS if columns >= longest and fits:
+                masks = real & (arrays["input_ids"] == self._head.tokenizer.mask_token_id)
+                return np.asarray(answer[:, :longest][masks])
+            case Rows.MASKS if columns == max(counts) and fits:
+                # This server itself answers with the masks alone, texts with fewer of them filled up.
+                return answer[np.arange(columns) < np.array(counts)[:, None]]
+        raise PredictorAnswerError(
+            f"the predictor answered with the shape {list(answer.shape)}; for {count} texts of up to {longest} tokens "
+            f"the model's is {self._expected(count, longest, max(counts))}"
+        )
+
+    def _expected(self, texts: int, tokens: int, masks: int) -> str:
+        width, pooled = self._head.width, self._head.pooled_width
+        by_token = f"[{texts}, {tokens}, {width}]"
+        match self._head.rows:
+            case Rows.FIRST:
+                return f"[{texts}, {width}]"
+            case Rows.MASKS:
+                return f"{by_token}, or [{texts}, {masks}, {width}] for the masks alone"
+            case Rows.ALL if pooled is not None:
+                return f"{by_token}, or pooled [{texts}, {pooled}]"
+        return by_token
+
+
+def _to_tensor(array: NDArray[np.float32]) -> Tensor:
+    # What lies in a received buffer cannot be written to, which torch wants of everything.
+    return torch.from_numpy(np.require(array, requirements="W"))

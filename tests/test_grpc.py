@@ -1,0 +1,162 @@
+"""Black box: what gRPC shares with the process that serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+
+from protocol.stubs import open_inference_pb2 as messages
+from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.conftest import ModelFolder
+from tests.servers import BENTOML, ServerProcess
+from tests.wire import to_binary
+
+pytestmark = pytest.mark.slow
+
+
+def infer_request(*texts: str) -> messages.ModelInferRequest:
+    request = messages.ModelInferRequest(model_name="model", raw_input_contents=[to_binary("BYTES", texts)])
+    request.inputs.add(name="input-0", datatype="BYTES", shape=[len(texts)])
+    return request
+
+
+def infer(channel: grpc.Channel, *texts: str) -> Any:
+    return GRPCInferenceServiceStub(channel).ModelInfer(infer_request(*texts), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def folder(model_folder: ModelFolder) -> Path:
+    return model_folder("bert", "sequence_classification")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def serve(folder: Path, home: Path, *words: str, **environment: str) -> ServerProcess:
+    return ServerProcess(
+        [*BENTOML, "serve", ".", "--port={port}", f"--arg=model_dir={folder}", *words], home, environment
+    )
+
+
+def test_workers_share_the_port(folder: Path, home: Path) -> None:
+    server = serve(folder, home, BENTOML_CONFIG_OPTIONS="services.huggingface_runtime.workers=2")
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]
+        assert len({one.pid for one in listening if one.laddr.port == server.grpc_port}) == 2
+        _wait_for_answer(server)
+        assert httpx.get(f"{server.url}/v2").json()["extensions"] == ["binary_tensor_data", "classification"]
+        assert httpx.post(f"{server.url}/v2/repository/models/model/unload").status_code == 501
+    finally:
+        assert server.terminate() == 0
+
+
+def _wait_for_answer(server: ServerProcess) -> None:
+    """A worker that still loads says so; a channel of its own may reach the other."""
+    for _ in range(300):
+        own = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(f"localhost:{server.grpc_port}", own) as channel, contextlib.suppress(grpc.RpcError):
+            assert infer(channel, "a").outputs
+            return
+        time.sleep(0.1)
+    raise AssertionError(server.output)
+
+
+def test_a_port_in_use_ends_the_start(folder: Path, home: Path) -> None:
+    first = serve(folder, home / "first")
+    try:
+        first.wait_until("/v2/health/live", 200)
+        second = serve(folder, home / "second", RUNTIME_GRPC_PORT=str(first.grpc_port))
+        try:
+            assert second.wait_for_exit() == 1
+            assert (
+                second.output.count(f"port {first.grpc_port} cannot be used: Address already in use; set --grpc_port")
+                == 1
+            )
+            assert "Traceback" not in second.output
+        finally:
+            second.terminate()
+    finally:
+        first.terminate()
+
+
+def test_without_grpc(folder: Path, home: Path) -> None:
+    server = serve(folder, home, "--arg=enable_grpc=false")
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel, pytest.raises(grpc.RpcError) as refused:
+            infer(channel, "a")
+        assert refused.value.code().name == "UNAVAILABLE"
+    finally:
+        assert server.terminate() == 0
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("certificate")
+    key, made = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(made)],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return made, key
+
+
+def test_tls_for_both(folder: Path, home: Path, certificate: tuple[Path, Path]) -> None:
+    made, key = certificate
+    server = serve(folder, home, f"--arg=ssl_certfile={made}", f"--arg=ssl_keyfile={key}")
+    try:
+        trusting = ssl.create_default_context(cafile=str(made))
+        deadline = time.monotonic() + 60
+        answer = None
+        while answer is None or (answer.status_code != 200 and time.monotonic() < deadline):
+            try:
+                answer = httpx.get(f"https://localhost:{server.port}/v2/health/ready", verify=trusting)
+            except httpx.TransportError:
+                assert time.monotonic() < deadline, server.output
+                time.sleep(0.2)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://localhost:{server.port}/v2/health/ready")
+        credentials = grpc.ssl_channel_credentials(made.read_bytes())
+        with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
+            assert infer(channel, "a").outputs
+    finally:
+        assert server.terminate() == 0
+
+
+def test_a_call_in_flight_is_answered_when_the_server_is_told_to_end(folder: Path, home: Path) -> None:
+    server = serve(folder, home)
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel:
+            infer(channel, "a")
+            call = GRPCInferenceServiceStub(channel).ModelInfer.future(
+                infer_request(*["word " * 400] * 400), timeout=60
+            )
+            time.sleep(0.3)
+            ending = threading.Thread(target=server.terminate)
+            ending.start()
+            time.sleep(0.3)
+            assert not call.done()
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(channel, "b")
+            assert refused.value.code().name == "UNAVAILABLE"
+            assert call.result().outputs[0].shape == [400]
+        ending.join()
+    finally:
+        assert server.terminate() == 0
