@@ -1,7 +1,6 @@
 """The BentoML service: what runs where. It wires and computes nothing.
 
-protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application mounted at /, and a gRPC server
-           beside it
+protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application, and a gRPC server beside it
 runners/   the model: loaded in the background once the server listens; an encoder runs in a thread of its own, a
            generator on vLLM's engine or, in a thread of its own, on transformers; or a predictor elsewhere runs it
 """
@@ -16,7 +15,6 @@ from typing import Any
 import bentoml
 from _bentoml_sdk import Service
 from bentoml.images import Image
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
@@ -61,9 +59,8 @@ except ArgumentsError as error:
 models = Models([runner])
 grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
 BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
-# Swagger UI, which BentoML carries and /docs shows; BentoML itself would ask the application first.
-ASSETS = "/static_content"
-assets = StaticFiles(directory=Path(bentoml.__file__).parent / "_internal" / "server" / "static_content")
+# Swagger UI, which BentoML carries and the application's /docs shows.
+BENTOML_ASSETS = "/static_content/"
 application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
@@ -78,7 +75,7 @@ class DirectService(Service[Any]):
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")
-            direct = scope["type"] == "http" and path not in BENTOML_PATHS and not path.startswith(f"{ASSETS}/")
+            direct = scope["type"] == "http" and path not in BENTOML_PATHS and not path.startswith(BENTOML_ASSETS)
             await (application if direct else behind_middleware)(scope, receive, send)
 
         return route
@@ -125,24 +122,20 @@ class Generator(Server):
 
 
 # One name, and one service in every Bento: the model that is served decides which of the two it is.
-Runtime = bentoml.asgi_app(application, path="/")(
-    bentoml.asgi_app(assets, path=ASSETS)(
-        bentoml.service(
-            service_class=DirectService,
-            name=NAME,
-            image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
-            # As many GPUs as the engine's parallelism takes, which for an encoder is one.
-            resources=resources,
-            envs=[
-                {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
-                {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
-            ],
-            # Over TLS where there is a certificate; gRPC reads the same arguments.
-            ssl=resolve_ssl(arguments),
-            extra_ports=[arguments.grpc_port] if grpc_server is not None else [],
-            endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
-            # BentoML's own request metrics label by raw path; /metrics is the application's.
-            metrics={"enabled": False},
-        )(Generator if isinstance(runner, GeneratorRunner) else Encoder)
-    )
-)
+Runtime = bentoml.service(
+    service_class=DirectService,
+    name=NAME,
+    image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
+    # As many GPUs as the engine's parallelism takes, which for an encoder is one.
+    resources=resources,
+    envs=[
+        {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
+        {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+    ],
+    # Over TLS where there is a certificate; gRPC reads the same arguments.
+    ssl=resolve_ssl(arguments),
+    extra_ports=[arguments.grpc_port] if grpc_server is not None else [],
+    endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
+    # BentoML's own request metrics label by raw path; /metrics is the application's.
+    metrics={"enabled": False},
+)(Generator if isinstance(runner, GeneratorRunner) else Encoder)
