@@ -16,6 +16,7 @@ from typing import Any
 import bentoml
 from _bentoml_sdk import Service
 from bentoml.images import Image
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
@@ -60,6 +61,9 @@ except ArgumentsError as error:
 models = Models([runner])
 grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
 BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
+# Swagger UI, which BentoML carries and /docs shows; BentoML itself would ask the application first.
+ASSETS = "/static_content"
+assets = StaticFiles(directory=Path(bentoml.__file__).parent / "_internal" / "server" / "static_content")
 application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
@@ -73,7 +77,8 @@ class DirectService(Service[Any]):
         behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
-            direct = scope["type"] == "http" and scope["path"] not in BENTOML_PATHS
+            path = scope.get("path", "")
+            direct = scope["type"] == "http" and path not in BENTOML_PATHS and not path.startswith(f"{ASSETS}/")
             await (application if direct else behind_middleware)(scope, receive, send)
 
         return route
@@ -121,21 +126,23 @@ class Generator(Server):
 
 # One name, and one service in every Bento: the model that is served decides which of the two it is.
 Runtime = bentoml.asgi_app(application, path="/")(
-    bentoml.service(
-        service_class=DirectService,
-        name=NAME,
-        image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
-        # As many GPUs as the engine's parallelism takes, which for an encoder is one.
-        resources=resources,
-        envs=[
-            {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
-            {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
-        ],
-        # Over TLS where there is a certificate; gRPC reads the same arguments.
-        ssl=resolve_ssl(arguments),
-        extra_ports=[arguments.grpc_port] if grpc_server is not None else [],
-        endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
-        # BentoML's own request metrics label by raw path; /metrics is the application's.
-        metrics={"enabled": False},
-    )(Generator if isinstance(runner, GeneratorRunner) else Encoder)
+    bentoml.asgi_app(assets, path=ASSETS)(
+        bentoml.service(
+            service_class=DirectService,
+            name=NAME,
+            image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
+            # As many GPUs as the engine's parallelism takes, which for an encoder is one.
+            resources=resources,
+            envs=[
+                {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
+                {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+            ],
+            # Over TLS where there is a certificate; gRPC reads the same arguments.
+            ssl=resolve_ssl(arguments),
+            extra_ports=[arguments.grpc_port] if grpc_server is not None else [],
+            endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
+            # BentoML's own request metrics label by raw path; /metrics is the application's.
+            metrics={"enabled": False},
+        )(Generator if isinstance(runner, GeneratorRunner) else Encoder)
+    )
 )

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol import generate, open_inference, openai, repository, v1
+from protocol import generate, open_inference, openai, openapi, repository, v1
 from protocol.compression import CompressResponses
 from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
@@ -26,8 +26,8 @@ from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import Models
 
-# What probes and scrapers ask, which have no key.
-_OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics")
+# What probes and scrapers ask, which have no key, and what tells of the keys.
+_OPEN = ("/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", *openapi.OPEN_PATHS)
 
 
 def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ASGIApp:
@@ -36,16 +36,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     Args:
         openai_prefix: where OpenAI's API is served, beside `/v1`.
     """
-    limit = arguments.max_request_bytes
     application: ASGIApp = Starlette(
-        routes=[
-            *openai.routes(models, limit, openai_prefix),
-            *v1.routes(models, limit),
-            *generate.routes(models, limit),
-            *repository.routes(models, limit),
-            *open_inference.routes(models, limit),
-            Route("/metrics", _metrics),
-        ],
+        routes=create_routes(models, arguments, openai_prefix),
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
@@ -61,6 +53,20 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
         application = _RequireKey(application, Keys(arguments.api_key))
     application = EchoRequestId(KeepAlive(CompressResponses(application)))
     return LogLatency(application) if arguments.enable_latency_logging else application
+
+
+def create_routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Route]:
+    """The routes of all protocols, in the order in which they are tried."""
+    limit = arguments.max_request_bytes
+    return [
+        *openai.routes(models, limit, openai_prefix),
+        *v1.routes(models, limit),
+        *generate.routes(models, limit),
+        *repository.routes(models, limit),
+        *open_inference.routes(models, limit),
+        *openapi.routes(models, bool(arguments.api_key), openai_prefix),
+        Route("/metrics", _metrics),
+    ]
 
 
 class _RequireKey:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -39,20 +40,42 @@ def post_route(
     Args:
         render_error: the form of that answer; the application's own if None.
     """
+    return _guarded_route(path, endpoint, ("POST",), render_error)
 
+
+def get_route(
+    path: str, endpoint: Callable[[Request], Awaitable[Response]], render_error: Callable[[Exception], Response]
+) -> Route:
+    """The same for GET."""
+    return _guarded_route(path, endpoint, ("GET", "HEAD"), render_error)
+
+
+def _guarded_route(
+    path: str,
+    endpoint: Callable[[Request], Awaitable[Response]],
+    methods: Sequence[str],
+    render_error: Callable[[Exception], Response] | None,
+) -> Route:
     async def guarded(request: Request) -> Response:
-        if request.method == "POST":
+        if request.method in methods:
             return await endpoint(request)
+        allowed = ", ".join(methods)
         error = MethodNotAllowedError(
-            f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
+            f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}", allowed=allowed
         )
         if render_error is None:
             raise error
         return render_error(error)
 
-    route = Route(path, guarded)
-    # All methods, so that the router does not answer for some of them itself.
+    return any_route(path, guarded)
+
+
+def any_route(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
+    """A route for all methods, so that the router does not answer for some of them itself."""
+    route = Route(path, endpoint)
     route.methods = None
+    # What is no name of a model is to be answered as one that is unknown, also where it has line breaks.
+    route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
     return route
 
 
@@ -137,7 +160,7 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
         return replace(options, sampling=read_sampling(parameters))
     if not parameters:
         return options
-    flags = {name: parameters[name] for name in _OPTION_PARAMETERS if name in parameters}
+    flags = {name: parameters[name] for name in OPTION_PARAMETERS if name in parameters}
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise InvalidRequestError(f"the parameter {name} must be true or false")
@@ -152,7 +175,7 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
 
 
 _OUTPUT_BY_PARAMETER = {"return_probabilities": Output.PROBABILITIES, "return_raw_logits": Output.RAW_LOGITS}
-_OPTION_PARAMETERS = (*_OUTPUT_BY_PARAMETER, "return_offsets_mapping")
+OPTION_PARAMETERS = (*_OUTPUT_BY_PARAMETER, "return_offsets_mapping")
 
 
 async def infer(request: Request, runner: Runner, texts: Sequence[TextInput], options: Options) -> Sequence[Prediction]:

@@ -178,8 +178,13 @@ def render_openai_error(error: Exception) -> Response:
 def openai_error(error: Exception) -> dict[str, object]:
     """The `{"error": {...}}` body of OpenAI's API; `type` and `code` are vLLM's."""
     status, message, _ = describe(error)
-    kind = f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
-    return {"error": {"message": message, "type": kind, "param": getattr(error, "param", None), "code": status}}
+    param = getattr(error, "param", None)
+    return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": status}}
+
+
+def openai_error_type(status: HTTPStatus) -> str:
+    """vLLM's name for errors of this status, such as NotFoundError."""
+    return f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
 
 
 def _cut(message: str) -> str:

@@ -57,10 +57,14 @@ def _read(call: dict[str, Any]) -> tuple[str, Sampling]:
     text = call.get(_TEXT)
     if not isinstance(text, str):
         raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
-    parameters = call.get("parameters") or {}
-    if not isinstance(parameters, dict):
+    parameters = call.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequestError("parameters must be an object")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
+    if not parameters:
+        return text, read_sampling(beside)
+    # What is wrong is refused also where the parameters win over it.
+    read_sampling(beside)
     return text, read_sampling({**beside, **parameters})
 
 

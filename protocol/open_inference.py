@@ -17,7 +17,7 @@ from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
 from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, describe_model
-from protocol.tensors import MAX_DIMENSION, MAX_DIMENSIONS, Tensor, tensor_from_binary, tensor_from_json
+from protocol.tensors import DATATYPES, MAX_DIMENSION, MAX_DIMENSIONS, Tensor, tensor_from_binary, tensor_from_json
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.inference import Models
 
@@ -31,8 +31,8 @@ class InferInput(msgspec.Struct):
 
     name: str
     shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
-    datatype: str
-    data: msgspec.Raw | UnsetType = UNSET
+    datatype: Annotated[str, Meta(extra_json_schema={"enum": [*DATATYPES]})]
+    data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "array"})] | UnsetType = UNSET
     parameters: dict[str, Any] | None = None
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.body import json_response, read_body
-from protocol.calls import OPENAI_PATHS, describe_service, post_route
+from protocol.calls import OPENAI_PATHS, any_route, describe_service, get_route, post_route
 from protocol.completions import answer_chat, answer_completion
 from protocol.errors import (
     InvalidRequestError,
@@ -41,7 +41,7 @@ _STARTED = int(time.time())
 
 def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
     """The routes under `prefix` and under `/v1`."""
-    prefix = _normalize(prefix)
+    prefix = normalize_prefix(prefix)
 
     async def list_models(_: Request) -> Response:
         return json_response({"object": "list", "data": await _model_cards(models), "models": models.names})
@@ -67,19 +67,30 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
-        if _is_for_clients(path) and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
+        if is_for_clients(path) and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
             return await forward_or_answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {prefix}/v1")
 
     bases = dict.fromkeys((f"{prefix}/v1", "/v1"))
     found = [
-        *(Route(f"{base}/models", list_models) for base in bases),
+        Route("/v1/models", list_models),
         *(post_route(f"{base}/{path}", _shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
     ]
     if prefix:
-        found.append(Route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model)))
-        found.append(Route(f"{prefix}/{{path:path}}", _shaped(unknown), methods=["GET", "POST"]))
+        found.append(get_route(f"{prefix}/v1/models", list_models, _shape))
+        found.append(get_route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model), _shape))
+        found.append(any_route(f"{prefix}/{{path:path}}", _shaped(unknown)))
     return found
+
+
+def normalize_prefix(prefix: str) -> str:
+    """The prefix with one slash before it and none behind it; empty for none."""
+    return f"/{prefix.strip('/')}".rstrip("/")
+
+
+def is_for_clients(path: str) -> bool:
+    """Whether a path of vLLM's is for everybody below the prefix, if it is there."""
+    return path in _VLLM_PATHS or path.startswith("/v1/")
 
 
 _ANSWERS = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}
@@ -162,12 +173,12 @@ class ForwardPreflights:
     def __init__(self, app: ASGIApp, models: Models, prefix: str) -> None:
         self._app = app
         self._models = models
-        self._prefix = _normalize(prefix)
+        self._prefix = normalize_prefix(prefix)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
             path = scope["path"].removeprefix(self._prefix)
-            forwarded = _is_for_clients(path) if path != scope["path"] else path.removeprefix("/v1/") in OPENAI_PATHS
+            forwarded = is_for_clients(path) if path != scope["path"] else path.removeprefix("/v1/") in OPENAI_PATHS
             runner = self._models.first
             if forwarded and isinstance(runner, GeneratorRunner) and runner.ready and runner.serves_openai(path):
                 application = runner.openai_application
@@ -180,15 +191,6 @@ class ForwardPreflights:
 def _is_preflight(scope: Scope) -> bool:
     """As the Fetch standard has it: https://fetch.spec.whatwg.org/#cors-preflight-request"""
     return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope["headers"]}
-
-
-def _is_for_clients(path: str) -> bool:
-    """Whether vLLM's route, if it has one, is for everybody below the prefix."""
-    return path in _VLLM_PATHS or path.startswith("/v1/")
-
-
-def _normalize(prefix: str) -> str:
-    return f"/{prefix.strip('/')}".rstrip("/")
 
 
 def _inner_scope(scope: Scope, path: str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class SamplingParameters(SamplingFields, forbid_unknown_fields=True):
 
 
 # What the protocols themselves put among the parameters.
-_OF_THE_PROTOCOL = frozenset(
+PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "content_type", "headers", "stream", "triton_enable_empty_final_response"}
 )
 _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters))
@@ -79,7 +79,7 @@ def read_sampling(parameters: Mapping[str, Any] | None) -> Sampling:
     Raises:
         InvalidRequestError: a parameter is unknown, or has a value that is not allowed.
     """
-    given = {name: value for name, value in (parameters or {}).items() if name not in _OF_THE_PROTOCOL}
+    given = {name: value for name, value in (parameters or {}).items() if name not in PROTOCOL_PARAMETERS}
     if unknown := sorted({*given} - {*_NAMES}):
         raise InvalidRequestError(f"the parameter {unknown[0]} is unknown; there are {', '.join(_NAMES)}", unknown[0])
     try:

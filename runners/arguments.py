@@ -156,7 +156,7 @@ class Arguments(BaseModel):
     )
     api_key: Annotated[tuple[str, ...] | None, BeforeValidator(_split_names)] = Field(
         None, repr=False, description="comma list of keys; clients must send one as `Authorization: Bearer KEY` on all "
-        "routes but health and metrics; better set in the environment, since command lines can be seen",
+        "routes but health, metrics and docs; better set in the environment, since command lines can be seen",
     )  # fmt: skip
     enable_grpc: bool = Field(True, description="serve the Open Inference Protocol over gRPC too")
     grpc_port: int = Field(8081, ge=1, le=65535, description="port of gRPC")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +169,21 @@ def test_stop_logprobs_choices_and_seed(client: openai.OpenAI) -> None:
     texts = [[choice.text for choice in choices] for choices in sampled]
     assert texts[0] == texts[1]
     assert len(set(texts[0])) > 1
+
+
+def test_the_document_describes_what_vllm_answers(server: ServerProcess) -> None:
+    document = httpx.get(f"{server.url}/openapi.json", timeout=60).json()
+    paths, schemas = document["paths"], document["components"]["schemas"]
+    assert {"/openai/tokenize", "/openai/v1/responses", "/v1/responses"} <= {*paths}
+    assert not {"/openai/scale_elastic_ep", "/openai/health", "/tokenize"} & {*paths}
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert referred <= {*schemas}
+    for path in ("/v1/completions", "/openai/v1/completions", "/v1/chat/completions"):
+        content = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        name = content["schema"]["$ref"].rpartition("/")[2]
+        assert {"guided_decoding", "structured_outputs", "kv_transfer_params"} & {*schemas[name]["properties"]}
+        for example in content["examples"].values():
+            assert httpx.post(server.url + path, json=example["value"], timeout=60).status_code == 200
 
 
 def test_structured_output(client: openai.OpenAI) -> None:

@@ -7,6 +7,7 @@ import gzip
 import http.client
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_kserve_client(minilm: ServerProcess, expected: Any, protocol: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/docs.json", 404), ("/nowhere", 404)]
+    ("path", "status"), [("/livez", 200), ("/readyz", 200), ("/metrics", 200), ("/docs.json", 200), ("/nowhere", 404)]
 )
 def test_other_paths(minilm: ServerProcess, path: str, status: int) -> None:
     response = httpx.get(minilm.url + path)
@@ -177,6 +178,15 @@ def test_one_connection_outlives_every_error(minilm: ServerProcess) -> None:
         assert (response.status, list(json.loads(response.read()))) == (200, ["predictions"])
         assert connection.sock is used
     connection.close()
+
+
+def test_the_page_of_the_document_has_all_that_it_refers_to(minilm: ServerProcess) -> None:
+    page = httpx.get(f"{minilm.url}/docs").text
+    found = re.findall(r'(?:href|src|url)[=:] ?"([^"]+)"', page)
+    assert len(found) == 4
+    for target in found:
+        assert httpx.get(f"{minilm.url}/{target}").status_code == 200, target
+    assert httpx.get(f"{minilm.url}/static_content/nothing").status_code == 404
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(minilm: ServerProcess) -> None:

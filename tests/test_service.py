@@ -12,6 +12,7 @@ import pytest
 
 from runners import startup
 from runners.arguments import read_arguments
+from tests.protocol.test_openapi import BENTOML_OPERATIONS
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """
@@ -19,7 +20,7 @@ import json, service
 from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
-print(json.dumps({"service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
+print(json.dumps({"bentoml_paths": sorted(service.BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
                   "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
 """
 
@@ -38,6 +39,10 @@ def test_effective_config() -> None:
     assert config["service"]["resources"] == {"gpu": 2, "gpu_type": "nvidia-l4"}
     assert config["service"]["endpoints"] == {"livez": "/v2/health/live", "readyz": "/v2/health/ready"}
     assert config["api_server"]["metrics"]["enabled"] is False
+
+
+def test_the_paths_that_are_bentoml_s_are_in_the_document() -> None:
+    assert effective_config()["bentoml_paths"] == sorted(path for _, path in BENTOML_OPERATIONS)
 
 
 def test_importing_the_service_is_cheap() -> None:

@@ -114,6 +114,11 @@ class Head(ABC):
         """What a class is called, for a task that has some."""
         raise NotImplementedError
 
+    @property
+    def properties(self) -> dict[str, str]:
+        """What a client has to know to ask."""
+        return {}
+
 
 class ClassificationHead(Head):
     """A head with a score for every class; its named outputs are `logits`, `probabilities` and `labels`."""
@@ -277,6 +282,10 @@ class FillMask(ClassificationHead):
 
     def class_name(self, index: int) -> str:
         return str(self.tokenizer.decode([index]))
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return {"mask_token": str(self.tokenizer.mask_token)}
 
     @property
     def classes(self) -> int:

@@ -125,7 +125,7 @@ class EncoderRunner:
     @property
     def properties(self) -> Mapping[str, str]:
         loaded = self._model()
-        return {"task": loaded.task, "max_length": str(loaded.token_limits.max_length)}
+        return {"task": loaded.task, "max_length": str(loaded.token_limits.max_length), **loaded.head.properties}
 
     def class_name(self, index: int) -> str:
         return self._model().head.class_name(index)

@@ -99,7 +99,12 @@ def test_metadata_describes_what_infer_returns(
         "platform": "pytorch_transformers",
         "inputs": [{"name": "input-0", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [{"name": name, "datatype": type_, "shape": shape} for name, type_, shape in [*outputs, *named]],
-        "properties": {"task": task, "max_length": "512", "token_inputs": "input_ids,attention_mask,token_type_ids"},
+        "properties": {
+            "task": task,
+            "max_length": "512",
+            **({"mask_token": "[MASK]"} if task == "fill_mask" else {}),
+            "token_inputs": "input_ids,attention_mask,token_type_ids",
+        },
     }
     assert client.get("/v2/models/model/versions/1").json() == metadata
     given = tensor(["[MASK] a", "[MASK] is [MASK]"])

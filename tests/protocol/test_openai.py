@@ -187,8 +187,13 @@ def test_errors(http: TestClient, path: str, body: Any, status: int, param: str 
         ("GET", "/openai/v1/completions", 405),
         ("GET", "/openai/v1/models/smollm", 200),
         ("GET", "/openai/v1/models/nope", 404),
+        ("GET", "/openai/v1/models/no%0Ape", 404),
+        ("POST", "/openai/v1/models", 405),
+        ("DELETE", "/openai/v1/models", 405),
+        ("POST", "/openai/v1/models/smollm", 405),
         ("GET", "/openai/metrics", 404),
         ("POST", "/openai/v1/nothing", 404),
+        ("PUT", "/openai/v1/nothing", 404),
         ("POST", "/openai/tokenize", 404),
     ],
 )
@@ -210,6 +215,23 @@ def test_generate(http: TestClient) -> None:
     as_triton = {"text_input": CAPITAL, "temperature": 0, "max_tokens": 2, "stream": False}
     assert http.post("/v2/models/smollm/generate", json=as_triton).json()["text_output"] == " Paris."
     assert http.get("/v2/models/smollm/generate").status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        *(({"parameters": value}, "parameters must be an object") for value in (False, 0, "", [], [1])),
+        (
+            {"temperature": 101, "parameters": {"temperature": 0}},
+            "the parameters are not as expected: Expected `float`",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_body_of_generate_is_refused(http: TestClient, body: dict[str, Any], error: str) -> None:
+    """Also where it would change nothing."""
+    response = http.post("/v2/models/smollm/generate", json={"text_input": CAPITAL, **body})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(error)
 
 
 def test_v1(http: TestClient) -> None:

@@ -1,0 +1,205 @@
+"""Examples of requests and their answers, for the OpenAPI document; the answers are those of the README's models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from protocol.inference import INPUT
+from protocol.outputs import OFFSETS, OUTPUT
+from protocol.tensors import BYTES, Tensor
+from protocol.versions import MODEL_VERSION
+from runners.task import Task
+
+_FRANCE = "The capital of France is"
+_GREEDY = {"max_tokens": 2, "temperature": 0}
+_PAIR = ["A man eats.", "Somebody has a meal."]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A request, and what comes back; None where that has no place in a document."""
+
+    summary: str
+    request: Any
+    answer: Any = None
+
+
+# By the kind of the request (predict, infer, infer_binary, generate, ...) and the example's name.
+Examples = Mapping[str, Mapping[str, Example]]
+
+
+def describe_examples(task: Task | None, name: str, mask: str) -> Examples:
+    """What can be asked of a model.
+
+    Args:
+        task: what it does; there are no examples where that is not known.
+        mask: how a model that fills masks writes one.
+    """
+    match task:
+        case Task.FILL_MASK:
+            return _describe_fill_mask(name, mask)
+        case Task.SEQUENCE_CLASSIFICATION:
+            return _describe_sequence_classification(name)
+        case Task.TOKEN_CLASSIFICATION:
+            return _describe_token_classification(name)
+        case Task.TEXT_EMBEDDING:
+            return _describe_text_embedding(name)
+        case Task.TEXT_GENERATION:
+            return _describe_text_generation(name)
+        case Task.TEXT2TEXT_GENERATION:
+            return _describe_text2text_generation(name)
+        case None:
+            return {}
+
+
+def _describe_fill_mask(name: str, mask: str) -> Examples:
+    texts = [f"{_FRANCE} {mask}.", f"The capital of {mask} is paris."]
+    return {
+        "predict": {"texts": Example("Two texts", {"instances": texts}, {"predictions": ["paris", "france"]})},
+        "infer": {"text": Example("A text", _ask(texts[0]), _answer(name, _tensor(OUTPUT, BYTES, [1], ["paris"])))},
+        "infer_binary": _describe_binary(texts[0]),
+    }
+
+
+def _describe_sequence_classification(name: str) -> Examples:
+    texts = ["Hello, my dog is cute", "I am feeling sad"]
+    asked = {"instances": texts[1:], "parameters": {"return_probabilities": True}}
+    best = {"outputs": [{"name": OUTPUT, "parameters": {"classification": 1}}]}
+    return {
+        "predict": {
+            "texts": Example("Two texts", {"instances": texts}, {"predictions": [1, 0]}),
+            "probabilities": Example("Probabilities", asked, {"predictions": [{"0": 0.8518, "1": 0.1482}]}),
+            "pair": Example("A pair of texts", {"instances": [_PAIR]}),
+        },
+        "infer": {
+            "texts": Example("Two texts", _ask(*texts), _answer(name, _tensor(OUTPUT, "INT64", [2], [1, 0]))),
+            "best": Example("The best class of a text, with its score and name", _ask(texts[1], **best)),
+        },
+        "infer_binary": _describe_binary(*texts),
+    }
+
+
+def _describe_token_classification(name: str) -> Examples:
+    texts = ["Have you met Sarah?", "Maria flew to Munich"]
+    labels = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, -100]
+    offsets = [0, 0, 0, 4, 5, 8, 9, 12, 13, 18, 18, 19, 0, 0, 0, 0, 0, 5, 6, 10, 11, 13, 14, 20, 0, 0, -100, -100]
+    tensors = [_tensor(OUTPUT, "INT64", [2, 1, 7], labels), _tensor(OFFSETS, "INT64", [2, 7, 2], offsets)]
+    asked = _ask(*texts, parameters={"return_offsets_mapping": True})
+    return {
+        "predict": {
+            "texts": Example("Two texts", {"instances": texts}, {"predictions": [[labels[:7]], [labels[7:13]]]}),
+        },
+        "infer": {"offsets": Example("Two texts, and where their tokens are", asked, _answer(name, *tensors))},
+        "infer_binary": _describe_binary(*texts),
+    }
+
+
+def _describe_text_embedding(name: str) -> Examples:
+    text = "Hello world"
+    beginning = [-0.034477208, 0.031023212, 0.0067349784]
+    summary = f"A text; of the 384 numbers of its answer these are the first {len(beginning)}"
+    return {
+        "predict": {"text": Example(summary, {"instances": [text]}, {"predictions": [beginning]})},
+        "infer": {"text": Example(summary, _ask(text), _answer(name, _tensor(OUTPUT, "FP32", [1, 384], beginning)))},
+        "infer_binary": _describe_binary(text),
+    }
+
+
+def _describe_text_generation(name: str) -> Examples:
+    completion = {"model": name, "prompt": _FRANCE, **_GREEDY}
+    chat = {
+        "model": name,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "max_tokens": 10,
+        "temperature": 0,
+    }
+    choice = {"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "length"}
+    reply = {"role": "assistant", "content": "The capital of France is Paris."}
+    return {
+        **_describe_continuation(name, _FRANCE, " Paris."),
+        "completions": {
+            "prompt": Example("A prompt", completion, _openai_answer("text_completion", name, choice, 5, 2)),
+            "stream": Example("A prompt, as a stream", {**completion, "stream": True}),
+        },
+        "chat/completions": {
+            "question": Example(
+                "A question",
+                chat,
+                _openai_answer(
+                    "chat.completion",
+                    name,
+                    {"index": 0, "message": reply, "logprobs": None, "finish_reason": "stop"},
+                    37,
+                    8,
+                ),
+            ),
+            "stream": Example("A question, as a stream", {**chat, "stream": True}),
+        },
+    }
+
+
+def _describe_text2text_generation(name: str) -> Examples:
+    text = "translate English to German: Hello world"
+    completion = {"model": name, "prompt": text, "max_tokens": 10, "temperature": 0}
+    return {**_describe_continuation(name, text, None), "completions": {"prompt": Example("A prompt", completion)}}
+
+
+def _describe_continuation(name: str, text: str, continuation: str | None) -> Examples:
+    """What generates over V1 and the Open Inference Protocol; without answers where they are not known."""
+    asked = {"text_input": text, "parameters": _GREEDY}
+    known = continuation is not None
+    of_model = {"model_name": name, "model_version": MODEL_VERSION}
+    return {
+        "predict": {
+            "text": Example(
+                "A text",
+                {"instances": [text], "parameters": _GREEDY},
+                {"predictions": [continuation]} if known else None,
+            )
+        },
+        "infer": {
+            "text": Example(
+                "A text",
+                _ask(text, parameters=_GREEDY),
+                _answer(name, _tensor(OUTPUT, BYTES, [1], [continuation])) if known else None,
+            )
+        },
+        "infer_binary": _describe_binary(text),
+        "generate": {"text": Example("A text", asked, {**of_model, "text_output": continuation} if known else None)},
+        "generate_stream": {"text": Example("A text", asked)},
+    }
+
+
+def _describe_binary(*texts: str) -> Mapping[str, Example]:
+    """A body of the binary extension: its JSON, and after it every text with its length before it."""
+    data = bytes(Tensor(INPUT.name, BYTES, [len(texts)], [*texts]).to_binary())
+    tensor = {
+        "name": INPUT.name,
+        "shape": [len(texts)],
+        "datatype": BYTES,
+        "parameters": {"binary_data_size": len(data)},
+    }
+    head = orjson.dumps({"id": "1", "inputs": [tensor]})
+    return {"texts": Example(f"Texts; inference-header-content-length is {len(head)}", (head + data).decode())}
+
+
+def _ask(*texts: str, **more: Any) -> dict[str, Any]:
+    return {"id": "1", "inputs": [_tensor(INPUT.name, BYTES, [len(texts)], [*texts])], **more}
+
+
+def _answer(name: str, *outputs: dict[str, Any]) -> dict[str, Any]:
+    return {"model_name": name, "model_version": MODEL_VERSION, "id": "1", "outputs": [*outputs]}
+
+
+def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:
+    return {"name": name, "shape": shape, "datatype": datatype, "data": data}
+
+
+def _openai_answer(kind: str, name: str, choice: dict[str, Any], prompt: int, completion: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    head = {"id": "cmpl-1b3f4432ec3f4b278ad45539b71670e4", "created": 1795534818, "model": name, "object": kind}
+    return {**head, "choices": [choice], "usage": usage}

@@ -1,0 +1,313 @@
+"""The OpenAPI document of this server, and the page that shows it.
+
+Bodies of requests are described by the types that parse them, or by vLLM where that answers, so that document and
+parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS
+from protocol.completions import ChatRequest, CompletionRequest
+from protocol.examples import Example, Examples, describe_examples
+from protocol.open_inference import BINARY_HEADER, InferRequest
+from protocol.openai import is_for_clients, normalize_prefix
+from protocol.operations import (
+    BINARY,
+    EVENTS,
+    JSON,
+    Paths,
+    content_of,
+    json_answer,
+    json_body,
+    requests_of,
+    text_answer,
+)
+from protocol.repository import IndexRequest
+from protocol.sampling import PROTOCOL_PARAMETERS, SamplingParameters
+from protocol.schemas import BOOLEAN, COUNT, STRING, Schema, answer_schemas, event_of, object_of, or_null, reference
+from protocol.v1 import PredictRequest
+from protocol.versions import SERVER_NAME, SERVER_VERSION
+from runners.generator.runner import GeneratorRunner
+from runners.inference import Models, Runner
+
+# What needs no key.
+OPEN_PATHS = ("/openapi.json", "/docs.json", "/docs")
+
+_REFERENCE = "#/components/schemas/{name}"
+_BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+_MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+_CALL = (*_BODY, *_MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
+_ANY = {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}
+_UNSERVED = "This server's model does not serve it"
+_TAGS = {
+    "V1": "KServe's V1 protocol",
+    "Open Inference Protocol": "V2, with the binary tensors, classification and generate extensions",
+    "OpenAI": "OpenAI's API",
+    "Repository": "Triton's model repository extension",
+    "Server": "Health, metrics and this document",
+    "BentoML": "BentoML's own",
+}
+_DESCRIPTION = (
+    "Wherever a path takes GET it takes HEAD too. Names of models may have slashes, as they are or as `%2F`. "
+    "Bodies without a content type, and curl's `application/x-www-form-urlencoded`, are read as JSON."
+)
+
+
+def routes(models: Models, secured: bool, openai_prefix: str) -> list[Route]:
+    """`/openapi.json`, BentoML's `/docs.json`, and `/docs`.
+
+    Args:
+        secured: whether clients need a key.
+    """
+    made: bytes | None = None
+
+    async def document(_: Request) -> Response:
+        nonlocal made
+        if made is not None:
+            return Response(made, media_type=JSON)
+        ready = models.ready
+        # In a thread, since vLLM's part takes a second.
+        described = await asyncio.to_thread(describe_server, models, secured, openai_prefix)
+        body = orjson.dumps(described)
+        if ready:
+            # Only now it is known what the model does.
+            made = body
+        return Response(body, media_type=JSON)
+
+    async def page(_: Request) -> Response:
+        return HTMLResponse(_PAGE)
+
+    return [Route("/openapi.json", document), Route("/docs.json", document), Route("/docs", page)]
+
+
+# Swagger UI is where BentoML has it; all paths are relative, so that the page also works behind a path prefix.
+_PAGE = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{SERVER_NAME}</title>
+<link rel="stylesheet" href="static_content/swagger-ui.css">
+<link rel="icon" type="image/png" href="static_content/favicon-light-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="static_content/swagger-ui-bundle.js" charset="utf-8"></script>
+<script>
+SwaggerUIBundle({{url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null}});
+</script>
+</body>
+</html>
+"""
+
+
+def describe_server(models: Models, secured: bool, openai_prefix: str) -> dict[str, Any]:
+    """The document; complete once the model is ready.
+
+    Args:
+        secured: whether clients need a key.
+    """
+    runner = models.first
+    paths = Paths(models.names, secured)
+    components = {**answer_schemas(runner.task), **_request_schemas(runner)}
+    mask = runner.properties.get("mask_token", "[MASK]") if runner.ready else "[MASK]"
+    examples = describe_examples(runner.task, runner.name, mask)
+    _add_server(paths)
+    _add_v1(paths, examples)
+    _add_open_inference(paths, examples, runner)
+    _add_repository(paths)
+    components |= _add_openai(paths, examples, runner, normalize_prefix(openai_prefix))
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": SERVER_NAME, "version": SERVER_VERSION, "description": _DESCRIPTION},
+        "tags": [{"name": name, "description": description} for name, description in _TAGS.items()],
+        "paths": paths.items,
+        "components": {"schemas": components, "responses": paths.responses},
+    }
+    if secured:
+        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"bearer": []}]
+    return document
+
+
+def _request_schemas(runner: Runner) -> dict[str, Schema]:
+    """Of all bodies that this server parses itself, and of the `parameters` that its model takes."""
+    types = (PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, SamplingParameters)
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    sampling = schemas["SamplingParameters"]
+    sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
+    options = {"type": "object", "properties": dict.fromkeys(OPTION_PARAMETERS, BOOLEAN)}
+    schemas["Parameters"] = sampling if isinstance(runner, GeneratorRunner) else options
+    predict = schemas["PredictRequest"]
+    predict["properties"]["parameters"] = or_null(reference("Parameters"))
+    predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]
+    binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
+    schemas["InferRequest"]["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
+    generate = {
+        "text_input": STRING,
+        "id": {"description": "comes back if it is a string"},
+        "parameters": or_null(reference("SamplingParameters")),
+        **sampling["properties"],
+    }
+    schemas["GenerateRequest"] = {
+        "description": "A body of `generate`; `parameters` wins over what stands beside it.",
+        "type": "object", "properties": generate, "required": ["text_input"], "additionalProperties": False,
+    }  # fmt: skip
+    return schemas
+
+
+def _add_server(paths: Paths) -> None:
+    unready = {503: json_answer("Ready", description="Not all models are loaded")}
+    dead = {503: json_answer("Live", description="A model has died")}
+    paths.add("get", "/", "Server", "The process lives", {200: json_answer("Alive")}, is_open=True)
+    paths.add("get", "/v2", "Server", "Name and version", {200: json_answer("ServerMetadata")}, is_open=True)
+    paths.add("get", "/v2/health/live", "Server", "The process lives", {200: json_answer("Live"), **dead}, is_open=True)
+    paths.add(
+        "get",
+        "/v2/health/ready",
+        "Server",
+        "All models are loaded",
+        {200: json_answer("Ready"), **unready},
+        is_open=True,
+    )
+    paths.add("get", "/metrics", "Server", "Prometheus metrics", {200: text_answer()}, is_open=True)
+    for path in ("/openapi.json", "/docs.json"):
+        paths.add("get", path, "Server", "This document", {200: _ANY}, is_open=True)
+    paths.add("get", "/docs", "Server", "This document as a page", {200: text_answer("text/html")}, is_open=True)
+    for path, summary in {
+        "/livez": "The process lives",
+        "/healthz": "The same",
+        "/readyz": "The model is loaded",
+    }.items():
+        answers = {200: text_answer(), 503: text_answer(description="Not so")}
+        paths.add("get", path, "BentoML", summary, answers, shape="BentoML", is_open=True)
+    answers = {200: _ANY}
+    paths.add("get", "/schema.json", "BentoML", "The service", answers, shape="BentoML", is_open=True)
+
+
+def _add_v1(paths: Paths, examples: Examples) -> None:
+    given = examples.get("predict", {})
+    model = "/v1/models/{name}"
+    paths.add("get", "/v1/models", "V1", "The models, for OpenAI's clients too", {200: json_answer("ModelCards")})
+    paths.add("get", model, "V1", "A model is ready", {200: json_answer("ModelStatus")}, _MODEL)
+    paths.add(
+        "post", f"{model}:predict", "V1", "Ask a model", {200: json_answer("PredictResponse", given)}, _CALL,
+        body=json_body(reference("PredictRequest"), given),
+    )  # fmt: skip
+    paths.add("post", f"{model}:explain", "V1", "There is no explainer", {}, (*_MODEL, HTTPStatus.NOT_IMPLEMENTED))
+
+
+def _add_open_inference(paths: Paths, examples: Examples, runner: Runner) -> None:
+    tag = "Open Inference Protocol"
+    texts, binaries = examples.get("infer", {}), examples.get("infer_binary", {})
+    body = json_body(reference("InferRequest"), texts)
+    body["content"][BINARY] = content_of({"type": "string", "format": "binary"}, requests_of(binaries))
+    answer = json_answer("InferResponse", texts)
+    answer["content"][BINARY] = {"schema": {"type": "string", "format": "binary"}}
+    answer["headers"] = {BINARY_HEADER: {"description": "the bytes of the JSON before binary tensors", "schema": COUNT}}
+    generates = not isinstance(runner, GeneratorRunner) or runner.generates
+    event = event_of(reference("GenerateEvent"), reference("Error"))
+    stream = {"description": "A stream of events", "content": {EVENTS: {"schema": event}}}
+    paths.add("get", "/v2/models", tag, "The models", {200: json_answer("ModelNames")})
+    for form in ("", "/versions/{version}"):
+        model = f"/v2/models/{{name}}{form}"
+        paths.add("get", model, tag, "What a model takes and returns", {200: json_answer("ModelMetadata")}, _MODEL)
+        paths.add("get", f"{model}/ready", tag, "A model is ready", {200: json_answer("ModelReady")}, _MODEL)
+        paths.add("post", f"{model}/infer", tag, "Ask a model", {200: answer}, _CALL, body, {BINARY_HEADER: COUNT})
+        for verb, found in (
+            ("generate", json_answer("GenerateResponse", examples.get("generate"))),
+            ("generate_stream", stream),
+        ):
+            if isinstance(runner, GeneratorRunner) and generates:
+                asked = json_body(reference("GenerateRequest"), examples.get(verb))
+                paths.add("post", f"{model}/{verb}", tag, "Continue a text", {200: found}, _CALL, asked)
+            else:
+                paths.add("post", f"{model}/{verb}", tag, _UNSERVED, {}, (*_MODEL, HTTPStatus.BAD_REQUEST))
+
+
+def _add_repository(paths: Paths) -> None:
+    changes = (HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED)
+    for form in ("", "/{repository}"):
+        base = f"/v2/repository{form}"
+        paths.add(
+            "post", f"{base}/index", "Repository", "The models and their states", {200: json_answer("RepositoryIndex")},
+            _BODY, json_body(reference("IndexRequest"), required=False),
+        )  # fmt: skip
+        for verb, summary in (("load", "Load a model"), ("unload", "Unload a model")):
+            answers = {200: json_answer(f"{verb.title()}ed")}
+            paths.add("post", f"{base}/models/{{name}}/{verb}", "Repository", summary, answers, changes)
+
+
+def _add_openai(paths: Paths, examples: Examples, runner: Runner, prefix: str) -> dict[str, Schema]:
+    """Add OpenAI's API, and return the schemas of vLLM's part in it."""
+    paths_of_vllm, schemas = _read_vllm(runner)
+    for base in dict.fromkeys((f"{prefix}/v1", "/v1")):
+        for path in OPENAI_PATHS:
+            if (operations := paths_of_vllm.get(f"/v1/{path}")) is not None:
+                _add_forwarded(paths, f"{base}/{path}", operations, examples.get(path, {}))
+            elif isinstance(runner, GeneratorRunner) and runner.serves_openai(f"/v1/{path}"):
+                _add_answered(paths, f"{base}/{path}", path, examples.get(path, {}))
+            else:
+                refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
+                paths.add("post", f"{base}/{path}", "OpenAI", _UNSERVED, {}, refusals, shape="OpenAI")
+    if not prefix:
+        return schemas
+    answers = {200: json_answer("ModelCards")}
+    paths.add("get", f"{prefix}/v1/models", "OpenAI", "The models and LoRA modules", answers, shape="OpenAI")
+    found = {200: json_answer("ModelCard")}
+    model = f"{prefix}/v1/models/{{name}}"
+    paths.add("get", model, "OpenAI", "A model", found, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
+    for path, operations in paths_of_vllm.items():
+        if f"{prefix}{path}" not in paths.items and is_for_clients(path):
+            _add_forwarded(paths, f"{prefix}{path}", operations, {})
+    return schemas
+
+
+def _add_answered(paths: Paths, path: str, kind: str, examples: Mapping[str, Example]) -> None:
+    """Add what this server answers itself."""
+    asked, answered, summary = _ANSWERED[kind]
+    answer = json_answer(answered, examples)
+    answer["content"][EVENTS] = {"schema": _CHUNK}
+    body = json_body(reference(asked), examples)
+    paths.add("post", path, "OpenAI", summary, {200: answer}, _CALL, body, shape="OpenAI")
+
+
+_CHUNK = object_of({"data": {**STRING, "description": "a chunk as JSON, or an OpenAIError; at the end [DONE]"}})
+_ANSWERED = {
+    "completions": ("CompletionRequest", "CompletionResponse", "Continue prompts"),
+    "chat/completions": ("ChatRequest", "ChatResponse", "Continue a chat"),
+}
+
+
+def _add_forwarded(paths: Paths, path: str, operations: Mapping[str, Any], examples: Mapping[str, Example]) -> None:
+    """Add what vLLM answers, as it describes it; what is refused before it gets there is this server's."""
+    for method, operation in operations.items():
+        # 422 is FastAPI's own, which vLLM's application never answers with.
+        answers = {int(status): answer for status, answer in operation["responses"].items() if status != "422"}
+        body = operation.get("requestBody")
+        if body is not None and examples:
+            body["content"][JSON]["examples"] = requests_of(examples)
+        errors = [status for status in _CALL if status not in answers]
+        summary = operation.get("summary", "")
+        paths.add(method, path, "OpenAI", summary, answers, errors, body, shape="OpenAI")
+
+
+def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:
+    """The paths that vLLM's own document describes, and its schemas under names that no others have."""
+    application: Any = runner.openai_application if isinstance(runner, GeneratorRunner) else None
+    if application is None:
+        return {}, {}
+    written = orjson.dumps(application.openapi()).replace(b'"#/components/schemas/', b'"#/components/schemas/vLLM.')
+    document = orjson.loads(written)
+    paths = {path: operations for path, operations in document["paths"].items() if path != "/v1/models"}
+    return paths, {f"vLLM.{name}": schema for name, schema in document["components"]["schemas"].items()}

@@ -1,0 +1,200 @@
+"""Schemas of what this server answers, for the OpenAPI document; the types that parse requests have their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from protocol.tensors import DATATYPES
+from runners.generation import FinishReason
+from runners.inference import ModelState
+from runners.task import GENERATION, Task
+
+Schema = dict[str, Any]
+
+STRING: Schema = {"type": "string"}
+INTEGER: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+BOOLEAN: Schema = {"type": "boolean"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+FINISH_REASONS: Sequence[str] = FinishReason.__args__  # type: ignore[attr-defined]
+
+
+def array_of(items: Schema) -> Schema:
+    return {"type": "array", "items": items}
+
+
+def map_of(values: Schema) -> Schema:
+    return {"type": "object", "additionalProperties": values}
+
+
+def one_of(*values: Any) -> Schema:
+    return {"enum": [*values]}
+
+
+def or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def reference(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def object_of(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": [*required]}
+
+
+def event_of(*data: Schema) -> Schema:
+    """An event of a stream, whose data is JSON of one of these schemas."""
+    return object_of({"data": {**STRING, "contentMediaType": "application/json", "contentSchema": {"anyOf": [*data]}}})
+
+
+def answer_schemas(task: Task | None) -> dict[str, Schema]:
+    """The schemas by name.
+
+    Args:
+        task: what the model does; None if that is not known.
+    """
+    return {
+        **_COMMON,
+        "PredictResponse": object_of(
+            {"predictions": array_of({"anyOf": _predictions(task)})}, {"outputs": array_of(reference("OutputTensor"))}
+        ),
+    }
+
+
+def _predictions(task: Task | None) -> list[Schema]:
+    """What stands for one text in an answer of V1: labels, or what `return_probabilities` and its like make of them."""
+    if task is None:
+        return [schema for schemas in _PREDICTIONS.values() for schema in schemas]
+    return _PREDICTIONS[task]
+
+
+_SCORES = map_of(NUMBER)
+_GENERATED = [STRING]
+_PREDICTIONS: dict[Task, list[Schema]] = {
+    Task.FILL_MASK: [STRING, array_of(array_of(map_of({"type": ["string", "number"]})))],
+    # A class, the value of a regression, a 0 or 1 for every one of several labels.
+    Task.SEQUENCE_CLASSIFICATION: [INTEGER, NUMBER, array_of(INTEGER), _SCORES],
+    Task.TOKEN_CLASSIFICATION: [array_of(array_of(INTEGER)), array_of(_SCORES)],
+    Task.TEXT_EMBEDDING: [array_of(NUMBER)],
+    **dict.fromkeys(GENERATION, _GENERATED),
+}
+
+_TENSOR = {"name": STRING, "shape": array_of(COUNT), "datatype": one_of(*DATATYPES)}
+_SPEC = object_of(
+    {"name": STRING, "datatype": one_of(*DATATYPES), "shape": array_of({"type": "integer", "minimum": -1})}
+)
+_CARD = {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING}
+_OF_MODEL = {"model_name": STRING, "model_version": STRING}
+_CONTINUATION = {**_OF_MODEL, "text_output": STRING}
+_USAGE = object_of(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT))
+_HEAD = {"id": STRING, "created": INTEGER, "model": STRING}
+_FINISH = one_of(*FINISH_REASONS, "tool_calls", None)
+_CHAT_LOGPROB = {"token": STRING, "logprob": NUMBER, "bytes": or_null(array_of(COUNT))}
+_CHAT_LOGPROBS = object_of(
+    {"content": array_of(object_of({**_CHAT_LOGPROB, "top_logprobs": array_of(object_of(_CHAT_LOGPROB))}))}
+)
+
+
+def _openai_answer(kind: str, choice: Mapping[str, Schema]) -> Schema:
+    choices = array_of(object_of({"index": COUNT, **choice, "finish_reason": _FINISH}))
+    return object_of({**_HEAD, "object": one_of(kind), "choices": choices, "usage": reference("Usage")})
+
+
+_COMMON: dict[str, Schema] = {
+    "Error": object_of({"error": STRING}),
+    "OpenAIError": object_of(
+        {"error": object_of({"message": STRING, "type": STRING, "code": INTEGER, "param": or_null(STRING)})}
+    ),
+    "Alive": object_of({"status": one_of("alive")}),
+    "Live": object_of({"live": BOOLEAN}),
+    "Ready": object_of({"ready": BOOLEAN}),
+    "ServerMetadata": object_of({"name": STRING, "version": STRING, "extensions": array_of(STRING)}),
+    "ModelNames": object_of({"models": array_of(STRING)}),
+    "ModelReady": object_of({"name": STRING, "ready": BOOLEAN}),
+    "ModelStatus": object_of({"name": STRING, "ready": BOOLEAN, **_CARD}),
+    "ModelMetadata": object_of(
+        {
+            "name": STRING, "versions": array_of(STRING), "platform": STRING, "inputs": array_of(_SPEC),
+            "outputs": array_of(_SPEC), "properties": map_of(STRING),
+        }
+    ),
+    "OutputTensor": object_of(
+        _TENSOR,
+        {
+            "data": {"description": "left out where the tensor is binary", **array_of({"type": ["number", "string"]})},
+            "parameters": object_of({"binary_data_size": COUNT}),
+        },
+    ),
+    "InferResponse": object_of({**_OF_MODEL, "id": STRING, "outputs": array_of(reference("OutputTensor"))}),
+    "GenerateResponse": object_of(_CONTINUATION, {"id": STRING}),
+    "GenerateEvent": object_of({**_CONTINUATION, "done": BOOLEAN}, {"id": STRING}),
+    "RepositoryIndex": array_of(
+        object_of({"name": STRING, "version": STRING, "state": one_of(*map(str, ModelState)), "reason": STRING})
+    ),
+    "Loaded": object_of({"name": STRING, "load": one_of(True)}),
+    "Unloaded": object_of({"name": STRING, "unload": one_of(True)}),
+    "ModelCard": object_of(_CARD),
+    "ModelCards": object_of(
+        {"object": one_of("list"), "data": array_of(reference("ModelCard")), "models": array_of(STRING)}
+    ),
+    "Usage": _USAGE,
+    "CompletionResponse": _openai_answer(
+        "text_completion",
+        {
+            "text": STRING,
+            "logprobs": or_null(
+                object_of(
+                    {
+                        "tokens": array_of(STRING), "token_logprobs": array_of({"type": ["number", "null"]}),
+                        "top_logprobs": array_of(or_null(_SCORES)), "text_offset": array_of(COUNT),
+                    }
+                )
+            ),
+        },
+    ),
+    "ChatResponse": _openai_answer(
+        "chat.completion",
+        {
+            "message": object_of({"role": STRING, "content": {"type": ["string", "null"]}}),
+            "logprobs": or_null(_CHAT_LOGPROBS),
+        },
+    ),
+}  # fmt: skip
+
+# What a status means, and an example of its message.
+ERRORS: dict[HTTPStatus, tuple[str, str]] = {
+    HTTPStatus.BAD_REQUEST: (
+        "The request is not what the protocol or the model takes", "the body is empty; it must be a JSON object",
+    ),
+    HTTPStatus.UNAUTHORIZED: (
+        "The request carries none of the keys", "this server asks for a key: send it as Authorization: Bearer KEY",
+    ),
+    HTTPStatus.NOT_FOUND: ("There is no such model or version", "Model with name nope does not exist."),
+    HTTPStatus.METHOD_NOT_ALLOWED: (
+        "The path is for other methods", "DELETE is not allowed on /v2/models; allowed: GET, HEAD",
+    ),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+        "The body is too large", "the body has more than 33554432 bytes, which are allowed at most",
+    ),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
+        "The body is of a type that is not read here",
+        "the content type text/xml is not supported; send application/json",
+    ),
+    HTTPStatus.TOO_MANY_REQUESTS: (
+        "Too many requests are under way",
+        "the server is busy with 512 requests, which is the most it takes; try again later",
+    ),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("The server failed", "internal server error"),
+    HTTPStatus.NOT_IMPLEMENTED: (
+        "The protocol has this, this server does not", "this server has no explainer; it offers :predict",
+    ),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("The model is not ready", "Model with name model is not ready."),
+}  # fmt: skip
+ERROR_HEADERS: dict[HTTPStatus, tuple[str, Schema]] = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", one_of("Bearer")),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("Allow", STRING),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", {"type": "integer", "minimum": 1, "description": "seconds"}),
+}
