@@ -4,12 +4,14 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 import torch
+import trustme
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -98,6 +100,27 @@ def serve() -> Iterator[Serve]:
     yield start
     for runner in runners:
         runner.close()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate of localhost, its key, and the authority that vouches for it; all PEM."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    folder = tmp_path_factory.mktemp("certificate")
+    made = Certificate(folder / "certificate.pem", folder / "key.pem", folder / "authority.pem")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(made.certificate)
+    issued.private_key_pem.write_to_path(made.key)
+    authority.cert_pem.write_to_path(made.authority)
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ssl
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 
 from protocol.stubs import open_inference_pb2 as messages
 from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.conftest import ModelFolder
+from tests.conftest import Certificate, ModelFolder
 from tests.servers import BENTOML, ServerProcess
 from tests.wire import to_binary
 
@@ -105,23 +104,12 @@ def test_without_grpc(folder: Path, home: Path) -> None:
         assert server.terminate() == 0
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("certificate")
-    key, made = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(made)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return made, key
-
-
-def test_tls_for_both(folder: Path, home: Path, certificate: tuple[Path, Path]) -> None:
-    made, key = certificate
-    server = serve(folder, home, f"--arg=ssl_certfile={made}", f"--arg=ssl_keyfile={key}")
+def test_tls_for_both(folder: Path, home: Path, certificate: Certificate) -> None:
+    server = serve(
+        folder, home, f"--arg=ssl_certfile={certificate.certificate}", f"--arg=ssl_keyfile={certificate.key}"
+    )
     try:
-        trusting = ssl.create_default_context(cafile=str(made))
+        trusting = ssl.create_default_context(cafile=str(certificate.authority))
         deadline = time.monotonic() + 60
         answer = None
         while answer is None or (answer.status_code != 200 and time.monotonic() < deadline):
@@ -132,7 +120,7 @@ def test_tls_for_both(folder: Path, home: Path, certificate: tuple[Path, Path]) 
                 time.sleep(0.2)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://localhost:{server.port}/v2/health/ready")
-        credentials = grpc.ssl_channel_credentials(made.read_bytes())
+        credentials = grpc.ssl_channel_credentials(certificate.authority.read_bytes())
         with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
             assert infer(channel, "a").outputs
     finally:

@@ -134,15 +134,6 @@ def test_other_paths(minilm: ServerProcess, path: str, status: int) -> None:
         assert response.json() == {"error": f"there is nothing at {path}; the protocols are under /v1 and /v2"}
 
 
-def test_the_page_of_the_document_has_all_that_it_refers_to(minilm: ServerProcess) -> None:
-    page = httpx.get(f"{minilm.url}/docs").text
-    found = re.findall(r'(?:href|src|url)[=:] ?"([^"]+)"', page)
-    assert len(found) == 4
-    for target in found:
-        assert httpx.get(f"{minilm.url}/{target}").status_code == 200, target
-    assert httpx.get(f"{minilm.url}/static_content/nothing").status_code == 404
-
-
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/healthz", "/schema.json", "/metrics", "/v2/health/live"])
 def test_manners_of_every_path(minilm: ServerProcess, path: str) -> None:
     """BentoML's own paths too."""
@@ -187,6 +178,15 @@ def test_one_connection_outlives_every_error(minilm: ServerProcess) -> None:
         assert (response.status, list(json.loads(response.read()))) == (200, ["predictions"])
         assert connection.sock is used
     connection.close()
+
+
+def test_the_page_of_the_document_has_all_that_it_refers_to(minilm: ServerProcess) -> None:
+    page = httpx.get(f"{minilm.url}/docs").text
+    found = re.findall(r'(?:href|src|url)[=:] ?"([^"]+)"', page)
+    assert len(found) == 4
+    for target in found:
+        assert httpx.get(f"{minilm.url}/{target}").status_code == 200, target
+    assert httpx.get(f"{minilm.url}/static_content/nothing").status_code == 404
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(minilm: ServerProcess) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,7 @@ from protocol.stubs import open_inference_pb2 as messages
 from protocol.stubs.generate import HERE, generate
 from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.inference import Models
-from tests.conftest import Dial, GeneratorFolder, ModelFolder, Serve
+from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve
 from tests.wire import read_outputs, set_parameters, to_binary
 
 SERVICE = "inference.GRPCInferenceService"
@@ -380,17 +379,11 @@ def test_what_is_not_there_is_unimplemented(channel: grpc.Channel) -> None:
     assert raises(lambda: call(b"")).code().name == "UNIMPLEMENTED"
 
 
-def test_tls(client: TestClient, dial: Dial, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    plain = dial(client, ssl_certfile=str(certificate), ssl_keyfile=str(key))
+def test_tls(client: TestClient, dial: Dial, certificate: Certificate) -> None:
+    plain = dial(client, ssl_certfile=str(certificate.certificate), ssl_keyfile=str(certificate.key))
     assert raises(lambda: stub(plain).ModelInfer(infer_request("a"), timeout=10)).code().name == "UNAVAILABLE"
     target = plain._channel.target().decode().removeprefix("dns:///")
-    secure = grpc.secure_channel(target, grpc.ssl_channel_credentials(certificate.read_bytes()))
+    secure = grpc.secure_channel(target, grpc.ssl_channel_credentials(certificate.authority.read_bytes()))
     assert stub(secure).ModelInfer(infer_request("a"), timeout=10).outputs
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +31,7 @@ from runners.errors import (
 from runners.inference import TextInput
 from runners.selection import create_runner
 from runners.task import Task
-from tests.conftest import Dial, ModelFolder, Serve
+from tests.conftest import Certificate, Dial, ModelFolder, Serve
 from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
 from tests.servers import free_port
@@ -498,25 +497,26 @@ def test_tls(
     serve: Serve,
     dial: Dial,
     closing: Callable[[Any], Any],
-    tmp_path: Path,
+    certificate: Certificate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The certificates of SSL_CERT_FILE are trusted over both wires; others are not."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
     folder = model_folder("bert", "sequence_classification")
     local = serve(model_dir=folder)
     if protocol == "v2":
-        port = closing(RestPredictor(local.app, ssl_keyfile=str(key), ssl_certfile=str(certificate))).port
+        port = closing(
+            RestPredictor(local.app, ssl_keyfile=str(certificate.key), ssl_certfile=str(certificate.certificate))
+        ).port
     else:
-        dial(local, grpc_port=(port := free_port()), ssl_keyfile=str(key), ssl_certfile=str(certificate))
+        dial(
+            local,
+            grpc_port=(port := free_port()),
+            ssl_keyfile=str(certificate.key),
+            ssl_certfile=str(certificate.certificate),
+        )
     common = {"predictor_host": f"localhost:{port}", "predictor_protocol": protocol, "predictor_use_ssl": True}
     distrustful = serve(model_dir=folder, **common)
     assert distrustful.post(PREDICT, json={"instances": ["a"]}).status_code == 503
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
     response = serve(model_dir=folder, **common).post(PREDICT, json={"instances": ["a"]})
     assert (response.status_code, response.json()) == (200, local.post(PREDICT, json={"instances": ["a"]}).json())
