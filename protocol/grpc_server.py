@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -30,7 +31,16 @@ from protocol.stubs.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
 )
-from protocol.tensors import BYTES, Tensor, check_datatype, check_shape, read_text, tensor_from_binary, to_array
+from protocol.tensors import (
+    BYTES,
+    Tensor,
+    check_datatype,
+    check_placement,
+    check_shape,
+    read_text,
+    tensor_from_binary,
+    to_array,
+)
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.arguments import Arguments
 from runners.draining import DRAIN_SECONDS
@@ -75,6 +85,7 @@ class GrpcServer:
         """
         arguments = self._arguments
         server = grpc.aio.server(
+            interceptors=[_RefuseUndecodable()],
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_send_message_length", arguments.grpc_max_send_message_length),
@@ -82,7 +93,7 @@ class GrpcServer:
                 # Clients may ask whether the connection lives while nothing else goes over it.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ]
+            ],
         )
         add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             _Service(self._models, arguments), server
@@ -107,6 +118,33 @@ class GrpcServer:
         self._health.draining = True
         if self._server is not None:
             await self._server.stop(DRAIN_SECONDS)
+
+
+class _Undecodable:
+    """What stands for a message that is none of its type."""
+
+
+class _RefuseUndecodable(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Answers a message that cannot be decoded with INVALID_ARGUMENT; gRPC itself says UNKNOWN, in Python's words."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+        answer, decode = handler.unary_unary, handler.request_deserializer
+
+        def decode_or_mark(data: bytes) -> Any:
+            try:
+                return decode(data)
+            except DecodeError:
+                return _Undecodable()
+
+        async def answer_or_refuse(request: Any, context: Context) -> Any:
+            if isinstance(request, _Undecodable):
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not this call's request")
+            return await answer(request, context)
+
+        return handler._replace(unary_unary=answer_or_refuse, request_deserializer=decode_or_mark)
 
 
 class _Service(GRPCInferenceServiceServicer):
@@ -194,7 +232,9 @@ class _Service(GRPCInferenceServiceServicer):
         self, request: messages.RepositoryModelLoadRequest, context: Context
     ) -> messages.RepositoryModelLoadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(context, "RepositoryModelLoad", lambda: repository.load(self._models, name))
+        await self._guard(
+            context, "RepositoryModelLoad", lambda: repository.load(self._models, name, request.parameters)
+        )
         return messages.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
 
     async def RepositoryModelUnload(  # noqa: N802
@@ -223,6 +263,8 @@ class _Service(GRPCInferenceServiceServicer):
             raise
         finally:
             if self._log_latency:
+                # The line has the id of its own.
+                request_id.set(None)
                 log_latency(given, "gRPC", f"/{_SERVICE}/{method}", status.name, started)
         return found
 
@@ -323,6 +365,8 @@ def _read_parameters(parameters: MutableMapping[str, messages.InferParameter]) -
 
 
 def _read_tensors(request: messages.ModelInferRequest) -> list[Tensor]:
+    for tensor in request.inputs:
+        check_placement(tensor.name, tensor.parameters)
     raw = request.raw_input_contents
     if not raw:
         return [_read_contents(tensor) for tensor in request.inputs]

@@ -17,7 +17,15 @@ from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
 from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, describe_model
-from protocol.tensors import DATATYPES, MAX_DIMENSION, MAX_DIMENSIONS, Tensor, tensor_from_binary, tensor_from_json
+from protocol.tensors import (
+    DATATYPES,
+    MAX_DIMENSION,
+    MAX_DIMENSIONS,
+    Tensor,
+    check_placement,
+    tensor_from_binary,
+    tensor_from_json,
+)
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.inference import Models
 
@@ -125,6 +133,7 @@ def _read_tensors(call: InferRequest, binary: memoryview) -> list[Tensor]:
     tensors = []
     position = 0
     for tensor in call.inputs:
+        check_placement(tensor.name, tensor.parameters or {})
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             if isinstance(tensor.data, UnsetType):

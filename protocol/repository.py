@@ -6,6 +6,7 @@ The answers of load and unload have KServe's fields, where Triton's have none.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from starlette.routing import Route
 
 from protocol.body import json_response, parse_json, read_body
 from protocol.calls import find_model, post_route
-from protocol.errors import NotImplementedByModelError
+from protocol.errors import InvalidRequestError, NotImplementedByModelError
 from protocol.versions import MODEL_VERSION
 from runners.inference import Models, ModelState
 
@@ -26,7 +27,14 @@ class IndexRequest(msgspec.Struct):
     ready: bool = False
 
 
-_decoder = msgspec.json.Decoder(IndexRequest)
+class LoadRequest(msgspec.Struct):
+    """A body of `load`, which may be empty."""
+
+    parameters: dict[str, Any] | None = None
+
+
+_index_decoder = msgspec.json.Decoder(IndexRequest)
+_load_decoder = msgspec.json.Decoder(LoadRequest)
 
 
 def index(models: Models, ready: bool) -> list[dict[str, str]]:
@@ -39,15 +47,21 @@ def index(models: Models, ready: bool) -> list[dict[str, str]]:
     return listed
 
 
-async def load(models: Models, name: str) -> None:
+async def load(models: Models, name: str, parameters: Container[str] = ()) -> None:
     """Load a model, unless it is loaded.
 
+    Args:
+        parameters: Triton's; what they change there, a model's config and files, is the operator's here.
+
     Raises:
+        InvalidRequestError: there are parameters.
         ModelNotFoundError: there is none of that name.
         NotImplementedByModelError: there are workers that this call would not reach.
         RunnerError: it cannot be served.
     """
     _check(models, name)
+    if parameters:
+        raise InvalidRequestError("load takes no parameters: a model is loaded as the server was started with it")
     await models.load(name)
 
 
@@ -71,14 +85,18 @@ def _check(models: Models, name: str) -> None:
 def routes(models: Models, max_request_bytes: int) -> list[Route]:
     """The routes under `/v2/repository`."""
 
-    async def list_models(request: Request) -> Response:
+    async def read_optional(request: Request) -> bytes:
         has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-        body = await read_body(request, max_request_bytes) if has_body else b"{}"
-        return json_response(index(models, parse_json(body, _decoder, "the body").ready))
+        return await read_body(request, max_request_bytes) if has_body else b"{}"
+
+    async def list_models(request: Request) -> Response:
+        asked = parse_json(await read_optional(request), _index_decoder, "the body")
+        return json_response(index(models, asked.ready))
 
     async def load_model(request: Request) -> Response:
         name = request.path_params["name"]
-        await load(models, name)
+        asked = parse_json(await read_optional(request), _load_decoder, "the body")
+        await load(models, name, asked.parameters or {})
         return json_response({"name": name, "load": True})
 
     async def unload_model(request: Request) -> Response:

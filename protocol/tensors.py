@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -68,6 +68,15 @@ def check_datatype(name: str, datatype: str, kind: str = "input") -> str:
     if (capitals := datatype.upper()) not in DATATYPES:
         raise InvalidRequestError(f"{kind} {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
     return capitals
+
+
+def check_placement(name: str, parameters: Container[str]) -> None:
+    """
+    Raises:
+        InvalidRequestError: the data is in shared memory, which Triton's clients can be told to use.
+    """
+    if "shared_memory_region" in parameters:
+        raise InvalidRequestError(f"input {name!r} is in shared memory, which this server does not read: send the data")
 
 
 def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "input") -> list[int]:

@@ -94,6 +94,8 @@ def check_port(port: int, argument: str) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("0.0.0.0", port))
+        except OverflowError:
+            raise ArgumentsError(f"{argument} is {port}: a port is 0 to 65535") from None
         except OSError as error:
             raise ArgumentsError(
                 f"port {port} cannot be used: {error.strerror}; set --{argument} to another"

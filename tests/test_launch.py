@@ -40,6 +40,11 @@ def test_wrong_command_lines(words: list[str], message: str) -> None:
     assert str(error.value) == message
 
 
+def test_a_port_that_is_none() -> None:
+    with pytest.raises(ArgumentsError, match="http_port is 99999: a port is 0 to 65535"):
+        bentoml_command(["--http_port=99999"])
+
+
 def test_a_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))

@@ -129,7 +129,8 @@ def _message(model: str, request: Request) -> messages.ModelInferRequest:
     message = messages.ModelInferRequest(model_name=model, id=request.get("id", ""))
     set_parameters(message.parameters, request.get("parameters", {}))
     for given in request["inputs"]:
-        message.inputs.add(name=given["name"], datatype=given["datatype"], shape=given["shape"])
+        tensor = message.inputs.add(name=given["name"], datatype=given["datatype"], shape=given["shape"])
+        set_parameters(tensor.parameters, given.get("parameters", {}))
     for asked in request.get("outputs", []):
         output = message.outputs.add(name=asked["name"])
         set_parameters(output.parameters, asked.get("parameters", {}))

@@ -77,6 +77,10 @@ class Head(ABC):
         if not len(text.input_ids):
             raise InputError("it has no tokens")
 
+    def count_scores(self, text: TokenizedText) -> int:
+        """How many numbers the scores of a text are, where that is worth counting."""
+        return 0
+
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
         """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
         return np.split(_to_numpy(rows), np.cumsum(counts)[:-1])
@@ -279,6 +283,9 @@ class FillMask(ClassificationHead):
                 return VocabularyScores(self.probabilities(scores), _PROBABILITY_DECIMALS)
             case Output.RAW_LOGITS:
                 return VocabularyScores(scores, None)
+
+    def count_scores(self, text: TokenizedText) -> int:
+        return int((text.input_ids == self.tokenizer.mask_token_id).sum()) * self.classes
 
     def class_name(self, index: int) -> str:
         return str(self.tokenizer.decode([index]))

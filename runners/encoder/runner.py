@@ -50,6 +50,9 @@ logger = logging.getLogger(__name__)
 # Texts of one request that are tokenized at a time: other requests get their turn in between.
 _TOKENIZED_AT_A_TIME = 64
 _LONGEST_BATCH_SECONDS = 10
+_SCORES = frozenset({"logits", "probabilities"})
+# Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
+_MOST_SCORES = 2**25
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +202,16 @@ class EncoderRunner:
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
+        scores = 0
         job = loaded.queue.admit(len(texts))
         try:
             for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
                 chunk = texts[start : start + _TOKENIZED_AT_A_TIME]
                 tokenized = await _tokenize(loaded, start, chunk, options)
                 self._check(loaded, start, tokenized)
+                if options.output is not Output.LABELS or options.tensors & _SCORES:
+                    scores += sum(loaded.head.count_scores(text) for text in tokenized)
+                    _check_scores(scores)
                 loaded.queue.put(job, start, tokenized, options)
             return await job.result
         finally:
@@ -372,6 +379,14 @@ async def _tokenize(
         with _naming(position):
             accepted.append(loaded.token_limits.accept(given))
     return accepted
+
+
+def _check_scores(scores: int) -> None:
+    if scores > _MOST_SCORES:
+        raise InputError(
+            f"the scores of the whole vocabulary at every mask are more than the {_MOST_SCORES} numbers of one "
+            "request: send fewer masks, or ask for the output labels"
+        )
 
 
 @contextlib.contextmanager

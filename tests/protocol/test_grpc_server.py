@@ -144,6 +144,20 @@ def test_wrong_tensors(channel: grpc.Channel, request_: messages.ModelInferReque
     assert error.details().startswith(details)
 
 
+@pytest.mark.parametrize("method", ["ModelInfer", "ServerReady"])
+def test_what_is_no_message_is_the_clients_fault(channel: grpc.Channel, method: str) -> None:
+    error = raises(lambda: channel.unary_unary(f"/{SERVICE}/{method}")(b"\xff\xff\xff"))
+    assert (error.code().name, error.details()) == ("INVALID_ARGUMENT", "the message is not this call's request")
+
+
+def test_a_load_that_would_change_the_model_is_refused(channel: grpc.Channel) -> None:
+    request = messages.RepositoryModelLoadRequest(model_name="model")
+    request.parameters["config"].string_param = "{}"
+    error = raises(lambda: stub(channel).RepositoryModelLoad(request))
+    assert error.code().name == "INVALID_ARGUMENT"
+    assert error.details() == "load takes no parameters: a model is loaded as the server was started with it"
+
+
 def test_answers_are_raw_where_the_request_is_or_asks_for_it(channel: grpc.Channel) -> None:
     typed = stub(channel).ModelInfer(infer_request("a", "b", id="my id"))
     assert (typed.model_name, typed.model_version, typed.id) == ("model", "1", "my id")

@@ -157,6 +157,7 @@ def test_several_labels_at_once(model_folder: ModelFolder, serve: Serve, dial: D
         ("sequence_classification", {"inputs": [texts("a", shape=[2])]}, "input 'input-0' has the shape [2], which is 2 elements, but 1 are given"),
         ("sequence_classification", {"inputs": [texts("a", "b", "c", shape=[1, 3])]}, "input 'input-0' has the shape [1, 3]; this model takes [texts]"),
         ("sequence_classification", {"inputs": [tokens("x", IDS)]}, "input 'x' is 'INT64'; this model takes BYTES, or tokens as input_ids"),
+        ("sequence_classification", {"inputs": [{**texts("a"), "parameters": {"shared_memory_region": "x"}}]}, "input 'input-0' is in shared memory"),
         ("fill_mask", {"inputs": [texts("no mask")]}, "text 0 cannot be served: it has no mask"),
         ("token_classification", {"inputs": [texts("a", "b", shape=[1, 2])]}, "text 0 is a pair"),
         ("sequence_classification", asking("nope"), "Unexpected inference output 'nope' for model 'model'; there are output-0, logits"),
@@ -186,6 +187,16 @@ def test_errors(task: str, request_: Request, error: str, ask: Any) -> None:
     outcome = ask(task, request_)
     assert outcome.code == "INVALID_ARGUMENT"
     assert outcome.error.startswith(error)
+
+
+def test_the_scores_of_one_request_are_bounded(ask: Any) -> None:
+    """A vocabulary's scores at every mask: without a bound 33 KB of request would get 2 GB of answer."""
+    many = [texts(*["[MASK] " * 300] * 4)]
+    for asked in ({"outputs": [{"name": "logits"}]}, {"parameters": {"return_probabilities": True}}):
+        outcome = ask("fill_mask", {"inputs": many, **asked})
+        assert outcome.code == "INVALID_ARGUMENT"
+        assert outcome.error.startswith("the scores of the whole vocabulary at every mask are more than the 33554432 ")
+    assert ask("fill_mask", {"inputs": many, "outputs": [{"name": "labels"}]}).outputs[0][2] == [4, 300]
 
 
 def test_models_without_token_types_take_none(model_folder: ModelFolder, serve: Serve, dial: Dial) -> None:

@@ -123,6 +123,13 @@ def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
         ("POST", "/v2/repository/models/nope/unload", None, 404, "Model with name nope does not exist."),
         ("GET", LOAD, None, 405, f"GET is not allowed on {LOAD}; allowed: POST"),
         ("GET", INDEX, None, 405, f"GET is not allowed on {INDEX}; allowed: POST"),
+        (
+            "POST",
+            LOAD,
+            {"parameters": {"config": "{}"}},
+            400,
+            "load takes no parameters: a model is loaded as the server was started with it",
+        ),
         ("POST", INDEX, {"ready": 1}, 400, "the body is not as expected: Expected `bool`, got `int` - at `$.ready`"),
         ("POST", INDEX, [], 400, "the body is not as expected: Expected `object`, got `array`"),
     ],
