@@ -305,7 +305,7 @@ TEXT = {"name": "x", "shape": [1], "datatype": "BYTES", "data": ["x"]}
         (
             "infer",
             {"inputs": [NUMBERS]},
-            "this model takes BYTES: it serves text_generation at /v1/models/smollm:predict",
+            "this model takes BYTES, or tokens as input_ids: it serves text_generation at /v1/models/smollm:predict",
         ),
         (
             "infer",
