@@ -160,10 +160,7 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
         return replace(options, sampling=read_sampling(parameters))
     if not parameters:
         return options
-    flags = {name: parameters[name] for name in OPTION_PARAMETERS if name in parameters}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise InvalidRequestError(f"the parameter {name} must be true or false")
+    flags = {name: read_boolean(parameters, name, False) for name in OPTION_PARAMETERS if name in parameters}
     asked = [output for name, output in _OUTPUT_BY_PARAMETER.items() if flags.get(name)]
     if len(asked) > 1:
         raise InvalidRequestError(f"the parameters {' and '.join(_OUTPUT_BY_PARAMETER)} exclude each other")
@@ -172,6 +169,17 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     elif any(flags.get(name) is False and options.output is output for name, output in _OUTPUT_BY_PARAMETER.items()):
         options = replace(options, output=Output.LABELS)
     return replace(options, offsets=flags.get("return_offsets_mapping", options.offsets))
+
+
+def read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    """
+    Raises:
+        InvalidRequestError: the parameter is no boolean.
+    """
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidRequestError(f"the parameter {name} must be true or false")
+    return value
 
 
 _OUTPUT_BY_PARAMETER = {"return_probabilities": Output.PROBABILITIES, "return_raw_logits": Output.RAW_LOGITS}
@@ -216,6 +224,9 @@ async def render(renderer: Callable[[Sequence[Prediction]], T], predictions: Seq
     numbers = sum(
         prediction.output.values.size for prediction in predictions if not isinstance(prediction.output, Text)
     )
-    if numbers <= _RENDER_INLINE:
-        return renderer(predictions)
-    return await asyncio.to_thread(renderer, predictions)
+    return await render_off_loop(lambda: renderer(predictions), numbers)
+
+
+async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
+    """Call a renderer, in a thread where it has so many numbers to print that the event loop would be held up."""
+    return renderer() if numbers <= _RENDER_INLINE else await asyncio.to_thread(renderer)

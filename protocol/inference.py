@@ -5,7 +5,6 @@ REST and gRPC only translate to and from this, so that they cannot disagree.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.calls import describe_service, resolve_options
+from protocol.calls import describe_service, read_boolean, render_off_loop, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.request_id import request_id
@@ -41,8 +40,6 @@ INPUT = TensorSpec("input-0", BYTES, (-1,))
 _TOKENS = "input_ids"
 _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
 _TOKEN_DATATYPES = ("INT32", "INT64")
-# Rendering takes about 0.1 us a number; what takes longer than a few ms must not hold up the event loop.
-_RENDER_INLINE = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +125,7 @@ async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) 
     def render() -> T:
         return encode([(_build(runner, output, predictions, columns), output.binary) for output in wanted])
 
-    if sum(_count_printed(output, predictions) for output in wanted) <= _RENDER_INLINE:
-        return render()
-    return await asyncio.to_thread(render)
+    return await render_off_loop(render, sum(_count_printed(output, predictions) for output in wanted))
 
 
 async def stream(runner: Runner, call: InferCall) -> AsyncGenerator[tuple[Answer, bool], None]:
@@ -249,7 +244,7 @@ def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
     """The outputs of the answer, and the options with what they need."""
-    all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
+    all_binary = read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
         # Tokens have no place in a text.
         options = replace(options, offsets=False)
@@ -265,7 +260,7 @@ def _resolve_outputs(
             )
         if output.name == OFFSETS and from_tokens:
             raise InvalidRequestError(f"{OFFSETS} is of texts, and the request has tokens")
-        binary = _read_boolean(output.parameters, "binary_data", all_binary)
+        binary = read_boolean(output.parameters, "binary_data", all_binary)
         top = output.parameters.get("classification")
         if top is None:
             wanted.append(_Wanted(output.name, binary))
@@ -289,10 +284,3 @@ def _find_scores(name: str, names: Sequence[str], options: Options) -> str:
             f"output {name!r} has no scores of classes, which the parameter classification asks for"
         )
     return scores
-
-
-def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if not isinstance(value, bool):
-        raise InvalidRequestError(f"the parameter {name} must be true or false")
-    return value
