@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 # Texts of one request that are tokenized at a time: other requests get their turn in between.
 _TOKENIZED_AT_A_TIME = 64
+# Tokens of the largest batch whose kernels are built when the model is loaded.
+_WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
 _SCORES = frozenset({"logits", "probabilities"})
 # Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
@@ -345,19 +347,19 @@ class EncoderRunner:
             watch=watch,
         )
         if not remote:
-            self._warm_up(loaded, max_batch_tokens)
+            self._warm_up(loaded)
         # What is loaded stays: the collector need not look at it again (its pauses were the tail of the latency).
         gc.collect()
         gc.freeze()
         return loaded
 
-    def _warm_up(self, loaded: _Loaded, max_batch_tokens: int) -> None:
+    def _warm_up(self, loaded: _Loaded) -> None:
         from runners.encoder.linear import warm_linears
         from runners.encoder.packing import ROW_MULTIPLE
 
-        # Tokens come in multiples; the rows that a sequence head reads are as many as texts.
-        row_counts = {*range(1, 64), *range(ROW_MULTIPLE, max_batch_tokens + ROW_MULTIPLE, ROW_MULTIPLE)}
-        warm_linears(loaded.model, sorted(row_counts))
+        # Tokens come in multiples. A larger batch takes so long that its kernels' first use is not noticed, and kernels
+        # that are never used are memory and time.
+        warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
         mask = loaded.head.tokenizer.mask_token or ""
         for words in (1, 30, 200):
             [text] = loaded.tokenizer.tokenize([TextInput(f"{mask} {'warm ' * words}")], offsets=False)
