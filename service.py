@@ -14,7 +14,6 @@ from typing import Any
 
 import bentoml
 from _bentoml_sdk import Service
-from bentoml.images import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
@@ -32,6 +31,7 @@ from runners.startup import (
     bound_shutdown,
     configure_logging,
     count_workers,
+    create_image,
     exit_unless_free,
     resolve_resources,
     resolve_ssl,
@@ -125,7 +125,7 @@ class Generator(Server):
 Runtime = bentoml.service(
     service_class=DirectService,
     name=NAME,
-    image=Image(python_version="3.11").pyproject_toml("pyproject.toml"),
+    image=create_image(),
     # As many GPUs as the engine's parallelism takes, which for an encoder is one.
     resources=resources,
     envs=[

@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, get_args
 import pynvml
 from _bentoml_sdk.service.config import GpuLiteralType, SSLSchema
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml.images import Image
 
 from runners.arguments import Arguments
 from runners.draining import DRAIN_SECONDS
@@ -41,6 +42,17 @@ def being_built() -> bool:
     """Whether BentoML imports this source to build a Bento of it: it says so nowhere but on the stack."""
     return any(
         frame.f_globals.get("__name__") == "bentoml._internal.bento.bento" for frame, _ in traceback.walk_stack(None)
+    )
+
+
+def create_image() -> Image:
+    """What an image of any flavour does before it installs the packages that its bentofile names."""
+    return (
+        Image(python_version="3.11")
+        # KServe's command line, as a container's `command`.
+        .run("ln -s $BENTO_PATH/src/launch.py /usr/local/bin/huggingface-runtime")
+        # These are locked; what is left out of a lock must not come back as a dependency.
+        .run("mkdir -p /etc/uv && echo 'pip.no-deps = true' > /etc/uv/uv.toml")
     )
 
 
