@@ -68,7 +68,7 @@ _VLLM_NAMES = frozenset({*OPTIONS, *SHORT, *SWITCHES, *(f"no_{name}" for name in
 
 @dataclass(frozen=True, slots=True)
 class EngineArgument:
-    """An argument that is vLLM's, if anybody's.
+    """An argument that is vLLM's.
 
     Attributes:
         value: as given; several words are quoted as in a shell, `true` and `false` are a flag's.
