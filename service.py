@@ -30,11 +30,11 @@ from runners.startup import (
     being_built,
     bound_shutdown,
     configure_logging,
-    count_workers,
     create_image,
     exit_unless_free,
     resolve_resources,
     resolve_ssl,
+    resolve_workers,
     run_or_exit,
     start_or_exit,
     watch_for_failed_workers,
@@ -52,6 +52,7 @@ try:
     arguments = read_arguments(
         command_line={} if IN_BENTO else given, environment=os.environ, baked=given if IN_BENTO else {}
     )
+    arguments = resolve_workers(arguments, NAME)
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
     runner = create_runner(arguments, connect_predictor)
 except ArgumentsError as error:
@@ -93,7 +94,7 @@ class Server:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        models.changeable = count_workers(NAME) == 1
+        models.changeable = arguments.workers == 1
         if grpc_server is not None:
             await start_or_exit(grpc_server)
         self._running = asyncio.create_task(run_or_exit(models))
@@ -128,6 +129,7 @@ Runtime = bentoml.service(
     image=create_image(),
     # As many GPUs as the engine's parallelism takes, which for an encoder is one.
     resources=resources,
+    workers=arguments.workers,
     envs=[
         {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
         {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},

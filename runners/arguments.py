@@ -1,6 +1,7 @@
 """Every argument of the server: one model, read from the command line, the environment and the Bento.
 
-What has no name here may be one of vLLM's: it is kept as it was given, for vLLM's own parser to judge.
+What has no name here may be one of vLLM's, whose names runners/generator/flags.py has: it is kept as it was given, and
+vLLM's own parser judges its value once vLLM runs.
 """
 
 from __future__ import annotations
@@ -14,21 +15,26 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from ipaddress import ip_address
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from runners.errors import ArgumentsError
+from runners.generator.flags import OPTIONS, SHORT, SWITCHES
 from runners.task import Task
 
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "RUNTIME_"
 ENVIRONMENT_COMMAND_LINE = "RUNTIME_ARGS"
+# launch.py's own command line, which a built Bento would not hear of otherwise; JSON, strongest of all.
+HANDED_OVER = "RUNTIME_COMMAND_LINE"
 # vLLM's names for arguments of this server, and its short ones for those that say how many GPUs it needs.
 _ALIASES = {
     "max_model_len": "max_length",
     "model": "model_id",
+    "port": "http_port",
     "revision": "model_revision",
     "tp": "tensor_parallel_size",
     "pp": "pipeline_parallel_size",
@@ -38,33 +44,39 @@ _ALIASES = {
 # vLLM's values for as long a context as its memory allows.
 _FITTING = frozenset({"auto", "-1"})
 _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
-_SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+)(=(?P<value>.*))?$", re.DOTALL)
-# vLLM's that KServe's manifests carry whatever they serve.
-_KSERVE_ENGINE_ARGUMENTS = frozenset({"max_log_len"})
-# KServe's other flags, which manifests carry: taken with a warning, so that these still start.
-_WITHOUT_EFFECT = frozenset(
-    {
-        "access_log_format", "configure_logging", "disable_log_requests", "enable_docs_url",
-        "event_loop", "http_port", "log_config_file", "max_asyncio_workers", "max_threads", "protocol",
-        "timeout_keep_alive", "workers",
-    }
-)  # fmt: skip
-_KSERVE_SWITCHES = frozenset({"disable_log_requests"})
+_SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+(\.[\w.]+)?)(=(?P<value>.*))?$", re.DOTALL)
+# vLLM's -O3, -O=3 and -O 3.
+_OPTIMIZATION = re.compile(r"-O=?(?P<level>\d*)$")
+# KServe's flags that mean nothing here, and what there is instead: taken with a warning, so that manifests still start.
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "access_log_format": "--enable_latency_logging logs a line for every request",
+    "configure_logging": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
+    "disable_log_requests": "prompts are never logged",
+    "enable_docs_url": "/docs is always there",
+    "event_loop": "every worker runs on uvloop",
+    "log_config_file": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
+    "max_asyncio_workers": "requests wait for the model in its own queue; --max_concurrent_requests bounds it",
+    "max_threads": "gRPC is served without threads; --max_concurrent_requests bounds what is under way",
+    "protocol": "--predictor_protocol is how a predictor is spoken to",
+}
+_WITHOUT_VALUE = frozenset({"disable_log_requests"})
+# vLLM's that need another word than its not running.
+_INSTEAD = {"max_log_len": "prompts are never logged"}
+_BOOLEANS = "it must be true, yes, on, t, y or 1, or false, no, off, f, n or 0"
+_VLLM_NAMES = frozenset({*OPTIONS, *SHORT, *SWITCHES, *(f"no_{name}" for name in SWITCHES)})
 
 
 @dataclass(frozen=True, slots=True)
 class EngineArgument:
-    """An argument that is vLLM's, if anybody's.
+    """An argument that is vLLM's.
 
     Attributes:
         value: as given; several words are quoted as in a shell, `true` and `false` are a flag's.
         origin: where it came from.
-        meant: whether it must be an argument; a `RUNTIME_...` variable need not be.
     """
 
     value: str
     origin: str
-    meant: bool
 
 
 def _split_names(value: object) -> object:
@@ -85,14 +97,42 @@ def _tensor_protocol(value: object) -> object:
     return value
 
 
+def _ip_address(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        raise ValueError("it must be an IP address, such as 0.0.0.0 or 127.0.0.1") from None
+    return value
+
+
 def _task_name(value: object) -> object:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
 
 
-class Arguments(BaseModel):
-    """The arguments, under the names of KServe's Hugging Face runtime; the descriptions are the README's table."""
+class _Group(BaseModel):
+    """Arguments that belong together; the descriptions are those of the README and of `launch.py --help`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+    title: ClassVar[str]
+
+
+class LaunchArguments(_Group):
+    """What launch.py tells `bentoml serve`; the service itself cannot."""
+
+    title = "Server, of launch.py only"
+
+    http_port: int = Field(8080, ge=1, le=65535, description="port of HTTP; also called `port`")
+    host: Annotated[str, AfterValidator(_ip_address)] = Field(
+        "0.0.0.0", description="IP address on which HTTP is served; gRPC is served on all"
+    )
+    timeout_keep_alive: int = Field(
+        65, ge=1, description="seconds after which a connection over which no request comes is closed"
+    )
+
+
+class ModelArguments(_Group):
+    title = "Model"
 
     model_name: str = Field("model", min_length=1, description="name of the model in URLs")
     model_dir: str = Field("/mnt/models", description="folder of the model; ignored where `model_id` is set")
@@ -128,6 +168,11 @@ class Arguments(BaseModel):
         None, description="comma list of the tokenizer's outputs that the model, here or in a predictor, is given; all "
         "that it takes if unset",
     )  # fmt: skip
+
+
+class PredictorArguments(_Group):
+    title = "Predictor"
+
     predictor_host: str | None = Field(
         None, description="`host:port` of a Triton or other server of the Open Inference Protocol that runs the model; "
         "no weights are loaded here, texts become tensors and logits become answers ([docs/predictor.md](docs/predictor"
@@ -146,6 +191,11 @@ class Arguments(BaseModel):
     enable_predictor_health_check: bool = Field(
         False, description="be ready only while the predictor's model is, which is asked once a second"
     )
+
+
+class AnswerArguments(_Group):
+    title = "Answers of encoders"
+
     return_token_type_ids: bool = Field(
         False, description="give the model token_type_ids also where its tokenizer would not"
     )
@@ -154,6 +204,15 @@ class Arguments(BaseModel):
     return_offsets_mapping: bool = Field(
         False, description="token classification: add each token's start and end in the text as `offset_mapping`"
     )
+
+
+class ServerArguments(_Group):
+    title = "Server"
+
+    workers: int = Field(
+        1, ge=1, description="processes that serve, each with a copy of the model and its share of the cores; 1 where "
+        "vLLM runs the model",
+    )  # fmt: skip
     api_key: Annotated[tuple[str, ...] | None, BeforeValidator(_split_names)] = Field(
         None, repr=False, description="comma list of keys; clients must send one as `Authorization: Bearer KEY` on all "
         "routes but health, metrics and docs; better set in the environment, since command lines can be seen",
@@ -180,11 +239,21 @@ class Arguments(BaseModel):
     enable_latency_logging: bool = Field(
         False, description="log a line for every request: its X-Request-Id, method, path, status and milliseconds"
     )
+
+
+class ResourceArguments(_Group):
+    title = "BentoML"
+
     gpu: int | None = Field(
         None, ge=0, description="GPUs the service asks BentoML for, 0 for none; if unset as many as vLLM's parallel "
         "sizes make, where a GPU is present and in every Bento",
     )  # fmt: skip
     gpu_type: str | None = Field(None, description="BentoCloud's GPU type, such as `nvidia-l4`")
+
+
+class Arguments(ServerArguments, ModelArguments, AnswerArguments, PredictorArguments, ResourceArguments):
+    """All arguments of the service, under the names of KServe's Hugging Face runtime."""
+
     engine: Mapping[str, EngineArgument] = Field({}, exclude=True, repr=False)
 
     @model_validator(mode="after")
@@ -222,22 +291,14 @@ class Arguments(BaseModel):
         ]
         return math.prod(sizes)
 
-    def refuse_engine_arguments(self, reason: str) -> None:
-        """Called where vLLM does not run the model: what was meant as an argument is unknown, the rest is warned of.
+    def ignore_engine_arguments(self, reason: str) -> None:
+        """Called where vLLM does not run the model: manifests carry its arguments whatever they serve.
 
         Args:
             reason: why vLLM's arguments have no meaning.
-
-        Raises:
-            ArgumentsError: an argument is unknown.
         """
         for name, argument in self.engine.items():
-            if not argument.meant:
-                logger.warning("%s is ignored: there is no argument %s", argument.origin, name)
-            elif name in _KSERVE_ENGINE_ARGUMENTS:
-                logger.warning("%s in %s has no effect: %s", name, argument.origin, reason)
-            else:
-                raise ArgumentsError(f"{unknown_argument(name, argument.origin)}; {reason}")
+            logger.warning("%s in %s has no effect: %s", name, argument.origin, _INSTEAD.get(name, reason))
 
 
 def _positive(name: str, argument: EngineArgument) -> int:
@@ -246,7 +307,40 @@ def _positive(name: str, argument: EngineArgument) -> int:
     return int(argument.value)
 
 
-ARGUMENT_NAMES = tuple(name for name in Arguments.model_fields if name != "engine")
+_Given = TypeVar("_Given", bound=_Group)
+_SERVICE_GROUPS = tuple(base for base in Arguments.__bases__ if issubclass(base, _Group))
+GROUPS: tuple[type[_Group], ...] = (LaunchArguments, *_SERVICE_GROUPS)
+ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model_fields)
+_OWN_NAMES = frozenset({*ARGUMENT_NAMES, *LaunchArguments.model_fields, *WITHOUT_EFFECT})
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """The parser of this server's own and KServe's names, in groups for `--help`; it takes every value as it is."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
+    )
+    for group in GROUPS:
+        options = parser.add_argument_group(group.title)
+        for name, field in group.model_fields.items():
+            names = [name, *(alias for alias, target in _ALIASES.items() if target == name)]
+            default = "" if field.default is None or field.default is False else f"; default {field.default}"
+            _add(options, names, field.annotation in (bool, bool | None), f"{field.description}{default}")
+    ignored = parser.add_argument_group("KServe's, accepted without effect")
+    for name, instead in WITHOUT_EFFECT.items():
+        _add(ignored, [name], name in _WITHOUT_VALUE, instead)
+    others = sorted({*OPTIONS, *SWITCHES} - _OWN_NAMES - {*_ALIASES})
+    names = [*(f"--{name}" for name in others), *(f"-{name}" for name in sorted(SHORT))]
+    parser.add_argument_group("vLLM's (docs.vllm.ai has what they do; flags also as --no_...)", " ".join(names))
+    return parser
+
+
+def _add(options: Any, names: Sequence[str], is_flag: bool, description: str) -> None:
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", description).replace("`", "").replace("%", "%%")
+    words = [f"--{name}" for name in names]
+    if is_flag:
+        options.add_argument(*words, dest=names[0], nargs="?", const="true", metavar="true|false", help=text)
+    else:
+        options.add_argument(*words, dest=names[0], metavar="VALUE", help=text)
 
 
 def parse_command_line(words: Sequence[str], origin: str = "the command line") -> dict[str, str]:
@@ -257,35 +351,19 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
         origin: what to call the command line in an error.
 
     Returns:
-        The values as given, by argument name; nothing is validated. Several words after a name that is not this
+        The values as given, by argument name; no value is validated. Several words after a name that is not this
         server's own are one value, quoted as in a shell.
 
     Raises:
-        ArgumentsError: a missing value or a stray word.
+        ArgumentsError: an unknown name, a missing value or a stray word.
     """
-    parser = argparse.ArgumentParser(
-        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
-    )
-    for name in ARGUMENT_NAMES:
-        field = Arguments.model_fields[name]
-        names = [name, *(alias for alias, target in _ALIASES.items() if target == name)]
-        is_flag = field.annotation in (bool, bool | None)
-        options = [f"--{name}" for name in names]
-        if is_flag:
-            parser.add_argument(*options, dest=name, nargs="?", const="true")
-        else:
-            parser.add_argument(*options, dest=name)
-    for name in _WITHOUT_EFFECT:
-        if name in _KSERVE_SWITCHES:
-            parser.add_argument(f"--{name}", nargs="?", const="true")
-        else:
-            parser.add_argument(f"--{name}")
     try:
-        namespace, rest = parser.parse_known_args([_canonical_word(word) for word in words])
+        namespace, rest = create_parser().parse_known_args([_canonical_word(word) for word in words])
     except argparse.ArgumentError as error:
         raise ArgumentsError(f"{origin} is wrong: {error}") from error
     values: dict[str, str] = vars(namespace)
     for name, given in _group(rest, origin):
+        _check_name(name, origin)
         values[name] = given[0] if len(given) == 1 else shlex.join(given) or "true"
     return values
 
@@ -313,8 +391,8 @@ def read_arguments(
     """Merge the sources; command line > environment > baked into the Bento > default.
 
     In the environment `RUNTIME_<ARGUMENT>` is stronger than the same argument in `RUNTIME_ARGS`. Empty variables count
-    as unset. An unknown `RUNTIME_...` variable will only be warned of: Kubernetes sets some of that form for a Service
-    called "runtime". What has no name here is vLLM's to judge, in `engine`.
+    as unset. An unknown `RUNTIME_...` variable is only warned of: Kubernetes sets some of that form for a Service
+    called "runtime". What is vLLM's is in `engine`.
 
     Raises:
         ArgumentsError: one line that names the argument, where it came from and what is allowed.
@@ -329,14 +407,19 @@ def read_arguments(
                 continue
             name = _canonical_name(given_name)
             if name == "max_length" and str(value) in _FITTING:
-                engine["max_model_len"] = EngineArgument(str(value), origin, meant)
-            elif name in _WITHOUT_EFFECT:
-                logger.warning("%s in %s has no effect on this server", name, origin)
+                engine["max_model_len"] = EngineArgument(str(value), origin)
+            elif name in WITHOUT_EFFECT:
+                logger.warning("%s in %s has no effect: %s", name, origin, WITHOUT_EFFECT[name])
+            elif name in LaunchArguments.model_fields:
+                logger.warning("%s in %s has no effect: it is for the command line of launch.py", name, origin)
             elif name in ARGUMENT_NAMES:
                 values[name] = value
                 origins[name] = origin
+            elif not meant and not _is_known(name):
+                logger.warning("%s is ignored: there is no argument %s", origin, name)
             else:
-                engine[name] = EngineArgument(_as_text(value), origin, meant)
+                _check_name(name, origin)
+                engine[name] = EngineArgument(_as_text(value), origin)
 
     take(baked, "the Bento")
     try:
@@ -345,22 +428,39 @@ def read_arguments(
         raise ArgumentsError(f"{ENVIRONMENT_COMMAND_LINE} is not a command line: {error}") from error
     take(parse_command_line(words, ENVIRONMENT_COMMAND_LINE), ENVIRONMENT_COMMAND_LINE)
     for variable, value in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == ENVIRONMENT_COMMAND_LINE:
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in (ENVIRONMENT_COMMAND_LINE, HANDED_OVER):
             continue
         take({variable.removeprefix(ENVIRONMENT_PREFIX).lower(): value}, variable, meant=False)
-    take(command_line, "the command line")
-
     try:
-        return Arguments.model_validate({**values, "engine": engine})
+        handed_over = json.loads(environment.get(HANDED_OVER, "{}"))
+    except ValueError:
+        raise ArgumentsError(f"{HANDED_OVER} is for launch.py alone: set {ENVIRONMENT_COMMAND_LINE}") from None
+    take({**command_line, **handed_over}, "the command line")
+    return _validate(Arguments, {**values, "engine": engine}, origins)
+
+
+def read_launch_arguments(values: Mapping[str, str]) -> LaunchArguments:
+    """
+    Raises:
+        ArgumentsError: one line that names the argument and what is allowed.
+    """
+    return _validate(LaunchArguments, values, {})
+
+
+def _validate(model: type[_Given], values: Mapping[str, object], origins: Mapping[str, str]) -> _Given:
+    try:
+        return model.model_validate(values)
     except ValidationError as error:
         raise ArgumentsError("; ".join(_describe(problem, origins) for problem in error.errors())) from error
 
 
 def _canonical_word(word: str) -> str:
+    if level := _OPTIMIZATION.match(word):
+        return "--optimization_level" + (f"={level['level']}" if level["level"] else "")
     if not word.startswith("--"):
         return word
     name, equals, value = word.partition("=")
-    return name[:2] + name[2:].replace("-", "_") + equals + value
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"
 
 
 def _canonical_name(name: str) -> str:
@@ -375,11 +475,24 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def unknown_argument(name: str, origin: str, others: Iterable[str] = ()) -> str:
-    """Say that there is no such argument, and which it might have been, of this server's and `others`."""
-    close = difflib.get_close_matches(name, [*ARGUMENT_NAMES, *others], n=1, cutoff=0.75)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(ARGUMENT_NAMES)}"
-    return f"unknown argument {name!r} in {origin}: {hint}"
+def _is_known(name: str) -> bool:
+    return name.partition(".")[0] in _OWN_NAMES | _VLLM_NAMES
+
+
+def _check_name(name: str, origin: str) -> None:
+    if not _is_known(name):
+        raise ArgumentsError(unknown_argument(name, origin))
+
+
+def unknown_argument(name: str, origin: str) -> str:
+    """Say that there is no such argument, and which it might have been: one of this server's before one of vLLM's."""
+    for names in (_OWN_NAMES | {*_ALIASES}, _VLLM_NAMES):
+        # KServe takes an abbreviation; a typo is more often near.
+        longer = [each for each in names if each.startswith(name)]
+        close = longer if len(longer) == 1 else difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
+        if close:
+            return f"unknown argument {name!r} in {origin}: did you mean {close[0]}?"
+    return f"unknown argument {name!r} in {origin}: `python launch.py --help` shows all that there are"
 
 
 def _describe(problem: Mapping[str, object], origins: Mapping[str, str]) -> str:
@@ -388,4 +501,6 @@ def _describe(problem: Mapping[str, object], origins: Mapping[str, str]) -> str:
     if not isinstance(location, tuple) or not location:
         return message
     name = str(location[0])
+    if problem["type"] == "bool_parsing":
+        message = _BOOLEANS
     return f"argument {name} (from {origins.get(name, 'the command line')}) is {problem['input']!r}: {message}"

@@ -9,14 +9,16 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def count_cores(cgroup: Path = _CGROUP) -> int:
-    """The cores of the process's affinity mask, at most its cgroup's CPU quota rounded up.
+def count_cores(workers: int = 1, cgroup: Path = _CGROUP) -> int:
+    """A worker's share of the cores of the process's affinity mask, at most its cgroup's CPU quota rounded up.
 
     PyTorch knows the mask but not the quota: in a container with 2 of 64 cores it would start 64 threads.
     """
     cores = len(os.sched_getaffinity(0))
     quota = _read_quota(cgroup)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+    if quota is not None:
+        cores = min(cores, math.ceil(quota))
+    return max(1, cores // workers)
 
 
 def _read_quota(cgroup: Path) -> float | None:

@@ -7,22 +7,24 @@ import atexit
 import logging
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol, get_args
 
 import pynvml
 from _bentoml_sdk.service.config import GpuLiteralType, SSLSchema
+from bentoml import server_context
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.images import Image
 
-from runners.arguments import Arguments
+from runners.arguments import Arguments, read_arguments
 from runners.draining import DRAIN_SECONDS
 from runners.errors import ArgumentsError, RunnerError
 from runners.inference import Models
+from runners.ports import check_port
 
 _EXIT_CODE = 1
 _WATCH_SECONDS = 1.0
@@ -36,6 +38,9 @@ def configure_logging() -> None:
         package_logger.handlers = bentoml_logger.handlers
         package_logger.setLevel(bentoml_logger.getEffectiveLevel())
         package_logger.propagate = False
+    # BentoML's parent and every worker read the arguments; what is odd about them is said by the first worker alone.
+    if server_context.worker_index != 1:
+        logging.getLogger(read_arguments.__module__).setLevel(logging.ERROR)
 
 
 def being_built() -> bool:
@@ -95,25 +100,6 @@ def resolve_ssl(arguments: Arguments) -> SSLSchema:
     return {"enabled": True, "certfile": arguments.ssl_certfile, "keyfile": arguments.ssl_keyfile}
 
 
-def check_port(port: int, argument: str) -> None:
-    """Before the workers start, which share their ports and so would share another server's.
-
-    Raises:
-        ArgumentsError: something listens there, or it is not allowed.
-    """
-    with socket.socket() as probe:
-        # As the server itself does: a port whose last connections are closing is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OverflowError:
-            raise ArgumentsError(f"{argument} is {port}: a port is 0 to 65535") from None
-        except OSError as error:
-            raise ArgumentsError(
-                f"port {port} cannot be used: {error.strerror}; set --{argument} to another"
-            ) from error
-
-
 def exit_unless_free(port: int, argument: str) -> None:
     """In BentoML's parent process: `check_port`, and an end of one line."""
     try:
@@ -122,10 +108,11 @@ def exit_unless_free(port: int, argument: str) -> None:
         raise SystemExit(f"error: {error}") from None
 
 
-def count_workers(service: str) -> int:
-    """How many workers BentoML starts of the service, by its effective configuration."""
-    workers: int | str = BentoMLContainer.config.services[service].get().get("workers") or 1
-    return os.cpu_count() or 1 if workers == "cpu_count" else int(workers)
+def resolve_workers(arguments: Arguments, service: str) -> Arguments:
+    """The arguments with the workers that BentoML will start: the operator's BENTOML_CONFIG_OPTIONS are stronger."""
+    configured = BentoMLContainer.config.get().get("services", {}).get(service, {}).get("workers") or arguments.workers
+    workers = (os.cpu_count() or 1) if configured == "cpu_count" else int(configured)
+    return arguments.model_copy(update={"workers": workers})
 
 
 def watch_for_failed_workers() -> None:
@@ -192,7 +179,19 @@ def bound_shutdown(stop: Callable[[], None], listener: Listener | None) -> None:
 
 
 def _exit(reason: str) -> NoReturn:
-    sys.stderr.write(f"error: {reason}\n")
-    sys.stderr.flush()
+    if _first_to_fail():
+        sys.stderr.write(f"error: {reason}\n")
+        sys.stderr.flush()
     os.kill(os.getppid(), signal.SIGUSR1)
     os._exit(_EXIT_CODE)
+
+
+def _first_to_fail() -> bool:
+    """Whether no other worker of this server has failed before: they mostly fail alike."""
+    # The one folder of all workers, which BentoML empties at every start.
+    mark = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"failed-{os.getppid()}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

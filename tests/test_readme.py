@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runners.arguments import ARGUMENT_NAMES, Arguments
+from runners.arguments import GROUPS
 from tests.servers import ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text()
@@ -94,10 +94,11 @@ def test_the_table_of_arguments_is_complete() -> None:
 
 def argument_table() -> str:
     rows = ["| argument | default | |", "|---|---|---|"]
-    for name in ARGUMENT_NAMES:
-        field = Arguments.model_fields[name]
-        default = "" if field.default is None or field.default is False else f"`{field.default}`"
-        rows.append(f"| `{name}` | {default} | {field.description} |")
+    for group in GROUPS:
+        rows.append(f"| **{group.title}** | | |")
+        for name, field in group.model_fields.items():
+            default = "" if field.default is None or field.default is False else f"`{field.default}`"
+            rows.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(rows)
 
 
@@ -108,6 +109,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert os.access(script, os.X_OK)
 
 
-def test_links() -> None:
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_links(page: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+        assert (ROOT / page).parent.joinpath(target).exists(), target

@@ -221,7 +221,7 @@ def test_prompts_and_traces_are_not_logged(minilm: ServerProcess) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--arg modl_dir=/x", "error: unknown argument 'modl_dir' in the command line: did you mean model_dir?; vLLM"),
+        ("--arg modl_dir=/x", "error: unknown argument 'modl_dir' in the command line: did you mean model_dir?"),
         ("--arg dtype=int3", "error: argument dtype (from the command line) is 'int3': Input should be 'auto', "),
         (
             "--arg model_dir=/nowhere",

@@ -20,7 +20,7 @@ import json, service
 from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
-print(json.dumps({"bentoml_paths": sorted(service.BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
+print(json.dumps({"arguments": service.arguments.model_dump(), "bentoml_paths": sorted(service.BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
                   "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
 """
 
@@ -39,6 +39,12 @@ def test_effective_config() -> None:
     assert config["service"]["resources"] == {"gpu": 2, "gpu_type": "nvidia-l4"}
     assert config["service"]["endpoints"] == {"livez": "/v2/health/live", "readyz": "/v2/health/ready"}
     assert config["api_server"]["metrics"]["enabled"] is False
+
+
+@pytest.mark.parametrize(("options", "workers"), [("", 3), ("services.huggingface_runtime.workers=2", 2)])
+def test_the_operator_s_workers_are_stronger(options: str, workers: int) -> None:
+    config = effective_config(RUNTIME_WORKERS="3", BENTOML_CONFIG_OPTIONS=options)
+    assert config["service"]["workers"] == config["arguments"]["workers"] == workers
 
 
 def test_the_paths_that_are_bentoml_s_are_in_the_document() -> None:

@@ -85,11 +85,8 @@ class EncoderRunner:
         """
         Args:
             connect: reaches the predictor that the arguments name, if they do.
-
-        Raises:
-            ArgumentsError: there are arguments that only vLLM has.
         """
-        arguments.refuse_engine_arguments("vLLM's own arguments are for models that generate")
+        arguments.ignore_engine_arguments("this model does not run on vLLM")
         self._arguments = arguments
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
@@ -298,7 +295,7 @@ class EncoderRunner:
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         arguments = self._arguments
-        torch.set_num_threads(count_cores())
+        torch.set_num_threads(count_cores(arguments.workers))
         remote = arguments.predictor_host is not None
         device = torch.device("cuda" if torch.cuda.is_available() and not remote else "cpu")
         config = load_config(arguments)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from runners.arguments import Arguments
 from runners.draining import wait_until
 from runners.errors import (
+    ArgumentsError,
     EngineDeadError,
     InputError,
     ModelLoadError,
@@ -225,11 +226,17 @@ class GeneratorRunner:
         if arguments.backend != "huggingface":
             obstacle = await asyncio.to_thread(vllm.find_obstacle, arguments, architectures, encoder_decoder)
         if obstacle is None:
+            if arguments.workers > 1:
+                # Each would be given the same devices, and nearly all of their memory.
+                raise ArgumentsError(
+                    f"workers is {arguments.workers}, but vLLM runs this model, and one engine batches all requests: "
+                    "set it to 1; --data-parallel-size is for copies of the model"
+                )
             return await VllmEngine.start(arguments, self._names)
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
         logger.info("transformers runs %s, because %s", self.name, obstacle)
-        arguments.refuse_engine_arguments(f"vLLM's own arguments have no meaning, because {obstacle}")
+        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}")
         from runners.generator.transformers import TransformersEngine
 
         engine = TransformersEngine(arguments)

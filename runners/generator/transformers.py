@@ -217,7 +217,7 @@ class TransformersEngine:
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         arguments = self._arguments
-        torch.set_num_threads(count_cores())
+        torch.set_num_threads(count_cores(arguments.workers))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = load_config(arguments)
         tokenizer = load_tokenizer(arguments)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
-from runners.arguments import Arguments, EngineArgument, unknown_argument
+from runners.arguments import Arguments, EngineArgument
 from runners.cores import count_cores
 from runners.errors import (
     ArgumentsError,
@@ -54,8 +54,8 @@ logger = logging.getLogger(__name__)
 _OF_ITS_SERVER = frozenset(
     {
         "api_server_count", "asc", "disable_access_log_for_endpoints", "disable_uvicorn_access_log",
-        "enable_ssl_refresh", "grpc", "h11_max_header_count", "h11_max_incomplete_event_size", "headless", "help",
-        "host", "port", "root_path", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
+        "enable_ssl_refresh", "grpc", "h11_max_header_count", "h11_max_incomplete_event_size", "headless",
+        "root_path", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
     }
 )  # fmt: skip
 _COMPILATION = frozenset({"enforce_eager", "compilation_config", "cc", "optimization_level"})
@@ -388,10 +388,9 @@ def _engine_words(arguments: Arguments, parser: FlexibleArgumentParser) -> list[
             option, action = actions[base]
             if base != "served_model_name":
                 words += _words(option + dot + key, action, argument, name, f"no_{base}" in actions)
-        elif argument.meant:
-            raise ArgumentsError(unknown_argument(name, argument.origin, actions))
         else:
-            logger.warning("%s is ignored: there is no argument %s", argument.origin, name)
+            # Another release than that of runners/generator/flags.py.
+            raise ArgumentsError(f"argument {name} (from {argument.origin}) is unknown to this release of vLLM")
     return words
 
 

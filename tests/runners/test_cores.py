@@ -26,4 +26,10 @@ def test_affinity_and_quota(files: dict[str, str], cores: int, tmp_path: Path, m
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert count_cores(tmp_path) == cores
+    assert count_cores(cgroup=tmp_path) == cores
+
+
+@pytest.mark.parametrize(("workers", "cores"), [(1, 8), (2, 4), (3, 2), (9, 1)])
+def test_workers_share_the_cores(workers: int, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert count_cores(workers, tmp_path) == cores
