@@ -51,7 +51,8 @@ test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 
 # Builds the image of a Bento by buildah, which is Debian's package, and runs it.
 test-image: $(VENV)/installed-test
-	$(PYTHON) -m pytest -m image
+	FLAVOR=$(FLAVOR) $(if $(filter command line,$(origin TORCH_WHEELS)),TORCH_WHEELS=$(TORCH_WHEELS)) \
+		$(PYTHON) -m pytest -m image -s
 
 # Against a real Triton, which is a third of a GB and wants Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed
