@@ -1,8 +1,9 @@
 """The BentoML service: what runs where. It wires and computes nothing.
 
 protocol/  KServe V1, the Open Inference Protocol and OpenAI's API, one ASGI application, and a gRPC server beside it
-runners/   the model: loaded in the background once the server listens; an encoder runs in a thread of its own, a
-           generator on vLLM's engine or, in a thread of its own, on transformers; or a predictor elsewhere runs it
+runners/   the model: downloaded first if it is at a URI, loaded in the background once the server listens; an encoder
+           runs in a thread of its own, a generator on vLLM's engine or, in a thread of its own, on transformers; or a
+           predictor elsewhere runs it
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from protocol.options import AnswerOptions
 from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
-from runners.errors import ArgumentsError
+from runners.errors import RunnerError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
 from runners.selection import create_runner
@@ -39,6 +40,7 @@ from runners.startup import (
     start_or_exit,
     watch_for_failed_workers,
 )
+from runners.storage import localize_model
 
 NAME = "huggingface_runtime"
 HERE = Path(__file__).resolve().parent
@@ -54,8 +56,11 @@ try:
     )
     arguments = resolve_workers(arguments, NAME)
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
+    if not being_built():
+        # The parent process downloads, before it knows which service the model makes; its workers find the folder.
+        arguments = localize_model(arguments)
     runner = create_runner(arguments, connect_predictor)
-except ArgumentsError as error:
+except RunnerError as error:
     raise SystemExit(f"error: {error}") from None
 models = Models([runner])
 grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None

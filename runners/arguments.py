@@ -135,7 +135,10 @@ class ModelArguments(_Group):
     title = "Model"
 
     model_name: str = Field("model", min_length=1, description="name of the model in URLs")
-    model_dir: str = Field("/mnt/models", description="folder of the model; ignored where `model_id` is set")
+    model_dir: str = Field(
+        "/mnt/models", description="folder of the model, or a URI of it such as `s3://bucket/bert/` "
+        "([docs/storage.md](docs/storage.md)); ignored where `model_id` is set",
+    )  # fmt: skip
     model_id: str | None = Field(None, description="Hugging Face hub id, or a folder")
     model_revision: str | None = Field(None, description="branch, tag or commit of the model on the hub")
     tokenizer_revision: str | None = Field(None, description="the same for the tokenizer; `model_revision` if unset")
