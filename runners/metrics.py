@@ -2,10 +2,49 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 TRUNCATED_TEXTS = Counter(
     "runtime_truncated_texts",
     "Texts longer than the model's limit, of which only the beginning was read",
     ["model_name"],
 )
+# What is under way in a worker that has died does not count: "live".
+WAITING_TEXTS = Gauge(
+    "runtime_waiting_texts",
+    "Texts in the queue before the model, of requests that somebody still waits for",
+    ["model_name"],
+    multiprocess_mode="livesum",
+)
+RUNNING_TEXTS = Gauge(
+    "runtime_running_texts",
+    "Texts that the model computes at this moment",
+    ["model_name"],
+    multiprocess_mode="livesum",
+)
+
+
+class Level:
+    """A part of a gauge: what one queue adds to it, so that a model that is loaded again does not disturb the sum.
+
+    Not thread-safe: whoever sets it holds the lock of what it counts.
+    """
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._value = 0
+
+    def set(self, value: int) -> None:
+        """Make this part `value`."""
+        if value != self._value:
+            self._gauge.inc(value - self._value)
+            self._value = value
+
+
+class Load:
+    """How many texts of a model wait and run."""
+
+    def __init__(self, model_name: str) -> None:
+        # The gauges exist from here on, at 0: who scales by them needs a number of an idle server too.
+        self.waiting = Level(WAITING_TEXTS.labels(model_name))
+        self.running = Level(RUNNING_TEXTS.labels(model_name))

@@ -8,6 +8,7 @@ import http.client
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,28 @@ def test_a_truncated_text_is_counted_in_the_metrics(minilm: ServerProcess) -> No
     assert 'runtime_truncated_texts_total{model_name="model"} 1.0' in httpx.get(minilm.url + "/metrics").text
     [line] = [line for line in minilm.output.splitlines() if "further ones are only counted" in line]
     assert line.endswith("(request_id=long-1)")
+
+
+def test_the_queue_is_in_the_metrics(minilm: ServerProcess) -> None:
+    """While a large request is under way, texts wait and run; after it none do."""
+    seen: dict[str, set[float]] = {"runtime_waiting_texts": set(), "runtime_running_texts": set()}
+
+    def scrape() -> None:
+        metrics = httpx.get(minilm.url + "/metrics").text
+        for name, values in seen.items():
+            [value] = re.findall(rf'^{name}{{model_name="model"}} (\S+)$', metrics, re.MULTILINE)
+            values.add(float(value))
+
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(httpx.post, minilm.url + PREDICT, json={"instances": ["a text " * 40] * 300}, timeout=60)
+        while not request.done():
+            scrape()
+        assert request.result().status_code == 200
+    assert all(max(values) > 1 for values in seen.values()), seen
+    for values in seen.values():
+        values.clear()
+    scrape()
+    assert list(seen.values()) == [{0}, {0}]
 
 
 def test_a_line_for_every_request(minilm: ServerProcess) -> None:

@@ -20,6 +20,7 @@ from itertools import count
 from runners.encoder.tokenization import TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Options, Prediction
+from runners.metrics import Load
 
 # How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
 _LARGE_REQUEST_PENALTY = 4
@@ -44,6 +45,8 @@ class Job:
         self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
         self.arrival = arrival
         self.queued_tokens = 0
+        # Its texts in the queue; none once it is released, although they may still lie there.
+        self.waiting = 0
 
     @property
     def abandoned(self) -> bool:
@@ -90,11 +93,12 @@ class Entry:
 class BatchQueue:
     """Texts wait here for the model; thread-safe."""
 
-    def __init__(self, max_batch_tokens: int, max_requests: int) -> None:
+    def __init__(self, max_batch_tokens: int, max_requests: int, load: Load) -> None:
         """
         Args:
             max_batch_tokens: budget of a batch; a longer text is a batch of its own.
             max_requests: how many requests may be under way; further ones are refused.
+            load: is told how many texts wait and run.
         """
         self._max_batch_tokens = max_batch_tokens
         self._max_requests = max_requests
@@ -102,6 +106,9 @@ class BatchQueue:
         self.requests = 0
         self._entries: list[Entry] = []
         self._waiting_tokens = 0
+        self._load = load
+        self._waiting_texts = 0
+        self._running_texts = 0
         self._ages = count()
         self._served_tokens = 0
         self._tokens_a_second = 0.0
@@ -126,6 +133,11 @@ class BatchQueue:
         """The request of this job is over, however it ended; what is left of it will not run."""
         self.requests -= 1
         job.result.cancel()
+        if job.waiting:
+            with self._changed:
+                self._waiting_texts -= job.waiting
+                job.waiting = 0
+                self._tell_load()
 
     def put(self, job: Job, first_position: int, texts: Iterable[TokenizedText], options: Options) -> None:
         """Queue texts of a job, which stand at `first_position` and after in its request."""
@@ -135,10 +147,11 @@ class BatchQueue:
                 tag = job.arrival + _LARGE_REQUEST_PENALTY * excess
                 job.queued_tokens += len(text.input_ids)
                 self._push(Entry(tag, next(self._ages), job, position, text, options))
+            self._tell_load()
             self._changed.notify()
 
     def take(self, by_length: bool = False) -> list[Entry]:
-        """The next batch; waits for one. Empty once the queue is closed.
+        """The next batch; waits for one, and `finish` must follow. Empty once the queue is closed.
 
         Args:
             by_length: make a batch of texts of like length around the oldest one, because it will be padded.
@@ -148,10 +161,20 @@ class BatchQueue:
                 batch = self._take_padded() if by_length else self._take_packed()
                 if batch:
                     self._served_tokens += sum(entry.tokens for entry in batch)
+                    self._running_texts += len(batch)
+                    self._tell_load()
                     return batch
                 if self._closed:
                     return []
                 self._changed.wait()
+
+    def finish(self, batch: Sequence[Entry]) -> None:
+        """A batch that was taken runs no more, however it ended."""
+        with self._changed:
+            self._running_texts -= len(batch)
+            if not self._entries:
+                # Else the next batch tells, in a moment.
+                self._tell_load()
 
     def note_speed(self, tokens: int, seconds: float) -> None:
         """Learn how fast the model is, for the Retry-After of refused requests."""
@@ -164,18 +187,30 @@ class BatchQueue:
             self._closed = True
             for entry in self._entries:
                 entry.job.deliver([(entry.position, ModelNotReadyError("the server is shutting down"))])
+                entry.job.waiting = 0
             self._entries.clear()
             self._waiting_tokens = 0
+            self._waiting_texts = 0
+            self._tell_load()
             self._changed.notify_all()
 
     def _push(self, entry: Entry) -> None:
         heapq.heappush(self._entries, entry)
         self._waiting_tokens += entry.tokens
+        self._waiting_texts += 1
+        entry.job.waiting += 1
 
     def _pop(self) -> Entry:
         entry = heapq.heappop(self._entries)
         self._waiting_tokens -= entry.tokens
+        if entry.job.waiting:
+            self._waiting_texts -= 1
+            entry.job.waiting -= 1
         return entry
+
+    def _tell_load(self) -> None:
+        self._load.waiting.set(self._waiting_texts)
+        self._load.running.set(self._running_texts)
 
     def _next(self) -> Entry | None:
         """The oldest entry that somebody still waits for."""

@@ -33,7 +33,7 @@ from runners.errors import (
     load_errors,
 )
 from runners.inference import Options, Output, Prediction, TensorSpec, TextInput, TokenInput
-from runners.metrics import TRUNCATED_TEXTS
+from runners.metrics import TRUNCATED_TEXTS, Load
 from runners.predictor import Predictor, PredictorWatch
 from runners.task import GENERATION, Task, infer_task
 
@@ -261,7 +261,10 @@ class EncoderRunner:
         try:
             while batch := loaded.queue.take(by_length=not loaded.forward.padding_free):
                 start = time.perf_counter()
-                _run_batch(loaded, batch)
+                try:
+                    _run_batch(loaded, batch)
+                finally:
+                    loaded.queue.finish(batch)
                 loaded.queue.note_speed(sum(entry.tokens for entry in batch), time.perf_counter() - start)
         finally:
             # Whatever ends this thread, nobody is to wait for it.
@@ -339,7 +342,7 @@ class EncoderRunner:
             token_limits=TokenLimits.of(model.config.get_text_config(), max_length, "token_type_ids" in inputs),
             tokenizer_thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
             forward=forward,
-            queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests),
+            queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests, Load(self.name)),
             predictor=predictor,
             watch=watch,
         )

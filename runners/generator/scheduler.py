@@ -22,6 +22,7 @@ from runners.generation import Delta, FinishReason, TokenLogprobs
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
 from runners.generator.sampling import Ranked, SampledRow, Sampler, Settings
 from runners.generator.text import TextStream, decode
+from runners.metrics import Load
 
 logger = logging.getLogger(__name__)
 
@@ -90,17 +91,21 @@ class Generation:
 class Scheduler:
     """Runs generations; `run` is the model thread's, the rest is for any thread."""
 
-    def __init__(self, decoder: Decoder, vocabulary: int, forced_first: int | None, max_batch_tokens: int) -> None:
+    def __init__(
+        self, decoder: Decoder, vocabulary: int, forced_first: int | None, max_batch_tokens: int, load: Load
+    ) -> None:
         """
         Args:
             forced_first: the first token of every output.
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt goes in parts, or alone
                 where a model cannot stop in between.
+            load: is told how many generations wait and run.
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._forced_first = forced_first
         self._max_batch_tokens = max_batch_tokens
+        self._load = load
         self._waiting: deque[Generation] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -134,6 +139,7 @@ class Scheduler:
             if self._dead or self._closed:
                 raise self._end()
             self._waiting.append(generation)
+            self._tell_waiting()
             self._changed.notify()
 
     def close(self) -> None:
@@ -160,6 +166,8 @@ class Scheduler:
                 self._closed = True
                 left = [*self._running, *self._joining, *self._waiting]
                 self._waiting.clear()
+                self._tell_waiting()
+                self._load.running.set(0)
             _deliver([(generation, self._end()) for generation in left])
 
     def _end(self) -> RunnerError:
@@ -170,6 +178,9 @@ class Scheduler:
     def _wait(self) -> bool:
         """Wait for something to do; False once closed."""
         with self._changed:
+            # Once a step: what was cancelled meanwhile counts no more.
+            self._tell_waiting()
+            self._load.running.set(len(self._joining) + len(self._running))
             while not (self._closed or self._waiting or self._joining or self._running):
                 self._changed.wait()
             return not self._closed
@@ -215,6 +226,11 @@ class Scheduler:
                         break
                     self._joining.append(generation)
                 self._waiting.popleft()
+            self._tell_waiting()
+            self._load.running.set(len(self._joining) + len(self._running))
+
+    def _tell_waiting(self) -> None:
+        self._load.waiting.set(sum(not generation.cancelled for generation in self._waiting))
 
     def _budget(self) -> int:
         return max(1, self._max_batch_tokens // _JOINING_PART) if self._running else self._max_batch_tokens

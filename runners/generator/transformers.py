@@ -23,6 +23,7 @@ from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.errors import EngineDeadError, InputError, ModelNotReadyError
 from runners.generation import Delta, Sampling, check_characters
+from runners.metrics import Load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -238,5 +239,7 @@ class TransformersEngine:
             max(map(len, tokenizer.get_vocab())),
             limits,
             defaults,
-            Scheduler(decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens),
+            Scheduler(
+                decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens, Load(arguments.model_name)
+            ),
         )

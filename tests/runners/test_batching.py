@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from runners.encoder.batching import BatchQueue, Entry, Job
 from runners.encoder.tokenization import TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Numbers, Options, Prediction
+from runners.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
 
 BUDGET = 100
+MODEL = "queued"
 
 
 def text(tokens: int) -> TokenizedText:
@@ -36,9 +39,19 @@ def answer(batch: list[Entry]) -> None:
         entry.job.deliver([(entry.position, Prediction(Numbers(np.asarray(entry.tokens))))])
 
 
+def load() -> tuple[float | None, float | None]:
+    """How many texts wait and run, by the metrics."""
+    names = ("runtime_waiting_texts", "runtime_running_texts")
+    waiting, running = (REGISTRY.get_sample_value(name, {"model_name": MODEL}) for name in names)
+    return waiting, running
+
+
 @pytest.fixture
 def queue() -> BatchQueue:
-    return BatchQueue(BUDGET, max_requests=8)
+    for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
+        # What other tests have left in their queues.
+        gauge.remove(MODEL)
+    return BatchQueue(BUDGET, max_requests=8, load=Load(MODEL))
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -153,3 +166,37 @@ async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
     queue.close()
     with pytest.raises(ModelNotReadyError, match="shutting down"):
         await job.result
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, by_length: bool) -> None:
+    async def test() -> None:
+        assert load() == (0, 0), "an idle queue has numbers too"
+        job = put(queue, 60, 60, 60)
+        other = put(queue, 60)
+        assert load() == (4, 0)
+        first = queue.take(by_length)
+        assert load() == (3, 1)
+        second = queue.take(by_length)
+        assert load() == (2, 2), "several batches may run at once"
+        queue.release(job)
+        assert load() == (1, 2), "nobody waits for the rest of it, although it still lies there"
+        queue.finish(first)
+        queue.finish(second)
+        queue.finish(queue.take(by_length))
+        assert load() == (0, 0)
+        queue.release(other)
+        assert load() == (0, 0)
+
+    asyncio.run(test())
+
+
+@in_a_loop
+async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
+    job = put(queue, 60, 60)
+    batch = queue.take()
+    queue.close()
+    assert load() == (0, 1)
+    queue.finish(batch)
+    queue.release(job)
+    assert load() == (0, 0)
