@@ -40,7 +40,7 @@ from runners.errors import ArgumentsError, ModelLoadError, RunnerError
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "STORAGE_CACHE_DIR"
-SCHEMES = ("file", "gs", "hdfs", "hf", "http", "https", "modelscope", "oci", "s3", "webhdfs")
+SCHEMES = ("bentoml", "file", "gs", "hdfs", "hf", "http", "https", "modelscope", "oci", "s3", "webhdfs")
 # Those whose URIs may end in `:revision`.
 _WITH_REVISION = ("hf", "modelscope")
 # Those whose unfinished downloads are gone on with; others write unfinished files under their final names.
@@ -95,6 +95,8 @@ def fetch_model(uri: str) -> Path:
         raise ArgumentsError(f"{shown} is a volume of Kubernetes: mount it, as KServe does, and give its path")
     if scheme not in SCHEMES:
         raise ArgumentsError(f"{shown} has an unknown scheme: model_dir is a path or a URI of {', '.join(SCHEMES)}")
+    if scheme == "bentoml":
+        return _find_kept(rest)
     if scheme == "file":
         if Path(rest).is_dir():
             return Path(rest)
@@ -108,6 +110,23 @@ def fetch_model(uri: str) -> Path:
                 _download(uri, shown, target)
     logger.debug("%s is in %s", shown, target)
     return _find_model(target, shown)
+
+
+def _find_kept(tag: str) -> Path:
+    """A model in BentoML's own store, of this machine or of the Bento that is served.
+
+    Raises:
+        ArgumentsError: there is none of that tag.
+    """
+    from bentoml import models
+    from bentoml.exceptions import BentoMLException
+
+    try:
+        return Path(models.get(tag).path)
+    except (BentoMLException, ValueError) as error:
+        raise ArgumentsError(
+            f"bentoml://{tag} is not in BentoML's model store; `bentoml models list` shows it"
+        ) from error
 
 
 def redact(text: str) -> str:

@@ -298,7 +298,7 @@ def check_arguments(document: Document) -> Iterator[str]:
         try:
             arguments = read_arguments(parse_command_line(words), given, baked={})
             if not document.generates:
-                arguments.refuse_engine_arguments("this is not for generation")
+                yield from (f"{name} is vLLM's, and this is not for generation" for name in arguments.engine)
             elif arguments.engine:
                 vllm.name_distribution()
                 vllm._parse(arguments, [arguments.model_name])
