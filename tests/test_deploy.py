@@ -290,7 +290,6 @@ def starts(document: Document) -> Iterator[tuple[list[str], dict[str, str]]]:
             raise AssertionError(f"{document} starts {command} {arguments}, and nothing here knows what that is")
 
 
-@cache
 def check_arguments(document: Document) -> Iterator[str]:
     """This server's own parser takes every argument, and vLLM's those that are for it."""
     for line, given in starts(document):
