@@ -289,19 +289,21 @@ def test_hf(uri: str, revision: str | None, fetch: Fetch, hub: Hub) -> None:
     assert hub.asked == []
 
 
-def test_hf_goes_on_within_a_file(fetch: Fetch, hub: Hub) -> None:
+def test_hf_goes_on_file_by_file(fetch: Fetch, hub: Hub) -> None:
     # huggingface_hub writes 10 MiB at a time.
     hub.files = FILES | {"model.safetensors": os.urandom(24 * 2**20)}
     hub.hold.set()
     process = fetch.start("hf://owner/model")
     wait_for(lambda: any(path.stat().st_size >= 2**20 for path in fetch.cache.rglob("*.incomplete")))
-    wait_for(lambda: len(list(fetch.cache.rglob("*.json"))) >= len(FILES))
+    wait_for(lambda: len(list(fetch.cache.rglob("*.metadata"))) >= len(FILES))
     process.kill()
     process.communicate()
     hub.hold.clear()
     hub.asked.clear()
-    assert contents(fetch("hf://owner/model")[0]) == hub.files
-    assert hub.asked == [("model.safetensors", "bytes=10485760-")]
+    folder, _ = fetch("hf://owner/model")
+    assert contents(folder) == hub.files
+    assert {name for name, _ in hub.asked} == {"model.safetensors"}
+    assert list(folder.rglob("*.incomplete")) == []
 
 
 def test_a_hub_that_is_away_completes_nothing(fetch: Fetch, hub: Hub) -> None:
