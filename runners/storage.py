@@ -55,8 +55,8 @@ _S3_TEMPORARY = re.compile(r"\.[0-9A-Fa-f]{8}$")
 _PATTERN_VARIABLES = ("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS")
 _LOG_SECONDS = 5.0
 _DRAW_SECONDS = 0.25
-# Held while progress is written, since KServe forks: a lock that another thread holds then, as that of stderr, would stay
-# locked in the child for ever.
+# Held while progress is written: KServe forks, and a lock that another thread holds then, such as that of stderr, is
+# never released in the child.
 _writing = threading.Lock()
 
 
@@ -449,7 +449,7 @@ class _Progress:
             before = now
 
 
-class _Bar(tqdm):
+class _Bar(tqdm):  # type: ignore[misc]
     # Without a thread of its own, which might be writing where KServe forks.
     monitor_interval = 0
 

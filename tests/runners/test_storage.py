@@ -322,7 +322,7 @@ def test_hf_of_kserve_gets_one_commit(hub: Hub, tmp_path: Path, monkeypatch: pyt
     from kserve_storage import Storage
 
     asked: list[str] = []
-    info = ModelInfo(id="owner/model", sha=COMMIT, siblings=[{"rfilename": "config.json", "size": 2}])
+    info = ModelInfo(id="owner/model", sha=COMMIT, siblings=[{"rfilename": "config.json", "size": 2}])  # type: ignore[no-untyped-call]
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: info)
     monkeypatch.setattr(Storage, "download", lambda uri, *_: asked.append(uri))
     monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
