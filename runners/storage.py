@@ -55,6 +55,9 @@ _S3_TEMPORARY = re.compile(r"\.[0-9A-Fa-f]{8}$")
 _PATTERN_VARIABLES = ("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS")
 _LOG_SECONDS = 5.0
 _DRAW_SECONDS = 0.25
+# Held while progress is written: KServe forks, and a lock that another thread holds then, such as that of stderr, is
+# never released in the child.
+_writing = threading.Lock()
 
 
 def localize_model(arguments: Arguments) -> Arguments:
@@ -192,19 +195,25 @@ def _ending_on_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
-
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        # KServe's pool of processes inherits this.
-        if os.getpid() != owner:
-            os._exit(128 + number)
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, end)
+    previous = signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _after_fork_in_child() -> None:
+    _writing.release()
+    # A pool ends its processes by SIGTERM; waiting for a lock they would not come to a handler in Python.
+    if signal.getsignal(signal.SIGTERM) is _end:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_after_fork_in_child)
 
 
 def _download(uri: str, shown: str, target: Path) -> None:
@@ -318,6 +327,9 @@ def _download_from_hub(uri: str, folder: Path, progress: _Progress) -> None:
     finally:
         if had_bars:
             enable_progress_bars()
+    # Such as killed processes left; it takes new ones.
+    for path in folder.glob(".cache/huggingface/download/**/*.incomplete"):
+        path.unlink()
     missing = [file.rfilename for file in files if not (folder / file.rfilename).is_file()]
     if missing:
         raise ModelLoadError(f"{repository} is not complete: the hub did not send {', '.join(missing[:4])}")
@@ -432,14 +444,18 @@ class _Progress:
         return self.complete + sum(self._expected.values()) if any(self._expected.values()) else None
 
     def _draw(self) -> None:
-        with tqdm(
-            desc=self.shown, initial=self.count(), unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr
-        ) as bar:
-            done = False
-            while not done:
-                done = self._stopped.wait(_DRAW_SECONDS)
+        with _writing:
+            bar = _Bar(
+                desc=self.shown, initial=self.count(), unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr
+            )
+        done = False
+        while not done:
+            done = self._stopped.wait(_DRAW_SECONDS)
+            with _writing:
                 bar.total = self._total()
                 bar.update(self.count() - bar.n)
+        with _writing:
+            bar.close()
 
     def _log(self) -> None:
         before = self.count()
@@ -447,8 +463,14 @@ class _Progress:
             now, total = self.count(), self._total()
             of = "" if total is None else f" of {_size(total)}"
             speed = _size(max(now - before, 0) / _LOG_SECONDS)
-            logger.info("%s: downloaded %s%s, %s/s", self.shown, _size(now), of, speed)
+            with _writing:
+                logger.info("%s: downloaded %s%s, %s/s", self.shown, _size(now), of, speed)
             before = now
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    # Without a thread of its own, which might be writing where KServe forks.
+    monitor_interval = 0
 
 
 def _size(count: float) -> str:

@@ -289,19 +289,21 @@ def test_hf(uri: str, revision: str | None, fetch: Fetch, hub: Hub) -> None:
     assert hub.asked == []
 
 
-def test_hf_goes_on_within_a_file(fetch: Fetch, hub: Hub) -> None:
+def test_hf_goes_on_file_by_file(fetch: Fetch, hub: Hub) -> None:
     # huggingface_hub writes 10 MiB at a time.
     hub.files = FILES | {"model.safetensors": os.urandom(24 * 2**20)}
     hub.hold.set()
     process = fetch.start("hf://owner/model")
     wait_for(lambda: any(path.stat().st_size >= 2**20 for path in fetch.cache.rglob("*.incomplete")))
-    wait_for(lambda: len(list(fetch.cache.rglob("*.json"))) >= len(FILES))
+    wait_for(lambda: len(list(fetch.cache.rglob("*.metadata"))) >= len(FILES))
     process.kill()
     process.communicate()
     hub.hold.clear()
     hub.asked.clear()
-    assert contents(fetch("hf://owner/model")[0]) == hub.files
-    assert hub.asked == [("model.safetensors", "bytes=10485760-")]
+    folder, _ = fetch("hf://owner/model")
+    assert contents(folder) == hub.files
+    assert {name for name, _ in hub.asked} == {"model.safetensors"}
+    assert list(folder.rglob("*.incomplete")) == []
 
 
 def test_a_hub_that_is_away_completes_nothing(fetch: Fetch, hub: Hub) -> None:
@@ -399,7 +401,7 @@ def test_redact(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model_dir": "ftp://host/bert"}, "ftp://host/bert has an unknown scheme: model_dir is a path or a URI of file, gs, hdfs, hf, http, https, modelscope, oci, s3, webhdfs"),
+        ({"model_dir": "ftp://host/bert"}, "ftp://host/bert has an unknown scheme: model_dir is a path or a URI of bentoml, file, gs, hdfs, hf, http, https, modelscope, oci, s3, webhdfs"),
         ({"model_dir": "pvc://claim/bert"}, "pvc://claim/bert is a volume of Kubernetes: mount it, as KServe does, and give its path"),
         ({"model_dir": "file:///nowhere"}, "file:///nowhere does not exist; a file URI has an absolute path, as in file:///models/bert"),
         ({"model_id": "hf://owner/model"}, "model_id is 'hf://owner/model': it is a hub id or a folder, --model_dir takes URIs"),
