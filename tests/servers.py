@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 BENTOML = [sys.executable, "-m", "bentoml"]
@@ -73,6 +74,11 @@ class ServerProcess:
                 pass
             time.sleep(0.1)
         raise AssertionError(f"no {status} from {path}; the server said:\n{self.output}")
+
+    def worker_environments(self) -> list[dict[str, str]]:
+        """The environment of each process that serves."""
+        children = psutil.Process(self.pid).children(recursive=True)
+        return [child.environ() for child in children if "worker.service" in " ".join(child.cmdline())]
 
     def wait_for_exit(self, seconds: float = 120) -> int:
         return self._process.wait(seconds)

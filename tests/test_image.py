@@ -150,10 +150,14 @@ def configuration(image: str) -> dict[str, Any]:
     return inspected
 
 
-def processes(server: ServerProcess, words: str) -> list[psutil.Process]:
-    """The container's processes whose command lines hold the words."""
-    children = psutil.Process(server.pid).children(recursive=True)
-    return [child for child in children if words in " ".join(child.cmdline()) and "buildah" not in child.cmdline()[0]]
+def first_process(server: ServerProcess) -> psutil.Process:
+    """What a container's runtime would send its signals to."""
+    [first] = [
+        child
+        for child in psutil.Process(server.pid).children(recursive=True)
+        if "buildah" not in child.cmdline()[0] and "buildah" in child.parent().cmdline()[0]
+    ]
+    return first
 
 
 def test_the_image_says_who_it_is(image: str) -> None:
@@ -181,9 +185,9 @@ def test_it_answers_the_three_tasks(
     server.wait_until("/v2/health/ready", 200)
     answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": [text]}).json()
     assert [type(each) for each in answer["predictions"]] == [prediction]
-    [worker] = processes(server, "worker.service")
-    assert NAMED.items() <= worker.environ().items()
-    assert worker.uids().effective == 1034
+    [worker] = server.worker_environments()
+    assert NAMED.items() <= worker.items()
+    assert first_process(server).uids().effective == 1034
 
 
 def test_kserve_s_manifest_starts_it(drop_in: str, start: Run, model_folder: ModelFolder) -> None:
@@ -196,8 +200,8 @@ def test_kserve_s_manifest_starts_it(drop_in: str, start: Run, model_folder: Mod
     server.wait_until("/v2/health/ready", 200)
     answer = httpx.post(f"{server.url}/v1/models/ner:predict", json={"instances": ["Hello"]}).json()
     assert set(answer["predictions"][0][0]) == {"0", "1", "2", "3", "4"}
-    [worker] = processes(server, "worker.service")
-    assert worker.environ()["SAFETENSORS_FAST_GPU"] == "0"
+    [worker] = server.worker_environments()
+    assert worker["SAFETENSORS_FAST_GPU"] == "0"
     assert server.output.count("max_threads") == 1
 
 
@@ -227,8 +231,7 @@ def test_sigterm_ends_it_after_what_is_under_way(image: str, start: Run, model_f
         while "runtime_running_texts" not in (text := httpx.get(f"{server.url}/metrics").text) or not running(text):
             assert not answer.done(), "it was over before it could be interrupted"
             time.sleep(0.01)
-        [first] = processes(server, "bentoml serve")
-        first.send_signal(signal.SIGTERM)
+        first_process(server).send_signal(signal.SIGTERM)
         assert len(answer.result().json()["predictions"]) == 200
     assert server.wait_for_exit(30) == 0
 

@@ -261,3 +261,21 @@ def test_what_cannot_start_says_why_and_exits(arguments: str, message: str, home
         assert "Traceback" not in server.output
     finally:
         server.terminate()
+
+
+@pytest.mark.parametrize(
+    ("own", "seen"),
+    [
+        ({}, {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}),
+        ({"SAFETENSORS_FAST_GPU": "0"}, {"SAFETENSORS_FAST_GPU": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}),
+    ],
+)
+def test_the_environment_of_a_worker_from_source(own: dict[str, str], seen: dict[str, str], home: Path) -> None:
+    """Where the operator says nothing the server's defaults hold; tests/test_bento.py has the same of a Bento."""
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=model_dir={MINILM}"], home, own)
+    try:
+        server.wait_until("/livez", 200)
+        [worker] = server.worker_environments()
+        assert seen.items() <= worker.items()
+    finally:
+        server.terminate()
