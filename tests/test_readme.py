@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,17 @@ def test_demo() -> None:
     subprocess.run(["make", "demo"], cwd=ROOT, check=True)
     for task in ("sequence_classification", "token_classification", "fill_mask", "smollm"):
         assert (ROOT / "demo/models" / task / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [text for kind, text in blocks() if kind == "sh" and text.startswith("make bento")])
+def test_bentos(command: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "BENTOML_HOME": str(tmp_path)}
+    printed = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    name, _, version = printed.splitlines()[-1].partition(":")
+    assert (tmp_path / "bentos" / name / version / "bento.yaml").is_file()
 
 
 @pytest.mark.slow
