@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from deploy.bento.build import BENTOFILES
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.hub import COMMIT, Hub
 from tests.servers import BENTOML, ROOT, ServerProcess
 
 NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -51,8 +52,8 @@ def build(home: Path) -> Build:
     return make
 
 
-def run(command: list[str], home: Path) -> str:
-    environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml")}
+def run(command: list[str], home: Path, **environment: str) -> str:
+    environment = {**os.environ, "BENTOML_HOME": str(home / "bentoml"), **environment}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -226,6 +227,26 @@ def test_a_bento_with_a_model_in_it(home: Path, model_folder: ModelFolder, tmp_p
         assert httpx.get(server.url + "/v2/models/model").json()["properties"]["task"] == "sequence_classification"
     finally:
         assert server.terminate() == 0
+
+
+KEEP = "import sys; from deploy.bento.build import keep_model; print(keep_model(*sys.argv[1:]))"
+
+
+def test_a_model_of_the_hub_is_kept_without_what_does_not_serve(tmp_path: Path) -> None:
+    served = {"config.json", "model.safetensors", "1_Pooling/config.json", "2_Dense/pytorch_model.bin"}
+    others = {"pytorch_model.bin", "onnx/model.onnx", ".gitattributes"}
+    with Hub(dict.fromkeys(served | others, b"{}")) as hub:
+        online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub")}
+        tag, again, of_revision = (
+            run([sys.executable, "-c", KEEP, "owner/model", *revision], tmp_path, **online)
+            for revision in ([], [], ["v1"])
+        )
+        asked = [name for name, _ in hub.asked]
+    assert tag == again == of_revision == f"owner--model:{COMMIT[:16]}"
+    assert sorted(asked) == sorted(served), "each file that serves is downloaded once"
+    folder = tmp_path / "bentoml/models" / Path(*tag.split(":"))
+    held = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert held == served | {"model.yaml"}
 
 
 @pytest.mark.parametrize(
