@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,9 +16,10 @@ from starlette.routing import Route
 from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError, NotFoundError
 from protocol.sampling import read_sampling
 from protocol.versions import MODEL_VERSION
+from runners.answers import AnswerOptions
 from runners.errors import ModelNotReadyError
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models, Options, Output, Prediction, Runner, Text, TextInput
+from runners.inference import Models, Options, Output, Prediction, Runner, Table, Text, TextInput
 
 T = TypeVar("T")
 
@@ -160,15 +162,38 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
         return replace(options, sampling=read_sampling(parameters))
     if not parameters:
         return options
+    options = replace(options, answer=_read_answer_options(runner, options.answer, parameters))
     flags = {name: read_boolean(parameters, name, False) for name in OPTION_PARAMETERS if name in parameters}
     asked = [output for name, output in _OUTPUT_BY_PARAMETER.items() if flags.get(name)]
     if len(asked) > 1:
         raise InvalidRequestError(f"the parameters {' and '.join(_OUTPUT_BY_PARAMETER)} exclude each other")
     if asked:
-        options = replace(options, output=asked[0])
+        if named := [name for name in AnswerOptions.model_fields if name in parameters]:
+            raise InvalidRequestError(f"the parameters {named[0]} and return_{asked[0]} exclude each other")
+        options = replace(options, output=asked[0], answer=AnswerOptions())
     elif any(flags.get(name) is False and options.output is output for name, output in _OUTPUT_BY_PARAMETER.items()):
         options = replace(options, output=Output.LABELS)
     return replace(options, offsets=flags.get("return_offsets_mapping", options.offsets))
+
+
+def _read_answer_options(runner: Runner, usual: AnswerOptions, parameters: Mapping[str, Any]) -> AnswerOptions:
+    """The operator's, changed by what the request's parameters say.
+
+    Raises:
+        InvalidRequestError: an option is not of this task, or is not what it must be.
+    """
+    given = {name: parameters[name] for name in AnswerOptions.model_fields if name in parameters}
+    if not given:
+        return usual
+    if others := [name for name in given if name not in runner.answer_options]:
+        own = ", ".join(sorted(runner.answer_options)) or "none"
+        raise InvalidRequestError(f"the parameter {others[0]} is not of {runner.task}, whose options are: {own}")
+    try:
+        return AnswerOptions.model_validate({**usual.model_dump(), **given})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
+        raise InvalidRequestError(f"the parameter {problem['loc'][0]} is wrong: {message}") from error
 
 
 def read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -221,10 +246,19 @@ async def _wait_for_disconnect(request: Request) -> None:
 
 async def render(renderer: Callable[[Sequence[Prediction]], T], predictions: Sequence[Prediction]) -> T:
     """Call a renderer, in a thread where there is much to render."""
-    numbers = sum(
-        prediction.output.values.size for prediction in predictions if not isinstance(prediction.output, Text)
-    )
+    numbers = sum(map(count_numbers, predictions))
     return await render_off_loop(lambda: renderer(predictions), numbers)
+
+
+def count_numbers(prediction: Prediction) -> int:
+    """How much there is to print of a prediction."""
+    match prediction.output:
+        case Text():
+            return 0
+        case Table():
+            return prediction.output.size
+        case output:
+            return output.values.size
 
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:

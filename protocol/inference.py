@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.calls import describe_service, read_boolean, render_off_loop, resolve_options
+from protocol.calls import count_numbers, describe_service, read_boolean, render_off_loop, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.request_id import request_id
@@ -28,7 +28,6 @@ from runners.inference import (
     Prediction,
     Runner,
     TensorSpec,
-    Text,
     TextInput,
     TokenInput,
 )
@@ -159,9 +158,10 @@ def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], c
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
     """How many numbers are to be printed for an output; to copy them costs next to nothing."""
     if output.name == OUTPUT and output.top is None:
-        values = [prediction.output for prediction in predictions if not isinstance(prediction.output, Text)]
-        printed = [found for found in values if not output.binary or not isinstance(found, Numbers)]
-        return sum(found.values.size for found in printed)
+        printed = [
+            prediction for prediction in predictions if not output.binary or not isinstance(prediction.output, Numbers)
+        ]
+        return sum(map(count_numbers, printed))
     if output.binary and output.top is None:
         return 0
     name = output.scores or output.name

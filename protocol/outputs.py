@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from protocol.scores import class_rows, vocabulary_entries
 from protocol.tensors import BYTES, Tensor
-from runners.inference import ClassScores, Numbers, Prediction, Text, VocabularyScores
+from runners.inference import ClassScores, Numbers, Prediction, Table, Text, VocabularyScores
 
 OUTPUT = "output-0"
 OFFSETS = "offset_mapping"
@@ -29,6 +29,9 @@ def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0)
     """
     if name == OFFSETS:
         return _stack(name, [prediction.offsets for prediction in predictions if prediction.offsets is not None])
+    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
+    if tables and name in tables[0].columns:
+        return _stack(name, [table.columns[name] for table in tables])
     if name != OUTPUT:
         return _stack(name, [prediction.tensors[name] for prediction in predictions], columns)
     outputs = [prediction.output for prediction in predictions]
@@ -43,6 +46,7 @@ def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0)
             return _class_tensor(name, [output for output in outputs if isinstance(output, ClassScores)], columns)
         case VocabularyScores():
             return _vocabulary_tensor(name, [output for output in outputs if isinstance(output, VocabularyScores)])
+    raise AssertionError(f"there is no {name} among records")
 
 
 def offset_tensor(predictions: Sequence[Prediction]) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -21,7 +21,7 @@ from protocol.openai import model_card
 from protocol.outputs import offset_tensor
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor
-from runners.inference import ClassScores, Models, Numbers, Prediction, Text, TextInput, VocabularyScores
+from runners.inference import ClassScores, Models, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
 
 
 class TextPair(msgspec.Struct, forbid_unknown_fields=True):
@@ -121,9 +121,19 @@ def _render_one(prediction: Prediction) -> Any:
             keys = class_keys(values.shape[-1])
             rows = list(map(dict, map(zip, repeat(keys), class_rows(prediction.output))))
             return rows[0] if values.ndim == 1 else rows
+        case Table(columns):
+            return _records({name: column.tolist() for name, column in columns.items()})
         case VocabularyScores():
             masks = vocabulary_entries(prediction.output, '{"', '":', '"')
             return [orjson.Fragment(f"[{','.join(entries)}]") for entries in masks]
+
+
+def _records(columns: Mapping[str, Any]) -> Any:
+    """Columns, nested alike, as records that are nested so."""
+    values = list(columns.values())
+    if not isinstance(values[0], list):
+        return columns
+    return [_records(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True)]
 
 
 def _render_tensor(tensor: Tensor) -> dict[str, Any]:

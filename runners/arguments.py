@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from runners.answers import AnswerOptions, split_names
 from runners.errors import ArgumentsError
 from runners.generator.flags import OPTIONS, SHORT, SWITCHES
 from runners.task import Task
@@ -77,10 +78,6 @@ class EngineArgument:
 
     value: str
     origin: str
-
-
-def _split_names(value: object) -> object:
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
 def _count(value: object) -> object:
@@ -167,7 +164,7 @@ class ModelArguments(_Group):
     disable_special_tokens: bool = Field(False, description="tokenize without [CLS], [SEP] and their like")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the model")
     allow_pickle: bool = Field(False, description="load `.bin` weights where a model has no safetensors")
-    tensor_input_names: Annotated[tuple[str, ...] | None, BeforeValidator(_split_names)] = Field(
+    tensor_input_names: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
         None, description="comma list of the tokenizer's outputs that the model, here or in a predictor, is given; all "
         "that it takes if unset",
     )  # fmt: skip
@@ -196,7 +193,7 @@ class PredictorArguments(_Group):
     )
 
 
-class AnswerArguments(_Group):
+class AnswerArguments(_Group, AnswerOptions):
     title = "Answers of encoders"
 
     return_token_type_ids: bool = Field(
@@ -216,7 +213,7 @@ class ServerArguments(_Group):
         1, ge=1, description="processes that serve, each with a copy of the model and its share of the cores; 1 where "
         "vLLM runs the model",
     )  # fmt: skip
-    api_key: Annotated[tuple[str, ...] | None, BeforeValidator(_split_names)] = Field(
+    api_key: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
         None, repr=False, description="comma list of keys; clients must send one as `Authorization: Bearer KEY` on all "
         "routes but health, metrics and docs; better set in the environment, since command lines can be seen",
     )  # fmt: skip

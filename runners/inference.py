@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runners.answers import AnswerOptions
 from runners.errors import RunnerError
 from runners.generation import Sampling
 from runners.task import Task
@@ -54,6 +55,7 @@ class Options:
     """
 
     output: Output = Output.LABELS
+    answer: AnswerOptions = field(default_factory=AnswerOptions)
     offsets: bool = False
     tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
@@ -93,6 +95,20 @@ class VocabularyScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Records: columns by name, float32, int64 or str objects, all of one shape.
+
+    [] is a record, [records] a list of them, [masks, records] a list for every mask.
+    """
+
+    columns: Mapping[str, NDArray[Any]]
+
+    @property
+    def size(self) -> int:
+        return sum(column.size for column in self.columns.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer to one text.
 
@@ -100,7 +116,7 @@ class Prediction:
     `tensors` are those asked for by name, each of one text's shape: float32, or str objects.
     """
 
-    output: Numbers | Text | ClassScores | VocabularyScores
+    output: Numbers | Text | ClassScores | VocabularyScores | Table
     offsets: NDArray[np.int64] | None = None
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
@@ -147,6 +163,10 @@ class Runner(Protocol):
     @property
     def properties(self) -> Mapping[str, str]:
         """What else a client may want to know of the model."""
+
+    @property
+    def answer_options(self) -> frozenset[str]:
+        """The names of `AnswerOptions` that its task has."""
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         """The tensors of an answer, where the request names none."""

@@ -19,16 +19,35 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from runners.answers import AnswerOptions, ScoreFunction
 from runners.arguments import Arguments
 from runners.encoder.packing import Rows
 from runners.encoder.pooling import load_sentence_transformer
 from runners.encoder.tokenization import TokenizedText
 from runners.errors import InputError, ModelLoadError
-from runners.inference import ClassScores, Numbers, Options, Output, Prediction, TensorSpec, Text, VocabularyScores
+from runners.inference import (
+    ClassScores,
+    Numbers,
+    Options,
+    Output,
+    Prediction,
+    Table,
+    TensorSpec,
+    Text,
+    VocabularyScores,
+)
 from runners.task import Task
 
 # KServe prints probabilities with four decimals.
 _PROBABILITY_DECIMALS = 4
+# As many as `transformers.FillMaskPipeline` gives.
+_TOP_TOKENS = 5
+# Each is decoded, which takes some 20 us.
+_MOST_SEQUENCES = 10_000
+# What is asked for where nothing is.
+_PLAIN = AnswerOptions()
+# From which score on a label applies that does not exclude others.
+_ON = 0.5
 _OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
 
 
@@ -40,6 +59,8 @@ class Head(ABC):
     rows: ClassVar[Rows] = Rows.ALL
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
+    # Those of `AnswerOptions` that the task has.
+    answer_options: ClassVar[frozenset[str]] = frozenset()
     # How many numbers a text's vector has, for a task that makes one of the rows; a predictor may have made it already.
     pooled_width: int | None = None
 
@@ -68,7 +89,7 @@ class Head(ABC):
             ModelLoadError: the model cannot do the task.
         """
 
-    def check(self, text: TokenizedText) -> None:
+    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
         """Refuse a text before it takes the model's time.
 
         Raises:
@@ -76,6 +97,13 @@ class Head(ABC):
         """
         if not len(text.input_ids):
             raise InputError("it has no tokens")
+
+    def check_options(self, options: Options) -> None:  # noqa: B027
+        """Refuse options before they take anyone's time.
+
+        Raises:
+            InputError: an option cannot be what was meant for this model.
+        """
 
     def count_scores(self, text: TokenizedText) -> int:
         """How many numbers the scores of a text are, where that is worth counting."""
@@ -87,11 +115,17 @@ class Head(ABC):
 
     def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
         """The answer to one text from what `read` gave."""
+        table = self.tabulate(scores, text, options.answer)
+        columns = frozenset() if table is None else table.columns.keys()
         return Prediction(
-            self.output(scores, options),
-            text.offsets,
-            {name: self.tensor(name, scores) for name in options.tensors},
+            self.output(scores, options) if table is None else table,
+            text.offsets if options.offsets else None,
+            {name: self.tensor(name, scores) for name in options.tensors - columns},
         )
+
+    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+        """The answer to one text as records, where the options ask for that; None where they do not."""
+        return None
 
     @property
     @abstractmethod
@@ -108,7 +142,7 @@ class Head(ABC):
 
     @abstractmethod
     def outputs(self, options: Options) -> list[TensorSpec]:
-        """The tensors of an answer, where the request names none."""
+        """The tensors of an answer, where the request names none: the columns of its records, if it has those."""
 
     def named_outputs(self) -> list[TensorSpec]:
         """The tensors that a request gets only by name."""
@@ -179,6 +213,7 @@ class SequenceClassification(ClassificationHead):
     auto_class = AutoModelForSequenceClassification
     accepts_pairs = True
     rows = Rows.FIRST
+    answer_options = frozenset({"labels", "top_k", "threshold", "function_to_apply"})
 
     def prepare(self) -> None:
         problem: str | None = getattr(self.config, "problem_type", None)
@@ -212,7 +247,35 @@ class SequenceClassification(ClassificationHead):
         return _sigmoid(logits) if self._multi_label or self.classes == 1 else _softmax(logits)
 
     def _on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        return _sigmoid(logits) > 0.5
+        return _sigmoid(logits) > _ON
+
+    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+        """`label` and `score` of the best class; a list of them for `top_k`, `threshold` or several labels at once."""
+        if wanted == _PLAIN:
+            return None
+        [logits] = scores
+        values = self._apply(wanted.function_to_apply, logits)
+        best = np.argsort(-values, kind="stable")[: wanted.top_k]
+        if self._lists(wanted):
+            least = _ON if wanted.threshold is None and wanted.top_k is None else wanted.threshold
+            best = best[values[best] >= least] if least is not None else best
+        else:
+            best = best[0]
+        return Table({"label": self._names(best), "score": values[best]})
+
+    def _apply(self, function: ScoreFunction | None, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        match function:
+            case ScoreFunction.SOFTMAX:
+                return _softmax(logits)
+            case ScoreFunction.SIGMOID:
+                return _sigmoid(logits)
+            case ScoreFunction.NONE:
+                return logits
+            case None:
+                return self.probabilities(logits)
+
+    def _lists(self, wanted: AnswerOptions) -> bool:
+        return self._multi_label or wanted.top_k is not None or wanted.threshold is not None
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
@@ -225,6 +288,9 @@ class SequenceClassification(ClassificationHead):
         return [*scores, TensorSpec("labels", "BYTES", (-1, self.classes)) if self._multi_label else labels]
 
     def outputs(self, options: Options) -> list[TensorSpec]:
+        if options.answer != _PLAIN:
+            records = (-1, -1) if self._lists(options.answer) else (-1,)
+            return [TensorSpec("label", "BYTES", records), TensorSpec("score", "FP32", records)]
         if options.output is not Output.LABELS:
             return [TensorSpec("output-0", "BYTES", (-1,))]
         shape = (-1, self.classes) if self._multi_label or (self._regression and self.classes > 1) else (-1,)
@@ -264,16 +330,23 @@ class FillMask(ClassificationHead):
     auto_class = AutoModelForMaskedLM
     accepts_pairs = True
     rows = Rows.MASKS
+    answer_options = frozenset({"top_k", "targets"})
 
     def prepare(self) -> None:
         if self.tokenizer.mask_token_id is None:
             raise ModelLoadError("the tokenizer has no mask token, so it cannot do fill_mask")
+        self._vocabulary = self.tokenizer.get_vocab()
 
-    def check(self, text: TokenizedText) -> None:
-        super().check(text)
+    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
+        super().check(text, wanted)
         if self.tokenizer.mask_token_id not in text.input_ids:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
+        masks = int((text.input_ids == self.tokenizer.mask_token_id).sum())
+        if masks * (wanted.top_k or 0) > _MOST_SEQUENCES:
+            raise InputError(
+                f"its {masks} masks and top_k {wanted.top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
+            )
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
         match options.output:
@@ -283,6 +356,55 @@ class FillMask(ClassificationHead):
                 return VocabularyScores(self.probabilities(scores), _PROBABILITY_DECIMALS)
             case Output.RAW_LOGITS:
                 return VocabularyScores(scores, None)
+
+    def check_options(self, options: Options) -> None:
+        self._find_targets(options.answer.targets)
+
+    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+        """`score`, `token` (its id), `token_str` and `sequence` (the text with it) of the best tokens at every mask.
+
+        As `transformers.FillMaskPipeline`: of several masks only one is filled in a sequence, and the others show.
+        """
+        if wanted == _PLAIN:
+            return None
+        allowed = self._find_targets(wanted.targets)
+        values = self.probabilities(scores)
+        if allowed is not None:
+            values = values[:, allowed]
+        top_k = wanted.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
+        best = _argtop(values, top_k)
+        tokens = best if allowed is None else allowed[best]
+        masks = np.flatnonzero(text.input_ids == self.tokenizer.mask_token_id)
+        sequences = []
+        for mask, candidates in zip(masks, tokens.tolist(), strict=True):
+            ids = text.input_ids.copy()
+            for token in candidates:
+                ids[mask] = token
+                sequences.append(str(self.tokenizer.decode(ids, skip_special_tokens=len(masks) == 1)))
+        return Table(
+            {
+                "score": np.take_along_axis(values, best, axis=-1),
+                "token": tokens,
+                "token_str": self._names(tokens),
+                "sequence": np.array(sequences, dtype=object).reshape(tokens.shape),
+            }
+        )
+
+    def _find_targets(self, targets: Sequence[str]) -> NDArray[np.int64] | None:
+        """Their ids; None where there are none.
+
+        Raises:
+            InputError: one is no token.
+        """
+        if not targets:
+            return None
+        unknown = [target for target in targets if target not in self._vocabulary]
+        if unknown:
+            raise InputError(
+                f"targets has {unknown[0]!r}, which is no token of the vocabulary"
+                f" (as the tokenizer splits it: {', '.join(self.tokenizer.tokenize(unknown[0])[:5])})"
+            )
+        return np.array([self._vocabulary[target] for target in dict.fromkeys(targets)], dtype=np.int64)
 
     def count_scores(self, text: TokenizedText) -> int:
         return int((text.input_ids == self.tokenizer.mask_token_id).sum()) * self.classes
@@ -304,6 +426,9 @@ class FillMask(ClassificationHead):
         return (-1, -1)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
+        if options.answer != _PLAIN:
+            columns = {"score": "FP32", "token": "INT64", "token_str": "BYTES", "sequence": "BYTES"}
+            return [TensorSpec(name, datatype, (-1, -1, -1)) for name, datatype in columns.items()]
         if options.output is Output.LABELS:
             return [TensorSpec("output-0", "BYTES", (-1,))]
         return [TensorSpec("output-0", "BYTES", (-1, -1, self.classes))]
@@ -349,6 +474,14 @@ HEADS: dict[Task, type[Head]] = {
     Task.TEXT_EMBEDDING: TextEmbedding,
     Task.TOKEN_CLASSIFICATION: TokenClassification,
 }
+
+
+def _argtop(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Where the `k` highest of each row are, highest first."""
+    k = min(k, values.shape[-1])
+    unsorted = np.argpartition(-values, k - 1, axis=-1)[..., :k]
+    order = np.argsort(-np.take_along_axis(values, unsorted, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(unsorted, order, axis=-1)
 
 
 def _to_numpy(tensor: Tensor) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runners.answers import AnswerOptions
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.draining import wait_until
@@ -88,6 +89,7 @@ class EncoderRunner:
         """
         arguments.ignore_engine_arguments("this model does not run on vLLM")
         self._arguments = arguments
+        self._answer = AnswerOptions.model_validate(arguments.model_dump(include={*AnswerOptions.model_fields}))
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
         self._connect = connect
@@ -122,7 +124,7 @@ class EncoderRunner:
             output = Output.PROBABILITIES
         elif self._arguments.return_raw_logits:
             output = Output.RAW_LOGITS
-        return Options(output, self._arguments.return_offsets_mapping)
+        return Options(output, self._answer, self._arguments.return_offsets_mapping)
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -131,6 +133,10 @@ class EncoderRunner:
 
     def class_name(self, index: int) -> str:
         return self._model().head.class_name(index)
+
+    @property
+    def answer_options(self) -> frozenset[str]:
+        return self._model().head.answer_options
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return self._model().head.outputs(options)
@@ -201,13 +207,14 @@ class EncoderRunner:
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
+        loaded.head.check_options(options)
         scores = 0
         job = loaded.queue.admit(len(texts))
         try:
             for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
                 chunk = texts[start : start + _TOKENIZED_AT_A_TIME]
                 tokenized = await _tokenize(loaded, start, chunk, options)
-                self._check(loaded, start, tokenized)
+                self._check(loaded, start, tokenized, options)
                 if options.output is not Output.LABELS or options.tensors & _SCORES:
                     scores += sum(loaded.head.count_scores(text) for text in tokenized)
                     _check_scores(scores)
@@ -221,10 +228,10 @@ class EncoderRunner:
             raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
         return self._loaded
 
-    def _check(self, loaded: _Loaded, start: int, tokenized: Sequence[TokenizedText]) -> None:
+    def _check(self, loaded: _Loaded, start: int, tokenized: Sequence[TokenizedText], options: Options) -> None:
         for position, text in enumerate(tokenized, start):
             with _naming(position):
-                loaded.head.check(text)
+                loaded.head.check(text, options.answer)
         truncated = sum(text.truncated for text in tokenized)
         if not truncated:
             return
@@ -312,6 +319,9 @@ class EncoderRunner:
         head = head_class(arguments, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
+        for name in sorted(self._answer.model_fields_set - head.answer_options):
+            if getattr(self._answer, name) != AnswerOptions.model_fields[name].default:
+                logger.warning("%s has no effect on %s", name, task)
         inputs = _input_names(arguments, model, tokenizer)
         TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)

@@ -85,6 +85,10 @@ class GeneratorRunner:
     def class_name(self, index: int) -> str:
         raise NotImplementedError("a generator has no classes")
 
+    @property
+    def answer_options(self) -> frozenset[str]:
+        return frozenset()
+
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return [_OUTPUT]
 

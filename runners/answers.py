@@ -1,0 +1,53 @@
+"""What may be asked of an encoder's answer, by a request or, for all requests, by the operator."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class ScoreFunction(StrEnum):
+    """What makes scores of logits, under the names of `transformers`' pipelines."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
+    NONE = "none"
+
+
+def split_names(value: object) -> object:
+    """A comma list as a command line has it; a list, as a request has it, stays one."""
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _refuse_boolean(value: object) -> object:
+    # To Python it is 0 or 1.
+    if isinstance(value, bool):
+        raise ValueError("it must be a number")
+    return value
+
+
+class AnswerOptions(BaseModel):
+    """The options under one name for both: a flag, and a name in a request's `parameters`, which wins.
+
+    Which of them a task has is its head's to say.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    labels: bool = Field(False, description="classification: name and score of the best class instead of its number")
+    top_k: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+        None, ge=1, le=1000, description="classification and fill-mask: names and scores of so many, best first"
+    )
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="classification: only classes with at least this score; 0.5 for several labels "
+        "at once if unset",
+    )  # fmt: skip
+    function_to_apply: ScoreFunction | None = Field(
+        None, description="classification: `softmax`, `sigmoid` or `none` makes scores of logits; if unset what the "
+        "model was trained for",
+    )  # fmt: skip
+    targets: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
+        (), description="fill-mask: only these words, each one token of the vocabulary"
+    )
