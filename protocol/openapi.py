@@ -7,7 +7,7 @@ parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -50,6 +50,7 @@ from protocol.schemas import (
 )
 from protocol.v1 import PredictRequest
 from protocol.versions import SERVER_NAME, SERVER_VERSION
+from runners.answers import AnswerOptions
 from runners.arguments import Arguments
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
@@ -154,7 +155,9 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     sampling = schemas["SamplingParameters"]
     sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
-    options = {"type": "object", "properties": dict.fromkeys(OPTION_PARAMETERS, BOOLEAN)}
+    answers, definitions = _answer_schemas(runner.answer_options)
+    schemas |= definitions
+    options = {"type": "object", "properties": dict.fromkeys(OPTION_PARAMETERS, BOOLEAN) | answers}
     schemas["Parameters"] = sampling if isinstance(runner, GeneratorRunner) else options
     predict = schemas["PredictRequest"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))
@@ -173,6 +176,17 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
         "type": "object", "properties": generate, "required": ["text_input"], "additionalProperties": False,
     }  # fmt: skip
     return schemas
+
+
+def _answer_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
+    """The options of answers by name, and what their schemas refer to."""
+    schema = AnswerOptions.model_json_schema(ref_template=_REFERENCE.format(name="{model}"))
+    # A comma list does for a list: parameters of tensors have none.
+    lists = {name for name, each in schema["properties"].items() if each.get("type") == "array"}
+    properties = {
+        name: {"anyOf": [each, STRING]} if name in lists else each for name, each in schema["properties"].items()
+    }
+    return {name: properties[name] for name in sorted(names)}, schema.get("$defs", {})
 
 
 def _add_server(paths: Paths) -> None:

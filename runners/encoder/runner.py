@@ -136,7 +136,7 @@ class EncoderRunner:
 
     @property
     def answer_options(self) -> frozenset[str]:
-        return self._model().head.answer_options
+        return self._loaded.head.answer_options if self._loaded is not None else frozenset()
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return self._model().head.outputs(options)
