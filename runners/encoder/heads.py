@@ -419,7 +419,8 @@ class FillMask(ClassificationHead):
             ids = text.input_ids.copy()
             for token in candidates:
                 ids[mask] = token
-                sequences.append(str(self.tokenizer.decode(ids, skip_special_tokens=len(masks) == 1)))
+                shown = ids[ids != self.tokenizer.pad_token_id]
+                sequences.append(str(self.tokenizer.decode(shown, skip_special_tokens=len(masks) == 1)))
         return Table(
             {
                 "score": np.take_along_axis(values, best, axis=-1),
