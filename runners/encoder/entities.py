@@ -7,6 +7,7 @@ by scores, runs in the model's thread, so that it is numpy over all tokens of a 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,9 @@ class EntityFinder:
         tokens = np.flatnonzero(~source.special)
         scores, spans = scores[tokens], source.spans[tokens]
         if strategy in _BY_WORD or (source.split and strategy is AggregationStrategy.NONE):
-            starts = _find_starts(~source.continues[tokens])
-            classes, values = _decide(scores, starts, strategy)
-            spans = _merge(spans, starts)
+            words = _Runs.between(~source.continues[tokens])
+            classes, values = _decide(scores, words, strategy)
+            spans = words.merge(spans)
         else:
             classes, values = scores.argmax(axis=-1), scores.max(axis=-1)
         names = self._names
@@ -56,9 +57,9 @@ class EntityFinder:
             tags = self._tags[classes]
             changes = np.ones(len(tags), dtype=bool)
             changes[1:] = tags[1:] != tags[:-1]
-            starts = _find_starts(changes | self._begins[classes])
-            values = _average(values, starts)
-            classes, spans, names = classes[starts], _merge(spans, starts), self._entity_names
+            entities = _Runs.between(changes | self._begins[classes])
+            classes, values, spans = classes[entities.starts], entities.average(values), entities.merge(spans)
+            names = self._entity_names
         labels = names[classes]
         kept = [row for row, label in enumerate(labels.tolist()) if label not in ignored]
         spans = spans[kept]
@@ -74,38 +75,53 @@ class EntityFinder:
         )
 
 
-def _find_starts(begins: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Where runs start, int64 [runs]; nothing comes before the first element, so that it starts one."""
-    begins[:1] = True
-    return np.flatnonzero(begins)
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Neighbours that belong together: int64 [runs] each, where they start, where they end and how many they are."""
 
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
-def _merge(spans: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Int64 [runs, 2]: from where a run's first span starts to where its last one ends."""
-    ends = starts + np.diff(starts, append=len(spans))
-    return np.stack([spans[starts, 0], spans[ends - 1, 1]], axis=1)
+    @classmethod
+    def between(cls, begins: NDArray[np.bool_]) -> _Runs:
+        """Runs that begin at those elements, and at the first since nothing comes before it."""
+        begins[:1] = True
+        starts = np.flatnonzero(begins)
+        # np.append and np.diff take several times as long.
+        ends = np.empty_like(starts)
+        ends[:-1] = starts[1:]
+        ends[-1:] = len(begins)
+        return cls(starts, ends)
 
+    def merge(self, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Int64 [runs, 2]: from where a run's first span starts to where its last one ends."""
+        merged = np.empty((len(self.starts), 2), dtype=np.int64)
+        merged[:, 0] = spans[self.starts, 0]
+        merged[:, 1] = spans[self.ends - 1, 1]
+        return merged
 
-def _average(values: NDArray[np.float32], starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Float32 [runs, ...] of [elements, ...]."""
-    lengths = np.diff(starts, append=len(values)).astype(np.float32)
-    sums: NDArray[np.float32] = np.add.reduceat(values, starts, axis=0)
-    return (sums.T / lengths).T
+    def average(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 [runs, ...] of [elements, ...]."""
+        lengths = (self.ends - self.starts).astype(np.float32)
+        sums: NDArray[np.float32] = np.add.reduceat(values, self.starts, axis=0)
+        return (sums.T / lengths).T
+
+    def find_highest(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Where each run has its highest value first: int64 [runs]."""
+        highest = values == np.repeat(np.maximum.reduceat(values, self.starts), self.ends - self.starts)
+        places = np.flatnonzero(highest)
+        return places[np.searchsorted(places, self.starts)]
 
 
 def _decide(
-    scores: NDArray[np.float32], starts: NDArray[np.int64], strategy: AggregationStrategy
+    scores: NDArray[np.float32], words: _Runs, strategy: AggregationStrategy
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The class of each word, int64 [words], and its score, float32 [words]."""
     match strategy:
         case AggregationStrategy.AVERAGE:
-            scores = _average(scores, starts)
+            scores = words.average(scores)
         case AggregationStrategy.MAX:
-            best = scores.max(axis=-1)
-            lengths = np.diff(starts, append=len(scores))
-            highest = best == np.repeat(np.maximum.reduceat(best, starts), lengths)
-            # The first of those that are equal.
-            scores = scores[np.minimum.reduceat(np.where(highest, np.arange(len(scores)), len(scores)), starts)]
+            scores = scores[words.find_highest(scores.max(axis=-1))]
         case _:
-            scores = scores[starts]
+            scores = scores[words.starts]
     return scores.argmax(axis=-1), scores.max(axis=-1)
