@@ -193,6 +193,8 @@ def _read_answer_options(runner: Runner, usual: AnswerOptions, parameters: Mappi
     except ValidationError as error:
         problem = error.errors()[0]
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "tuple_type":
+            message = "Input should be a list, or a string with commas"
         raise InvalidRequestError(f"the parameter {problem['loc'][0]} is wrong: {message}") from error
 
 

@@ -89,11 +89,17 @@ def _describe_token_classification(name: str) -> Examples:
     offsets = [0, 0, 0, 4, 5, 8, 9, 12, 13, 18, 18, 19, 0, 0, 0, 0, 0, 5, 6, 10, 11, 13, 14, 20, 0, 0, -100, -100]
     tensors = [_tensor(OUTPUT, "INT64", [2, 1, 7], labels), _tensor(OFFSETS, "INT64", [2, 7, 2], offsets)]
     asked = _ask(*texts, parameters={"return_offsets_mapping": True})
+    entities = {"parameters": {"aggregation_strategy": "simple"}}
     return {
         "predict": {
             "texts": Example("Two texts", {"instances": texts}, {"predictions": [[labels[:7]], [labels[7:13]]]}),
+            "entities": Example("Entities of a text", {"instances": texts[1:], **entities}),
+            "words": Example("A text as words, a label for each", {"instances": [{"words": texts[1].split()}]}),
         },
-        "infer": {"offsets": Example("Two texts, and where their tokens are", asked, _answer(name, *tensors))},
+        "infer": {
+            "offsets": Example("Two texts, and where their tokens are", asked, _answer(name, *tensors)),
+            "entities": Example("Entities of two texts, a tensor for each column", _ask(*texts, **entities)),
+        },
         "infer_binary": _describe_binary(*texts),
     }
 

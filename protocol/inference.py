@@ -27,6 +27,7 @@ from runners.inference import (
     Output,
     Prediction,
     Runner,
+    Table,
     TensorSpec,
     TextInput,
     TokenInput,
@@ -165,6 +166,9 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
     if output.binary and output.top is None:
         return 0
     name = output.scores or output.name
+    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
+    if tables and name in tables[0].columns:
+        return sum(table.columns[name].size for table in tables)
     return sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
 
 

@@ -162,6 +162,8 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
     predict = schemas["PredictRequest"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))
     predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]
+    instance = schemas["Instance"]
+    instance["oneOf"] = [{"required": ["text"]}, {"required": ["words"], "properties": {"text_pair": {"type": "null"}}}]
     schemas["PredictEvent"] = event_schema(reference("PredictRequest"))
     binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
     schemas["InferRequest"]["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
@@ -182,7 +184,11 @@ def _answer_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str
     """The options of answers by name, and what their schemas refer to."""
     schema = AnswerOptions.model_json_schema(ref_template=_REFERENCE.format(name="{model}"))
     # A comma list does for a list: parameters of tensors have none.
-    lists = {name for name, each in schema["properties"].items() if each.get("type") == "array"}
+    lists = {
+        name
+        for name, each in schema["properties"].items()
+        if any(one.get("type") == "array" for one in each.get("anyOf", [each]))
+    }
     properties = {
         name: {"anyOf": [each, STRING]} if name in lists else each for name, each in schema["properties"].items()
     }

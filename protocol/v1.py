@@ -24,18 +24,30 @@ from protocol.tensors import Tensor
 from runners.inference import ClassScores, Models, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
 
 
-class TextPair(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as `transformers` pipelines take it."""
+class Instance(msgspec.Struct, forbid_unknown_fields=True):
+    """A text or a pair, as `transformers` pipelines take it, or the words that the client has split a text into."""
 
-    text: str
+    text: str | UnsetType = UNSET
     text_pair: str | None = None
+    words: list[str] | UnsetType = UNSET
+
+    def read(self) -> TextInput:
+        """
+        Raises:
+            ValueError: it is no text, or two.
+        """
+        if isinstance(self.text, str) and self.words is UNSET:
+            return TextInput(self.text, self.text_pair)
+        if isinstance(self.words, list) and self.text is UNSET and self.text_pair is None:
+            return TextInput(" ".join(self.words), words=tuple(self.words))
+        raise ValueError("must have either text, which text_pair may follow, or words")
 
 
 class PredictRequest(msgspec.Struct):
     """A body of `:predict`; `inputs` wins where both are given, as in KServe."""
 
-    instances: list[str | TextPair | list[str]] | str | UnsetType = UNSET
-    inputs: list[str | TextPair | list[str]] | str | UnsetType = UNSET
+    instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
+    inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET
     parameters: dict[str, Any] | None = None
 
 
@@ -93,12 +105,15 @@ def _read_texts(body: PredictRequest) -> list[TextInput]:
     return [_read_text(instance, key, position) for position, instance in enumerate(given)]
 
 
-def _read_text(instance: str | TextPair | list[str], key: str, position: int) -> TextInput:
+def _read_text(instance: str | Instance | list[str], key: str, position: int) -> TextInput:
     match instance:
         case str():
             return TextInput(instance)
-        case TextPair():
-            return TextInput(instance.text, instance.text_pair)
+        case Instance():
+            try:
+                return instance.read()
+            except ValueError as error:
+                raise InvalidRequestError(f"{key}[{position}] {error}") from error
         case [text, pair]:
             return TextInput(text, pair)
     raise InvalidRequestError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")

@@ -16,6 +16,16 @@ class ScoreFunction(StrEnum):
     NONE = "none"
 
 
+class AggregationStrategy(StrEnum):
+    """What makes entities of tokens, under the names of `transformers`' pipeline."""
+
+    NONE = "none"
+    SIMPLE = "simple"
+    FIRST = "first"
+    AVERAGE = "average"
+    MAX = "max"
+
+
 def split_names(value: object) -> object:
     """A comma list as a command line has it; a list, as a request has it, stays one."""
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
@@ -36,11 +46,14 @@ class AnswerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    labels: bool = Field(False, description="classification: name and score of the best class instead of its number")
+    labels: bool = Field(
+        False, description="classification: name and score of the best class instead of its number; of every token for "
+        "token classification",
+    )  # fmt: skip
     top_k: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
         None, ge=1, le=1000, description="classification and fill-mask: names and scores of so many, best first"
     )
-    threshold: float | None = Field(
+    threshold: Annotated[float | None, BeforeValidator(_refuse_boolean)] = Field(
         None, ge=0, le=1, description="classification: only classes with at least this score; 0.5 for several labels "
         "at once if unset",
     )  # fmt: skip
@@ -50,4 +63,11 @@ class AnswerOptions(BaseModel):
     )  # fmt: skip
     targets: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
         (), description="fill-mask: only these words, each one token of the vocabulary"
+    )
+    aggregation_strategy: AggregationStrategy | None = Field(
+        None, description="token classification: `simple`, `first`, `average` or `max` makes entities of tokens, "
+        "`none` gives a record for every token",
+    )  # fmt: skip
+    ignore_labels: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
+        None, description="token classification: no records of these; `O` if unset, an empty list keeps all"
     )

@@ -22,10 +22,11 @@ from runners.task import Task
 
 @dataclass(frozen=True, slots=True)
 class TextInput:
-    """One text, or a pair of texts."""
+    """One text, or a pair of texts; or a text that the caller has split into words, then `text` is those joined."""
 
     text: str
     pair: str | None = None
+    words: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

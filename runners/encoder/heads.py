@@ -19,8 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from runners.answers import AnswerOptions, ScoreFunction
+from runners.answers import AggregationStrategy, AnswerOptions, ScoreFunction
 from runners.arguments import Arguments
+from runners.encoder.entities import EntityFinder
 from runners.encoder.packing import Rows
 from runners.encoder.pooling import load_sentence_transformer
 from runners.encoder.tokenization import TokenizedText
@@ -48,6 +49,8 @@ _MOST_SEQUENCES = 10_000
 _PLAIN = AnswerOptions()
 # From which score on a label applies that does not exclude others.
 _ON = 0.5
+# What `transformers.TokenClassificationPipeline` ignores where it is not told.
+_NO_ENTITY = ("O",)
 _OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
 
 
@@ -56,6 +59,7 @@ class Head(ABC):
 
     auto_class: ClassVar[type[Any]]
     accepts_pairs: ClassVar[bool] = False
+    accepts_words: ClassVar[bool] = False
     rows: ClassVar[Rows] = Rows.ALL
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
@@ -104,6 +108,10 @@ class Head(ABC):
         Raises:
             InputError: an option cannot be what was meant for this model.
         """
+
+    def needs_source(self, options: Options) -> bool:
+        """Whether the answer is made of more of the text than its token ids."""
+        return False
 
     def count_scores(self, text: TokenizedText) -> int:
         """How many numbers the scores of a text are, where that is worth counting."""
@@ -301,6 +309,33 @@ class TokenClassification(ClassificationHead):
     """Class of every token, special tokens included as KServe does; [1, tokens] a text."""
 
     auto_class = AutoModelForTokenClassification
+    accepts_words = True
+    answer_options = frozenset({"labels", "aggregation_strategy", "ignore_labels"})
+
+    def prepare(self) -> None:
+        self._finder = EntityFinder([self.class_name(index) for index in range(self.classes)])
+
+    def needs_source(self, options: Options) -> bool:
+        return options.answer != _PLAIN
+
+    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
+        super().check(text, wanted)
+        if wanted != _PLAIN and text.source is None:
+            raise InputError(
+                "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"
+            )
+
+    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+        """`label`, `score`, `text`, `start` and `end` of every token, word or entity."""
+        source = text.source
+        if source is None or (wanted == _PLAIN and not source.split):
+            return None
+        strategy = wanted.aggregation_strategy or AggregationStrategy.NONE
+        ignored = wanted.ignore_labels
+        if ignored is None:
+            # Whoever gives words wants to know of each.
+            ignored = () if source.split and strategy is AggregationStrategy.NONE else _NO_ENTITY
+        return self._finder.find(self.probabilities(scores), source, strategy, ignored)
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         match options.output:
@@ -316,9 +351,13 @@ class TokenClassification(ClassificationHead):
         return (-1, -1)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
+        offsets = [_OFFSETS] if options.offsets else []
+        if options.answer != _PLAIN:
+            columns = {"label": "BYTES", "score": "FP32", "text": "BYTES", "start": "INT64", "end": "INT64"}
+            return [*(TensorSpec(name, datatype, (-1, -1)) for name, datatype in columns.items()), *offsets]
         labels = options.output is Output.LABELS
         datatype, shape = ("INT64", (-1, 1, -1)) if labels else ("BYTES", (-1, -1))
-        return [TensorSpec("output-0", datatype, shape), *([_OFFSETS] if options.offsets else [])]
+        return [TensorSpec("output-0", datatype, shape), *offsets]
 
     def named_outputs(self) -> list[TensorSpec]:
         return [*super().named_outputs(), _OFFSETS]
@@ -380,7 +419,8 @@ class FillMask(ClassificationHead):
             ids = text.input_ids.copy()
             for token in candidates:
                 ids[mask] = token
-                sequences.append(str(self.tokenizer.decode(ids, skip_special_tokens=len(masks) == 1)))
+                shown = ids[ids != self.tokenizer.pad_token_id]
+                sequences.append(str(self.tokenizer.decode(shown, skip_special_tokens=len(masks) == 1)))
         return Table(
             {
                 "score": np.take_along_axis(values, best, axis=-1),

@@ -207,6 +207,8 @@ class EncoderRunner:
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
+            if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
+                raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
         loaded.head.check_options(options)
         scores = 0
         job = loaded.queue.admit(len(texts))
@@ -372,8 +374,9 @@ class EncoderRunner:
         warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
         mask = loaded.head.tokenizer.mask_token or ""
         for words in (1, 30, 200):
-            [text] = loaded.tokenizer.tokenize([TextInput(f"{mask} {'warm ' * words}")], offsets=False)
-            _predict(loaded, [text], [self.default_options])
+            given, options = TextInput(f"{mask} {'warm ' * words}"), self.default_options
+            [text] = loaded.tokenizer.tokenize([given], offsets=False, source=loaded.head.needs_source(options))
+            _predict(loaded, [text], [options])
 
 
 async def _tokenize(
@@ -382,8 +385,9 @@ async def _tokenize(
     """Texts in the tokenizer's thread; what the caller has tokenized is only checked."""
     texts = [given for given in chunk if isinstance(given, TextInput)]
     if texts:
+        source = loaded.head.needs_source(options)
         return await asyncio.get_running_loop().run_in_executor(
-            loaded.tokenizer_thread, loaded.tokenizer.tokenize, texts, options.offsets
+            loaded.tokenizer_thread, loaded.tokenizer.tokenize, texts, options.offsets, source
         )
     accepted = []
     for position, given in enumerate(chunk, start):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,33 @@ _CHARACTERS_A_TOKEN = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where the tokens of a text come from.
+
+    Attributes:
+        text: the text as it was given, or its words.
+        spans: int64 [tokens, 2], where each token starts and ends: code points of the text, or positions of its words.
+        special: bool [tokens], whether the tokenizer has added it, as [CLS].
+        continues: bool [tokens], whether it goes on with the word of the token before.
+    """
+
+    text: str | tuple[str, ...]
+    spans: NDArray[np.int64]
+    special: NDArray[np.bool_]
+    continues: NDArray[np.bool_]
+
+    @property
+    def split(self) -> bool:
+        """Whether the caller has split the text into words."""
+        return not isinstance(self.text, str)
+
+    def cut(self, start: int, end: int) -> str:
+        """The text between two places, words with a space between them."""
+        piece = self.text[start:end]
+        return piece if isinstance(piece, str) else " ".join(piece)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenizedText:
     """One text as the model reads it: int64 [tokens] each, offsets int64 [tokens, 2]."""
 
@@ -26,6 +54,7 @@ class TokenizedText:
     token_type_ids: NDArray[np.int64]
     offsets: NDArray[np.int64] | None
     truncated: bool
+    source: Source | None = None
 
 
 class TextTokenizer:
@@ -57,22 +86,82 @@ class TextTokenizer:
         backend.no_padding()
         # "longest_first" and the tokenizer's own side are what `tokenizer(..., truncation=True)` does.
         backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
-        self._long_text = max_length * _CHARACTERS_A_TOKEN if tokenizer.truncation_side == "right" else sys.maxsize
+        from_left = tokenizer.truncation_side == "right"
+        self._long_text = max_length * _CHARACTERS_A_TOKEN if from_left else sys.maxsize
+        self._many_words = max_length if from_left else sys.maxsize
         self._backend = backend
+        self._unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
+        # WordPiece marks the tokens that carry on a word.
+        self._marks_words = bool(getattr(backend.model, "continuing_subword_prefix", None))
         self._add_special_tokens = add_special_tokens
         self._prompt = prompt
         self._lower_case = lower_case
 
-    def tokenize(self, texts: Sequence[TextInput], offsets: bool) -> list[TokenizedText]:
-        """Tokenize texts, the longer of a pair truncated first."""
+    def tokenize(self, texts: Sequence[TextInput], offsets: bool, source: bool = False) -> list[TokenizedText]:
+        """Tokenize texts, the longer of a pair truncated first.
+
+        Args:
+            offsets: whether these are wanted.
+            source: whether that is wanted, of single texts without a prompt; it always comes with words.
+        """
+        whole = iter(self._tokenize_whole([item for item in texts if item.words is None], offsets, source))
+        split = iter(self._tokenize_words([item.words for item in texts if item.words is not None], offsets))
+        return [next(whole if item.words is None else split) for item in texts]
+
+    def _tokenize_whole(self, texts: Sequence[TextInput], offsets: bool, source: bool) -> list[TokenizedText]:
         inputs = [self._prepare(item) for item in texts]
-        encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
+        located = offsets or source
+        encode = self._backend.encode_batch if located else self._backend.encode_batch_fast
         beginnings = [self._beginning(item) for item in inputs]
         encodings = encode(beginnings, add_special_tokens=self._add_special_tokens)
         for position, (item, beginning) in enumerate(zip(inputs, beginnings, strict=True)):
             if beginning is not item and not encodings[position].overflowing:
                 [encodings[position]] = encode([item], add_special_tokens=self._add_special_tokens)
-        return [_tokenized(encoding, offsets) for encoding in encodings]
+        tokenized = [_tokenized(encoding, located) for encoding in encodings]
+        if not source:
+            return tokenized
+        return [
+            replace(text, source=self._find_source(item.text, encoding, text))
+            for item, encoding, text in zip(texts, encodings, tokenized, strict=True)
+        ]
+
+    def _find_source(self, text: str, encoding: Encoding, tokenized: TokenizedText) -> Source:
+        """What carries on a word is told as `transformers.TokenClassificationPipeline` does."""
+        spans = tokenized.offsets
+        assert spans is not None
+        if self._marks_words:
+            continues = self._token_lengths[tokenized.input_ids] != spans[:, 1] - spans[:, 0]
+        else:
+            starts = spans[:, 0].tolist()
+            continues = np.array([start > 0 and " " not in text[start - 1 : start + 1] for start in starts], dtype=bool)
+        continues &= tokenized.input_ids != self._unknown
+        return Source(text, spans, np.array(encoding.special_tokens_mask, dtype=bool), continues)
+
+    def _tokenize_words(self, texts: Sequence[tuple[str, ...]], offsets: bool) -> list[TokenizedText]:
+        if not texts:
+            return []
+        beginnings = [words[: self._many_words] for words in texts]
+        encodings = self._encode_words(beginnings)
+        for position, (words, beginning) in enumerate(zip(texts, beginnings, strict=True)):
+            if len(beginning) < len(words) and not encodings[position].overflowing:
+                [encodings[position]] = self._encode_words([words])
+        return [
+            replace(_tokenized(encoding, offsets), source=_find_words(words, encoding))
+            for words, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def _encode_words(self, texts: Sequence[tuple[str, ...]]) -> list[Encoding]:
+        return self._backend.encode_batch(
+            list(texts), is_pretokenized=True, add_special_tokens=self._add_special_tokens
+        )
+
+    @cached_property
+    def _token_lengths(self) -> NDArray[np.int64]:
+        """How many characters each token of the vocabulary has, marks included: int64 [tokens]."""
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
+        lengths[list(vocabulary.values())] = list(map(len, vocabulary))
+        return lengths
 
     def _prepare(self, item: TextInput) -> str | tuple[str, str]:
         text, pair = self._prompt + item.text, item.pair
@@ -137,6 +226,15 @@ def _check_ids(ids: NDArray[np.int64], count: int, name: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= count:
         raise InputError(f"{low if low < 0 else high} is none of the model's {name}, which are 0 to {count - 1}")
+
+
+def _find_words(words: tuple[str, ...], encoding: Encoding) -> Source:
+    """Tokens of one word carry it on, and are where it is."""
+    special = np.array(encoding.special_tokens_mask, dtype=bool)
+    positions = np.array([0 if word is None else word for word in encoding.word_ids], dtype=np.int64)
+    continues = np.zeros(len(positions), dtype=bool)
+    continues[1:] = (positions[1:] == positions[:-1]) & ~special[:-1]
+    return Source(words, np.stack([positions, positions + 1], axis=1), special, continues)
 
 
 def _tokenized(encoding: Encoding, offsets: bool) -> TokenizedText:

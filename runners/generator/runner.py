@@ -157,6 +157,8 @@ class GeneratorRunner:
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None:
                 raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
+            if isinstance(given, TextInput) and given.words is not None:
+                raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
         with self.admit():
             try:
                 async with asyncio.TaskGroup() as group:
