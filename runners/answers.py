@@ -51,3 +51,11 @@ class AnswerOptions(BaseModel):
     targets: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
         (), description="fill-mask: only these words, each one token of the vocabulary"
     )
+    dimensions: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+        None, ge=1, description="text embedding: only the first so many numbers of a vector, of length 1 again if the "
+        "model's vectors are; for models trained so (Matryoshka)",
+    )  # fmt: skip
+    prompt_name: str | None = Field(
+        None, description="text embedding: which of the prompts in the model's `config_sentence_transformers.json` "
+        "goes before every text; its default prompt if unset",
+    )  # fmt: skip

@@ -208,6 +208,9 @@ class EncoderRunner:
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
         loaded.head.check_options(options)
+        own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
+        if not own_prompt and any(isinstance(given, TokenInput) for given in texts):
+            raise InputError("a prompt goes before texts, and the request has tokens", "prompt_name")
         scores = 0
         job = loaded.queue.admit(len(texts))
         try:
@@ -322,6 +325,11 @@ class EncoderRunner:
         for name in sorted(self._answer.model_fields_set - head.answer_options):
             if getattr(self._answer, name) != AnswerOptions.model_fields[name].default:
                 logger.warning("%s has no effect on %s", name, task)
+        self._answer = AnswerOptions.model_validate(self._answer.model_dump(include={*head.answer_options}))
+        try:
+            head.check_options(self.default_options)
+        except InputError as error:
+            raise ArgumentsError(str(error)) from error
         inputs = _input_names(arguments, model, tokenizer)
         TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)
@@ -330,7 +338,6 @@ class EncoderRunner:
             tokenizer,
             max_length=max_length,
             add_special_tokens=not arguments.disable_special_tokens,
-            prompt=head.prompt,
             lower_case=head.lower_case,
         )
         forward: Forward
@@ -383,7 +390,11 @@ async def _tokenize(
     texts = [given for given in chunk if isinstance(given, TextInput)]
     if texts:
         return await asyncio.get_running_loop().run_in_executor(
-            loaded.tokenizer_thread, loaded.tokenizer.tokenize, texts, options.offsets
+            loaded.tokenizer_thread,
+            loaded.tokenizer.tokenize,
+            texts,
+            options.offsets,
+            loaded.head.prompt(options.answer),
         )
     accepted = []
     for position, given in enumerate(chunk, start):

@@ -36,7 +36,6 @@ class TextTokenizer:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         add_special_tokens: bool,
-        prompt: str = "",
         lower_case: bool = False,
     ) -> None:
         """
@@ -44,7 +43,6 @@ class TextTokenizer:
             tokenizer: a fast tokenizer; its truncation settings are taken over.
             max_length: longest text in tokens, special ones included.
             add_special_tokens: whether to add [CLS], [SEP] and their like.
-            prompt: put in front of every text.
             lower_case: lower-case texts first, as sentence-transformers can be told to.
 
         Raises:
@@ -60,12 +58,15 @@ class TextTokenizer:
         self._long_text = max_length * _CHARACTERS_A_TOKEN if tokenizer.truncation_side == "right" else sys.maxsize
         self._backend = backend
         self._add_special_tokens = add_special_tokens
-        self._prompt = prompt
         self._lower_case = lower_case
 
-    def tokenize(self, texts: Sequence[TextInput], offsets: bool) -> list[TokenizedText]:
-        """Tokenize texts, the longer of a pair truncated first."""
-        inputs = [self._prepare(item) for item in texts]
+    def tokenize(self, texts: Sequence[TextInput], offsets: bool, prompt: str = "") -> list[TokenizedText]:
+        """Tokenize texts, the longer of a pair truncated first.
+
+        Args:
+            prompt: put in front of every text.
+        """
+        inputs = [self._prepare(item, prompt) for item in texts]
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
         beginnings = [self._beginning(item) for item in inputs]
         encodings = encode(beginnings, add_special_tokens=self._add_special_tokens)
@@ -74,8 +75,8 @@ class TextTokenizer:
                 [encodings[position]] = encode([item], add_special_tokens=self._add_special_tokens)
         return [_tokenized(encoding, offsets) for encoding in encodings]
 
-    def _prepare(self, item: TextInput) -> str | tuple[str, str]:
-        text, pair = self._prompt + item.text, item.pair
+    def _prepare(self, item: TextInput, prompt: str) -> str | tuple[str, str]:
+        text, pair = prompt + item.text, item.pair
         if self._lower_case:
             text, pair = text.lower(), pair.lower() if pair is not None else None
         return text if pair is None else (text, pair)
