@@ -124,6 +124,9 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
     found = (load_json(arguments, filename) for filename in _TRANSFORMER_FILES)
     transformer: dict[str, Any] = next((config for config in found if config is not None), {})
+    # What sentence-transformers 6 writes for a language model: where it says message, every text is made one.
+    if "message" in transformer.get("modality_config", {}):
+        raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
     return SentenceTransformer(
         Pooling(modes or ["mean"], layers, normalize),
         max_length=transformer.get("max_seq_length"),

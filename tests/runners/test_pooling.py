@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,12 +146,17 @@ def test_the_last_token_of_a_decoder(generator_folder: GeneratorFolder, serve: S
     """As the embedding models are that were made of language models: each token sees only those before it."""
     transformer = models.Transformer(str(generator_folder("llama")), max_seq_length=64)
     width = transformer.get_embedding_dimension()
-    reference = SentenceTransformer(
-        modules=[transformer, models.Pooling(width, "lasttoken"), models.Normalize()], device="cpu"
-    )
-    reference.save(str(tmp_path))
-    found = embed(serve, tmp_path, task="text_embedding", backend="huggingface")
-    np.testing.assert_allclose(found, reference.encode(TEXTS), atol=1e-5)
+    modules = [transformer, models.Pooling(width, "lasttoken"), models.Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path))
+    arguments = {"task": "text_embedding", "backend": "huggingface"}
+    with pytest.raises(ModelLoadError, match="its texts go through a chat template"):
+        embed(serve, tmp_path, **arguments)
+    path = tmp_path / "sentence_bert_config.json"
+    config = json.loads(path.read_text())
+    del config["modality_config"]["message"]
+    path.write_text(json.dumps(config))
+    reference = SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(embed(serve, tmp_path, **arguments), reference.encode(TEXTS), atol=1e-5)
 
 
 @pytest.mark.parametrize(
