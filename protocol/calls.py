@@ -19,7 +19,8 @@ from protocol.versions import MODEL_VERSION
 from runners.answers import AnswerOptions
 from runners.errors import ModelNotReadyError
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models, Options, Output, Prediction, Runner, Table, Text, TextInput
+from runners.inference import Models, Options, Output, Prediction, Runner, Table, Text, TextInput, TokenInput
+from runners.task import Task
 
 T = TypeVar("T")
 
@@ -142,9 +143,16 @@ def describe_service(runner: Runner) -> str:
     name = runner.name
     routes = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer"]
     if isinstance(runner, GeneratorRunner):
-        generates = [*routes, f"/v2/models/{name}/generate"] if runner.generates else []
-        routes = generates + [path for path in map("/v1/{}".format, OPENAI_PATHS) if runner.serves_openai(path)]
+        routes = [*routes, f"/v2/models/{name}/generate"] if runner.generates else []
+    routes += [path for path in map("/v1/{}".format, OPENAI_PATHS) if serves_openai(runner, path)]
     return f"it serves {runner.task} at {', '.join(routes)}"
+
+
+def serves_openai(runner: Runner, path: str) -> bool:
+    """Whether a model answers at a path of OpenAI's API, such as `/v1/completions`."""
+    if isinstance(runner, GeneratorRunner):
+        return runner.serves_openai(path)
+    return runner.task is Task.TEXT_EMBEDDING and path == "/v1/embeddings"
 
 
 def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Options:
@@ -167,7 +175,8 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     asked = [output for name, output in _OUTPUT_BY_PARAMETER.items() if flags.get(name)]
     if len(asked) > 1:
         raise InvalidRequestError(f"the parameters {' and '.join(_OUTPUT_BY_PARAMETER)} exclude each other")
-    if asked:
+    # A vector is made of no scores: it is the same whatever is asked for of those.
+    if asked and runner.task is not Task.TEXT_EMBEDDING:
         if named := [name for name in AnswerOptions.model_fields if name in parameters]:
             raise InvalidRequestError(f"the parameters {named[0]} and return_{asked[0]} exclude each other")
         options = replace(options, output=asked[0], answer=AnswerOptions())
@@ -187,15 +196,17 @@ def _read_answer_options(runner: Runner, usual: AnswerOptions, parameters: Mappi
         return usual
     if others := [name for name in given if name not in runner.answer_options]:
         own = ", ".join(sorted(runner.answer_options)) or "none"
-        raise InvalidRequestError(f"the parameter {others[0]} is not of {runner.task}, whose options are: {own}")
+        raise InvalidRequestError(
+            f"the parameter {others[0]} is not of {runner.task}, whose options are: {own}", others[0]
+        )
     try:
         return AnswerOptions.model_validate({**usual.model_dump(), **given})
     except ValidationError as error:
         problem = error.errors()[0]
-        message = problem["msg"].removeprefix("Value error, ")
+        name, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "tuple_type":
             message = "Input should be a list, or a string with commas"
-        raise InvalidRequestError(f"the parameter {problem['loc'][0]} is wrong: {message}") from error
+        raise InvalidRequestError(f"the parameter {name} is wrong: {message}", str(name)) from error
 
 
 def read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -213,7 +224,9 @@ _OUTPUT_BY_PARAMETER = {"return_probabilities": Output.PROBABILITIES, "return_ra
 OPTION_PARAMETERS = (*_OUTPUT_BY_PARAMETER, "return_offsets_mapping")
 
 
-async def infer(request: Request, runner: Runner, texts: Sequence[TextInput], options: Options) -> Sequence[Prediction]:
+async def infer(
+    request: Request, runner: Runner, texts: Sequence[TextInput | TokenInput], options: Options
+) -> Sequence[Prediction]:
     """Ask the model, and stop if the client goes away meanwhile.
 
     Raises:

@@ -112,6 +112,20 @@ def _describe_text_embedding(name: str) -> Examples:
         "predict": {"text": Example(summary, {"instances": [text]}, {"predictions": [beginning]})},
         "infer": {"text": Example(summary, _ask(text), _answer(name, _tensor(OUTPUT, "FP32", [1, 384], beginning)))},
         "infer_binary": _describe_binary(text),
+        "embeddings": {
+            "text": Example(
+                summary,
+                {"model": name, "input": text},
+                {
+                    "object": "list",
+                    "data": [{"object": "embedding", "index": 0, "embedding": beginning}],
+                    "model": name,
+                    "usage": {"prompt_tokens": 4, "total_tokens": 4},
+                },
+            ),
+            "tokens": Example("Two texts as token ids, special tokens included", {"input": [[101, 7592, 102], [5, 6]]}),
+            "base64": Example("A text", {"model": name, "input": text, "encoding_format": "base64", "dimensions": 4}),
+        },
     }
 
 

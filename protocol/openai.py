@@ -1,4 +1,6 @@
-"""OpenAI's API: vLLM's own layer where vLLM runs the model, this module's completions and chats where it does not.
+"""OpenAI's API: vLLM's own layer where vLLM runs the model, this server's own where it does not.
+
+Its own are completions and chats of a model that generates, and embeddings of one that embeds.
 
 It is served twice, under KServe's prefix (`/openai/v1/...`) and under `/v1/...`. `/v1/models` is also KServe's V1: its
 answer has OpenAI's `object` and `data` beside V1's `models`, and so both kinds of client find what they read.
@@ -17,8 +19,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.body import json_response, read_body
-from protocol.calls import OPENAI_PATHS, any_route, describe_service, get_route, post_route
+from protocol.calls import OPENAI_PATHS, any_route, describe_service, get_route, post_route, serves_openai
 from protocol.completions import answer_chat, answer_completion
+from protocol.embeddings import answer_embeddings
 from protocol.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -58,9 +61,11 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
         path = request.url.path.removeprefix(prefix)
         if not runner.ready:
             raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
-        if not isinstance(runner, GeneratorRunner) or not runner.serves_openai(path):
+        if not serves_openai(runner, path):
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
+        if not isinstance(runner, GeneratorRunner):
+            return await answer_embeddings(request, models, runner, body)
         if (application := runner.openai_application) is not None:
             return _Forwarded(application, path, body, runner)
         return await _ANSWERS[path](request, models, runner, body)

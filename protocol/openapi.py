@@ -18,8 +18,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.body import STRUCTURED_EVENT_TYPE
-from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS
+from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS, serves_openai
 from protocol.completions import ChatRequest, CompletionRequest
+from protocol.embeddings import EmbeddingRequest
 from protocol.examples import Example, Examples, describe_examples
 from protocol.open_inference import BINARY_HEADER, InferRequest
 from protocol.openai import is_for_clients, normalize_prefix
@@ -135,7 +136,7 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
     _add_v1(paths, examples, errors)
     _add_open_inference(paths, examples, errors, runner)
     _add_repository(paths)
-    components |= _add_openai(paths, examples, runner, normalize_prefix(openai_prefix))
+    components |= _add_openai(paths, examples, errors, runner, normalize_prefix(openai_prefix))
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": SERVER_NAME, "version": SERVER_VERSION, "description": _DESCRIPTION},
@@ -151,7 +152,10 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
 
 def _request_schemas(runner: Runner) -> dict[str, Schema]:
     """Of all bodies that this server parses itself, and of the `parameters` that its model takes."""
-    types = (PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, SamplingParameters)
+    types = (
+        PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, EmbeddingRequest,
+        SamplingParameters,
+    )  # fmt: skip
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     sampling = schemas["SamplingParameters"]
     sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
@@ -286,15 +290,17 @@ def _add_repository(paths: Paths) -> None:
             paths.add("post", f"{base}/models/{{name}}/{verb}", "Repository", summary, answers, changes)
 
 
-def _add_openai(paths: Paths, examples: Examples, runner: Runner, prefix: str) -> dict[str, Schema]:
+def _add_openai(
+    paths: Paths, examples: Examples, errors: Sequence[HTTPStatus], runner: Runner, prefix: str
+) -> dict[str, Schema]:
     """Add OpenAI's API, and return the schemas of vLLM's part in it."""
     paths_of_vllm, schemas = _read_vllm(runner)
     for base in dict.fromkeys((f"{prefix}/v1", "/v1")):
         for path in OPENAI_PATHS:
             if (operations := paths_of_vllm.get(f"/v1/{path}")) is not None:
                 _add_forwarded(paths, f"{base}/{path}", operations, examples.get(path, {}))
-            elif isinstance(runner, GeneratorRunner) and runner.serves_openai(f"/v1/{path}"):
-                _add_answered(paths, f"{base}/{path}", path, examples.get(path, {}))
+            elif serves_openai(runner, f"/v1/{path}"):
+                _add_answered(paths, f"{base}/{path}", path, examples.get(path, {}), errors)
             else:
                 refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
                 paths.add("post", f"{base}/{path}", "OpenAI", _UNSERVED, {}, refusals, shape="OpenAI")
@@ -311,20 +317,25 @@ def _add_openai(paths: Paths, examples: Examples, runner: Runner, prefix: str) -
     return schemas
 
 
-def _add_answered(paths: Paths, path: str, kind: str, examples: Mapping[str, Example]) -> None:
+def _add_answered(
+    paths: Paths, path: str, kind: str, examples: Mapping[str, Example], errors: Sequence[HTTPStatus]
+) -> None:
     """Add what this server answers itself."""
     asked, answered, summary = _ANSWERED[kind]
     answer = json_answer(answered, examples)
-    answer["content"][EVENTS] = {"schema": _CHUNK}
+    if kind in _STREAMED:
+        answer["content"][EVENTS] = {"schema": _CHUNK}
     body = json_body(reference(asked), examples)
-    paths.add("post", path, "OpenAI", summary, {200: answer}, _CALL, body, shape="OpenAI")
+    paths.add("post", path, "OpenAI", summary, {200: answer}, errors, body, shape="OpenAI")
 
 
 _CHUNK = object_of({"data": {**STRING, "description": "a chunk as JSON, or an OpenAIError; at the end [DONE]"}})
 _ANSWERED = {
     "completions": ("CompletionRequest", "CompletionResponse", "Continue prompts"),
     "chat/completions": ("ChatRequest", "ChatResponse", "Continue a chat"),
+    "embeddings": ("EmbeddingRequest", "EmbeddingResponse", "Embed texts"),
 }
+_STREAMED = frozenset({"completions", "chat/completions"})
 
 
 def _add_forwarded(paths: Paths, path: str, operations: Mapping[str, Any], examples: Mapping[str, Example]) -> None:

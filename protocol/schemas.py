@@ -153,6 +153,21 @@ _COMMON: dict[str, Schema] = {
         {"object": one_of("list"), "data": array_of(reference("ModelCard")), "models": array_of(STRING)}
     ),
     "Usage": _USAGE,
+    "EmbeddingResponse": object_of(
+        {
+            "object": one_of("list"),
+            "data": array_of(
+                object_of(
+                    {
+                        "object": one_of("embedding"), "index": COUNT,
+                        "embedding": {"anyOf": [array_of(NUMBER), {**STRING, "contentEncoding": "base64"}]},
+                    }
+                )
+            ),
+            "model": STRING,
+            "usage": object_of(dict.fromkeys(("prompt_tokens", "total_tokens"), COUNT)),
+        }
+    ),
     "CompletionResponse": _openai_answer(
         "text_completion",
         {

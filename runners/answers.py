@@ -71,3 +71,11 @@ class AnswerOptions(BaseModel):
     ignore_labels: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
         None, description="token classification: no records of these; `O` if unset, an empty list keeps all"
     )
+    dimensions: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+        None, ge=1, description="text embedding: only the first so many numbers of a vector, of length 1 again if the "
+        "model's vectors are; for models trained so (Matryoshka)",
+    )  # fmt: skip
+    prompt_name: str | None = Field(
+        None, description="text embedding: which of the prompts in the model's `config_sentence_transformers.json` "
+        "goes before every text; its default prompt if unset",
+    )  # fmt: skip

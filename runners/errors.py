@@ -22,7 +22,11 @@ class ModelLoadError(RunnerError):
 
 
 class InputError(RunnerError):
-    """The caller's input cannot be served as it is."""
+    """The caller's input cannot be served as it is; `param` names the option that it is about, if it is about one."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class OverloadedError(RunnerError):

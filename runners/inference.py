@@ -115,11 +115,13 @@ class Prediction:
 
     `offsets` is int64 [tokens, 2]: where each token starts and ends in the text, (0, 0) for special tokens.
     `tensors` are those asked for by name, each of one text's shape: float32, or str objects.
+    `tokens` is how many the model read, special ones and a prompt's included; 0 where nobody counts them.
     """
 
     output: Numbers | Text | ClassScores | VocabularyScores | Table
     offsets: NDArray[np.int64] | None = None
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,6 @@ class Head(ABC):
         self.config = model.config
         self.tokenizer = tokenizer
         self.device = device
-        self.prompt = ""
         self.lower_case = False
         self.recommended_length: int | None = None
         self.prepare()
@@ -113,6 +112,10 @@ class Head(ABC):
         """Whether the answer is made of more of the text than its token ids."""
         return False
 
+    def prompt(self, wanted: AnswerOptions) -> str:
+        """What goes in front of every text."""
+        return ""
+
     def count_scores(self, text: TokenizedText) -> int:
         """How many numbers the scores of a text are, where that is worth counting."""
         return 0
@@ -129,6 +132,7 @@ class Head(ABC):
             self.output(scores, options) if table is None else table,
             text.offsets if options.offsets else None,
             {name: self.tensor(name, scores) for name in options.tensors - columns},
+            tokens=len(text.input_ids),
         )
 
     def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
@@ -479,11 +483,12 @@ class TextEmbedding(Head):
 
     auto_class = AutoModel
     unused_weights = ("pooler.",)
+    answer_options = frozenset({"dimensions", "prompt_name"})
 
     def prepare(self) -> None:
         files = load_sentence_transformer(self.arguments, self.device)
+        self._files = files
         self._pooling = files.pooling
-        self.prompt = files.prompt
         self.lower_case = files.lower_case
         self.recommended_length = files.max_length
         self.pooled_width = self._dimensions = len(
@@ -501,11 +506,38 @@ class TextEmbedding(Head):
     def width(self) -> int:
         return int(self.config.hidden_size)
 
+    def check_options(self, options: Options) -> None:
+        dimensions, name = options.answer.dimensions, options.answer.prompt_name
+        if dimensions is not None and dimensions > self._dimensions:
+            raise InputError(f"dimensions is {dimensions}; the model's vectors have {self._dimensions}", "dimensions")
+        prompts = self._files.prompts
+        if name is not None and name not in prompts:
+            known = f"there are {', '.join(prompts)}" if prompts else "the model has none"
+            raise InputError(f"there is no prompt {name!r}: {known}", "prompt_name")
+        if name is not None and prompts[name] and not self._files.pools_prompts:
+            raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
+
+    def prompt(self, wanted: AnswerOptions) -> str:
+        name = wanted.prompt_name or self._files.default_prompt_name
+        return self._files.prompts[name] if name is not None else ""
+
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
-        return Numbers(scores[0])
+        [vector] = scores
+        if options.answer.dimensions is None:
+            return Numbers(vector)
+        vector = vector[: options.answer.dimensions]
+        if self._pooling.normalize:
+            # As torch's `normalize`, whose epsilon this is.
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return Numbers(vector)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
-        return [TensorSpec("output-0", "FP32", (-1, self._dimensions))]
+        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
+
+    @property
+    def properties(self) -> dict[str, str]:
+        prompts = ",".join(self._files.prompts)
+        return {"dimensions": str(self._dimensions), **({"prompts": prompts} if prompts else {})}
 
 
 HEADS: dict[Task, type[Head]] = {

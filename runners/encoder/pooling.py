@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Pooling:
             raise ModelLoadError(f"unknown pooling {unknown[0]!r}: there are {', '.join(_POOLINGS)}")
         self._poolings = [_POOLINGS[mode] for mode in modes]
         self._layers = list(layers)
-        self._normalize = normalize
+        self.normalize = normalize
 
     def pool(self, hidden: Tensor) -> Tensor:
         """The vector of one text, float32 [dimensions], from its token vectors [tokens, hidden]."""
@@ -66,17 +66,27 @@ class Pooling:
         vector = torch.cat([pooling(hidden) for pooling in self._poolings])
         for layer in self._layers:
             vector = layer(vector)
-        return nn.functional.normalize(vector, dim=0) if self._normalize else vector
+        return nn.functional.normalize(vector, dim=0) if self.normalize else vector
 
 
 @dataclass(frozen=True, slots=True)
 class SentenceTransformer:
-    """What a model's sentence-transformers files say beyond the transformer itself."""
+    """What a model's sentence-transformers files say beyond the transformer itself.
+
+    Attributes:
+        max_length: longest text in tokens.
+        lower_case: whether texts are lower-cased first.
+        prompts: what can be put in front of every text, by name.
+        default_prompt_name: the one that is where nobody names one.
+        pools_prompts: whether the tokens of a prompt are pooled too.
+    """
 
     pooling: Pooling
     max_length: int | None = None
     lower_case: bool = False
-    prompt: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    pools_prompts: bool = True
 
 
 def load_sentence_transformer(arguments: Arguments, device: torch.device) -> SentenceTransformer:
@@ -88,7 +98,8 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
     modules = load_json(arguments, "modules.json")
     if modules is None:
         return SentenceTransformer(Pooling(["mean"], [], normalize=True))
-    prompt = _read_prompt(arguments)
+    prompts, default_prompt_name = _read_prompts(arguments)
+    pools_prompts = True
     modes: list[str] = []
     layers: list[nn.Module] = []
     normalize = False
@@ -102,7 +113,8 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
             case "Pooling":
                 config = load_json(arguments, f"{folder}/config.json") or {}
                 modes = _read_modes(config)
-                if prompt and not config.get("include_prompt", True):
+                pools_prompts = bool(config.get("include_prompt", True))
+                if not pools_prompts and prompts.get(default_prompt_name or ""):
                     raise ModelLoadError(f"{folder} pools without the prompt, which this server does not do")
             case "Dense":
                 layers.append(_load_dense(arguments, folder).to(device))
@@ -112,11 +124,16 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
     found = (load_json(arguments, filename) for filename in _TRANSFORMER_FILES)
     transformer: dict[str, Any] = next((config for config in found if config is not None), {})
+    # What sentence-transformers 6 writes for a language model: where it says message, every text is made one.
+    if "message" in transformer.get("modality_config", {}):
+        raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
     return SentenceTransformer(
         Pooling(modes or ["mean"], layers, normalize),
         max_length=transformer.get("max_seq_length"),
         lower_case=bool(transformer.get("do_lower_case")),
-        prompt=prompt,
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        pools_prompts=pools_prompts,
     )
 
 
@@ -130,17 +147,22 @@ def _read_modes(config: dict[str, object]) -> list[str]:
     return [mode for key, mode in _MODE_BY_OLD_KEY.items() if config.get(key)] or ["mean"]
 
 
-def _read_prompt(arguments: Arguments) -> str:
+def _read_prompts(arguments: Arguments) -> tuple[dict[str, str], str | None]:
+    """The prompts by name, and the name of the default one, if there is one."""
     config = load_json(arguments, "config_sentence_transformers.json") or {}
-    name = config.get("default_prompt_name")
-    return str(config.get("prompts", {}).get(name, "")) if name else ""
+    prompts = {str(name): str(prompt or "") for name, prompt in (config.get("prompts") or {}).items()}
+    default = config.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise ModelLoadError(f"default_prompt_name is {default!r}, which is none of the model's prompts")
+    return prompts, default
 
 
 def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
     config = load_json(arguments, f"{folder}/config.json") or {}
     activation_name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = getattr(nn, activation_name.rpartition(".")[2], None)
-    plain = config.get("module_input_name", "sentence_embedding") == "sentence_embedding"
+    names = {config.get(f"module_{end}_name") or "sentence_embedding" for end in ("input", "output")}
+    plain = names == {"sentence_embedding"}
     if not plain or not activation_name.startswith("torch.nn.") or activation is None or config.get("use_residual"):
         raise ModelLoadError(f"the Dense module in {folder} is of a form that this server does not run")
     linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))

@@ -210,6 +210,9 @@ class EncoderRunner:
             if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
                 raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
         loaded.head.check_options(options)
+        own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
+        if not own_prompt and any(isinstance(given, TokenInput) for given in texts):
+            raise InputError("a prompt goes before texts, and the request has tokens", "prompt_name")
         scores = 0
         job = loaded.queue.admit(len(texts))
         try:
@@ -324,6 +327,11 @@ class EncoderRunner:
         for name in sorted(self._answer.model_fields_set - head.answer_options):
             if getattr(self._answer, name) != AnswerOptions.model_fields[name].default:
                 logger.warning("%s has no effect on %s", name, task)
+        self._answer = AnswerOptions.model_validate(self._answer.model_dump(include={*head.answer_options}))
+        try:
+            head.check_options(self.default_options)
+        except InputError as error:
+            raise ArgumentsError(str(error)) from error
         inputs = _input_names(arguments, model, tokenizer)
         TRUNCATED_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)
@@ -332,7 +340,6 @@ class EncoderRunner:
             tokenizer,
             max_length=max_length,
             add_special_tokens=not arguments.disable_special_tokens,
-            prompt=head.prompt,
             lower_case=head.lower_case,
         )
         forward: Forward
@@ -387,7 +394,12 @@ async def _tokenize(
     if texts:
         source = loaded.head.needs_source(options)
         return await asyncio.get_running_loop().run_in_executor(
-            loaded.tokenizer_thread, loaded.tokenizer.tokenize, texts, options.offsets, source
+            loaded.tokenizer_thread,
+            loaded.tokenizer.tokenize,
+            texts,
+            options.offsets,
+            source,
+            loaded.head.prompt(options.answer),
         )
     accepted = []
     for position, given in enumerate(chunk, start):

@@ -65,7 +65,6 @@ class TextTokenizer:
         tokenizer: PreTrainedTokenizerBase,
         max_length: int,
         add_special_tokens: bool,
-        prompt: str = "",
         lower_case: bool = False,
     ) -> None:
         """
@@ -73,7 +72,6 @@ class TextTokenizer:
             tokenizer: a fast tokenizer; its truncation settings are taken over.
             max_length: longest text in tokens, special ones included.
             add_special_tokens: whether to add [CLS], [SEP] and their like.
-            prompt: put in front of every text.
             lower_case: lower-case texts first, as sentence-transformers can be told to.
 
         Raises:
@@ -94,22 +92,26 @@ class TextTokenizer:
         # WordPiece marks the tokens that carry on a word.
         self._marks_words = bool(getattr(backend.model, "continuing_subword_prefix", None))
         self._add_special_tokens = add_special_tokens
-        self._prompt = prompt
         self._lower_case = lower_case
 
-    def tokenize(self, texts: Sequence[TextInput], offsets: bool, source: bool = False) -> list[TokenizedText]:
+    def tokenize(
+        self, texts: Sequence[TextInput], offsets: bool, source: bool = False, prompt: str = ""
+    ) -> list[TokenizedText]:
         """Tokenize texts, the longer of a pair truncated first.
 
         Args:
             offsets: whether these are wanted.
             source: whether that is wanted, of single texts without a prompt; it always comes with words.
+            prompt: put in front of every text.
         """
-        whole = iter(self._tokenize_whole([item for item in texts if item.words is None], offsets, source))
+        whole = iter(self._tokenize_whole([item for item in texts if item.words is None], offsets, source, prompt))
         split = iter(self._tokenize_words([item.words for item in texts if item.words is not None], offsets))
         return [next(whole if item.words is None else split) for item in texts]
 
-    def _tokenize_whole(self, texts: Sequence[TextInput], offsets: bool, source: bool) -> list[TokenizedText]:
-        inputs = [self._prepare(item) for item in texts]
+    def _tokenize_whole(
+        self, texts: Sequence[TextInput], offsets: bool, source: bool, prompt: str
+    ) -> list[TokenizedText]:
+        inputs = [self._prepare(item, prompt) for item in texts]
         located = offsets or source
         encode = self._backend.encode_batch if located else self._backend.encode_batch_fast
         beginnings = [self._beginning(item) for item in inputs]
@@ -163,8 +165,8 @@ class TextTokenizer:
         lengths[list(vocabulary.values())] = list(map(len, vocabulary))
         return lengths
 
-    def _prepare(self, item: TextInput) -> str | tuple[str, str]:
-        text, pair = self._prompt + item.text, item.pair
+    def _prepare(self, item: TextInput, prompt: str) -> str | tuple[str, str]:
+        text, pair = prompt + item.text, item.pair
         if self._lower_case:
             text, pair = text.lower(), pair.lower() if pair is not None else None
         return text if pair is None else (text, pair)

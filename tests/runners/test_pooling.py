@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
+from starlette.testclient import TestClient
 
 from benchmarks.texts import docstrings
-from runners.errors import ModelLoadError
-from tests.conftest import ModelFolder, Serve
+from runners.errors import ArgumentsError, ModelLoadError
+from tests.conftest import GeneratorFolder, ModelFolder, Serve
 from tests.families import MINILM
 
 TEXTS = ["Hello world", "x", *docstrings()[:20:5], "a long one " * 300]
@@ -57,6 +63,129 @@ def test_default_prompt(model_folder: ModelFolder, serve: Serve, tmp_path: Path)
     np.testing.assert_allclose(embed(serve, tmp_path), reference.encode(TEXTS), atol=2e-5)
 
 
+MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+PROMPTS = {"query": "Search for: ", "passage": ""}
+
+
+@dataclass(frozen=True)
+class Served:
+    client: TestClient
+    reference: SentenceTransformer
+
+
+@pytest.fixture(scope="module")
+def by_mode(
+    model_folder: ModelFolder, serve: Serve, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, bool], Served]:
+    """Models of one family and length, with prompts by name, that differ in how they pool."""
+    made: dict[tuple[str, bool], Served] = {}
+
+    def make(mode: str, normalize: bool) -> Served:
+        if (mode, normalize) not in made:
+            folder = tmp_path_factory.mktemp(mode)
+            transformer = models.Transformer(str(model_folder("bert", "text_embedding")), max_seq_length=48)
+            modules: list[Any] = [transformer, models.Pooling(32, mode), *([models.Normalize()] if normalize else [])]
+            reference = SentenceTransformer(
+                modules=modules, device="cpu", prompts=PROMPTS, default_prompt_name="passage"
+            )
+            reference.save(str(folder))
+            made[mode, normalize] = Served(serve(model_dir=folder), reference)
+        return made[mode, normalize]
+
+    return make
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(
+        st.text(max_size=60) | st.lists(st.sampled_from(docstrings()[:50]), max_size=3).map(" ".join),
+        min_size=1, max_size=12,
+    ),
+    prompt_name=st.sampled_from([None, *PROMPTS]),
+    dimensions=st.none() | st.integers(1, 32),
+    normalize=st.booleans(),
+)  # fmt: skip
+@pytest.mark.parametrize("mode", MODES)
+def test_any_batch_is_as_sentence_transformers_has_it(
+    mode: str, texts: list[str], prompt_name: str | None, dimensions: int | None, normalize: bool,
+    by_mode: Callable[[str, bool], Served],
+) -> None:  # fmt: skip
+    """Short and truncated texts in one batch, with a prompt by name and the beginning of the vectors."""
+    served = by_mode(mode, normalize)
+    parameters = {"prompt_name": prompt_name, "dimensions": dimensions}
+    given = {name: value for name, value in parameters.items() if value is not None}
+    response = served.client.post("/v1/models/model:predict", json={"instances": texts, "parameters": given})
+    assert response.status_code == 200, response.text
+    found = np.array(response.json()["predictions"])
+    expected = served.reference.encode(
+        texts, prompt_name=prompt_name, truncate_dim=dimensions, normalize_embeddings=normalize
+    )
+    # Relative to their size, for vectors that have another length than 1.
+    np.testing.assert_allclose(found, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
+
+
+def test_options_over_the_open_inference_protocol(by_mode: Callable[[str, bool], Served]) -> None:
+    served = by_mode("lasttoken", True)
+    body = {
+        "inputs": [{"name": "input-0", "shape": [len(TEXTS)], "datatype": "BYTES", "data": TEXTS}],
+        "parameters": {"dimensions": 5, "prompt_name": "query"},
+    }
+    [output] = served.client.post("/v2/models/model/infer", json=body).json()["outputs"]
+    assert output["shape"] == [len(TEXTS), 5]
+    expected = served.reference.encode(TEXTS, prompt_name="query", truncate_dim=5, normalize_embeddings=True)
+    np.testing.assert_allclose(output["data"], expected.ravel(), atol=1e-5)
+    properties = served.client.get("/v2/models/model").json()["properties"]
+    assert (properties["dimensions"], properties["prompts"], properties["max_length"]) == (
+        "32",
+        "document,passage,query",
+        "48",
+    )
+
+
+def test_the_last_token_of_a_decoder(generator_folder: GeneratorFolder, serve: Serve, tmp_path: Path) -> None:
+    """As the embedding models are that were made of language models: each token sees only those before it."""
+    transformer = models.Transformer(str(generator_folder("llama")), max_seq_length=64)
+    width = transformer.get_embedding_dimension()
+    modules = [transformer, models.Pooling(width, "lasttoken"), models.Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path))
+    arguments = {"task": "text_embedding", "backend": "huggingface"}
+    with pytest.raises(ModelLoadError, match="its texts go through a chat template"):
+        embed(serve, tmp_path, **arguments)
+    path = tmp_path / "sentence_bert_config.json"
+    config = json.loads(path.read_text())
+    del config["modality_config"]["message"]
+    path.write_text(json.dumps(config))
+    reference = SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(embed(serve, tmp_path, **arguments), reference.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dimensions": 385}, "dimensions is 385; the model's vectors have 384"),
+        ({"prompt_name": "query"}, "there is no prompt 'query': the model has none"),
+    ],
+)
+def test_options_that_the_model_does_not_have_end_the_start(
+    serve: Serve, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ArgumentsError, match=message):
+        serve(model_dir=MINILM, **arguments)
+
+
+def test_a_prompt_that_is_not_pooled_is_refused(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
+    """Only when it is asked for: without it the vectors are right."""
+    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
+    pooling = models.Pooling(32, "mean", include_prompt=False)
+    reference = SentenceTransformer(modules=[transformer, pooling], device="cpu", prompts=PROMPTS)
+    reference.save(str(tmp_path))
+    client = serve(model_dir=tmp_path)
+    np.testing.assert_allclose(embed(serve, tmp_path), reference.encode(TEXTS), atol=2e-5)
+    for name, status in {"passage": 200, "query": 400}.items():
+        body = {"instances": ["x"], "parameters": {"prompt_name": name}}
+        assert client.post("/v1/models/model:predict", json=body).status_code == status
+
+
 def test_lower_casing(serve: Serve, tmp_path: Path) -> None:
     """A cased tokenizer under a model whose sentence-transformers files lower-case."""
     folder = Path(shutil.copytree(MINILM, tmp_path / "model"))
@@ -86,6 +215,12 @@ def test_mean_of_length_one_without_files(model_folder: ModelFolder, serve: Serv
         ("modules.json", ".Pooling", ".Dense", "modules.json has a Dense in an unusual place"),
         ("modules.json", ".Normalize", ".Pooling", "modules.json has a Pooling in an unusual place"),
         ("1_Pooling/config.json", '"include_prompt": true', '"include_prompt": false', "pools without the prompt"),
+        (
+            "config_sentence_transformers.json",
+            '"default_prompt_name": "query"',
+            '"default_prompt_name": "q"',
+            "default_prompt_name is 'q', which is none of the model's prompts",
+        ),
         ("1_Pooling/config.json", '"pooling_mode": "mean"', '"pooling_mode": "median"', "unknown pooling 'median'"),
     ],
 )

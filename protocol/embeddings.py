@@ -1,0 +1,106 @@
+"""OpenAI's embeddings, for a model that this server's own engine embeds with.
+
+https://platform.openai.com/docs/api-reference/embeddings; a model on vLLM is answered by vLLM.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.body import json_response, parse_json
+from protocol.calls import infer, render, resolve_options
+from protocol.completions import TokenId
+from protocol.errors import InvalidRequestError, ModelNotFoundError
+from runners.inference import Models, Numbers, Prediction, Runner, TextInput, TokenInput
+
+# vLLM's way to say that texts are truncated to what the model takes, as they always are here.
+_MODEL_LENGTH = -1
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    """A body of `embeddings`; `prompt_name` is one of the model's prompts, which sentence-transformers calls so."""
+
+    input: str | list[TokenId | str | list[TokenId]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    prompt_name: str | None = None
+    user: str | None = None
+    # Read to be refused: to leave it out silently would change the vectors.
+    truncate_prompt_tokens: int | None = None
+
+
+_decoder = msgspec.json.Decoder(EmbeddingRequest)
+
+
+async def answer_embeddings(request: Request, models: Models, runner: Runner, body: bytes) -> Response:
+    """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
+
+    Raises:
+        InvalidRequestError: the body is not as expected.
+        ModelNotFoundError: there is no model of that name.
+        RunnerError: the model cannot embed a text.
+    """
+    call = parse_json(body, _decoder, "the body")
+    if call.model and models.find(call.model) is None:
+        raise ModelNotFoundError(call.model)
+    if call.truncate_prompt_tokens not in (None, _MODEL_LENGTH):
+        raise InvalidRequestError(
+            "truncate_prompt_tokens can only be -1: texts are truncated to the model's length", "truncate_prompt_tokens"
+        )
+    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None})
+    predictions = await infer(request, runner, _read_inputs(call.input), options)
+    return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
+
+
+def _read_inputs(given: str | list[TokenId | str | list[TokenId]]) -> Sequence[TextInput | TokenInput]:
+    """A text, a list of texts, the ids of a tokenized text, or a list of those.
+
+    Raises:
+        InvalidRequestError: it is empty, or a mixture.
+    """
+    items = [given] if isinstance(given, str) else given
+    for position, item in enumerate(items):
+        if item == "" or item == []:
+            where = "" if isinstance(given, str) else f"[{position}]"
+            raise InvalidRequestError(f"input{where} is empty; give at least a character or a token", "input")
+    match [*{type(item) for item in items}]:
+        case [kind] if kind is str:
+            return [TextInput(text) for text in items if isinstance(text, str)]
+        case [kind] if kind is list:
+            return [_tokens(ids) for ids in items if isinstance(ids, list)]
+        case [kind]:
+            return [_tokens(items)]
+    raise InvalidRequestError("input must be a text, token ids, or a list of either, and not empty", "input")
+
+
+def _tokens(ids: Sequence[Any]) -> TokenInput:
+    return TokenInput(np.array(ids, dtype=np.int64))
+
+
+def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> Response:
+    tokens = sum(prediction.tokens for prediction in predictions)
+    vectors = [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encode(vector, call.encoding_format)}
+        for index, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+
+
+def _encode(vector: NDArray[np.float32], encoding_format: str | None) -> Any:
+    if encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    # orjson reads an array only where it is all there is of its memory.
+    return np.ascontiguousarray(vector)

@@ -1,0 +1,230 @@
+"""OpenAI's embeddings on this server's own engine; tests/test_generation.py has those on vLLM."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as models
+from starlette.testclient import TestClient
+from transformers import AutoTokenizer
+
+from tests.conftest import ModelFolder, Serve
+from tests.families import MINILM
+
+TEXTS = ["Hello world", "Serve Hugging Face models", "a long text " * 200]
+# [CLS] and [SEP] included; the last one is truncated to what the model's files say.
+TOKENS = [4, 6, 256]
+# Of sentence-transformers/all-MiniLM-L6-v2 for "Hello world", as its users publish them.
+PUBLISHED = [-0.0344772, 0.0310232, 0.00673496]
+PROMPTS = {"query": "search for: ", "passage": ""}
+
+
+@pytest.fixture(scope="module")
+def http(serve: Serve) -> TestClient:
+    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000)
+
+
+@pytest.fixture(scope="module", params=["/openai/v1", "/v1"])
+def client(http: TestClient, request: pytest.FixtureRequest) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"http://testserver{request.param}", api_key="none", http_client=http, max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def reference() -> SentenceTransformer:
+    return SentenceTransformer(str(MINILM), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompted(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with prompts by name, whose vectors have no fixed length."""
+    folder = tmp_path_factory.mktemp("prompted")
+    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
+    SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu", prompts=PROMPTS).save(
+        str(folder)
+    )
+    return folder
+
+
+def embed(client: openai.OpenAI, given: Any, **more: Any) -> NDArray[np.float64]:
+    answer = client.embeddings.create(model="minilm", input=given, **more)
+    assert [each.index for each in answer.data] == list(range(len(answer.data)))
+    return np.array([each.embedding for each in answer.data])
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"user": "me", "extra_body": {"other": 1}}])
+def test_vectors_are_those_of_sentence_transformers(
+    client: openai.OpenAI, reference: SentenceTransformer, options: dict[str, Any]
+) -> None:
+    """Without an `encoding_format` the client asks for base64."""
+    np.testing.assert_allclose(embed(client, TEXTS, **options), reference.encode(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(embed(client, TEXTS[0], **options)[0, :3], PUBLISHED, atol=1e-6)
+
+
+def test_base64_is_little_endian_float32(http: TestClient) -> None:
+    numbers, text = (
+        http.post("/v1/embeddings", json={"input": TEXTS[0], "encoding_format": form}).json()["data"][0]["embedding"]
+        for form in ("float", "base64")
+    )
+    assert np.array(numbers, dtype=np.float32).tolist() == np.frombuffer(base64.b64decode(text), "<f4").tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}])
+@pytest.mark.parametrize("dimensions", [1, 64, 384])
+def test_dimensions(
+    client: openai.OpenAI, reference: SentenceTransformer, dimensions: int, options: dict[str, Any]
+) -> None:
+    found = embed(client, TEXTS, dimensions=dimensions, **options)
+    expected = reference.encode(TEXTS, truncate_dim=dimensions, normalize_embeddings=True)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_token_ids_are_the_same_as_their_texts(client: openai.OpenAI) -> None:
+    texts = embed(client, TEXTS[:2])
+    ids: Any = [AutoTokenizer.from_pretrained(MINILM)(text)["input_ids"] for text in TEXTS[:2]]
+    np.testing.assert_allclose(embed(client, ids), texts, atol=1e-6)
+    np.testing.assert_allclose(embed(client, ids[0]), texts[:1], atol=1e-6)
+
+
+def test_an_answer(http: TestClient) -> None:
+    answer = http.post("/openai/v1/embeddings", json={"model": "minilm", "input": TEXTS}).json()
+    assert list(answer) == ["object", "data", "model", "usage"]
+    assert (answer["object"], answer["model"]) == ("list", "minilm")
+    assert answer["usage"] == {"prompt_tokens": sum(TOKENS), "total_tokens": sum(TOKENS)}
+    assert [(each["object"], each["index"], len(each["embedding"])) for each in answer["data"]] == [
+        ("embedding", index, 384) for index in range(3)
+    ]
+
+
+def test_many_texts(client: openai.OpenAI, http: TestClient) -> None:
+    """More numbers than are rendered on the event loop, and more texts than are tokenized at once."""
+    texts = [f"text {number}" for number in range(200)]
+    predicted = http.post("/v1/models/minilm:predict", json={"instances": texts}).json()["predictions"]
+    np.testing.assert_allclose(embed(client, texts, encoding_format="float"), predicted, atol=1e-6)
+
+
+def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, prompted: Path) -> None:
+    client = serve(model_dir=prompted, dimensions=5, prompt_name="query")
+    reference = SentenceTransformer(str(prompted), device="cpu")
+    own = client.post("/v1/embeddings", json={"input": "x"}).json()
+    expected = reference.encode("x", prompt_name="query", truncate_dim=5)
+    np.testing.assert_allclose(own["data"][0]["embedding"], expected, atol=1e-5)
+    [v1] = client.post("/v1/models/model:predict", json={"instances": ["x"]}).json()["predictions"]
+    np.testing.assert_allclose(v1, expected, atol=1e-5)
+    asked = {"input": "x", "dimensions": 7, "prompt_name": "passage"}
+    other = client.post("/v1/embeddings", json=asked).json()
+    assert own["usage"]["prompt_tokens"] - other["usage"]["prompt_tokens"] == 3
+    expected = reference.encode("x", prompt_name="passage", truncate_dim=7)
+    np.testing.assert_allclose(other["data"][0]["embedding"], expected, atol=1e-5)
+    # What the operator has set does not keep tokens out; before them there is no prompt.
+    assert client.post("/v1/embeddings", json={"input": [5, 6]}).json()["usage"]["total_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "message"),
+    [
+        ({"input": "x", "model": "nope"}, 404, "model", "Model with name nope does not exist."),
+        ({}, 400, None, "missing required field `input`"),
+        ("{", 400, None, "the body is not valid JSON"),
+        ({"input": None}, 400, None, "at `$.input`"),
+        ({"input": []}, 400, "input", "input must be a text, token ids, or a list of either, and not empty"),
+        ({"input": ""}, 400, "input", "input is empty; give at least a character or a token"),
+        ({"input": ["x", ""]}, 400, "input", "input[1] is empty"),
+        ({"input": [[1], []]}, 400, "input", "input[1] is empty"),
+        ({"input": ["x", [1]]}, 400, "input", "input must be a text, token ids, or a list of either"),
+        ({"input": [1, "x"]}, 400, "input", "input must be a text, token ids, or a list of either"),
+        ({"input": [True]}, 400, None, "at `$.input[0]`"),
+        ({"input": [-1]}, 400, None, "at `$.input[0]`"),
+        ({"input": [[1], [30522]]}, 400, None, "text 1 cannot be served: 30522 is none of the model's input_ids"),
+        ({"input": [1] * 300}, 400, None, "text 0 cannot be served: it has 300 tokens; the model takes 256"),
+        ({"input": "x", "dimensions": 0}, 400, None, "Expected `int` >= 1 - at `$.dimensions`"),
+        ({"input": "x", "dimensions": 1.5}, 400, None, "at `$.dimensions`"),
+        ({"input": "x", "dimensions": 385}, 400, "dimensions", "dimensions is 385; the model's vectors have 384"),
+        ({"input": "x", "encoding_format": "hex"}, 400, None, "Invalid enum value 'hex' - at `$.encoding_format`"),
+        ({"input": "x", "prompt_name": "query"}, 400, "prompt_name", "there is no prompt 'query': the model has none"),
+        ({"input": "x", "truncate_prompt_tokens": 5}, 400, "truncate_prompt_tokens", "can only be -1"),
+        ({"input": "x" * 100_000}, 413, None, "bytes; at most 100000 are allowed"),
+    ],
+)  # fmt: skip
+def test_errors(http: TestClient, body: Any, status: int, param: str | None, message: str) -> None:
+    response = http.post("/openai/v1/embeddings", content=body if isinstance(body, str) else json.dumps(body))
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (status, status, param)
+    assert message in error["message"]
+
+
+def test_errors_reach_the_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="nope", input="x")
+    with pytest.raises(openai.BadRequestError, match="the model's vectors have 384"):
+        client.embeddings.create(model="minilm", input="x", dimensions=1000)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("embeddings", "model does not serve /v1/embeddings: it serves fill_mask at /v1/models/model:predict, /v2"),
+        ("completions", "model does not serve /v1/completions: it serves fill_mask at"),
+    ],
+)
+def test_another_task_has_no_embeddings(model_folder: ModelFolder, serve: Serve, path: str, message: str) -> None:
+    response = serve(model_dir=model_folder("bert", "fill_mask")).post(f"/v1/{path}", json={"input": "x"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, 400)
+    assert message in response.json()["error"]["message"]
+
+
+def test_a_model_that_embeds_says_where(http: TestClient) -> None:
+    message = http.post("/v1/completions", json={"prompt": "x"}).json()["error"]["message"]
+    assert message.endswith(
+        "it serves text_embedding at /v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings"
+    )
+    assert http.get("/v1/embeddings").status_code == 405
+
+
+def test_a_key(serve: Serve, prompted: Path) -> None:
+    client = serve(model_dir=prompted, api_key="secret")
+    assert client.post("/v1/embeddings", json={"input": "x"}).status_code == 401
+    answer = client.post("/v1/embeddings", json={"input": "x"}, headers={"authorization": "Bearer secret"})
+    assert answer.status_code == 200
+
+
+def test_overload(serve: Serve, prompted: Path) -> None:
+    client = serve(model_dir=prompted, max_concurrent_requests=1)
+    runner = client.app_state["served"][0].first
+    # A request that is under way for as long as the test wants.
+    runner._model().queue.requests = 1
+    response = client.post("/v1/embeddings", json={"input": "x"})
+    assert (response.status_code, response.json()["error"]["type"]) == (429, "TooManyRequestsError")
+    assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"dimensions": 33}, "dimensions is 33; the model's vectors have 32"),
+        ({"dimensions": True}, "the parameter dimensions is wrong: it must be a number"),
+        ({"prompt_name": "nope"}, "there is no prompt 'nope': there are document, passage, query"),
+        ({"top_k": 1}, "the parameter top_k is not of text_embedding, whose options are: dimensions, prompt_name"),
+    ],
+)
+def test_errors_of_the_other_protocols(serve: Serve, prompted: Path, parameters: dict[str, Any], message: str) -> None:
+    client = serve(model_dir=prompted)
+    tensor = {"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["x"]}
+    for response in (
+        client.post("/v1/models/model:predict", json={"instances": ["x"], "parameters": parameters}),
+        client.post("/v2/models/model/infer", json={"inputs": [tensor], "parameters": parameters}),
+    ):
+        assert (response.status_code, response.json()["error"]) == (400, message)
+
+
+def test_a_prompt_before_tokens(serve: Serve, prompted: Path) -> None:
+    response = serve(model_dir=prompted).post("/v1/embeddings", json={"input": [5], "prompt_name": "query"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "a prompt goes before texts, and the request has tokens"
