@@ -34,7 +34,7 @@ TEXTS = [
     " ",
     "\u0301",
     *docstrings()[:40:10],
-    "unbelievable tokenization " * 300,
+    "unbelievable tokenization " * 900,
 ]  # fmt: skip
 _PIECES = st.sampled_from(
     ["Sarah", "lives", "in", "New York", "U.S.", "don't", "é", "e\u0301", "\u0327", "😀", "👩\u200d👧", "🇩🇪", "東京", "ß", "İ",
