@@ -28,10 +28,12 @@ class Load:
 
 
 def bodies(protocol: str, texts: list[str], texts_a_request: int) -> list[bytes]:
-    """Request bodies that go through the texts once, in V1 or the Open Inference Protocol."""
+    """Request bodies that go through the texts once, in V1, OpenAI's embeddings or the Open Inference Protocol."""
     groups = [texts[start : start + texts_a_request] for start in range(0, len(texts), texts_a_request)]
     if protocol == "v1":
         return [orjson.dumps({"instances": group}) for group in groups]
+    if protocol == "openai":
+        return [orjson.dumps({"input": group}) for group in groups]
     return [
         orjson.dumps({"inputs": [{"name": "input-0", "shape": [len(group)], "datatype": "BYTES", "data": group}]})
         for group in groups

@@ -2,6 +2,7 @@
 
     make bench                                        all of it, in under ten minutes
     make bench BENCH="--tasks sequence_classification --callers 1 32 256 --seconds 20"
+    make bench BENCH="--tasks text_embedding --protocol openai"
     make bench BENCH="--url http://localhost:8080 --protocol oip --model bert"    another server
 
 Absolute numbers are the machine's; the ratios are the result.
@@ -35,7 +36,7 @@ from benchmarks.models import TASKS, make_model
 from benchmarks.texts import sample_texts
 
 ROOT = Path(__file__).resolve().parent.parent
-_FORMATS = {"v1": "/v1/models/{model}:predict", "oip": "/v2/models/{model}/infer"}
+_FORMATS = {"v1": "/v1/models/{model}:predict", "oip": "/v2/models/{model}/infer", "openai": "/v1/embeddings"}
 
 
 def main() -> None:

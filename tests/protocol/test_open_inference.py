@@ -103,6 +103,7 @@ def test_metadata_describes_what_infer_returns(
             "task": task,
             "max_length": "512",
             **({"mask_token": "[MASK]"} if task == "fill_mask" else {}),
+            **({"dimensions": "32"} if task == "text_embedding" else {}),
             "token_inputs": "input_ids,attention_mask,token_type_ids",
         },
     }
