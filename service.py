@@ -56,6 +56,7 @@ try:
     )
     arguments = resolve_workers(arguments, NAME)
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
+    ssl = resolve_ssl(arguments)
     if not being_built():
         # The parent process downloads, before it knows which service the model makes; its workers find the folder.
         arguments = localize_model(arguments)
@@ -140,7 +141,7 @@ Runtime = bentoml.service(
         {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
     ],
     # Over TLS where there is a certificate; gRPC reads the same arguments.
-    ssl=resolve_ssl(arguments),
+    ssl=ssl,
     extra_ports=[arguments.grpc_port] if grpc_server is not None else [],
     endpoints={"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
     # BentoML's own request metrics label by raw path; /metrics is the application's.

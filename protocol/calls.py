@@ -145,7 +145,7 @@ def describe_service(runner: Runner) -> str:
     if isinstance(runner, GeneratorRunner):
         routes = [*routes, f"/v2/models/{name}/generate"] if runner.generates else []
     routes += [path for path in map("/v1/{}".format, OPENAI_PATHS) if serves_openai(runner, path)]
-    return f"it serves {runner.task} at {', '.join(routes)}"
+    return f"it serves {runner.task} at {', '.join(routes) or 'the paths that /openapi.json lists'}"
 
 
 def serves_openai(runner: Runner, path: str) -> bool:

@@ -94,9 +94,17 @@ def _count_gpus() -> int:
 
 
 def resolve_ssl(arguments: Arguments) -> SSLSchema:
-    """BentoML's `ssl`."""
+    """BentoML's `ssl`.
+
+    Raises:
+        ArgumentsError: a file is not there; BentoML's workers would fail at it again and again.
+    """
     if arguments.ssl_certfile is None or arguments.ssl_keyfile is None:
         return {"enabled": False}
+    for name, path in (("ssl_certfile", arguments.ssl_certfile), ("ssl_keyfile", arguments.ssl_keyfile)):
+        # A Bento is built where they are not.
+        if not being_built() and not Path(path).is_file():
+            raise ArgumentsError(f"{name} is {path}, and there is no such file")
     return {"enabled": True, "certfile": arguments.ssl_certfile, "keyfile": arguments.ssl_keyfile}
 
 

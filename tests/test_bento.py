@@ -207,6 +207,7 @@ def test_a_bento_with_a_model_in_it(home: Path, model_folder: ModelFolder, tmp_p
     (folder / ".cache" / "notes").write_text("notes")
     build = [sys.executable, "-m", "deploy.bento.build", "encoder-cpu", f"--model={folder}"]
     bento, again = (read_bento(run(build, home), home) for _ in range(2))
+    assert bento.tag.startswith("huggingface-runtime-encoder-cpu-my-ner:"), "it is not taken for one without a model"
     assert bento.manifest["models"][0]["tag"] == again.manifest["models"][0]["tag"], "it is kept once"
     name, _, version = bento.manifest["models"][0]["tag"].partition(":")
     assert name == "my-ner"
@@ -251,7 +252,12 @@ def test_a_model_of_the_hub_is_kept_without_what_does_not_serve(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("/nowhere", "error: there is no folder /nowhere"), ("tests", "error: the folder tests holds no config.json")],
+    [
+        ("/nowhere", "error: there is no folder /nowhere"),
+        ("demo/models/none", "error: there is no folder demo/models/none"),
+        ("owner/model", "error: there is no folder owner/model, and the hub does not give it: "),
+        ("tests", "error: the folder tests holds no config.json"),
+    ],
 )
 def test_what_is_no_model_is_refused(model: str, message: str) -> None:
     done = subprocess.run(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -362,6 +364,25 @@ def test_the_engine_dies(tmp_path: Path, smollm: Path) -> None:
         server.wait_until("/v2/health/live", 503, seconds=20)
         assert server.wait_for_exit(30) == 1
         assert "error: the engine that ran model has died" in server.output
+    finally:
+        server.terminate()
+
+
+def test_sigterm_lets_what_runs_finish(tmp_path: Path, smollm: Path) -> None:
+    """BentoML signals vLLM's engine too, which by default cuts off what runs and calls it a success."""
+    arguments = ["--arg", f"model_dir={smollm}", "--arg", "kv_cache_memory_bytes=256M", "--arg", "max_length=256"]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], tmp_path)
+    try:
+        server.wait_until("/v2/health/ready", 200, seconds=300)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        stream = client.completions.create(
+            model="model", prompt="Once upon a time", max_tokens=12, stream=True, extra_body={"ignore_eos": True}
+        )
+        pieces = [next(iter(stream))]
+        os.kill(server.pid, signal.SIGTERM)
+        pieces += stream
+        assert pieces[-1].choices[0].finish_reason == "length"
+        assert server.wait_for_exit(30) == 0
     finally:
         server.terminate()
 

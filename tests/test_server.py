@@ -250,6 +250,10 @@ def test_prompts_and_traces_are_not_logged(minilm: ServerProcess) -> None:
             "--arg model_dir=/nowhere",
             "error: cannot serve model: there is no folder /nowhere: set --model_id to a hub ",
         ),
+        (
+            "--arg ssl_certfile=/nowhere --arg ssl_keyfile=/nowhere",
+            "error: ssl_certfile is /nowhere, and there is no such file",
+        ),
         ("--arg gpu=1 --arg gpu_type=abacus", "error: argument gpu_type is 'abacus'; BentoML knows nvidia-"),
     ],
 )

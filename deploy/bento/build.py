@@ -45,6 +45,8 @@ def build_bento(flavor: str, model: str | None = None, revision: str | None = No
         return bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
     tag = keep_model(model, revision)
     options = yaml.safe_load(bentofile.read_text())
+    # A name of its own: it serves this model where the other serves what is mounted.
+    options["name"] = f"{options['name']}-{tag.name}"
     options["models"] = [str(tag)]
     options["args"] = {**options.get("args", {}), "model_dir": f"bentoml://{tag}"}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
@@ -65,9 +67,12 @@ def keep_model(model: str, revision: str | None = None) -> bentoml.Tag:
             raise ValueError(f"the folder {model} holds no config.json, so it is not a Hugging Face model")
         files = _choose_files(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         return _store(folder.resolve().name, _hash(folder, files), lambda to: _copy(folder, files, to))
-    if folder.is_absolute() or model.startswith((".", "~")):
+    if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ValueError(f"there is no folder {model}")
-    info = HfApi().model_info(model, revision=revision)
+    try:
+        info = HfApi().model_info(model, revision=revision)
+    except Exception as error:
+        raise ValueError(f"there is no folder {model}, and the hub does not give it: {error}") from error
     names = [glob.escape(str(file)) for file in _choose_files(Path(file.rfilename) for file in info.siblings or [])]
 
     def download(to: Path) -> None:

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from runners.arguments import Arguments, EngineArgument
 from runners.cores import count_cores
+from runners.draining import DRAIN_SECONDS
 from runners.errors import (
     ArgumentsError,
     EngineDeadError,
@@ -360,6 +361,8 @@ def _own_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
     }
     words = [f"--{name}={value}" for name, value in given.items() if value is not None]
     words += ["--served-model-name", *names]
+    # BentoML ends the engine's process together with this one: it is to finish what runs, not to cut it off.
+    words.append(f"--shutdown-timeout={DRAIN_SECONDS:.0f}")
     if arguments.trust_remote_code:
         words.append("--trust-remote-code")
     if current_platform.is_cpu():
