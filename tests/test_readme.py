@@ -48,7 +48,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serv
 def test_demo() -> None:
     assert ("sh", "make demo") in blocks()
     subprocess.run(["make", "demo"], cwd=ROOT, check=True)
-    for task in ("sequence_classification", "token_classification", "fill_mask", "smollm"):
+    for task in ("sentiment", "minilm", "token_classification", "fill_mask", "smollm"):
         assert (ROOT / "demo/models" / task / "model.safetensors").is_file()
 
 
