@@ -96,6 +96,10 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:
     key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
+    if key == "inputs" and isinstance(body.instances, list):
+        # They are not answered, but what is wrong of them is wrong of the body.
+        for position, instance in enumerate(body.instances):
+            _read_text(instance, "instances", position)
     if isinstance(given, UnsetType):
         raise InvalidRequestError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
     if isinstance(given, str):

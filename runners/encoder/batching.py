@@ -172,9 +172,8 @@ class BatchQueue:
         """A batch that was taken runs no more, however it ended."""
         with self._changed:
             self._running_texts -= len(batch)
-            if not self._entries:
-                # Else the next batch tells, in a moment.
-                self._tell_load()
+            # Also where entries are left: they may be of callers who have gone, and then there is no next batch.
+            self._tell_load()
 
     def note_speed(self, tokens: int, seconds: float) -> None:
         """Learn how fast the model is, for the Retry-After of refused requests."""

@@ -309,6 +309,7 @@ def test_wrong_options(task: str, parameters: dict[str, Any], error: str, run: R
         ("token_classification", {"instances": [{}]}, "instances[0] must have either text, which text_pair may follow, or words"),
         ("token_classification", {"instances": ["a", {"text": "a", "words": ["a"]}]}, "instances[1] must have either text, "),
         ("token_classification", {"inputs": [{"words": ["a"], "text_pair": "b"}]}, "inputs[0] must have either text, "),
+        ("token_classification", {"inputs": ["a"], "instances": [{}]}, "instances[0] must have either text, "),
         ("token_classification", {"instances": [{"words": "a b"}]}, "the body is not as expected: Expected `array`, got `str` - at `$.instances[0].words`"),
     ],
 )  # fmt: skip
