@@ -382,10 +382,10 @@ class FillMask(ClassificationHead):
 
     def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
         super().check(text, wanted)
-        if self.tokenizer.mask_token_id not in text.input_ids:
+        masks = len(self._find_masks(text))
+        if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-        masks = int((text.input_ids == self.tokenizer.mask_token_id).sum())
         if masks * (wanted.top_k or 0) > _MOST_SEQUENCES:
             raise InputError(
                 f"its {masks} masks and top_k {wanted.top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
@@ -417,7 +417,7 @@ class FillMask(ClassificationHead):
         top_k = wanted.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
         best = _argtop(values, top_k)
         tokens = best if allowed is None else allowed[best]
-        masks = np.flatnonzero(text.input_ids == self.tokenizer.mask_token_id)
+        masks = self._find_masks(text)
         sequences = []
         for mask, candidates in zip(masks, tokens.tolist(), strict=True):
             ids = text.input_ids.copy()
@@ -433,6 +433,10 @@ class FillMask(ClassificationHead):
                 "sequence": np.array(sequences, dtype=object).reshape(tokens.shape),
             }
         )
+
+    def _find_masks(self, text: TokenizedText) -> NDArray[np.int64]:
+        """Where they are among the tokens: int64 [masks]."""
+        return np.flatnonzero(text.input_ids == self.tokenizer.mask_token_id)
 
     def _find_targets(self, targets: Sequence[str]) -> NDArray[np.int64] | None:
         """Their ids; None where there are none.
@@ -451,7 +455,7 @@ class FillMask(ClassificationHead):
         return np.array([self._vocabulary[target] for target in dict.fromkeys(targets)], dtype=np.int64)
 
     def count_scores(self, text: TokenizedText) -> int:
-        return int((text.input_ids == self.tokenizer.mask_token_id).sum()) * self.classes
+        return len(self._find_masks(text)) * self.classes
 
     def class_name(self, index: int) -> str:
         return str(self.tokenizer.decode([index]))
