@@ -29,7 +29,8 @@ def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
     """In the thread that loads the model, as in the server."""
     runner = EncoderRunner(Arguments.model_validate({"model_dir": folder, "dtype": dtype}))
     loaded = runner._load()
-    tokenized = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
+    readings = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
+    tokenized = [reading.text for reading in readings]
     batches: list[list[Any]] = [[]]
     for text in tokenized:
         if sum(len(one.input_ids) for one in batches[-1]) + len(text.input_ids) > BATCH_TOKENS_ON_CPU:

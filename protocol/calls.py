@@ -16,13 +16,14 @@ from starlette.routing import Route
 from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError, NotFoundError
 from protocol.sampling import read_sampling
 from protocol.versions import MODEL_VERSION
-from runners.answers import AnswerOptions
+from runners.answers import AnswerOptions, ReadingOptions
 from runners.errors import ModelNotReadyError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Options, Output, Prediction, Runner, Table, Text, TextInput, TokenInput
 from runners.task import Task
 
 T = TypeVar("T")
+TextOptions = TypeVar("TextOptions", AnswerOptions, ReadingOptions)
 
 # What clients of OpenAI's API ask for below /v1; which of them a model answers depends on its engine.
 OPENAI_PATHS = (
@@ -170,13 +171,17 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
         return replace(options, sampling=read_sampling(parameters))
     if not parameters:
         return options
-    options = replace(options, answer=_read_answer_options(runner, options.answer, parameters))
+    options = replace(
+        options,
+        answer=_change_options(runner, options.answer, parameters),
+        reading=_change_options(runner, options.reading, parameters),
+    )
     flags = {name: read_boolean(parameters, name, False) for name in OPTION_PARAMETERS if name in parameters}
     asked = [output for name, output in _OUTPUT_BY_PARAMETER.items() if flags.get(name)]
     if len(asked) > 1:
         raise InvalidRequestError(f"the parameters {' and '.join(_OUTPUT_BY_PARAMETER)} exclude each other")
-    # A vector is made of no scores: it is the same whatever is asked for of those.
-    if asked and runner.task is not Task.TEXT_EMBEDDING:
+    # A vector and a span are no classes: they are the same whatever is asked for of those.
+    if asked and runner.task not in (Task.TEXT_EMBEDDING, Task.QUESTION_ANSWERING):
         if named := [name for name in AnswerOptions.model_fields if name in parameters]:
             raise InvalidRequestError(f"the parameters {named[0]} and return_{asked[0]} exclude each other")
         options = replace(options, output=asked[0], answer=AnswerOptions())
@@ -185,13 +190,13 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     return replace(options, offsets=flags.get("return_offsets_mapping", options.offsets))
 
 
-def _read_answer_options(runner: Runner, usual: AnswerOptions, parameters: Mapping[str, Any]) -> AnswerOptions:
+def _change_options(runner: Runner, usual: TextOptions, parameters: Mapping[str, Any]) -> TextOptions:
     """The operator's, changed by what the request's parameters say.
 
     Raises:
         InvalidRequestError: an option is not of this task, or is not what it must be.
     """
-    given = {name: parameters[name] for name in AnswerOptions.model_fields if name in parameters}
+    given = {name: parameters[name] for name in type(usual).model_fields if name in parameters}
     if not given:
         return usual
     if others := [name for name in given if name not in runner.answer_options]:
@@ -200,7 +205,7 @@ def _read_answer_options(runner: Runner, usual: AnswerOptions, parameters: Mappi
             f"the parameter {others[0]} is not of {runner.task}, whose options are: {own}", others[0]
         )
     try:
-        return AnswerOptions.model_validate({**usual.model_dump(), **given})
+        return usual.model_validate({**usual.model_dump(), **given})
     except ValidationError as error:
         problem = error.errors()[0]
         name, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")

@@ -44,6 +44,10 @@ def describe_examples(task: Task | None, name: str, mask: str) -> Examples:
             return _describe_fill_mask(name, mask)
         case Task.SEQUENCE_CLASSIFICATION:
             return _describe_sequence_classification(name)
+        case Task.ZERO_SHOT_CLASSIFICATION:
+            return _describe_zero_shot_classification()
+        case Task.QUESTION_ANSWERING:
+            return _describe_question_answering()
         case Task.TOKEN_CLASSIFICATION:
             return _describe_token_classification(name)
         case Task.TEXT_EMBEDDING:
@@ -80,6 +84,35 @@ def _describe_sequence_classification(name: str) -> Examples:
             "best": Example("The best class of a text, with its score and name", _ask(texts[1], **best)),
         },
         "infer_binary": _describe_binary(*texts),
+    }
+
+
+def _describe_zero_shot_classification() -> Examples:
+    """Without answers, which are any model's own."""
+    texts = ["The new phone has a better camera.", "They won the cup final."]
+    asked = {"parameters": {"candidate_labels": ["sports", "technology"]}}
+    by_commas = {"candidate_labels": "sports,technology", "hypothesis_template": "This text is about {}."}
+    return {
+        "predict": {
+            "labels": Example("Scores of two labels for two texts", {"instances": texts, **asked}),
+            "pair": Example("Whether the second text follows from the first", {"instances": [_PAIR]}),
+        },
+        "infer": {"labels": Example("Scores of two labels for two texts", _ask(*texts, parameters=by_commas))},
+        "infer_binary": _describe_binary(*texts),
+    }
+
+
+def _describe_question_answering() -> Examples:
+    """Without answers, which are any model's own."""
+    question, context = "Where does Maria live?", "Maria flew to Rome, but she lives in Munich."
+    asked = {"instances": [{"question": question, "context": context}]}
+    tensor = _tensor(INPUT.name, BYTES, [1, 2], [question, context])
+    return {
+        "predict": {
+            "question": Example("A question and where its answer is", asked),
+            "answers": Example("The three best answers", {**asked, "parameters": {"top_k": 3}}),
+        },
+        "infer": {"question": Example("A question and where its answer is", {"id": "1", "inputs": [tensor]})},
     }
 
 

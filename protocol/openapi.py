@@ -51,7 +51,7 @@ from protocol.schemas import (
 )
 from protocol.v1 import PredictRequest
 from protocol.versions import SERVER_NAME, SERVER_VERSION
-from runners.answers import AnswerOptions
+from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
@@ -167,7 +167,12 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
     predict["properties"]["parameters"] = or_null(reference("Parameters"))
     predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]
     instance = schemas["Instance"]
-    instance["oneOf"] = [{"required": ["text"]}, {"required": ["words"], "properties": {"text_pair": {"type": "null"}}}]
+    no_pair = {"properties": {"text_pair": {"type": "null"}}}
+    instance["oneOf"] = [
+        {"required": ["text"], "not": {"anyOf": [{"required": ["question"]}, {"required": ["context"]}]}},
+        {"required": ["words"], "not": {"anyOf": [{"required": ["question"]}, {"required": ["context"]}]}, **no_pair},
+        {"required": ["question", "context"], **no_pair},
+    ]
     schemas["PredictEvent"] = event_schema(reference("PredictRequest"))
     binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
     schemas["InferRequest"]["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
@@ -186,7 +191,9 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
 
 def _answer_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The options of answers by name, and what their schemas refer to."""
-    schema = AnswerOptions.model_json_schema(ref_template=_REFERENCE.format(name="{model}"))
+    template = _REFERENCE.format(name="{model}")
+    answers, readings = (kind.model_json_schema(ref_template=template) for kind in (AnswerOptions, ReadingOptions))
+    schema = {key: answers[key] | readings[key] for key in ("properties", "$defs")}
     # A comma list does for a list: parameters of tensors have none.
     lists = {
         name
@@ -196,7 +203,7 @@ def _answer_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str
     properties = {
         name: {"anyOf": [each, STRING]} if name in lists else each for name, each in schema["properties"].items()
     }
-    return {name: properties[name] for name in sorted(names)}, schema.get("$defs", {})
+    return {name: properties[name] for name in sorted(names)}, schema["$defs"]
 
 
 def _add_server(paths: Paths) -> None:

@@ -49,9 +49,10 @@ def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0)
     raise AssertionError(f"there is no {name} among records")
 
 
-def offset_tensor(predictions: Sequence[Prediction]) -> Tensor | None:
-    """`offset_mapping`, INT64 [texts, tokens, 2]; None where the predictions carry no offsets."""
-    return build_tensor(OFFSETS, predictions) if predictions[0].offsets is not None else None
+def extra_tensors(predictions: Sequence[Prediction]) -> list[Tensor]:
+    """What was asked for beside the answer: `offset_mapping`, INT64 [texts, tokens, 2], and tensors by their names."""
+    offsets = [OFFSETS] if predictions[0].offsets is not None else []
+    return [build_tensor(name, predictions) for name in (*offsets, *sorted(predictions[0].tensors))]
 
 
 def classification_tensor(

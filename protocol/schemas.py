@@ -83,12 +83,16 @@ _SCORES = map_of(NUMBER)
 _CLASS = object_of({"label": STRING, "score": NUMBER})
 _ENTITY = object_of({"label": STRING, "score": NUMBER, "text": STRING, "start": COUNT, "end": COUNT})
 _TOKEN = object_of({"score": NUMBER, "token": INTEGER, "token_str": STRING, "sequence": STRING})
+_ANSWER = object_of({"answer": STRING, "score": NUMBER, "start": COUNT, "end": COUNT})
+# A class, the value of a regression, a 0 or 1 for every one of several labels; by name, the best or a list of them.
+_CLASSES = [INTEGER, NUMBER, array_of(INTEGER), _SCORES, _CLASS, array_of(_CLASS)]
 _GENERATED = [STRING]
 _PREDICTIONS: dict[Task, list[Schema]] = {
     # The last one is every mask's best tokens.
     Task.FILL_MASK: [STRING, array_of(array_of(map_of({"type": ["string", "number"]}))), array_of(array_of(_TOKEN))],
-    # A class, the value of a regression, a 0 or 1 for every one of several labels; by name, the best or a list of them.
-    Task.SEQUENCE_CLASSIFICATION: [INTEGER, NUMBER, array_of(INTEGER), _SCORES, _CLASS, array_of(_CLASS)],
+    Task.SEQUENCE_CLASSIFICATION: _CLASSES,
+    Task.ZERO_SHOT_CLASSIFICATION: _CLASSES,
+    Task.QUESTION_ANSWERING: [_ANSWER, array_of(_ANSWER)],
     Task.TOKEN_CLASSIFICATION: [array_of(array_of(INTEGER)), array_of(_SCORES), array_of(_ENTITY)],
     Task.TEXT_EMBEDDING: [array_of(NUMBER)],
     **dict.fromkeys(GENERATION, _GENERATED),

@@ -18,29 +18,34 @@ from protocol.calls import find_model, find_ready_model, infer, post_route, rend
 from protocol.cloudevents import answer_event, read_event
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
 from protocol.openai import model_card
-from protocol.outputs import offset_tensor
+from protocol.outputs import extra_tensors
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor
 from runners.inference import ClassScores, Models, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as `transformers` pipelines take it, or the words that the client has split a text into."""
+    """A text or a pair, as `transformers` pipelines take it, a question and its context, or a text's words."""
 
     text: str | UnsetType = UNSET
     text_pair: str | None = None
     words: list[str] | UnsetType = UNSET
+    question: str | UnsetType = UNSET
+    context: str | UnsetType = UNSET
 
     def read(self) -> TextInput:
         """
         Raises:
-            ValueError: it is no text, or two.
+            ValueError: it is no text, or several.
         """
-        if isinstance(self.text, str) and self.words is UNSET:
-            return TextInput(self.text, self.text_pair)
-        if isinstance(self.words, list) and self.text is UNSET and self.text_pair is None:
-            return TextInput(" ".join(self.words), words=tuple(self.words))
-        raise ValueError("must have either text, which text_pair may follow, or words")
+        match (self.text, self.text_pair, self.words, self.question, self.context):
+            case (str(text), pair, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET):
+                return TextInput(text, pair)
+            case (msgspec.UNSET, None, list(words), msgspec.UNSET, msgspec.UNSET):
+                return TextInput(" ".join(words), words=tuple(words))
+            case (msgspec.UNSET, None, msgspec.UNSET, str(question), str(context)):
+                return TextInput(question, context)
+        raise ValueError("must have either text, which text_pair may follow, or words, or question and context")
 
 
 class PredictRequest(msgspec.Struct):
@@ -125,8 +130,8 @@ def _read_text(instance: str | Instance | list[str], key: str, position: int) ->
 
 def _render(predictions: Sequence[Prediction]) -> Response:
     payload: dict[str, Any] = {"predictions": [_render_one(prediction) for prediction in predictions]}
-    if (tensor := offset_tensor(predictions)) is not None:
-        payload["outputs"] = [_render_tensor(tensor)]
+    if tensors := extra_tensors(predictions):
+        payload["outputs"] = [_render_tensor(tensor) for tensor in tensors]
     return json_response(payload)
 
 

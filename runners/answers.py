@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class ScoreFunction(StrEnum):
@@ -26,9 +27,22 @@ class AggregationStrategy(StrEnum):
     MAX = "max"
 
 
+class WindowAggregation(StrEnum):
+    """What makes one row of logits of those that the windows of a text have."""
+
+    MEAN = "mean"
+    MAX = "max"
+
+
 def split_names(value: object) -> object:
     """A comma list as a command line has it; a list, as a request has it, stays one."""
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _check_template(value: str) -> str:
+    if "{}" not in value:
+        raise ValueError("it must have {} where the label goes")
+    return value
 
 
 def _refuse_boolean(value: object) -> object:
@@ -45,6 +59,11 @@ class AnswerOptions(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
+
+    @cached_property
+    def records(self) -> bool:
+        """Whether anything is asked for that has names and scores for an answer."""
+        return any(getattr(self, name) != type(self).model_fields[name].default for name in _MAKES_RECORDS)
 
     labels: bool = Field(
         False, description="classification: name and score of the best class instead of its number; of every token for "
@@ -71,6 +90,23 @@ class AnswerOptions(BaseModel):
     ignore_labels: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
         None, description="token classification: no records of these; `O` if unset, an empty list keeps all"
     )
+    candidate_labels: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)] = Field(
+        (), max_length=1000, description="zero-shot classification: names and scores of these instead of the model's "
+        "own classes, best first",
+    )  # fmt: skip
+    hypothesis_template: Annotated[str, AfterValidator(_check_template)] = Field(
+        "This example is {}.", description="zero-shot classification: the sentence that a label makes, in place of `{}`"
+    )
+    multi_label: bool = Field(
+        False, description="zero-shot classification: a score for each label by itself; if unset they add up to 1"
+    )
+    max_answer_len: Annotated[int, BeforeValidator(_refuse_boolean)] = Field(
+        15, ge=1, description="question answering: most tokens of an answer"
+    )
+    handle_impossible_answer: bool = Field(
+        False,
+        description="question answering: that there is none may be the answer, an empty one, for models trained so",
+    )
     dimensions: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
         None, ge=1, description="text embedding: only the first so many numbers of a vector, of length 1 again if the "
         "model's vectors are; for models trained so (Matryoshka)",
@@ -79,3 +115,30 @@ class AnswerOptions(BaseModel):
         None, description="text embedding: which of the prompts in the model's `config_sentence_transformers.json` "
         "goes before every text; its default prompt if unset",
     )  # fmt: skip
+
+
+# The others only say how.
+_MAKES_RECORDS = (
+    "labels", "top_k", "threshold", "function_to_apply", "targets", "aggregation_strategy", "ignore_labels",
+    "candidate_labels",
+)  # fmt: skip
+
+
+class ReadingOptions(BaseModel):
+    """What is to be done with a text that is longer than the model takes, under one name for both as above."""
+
+    model_config = ConfigDict(frozen=True)
+
+    truncation: bool = Field(
+        True, description="a longer text is cut to the length that the model takes; `false` refuses it"
+    )
+    stride: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+        None, ge=0, description="classification, fill-mask, question answering: a longer text is read to its end, in "
+        "windows that share so many tokens",
+    )  # fmt: skip
+    window_aggregation: WindowAggregation = Field(
+        WindowAggregation.MEAN, description="sequence classification: `mean` or `max` of the windows' logits"
+    )
+    return_truncated_tokens: bool = Field(
+        False, description="say how many tokens of each text were left out, as `truncated_tokens`"
+    )

@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from runners.answers import AnswerOptions, split_names
+from runners.answers import AnswerOptions, ReadingOptions, split_names
 from runners.errors import ArgumentsError
 from runners.generator.flags import OPTIONS, SHORT, SWITCHES
 from runners.task import Task
@@ -193,7 +193,7 @@ class PredictorArguments(_Group):
     )
 
 
-class AnswerArguments(_Group, AnswerOptions):
+class AnswerArguments(_Group, ReadingOptions, AnswerOptions):
     title = "Answers of encoders"
 
     return_token_type_ids: bool = Field(

@@ -66,6 +66,19 @@ class PredictorRefusalError(PredictorError):
 
 
 @contextlib.contextmanager
+def naming_text(position: int) -> Iterator[None]:
+    """Say which text of the request an error is about.
+
+    Raises:
+        InputError: the error, with the text's position.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"text {position} cannot be served: {error}", error.param) from error
+
+
+@contextlib.contextmanager
 def load_errors(model: str) -> Iterator[None]:
     """Whatever goes wrong while a model loads, as a RunnerError of one line.
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.answers import AnswerOptions
+from runners.answers import AnswerOptions, ReadingOptions
 from runners.errors import RunnerError
 from runners.generation import Sampling
 from runners.task import Task
@@ -57,6 +57,7 @@ class Options:
 
     output: Output = Output.LABELS
     answer: AnswerOptions = field(default_factory=AnswerOptions)
+    reading: ReadingOptions = field(default_factory=ReadingOptions)
     offsets: bool = False
     tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
@@ -114,7 +115,7 @@ class Prediction:
     """The answer to one text.
 
     `offsets` is int64 [tokens, 2]: where each token starts and ends in the text, (0, 0) for special tokens.
-    `tensors` are those asked for by name, each of one text's shape: float32, or str objects.
+    `tensors` are those asked for by name, each of one text's shape: float32, int64, or str objects.
     `tokens` is how many the model read, special ones and a prompt's included; 0 where nobody counts them.
     """
 
@@ -131,6 +132,10 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+
+
+# How many tokens of a text were left out; a named output of every model that reads whole texts or truncates them.
+TRUNCATED_TOKENS = TensorSpec("truncated_tokens", "INT64", (-1,))
 
 
 class Runner(Protocol):
@@ -169,7 +174,7 @@ class Runner(Protocol):
 
     @property
     def answer_options(self) -> frozenset[str]:
-        """The names of `AnswerOptions` that its task has; none until it is loaded."""
+        """The names of `AnswerOptions` and `ReadingOptions` that its task has; none until it is loaded."""
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         """The tensors of an answer, where the request names none."""

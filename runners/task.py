@@ -12,20 +12,24 @@ class Task(StrEnum):
     """The tasks this server runs, under KServe's names."""
 
     FILL_MASK = "fill_mask"
+    QUESTION_ANSWERING = "question_answering"
     SEQUENCE_CLASSIFICATION = "sequence_classification"
     TEXT2TEXT_GENERATION = "text2text_generation"
     TEXT_EMBEDDING = "text_embedding"
     TEXT_GENERATION = "text_generation"
     TOKEN_CLASSIFICATION = "token_classification"
+    ZERO_SHOT_CLASSIFICATION = "zero_shot_classification"
 
 
+# What the class is called that says that one text follows from another.
+ENTAILMENT = "entail"
 GENERATION = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT_GENERATION})
 
 # KServe's order matters: "TapasForQuestionAnswering" also ends with "ForQuestionAnswering", "MTModel" with "Model".
 # The bare encoder ("BertModel" and its like) comes last; KServe cannot infer it.
 _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("TapasForQuestionAnswering", "table_question_answering"),
-    ("ForQuestionAnswering", "question_answering"),
+    ("ForQuestionAnswering", Task.QUESTION_ANSWERING),
     ("ForTokenClassification", Task.TOKEN_CLASSIFICATION),
     ("ForSequenceClassification", Task.SEQUENCE_CLASSIFICATION),
     ("ForMultipleChoice", "multiple_choice"),

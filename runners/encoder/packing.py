@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
-from runners.encoder.tokenization import TokenizedText
+from runners.encoder.reading import TokenizedText
 from runners.loading import position_padding
 
 _NAME = "packed"
@@ -172,10 +172,15 @@ class _ModelInputs:
         return count_rows(texts, self.rows, self.mask_token_id)
 
     def call(self, tensors: dict[str, Tensor], select: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Run the model; the head's output where it has one, else the last hidden state."""
+        """Run the model; the head's output where it has one, else the last hidden state.
+
+        A head for question answering has two, which become the last dimension.
+        """
         if self.selector is not None:
             self.selector.select = select
         output = self.model(**tensors)
+        if hasattr(output, "start_logits"):
+            return torch.stack((output.start_logits, output.end_logits), dim=-1)
         logits: Tensor | None = getattr(output, "logits", None)
         return output.last_hidden_state if logits is None else logits
 

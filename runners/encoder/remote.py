@@ -11,7 +11,7 @@ from torch import Tensor
 
 from runners.encoder.heads import Head
 from runners.encoder.packing import Rows, count_rows, pad
-from runners.encoder.tokenization import TokenizedText
+from runners.encoder.reading import TokenizedText
 from runners.errors import PredictorAnswerError
 from runners.predictor import Predictor
 

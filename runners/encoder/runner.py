@@ -8,7 +8,6 @@ BentoML imports service.py in its parent process and at build.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import inspect
 import logging
@@ -17,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from runners.answers import AnswerOptions
+from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.draining import wait_until
@@ -32,19 +31,23 @@ from runners.errors import (
     PredictorError,
     PredictorRefusalError,
     load_errors,
+    naming_text,
 )
-from runners.inference import Options, Output, Prediction, TensorSpec, TextInput, TokenInput
+from runners.inference import TRUNCATED_TOKENS, Options, Output, Prediction, TensorSpec, TextInput, TokenInput
 from runners.metrics import TRUNCATED_TEXTS, Load
 from runners.predictor import Predictor, PredictorWatch
-from runners.task import GENERATION, Task, infer_task
+from runners.task import ENTAILMENT, GENERATION, Task, infer_task
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from runners.encoder.batching import BatchQueue, Entry, Job
     from runners.encoder.heads import Head
     from runners.encoder.packing import Forward
-    from runners.encoder.tokenization import TextTokenizer, TokenizedText, TokenLimits
+    from runners.encoder.reading import Reading, TokenizedText
+    from runners.encoder.tokenization import TextTokenizer, TokenLimits
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ _TOKENIZED_AT_A_TIME = 64
 # Tokens of the largest batch whose kernels are built when the model is loaded.
 _WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
+_USUAL_READING = ReadingOptions()
+# A text that must be tokenized to its end takes about a second for so many.
+MOST_CHARACTERS = 2**20
 _SCORES = frozenset({"logits", "probabilities"})
 # Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
 _MOST_SCORES = 2**25
@@ -90,6 +96,7 @@ class EncoderRunner:
         arguments.ignore_engine_arguments("this model does not run on vLLM")
         self._arguments = arguments
         self._answer = AnswerOptions.model_validate(arguments.model_dump(include={*AnswerOptions.model_fields}))
+        self._reading = ReadingOptions.model_validate(arguments.model_dump(include={*ReadingOptions.model_fields}))
         self._loaded: _Loaded | None = None
         self._warned_of_truncation = False
         self._connect = connect
@@ -124,7 +131,7 @@ class EncoderRunner:
             output = Output.PROBABILITIES
         elif self._arguments.return_raw_logits:
             output = Output.RAW_LOGITS
-        return Options(output, self._answer, self._arguments.return_offsets_mapping)
+        return Options(output, self._answer, self._reading, self._arguments.return_offsets_mapping)
 
     @property
     def properties(self) -> Mapping[str, str]:
@@ -136,13 +143,15 @@ class EncoderRunner:
 
     @property
     def answer_options(self) -> frozenset[str]:
-        return self._loaded.head.answer_options if self._loaded is not None else frozenset()
+        return self._loaded.head.options if self._loaded is not None else frozenset()
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return self._model().head.outputs(options)
 
     def named_outputs(self) -> Sequence[TensorSpec]:
-        return self._model().head.named_outputs()
+        head = self._model().head
+        counted = [TRUNCATED_TOKENS] if "return_truncated_tokens" in head.reading_options else []
+        return [*head.named_outputs(), *counted]
 
     async def load(self) -> None:
         """Load and warm the model; it is ready when this returns, or once its predictor is.
@@ -207,23 +216,33 @@ class EncoderRunner:
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
+            if isinstance(given, TextInput) and given.pair is None and loaded.head.needs_pairs:
+                raise InputError(f"text {position} is a single one, and {loaded.task} takes a question and a context")
             if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
                 raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
+            if isinstance(given, TextInput) and options.reading != _USUAL_READING and len(given.text) > MOST_CHARACTERS:
+                raise InputError(
+                    f"text {position} has {len(given.text)} characters; with truncation false, stride or "
+                    f"return_truncated_tokens it may have {MOST_CHARACTERS}"
+                )
         loaded.head.check_options(options)
         own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
         if not own_prompt and any(isinstance(given, TokenInput) for given in texts):
             raise InputError("a prompt goes before texts, and the request has tokens", "prompt_name")
+        if TRUNCATED_TOKENS.name in options.tensors:
+            options = replace(options, reading=options.reading.model_copy(update={"return_truncated_tokens": True}))
+        elif options.reading.return_truncated_tokens:
+            options = replace(options, tensors=options.tensors | {TRUNCATED_TOKENS.name})
         scores = 0
         job = loaded.queue.admit(len(texts))
         try:
-            for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
-                chunk = texts[start : start + _TOKENIZED_AT_A_TIME]
-                tokenized = await _tokenize(loaded, start, chunk, options)
-                self._check(loaded, start, tokenized, options)
+            for start, chunk in _chunks(texts, loaded.head.count_sequences(options), options.reading):
+                readings = await _tokenize(loaded, start, chunk, options)
+                self._check(loaded, start, readings, options)
                 if options.output is not Output.LABELS or options.tensors & _SCORES:
-                    scores += sum(loaded.head.count_scores(text) for text in tokenized)
+                    scores += sum(loaded.head.count_scores(reading.text) for reading in readings)
                     _check_scores(scores)
-                loaded.queue.put(job, start, tokenized, options)
+                loaded.queue.put(job, start, readings, options)
             return await job.result
         finally:
             loaded.queue.release(job)
@@ -233,19 +252,19 @@ class EncoderRunner:
             raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
         return self._loaded
 
-    def _check(self, loaded: _Loaded, start: int, tokenized: Sequence[TokenizedText], options: Options) -> None:
-        for position, text in enumerate(tokenized, start):
-            with _naming(position):
-                loaded.head.check(text, options.answer)
-        truncated = sum(text.truncated for text in tokenized)
+    def _check(self, loaded: _Loaded, start: int, readings: Sequence[Reading], options: Options) -> None:
+        for position, reading in enumerate(readings, start):
+            with naming_text(position):
+                loaded.head.check(reading.text, options.answer)
+        truncated = [reading for reading in readings if any(sequence.truncated for sequence in reading.sequences)]
         if not truncated:
             return
-        TRUNCATED_TEXTS.labels(self.name).inc(truncated)
+        TRUNCATED_TEXTS.labels(self.name).inc(len(truncated))
         if not self._warned_of_truncation:
             self._warned_of_truncation = True
             logger.warning(
                 "a text was longer than %d tokens and was truncated; further ones are only counted, in "
-                "runtime_truncated_texts_total", max(len(text.input_ids) for text in tokenized if text.truncated)
+                "runtime_truncated_texts_total", loaded.token_limits.max_length
             )  # fmt: skip
 
     def _work(self, loading: Future[_Loaded]) -> None:
@@ -315,6 +334,8 @@ class EncoderRunner:
         device = torch.device("cuda" if torch.cuda.is_available() and not remote else "cpu")
         config = load_config(arguments)
         task = arguments.task or _infer_task(config)
+        if remote and task is Task.QUESTION_ANSWERING:
+            raise ArgumentsError("predictor_host: a predictor gives one tensor, and question_answering needs two")
         head_class = HEADS[task]
         tokenizer = load_tokenizer(arguments)
         if remote:
@@ -324,10 +345,12 @@ class EncoderRunner:
         head = head_class(arguments, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
-        for name in sorted(self._answer.model_fields_set - head.answer_options):
-            if getattr(self._answer, name) != AnswerOptions.model_fields[name].default:
+        given = {**self._answer.model_dump(), **self._reading.model_dump()}
+        for name in sorted(given.keys() - head.options):
+            if given[name] != Arguments.model_fields[name].default:
                 logger.warning("%s has no effect on %s", name, task)
-        self._answer = AnswerOptions.model_validate(self._answer.model_dump(include={*head.answer_options}))
+        own = {name: value for name, value in given.items() if name in head.options}
+        self._answer, self._reading = AnswerOptions.model_validate(own), ReadingOptions.model_validate(own)
         try:
             head.check_options(self.default_options)
         except InputError as error:
@@ -381,30 +404,44 @@ class EncoderRunner:
         warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
         mask = loaded.head.tokenizer.mask_token or ""
         for words in (1, 30, 200):
-            given, options = TextInput(f"{mask} {'warm ' * words}"), self.default_options
-            [text] = loaded.tokenizer.tokenize([given], offsets=False, source=loaded.head.needs_source(options))
-            _predict(loaded, [text], [options])
+            pair = "warm" if loaded.head.needs_pairs else None
+            given, options = TextInput(f"{mask} {'warm ' * words}", pair), self.default_options
+            [reading] = loaded.head.tokenize(loaded.tokenizer, [given], options)
+            loaded.head.predict(_compute(loaded, reading.sequences), reading, options)
+
+
+def _chunks(
+    texts: Sequence[TextInput | TokenInput], sequences: int, reading: ReadingOptions
+) -> Iterator[tuple[int, Sequence[TextInput | TokenInput]]]:
+    """As many texts as may be tokenized at a time, with the position of the first.
+
+    Args:
+        sequences: how many sequences a text makes, those of windows not counted.
+    """
+    start, characters = 0, 0
+    most = max(1, _TOKENIZED_AT_A_TIME // sequences)
+    for position, given in enumerate(texts):
+        length = len(given.text) if isinstance(given, TextInput) and reading != _USUAL_READING else 0
+        if position - start == most or (position > start and characters + length > MOST_CHARACTERS):
+            yield start, texts[start:position]
+            start, characters = position, 0
+        characters += length
+    yield start, texts[start:]
 
 
 async def _tokenize(
     loaded: _Loaded, start: int, chunk: Sequence[TextInput | TokenInput], options: Options
-) -> list[TokenizedText]:
+) -> list[Reading]:
     """Texts in the tokenizer's thread; what the caller has tokenized is only checked."""
     texts = [given for given in chunk if isinstance(given, TextInput)]
     if texts:
-        source = loaded.head.needs_source(options)
         return await asyncio.get_running_loop().run_in_executor(
-            loaded.tokenizer_thread,
-            loaded.tokenizer.tokenize,
-            texts,
-            options.offsets,
-            source,
-            loaded.head.prompt(options.answer),
+            loaded.tokenizer_thread, loaded.head.tokenize, loaded.tokenizer, texts, options, start
         )
     accepted = []
     for position, given in enumerate(chunk, start):
         assert isinstance(given, TokenInput)
-        with _naming(position):
+        with naming_text(position):
             accepted.append(loaded.token_limits.accept(given))
     return accepted
 
@@ -417,21 +454,16 @@ def _check_scores(scores: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def _naming(position: int) -> Iterator[None]:
-    """Say which text of the request an error is about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"text {position} cannot be served: {error}") from error
-
-
 def _infer_task(config: PretrainedConfig) -> Task:
     task = infer_task(config.architectures)
     if task in GENERATION:
         raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
     if task is Task.TEXT_EMBEDDING and config.is_encoder_decoder:
         raise ModelLoadError(f"{config.architectures} is an encoder-decoder, which this server does not run")
+    names = [str(name).lower() for name in (config.id2label or {}).values()]
+    if task is Task.SEQUENCE_CLASSIFICATION and any(name.startswith(ENTAILMENT) for name in names):
+        # It answers as before, unless a request has labels of its own.
+        return Task.ZERO_SHOT_CLASSIFICATION
     return task
 
 
@@ -462,9 +494,7 @@ def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
     A predictor that has failed would fail them all, one after another.
     """
     try:
-        predictions: Sequence[Prediction | Exception] = _predict(
-            loaded, [entry.text for entry in batch], [entry.options for entry in batch]
-        )
+        predictions: Sequence[Prediction | Exception | None] = _predict(loaded, batch)
     except Exception as error:
         hopeless = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
         if len(batch) > 1 and not hopeless:
@@ -475,14 +505,24 @@ def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
         predictions = [error] * len(batch)
     answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
-        answers.setdefault(entry.job, []).append((entry.position, prediction))
+        if prediction is not None:
+            answers.setdefault(entry.job, []).append((entry.position, prediction))
     for job, answered in answers.items():
         job.deliver(answered)
 
 
-def _predict(loaded: _Loaded, texts: Sequence[TokenizedText], options: Sequence[Options]) -> list[Prediction]:
+def _predict(loaded: _Loaded, batch: Sequence[Entry]) -> list[Prediction | None]:
+    """The answers to those texts of which no sequence is missing any more."""
+    scores = _compute(loaded, [entry.text for entry in batch])
+    predictions: list[Prediction | None] = []
+    for entry, rows in zip(batch, scores, strict=True):
+        parts = entry.reading.accept(entry.part, rows)
+        predictions.append(None if parts is None else loaded.head.predict(parts, entry.reading, entry.options))
+    return predictions
+
+
+def _compute(loaded: _Loaded, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
     import torch
 
     with torch.inference_mode():
-        scores = loaded.head.read(*loaded.forward.run(texts))
-    return [loaded.head.predict(rows, text, wanted) for rows, text, wanted in zip(scores, texts, options, strict=True)]
+        return loaded.head.read(*loaded.forward.run(texts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,53 +12,18 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from runners.errors import ArgumentsError, InputError
+from runners.answers import ReadingOptions
+from runners.encoder.reading import Reading, Source, TokenizedText, find_carrying_on, join_windows
+from runners.errors import ArgumentsError, InputError, naming_text
 from runners.inference import TextInput, TokenInput
 
 # Several times what a token of any language has on average.
 _CHARACTERS_A_TOKEN = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the tokens of a text come from.
-
-    Attributes:
-        text: the text as it was given, or its words.
-        spans: int64 [tokens, 2], where each token starts and ends: code points of the text, or positions of its words.
-        special: bool [tokens], whether the tokenizer has added it, as [CLS].
-        continues: bool [tokens], whether it goes on with the word of the token before.
-    """
-
-    text: str | tuple[str, ...]
-    spans: NDArray[np.int64]
-    special: NDArray[np.bool_]
-    continues: NDArray[np.bool_]
-
-    @property
-    def split(self) -> bool:
-        """Whether the caller has split the text into words."""
-        return not isinstance(self.text, str)
-
-    def cut(self, start: int, end: int) -> str:
-        """The text between two places, words with a space between them."""
-        piece = self.text[start:end]
-        return piece if isinstance(piece, str) else " ".join(piece)
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizedText:
-    """One text as the model reads it: int64 [tokens] each, offsets int64 [tokens, 2]."""
-
-    input_ids: NDArray[np.int64]
-    token_type_ids: NDArray[np.int64]
-    offsets: NDArray[np.int64] | None
-    truncated: bool
-    source: Source | None = None
+_TRUNCATE = ReadingOptions()
 
 
 class TextTokenizer:
-    """Tokenizes batches of texts without padding; thread-safe, and frees the GIL while it works."""
+    """Tokenizes batches of texts without padding, in one thread; frees the GIL while it works."""
 
     def __init__(
         self,
@@ -82,12 +47,13 @@ class TextTokenizer:
         if max_length <= special:
             raise ArgumentsError(f"max_length {max_length} is too short: special tokens alone take up to {special}")
         backend.no_padding()
-        # "longest_first" and the tokenizer's own side are what `tokenizer(..., truncation=True)` does.
-        backend.enable_truncation(max_length, strategy="longest_first", direction=tokenizer.truncation_side)
-        from_left = tokenizer.truncation_side == "right"
+        self.max_length = max_length
+        self._side: str = tokenizer.truncation_side
+        self._backend = backend
+        self._truncate()
+        from_left = self._side == "right"
         self._long_text = max_length * _CHARACTERS_A_TOKEN if from_left else sys.maxsize
         self._many_words = max_length if from_left else sys.maxsize
-        self._backend = backend
         self._unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
         # WordPiece marks the tokens that carry on a word.
         self._marks_words = bool(getattr(backend.model, "continuing_subword_prefix", None))
@@ -95,18 +61,110 @@ class TextTokenizer:
         self._lower_case = lower_case
 
     def tokenize(
-        self, texts: Sequence[TextInput], offsets: bool, source: bool = False, prompt: str = ""
-    ) -> list[TokenizedText]:
+        self,
+        texts: Sequence[TextInput],
+        offsets: bool,
+        source: bool = False,
+        prompt: str = "",
+        reading: ReadingOptions = _TRUNCATE,
+        positions: Iterable[int] = (),
+    ) -> list[Reading]:
         """Tokenize texts, the longer of a pair truncated first.
 
         Args:
             offsets: whether these are wanted.
-            source: whether that is wanted, of single texts without a prompt; it always comes with words.
+            source: whether that is wanted, of texts without a prompt; it always comes with words.
             prompt: put in front of every text.
+            reading: what to do with what is too long.
+            positions: where each text stands in its request, for errors; 0, 1, ... if empty.
+
+        Raises:
+            InputError: a text is longer than it may be; the message names its position.
         """
         whole = iter(self._tokenize_whole([item for item in texts if item.words is None], offsets, source, prompt))
-        split = iter(self._tokenize_words([item.words for item in texts if item.words is not None], offsets))
-        return [next(whole if item.words is None else split) for item in texts]
+        split = iter(self._tokenize_words([item for item in texts if item.words is not None], offsets))
+        tokenized = [next(whole if item.words is None else split) for item in texts]
+        if reading == _TRUNCATE:
+            return [Reading(text, [text]) for text in tokenized]
+        readings = []
+        for position, item, text in zip(positions or range(len(texts)), texts, tokenized, strict=True):
+            with naming_text(position):
+                readings.append(self._read_on(item, text, offsets, source, prompt, reading))
+        return readings
+
+    def _read_on(
+        self, item: TextInput, text: TokenizedText, offsets: bool, source: bool, prompt: str, options: ReadingOptions
+    ) -> Reading:
+        """What is done with a text that may be too long."""
+        if not text.truncated:
+            return Reading(text, [text])
+        prepared = self._prepare(item, prompt)
+        self._backend.no_truncation()
+        try:
+            whole = self._encode(item, prepared)
+        finally:
+            self._truncate()
+        if options.stride is not None:
+            return self._read_windows(item, prepared, whole, offsets, source, options.stride)
+        if not options.truncation:
+            raise InputError(
+                f"it has {len(whole)} tokens, and the model takes {self.max_length}: with truncation it is cut, with "
+                "stride read in windows, where the task has that",
+                "truncation",
+            )
+        return Reading(text, [text], left_out=len(whole) - len(text.input_ids))
+
+    def _read_windows(
+        self,
+        item: TextInput,
+        prepared: str | tuple[str, str],
+        whole: Encoding,
+        offsets: bool,
+        source: bool,
+        stride: int,
+    ) -> Reading:
+        """A text too long for the model in windows that overlap; of a pair the longer text, beside all of the other."""
+        sequences = whole.sequence_ids
+        counts = [sequences.count(0), sequences.count(1)]
+        longer = counts.index(max(counts))
+        others = len(whole) - counts[longer]
+        room = self.max_length - others
+        # The model must not read a text many times over, so that a window is to bring as much as it repeats, and more
+        # than a few tokens.
+        if room < max(1, 2 * stride, self.max_length // 4):
+            beside = f", {others} of them for what stands beside it" if isinstance(prepared, tuple) else ""
+            raise InputError(
+                f"stride is {stride}, which must be at most half of what a window has room for: the model takes "
+                f"{self.max_length} tokens{beside}, and that leaves {max(0, room)}",
+                "stride",
+            )
+        self._truncate(stride, "only_second" if longer else "only_first")
+        try:
+            first = self._encode(item, prepared)
+        finally:
+            self._truncate()
+        encodings = [first, *first.overflowing]
+        windows = [replace(_tokenized(encoding, offsets or source), truncated=False) for encoding in encodings]
+        if source or item.words is not None:
+            windows = [
+                replace(window, source=self._find_source(item, encoding, window))
+                for window, encoding in zip(windows, encodings, strict=True)
+            ]
+        if isinstance(prepared, tuple):
+            return Reading(windows[0], windows)
+        special = [np.array(encoding.special_tokens_mask, dtype=bool) for encoding in encodings]
+        return join_windows(windows, special, stride)
+
+    def _truncate(self, stride: int = 0, strategy: str = "longest_first") -> None:
+        """Truncate as `tokenizer(..., truncation=True)` does, or from left to right where windows overlap."""
+        direction = "right" if stride or strategy != "longest_first" else self._side
+        self._backend.enable_truncation(self.max_length, stride=stride, strategy=strategy, direction=direction)
+
+    def _encode(self, item: TextInput, prepared: str | tuple[str, str]) -> Encoding:
+        if item.words is not None:
+            return self._encode_words([item.words])[0]
+        text, pair = (prepared, None) if isinstance(prepared, str) else prepared
+        return self._backend.encode(text, pair, add_special_tokens=self._add_special_tokens)
 
     def _tokenize_whole(
         self, texts: Sequence[TextInput], offsets: bool, source: bool, prompt: str
@@ -123,33 +181,45 @@ class TextTokenizer:
         if not source:
             return tokenized
         return [
-            replace(text, source=self._find_source(item.text, encoding, text))
+            replace(text, source=self._find_source(item, encoding, text))
             for item, encoding, text in zip(texts, encodings, tokenized, strict=True)
         ]
 
-    def _find_source(self, text: str, encoding: Encoding, tokenized: TokenizedText) -> Source:
-        """What carries on a word is told as `transformers.TokenClassificationPipeline` does."""
+    def _find_source(self, item: TextInput, encoding: Encoding, tokenized: TokenizedText) -> Source:
+        special = np.array(encoding.special_tokens_mask, dtype=bool)
+        if item.words is not None:
+            # Tokens of one word are where it is.
+            words = _words(encoding)
+            return Source(item.words, np.stack([words, words + 1], axis=1), special, find_carrying_on(words, special))
         spans = tokenized.offsets
         assert spans is not None
+        if item.pair is not None:
+            special = np.array([sequence != 1 for sequence in encoding.sequence_ids], dtype=bool)
+            return Source(item.pair, spans, special, find_carrying_on(_words(encoding), special))
+        return Source(item.text, spans, special, self._find_pipeline_words(item.text, tokenized, spans))
+
+    def _find_pipeline_words(self, text: str, tokenized: TokenizedText, spans: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """What carries on a word as `transformers.TokenClassificationPipeline` tells it: bool [tokens]."""
         if self._marks_words:
             continues = self._token_lengths[tokenized.input_ids] != spans[:, 1] - spans[:, 0]
         else:
             starts = spans[:, 0].tolist()
             continues = np.array([start > 0 and " " not in text[start - 1 : start + 1] for start in starts], dtype=bool)
-        continues &= tokenized.input_ids != self._unknown
-        return Source(text, spans, np.array(encoding.special_tokens_mask, dtype=bool), continues)
+        return np.asarray(continues & (tokenized.input_ids != self._unknown))
 
-    def _tokenize_words(self, texts: Sequence[tuple[str, ...]], offsets: bool) -> list[TokenizedText]:
-        if not texts:
+    def _tokenize_words(self, items: Sequence[TextInput], offsets: bool) -> list[TokenizedText]:
+        if not items:
             return []
+        texts = [item.words or () for item in items]
         beginnings = [words[: self._many_words] for words in texts]
         encodings = self._encode_words(beginnings)
         for position, (words, beginning) in enumerate(zip(texts, beginnings, strict=True)):
             if len(beginning) < len(words) and not encodings[position].overflowing:
                 [encodings[position]] = self._encode_words([words])
+        tokenized = [_tokenized(encoding, offsets) for encoding in encodings]
         return [
-            replace(_tokenized(encoding, offsets), source=_find_words(words, encoding))
-            for words, encoding in zip(texts, encodings, strict=True)
+            replace(text, source=self._find_source(item, encoding, text))
+            for item, encoding, text in zip(items, encodings, tokenized, strict=True)
         ]
 
     def _encode_words(self, texts: Sequence[tuple[str, ...]]) -> list[Encoding]:
@@ -204,7 +274,7 @@ class TokenLimits:
         token_types = max(1, int(getattr(config, "type_vocab_size", 1)))
         return cls(max_length, int(config.vocab_size), token_types if takes_token_types else 0)
 
-    def accept(self, given: TokenInput) -> TokenizedText:
+    def accept(self, given: TokenInput) -> Reading:
         """A text as the caller has tokenized it; it is not truncated, since its last token may be a special one.
 
         Raises:
@@ -214,12 +284,12 @@ class TokenLimits:
         if len(ids) > self.max_length:
             raise InputError(f"it has {len(ids)} tokens; the model takes {self.max_length}")
         _check_ids(ids, self.vocabulary, "input_ids")
-        if types is None:
-            return TokenizedText(ids, np.zeros_like(ids), None, truncated=False)
-        if not self.token_types:
+        if types is not None and not self.token_types:
             raise InputError("it has token_type_ids, and the model takes none")
-        _check_ids(types, self.token_types, "token_type_ids")
-        return TokenizedText(ids, types, None, truncated=False)
+        if types is not None:
+            _check_ids(types, self.token_types, "token_type_ids")
+        text = TokenizedText(ids, np.zeros_like(ids) if types is None else types, None, truncated=False)
+        return Reading(text, [text])
 
 
 def _check_ids(ids: NDArray[np.int64], count: int, name: str) -> None:
@@ -230,13 +300,9 @@ def _check_ids(ids: NDArray[np.int64], count: int, name: str) -> None:
         raise InputError(f"{low if low < 0 else high} is none of the model's {name}, which are 0 to {count - 1}")
 
 
-def _find_words(words: tuple[str, ...], encoding: Encoding) -> Source:
-    """Tokens of one word carry it on, and are where it is."""
-    special = np.array(encoding.special_tokens_mask, dtype=bool)
-    positions = np.array([0 if word is None else word for word in encoding.word_ids], dtype=np.int64)
-    continues = np.zeros(len(positions), dtype=bool)
-    continues[1:] = (positions[1:] == positions[:-1]) & ~special[:-1]
-    return Source(words, np.stack([positions, positions + 1], axis=1), special, continues)
+def _words(encoding: Encoding) -> NDArray[np.int64]:
+    """Which word of its text each token is of: int64 [tokens], 0 for special ones."""
+    return np.array([0 if word is None else word for word in encoding.word_ids], dtype=np.int64)
 
 
 def _tokenized(encoding: Encoding, offsets: bool) -> TokenizedText:

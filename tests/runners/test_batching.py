@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from runners.encoder.batching import BatchQueue, Entry, Job
-from runners.encoder.tokenization import TokenizedText
+from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Numbers, Options, Prediction
 from runners.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
@@ -19,8 +19,9 @@ BUDGET = 100
 MODEL = "queued"
 
 
-def text(tokens: int) -> TokenizedText:
-    return TokenizedText(np.zeros(tokens, np.int64), np.zeros(tokens, np.int64), None, False)
+def text(tokens: int) -> Reading:
+    made = TokenizedText(np.zeros(tokens, np.int64), np.zeros(tokens, np.int64), None, False)
+    return Reading(made, [made])
 
 
 def put(queue: BatchQueue, *lengths: int) -> Job:

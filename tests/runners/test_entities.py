@@ -15,7 +15,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, TokenCl
 from benchmarks.texts import docstrings
 from runners.answers import AggregationStrategy
 from runners.encoder.entities import EntityFinder
-from runners.encoder.tokenization import Source
+from runners.encoder.reading import Source
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.runners.test_encoder import predict

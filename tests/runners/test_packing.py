@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from runners.encoder.linear import PackedLinear, pack_linears, warm_linears
 from runners.encoder.packing import Forward, PackedForward, PaddedForward, Rows, choose_forward
-from runners.encoder.tokenization import TokenizedText
+from runners.encoder.reading import TokenizedText
 from tests.conftest import ModelFolder
 from tests.families import AUTO_CLASSES, FAMILIES
 
