@@ -41,7 +41,16 @@ AUTO_CLASSES: dict[str, Any] = {
     "sequence_classification": AutoModelForSequenceClassification,
     "text_embedding": AutoModel,
     "token_classification": AutoModelForTokenClassification,
+    "zero_shot_classification": AutoModelForSequenceClassification,
 }
+_NLI = ("contradiction", "neutral", "entailment")
+# What a model of the task has in its config.
+TASK_CONFIG: dict[str, dict[str, Any]] = {
+    "question_answering": {"num_labels": 2},
+    "zero_shot_classification": {
+        "num_labels": 3, "id2label": dict(enumerate(_NLI)), "label2id": {name: index for index, name in enumerate(_NLI)}
+    },
+}  # fmt: skip
 
 
 @functools.cache
@@ -130,8 +139,8 @@ class Family:
                 "vocab_size": len(tokenizer),
                 "pad_token_id": tokenizer.pad_token_id,
                 "initializer_range": 0.3,
-                "num_labels": 2 if task == "question_answering" else 5,
-            } | self.config | config,
+                "num_labels": 5,
+            } | self.config | TASK_CONFIG.get(task, {}) | config,
         )  # fmt: skip
         model = AUTO_CLASSES[task].from_config(full).eval()
         model.save_pretrained(folder)

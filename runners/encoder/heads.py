@@ -726,7 +726,7 @@ class QuestionAnswering(Head):
         """A long context is always read to its end."""
         stride = options.reading.stride
         if stride is None:
-            stride = min(_USUAL_STRIDE, tokenizer.max_length // 4)
+            stride = min(_USUAL_STRIDE, tokenizer.max_length // 3)
         positions = range(first_position, first_position + len(texts))
         return tokenizer.tokenize(texts, False, True, reading=ReadingOptions(stride=stride), positions=positions)
 
@@ -748,7 +748,7 @@ class QuestionAnswering(Head):
         table = find_answers(windows, sources, wanted)
         if wanted.top_k is not None:
             return table
-        return Table({name: np.asarray(column[0]) for name, column in table.columns.items()})
+        return Table({name: column.reshape(()) for name, column in table.columns.items()})
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         raise AssertionError("its answers are records")

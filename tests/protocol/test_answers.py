@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,41 +20,19 @@ from transformers import (
 )
 
 from protocol.tensors import BYTES
-from tests.conftest import Dial, ModelFolder, Serve
+from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.predictors import RestPredictor
+from tests.protocol.conftest import NAMES, TASKS, Run
 from tests.runners.test_encoder import predict
-from tests.runners.test_entities import named
 from tests.wire import WIRES, Outcome
 
 TOLERANCE = 1e-4
-NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-TASKS = {
-    "fill_mask": {}, "sequence_classification": named(["negative", "mixed", "pósitive", "other:", ""]),
-    "text_embedding": {}, "token_classification": named(NAMES),
-    "multi_label": {**named(["calm", "glad", "sad", "sour", "mad"]), "problem_type": "multi_label_classification"},
-}  # fmt: skip
 HYPOTHESIS = settings(
     max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 WORDS = st.sampled_from(["good", "film", "É", "e\u0301", "😀", "東京", "don't", "  ", "unbelievable", ".", "\u200b"])
 RANDOM_TEXT = st.lists(WORDS | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=8).map(" ".join)
-
-Served = tuple[TestClient, grpc.Channel]
-Run = Callable[..., Served]
-
-
-@pytest.fixture(scope="module")
-def run(model_folder: ModelFolder, serve: Serve, dial: Dial) -> Run:
-    """A tiny model with names: `run(task, family="bert")`."""
-
-    @cache
-    def start(task: str, family: str = "bert", **arguments: Any) -> Served:
-        folder = model_folder(family, task.replace("multi_label", "sequence_classification"), **TASKS[task])
-        client = serve(model_dir=folder, **arguments)
-        return client, dial(client)
-
-    return start
 
 
 def folder_of(client: TestClient) -> str:
@@ -259,7 +236,10 @@ def test_an_operators_columns_are_in_the_metadata(run: Run) -> None:
 
 
 LABELS = "the parameter aggregation_strategy is wrong: Input should be 'none', 'simple', 'first', 'average' or 'max'"
-OF_CLASSES = "sequence_classification, whose options are: function_to_apply, labels, threshold, top_k"
+OF_CLASSES = (
+    "sequence_classification, whose options are: function_to_apply, labels, return_truncated_tokens, stride, threshold, "
+    "top_k, truncation, window_aggregation"
+)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +250,7 @@ OF_CLASSES = "sequence_classification, whose options are: function_to_apply, lab
         ("token_classification", {"aggregation_strategy": 1}, LABELS),
         ("token_classification", {"ignore_labels": 1}, "the parameter ignore_labels is wrong: Input should be a list, or a string with commas"),
         ("token_classification", {"labels": "perhaps"}, "the parameter labels is wrong: Input should be a valid boolean"),
-        ("token_classification", {"top_k": 1}, "the parameter top_k is not of token_classification, whose options are: aggregation_strategy, ignore_labels, labels"),
+        ("token_classification", {"top_k": 1}, "the parameter top_k is not of token_classification, whose options are: aggregation_strategy, ignore_labels, labels, return_truncated_tokens, stride, truncation"),
         ("token_classification", {"aggregation_strategy": "max", "return_probabilities": True}, "the parameters aggregation_strategy and return_probabilities exclude each other"),
         ("sequence_classification", {"aggregation_strategy": "max"}, f"the parameter aggregation_strategy is not of {OF_CLASSES}"),
         ("sequence_classification", {"targets": "a"}, f"the parameter targets is not of {OF_CLASSES}"),
@@ -285,7 +265,7 @@ OF_CLASSES = "sequence_classification, whose options are: function_to_apply, lab
         ("sequence_classification", {"function_to_apply": "relu"}, "the parameter function_to_apply is wrong: Input should be 'softmax', 'sigmoid' or 'none'"),
         ("sequence_classification", {"labels": True, "return_raw_logits": True}, "the parameters labels and return_raw_logits exclude each other"),
         ("fill_mask", {"targets": "zzzyx"}, "targets has 'zzzyx', which is no token of the vocabulary (as the tokenizer splits it: "),
-        ("fill_mask", {"labels": True}, "the parameter labels is not of fill_mask, whose options are: targets, top_k"),
+        ("fill_mask", {"labels": True}, "the parameter labels is not of fill_mask, whose options are: return_truncated_tokens, stride, targets, top_k, truncation"),
         ("text_embedding", {"top_k": 1}, "the parameter top_k is not of text_embedding, whose options are: "),
     ],
 )  # fmt: skip
@@ -306,7 +286,7 @@ def test_wrong_options(task: str, parameters: dict[str, Any], error: str, run: R
         ("fill_mask", {"instances": ["[MASK]"], "parameters": {"targets": {"a": 1}}}, "the parameter targets is wrong: Input should be a list, or a string with commas"),
         ("fill_mask", {"instances": ["[MASK] " * 20], "parameters": {"top_k": 1000}}, "text 0 cannot be served: its 20 masks and top_k 1000 make more than the 10000 sequences of one text"),
         ("sequence_classification", {"instances": ["a", {"words": ["a"]}]}, "text 1 is split into words, and sequence_classification takes whole texts"),
-        ("token_classification", {"instances": [{}]}, "instances[0] must have either text, which text_pair may follow, or words"),
+        ("token_classification", {"instances": [{}]}, "instances[0] must have either text, which text_pair may follow, or words, or question and context"),
         ("token_classification", {"instances": ["a", {"text": "a", "words": ["a"]}]}, "instances[1] must have either text, "),
         ("token_classification", {"inputs": [{"words": ["a"], "text_pair": "b"}]}, "inputs[0] must have either text, "),
         ("token_classification", {"inputs": ["a"], "instances": [{}]}, "instances[0] must have either text, "),

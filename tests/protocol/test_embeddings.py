@@ -211,7 +211,10 @@ def test_overload(serve: Serve, prompted: Path) -> None:
         ({"dimensions": 33}, "dimensions is 33; the model's vectors have 32"),
         ({"dimensions": True}, "the parameter dimensions is wrong: it must be a number"),
         ({"prompt_name": "nope"}, "there is no prompt 'nope': there are document, passage, query"),
-        ({"top_k": 1}, "the parameter top_k is not of text_embedding, whose options are: dimensions, prompt_name"),
+        (
+            {"top_k": 1},
+            "the parameter top_k is not of text_embedding, whose options are: dimensions, prompt_name, return_truncated_tokens, truncation",
+        ),
     ],
 )
 def test_errors_of_the_other_protocols(serve: Serve, prompted: Path, parameters: dict[str, Any], message: str) -> None:

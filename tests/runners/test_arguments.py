@@ -88,7 +88,9 @@ def test_environment_names_every_argument() -> None:
         "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7,
         "labels": True, "top_k": 3, "threshold": 0.25, "function_to_apply": "sigmoid", "targets": ("paris", "rome"),
         "aggregation_strategy": "max", "ignore_labels": ("O", "MISC"),
-        "dimensions": 64, "prompt_name": "query",
+        "dimensions": 64, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
+        "hypothesis_template": "It is {}.", "max_answer_len": 5, "handle_impossible_answer": True,
+        "truncation": False, "stride": 16, "window_aggregation": "max", "return_truncated_tokens": True,
         "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
     }  # fmt: skip
     assert set(values) == set(ARGUMENT_NAMES)

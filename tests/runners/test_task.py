@@ -16,7 +16,8 @@ from runners.task import infer_task
         (["MPNetModel"], "text_embedding"),
         (["BertModel", "BertForTokenClassification"], "token_classification"),
         (["BertForPreTraining", "BertForMaskedLM"], "fill_mask"),
-        (["BertForQuestionAnswering", "BertForMaskedLM"], "fill_mask"),
+        (["BertForMultipleChoice", "BertForMaskedLM"], "fill_mask"),
+        (["BertForQuestionAnswering"], "question_answering"),
         (["LlamaForCausalLM"], "text_generation"),
         (["GPT2LMHeadModel"], "text_generation"),
         (["T5ForConditionalGeneration"], "text2text_generation"),
@@ -30,7 +31,6 @@ def test_task_of_architectures(architectures: list[str], task: str) -> None:
 @pytest.mark.parametrize(
     ("architectures", "message"),
     [
-        (["BertForQuestionAnswering"], "BertForQuestionAnswering is made for question_answering, which"),
         (["TapasForQuestionAnswering"], "TapasForQuestionAnswering is made for table_question_answering, which"),
         (["BertForMultipleChoice"], "BertForMultipleChoice is made for multiple_choice, which"),
         (["TimesFmModelForPrediction"], "TimesFmModelForPrediction is made for time_series_forecast, which"),
@@ -43,5 +43,7 @@ def test_what_cannot_be_served_says_what_can(architectures: list[str] | None, me
     with pytest.raises(ModelLoadError) as error:
         infer_task(architectures)
     assert str(error.value).startswith(message)
-    assert "fill_mask, sequence_classification, text2text_generation, text_embedding, " in str(error.value)
+    assert "fill_mask, question_answering, sequence_classification, text2text_generation, text_embedding, " in str(
+        error.value
+    )
     assert "set --task" in str(error.value)

@@ -1,0 +1,161 @@
+"""Question answering: spans against every span there is, by the stock model; all wires; what is refused."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from protocol.tensors import BYTES
+from tests.families import FAMILIES
+from tests.protocol.conftest import Run
+from tests.protocol.test_answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask, folder_of
+from tests.runners.test_encoder import predict
+from tests.wire import WIRES
+
+QUESTION = "Where does Sarah live?"
+CONTEXT = "Sarah O'Connor flew to Rome, but she lives in São Paulo 😀."
+LONG = f"{'It rains. ' * 150}{CONTEXT}{' Nobody knows.' * 150}"
+
+
+@cache
+def stock(folder: str) -> tuple[Any, Any]:
+    return AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder).eval()
+
+
+def find_spans(folder: str, question: str, context: str, most: int, impossible: bool) -> dict[tuple[int, int], float]:
+    """The score of every span of whole words, by the place in the context; (0, 0) is that there is no answer."""
+    tokenizer, model = stock(folder)
+    windows = tokenizer(
+        question, context, truncation="only_second", max_length=384, stride=128, return_overflowing_tokens=True,
+        return_offsets_mapping=True, padding=False,
+    )  # fmt: skip
+    best: dict[tuple[int, int], float] = {}
+    none = 1.0
+    for number, encoding in enumerate(windows.encodings):
+        inputs = {name: torch.tensor([windows[name][number]]) for name in tokenizer.model_input_names}
+        with torch.inference_mode():
+            output = model(**inputs)
+        inside = np.array([sequence == 1 for sequence in encoding.sequence_ids])
+        allowed = inside.copy()
+        allowed[0] |= impossible
+        starts, ends = (
+            np.where(allowed, np.exp(logits[0].numpy() - logits[0].numpy()[allowed].max()), 0)
+            for logits in (output.start_logits, output.end_logits)
+        )
+        starts, ends = starts / starts.sum(), ends / ends.sum()
+        none = min(none, starts[0] * ends[0])
+        words = encoding.word_ids
+        for first in np.flatnonzero(inside):
+            for last in range(first, min(first + most, len(inside))):
+                if not inside[last]:
+                    break
+                start = min(encoding.offsets[i][0] for i in np.flatnonzero(inside) if words[i] == words[first])
+                end = max(encoding.offsets[i][1] for i in np.flatnonzero(inside) if words[i] == words[last])
+                text = context[start:end]
+                span = (start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip()))
+                best[span] = max(best.get(span, 0.0), float(starts[first] * ends[last]))
+    return best | ({(0, 0): none} if impossible else {})
+
+
+def check(
+    client: TestClient, question: str, context: str, top_k: int, most: int = 15, impossible: bool = False
+) -> None:
+    options = {"top_k": top_k, "max_answer_len": most, "handle_impossible_answer": impossible}
+    [found] = predict(client, [{"question": question, "context": context}], **options)
+    expected = find_spans(folder_of(client), question, context, most, impossible)
+    descending = sorted(expected.values(), reverse=True)[:top_k]
+    assert [record["score"] for record in found] == pytest.approx(descending[: len(found)], abs=TOLERANCE)
+    # A span whose score rounds to nothing is none.
+    assert len(found) == len(descending) or descending[len(found)] < TOLERANCE
+    for record in found:
+        span = (record["start"], record["end"])
+        assert record["answer"] == context[slice(*span)]
+        assert record["score"] == pytest.approx(expected[span], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@HYPOTHESIS
+@given(
+    question=RANDOM_TEXT,
+    context=RANDOM_TEXT.map(lambda text: f"São {text}"),
+    top_k=st.integers(1, 9),
+    most=st.integers(1, 20),
+    impossible=st.booleans(),
+)
+def test_answers_are_the_best_spans(
+    family: str, question: str, context: str, top_k: int, most: int, impossible: bool, run: Run
+) -> None:
+    client, _ = run("question_answering", family)
+    check(client, question, context, top_k, most, impossible)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_long_context_is_read_to_its_end(family: str, run: Run) -> None:
+    check(run("question_answering", family)[0], QUESTION, LONG, 5, 4)
+
+
+def test_the_best_answer_is_a_record_and_several_are_a_list(run: Run) -> None:
+    client, _ = run("question_answering")
+    instances = [[QUESTION, CONTEXT], {"text": QUESTION, "text_pair": LONG}]
+    best, lists = predict(client, instances), predict(client, instances, top_k=3)
+    assert [records[0] for records in lists] == best
+    assert [list(record) for record in best] == [["answer", "score", "start", "end"]] * 2
+    assert lists == predict(client, [{"question": QUESTION, "context": text} for text in (CONTEXT, LONG)], top_k=3)
+
+
+@pytest.mark.parametrize(("options", "shape"), [({}, [2]), ({"top_k": 3}, [2, 3])])
+def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], run: Run) -> None:
+    client, channel = run("question_answering")
+    tensor = {"name": "x", "shape": [2, 2], "datatype": BYTES, "data": [QUESTION, CONTEXT, QUESTION, LONG]}
+    outcomes = [wire(client, channel, "model", {"inputs": [tensor], "parameters": options}) for wire in WIRES]
+    assert outcomes == [outcomes[0]] * len(WIRES)
+    names = [("answer", BYTES), ("score", "FP32"), ("start", "INT64"), ("end", "INT64")]
+    assert [output[:3] for output in outcomes[0].outputs] == [(*name, shape) for name in names]
+    answers, _, starts, ends = (output[3] for output in outcomes[0].outputs)
+    contexts = np.repeat([CONTEXT, LONG], len(answers) // 2)
+    assert [text[start:end] for text, start, end in zip(contexts, starts, ends, strict=True)] == answers
+    # The answer alone may be asked for by its name.
+    alone = {"inputs": [tensor], "parameters": options, "outputs": [{"name": "answer"}]}
+    assert WIRES[0](client, channel, "model", alone).outputs == outcomes[0].outputs[:1]
+
+
+@pytest.mark.parametrize(
+    ("instance", "parameters", "error"),
+    [
+        ("text", {}, "text 0 is a single one, and question_answering takes a question and a context"),
+        ({"question": "x"}, {}, "instances[0] must have either text, which text_pair may follow, or words, or question and context"),
+        ({"question": "x", "context": "y", "text": "z"}, {}, "instances[0] must have either text, "),
+        ([QUESTION, ""], {}, "text 0 cannot be served: its context is empty"),
+        (["word " * 300, LONG], {}, "text 0 cannot be served: stride is 128, which must be at most half of what a window has room for: the model takes 384 tokens, 303 of them for what stands beside it, and that leaves 81"),
+        ([QUESTION, LONG], {"stride": 200}, "text 0 cannot be served: stride is 200, which must be at most half of what"),
+        ([QUESTION, CONTEXT], {"max_answer_len": 0}, "the parameter max_answer_len is wrong: Input should be greater than or equal to 1"),
+        ([QUESTION, CONTEXT], {"truncation": True}, "the parameter truncation is not of question_answering, whose options are: handle_impossible_answer, max_answer_len, stride, top_k"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(instance: Any, parameters: dict[str, Any], error: str, run: Run) -> None:
+    client, _ = run("question_answering")
+    response = client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(error)
+
+
+def test_scores_of_classes_have_no_meaning(run: Run) -> None:
+    """As for a vector: `return_probabilities`, which may be the operator's, changes nothing."""
+    client, channel = run("question_answering")
+    expected = predict(client, [[QUESTION, CONTEXT]])
+    assert predict(client, [[QUESTION, CONTEXT]], return_probabilities=True) == expected
+    assert predict(run("question_answering", return_probabilities=True)[0], [[QUESTION, CONTEXT]]) == expected
+    tokens = {"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [101, 7592, 102]}
+    outcome = WIRES[0](client, channel, "model", {"inputs": [tokens]})
+    assert outcome.error == "text 0 cannot be served: it is given as tokens, and an answer is a part of a text"
+    assert ask(client, channel, ["x"], {}).error == (
+        "text 0 is a single one, and question_answering takes a question and a context"
+    )

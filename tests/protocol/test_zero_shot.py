@@ -1,0 +1,156 @@
+"""Zero-shot classification: numbers against `transformers`' pipeline, one answer over all wires, what is refused."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, ZeroShotClassificationPipeline
+
+from protocol.tensors import BYTES
+from tests.conftest import ModelFolder, Serve
+from tests.families import FAMILIES
+from tests.protocol.conftest import Run
+from tests.protocol.test_answers import (
+    HYPOTHESIS,
+    RANDOM_TEXT,
+    TOLERANCE,
+    ask,
+    folder_of,
+)
+from tests.runners.test_encoder import predict
+
+LABELS = ["sports", "the film", "É 😀"]
+TEXTS = ["I like the cup final", "x", "word " * 700]
+
+
+@cache
+def pipeline_of(folder: str) -> Any:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return ZeroShotClassificationPipeline(model=model, tokenizer=tokenizer)
+
+
+def check(client: Any, texts: list[str], labels: list[str], **options: Any) -> None:
+    found = predict(client, texts, candidate_labels=labels, **options)
+    for text, records in zip(texts, found, strict=True):
+        expected = pipeline_of(folder_of(client))(text, labels, **options)
+        scores = [record["score"] for record in records]
+        assert scores == sorted(scores, reverse=True)
+        assert scores == pytest.approx(expected["scores"], abs=TOLERANCE)
+        # By name, since those of about one score may come in any order.
+        by_name = dict(zip(expected["labels"], expected["scores"], strict=True))
+        assert {record["label"]: record["score"] for record in records} == pytest.approx(by_name, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@HYPOTHESIS
+@given(
+    texts=st.lists(RANDOM_TEXT.filter(bool), min_size=1, max_size=3),
+    labels=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), min_size=1, max_size=5, unique=True),
+    template=st.sampled_from(["This example is {}.", "{}", "It is about {}, É"]),
+    multi_label=st.booleans(),
+)  # fmt: skip
+def test_scores_equal_the_pipelines(
+    family: str, texts: list[str], labels: list[str], template: str, multi_label: bool, run: Run
+) -> None:  # fmt: skip
+    client, _ = run("zero_shot_classification", family)
+    check(client, texts, labels, hypothesis_template=template, multi_label=multi_label)
+
+
+def test_long_texts_are_truncated_as_the_pipeline_does(run: Run) -> None:
+    check(run("zero_shot_classification")[0], TEXTS, LABELS)
+
+
+@pytest.mark.parametrize("names", [("ENTAILMENT", "other"), ("not", "entails"), ("a", "Entailment", "b")])
+def test_where_the_entailment_is(names: tuple[str, ...], model_folder: ModelFolder, serve: Serve) -> None:
+    """Two classes, another order, other words: the pipeline's rule."""
+    config = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    folder = model_folder("bert", "zero_shot_classification", **config, num_labels=len(names))
+    for multi_label in (False, True):
+        check(serve(model_dir=folder), TEXTS[:2], LABELS, multi_label=multi_label)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"candidate_labels": ",".join(LABELS)}, 3),
+        ({"candidate_labels": ",".join(LABELS), "top_k": 2}, 2),
+        ({"candidate_labels": ",".join(LABELS), "multi_label": True, "threshold": 0.0}, 3),
+        ({"candidate_labels": "one"}, 1),
+    ],
+)
+def test_records_are_typed_tensors(options: dict[str, Any], count: int, run: Run) -> None:
+    client, channel = run("zero_shot_classification")
+    records = predict(client, TEXTS, **options)
+    label, score = ask(client, channel, TEXTS, options).outputs
+    assert label[:3] == ("label", BYTES, [3, count])
+    assert score[:3] == ("score", "FP32", [3, count])
+    assert label[3] == [record["label"] for each in records for record in each]
+    assert score[3] == pytest.approx([record["score"] for each in records for record in each])
+
+
+def test_an_operators_labels(run: Run) -> None:
+    """They are every request's, unless it has its own or none."""
+    plain, _ = run("zero_shot_classification")
+    client, _ = run("zero_shot_classification", candidate_labels=tuple(LABELS), hypothesis_template="{}!")
+    assert predict(client, TEXTS) == predict(plain, TEXTS, candidate_labels=LABELS, hypothesis_template="{}!")
+    own = {"candidate_labels": ["a", "b"]}
+    assert predict(client, TEXTS, **own) == predict(plain, TEXTS, **own, hypothesis_template="{}!")
+    assert predict(client, TEXTS, candidate_labels=[]) == predict(plain, TEXTS)
+
+
+def test_without_labels_it_is_sequence_classification(run: Run) -> None:
+    client, channel = run("zero_shot_classification")
+    plain, plain_channel = run("zero_shot_classification", task="sequence_classification")
+    assert client.get("/v2/models/model").json()["properties"]["task"] == "zero_shot_classification"
+    assert plain.get("/v2/models/model").json()["properties"]["task"] == "sequence_classification"
+    instances = [*TEXTS, ["A man eats.", "He eats."]]
+    for options in ({}, {"return_probabilities": True}, {"top_k": 2}, {"stride": 9}):
+        assert predict(client, instances, **options) == predict(plain, instances, **options)
+    assert ask(client, channel, TEXTS, {}) == ask(plain, plain_channel, TEXTS, {})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"candidate_labels": 1}, "the parameter candidate_labels is wrong: Input should be a list, or a string with commas"),
+        ({"candidate_labels": ["a", ""]}, "the parameter candidate_labels is wrong: String should have at least 1 character"),
+        ({"candidate_labels": ["a"] * 1001}, "the parameter candidate_labels is wrong: Tuple should have at most 1000 items after validation"),
+        ({"candidate_labels": "a", "hypothesis_template": "no place"}, "the parameter hypothesis_template is wrong: it must have {} where the label goes"),
+        ({"candidate_labels": "a", "multi_label": "often"}, "the parameter multi_label is wrong: Input should be a valid boolean"),
+        ({"candidate_labels": "a", "function_to_apply": "none"}, "function_to_apply is of the model's own classes, and candidate_labels asks for others: leave one out"),
+        ({"candidate_labels": "a", "stride": 1}, "stride is of the model's own classes: leave out stride or candidate_labels"),
+        ({"candidate_labels": "a", "return_probabilities": True}, "the parameters candidate_labels and return_probabilities exclude each other"),
+        ({"candidate_labels": "a,b", "truncation": False}, "text 1 cannot be served: it has 708 tokens, and the model takes 512"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(parameters: dict[str, Any], error: str, run: Run) -> None:
+    client, _ = run("zero_shot_classification")
+    response = client.post("/v1/models/model:predict", json={"instances": TEXTS[1:], "parameters": parameters})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(error)
+
+
+def test_labels_are_of_single_texts_and_have_no_logits(run: Run) -> None:
+    client, _ = run("zero_shot_classification")
+    body = {"instances": ["a", ["a", "b"]], "parameters": {"candidate_labels": "a"}}
+    response = client.post("/v1/models/model:predict", json=body)
+    assert response.json() == {"error": "text 1 is a pair, and candidate_labels make one of every text"}
+    tensor = {"name": "x", "shape": [1], "datatype": BYTES, "data": ["a"]}
+    body = {"inputs": [tensor], "outputs": [{"name": "logits"}], "parameters": {"candidate_labels": "a,b"}}
+    response = client.post("/v2/models/model/infer", json=body)
+    assert response.json()["error"].startswith(
+        "the outputs labels, logits, probabilities are of the model's own classes"
+    )
+
+
+def test_a_model_without_entailment(run: Run) -> None:
+    client, _ = run("sequence_classification")
+    body = {"instances": ["a"], "parameters": {"candidate_labels": ["a"]}}
+    response = client.post("/v1/models/model:predict", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("the parameter candidate_labels is not of sequence_classification, ")
