@@ -113,6 +113,7 @@ def _describe_question_answering() -> Examples:
             "answers": Example("The three best answers", {**asked, "parameters": {"top_k": 3}}),
         },
         "infer": {"question": Example("A question and where its answer is", {"id": "1", "inputs": [tensor]})},
+        "infer_binary": _describe_binary(question, context, pairs=True),
     }
 
 
@@ -227,12 +228,13 @@ def _describe_continuation(name: str, text: str, continuation: str | None) -> Ex
     }
 
 
-def _describe_binary(*texts: str) -> Mapping[str, Example]:
+def _describe_binary(*texts: str, pairs: bool = False) -> Mapping[str, Example]:
     """A body of the binary extension: its JSON, and after it every text with its length before it."""
-    data = bytes(Tensor(INPUT.name, BYTES, [len(texts)], [*texts]).to_binary())
+    shape = [len(texts) // 2, 2] if pairs else [len(texts)]
+    data = bytes(Tensor(INPUT.name, BYTES, shape, [*texts]).to_binary())
     tensor = {
         "name": INPUT.name,
-        "shape": [len(texts)],
+        "shape": shape,
         "datatype": BYTES,
         "parameters": {"binary_data_size": len(data)},
     }

@@ -37,6 +37,7 @@ from runners.task import Task
 T = TypeVar("T")
 
 INPUT = TensorSpec("input-0", BYTES, (-1,))
+_WORDS = "words"
 _TOKENS = "input_ids"
 _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
 _TOKEN_DATATYPES = ("INT32", "INT64")
@@ -187,7 +188,7 @@ def _read_inputs(runner: Runner, tensors: Sequence[Tensor]) -> tuple[Sequence[Te
 
 
 def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
-    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text."""
+    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text; [N, W] under the name `words` texts split into words."""
     texts = tensor.flat
     if not isinstance(texts, list):
         raise InvalidRequestError(
@@ -197,14 +198,22 @@ def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
     if not texts:
         raise InvalidRequestError(f"input {tensor.name!r} is empty; give at least one text")
     match tensor.shape:
+        case [_, count] if tensor.name == _WORDS:
+            return [_read_words(texts[start : start + count]) for start in range(0, len(texts), count)]
         case [] | [_] | [_, 1]:
             return [TextInput(text) for text in texts]
         case [_, 2]:
             return [TextInput(text, pair) for text, pair in zip(texts[::2], texts[1::2], strict=True)]
     raise InvalidRequestError(
         f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
-        "[texts, 2]"
+        f"[texts, 2]; an input named {_WORDS} has [texts, words]"
     )
+
+
+def _read_words(row: Sequence[str]) -> TextInput:
+    """A text's words; empty ones after the last are there because another text has more."""
+    count = next((count for count in range(len(row), 0, -1) if row[count - 1]), 0)
+    return TextInput(" ".join(row[:count]), words=tuple(row[:count]))
 
 
 def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:

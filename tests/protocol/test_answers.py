@@ -214,6 +214,22 @@ def ask(client: TestClient, channel: grpc.Channel, texts: list[str], parameters:
     return outcomes[0]
 
 
+def test_words_over_every_wire(run: Run) -> None:
+    """A tensor named `words` has a row a text, filled up with empty words; the answer is V1's."""
+    client, channel = run("token_classification")
+    rows = [["Sarah", "lives", "in", "New", "York"], ["É", "", "😀"], ["one"]]
+    data = [word for row in rows for word in row + [""] * (5 - len(row))]
+    tensor = {"name": "words", "shape": [3, 5], "datatype": BYTES, "data": data}
+    for options in ({"labels": True}, {"aggregation_strategy": "first", "ignore_labels": ""}):
+        records = predict(client, [{"words": row} for row in rows], **options)
+        for wire in WIRES:
+            outputs = wire(client, channel, "model", {"inputs": [tensor], "parameters": options}).outputs
+            columns = {name: np.reshape(np.array(data, dtype=object), shape) for name, _, shape, data in outputs}
+            for row, expected in enumerate(records):
+                for name in ("label", "text", "start", "end"):
+                    assert columns[name][row, : len(expected)].tolist() == [record[name] for record in expected]
+
+
 def test_columns_stand_beside_named_outputs(run: Run) -> None:
     client, channel = run("token_classification")
     names = ["label", "logits", "offset_mapping", "end"]

@@ -130,7 +130,9 @@ def test_masks_are_filled_to_the_end(family: str, parts: list[str], stride: int,
 
 @pytest.mark.parametrize("family", FAMILIES)
 @HYPOTHESIS
-@given(text=LONG_TEXT, pair=RANDOM_TEXT.map(lambda text: f"He {text[:6]}"), stride=st.integers(0, 9), mean=st.booleans())
+@given(
+    text=LONG_TEXT, pair=RANDOM_TEXT.map(lambda text: f"He {text[:6]}"), stride=st.integers(0, 9), mean=st.booleans()
+)
 def test_classes_are_of_all_windows(family: str, text: str, pair: str, stride: int, mean: bool, run: Run) -> None:
     """The mean or the maximum of the windows' logits; of a pair the longer text is read in windows."""
     client, _ = run("sequence_classification", family, max_length=LENGTH)

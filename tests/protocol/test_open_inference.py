@@ -221,7 +221,8 @@ def test_selected_outputs(model_folder: ModelFolder, serve: Serve) -> None:
     assert names(outputs=[{"name": "offset_mapping"}, {"name": "output-0"}]) == ["offset_mapping", "output-0"]
     response = client.post(INFER, json={"inputs": [tensor()], "outputs": [{"name": "nope"}]})
     assert (response.status_code, response.json()["error"]) == (
-        400, "Unexpected inference output 'nope' for model 'model'; there are output-0, offset_mapping, logits, probabilities, labels"
+        400, "Unexpected inference output 'nope' for model 'model'; there are output-0, offset_mapping, logits, "
+            "probabilities, labels, truncated_tokens"
     )  # fmt: skip
 
 
