@@ -38,6 +38,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "fill_mask": AutoModelForMaskedLM,
     "sequence_classification": AutoModelForSequenceClassification,
     "text_embedding": AutoModel,
+    "text_ranking": AutoModelForSequenceClassification,
     "token_classification": AutoModelForTokenClassification,
 }
 
@@ -128,7 +129,7 @@ class Family:
                 "vocab_size": len(tokenizer),
                 "pad_token_id": tokenizer.pad_token_id,
                 "initializer_range": 0.3,
-                "num_labels": 5,
+                "num_labels": 1 if task == "text_ranking" else 5,
             } | self.config | config,
         )  # fmt: skip
         model = AUTO_CLASSES[task].from_config(full).eval()

@@ -24,9 +24,11 @@ from runners.arguments import Arguments
 from runners.encoder.entities import EntityFinder
 from runners.encoder.packing import Rows
 from runners.encoder.pooling import load_sentence_transformer
+from runners.encoder.relevance import load_activation
 from runners.encoder.tokenization import TokenizedText
 from runners.errors import InputError, ModelLoadError
 from runners.inference import (
+    RELEVANCE,
     ClassScores,
     Numbers,
     Options,
@@ -309,6 +311,25 @@ class SequenceClassification(ClassificationHead):
         return [TensorSpec("output-0", "FP32" if self._regression else "INT64", shape)]
 
 
+class TextRanking(SequenceClassification):
+    """How relevant a text is to a query, the two a pair: a classification with one class, and `relevance` by name."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.classes != 1:
+            raise ModelLoadError(f"the model has {self.classes} classes, and text_ranking is for models with one")
+        self._activation = load_activation(self.arguments, self.config)
+
+    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """As above; float32 [] for `relevance`, what sentence-transformers' `CrossEncoder.predict` says."""
+        if name == RELEVANCE:
+            return self._apply(self._activation, scores).reshape(())
+        return super().tensor(name, scores)
+
+    def named_outputs(self) -> list[TensorSpec]:
+        return [*super().named_outputs(), TensorSpec(RELEVANCE, "FP32", (-1,))]
+
+
 class TokenClassification(ClassificationHead):
     """Class of every token, special tokens included as KServe does; [1, tokens] a text."""
 
@@ -541,13 +562,19 @@ class TextEmbedding(Head):
     @property
     def properties(self) -> dict[str, str]:
         prompts = ",".join(self._files.prompts)
-        return {"dimensions": str(self._dimensions), **({"prompts": prompts} if prompts else {})}
+        normalized = str(self._pooling.normalize).lower()
+        return {
+            "dimensions": str(self._dimensions),
+            "normalized": normalized,
+            **({"prompts": prompts} if prompts else {}),
+        }
 
 
 HEADS: dict[Task, type[Head]] = {
     Task.FILL_MASK: FillMask,
     Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
     Task.TEXT_EMBEDDING: TextEmbedding,
+    Task.TEXT_RANKING: TextRanking,
     Task.TOKEN_CLASSIFICATION: TokenClassification,
 }
 

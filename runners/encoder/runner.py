@@ -432,6 +432,10 @@ def _infer_task(config: PretrainedConfig) -> Task:
         raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
     if task is Task.TEXT_EMBEDDING and config.is_encoder_decoder:
         raise ModelLoadError(f"{config.architectures} is an encoder-decoder, which this server does not run")
+    # With one class there is nothing to choose from: it is a cross-encoder, or answers as one.
+    one_class = config.num_labels == 1 and getattr(config, "problem_type", None) != "multi_label_classification"
+    if task is Task.SEQUENCE_CLASSIFICATION and one_class:
+        return Task.TEXT_RANKING
     return task
 
 
