@@ -33,7 +33,9 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
 
 def _read_name(arguments: Arguments, config: PretrainedConfig) -> str | None:
     """The name that sentence-transformers 6 writes in a file of its own, 4 and 5 in config.json, or those before it."""
-    own = load_json(arguments, "config_sentence_transformers.json") or {}
+    # Which sentence-transformers reads only of a model that has the list of its modules too.
+    saved = load_json(arguments, "modules.json") is not None
+    own = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
     newer = getattr(config, "sentence_transformers", None) or {}
     older: str | None = getattr(config, "sbert_ce_default_activation_function", None)
     return own.get("activation_fn") or newer.get("activation_fn") or older
