@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from transformers import PretrainedConfig
 
 from runners.answers import ScoreFunction
@@ -16,9 +19,16 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
     """The function that the model's files name; a sigmoid where they name none.
 
     Raises:
-        ModelLoadError: it is one that this server does not know, so that its scores would be wrong.
+        ModelLoadError: they ask for something that this server does not do, so that its scores would be wrong.
     """
-    named = _read_name(arguments, config)
+    # Which sentence-transformers reads only of a model that has the list of its modules too.
+    saved = load_json(arguments, "modules.json") is not None
+    own = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
+    if (own.get("prompts") or {}).get(own.get("default_prompt_name")):
+        raise ModelLoadError(
+            "it has a prompt by default (default_prompt_name), which this server does not put in pairs"
+        )
+    named = _find_name(own, config)
     if named is None:
         return ScoreFunction.SIGMOID
     module, _, name = named.rpartition(".")
@@ -31,11 +41,8 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
     return function
 
 
-def _read_name(arguments: Arguments, config: PretrainedConfig) -> str | None:
+def _find_name(own: Mapping[str, Any], config: PretrainedConfig) -> str | None:
     """The name that sentence-transformers 6 writes in a file of its own, 4 and 5 in config.json, or those before it."""
-    # Which sentence-transformers reads only of a model that has the list of its modules too.
-    saved = load_json(arguments, "modules.json") is not None
-    own = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
     newer = getattr(config, "sentence_transformers", None) or {}
     older: str | None = getattr(config, "sbert_ce_default_activation_function", None)
     return own.get("activation_fn") or newer.get("activation_fn") or older

@@ -99,6 +99,18 @@ def test_an_activation_that_is_not_known(named: str, model_folder: ModelFolder, 
     assert serve(model_dir=folder, task="sequence_classification").get("/v1/models/model").status_code == 200
 
 
+def test_a_prompt(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
+    """It would go before the pair; one that a caller has to name, and none does here, is no matter."""
+    prompts = {"query": "search for: "}
+    model = CrossEncoder(str(model_folder("bert", "text_ranking")), device="cpu", prompts=prompts)
+    model.save_pretrained(str(tmp_path))
+    np.testing.assert_allclose(score(serve(model_dir=tmp_path), PAIRS), model.predict(PAIRS), atol=1e-4)
+    model.default_prompt_name = "query"
+    model.save_pretrained(str(tmp_path))
+    with pytest.raises(ModelLoadError, match="it has a prompt by default"):
+        serve(model_dir=tmp_path)
+
+
 def test_a_model_with_several_classes(model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder("bert", "sequence_classification")
     with pytest.raises(ModelLoadError, match="the model has 5 classes, and text_ranking is for models with one"):
