@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol import generate, open_inference, openai, openapi, repository, v1
+from protocol import generate, open_inference, openai, openapi, repository, tei, v1
 from protocol.compression import CompressResponses
 from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
@@ -65,6 +65,7 @@ def create_routes(models: Models, arguments: Arguments, openai_prefix: str) -> l
         *v1.routes(models, limit),
         *generate.routes(models, limit),
         *repository.routes(models, limit),
+        *tei.routes(models, limit),
         *open_inference.routes(models, limit),
         *openapi.routes(models, arguments, openai_prefix),
         Route("/metrics", _metrics),

@@ -30,6 +30,14 @@ OPENAI_PATHS = (
     "completions", "chat/completions", "responses", "messages", "embeddings", "rerank", "score", "classify", "pooling",
 )  # fmt: skip
 
+# The same calls without a version, and Cohere's version 2: vLLM has them beside /v1.
+RANKING_PATHS = ("/rerank", "/v2/rerank", "/score")
+_RANKING = frozenset({"/v1/rerank", "/v1/score", *RANKING_PATHS})
+# What this server's own engine answers.
+_OPENAI_PATHS_BY_TASK = {Task.TEXT_EMBEDDING: _RANKING | {"/v1/embeddings"}, Task.TEXT_RANKING: _RANKING}
+# vLLM's way to say that texts are truncated to what the model takes.
+_MODEL_LENGTH = -1
+
 # Rendering takes about 0.1 us a number; what takes longer than a few ms must not hold up the event loop.
 _RENDER_INLINE = 20_000
 
@@ -153,7 +161,18 @@ def serves_openai(runner: Runner, path: str) -> bool:
     """Whether a model answers at a path of OpenAI's API, such as `/v1/completions`."""
     if isinstance(runner, GeneratorRunner):
         return runner.serves_openai(path)
-    return runner.task is Task.TEXT_EMBEDDING and path == "/v1/embeddings"
+    return runner.task is not None and path in _OPENAI_PATHS_BY_TASK.get(runner.task, ())
+
+
+def refuse_truncation(tokens: int | None) -> None:
+    """
+    Raises:
+        InvalidRequestError: vLLM's `truncate_prompt_tokens` asks for another length than the model's.
+    """
+    if tokens not in (None, _MODEL_LENGTH):
+        raise InvalidRequestError(
+            "truncate_prompt_tokens can only be -1: texts are truncated to the model's length", "truncate_prompt_tokens"
+        )
 
 
 def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Options:

@@ -17,19 +17,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.body import json_response, parse_json
-from protocol.calls import infer, render, resolve_options
+from protocol.calls import find_model, infer, refuse_truncation, render, resolve_options
 from protocol.completions import TokenId
-from protocol.errors import InvalidRequestError, ModelNotFoundError
+from protocol.errors import InvalidRequestError
 from runners.inference import Models, Numbers, Prediction, Runner, TextInput, TokenInput
 
-# vLLM's way to say that texts are truncated to what the model takes, as they always are here.
-_MODEL_LENGTH = -1
+# A text, a list of texts, the ids of a tokenized text, or a list of those.
+Inputs = str | list[TokenId | str | list[TokenId]]
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
     """A body of `embeddings`; `prompt_name` is one of the model's prompts, which sentence-transformers calls so."""
 
-    input: str | list[TokenId | str | list[TokenId]]
+    input: Inputs
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
@@ -51,20 +51,19 @@ async def answer_embeddings(request: Request, models: Models, runner: Runner, bo
         RunnerError: the model cannot embed a text.
     """
     call = parse_json(body, _decoder, "the body")
-    if call.model and models.find(call.model) is None:
-        raise ModelNotFoundError(call.model)
-    if call.truncate_prompt_tokens not in (None, _MODEL_LENGTH):
-        raise InvalidRequestError(
-            "truncate_prompt_tokens can only be -1: texts are truncated to the model's length", "truncate_prompt_tokens"
-        )
+    if call.model:
+        find_model(models, call.model)
+    refuse_truncation(call.truncate_prompt_tokens)
     given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     options = resolve_options(runner, {name: value for name, value in given.items() if value is not None})
-    predictions = await infer(request, runner, _read_inputs(call.input), options)
+    predictions = await infer(request, runner, read_inputs(call.input, "input"), options)
     return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
 
 
-def _read_inputs(given: str | list[TokenId | str | list[TokenId]]) -> Sequence[TextInput | TokenInput]:
-    """A text, a list of texts, the ids of a tokenized text, or a list of those.
+def read_inputs(given: Inputs, name: str) -> Sequence[TextInput | TokenInput]:
+    """
+    Args:
+        name: the field they are in.
 
     Raises:
         InvalidRequestError: it is empty, or a mixture.
@@ -73,7 +72,7 @@ def _read_inputs(given: str | list[TokenId | str | list[TokenId]]) -> Sequence[T
     for position, item in enumerate(items):
         if item == "" or item == []:
             where = "" if isinstance(given, str) else f"[{position}]"
-            raise InvalidRequestError(f"input{where} is empty; give at least a character or a token", "input")
+            raise InvalidRequestError(f"{name}{where} is empty; give at least a character or a token", name)
     match [*{type(item) for item in items}]:
         case [kind] if kind is str:
             return [TextInput(text) for text in items if isinstance(text, str)]
@@ -81,7 +80,7 @@ def _read_inputs(given: str | list[TokenId | str | list[TokenId]]) -> Sequence[T
             return [_tokens(ids) for ids in items if isinstance(ids, list)]
         case [kind]:
             return [_tokens(items)]
-    raise InvalidRequestError("input must be a text, token ids, or a list of either, and not empty", "input")
+    raise InvalidRequestError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
 
 
 def _tokens(ids: Sequence[Any]) -> TokenInput:

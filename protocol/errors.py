@@ -187,5 +187,18 @@ def openai_error_type(status: HTTPStatus) -> str:
     return f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
 
 
+def tei_error_type(status: HTTPStatus) -> str:
+    """Text Embeddings Inference's name for errors of this status."""
+    return _TEI_ERROR_TYPE_BY_STATUS.get(
+        status, "Validation" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "Backend"
+    )
+
+
+_TEI_ERROR_TYPE_BY_STATUS = {
+    HTTPStatus.TOO_MANY_REQUESTS: "Overloaded",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Unhealthy",
+}
+
+
 def _cut(message: str) -> str:
     return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ..."

@@ -12,11 +12,14 @@ from protocol.inference import INPUT
 from protocol.outputs import OFFSETS, OUTPUT
 from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
+from runners.inference import RELEVANCE
 from runners.task import Task
 
 _FRANCE = "The capital of France is"
 _GREEDY = {"max_tokens": 2, "temperature": 0}
 _PAIR = ["A man eats.", "Somebody has a meal."]
+_QUERY = "Where do pandas live?"
+_DOCUMENTS = ["Rome is in Italy.", "The panda lives in China."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ def describe_examples(task: Task | None, name: str, mask: str) -> Examples:
             return _describe_token_classification(name)
         case Task.TEXT_EMBEDDING:
             return _describe_text_embedding(name)
+        case Task.TEXT_RANKING:
+            return _describe_text_ranking(name)
         case Task.TEXT_GENERATION:
             return _describe_text_generation(name)
         case Task.TEXT2TEXT_GENERATION:
@@ -84,6 +89,11 @@ def _describe_sequence_classification(name: str) -> Examples:
             "best": Example("The best class of a text, with its score and name", _ask(texts[1], **best)),
         },
         "infer_binary": _describe_binary(*texts),
+        "/predict": {
+            "text": Example("A text", {"inputs": texts[1]}),
+            "pair": Example("A pair of texts", {"inputs": _PAIR}),
+            "batch": Example("A text and a pair", {"inputs": [texts[1:], _PAIR]}),
+        },
     }
 
 
@@ -115,6 +125,32 @@ def _describe_question_answering() -> Examples:
         "infer": {"question": Example("A question and where its answer is", {"id": "1", "inputs": [tensor]})},
         "infer_binary": _describe_binary(question, context, pairs=True),
     }
+
+
+def _describe_text_ranking(name: str) -> Examples:
+    pair = [_QUERY, _DOCUMENTS[1]]
+    tensor = {"name": INPUT.name, "shape": [1, 2], "datatype": BYTES, "data": pair}
+    asked = {"id": "1", "inputs": [tensor], "outputs": [{"name": RELEVANCE}]}
+    return {
+        "predict": {"pair": Example("The logit of a query and a text", {"instances": [pair]})},
+        "infer": {"relevance": Example("The score of a query and a text", asked)},
+        "infer_binary": _describe_binary(_DOCUMENTS[0]),
+        **_describe_ranking(name),
+        "/predict": {"pair": Example("A query and a text", {"inputs": pair})},
+        "/rerank": {"texts": Example("Two texts", {"query": _QUERY, "texts": _DOCUMENTS, "return_text": True})},
+    }
+
+
+def _describe_ranking(name: str) -> Examples:
+    """What ranks texts over OpenAI's API."""
+    return {
+        "rerank": {
+            "documents": Example("Two documents", {"model": name, "query": _QUERY, "documents": _DOCUMENTS}),
+            "best": Example("The better one's place", {"query": _QUERY, "documents": _DOCUMENTS, "top_n": 1,
+                                                       "return_documents": False}),
+        },
+        "score": {"texts": Example("A text and two others", {"model": name, "text_1": _QUERY, "text_2": _DOCUMENTS})},
+    }  # fmt: skip
 
 
 def _describe_token_classification(name: str) -> Examples:
@@ -160,6 +196,8 @@ def _describe_text_embedding(name: str) -> Examples:
             "tokens": Example("Two texts as token ids, special tokens included", {"input": [[101, 7592, 102], [5, 6]]}),
             "base64": Example("A text", {"model": name, "input": text, "encoding_format": "base64", "dimensions": 4}),
         },
+        **_describe_ranking(name),
+        "/embed": {"text": Example(summary, {"inputs": text}, [beginning])},
     }
 
 

@@ -1,6 +1,7 @@
 """OpenAI's API: vLLM's own layer where vLLM runs the model, this server's own where it does not.
 
-Its own are completions and chats of a model that generates, and embeddings of one that embeds.
+Its own are completions and chats of a model that generates, embeddings of one that embeds, and the ranking of texts by
+one that ranks or embeds.
 
 It is served twice, under KServe's prefix (`/openai/v1/...`) and under `/v1/...`. `/v1/models` is also KServe's V1: its
 answer has OpenAI's `object` and `data` beside V1's `models`, and so both kinds of client find what they read.
@@ -19,17 +20,27 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.body import json_response, read_body
-from protocol.calls import OPENAI_PATHS, any_route, describe_service, get_route, post_route, serves_openai
+from protocol.calls import (
+    OPENAI_PATHS,
+    RANKING_PATHS,
+    any_route,
+    describe_service,
+    get_route,
+    post_route,
+    serves_openai,
+)
 from protocol.completions import answer_chat, answer_completion
 from protocol.embeddings import answer_embeddings
 from protocol.errors import (
     InvalidRequestError,
+    MethodNotAllowedError,
     ModelNotFoundError,
     NotFoundError,
     ProtocolError,
     describe,
     render_openai_error,
 )
+from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
@@ -38,7 +49,9 @@ from runners.inference import Models
 logger = logging.getLogger(__name__)
 
 # Beside /v1, below the prefix only: what vLLM offers to everybody. Its other routes are an operator's.
-_VLLM_PATHS = frozenset({"/tokenize", "/detokenize", "/rerank", "/v2/rerank", "/score", "/classify", "/pooling"})
+_VLLM_PATHS = frozenset({"/tokenize", "/detokenize", *RANKING_PATHS, "/classify", "/pooling"})
+# Cohere's client has the version in its own paths.
+COHERE_PATH = "/v2/rerank"
 _STARTED = int(time.time())
 
 
@@ -65,26 +78,31 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
         if not isinstance(runner, GeneratorRunner):
-            return await answer_embeddings(request, models, runner, body)
+            return await _ENCODER_ANSWERS[path](request, models, runner, body)
         if (application := runner.openai_application) is not None:
             return _Forwarded(application, path, body, runner)
         return await _ANSWERS[path](request, models, runner, body)
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
-        if is_for_clients(path) and isinstance(runner, GeneratorRunner) and runner.serves_openai(path):
+        if is_for_clients(path) and serves_openai(runner, path):
+            if request.method != "POST" and not isinstance(runner, GeneratorRunner):
+                raise MethodNotAllowedError(
+                    f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
+                )
             return await forward_or_answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {prefix}/v1")
 
     bases = dict.fromkeys((f"{prefix}/v1", "/v1"))
     found = [
         Route("/v1/models", list_models),
-        *(post_route(f"{base}/{path}", _shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
+        *(post_route(f"{base}/{path}", shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
+        post_route(COHERE_PATH, shaped(forward_or_answer), _shape),
     ]
     if prefix:
         found.append(get_route(f"{prefix}/v1/models", list_models, _shape))
-        found.append(get_route(f"{prefix}/v1/models/{{name:path}}", _shaped(retrieve_model), _shape))
-        found.append(any_route(f"{prefix}/{{path:path}}", _shaped(unknown)))
+        found.append(get_route(f"{prefix}/v1/models/{{name:path}}", shaped(retrieve_model), _shape))
+        found.append(any_route(f"{prefix}/{{path:path}}", shaped(unknown)))
     return found
 
 
@@ -99,6 +117,11 @@ def is_for_clients(path: str) -> bool:
 
 
 _ANSWERS = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}
+_ENCODER_ANSWERS = {
+    "/v1/embeddings": answer_embeddings,
+    **dict.fromkeys(("/v1/rerank", "/rerank", COHERE_PATH), answer_rerank),
+    **dict.fromkeys(("/v1/score", "/score"), answer_score),
+}
 
 
 def model_card(name: str) -> dict[str, Any]:
@@ -116,24 +139,24 @@ async def _model_cards(models: Models) -> list[dict[str, Any]]:
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _shaped(endpoint: Endpoint) -> Endpoint:
-    """The endpoint, with its errors in OpenAI's form."""
+def shaped(endpoint: Endpoint, render: Callable[[Exception], Response] = render_openai_error) -> Endpoint:
+    """The endpoint, with its errors in a form of their own."""
 
-    async def shaped(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except ClientDisconnect:
             raise
         except Exception as error:
-            return _shape(error)
+            return _shape(error, render)
 
-    return shaped
+    return answer
 
 
-def _shape(error: Exception) -> Response:
+def _shape(error: Exception, render: Callable[[Exception], Response] = render_openai_error) -> Response:
     if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError)):
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
-    return render_openai_error(error)
+    return render(error)
 
 
 class _Forwarded(Response):
@@ -183,7 +206,8 @@ class ForwardPreflights:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
             path = scope["path"].removeprefix(self._prefix)
-            forwarded = is_for_clients(path) if path != scope["path"] else path.removeprefix("/v1/") in OPENAI_PATHS
+            at_root = path == COHERE_PATH or path.removeprefix("/v1/") in OPENAI_PATHS
+            forwarded = is_for_clients(path) if path != scope["path"] else at_root
             runner = self._models.first
             if forwarded and isinstance(runner, GeneratorRunner) and runner.ready and runner.serves_openai(path):
                 application = runner.openai_application

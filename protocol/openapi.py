@@ -18,12 +18,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.body import STRUCTURED_EVENT_TYPE
-from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS, serves_openai
+from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS, RANKING_PATHS, serves_openai
 from protocol.completions import ChatRequest, CompletionRequest
 from protocol.embeddings import EmbeddingRequest
 from protocol.examples import Example, Examples, describe_examples
 from protocol.open_inference import BINARY_HEADER, InferRequest
-from protocol.openai import is_for_clients, normalize_prefix
+from protocol.openai import COHERE_PATH, is_for_clients, normalize_prefix
 from protocol.operations import (
     BINARY,
     EVENTS,
@@ -35,6 +35,7 @@ from protocol.operations import (
     requests_of,
     text_answer,
 )
+from protocol.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.repository import IndexRequest
 from protocol.sampling import PROTOCOL_PARAMETERS, SamplingParameters
 from protocol.schemas import (
@@ -49,6 +50,8 @@ from protocol.schemas import (
     or_null,
     reference,
 )
+from protocol.tei import TASKS as TEI_TASKS
+from protocol.tei import TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
 from protocol.v1 import PredictRequest
 from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.answers import AnswerOptions, ReadingOptions
@@ -70,6 +73,7 @@ _TAGS = {
     "V1": "KServe's V1 protocol",
     "Open Inference Protocol": "V2, with the binary tensors, classification and generate extensions",
     "OpenAI": "OpenAI's API",
+    "TEI": "Text Embeddings Inference's calls",
     "Repository": "Triton's model repository extension",
     "Server": "Health, metrics and this document",
     "BentoML": "BentoML's own",
@@ -136,6 +140,7 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
     _add_v1(paths, examples, errors)
     _add_open_inference(paths, examples, errors, runner)
     _add_repository(paths)
+    _add_tei(paths, examples, errors, runner)
     components |= _add_openai(paths, examples, errors, runner, normalize_prefix(openai_prefix))
     document: dict[str, Any] = {
         "openapi": "3.1.0",
@@ -153,8 +158,8 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
 def _request_schemas(runner: Runner) -> dict[str, Schema]:
     """Of all bodies that this server parses itself, and of the `parameters` that its model takes."""
     types = (
-        PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, EmbeddingRequest,
-        SamplingParameters,
+        PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, EmbeddingRequest, RerankRequest,
+        ScoreRequest, TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest, SamplingParameters,
     )  # fmt: skip
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     sampling = schemas["SamplingParameters"]
@@ -166,6 +171,7 @@ def _request_schemas(runner: Runner) -> dict[str, Schema]:
     predict = schemas["PredictRequest"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))
     predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]
+    schemas["ScoreRequest"]["anyOf"] = [{"required": [*names]} for names in SIDES]
     instance = schemas["Instance"]
     no_pair = {"properties": {"text_pair": {"type": "null"}}}
     instance["oneOf"] = [
@@ -297,20 +303,45 @@ def _add_repository(paths: Paths) -> None:
             paths.add("post", f"{base}/models/{{name}}/{verb}", "Repository", summary, answers, changes)
 
 
+def _add_tei(paths: Paths, examples: Examples, errors: Sequence[HTTPStatus], runner: Runner) -> None:
+    for path, tasks in TEI_TASKS.items():
+        if runner.task not in tasks:
+            refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
+            paths.add("post", path, "TEI", _UNSERVED, {}, refusals, shape="TEI")
+            continue
+        asked, answered, summary = _TEI[path]
+        given = examples.get(path, {})
+        answers = {200: json_answer(answered, given)}
+        possible = [status for status in errors if status is not HTTPStatus.NOT_FOUND]
+        paths.add("post", path, "TEI", summary, answers, possible, json_body(reference(asked), given), shape="TEI")
+
+
+_TEI = {
+    "/embed": ("TeiEmbedRequest", "TeiEmbedResponse", "Embed texts"),
+    "/predict": ("TeiPredictRequest", "TeiPredictResponse", "Classify texts"),
+    "/rerank": ("TeiRerankRequest", "TeiRerankResponse", "Rank texts by a query"),
+}
+
+
 def _add_openai(
     paths: Paths, examples: Examples, errors: Sequence[HTTPStatus], runner: Runner, prefix: str
 ) -> dict[str, Schema]:
     """Add OpenAI's API, and return the schemas of vLLM's part in it."""
     paths_of_vllm, schemas = _read_vllm(runner)
-    for base in dict.fromkeys((f"{prefix}/v1", "/v1")):
-        for path in OPENAI_PATHS:
-            if (operations := paths_of_vllm.get(f"/v1/{path}")) is not None:
-                _add_forwarded(paths, f"{base}/{path}", operations, examples.get(path, {}))
-            elif serves_openai(runner, f"/v1/{path}"):
-                _add_answered(paths, f"{base}/{path}", path, examples.get(path, {}), errors)
-            else:
-                refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-                paths.add("post", f"{base}/{path}", "OpenAI", _UNSERVED, {}, refusals, shape="OpenAI")
+    inner = {f"{base}/{path}": f"/v1/{path}" for base in (f"{prefix}/v1", "/v1") for path in OPENAI_PATHS}
+    inner[COHERE_PATH] = COHERE_PATH
+    if prefix:
+        inner |= {f"{prefix}{path}": path for path in RANKING_PATHS if serves_openai(runner, path)}
+    for outer, path in inner.items():
+        # The same call has several paths.
+        kind = path.removeprefix("/v1").removeprefix("/v2").removeprefix("/")
+        if (operations := paths_of_vllm.get(path)) is not None:
+            _add_forwarded(paths, outer, operations, examples.get(kind, {}))
+        elif serves_openai(runner, path):
+            _add_answered(paths, outer, kind, examples.get(kind, {}), errors)
+        else:
+            refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
+            paths.add("post", outer, "OpenAI", _UNSERVED, {}, refusals, shape="OpenAI")
     if not prefix:
         return schemas
     answers = {200: json_answer("ModelCards")}
@@ -341,6 +372,8 @@ _ANSWERED = {
     "completions": ("CompletionRequest", "CompletionResponse", "Continue prompts"),
     "chat/completions": ("ChatRequest", "ChatResponse", "Continue a chat"),
     "embeddings": ("EmbeddingRequest", "EmbeddingResponse", "Embed texts"),
+    "rerank": ("RerankRequest", "RerankResponse", "Rank texts by a query"),
+    "score": ("ScoreRequest", "ScoreResponse", "Score pairs of texts"),
 }
 _STREAMED = frozenset({"completions", "chat/completions"})
 

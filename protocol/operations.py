@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-from protocol.errors import openai_error_type
+from protocol.errors import openai_error_type, tei_error_type
 from protocol.examples import Example
 from protocol.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
 from protocol.versions import MODEL_VERSION
@@ -44,7 +44,7 @@ class Paths:
         Args:
             answers: by status, what is no error.
             headers: of the request.
-            shape: of the errors; "OpenAI", "BentoML", or else KServe's.
+            shape: of the errors; "OpenAI", "TEI", "BentoML", or else KServe's.
             is_open: whether it needs no key.
         """
         found = [*errors, HTTPStatus.METHOD_NOT_ALLOWED]
@@ -81,6 +81,9 @@ def _describe_error(shape: str, status: HTTPStatus) -> dict[str, Any]:
         case "OpenAI":
             body = {"message": message, "type": openai_error_type(status), "param": None, "code": status}
             response["content"] = {JSON: {"schema": reference("OpenAIError"), "example": {"error": body}}}
+        case "TEI":
+            body = {"error": message, "error_type": tei_error_type(status)}
+            response["content"] = {JSON: {"schema": reference("TEIError"), "example": body}}
         case "BentoML":
             response["content"] = {TEXT: {"schema": STRING}}
         case _:

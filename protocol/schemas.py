@@ -95,6 +95,8 @@ _PREDICTIONS: dict[Task, list[Schema]] = {
     Task.QUESTION_ANSWERING: [_ANSWER, array_of(_ANSWER)],
     Task.TOKEN_CLASSIFICATION: [array_of(array_of(INTEGER)), array_of(_SCORES), array_of(_ENTITY)],
     Task.TEXT_EMBEDDING: [array_of(NUMBER)],
+    # The value; by name, or a list of one.
+    Task.TEXT_RANKING: [NUMBER, _SCORES, _CLASS, array_of(_CLASS)],
     **dict.fromkeys(GENERATION, _GENERATED),
 }
 
@@ -105,6 +107,7 @@ _SPEC = object_of(
 _CARD = {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING}
 _OF_MODEL = {"model_name": STRING, "model_version": STRING}
 _CONTINUATION = {**_OF_MODEL, "text_output": STRING}
+_READ = object_of(dict.fromkeys(("prompt_tokens", "total_tokens"), COUNT))
 _USAGE = object_of(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT))
 _HEAD = {"id": STRING, "created": INTEGER, "model": STRING}
 _FINISH = one_of(*FINISH_REASONS, "tool_calls", None)
@@ -123,6 +126,9 @@ _COMMON: dict[str, Schema] = {
     "Error": object_of({"error": STRING}),
     "OpenAIError": object_of(
         {"error": object_of({"message": STRING, "type": STRING, "code": INTEGER, "param": or_null(STRING)})}
+    ),
+    "TEIError": object_of(
+        {"error": STRING, "error_type": one_of("Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer")}
     ),
     "Alive": object_of({"status": one_of("alive")}),
     "Live": object_of({"live": BOOLEAN}),
@@ -169,9 +175,26 @@ _COMMON: dict[str, Schema] = {
                 )
             ),
             "model": STRING,
-            "usage": object_of(dict.fromkeys(("prompt_tokens", "total_tokens"), COUNT)),
+            "usage": _READ,
         }
     ),
+    "RerankResponse": object_of(
+        {
+            "id": STRING, "model": STRING, "usage": _READ,
+            "results": array_of(
+                object_of({"index": COUNT, "relevance_score": NUMBER}, {"document": object_of({"text": STRING})})
+            ),
+        }
+    ),
+    "ScoreResponse": object_of(
+        {
+            "id": STRING, "object": one_of("list"), "created": INTEGER, "model": STRING,
+            "data": array_of(object_of({"index": COUNT, "object": one_of("score"), "score": NUMBER})), "usage": _READ,
+        }
+    ),
+    "TeiEmbedResponse": array_of(array_of(NUMBER)),
+    "TeiPredictResponse": {"anyOf": [array_of(_CLASS), array_of(array_of(_CLASS))]},
+    "TeiRerankResponse": array_of(object_of({"index": COUNT, "score": NUMBER}, {"text": STRING})),
     "CompletionResponse": _openai_answer(
         "text_completion",
         {

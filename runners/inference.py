@@ -19,6 +19,9 @@ from runners.errors import RunnerError
 from runners.generation import Sampling
 from runners.task import Task
 
+# The output that a model which ranks texts has for the score of a pair.
+RELEVANCE = "relevance"
+
 
 @dataclass(frozen=True, slots=True)
 class TextInput:

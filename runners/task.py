@@ -17,6 +17,8 @@ class Task(StrEnum):
     TEXT2TEXT_GENERATION = "text2text_generation"
     TEXT_EMBEDDING = "text_embedding"
     TEXT_GENERATION = "text_generation"
+    # The hub's name of what cross-encoders do, which KServe does not know.
+    TEXT_RANKING = "text_ranking"
     TOKEN_CLASSIFICATION = "token_classification"
     ZERO_SHOT_CLASSIFICATION = "zero_shot_classification"
 

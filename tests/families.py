@@ -40,6 +40,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "question_answering": AutoModelForQuestionAnswering,
     "sequence_classification": AutoModelForSequenceClassification,
     "text_embedding": AutoModel,
+    "text_ranking": AutoModelForSequenceClassification,
     "token_classification": AutoModelForTokenClassification,
     "zero_shot_classification": AutoModelForSequenceClassification,
 }
@@ -47,6 +48,7 @@ _NLI = ("contradiction", "neutral", "entailment")
 # What a model of the task has in its config.
 TASK_CONFIG: dict[str, dict[str, Any]] = {
     "question_answering": {"num_labels": 2},
+    "text_ranking": {"num_labels": 1},
     "zero_shot_classification": {
         "num_labels": 3, "id2label": dict(enumerate(_NLI)), "label2id": {name: index for index, name in enumerate(_NLI)}
     },

@@ -42,6 +42,11 @@ def embedder(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture(scope="module")
+def ranker(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
+    yield from _serve(home, [f"model_dir={model_folder('bert', 'text_ranking')}"], {})
+
+
+@pytest.fixture(scope="module")
 def generator(home: Path, generator_folder: GeneratorFolder) -> Iterator[ServerProcess]:
     """With a key, and so short a context that schemathesis' requests for 128 choices do not take long."""
     arguments = [f"model_dir={generator_folder('llama')}", "backend=huggingface", "max_length=32"]
@@ -64,8 +69,12 @@ def test_an_encoder_is_as_its_document_says(encoder: ServerProcess, tmp_path: Pa
 
 
 def test_embeddings_are_as_their_document_says(embedder: ServerProcess, tmp_path: Path) -> None:
-    """The routes of OpenAI's API: the others are those of any encoder."""
-    run_schemathesis(embedder, tmp_path, "--include-path-regex=/v1/(embeddings|models)")
+    """The routes of OpenAI's API and of its own: the others are those of any encoder."""
+    run_schemathesis(embedder, tmp_path, "--include-path-regex=/v1/(embeddings|models|score)|^/embed$")
+
+
+def test_ranking_is_as_its_document_says(ranker: ServerProcess, tmp_path: Path) -> None:
+    run_schemathesis(ranker, tmp_path, "--include-path-regex=/(rerank|score|predict)$")
 
 
 def test_a_generator_is_as_its_document_says(generator: ServerProcess, tmp_path: Path) -> None:

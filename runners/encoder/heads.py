@@ -26,10 +26,12 @@ from runners.encoder.entities import EntityFinder
 from runners.encoder.packing import Rows
 from runners.encoder.pooling import load_sentence_transformer
 from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.relevance import load_activation
 from runners.encoder.spans import find_answers
 from runners.encoder.tokenization import TextTokenizer
 from runners.errors import InputError, ModelLoadError
 from runners.inference import (
+    RELEVANCE,
     TRUNCATED_TOKENS,
     ClassScores,
     Numbers,
@@ -365,6 +367,25 @@ class SequenceClassification(ClassificationHead):
         return [TensorSpec("output-0", "FP32" if self._regression else "INT64", shape)]
 
 
+class TextRanking(SequenceClassification):
+    """How relevant a text is to a query, the two a pair: a classification with one class, and `relevance` by name."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.classes != 1:
+            raise ModelLoadError(f"the model has {self.classes} classes, and text_ranking is for models with one")
+        self._activation = load_activation(self.arguments, self.config)
+
+    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """As above; float32 [] for `relevance`, what sentence-transformers' `CrossEncoder.predict` says."""
+        if name == RELEVANCE:
+            return self._apply(self._activation, scores).reshape(())
+        return super().tensor(name, scores)
+
+    def named_outputs(self) -> list[TensorSpec]:
+        return [*super().named_outputs(), TensorSpec(RELEVANCE, "FP32", (-1,))]
+
+
 class TokenClassification(ClassificationHead):
     """Class of every token, special tokens included as KServe does; [1, tokens] a text."""
 
@@ -621,7 +642,12 @@ class TextEmbedding(Head):
     @property
     def properties(self) -> dict[str, str]:
         prompts = ",".join(self._files.prompts)
-        return {"dimensions": str(self._dimensions), **({"prompts": prompts} if prompts else {})}
+        normalized = str(self._pooling.normalize).lower()
+        return {
+            "dimensions": str(self._dimensions),
+            "normalized": normalized,
+            **({"prompts": prompts} if prompts else {}),
+        }
 
 
 class ZeroShotClassification(SequenceClassification):
@@ -764,6 +790,7 @@ HEADS: dict[Task, type[Head]] = {
     Task.QUESTION_ANSWERING: QuestionAnswering,
     Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
     Task.TEXT_EMBEDDING: TextEmbedding,
+    Task.TEXT_RANKING: TextRanking,
     Task.TOKEN_CLASSIFICATION: TokenClassification,
     Task.ZERO_SHOT_CLASSIFICATION: ZeroShotClassification,
 }

@@ -464,6 +464,10 @@ def _infer_task(config: PretrainedConfig) -> Task:
     if task is Task.SEQUENCE_CLASSIFICATION and any(name.startswith(ENTAILMENT) for name in names):
         # It answers as before, unless a request has labels of its own.
         return Task.ZERO_SHOT_CLASSIFICATION
+    # With one class there is nothing to choose from: it is a cross-encoder, or answers as one.
+    one_class = config.num_labels == 1 and getattr(config, "problem_type", None) != "multi_label_classification"
+    if task is Task.SEQUENCE_CLASSIFICATION and one_class:
+        return Task.TEXT_RANKING
     return task
 
 

@@ -183,7 +183,8 @@ def test_another_task_has_no_embeddings(model_folder: ModelFolder, serve: Serve,
 def test_a_model_that_embeds_says_where(http: TestClient) -> None:
     message = http.post("/v1/completions", json={"prompt": "x"}).json()["error"]["message"]
     assert message.endswith(
-        "it serves text_embedding at /v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings"
+        "it serves text_embedding at /v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings, /v1/rerank, "
+        "/v1/score"
     )
     assert http.get("/v1/embeddings").status_code == 405
 

@@ -85,6 +85,7 @@ OFFSETS = ("offset_mapping", "INT64", [-1, -1, 2])
         ("fill_mask", {}, [("output-0", "BYTES", [-1])], tokens(-1, -1, 30522)),
         ("fill_mask", {"return_probabilities": True}, [("output-0", "BYTES", [-1, -1, 30522])], tokens(-1, -1, 30522)),
         ("text_embedding", {}, [("output-0", "FP32", [-1, 32])], []),
+        ("text_ranking", {}, [("output-0", "FP32", [-1])], [*scores(-1, 1), ("relevance", "FP32", [-1])]),
     ],
 )  # fmt: skip
 def test_metadata_describes_what_infer_returns(
@@ -104,7 +105,7 @@ def test_metadata_describes_what_infer_returns(
             "task": task,
             "max_length": "512",
             **({"mask_token": "[MASK]"} if task == "fill_mask" else {}),
-            **({"dimensions": "32"} if task == "text_embedding" else {}),
+            **({"dimensions": "32", "normalized": "true"} if task == "text_embedding" else {}),
             "token_inputs": "input_ids,attention_mask,token_type_ids",
         },
     }

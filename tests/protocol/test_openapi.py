@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from protocol.application import create_routes
 from protocol.openapi import OPEN_PATHS, describe_server
+from protocol.tei import TASKS as TEI_TASKS
 from runners.arguments import Arguments
 from runners.inference import Models
 from runners.selection import create_runner
@@ -129,6 +130,13 @@ def test_what_the_model_does_not_serve_has_no_answer(clients: dict[Task, TestCli
             assert ("200" in answers) == ("generation" in task)
         answers = document["paths"]["/v1/embeddings"]["post"]["responses"]
         assert ("200" in answers) == (task is Task.TEXT_EMBEDDING)
+        ranks = task in (Task.TEXT_EMBEDDING, Task.TEXT_RANKING)
+        for path in ("/v1/rerank", "/openai/v1/score", "/v2/rerank"):
+            assert ("200" in document["paths"][path]["post"]["responses"]) == ranks
+        for path in ("/openai/rerank", "/openai/v2/rerank", "/openai/score"):
+            assert (path in document["paths"]) == ranks
+        for path, tasks in TEI_TASKS.items():
+            assert ("200" in document["paths"][path]["post"]["responses"]) == (task in tasks)
 
 
 def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:

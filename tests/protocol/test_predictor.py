@@ -36,7 +36,7 @@ from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
 from tests.servers import free_port
 
-TASKS = ("fill_mask", "sequence_classification", "text_embedding", "token_classification")
+TASKS = ("fill_mask", "sequence_classification", "text_embedding", "text_ranking", "token_classification")
 PREDICT = "/v1/models/model:predict"
 INFER = "/v2/models/model/infer"
 TOLERANCE = 2e-5
@@ -77,7 +77,8 @@ def texts(task: str, family: str = "bert") -> list[str]:
 def answers(client: TestClient, task: str, family: str = "bert") -> list[Any]:
     """What all protocols and outputs say of the texts, one request a text and all in one."""
     given = texts(task, family)
-    names = ["output-0"] if task == "text_embedding" else ["output-0", "logits", "probabilities", "labels"]
+    scores = ["output-0", "logits", "probabilities"]
+    names = {"text_embedding": ["output-0"], "text_ranking": [*scores, "relevance"]}.get(task, [*scores, "labels"])
     tensor = {"name": "input-0", "shape": [len(given)], "datatype": "BYTES", "data": given}
     bodies = [
         (PREDICT, {"instances": given}),
