@@ -51,7 +51,7 @@ class _TeiRequest(msgspec.Struct, kw_only=True):
         """
         if (self.truncation_direction or "right").lower() != "right":
             raise InvalidRequestError("truncation_direction can only be right: a text's end is what is cut")
-        return more | ({"truncation": False} if self.truncate is False else {})
+        return more if self.truncate is None else {**more, "truncation": self.truncate}
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):

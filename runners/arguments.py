@@ -141,7 +141,8 @@ class ModelArguments(_Group):
     tokenizer_revision: str | None = Field(None, description="the same for the tokenizer; `model_revision` if unset")
     task: Annotated[Task | None, BeforeValidator(_task_name)] = Field(
         None, description="`fill_mask`, `token_classification`, `sequence_classification`, `text_embedding`, "
-        "`text_ranking`, `text_generation` or `text2text_generation`; inferred from the model's architectures if unset",
+        "`text_ranking`, `zero_shot_classification`, `question_answering`, `text_generation` or `text2text_generation`"
+        "; inferred from the model's config.json if unset",
     )  # fmt: skip
     backend: Literal["auto", "huggingface", "vllm"] = Field(
         "auto", description="`auto` generates on vLLM where it is installed and runs the model on this device, else on "

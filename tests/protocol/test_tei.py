@@ -74,6 +74,22 @@ def test_options_of_embed(embedder: TestClient, plain: Path, serve: Serve) -> No
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_truncate(model_folder: ModelFolder, serve: Serve) -> None:
+    """False refuses what is too long, true cuts it, also where the operator would have it otherwise."""
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        "/embed": ("text_embedding", {"inputs": TEXTS}),
+        "/predict": ("sequence_classification", {"inputs": [[text] for text in TEXTS]}),
+        "/rerank": ("text_ranking", {"query": "x", "texts": TEXTS}),
+    }
+    for path, (task, body) in bodies.items():
+        client, strict = (serve(model_dir=model_folder("bert", task), truncation=usual) for usual in (True, False))
+        expected = post(client, path, **body)
+        assert post(client, path, **body, truncate=True) == post(strict, path, **body, truncate=True) == expected
+        for response in (client.post(path, json={**body, "truncate": False}), strict.post(path, json=body)):
+            assert (response.status_code, response.json()["error_type"]) == (400, "Validation")
+            assert response.json()["error"].startswith("text 2 cannot be served: it has 90")
+
+
 @pytest.mark.parametrize("raw_scores", [False, True])
 @pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
 def test_predict(raw_scores: bool, problem_type: str | None, model_folder: ModelFolder, serve: Serve) -> None:
