@@ -41,6 +41,7 @@ from runners.errors import (
     PredictorTimeoutError,
     PredictorUnavailableError,
 )
+from runners.inference import TRUNCATED_TOKENS
 from runners.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -197,8 +198,10 @@ def _input_datatype(name: str, metadata: _Metadata) -> str:
 def _choose_output(names: Sequence[str]) -> str:
     if _LOGITS in names:
         return _LOGITS
-    if len(names) == 1:
-        return names[0]
+    # A server like this one can also say what it has left out.
+    others = [name for name in names if name != TRUNCATED_TOKENS.name]
+    if len(others) == 1:
+        return others[0]
     raise PredictorAnswerError(
         f"the predictor's model must have an output logits, or only one; it has {', '.join(names) or 'none'}"
     )
