@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Coroutine
 from statistics import median
+from typing import Any
 
 import psutil
 import uvicorn
@@ -63,17 +65,22 @@ def main() -> None:
 
 
 def _measure(url: str) -> tuple[float, Load]:
-    """CPU microseconds a request, and the load."""
-    port = int(url.rpartition(":")[2])
-    processes = serving(port)
-    before = cpu_seconds(processes)
     requests = bodies("v1", ["a text of some words, as long as many are"], 1)
-    load = asyncio.run(drive(url + "/v1/models/model:predict", requests, 16, 1, _SECONDS))
-    return 1e6 * (cpu_seconds(processes) - before) / load.requests, load
+    return measure(serving(url), drive(url + "/v1/models/model:predict", requests, 16, 1, _SECONDS))
 
 
-def serving(port: int) -> list[psutil.Process]:
-    """The processes that listen on a port, and their children."""
+def measure(processes: list[psutil.Process], load: Coroutine[Any, Any, Load]) -> tuple[float, Load]:
+    """CPU microseconds a request of the processes that answer it, and the load, of which no request may fail."""
+    before = cpu_seconds(processes)
+    found = asyncio.run(load)
+    if found.errors:
+        raise SystemExit(f"error: {found.errors} requests failed")
+    return 1e6 * (cpu_seconds(processes) - before) / found.requests, found
+
+
+def serving(url: str) -> list[psutil.Process]:
+    """The processes that listen on the port of a URL, and their children."""
+    port = int(url.rpartition(":")[2])
     listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port]
     started = [psutil.Process(pid) for pid in {one.pid for one in listening}]
     return list({found for process in started for found in (process, *process.children(recursive=True))})
