@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.http_cost import measure, serving
+from benchmarks.cpu import measure, serving
 from benchmarks.load import bodies, drive
 from benchmarks.models import NLI_SIZES, make_model, make_nli_model
 from benchmarks.run import ROOT, sample, serve, serve_words
@@ -54,8 +54,10 @@ def _compare_options(scratch: Path, rounds: int, seconds: float) -> None:
         costs: dict[str, list[float]] = {side: [] for side in sides}
         with serve(serve_words(make_model(task, scratch / task), "float32")) as url:
             processes = serving(url)
-            for _ in range(rounds):
-                for side, requests in sides.items():
+            for turn in range(rounds):
+                # The first of a round finds the machine as the other has left it.
+                for side in sorted(sides, reverse=turn % 2 == 0):
+                    requests = sides[side]
                     cost, load = measure(processes, drive(url + _PATH, requests, _CALLERS, 1, seconds))
                     speeds[side].append(load.texts_a_second)
                     costs[side].append(cost)

@@ -7,19 +7,16 @@ Prints, for each, the server's own CPU time a request and the latency that 16 co
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from statistics import median
-from typing import Any
 
-import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from benchmarks.cpu import measure, serving
 from benchmarks.load import Load, bodies, drive
 from benchmarks.run import serve
 
@@ -67,28 +64,6 @@ def main() -> None:
 def _measure(url: str) -> tuple[float, Load]:
     requests = bodies("v1", ["a text of some words, as long as many are"], 1)
     return measure(serving(url), drive(url + "/v1/models/model:predict", requests, 16, 1, _SECONDS))
-
-
-def measure(processes: list[psutil.Process], load: Coroutine[Any, Any, Load]) -> tuple[float, Load]:
-    """CPU microseconds a request of the processes that answer it, and the load, of which no request may fail."""
-    before = cpu_seconds(processes)
-    found = asyncio.run(load)
-    if found.errors:
-        raise SystemExit(f"error: {found.errors} requests failed")
-    return 1e6 * (cpu_seconds(processes) - before) / found.requests, found
-
-
-def serving(url: str) -> list[psutil.Process]:
-    """The processes that listen on the port of a URL, and their children."""
-    port = int(url.rpartition(":")[2])
-    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port]
-    started = [psutil.Process(pid) for pid in {one.pid for one in listening}]
-    return list({found for process in started for found in (process, *process.children(recursive=True))})
-
-
-def cpu_seconds(processes: list[psutil.Process]) -> float:
-    """What they have used so far."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.cpu import cpu_seconds, serving
 from benchmarks.load import Load, bodies, drive
 from benchmarks.models import TASKS, make_model
 from benchmarks.texts import sample_texts
@@ -94,7 +95,11 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             # In turn, load by load, so that a noisy neighbour hurts all.
             for callers, texts_a_request in _loads_asked(options):
                 for name, url in urls.items():
+                    processes = serving(url)
+                    before = cpu_seconds(processes)
                     load = _load(options, url, texts, "model", callers, texts_a_request)
+                    used = 1000 * (cpu_seconds(processes) - before)
+                    load["cpu"] = used / (load["requests"] * texts_a_request)
                     measured.setdefault(name, []).append(load)
         if options.bf16:
             measured["ceiling bf16"] = _ceiling(folder, texts[:128], scratch, "bfloat16")
@@ -218,9 +223,10 @@ def _table(results: dict[str, Any]) -> str:
                     f"{figures['of_limit']:.0%} of the matrix-multiplication limit with real tokens"
                 )
         header = (
-            "| | callers | texts a request | texts/s | p50 ms | p95 ms | p99 ms | errors | / ceiling | / reference |"
+            "| | callers | texts a request | texts/s | p50 ms | p95 ms | p99 ms | errors | / ceiling | / reference "
+            "| CPU ms a text |"
         )
-        lines += ["", header, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
+        lines += ["", header, "|---|" + 10 * "--:|"]
         for name in _SERVERS:
             ceiling = measured.get("ceiling bf16" if "bf16" in name else "ceiling", {}).get("full")
             references = measured.get("reference", [])
@@ -228,9 +234,11 @@ def _table(results: dict[str, Any]) -> str:
                 speed = load["texts_a_second"]
                 of_ceiling = f"{speed / ceiling:.2f}" if ceiling else ""
                 of_reference = f"{speed / reference['texts_a_second']:.2f}" if reference else ""
+                cpu = f"{load['cpu']:.1f}" if "cpu" in load else ""
                 lines.append(
                     f"| {name} | {load['callers']} | {load['texts_a_request']} | {speed:.1f} | {load['p50']:.0f} "
-                    f"| {load['p95']:.0f} | {load['p99']:.0f} | {load['errors']} | {of_ceiling} | {of_reference} |"
+                    f"| {load['p95']:.0f} | {load['p99']:.0f} | {load['errors']} | {of_ceiling} | {of_reference} "
+                    f"| {cpu} |"
                 )
         lines.append("")
     return "\n".join(lines)

@@ -23,7 +23,7 @@ import grpc
 import orjson
 from starlette.types import ASGIApp, Message
 
-from benchmarks.http_cost import measure, serving
+from benchmarks.cpu import measure, serving
 from benchmarks.load import Load, bodies, closed_loop, drive
 from benchmarks.models import make_model
 from benchmarks.run import sample, serve, serve_words
