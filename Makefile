@@ -11,7 +11,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
 .PHONY: serve vllm demo sentiment stubs bento lock test test-image test-triton \
-	bench bench-encoders bench-generation bench-wires lint clean
+	bench bench-answers bench-encoders bench-generation bench-infinity bench-wires lint clean
 
 SENTIMENT := demo/models/sentiment
 
@@ -82,6 +82,15 @@ bench-encoders: $(VENV)/installed-bench
 bench-wires: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.wires
 
+# Answers with options against plain ones, and zero-shot classification against a pipeline; BENCH_ANSWERS holds options.
+bench-answers: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.answers $(BENCH_ANSWERS)
+
+# Embeddings against Infinity, beside FastAPI + sentence-transformers.
+bench-infinity: $(VENV)/installed-bench $(VENV)-infinity/installed
+	$(PYTHON) -m benchmarks.run --tasks text_embedding --protocol openai \
+		--infinity $(VENV)-infinity/bin/infinity_emb $(BENCH)
+
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
 
@@ -137,5 +146,12 @@ $(VENV)-triton/installed:
 	$(VENV)-triton/bin/python -m pip install --quiet "nvidia-pytriton>=0.7,<0.8"
 	@touch $@
 
+# A server that is measured against; with torch as old as this server's, which a machine with CPU wheels has.
+$(VENV)-infinity/installed:
+	python3 -m venv $(VENV)-infinity
+	$(VENV)-infinity/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-infinity/bin/python -m pip install --quiet torch==2.13.0 "infinity-emb[server,torch]==0.0.78"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-mlserver $(VENV)-triton
+	rm -rf $(VENV) $(VENV)-infinity $(VENV)-mlserver $(VENV)-triton

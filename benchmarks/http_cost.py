@@ -7,17 +7,16 @@ Prints, for each, the server's own CPU time a request and the latency that 16 co
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from statistics import median
 
-import psutil
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from benchmarks.cpu import measure, serving
 from benchmarks.load import Load, bodies, drive
 from benchmarks.run import serve
 
@@ -63,25 +62,8 @@ def main() -> None:
 
 
 def _measure(url: str) -> tuple[float, Load]:
-    """CPU microseconds a request, and the load."""
-    port = int(url.rpartition(":")[2])
-    processes = serving(port)
-    before = cpu_seconds(processes)
     requests = bodies("v1", ["a text of some words, as long as many are"], 1)
-    load = asyncio.run(drive(url + "/v1/models/model:predict", requests, 16, 1, _SECONDS))
-    return 1e6 * (cpu_seconds(processes) - before) / load.requests, load
-
-
-def serving(port: int) -> list[psutil.Process]:
-    """The processes that listen on a port, and their children."""
-    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == port]
-    started = [psutil.Process(pid) for pid in {one.pid for one in listening}]
-    return list({found for process in started for found in (process, *process.children(recursive=True))})
-
-
-def cpu_seconds(processes: list[psutil.Process]) -> float:
-    """What they have used so far."""
-    return sum(sum(process.cpu_times()[:2]) for process in processes)
+    return measure(serving(url), drive(url + "/v1/models/model:predict", requests, 16, 1, _SECONDS))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
 from statistics import fmean, quantiles
+from typing import Any
 
 import aiohttp
 import orjson
@@ -27,11 +28,18 @@ class Load:
     requests: int
 
 
-def bodies(protocol: str, texts: list[str], texts_a_request: int) -> list[bytes]:
-    """Request bodies that go through the texts once, in V1, OpenAI's embeddings or the Open Inference Protocol."""
+def bodies(
+    protocol: str, texts: list[str], texts_a_request: int, parameters: dict[str, Any] | None = None
+) -> list[bytes]:
+    """Request bodies that go through the texts once, in V1, OpenAI's embeddings or the Open Inference Protocol.
+
+    Args:
+        parameters: options of the answer, for V1.
+    """
     groups = [texts[start : start + texts_a_request] for start in range(0, len(texts), texts_a_request)]
     if protocol == "v1":
-        return [orjson.dumps({"instances": group}) for group in groups]
+        options = {"parameters": parameters} if parameters else {}
+        return [orjson.dumps({"instances": group, **options}) for group in groups]
     if protocol == "openai":
         return [orjson.dumps({"input": group}) for group in groups]
     return [

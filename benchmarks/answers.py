@@ -1,0 +1,139 @@
+"""What answers cost: options against plain answers, and zero-shot classification against a loop of a pipeline.
+
+    make bench-answers
+    make bench-answers BENCH_ANSWERS="--parts options --rounds 5 --seconds 6"
+
+Both sides of a comparison are loaded in turn; a ratio is the median over the rounds of one side to the other, and the
+CPU time is the server's own, of all its processes, for each text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.cpu import measure, serving
+from benchmarks.load import bodies, drive
+from benchmarks.models import NLI_SIZES, make_model, make_nli_model
+from benchmarks.run import ROOT, sample, serve, serve_words
+
+_PATH = "/v1/models/model:predict"
+_CALLERS = 32
+# With random weights every token is of some entity, which is the most there is to answer.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "sequence_classification": {"labels": True, "top_k": 5},
+    "token_classification": {"aggregation_strategy": "simple"},
+}
+_LABELS = [
+    "programming", "mathematics", "networking", "files", "text", "dates", "testing", "concurrency", "security", "email",
+]  # fmt: skip
+
+
+def main() -> None:
+    options = _parse(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as scratch:
+        for part in options.parts:
+            _PARTS[part](Path(scratch), options.rounds, options.seconds)
+
+
+def _compare_options(scratch: Path, rounds: int, seconds: float) -> None:
+    _row("", "options", "plain texts/s", "with options", "options / plain", "CPU options / plain")
+    _row("---", "---", *["--:"] * 4)
+    texts = sample()
+    for task, parameters in _OPTIONS.items():
+        sides = {"plain": bodies("v1", texts, 1), "options": bodies("v1", texts, 1, parameters)}
+        speeds: dict[str, list[float]] = {side: [] for side in sides}
+        costs: dict[str, list[float]] = {side: [] for side in sides}
+        with serve(serve_words(make_model(task, scratch / task), "float32")) as url:
+            processes = serving(url)
+            for turn in range(rounds):
+                # The first of a round finds the machine as the other has left it.
+                for side in sorted(sides, reverse=turn % 2 == 0):
+                    requests = sides[side]
+                    cost, load = measure(processes, drive(url + _PATH, requests, _CALLERS, 1, seconds))
+                    speeds[side].append(load.texts_a_second)
+                    costs[side].append(cost)
+        _row(
+            task,
+            f"`{json.dumps(parameters)}`",
+            *(f"{median(speeds[side]):.1f}" for side in sides),
+            _ratio(speeds["options"], speeds["plain"]),
+            _ratio(costs["options"], costs["plain"]),
+        )
+
+
+def _compare_zero_shot(scratch: Path, rounds: int, seconds: float) -> None:
+    _row("model", "pipeline texts/s", "1 caller", "/ pipeline", f"{_CALLERS} callers", "/ pipeline")
+    _row("---", *["--:"] * 5)
+    texts = sample()
+    requests = bodies("v1", texts, 1, {"candidate_labels": _LABELS})
+    for size in NLI_SIZES:
+        folder = make_nli_model(size, scratch / size)
+        loop: list[float] = []
+        speeds: dict[int, list[float]] = {1: [], _CALLERS: []}
+        with serve(serve_words(folder, "float32")) as url, _pipeline_loop(folder, texts, scratch) as run_loop:
+            processes = serving(url)
+            for _ in range(rounds):
+                loop.append(run_loop(seconds))
+                for callers, measured in speeds.items():
+                    _, load = measure(processes, drive(url + _PATH, requests, callers, 1, seconds))
+                    measured.append(load.texts_a_second)
+        figures = [(f"{median(measured):.2f}", _ratio(measured, loop)) for measured in speeds.values()]
+        _row(f"{size}-size", f"{median(loop):.2f}", *(figure for pair in figures for figure in pair))
+
+
+@contextlib.contextmanager
+def _pipeline_loop(folder: Path, texts: list[str], scratch: Path) -> Iterator[Callable[[float], float]]:
+    """What runs the loop for so many seconds and says how many texts a second it did."""
+    request = scratch / "request.json"
+    request.write_text(json.dumps({"texts": texts, "labels": _LABELS}))
+    words = [sys.executable, "-m", "benchmarks.zero_shot_loop", str(folder), str(request)]
+    with subprocess.Popen(
+        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answered = process.stdin, process.stdout
+        if answered.readline() != "ready\n":
+            raise SystemExit("error: the pipeline did not load")
+
+        def run(seconds: float) -> float:
+            asked.write(f"{seconds}\n")
+            asked.flush()
+            return float(answered.readline())
+
+        yield run
+
+
+_PARTS: dict[str, Callable[[Path, int, float], None]] = {"options": _compare_options, "zero-shot": _compare_zero_shot}
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="make bench-answers", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=[*_PARTS])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8, help="for each measurement, after a warm-up")
+    return parser.parse_args(words)
+
+
+def _ratio(above: list[float], below: list[float]) -> str:
+    return f"{median(one / other for one, other in zip(above, below, strict=True)):.2f}"
+
+
+def _row(*cells: str) -> None:
+    sys.stdout.write(f"| {' | '.join(cells)} |\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
