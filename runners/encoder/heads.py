@@ -53,6 +53,7 @@ _TOP_TOKENS = 5
 # Each is decoded, which takes some 20 us, and longer where it is longer than this.
 _MOST_SEQUENCES = 10_000
 _USUAL_TOKENS = 512
+_TRUNCATE = ReadingOptions()
 _TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
 # From which score on a label applies that does not exclude others.
 _ON = 0.5
@@ -150,6 +151,10 @@ class Head(ABC):
     def count_sequences(self, options: Options) -> int:
         """How many sequences a text makes that is not too long."""
         return 1
+
+    def reads_to_end(self, options: Options) -> bool:
+        """Whether a text is tokenized to its end, however long it is."""
+        return options.reading != _TRUNCATE
 
     def needs_source(self, options: Options) -> bool:
         """Whether the answer is made of more of the text than its token ids."""
@@ -755,6 +760,9 @@ class QuestionAnswering(Head):
             stride = min(_USUAL_STRIDE, tokenizer.max_length // 3)
         positions = range(first_position, first_position + len(texts))
         return tokenizer.tokenize(texts, False, True, reading=ReadingOptions(stride=stride), positions=positions)
+
+    def reads_to_end(self, options: Options) -> bool:
+        return True
 
     def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
         super().check(text, wanted)

@@ -84,8 +84,10 @@ class Reading:
         A batch that failed may be run again, and then its scores come twice.
         """
         self._scores[part] = scores
-        found = [each for each in self._scores if each is not None]
-        return found if len(found) == len(self._scores) else None
+        # They come from first to last, mostly.
+        if any(each is None for each in reversed(self._scores)):
+            return None
+        return [each for each in self._scores if each is not None]
 
 
 def find_carrying_on(words: NDArray[np.int64], special: NDArray[np.bool_]) -> NDArray[np.bool_]:

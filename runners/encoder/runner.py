@@ -56,9 +56,8 @@ _TOKENIZED_AT_A_TIME = 64
 # Tokens of the largest batch whose kernels are built when the model is loaded.
 _WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
-_USUAL_READING = ReadingOptions()
-# A text that must be tokenized to its end takes about a second for so many.
-MOST_CHARACTERS = 2**20
+# A text that is tokenized to its end holds others up for half a second if it has so many.
+MOST_CHARACTERS = 2**19
 _SCORES = frozenset({"logits", "probabilities"})
 # Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
 _MOST_SCORES = 2**25
@@ -213,6 +212,7 @@ class EncoderRunner:
             OverloadedError: too many requests are under way.
         """
         loaded = self._model()
+        to_end = loaded.head.reads_to_end(options)
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
                 raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
@@ -220,10 +220,10 @@ class EncoderRunner:
                 raise InputError(f"text {position} is a single one, and {loaded.task} takes a question and a context")
             if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
                 raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
-            if isinstance(given, TextInput) and options.reading != _USUAL_READING and len(given.text) > MOST_CHARACTERS:
+            if to_end and (length := _count_characters(given)) > MOST_CHARACTERS:
                 raise InputError(
-                    f"text {position} has {len(given.text)} characters; with truncation false, stride or "
-                    f"return_truncated_tokens it may have {MOST_CHARACTERS}"
+                    f"text {position} has {length} characters; one that is not simply truncated may have "
+                    f"{MOST_CHARACTERS}"
                 )
         loaded.head.check_options(options)
         own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
@@ -236,12 +236,14 @@ class EncoderRunner:
         scores = 0
         job = loaded.queue.admit(len(texts))
         try:
-            for start, chunk in _chunks(texts, loaded.head.count_sequences(options), options.reading):
+            for start, chunk in _chunks(texts, loaded.head.count_sequences(options), to_end):
                 readings = await _tokenize(loaded, start, chunk, options)
                 self._check(loaded, start, readings, options)
-                if options.output is not Output.LABELS or options.tensors & _SCORES:
-                    scores += sum(loaded.head.count_scores(reading.text) for reading in readings)
-                    _check_scores(scores)
+                answers_scores = options.output is not Output.LABELS or options.tensors & _SCORES
+                # Those of windows are kept until the last one's are there.
+                kept = [reading.text for reading in readings if answers_scores or reading.own]
+                scores += sum(map(loaded.head.count_scores, kept))
+                _check_scores(scores)
                 loaded.queue.put(job, start, readings, options)
             return await job.result
         finally:
@@ -405,28 +407,35 @@ class EncoderRunner:
         mask = loaded.head.tokenizer.mask_token or ""
         for words in (1, 30, 200):
             pair = "warm" if loaded.head.needs_pairs else None
-            given, options = TextInput(f"{mask} {'warm ' * words}", pair), self.default_options
+            given = TextInput(f"{mask} {'warm ' * words}", pair)
+            # The operator may have texts refused that are as long as this one.
+            options = replace(self.default_options, reading=ReadingOptions())
             [reading] = loaded.head.tokenize(loaded.tokenizer, [given], options)
             loaded.head.predict(_compute(loaded, reading.sequences), reading, options)
 
 
 def _chunks(
-    texts: Sequence[TextInput | TokenInput], sequences: int, reading: ReadingOptions
+    texts: Sequence[TextInput | TokenInput], sequences: int, to_end: bool
 ) -> Iterator[tuple[int, Sequence[TextInput | TokenInput]]]:
     """As many texts as may be tokenized at a time, with the position of the first.
 
     Args:
         sequences: how many sequences a text makes, those of windows not counted.
+        to_end: whether long texts take long.
     """
     start, characters = 0, 0
     most = max(1, _TOKENIZED_AT_A_TIME // sequences)
     for position, given in enumerate(texts):
-        length = len(given.text) if isinstance(given, TextInput) and reading != _USUAL_READING else 0
+        length = _count_characters(given) if to_end else 0
         if position - start == most or (position > start and characters + length > MOST_CHARACTERS):
             yield start, texts[start:position]
             start, characters = position, 0
         characters += length
     yield start, texts[start:]
+
+
+def _count_characters(given: TextInput | TokenInput) -> int:
+    return len(given.text) + len(given.pair or "") if isinstance(given, TextInput) else 0
 
 
 async def _tokenize(
@@ -450,7 +459,7 @@ def _check_scores(scores: int) -> None:
     if scores > _MOST_SCORES:
         raise InputError(
             f"the scores of the whole vocabulary at every mask are more than the {_MOST_SCORES} numbers of one "
-            "request: send fewer masks, or ask for the output labels"
+            "request: send fewer masks, or shorter texts for the output labels alone"
         )
 
 

@@ -218,8 +218,9 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
         ("text_embedding", LONG, {"stride": 1}, "the parameter stride is not of text_embedding, whose options are: "),
         ("token_classification", LONG, {"window_aggregation": "max"}, "the parameter window_aggregation is not of token_classification, "),
         ("fill_mask", "word " * 90, {"stride": 1}, "text 0 cannot be served: it has no mask: write [MASK] where"),
+        ("fill_mask", "[MASK] " * 1100, {"stride": 1}, "the scores of the whole vocabulary at every mask are more than"),
         ("fill_mask", "[MASK] " * 2000, {"stride": 1, "top_k": 5}, "text 0 cannot be served: its 2000 masks and top_k 5 make more than the 10000 sequences of one text (fewer for one of 2002 tokens)"),
-        ("fill_mask", "a" * (2**20 + 1), {"truncation": False}, "text 0 has 1048577 characters; with truncation false, stride or return_truncated_tokens it may have 1048576"),
+        ("fill_mask", "a" * (2**19 + 1), {"truncation": False}, "text 0 has 524289 characters; one that is not simply truncated may have 524288"),
     ],
 )  # fmt: skip
 def test_what_is_refused(task: str, instance: Any, parameters: dict[str, Any], error: str, run: Run) -> None:

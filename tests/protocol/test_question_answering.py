@@ -136,6 +136,7 @@ def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], ru
         ([QUESTION, ""], {}, "text 0 cannot be served: its context is empty"),
         (["word " * 300, LONG], {}, "text 0 cannot be served: stride is 128, which must be at most half of what a window has room for: the model takes 384 tokens, 303 of them for what stands beside it, and that leaves 81"),
         ([QUESTION, LONG], {"stride": 200}, "text 0 cannot be served: stride is 200, which must be at most half of what"),
+        ([QUESTION, "a " * 2**18], {}, "text 0 has 524310 characters; one that is not simply truncated may have 524288"),
         ([QUESTION, CONTEXT], {"max_answer_len": 0}, "the parameter max_answer_len is wrong: Input should be greater than or equal to 1"),
         ([QUESTION, CONTEXT], {"truncation": True}, "the parameter truncation is not of question_answering, whose options are: handle_impossible_answer, max_answer_len, stride, top_k"),
     ],
