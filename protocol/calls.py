@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -224,7 +225,8 @@ def _change_options(runner: Runner, usual: TextOptions, parameters: Mapping[str,
             f"the parameter {others[0]} is not of {runner.task}, whose options are: {own}", others[0]
         )
     try:
-        return usual.model_validate({**usual.model_dump(), **given})
+        # Strictly, which by JSON's rules: a list is a tuple, and "true" no boolean, though it is one on a command line.
+        return usual.model_validate_json(json.dumps({**usual.model_dump(mode="json"), **given}), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         name, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")

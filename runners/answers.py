@@ -35,20 +35,15 @@ class WindowAggregation(StrEnum):
 
 
 def split_names(value: object) -> object:
-    """A comma list as a command line has it; a list, as a request has it, stays one."""
-    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+    """A comma list as a command line has it, or a list as a request has it, as a tuple."""
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_template(value: str) -> str:
     if "{}" not in value:
         raise ValueError("it must have {} where the label goes")
-    return value
-
-
-def _refuse_boolean(value: object) -> object:
-    # To Python it is 0 or 1.
-    if isinstance(value, bool):
-        raise ValueError("it must be a number")
     return value
 
 
@@ -69,10 +64,10 @@ class AnswerOptions(BaseModel):
         False, description="classification: name and score of the best class instead of its number; of every token for "
         "token classification",
     )  # fmt: skip
-    top_k: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+    top_k: int | None = Field(
         None, ge=1, le=1000, description="classification and fill-mask: names and scores of so many, best first"
     )
-    threshold: Annotated[float | None, BeforeValidator(_refuse_boolean)] = Field(
+    threshold: float | None = Field(
         None, ge=0, le=1, description="classification: only classes with at least this score; 0.5 for several labels "
         "at once if unset",
     )  # fmt: skip
@@ -100,14 +95,12 @@ class AnswerOptions(BaseModel):
     multi_label: bool = Field(
         False, description="zero-shot classification: a score for each label by itself; if unset they add up to 1"
     )
-    max_answer_len: Annotated[int, BeforeValidator(_refuse_boolean)] = Field(
-        15, ge=1, description="question answering: most tokens of an answer"
-    )
+    max_answer_len: int = Field(15, ge=1, description="question answering: most tokens of an answer")
     handle_impossible_answer: bool = Field(
         False,
         description="question answering: that there is none may be the answer, an empty one, for models trained so",
     )
-    dimensions: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+    dimensions: int | None = Field(
         None, ge=1, description="text embedding: only the first so many numbers of a vector, of length 1 again if the "
         "model's vectors are; for models trained so (Matryoshka)",
     )  # fmt: skip
@@ -132,7 +125,7 @@ class ReadingOptions(BaseModel):
     truncation: bool = Field(
         True, description="a longer text is cut to the length that the model takes; `false` refuses it"
     )
-    stride: Annotated[int | None, BeforeValidator(_refuse_boolean)] = Field(
+    stride: int | None = Field(
         None, ge=0, description="classification, fill-mask, question answering: a longer text is read to its end, in "
         "windows that share so many tokens",
     )  # fmt: skip

@@ -46,6 +46,11 @@ def ranker(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
     yield from _serve(home, [f"model_dir={model_folder('bert', 'text_ranking')}"], {})
 
 
+@pytest.fixture(scope="module", params=["question_answering", "zero_shot_classification"])
+def reader(request: pytest.FixtureRequest, home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
+    yield from _serve(home, [f"model_dir={model_folder('bert', request.param)}"], {})
+
+
 @pytest.fixture(scope="module")
 def generator(home: Path, generator_folder: GeneratorFolder) -> Iterator[ServerProcess]:
     """With a key, and so short a context that schemathesis' requests for 128 choices do not take long."""
@@ -75,6 +80,11 @@ def test_embeddings_are_as_their_document_says(embedder: ServerProcess, tmp_path
 
 def test_ranking_is_as_its_document_says(ranker: ServerProcess, tmp_path: Path) -> None:
     run_schemathesis(ranker, tmp_path, "--include-path-regex=/(rerank|score|predict)$")
+
+
+def test_tasks_of_several_sequences_are_as_their_documents_say(reader: ServerProcess, tmp_path: Path) -> None:
+    """What is asked and answered: the other routes are those of any encoder."""
+    run_schemathesis(reader, tmp_path, "--include-path-regex=:predict|/models/{name}/infer")
 
 
 def test_a_generator_is_as_its_document_says(generator: ServerProcess, tmp_path: Path) -> None:

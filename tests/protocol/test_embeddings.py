@@ -210,7 +210,7 @@ def test_overload(serve: Serve, prompted: Path) -> None:
     ("parameters", "message"),
     [
         ({"dimensions": 33}, "dimensions is 33; the model's vectors have 32"),
-        ({"dimensions": True}, "the parameter dimensions is wrong: it must be a number"),
+        ({"dimensions": True}, "the parameter dimensions is wrong: Input should be a valid integer"),
         ({"prompt_name": "nope"}, "there is no prompt 'nope': there are document, passage, query"),
         (
             {"top_k": 1},

@@ -211,7 +211,7 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
     [
         ("sequence_classification", LONG, {"stride": 20}, "text 0 cannot be served: stride is 20, which must be at most half of what a window has room for: the model takes 40 tokens, and that leaves 38"),
         ("sequence_classification", LONG, {"stride": -1}, "the parameter stride is wrong: Input should be greater than or equal to 0"),
-        ("sequence_classification", LONG, {"stride": True}, "the parameter stride is wrong: it must be a number"),
+        ("sequence_classification", LONG, {"stride": True}, "the parameter stride is wrong: Input should be a valid integer"),
         ("sequence_classification", [LONG, "a " * 30], {"stride": 1}, "text 0 cannot be served: stride is 1, which must be at most half of what a window has room for: the model takes 40 tokens, 33 of them for what stands beside it, and that leaves 7"),
         ("sequence_classification", LONG, {"window_aggregation": "min"}, "the parameter window_aggregation is wrong: Input should be 'mean' or 'max'"),
         ("sequence_classification", LONG, {"truncation": "perhaps"}, "the parameter truncation is wrong: Input should be a valid boolean"),
