@@ -121,7 +121,7 @@ class Server:
 
 
 class Encoder(Server):
-    """Fill-mask, token classification, sequence classification and text embedding, on this server's own engine."""
+    """Classification of tokens and texts, fill-mask, question answering, embedding and ranking, on our own engine."""
 
 
 class Generator(Server):

@@ -1,0 +1,78 @@
+"""Question answering."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoModelForQuestionAnswering
+
+from runners.answers import AnswerOptions, ReadingOptions
+from runners.encoder.heads.head import Head
+from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.spans import find_answers
+from runners.encoder.tokenization import TextTokenizer
+from runners.errors import InputError
+from runners.inference import Numbers, Options, Table, TensorSpec, TextInput
+
+# How many tokens the windows of a context share, as in `transformers`' pipeline.
+_USUAL_STRIDE = 128
+
+
+class QuestionAnswering(Head):
+    """Where in a context the answer to a question is; a pair is a question and a context."""
+
+    auto_class = AutoModelForQuestionAnswering
+    accepts_pairs = needs_pairs = True
+    answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
+    reading_options = frozenset({"stride"})
+
+    def prepare(self) -> None:
+        # What models are trained with and `transformers`' pipeline reads at a time.
+        self.recommended_length = 384
+
+    @property
+    def width(self) -> int:
+        return 2
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """A long context is always read to its end."""
+        stride = options.reading.stride
+        if stride is None:
+            stride = min(_USUAL_STRIDE, tokenizer.max_length // 3)
+        positions = range(first_position, first_position + len(texts))
+        return tokenizer.tokenize(texts, False, True, reading=ReadingOptions(stride=stride), positions=positions)
+
+    def reads_to_end(self, options: Options) -> bool:
+        return True
+
+    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
+        super().check(text, wanted)
+        if text.source is None:
+            raise InputError("it is given as tokens, and an answer is a part of a text")
+        if text.source.special.all():
+            raise InputError("its context is empty")
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """Float32 [tokens of all windows, 2]."""
+        return np.concatenate(parts)
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table:
+        """`answer`, `score`, `start` and `end`; lists of them for `top_k`."""
+        sources = [window.source for window in reading.sequences if window.source is not None]
+        windows = np.split(scores, np.cumsum([len(source.special) for source in sources])[:-1])
+        table = find_answers(windows, sources, wanted)
+        if wanted.top_k is not None:
+            return table
+        return Table({name: column.reshape(()) for name, column in table.columns.items()})
+
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
+        raise AssertionError("its answers are records")
+
+    def outputs(self, options: Options) -> list[TensorSpec]:
+        shape = (-1,) if options.answer.top_k is None else (-1, -1)
+        columns = {"answer": "BYTES", "score": "FP32", "start": "INT64", "end": "INT64"}
+        return [TensorSpec(name, datatype, shape) for name, datatype in columns.items()]

@@ -1,0 +1,84 @@
+"""Text embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModel
+
+from runners.answers import AnswerOptions
+from runners.encoder.heads.head import Head, to_numpy
+from runners.encoder.pooling import load_sentence_transformer
+from runners.errors import InputError
+from runners.inference import Numbers, Options, TensorSpec
+
+
+class TextEmbedding(Head):
+    """One vector a text, pooled as the model's sentence-transformers files say."""
+
+    auto_class = AutoModel
+    unused_weights = ("pooler.",)
+    answer_options = frozenset({"dimensions", "prompt_name"})
+
+    def prepare(self) -> None:
+        files = load_sentence_transformer(self.arguments, self.device)
+        self._files = files
+        self._pooling = files.pooling
+        self.lower_case = files.lower_case
+        self.recommended_length = files.max_length
+        self.pooled_width = self._dimensions = len(
+            self._pooling.pool(torch.zeros(1, self.config.hidden_size, device=self.device))
+        )
+
+    def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Float32 [1, dimensions] each; a predictor may have pooled them, then `rows` is [texts, 1, dimensions]."""
+        if rows.ndim == 3:
+            return list(to_numpy(rows))
+        vectors = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])
+        return list(to_numpy(vectors)[:, None])
+
+    @property
+    def width(self) -> int:
+        return int(self.config.hidden_size)
+
+    def check_options(self, options: Options) -> None:
+        dimensions, name = options.answer.dimensions, options.answer.prompt_name
+        if dimensions is not None and dimensions > self._dimensions:
+            raise InputError(f"dimensions is {dimensions}; the model's vectors have {self._dimensions}", "dimensions")
+        prompts = self._files.prompts
+        if name is not None and name not in prompts:
+            known = f"there are {', '.join(prompts)}" if prompts else "the model has none"
+            raise InputError(f"there is no prompt {name!r}: {known}", "prompt_name")
+        if name is not None and prompts[name] and not self._files.pools_prompts:
+            raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
+
+    def prompt(self, wanted: AnswerOptions) -> str:
+        name = wanted.prompt_name or self._files.default_prompt_name
+        return self._files.prompts[name] if name is not None else ""
+
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
+        [vector] = scores
+        if options.answer.dimensions is None:
+            return Numbers(vector)
+        vector = vector[: options.answer.dimensions]
+        if self._pooling.normalize:
+            # As torch's `normalize`, whose epsilon this is.
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return Numbers(vector)
+
+    def outputs(self, options: Options) -> list[TensorSpec]:
+        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
+
+    @property
+    def properties(self) -> dict[str, str]:
+        prompts = ",".join(self._files.prompts)
+        normalized = str(self._pooling.normalize).lower()
+        return {
+            "dimensions": str(self._dimensions),
+            "normalized": normalized,
+            **({"prompts": prompts} if prompts else {}),
+        }
