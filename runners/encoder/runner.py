@@ -58,6 +58,8 @@ _WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
 # A text that is tokenized to its end holds others up for half a second if it has so many.
 MOST_CHARACTERS = 2**19
+# Of the texts of a request and what each is paired with; 0.3 GB of tokens if they are long.
+_MOST_SEQUENCES = 2**15
 _SCORES = frozenset({"logits", "probabilities"})
 # Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
 _MOST_SCORES = 2**25
@@ -145,7 +147,8 @@ class EncoderRunner:
         return self._loaded.head.options if self._loaded is not None else frozenset()
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        return self._model().head.outputs(options)
+        counted = [TRUNCATED_TOKENS] if options.reading.return_truncated_tokens else []
+        return [*self._model().head.outputs(options), *counted]
 
     def named_outputs(self) -> Sequence[TensorSpec]:
         head = self._model().head
@@ -225,6 +228,12 @@ class EncoderRunner:
                     f"text {position} has {length} characters; one that is not simply truncated may have "
                     f"{MOST_CHARACTERS}"
                 )
+        sequences = loaded.head.count_sequences(options)
+        if sequences * len(texts) > _MOST_SEQUENCES and sequences > 1:
+            raise InputError(
+                f"{len(texts)} texts with {sequences} labels each are more than {_MOST_SEQUENCES} pairs, which a "
+                "request may have"
+            )
         loaded.head.check_options(options)
         own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
         if not own_prompt and any(isinstance(given, TokenInput) for given in texts):
@@ -236,7 +245,7 @@ class EncoderRunner:
         scores = 0
         job = loaded.queue.admit(len(texts))
         try:
-            for start, chunk in _chunks(texts, loaded.head.count_sequences(options), to_end):
+            for start, chunk in _chunks(texts, sequences, to_end):
                 readings = await _tokenize(loaded, start, chunk, options)
                 self._check(loaded, start, readings, options)
                 answers_scores = options.output is not Output.LABELS or options.tensors & _SCORES
@@ -257,7 +266,7 @@ class EncoderRunner:
     def _check(self, loaded: _Loaded, start: int, readings: Sequence[Reading], options: Options) -> None:
         for position, reading in enumerate(readings, start):
             with naming_text(position):
-                loaded.head.check(reading.text, options.answer)
+                loaded.head.check(reading, options.answer)
         truncated = [reading for reading in readings if any(sequence.truncated for sequence in reading.sequences)]
         if not truncated:
             return

@@ -107,11 +107,7 @@ class TextTokenizer:
         if options.stride is not None:
             return self._read_windows(item, prepared, whole, offsets, source, options.stride)
         if not options.truncation:
-            raise InputError(
-                f"it has {len(whole)} tokens, and the model takes {self.max_length}: with truncation it is cut, with "
-                "stride read in windows, where the task has that",
-                "truncation",
-            )
+            raise self._too_long(len(whole))
         return Reading(text, [text], left_out=len(whole) - len(text.input_ids))
 
     def _read_windows(
@@ -134,8 +130,8 @@ class TextTokenizer:
         if room < max(1, 2 * stride, self.max_length // 4):
             beside = f", {others} of them for what stands beside it" if isinstance(prepared, tuple) else ""
             raise InputError(
-                f"stride is {stride}, which must be at most half of what a window has room for: the model takes "
-                f"{self.max_length} tokens{beside}, and that leaves {max(0, room)}",
+                f"windows that share {stride} tokens want room for {max(1, 2 * stride, self.max_length // 4)}: the "
+                f"model takes {self.max_length}{beside}, which leaves {max(0, room)}",
                 "stride",
             )
         self._truncate(stride, "only_second" if longer else "only_first")
@@ -241,16 +237,92 @@ class TextTokenizer:
             text, pair = text.lower(), pair.lower() if pair is not None else None
         return text if pair is None else (text, pair)
 
+    def cross(
+        self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, positions: Iterable[int]
+    ) -> list[Reading]:
+        """Every text as a pair with each of `seconds`, all of them tokenized once; the text is what is cut.
+
+        Args:
+            reading: what to do with a text that is too long; it has no windows.
+            positions: where each text stands in its request.
+
+        Raises:
+            InputError: one of `seconds` takes more than half of the model's length, or a text is longer than it may be.
+        """
+        seconds_encoded = self._backend.encode_batch(list(seconds), add_special_tokens=False)
+        for second, encoding in zip(seconds, seconds_encoded, strict=True):
+            if encoding.overflowing or len(encoding) > self.max_length // 2:
+                raise InputError(
+                    f"{second[:40]!r}... has {sum(map(len, [encoding, *encoding.overflowing]))} tokens, more than half "
+                    f"of the {self.max_length} that the model takes"
+                )
+        readings = []
+        for position, text in zip(positions, texts, strict=True):
+            parts = self._read_parts(text, to_end=reading != _TRUNCATE)
+            # More than is kept, so that the last word that is kept is a whole one.
+            encoded = self._encode_untruncated(_cut(text, parts, 2))
+            pairs = [
+                _tokenized(self._backend.post_process(encoded, second, self._add_special_tokens), False)
+                for second in seconds_encoded
+            ]
+            left_out = 0
+            if reading != _TRUNCATE and any(pair.truncated for pair in pairs):
+                whole = sum(map(len, parts)) if len(parts) > 1 else len(encoded)
+                longest = max(map(len, seconds_encoded))
+                special = self._backend.num_special_tokens_to_add(True) if self._add_special_tokens else 0
+                left_out = whole + longest + special - self.max_length
+                if not reading.truncation:
+                    with naming_text(position):
+                        raise self._too_long(whole + longest + special)
+            readings.append(Reading(pairs[0], pairs, left_out=left_out))
+        return readings
+
+    def _encode_untruncated(self, text: str) -> Encoding:
+        self._backend.no_truncation()
+        try:
+            return self._backend.encode(text, add_special_tokens=False)
+        finally:
+            self._truncate()
+
+    def _too_long(self, tokens: int) -> InputError:
+        return InputError(
+            f"it has {tokens} tokens, the model takes {self.max_length}, and truncation is false", "truncation"
+        )
+
     def _beginning(self, item: str | tuple[str, str]) -> str | tuple[str, str]:
         """As much of a very long text as its first tokens surely come from; to tokenize 30 MB takes 20 s and 2 GB.
 
         It ends where a word does, so that the tokens before are those of the whole text; if it does not fill the
         model the whole text is needed.
         """
-        if isinstance(item, tuple) or len(item) <= self._long_text:
+        if isinstance(item, tuple):
+            return self._shorten(item)
+        if len(item) <= self._long_text:
             return item
         end = item.rfind(" ", 0, self._long_text)
         return item[:end] if end > 0 else item
+
+    def _shorten(self, pair: tuple[str, str]) -> tuple[str, str]:
+        """As much of a pair's texts as the tokens surely come from that are kept of them.
+
+        Of two long ones the tokenizer makes every part of the one beside every part of the other, also of what is cut.
+        """
+        if max(map(len, pair)) <= self._long_text and min(map(len, pair)) <= self.max_length:
+            return pair
+        parts = [self._read_parts(text) for text in pair]
+        counts = [sum(map(len, encodings)) for encodings in parts]
+        # The longer one gets the odd token, and so must stay the longer one.
+        most = (3, 2) if counts[0] > counts[1] else (2, 3)
+        first, second = (_cut(*given) for given in zip(pair, parts, most, strict=True))
+        return pair if (first, second) == pair else (first, second)
+
+    def _read_parts(self, text: str, to_end: bool = False) -> list[Encoding]:
+        """A text, or of a very long one its beginning, in parts of the model's length, without special tokens."""
+        beginning = text if to_end else self._beginning(text)
+        encoding = self._backend.encode(beginning, add_special_tokens=False)
+        if beginning is not text and not encoding.overflowing:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        return [encoding, *encoding.overflowing]
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +370,14 @@ def _check_ids(ids: NDArray[np.int64], count: int, name: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= count:
         raise InputError(f"{low if low < 0 else high} is none of the model's {name}, which are 0 to {count - 1}")
+
+
+def _cut(text: str, parts: Sequence[Encoding], most: int) -> str:
+    """What the first parts of a text come from, those that are kept before others."""
+    if len(parts) <= most:
+        return text
+    places = [offsets for part in parts[:most] for offsets in (part.offsets[0], part.offsets[-1])]
+    return text[min(start for start, _ in places) : max(end for _, end in places)]
 
 
 def _words(encoding: Encoding) -> NDArray[np.int64]:

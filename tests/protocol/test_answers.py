@@ -220,7 +220,7 @@ def test_words_over_every_wire(run: Run) -> None:
     rows = [["Sarah", "lives", "in", "New", "York"], ["É", "", "😀"], ["one"]]
     data = [word for row in rows for word in row + [""] * (5 - len(row))]
     tensor = {"name": "words", "shape": [3, 5], "datatype": BYTES, "data": data}
-    for options in ({"labels": True}, {"aggregation_strategy": "first", "ignore_labels": ""}):
+    for options in ({}, {"truncation": True}, {"labels": True}, {"aggregation_strategy": "first", "ignore_labels": ""}):
         records = predict(client, [{"words": row} for row in rows], **options)
         for wire in WIRES:
             outputs = wire(client, channel, "model", {"inputs": [tensor], "parameters": options}).outputs
@@ -228,6 +228,15 @@ def test_words_over_every_wire(run: Run) -> None:
             for row, expected in enumerate(records):
                 for name in ("label", "text", "start", "end"):
                     assert columns[name][row, : len(expected)].tolist() == [record[name] for record in expected]
+
+
+def test_an_unknown_target_leaves_the_tokenizer_as_it_is(run: Run) -> None:
+    client, _ = run("fill_mask")
+    long = [f"[MASK]{' word' * 700}"]
+    expected = predict(client, long)
+    body = {"instances": ["[MASK]"], "parameters": {"targets": ["xyzzyfoo"]}}
+    assert client.post("/v1/models/model:predict", json=body).status_code == 400
+    assert predict(client, long) == expected
 
 
 def test_columns_stand_beside_named_outputs(run: Run) -> None:

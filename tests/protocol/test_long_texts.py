@@ -164,6 +164,8 @@ def test_what_is_left_out_is_counted(task: str, run: Run) -> None:
     assert answer == {**plain, "outputs": [tensor]}
     found = ask(client, channel, texts, {})
     assert found == ask(client, channel, texts, {"truncation": True})
+    output = ("truncated_tokens", "INT64", [3], expected)
+    assert ask(client, channel, texts, {"return_truncated_tokens": True}).outputs == [*found.outputs, output]
     request = {
         "inputs": [{"name": "x", "shape": [3], "datatype": BYTES, "data": texts}],
         "outputs": [{"name": "truncated_tokens"}],
@@ -180,7 +182,9 @@ def test_a_text_that_must_not_be_cut(task: str, run: Run) -> None:
     tokens = len(tokenizer(LONG)["input_ids"])
     outcome = ask(client, channel, [SHORT, LONG], {"truncation": False})
     assert outcome.code == "INVALID_ARGUMENT"
-    assert outcome.error.startswith(f"text 1 cannot be served: it has {tokens} tokens, and the model takes {LENGTH}")
+    assert outcome.error.startswith(
+        f"text 1 cannot be served: it has {tokens} tokens, the model takes {LENGTH}, and truncation is false"
+    )
     # The operator's, which a request changes.
     strict, _ = run(task, max_length=LENGTH, truncation=False)
     body = {"instances": [LONG]}
@@ -209,10 +213,10 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
 @pytest.mark.parametrize(
     ("task", "instance", "parameters", "error"),
     [
-        ("sequence_classification", LONG, {"stride": 20}, "text 0 cannot be served: stride is 20, which must be at most half of what a window has room for: the model takes 40 tokens, and that leaves 38"),
+        ("sequence_classification", LONG, {"stride": 20}, "text 0 cannot be served: windows that share 20 tokens want room for 40: the model takes 40, which leaves 38"),
         ("sequence_classification", LONG, {"stride": -1}, "the parameter stride is wrong: Input should be greater than or equal to 0"),
         ("sequence_classification", LONG, {"stride": True}, "the parameter stride is wrong: Input should be a valid integer"),
-        ("sequence_classification", [LONG, "a " * 30], {"stride": 1}, "text 0 cannot be served: stride is 1, which must be at most half of what a window has room for: the model takes 40 tokens, 33 of them for what stands beside it, and that leaves 7"),
+        ("sequence_classification", [LONG, "a " * 30], {"stride": 1}, "text 0 cannot be served: windows that share 1 tokens want room for 10: the model takes 40, 33 of them for what stands beside it, which leaves 7"),
         ("sequence_classification", LONG, {"window_aggregation": "min"}, "the parameter window_aggregation is wrong: Input should be 'mean' or 'max'"),
         ("sequence_classification", LONG, {"truncation": "perhaps"}, "the parameter truncation is wrong: Input should be a valid boolean"),
         ("text_embedding", LONG, {"stride": 1}, "the parameter stride is not of text_embedding, whose options are: "),

@@ -22,6 +22,7 @@ from tests.protocol.test_answers import (
     folder_of,
 )
 from tests.runners.test_encoder import predict
+from tests.wire import WIRES
 
 LABELS = ["sports", "the film", "É 😀"]
 TEXTS = ["I like the cup final", "x", "word " * 700]
@@ -118,14 +119,14 @@ def test_without_labels_it_is_sequence_classification(run: Run) -> None:
     ("parameters", "error"),
     [
         ({"candidate_labels": 1}, "the parameter candidate_labels is wrong: Input should be a list, or a string with commas"),
-        ({"candidate_labels": ["a", ""]}, "the parameter candidate_labels is wrong: String should have at least 1 character"),
-        ({"candidate_labels": ["a"] * 1001}, "the parameter candidate_labels is wrong: Tuple should have at most 1000 items after validation"),
+        ({"candidate_labels": ["a", ""]}, "the parameter candidate_labels is wrong: a name must not be empty"),
+        ({"candidate_labels": ["a"] * 1001}, "the parameter candidate_labels is wrong: there may be at most 1000"),
         ({"candidate_labels": "a", "hypothesis_template": "no place"}, "the parameter hypothesis_template is wrong: it must have {} where the label goes"),
         ({"candidate_labels": "a", "multi_label": "often"}, "the parameter multi_label is wrong: Input should be a valid boolean"),
-        ({"candidate_labels": "a", "function_to_apply": "none"}, "function_to_apply is of the model's own classes, and candidate_labels asks for others: leave one out"),
-        ({"candidate_labels": "a", "stride": 1}, "stride is of the model's own classes: leave out stride or candidate_labels"),
+        ({"candidate_labels": "a", "function_to_apply": "none"}, "the parameters candidate_labels and function_to_apply exclude each other"),
+        ({"candidate_labels": "a", "stride": 1}, "the parameters candidate_labels and stride exclude each other"),
         ({"candidate_labels": "a", "return_probabilities": True}, "the parameters candidate_labels and return_probabilities exclude each other"),
-        ({"candidate_labels": "a,b", "truncation": False}, "text 1 cannot be served: it has 708 tokens, and the model takes 512"),
+        ({"candidate_labels": "a,b", "truncation": False}, "text 1 cannot be served: it has 708 tokens, the model takes 512, and truncation is false"),
     ],
 )  # fmt: skip
 def test_what_is_refused(parameters: dict[str, Any], error: str, run: Run) -> None:
@@ -133,6 +134,57 @@ def test_what_is_refused(parameters: dict[str, Any], error: str, run: Run) -> No
     response = client.post("/v1/models/model:predict", json={"instances": TEXTS[1:], "parameters": parameters})
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
+
+
+def test_what_a_long_text_leaves_out_is_counted(run: Run) -> None:
+    """With the longest label; a text of which the tokenizer reads only the beginning is read to its end for that."""
+    client, channel = run("zero_shot_classification")
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder_of(client))
+    texts = [*TEXTS, "word " * 9000]
+    lengths = [max(len(tokenizer(text, f"This example is {each}.")["input_ids"]) for each in LABELS) for text in texts]
+    outputs = ask(
+        client, channel, texts, {"candidate_labels": ",".join(LABELS), "return_truncated_tokens": True}
+    ).outputs
+    assert outputs[-1] == ("truncated_tokens", "INT64", [4], [max(0, length - 512) for length in lengths])
+    check(client, texts, LABELS)
+
+
+def test_a_label_is_never_cut(run: Run) -> None:
+    client, _ = run("zero_shot_classification")
+    body = {"instances": ["hi"], "parameters": {"candidate_labels": ["a " * 600, "b"]}}
+    response = client.post("/v1/models/model:predict", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(
+        "'This example is a a a a a a a a a a a a '... has 604 tokens, more than"
+    )
+
+
+def test_so_many_pairs_are_too_many(run: Run) -> None:
+    client, _ = run("zero_shot_classification")
+    body = {"instances": ["x"] * 33, "parameters": {"candidate_labels": list(map(str, range(1000)))}}
+    response = client.post("/v1/models/model:predict", json=body)
+    assert response.json() == {
+        "error": "33 texts with 1000 labels each are more than 32768 pairs, which a request may have"
+    }
+
+
+@pytest.mark.parametrize("arguments", [{}, {"candidate_labels": ("a", "b")}])
+def test_labels_are_of_texts(arguments: dict[str, Any], run: Run) -> None:
+    client, channel = run("zero_shot_classification", **arguments)
+    request = {
+        "inputs": [{"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [101, 7592, 102]}],
+        "parameters": {} if arguments else {"candidate_labels": "a,b"},
+    }
+    for wire in WIRES:
+        outcome = wire(client, channel, "model", request)
+        assert outcome.error == "text 0 cannot be served: it is given as tokens, and candidate_labels are put to texts"
+
+
+def test_an_operators_stride_is_of_the_models_classes(run: Run) -> None:
+    plain, _ = run("zero_shot_classification")
+    client, _ = run("zero_shot_classification", stride=5, function_to_apply="none")
+    assert predict(client, TEXTS, candidate_labels=LABELS) == predict(plain, TEXTS, candidate_labels=LABELS)
+    assert predict(client, TEXTS) == predict(plain, TEXTS, stride=5, function_to_apply="none")
 
 
 def test_labels_are_of_single_texts_and_have_no_logits(run: Run) -> None:

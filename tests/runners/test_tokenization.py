@@ -45,3 +45,33 @@ def test_only_the_beginning_of_a_very_long_text_is_read(text: str, truncated: bo
     [reading] = TextTokenizer(reference, 512, True).tokenize([TextInput(text)], offsets=False)
     found = reading.text
     assert (found.input_ids.tolist(), found.truncated) == (expected, truncated)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_length", [512, 513])
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("word unbelievable " * 900, "é other " * 1100),
+        ("é other " * 1100, "word unbelievable " * 900),
+        ("中文字" * 1500, "word " * 2000),
+        ("a question", "word " * 9000),
+        ("word " * 9000, "é " * 300),
+        (" " * 30_000 + "word " * 700, " " * 30_000 + "other " * 900),
+    ],
+)
+def test_long_pairs(family: str, max_length: int, text: str, pair: str) -> None:
+    """What is left aside of them must not change a token either."""
+    reference = FAMILIES[family].tokenizer()
+    wanted = reference(text, pair, truncation=True, max_length=max_length, return_token_type_ids=True)
+    [reading] = TextTokenizer(reference, max_length, True).tokenize([TextInput(text, pair)], offsets=False)
+    assert reading.text.input_ids.tolist() == wanted["input_ids"]
+    assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+def test_a_pair_of_very_long_texts_takes_no_more_than_its_parts() -> None:
+    """Every part of the one beside every part of the other would be 40 GB."""
+    reference = FAMILIES["bert"].tokenizer()
+    given = TextInput("q " * 500_000, "word " * 500_000)
+    [reading] = TextTokenizer(reference, 512, True).tokenize([given], offsets=False)
+    assert (len(reading.text.input_ids), reading.text.truncated) == (512, True)

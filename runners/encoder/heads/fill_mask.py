@@ -37,8 +37,9 @@ class FillMask(ClassificationHead):
             raise ModelLoadError("the tokenizer has no mask token, so it cannot do fill_mask")
         self._vocabulary = self.tokenizer.get_vocab()
 
-    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
-        super().check(text, wanted)
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
+        super().check(reading, wanted)
+        text = reading.text
         masks = len(self._find_masks(text))
         if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
@@ -125,9 +126,14 @@ class FillMask(ClassificationHead):
         if unknown:
             raise InputError(
                 f"targets has {unknown[0]!r}, which is no token of the vocabulary"
-                f" (as the tokenizer splits it: {', '.join(self.tokenizer.tokenize(unknown[0])[:5])})"
+                f" (as the tokenizer splits it: {', '.join(self._split(unknown[0])[:5]) or 'nothing'})"
             )
         return np.array([self._vocabulary[target] for target in dict.fromkeys(targets)], dtype=np.int64)
+
+    def _split(self, word: str) -> list[str]:
+        # What a `transformers` tokenizer's own calls set would stay set in the one below it, which texts are read by.
+        tokens: list[str] = self.tokenizer.backend_tokenizer.encode(word, add_special_tokens=False).tokens
+        return tokens
 
     def count_scores(self, text: TokenizedText) -> int:
         return len(self._find_masks(text)) * self.classes

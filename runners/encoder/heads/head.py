@@ -81,13 +81,13 @@ class Head(ABC):
             ModelLoadError: the model cannot do the task.
         """
 
-    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
         """Refuse a text before it takes the model's time.
 
         Raises:
             InputError: the text cannot be served; the caller adds its position.
         """
-        if not len(text.input_ids):
+        if not len(reading.text.input_ids):
             raise InputError("it has no tokens")
 
     def check_options(self, options: Options) -> None:  # noqa: B027

@@ -10,7 +10,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.encoder.heads.head import Head
-from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.reading import Reading
 from runners.encoder.spans import find_answers
 from runners.encoder.tokenization import TextTokenizer
 from runners.errors import InputError
@@ -49,8 +49,9 @@ class QuestionAnswering(Head):
     def reads_to_end(self, options: Options) -> bool:
         return True
 
-    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
-        super().check(text, wanted)
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
+        super().check(reading, wanted)
+        text = reading.text
         if text.source is None:
             raise InputError("it is given as tokens, and an answer is a part of a text")
         if text.source.special.all():

@@ -11,7 +11,7 @@ from transformers import AutoModelForTokenClassification
 from runners.answers import AggregationStrategy, AnswerOptions
 from runners.encoder.entities import EntityFinder
 from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
-from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.reading import Reading
 from runners.errors import InputError
 from runners.inference import ClassScores, Numbers, Options, Output, Table, TensorSpec
 
@@ -38,8 +38,9 @@ class TokenClassification(ClassificationHead):
         """The scores of every token from the window that sees most around it: float32 [tokens, classes]."""
         return np.concatenate([part[own] for part, own in zip(parts, reading.own, strict=True)])
 
-    def check(self, text: TokenizedText, wanted: AnswerOptions) -> None:
-        super().check(text, wanted)
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
+        super().check(reading, wanted)
+        text = reading.text
         if wanted.records and text.source is None:
             raise InputError(
                 "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"

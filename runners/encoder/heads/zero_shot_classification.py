@@ -38,13 +38,6 @@ class ZeroShotClassification(SequenceClassification):
         self._contradiction = -1 if self._entailment == 0 else 0
 
     def check_options(self, options: Options) -> None:
-        if options.answer.candidate_labels and options.answer.function_to_apply is not None:
-            raise InputError(
-                "function_to_apply is of the model's own classes, and candidate_labels asks for others: leave one out",
-                "function_to_apply",
-            )
-        if options.answer.candidate_labels and options.reading.stride is not None:
-            raise InputError("stride is of the model's own classes: leave out stride or candidate_labels", "stride")
         if options.answer.candidate_labels and options.tensors & OF_CLASSES:
             raise InputError(
                 f"the outputs {', '.join(sorted(OF_CLASSES))} are of the model's own classes: leave out "
@@ -62,15 +55,13 @@ class ZeroShotClassification(SequenceClassification):
             if premise.pair is not None:
                 raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
-        pairs = [TextInput(premise.text, hypothesis) for premise in texts for hypothesis in hypotheses]
-        positions = [position for position in range(first_position, first_position + len(texts)) for _ in labels]
-        made = tokenizer.tokenize(pairs, False, reading=options.reading, positions=positions)
-        readings = []
-        for start in range(0, len(made), len(labels)):
-            own = made[start : start + len(labels)]
-            left_out = max(reading.left_out for reading in own)
-            readings.append(Reading(own[0].text, [reading.text for reading in own], left_out=left_out))
-        return readings
+        positions = range(first_position, first_position + len(texts))
+        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, positions)
+
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
+        super().check(reading, wanted)
+        if wanted.candidate_labels and len(reading.sequences) != len(wanted.candidate_labels):
+            raise InputError("it is given as tokens, and candidate_labels are put to texts")
 
     def count_sequences(self, options: Options) -> int:
         return max(1, len(options.answer.candidate_labels))
