@@ -74,7 +74,7 @@ def _find_candidates(
     for more in range(most):
         products[more, : count - more] = starts[: count - more] * ends[more:]
     # Several may be of the same words.
-    enough = min(products.size, _CANDIDATES + 32 * (wanted.top_k or 1))
+    enough = min(products.size, _CANDIDATES + 4 * (wanted.top_k or 1))
     best = np.argpartition(-products, enough - 1, axis=None)[:enough]
     best = best[products.ravel()[best] > 0]
     longer, first = np.divmod(best, count)
