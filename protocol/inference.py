@@ -37,6 +37,7 @@ from runners.task import Task
 T = TypeVar("T")
 
 INPUT = TensorSpec("input-0", BYTES, (-1,))
+_PAIRS = TensorSpec(INPUT.name, BYTES, (-1, 2))
 _WORDS = "words"
 _TOKENS = "input_ids"
 _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
@@ -91,7 +92,7 @@ def describe_model(runner: Runner) -> dict[str, Any]:
         "name": runner.name,
         "versions": [MODEL_VERSION],
         "platform": "pytorch_transformers",
-        "inputs": [_describe_tensor(INPUT)],
+        "inputs": [_describe_tensor(_PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
         "outputs": [_describe_tensor(spec) for spec in outputs.values()],
         "properties": {**runner.properties, "token_inputs": ",".join(_TOKEN_INPUTS)},
     }

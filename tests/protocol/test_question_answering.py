@@ -122,6 +122,8 @@ def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], ru
     answers, _, starts, ends = (output[3] for output in outcomes[0].outputs)
     contexts = np.repeat([CONTEXT, LONG], len(answers) // 2)
     assert [text[start:end] for text, start, end in zip(contexts, starts, ends, strict=True)] == answers
+    metadata = client.get("/v2/models/model").json()
+    assert metadata["inputs"] == [{"name": "input-0", "datatype": BYTES, "shape": [-1, 2]}]
     # The answer alone may be asked for by its name.
     alone = {"inputs": [tensor], "parameters": options, "outputs": [{"name": "answer"}]}
     assert WIRES[0](client, channel, "model", alone).outputs == outcomes[0].outputs[:1]
