@@ -93,17 +93,9 @@ def client(server: ServerProcess, request: pytest.FixtureRequest) -> openai.Open
     return openai.OpenAI(base_url=server.url + request.param, api_key="none", max_retries=0)
 
 
-def running(server: ServerProcess) -> float:
+def read_metric(server: ServerProcess, name: str) -> float:
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
-
-
-def wait_until_running(server: ServerProcess, sequences: int) -> None:
-    """The 450 tokens that are asked for take longer than this waits."""
-    deadline = time.monotonic() + 5
-    while running(server) != sequences:
-        assert time.monotonic() < deadline, f"{running(server)} sequences run"
-        time.sleep(0.02)
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/v1/chat/completions", "/openai/tokenize"])
@@ -253,10 +245,15 @@ def test_of_32_streams_each_is_as_if_alone(server: ServerProcess) -> None:
 def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess, path: str) -> None:
     body = {"prompt": CAPITAL, "text_input": CAPITAL, "max_tokens": 450, "ignore_eos": True, "stream": True}
     body.pop("prompt" if "generate" in path else "text_input")
+    before = read_metric(server, "vllm:generation_tokens_total")
     with httpx.stream("POST", server.url + path, json=body) as response:
         next(response.iter_lines())
-        wait_until_running(server, 1)
-    wait_until_running(server, 0)
+    deadline, last, made = time.monotonic() + 10, -1.0, 0.0
+    while not made or made != last or read_metric(server, "vllm:num_requests_running"):
+        assert time.monotonic() < deadline, f"the sequence runs on: {made} tokens"
+        time.sleep(0.5)
+        last, made = made, read_metric(server, "vllm:generation_tokens_total") - before
+    assert made < 450
 
 
 def test_v1_and_the_open_inference_protocol(server: ServerProcess) -> None:
