@@ -128,9 +128,17 @@ def find_ready_model(models: Models, name: str) -> Runner:
         ModelNotReadyError: it is still loading; with KServe's text.
     """
     runner = find_model(models, name)
+    check_ready(runner)
+    return runner
+
+
+def check_ready(runner: Runner) -> None:
+    """
+    Raises:
+        ModelNotReadyError: it is still loading; with KServe's text.
+    """
     if not runner.ready:
         raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
-    return runner
 
 
 def find_generator(models: Models, name: str, what: str) -> GeneratorRunner:

@@ -88,14 +88,22 @@ def _tokens(ids: Sequence[Any]) -> TokenInput:
 
 
 def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> Response:
-    tokens = sum(prediction.tokens for prediction in predictions)
-    vectors = [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
     data = [
         {"object": "embedding", "index": index, "embedding": _encode(vector, call.encoding_format)}
-        for index, vector in enumerate(vectors)
+        for index, vector in enumerate(list_vectors(predictions))
     ]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+    return json_response({"object": "list", "data": data, "model": model, "usage": count_usage(predictions)})
+
+
+def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
+    """Float32 [dimensions] each."""
+    return [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
+
+
+def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """`usage` of what only reads."""
+    tokens = sum(prediction.tokens for prediction in predictions)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 def _encode(vector: NDArray[np.float32], encoding_format: str | None) -> Any:

@@ -24,6 +24,7 @@ from protocol.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
     any_route,
+    check_ready,
     describe_service,
     get_route,
     post_route,
@@ -72,8 +73,7 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
     async def forward_or_answer(request: Request) -> Response:
         runner = models.first
         path = request.url.path.removeprefix(prefix)
-        if not runner.ready:
-            raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
+        check_ready(runner)
         if not serves_openai(runner, path):
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, max_request_bytes) if request.method == "POST" else b""

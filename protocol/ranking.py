@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -22,8 +22,9 @@ from starlette.responses import Response
 
 from protocol.body import json_response, parse_json
 from protocol.calls import find_model, infer, refuse_truncation, resolve_options
+from protocol.embeddings import count_usage, list_vectors
 from protocol.errors import InvalidRequestError
-from runners.inference import RELEVANCE, Models, Numbers, Prediction, Runner, TextInput
+from runners.inference import RELEVANCE, Models, Prediction, Runner, TextInput
 from runners.task import Task
 
 Texts = str | list[str]
@@ -90,7 +91,7 @@ async def answer_rerank(request: Request, models: Models, runner: Runner, body: 
     documents = [each.text if isinstance(each, Document) else each for each in given]
     if not documents:
         raise InvalidRequestError("documents is empty; give at least one", "documents")
-    scores, tokens = await _score(request, runner, [call.query], documents, call)
+    scores, usage = await _score(request, runner, [call.query], documents, call)
     best = sort_by_score(scores)[: call.top_n or None]
     results = [
         {
@@ -101,7 +102,7 @@ async def answer_rerank(request: Request, models: Models, runner: Runner, body: 
         for index in best
     ]
     head = {"id": f"rerank-{uuid.uuid4().hex}", "model": call.model or runner.name}
-    return json_response({**head, "usage": _usage(tokens), "results": results})
+    return json_response({**head, "usage": usage, "results": results})
 
 
 async def answer_score(request: Request, models: Models, runner: Runner, body: bytes) -> Response:
@@ -115,10 +116,10 @@ async def answer_score(request: Request, models: Models, runner: Runner, body: b
     call = parse_json(body, _score_decoder, "the body")
     _check(call, models)
     first, second = _read_sides(call)
-    scores, tokens = await _score(request, runner, first, second, call)
+    scores, usage = await _score(request, runner, first, second, call)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-    return json_response({**head, "model": call.model or runner.name, "data": data, "usage": _usage(tokens)})
+    return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
 
 
 def sort_by_score(scores: Sequence[float]) -> list[int]:
@@ -171,7 +172,7 @@ def _read_sides(call: ScoreRequest) -> tuple[list[str], list[str]]:
 
 async def _score(
     request: Request, runner: Runner, first: Sequence[str], second: Sequence[str], call: RankingOptions
-) -> tuple[list[float], int]:
+) -> tuple[list[float], dict[str, int]]:
     """A score for each of the second texts, with its own or with the only one of the first, and the tokens read."""
     options = resolve_options(runner, None)
     if runner.task is Task.TEXT_EMBEDDING:
@@ -187,13 +188,12 @@ async def _score(
         pairs = [TextInput(*pair) for pair in zip(firsts, second, strict=True)]
         predictions = await infer(request, runner, pairs, replace(options, tensors=frozenset({output})))
         scores = np.array([prediction.tensors[output].item() for prediction in predictions])
-    return scores.tolist(), sum(prediction.tokens for prediction in predictions)
+    return scores.tolist(), count_usage(predictions)
 
 
 def _cosines(predictions: Sequence[Prediction], first: int) -> NDArray[np.float32]:
     """The cosine of the first vectors, or the only one of them, and each of the others: float32 [others]."""
-    vectors = np.stack([each.output.values for each in predictions if isinstance(each.output, Numbers)])
-    vectors = unit_vectors(vectors)
+    vectors = unit_vectors(np.stack(list_vectors(predictions)))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
 
 
@@ -201,7 +201,3 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The same, each of length 1: float32 [vectors, dimensions]."""
     # As torch's `normalize`, whose epsilon this is.
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
-
-
-def _usage(tokens: int) -> dict[str, Any]:
-    return {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -19,13 +19,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.body import json_response, parse_json, read_body
-from protocol.calls import describe_service, infer, post_route, render, resolve_options
-from protocol.embeddings import Inputs, read_inputs
+from protocol.calls import check_ready, describe_service, infer, post_route, render, resolve_options
+from protocol.embeddings import Inputs, list_vectors, read_inputs
 from protocol.errors import InvalidRequestError, describe, tei_error_type
 from protocol.openai import shaped
 from protocol.ranking import sort_by_score, unit_vectors
-from runners.errors import ModelNotReadyError
-from runners.inference import Models, Numbers, Prediction, Runner, Table, TextInput
+from runners.inference import Models, Prediction, Runner, Table, TextInput
 from runners.task import Task
 
 # Which tasks answer a path.
@@ -89,8 +88,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
     async def answer(request: Request) -> Response:
         runner, path = models.first, request.url.path
-        if not runner.ready:
-            raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
+        check_ready(runner)
         if runner.task not in TASKS[path]:
             raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
         return await _ANSWERS[path](request, runner, await read_body(request, max_request_bytes))
@@ -111,7 +109,7 @@ async def _embed(request: Request, runner: Runner, body: bytes) -> Response:
 
 
 def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> Response:
-    vectors = np.stack([each.output.values for each in predictions if isinstance(each.output, Numbers)])
+    vectors = np.stack(list_vectors(predictions))
     return json_response(unit_vectors(vectors) if normalize else vectors)
 
 

@@ -57,7 +57,7 @@ _TOKENIZED_AT_A_TIME = 64
 _WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
 # A text that is tokenized to its end holds others up for half a second if it has so many.
-MOST_CHARACTERS = 2**19
+_MOST_CHARACTERS = 2**19
 # Of the texts of a request and what each is paired with; 0.3 GB of tokens if they are long.
 _MOST_SEQUENCES = 2**15
 _SCORES = frozenset({"logits", "probabilities"})
@@ -223,10 +223,10 @@ class EncoderRunner:
                 raise InputError(f"text {position} is a single one, and {loaded.task} takes a question and a context")
             if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
                 raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
-            if to_end and (length := _count_characters(given)) > MOST_CHARACTERS:
+            if to_end and (length := _count_characters(given)) > _MOST_CHARACTERS:
                 raise InputError(
                     f"text {position} has {length} characters; one that is not simply truncated may have "
-                    f"{MOST_CHARACTERS}"
+                    f"{_MOST_CHARACTERS}"
                 )
         sequences = loaded.head.count_sequences(options)
         if sequences * len(texts) > _MOST_SEQUENCES and sequences > 1:
@@ -436,7 +436,7 @@ def _chunks(
     most = max(1, _TOKENIZED_AT_A_TIME // sequences)
     for position, given in enumerate(texts):
         length = _count_characters(given) if to_end else 0
-        if position - start == most or (position > start and characters + length > MOST_CHARACTERS):
+        if position - start == most or (position > start and characters + length > _MOST_CHARACTERS):
             yield start, texts[start:position]
             start, characters = position, 0
         characters += length

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.answers import AnswerOptions
+from runners.encoder.probabilities import softmax
 from runners.encoder.reading import Source
 from runners.inference import Table
 
@@ -33,7 +34,7 @@ def find_answers(scores: Sequence[NDArray[np.float32]], sources: Sequence[Source
         allowed = context.copy()
         # That there is no answer is said by the first token, [CLS].
         allowed[0] |= wanted.handle_impossible_answer
-        starts, ends = _softmax(logits[allowed]).T
+        starts, ends = softmax(logits[allowed], axis=0).T
         if wanted.handle_impossible_answer and not context[0]:
             none = min(none, float(starts[0] * ends[0]))
             starts, ends = starts[1:], ends[1:]
@@ -92,9 +93,3 @@ def _strip(source: Source, start: int, end: int) -> tuple[int, int]:
     """A span without the spaces around it, which some tokenizers count to tokens."""
     text = source.cut(start, end)
     return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Over the tokens: float32 [tokens, 2]."""
-    exponents = np.exp(logits - logits.max(axis=0))
-    return np.asarray(exponents / exponents.sum(axis=0))

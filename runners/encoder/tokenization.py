@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from runners.inference import TextInput, TokenInput
 
 # Several times what a token of any language has on average.
 _CHARACTERS_A_TOKEN = 32
-_TRUNCATE = ReadingOptions()
+TRUNCATE = ReadingOptions()
 
 
 class TextTokenizer:
@@ -48,6 +50,7 @@ class TextTokenizer:
             raise ArgumentsError(f"max_length {max_length} is too short: special tokens alone take up to {special}")
         backend.no_padding()
         self.max_length = max_length
+        self._special_of_pair = special
         self._side: str = tokenizer.truncation_side
         self._backend = backend
         self._truncate()
@@ -66,8 +69,8 @@ class TextTokenizer:
         offsets: bool,
         source: bool = False,
         prompt: str = "",
-        reading: ReadingOptions = _TRUNCATE,
-        positions: Iterable[int] = (),
+        reading: ReadingOptions = TRUNCATE,
+        first_position: int = 0,
     ) -> list[Reading]:
         """Tokenize texts, the longer of a pair truncated first.
 
@@ -76,7 +79,7 @@ class TextTokenizer:
             source: whether that is wanted, of texts without a prompt; it always comes with words.
             prompt: put in front of every text.
             reading: what to do with what is too long.
-            positions: where each text stands in its request, for errors; 0, 1, ... if empty.
+            first_position: where the first text stands in its request, for errors.
 
         Raises:
             InputError: a text is longer than it may be; the message names its position.
@@ -84,10 +87,10 @@ class TextTokenizer:
         whole = iter(self._tokenize_whole([item for item in texts if item.words is None], offsets, source, prompt))
         split = iter(self._tokenize_words([item for item in texts if item.words is not None], offsets))
         tokenized = [next(whole if item.words is None else split) for item in texts]
-        if reading == _TRUNCATE:
+        if reading == TRUNCATE:
             return [Reading(text, [text]) for text in tokenized]
         readings = []
-        for position, item, text in zip(positions or range(len(texts)), texts, tokenized, strict=True):
+        for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
             with naming_text(position):
                 readings.append(self._read_on(item, text, offsets, source, prompt, reading))
         return readings
@@ -99,11 +102,8 @@ class TextTokenizer:
         if not text.truncated:
             return Reading(text, [text])
         prepared = self._prepare(item, prompt)
-        self._backend.no_truncation()
-        try:
+        with self._truncating(None):
             whole = self._encode(item, prepared)
-        finally:
-            self._truncate()
         if options.stride is not None:
             return self._read_windows(item, prepared, whole, offsets, source, options.stride)
         if not options.truncation:
@@ -134,11 +134,8 @@ class TextTokenizer:
                 f"model takes {self.max_length}{beside}, which leaves {max(0, room)}",
                 "stride",
             )
-        self._truncate(stride, "only_second" if longer else "only_first")
-        try:
+        with self._truncating({"stride": stride, "strategy": "only_second" if longer else "only_first"}):
             first = self._encode(item, prepared)
-        finally:
-            self._truncate()
         encodings = [first, *first.overflowing]
         windows = [replace(_tokenized(encoding, offsets or source), truncated=False) for encoding in encodings]
         if source or item.words is not None:
@@ -151,10 +148,21 @@ class TextTokenizer:
         special = [np.array(encoding.special_tokens_mask, dtype=bool) for encoding in encodings]
         return join_windows(windows, special, stride)
 
-    def _truncate(self, stride: int = 0, strategy: str = "longest_first") -> None:
-        """Truncate as `tokenizer(..., truncation=True)` does, or from left to right where windows overlap."""
-        direction = "right" if stride or strategy != "longest_first" else self._side
-        self._backend.enable_truncation(self.max_length, stride=stride, strategy=strategy, direction=direction)
+    def _truncate(self) -> None:
+        """Truncate as `tokenizer(..., truncation=True)` does."""
+        self._backend.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
+
+    @contextlib.contextmanager
+    def _truncating(self, settings: Mapping[str, Any] | None) -> Iterator[None]:
+        """Truncate otherwise meanwhile, from left to right; with None not at all."""
+        if settings is None:
+            self._backend.no_truncation()
+        else:
+            self._backend.enable_truncation(self.max_length, direction="right", **settings)
+        try:
+            yield
+        finally:
+            self._truncate()
 
     def _encode(self, item: TextInput, prepared: str | tuple[str, str]) -> Encoding:
         if item.words is not None:
@@ -238,13 +246,13 @@ class TextTokenizer:
         return text if pair is None else (text, pair)
 
     def cross(
-        self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, positions: Iterable[int]
+        self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, first_position: int
     ) -> list[Reading]:
         """Every text as a pair with each of `seconds`, all of them tokenized once; the text is what is cut.
 
         Args:
             reading: what to do with a text that is too long; it has no windows.
-            positions: where each text stands in its request.
+            first_position: where the first text stands in its request, for errors.
 
         Raises:
             InputError: one of `seconds` takes more than half of the model's length, or a text is longer than it may be.
@@ -257,32 +265,26 @@ class TextTokenizer:
                     f"of the {self.max_length} that the model takes"
                 )
         readings = []
-        for position, text in zip(positions, texts, strict=True):
-            parts = self._read_parts(text, to_end=reading != _TRUNCATE)
-            # More than is kept, so that the last word that is kept is a whole one.
-            encoded = self._encode_untruncated(_cut(text, parts, 2))
+        for position, text in enumerate(texts, first_position):
+            parts = self._read_parts(text, to_end=reading != TRUNCATE)
+            encoded = parts[0]
+            if len(parts) > 1:
+                # More than is kept, so that the last word that is kept is a whole one.
+                with self._truncating(None):
+                    encoded = self._backend.encode(_cut(text, parts, 2), add_special_tokens=False)
             pairs = [
                 _tokenized(self._backend.post_process(encoded, second, self._add_special_tokens), False)
                 for second in seconds_encoded
             ]
             left_out = 0
-            if reading != _TRUNCATE and any(pair.truncated for pair in pairs):
-                whole = sum(map(len, parts)) if len(parts) > 1 else len(encoded)
-                longest = max(map(len, seconds_encoded))
-                special = self._backend.num_special_tokens_to_add(True) if self._add_special_tokens else 0
-                left_out = whole + longest + special - self.max_length
+            if reading != TRUNCATE and any(pair.truncated for pair in pairs):
+                tokens = sum(map(len, parts)) + max(map(len, seconds_encoded)) + self._special_of_pair
+                left_out = tokens - self.max_length
                 if not reading.truncation:
                     with naming_text(position):
-                        raise self._too_long(whole + longest + special)
+                        raise self._too_long(tokens)
             readings.append(Reading(pairs[0], pairs, left_out=left_out))
         return readings
-
-    def _encode_untruncated(self, text: str) -> Encoding:
-        self._backend.no_truncation()
-        try:
-            return self._backend.encode(text, add_special_tokens=False)
-        finally:
-            self._truncate()
 
     def _too_long(self, tokens: int) -> InputError:
         return InputError(

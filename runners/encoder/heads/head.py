@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from runners.answers import AnswerOptions, ReadingOptions
+from runners.answers import AnswerOptions
 from runners.arguments import Arguments
 from runners.encoder.packing import Rows
+from runners.encoder.probabilities import softmax
 from runners.encoder.reading import Reading, TokenizedText
-from runners.encoder.tokenization import TextTokenizer
+from runners.encoder.tokenization import TRUNCATE, TextTokenizer
 from runners.errors import InputError
 from runners.inference import (
     TRUNCATED_TOKENS,
@@ -33,7 +34,6 @@ from runners.inference import (
 
 # KServe prints probabilities with four decimals.
 PROBABILITY_DECIMALS = 4
-TRUNCATE = ReadingOptions()
 # What may be asked of a text that is too long, whatever the task.
 TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
 # The named outputs of every classification.
@@ -119,7 +119,7 @@ class Head(ABC):
             self.needs_source(options),
             self.prompt(options.answer),
             options.reading,
-            range(first_position, first_position + len(texts)),
+            first_position,
         )
 
     def count_sequences(self, options: Options) -> int:
@@ -248,15 +248,3 @@ class ClassificationHead(Head):
 def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
     array: NDArray[np.float32] = tensor.float().cpu().numpy()
     return array
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponents / exponents.sum(axis=-1, keepdims=True)
-    return probabilities
-
-
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    # The form by tanh cannot overflow.
-    probabilities: NDArray[np.float32] = 0.5 * (1.0 + np.tanh(0.5 * logits))
-    return probabilities

@@ -43,8 +43,8 @@ class QuestionAnswering(Head):
         stride = options.reading.stride
         if stride is None:
             stride = min(_USUAL_STRIDE, tokenizer.max_length // 3)
-        positions = range(first_position, first_position + len(texts))
-        return tokenizer.tokenize(texts, False, True, reading=ReadingOptions(stride=stride), positions=positions)
+        reading = ReadingOptions(stride=stride)
+        return tokenizer.tokenize(texts, False, True, reading=reading, first_position=first_position)
 
     def reads_to_end(self, options: Options) -> bool:
         return True

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from runners.answers import AnswerOptions, ScoreFunction, WindowAggregation
-from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead, sigmoid, softmax
+from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
 from runners.encoder.packing import Rows
+from runners.encoder.probabilities import sigmoid, softmax
 from runners.encoder.reading import Reading
 from runners.inference import ClassScores, Numbers, Options, Output, Table, TensorSpec
 
@@ -78,12 +79,11 @@ class SequenceClassification(ClassificationHead):
             return None
         [logits] = scores
         values = self._apply(wanted.function_to_apply, logits)
-        best = np.argsort(-values, kind="stable")[: wanted.top_k]
         if self._lists(wanted):
             least = _ON if wanted.threshold is None and wanted.top_k is None else wanted.threshold
-            best = best[values[best] >= least] if least is not None else best
+            best = pick_best(values, wanted.top_k, least)
         else:
-            best = best[0]
+            [best] = pick_best(values, 1, None)
         return Table({"label": self._names(best), "score": values[best]})
 
     def _apply(self, function: ScoreFunction | None, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,3 +118,9 @@ class SequenceClassification(ClassificationHead):
             return [TensorSpec("output-0", "BYTES", (-1,))]
         shape = (-1, self.classes) if self._multi_label or (self._regression and self.classes > 1) else (-1,)
         return [TensorSpec("output-0", "FP32" if self._regression else "INT64", shape)]
+
+
+def pick_best(values: NDArray[np.float32], top_k: int | None, least: float | None) -> NDArray[np.int64]:
+    """Where the highest values are, highest first: `top_k` of them, and of at least `least`, where these are given."""
+    best = np.argsort(-values, kind="stable")[:top_k]
+    return best if least is None else best[values[best] >= least]

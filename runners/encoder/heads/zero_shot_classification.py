@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.answers import AnswerOptions
-from runners.encoder.heads.head import OF_CLASSES, softmax
-from runners.encoder.heads.sequence_classification import SequenceClassification
+from runners.encoder.heads.head import OF_CLASSES
+from runners.encoder.heads.sequence_classification import SequenceClassification, pick_best
+from runners.encoder.probabilities import softmax
 from runners.encoder.reading import Reading
 from runners.encoder.tokenization import TextTokenizer
 from runners.errors import InputError, ModelLoadError
@@ -55,8 +56,7 @@ class ZeroShotClassification(SequenceClassification):
             if premise.pair is not None:
                 raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
-        positions = range(first_position, first_position + len(texts))
-        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, positions)
+        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, first_position)
 
     def check(self, reading: Reading, wanted: AnswerOptions) -> None:
         super().check(reading, wanted)
@@ -79,9 +79,7 @@ class ZeroShotClassification(SequenceClassification):
             values = softmax(scores[:, [self._contradiction, self._entailment]])[:, 1]
         else:
             values = softmax(scores[:, self._entailment])
-        best = np.argsort(-values, kind="stable")[: wanted.top_k]
-        if wanted.threshold is not None:
-            best = best[values[best] >= wanted.threshold]
+        best = pick_best(values, wanted.top_k, wanted.threshold)
         return Table({"label": np.array(labels, dtype=object)[best], "score": values[best]})
 
     def _lists(self, wanted: AnswerOptions) -> bool:
