@@ -25,6 +25,8 @@ _MODULES = [
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
 ]
 _SPREAD = 0.2
+# Without norms what is large grows with every layer.
+_SPREADS = {"mobilebert": 0.1}
 _CLASSES = 5
 
 
@@ -37,7 +39,7 @@ def save_model(pair: Pair, folder: Path) -> None:
     config = tiny_config(pair.model_type, tokenizer, **settings | TASK_CONFIG.get(pair.task, {}))
     torch.manual_seed(zlib.crc32(f"{pair.model_type} {pair.task}".encode()))
     model: PreTrainedModel = pair.auto_class.from_config(config)
-    spread_weights(model)
+    spread_weights(model, _SPREADS.get(pair.model_type, _SPREAD))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if pair.task is Task.TEXT_EMBEDDING and pair.model_type in LAST_TOKEN:
@@ -47,10 +49,10 @@ def save_model(pair: Pair, folder: Path) -> None:
 
 
 @torch.no_grad()
-def spread_weights(model: nn.Module) -> None:
+def spread_weights(model: nn.Module, spread: float) -> None:
     """Draw matrices anew: what types draw themselves is so small, or so unequal, that answers hardly differ."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            parameter.normal_(std=_SPREAD)
+            parameter.normal_(std=spread)
         elif name.endswith("bias"):
-            parameter.normal_(std=_SPREAD / 2)
+            parameter.normal_(std=spread / 2)

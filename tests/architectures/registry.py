@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,9 @@ class Pair:
     model_type: str
     task: Task
 
+    def __str__(self) -> str:
+        return f"{self.model_type}-{self.task}"
+
     @property
     def auto_class(self) -> Any:
         # sentence-t5 and its like are the encoder alone.
@@ -84,6 +88,10 @@ class Pair:
     def tokenizer_kind(self) -> str:
         """What the type really uses; a decoder's BPE adds nothing, unless it is known to."""
         return _KIND_BY_TYPE.get(self.model_type, "bpe")
+
+
+def tokenizer_kinds(pairs: Iterable[Pair]) -> set[str]:
+    return {pair.tokenizer_kind for pair in pairs}
 
 
 def registered_pairs() -> list[Pair]:

@@ -41,7 +41,7 @@ def _unigram() -> Tokenizer:
 
 def wordpiece() -> PreTrainedTokenizerBase:
     """BERT's, with fewer words."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # type: ignore[no-untyped-call]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     trainer = trainers.WordPieceTrainer(vocab_size=2000, special_tokens=specials, show_progress=False)
@@ -77,7 +77,13 @@ def decoder_bpe(bos: bool) -> PreTrainedTokenizerBase:
     """GPT-2's and Qwen's, which add nothing, or Llama's, which marks the beginning."""
     tokenizer = Tokenizer.from_str(families.trained_bpe().to_str())
     tokenizer.decoder = decoders.ByteLevel()
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    tokens = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     template = ("<s> $A", "<s> $A <s> $B") if bos else ("", "")
     return _with_template(tokenizer, *template, tokens)
 
