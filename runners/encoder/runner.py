@@ -384,7 +384,7 @@ class EncoderRunner:
             add_special_tokens=not arguments.disable_special_tokens,
             lower_case=head.lower_case,
         )
-        padding_id = model.config.get_text_config().pad_token_id or 0
+        padding_id = getattr(model.config.get_text_config(), "pad_token_id", None) or 0
         forward: Forward
         predictor = watch = None
         if remote:

@@ -147,7 +147,7 @@ class FillMask(ClassificationHead):
 
     @property
     def classes(self) -> int:
-        return int(self.config.vocab_size)
+        return int(self.config.get_text_config().vocab_size)
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
