@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from runners.encoder.heads import Head
     from runners.encoder.packing import Forward
     from runners.encoder.reading import Reading, TokenizedText
-    from runners.encoder.tokenization import TextTokenizer, TokenLimits
+    from runners.encoder.token_limits import TokenLimits
+    from runners.encoder.tokenization import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -267,6 +268,7 @@ class EncoderRunner:
         for position, reading in enumerate(readings, start):
             with naming_text(position):
                 loaded.head.check(reading, options.answer)
+                loaded.token_limits.check(reading)
         truncated = [reading for reading in readings if any(sequence.truncated for sequence in reading.sequences)]
         if not truncated:
             return
@@ -326,7 +328,8 @@ class EncoderRunner:
         from runners.encoder.linear import pack_linears
         from runners.encoder.packing import choose_forward
         from runners.encoder.remote import RemoteForward
-        from runners.encoder.tokenization import TextTokenizer, TokenLimits
+        from runners.encoder.token_limits import TokenLimits
+        from runners.encoder.tokenization import TextTokenizer
         from runners.loading import (
             limit_length,
             load_config,
@@ -376,6 +379,13 @@ class EncoderRunner:
             add_special_tokens=not arguments.disable_special_tokens,
             lower_case=head.lower_case,
         )
+        token_limits = TokenLimits.of(model, max_length, "token_type_ids" in inputs).compare(
+            tokenizer,
+            add_special_tokens=not arguments.disable_special_tokens,
+            accepts_pairs=head.accepts_pairs,
+            needs_pairs=head.needs_pairs,
+            needed_tokens=head.needed_tokens,
+        )
         forward: Forward
         predictor = watch = None
         if remote:
@@ -392,7 +402,7 @@ class EncoderRunner:
             model=model,
             head=head,
             tokenizer=text_tokenizer,
-            token_limits=TokenLimits.of(model.config.get_text_config(), max_length, "token_type_ids" in inputs),
+            token_limits=token_limits,
             tokenizer_thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
             forward=forward,
             queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests, Load(self.name)),
