@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from transformers import AutoTokenizer
+
+from runners.encoder.runner import EncoderRunner
 
 
 def add_tokens(folder: Path, copy: Path, *tokens: str, special: Mapping[str, str] | None = None) -> Path:
@@ -21,3 +25,19 @@ def add_tokens(folder: Path, copy: Path, *tokens: str, special: Mapping[str, str
     tokenizer.add_special_tokens(dict(special or {}))
     tokenizer.save_pretrained(copy)
     return copy
+
+
+def break_token(runner: EncoderRunner, token: str) -> None:
+    """Make the scores of every text with a token NaN, and of no others, once the model is loaded.
+
+    A model whose output layer has the same weights must keep them apart (`tie_word_embeddings=False`).
+    """
+    loaded = runner._loaded
+    assert loaded is not None
+    index = loaded.head.tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(index, int)
+    assert index != loaded.head.tokenizer.unk_token_id, f"{token!r} is no token"
+    table = loaded.model.get_input_embeddings()
+    assert isinstance(table, torch.nn.Embedding)
+    with torch.inference_mode():
+        table.weight[index] = math.nan

@@ -19,6 +19,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.cores import count_cores
@@ -28,18 +30,19 @@ from runners.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
+    NonFiniteScoresError,
+    PredictorAnswerError,
     PredictorError,
     PredictorRefusalError,
     load_errors,
     naming_text,
 )
 from runners.inference import TRUNCATED_TOKENS, Options, Output, Prediction, TensorSpec, TextInput, TokenInput
-from runners.metrics import TRUNCATED_TEXTS, Load
+from runners.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
 from runners.predictor import Predictor, PredictorWatch
 from runners.task import ENTAILMENT, GENERATION, Task, infer_task
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -371,6 +374,7 @@ class EncoderRunner:
             raise ArgumentsError(str(error)) from error
         inputs = _input_names(arguments, model, tokenizer)
         TRUNCATED_TEXTS.labels(self.name)
+        NON_FINITE_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)
         max_length = limit_length(model, tokenizer, arguments.max_length, head.recommended_length)
         text_tokenizer = TextTokenizer(
@@ -525,8 +529,10 @@ def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
 
     A predictor that has failed would fail them all, one after another.
     """
+    predictions: Sequence[Prediction | Exception | None]
     try:
-        predictions: Sequence[Prediction | Exception | None] = _predict(loaded, batch)
+        predictions = _predict(loaded, batch)
+        _count_failed(loaded, batch, predictions)
     except Exception as error:
         hopeless = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
         if len(batch) > 1 and not hopeless:
@@ -543,14 +549,41 @@ def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
         job.deliver(answered)
 
 
-def _predict(loaded: _Loaded, batch: Sequence[Entry]) -> list[Prediction | None]:
-    """The answers to those texts of which no sequence is missing any more."""
+def _predict(loaded: _Loaded, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
+    """The answers to those texts of which no sequence is missing any more; an error for scores that are not finite."""
     scores = _compute(loaded, [entry.text for entry in batch])
-    predictions: list[Prediction | None] = []
+    predictions: list[Prediction | Exception | None] = []
     for entry, rows in zip(batch, scores, strict=True):
+        if not np.isfinite(rows).all():
+            predictions.append(_non_finite_error(loaded, entry.position))
+            continue
         parts = entry.reading.accept(entry.part, rows)
         predictions.append(None if parts is None else loaded.head.predict(parts, entry.reading, entry.options))
     return predictions
+
+
+def _non_finite_error(loaded: _Loaded, position: int) -> Exception:
+    if loaded.predictor is not None:
+        return PredictorAnswerError(f"the predictor's scores of text {position} are not finite (NaN or infinity)")
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    return NonFiniteScoresError(
+        f"the scores of model {loaded.head.arguments.model_name} for text {position} are not finite (NaN or infinity) "
+        f"and mean nothing: its weights are damaged, or overflow in {dtype}"
+    )
+
+
+def _count_failed(
+    loaded: _Loaded, batch: Sequence[Entry], predictions: Sequence[Prediction | Exception | None]
+) -> None:
+    """Count the texts whose scores are not finite, and log one of them."""
+    pairs = zip(batch, predictions, strict=True)
+    failed = {
+        (id(entry.job), entry.position): prediction
+        for entry, prediction in pairs if isinstance(prediction, Exception)
+    }  # fmt: skip
+    if failed:
+        NON_FINITE_TEXTS.labels(loaded.head.arguments.model_name).inc(len(failed))
+        logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
 
 
 def _compute(loaded: _Loaded, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
