@@ -69,6 +69,11 @@ class PredictorRefusalError(PredictorError):
     """It refuses the tensors of this batch; it may take those of a smaller one."""
 
 
+def brief(error: Exception) -> str:
+    """An error of another library in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 @contextlib.contextmanager
 def naming_text(position: int) -> Iterator[None]:
     """Say which text of the request an error is about.

@@ -15,6 +15,7 @@ import heapq
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import count
 
 from runners.encoder.reading import Reading, TokenizedText
@@ -25,9 +26,20 @@ from runners.metrics import Load
 # How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
-# Among how many waiting texts a padded batch looks for those of like length.
-_PADDED_CANDIDATES = 128
+# Among how many waiting texts a batch looks for those of like or equal length.
+_LENGTH_CANDIDATES = 128
 _LONGEST_RETRY = 60.0
+
+
+class BatchMode(StrEnum):
+    """Which texts may share a batch, and how they lie in it."""
+
+    # Any, end to end.
+    PACKED = "packed"
+    # Any, filled up to the longest; best of like length.
+    PADDED = "padded"
+    EQUAL_LENGTH = "equal length"
+    ONE_BY_ONE = "one by one"
 
 
 class Job:
@@ -158,15 +170,16 @@ class BatchQueue:
             self._tell_load()
             self._changed.notify()
 
-    def take(self, by_length: bool = False) -> list[Entry]:
+    def take(self, mode: BatchMode = BatchMode.PACKED) -> list[Entry]:
         """The next batch; waits for one, and `finish` must follow. Empty once the queue is closed.
 
         Args:
-            by_length: make a batch of texts of like length around the oldest one, because it will be padded.
+            mode: which texts may be in it: any, in order; those of like or equal length around the oldest one; or the
+                oldest one alone.
         """
         with self._changed:
             while True:
-                batch = self._take_padded() if by_length else self._take_packed()
+                batch = self._take_batch(mode)
                 if batch:
                     self._served_tokens += sum(entry.tokens for entry in batch)
                     self._running_texts += len(batch)
@@ -225,19 +238,28 @@ class BatchQueue:
             self._pop()
         return self._entries[0] if self._entries else None
 
-    def _take_packed(self) -> list[Entry]:
+    def _take_batch(self, mode: BatchMode) -> list[Entry]:
+        match mode:
+            case BatchMode.PACKED:
+                return self._take_oldest(_MAX_BATCH_TEXTS)
+            case BatchMode.ONE_BY_ONE:
+                return self._take_oldest(1)
+            case BatchMode.PADDED | BatchMode.EQUAL_LENGTH:
+                return self._take_by_length(mode)
+
+    def _take_oldest(self, most: int) -> list[Entry]:
         batch: list[Entry] = []
         budget = self._max_batch_tokens
-        while len(batch) < _MAX_BATCH_TEXTS and (entry := self._next()) is not None:
+        while len(batch) < most and (entry := self._next()) is not None:
             if batch and entry.tokens > budget:
                 break
             batch.append(self._pop())
             budget -= entry.tokens
         return batch
 
-    def _take_padded(self) -> list[Entry]:
+    def _take_by_length(self, mode: BatchMode) -> list[Entry]:
         candidates: list[Entry] = []
-        while len(candidates) < _PADDED_CANDIDATES and self._next() is not None:
+        while len(candidates) < _LENGTH_CANDIDATES and self._next() is not None:
             candidates.append(self._pop())
         if not candidates:
             return []
@@ -246,6 +268,8 @@ class BatchQueue:
         longest, size = 0, 0
         for entry in candidates:
             longest = max(longest, entry.tokens)
+            if mode is BatchMode.EQUAL_LENGTH and entry.tokens != oldest.tokens:
+                break
             if size and (longest * (size + 1) > self._max_batch_tokens or size == _MAX_BATCH_TEXTS):
                 break
             size += 1

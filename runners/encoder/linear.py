@@ -9,10 +9,13 @@ Where one of these fails the stock layers stay.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from runners.errors import brief
 
 # The row counts of a short text alone and of a full batch, at which packed layers must hold their own, and how often
 # each is tried.
@@ -24,6 +27,8 @@ _SMALL_LAYER = 2**18
 VOCABULARY = 10_000
 # Packed weights are laid out for many rows; the layout serves few rows as well.
 _LAYOUT_ROWS = 512
+# How far a model may be with packed layers from what it is with stock ones, of its largest score.
+_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 class PackedLinear(nn.Module):
@@ -35,7 +40,20 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.dtype = linear.weight.dtype
         self.bias = linear.bias
+        # In a tuple: it is no part of the model.
+        self._stock: tuple[nn.Linear, ...] = (linear,)
+        self.weight_was_read = False
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _LAYOUT_ROWS)
+
+    @property
+    def weight(self) -> Tensor:
+        """The stock weight while packed layers are tried; after that an empty one of its dtype."""
+        self.weight_was_read = True
+        return self._stock[0].weight if self._stock else torch.empty(0, dtype=self.dtype)
+
+    def drop_stock(self) -> None:
+        """Let the memory of the stock weight go."""
+        self._stock = ()
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
@@ -44,8 +62,13 @@ class PackedLinear(nn.Module):
 
 
 @torch.inference_mode()
-def pack_linears(model: nn.Module) -> str:
+def pack_linears(model: nn.Module, run: Callable[[], Tensor]) -> str:
     """Replace the linear layers of a model in place where packed ones are equal and faster.
+
+    A layer whose weight the model reads stays stock, unless the model runs with an empty weight: T5 reads its dtype.
+
+    Args:
+        run: runs the model on something, and returns its scores.
 
     Returns:
         What was done and why, for the log.
@@ -65,14 +88,43 @@ def pack_linears(model: nn.Module) -> str:
     faster = " and ".join(f"{speedup:.1f} times at {rows} rows" for rows, speedup in speedups.items())
     if tried.weight.numel() >= _SMALL_LAYER and min(speedups.values()) < _LEAST_SPEEDUP:
         return f"stock linear layers: packed ones are only {faster} as fast"
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
-                setattr(module, name, packed[child])
+    try:
+        expected = run()
+    except Exception as error:
+        return f"stock linear layers: {type(model).__name__} does not run on a trial ({brief(error)})"
+    _replace(model, packed)
+    if reason := _find_difference(run, expected):
+        _replace(model, {layer: linear for linear, layer in packed.items()})
+        return f"stock linear layers: {type(model).__name__} does not run with packed ones ({reason})"
+    read = {layer: linear for linear, layer in packed.items() if layer.weight_was_read}
+    for layer in packed.values():
+        layer.drop_stock()
+    stays = ""
+    if read and _find_difference(run, expected):
+        _replace(model, read)
+        stays = f", but for {len(read)} whose weights {type(model).__name__} reads"
     # What is left no longer keeps the whole file of weights in memory, of which most is packed now.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    return f"linear layers packed for oneDNN, {faster} as fast"
+    return f"linear layers packed for oneDNN{stays}, {faster} as fast"
+
+
+def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
+    """Put other modules in the places of some."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if child in replacements:
+                setattr(module, name, replacements[child])
+
+
+def _find_difference(run: Callable[[], Tensor], expected: Tensor) -> str:
+    """Why a model does not run as before; empty if it does."""
+    try:
+        found = run()
+        difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+    except Exception as error:
+        return brief(error)
+    return "" if difference <= _TOLERANCE[expected.dtype] else f"it differs by {difference:.0e} of the largest score"
 
 
 @torch.inference_mode()

@@ -1,9 +1,8 @@
-"""The forward pass of a batch: padding-free where the model can, padded and sorted by length where it cannot.
+"""The padding-free ("packed") forward pass: the texts of a batch lie end to end as one row of T tokens.
 
-Padding-free ("packed"): the texts of a batch are laid end to end as one row of T tokens, and attention is confined to
-each text. Stock `transformers` models run so without a change: an attention function is registered under a name
-(`AttentionInterface`), positions restart at every text, and a hook on the encoder's output leaves only the tokens that
-the head reads. Whether a model really computes the same this way is found out by trying, at load.
+Attention is confined to each text. Stock `transformers` models run so without a change: an attention function is
+registered under a name (`AttentionInterface`), positions restart at every text, and a hook on the encoder's output
+leaves only the tokens that the head reads.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,83 +20,48 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
+from runners.encoder.batching import BatchMode
+from runners.encoder.forward import ModelInputs, Rows
 from runners.encoder.reading import TokenizedText
 from runners.loading import position_padding
 
 _NAME = "packed"
 # Kernels are built and cached a number of rows, so batches are rounded up to a multiple of this.
 ROW_MULTIPLE = 16
-# How far the packed forward may be from the stock one in the probe, of the largest logit.
-_TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-
-
-class Rows(Enum):
-    """Which token rows a head reads."""
-
-    ALL = auto()
-    FIRST = auto()
-    MASKS = auto()
-
-
-class Forward(Protocol):
-    """A forward pass over a batch of texts."""
-
-    padding_free: bool
-    # How many batches may be under way, each in a thread of its own.
-    at_once: int
-
-    def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
-        """What the head says of the rows it reads: [rows, classes], and how many rows are each text's."""
-
-
-def count_rows(texts: Sequence[TokenizedText], rows: Rows, mask_token_id: int | None) -> list[int]:
-    """How many rows of each text a head reads."""
-    match rows:
-        case Rows.ALL:
-            return [len(text.input_ids) for text in texts]
-        case Rows.FIRST:
-            return [1] * len(texts)
-        case Rows.MASKS:
-            return [int((text.input_ids == mask_token_id).sum()) for text in texts]
-
-
-def pad(texts: Sequence[TokenizedText], config: PretrainedConfig) -> dict[str, NDArray[np.int64]]:
-    """The texts as rectangles, [texts, tokens] each, padded on the right."""
-    longest = max(len(text.input_ids) for text in texts)
-    arrays = {
-        name: np.zeros((len(texts), longest), dtype=np.int64)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-    }
-    arrays["input_ids"].fill(config.get_text_config().pad_token_id or 0)
-    for row, text in enumerate(texts):
-        length = len(text.input_ids)
-        arrays["input_ids"][row, :length] = text.input_ids
-        arrays["attention_mask"][row, :length] = 1
-        arrays["token_type_ids"][row, :length] = text.token_type_ids
-    return arrays
+# What changes attention in a way that packed attention does not compute.
+_UNSUPPORTED_OPTIONS = ("cache", "s_aux", "softcap")
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the texts of a packed batch lie: bounds[i] to bounds[i + 1] is text i, T rows in all."""
+    """Where the texts of a packed batch lie: bounds[i] to bounds[i + 1] is text i, T rows in all.
+
+    Attributes:
+        calls: for each call of the attention function in this batch why it cannot be trusted, empty if it can; None
+            where nobody watches.
+    """
 
     bounds: list[int]
     cu_seqlens: Tensor
     longest: int
     total: int
-    window_masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    calls: list[str] | None = None
+    window_masks: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
 
-    def window_mask(self, length: int, window: int | None) -> Tensor | None:
-        """Which tokens see which, [length, length], where a window of |i - j| < window leaves some out.
+    def window_mask(self, length: int, window: int | None, is_causal: bool) -> Tensor | None:
+        """Which tokens see which, bool [length, length], where a window of |i - j| < window leaves some out.
 
         Made once a batch: all layers with a window ask for the same.
         """
         if window is None or length <= window:
             return None
-        if (length, window) not in self.window_masks:
-            positions = torch.arange(length)
-            self.window_masks[length, window] = (positions[:, None] - positions).abs() < window
-        return self.window_masks[length, window]
+        key = (length, window, is_causal)
+        if key not in self.window_masks:
+            positions = torch.arange(length, device=self.cu_seqlens.device)
+            distances = positions[:, None] - positions
+            seen = distances.abs() < window
+            self.window_masks[key] = seen & (distances >= 0) if is_causal else seen
+        return self.window_masks[key]
 
 
 # A model runs in one thread; the attention function finds the layout of that thread's batch here.
@@ -106,33 +69,75 @@ _current = threading.local()
 
 
 def _packed_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attention inside each text: [1, heads, T, d] to [1, T, heads, d]."""
     layout: _Layout = _current.layout
+    if layout.calls is not None:
+        layout.calls.append(_find_obstacle(query, key, mask, options, layout.total))
     scale: float | None = options.get("scaling")
     window: int | None = options.get("sliding_window")
-    if query.device.type == "cuda":
-        return _attend_on_gpu(query, key, value, layout, scale, window), None
-    result = torch.zeros(1, layout.total, query.shape[1], query.shape[3], dtype=query.dtype)
+    is_causal = options.get("is_causal")
+    if is_causal is None:
+        # The same default as in `transformers`' own function for SDPA.
+        is_causal = bool(getattr(module, "is_causal", True))
+    bias: Tensor | None = options.get("position_bias")
+    if query.device.type == "cuda" and query.dtype != torch.float32:
+        if bias is not None:
+            raise NotImplementedError("the kernel for GPUs takes no position bias")
+        return _attend_on_gpu(query, key, value, layout, scale, window, is_causal), None
+    shares_heads = key.shape[1] != query.shape[1]
+    shape = (1, layout.total, query.shape[1], value.shape[3])
+    result = torch.zeros(shape, dtype=query.dtype, device=query.device)
     for start, end in zip(layout.bounds, layout.bounds[1:], strict=False):
+        length = end - start
+        seen = layout.window_mask(length, window, is_causal)
+        if bias is not None:
+            seen = _add_bias(bias[..., start:end, start:end], seen, is_causal)
         attended = functional.scaled_dot_product_attention(
             query[:, :, start:end], key[:, :, start:end], value[:, :, start:end],
-            attn_mask=layout.window_mask(end - start, window), scale=scale,
+            attn_mask=seen, is_causal=is_causal and seen is None and length > 1, scale=scale, enable_gqa=shares_heads,
         )  # fmt: skip
         result[:, start:end] = attended.transpose(1, 2)
     return result, None
 
 
+def _add_bias(bias: Tensor, seen: Tensor | None, is_causal: bool) -> Tensor:
+    """The position bias of one text, [1, heads, length, length], with -inf where a token does not see another."""
+    if seen is None and is_causal:
+        seen = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
+
+
+def _find_obstacle(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], total: int) -> str:
+    """Why a call of the attention function computes something else than the texts by themselves; empty if nothing."""
+    unsupported = [name for name in _UNSUPPORTED_OPTIONS if options.get(name) is not None]
+    if unsupported:
+        return f"its attention has {unsupported[0]}"
+    if query.shape[2] != total or key.shape[2] != total:
+        return "it attends to other rows than those of the batch"
+    if mask is not None and bool((~mask if mask.dtype == torch.bool else mask).any()):
+        return "it makes an attention mask of its own"
+    return ""
+
+
 def _attend_on_gpu(
-    query: Tensor, key: Tensor, value: Tensor, layout: _Layout, scale: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: _Layout,
+    scale: float | None,
+    window: int | None,
+    is_causal: bool,
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
-    reach = (-1, -1) if window is None else (window - 1, window - 1)
-    bounds, longest = layout.cu_seqlens, layout.longest
-    result = varlen_attn(*rows, bounds, bounds, longest, longest, scale=scale, window_size=reach)
+    left = -1 if window is None else window - 1
+    result = varlen_attn(
+        *rows, layout.cu_seqlens, layout.cu_seqlens, layout.longest, layout.longest,
+        scale=scale, window_size=(left, 0 if is_causal else left), enable_gqa=key.shape[1] != query.shape[1],
+    )  # fmt: skip
     assert isinstance(result, Tensor)
     return result[None]
 
@@ -145,69 +150,13 @@ AttentionInterface.register(_NAME, _packed_attention)
 AttentionMaskInterface.register(_NAME, _no_mask)
 
 
-class _RowSelector:
-    """Leaves only some token rows of a module's output, while a selection is set."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.select: Callable[[Tensor], Tensor] | None = None
-        module.register_forward_hook(self._hook)
-
-    def _hook(self, _: nn.Module, __: Any, output: Any) -> Any:
-        if self.select is not None:
-            output.last_hidden_state = self.select(output.last_hidden_state)
-        return output
-
-
-class _ModelInputs:
-    """What a model is given beside input_ids, and where its output is."""
-
-    def __init__(self, model: PreTrainedModel, inputs: frozenset[str], rows: Rows, mask_token_id: int | None) -> None:
-        self.model = model
-        self.inputs = inputs
-        self.rows = rows
-        self.mask_token_id = mask_token_id
-        self.selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None
-
-    def count_rows(self, texts: Sequence[TokenizedText]) -> list[int]:
-        return count_rows(texts, self.rows, self.mask_token_id)
-
-    def call(self, tensors: dict[str, Tensor], select: Callable[[Tensor], Tensor] | None) -> Tensor:
-        """Run the model; the head's output where it has one, else the last hidden state.
-
-        A head for question answering has two, which become the last dimension.
-        """
-        if self.selector is not None:
-            self.selector.select = select
-        output = self.model(**tensors)
-        if hasattr(output, "start_logits"):
-            return torch.stack((output.start_logits, output.end_logits), dim=-1)
-        logits: Tensor | None = getattr(output, "logits", None)
-        return output.last_hidden_state if logits is None else logits
-
-    def to_device(self, array: NDArray[np.int64]) -> Tensor:
-        """As a tensor where the model is; to a GPU through pinned memory."""
-        tensor = torch.from_numpy(array)
-        if self.model.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.model.device, non_blocking=True)
-
-
-def _selected_module(model: PreTrainedModel, rows: Rows) -> nn.Module:
-    """The module whose output the head reads; a pooler in between must get the selected rows too."""
-    base = model.base_model
-    encoder = getattr(base, "encoder", None)
-    if rows is Rows.FIRST and getattr(base, "pooler", None) is not None and isinstance(encoder, nn.Module):
-        return encoder
-    return base
-
-
 class PackedForward:
     """All texts of a batch in one row of tokens."""
 
-    padding_free = True
+    mode = BatchMode.PACKED
     at_once = 1
 
-    def __init__(self, inputs: _ModelInputs) -> None:
+    def __init__(self, inputs: ModelInputs) -> None:
         self._inputs = inputs
         self._position_padding = position_padding(inputs.model)
         self._takes_positions = any(
@@ -215,8 +164,40 @@ class PackedForward:
             for module in (inputs.model, inputs.model.base_model)
         )
         self._mean = getattr(inputs.model.config, "classifier_pooling", None) == "mean"
+        self._stock_attention = [(config, config._attn_implementation) for config in _find_configs(inputs.model)]
+
+    def attach(self) -> None:
+        """Let the model call packed attention; one that does not call the interface keeps its own.
+
+        Raises:
+            Exception: a part of the model takes no other attention.
+        """
+        self._inputs.model.set_attn_implementation(_NAME)
+
+    def detach(self) -> None:
+        """Give the model its own attention back."""
+        for config, implementation in self._stock_attention:
+            config._attn_implementation_internal = implementation
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
+        return self._run(texts, None)
+
+    def run_checked(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
+        """As `run`.
+
+        Raises:
+            ValueError: a layer has not called the attention function, or not for the texts by themselves.
+        """
+        calls: list[str] = []
+        result = self._run(texts, calls)
+        layers = int(getattr(self._inputs.model.config.get_text_config(), "num_hidden_layers", 1))
+        if len(calls) < layers:
+            raise ValueError(f"{len(calls)} of its {layers} layers call the attention interface")
+        if obstacle := next(filter(None, calls), ""):
+            raise ValueError(obstacle)
+        return result
+
+    def _run(self, texts: Sequence[TokenizedText], calls: list[str] | None) -> tuple[Tensor, list[int]]:
         inputs = self._inputs
         lengths = [len(text.input_ids) for text in texts]
         bounds = np.cumsum([0, *lengths], dtype=np.int32)
@@ -224,11 +205,11 @@ class PackedForward:
         arrays = {"input_ids": _join([text.input_ids for text in texts], total)}
         if self._takes_positions:
             arrays["position_ids"] = _join([self._positions(text.input_ids) for text in texts], total)
-        if "token_type_ids" in inputs.inputs:
+        if "token_type_ids" in inputs.names:
             arrays["token_type_ids"] = _join([text.token_type_ids for text in texts], total)
         tensors = {name: inputs.to_device(array[None]) for name, array in arrays.items()}
         cu_seqlens = torch.from_numpy(bounds).to(inputs.model.device)
-        _current.layout = _Layout(bounds.tolist(), cu_seqlens, max(lengths), total)
+        _current.layout = _Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls)
         counts = inputs.count_rows(texts)
         output = inputs.call(tensors, self._selection(arrays["input_ids"], bounds, lengths))
         return output.reshape(-1, output.shape[-1])[: sum(counts)], counts
@@ -259,78 +240,11 @@ class PackedForward:
                 return lambda hidden: hidden[:, masks]
 
 
-class PaddedForward:
-    """A batch as a rectangle, the texts' order kept; batches are best made of texts of like length."""
-
-    padding_free = False
-    at_once = 1
-
-    def __init__(self, inputs: _ModelInputs) -> None:
-        self._inputs = inputs
-
-    def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
-        inputs = self._inputs
-        arrays = pad(texts, inputs.model.config)
-        real = arrays["attention_mask"].astype(bool)
-        tensors = {name: inputs.to_device(array) for name, array in arrays.items() if name in inputs.inputs}
-        counts = inputs.count_rows(texts)
-        match inputs.rows:
-            case Rows.ALL:
-                output = inputs.call(tensors, None)
-                return output[inputs.to_device(real)], counts
-            case Rows.FIRST:
-                output = inputs.call(tensors, None)
-            case Rows.MASKS:
-                found = np.flatnonzero(real & (arrays["input_ids"] == inputs.mask_token_id))
-                masks = inputs.to_device(found)
-                output = inputs.call(tensors, lambda hidden: hidden.reshape(1, -1, hidden.shape[-1])[:, masks])
-        return output.reshape(-1, output.shape[-1]), counts
-
-
-@torch.inference_mode()
-def choose_forward(
-    model: PreTrainedModel, inputs: frozenset[str], rows: Rows, mask_token_id: int | None
-) -> tuple[Forward, str]:
-    """Packed if a probe of unequal texts gives what the stock model gives for each of them alone, else padded.
-
-    Returns:
-        The forward and why it was chosen, for the log.
-    """
-    model_inputs = _ModelInputs(model, inputs, rows, mask_token_id)
-    padded = PaddedForward(model_inputs)
-    probe = _probe_texts(model, mask_token_id)
-    expected = torch.cat([padded.run([text])[0] for text in probe])
-    stock_attention = model.config._attn_implementation
-    try:
-        model.set_attn_implementation(_NAME)
-        packed = PackedForward(model_inputs)
-        found = packed.run(probe)[0]
-        if found.shape != expected.shape:
-            raise ValueError(f"it answers {list(found.shape)} instead of {list(expected.shape)}")
-        difference = float((found - expected).abs().max() / expected.abs().max())
-        if not difference <= _TOLERANCE[model.dtype]:
-            raise ValueError(f"it differs by {difference:.0e} of the largest logit")
-    except Exception as error:
-        model.set_attn_implementation(stock_attention)
-        return padded, f"padded batches, sorted by length: {type(model).__name__} cannot be packed ({error})"
-    return packed, f"packed batches: {type(model).__name__} gives the same without padding ({difference:.0e})"
-
-
-def _probe_texts(model: PreTrainedModel, mask_token_id: int | None) -> list[TokenizedText]:
-    """Texts of unequal lengths, longer than a sliding window, with a mask each."""
-    random = np.random.default_rng(0)
-    config = model.config.get_text_config()
-    window = getattr(config, "local_attention", 0) or 0
-    texts = []
-    for length in (7, 1 + min(2 * window + 40, 300), 21, 2):
-        ids = random.integers(0, config.vocab_size, length)
-        if mask_token_id is not None:
-            ids[ids == mask_token_id] = 0
-            ids[length // 2] = mask_token_id
-        # A padding token would change what RoBERTa takes for a position.
-        ids[ids == config.pad_token_id] = (config.pad_token_id or 0) + 1
-        texts.append(TokenizedText(ids, np.zeros_like(ids), None, False))
-    return texts
+def _find_configs(model: PreTrainedModel) -> list[PretrainedConfig]:
+    """The configs of a model and of all the models in it."""
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    configs += [getattr(config, name) for config in configs for name in config.sub_configs if getattr(config, name)]
+    return list({id(config): config for config in configs}.values())
 
 
 def _join(arrays: Sequence[NDArray[np.int64]], total: int) -> NDArray[np.int64]:

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runners.encoder.batching import BatchMode
+from runners.encoder.forward import Rows, count_rows, group_by_length, pad
 from runners.encoder.heads import Head
-from runners.encoder.packing import Rows, count_rows, pad
 from runners.encoder.reading import TokenizedText
 from runners.errors import PredictorAnswerError
 from runners.predictor import Predictor
@@ -19,19 +20,21 @@ from runners.predictor import Predictor
 class RemoteForward:
     """A batch as a rectangle that the predictor runs; what it answers is cut to the rows that the head reads."""
 
-    padding_free = False
+    mode = BatchMode.PADDED
     # The predictor computes one batch while the next is on its way.
     at_once = 2
 
-    def __init__(self, predictor: Predictor, head: Head, inputs: frozenset[str]) -> None:
+    def __init__(self, predictor: Predictor, head: Head, inputs: frozenset[str], padding_id: int) -> None:
         """
         Args:
             head: what reads the answers.
             inputs: which tensors the predictor is given.
+            padding_id: the token that padding is made of.
         """
         self._predictor = predictor
         self._head = head
         self._inputs = inputs
+        self._padding_id = padding_id
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         """As `Forward.run`; vectors that the predictor has pooled are [texts, 1, dimensions].
@@ -44,9 +47,7 @@ class RemoteForward:
             return _to_tensor(self._ask(texts, counts)), counts
         # Nothing tells the predictor what is padding, so that there must be none: texts of one length at a time.
         parts: dict[int, NDArray[np.float32]] = {}
-        lengths = [len(text.input_ids) for text in texts]
-        for length in set(lengths):
-            alike = [index for index, other in enumerate(lengths) if other == length]
+        for alike in group_by_length(texts):
             own_counts = [counts[index] for index in alike]
             answer = self._ask([texts[index] for index in alike], own_counts)
             bounds = np.cumsum(own_counts)[:-1] if answer.ndim == 2 else len(alike)
@@ -54,7 +55,7 @@ class RemoteForward:
         return _to_tensor(np.concatenate([parts[index] for index in range(len(texts))])), counts
 
     def _ask(self, texts: Sequence[TokenizedText], counts: list[int]) -> NDArray[np.float32]:
-        arrays = pad(texts, self._head.config)
+        arrays = pad(texts, self._padding_id, self._head.tokenizer.padding_side)
         answer = self._predictor.infer({name: array for name, array in arrays.items() if name in self._inputs})
         real = arrays["attention_mask"].astype(bool)
         count, longest = real.shape

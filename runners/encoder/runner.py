@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from runners.encoder.batching import BatchQueue, Entry, Job
+    from runners.encoder.batching import BatchMode, BatchQueue, Entry, Job
+    from runners.encoder.forward import Forward
     from runners.encoder.heads import Head
-    from runners.encoder.packing import Forward
     from runners.encoder.reading import Reading, TokenizedText
     from runners.encoder.token_limits import TokenLimits
     from runners.encoder.tokenization import TextTokenizer
@@ -60,6 +61,8 @@ _TOKENIZED_AT_A_TIME = 64
 # Tokens of the largest batch whose kernels are built when the model is loaded.
 _WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
+# What the texts are made of that a model is tried and warmed with.
+_TRIAL_WORDS = tuple("the quick brown fox jumps over a lazy dog and runs away from it into the old forest".split())  # noqa: SIM905
 # A text that is tokenized to its end holds others up for half a second if it has so many.
 _MOST_CHARACTERS = 2**19
 # Of the texts of a request and what each is paired with; 0.3 GB of tokens if they are long.
@@ -128,6 +131,11 @@ class EncoderRunner:
     def failed(self) -> bool:
         # Its model thread answers whatever happens.
         return False
+
+    @property
+    def forward_mode(self) -> BatchMode | None:
+        """How texts share batches; None before the model is loaded."""
+        return self._loaded.forward.mode if self._loaded is not None else None
 
     @property
     def default_options(self) -> Options:
@@ -306,7 +314,7 @@ class EncoderRunner:
 
     def _run(self, loaded: _Loaded) -> None:
         try:
-            while batch := loaded.queue.take(by_length=not loaded.forward.padding_free):
+            while batch := loaded.queue.take(loaded.forward.mode):
                 start = time.perf_counter()
                 try:
                     _run_batch(loaded, batch)
@@ -326,12 +334,12 @@ class EncoderRunner:
         import torch
         from transformers.utils import logging as transformers_logging
 
-        from runners.encoder.batching import BatchQueue
+        from runners.encoder.batching import BatchMode, BatchQueue
+        from runners.encoder.forward import ModelInputs
         from runners.encoder.heads import HEADS
-        from runners.encoder.linear import pack_linears
-        from runners.encoder.packing import choose_forward
+        from runners.encoder.probe import Probe, choose_forward
         from runners.encoder.remote import RemoteForward
-        from runners.encoder.token_limits import TokenLimits
+        from runners.encoder.token_limits import TokenLimits, find_padding_id
         from runners.encoder.tokenization import TextTokenizer
         from runners.loading import (
             limit_length,
@@ -390,17 +398,21 @@ class EncoderRunner:
             needs_pairs=head.needs_pairs,
             needed_tokens=head.needed_tokens,
         )
+        padding_id = find_padding_id(model)
         forward: Forward
         predictor = watch = None
         if remote:
             assert self._connect is not None
             predictor = self._connect(arguments)
-            forward = RemoteForward(predictor, head, inputs)
+            forward = RemoteForward(predictor, head, inputs, padding_id)
             watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
         else:
-            logger.info("%s", pack_linears(model))
-            forward, reason = choose_forward(model, inputs, head.rows, tokenizer.mask_token_id)
-            logger.info("%s", reason)
+            model_inputs = ModelInputs(model, inputs, head.rows, tokenizer.mask_token_id, padding_id)
+            probe_texts = self._make_probe_texts(head, text_tokenizer, token_limits)
+            probe = Probe(model_inputs, probe_texts, _find_ordinary_ids(head, model))
+            forward, reason = choose_forward(probe, tokenizer.padding_side)
+            slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
+            logger.log(logging.WARNING if slow else logging.INFO, "%s", reason)
         loaded = _Loaded(
             task=task,
             model=model,
@@ -427,14 +439,48 @@ class EncoderRunner:
         # Tokens come in multiples. A larger batch takes so long that its kernels' first use is not noticed, and kernels
         # that are never used are memory and time.
         warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
-        mask = loaded.head.tokenizer.mask_token or ""
-        for words in (1, 30, 200):
-            pair = "warm" if loaded.head.needs_pairs else None
-            given = TextInput(f"{mask} {'warm ' * words}", pair)
-            # The operator may have texts refused that are as long as this one.
-            options = replace(self.default_options, reading=ReadingOptions())
-            [reading] = loaded.head.tokenize(loaded.tokenizer, [given], options)
+        options = self._trial_options
+        for reading in self._read_trial_texts(loaded.head, loaded.tokenizer, loaded.token_limits, (1, 30, 200)):
             loaded.head.predict(_compute(loaded, reading.sequences), reading, options)
+
+    def _make_probe_texts(self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits) -> list[TokenizedText]:
+        """Texts that show how the model is to be run, as its tokenizer makes them."""
+        from runners.encoder.probe import count_probe_words
+
+        readings = self._read_trial_texts(head, tokenizer, limits, count_probe_words(head.config))
+        return [reading.sequences[0] for reading in readings]
+
+    def _read_trial_texts(
+        self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits, lengths: Sequence[int]
+    ) -> list[Reading]:
+        """Texts of so many words, the second ones of pairs where the task needs pairs, with a mask if there is one.
+
+        Only those that the model has embeddings for: others would end a GPU's context.
+
+        Raises:
+            ModelLoadError: it has none for any of them.
+        """
+        mask = "" if head.tokenizer.mask_token_id in limits.unreadable else head.tokenizer.mask_token or ""
+        texts = []
+        for words in lengths:
+            text = " ".join([mask, *islice(cycle(_TRIAL_WORDS), words)])
+            texts.append(TextInput("where" if head.needs_pairs else text, text if head.needs_pairs else None))
+        readable, refusal = [], None
+        for reading in head.tokenize(tokenizer, texts, self._trial_options):
+            try:
+                limits.check(reading)
+            except InputError as error:
+                refusal = error
+            else:
+                readable.append(reading)
+        if not readable:
+            raise ModelLoadError(f"the tokenizer is another model's: of ordinary words {refusal}")
+        return readable
+
+    @property
+    def _trial_options(self) -> Options:
+        # The operator may have texts refused that are as long as the longest trial.
+        return replace(self.default_options, reading=ReadingOptions())
 
 
 def _chunks(
@@ -501,6 +547,15 @@ def _infer_task(config: PretrainedConfig) -> Task:
     if task is Task.SEQUENCE_CLASSIFICATION and one_class:
         return Task.TEXT_RANKING
     return task
+
+
+def _find_ordinary_ids(head: Head, model: PreTrainedModel) -> NDArray[np.int64]:
+    """The token ids that texts are made of, without special ones: int64 [ids]."""
+    from runners.encoder.token_limits import count_token_ids
+
+    tokenizer, rows = head.tokenizer, count_token_ids(model)
+    ids = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
+    return np.array(sorted(token for token in ids if rows is None or token < rows), dtype=np.int64)
 
 
 def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

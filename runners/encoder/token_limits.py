@@ -212,7 +212,7 @@ def count_token_types(model: PreTrainedModel) -> int | None:
     return min((rows for rows in map(_rows, tables) if rows is not None), default=count_token_ids(model))
 
 
-def padding_id(model: PreTrainedModel) -> int:
+def find_padding_id(model: PreTrainedModel) -> int:
     """What pads texts: the config's padding token where the model has an embedding for that, else 0.
 
     Some configs have none, or a negative one.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from runners.encoder.linear import PackedLinear, pack_linears
-from runners.errors import ModelLoadError
+from runners.encoder.linear import pack_linears
+from runners.errors import ModelLoadError, brief
 from runners.generator.decoding import Batching, Decoder, Rows
 
 # How far logits may be from those without a cache in the probe, of the largest logit.
@@ -31,7 +31,7 @@ def choose_batching(decoder: Decoder) -> str:
     try:
         probe = _Probe(decoder)
     except Exception as error:
-        raise ModelLoadError(f"{name} cannot be generated with: {_brief(error)}") from error
+        raise ModelLoadError(f"{name} cannot be generated with: {brief(error)}") from error
     for batching in Batching:
         decoder.batching = batching
         tolerance = _TOLERANCE_ALONE if batching is Batching.ALONE else _TOLERANCE[decoder.model.dtype]
@@ -40,7 +40,7 @@ def choose_batching(decoder: Decoder) -> str:
             if not difference <= tolerance:
                 raise ValueError(f"its logits differ by {difference:.0e} of the largest")
         except Exception as error:
-            reasons.append(f"not {batching}: {_brief(error)}")
+            reasons.append(f"not {batching}: {brief(error)}")
         else:
             return "; ".join([f"{batching}: {name} gives the same as without a cache ({difference:.0e})", *reasons])
     raise ModelLoadError(f"{name} cannot be generated with: {'; '.join(reasons)}")
@@ -129,23 +129,11 @@ class _Probe:
 @torch.inference_mode()
 def speed_up(model: PreTrainedModel) -> str:
     """Pack linear layers where that is faster and the model runs with them; what was done, for the log."""
-    stock = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-    outcome = pack_linears(model)
-    packed = [module for module in model.modules() if isinstance(module, PackedLinear)]
-    if not packed:
-        return outcome
-    for module in packed:
-        # T5 looks at the dtype of a weight; what computes with it fails on the shape, here.
-        module.weight = torch.empty(0, dtype=module.dtype)
-    try:
-        ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-        model(input_ids=ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}))
-    except Exception as error:
-        for name, linear in stock.items():
-            model.set_submodule(name, linear)
-        return f"stock linear layers: {type(model).__name__} does not run with packed ones ({error})"
-    return outcome
+    ids = torch.tensor([[0, 1]], device=model.device)
+    inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
 
+    def run() -> Tensor:
+        logits: Tensor = model(**inputs, use_cache=False).logits
+        return logits
 
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return pack_linears(model, run)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from runners.encoder.batching import BatchQueue, Entry, Job
+from runners.encoder.batching import BatchMode, BatchQueue, Entry, Job
 from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Numbers, Options, Prediction
@@ -77,10 +77,26 @@ async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQ
 async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQueue) -> None:
     for length in (20, 90, 21, 5, 19, 22, 80):
         put(queue, length)
-    assert sorted(lengths(queue.take(by_length=True))) == [19, 20, 21, 22]
-    assert lengths(queue.take(by_length=True)) == [90]
-    assert sorted(lengths(queue.take(by_length=True))) == [5], "80 would make it two times 80"
-    assert lengths(queue.take(by_length=True)) == [80]
+    assert sorted(lengths(queue.take(BatchMode.PADDED))) == [19, 20, 21, 22]
+    assert lengths(queue.take(BatchMode.PADDED)) == [90]
+    assert sorted(lengths(queue.take(BatchMode.PADDED))) == [5], "80 would make it two times 80"
+    assert lengths(queue.take(BatchMode.PADDED)) == [80]
+
+
+@in_a_loop
+async def test_batches_of_equal_length_are_of_the_length_of_the_oldest(queue: BatchQueue) -> None:
+    for length in (20, 90, 20, 21, 20, 90):
+        put(queue, length)
+    for expected in ([20, 20, 20], [90], [21], [90]):
+        assert lengths(queue.take(BatchMode.EQUAL_LENGTH)) == expected
+
+
+@in_a_loop
+async def test_one_by_one_takes_the_oldest_alone(queue: BatchQueue) -> None:
+    for length in (20, 90, 20):
+        put(queue, length)
+    for expected in (20, 90, 20):
+        assert lengths(queue.take(BatchMode.ONE_BY_ONE)) == [expected]
 
 
 @in_a_loop
@@ -169,22 +185,22 @@ async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
         await job.result
 
 
-@pytest.mark.parametrize("by_length", [False, True])
-def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, by_length: bool) -> None:
+@pytest.mark.parametrize("mode", BatchMode)
+def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, mode: BatchMode) -> None:
     async def test() -> None:
         assert load() == (0, 0), "an idle queue has numbers too"
         job = put(queue, 60, 60, 60)
         other = put(queue, 60)
         assert load() == (4, 0)
-        first = queue.take(by_length)
+        first = queue.take(mode)
         assert load() == (3, 1)
-        second = queue.take(by_length)
+        second = queue.take(mode)
         assert load() == (2, 2), "several batches may run at once"
         queue.release(job)
         assert load() == (1, 2), "nobody waits for the rest of it, although it still lies there"
         queue.finish(first)
         queue.finish(second)
-        queue.finish(queue.take(by_length))
+        queue.finish(queue.take(mode))
         assert load() == (0, 0)
         queue.release(other)
         assert load() == (0, 0)

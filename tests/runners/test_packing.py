@@ -2,84 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
 
+from runners.encoder.forward import PaddedForward
 from runners.encoder.linear import PackedLinear, pack_linears, warm_linears
-from runners.encoder.packing import Forward, PackedForward, PaddedForward, Rows, choose_forward
-from runners.encoder.reading import TokenizedText
+from runners.encoder.packing import PackedForward
 from tests.conftest import ModelFolder
-from tests.families import AUTO_CLASSES, FAMILIES
+from tests.families import FAMILIES
+from tests.forwards import ROWS, ForwardCase, run
 
 TOLERANCE = 2e-5
-ROWS = {
-    "fill_mask": Rows.MASKS,
-    "sequence_classification": Rows.FIRST,
-    "text_embedding": Rows.ALL,
-    "token_classification": Rows.ALL,
-}
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU, and this machine has none")
-
-
-class Case:
-    """A model of a family for a task, as the server runs it and as `transformers` does."""
-
-    def __init__(
-        self,
-        family: str,
-        task: str,
-        model_folder: ModelFolder,
-        device: str = "cpu",
-        dtype: str = "float32",
-        **config: Any,
-    ) -> None:
-        folder = model_folder(family, task, **config)
-        self.mask: int = AutoTokenizer.from_pretrained(folder).mask_token_id
-        self.task = task
-        self.reference = AUTO_CLASSES[task].from_pretrained(folder).eval().to(device, getattr(torch, dtype))
-        self.model: PreTrainedModel = (
-            AUTO_CLASSES[task].from_pretrained(folder).eval().to(device, getattr(torch, dtype))
-        )
-        pack_linears(self.model)
-        taken = frozenset(inspect.signature(self.model.forward).parameters)
-        names = frozenset(AutoTokenizer.from_pretrained(folder).model_input_names) & taken
-        self.forward, self.reason = choose_forward(self.model, names, ROWS[task], self.mask)
-
-    def texts(self, lengths: Sequence[int], seed: int) -> list[TokenizedText]:
-        random = np.random.default_rng(seed)
-        texts = []
-        for length in lengths:
-            ids = random.integers(10, self.model.config.vocab_size, length)
-            ids[random.integers(0, length, 1 + length // 50)] = self.mask
-            texts.append(TokenizedText(ids, np.zeros_like(ids), None, False))
-        return texts
-
-    @torch.inference_mode()
-    def expected(self, text: TokenizedText) -> torch.Tensor:
-        output = self.reference(torch.from_numpy(text.input_ids)[None].to(self.reference.device))
-        rows: torch.Tensor = output.last_hidden_state[0] if self.task == "text_embedding" else output.logits[0]
-        if self.task == "fill_mask":
-            rows = rows[torch.from_numpy(text.input_ids == self.mask)]
-        return rows.reshape(-1, rows.shape[-1]).cpu()
-
-
-@torch.inference_mode()
-def run(forward: Forward, texts: list[TokenizedText]) -> list[torch.Tensor]:
-    rows, counts = forward.run(texts)
-    return list(torch.split(rows.cpu(), counts))
 
 
 @pytest.mark.parametrize("task", ROWS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_any_batch_equals_transformers(family: str, task: str, model_folder: ModelFolder) -> None:
     """Random batches of random lengths; packed for every family but DeBERTa, whose attention is its own."""
-    case = Case(family, task, model_folder)
+    case = ForwardCase(model_folder(family, task), task)
     assert isinstance(case.forward, PaddedForward if family == "deberta-v2" else PackedForward), case.reason
     random = np.random.default_rng(1)
     batches: list[Any] = [
@@ -97,7 +41,7 @@ def test_any_batch_equals_transformers(family: str, task: str, model_folder: Mod
 @pytest.mark.parametrize("task", ROWS)
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "deberta-v2"])
 def test_an_answer_is_bit_identical_in_any_batch(family: str, task: str, model_folder: ModelFolder) -> None:
-    case = Case(family, task, model_folder)
+    case = ForwardCase(model_folder(family, task), task)
     texts = case.texts([7, 33, 1, 250, 16, 48, 90, 12], seed=3)
     alone = [run(case.forward, [text])[0] for text in texts]
     for order in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 3, 1], [4, 4, 4, 2], [6, 5]):
@@ -106,7 +50,9 @@ def test_an_answer_is_bit_identical_in_any_batch(family: str, task: str, model_f
 
 
 def test_mean_pooling_head_of_modernbert(model_folder: ModelFolder) -> None:
-    case = Case("modernbert", "sequence_classification", model_folder, classifier_pooling="mean")
+    case = ForwardCase(
+        model_folder("modernbert", "sequence_classification", classifier_pooling="mean"), "sequence_classification"
+    )
     assert isinstance(case.forward, PackedForward), case.reason
     texts = case.texts([5, 60, 17], seed=0)
     for text, found in zip(texts, run(case.forward, texts), strict=True):
@@ -116,7 +62,7 @@ def test_mean_pooling_head_of_modernbert(model_folder: ModelFolder) -> None:
 @pytest.mark.parametrize("family", ["roberta", "bert"])
 def test_a_padding_token_in_a_text(family: str, model_folder: ModelFolder) -> None:
     """RoBERTa gives it no position of its own, and neither does the packed batch."""
-    case = Case(family, "token_classification", model_folder)
+    case = ForwardCase(model_folder(family, "token_classification"), "token_classification")
     texts = case.texts([9, 20], seed=0)
     texts[1].input_ids[4:6] = case.model.config.pad_token_id
     for text, found in zip(texts, run(case.forward, texts), strict=True):
@@ -124,15 +70,14 @@ def test_a_padding_token_in_a_text(family: str, model_folder: ModelFolder) -> No
 
 
 def test_a_model_that_cannot_be_packed_says_why(model_folder: ModelFolder) -> None:
-    case = Case("deberta-v2", "sequence_classification", model_folder)
-    assert case.reason.startswith(
-        "padded batches, sorted by length: DebertaV2ForSequenceClassification cannot be packed"
-    )
+    case = ForwardCase(model_folder("deberta-v2", "sequence_classification"), "sequence_classification")
+    assert case.reason.startswith("texts are run in padded batches, sorted by length: DebertaV2ForSequenceClass")
+    assert "not packed, since 0 of its 2 layers call the attention interface" in case.reason
     assert case.model.config._attn_implementation != "packed"
 
 
 def test_linears_are_packed_and_equal(model_folder: ModelFolder) -> None:
-    case = Case("bert", "sequence_classification", model_folder)
+    case = ForwardCase(model_folder("bert", "sequence_classification"), "sequence_classification")
     if not any(isinstance(module, PackedLinear) for module in case.model.modules()):
         pytest.skip("this CPU has no oneDNN linear layers that agree with the stock ones")
     assert not any(type(module) is torch.nn.Linear for module in case.model.modules())
@@ -145,14 +90,17 @@ def test_linears_stay_where_the_operator_is_missing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("runners.encoder.linear.PackedLinear", missing)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    assert pack_linears(model) == "stock linear layers: this platform has no packed ones (AttributeError)"
+    assert (
+        pack_linears(model, lambda: model(torch.ones(1, 4)))
+        == "stock linear layers: this platform has no packed ones (AttributeError)"
+    )
     assert type(model[0]) is torch.nn.Linear
 
 
 def test_linears_stay_where_packed_ones_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.encoder.linear._equal", lambda *_: False)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    assert "give other results" in pack_linears(model)
+    assert "give other results" in pack_linears(model, lambda: model(torch.ones(1, 4)))
     assert type(model[0]) is torch.nn.Linear
 
 
@@ -161,7 +109,7 @@ def test_linears_stay_where_packed_ones_differ(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("task", ROWS)
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 def test_any_batch_on_a_gpu(family: str, task: str, dtype: str, model_folder: ModelFolder) -> None:
-    case = Case(family, task, model_folder, "cuda", dtype, initializer_range=0.05)
+    case = ForwardCase(model_folder(family, task, initializer_range=0.05), task, "cuda", dtype)
     assert isinstance(case.forward, PackedForward), case.reason
     texts = case.texts([5, 200, 17, 1], seed=0)
     for text, found in zip(texts, run(case.forward, texts), strict=True):

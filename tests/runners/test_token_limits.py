@@ -25,7 +25,7 @@ from transformers import (
 
 from protocol.tensors import BYTES
 from runners.encoder.reading import Reading, TokenizedText
-from runners.encoder.token_limits import TokenLimits, count_token_ids, count_token_types, padding_id
+from runners.encoder.token_limits import TokenLimits, count_token_ids, count_token_types, find_padding_id
 from runners.errors import InputError, ModelLoadError
 from runners.inference import TextInput, TokenInput
 from tests.conftest import Dial, ModelFolder, Serve
@@ -83,7 +83,7 @@ def test_rows_count_and_not_the_config() -> None:
 def test_padding_id(given: Any, expected: int) -> None:
     model = on_meta("bert")
     model.config.pad_token_id = given
-    assert padding_id(model) == expected
+    assert find_padding_id(model) == expected
 
 
 def wordpiece(*tokens: str, **special: str) -> PreTrainedTokenizerBase:
@@ -267,6 +267,27 @@ def test_pairs_that_a_table_of_one_row_cannot_hold(
         expected = "text 0 cannot be served: 1 is none of the model's token_type_ids, which are 0 to 0"
         assert (found.code, found.error) == ("INVALID_ARGUMENT", expected)
         assert wire(client, dial(client), "model", request_of(["a", "b"], {})).code == "OK"
+
+
+def test_a_classifier_without_the_mask_of_its_tokenizer(
+    model_folder: ModelFolder, tmp_path: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is it tried with that mask when it is loaded."""
+    folder = model_folder("bert", "sequence_classification")
+    client = serve(model_dir=add_tokens(folder, tmp_path / "mask", special={"mask_token": "<mask>"}))
+    assert "texts with them are refused: '<mask>' (30522)" in caplog.text
+    found = [client.post("/v1/models/model:predict", json={"instances": [text]}) for text in ("fine", "a <mask>")]
+    assert [response.status_code for response in found] == [200, 400]
+    assert "text 0 cannot be served: 30522 ('<mask>') is none of" in found[1].text
+
+
+def test_a_tokenizer_of_another_model(model_folder: ModelFolder) -> None:
+    """It has [CLS] and [SEP], and a few words."""
+    folder = model_folder("bert", "sequence_classification", vocab_size=1100)
+    with pytest.raises(
+        ModelLoadError, match=r"another model's: of ordinary words \d+ \('\w+'\) is none of .* 0 to 1099"
+    ):
+        load(model_dir=str(folder))
 
 
 def test_in_front_of_a_predictor(extra_token: Callable[[str], Path], serve: Serve) -> None:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForMaskedLM
 
 from runners.answers import AnswerOptions
+from runners.encoder.forward import Rows
 from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
-from runners.encoder.packing import Rows
 from runners.encoder.reading import Reading, TokenizedText
 from runners.encoder.tokenization import TextTokenizer
 from runners.errors import InputError, ModelLoadError

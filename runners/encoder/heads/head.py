@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from runners.answers import AnswerOptions
 from runners.arguments import Arguments
-from runners.encoder.packing import Rows
+from runners.encoder.forward import Rows
 from runners.encoder.probabilities import softmax
 from runners.encoder.reading import Reading, TokenizedText
 from runners.encoder.tokenization import TRUNCATE, TextTokenizer

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from runners.answers import AnswerOptions, ScoreFunction, WindowAggregation
+from runners.encoder.forward import Rows
 from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
-from runners.encoder.packing import Rows
 from runners.encoder.probabilities import sigmoid, softmax
 from runners.encoder.reading import Reading
 from runners.inference import ClassScores, Numbers, Options, Output, Table, TensorSpec
