@@ -17,6 +17,7 @@ from runners.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
+    NonFiniteScoresError,
     OverloadedError,
     PredictorAnswerError,
     PredictorRefusalError,
@@ -108,6 +109,8 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     # Whoever asks for a model to be loaded is to know why it is not.
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    # It is the model's fault, and the message names the text, so that the caller can ask for the others.
+    NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
     PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -29,6 +29,10 @@ class InputError(RunnerError):
         self.param = param
 
 
+class NonFiniteScoresError(RunnerError):
+    """What the model says of a text is NaN or infinity, of which no answer can be made."""
+
+
 class OverloadedError(RunnerError):
     """Too much is under way; the caller may try again after `retry_after` seconds."""
 

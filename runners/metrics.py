@@ -9,6 +9,11 @@ TRUNCATED_TEXTS = Counter(
     "Texts longer than the model's limit, of which only the beginning was read",
     ["model_name"],
 )
+NON_FINITE_TEXTS = Counter(
+    "runtime_non_finite_texts",
+    "Texts that were answered with an error because the model's scores of them were NaN or infinity",
+    ["model_name"],
+)
 # What is under way in a worker that has died does not count: "live".
 WAITING_TEXTS = Gauge(
     "runtime_waiting_texts",

@@ -124,7 +124,9 @@ class ModelInputs:
         if hasattr(output, "start_logits"):
             return torch.stack((output.start_logits, output.end_logits), dim=-1)
         logits: Tensor | None = getattr(output, "logits", None)
-        return output.last_hidden_state if logits is None else logits
+        scores: Tensor = output.last_hidden_state if logits is None else logits
+        # Perceiver answers for as many tokens as it has positions.
+        return scores[:, :tokens] if self.rows is not Rows.FIRST and select is None else scores
 
     def run_alone(self, text: TokenizedText) -> Tensor:
         """What the stock model says of one text, without padding: [rows, classes].

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runners.encoder.difference import measure_difference
 from runners.errors import brief
 
 # The row counts of a short text alone and of a full batch, at which packed layers must hold their own, and how often
@@ -27,7 +28,7 @@ _SMALL_LAYER = 2**18
 VOCABULARY = 10_000
 # Packed weights are laid out for many rows; the layout serves few rows as well.
 _LAYOUT_ROWS = 512
-# How far a model may be with packed layers from what it is with stock ones, of its largest score.
+# How far scores with packed layers may be from those with stock ones, relative to their size.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
@@ -120,11 +121,10 @@ def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
 def _find_difference(run: Callable[[], Tensor], expected: Tensor) -> str:
     """Why a model does not run as before; empty if it does."""
     try:
-        found = run()
-        difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        difference = measure_difference(run(), expected)
     except Exception as error:
         return brief(error)
-    return "" if difference <= _TOLERANCE[expected.dtype] else f"it differs by {difference:.0e} of the largest score"
+    return "" if difference <= _TOLERANCE[expected.dtype] else f"its scores differ by {difference:.0e}"
 
 
 @torch.inference_mode()

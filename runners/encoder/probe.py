@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from runners.encoder.batching import BatchMode
+from runners.encoder.difference import measure_difference
 from runners.encoder.forward import Forward, GroupedForward, ModelInputs, PaddedForward, Rows
 from runners.encoder.linear import pack_linears
 from runners.encoder.packing import PackedForward
@@ -31,7 +32,7 @@ from runners.memory import available_memory
 
 logger = logging.getLogger(__name__)
 
-# How far scores of a batch may be from those of the stock model, of the largest score.
+# How far scores of a batch may be from those of the stock model, relative to their size.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # Words of the texts that are tried; one more is longer than what the model's attention reaches, up to a limit.
 PROBE_WORDS = (1, 9, 20, 40)
@@ -49,15 +50,19 @@ _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual
 
 def count_probe_words(config: PretrainedConfig) -> tuple[int, ...]:
     """The lengths, in words, of texts that show how a model of this config is to be run."""
-    config = config.get_text_config()
-    reaches = [0]
-    for name in ("sliding_window", "local_attention", "attention_window"):
-        value = getattr(config, name, None)
-        reaches += value if isinstance(value, list) else [value or 0]
+    reach = max(_read_reaches(config.get_text_config()))
+    return (*PROBE_WORDS, min(reach + PROBE_WORDS[-1], _MOST_PROBE_WORDS)) if reach else PROBE_WORDS
+
+
+def _read_reaches(config: PretrainedConfig) -> Iterator[int]:
+    """How many tokens attention reaches, where it does not reach all; 0 where it does."""
+    # Layers may differ, and then no value holds for all.
+    for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:
+        for name in ("sliding_window", "local_attention", "attention_window"):
+            value = getattr(each, name, None) or 0
+            yield from value if isinstance(value, list) else [value]
     if getattr(config, "attention_type", None) == "block_sparse":
-        reaches.append((5 + 2 * config.num_random_blocks) * config.block_size)
-    longest = min(max(reaches) + PROBE_WORDS[-1], _MOST_PROBE_WORDS)
-    return PROBE_WORDS if max(reaches) == 0 else (*PROBE_WORDS, longest)
+        yield (5 + 2 * config.num_random_blocks) * config.block_size
 
 
 class Probe:
@@ -233,7 +238,7 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
         expected: what the stock model says of the probe's texts.
 
     Returns:
-        How far it is from that, of the largest score.
+        How far its scores are from those.
 
     Raises:
         ValueError: it gives something else, or the answer to a text depends on the others.
@@ -265,17 +270,14 @@ def _split(forward: Forward, texts: Sequence[TokenizedText]) -> list[Tensor]:
 
 
 def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
-    """How far scores are from what is expected, of the largest score.
+    """How far scores are from what is expected.
 
     Raises:
         ValueError: it is more than the tolerance.
     """
-    scores, expected_scores = torch.cat(list(found)), torch.cat(list(expected))
-    if scores.shape != expected_scores.shape:
-        raise ValueError(f"it answers {list(scores.shape)} instead of {list(expected_scores.shape)}")
-    difference = float((scores - expected_scores).abs().max() / expected_scores.abs().max().clamp(min=1e-30))
+    difference = measure_difference(torch.cat(list(found)), torch.cat(list(expected)))
     if not difference <= tolerance:
-        raise ValueError(f"it differs by {difference:.0e} of the largest score")
+        raise ValueError(f"its scores differ by {difference:.0e}")
     return difference
 
 

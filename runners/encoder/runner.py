@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.cores import count_cores
@@ -29,18 +31,19 @@ from runners.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
+    NonFiniteScoresError,
+    PredictorAnswerError,
     PredictorError,
     PredictorRefusalError,
     load_errors,
     naming_text,
 )
 from runners.inference import TRUNCATED_TOKENS, Options, Output, Prediction, TensorSpec, TextInput, TokenInput
-from runners.metrics import TRUNCATED_TEXTS, Load
+from runners.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
 from runners.predictor import Predictor, PredictorWatch
 from runners.task import ENTAILMENT, GENERATION, Task, infer_task
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,7 +51,8 @@ if TYPE_CHECKING:
     from runners.encoder.forward import Forward
     from runners.encoder.heads import Head
     from runners.encoder.reading import Reading, TokenizedText
-    from runners.encoder.tokenization import TextTokenizer, TokenLimits
+    from runners.encoder.token_limits import TokenLimits
+    from runners.encoder.tokenization import TextTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -275,6 +279,7 @@ class EncoderRunner:
         for position, reading in enumerate(readings, start):
             with naming_text(position):
                 loaded.head.check(reading, options.answer)
+                loaded.token_limits.check(reading)
         truncated = [reading for reading in readings if any(sequence.truncated for sequence in reading.sequences)]
         if not truncated:
             return
@@ -334,7 +339,8 @@ class EncoderRunner:
         from runners.encoder.heads import HEADS
         from runners.encoder.probe import Probe, choose_forward
         from runners.encoder.remote import RemoteForward
-        from runners.encoder.tokenization import TextTokenizer, TokenLimits
+        from runners.encoder.token_limits import TokenLimits, find_padding_id
+        from runners.encoder.tokenization import TextTokenizer
         from runners.loading import (
             limit_length,
             load_config,
@@ -376,6 +382,7 @@ class EncoderRunner:
             raise ArgumentsError(str(error)) from error
         inputs = _input_names(arguments, model, tokenizer)
         TRUNCATED_TEXTS.labels(self.name)
+        NON_FINITE_TEXTS.labels(self.name)
         max_batch_tokens = resolve_batch_tokens(arguments, device)
         max_length = limit_length(model, tokenizer, arguments.max_length, head.recommended_length)
         text_tokenizer = TextTokenizer(
@@ -384,7 +391,14 @@ class EncoderRunner:
             add_special_tokens=not arguments.disable_special_tokens,
             lower_case=head.lower_case,
         )
-        padding_id = model.config.get_text_config().pad_token_id or 0
+        token_limits = TokenLimits.of(model, max_length, "token_type_ids" in inputs).compare(
+            tokenizer,
+            add_special_tokens=not arguments.disable_special_tokens,
+            accepts_pairs=head.accepts_pairs,
+            needs_pairs=head.needs_pairs,
+            needed_tokens=head.needed_tokens,
+        )
+        padding_id = find_padding_id(model)
         forward: Forward
         predictor = watch = None
         if remote:
@@ -394,7 +408,8 @@ class EncoderRunner:
             watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
         else:
             model_inputs = ModelInputs(model, inputs, head.rows, tokenizer.mask_token_id, padding_id)
-            probe = Probe(model_inputs, self._make_probe_texts(head, text_tokenizer), _find_ordinary_ids(head, model))
+            probe_texts = self._make_probe_texts(head, text_tokenizer, token_limits)
+            probe = Probe(model_inputs, probe_texts, _find_ordinary_ids(head, model))
             forward, reason = choose_forward(probe, tokenizer.padding_side)
             slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
             logger.log(logging.WARNING if slow else logging.INFO, "%s", reason)
@@ -403,7 +418,7 @@ class EncoderRunner:
             model=model,
             head=head,
             tokenizer=text_tokenizer,
-            token_limits=TokenLimits.of(model.config.get_text_config(), max_length, "token_type_ids" in inputs),
+            token_limits=token_limits,
             tokenizer_thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
             forward=forward,
             queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests, Load(self.name)),
@@ -425,23 +440,42 @@ class EncoderRunner:
         # that are never used are memory and time.
         warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
         options = self._trial_options
-        for reading in self._read_trial_texts(loaded.head, loaded.tokenizer, (1, 30, 200)):
+        for reading in self._read_trial_texts(loaded.head, loaded.tokenizer, loaded.token_limits, (1, 30, 200)):
             loaded.head.predict(_compute(loaded, reading.sequences), reading, options)
 
-    def _make_probe_texts(self, head: Head, tokenizer: TextTokenizer) -> list[TokenizedText]:
+    def _make_probe_texts(self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits) -> list[TokenizedText]:
         """Texts that show how the model is to be run, as its tokenizer makes them."""
         from runners.encoder.probe import count_probe_words
 
-        readings = self._read_trial_texts(head, tokenizer, count_probe_words(head.config))
+        readings = self._read_trial_texts(head, tokenizer, limits, count_probe_words(head.config))
         return [reading.sequences[0] for reading in readings]
 
-    def _read_trial_texts(self, head: Head, tokenizer: TextTokenizer, lengths: Sequence[int]) -> list[Reading]:
-        """Texts of so many words, the second ones of pairs where the task needs pairs, with a mask if there is one."""
+    def _read_trial_texts(
+        self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits, lengths: Sequence[int]
+    ) -> list[Reading]:
+        """Texts of so many words, the second ones of pairs where the task needs pairs, with a mask if there is one.
+
+        Only those that the model has embeddings for: others would end a GPU's context.
+
+        Raises:
+            ModelLoadError: it has none for any of them.
+        """
+        mask = "" if head.tokenizer.mask_token_id in limits.unreadable else head.tokenizer.mask_token or ""
         texts = []
         for words in lengths:
-            text = " ".join([head.tokenizer.mask_token or "", *islice(cycle(_TRIAL_WORDS), words)])
+            text = " ".join([mask, *islice(cycle(_TRIAL_WORDS), words)])
             texts.append(TextInput("where" if head.needs_pairs else text, text if head.needs_pairs else None))
-        return head.tokenize(tokenizer, texts, self._trial_options)
+        readable, refusal = [], None
+        for reading in head.tokenize(tokenizer, texts, self._trial_options):
+            try:
+                limits.check(reading)
+            except InputError as error:
+                refusal = error
+            else:
+                readable.append(reading)
+        if not readable:
+            raise ModelLoadError(f"the tokenizer is another model's: of ordinary words {refusal}")
+        return readable
 
     @property
     def _trial_options(self) -> Options:
@@ -517,12 +551,11 @@ def _infer_task(config: PretrainedConfig) -> Task:
 
 def _find_ordinary_ids(head: Head, model: PreTrainedModel) -> NDArray[np.int64]:
     """The token ids that texts are made of, without special ones: int64 [ids]."""
-    import numpy as np
+    from runners.encoder.token_limits import count_token_ids
 
-    tokenizer, embeddings = head.tokenizer, model.get_input_embeddings()
-    rows = int(getattr(embeddings, "num_embeddings", head.config.get_text_config().vocab_size))
+    tokenizer, rows = head.tokenizer, count_token_ids(model)
     ids = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
-    return np.array(sorted(token for token in ids if token < rows), dtype=np.int64)
+    return np.array(sorted(token for token in ids if rows is None or token < rows), dtype=np.int64)
 
 
 def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
@@ -551,8 +584,10 @@ def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
 
     A predictor that has failed would fail them all, one after another.
     """
+    predictions: Sequence[Prediction | Exception | None]
     try:
-        predictions: Sequence[Prediction | Exception | None] = _predict(loaded, batch)
+        predictions = _predict(loaded, batch)
+        _count_failed(loaded, batch, predictions)
     except Exception as error:
         hopeless = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
         if len(batch) > 1 and not hopeless:
@@ -569,14 +604,41 @@ def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
         job.deliver(answered)
 
 
-def _predict(loaded: _Loaded, batch: Sequence[Entry]) -> list[Prediction | None]:
-    """The answers to those texts of which no sequence is missing any more."""
+def _predict(loaded: _Loaded, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
+    """The answers to those texts of which no sequence is missing any more; an error for scores that are not finite."""
     scores = _compute(loaded, [entry.text for entry in batch])
-    predictions: list[Prediction | None] = []
+    predictions: list[Prediction | Exception | None] = []
     for entry, rows in zip(batch, scores, strict=True):
+        if not np.isfinite(rows).all():
+            predictions.append(_non_finite_error(loaded, entry.position))
+            continue
         parts = entry.reading.accept(entry.part, rows)
         predictions.append(None if parts is None else loaded.head.predict(parts, entry.reading, entry.options))
     return predictions
+
+
+def _non_finite_error(loaded: _Loaded, position: int) -> Exception:
+    if loaded.predictor is not None:
+        return PredictorAnswerError(f"the predictor's scores of text {position} are not finite (NaN or infinity)")
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    return NonFiniteScoresError(
+        f"the scores of model {loaded.head.arguments.model_name} for text {position} are not finite (NaN or infinity) "
+        f"and mean nothing: its weights are damaged, or overflow in {dtype}"
+    )
+
+
+def _count_failed(
+    loaded: _Loaded, batch: Sequence[Entry], predictions: Sequence[Prediction | Exception | None]
+) -> None:
+    """Count the texts whose scores are not finite, and log one of them."""
+    pairs = zip(batch, predictions, strict=True)
+    failed = {
+        (id(entry.job), entry.position): prediction
+        for entry, prediction in pairs if isinstance(prediction, Exception)
+    }  # fmt: skip
+    if failed:
+        NON_FINITE_TEXTS.labels(loaded.head.arguments.model_name).inc(len(failed))
+        logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
 
 
 def _compute(loaded: _Loaded, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:

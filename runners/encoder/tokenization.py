@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from runners.answers import ReadingOptions
 from runners.encoder.reading import Reading, Source, TokenizedText, find_carrying_on, join_windows
 from runners.errors import ArgumentsError, InputError, naming_text
-from runners.inference import TextInput, TokenInput
+from runners.inference import TextInput
 
 # Several times what a token of any language has on average.
 _CHARACTERS_A_TOKEN = 32
@@ -325,53 +325,6 @@ class TextTokenizer:
         if beginning is not text and not encoding.overflowing:
             encoding = self._backend.encode(text, add_special_tokens=False)
         return [encoding, *encoding.overflowing]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLimits:
-    """What token ids must be for the model to read them.
-
-    Attributes:
-        max_length: most tokens of a text.
-        vocabulary: how many token ids there are.
-        token_types: how many token type ids there are; 0 where the model takes none.
-    """
-
-    max_length: int
-    vocabulary: int
-    token_types: int
-
-    @classmethod
-    def of(cls, config: PretrainedConfig, max_length: int, takes_token_types: bool) -> TokenLimits:
-        """Those of a model by its config."""
-        # DeBERTa takes them and has a table of none.
-        token_types = max(1, int(getattr(config, "type_vocab_size", 1)))
-        return cls(max_length, int(config.vocab_size), token_types if takes_token_types else 0)
-
-    def accept(self, given: TokenInput) -> Reading:
-        """A text as the caller has tokenized it; it is not truncated, since its last token may be a special one.
-
-        Raises:
-            InputError: it is too long, or has an id that the model does not know.
-        """
-        ids, types = given.input_ids, given.token_type_ids
-        if len(ids) > self.max_length:
-            raise InputError(f"it has {len(ids)} tokens; the model takes {self.max_length}")
-        _check_ids(ids, self.vocabulary, "input_ids")
-        if types is not None and not self.token_types:
-            raise InputError("it has token_type_ids, and the model takes none")
-        if types is not None:
-            _check_ids(types, self.token_types, "token_type_ids")
-        text = TokenizedText(ids, np.zeros_like(ids) if types is None else types, None, truncated=False)
-        return Reading(text, [text])
-
-
-def _check_ids(ids: NDArray[np.int64], count: int, name: str) -> None:
-    if not len(ids):
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= count:
-        raise InputError(f"{low if low < 0 else high} is none of the model's {name}, which are 0 to {count - 1}")
 
 
 def _cut(text: str, parts: Sequence[Encoding], most: int) -> str:

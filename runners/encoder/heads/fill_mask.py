@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class FillMask(ClassificationHead):
         if self.tokenizer.mask_token_id is None:
             raise ModelLoadError("the tokenizer has no mask token, so it cannot do fill_mask")
         self._vocabulary = self.tokenizer.get_vocab()
+
+    @property
+    def needed_tokens(self) -> Collection[int]:
+        return (int(self.tokenizer.mask_token_id),)
 
     def check(self, reading: Reading, wanted: AnswerOptions) -> None:
         super().check(reading, wanted)
@@ -147,7 +151,7 @@ class FillMask(ClassificationHead):
 
     @property
     def classes(self) -> int:
-        return int(self.config.vocab_size)
+        return int(self.config.get_text_config().vocab_size)
 
     @property
     def rows_shape(self) -> tuple[int, ...]:

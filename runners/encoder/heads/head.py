@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,6 +96,11 @@ class Head(ABC):
         Raises:
             InputError: an option cannot be what was meant for this model.
         """
+
+    @property
+    def needed_tokens(self) -> Collection[int]:
+        """Ids of tokens that every text must have."""
+        return ()
 
     @property
     def options(self) -> frozenset[str]:

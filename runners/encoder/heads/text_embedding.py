@@ -31,7 +31,7 @@ class TextEmbedding(Head):
         self.lower_case = files.lower_case
         self.recommended_length = files.max_length
         self.pooled_width = self._dimensions = len(
-            self._pooling.pool(torch.zeros(1, self.config.hidden_size, device=self.device))
+            self._pooling.pool(torch.zeros(1, self.config.get_text_config().hidden_size, device=self.device))
         )
 
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
@@ -43,7 +43,7 @@ class TextEmbedding(Head):
 
     @property
     def width(self) -> int:
-        return int(self.config.hidden_size)
+        return int(self.config.get_text_config().hidden_size)
 
     def check_options(self, options: Options) -> None:
         dimensions, name = options.answer.dimensions, options.answer.prompt_name
