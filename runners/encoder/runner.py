@@ -415,8 +415,8 @@ class EncoderRunner:
         warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
         mask = loaded.head.tokenizer.mask_token or ""
         for words in (1, 30, 200):
-            pair = "warm" if loaded.head.needs_pairs else None
-            given = TextInput(f"{mask} {'warm ' * words}", pair)
+            text = f"{mask} {'warm ' * words}"
+            given = TextInput("warm", text) if loaded.head.needs_pairs else TextInput(text)
             # The operator may have texts refused that are as long as this one.
             options = replace(self.default_options, reading=ReadingOptions())
             [reading] = loaded.head.tokenize(loaded.tokenizer, [given], options)
