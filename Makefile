@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo sentiment stubs bento lock test test-image test-triton \
+.PHONY: serve vllm demo sentiment stubs bento lock test test-architectures test-image test-triton architectures-table \
 	bench bench-answers bench-encoders bench-generation bench-infinity bench-wires lint clean
 
 SENTIMENT := demo/models/sentiment
@@ -71,6 +71,14 @@ test-image: $(VENV)/installed-test
 # Against a real Triton, which is a third of a GB and wants Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed
 	$(PYTHON) -m pytest -m triton
+
+# Every architecture that `transformers` registers, in three dtypes, against the stock models alone; minutes.
+test-architectures: $(VENV)/installed-test
+	$(PYTHON) -m pytest -m architectures tests/architectures
+
+# Measures the table of docs/models.md and writes it.
+architectures-table: $(VENV)/installed-test
+	$(PYTHON) -m tests.architectures.table
 
 # Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
 bench: bench-encoders bench-wires bench-generation

@@ -61,7 +61,7 @@ def wordpiece() -> PreTrainedTokenizerBase:
 
 
 @functools.cache
-def _trained_bpe() -> Tokenizer:
+def trained_bpe() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -75,14 +75,14 @@ def _trained_bpe() -> Tokenizer:
 
 
 def roberta_bpe() -> PreTrainedTokenizerBase:
-    model = _json_model(_trained_bpe())
+    model = _json_model(trained_bpe())
     merges: Any = [tuple(merge) for merge in model["merges"]]
     return RobertaTokenizer(vocab=model["vocab"], merges=merges, model_max_length=512)
 
 
 def modernbert_bpe() -> PreTrainedTokenizerBase:
     """As ModernBERT's: byte-level BPE with BERT's special tokens around."""
-    tokenizer = Tokenizer.from_str(_trained_bpe().to_str())
+    tokenizer = Tokenizer.from_str(trained_bpe().to_str())
     tokenizer.add_special_tokens(["[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"])
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
@@ -97,7 +97,7 @@ def modernbert_bpe() -> PreTrainedTokenizerBase:
 
 
 @functools.cache
-def _trained_unigram(unknown: str, specials: tuple[str, ...]) -> list[tuple[str, float]]:
+def trained_unigram(unknown: str, specials: tuple[str, ...]) -> list[tuple[str, float]]:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
@@ -108,12 +108,12 @@ def _trained_unigram(unknown: str, specials: tuple[str, ...]) -> list[tuple[str,
 
 
 def albert_unigram() -> PreTrainedTokenizerBase:
-    vocab = _trained_unigram("<unk>", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
+    vocab = trained_unigram("<unk>", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"))
     return AlbertTokenizer(vocab=vocab, model_max_length=512)
 
 
 def deberta_unigram() -> PreTrainedTokenizerBase:
-    vocab = _trained_unigram("[UNK]", ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"))
+    vocab = trained_unigram("[UNK]", ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"))
     return DebertaV2Tokenizer(vocab=vocab, unk_id=3, do_lower_case=True, model_max_length=512)
 
 
