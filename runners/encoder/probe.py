@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from runners.encoder.batching import BatchMode
 from runners.encoder.difference import measure_difference
@@ -82,7 +82,8 @@ class Probe:
         self.texts, refusals = self._run_all(texts)
         if not self.texts:
             raise ModelLoadError(
-                f"{self.name} does not run with text alone{_name_other_inputs(inputs)}: {brief(refusals[0])}"
+                f"{self.name} does not run with text alone in {_name_dtype(inputs)}{_name_other_inputs(inputs)}: "
+                f"{brief(refusals[0])}"
             )
         # Classifiers of encoder-decoders want an end of text, for example.
         self._keeps_specials = bool(self._run_all([self._replace(text, 0, False) for text in self.texts])[1])
@@ -142,7 +143,7 @@ def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         _check_finite(probe, expected)
         candidates = _make_candidates(probe, padding_side)
     refusals: dict[BatchMode, str] = {}
-    if model.dtype != torch.float32:
+    if probe.inputs.dtype != torch.float32:
         candidates = _check_in_float32(probe, candidates, refusals)
     logger.info("%s", pack_linears(model, lambda: torch.cat(probe.run_alone(probe.texts))))
     with torch.inference_mode():
@@ -189,7 +190,7 @@ def _selects(probe: Probe) -> bool:
     text = probe.texts[-1]
     expected = probe.inputs.run_alone(text)
     try:
-        _compare([PaddedForward(probe.inputs).run([text])[0]], [expected], _TOLERANCE[probe.inputs.model.dtype])
+        _compare([PaddedForward(probe.inputs).run([text])[0]], [expected], _TOLERANCE[probe.inputs.dtype])
     except Exception:
         return False
     return True
@@ -208,7 +209,7 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
             f"there is no memory to try it in float32, {wanted >> 20} MiB of {available >> 20} MiB that are free"
         )
         return [forward for forward in candidates if forward.mode is not BatchMode.PADDED]
-    with _in_float32(model), torch.inference_mode():
+    with _in_float32(probe.inputs), torch.inference_mode():
         expected = probe.run_alone(probe.texts)
         forward, _ = _choose(probe, candidates, expected, refusals)
         if isinstance(forward, PackedForward):
@@ -217,16 +218,18 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
 
 
 @contextlib.contextmanager
-def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+def _in_float32(inputs: ModelInputs) -> Iterator[None]:
     """The model with its weights as float32 meanwhile, which hold the same numbers."""
-    dtype = model.dtype
+    dtype, model = inputs.dtype, inputs.model
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype == dtype]
     stored = [tensor.data for tensor in tensors]
     try:
+        inputs.dtype = torch.float32
         for tensor in tensors:
             tensor.data = tensor.data.float()
         yield
     finally:
+        inputs.dtype = dtype
         for tensor, data in zip(tensors, stored, strict=True):
             tensor.data = data
 
@@ -243,8 +246,8 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
     Raises:
         ValueError: it gives something else, or the answer to a text depends on the others.
     """
-    model = probe.inputs.model
-    tolerance = _TOLERANCE[model.dtype]
+    dtype = probe.inputs.dtype
+    tolerance = _TOLERANCE[dtype]
     texts = list(probe.texts)
     if forward.mode is BatchMode.EQUAL_LENGTH:
         texts = [each for text in texts for each in (text, probe.replace(text, seed=0))]
@@ -253,7 +256,7 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
     difference = _compare(found, expected, tolerance)
     _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
     # Padding mixes no texts, and in float32 what depends on the other rows of a batch is the order of sums.
-    exact = forward.mode is BatchMode.PACKED or model.dtype != torch.float32
+    exact = forward.mode is BatchMode.PACKED or dtype != torch.float32
     for kept in (0, 1):
         others = [text if index % 2 == kept else probe.replace(text, 2 + kept) for index, text in enumerate(texts)]
         beside = _split(forward, others)
@@ -282,8 +285,7 @@ def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: flo
 
 
 def _check_finite(probe: Probe, expected: Sequence[Tensor]) -> None:
-    model = probe.inputs.model
-    dtype = str(model.dtype).removeprefix("torch.")
+    model, dtype = probe.inputs.model, _name_dtype(probe.inputs)
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise ModelLoadError(
@@ -300,6 +302,10 @@ def _explain(probe: Probe, chosen: Forward, refusals: dict[BatchMode, str], diff
     same = f"{probe.name} gives the same as for each text alone ({difference:.0e})" if difference is not None else ""
     reasons = (f"not {refused}, since {reason}" for refused, reason in refusals.items())
     return f"texts are run {_MANNERS[chosen.mode]}: {'; '.join(filter(None, [same, *reasons]))}"
+
+
+def _name_dtype(inputs: ModelInputs) -> str:
+    return str(inputs.dtype).removeprefix("torch.")
 
 
 def _name_other_inputs(inputs: ModelInputs) -> str:
