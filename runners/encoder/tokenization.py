@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, processors
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
 
 from runners.answers import ReadingOptions
@@ -39,7 +41,7 @@ class TextTokenizer:
             tokenizer: a fast tokenizer; its truncation settings are taken over.
             max_length: longest text in tokens, special ones included.
             add_special_tokens: whether to add [CLS], [SEP] and their like.
-            lower_case: lower-case texts first, as sentence-transformers can be told to.
+            lower_case: lower-case texts first, as sentence-transformers can be told to: special tokens in them stay.
 
         Raises:
             ArgumentsError: `max_length` leaves no room for a text beside the special tokens.
@@ -50,6 +52,11 @@ class TextTokenizer:
             raise ArgumentsError(f"max_length {max_length} is too short: special tokens alone take up to {special}")
         backend.no_padding()
         self.max_length = max_length
+        if lower_case and not _lower_cases(backend.normalizer):
+            own = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = Normalizers([Lowercase(), *own])
+        # A tokenizer without one gives no token types to texts that are put together here. This one changes nothing.
+        backend.post_processor = backend.post_processor or processors.ByteLevel(trim_offsets=False)
         self._special_of_pair = special
         self._side: str = tokenizer.truncation_side
         self._backend = backend
@@ -61,7 +68,6 @@ class TextTokenizer:
         # WordPiece marks the tokens that carry on a word.
         self._marks_words = bool(getattr(backend.model, "continuing_subword_prefix", None))
         self._add_special_tokens = add_special_tokens
-        self._lower_case = lower_case
 
     def tokenize(
         self,
@@ -95,6 +101,43 @@ class TextTokenizer:
                 readings.append(self._read_on(item, text, offsets, source, prompt, reading))
         return readings
 
+    def tokenize_contexts(
+        self, texts: Sequence[TextInput], stride: int | None, usual_stride: int, first_position: int = 0
+    ) -> list[Reading]:
+        """Tokenize questions and their contexts, with sources; long contexts in windows beside the whole question.
+
+        Args:
+            stride: how many tokens the windows of a context share.
+            usual_stride: how many they share where `stride` is None, or fewer beside a long question.
+            first_position: where the first text stands in its request, for errors.
+
+        Raises:
+            InputError: a question leaves too little room for its context, or for windows of this stride; the message
+                names its position.
+        """
+        tokenized = self._tokenize_whole(texts, False, True, "")
+        readings = []
+        for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
+            if not text.truncated:
+                readings.append(Reading(text, [text]))
+                continue
+            prepared = self._prepare(item, "")
+            with naming_text(position):
+                whole = self._encode_untruncated(item, prepared)
+                question = whole.sequence_ids.count(0)
+                room = self.max_length - question - self._special_of_pair
+                if room < self._least_room:
+                    most = self.max_length - self._special_of_pair - self._least_room
+                    raise InputError(
+                        f"its question has {question} tokens, and beside a context that is longer than the "
+                        f"{self.max_length} tokens that the model reads at a time it may have {most}"
+                    )
+                shared = min(usual_stride, room // 2) if stride is None else stride
+                readings.append(
+                    self._read_windows(item, prepared, room, of_second=True, offsets=False, source=True, stride=shared)
+                )
+        return readings
+
     def _read_on(
         self, item: TextInput, text: TokenizedText, offsets: bool, source: bool, prompt: str, options: ReadingOptions
     ) -> Reading:
@@ -102,39 +145,48 @@ class TextTokenizer:
         if not text.truncated:
             return Reading(text, [text])
         prepared = self._prepare(item, prompt)
-        with self._truncating(None):
-            whole = self._encode(item, prepared)
+        whole = self._encode_untruncated(item, prepared)
         if options.stride is not None:
-            return self._read_windows(item, prepared, whole, offsets, source, options.stride)
+            counts = [whole.sequence_ids.count(0), whole.sequence_ids.count(1)]
+            room = self.max_length - len(whole) + max(counts)
+            return self._read_windows(item, prepared, room, counts[1] > counts[0], offsets, source, options.stride)
         if not options.truncation:
             raise self._too_long(len(whole))
         return Reading(text, [text], left_out=len(whole) - len(text.input_ids))
+
+    @property
+    def _least_room(self) -> int:
+        """For a window, so that the model reads no text many times over."""
+        return max(1, self.max_length // 4)
 
     def _read_windows(
         self,
         item: TextInput,
         prepared: str | tuple[str, str],
-        whole: Encoding,
+        room: int,
+        of_second: bool,
         offsets: bool,
         source: bool,
         stride: int,
     ) -> Reading:
-        """A text too long for the model in windows that overlap; of a pair the longer text, beside all of the other."""
-        sequences = whole.sequence_ids
-        counts = [sequences.count(0), sequences.count(1)]
-        longer = counts.index(max(counts))
-        others = len(whole) - counts[longer]
-        room = self.max_length - others
-        # The model must not read a text many times over, so that a window is to bring as much as it repeats, and more
-        # than a few tokens.
-        if room < max(1, 2 * stride, self.max_length // 4):
-            beside = f", {others} of them for what stands beside it" if isinstance(prepared, tuple) else ""
+        """A text too long for the model in windows that overlap; of a pair one text, beside all of the other.
+
+        Args:
+            room: how many tokens of it a window has.
+            of_second: whether it is the second of a pair.
+        """
+        # A window is to bring as much as it repeats, and more than a few tokens.
+        if room < max(self._least_room, 2 * stride):
+            beside = (
+                f", {self.max_length - room} of them for what stands beside it" if isinstance(prepared, tuple) else ""
+            )
             raise InputError(
-                f"windows that share {stride} tokens want room for {max(1, 2 * stride, self.max_length // 4)}: the "
+                f"windows that share {stride} tokens want room for {max(self._least_room, 2 * stride)}: the "
                 f"model takes {self.max_length}{beside}, which leaves {max(0, room)}",
                 "stride",
             )
-        with self._truncating({"stride": stride, "strategy": "only_second" if longer else "only_first"}):
+        strategy = "only_second" if of_second else "only_first"
+        with self._truncating({"stride": stride, "strategy": strategy, "direction": "right"}):
             first = self._encode(item, prepared)
         encodings = [first, *first.overflowing]
         windows = [replace(_tokenized(encoding, offsets or source), truncated=False) for encoding in encodings]
@@ -148,17 +200,21 @@ class TextTokenizer:
         special = [np.array(encoding.special_tokens_mask, dtype=bool) for encoding in encodings]
         return join_windows(windows, special, stride)
 
+    def _encode_untruncated(self, item: TextInput, prepared: str | tuple[str, str]) -> Encoding:
+        with self._truncating(None):
+            return self._encode(item, prepared)
+
     def _truncate(self) -> None:
         """Truncate as `tokenizer(..., truncation=True)` does."""
         self._backend.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
 
     @contextlib.contextmanager
     def _truncating(self, settings: Mapping[str, Any] | None) -> Iterator[None]:
-        """Truncate otherwise meanwhile, from left to right; with None not at all."""
+        """Truncate otherwise meanwhile; with None not at all."""
         if settings is None:
             self._backend.no_truncation()
         else:
-            self._backend.enable_truncation(self.max_length, direction="right", **settings)
+            self._backend.enable_truncation(self.max_length, **settings)
         try:
             yield
         finally:
@@ -176,11 +232,17 @@ class TextTokenizer:
         inputs = [self._prepare(item, prompt) for item in texts]
         located = offsets or source
         encode = self._backend.encode_batch if located else self._backend.encode_batch_fast
-        beginnings = [self._beginning(item) for item in inputs]
-        encodings = encode(beginnings, add_special_tokens=self._add_special_tokens)
-        for position, (item, beginning) in enumerate(zip(inputs, beginnings, strict=True)):
-            if beginning is not item and not encodings[position].overflowing:
-                [encodings[position]] = encode([item], add_special_tokens=self._add_special_tokens)
+        together = [item for item in inputs if not self._is_long_pair(item)]
+        beginnings = [item if isinstance(item, tuple) else self._beginning(item) for item in together]
+        encoded = encode(beginnings, add_special_tokens=self._add_special_tokens)
+        for position, (item, beginning) in enumerate(zip(together, beginnings, strict=True)):
+            if beginning is not item and len(encoded[position].overflowing) < 2:
+                [encoded[position]] = encode([item], add_special_tokens=self._add_special_tokens)
+        others = iter(encoded)
+        encodings = [
+            self._encode_long_pair(*item) if isinstance(item, tuple) and self._is_long_pair(item) else next(others)
+            for item in inputs
+        ]
         tokenized = [_tokenized(encoding, located) for encoding in encodings]
         if not source:
             return tokenized
@@ -240,15 +302,12 @@ class TextTokenizer:
         return lengths
 
     def _prepare(self, item: TextInput, prompt: str) -> str | tuple[str, str]:
-        text, pair = prompt + item.text, item.pair
-        if self._lower_case:
-            text, pair = text.lower(), pair.lower() if pair is not None else None
-        return text if pair is None else (text, pair)
+        return prompt + item.text if item.pair is None else (prompt + item.text, item.pair)
 
     def cross(
         self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, first_position: int
     ) -> list[Reading]:
-        """Every text as a pair with each of `seconds`, all of them tokenized once; the text is what is cut.
+        """Every text as a pair with each of `seconds`, all of them tokenized once; the text alone is truncated.
 
         Args:
             reading: what to do with a text that is too long; it has no windows.
@@ -257,28 +316,28 @@ class TextTokenizer:
         Raises:
             InputError: one of `seconds` takes more than half of the model's length, or a text is longer than it may be.
         """
-        seconds_encoded = self._backend.encode_batch(list(seconds), add_special_tokens=False)
+        room = self.max_length - self._special_of_pair
+        seconds_encoded = self._encode_parts(seconds)
         for second, encoding in zip(seconds, seconds_encoded, strict=True):
-            if encoding.overflowing or len(encoding) > self.max_length // 2:
+            if len(encoding) > self.max_length // 2 or len(encoding) >= room:
                 raise InputError(
-                    f"{second[:40]!r}... has {sum(map(len, [encoding, *encoding.overflowing]))} tokens, more than half "
-                    f"of the {self.max_length} that the model takes"
+                    f"{second[:40]!r}... has {len(encoding)} tokens, more than half of the {self.max_length} that the "
+                    "model takes"
                 )
         readings = []
         for position, text in enumerate(texts, first_position):
-            parts = self._read_parts(text, to_end=reading != TRUNCATE)
-            encoded = parts[0]
-            if len(parts) > 1:
-                # More than is kept, so that the last word that is kept is a whole one.
-                with self._truncating(None):
-                    encoded = self._backend.encode(_cut(text, parts, 2), add_special_tokens=False)
-            pairs = [
-                _tokenized(self._backend.post_process(encoded, second, self._add_special_tokens), False)
-                for second in seconds_encoded
-            ]
+            encoded = self._encode_part(text, to_end=reading != TRUNCATE)
+            length = len(encoded)
+            # One more than the model takes, so that it is seen to be truncated.
+            kept = self._keep(encoded, self.max_length + 1)
+            with self._truncating({"strategy": "only_first", "direction": self._side}):
+                pairs = [
+                    _tokenized(self._backend.post_process(kept, second, self._add_special_tokens), False)
+                    for second in seconds_encoded
+                ]
             left_out = 0
             if reading != TRUNCATE and any(pair.truncated for pair in pairs):
-                tokens = sum(map(len, parts)) + max(map(len, seconds_encoded)) + self._special_of_pair
+                tokens = length + max(map(len, seconds_encoded)) + self._special_of_pair
                 left_out = tokens - self.max_length
                 if not reading.truncation:
                     with naming_text(position):
@@ -291,48 +350,77 @@ class TextTokenizer:
             f"it has {tokens} tokens, the model takes {self.max_length}, and truncation is false", "truncation"
         )
 
-    def _beginning(self, item: str | tuple[str, str]) -> str | tuple[str, str]:
+    def _beginning(self, text: str) -> str:
         """As much of a very long text as its first tokens surely come from; to tokenize 30 MB takes 20 s and 2 GB.
 
-        It ends where a word does, so that the tokens before are those of the whole text; if it does not fill the
-        model the whole text is needed.
+        Its last tokens may be others than those of the whole text, although it ends where a word does: where it does
+        not have about twice the tokens that are kept, the whole text is needed.
         """
-        if isinstance(item, tuple):
-            return self._shorten(item)
-        if len(item) <= self._long_text:
-            return item
-        end = item.rfind(" ", 0, self._long_text)
-        return item[:end] if end > 0 else item
+        if len(text) <= self._long_text:
+            return text
+        end = text.rfind(" ", 0, self._long_text)
+        return text[:end] if end > 0 else text
 
-    def _shorten(self, pair: tuple[str, str]) -> tuple[str, str]:
-        """As much of a pair's texts as the tokens surely come from that are kept of them.
+    def _is_long_pair(self, pair: str | tuple[str, str]) -> bool:
+        """Whether to tokenize each of two texts by itself.
 
         Of two long ones the tokenizer makes every part of the one beside every part of the other, also of what is cut.
         """
-        if max(map(len, pair)) <= self._long_text and min(map(len, pair)) <= self.max_length:
-            return pair
-        parts = [self._read_parts(text) for text in pair]
-        counts = [sum(map(len, encodings)) for encodings in parts]
+        return isinstance(pair, tuple) and (
+            max(map(len, pair)) > self._long_text or min(map(len, pair)) > self.max_length
+        )
+
+    def _encode_long_pair(self, text: str, pair: str) -> Encoding:
+        """As the tokenizer does, of no more tokens than it takes to see which text is the longer one."""
+        first, second = self._encode_part(text), self._encode_part(pair)
         # The longer one gets the odd token, and so must stay the longer one.
-        most = (3, 2) if counts[0] > counts[1] else (2, 3)
-        first, second = (_cut(*given) for given in zip(pair, parts, most, strict=True))
-        return pair if (first, second) == pair else (first, second)
+        longer_first = len(first) > len(second)
+        kept = (
+            self._keep(first, self.max_length + longer_first), self._keep(second, self.max_length + (not longer_first))
+        )  # fmt: skip
+        return self._backend.post_process(*kept, self._add_special_tokens)
 
-    def _read_parts(self, text: str, to_end: bool = False) -> list[Encoding]:
-        """A text, or of a very long one its beginning, in parts of the model's length, without special tokens."""
+    def _encode_part(self, text: str, to_end: bool = False) -> Encoding:
+        """A text, or of a very long one its beginning, for `post_process`."""
         beginning = text if to_end else self._beginning(text)
-        encoding = self._backend.encode(beginning, add_special_tokens=False)
-        if beginning is not text and not encoding.overflowing:
-            encoding = self._backend.encode(text, add_special_tokens=False)
-        return [encoding, *encoding.overflowing]
+        [encoding] = self._encode_parts([beginning])
+        if beginning is not text and len(encoding) <= 2 * self.max_length:
+            [encoding] = self._encode_parts([text])
+        return encoding
+
+    def _encode_parts(self, texts: Sequence[str]) -> list[Encoding]:
+        """Texts as the tokenizer has them before it puts them together: all their tokens, none of them special."""
+        post_processor = self._backend.post_processor
+        # Its trimming of offsets is not to be done twice.
+        self._backend.post_processor = None
+        try:
+            with self._truncating(None):
+                return self._backend.encode_batch(list(texts), add_special_tokens=False)
+        finally:
+            self._backend.post_processor = post_processor
+
+    def _keep(self, encoding: Encoding, most: int) -> Encoding:
+        """Of a text's tokens those that are kept before others; the encoding is taken apart.
+
+        The tokens are cut, not the text: what stands before and after a piece of text says which tokens it has.
+        """
+        if len(encoding) <= most:
+            return encoding
+        # What `truncate` cuts off are encodings without more of it; what it leaves has all that as its overflow.
+        if self._side == "right":
+            encoding.truncate(len(encoding) - most, direction="left")
+            parts = encoding.overflowing[::-1]
+        else:
+            encoding.truncate(len(encoding) - most, direction="right")
+            parts = encoding.overflowing
+        return Encoding.merge(parts, growing_offsets=False)
 
 
-def _cut(text: str, parts: Sequence[Encoding], most: int) -> str:
-    """What the first parts of a text come from, those that are kept before others."""
-    if len(parts) <= most:
-        return text
-    places = [offsets for part in parts[:most] for offsets in (part.offsets[0], part.offsets[-1])]
-    return text[min(start for start, _ in places) : max(end for _, end in places)]
+def _lower_cases(normalizer: object) -> bool:
+    """As sentence-transformers tells it."""
+    return isinstance(normalizer, Lowercase) or (
+        isinstance(normalizer, Normalizers) and any(isinstance(each, Lowercase) for each in normalizer)  # type: ignore[attr-defined]
+    )
 
 
 def _words(encoding: Encoding) -> NDArray[np.int64]:

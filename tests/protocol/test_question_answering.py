@@ -30,11 +30,13 @@ def stock(folder: str) -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder).eval()
 
 
-def find_spans(folder: str, question: str, context: str, most: int, impossible: bool) -> dict[tuple[int, int], float]:
+def find_spans(
+    folder: str, question: str, context: str, most: int, impossible: bool, stride: int
+) -> dict[tuple[int, int], float]:
     """The score of every span of whole words, by the place in the context; (0, 0) is that there is no answer."""
     tokenizer, model = stock(folder)
     windows = tokenizer(
-        question, context, truncation="only_second", max_length=384, stride=128, return_overflowing_tokens=True,
+        question, context, truncation="only_second", max_length=384, stride=stride, return_overflowing_tokens=True,
         return_offsets_mapping=True, padding=False,
     )  # fmt: skip
     best: dict[tuple[int, int], float] = {}
@@ -66,11 +68,12 @@ def find_spans(folder: str, question: str, context: str, most: int, impossible: 
 
 
 def check(
-    client: TestClient, question: str, context: str, top_k: int, most: int = 15, impossible: bool = False
-) -> None:
+    client: TestClient, question: str, context: str, top_k: int, most: int = 15, impossible: bool = False,
+    stride: int = 128,
+) -> None:  # fmt: skip
     options = {"top_k": top_k, "max_answer_len": most, "handle_impossible_answer": impossible}
     [found] = predict(client, [{"question": question, "context": context}], **options)
-    expected = find_spans(folder_of(client), question, context, most, impossible)
+    expected = find_spans(folder_of(client), question, context, most, impossible, stride)
     descending = sorted(expected.values(), reverse=True)[:top_k]
     assert [record["score"] for record in found] == pytest.approx(descending[: len(found)], abs=TOLERANCE)
     # A span whose score rounds to nothing is none.
@@ -100,6 +103,22 @@ def test_answers_are_the_best_spans(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_long_context_is_read_to_its_end(family: str, run: Run) -> None:
     check(run("question_answering", family)[0], QUESTION, LONG, 5, 4)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize(
+    ("words", "context"),
+    [(130, LONG), (200, LONG), (250, "It rains. " * 40)],
+    ids=["just too long for windows that share 128 tokens", "long", "longer than its context"],
+)
+def test_beside_a_long_question_windows_share_fewer_tokens(family: str, words: int, context: str, run: Run) -> None:
+    """Never the question is read in windows, however long it is; half of what a window has room for is shared."""
+    client, _ = run("question_answering", family)
+    question = "the " * words
+    tokenizer, _ = stock(folder_of(client))
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    room = 384 - special - len(tokenizer(question, add_special_tokens=False)["input_ids"])
+    check(client, question, context, 5, 4, stride=min(128, room // 2))
 
 
 def test_the_best_answer_is_a_record_and_several_are_a_list(run: Run) -> None:
@@ -136,7 +155,9 @@ def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], ru
         ({"question": "x"}, {}, "instances[0] must have either text, which text_pair may follow, or words, or question and context"),
         ({"question": "x", "context": "y", "text": "z"}, {}, "instances[0] must have either text, "),
         ([QUESTION, ""], {}, "text 0 cannot be served: its context is empty"),
-        (["word " * 300, LONG], {}, "text 0 cannot be served: windows that share 128 tokens want room for 256: the model takes 384, 303 of them for what stands beside it, which leaves 81"),
+        (["word " * 300, LONG], {}, "text 0 cannot be served: its question has 300 tokens, and beside a context that is longer than the 384 tokens that the model reads at a time it may have 285"),
+        (["word " * 300, LONG], {"stride": 1}, "text 0 cannot be served: its question has 300 tokens, "),
+        (["word " * 130, LONG], {"stride": 128}, "text 0 cannot be served: windows that share 128 tokens want room for 256: the model takes 384, 133 of them for what stands beside it, which leaves 251"),
         ([QUESTION, LONG], {"stride": 200}, "text 0 cannot be served: windows that share 200 tokens want room for 400: the model takes 384, "),
         ([QUESTION, "a " * 2**18], {}, "text 0 has 524310 characters; one that is not simply truncated may have 524288"),
         ([QUESTION, CONTEXT], {"max_answer_len": 0}, "the parameter max_answer_len is wrong: Input should be greater than or equal to 1"),

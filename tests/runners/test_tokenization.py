@@ -1,12 +1,107 @@
 from __future__ import annotations
 
+import copy
+from functools import cache
+from typing import Any
+
 import pytest
-from transformers import AutoTokenizer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
+from runners.answers import ReadingOptions
+from runners.encoder.reading import TokenizedText
 from runners.encoder.tokenization import TextTokenizer
 from runners.inference import TextInput
 from tests.families import FAMILIES
+from tests.tokenizer_kinds import TOKENIZER_KINDS
+
+LENGTH = 24
+SIDES = ("right", "left")
+
+
+@cache
+def both(kind: str, side: str) -> tuple[PreTrainedTokenizerBase, TextTokenizer]:
+    """The tokenizer of `transformers` and ours, which changes the one that it is given."""
+    reference = copy.deepcopy(TOKENIZER_KINDS[kind]())
+    reference.truncation_side = side
+    reference.model_max_length = LENGTH
+    return reference, TextTokenizer(copy.deepcopy(reference), LENGTH, add_special_tokens=True)
+
+
+def tokens(reference: PreTrainedTokenizerBase, *texts: str, **options: Any) -> dict[str, Any]:
+    """What `transformers` makes of a text or a pair; as a batch, since it takes one pair without a second for a text."""
+    batch = reference(
+        *([text] for text in texts), return_token_type_ids=True, return_offsets_mapping=True, **options
+    )  # fmt: skip
+    return {name: values[0] for name, values in batch.items()}
+
+
+def check(found: TokenizedText, reference: PreTrainedTokenizerBase, *texts: str, **options: Any) -> None:
+    """A text or a pair is what `transformers` makes of it, with its offsets if ours are there."""
+    wanted = tokens(reference, *texts, **options)
+    assert found.input_ids.tolist() == wanted["input_ids"]
+    assert found.token_type_ids.tolist() == wanted["token_type_ids"]
+    if found.offsets is not None:
+        assert found.offsets.tolist() == [list(span) for span in wanted["offset_mapping"]]
+    assert found.truncated == (len(tokens(reference, *texts)["input_ids"]) > LENGTH)
+
+
+def repeated(pieces: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Short texts, long ones, and those that are so long that only their beginning is tokenized."""
+    return st.tuples(pieces, st.sampled_from([1, 1, 3, 30])).map(lambda given: given[0] * given[1])
+
+
+PIECES = st.sampled_from(
+    [" ", "  ", "\n", "\t", " \n ", "\u00a0", "\u3000", "é", "e\u0301", "中文", "😀", "👩‍👩‍👧", "word", "unbelievable", " word", "Word ", "don't", "...", "İ", "x" * 20]
+)  # fmt: skip
+TEXTS = repeated(st.lists(PIECES, max_size=8).map("".join)) | repeated(st.text(max_size=12))
+EXAMPLES = settings(max_examples=40, deadline=None)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(text=TEXTS, offsets=st.booleans())
+def test_any_text(kind: str, side: str, text: str, offsets: bool) -> None:
+    reference, tokenizer = both(kind, side)
+    [reading] = tokenizer.tokenize([TextInput(text)], offsets)
+    check(reading.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(text=TEXTS, pair=TEXTS, offsets=st.booleans())
+@example(text=" word" * 60, pair=" other" * 60, offsets=False)
+def test_any_pair(kind: str, side: str, text: str, pair: str, offsets: bool) -> None:
+    reference, tokenizer = both(kind, side)
+    [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets)
+    check(reading.text, reference, text, pair, truncation=True)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(
+    text=TEXTS,
+    labels=st.lists(st.text(max_size=4) | st.sampled_from(["This is.", " é 中", "the " * 9]), min_size=1, max_size=3),
+    counted=st.booleans(),
+)
+def test_any_text_beside_labels(kind: str, side: str, text: str, labels: list[str], counted: bool) -> None:
+    """As zero-shot classification has them: the label is never what is truncated."""
+    reference, tokenizer = both(kind, side)
+    labels = [
+        label for label in labels if len(tokens(reference, label, add_special_tokens=False)["input_ids"]) <= LENGTH // 2
+    ]
+    if not labels:
+        return
+    [reading] = tokenizer.cross([text], labels, ReadingOptions(return_truncated_tokens=counted), 0)
+    for label, sequence in zip(labels, reading.sequences, strict=True):
+        check(sequence, reference, text, label, truncation="only_first")
+    longest = max(len(tokens(reference, text, label)["input_ids"]) for label in labels)
+    assert reading.left_out == (max(0, longest - LENGTH) if counted else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -67,6 +162,15 @@ def test_long_pairs(family: str, max_length: int, text: str, pair: str) -> None:
     [reading] = TextTokenizer(reference, max_length, True).tokenize([TextInput(text, pair)], offsets=False)
     assert reading.text.input_ids.tolist() == wanted["input_ids"]
     assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+def test_a_label_may_have_half_of_the_model_beside_a_text_of_that_length() -> None:
+    """Truncating the longer of the two would cut the label."""
+    reference, tokenizer = both("WordPiece", "right")
+    text, label = "a " * 12, "b " * 12
+    [reading] = tokenizer.cross([text], [label], ReadingOptions(), 0)
+    check(reading.text, reference, text, label, truncation="only_first")
+    assert reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids("b")) == 12
 
 
 def test_a_pair_of_very_long_texts_takes_no_more_than_its_parts() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForQuestionAnswering
 
-from runners.answers import AnswerOptions, ReadingOptions
+from runners.answers import AnswerOptions
 from runners.encoder.heads.head import Head
 from runners.encoder.reading import Reading
 from runners.encoder.spans import find_answers
@@ -39,12 +39,9 @@ class QuestionAnswering(Head):
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
     ) -> list[Reading]:
-        """A long context is always read to its end."""
-        stride = options.reading.stride
-        if stride is None:
-            stride = min(_USUAL_STRIDE, tokenizer.max_length // 3)
-        reading = ReadingOptions(stride=stride)
-        return tokenizer.tokenize(texts, False, True, reading=reading, first_position=first_position)
+        """A long context is always read to its end, in windows that share fewer tokens beside a long question."""
+        usual = min(_USUAL_STRIDE, tokenizer.max_length // 3)
+        return tokenizer.tokenize_contexts(texts, options.reading.stride, usual, first_position)
 
     def reads_to_end(self, options: Options) -> bool:
         return True
