@@ -328,6 +328,7 @@ class EncoderRunner:
         from runners.encoder.remote import RemoteForward
         from runners.encoder.tokenization import TextTokenizer, TokenLimits
         from runners.loading import (
+            holds_embedder,
             limit_length,
             load_config,
             load_model,
@@ -344,7 +345,7 @@ class EncoderRunner:
         remote = arguments.predictor_host is not None
         device = torch.device("cuda" if torch.cuda.is_available() and not remote else "cpu")
         config = load_config(arguments)
-        task = arguments.task or _infer_task(config)
+        task = arguments.task or _infer_task(config, holds_embedder(arguments))
         if remote and task is Task.QUESTION_ANSWERING:
             raise ArgumentsError("predictor_host: a predictor gives one tensor, and question_answering needs two")
         head_class = HEADS[task]
@@ -352,7 +353,7 @@ class EncoderRunner:
         if remote:
             model = outline_model(arguments, head_class.auto_class, config)
         else:
-            model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights)
+            model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights, config)
         head = head_class(arguments, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
@@ -472,12 +473,16 @@ def _check_scores(scores: int) -> None:
         )
 
 
-def _infer_task(config: PretrainedConfig) -> Task:
+def _infer_task(config: PretrainedConfig, embedder: bool) -> Task:
+    """
+    Args:
+        embedder: whether the model comes with the files of one, which say more than its architecture.
+    """
+    if embedder:
+        return Task.TEXT_EMBEDDING
     task = infer_task(config.architectures)
     if task in GENERATION:
         raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
-    if task is Task.TEXT_EMBEDDING and config.is_encoder_decoder:
-        raise ModelLoadError(f"{config.architectures} is an encoder-decoder, which this server does not run")
     names = [str(name).lower() for name in (config.id2label or {}).values()]
     if task is Task.SEQUENCE_CLASSIFICATION and any(name.startswith(ENTAILMENT) for name in names):
         # It answers as before, unless a request has labels of its own.

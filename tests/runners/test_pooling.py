@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 from starlette.testclient import TestClient
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 from benchmarks.texts import docstrings
 from runners.errors import ArgumentsError, ModelLoadError
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
-from tests.families import MINILM
+from tests.families import MINILM, roberta_bpe, wordpiece
 
 TEXTS = ["Hello world", "x", *docstrings()[:20:5], "a long one " * 300]
 
@@ -157,6 +159,57 @@ def test_the_last_token_of_a_decoder(generator_folder: GeneratorFolder, serve: S
     path.write_text(json.dumps(config))
     reference = SentenceTransformer(str(tmp_path), device="cpu")
     np.testing.assert_allclose(embed(serve, tmp_path, **arguments), reference.encode(TEXTS), atol=1e-5)
+
+
+QWEN = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+    "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "model_type", "config", "pooling"),
+    [
+        (AutoModelForCausalLM, "qwen3", QWEN | {"tie_word_embeddings": True}, "lasttoken"),
+        (AutoModelForCausalLM, "qwen3", QWEN | {"tie_word_embeddings": False}, "lasttoken"),
+        (AutoModel, "qwen2", QWEN, "lasttoken"),
+        (AutoModel, "mistral", QWEN, "mean"),
+        (AutoModelForMaskedLM, "bert", {name: QWEN[name] for name in QWEN.keys() - {"head_dim"}}, "cls"),
+    ],
+    ids=["Qwen3ForCausalLM, tied", "Qwen3ForCausalLM", "Qwen2Model", "MistralModel", "BertForMaskedLM"],
+)
+def test_files_of_an_embedder_say_more_than_its_architecture(
+    auto_class: Any, model_type: str, config: dict[str, Any], pooling: str, serve: Serve, tmp_path: Path
+) -> None:
+    """As Qwen3-Embedding, whose weights have the names of a language model."""
+    tokenizer = roberta_bpe() if model_type != "bert" else wordpiece()
+    torch.manual_seed(3)
+    full = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **config)
+    model = auto_class.from_config(full)
+    transformer = models.Transformer(str(save_parts(tmp_path / "parts", model, tokenizer)))
+    modules = [transformer, models.Pooling(32, pooling), models.Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path))
+    save_parts(tmp_path, model, tokenizer)
+    shutil.rmtree(tmp_path / "parts")
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model).__name__]
+    client = serve(model_dir=tmp_path, backend="huggingface")
+    assert client.get("/v2/models/model").json()["properties"]["task"] == "text_embedding"
+    reference = SentenceTransformer(str(tmp_path), device="cpu")
+    np.testing.assert_allclose(embed(serve, tmp_path, backend="huggingface"), reference.encode(TEXTS), atol=1e-5)
+
+
+def save_parts(folder: Path, *parts: Any) -> Path:
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_files_of_a_cross_encoder_make_no_embedder(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
+    reference = CrossEncoder(str(model_folder("bert", "text_ranking")), device="cpu")
+    reference.save_pretrained(str(tmp_path))
+    assert (tmp_path / "modules.json").exists()
+    client = serve(model_dir=tmp_path)
+    assert client.get("/v2/models/model").json()["properties"]["task"] == "text_ranking"
 
 
 @pytest.mark.parametrize(
