@@ -6,8 +6,9 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -48,8 +49,11 @@ BATCH_TOKENS_ON_CPU = 1536
 _BATCH_TOKENS_ON_GPU = 16384
 
 
-def load_config(arguments: Arguments) -> PretrainedConfig:
+def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProxyType({})) -> PretrainedConfig:
     """Load config.json from a folder or the hub.
+
+    Args:
+        overrides: values that hold instead of the file's, those that the model's config knows.
 
     Raises:
         ModelLoadError: there is no such folder, or no config in it.
@@ -71,6 +75,7 @@ def load_config(arguments: Arguments) -> PretrainedConfig:
             revision=arguments.model_revision,
             trust_remote_code=arguments.trust_remote_code,
             **corrected,
+            **overrides,
         )
     except OSError:
         raise
@@ -128,8 +133,14 @@ def _name_key(error: Exception, written: Any) -> str:
     return f"{type(error).__name__}: {text}" + (f" ({', '.join(keys)})" if keys else "")
 
 
-def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    arguments: Arguments, overrides: Mapping[str, Any] = MappingProxyType({}), length: int | None = None
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer; its own lower-casing holds unless `disable_lower_case` says otherwise.
+
+    Args:
+        overrides: settings that hold instead of those of its files.
+        length: a length of texts in tokens that its own limit is not to stand against.
 
     Raises:
         ModelLoadError: there is no tokenizer, or it has no fast (Rust) form.
@@ -139,8 +150,9 @@ def load_tokenizer(arguments: Arguments) -> PreTrainedTokenizerBase:
         arguments.model,
         revision=arguments.tokenizer_revision or arguments.model_revision,
         trust_remote_code=arguments.trust_remote_code,
-        **casing,
+        **{**overrides, **casing},
     )
+    tokenizer.model_max_length = max(tokenizer.model_max_length, length or 0)
     if not tokenizer.is_fast:
         raise ModelLoadError(f"{type(tokenizer).__name__} has no fast form (a tokenizer.json), which this server needs")
     # Without any file `transformers` makes an empty tokenizer, to which every word is unknown.

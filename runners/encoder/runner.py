@@ -327,6 +327,7 @@ class EncoderRunner:
         from runners.encoder.packing import choose_forward
         from runners.encoder.remote import RemoteForward
         from runners.encoder.tokenization import TextTokenizer, TokenLimits
+        from runners.encoder.transformer_settings import TransformerSettings, load_transformer_settings
         from runners.loading import (
             holds_embedder,
             limit_length,
@@ -349,7 +350,10 @@ class EncoderRunner:
         if remote and task is Task.QUESTION_ANSWERING:
             raise ArgumentsError("predictor_host: a predictor gives one tensor, and question_answering needs two")
         head_class = HEADS[task]
-        tokenizer = load_tokenizer(arguments)
+        settings = load_transformer_settings(arguments) if task is Task.TEXT_EMBEDDING else TransformerSettings()
+        if settings.config:
+            config = load_config(arguments, settings.config)
+        tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
         if remote:
             model = outline_model(arguments, head_class.auto_class, config)
         else:
