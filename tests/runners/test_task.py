@@ -24,6 +24,12 @@ from runners.task import infer_task, is_embedder, read_architectures
         (["GPT2LMHeadModel"], "text_generation"),
         (["T5ForConditionalGeneration"], "text2text_generation"),
         (["MarianMTModel"], "text2text_generation"),
+        (["BartForSequenceClassification"], "sequence_classification"),
+        (["T5ForTokenClassification"], "token_classification"),
+        (["UMT5ForQuestionAnswering"], "question_answering"),
+        (["BartModel"], "text_embedding"),
+        (["T5EncoderModel"], "text_embedding"),
+        (["T5GemmaEncoderModel"], "text_embedding"),
     ],
 )
 def test_task_of_architectures(architectures: list[str], task: str) -> None:
