@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import logging
@@ -17,13 +18,12 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 from transformers.utils.hub import cached_file
 
 from runners.arguments import Arguments
@@ -241,22 +241,37 @@ def load_model(
 
 def outline_model(arguments: Arguments, auto_class: type[Any], config: PretrainedConfig) -> PreTrainedModel:
     """The model of one task without its weights, which a predictor has; its inputs and positions can be asked for."""
+    model_class = _encoder_class(auto_class, config)
     with torch.device("meta"):
-        model: PreTrainedModel = _encoder_class(auto_class, config).from_config(
-            config, trust_remote_code=arguments.trust_remote_code
+        model: PreTrainedModel = (
+            auto_class.from_config(config, trust_remote_code=arguments.trust_remote_code)
+            if model_class is auto_class
+            else model_class(config)
         )
         return _take_encoder(model) if auto_class is AutoModel else model
 
 
 def _encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> type[Any]:
-    """The class of T5's kind that embeds texts by its encoder alone, as sentence-transformers loads it."""
-    if auto_class is not AutoModel or config is None or not config.is_encoder_decoder:
+    """The class that embeds by an encoder alone, as sentence-transformers loads it; else the auto class.
+
+    It is that of a checkpoint that holds no more, which is what sentence-transformers saves, and T5's kind has one for
+    whole checkpoints too.
+    """
+    if auto_class is not AutoModel or config is None or hasattr(config, "auto_map"):
         return auto_class
-    if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+    names = list(config.architectures or [])
+    names.append(MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, ""))
+    names = [name for name in names if name.endswith(("EncoderModel", "Encoder"))]
+    if not names:
+        return auto_class
+    # Not all of them are among the library's own names.
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    found: type[Any] | None = next((getattr(module, name) for name in names if hasattr(module, name)), None)
+    if found is None:
         return auto_class
     # T5Gemma's class takes no other.
     config.is_encoder_decoder = False
-    return AutoModelForTextEncoding
+    return found
 
 
 def _take_encoder(model: PreTrainedModel) -> PreTrainedModel:

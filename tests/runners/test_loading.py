@@ -14,7 +14,7 @@ from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.errors import RunnerError
 from runners.inference import TextInput
-from runners.loading import limit_length, load_config, load_model
+from runners.loading import limit_length, load_config, load_model, outline_model
 from tests.conftest import ModelFolder
 from tests.families import MINILM
 
@@ -216,6 +216,14 @@ def test_an_encoder_decoder_embeds(model_type: str, loaded: str, tmp_path: Path)
         found, expected = model(input_ids=ids)[0], reference(input_ids=ids)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert found.shape[-1] == model.config.hidden_size
+    if loaded.endswith(("EncoderModel", "Encoder")) and model_type != "t5gemma":
+        # What sentence-transformers saves.
+        model.save_pretrained(tmp_path / "encoder")
+        alone = Arguments(model_dir=str(tmp_path / "encoder"))
+        again = load_model(alone, AutoModel, torch.device("cpu"), (), load_config(alone))
+        with torch.inference_mode():
+            torch.testing.assert_close(again(input_ids=ids)[0], expected, rtol=0, atol=0)
+        assert type(outline_model(alone, AutoModel, load_config(alone))) is type(model)
 
 
 def test_an_encoder_of_sound_is_named(tmp_path: Path) -> None:

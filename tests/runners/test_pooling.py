@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 from starlette.testclient import TestClient
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from benchmarks.texts import docstrings
 from runners.errors import ArgumentsError, ModelLoadError
@@ -196,6 +196,28 @@ def test_files_of_an_embedder_say_more_than_its_architecture(
     assert client.get("/v2/models/model").json()["properties"]["task"] == "text_embedding"
     reference = SentenceTransformer(str(tmp_path), device="cpu")
     np.testing.assert_allclose(embed(serve, tmp_path, backend="huggingface"), reference.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["bart", "pegasus", "m2m_100", "t5gemma"])
+def test_encoder_decoders(model_type: str, serve: Serve, tmp_path: Path) -> None:
+    """As sentence-transformers saves and runs them: BART whole, of the others the encoder."""
+    tokenizer = roberta_bpe()
+    layers = QWEN | {"vocab_size": len(tokenizer)}
+    sizes: dict[str, Any] = {
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "pad_token_id": 1, "init_std": 0.3,
+        "decoder_start_token_id": 2, "max_position_embeddings": 512,
+    }  # fmt: skip
+    if model_type == "t5gemma":
+        sizes = {"encoder": layers, "decoder": layers}
+    torch.manual_seed(3)
+    auto_class: Any = AutoModelForSeq2SeqLM
+    full = auto_class.from_config(AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **sizes))
+    transformer = models.Transformer(str(save_parts(tmp_path / "parts", full, tokenizer)), max_seq_length=64)
+    reference = SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu")
+    reference.save(str(tmp_path / "saved"))
+    expected = reference.encode(TEXTS, batch_size=1)
+    np.testing.assert_allclose(embed(serve, tmp_path / "saved"), expected, atol=2e-5)
 
 
 def save_parts(folder: Path, *parts: Any) -> Path:
