@@ -98,6 +98,9 @@ class ModelInputs:
         self.rows = rows
         self.mask_token_id = mask_token_id
         self.padding_id = padding_id
+        # Some weights of a model in 16 bit may be float32.
+        floating = (weight.dtype for weight in model.parameters() if weight.is_floating_point())
+        self.dtype = min(floating, key=lambda dtype: dtype.itemsize)
         # Only generation reads what a decoder would keep of a text.
         model.config.get_text_config().use_cache = False
         self._selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from runners.encoder.batching import BatchMode
 from runners.encoder.difference import measure_difference
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 # How far scores of a batch may be from those of the stock model, relative to their size.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # Words of the texts that are tried; one more is longer than what the model's attention reaches, up to a limit.
-PROBE_WORDS = (1, 9, 20, 40)
+PROBE_WORDS = (1, 8, 24)
 _MOST_PROBE_WORDS = 1100
 # Where copying the weights to float32 would take more of the free memory, it is not done.
 _SHARE_OF_MEMORY = 0.8
@@ -79,18 +79,27 @@ class Probe:
         """
         self.inputs = inputs
         self._ordinary_ids = ordinary_ids
-        self.texts, refusals = self._run_all(texts)
+        self.texts: list[TokenizedText] = []
+        # What the stock model says of each: [rows, classes].
+        self.expected: list[Tensor] = []
+        refusal = None
+        for text in texts:
+            try:
+                self.expected += self.run_alone([text])
+            except Exception as error:
+                refusal = refusal or brief(error)
+            else:
+                self.texts.append(text)
         if not self.texts:
-            raise ModelLoadError(
-                f"{self.name} does not run with text alone{_name_other_inputs(inputs)}: {brief(refusals[0])}"
-            )
-        # Classifiers of encoder-decoders want an end of text, for example.
-        self._keeps_specials = bool(self._run_all([self._replace(text, 0, False) for text in self.texts])[1])
+            dtype, others = _name_dtype(inputs), _name_other_inputs(inputs)
+            raise ModelLoadError(f"{self.name} does not run with text alone in {dtype}{others}: {refusal}")
+        self._keeps_specials = self._needs_specials()
 
     @property
     def name(self) -> str:
         return type(self.inputs.model).__name__
 
+    @torch.inference_mode()
     def run_alone(self, texts: Sequence[TokenizedText]) -> list[Tensor]:
         """What the stock model says of each text alone: [rows, classes]."""
         return [self.inputs.run_alone(text) for text in texts]
@@ -110,18 +119,13 @@ class Probe:
         ids[kept] = text.input_ids[kept]
         return replace(text, input_ids=ids)
 
-    @torch.inference_mode()
-    def _run_all(self, texts: Sequence[TokenizedText]) -> tuple[list[TokenizedText], list[Exception]]:
-        """The texts that the stock model runs, and why it does not run the others."""
-        ran, refusals = [], []
-        for text in texts:
-            try:
-                self.inputs.run_alone(text)
-            except Exception as error:
-                refusals.append(error)
-            else:
-                ran.append(text)
-        return ran, refusals
+    def _needs_specials(self) -> bool:
+        """Whether the stock model refuses a text without special tokens: some classifiers want an end of text."""
+        try:
+            self.run_alone([self._replace(self.texts[0], 0, False)])
+        except Exception:
+            return True
+        return False
 
 
 def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
@@ -136,19 +140,17 @@ def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
     Raises:
         ModelLoadError: the model's scores are not finite.
     """
-    model = probe.inputs.model
-    with torch.inference_mode():
-        expected = probe.run_alone(probe.texts)
-        _check_finite(probe, expected)
-        candidates = _make_candidates(probe, padding_side)
+    _check_finite(probe)
+    candidates = _make_candidates(probe, padding_side)
     refusals: dict[BatchMode, str] = {}
-    if model.dtype != torch.float32:
+    if probe.inputs.dtype != torch.float32:
         candidates = _check_in_float32(probe, candidates, refusals)
-    logger.info("%s", pack_linears(model, lambda: torch.cat(probe.run_alone(probe.texts))))
-    with torch.inference_mode():
-        return _choose(probe, candidates, expected, refusals)
+    expected = torch.cat(probe.expected)
+    logger.info("%s", pack_linears(probe.inputs.model, lambda: torch.cat(probe.run_alone(probe.texts)), expected))
+    return _choose(probe, candidates, probe.expected, refusals)
 
 
+@torch.inference_mode()
 def _choose(
     probe: Probe, candidates: Sequence[Forward], expected: Sequence[Tensor], refusals: dict[BatchMode, str]
 ) -> tuple[Forward, str]:
@@ -182,14 +184,14 @@ def _make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
     ]
 
 
+@torch.inference_mode()
 def _selects(probe: Probe) -> bool:
     """Whether the head gives the same for rows that are selected before it, tried on one text."""
     if probe.inputs.rows is not Rows.MASKS:
         return False
-    text = probe.texts[-1]
-    expected = probe.inputs.run_alone(text)
     try:
-        _compare([PaddedForward(probe.inputs).run([text])[0]], [expected], _TOLERANCE[probe.inputs.model.dtype])
+        found, _ = PaddedForward(probe.inputs).run(probe.texts[:1])
+        _compare([found], probe.expected[:1], _TOLERANCE[probe.inputs.dtype])
     except Exception:
         return False
     return True
@@ -208,7 +210,7 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
             f"there is no memory to try it in float32, {wanted >> 20} MiB of {available >> 20} MiB that are free"
         )
         return [forward for forward in candidates if forward.mode is not BatchMode.PADDED]
-    with _in_float32(model), torch.inference_mode():
+    with _in_float32(probe.inputs):
         expected = probe.run_alone(probe.texts)
         forward, _ = _choose(probe, candidates, expected, refusals)
         if isinstance(forward, PackedForward):
@@ -217,16 +219,18 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
 
 
 @contextlib.contextmanager
-def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+def _in_float32(inputs: ModelInputs) -> Iterator[None]:
     """The model with its weights as float32 meanwhile, which hold the same numbers."""
-    dtype = model.dtype
+    dtype, model = inputs.dtype, inputs.model
     tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype == dtype]
     stored = [tensor.data for tensor in tensors]
     try:
+        inputs.dtype = torch.float32
         for tensor in tensors:
             tensor.data = tensor.data.float()
         yield
     finally:
+        inputs.dtype = dtype
         for tensor, data in zip(tensors, stored, strict=True):
             tensor.data = data
 
@@ -243,8 +247,8 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
     Raises:
         ValueError: it gives something else, or the answer to a text depends on the others.
     """
-    model = probe.inputs.model
-    tolerance = _TOLERANCE[model.dtype]
+    dtype = probe.inputs.dtype
+    tolerance = _TOLERANCE[dtype]
     texts = list(probe.texts)
     if forward.mode is BatchMode.EQUAL_LENGTH:
         texts = [each for text in texts for each in (text, probe.replace(text, seed=0))]
@@ -253,7 +257,7 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
     difference = _compare(found, expected, tolerance)
     _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
     # Padding mixes no texts, and in float32 what depends on the other rows of a batch is the order of sums.
-    exact = forward.mode is BatchMode.PACKED or model.dtype != torch.float32
+    exact = forward.mode is BatchMode.PACKED or dtype != torch.float32
     for kept in (0, 1):
         others = [text if index % 2 == kept else probe.replace(text, 2 + kept) for index, text in enumerate(texts)]
         beside = _split(forward, others)
@@ -281,25 +285,33 @@ def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: flo
     return difference
 
 
-def _check_finite(probe: Probe, expected: Sequence[Tensor]) -> None:
-    model = probe.inputs.model
-    dtype = str(model.dtype).removeprefix("torch.")
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+@torch.inference_mode()
+def _check_finite(probe: Probe) -> None:
+    """Refuse a checkpoint with a NaN, and a dtype that scores overflow in.
+
+    Raises:
+        ModelLoadError: a weight or a score is not finite.
+    """
+    dtype = _name_dtype(probe.inputs)
+    for name, weight in probe.inputs.model.named_parameters():
+        # One pass over the weights, without a copy of them.
+        if not torch.isfinite(weight.sum(dtype=torch.float32)):
             raise ModelLoadError(
                 f"the weights {name} hold NaN or infinity in {dtype}: the checkpoint is broken or wants another --dtype"
             )
-    if not all(torch.isfinite(scores).all() for scores in expected):
-        raise ModelLoadError(
-            f"{probe.name} gives NaN or infinity in {dtype}: set --dtype to "
-            + ("float32" if dtype == "bfloat16" else "bfloat16 or float32" if dtype == "float16" else "float64")
-        )
+    if not all(torch.isfinite(scores).all() for scores in probe.expected):
+        others = {"float16": ": set --dtype to bfloat16 or float32", "bfloat16": ": set --dtype to float32"}
+        raise ModelLoadError(f"{probe.name} gives NaN or infinity in {dtype}{others.get(dtype, '')}")
 
 
 def _explain(probe: Probe, chosen: Forward, refusals: dict[BatchMode, str], difference: float | None) -> str:
     same = f"{probe.name} gives the same as for each text alone ({difference:.0e})" if difference is not None else ""
     reasons = (f"not {refused}, since {reason}" for refused, reason in refusals.items())
     return f"texts are run {_MANNERS[chosen.mode]}: {'; '.join(filter(None, [same, *reasons]))}"
+
+
+def _name_dtype(inputs: ModelInputs) -> str:
+    return str(inputs.dtype).removeprefix("torch.")
 
 
 def _name_other_inputs(inputs: ModelInputs) -> str:

@@ -136,4 +136,8 @@ def speed_up(model: PreTrainedModel) -> str:
         logits: Tensor = model(**inputs, use_cache=False).logits
         return logits
 
-    return pack_linears(model, run)
+    try:
+        expected = run()
+    except Exception as error:
+        return f"stock linear layers: {type(model).__name__} does not run on a trial ({brief(error)})"
+    return pack_linears(model, run, expected)

@@ -91,7 +91,7 @@ def test_linears_stay_where_the_operator_is_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("runners.encoder.linear.PackedLinear", missing)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     assert (
-        pack_linears(model, lambda: model(torch.ones(1, 4)))
+        pack_linears(model, lambda: model(torch.ones(1, 4)), model(torch.ones(1, 4)))
         == "stock linear layers: this platform has no packed ones (AttributeError)"
     )
     assert type(model[0]) is torch.nn.Linear
@@ -100,7 +100,7 @@ def test_linears_stay_where_the_operator_is_missing(monkeypatch: pytest.MonkeyPa
 def test_linears_stay_where_packed_ones_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runners.encoder.linear._equal", lambda *_: False)
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-    assert "give other results" in pack_linears(model, lambda: model(torch.ones(1, 4)))
+    assert "give other results" in pack_linears(model, lambda: model(torch.ones(1, 4)), model(torch.ones(1, 4)))
     assert type(model[0]) is torch.nn.Linear
 
 

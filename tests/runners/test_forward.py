@@ -1,0 +1,85 @@
+"""Padded batches, batches of equal length and texts one by one, against `transformers`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runners.encoder.batching import BatchMode
+from runners.encoder.forward import GroupedForward, PaddedForward, group_by_length, pad
+from runners.encoder.reading import TokenizedText
+from runners.task import Task
+from tests.architectures.models import save_model
+from tests.architectures.registry import Pair
+from tests.conftest import ModelFolder
+from tests.forwards import ForwardCase, run
+
+TOLERANCE = 2e-5
+
+
+def text(*ids: int) -> TokenizedText:
+    return TokenizedText(np.array(ids), np.ones(len(ids), np.int64), None, False)
+
+
+@pytest.mark.parametrize(
+    ("side", "ids", "mask"),
+    [
+        ("right", [[7, 8, 9], [5, 1, 1]], [[1, 1, 1], [1, 0, 0]]),
+        ("left", [[7, 8, 9], [1, 1, 5]], [[1, 1, 1], [0, 0, 1]]),
+    ],
+)
+def test_padding_goes_to_a_side(side: str, ids: list[list[int]], mask: list[list[int]]) -> None:
+    arrays = pad([text(7, 8, 9), text(5)], 1, side)
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "input_ids": ids, "attention_mask": mask, "token_type_ids": mask
+    }  # fmt: skip
+
+
+def test_texts_are_grouped_by_length() -> None:
+    assert group_by_length([text(1, 2), text(3), text(4, 5), text(6)]) == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("mode", [BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE])
+@pytest.mark.parametrize("task", [Task.FILL_MASK, Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION])
+@pytest.mark.parametrize("model_type", ["fnet", "nystromformer"])
+def test_groups_equal_each_text_alone_in_any_batch(
+    model_type: str, task: Task, mode: BatchMode, tmp_path: Path
+) -> None:
+    """Padding changes what these models answer."""
+    save_model(Pair(model_type, task), tmp_path)
+    case = ForwardCase(tmp_path, task)
+    assert case.forward.mode is BatchMode.EQUAL_LENGTH, case.reason
+    forward = GroupedForward(case.inputs, mode)
+    for seed, lengths in enumerate([(5, 9, 5, 30, 9, 5), (12,), (3, 4)]):
+        texts = case.texts(lengths, seed)
+        for given, found in zip(texts, run(forward, texts), strict=True):
+            torch.testing.assert_close(found, case.expected(given), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("task", ["fill_mask", "sequence_classification", "token_classification"])
+def test_rows_of_padded_texts_are_theirs_on_either_side(task: str, side: str, model_folder: ModelFolder) -> None:
+    """DeBERTa knows only how far tokens are from each other, so that the side says nothing but for the first token."""
+    case = ForwardCase(model_folder("deberta-v2", task), task)
+    if task == "sequence_classification" and side == "left":
+        pytest.skip("its pooler reads the first column")
+    texts = case.texts([9, 30, 4], 0)
+    for given, found in zip(texts, run(PaddedForward(case.inputs, side), texts), strict=True):
+        torch.testing.assert_close(found, case.expected(given), atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("task", [Task.TOKEN_CLASSIFICATION, Task.TEXT_EMBEDDING])
+def test_a_short_text_does_not_change_the_attention_of_long_ones(task: Task, tmp_path: Path) -> None:
+    """BigBird turns its sparse attention off at a short batch, and leaves it off."""
+    save_model(Pair("big_bird", task), tmp_path)
+    case = ForwardCase(tmp_path, task)
+    long, short = case.texts([80, 12], 0)
+    # The reference has never read anything else.
+    expected = case.expected(long)
+    for given in (long, short, long, short, short, long):
+        [found] = run(case.forward, [given])
+        if given is long:
+            torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=TOLERANCE)
