@@ -32,6 +32,7 @@ GENERATION = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT_GENERATION})
 _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("TapasForQuestionAnswering", "table_question_answering"),
     ("ForQuestionAnswering", Task.QUESTION_ANSWERING),
+    ("ForQuestionAnsweringSimple", Task.QUESTION_ANSWERING),
     ("ForTokenClassification", Task.TOKEN_CLASSIFICATION),
     ("ForSequenceClassification", Task.SEQUENCE_CLASSIFICATION),
     ("ForMultipleChoice", "multiple_choice"),
@@ -43,6 +44,7 @@ _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
     ("EncoderDecoderModel", Task.TEXT2TEXT_GENERATION),
     ("ForPrediction", "time_series_forecast"),
     ("Model", Task.TEXT_EMBEDDING),
+    ("Encoder", Task.TEXT_EMBEDDING),
 )
 
 

@@ -198,7 +198,7 @@ def test_files_of_an_embedder_say_more_than_its_architecture(
     np.testing.assert_allclose(embed(serve, tmp_path, backend="huggingface"), reference.encode(TEXTS), atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["bart", "pegasus", "m2m_100", "t5gemma"])
+@pytest.mark.parametrize("model_type", ["bart", "pegasus", "m2m_100", "t5", "mt5", "umt5", "longt5", "t5gemma"])
 def test_encoder_decoders(model_type: str, serve: Serve, tmp_path: Path) -> None:
     """As sentence-transformers saves and runs them: BART whole, of the others the encoder."""
     tokenizer = roberta_bpe()
@@ -206,7 +206,8 @@ def test_encoder_decoders(model_type: str, serve: Serve, tmp_path: Path) -> None
     sizes: dict[str, Any] = {
         "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
         "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "pad_token_id": 1, "init_std": 0.3,
-        "decoder_start_token_id": 2, "max_position_embeddings": 512,
+        "decoder_start_token_id": 2, "max_position_embeddings": 512, "d_kv": 16, "d_ff": 64, "num_heads": 2,
+        "num_layers": 2,
     }  # fmt: skip
     if model_type == "t5gemma":
         sizes = {"encoder": layers, "decoder": layers}

@@ -30,6 +30,8 @@ from runners.task import infer_task, is_embedder, read_architectures
         (["BartModel"], "text_embedding"),
         (["T5EncoderModel"], "text_embedding"),
         (["T5GemmaEncoderModel"], "text_embedding"),
+        (["BertGenerationEncoder"], "text_embedding"),
+        (["XLNetForQuestionAnsweringSimple"], "question_answering"),
     ],
 )
 def test_task_of_architectures(architectures: list[str], task: str) -> None:
