@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.errors import ArgumentsError, ModelLoadError
 from runners.generator.runner import GeneratorRunner
 from runners.predictor import Predictor
-from runners.task import GENERATION, Task, infer_task
+from runners.task import GENERATION, Task, infer_task, is_embedder, read_architectures
 
 
 def create_runner(
@@ -37,18 +39,35 @@ def create_runner(
 
 
 def _peek_task(arguments: Arguments) -> Task | None:
-    """The task by the model's config.json, read without `transformers`, which takes seconds to import.
+    """The task by the model's own files, read without `transformers`, which takes seconds to import.
 
-    None where that says nothing; whoever loads the model finds out why.
+    None where they say nothing; whoever loads the model finds out why.
     """
-    folder = Path(arguments.model)
     try:
-        path = (
-            folder / "config.json"
-            if folder.is_dir() or arguments.model_id is None
-            else hf_hub_download(arguments.model, "config.json", revision=arguments.model_revision)
-        )
-        architectures = json.loads(Path(path).read_text(encoding="utf-8")).get("architectures")
-        return infer_task(architectures)
-    except (ModelLoadError, OSError, ValueError, AttributeError):
+        task = infer_task(read_architectures(_read_json(arguments, "config.json")))
+    except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
         return None
+    # An embedder that was made of a language model still has the name of one.
+    if task in GENERATION and is_embedder(
+        _find_json(arguments, "modules.json"), _find_json(arguments, "config_sentence_transformers.json")
+    ):
+        return Task.TEXT_EMBEDDING
+    return task
+
+
+def _find_json(arguments: Arguments, filename: str) -> Any | None:
+    """A file that not every model has; None where it has none, or none that can be read."""
+    try:
+        return _read_json(arguments, filename)
+    except (OSError, ValueError, EntryNotFoundError):
+        return None
+
+
+def _read_json(arguments: Arguments, filename: str) -> Any:
+    folder = Path(arguments.model)
+    path = (
+        folder / filename
+        if folder.is_dir() or arguments.model_id is None
+        else hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
+    )
+    return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from runners.errors import ModelLoadError
@@ -49,6 +49,37 @@ _TASK_BY_SUFFIX: tuple[tuple[str, str], ...] = (
 def servable_tasks() -> str:
     """The tasks as one readable list."""
     return ", ".join(sorted(Task))
+
+
+def read_architectures(config: object) -> list[str]:
+    """The `architectures` of a parsed config.json; a name alone is a list of one.
+
+    Raises:
+        ModelLoadError: the config is no object, or its architectures are no names.
+    """
+    if not isinstance(config, Mapping):
+        raise ModelLoadError("the model's config.json is no JSON object")
+    found = config.get("architectures") or []
+    names = [found] if isinstance(found, str) else found
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ModelLoadError(f"architectures in the model's config.json is {found!r}, not a list of class names")
+    return names
+
+
+def is_embedder(modules: object, settings: object) -> bool:
+    """Whether a model's files are those of a SentenceTransformer that pools tokens, whatever its architecture is.
+
+    The cross-encoders and sparse encoders of sentence-transformers have a modules.json too.
+
+    Args:
+        modules: the parsed modules.json, None where there is none.
+        settings: the parsed config_sentence_transformers.json, None where there is none.
+    """
+    model_type = settings.get("model_type") if isinstance(settings, Mapping) else None
+    if not isinstance(modules, list) or model_type not in (None, "SentenceTransformer"):
+        return False
+    kinds = {str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, Mapping)}
+    return {"Transformer", "Pooling"} <= kinds
 
 
 def infer_task(architectures: Sequence[str] | None) -> Task:

@@ -11,14 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runners.arguments import Arguments
+from runners.encoder.transformer_settings import TransformerSettings, load_transformer_settings
 from runners.errors import ModelLoadError
 from runners.loading import find_file, load_json
 
-# sentence-transformers looks for the length and casing of its texts under all of these names.
-_TRANSFORMER_FILES = tuple(
-    f"sentence_{family}_config.json"
-    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
 _MODE_BY_OLD_KEY = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -71,19 +67,19 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTransformer:
-    """What a model's sentence-transformers files say beyond the transformer itself.
+    """What a model's sentence-transformers files say.
 
     Attributes:
-        max_length: longest text in tokens.
-        lower_case: whether texts are lower-cased first.
+        transformer: what they say of the transformer and its tokenizer.
+        truncate_dim: how many numbers of a vector are kept, after all modules: what remains is not normalized again.
         prompts: what can be put in front of every text, by name.
         default_prompt_name: the one that is where nobody names one.
         pools_prompts: whether the tokens of a prompt are pooled too.
     """
 
     pooling: Pooling
-    max_length: int | None = None
-    lower_case: bool = False
+    transformer: TransformerSettings = field(default_factory=TransformerSettings)
+    truncate_dim: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     pools_prompts: bool = True
@@ -98,7 +94,9 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
     modules = load_json(arguments, "modules.json")
     if modules is None:
         return SentenceTransformer(Pooling(["mean"], [], normalize=True))
-    prompts, default_prompt_name = _read_prompts(arguments)
+    _check_modules(modules)
+    settings = load_json(arguments, "config_sentence_transformers.json") or {}
+    prompts, default_prompt_name = _read_prompts(settings)
     pools_prompts = True
     modes: list[str] = []
     layers: list[nn.Module] = []
@@ -108,6 +106,10 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
         if normalize or (kind == "Pooling" and (modes or layers)) or (kind == "Dense" and not modes):
             raise ModelLoadError(f"modules.json has a {kind} in an unusual place, which this server does not run")
         match kind:
+            case "Transformer" if folder:
+                raise ModelLoadError(
+                    f"modules.json has its Transformer in {folder}, and this server reads the folder above"
+                )
             case "Transformer" | "Dropout":
                 pass
             case "Pooling":
@@ -119,22 +121,46 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
             case "Dense":
                 layers.append(_load_dense(arguments, folder).to(device))
             case "Normalize":
+                _check_names(load_json(arguments, f"{folder}/config.json") or {}, folder)
                 normalize = True
             case _:
                 raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
-    found = (load_json(arguments, filename) for filename in _TRANSFORMER_FILES)
-    transformer: dict[str, Any] = next((config for config in found if config is not None), {})
-    # What sentence-transformers 6 writes for a language model: where it says message, every text is made one.
-    if "message" in transformer.get("modality_config", {}):
-        raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
     return SentenceTransformer(
         Pooling(modes or ["mean"], layers, normalize),
-        max_length=transformer.get("max_seq_length"),
-        lower_case=bool(transformer.get("do_lower_case")),
+        transformer=load_transformer_settings(arguments),
+        truncate_dim=_read_truncate_dim(settings),
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         pools_prompts=pools_prompts,
     )
+
+
+def _check_modules(modules: Any) -> None:
+    """Refuse a modules.json whose form or whose modules' code is not that of sentence-transformers."""
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
+        for module in modules
+    ):
+        raise ModelLoadError("modules.json is no list of modules with a type and a path each")
+    for module in modules:
+        if not module["type"].startswith("sentence_transformers."):
+            raise ModelLoadError(f"modules.json has {module['type']}, whose code this server does not run")
+
+
+def _check_names(config: Mapping[str, Any], folder: str) -> None:
+    """Refuse a module that reads or writes anything but a text's vector."""
+    names = {config.get(f"module_{end}_name") or "sentence_embedding" for end in ("input", "output")}
+    if other := names - {"sentence_embedding"}:
+        raise ModelLoadError(f"the module in {folder} is of {other.pop()}, not of a text's vector (module_input_name)")
+
+
+def _read_truncate_dim(settings: Mapping[str, Any]) -> int | None:
+    dimensions = settings.get("truncate_dim")
+    if dimensions is not None and (not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 1):
+        raise ModelLoadError(
+            f"truncate_dim in config_sentence_transformers.json is {dimensions!r}, not a number of dimensions"
+        )
+    return dimensions
 
 
 def _read_modes(config: dict[str, object]) -> list[str]:
@@ -147,11 +173,10 @@ def _read_modes(config: dict[str, object]) -> list[str]:
     return [mode for key, mode in _MODE_BY_OLD_KEY.items() if config.get(key)] or ["mean"]
 
 
-def _read_prompts(arguments: Arguments) -> tuple[dict[str, str], str | None]:
+def _read_prompts(settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
     """The prompts by name, and the name of the default one, if there is one."""
-    config = load_json(arguments, "config_sentence_transformers.json") or {}
-    prompts = {str(name): str(prompt or "") for name, prompt in (config.get("prompts") or {}).items()}
-    default = config.get("default_prompt_name")
+    prompts = {str(name): str(prompt or "") for name, prompt in (settings.get("prompts") or {}).items()}
+    default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise ModelLoadError(f"default_prompt_name is {default!r}, which is none of the model's prompts")
     return prompts, default
@@ -161,9 +186,8 @@ def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
     config = load_json(arguments, f"{folder}/config.json") or {}
     activation_name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     activation = getattr(nn, activation_name.rpartition(".")[2], None)
-    names = {config.get(f"module_{end}_name") or "sentence_embedding" for end in ("input", "output")}
-    plain = names == {"sentence_embedding"}
-    if not plain or not activation_name.startswith("torch.nn.") or activation is None or config.get("use_residual"):
+    _check_names(config, folder)
+    if not activation_name.startswith("torch.nn.") or activation is None or config.get("use_residual"):
         raise ModelLoadError(f"the Dense module in {folder} is of a form that this server does not run")
     linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     weights = _load_weights(arguments, folder)

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from runners.encoder.batching import BatchMode, BatchQueue, Entry, Job
-    from runners.encoder.forward import Forward
+    from runners.encoder.forward import Forward, ModelInputs
     from runners.encoder.heads import Head
     from runners.encoder.reading import Reading, TokenizedText
     from runners.encoder.token_limits import TokenLimits
@@ -334,14 +334,15 @@ class EncoderRunner:
         import torch
         from transformers.utils import logging as transformers_logging
 
-        from runners.encoder.batching import BatchMode, BatchQueue
+        from runners.encoder.batching import BatchQueue
         from runners.encoder.forward import ModelInputs
         from runners.encoder.heads import HEADS
-        from runners.encoder.probe import Probe, choose_forward
         from runners.encoder.remote import RemoteForward
         from runners.encoder.token_limits import TokenLimits, find_padding_id
         from runners.encoder.tokenization import TextTokenizer
+        from runners.encoder.transformer_settings import TransformerSettings, load_transformer_settings
         from runners.loading import (
+            holds_embedder,
             limit_length,
             load_config,
             load_model,
@@ -358,15 +359,18 @@ class EncoderRunner:
         remote = arguments.predictor_host is not None
         device = torch.device("cuda" if torch.cuda.is_available() and not remote else "cpu")
         config = load_config(arguments)
-        task = arguments.task or _infer_task(config)
+        task = arguments.task or _infer_task(config, holds_embedder(arguments))
         if remote and task is Task.QUESTION_ANSWERING:
             raise ArgumentsError("predictor_host: a predictor gives one tensor, and question_answering needs two")
         head_class = HEADS[task]
-        tokenizer = load_tokenizer(arguments)
+        settings = load_transformer_settings(arguments) if task is Task.TEXT_EMBEDDING else TransformerSettings()
+        if settings.config:
+            config = load_config(arguments, settings.config)
+        tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
         if remote:
             model = outline_model(arguments, head_class.auto_class, config)
         else:
-            model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights)
+            model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights, config)
         head = head_class(arguments, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
@@ -408,11 +412,7 @@ class EncoderRunner:
             watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
         else:
             model_inputs = ModelInputs(model, inputs, head.rows, tokenizer.mask_token_id, padding_id)
-            probe_texts = self._make_probe_texts(head, text_tokenizer, token_limits)
-            probe = Probe(model_inputs, probe_texts, _find_ordinary_ids(head, model))
-            forward, reason = choose_forward(probe, tokenizer.padding_side)
-            slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
-            logger.log(logging.WARNING if slow else logging.INFO, "%s", reason)
+            forward = self._choose_forward(model_inputs, head, text_tokenizer, token_limits)
         loaded = _Loaded(
             task=task,
             model=model,
@@ -443,12 +443,20 @@ class EncoderRunner:
         for reading in self._read_trial_texts(loaded.head, loaded.tokenizer, loaded.token_limits, (1, 30, 200)):
             loaded.head.predict(_compute(loaded, reading.sequences), reading, options)
 
-    def _make_probe_texts(self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits) -> list[TokenizedText]:
-        """Texts that show how the model is to be run, as its tokenizer makes them."""
-        from runners.encoder.probe import count_probe_words
+    def _choose_forward(
+        self, inputs: ModelInputs, head: Head, tokenizer: TextTokenizer, limits: TokenLimits
+    ) -> Forward:
+        """Try the forward passes on texts as the model's own tokenizer makes them."""
+        from runners.encoder.batching import BatchMode
+        from runners.encoder.probe import Probe, choose_forward, count_probe_words
 
         readings = self._read_trial_texts(head, tokenizer, limits, count_probe_words(head.config))
-        return [reading.sequences[0] for reading in readings]
+        texts = [reading.sequences[0] for reading in readings]
+        probe = Probe(inputs, texts, _find_ordinary_ids(head, inputs.model))
+        forward, reason = choose_forward(probe, head.tokenizer.padding_side)
+        slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
+        logger.log(logging.WARNING if slow else logging.INFO, "%s", reason)
+        return forward
 
     def _read_trial_texts(
         self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits, lengths: Sequence[int]
@@ -532,12 +540,16 @@ def _check_scores(scores: int) -> None:
         )
 
 
-def _infer_task(config: PretrainedConfig) -> Task:
+def _infer_task(config: PretrainedConfig, embedder: bool) -> Task:
+    """
+    Args:
+        embedder: whether the model comes with the files of one, which say more than its architecture.
+    """
+    if embedder:
+        return Task.TEXT_EMBEDDING
     task = infer_task(config.architectures)
     if task in GENERATION:
         raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
-    if task is Task.TEXT_EMBEDDING and config.is_encoder_decoder:
-        raise ModelLoadError(f"{config.architectures} is an encoder-decoder, which this server does not run")
     names = [str(name).lower() for name in (config.id2label or {}).values()]
     if task is Task.SEQUENCE_CLASSIFICATION and any(name.startswith(ENTAILMENT) for name in names):
         # It answers as before, unless a request has labels of its own.

@@ -1,4 +1,4 @@
-"""The comparison of many pairs in worker processes, a core each.
+"""The comparison of many pairs in worker processes.
 
 `python -m tests.architectures.sweep bert fnet` prints the outcomes of these model types.
 """
@@ -30,11 +30,8 @@ def sweep(pairs: Sequence[Pair], dtypes: Sequence[str] = DTYPES) -> Outcomes:
     """The outcomes of all the pairs; the pairs of a type run in one process, one after another."""
     # No fork: torch has threads.
     context = multiprocessing.get_context("spawn")
-    cores = context.Queue()
-    for core in itertools.islice(itertools.cycle(sorted(os.sched_getaffinity(0))), _PROCESSES):
-        cores.put(core)
     by_type = [list(group) for _, group in itertools.groupby(sorted(pairs), key=lambda pair: pair.model_type)]
-    with context.Pool(_PROCESSES, initializer=_start_worker, initargs=(cores,)) as pool:
+    with context.Pool(_PROCESSES, initializer=_start_worker) as pool:
         found = pool.imap_unordered(_compare_all, [(group, tuple(dtypes)) for group in by_type])
         return {pair: outcomes for group in found for pair, outcomes in group}
 
@@ -53,9 +50,7 @@ def frozen_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _start_worker(cores: multiprocessing.Queue[int]) -> None:
-    # The engine and the stock model take as many threads as there are cores in the mask.
-    os.sched_setaffinity(0, {cores.get()})
+def _start_worker() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers.utils import logging as transformers_logging

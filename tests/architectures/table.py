@@ -45,7 +45,7 @@ def read_cells(page: str) -> dict[tuple[str, Task], str]:
 
 def write(outcomes: Outcomes) -> None:
     head = PAGE.read_text(encoding="utf-8").partition(_MARK)[0]
-    PAGE.write_text(head + _MARK + "\n" + render(outcomes), encoding="utf-8")
+    PAGE.write_text(f"{head}{_MARK}\n{render(outcomes)}", encoding="utf-8")
 
 
 def _render_counts(outcomes: Outcomes) -> list[str]:

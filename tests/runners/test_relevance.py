@@ -129,4 +129,4 @@ def test_a_model_with_several_classes(model_folder: ModelFolder, serve: Serve) -
 )
 def test_the_task_is_inferred(config: dict[str, Any], task: str) -> None:
     architectures = {"architectures": ["BertForSequenceClassification"]}
-    assert _infer_task(AutoConfig.for_model("bert", **architectures | config)) == task
+    assert _infer_task(AutoConfig.for_model("bert", **architectures | config), embedder=False) == task

@@ -18,7 +18,12 @@ from runners.inference import Numbers, Options, TensorSpec
 
 
 class TextEmbedding(Head):
-    """One vector a text, pooled as the model's sentence-transformers files say."""
+    """One vector a text, made as the model's sentence-transformers files say.
+
+    Where they have a `truncate_dim` and a request or the operator `dimensions`, the smaller of both holds. The
+    beginning that `dimensions` asks for gets length 1 if the model's vectors have it; what `truncate_dim` alone leaves
+    does not, as in sentence-transformers.
+    """
 
     auto_class = AutoModel
     unused_weights = ("pooler.",)
@@ -28,18 +33,18 @@ class TextEmbedding(Head):
         files = load_sentence_transformer(self.arguments, self.device)
         self._files = files
         self._pooling = files.pooling
-        self.lower_case = files.lower_case
-        self.recommended_length = files.max_length
-        self.pooled_width = self._dimensions = len(
+        self.lower_case = files.transformer.lower_case
+        self.recommended_length = files.transformer.max_length
+        self._whole = len(
             self._pooling.pool(torch.zeros(1, self.config.get_text_config().hidden_size, device=self.device))
         )
+        self.pooled_width = self._dimensions = min(self._whole, files.truncate_dim or self._whole)
 
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
         """Float32 [1, dimensions] each; a predictor may have pooled them, then `rows` is [texts, 1, dimensions]."""
-        if rows.ndim == 3:
-            return list(to_numpy(rows))
-        vectors = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])
-        return list(to_numpy(vectors)[:, None])
+        if rows.ndim != 3:
+            rows = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])[:, None]
+        return list(to_numpy(rows[..., : self._dimensions]))
 
     @property
     def width(self) -> int:
@@ -47,8 +52,8 @@ class TextEmbedding(Head):
 
     def check_options(self, options: Options) -> None:
         dimensions, name = options.answer.dimensions, options.answer.prompt_name
-        if dimensions is not None and dimensions > self._dimensions:
-            raise InputError(f"dimensions is {dimensions}; the model's vectors have {self._dimensions}", "dimensions")
+        if dimensions is not None and dimensions > self._whole:
+            raise InputError(f"dimensions is {dimensions}; the model's vectors have {self._whole}", "dimensions")
         prompts = self._files.prompts
         if name is not None and name not in prompts:
             known = f"there are {', '.join(prompts)}" if prompts else "the model has none"
@@ -71,12 +76,13 @@ class TextEmbedding(Head):
         return Numbers(vector)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
-        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
+        dimensions = min(self._dimensions, options.answer.dimensions or self._dimensions)
+        return [TensorSpec("output-0", "FP32", (-1, dimensions))]
 
     @property
     def properties(self) -> dict[str, str]:
         prompts = ",".join(self._files.prompts)
-        normalized = str(self._pooling.normalize).lower()
+        normalized = str(self._pooling.normalize and self._dimensions == self._whole).lower()
         return {
             "dimensions": str(self._dimensions),
             "normalized": normalized,

@@ -1,0 +1,174 @@
+"""What the files of sentence-transformers say of the transformer itself: its config, its tokenizer and its texts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runners.arguments import Arguments
+from runners.errors import ModelLoadError
+from runners.loading import load_json
+
+logger = logging.getLogger(__name__)
+
+# sentence-transformers reads the first of these that says something.
+_FILENAMES = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# What releases before 6 wrote, and wins there over the new name.
+_OLD_NAMES = {"processor_kwargs": "tokenizer_args", "config_kwargs": "config_args", "model_kwargs": "model_args"}
+# Where a model comes from and whether its code is run are the operator's to say; sentence-transformers drops these too.
+_OPERATORS = frozenset(
+    {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code"}
+)
+# Values of settings that change nothing here; of other settings none does.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "tokenizer_name_or_path": (None,),
+}
+_READ = frozenset({"max_seq_length", "do_lower_case", "modality_config", "processing_kwargs"})
+# How padding is skipped and what runs the model are this server's own.
+_WITHOUT_EFFECT = frozenset({"unpad_inputs", "backend", "cache_dir"})
+_MODEL_WITHOUT_EFFECT = frozenset(
+    {
+        "add_pooling_layer", "attn_implementation", "device_map", "export", "file_name", "low_cpu_mem_usage",
+        "provider", "use_safetensors",
+    }
+)  # fmt: skip
+_DTYPES = frozenset({"dtype", "torch_dtype"})
+_TOKENIZER_WITHOUT_EFFECT = frozenset({"use_fast"})
+_TOKENIZER_UNSUPPORTED = frozenset({"backend", "config", "gguf_file", "tokenizer_type"})
+_PROCESSING_WITHOUT_EFFECT = frozenset(
+    {
+        "logits_to_keep", "pad_to_multiple_of", "padding", "padding_side", "return_attention_mask", "return_tensors",
+        "verbose",
+    }
+)  # fmt: skip
+_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSettings:
+    """How sentence-transformers loads a transformer, and what it does with texts first.
+
+    Attributes:
+        max_length: longest text in tokens, whatever the tokenizer's own limit is.
+        lower_case: whether texts are lower-cased first.
+        tokenizer: what the tokenizer is loaded with.
+        config: what the config is loaded with.
+    """
+
+    max_length: int | None = None
+    lower_case: bool = False
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_transformer_settings(arguments: Arguments) -> TransformerSettings:
+    """Read the settings that come with the model; without modules.json sentence-transformers reads none either.
+
+    Raises:
+        ModelLoadError: a setting would change the vectors, and this server does not follow it; the message names it.
+    """
+    if load_json(arguments, "modules.json") is None:
+        return TransformerSettings()
+    filename, settings = next(
+        ((name, found) for name in _FILENAMES if (found := load_json(arguments, name))), (_FILENAMES[0], {})
+    )
+    if not isinstance(settings, dict):
+        raise ModelLoadError(f"{arguments.model}/{filename} is no JSON object")
+    groups = {new: _read_group(settings, new, old, filename) for new, old in _OLD_NAMES.items()}
+    names = {*_READ, *_WITHOUT_EFFECT, *_OLD_NAMES, *_OLD_NAMES.values()}
+    for name, value in settings.items():
+        if name not in names and value not in _PLAIN.get(name, ()):
+            raise _unsupported(filename, name, value)
+    _check_modalities(settings.get("modality_config"), filename)
+    _check_model(groups["model_kwargs"], filename)
+    tokenizer = groups["processor_kwargs"]
+    for name, value in tokenizer.items():
+        if name in _TOKENIZER_UNSUPPORTED or name.endswith("_file"):
+            raise _unsupported(filename, f"processor_kwargs.{name}", value)
+    lengths = {
+        "processing_kwargs.text.max_length": _read_processing(arguments, settings.get("processing_kwargs"), filename),
+        "processor_kwargs.model_max_length": tokenizer.pop("model_max_length", None),
+        "max_seq_length": settings.get("max_seq_length"),
+    }
+    return TransformerSettings(
+        max_length=_pick_length(lengths, filename),
+        lower_case=bool(settings.get("do_lower_case")),
+        tokenizer={name: value for name, value in tokenizer.items() if name not in _TOKENIZER_WITHOUT_EFFECT},
+        config=groups["config_kwargs"],
+    )
+
+
+def _read_group(settings: Mapping[str, Any], name: str, old_name: str, filename: str) -> dict[str, Any]:
+    group = settings.get(old_name, settings.get(name)) or {}
+    if not isinstance(group, dict):
+        raise ModelLoadError(f"{name} in {filename} is {group!r}, not an object")
+    return {key: value for key, value in group.items() if key not in _OPERATORS}
+
+
+def _check_modalities(modalities: object, filename: str) -> None:
+    if modalities is None:
+        return
+    # What sentence-transformers 6 writes for a language model: where it says message, every text is made one.
+    if isinstance(modalities, dict) and "message" in modalities:
+        raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
+    if not isinstance(modalities, dict) or modalities.get("text") != _TEXT:
+        raise _unsupported(filename, "modality_config", modalities)
+
+
+def _check_model(group: Mapping[str, Any], filename: str) -> None:
+    for name, value in group.items():
+        if name in _DTYPES:
+            logger.info(
+                "model_kwargs.%s in %s is %s; here --dtype says what the model computes in", name, filename, value
+            )
+        elif name not in _MODEL_WITHOUT_EFFECT:
+            raise _unsupported(filename, f"model_kwargs.{name}", value)
+
+
+def _read_processing(arguments: Arguments, groups: Any, filename: str) -> Any:
+    """The length that texts are truncated to as they are tokenized, if one is named."""
+    if not isinstance(groups or {}, dict):
+        raise _unsupported(filename, "processing_kwargs", groups)
+    length = None
+    # What is common to all modalities wins.
+    for modality in ("text", "common"):
+        for name, value in ((groups or {}).get(modality) or {}).items():
+            match name:
+                case "max_length":
+                    length = value
+                case "truncation" if value in (True, "longest_first", "only_first"):
+                    pass
+                case "add_special_tokens" if value or arguments.disable_special_tokens:
+                    pass
+                case "add_special_tokens":
+                    raise ModelLoadError(
+                        f"processing_kwargs.{modality}.{name} in {filename} is false: set --disable_special_tokens"
+                    )
+                case _ if name not in _PROCESSING_WITHOUT_EFFECT:
+                    raise _unsupported(filename, f"processing_kwargs.{modality}.{name}", value)
+    return length
+
+
+def _pick_length(lengths: Mapping[str, Any], filename: str) -> int | None:
+    """The first of some lengths that is there."""
+    for name, length in lengths.items():
+        if length is None:
+            continue
+        if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+            raise ModelLoadError(f"{name} in {filename} is {length!r}, not a number of tokens")
+        return length
+    return None
+
+
+def _unsupported(filename: str, name: str, value: object) -> ModelLoadError:
+    return ModelLoadError(f"{name} in {filename} is {str(value)[:80]!r}, which this server does not follow")
