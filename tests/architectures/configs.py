@@ -81,6 +81,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "luke": {"entity_vocab_size": 10, "entity_emb_size": _HEAD_DIM},
     "markuplm": {
         "max_xpath_tag_unit_embeddings": 20, "max_xpath_subs_unit_embeddings": 20, "tag_pad_id": 5, "subs_pad_id": 5,
+        "max_depth": 2, "xpath_unit_hidden_size": 4,
     },
     "minicpm3": _LATENT,
     "minimax": {"block_size": _WINDOW},

@@ -29,6 +29,7 @@ _ALWAYS: dict[str, Refusal] = {
     "tapas": Refusal("needs tables", "too many indices for tensor of dimension 2"),
 }
 _OF_TASK: dict[tuple[str, Task], Refusal] = {
+    ("mra", Task.SEQUENCE_CLASSIFICATION): Refusal("needs a CUDA kernel", "hardly depend on the text"),
     ("perceiver", Task.TEXT_EMBEDDING): Refusal(
         "takes no input_ids", "missing 1 required positional argument: 'inputs'"
     ),
@@ -48,6 +49,5 @@ _IN_16_BIT: dict[str, Refusal] = {
 
 def stock_refusal(pair: Pair, dtype: str) -> Refusal | None:
     """Why the stock model does not run in this dtype from text alone; None where it does."""
-    if dtype != "float32" and pair.model_type in _IN_16_BIT:
-        return _IN_16_BIT[pair.model_type]
-    return _ALWAYS.get(pair.model_type) or _OF_TASK.get((pair.model_type, pair.task))
+    refusal = _ALWAYS.get(pair.model_type) or _OF_TASK.get((pair.model_type, pair.task))
+    return refusal or (_IN_16_BIT.get(pair.model_type) if dtype != "float32" else None)
