@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,10 @@ from transformers import PreTrainedModel
 
 from runners.encoder.batching import BatchMode
 from runners.encoder.reading import TokenizedText
+from runners.encoder.rope import LengthDependentRope
+
+
+Groups = list[list[int]]
 
 
 class Rows(Enum):
@@ -68,12 +73,25 @@ def pad(texts: Sequence[TokenizedText], padding_id: int, side: str) -> dict[str,
     return arrays
 
 
-def group_by_length(texts: Sequence[TokenizedText]) -> list[list[int]]:
+def group_by_length(texts: Sequence[TokenizedText]) -> Groups:
     """The positions of the texts, those of one length together."""
     groups: dict[int, list[int]] = {}
     for position, text in enumerate(texts):
         groups.setdefault(len(text.input_ids), []).append(position)
     return list(groups.values())
+
+
+def group_above(limit: int, texts: Sequence[TokenizedText]) -> Groups:
+    """The positions of the texts, all up to a limit of tokens together, of longer ones those of one length."""
+    groups = group_by_length(texts)
+    short = sorted(chain.from_iterable(group for group in groups if len(texts[group[0]].input_ids) <= limit))
+    longer = [group for group in groups if len(texts[group[0]].input_ids) > limit]
+    return [short, *longer] if short else longer
+
+
+def group_singly(texts: Sequence[TokenizedText]) -> Groups:
+    """The positions of the texts, each by itself."""
+    return [[position] for position in range(len(texts))]
 
 
 class ModelInputs:
@@ -105,6 +123,7 @@ class ModelInputs:
         model.config.get_text_config().use_cache = False
         self._selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None
         self._attention_types = _AttentionTypes(model)
+        self.rope = LengthDependentRope(model)
 
     def count_rows(self, texts: Sequence[TokenizedText]) -> list[int]:
         return count_rows(texts, self.rows, self.mask_token_id)
@@ -122,6 +141,7 @@ class ModelInputs:
             self._selector.select = select
         tokens = tensors["input_ids"].shape[1]
         self._attention_types.restore(tokens)
+        self.rope.reset()
         output = self.model(**tensors)
         self._attention_types.learn(tokens)
         if hasattr(output, "start_logits"):
@@ -201,19 +221,24 @@ class PaddedForward:
 
 
 class GroupedForward:
-    """The texts of one length together, or each by itself, so that nothing is padded."""
+    """A batch in parts, each of which another forward pass runs by itself."""
 
     at_once = 1
 
-    def __init__(self, inputs: ModelInputs, mode: BatchMode, selects: bool = True) -> None:
-        self._forward = PaddedForward(inputs, selects=selects)
+    def __init__(self, forward: Forward, mode: BatchMode, group: Callable[[Sequence[TokenizedText]], Groups]) -> None:
+        """
+        Args:
+            forward: runs the parts.
+            mode: how the queue is to make batches.
+            group: the positions of the texts, those of a part together.
+        """
+        self._forward = forward
+        self._group = group
         self.mode = mode
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
-        by_length = self.mode is BatchMode.EQUAL_LENGTH
-        groups = group_by_length(texts) if by_length else [[position] for position in range(len(texts))]
         parts: dict[int, Tensor] = {}
-        for group in groups:
+        for group in self._group(texts):
             rows, counts = self._forward.run([texts[position] for position in group])
             parts.update(zip(group, torch.split(rows, counts), strict=True))
         ordered = [parts[position] for position in range(len(texts))]

@@ -14,6 +14,7 @@ from runners.arguments import Arguments
 from runners.encoder.transformer_settings import TransformerSettings, load_transformer_settings
 from runners.errors import ModelLoadError
 from runners.loading import find_file, load_json
+from runners.task import Task
 
 _MODE_BY_OLD_KEY = {
     "pooling_mode_cls_token": "cls",
@@ -127,7 +128,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
     return SentenceTransformer(
         Pooling(modes or ["mean"], layers, normalize),
-        transformer=load_transformer_settings(arguments),
+        transformer=load_transformer_settings(arguments, Task.TEXT_EMBEDDING),
         truncate_dim=_read_truncate_dim(settings),
         prompts=prompts,
         default_prompt_name=default_prompt_name,

@@ -14,6 +14,7 @@ import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +24,16 @@ from transformers import PretrainedConfig
 
 from runners.encoder.batching import BatchMode
 from runners.encoder.difference import measure_difference
-from runners.encoder.forward import Forward, GroupedForward, ModelInputs, PaddedForward, Rows
+from runners.encoder.forward import (
+    Forward,
+    GroupedForward,
+    ModelInputs,
+    PaddedForward,
+    Rows,
+    group_above,
+    group_by_length,
+    group_singly,
+)
 from runners.encoder.linear import pack_linears
 from runners.encoder.packing import PackedForward
 from runners.encoder.reading import TokenizedText
@@ -79,6 +89,10 @@ class Probe:
         """
         self.inputs = inputs
         self._ordinary_ids = ordinary_ids
+        limit = inputs.rope.limit
+        if limit is not None:
+            # Above it texts run only beside others of their length, whatever passes below.
+            texts = [text for text in texts if len(text.input_ids) <= limit]
         self.texts: list[TokenizedText] = []
         # What the stock model says of each: [rows, classes].
         self.expected: list[Tensor] = []
@@ -147,7 +161,12 @@ def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         candidates = _check_in_float32(probe, candidates, refusals)
     expected = torch.cat(probe.expected)
     logger.info("%s", pack_linears(probe.inputs.model, lambda: torch.cat(probe.run_alone(probe.texts)), expected))
-    return _choose(probe, candidates, probe.expected, refusals)
+    forward, reason = _choose(probe, candidates, probe.expected, refusals)
+    limit = probe.inputs.rope.limit
+    if limit is None:
+        return forward, reason
+    guarded = GroupedForward(forward, forward.mode, partial(group_above, limit))
+    return guarded, f"{reason}; texts of more than {limit} tokens run only beside others of their length (RoPE scaling)"
 
 
 @torch.inference_mode()
@@ -179,8 +198,8 @@ def _make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
         PackedForward(inputs),
         PaddedForward(inputs, padding_side, selects),
         PaddedForward(inputs, other_side, selects),
-        GroupedForward(inputs, BatchMode.EQUAL_LENGTH, selects),
-        GroupedForward(inputs, BatchMode.ONE_BY_ONE, selects),
+        GroupedForward(PaddedForward(inputs, selects=selects), BatchMode.EQUAL_LENGTH, group_by_length),
+        GroupedForward(PaddedForward(inputs, selects=selects), BatchMode.ONE_BY_ONE, group_singly),
     ]
 
 

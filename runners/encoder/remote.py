@@ -35,6 +35,9 @@ class RemoteForward:
         self._head = head
         self._inputs = inputs
         self._padding_id = padding_id
+        # Without a mask nothing tells the predictor what is padding, and padding on the left, which the protocol of
+        # this server does not know, is for models that read a text's last column: texts of one length at a time then.
+        self._pads = "attention_mask" in inputs and head.tokenizer.padding_side == "right"
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         """As `Forward.run`; vectors that the predictor has pooled are [texts, 1, dimensions].
@@ -43,9 +46,8 @@ class RemoteForward:
             PredictorError: there is no answer, or it is not the model's.
         """
         counts = count_rows(texts, self._head.rows, self._head.tokenizer.mask_token_id)
-        if "attention_mask" in self._inputs:
+        if self._pads:
             return _to_tensor(self._ask(texts, counts)), counts
-        # Nothing tells the predictor what is padding, so that there must be none: texts of one length at a time.
         parts: dict[int, NDArray[np.float32]] = {}
         for alike in group_by_length(texts):
             own_counts = [counts[index] for index in alike]
@@ -55,7 +57,7 @@ class RemoteForward:
         return _to_tensor(np.concatenate([parts[index] for index in range(len(texts))])), counts
 
     def _ask(self, texts: Sequence[TokenizedText], counts: list[int]) -> NDArray[np.float32]:
-        arrays = pad(texts, self._padding_id, self._head.tokenizer.padding_side)
+        arrays = pad(texts, self._padding_id, "right")
         answer = self._predictor.infer({name: array for name, array in arrays.items() if name in self._inputs})
         real = arrays["attention_mask"].astype(bool)
         count, longest = real.shape

@@ -340,7 +340,7 @@ class EncoderRunner:
         from runners.encoder.remote import RemoteForward
         from runners.encoder.token_limits import TokenLimits, find_padding_id
         from runners.encoder.tokenization import TextTokenizer
-        from runners.encoder.transformer_settings import TransformerSettings, load_transformer_settings
+        from runners.encoder.transformer_settings import load_transformer_settings
         from runners.loading import (
             holds_embedder,
             limit_length,
@@ -363,7 +363,7 @@ class EncoderRunner:
         if remote and task is Task.QUESTION_ANSWERING:
             raise ArgumentsError("predictor_host: a predictor gives one tensor, and question_answering needs two")
         head_class = HEADS[task]
-        settings = load_transformer_settings(arguments) if task is Task.TEXT_EMBEDDING else TransformerSettings()
+        settings = load_transformer_settings(arguments, task)
         if settings.config:
             config = load_config(arguments, settings.config)
         tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)

@@ -10,6 +10,7 @@ from typing import Any
 from runners.arguments import Arguments
 from runners.errors import ModelLoadError
 from runners.loading import load_json
+from runners.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +25,8 @@ _OLD_NAMES = {"processor_kwargs": "tokenizer_args", "config_kwargs": "config_arg
 _OPERATORS = frozenset(
     {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code"}
 )
-# Values of settings that change nothing here; of other settings none does.
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    "transformer_task": (None, "feature-extraction"),
-    "module_output_name": (None, "token_embeddings"),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
-    "tokenizer_name_or_path": (None,),
-}
+# Settings that change nothing here if they are null; of others none does.
+_NULL = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
 _READ = frozenset({"max_seq_length", "do_lower_case", "modality_config", "processing_kwargs"})
 # How padding is skipped and what runs the model are this server's own.
 _WITHOUT_EFFECT = frozenset({"unpad_inputs", "backend", "cache_dir"})
@@ -51,7 +45,25 @@ _PROCESSING_WITHOUT_EFFECT = frozenset(
         "verbose",
     }
 )  # fmt: skip
-_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """What sentence-transformers calls a transformer's task, its output, and that output among its own."""
+
+    transformer_task: str
+    method_output_name: str
+    module_output_name: str
+
+
+_EMBEDDER = _Output("feature-extraction", "last_hidden_state", "token_embeddings")
+_CROSS_ENCODER = _Output("sequence-classification", "logits", "scores")
+_OUTPUT_BY_TASK = {
+    Task.TEXT_EMBEDDING: _EMBEDDER,
+    Task.SEQUENCE_CLASSIFICATION: _CROSS_ENCODER,
+    Task.TEXT_RANKING: _CROSS_ENCODER,
+    Task.ZERO_SHOT_CLASSIFICATION: _CROSS_ENCODER,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +83,16 @@ class TransformerSettings:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_transformer_settings(arguments: Arguments) -> TransformerSettings:
-    """Read the settings that come with the model; without modules.json sentence-transformers reads none either.
+def load_transformer_settings(arguments: Arguments, task: Task) -> TransformerSettings:
+    """Read the settings that come with an embedder or a cross-encoder.
+
+    Without modules.json sentence-transformers reads none either, and of other tasks it knows nothing.
 
     Raises:
         ModelLoadError: a setting would change the vectors, and this server does not follow it; the message names it.
     """
-    if load_json(arguments, "modules.json") is None:
+    output = _OUTPUT_BY_TASK.get(task)
+    if output is None or load_json(arguments, "modules.json") is None:
         return TransformerSettings()
     filename, settings = next(
         ((name, found) for name in _FILENAMES if (found := load_json(arguments, name))), (_FILENAMES[0], {})
@@ -86,10 +101,15 @@ def load_transformer_settings(arguments: Arguments) -> TransformerSettings:
         raise ModelLoadError(f"{arguments.model}/{filename} is no JSON object")
     groups = {new: _read_group(settings, new, old, filename) for new, old in _OLD_NAMES.items()}
     names = {*_READ, *_WITHOUT_EFFECT, *_OLD_NAMES, *_OLD_NAMES.values()}
+    plain: dict[str, tuple[str | None, ...]] = {
+        "transformer_task": (None, output.transformer_task),
+        "module_output_name": (None, output.module_output_name),
+        **dict.fromkeys(_NULL, (None,)),
+    }
     for name, value in settings.items():
-        if name not in names and value not in _PLAIN.get(name, ()):
+        if name not in names and value not in plain.get(name, ()):
             raise _unsupported(filename, name, value)
-    _check_modalities(settings.get("modality_config"), filename)
+    _check_modalities(settings.get("modality_config"), output, filename)
     _check_model(groups["model_kwargs"], filename)
     tokenizer = groups["processor_kwargs"]
     for name, value in tokenizer.items():
@@ -115,13 +135,14 @@ def _read_group(settings: Mapping[str, Any], name: str, old_name: str, filename:
     return {key: value for key, value in group.items() if key not in _OPERATORS}
 
 
-def _check_modalities(modalities: object, filename: str) -> None:
+def _check_modalities(modalities: object, output: _Output, filename: str) -> None:
     if modalities is None:
         return
     # What sentence-transformers 6 writes for a language model: where it says message, every text is made one.
     if isinstance(modalities, dict) and "message" in modalities:
         raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
-    if not isinstance(modalities, dict) or modalities.get("text") != _TEXT:
+    text = {"method": "forward", "method_output_name": output.method_output_name}
+    if not isinstance(modalities, dict) or modalities.get("text") != text:
         raise _unsupported(filename, "modality_config", modalities)
 
 

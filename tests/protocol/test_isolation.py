@@ -18,7 +18,7 @@ from tests.isolation import CASES, Case, Server, Wire
 from tests.wire import WIRES
 
 PROPERTY = settings(
-    max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 # What is served is truncated, or read in windows, above this.
 LENGTH = 48
@@ -90,9 +90,9 @@ def test_beside_the_texts_of_other_callers(text: str, others: list[list[str]], w
 def test_beside_others_of_the_same_lengths(
     lengths: list[int], own: int, seeds: tuple[int, int], wire: Wire, server: Server
 ) -> None:
-    """Bit-identical in every forward pass and dtype: whatever others say, the same sums are taken."""
+    """In 16 bit too it must be bit-identical: whatever the others say, the same sums are taken."""
     own %= len(lengths)
     first, second = (server.make_texts(lengths, seed) for seed in seeds)
     second[own] = first[own]
     found, expected = (server.ask(wire, texts)[own] for texts in (first, second))
-    server.check_same(found, expected, exact=True)
+    server.check_same(found, expected, server.exact_beside_same_lengths)

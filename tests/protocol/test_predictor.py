@@ -31,6 +31,8 @@ from runners.errors import (
 from runners.inference import TextInput
 from runners.selection import create_runner
 from runners.task import Task
+from tests.architectures.models import save_model
+from tests.architectures.registry import Pair
 from tests.conftest import Certificate, Dial, ModelFolder, Serve
 from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
@@ -185,6 +187,23 @@ def test_only_the_tensors_that_are_named_are_sent(
     )
     assert_close(answers(remote, "token_classification"), answers(serve(model_dir=folder), "token_classification"))
     assert {tensor.name for request in predictor.infers for tensor in request.inputs} == {"input_ids"}
+
+
+def test_a_model_whose_tokenizer_pads_on_the_left_gets_no_padding(
+    serve: Serve, closing: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    """XLNet classifies by the last column, which on the right may be padding."""
+    save_model(Pair("xlnet", Task.SEQUENCE_CLASSIFICATION), tmp_path)
+    predictor = closing(GrpcPredictor(local_model(tmp_path, "sequence_classification")))
+    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2")
+    body = {"instances": ["Good Rome.", "a longer text " * 9, "Rome is good."], "parameters": {"top_k": 5}}
+    found, expected = (
+        client.post("/v1/models/model:predict", json=body).json()["predictions"]
+        for client in (remote, serve(model_dir=tmp_path))
+    )
+    for labels, stock in zip(found, expected, strict=True):
+        assert [label["label"] for label in labels] == [label["label"] for label in stock]
+        assert [label["score"] for label in labels] == pytest.approx([label["score"] for label in stock], abs=1e-5)
 
 
 Answer = Callable[[Request], Any]

@@ -87,6 +87,36 @@ def test_what_sentence_transformers_saves(model_folder: ModelFolder, serve: Serv
     np.testing.assert_allclose(score(serve(model_dir=tmp_path), PAIRS), model.predict(PAIRS), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_seq_length": 9},
+        {"tokenizer_args": {"model_max_length": 9, "truncation_side": "left"}},
+        {"processing_kwargs": {"text": {"max_length": 9}}},
+        {"do_lower_case": True},
+    ],
+    ids=str,
+)
+def test_settings_of_its_transformer(
+    settings: dict[str, Any], model_folder: ModelFolder, serve: Serve, tmp_path: Path
+) -> None:
+    model = CrossEncoder(str(model_folder("roberta", "text_ranking")), device="cpu")
+    model.save_pretrained(str(tmp_path))
+    file = tmp_path / "sentence_bert_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    expected = CrossEncoder(str(tmp_path), device="cpu").predict(PAIRS)
+    assert np.abs(expected - model.predict(PAIRS)).max() > 1e-3, "the setting changes nothing"
+    np.testing.assert_allclose(score(serve(model_dir=tmp_path), PAIRS), expected, atol=1e-4)
+
+
+def test_a_setting_that_is_not_followed(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
+    CrossEncoder(str(model_folder("bert", "text_ranking")), device="cpu").save_pretrained(str(tmp_path))
+    file = tmp_path / "sentence_bert_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"query_length": 5}))
+    with pytest.raises(ModelLoadError, match=r"query_length in sentence_bert_config\.json is '5', which this server"):
+        serve(model_dir=tmp_path)
+
+
 @pytest.mark.parametrize("named", ["torch.nn.modules.activation.Tanh", "os.Sigmoid", "Sigmoid"])
 def test_an_activation_that_is_not_known(named: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder("bert", "text_ranking", sentence_transformers={"activation_fn": named})
