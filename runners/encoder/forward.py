@@ -22,7 +22,6 @@ from runners.encoder.batching import BatchMode
 from runners.encoder.reading import TokenizedText
 from runners.encoder.rope import LengthDependentRope
 
-
 Groups = list[list[int]]
 
 

@@ -39,7 +39,7 @@ class LengthDependentRope:
 
 
 def _find_embeddings(model: PreTrainedModel) -> Iterator[tuple[Any, str, str, dict[str, Any]]]:
-    """Module, type, prefix of its attributes, and parameters; some modules have embeddings for several kinds of layers."""
+    """Module, type, prefix of its attributes, and parameters; a module may serve several kinds of layers."""
     for module in model.modules():
         rope_type = getattr(module, "rope_type", None)
         if isinstance(rope_type, str):

@@ -30,15 +30,19 @@ _SPREADS = {"mobilebert": 0.1}
 _CLASSES = 5
 
 
-def save_model(pair: Pair, folder: Path) -> None:
-    """Save a model for a task with the tokenizer of its type."""
+def save_model(pair: Pair, folder: Path, **config: Any) -> None:
+    """Save a model for a task with the tokenizer of its type.
+
+    Args:
+        config: what the case needs of the config beside what is tiny in it.
+    """
     tokenizer = tokenizer_of(pair.tokenizer_kind)
     settings: dict[str, Any] = {} if pair.task in (Task.FILL_MASK, Task.TEXT_EMBEDDING) else {"num_labels": _CLASSES}
     if pair.task is Task.TEXT_EMBEDDING and pair.model_type == "t5gemma":
         settings["is_encoder_decoder"] = False
-    config = tiny_config(pair.model_type, tokenizer, **settings | TASK_CONFIG.get(pair.task, {}))
+    full = tiny_config(pair.model_type, tokenizer, **settings | TASK_CONFIG.get(pair.task, {}) | config)
     torch.manual_seed(zlib.crc32(f"{pair.model_type} {pair.task}".encode()))
-    model: PreTrainedModel = pair.auto_class.from_config(config)
+    model: PreTrainedModel = pair.auto_class.from_config(full)
     spread_weights(model, _SPREADS.get(pair.model_type, _SPREAD))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -82,7 +82,11 @@ def test_rows_of_padded_texts_are_theirs_on_either_side(task: str, side: str, mo
 
 SCALED_POSITIONS: dict[str, dict[str, Any]] = {
     # Other factors above 24 tokens, of 96.
-    "longrope": {"original_max_position_embeddings": 24, "short_factor": [1.0] * 4, "long_factor": [3.0, 5.0, 7.0, 9.0]},
+    "longrope": {
+        "original_max_position_embeddings": 24,
+        "short_factor": [1.0] * 4,
+        "long_factor": [3.0, 5.0, 7.0, 9.0],
+    },
     # Grows above 24 tokens.
     "dynamic": {"factor": 4.0},
 }
