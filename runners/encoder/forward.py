@@ -273,7 +273,9 @@ class _AttentionTypes:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._modules = {module: module.attention_type for module in _find_outermost(model, "set_attention_type")}
+        found = _find_outermost(model, "set_attention_type")
+        # The module's own may have been turned off already.
+        self._modules = {module: module.config.attention_type for module in found}
         self._short = 0
 
     def restore(self, tokens: int) -> None:

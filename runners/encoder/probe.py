@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 # How far scores of a batch may be from those of the stock model, relative to their size.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-# Words of the texts that are tried; one more is longer than what the model's attention reaches, up to a limit.
+# Words of the texts that are tried; others are longer than what the model's attention reaches, up to a limit.
 PROBE_WORDS = (1, 8, 24)
 _MOST_PROBE_WORDS = 1100
 # Where copying the weights to float32 would take more of the free memory, it is not done.
@@ -61,7 +61,10 @@ _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual
 def count_probe_words(config: PretrainedConfig) -> tuple[int, ...]:
     """The lengths, in words, of texts that show how a model of this config is to be run."""
     reach = max(_read_reaches(config.get_text_config()))
-    return (*PROBE_WORDS, min(reach + PROBE_WORDS[-1], _MOST_PROBE_WORDS)) if reach else PROBE_WORDS
+    if not reach:
+        return PROBE_WORDS
+    # One that is read whole, and one that is not.
+    return (*PROBE_WORDS, min(reach // 2, _MOST_PROBE_WORDS), min(reach + PROBE_WORDS[-1], _MOST_PROBE_WORDS))
 
 
 def _read_reaches(config: PretrainedConfig) -> Iterator[int]:
@@ -241,7 +244,9 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
 def _in_float32(inputs: ModelInputs) -> Iterator[None]:
     """The model with its weights as float32 meanwhile, which hold the same numbers."""
     dtype, model = inputs.dtype, inputs.model
-    tensors = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype == dtype]
+    # CTRL casts a buffer of its own at each run.
+    every = (*model.parameters(), *model.buffers())
+    tensors = [tensor for tensor in every if tensor.dtype == dtype and not tensor.is_inference()]
     stored = [tensor.data for tensor in tensors]
     try:
         inputs.dtype = torch.float32

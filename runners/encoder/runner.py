@@ -453,6 +453,7 @@ class EncoderRunner:
         readings = self._read_trial_texts(head, tokenizer, limits, count_probe_words(head.config))
         texts = [reading.sequences[0] for reading in readings]
         probe = Probe(inputs, texts, _find_ordinary_ids(head, inputs.model))
+        head.learn_width(probe.expected[0].shape[-1])
         forward, reason = choose_forward(probe, head.tokenizer.padding_side)
         slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
         logger.log(logging.WARNING if slow else logging.INFO, "%s", reason)

@@ -22,7 +22,7 @@ from runners.encoder.forward import ModelInputs, Rows
 from runners.encoder.probe import count_probe_words
 from runners.encoder.runner import EncoderRunner
 from runners.errors import ModelLoadError
-from runners.inference import Options, TextInput
+from runners.inference import Numbers, Options, TextInput
 from runners.task import Task
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair
@@ -165,6 +165,16 @@ def test_a_model_that_needs_more_than_text_is_refused_by_what_it_needs(tmp_path:
         loaded(tmp_path, task=Task.QUESTION_ANSWERING),
     ):
         pass
+
+
+def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:
+    """Reformer joins two streams of `hidden_size` each."""
+    save_model(Pair("reformer", Task.TEXT_EMBEDDING), tmp_path)
+    with loaded(tmp_path) as runner:
+        [prediction] = asyncio.run(runner.infer([TextInput("good")], runner.default_options))
+        assert isinstance(prediction.output, Numbers)
+        assert prediction.output.values.shape == (64,)
+        assert runner.properties["dimensions"] == "64"
 
 
 @pytest.mark.parametrize(

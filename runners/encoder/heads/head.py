@@ -81,6 +81,9 @@ class Head(ABC):
             ModelLoadError: the model cannot do the task.
         """
 
+    def learn_width(self, width: int) -> None:  # noqa: B027
+        """Take how many numbers a row of the loaded model has, for a head that makes vectors of rows."""
+
     def check(self, reading: Reading, wanted: AnswerOptions) -> None:
         """Refuse a text before it takes the model's time.
 

@@ -35,10 +35,13 @@ class TextEmbedding(Head):
         self._pooling = files.pooling
         self.lower_case = files.transformer.lower_case
         self.recommended_length = files.transformer.max_length
-        self._whole = len(
-            self._pooling.pool(torch.zeros(1, self.config.get_text_config().hidden_size, device=self.device))
-        )
-        self.pooled_width = self._dimensions = min(self._whole, files.truncate_dim or self._whole)
+        self.learn_width(int(self.config.get_text_config().hidden_size))
+
+    def learn_width(self, width: int) -> None:
+        """Take the width of the model's rows, which is not always that of its config: Reformer's is twice that."""
+        self._width = width
+        self._whole = len(self._pooling.pool(torch.zeros(1, width, device=self.device)))
+        self.pooled_width = self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
 
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
         """Float32 [1, dimensions] each; a predictor may have pooled them, then `rows` is [texts, 1, dimensions]."""
@@ -48,7 +51,7 @@ class TextEmbedding(Head):
 
     @property
     def width(self) -> int:
-        return int(self.config.get_text_config().hidden_size)
+        return self._width
 
     def check_options(self, options: Options) -> None:
         dimensions, name = options.answer.dimensions, options.answer.prompt_name
