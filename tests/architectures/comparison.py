@@ -49,10 +49,10 @@ _ANSWERS = 1000
 # Of the largest number: with answers that hardly depend on the text nothing would be seen of other texts.
 _LEAST_SPREAD = 0.05
 # Most of them one token in every vocabulary here.
-_WORDS = tuple(
-    "the of and to is in that for it are by with if not be as or this can from an name file list value object which "  # noqa: SIM905
-    "string function type return returns one other will used new given default all any module".split()
-)
+_WORDS = """
+    the of and to is in that for it are by with if not be as or this can from an name file list value object which
+    string function type return returns one other will used new given default all any module
+""".split()
 
 Scores = NDArray[np.float32]
 

@@ -27,7 +27,8 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), _HEADS),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), _HEADS),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), _HEADS // 2),
-    **dict.fromkeys(("head_dim", "d_kv", "d_head", "kv_channels", "attention_head_size", "attention_head_dim"), _HEAD_DIM),
+    **dict.fromkeys(("head_dim", "d_kv", "d_head", "kv_channels", "attention_head_size"), _HEAD_DIM),
+    "attention_head_dim": _HEAD_DIM,
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rotary_dim", "dim_model_base"), _HEAD_DIM),
     **dict.fromkeys(("intermediate_size", "d_ff", "d_inner", "dff", "hidden_dim", "ffn_dim"), _INTERMEDIATE),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "feed_forward_size", "ffn_hidden_size"), _INTERMEDIATE),
@@ -50,8 +51,8 @@ _LATENT = {"num_key_value_heads": _HEADS}
 _MAMBA = {"mamba_dt_rank": _HEAD_DIM, "mamba_d_state": _HEAD_DIM, "n_mamba_heads": 2, "use_mamba_kernels": False}
 # A block that several layers share: attention over twice the width, beside a Mamba layer of each.
 _HYBRID = {
-    "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3, "num_key_value_heads": _HEADS,
-    "attention_head_dim": 2 * _HEAD_DIM, "attention_hidden_size": 2 * _HIDDEN,
+    "layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3,
+    "num_key_value_heads": _HEADS, "attention_head_dim": 2 * _HEAD_DIM, "attention_hidden_size": 2 * _HIDDEN,
 }  # fmt: skip
 _SPARSE = {"block_size": 4, "num_random_blocks": 1}
 # What single types need beside it: sizes that must fit together, and windows that a long text crosses.
