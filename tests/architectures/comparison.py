@@ -52,7 +52,7 @@ _LEAST_SPREAD = 0.05
 _WORDS = """
     the of and to is in that for it are by with if not be as or this can from an name file list value object which
     string function type return returns one other will used new given default all any module
-""".split()
+"""
 
 Scores = NDArray[np.float32]
 
@@ -219,7 +219,7 @@ def make_texts(task: Task, tokenizer: PreTrainedTokenizerBase) -> Texts:
 def _single_token_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Some that are one token each inside of a text."""
     alone = len(tokenizer("a a").input_ids)
-    found = [word for word in _WORDS if len(tokenizer(f"a {word} a").input_ids) == alone + 1]
+    found = [word for word in _WORDS.split() if len(tokenizer(f"a {word} a").input_ids) == alone + 1]
     assert len(found) >= 20, f"{type(tokenizer).__name__} has hardly a word that is one token"
     return found
 
