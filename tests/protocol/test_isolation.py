@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runners.encoder import probe
+from runners.encoder import forward_choice
 from runners.encoder.batching import BatchMode
 from runners.encoder.forward import Forward
 from tests.conftest import Dial, Serve
@@ -33,14 +33,14 @@ def server(
     request: pytest.FixtureRequest, serve: Serve, dial: Dial, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     case: Case = request.param
-    candidates = probe._make_candidates
+    candidates = forward_choice.make_candidates
 
     def force(*given: Any) -> list[Forward]:
         return [forward for forward in candidates(*given) if forward.mode is case.mode]
 
     with pytest.MonkeyPatch.context() as patch:
         if case.forced:
-            patch.setattr(probe, "_make_candidates", force)
+            patch.setattr(forward_choice, "make_candidates", force)
         folder = case.save(tmp_path_factory.mktemp("isolation"))
         client = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH)
     yield Server(case, client, dial(client))
