@@ -193,9 +193,9 @@ def make_texts(task: Task, tokenizer: PreTrainedTokenizerBase) -> Texts:
         TextInput(f"Is the {mask} a string?", "It is a list of all names in the module, " * 12),
     ]
     match task:
-        case Task.QUESTION_ANSWERING | Task.TEXT_RANKING:
+        case Task.QUESTION_ANSWERING:
             compared = pairs
-        case Task.SEQUENCE_CLASSIFICATION | Task.ZERO_SHOT_CLASSIFICATION:
+        case Task.SEQUENCE_CLASSIFICATION | Task.TEXT_RANKING | Task.ZERO_SHOT_CLASSIFICATION:
             compared = [*singles, *pairs]
         case _:
             compared = singles
@@ -208,7 +208,7 @@ def make_texts(task: Task, tokenizer: PreTrainedTokenizerBase) -> Texts:
             )
             for number, length in enumerate((1, 9, 30, 50))
         ]
-        if task in (Task.QUESTION_ANSWERING, Task.TEXT_RANKING):
+        if task is Task.QUESTION_ANSWERING:
             texts = [TextInput("a what", text.text) for text in texts]
         sets.append(texts)
     lengths = [[len(tokenizer(text.text).input_ids) for text in texts] for texts in sets]
