@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,8 +18,13 @@ from tests.conftest import Dial, Serve
 from tests.isolation import CASES, Case, Server, Wire
 from tests.wire import WIRES
 
+# `make test-architectures` asks for more of them, and others each time.
+EXAMPLES = "ISOLATION_EXAMPLES"
 PROPERTY = settings(
-    max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=int(os.environ.get(EXAMPLES, 4)),
+    deadline=None,
+    derandomize=EXAMPLES not in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 # What is served is truncated, or read in windows, above this.
 LENGTH = 48
