@@ -75,6 +75,7 @@ test-triton: $(VENV)/installed-test $(VENV)-triton/installed
 # Every architecture that `transformers` registers, in three dtypes, against the stock models alone; minutes.
 test-architectures: $(VENV)/installed-test
 	$(PYTHON) -m pytest -m architectures tests/architectures
+	ISOLATION_EXAMPLES=50 $(PYTHON) -m pytest tests/protocol/test_isolation.py
 
 # Measures the table of docs/models.md and writes it.
 architectures-table: $(VENV)/installed-test

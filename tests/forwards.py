@@ -11,7 +11,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from runners.encoder.forward import Forward, ModelInputs, Rows
-from runners.encoder.probe import Probe, choose_forward
+from runners.encoder.forward_choice import choose_forward
+from runners.encoder.probe import Probe
 from runners.encoder.reading import TokenizedText
 from tests.families import AUTO_CLASSES
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-# A usual largest score, in third quartiles of all: that of some hundred normally distributed ones.
+# How far scores of a model in a dtype may be from those of the stock model.
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+# The largest of a hundred normally distributed scores is about so many times their third quartile.
 _LARGEST = 4
-# Scores that no model gives; where all are 0 it keeps the quotient defined.
+# Keeps the quotient defined where all scores are 0.
 _SMALLEST = 1e-30
 
 

@@ -7,10 +7,11 @@ is found out by trying, at load (probe.py).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,15 +34,36 @@ class Rows(Enum):
     MASKS = auto()
 
 
-class Forward(Protocol):
-    """A forward pass over a batch of texts."""
+class Forward(ABC):
+    """A forward pass over a batch of texts.
 
+    Attributes:
+        name: what the log calls it.
+        mode: which texts may share a batch.
+        at_once: how many batches may be under way, each in a thread of its own.
+    """
+
+    name: str
     mode: BatchMode
-    # How many batches may be under way, each in a thread of its own.
-    at_once: int
+    at_once = 1
 
+    @abstractmethod
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         """What the head says of the rows it reads: [rows, classes], and how many rows are each text's."""
+
+    def run_checked(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
+        """As `run`.
+
+        Raises:
+            ValueError: the model does not compute what this forward pass relies on.
+        """
+        return self.run(texts)
+
+    def attach(self) -> None:  # noqa: B027
+        """Prepare the model for this forward pass."""
+
+    def detach(self) -> None:  # noqa: B027
+        """Give the model back as it was before `attach`."""
 
 
 def count_rows(texts: Sequence[TokenizedText], rows: Rows, mask_token_id: int | None) -> list[int]:
@@ -146,7 +168,9 @@ class ModelInputs:
         if hasattr(output, "start_logits"):
             return torch.stack((output.start_logits, output.end_logits), dim=-1)
         logits: Tensor | None = getattr(output, "logits", None)
-        scores: Tensor = output.last_hidden_state if logits is None else logits
+        scores: Tensor | None = getattr(output, "last_hidden_state", None) if logits is None else logits
+        if scores is None:
+            raise ValueError(f"it gives {' and '.join(output.keys())}, and no vector for each token")
         # Perceiver answers for as many tokens as it has positions.
         return scores[:, :tokens] if self.rows is not Rows.FIRST and select is None else scores
 
@@ -182,11 +206,10 @@ class ModelInputs:
         return tensor.pin_memory().to(self.model.device, non_blocking=True)
 
 
-class PaddedForward:
+class PaddedForward(Forward):
     """A batch as a rectangle, the texts' order kept; batches are best made of texts of like length."""
 
     mode = BatchMode.PADDED
-    at_once = 1
 
     def __init__(self, inputs: ModelInputs, side: str = "right", selects: bool = True) -> None:
         """
@@ -194,6 +217,7 @@ class PaddedForward:
             side: where padding goes, `right` or `left`.
             selects: whether rows can be selected before the head reads them, which saves their part of the head.
         """
+        self.name = f"padded on the {side}"
         self._inputs = inputs
         self._side = side
         self._selects = selects
@@ -219,10 +243,8 @@ class PaddedForward:
         return output.reshape(-1, output.shape[-1]), counts
 
 
-class GroupedForward:
+class GroupedForward(Forward):
     """A batch in parts, each of which another forward pass runs by itself."""
-
-    at_once = 1
 
     def __init__(self, forward: Forward, mode: BatchMode, group: Callable[[Sequence[TokenizedText]], Groups]) -> None:
         """
@@ -233,7 +255,7 @@ class GroupedForward:
         """
         self._forward = forward
         self._group = group
-        self.mode = mode
+        self.name = self.mode = mode
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         parts: dict[int, Tensor] = {}

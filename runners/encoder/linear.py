@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.encoder.difference import measure_difference
+from runners.encoder.difference import TOLERANCES, measure_difference
 from runners.errors import brief
 
 # The row counts of a short text alone and of a full batch, at which packed layers must hold their own, and how often
@@ -28,8 +28,6 @@ _SMALL_LAYER = 2**18
 VOCABULARY = 10_000
 # Packed weights are laid out for many rows; the layout serves few rows as well.
 _LAYOUT_ROWS = 512
-# How far scores with packed layers may be from those with stock ones, relative to their size.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 class PackedLinear(nn.Module):
@@ -82,7 +80,7 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
         packed = {linear: PackedLinear(linear) for linear in linears}
         unequal = [linear for linear in linears if not _equal(linear, packed[linear])]
     except (AttributeError, RuntimeError) as error:
-        return f"stock linear layers: this platform has no packed ones ({type(error).__name__})"
+        return f"stock linear layers: packed ones cannot be made ({brief(error)})"
     if unequal:
         return f"stock linear layers: packed ones of {unequal[0]} give other results"
     tried = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < VOCABULARY))
@@ -91,20 +89,21 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
     if tried.weight.numel() >= _SMALL_LAYER and min(speedups.values()) < _LEAST_SPEEDUP:
         return f"stock linear layers: packed ones are only {faster} as fast"
     _replace(model, packed)
-    if reason := _find_difference(run, expected):
+    tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
+    if reason := _find_difference(run, expected, tolerance):
         _replace(model, {layer: linear for linear, layer in packed.items()})
         return f"stock linear layers: {type(model).__name__} does not run with packed ones ({reason})"
     read = {layer: linear for linear, layer in packed.items() if layer.weight_was_read}
     for layer in packed.values():
         layer.drop_stock()
     stays = ""
-    if read and _find_difference(run, expected):
+    if read and _find_difference(run, expected, tolerance):
         _replace(model, read)
-        stays = f", but for {len(read)} whose weights {type(model).__name__} reads"
-    # What is left no longer keeps the whole file of weights in memory, of which most is packed now.
+        stays = f"; {len(read)} stay stock, because {type(model).__name__} reads their weights"
+    # Copy the remaining parameters, so that the memory-mapped file of weights can be freed.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    return f"linear layers packed for oneDNN{stays}, {faster} as fast"
+    return f"linear layers packed for oneDNN, {faster} as fast{stays}"
 
 
 def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
@@ -115,13 +114,13 @@ def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
                 setattr(module, name, replacements[child])
 
 
-def _find_difference(run: Callable[[], Tensor], expected: Tensor) -> str:
+def _find_difference(run: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str:
     """Why a model does not run as before; empty if it does."""
     try:
         difference = measure_difference(run(), expected)
     except Exception as error:
         return brief(error)
-    return "" if difference <= _TOLERANCE[expected.dtype] else f"its scores differ by {difference:.0e}"
+    return "" if difference <= tolerance else f"its scores differ by {difference:.0e}"
 
 
 @torch.inference_mode()

@@ -21,15 +21,49 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
 from runners.encoder.batching import BatchMode
-from runners.encoder.forward import ModelInputs, Rows
+from runners.encoder.forward import Forward, ModelInputs, Rows
 from runners.encoder.reading import TokenizedText
 from runners.loading import position_padding
 
 _NAME = "packed"
 # Kernels are built and cached a number of rows, so batches are rounded up to a multiple of this.
 ROW_MULTIPLE = 16
-# What changes attention in a way that packed attention does not compute.
-_UNSUPPORTED_OPTIONS = ("cache", "s_aux", "softcap")
+# The options that models call attention with: those that packed attention computes, and those that change no score.
+_KNOWN_OPTIONS = frozenset({"is_causal", "position_bias", "scaling", "sliding_window"}) | frozenset(
+    {
+        "attention_mask", "cu_seq_lens_k", "cu_seq_lens_q", "deterministic", "max_length_k", "max_length_q",
+        "output_attentions", "output_hidden_states", "position_ids", "return_dict", "training", "use_cache",
+    }
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What a model asks of attention while it runs a batch.
+
+    Attributes:
+        calls: how many there were.
+        obstacles: why packed attention does not compute what was asked for.
+        windows: the sliding windows of the calls.
+        mask_sizes: to how many tokens the model's masks confine attention, which packed attention never sees.
+    """
+
+    calls: int = 0
+    obstacles: list[str] = field(default_factory=list)
+    windows: set[int] = field(default_factory=set)
+    mask_sizes: set[int] = field(default_factory=set)
+
+    def find_obstacle(self, layers: int) -> str | None:
+        """Why the texts were not computed by themselves; None if they were."""
+        if self.calls < layers:
+            return f"{self.calls} of its {layers} layers call the attention interface"
+        if self.obstacles:
+            return self.obstacles[0]
+        for size in sorted(self.mask_sizes):
+            # The mask of a window to both sides includes its end, which the option does not.
+            if not {size, size + 1} & self.windows:
+                return f"its mask confines attention to {size} tokens"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +71,14 @@ class _Layout:
     """Where the texts of a packed batch lie: bounds[i] to bounds[i + 1] is text i, T rows in all.
 
     Attributes:
-        calls: for each call of the attention function in this batch why it cannot be trusted, empty if it can; None
-            where nobody watches.
+        watch: is told of each call of the attention function; None where nobody watches.
     """
 
     bounds: list[int]
     cu_seqlens: Tensor
     longest: int
     total: int
-    calls: list[str] | None = None
+    watch: _Watch | None = None
     window_masks: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
 
     def window_mask(self, length: int, window: int | None, is_causal: bool) -> Tensor | None:
@@ -73,8 +106,8 @@ def _packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention inside each text: [1, heads, T, d] to [1, T, heads, d]."""
     layout: _Layout = _current.layout
-    if layout.calls is not None:
-        layout.calls.append(_find_obstacle(query, key, mask, options, layout.total))
+    if layout.watch is not None:
+        _watch_call(layout.watch, query, key, mask, options, layout.total)
     scale: float | None = options.get("scaling")
     window: int | None = options.get("sliding_window")
     is_causal = options.get("is_causal")
@@ -109,16 +142,23 @@ def _add_bias(bias: Tensor, seen: Tensor | None, is_causal: bool) -> Tensor:
     return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
 
-def _find_obstacle(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], total: int) -> str:
-    """Why a call of the attention function computes something else than the texts by themselves; empty if nothing."""
-    unsupported = [name for name in _UNSUPPORTED_OPTIONS if options.get(name) is not None]
-    if unsupported:
-        return f"its attention has {unsupported[0]}"
+def _watch_call(
+    watch: _Watch, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], total: int
+) -> None:
+    watch.calls += 1
+    if (window := options.get("sliding_window")) is not None:
+        watch.windows.add(int(window))
+    unknown = [name for name, value in options.items() if name not in _KNOWN_OPTIONS and _is_set(value)]
+    if unknown:
+        watch.obstacles.append(f"its attention has {unknown[0]}")
     if query.shape[2] != total or key.shape[2] != total:
-        return "it attends to other rows than those of the batch"
+        watch.obstacles.append("it attends to other rows than those of the batch")
     if mask is not None and bool((~mask if mask.dtype == torch.bool else mask).any()):
-        return "it makes an attention mask of its own"
-    return ""
+        watch.obstacles.append("it makes an attention mask of its own")
+
+
+def _is_set(value: object) -> bool:
+    return value is not None and not (isinstance(value, int | float) and not value)
 
 
 def _attend_on_gpu(
@@ -142,19 +182,21 @@ def _attend_on_gpu(
     return result[None]
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
     """The mask of packed attention: the layout takes its place."""
+    layout: _Layout = _current.layout
+    if layout.watch is not None and local_size is not None:
+        layout.watch.mask_sizes.add(int(local_size))
 
 
 AttentionInterface.register(_NAME, _packed_attention)
 AttentionMaskInterface.register(_NAME, _no_mask)
 
 
-class PackedForward:
+class PackedForward(Forward):
     """All texts of a batch in one row of tokens."""
 
-    mode = BatchMode.PACKED
-    at_once = 1
+    name = mode = BatchMode.PACKED
 
     def __init__(self, inputs: ModelInputs) -> None:
         self._inputs = inputs
@@ -188,16 +230,14 @@ class PackedForward:
         Raises:
             ValueError: a layer has not called the attention function, or not for the texts by themselves.
         """
-        calls: list[str] = []
-        result = self._run(texts, calls)
+        watch = _Watch()
+        result = self._run(texts, watch)
         layers = int(getattr(self._inputs.model.config.get_text_config(), "num_hidden_layers", 1))
-        if len(calls) < layers:
-            raise ValueError(f"{len(calls)} of its {layers} layers call the attention interface")
-        if obstacle := next(filter(None, calls), ""):
+        if (obstacle := watch.find_obstacle(layers)) is not None:
             raise ValueError(obstacle)
         return result
 
-    def _run(self, texts: Sequence[TokenizedText], calls: list[str] | None) -> tuple[Tensor, list[int]]:
+    def _run(self, texts: Sequence[TokenizedText], watch: _Watch | None) -> tuple[Tensor, list[int]]:
         inputs = self._inputs
         lengths = [len(text.input_ids) for text in texts]
         bounds = np.cumsum([0, *lengths], dtype=np.int32)
@@ -209,7 +249,7 @@ class PackedForward:
             arrays["token_type_ids"] = _join([text.token_type_ids for text in texts], total)
         tensors = {name: inputs.to_device(array[None]) for name, array in arrays.items()}
         cu_seqlens = torch.from_numpy(bounds).to(inputs.model.device)
-        _current.layout = _Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls)
+        _current.layout = _Layout(bounds.tolist(), cu_seqlens, max(lengths), total, watch)
         counts = inputs.count_rows(texts)
         output = inputs.call(tensors, self._selection(arrays["input_ids"], bounds, lengths))
         return output.reshape(-1, output.shape[-1])[: sum(counts)], counts

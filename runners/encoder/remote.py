@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runners.encoder.batching import BatchMode
-from runners.encoder.forward import Rows, count_rows, group_by_length, pad
+from runners.encoder.forward import Forward, Rows, count_rows, group_by_length, pad
 from runners.encoder.heads import Head
 from runners.encoder.reading import TokenizedText
 from runners.errors import PredictorAnswerError
 from runners.predictor import Predictor
 
 
-class RemoteForward:
+class RemoteForward(Forward):
     """A batch as a rectangle that the predictor runs; what it answers is cut to the rows that the head reads."""
 
+    name = "on the predictor"
     mode = BatchMode.PADDED
     # The predictor computes one batch while the next is on its way.
     at_once = 2

@@ -16,25 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from dataclasses import replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.draining import wait_until
+from runners.encoder.loaded import LoadedModel
+from runners.encoder.worker import run_batch
 from runners.errors import (
     ArgumentsError,
     InputError,
     ModelLoadError,
     ModelNotReadyError,
-    NonFiniteScoresError,
-    PredictorAnswerError,
-    PredictorError,
-    PredictorRefusalError,
     load_errors,
     naming_text,
 )
@@ -44,25 +39,17 @@ from runners.predictor import Predictor, PredictorWatch
 from runners.task import ENTAILMENT, GENERATION, Task, infer_task
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from runners.encoder.batching import BatchMode, BatchQueue, Entry, Job
-    from runners.encoder.forward import Forward, ModelInputs
-    from runners.encoder.heads import Head
-    from runners.encoder.reading import Reading, TokenizedText
-    from runners.encoder.token_limits import TokenLimits
-    from runners.encoder.tokenization import TextTokenizer
+    from runners.encoder.batching import BatchMode
+    from runners.encoder.forward import Forward
+    from runners.encoder.reading import Reading
 
 logger = logging.getLogger(__name__)
 
 # Texts of one request that are tokenized at a time: other requests get their turn in between.
 _TOKENIZED_AT_A_TIME = 64
-# Tokens of the largest batch whose kernels are built when the model is loaded.
-_WARM_ROWS = 128
 _LONGEST_BATCH_SECONDS = 10
-# What the texts are made of that a model is tried and warmed with.
-_TRIAL_WORDS = tuple("the quick brown fox jumps over a lazy dog and runs away from it into the old forest".split())  # noqa: SIM905
 # A text that is tokenized to its end holds others up for half a second if it has so many.
 _MOST_CHARACTERS = 2**19
 # Of the texts of a request and what each is paired with; 0.3 GB of tokens if they are long.
@@ -70,27 +57,6 @@ _MOST_SEQUENCES = 2**15
 _SCORES = frozenset({"logits", "probabilities"})
 # Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
 _MOST_SCORES = 2**25
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """Everything that exists once the model is loaded."""
-
-    task: Task
-    model: PreTrainedModel
-    head: Head
-    tokenizer: TextTokenizer
-    tokenizer_thread: ThreadPoolExecutor
-    token_limits: TokenLimits
-    forward: Forward
-    queue: BatchQueue
-    predictor: Predictor | None = None
-    watch: PredictorWatch | None = None
-
-    def close(self) -> None:
-        """Fail what waits; what runs ends by itself."""
-        self.tokenizer_thread.shutdown(wait=False, cancel_futures=True)
-        self.queue.close()
 
 
 class EncoderRunner:
@@ -105,7 +71,7 @@ class EncoderRunner:
         self._arguments = arguments
         self._answer = AnswerOptions.model_validate(arguments.model_dump(include={*AnswerOptions.model_fields}))
         self._reading = ReadingOptions.model_validate(arguments.model_dump(include={*ReadingOptions.model_fields}))
-        self._loaded: _Loaded | None = None
+        self._loaded: LoadedModel | None = None
         self._warned_of_truncation = False
         self._connect = connect
         self._threads: list[threading.Thread] = []
@@ -176,7 +142,7 @@ class EncoderRunner:
         if self._loaded is not None:
             # Its predictor is what is not ready.
             return
-        loading: Future[_Loaded] = Future()
+        loading: Future[LoadedModel] = Future()
         self._threads = [threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)]
         self._threads[0].start()
         with load_errors(self._arguments.model):
@@ -203,7 +169,7 @@ class EncoderRunner:
         if loaded is not None:
             self._stop(loaded)
 
-    def _stop(self, loaded: _Loaded) -> None:
+    def _stop(self, loaded: LoadedModel) -> None:
         loaded.close()
         deadline = time.monotonic() + _LONGEST_BATCH_SECONDS
         for thread in self._threads:
@@ -270,12 +236,12 @@ class EncoderRunner:
         finally:
             loaded.queue.release(job)
 
-    def _model(self) -> _Loaded:
+    def _model(self) -> LoadedModel:
         if self._loaded is None:
             raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
         return self._loaded
 
-    def _check(self, loaded: _Loaded, start: int, readings: Sequence[Reading], options: Options) -> None:
+    def _check(self, loaded: LoadedModel, start: int, readings: Sequence[Reading], options: Options) -> None:
         for position, reading in enumerate(readings, start):
             with naming_text(position):
                 loaded.head.check(reading, options.answer)
@@ -291,7 +257,7 @@ class EncoderRunner:
                 "runtime_truncated_texts_total", loaded.token_limits.max_length
             )  # fmt: skip
 
-    def _work(self, loading: Future[_Loaded]) -> None:
+    def _work(self, loading: Future[LoadedModel]) -> None:
         """The model thread: load, then run batches until the queue is closed.
 
         libgomp wants this to be one thread: where another has run a parallel operator before, batches take 8-26 % more.
@@ -312,12 +278,12 @@ class EncoderRunner:
         loading.set_result(loaded)
         self._run(loaded)
 
-    def _run(self, loaded: _Loaded) -> None:
+    def _run(self, loaded: LoadedModel) -> None:
         try:
             while batch := loaded.queue.take(loaded.forward.mode):
                 start = time.perf_counter()
                 try:
-                    _run_batch(loaded, batch)
+                    run_batch(loaded, batch)
                 finally:
                     loaded.queue.finish(batch)
                 loaded.queue.note_speed(sum(entry.tokens for entry in batch), time.perf_counter() - start)
@@ -327,7 +293,7 @@ class EncoderRunner:
             if self._loaded is loaded:
                 self._loaded = None
 
-    def _load(self) -> _Loaded:
+    def _load(self) -> LoadedModel:
         # Spin shortly at OpenMP's barriers: where another process wants the cores, long spinning is 20 times slower.
         # libgomp reads it when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -341,6 +307,7 @@ class EncoderRunner:
         from runners.encoder.token_limits import TokenLimits, find_padding_id
         from runners.encoder.tokenization import TextTokenizer
         from runners.encoder.transformer_settings import load_transformer_settings
+        from runners.encoder.trial import Trial
         from runners.loading import (
             holds_embedder,
             limit_length,
@@ -412,8 +379,12 @@ class EncoderRunner:
             watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
         else:
             model_inputs = ModelInputs(model, inputs, head.rows, tokenizer.mask_token_id, padding_id)
-            forward = self._choose_forward(model_inputs, head, text_tokenizer, token_limits)
-        loaded = _Loaded(
+            # The operator may have texts refused that are as long as the longest one here.
+            options = replace(self.default_options, reading=ReadingOptions())
+            trial = Trial(head, text_tokenizer, token_limits, options)
+            forward = trial.choose_forward(model_inputs)
+            trial.warm_up(model, forward)
+        loaded = LoadedModel(
             task=task,
             model=model,
             head=head,
@@ -425,71 +396,10 @@ class EncoderRunner:
             predictor=predictor,
             watch=watch,
         )
-        if not remote:
-            self._warm_up(loaded)
         # What is loaded stays: the collector need not look at it again (its pauses were the tail of the latency).
         gc.collect()
         gc.freeze()
         return loaded
-
-    def _warm_up(self, loaded: _Loaded) -> None:
-        from runners.encoder.linear import warm_linears
-        from runners.encoder.packing import ROW_MULTIPLE
-
-        # Tokens come in multiples. A larger batch takes so long that its kernels' first use is not noticed, and kernels
-        # that are never used are memory and time.
-        warm_linears(loaded.model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
-        options = self._trial_options
-        for reading in self._read_trial_texts(loaded.head, loaded.tokenizer, loaded.token_limits, (1, 30, 200)):
-            loaded.head.predict(_compute(loaded, reading.sequences), reading, options)
-
-    def _choose_forward(
-        self, inputs: ModelInputs, head: Head, tokenizer: TextTokenizer, limits: TokenLimits
-    ) -> Forward:
-        """Try the forward passes on texts as the model's own tokenizer makes them."""
-        from runners.encoder.batching import BatchMode
-        from runners.encoder.probe import Probe, choose_forward, count_probe_words
-
-        readings = self._read_trial_texts(head, tokenizer, limits, count_probe_words(head.config))
-        texts = [reading.sequences[0] for reading in readings]
-        probe = Probe(inputs, texts, _find_ordinary_ids(head, inputs.model))
-        head.learn_width(probe.expected[0].shape[-1])
-        forward, reason = choose_forward(probe, head.tokenizer.padding_side)
-        slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
-        logger.log(logging.WARNING if slow else logging.INFO, "%s", reason)
-        return forward
-
-    def _read_trial_texts(
-        self, head: Head, tokenizer: TextTokenizer, limits: TokenLimits, lengths: Sequence[int]
-    ) -> list[Reading]:
-        """Texts of so many words, the second ones of pairs where the task needs pairs, with a mask if there is one.
-
-        Only those that the model has embeddings for: others would end a GPU's context.
-
-        Raises:
-            ModelLoadError: it has none for any of them.
-        """
-        mask = "" if head.tokenizer.mask_token_id in limits.unreadable else head.tokenizer.mask_token or ""
-        texts = []
-        for words in lengths:
-            text = " ".join([mask, *islice(cycle(_TRIAL_WORDS), words)])
-            texts.append(TextInput("where" if head.needs_pairs else text, text if head.needs_pairs else None))
-        readable, refusal = [], None
-        for reading in head.tokenize(tokenizer, texts, self._trial_options):
-            try:
-                limits.check(reading)
-            except InputError as error:
-                refusal = error
-            else:
-                readable.append(reading)
-        if not readable:
-            raise ModelLoadError(f"the tokenizer is another model's: of ordinary words {refusal}")
-        return readable
-
-    @property
-    def _trial_options(self) -> Options:
-        # The operator may have texts refused that are as long as the longest trial.
-        return replace(self.default_options, reading=ReadingOptions())
 
 
 def _chunks(
@@ -517,7 +427,7 @@ def _count_characters(given: TextInput | TokenInput) -> int:
 
 
 async def _tokenize(
-    loaded: _Loaded, start: int, chunk: Sequence[TextInput | TokenInput], options: Options
+    loaded: LoadedModel, start: int, chunk: Sequence[TextInput | TokenInput], options: Options
 ) -> list[Reading]:
     """Texts in the tokenizer's thread; what the caller has tokenized is only checked."""
     texts = [given for given in chunk if isinstance(given, TextInput)]
@@ -562,15 +472,6 @@ def _infer_task(config: PretrainedConfig, embedder: bool) -> Task:
     return task
 
 
-def _find_ordinary_ids(head: Head, model: PreTrainedModel) -> NDArray[np.int64]:
-    """The token ids that texts are made of, without special ones: int64 [ids]."""
-    from runners.encoder.token_limits import count_token_ids
-
-    tokenizer, rows = head.tokenizer, count_token_ids(model)
-    ids = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
-    return np.array(sorted(token for token in ids if rows is None or token < rows), dtype=np.int64)
-
-
 def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """Which of the tokenizer's outputs the model is given: by default those that `tokenizer(text)` returns.
 
@@ -590,72 +491,3 @@ def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTra
             f"and takes {', '.join(sorted(taken))}"
         )
     return asked
-
-
-def _run_batch(loaded: _Loaded, batch: Sequence[Entry]) -> None:
-    """Answer a batch; if it fails its halves, and so on, so that only those texts fail that must.
-
-    A predictor that has failed would fail them all, one after another.
-    """
-    predictions: Sequence[Prediction | Exception | None]
-    try:
-        predictions = _predict(loaded, batch)
-        _count_failed(loaded, batch, predictions)
-    except Exception as error:
-        hopeless = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
-        if len(batch) > 1 and not hopeless:
-            middle = len(batch) // 2
-            for half in (batch[:middle], batch[middle:]):
-                _run_batch(loaded, half)
-            return
-        predictions = [error] * len(batch)
-    answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
-    for entry, prediction in zip(batch, predictions, strict=True):
-        if prediction is not None:
-            answers.setdefault(entry.job, []).append((entry.position, prediction))
-    for job, answered in answers.items():
-        job.deliver(answered)
-
-
-def _predict(loaded: _Loaded, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
-    """The answers to those texts of which no sequence is missing any more; an error for scores that are not finite."""
-    scores = _compute(loaded, [entry.text for entry in batch])
-    predictions: list[Prediction | Exception | None] = []
-    for entry, rows in zip(batch, scores, strict=True):
-        if not np.isfinite(rows).all():
-            predictions.append(_non_finite_error(loaded, entry.position))
-            continue
-        parts = entry.reading.accept(entry.part, rows)
-        predictions.append(None if parts is None else loaded.head.predict(parts, entry.reading, entry.options))
-    return predictions
-
-
-def _non_finite_error(loaded: _Loaded, position: int) -> Exception:
-    if loaded.predictor is not None:
-        return PredictorAnswerError(f"the predictor's scores of text {position} are not finite (NaN or infinity)")
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
-    return NonFiniteScoresError(
-        f"the scores of model {loaded.head.arguments.model_name} for text {position} are not finite (NaN or infinity) "
-        f"and mean nothing: its weights are damaged, or overflow in {dtype}"
-    )
-
-
-def _count_failed(
-    loaded: _Loaded, batch: Sequence[Entry], predictions: Sequence[Prediction | Exception | None]
-) -> None:
-    """Count the texts whose scores are not finite, and log one of them."""
-    pairs = zip(batch, predictions, strict=True)
-    failed = {
-        (id(entry.job), entry.position): prediction
-        for entry, prediction in pairs if isinstance(prediction, Exception)
-    }  # fmt: skip
-    if failed:
-        NON_FINITE_TEXTS.labels(loaded.head.arguments.model_name).inc(len(failed))
-        logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
-
-
-def _compute(loaded: _Loaded, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
-    import torch
-
-    with torch.inference_mode():
-        return loaded.head.read(*loaded.forward.run(texts))

@@ -27,7 +27,7 @@ _MOST_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class _Probe:
+class _EncodingSummary:
     """What a tokenizer makes of the shortest text, or pair of texts, padding left out.
 
     Attributes:
@@ -41,7 +41,7 @@ class _Probe:
     complete: bool
 
     @classmethod
-    def of(cls, encoding: Encoding, texts: int) -> _Probe:
+    def of(cls, encoding: Encoding, texts: int) -> _EncodingSummary:
         real = [position for position, attended in enumerate(encoding.attention_mask) if attended]
         added = [position for position in real if encoding.special_tokens_mask[position]]
         return cls(
@@ -95,19 +95,21 @@ class TokenLimits:
             ModelLoadError: the model cannot read a token, or a token type, that every text has.
         """
         backend: Tokenizer = tokenizer.backend_tokenizer
-        pair = _Probe.of(backend.encode("a", "a", add_special_tokens=add_special_tokens), 2)
-        every = pair if needs_pairs else _Probe.of(backend.encode("a", add_special_tokens=add_special_tokens), 1)
-        probes = [every, pair] if accepts_pairs else [every]
+        pair = _EncodingSummary.of(backend.encode("a", "a", add_special_tokens=add_special_tokens), 2)
+        every = (
+            pair if needs_pairs else _EncodingSummary.of(backend.encode("a", add_special_tokens=add_special_tokens), 1)
+        )
+        summaries = [every, pair] if accepts_pairs else [every]
         tokens = {index: token for token, index in backend.get_vocab(with_added_tokens=True).items()}
-        for probe in probes:
+        for summary in summaries:
             # A post-processor may add tokens that the vocabulary does not have.
-            tokens |= probe.special_tokens
+            tokens |= summary.special_tokens
         unreadable = self._find_unreadable(tokens, {*every.special_tokens, *needed_tokens})
-        highest = max(probe.highest_type for probe in probes)
+        highest = max(summary.highest_type for summary in summaries)
         types_fit = self.token_types in (0, None) or highest < self.token_types
         if not types_fit:
             self._refuse_types(every.highest_type, highest)
-        known = self.token_types == 0 or all(probe.complete for probe in probes)
+        known = self.token_types == 0 or all(summary.complete for summary in summaries)
         return replace(self, unreadable=unreadable, covers_tokenizer=not unreadable and types_fit and known)
 
     def _find_unreadable(self, tokens: Mapping[int, str], needed: Collection[int]) -> dict[int, str]:
@@ -217,9 +219,9 @@ def find_padding_id(model: PreTrainedModel) -> int:
 
     Some configs have none, or a negative one.
     """
-    given = getattr(model.config.get_text_config(), "pad_token_id", None)
+    padding_id = getattr(model.config.get_text_config(), "pad_token_id", None)
     count = count_token_ids(model)
-    return given if isinstance(given, int) and given >= 0 and (count is None or given < count) else 0
+    return padding_id if isinstance(padding_id, int) and 0 <= padding_id < (count or padding_id + 1) else 0
 
 
 def _rows(table: object) -> int | None:

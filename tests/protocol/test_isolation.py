@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,15 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runners.encoder import probe
+from runners.encoder import forward_choice
 from runners.encoder.batching import BatchMode
 from runners.encoder.forward import Forward
 from tests.conftest import Dial, Serve
 from tests.isolation import CASES, Case, Server, Wire
 from tests.wire import WIRES
 
+# `make test-architectures` asks for more of them, and others each time.
+EXAMPLES = "ISOLATION_EXAMPLES"
 PROPERTY = settings(
-    max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=int(os.environ.get(EXAMPLES, 4)),
+    deadline=None,
+    derandomize=EXAMPLES not in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 # What is served is truncated, or read in windows, above this.
 LENGTH = 48
@@ -33,14 +39,14 @@ def server(
     request: pytest.FixtureRequest, serve: Serve, dial: Dial, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     case: Case = request.param
-    candidates = probe._make_candidates
+    candidates = forward_choice.make_candidates
 
     def force(*given: Any) -> list[Forward]:
         return [forward for forward in candidates(*given) if forward.mode is case.mode]
 
     with pytest.MonkeyPatch.context() as patch:
         if case.forced:
-            patch.setattr(probe, "_make_candidates", force)
+            patch.setattr(forward_choice, "make_candidates", force)
         folder = case.save(tmp_path_factory.mktemp("isolation"))
         client = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH)
     yield Server(case, client, dial(client))

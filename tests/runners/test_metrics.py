@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from protocol.application import create_application
 from runners.arguments import Arguments
-from runners.encoder import runner as encoder_runner
+from runners.encoder import worker as encoder_worker
 from runners.encoder.runner import EncoderRunner
 from runners.generation import Sampling
 from runners.generator.decoding import Decoder
@@ -74,7 +74,7 @@ def test_an_encoder_counts_its_texts_and_forgets_them(
     runner = EncoderRunner(Arguments(model_dir=folder, model_name=name, max_batch_tokens=8))
     texts = [TextInput(f"text number {index}") for index in range(20)]
     gate = asyncio.Event()
-    predict = encoder_runner._predict
+    predict = encoder_worker._predict
 
     async def test() -> None:
         loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ def test_an_encoder_counts_its_texts_and_forgets_them(
 
         await runner.load()
         assert load(name) == (0, 0)
-        monkeypatch.setattr(encoder_runner, "_predict", behind_the_gate)
+        monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
         request = asyncio.create_task(runner.infer(texts, runner.default_options))
         await eventually((19, 1), name)
         leaving = asyncio.create_task(runner.infer(texts, runner.default_options))
@@ -99,12 +99,12 @@ def test_an_encoder_counts_its_texts_and_forgets_them(
         assert len(await request) == 20
         await eventually((0, 0), name)
 
-        monkeypatch.setattr(encoder_runner, "_predict", fail)
+        monkeypatch.setattr(encoder_worker, "_predict", fail)
         with pytest.raises(RuntimeError):
             await runner.infer(texts, runner.default_options)
         await eventually((0, 0), name)
 
-        monkeypatch.setattr(encoder_runner, "_predict", behind_the_gate)
+        monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
         gate.clear()
         request = asyncio.create_task(runner.infer(texts, runner.default_options))
         await eventually((19, 1), name)

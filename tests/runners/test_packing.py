@@ -71,7 +71,9 @@ def test_a_padding_token_in_a_text(family: str, model_folder: ModelFolder) -> No
 
 def test_a_model_that_cannot_be_packed_says_why(model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder("deberta-v2", "sequence_classification"), "sequence_classification")
-    assert case.reason.startswith("texts are run in padded batches, sorted by length: DebertaV2ForSequenceClass")
+    assert case.reason.startswith(
+        "texts are run in batches sorted by length, padded on the right: DebertaV2ForSequenceClass"
+    )
     assert "not packed, since 0 of its 2 layers call the attention interface" in case.reason
     assert case.model.config._attn_implementation != "packed"
 
@@ -82,6 +84,35 @@ def test_linears_are_packed_and_equal(model_folder: ModelFolder) -> None:
         pytest.skip("this CPU has no oneDNN linear layers that agree with the stock ones")
     assert not any(type(module) is torch.nn.Linear for module in case.model.modules())
     warm_linears(case.model, [1, 16, 32])
+    [text] = case.texts([24], 0)
+    torch.testing.assert_close(run(case.forward, [text])[0], case.expected(text), atol=TOLERANCE, rtol=0)
+
+
+class ReadsWeight(torch.nn.Module):
+    """A model that looks at the weight of a layer, or computes with it."""
+
+    def __init__(self, computes: bool) -> None:
+        super().__init__()
+        self.linear, self.other, self.computes = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16), computes
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        hidden: torch.Tensor = self.other(self.linear(rows))
+        return hidden @ self.linear.weight if self.computes else hidden.to(self.linear.weight.dtype)
+
+
+@pytest.mark.parametrize(("computes", "kind"), [(False, PackedLinear), (True, torch.nn.Linear)])
+@torch.inference_mode()
+def test_a_layer_whose_weight_is_computed_with_stays_stock(
+    computes: bool, kind: type[torch.nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = ReadsWeight(computes), torch.randn(1, 4, 16)
+    expected = model(rows)
+    said = pack_linears(model, lambda: model(rows), expected)
+    if said.startswith("stock"):
+        pytest.skip(f"this CPU has no packed layers: {said}")
+    assert [type(model.linear), type(model.other)] == [kind, PackedLinear]
+    assert ("1 stay stock, because ReadsWeight reads their weights" in said) == computes
+    torch.testing.assert_close(model(rows), expected)
 
 
 def test_linears_stay_where_the_operator_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +123,7 @@ def test_linears_stay_where_the_operator_is_missing(monkeypatch: pytest.MonkeyPa
     model = torch.nn.Sequential(torch.nn.Linear(4, 4))
     assert (
         pack_linears(model, lambda: model(torch.ones(1, 4)), model(torch.ones(1, 4)))
-        == "stock linear layers: this platform has no packed ones (AttributeError)"
+        == "stock linear layers: packed ones cannot be made (no such operator)"
     )
     assert type(model[0]) is torch.nn.Linear
 

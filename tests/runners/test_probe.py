@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from runners.arguments import Arguments
-from runners.encoder import probe
+from runners.encoder import forward_choice
 from runners.encoder.batching import BatchMode
 from runners.encoder.forward import ModelInputs, Rows
-from runners.encoder.probe import count_probe_words
+from runners.encoder.forward_choice import choose_forward, in_float32
+from runners.encoder.probe import Probe, count_probe_words
+from runners.encoder.reading import TokenizedText
 from runners.encoder.runner import EncoderRunner
 from runners.errors import ModelLoadError
 from runners.inference import Numbers, Options, TextInput
@@ -31,7 +34,7 @@ from tests.forwards import ForwardCase
 
 
 @contextmanager
-def loaded(folder: Path, **arguments: str) -> Iterator[EncoderRunner]:
+def loaded(folder: Path, **arguments: Any) -> Iterator[EncoderRunner]:
     runner = EncoderRunner(Arguments.model_validate({"model_dir": str(folder), **arguments}))
     asyncio.run(runner.load())
     try:
@@ -61,12 +64,26 @@ def damaged(model_folder: ModelFolder, tmp_path: Path) -> Path:
         ("t5", Task.TOKEN_CLASSIFICATION, BatchMode.PACKED, "gives the same as for each text alone"),
         ("deberta-v2", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since 0 of its 2 layers call"),
         ("mpnet", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since 0 of its 2 layers call"),
+        # What packed attention does not compute: a maximum of the scores, another score beside them, a mask of chunks.
+        ("gemma2", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since its attention has softcap"),
+        ("gpt_oss", Task.TOKEN_CLASSIFICATION, BatchMode.PADDED, "not packed, since its attention has s_aux"),
+        ("llama4_text", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since its mask confines attention to 8192"),
         # Each token is embedded with the ones before and after it.
-        ("mobilebert", Task.TEXT_EMBEDDING, BatchMode.EQUAL_LENGTH, "not padded, since its scores differ"),
+        ("mobilebert", Task.TEXT_EMBEDDING, BatchMode.EQUAL_LENGTH, "not padded on the right, since its scores differ"),
         # A convolution.
-        ("convbert", Task.TOKEN_CLASSIFICATION, BatchMode.EQUAL_LENGTH, "not padded, since its scores differ"),
+        (
+            "convbert",
+            Task.TOKEN_CLASSIFICATION,
+            BatchMode.EQUAL_LENGTH,
+            "not padded on the right, since its scores differ",
+        ),
         # A longer text is read with another kind of attention than a short one.
-        ("big_bird", Task.QUESTION_ANSWERING, BatchMode.EQUAL_LENGTH, "not padded, since its scores differ"),
+        (
+            "big_bird",
+            Task.QUESTION_ANSWERING,
+            BatchMode.EQUAL_LENGTH,
+            "not padded on the right, since its scores differ",
+        ),
     ],
 )
 def test_the_fastest_way_that_neighbours_do_not_change(
@@ -113,7 +130,7 @@ def test_what_the_stock_model_does_not_run_in_a_dtype_is_said(tmp_path: Path) ->
 def test_without_memory_for_float32_nothing_is_padded_in_16_bit(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(probe, "available_memory", lambda: 1000)
+    monkeypatch.setattr(forward_choice, "available_memory", lambda: 1000)
     caplog.set_level("INFO")
     folder = model_folder("deberta-v2", "sequence_classification")
     with loaded(folder, dtype="bfloat16") as runner:
@@ -127,7 +144,7 @@ def test_weights_in_16_bit_are_the_same_after_they_were_tried_in_float32(model_f
     case = ForwardCase(model_folder("modernbert", "text_embedding"), "text_embedding", dtype="bfloat16")
     before = {name: tensor.clone() for name, tensor in case.reference.state_dict(keep_vars=True).items()}
     inputs = ModelInputs(case.reference, frozenset({"input_ids"}), Rows.ALL, None, 0)
-    with probe._in_float32(inputs):
+    with in_float32(inputs):
         assert {parameter.dtype for parameter in case.reference.parameters()} == {torch.float32}
     for name, tensor in case.reference.state_dict(keep_vars=True).items():
         assert tensor.dtype == before[name].dtype
@@ -165,6 +182,54 @@ def test_a_model_that_needs_more_than_text_is_refused_by_what_it_needs(tmp_path:
         loaded(tmp_path, task=Task.QUESTION_ANSWERING),
     ):
         pass
+
+
+def test_texts_that_the_stock_model_refuses_do_not_end_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Funnel cannot shorten a text of two tokens, which is what one word is without special ones."""
+    save_model(Pair("funnel", Task.TEXT_EMBEDDING), tmp_path)
+    caplog.set_level("INFO")
+    with loaded(tmp_path, disable_special_tokens=True) as runner:
+        assert runner.forward_mode is BatchMode.EQUAL_LENGTH
+    assert "some texts were not tried, since the stock model refuses them: output with shape" in caplog.text
+
+
+def test_one_text_that_the_stock_model_runs_is_enough(model_folder: ModelFolder) -> None:
+    case = ForwardCase(model_folder("bert", "token_classification"), "token_classification")
+    case.forward.detach()
+    one = Probe(case.inputs, case.texts([9], 0), np.arange(10, 1000))
+    forward, reason = choose_forward(one, "right")
+    assert forward.mode is BatchMode.PACKED, reason
+
+
+def test_no_memory_for_a_text_ends_the_load(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe without its longest text would try less than what is served."""
+    case = ForwardCase(model_folder("bert", "token_classification"), "token_classification")
+
+    def run_out(_: ModelInputs, text: TokenizedText) -> torch.Tensor:
+        raise torch.OutOfMemoryError(f"no memory for {len(text.input_ids)} tokens")
+
+    monkeypatch.setattr(ModelInputs, "run_alone", run_out)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for 7 tokens"):
+        case.probe()
+
+
+def test_running_out_of_memory_in_float32_only_leaves_padding_out(
+    model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_alone = ModelInputs.run_alone
+
+    def run_out(inputs: ModelInputs, text: TokenizedText) -> torch.Tensor:
+        if inputs.dtype == torch.float32:
+            raise torch.OutOfMemoryError("out of memory")
+        return run_alone(inputs, text)
+
+    monkeypatch.setattr(ModelInputs, "run_alone", run_out)
+    caplog.set_level("INFO")
+    with loaded(model_folder("deberta-v2", "sequence_classification"), dtype="bfloat16") as runner:
+        assert runner.forward_mode is BatchMode.EQUAL_LENGTH
+    assert "not padded, since there is no memory to try it in float32: out of memory" in caplog.text
 
 
 def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:

@@ -285,7 +285,8 @@ def test_a_tokenizer_of_another_model(model_folder: ModelFolder) -> None:
     """It has [CLS] and [SEP], and a few words."""
     folder = model_folder("bert", "sequence_classification", vocab_size=1100)
     with pytest.raises(
-        ModelLoadError, match=r"another model's: of ordinary words \d+ \('\w+'\) is none of .* 0 to 1099"
+        ModelLoadError,
+        match=r"does not fit the model: in a text of ordinary words \d+ \('\w+'\) is none of .* 0 to 1099",
     ):
         load(model_dir=str(folder))
 

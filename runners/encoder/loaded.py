@@ -1,0 +1,40 @@
+"""Everything that exists once an encoder is loaded."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runners.predictor import Predictor, PredictorWatch
+from runners.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from runners.encoder.batching import BatchQueue
+    from runners.encoder.forward import Forward
+    from runners.encoder.heads import Head
+    from runners.encoder.token_limits import TokenLimits
+    from runners.encoder.tokenization import TextTokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model, what runs it, and what waits for it."""
+
+    task: Task
+    model: PreTrainedModel
+    head: Head
+    tokenizer: TextTokenizer
+    tokenizer_thread: ThreadPoolExecutor
+    token_limits: TokenLimits
+    forward: Forward
+    queue: BatchQueue
+    predictor: Predictor | None = None
+    watch: PredictorWatch | None = None
+
+    def close(self) -> None:
+        """Fail what waits; what runs ends by itself."""
+        self.tokenizer_thread.shutdown(wait=False, cancel_futures=True)
+        self.queue.close()

@@ -1,0 +1,91 @@
+"""What the model thread does with a batch: forward pass, head, answers to the jobs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from runners.errors import NonFiniteScoresError, PredictorAnswerError, PredictorError, PredictorRefusalError
+from runners.inference import Prediction
+from runners.metrics import NON_FINITE_TEXTS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from runners.encoder.batching import Entry, Job
+    from runners.encoder.loaded import LoadedModel
+    from runners.encoder.reading import TokenizedText
+
+logger = logging.getLogger(__name__)
+
+
+def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
+    """Answer a batch; if it fails its halves, and so on, so that only those texts fail that must.
+
+    A predictor that has failed would fail them all, one after another.
+    """
+    predictions: Sequence[Prediction | Exception | None]
+    try:
+        predictions = _predict(loaded, batch)
+        _count_failed(loaded, batch, predictions)
+    except Exception as error:
+        hopeless = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
+        if len(batch) > 1 and not hopeless:
+            middle = len(batch) // 2
+            for half in (batch[:middle], batch[middle:]):
+                run_batch(loaded, half)
+            return
+        predictions = [error] * len(batch)
+    answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
+    for entry, prediction in zip(batch, predictions, strict=True):
+        if prediction is not None:
+            answers.setdefault(entry.job, []).append((entry.position, prediction))
+    for job, answered in answers.items():
+        job.deliver(answered)
+
+
+def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
+    """The answers to those texts of which no sequence is missing any more; an error for scores that are not finite."""
+    scores = compute_scores(loaded, [entry.text for entry in batch])
+    predictions: list[Prediction | Exception | None] = []
+    for entry, rows in zip(batch, scores, strict=True):
+        if not np.isfinite(rows).all():
+            predictions.append(_non_finite_error(loaded, entry.position))
+            continue
+        parts = entry.reading.accept(entry.part, rows)
+        predictions.append(None if parts is None else loaded.head.predict(parts, entry.reading, entry.options))
+    return predictions
+
+
+def _non_finite_error(loaded: LoadedModel, position: int) -> Exception:
+    if loaded.predictor is not None:
+        return PredictorAnswerError(f"the predictor's scores of text {position} are not finite (NaN or infinity)")
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    return NonFiniteScoresError(
+        f"the scores of model {loaded.head.arguments.model_name} for text {position} are not finite (NaN or infinity) "
+        f"and mean nothing: its weights are damaged, or overflow in {dtype}"
+    )
+
+
+def _count_failed(
+    loaded: LoadedModel, batch: Sequence[Entry], predictions: Sequence[Prediction | Exception | None]
+) -> None:
+    """Count the texts whose scores are not finite, and log one of them."""
+    pairs = zip(batch, predictions, strict=True)
+    failed = {
+        (id(entry.job), entry.position): prediction
+        for entry, prediction in pairs if isinstance(prediction, Exception)
+    }  # fmt: skip
+    if failed:
+        NON_FINITE_TEXTS.labels(loaded.head.arguments.model_name).inc(len(failed))
+        logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
+
+
+def compute_scores(loaded: LoadedModel, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
+    import torch
+
+    with torch.inference_mode():
+        return loaded.head.read(*loaded.forward.run(texts))
