@@ -54,8 +54,8 @@ class Head(ABC):
     answer_options: ClassVar[frozenset[str]] = frozenset()
     # Those of `ReadingOptions`.
     reading_options: ClassVar[frozenset[str]] = TRUNCATION
-    # How many numbers a text's vector has, for a task that makes one of the rows; a predictor may have made it already.
-    pooled_width: int | None = None
+    # How many numbers a text's vector may have that a predictor has pooled, for a task that pools rows.
+    pooled_widths: tuple[int, ...] = ()
 
     def __init__(
         self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
