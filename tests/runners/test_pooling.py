@@ -379,6 +379,13 @@ def test_settings_that_this_server_does_not_follow_are_named(
         embed(serve, saved)
 
 
+def test_settings_are_read_once(saved: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    change(saved / TRANSFORMER, model_args={"torch_dtype": "float16"})
+    with caplog.at_level("INFO"):
+        serve(model_dir=saved)
+    assert caplog.text.count("model_kwargs.torch_dtype in sentence_bert_config.json is float16; here --dtype says") == 1
+
+
 def test_special_tokens_that_the_files_leave_out(saved: Path, serve: Serve) -> None:
     change(saved / TRANSFORMER, processing_kwargs={"text": {"add_special_tokens": False}})
     reference = SentenceTransformer(str(saved), device="cpu").encode(TEXTS)

@@ -30,11 +30,8 @@ class TextEmbedding(Head):
     answer_options = frozenset({"dimensions", "prompt_name"})
 
     def prepare(self) -> None:
-        files = load_sentence_transformer(self.arguments, self.device)
-        self._files = files
-        self._pooling = files.pooling
-        self.lower_case = files.transformer.lower_case
-        self.recommended_length = files.transformer.max_length
+        self._files = load_sentence_transformer(self.arguments, self.device)
+        self._pooling = self._files.pooling
         self.learn_width(int(self.config.get_text_config().hidden_size))
 
     def learn_width(self, width: int) -> None:
