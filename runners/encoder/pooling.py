@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from runners.arguments import Arguments
 from runners.errors import ModelLoadError
-from runners.loading import find_file, load_json
+from runners.model_files import find_file, load_json
 
 _MODE_BY_OLD_KEY = {
     "pooling_mode_cls_token": "cls",

@@ -9,7 +9,7 @@ from typing import Any
 
 from runners.arguments import Arguments
 from runners.errors import ModelLoadError
-from runners.loading import load_json
+from runners.model_files import load_json
 from runners.task import Task
 
 logger = logging.getLogger(__name__)
