@@ -71,7 +71,12 @@ class PredictorRefusalError(PredictorError):
 
 def brief(error: Exception) -> str:
     """An error of another library in one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(error)[:200] or type(error).__name__
+
+
+def one_line(error: Exception) -> str:
+    """All of an error of another library in one line."""
+    return " ".join(str(error).split())
 
 
 @contextlib.contextmanager
@@ -100,5 +105,4 @@ def load_errors(model: str) -> Iterator[None]:
         raise
     except Exception as error:
         logger.debug("loading failed", exc_info=True)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ModelLoadError(f"{model} cannot be loaded: {reason}") from error
+        raise ModelLoadError(f"{model} cannot be loaded: {type(error).__name__}: {one_line(error)}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -24,10 +23,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-from transformers.utils.hub import cached_file
 
 from runners.arguments import Arguments
-from runners.errors import ModelLoadError
+from runners.errors import ModelLoadError, brief, one_line
+from runners.model_files import find_file, load_json
 from runners.task import is_embedder, read_architectures
 
 logger = logging.getLogger(__name__)
@@ -127,7 +126,7 @@ def _name_key(error: Exception, written: Any) -> str:
     if isinstance(error, StrictDataclassFieldValidationError):
         # Its last line has the field, what it must be, and what it is.
         return str(error).strip().splitlines()[-1].strip()
-    text = " ".join(str(error).split())
+    text = one_line(error)
     values = written.items() if isinstance(written, dict) else ()
     keys = [f"{key} is {value!r}" for key, value in values if isinstance(value, str) and value and value in text]
     return f"{type(error).__name__}: {text}" + (f" ({', '.join(keys)})" if keys else "")
@@ -305,7 +304,7 @@ def _fails_on_text(model: PreTrainedModel) -> str | None:
         with torch.inference_mode():
             model(input_ids=torch.tensor([[0, 1]]))
     except Exception as error:
-        return " ".join(str(error).split())
+        return brief(error)
     return None
 
 
@@ -332,31 +331,6 @@ def _refuse_other_shapes(
 def holds_embedder(arguments: Arguments) -> bool:
     """Whether the model's files are those of a SentenceTransformer that pools tokens."""
     return is_embedder(load_json(arguments, "modules.json"), load_json(arguments, "config_sentence_transformers.json"))
-
-
-def load_json(arguments: Arguments, filename: str) -> Any | None:
-    """Parse a JSON file that comes with the model; None where it has none.
-
-    Raises:
-        ModelLoadError: it is no JSON.
-    """
-    path = find_file(arguments, filename)
-    try:
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelLoadError(f"{arguments.model}/{filename} is no JSON: {error}") from error
-
-
-def find_file(arguments: Arguments, filename: str) -> Path | None:
-    """A file that comes with the model, fetched from the hub if need be; None where it has none."""
-    path = cached_file(
-        arguments.model,
-        filename,
-        revision=arguments.model_revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return None if path is None else Path(path)
 
 
 def limit_length(

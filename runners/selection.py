@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from runners.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.errors import ArgumentsError, ModelLoadError
 from runners.generator.runner import GeneratorRunner
+from runners.model_files import parse_json
 from runners.predictor import Predictor
 from runners.task import GENERATION, Task, infer_task, is_embedder, read_architectures
 
@@ -59,7 +59,7 @@ def _find_json(arguments: Arguments, filename: str) -> Any | None:
     """A file that not every model has; None where it has none, or none that can be read."""
     try:
         return _read_json(arguments, filename)
-    except (OSError, ValueError, EntryNotFoundError):
+    except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
         return None
 
 
@@ -70,4 +70,4 @@ def _read_json(arguments: Arguments, filename: str) -> Any:
         if folder.is_dir() or arguments.model_id is None
         else hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
     )
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    return parse_json(arguments, Path(path), filename)

@@ -11,10 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from runners.arguments import Arguments
-from runners.encoder.transformer_settings import TransformerSettings, load_transformer_settings
 from runners.errors import ModelLoadError
-from runners.loading import find_file, load_json
-from runners.task import Task
+from runners.model_files import find_file, load_json
 
 _MODE_BY_OLD_KEY = {
     "pooling_mode_cls_token": "cls",
@@ -68,10 +66,9 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTransformer:
-    """What a model's sentence-transformers files say.
+    """What a model's sentence-transformers files say of the modules after the transformer, and of prompts.
 
     Attributes:
-        transformer: what they say of the transformer and its tokenizer.
         truncate_dim: how many numbers of a vector are kept, after all modules: what remains is not normalized again.
         prompts: what can be put in front of every text, by name.
         default_prompt_name: the one that is where nobody names one.
@@ -79,7 +76,6 @@ class SentenceTransformer:
     """
 
     pooling: Pooling
-    transformer: TransformerSettings = field(default_factory=TransformerSettings)
     truncate_dim: int | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
@@ -128,7 +124,6 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 raise ModelLoadError(f"modules.json has a {kind}, which this server does not run")
     return SentenceTransformer(
         Pooling(modes or ["mean"], layers, normalize),
-        transformer=load_transformer_settings(arguments, Task.TEXT_EMBEDDING),
         truncate_dim=_read_truncate_dim(settings),
         prompts=prompts,
         default_prompt_name=default_prompt_name,

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from runners.answers import ScoreFunction
 from runners.arguments import Arguments
 from runners.errors import ModelLoadError
-from runners.loading import load_json
+from runners.model_files import load_json
 
 _FUNCTION_BY_NAME = {"Sigmoid": ScoreFunction.SIGMOID, "Identity": ScoreFunction.NONE}
 

@@ -67,7 +67,7 @@ class RemoteForward(Forward):
         match self._head.rows:
             case Rows.FIRST if answer.ndim == 2 and fits:
                 return answer
-            case Rows.ALL if answer.shape == (count, self._head.pooled_width):
+            case Rows.ALL if answer.shape in [(count, width) for width in self._head.pooled_widths]:
                 return answer[:, None]
             case Rows.ALL if columns >= longest and fits:
                 return np.asarray(answer[:, :longest][real])
@@ -83,15 +83,16 @@ class RemoteForward(Forward):
         )
 
     def _expected(self, texts: int, tokens: int, masks: int) -> str:
-        width, pooled = self._head.width, self._head.pooled_width
+        width = self._head.width
+        pooled = [f"[{texts}, {each}]" for each in self._head.pooled_widths]
         by_token = f"[{texts}, {tokens}, {width}]"
         match self._head.rows:
             case Rows.FIRST:
                 return f"[{texts}, {width}]"
             case Rows.MASKS:
                 return f"{by_token}, or [{texts}, {masks}, {width}] for the masks alone"
-            case Rows.ALL if pooled is not None:
-                return f"{by_token}, or pooled [{texts}, {pooled}]"
+            case Rows.ALL if pooled:
+                return f"{by_token}, or pooled {' or '.join(pooled)}"
         return by_token
 
 

@@ -338,7 +338,7 @@ class EncoderRunner:
             model = outline_model(arguments, head_class.auto_class, config)
         else:
             model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights, config)
-        head = head_class(arguments, model, tokenizer, device)
+        head = head_class(arguments, settings, model, tokenizer, device)
         if arguments.return_offsets_mapping and task is not Task.TOKEN_CLASSIFICATION:
             logger.warning("return_offsets_mapping has no effect on %s", task)
         given = {**self._answer.model_dump(), **self._reading.model_dump()}

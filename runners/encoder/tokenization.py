@@ -23,6 +23,8 @@ from runners.inference import TextInput
 
 # Several times what a token of any language has on average.
 _CHARACTERS_A_TOKEN = 32
+# Of each of two long texts that are compared by their number of tokens; half a second's work.
+_COMPARED_CHARACTERS = 2**19
 TRUNCATE = ReadingOptions()
 
 
@@ -326,7 +328,7 @@ class TextTokenizer:
                 )
         readings = []
         for position, text in enumerate(texts, first_position):
-            encoded = self._encode_part(text, to_end=reading != TRUNCATE)
+            encoded, _ = self._encode_part(text, to_end=reading != TRUNCATE)
             length = len(encoded)
             # One more than the model takes, so that it is seen to be truncated.
             kept = self._keep(encoded, self.max_length + 1)
@@ -356,10 +358,7 @@ class TextTokenizer:
         Its last tokens may be others than those of the whole text, although it ends where a word does: where it does
         not have about twice the tokens that are kept, the whole text is needed.
         """
-        if len(text) <= self._long_text:
-            return text
-        end = text.rfind(" ", 0, self._long_text)
-        return text[:end] if end > 0 else text
+        return _cut(text, self._long_text)
 
     def _is_long_pair(self, pair: str | tuple[str, str]) -> bool:
         """Whether to tokenize each of two texts by itself.
@@ -371,22 +370,38 @@ class TextTokenizer:
         )
 
     def _encode_long_pair(self, text: str, pair: str) -> Encoding:
-        """As the tokenizer does, of no more tokens than it takes to see which text is the longer one."""
-        first, second = self._encode_part(text), self._encode_part(pair)
+        """As the tokenizer does, of no more tokens than it takes to see which text is the longer one.
+
+        Two texts of more than 524,288 characters each are compared by an estimate. If that is wrong, one token more of
+        the one and one less of the other is kept.
+        """
+        (first, first_ends), (second, second_ends) = self._encode_part(text), self._encode_part(pair)
         # The longer one gets the odd token, and so must stay the longer one.
         longer_first = len(first) > len(second)
+        room = self.max_length - self._special_of_pair
+        has_odd_token = room % 2 == 1 and min(len(first), len(second)) > room // 2
+        if has_odd_token and not (second_ends if longer_first else first_ends):
+            first_tokens = len(first) if first_ends else self._estimate_tokens(text)
+            longer_first = first_tokens > (len(second) if second_ends else self._estimate_tokens(pair))
         kept = (
             self._keep(first, self.max_length + longer_first), self._keep(second, self.max_length + (not longer_first))
         )  # fmt: skip
         return self._backend.post_process(*kept, self._add_special_tokens)
 
-    def _encode_part(self, text: str, to_end: bool = False) -> Encoding:
-        """A text, or of a very long one its beginning, for `post_process`."""
+    def _estimate_tokens(self, text: str) -> float:
+        """How many tokens a text has; of a text longer than what is compared as many as its beginning suggests."""
+        beginning = _cut(text, max(_COMPARED_CHARACTERS, self._long_text))
+        [encoding] = self._encode_parts([beginning])
+        return len(encoding) * len(text) / len(beginning)
+
+    def _encode_part(self, text: str, to_end: bool = False) -> tuple[Encoding, bool]:
+        """A text, or of a very long one its beginning, for `post_process`; and whether it is the whole text."""
         beginning = text if to_end else self._beginning(text)
         [encoding] = self._encode_parts([beginning])
         if beginning is not text and len(encoding) <= 2 * self.max_length:
+            beginning = text
             [encoding] = self._encode_parts([text])
-        return encoding
+        return encoding, beginning is text
 
     def _encode_parts(self, texts: Sequence[str]) -> list[Encoding]:
         """Texts as the tokenizer has them before it puts them together: all their tokens, none of them special."""
@@ -414,6 +429,14 @@ class TextTokenizer:
             encoding.truncate(len(encoding) - most, direction="right")
             parts = encoding.overflowing
         return Encoding.merge(parts, growing_offsets=False)
+
+
+def _cut(text: str, length: int) -> str:
+    """The beginning of a text, up to the last space before `length`; a text without one is not cut."""
+    if len(text) <= length:
+        return text
+    end = text.rfind(" ", 0, length)
+    return text[:end] if end > 0 else text
 
 
 def _lower_cases(normalizer: object) -> bool:

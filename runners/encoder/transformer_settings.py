@@ -9,7 +9,7 @@ from typing import Any
 
 from runners.arguments import Arguments
 from runners.errors import ModelLoadError
-from runners.loading import load_json
+from runners.model_files import load_json
 from runners.task import Task
 
 logger = logging.getLogger(__name__)
@@ -129,10 +129,19 @@ def load_transformer_settings(arguments: Arguments, task: Task) -> TransformerSe
 
 
 def _read_group(settings: Mapping[str, Any], name: str, old_name: str, filename: str) -> dict[str, Any]:
-    group = settings.get(old_name, settings.get(name)) or {}
-    if not isinstance(group, dict):
-        raise ModelLoadError(f"{name} in {filename} is {group!r}, not an object")
+    group = _as_object(settings.get(old_name, settings.get(name)), name, filename)
     return {key: value for key, value in group.items() if key not in _OPERATORS}
+
+
+def _as_object(value: Any, name: str, filename: str) -> Mapping[str, Any]:
+    """A group of settings; an empty one for null.
+
+    Raises:
+        ModelLoadError: it is no JSON object.
+    """
+    if not isinstance(value or {}, dict):
+        raise ModelLoadError(f"{name} in {filename} is {value!r:.80}, not an object")
+    return value or {}
 
 
 def _check_modalities(modalities: object, output: _Output, filename: str) -> None:
@@ -156,14 +165,14 @@ def _check_model(group: Mapping[str, Any], filename: str) -> None:
             raise _unsupported(filename, f"model_kwargs.{name}", value)
 
 
-def _read_processing(arguments: Arguments, groups: Any, filename: str) -> Any:
+def _read_processing(arguments: Arguments, value: Any, filename: str) -> Any:
     """The length that texts are truncated to as they are tokenized, if one is named."""
-    if not isinstance(groups or {}, dict):
-        raise _unsupported(filename, "processing_kwargs", groups)
+    groups = _as_object(value, "processing_kwargs", filename)
     length = None
     # What is common to all modalities wins.
     for modality in ("text", "common"):
-        for name, value in ((groups or {}).get(modality) or {}).items():
+        group = _as_object(groups.get(modality), f"processing_kwargs.{modality}", filename)
+        for name, value in group.items():
             match name:
                 case "max_length":
                     length = value

@@ -12,6 +12,8 @@ import numpy as np
 import orjson
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as models
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -66,6 +68,17 @@ def local_model(folder: Path, task: str) -> Compute:
         with torch.no_grad():
             output = model(**{name: torch.from_numpy(array.astype(np.int64)) for name, array in tensors.items()})
         return (output.last_hidden_state if task == "text_embedding" else output.logits).numpy()
+
+    return compute
+
+
+def pooled_model(folder: Path, dimensions: int) -> Compute:
+    """Means of the token vectors, [texts, dimensions]."""
+    hidden = local_model(folder, "text_embedding")
+
+    def compute(tensors: dict[str, Any]) -> Any:
+        mask = tensors["attention_mask"][:, :, None]
+        return ((hidden(tensors) * mask).sum(axis=1) / mask.sum(axis=1))[:, :dimensions].astype(np.float32)
 
     return compute
 
@@ -152,6 +165,26 @@ def test_a_model_that_answers_for_every_token(
     remote = serve(model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2")
     assert_close(answers(remote, task, family), answers(serve(model_dir=folder), task, family))
     assert max(len(request.raw_input_contents) for request in predictor.infers) == (2 if family == "roberta" else 3)
+
+
+@pytest.mark.parametrize("answered", [32, 20])
+def test_vectors_that_a_predictor_has_pooled(
+    answered: int, model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    """Whole, or cut as the model's files say: the answer is the same."""
+    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
+    reference = SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu", truncate_dim=20)
+    reference.save(str(tmp_path))
+    predictor = closing(GrpcPredictor(pooled_model(tmp_path, answered)))
+    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2")
+    given = ["Hello, my dog is cute", "a b c"]
+    for dimensions, expected in {None: 20, 8: 8, 20: 20}.items():
+        parameters = {} if dimensions is None else {"dimensions": dimensions}
+        response = remote.post(PREDICT, json={"instances": given, "parameters": parameters})
+        vectors = reference.encode(given, truncate_dim=expected)
+        np.testing.assert_allclose(response.json()["predictions"], vectors, atol=TOLERANCE)
+    refusal = remote.post(PREDICT, json={"instances": given, "parameters": {"dimensions": 21}})
+    assert (refusal.status_code, refusal.json()) == (400, {"error": "dimensions is 21; the model's vectors have 20"})
 
 
 @pytest.mark.parametrize(

@@ -359,6 +359,9 @@ def test_settings_of_the_transformer(settings: dict[str, Any], saved: Path, serv
         (TRANSFORMER, {"tokenizer_args": {"vocab_file": "/x"}}, "processor_kwargs.vocab_file in .* is '/x', which this"),
         (TRANSFORMER, {"tokenizer_args": {"model_max_length": "x"}}, "model_max_length in .* is 'x', not a number of"),
         (TRANSFORMER, {"tokenizer_args": ["x"]}, r"processor_kwargs in .* is \['x'\], not an object"),
+        (TRANSFORMER, {"processing_kwargs": "x"}, "processing_kwargs in sentence_bert_config.json is 'x', not an object"),
+        (TRANSFORMER, {"processing_kwargs": {"text": "x"}}, "processing_kwargs.text in .* is 'x', not an object"),
+        (TRANSFORMER, {"processing_kwargs": {"common": 5}}, "processing_kwargs.common in .* is 5, not an object"),
         (TRANSFORMER, {"max_seq_length": 0}, "max_seq_length in sentence_bert_config.json is 0, not a number of tokens"),
         (TRANSFORMER, {"processing_kwargs": {"text": {"truncation": False}}}, "processing_kwargs.text.truncation in .* i"),
         (TRANSFORMER, {"processing_kwargs": {"text": {"stride": 3}}}, "processing_kwargs.text.stride in .* is '3', which"),
@@ -376,6 +379,13 @@ def test_settings_that_this_server_does_not_follow_are_named(
         embed(serve, saved)
 
 
+def test_settings_are_read_once(saved: Path, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    change(saved / TRANSFORMER, model_args={"torch_dtype": "float16"})
+    with caplog.at_level("INFO"):
+        serve(model_dir=saved)
+    assert caplog.text.count("model_kwargs.torch_dtype in sentence_bert_config.json is float16; here --dtype says") == 1
+
+
 def test_special_tokens_that_the_files_leave_out(saved: Path, serve: Serve) -> None:
     change(saved / TRANSFORMER, processing_kwargs={"text": {"add_special_tokens": False}})
     reference = SentenceTransformer(str(saved), device="cpu").encode(TEXTS)
@@ -385,7 +395,7 @@ def test_special_tokens_that_the_files_leave_out(saved: Path, serve: Serve) -> N
 @pytest.mark.parametrize("dimensions", [None, 8, 20, 30])
 @pytest.mark.parametrize("whose", ["request", "operator"])
 def test_a_truncated_dimension(whose: str, dimensions: int | None, saved: Path, serve: Serve) -> None:
-    """The smaller one holds; what is asked for gets length 1, what the model's files cut off does not."""
+    """`dimensions` wins over the files, and its vectors get length 1, which those that only the files cut do not."""
     change(saved / "config_sentence_transformers.json", truncate_dim=20)
     options = {} if dimensions is None else {"dimensions": dimensions}
     client = serve(model_dir=saved, **(options if whose == "operator" else {}))
@@ -396,13 +406,13 @@ def test_a_truncated_dimension(whose: str, dimensions: int | None, saved: Path, 
     expected = (
         reference.encode(TEXTS)
         if dimensions is None
-        else reference.encode(TEXTS, truncate_dim=min(dimensions, 20), normalize_embeddings=True)
+        else reference.encode(TEXTS, truncate_dim=dimensions, normalize_embeddings=True)
     )
     np.testing.assert_allclose(response.json()["predictions"], expected, atol=2e-5)
     metadata = client.get("/v2/models/model").json()
     assert (metadata["properties"]["dimensions"], metadata["properties"]["normalized"]) == ("20", "false")
     output = metadata["outputs"][0]
-    assert output["shape"] == [-1, min(dimensions or 20, 20) if whose == "operator" else 20]
+    assert output["shape"] == [-1, dimensions if whose == "operator" and dimensions else 20]
 
 
 def test_mean_of_length_one_without_files(model_folder: ModelFolder, serve: Serve) -> None:

@@ -37,7 +37,9 @@ def files(architectures: Any, **others: Any) -> dict[str, Any]:
         (files(["T5ForConditionalGeneration"], modules=EMBEDDER), {}, EncoderRunner),
         (files(["BertForMaskedLM"], modules=EMBEDDER), {}, EncoderRunner),
         (files("Qwen3ForCausalLM"), {}, GeneratorRunner),
+        (files(["Qwen3ForCausalLM"], modules="{"), {}, GeneratorRunner),
         # Whoever loads the model says what is wrong.
+        ({"config.json": "{"}, {}, EncoderRunner),
         (files(5), {}, EncoderRunner),
         ({"config.json": []}, {}, EncoderRunner),
         ({}, {}, EncoderRunner),
@@ -53,7 +55,7 @@ def test_the_runner_of_a_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for filename, content in contents.items():
-        (tmp_path / filename).write_text(json.dumps(content))
+        (tmp_path / filename).write_text(content if isinstance(content, str) else json.dumps(content))
 
     def download(model: str, filename: str, revision: str | None) -> str:
         assert (model, revision) == ("someone/model", "v1")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
@@ -162,6 +164,55 @@ def test_long_pairs(family: str, max_length: int, text: str, pair: str) -> None:
     [reading] = TextTokenizer(reference, max_length, True).tokenize([TextInput(text, pair)], offsets=False)
     assert reading.text.input_ids.tolist() == wanted["input_ids"]
     assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("max_length", [15, 16])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("a " * 320, "station " * 960),
+        # Only the ends tell which is the longer one.
+        ("a " * 900, "station " * 400 + "a " * 700),
+        ("a " * 900, "station " * 400 + "a " * 400),
+        ("station " * 400 + "a " * 500, "a " * 900),
+        # As many of both.
+        ("a " * 900, "station " * 900),
+        # The beginning of the first has so few tokens that all of it is tokenized at once.
+        (" " * 600 + "a " * 20, "station " * 400),
+    ],
+)
+def test_the_longer_of_two_long_texts_gets_the_odd_token(texts: tuple[str, str], max_length: int, side: str) -> None:
+    reference = copy.deepcopy(TOKENIZER_KINDS["WordPiece"]())
+    reference.truncation_side = side
+    tokenizer = TextTokenizer(copy.deepcopy(reference), max_length, add_special_tokens=True)
+    for text, pair in (texts, texts[::-1]):
+        wanted = reference(text, pair, truncation=True, max_length=max_length, return_token_type_ids=True)
+        [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
+        assert reading.text.input_ids.tolist() == wanted["input_ids"]
+        assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate decides then, which is right for texts that are alike to their ends."""
+    reference = TOKENIZER_KINDS["WordPiece"]()
+    tokenizer = TextTokenizer(copy.deepcopy(reference), 16, add_special_tokens=True)
+    texts = ("a " * 400_000, "station " * 500_000)
+    encoded: list[str] = []
+    encode = tokenizer._encode_parts
+
+    def record(parts: Sequence[str]) -> list[Encoding]:
+        encoded.extend(parts)
+        return encode(parts)
+
+    monkeypatch.setattr(tokenizer, "_encode_parts", record)
+    for text, pair in (texts, texts[::-1]):
+        [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
+        kept = [
+            reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids(word)) for word in ("a", "station")
+        ]
+        assert kept == [6, 7]
+    assert max(map(len, encoded)) <= 2**19
 
 
 def test_a_label_may_have_half_of_the_model_beside_a_text_of_that_length() -> None:

@@ -18,6 +18,7 @@ from runners.encoder.forward import Rows
 from runners.encoder.probabilities import softmax
 from runners.encoder.reading import Reading, TokenizedText
 from runners.encoder.tokenization import TRUNCATE, TextTokenizer
+from runners.encoder.transformer_settings import TransformerSettings
 from runners.errors import InputError
 from runners.inference import (
     TRUNCATED_TOKENS,
@@ -54,15 +55,21 @@ class Head(ABC):
     answer_options: ClassVar[frozenset[str]] = frozenset()
     # Those of `ReadingOptions`.
     reading_options: ClassVar[frozenset[str]] = TRUNCATION
-    # How many numbers a text's vector has, for a task that makes one of the rows; a predictor may have made it already.
-    pooled_width: int | None = None
+    # How many numbers a text's vector may have that a predictor has pooled, for a task that pools rows.
+    pooled_widths: tuple[int, ...] = ()
 
     def __init__(
-        self, arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device
+        self,
+        arguments: Arguments,
+        settings: TransformerSettings,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        device: torch.device,
     ) -> None:
         """
         Args:
             arguments: where the model came from; some heads read more files from there.
+            settings: what the model's sentence-transformers files say of texts.
             model: its config and form are read here; its weights may be elsewhere.
             device: where the head's own weights go, if it has some.
         """
@@ -70,8 +77,8 @@ class Head(ABC):
         self.config = model.config
         self.tokenizer = tokenizer
         self.device = device
-        self.lower_case = False
-        self.recommended_length: int | None = None
+        self.lower_case = settings.lower_case
+        self.recommended_length = settings.max_length
         self.prepare()
 
     def prepare(self) -> None:  # noqa: B027

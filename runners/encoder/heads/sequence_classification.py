@@ -14,9 +14,7 @@ from runners.encoder.forward import Rows
 from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
 from runners.encoder.probabilities import sigmoid, softmax
 from runners.encoder.reading import Reading
-from runners.encoder.transformer_settings import load_transformer_settings
 from runners.inference import ClassScores, Numbers, Options, Output, Table, TensorSpec
-from runners.task import Task
 
 # From which score on a label applies that does not exclude others.
 _ON = 0.5
@@ -36,9 +34,6 @@ class SequenceClassification(ClassificationHead):
     reading_options = TRUNCATION | {"stride", "window_aggregation"}
 
     def prepare(self) -> None:
-        settings = load_transformer_settings(self.arguments, Task.SEQUENCE_CLASSIFICATION)
-        self.lower_case = settings.lower_case
-        self.recommended_length = settings.max_length
         problem: str | None = getattr(self.config, "problem_type", None)
         self._multi_label = problem == "multi_label_classification"
         # A model with one class and no problem type was trained as a regression.

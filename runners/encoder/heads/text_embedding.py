@@ -20,9 +20,9 @@ from runners.inference import Numbers, Options, TensorSpec
 class TextEmbedding(Head):
     """One vector a text, made as the model's sentence-transformers files say.
 
-    Where they have a `truncate_dim` and a request or the operator `dimensions`, the smaller of both holds. The
-    beginning that `dimensions` asks for gets length 1 if the model's vectors have it; what `truncate_dim` alone leaves
-    does not, as in sentence-transformers.
+    The `dimensions` of a request or of the operator win over the files' `truncate_dim`, as an argument does in
+    sentence-transformers. The beginning that `dimensions` asks for gets length 1 if the model's vectors have it; what
+    `truncate_dim` alone leaves does not, as there.
     """
 
     auto_class = AutoModel
@@ -30,24 +30,22 @@ class TextEmbedding(Head):
     answer_options = frozenset({"dimensions", "prompt_name"})
 
     def prepare(self) -> None:
-        files = load_sentence_transformer(self.arguments, self.device)
-        self._files = files
-        self._pooling = files.pooling
-        self.lower_case = files.transformer.lower_case
-        self.recommended_length = files.transformer.max_length
+        self._files = load_sentence_transformer(self.arguments, self.device)
+        self._pooling = self._files.pooling
         self.learn_width(int(self.config.get_text_config().hidden_size))
 
     def learn_width(self, width: int) -> None:
         """Take the width of the model's rows, which is not always that of its config: Reformer's is twice that."""
         self._width = width
         self._whole = len(self._pooling.pool(torch.zeros(1, width, device=self.device)))
-        self.pooled_width = self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
+        self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
+        self.pooled_widths = tuple(sorted({self._whole, self._dimensions}, reverse=True))
 
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Float32 [1, dimensions] each; a predictor may have pooled them, then `rows` is [texts, 1, dimensions]."""
+        """Whole vectors, float32 [1, dimensions] each; those a predictor has pooled are [texts, 1, dimensions]."""
         if rows.ndim != 3:
             rows = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])[:, None]
-        return list(to_numpy(rows[..., : self._dimensions]))
+        return list(to_numpy(rows))
 
     @property
     def width(self) -> int:
@@ -55,8 +53,10 @@ class TextEmbedding(Head):
 
     def check_options(self, options: Options) -> None:
         dimensions, name = options.answer.dimensions, options.answer.prompt_name
-        if dimensions is not None and dimensions > self._whole:
-            raise InputError(f"dimensions is {dimensions}; the model's vectors have {self._whole}", "dimensions")
+        # A predictor may have cut its vectors to `truncate_dim`.
+        most = self._whole if self.arguments.predictor_host is None else self._dimensions
+        if dimensions is not None and dimensions > most:
+            raise InputError(f"dimensions is {dimensions}; the model's vectors have {most}", "dimensions")
         prompts = self._files.prompts
         if name is not None and name not in prompts:
             known = f"there are {', '.join(prompts)}" if prompts else "the model has none"
@@ -71,7 +71,7 @@ class TextEmbedding(Head):
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         [vector] = scores
         if options.answer.dimensions is None:
-            return Numbers(vector)
+            return Numbers(vector[: self._dimensions])
         vector = vector[: options.answer.dimensions]
         if self._pooling.normalize:
             # As torch's `normalize`, whose epsilon this is.
@@ -79,8 +79,7 @@ class TextEmbedding(Head):
         return Numbers(vector)
 
     def outputs(self, options: Options) -> list[TensorSpec]:
-        dimensions = min(self._dimensions, options.answer.dimensions or self._dimensions)
-        return [TensorSpec("output-0", "FP32", (-1, dimensions))]
+        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
 
     @property
     def properties(self) -> dict[str, str]:
