@@ -210,23 +210,23 @@ def holds_embedder(arguments: Arguments) -> bool:
 
 
 def limit_length(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int | None, recommended: int | None = None
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None, recommended: int | None = None
 ) -> int:
-    """The longest text in tokens: the smallest of the model's positions, the tokenizer's limit and what is asked for.
+    """The longest text in tokens: the smallest of the model's positions, the tokenizer's limit and the request.
 
     Args:
-        asked: `max_length` as the operator gave it.
-        recommended: the length a sentence-transformers model was made for; holds unless the operator asks otherwise.
+        requested: the operator's `max_length`.
+        recommended: the length a sentence-transformers model was made for; used unless `requested` is set.
     """
     limits = [_count_positions(model), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit is not None and limit < _NO_LIMIT]
-    if not known and asked is None and recommended is None:
+    if not known and requested is None and recommended is None:
         logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
         return _FALLBACK_LENGTH
-    if asked is not None and known and asked > min(known):
-        logger.warning("max_length %d is more than the model takes, which is %d", asked, min(known))
-    wanted = asked if asked is not None else recommended
-    return min([*known, wanted] if wanted is not None else known)
+    if requested is not None and known and requested > min(known):
+        logger.warning("max_length %d is more than the model takes, which is %d", requested, min(known))
+    length = requested if requested is not None else recommended
+    return min([*known, length] if length is not None else known)
 
 
 def position_padding(model: PreTrainedModel) -> tuple[int, int] | None:
