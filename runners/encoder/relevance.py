@@ -21,14 +21,14 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
     Raises:
         ModelLoadError: they ask for something that this server does not do, so that its scores would be wrong.
     """
-    # Which sentence-transformers reads only of a model that has the list of its modules too.
+    # sentence-transformers reads its config file only where there is a modules.json.
     saved = load_json(arguments, "modules.json") is not None
-    own = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
-    if (own.get("prompts") or {}).get(own.get("default_prompt_name")):
+    settings = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
+    if (settings.get("prompts") or {}).get(settings.get("default_prompt_name")):
         raise ModelLoadError(
             "it has a prompt by default (default_prompt_name), which this server does not put in pairs"
         )
-    named = _find_name(own, config)
+    named = _find_name(settings, config)
     if named is None:
         return ScoreFunction.SIGMOID
     module, _, name = named.rpartition(".")
@@ -41,8 +41,8 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
     return function
 
 
-def _find_name(own: Mapping[str, Any], config: PretrainedConfig) -> str | None:
-    """The name that sentence-transformers 6 writes in a file of its own, 4 and 5 in config.json, or those before it."""
+def _find_name(settings: Mapping[str, Any], config: PretrainedConfig) -> str | None:
+    """The activation's name: sentence-transformers 6 writes it in its own file, older releases in config.json."""
     newer = getattr(config, "sentence_transformers", None) or {}
     older: str | None = getattr(config, "sbert_ce_default_activation_function", None)
-    return own.get("activation_fn") or newer.get("activation_fn") or older
+    return settings.get("activation_fn") or newer.get("activation_fn") or older

@@ -36,8 +36,8 @@ class RemoteForward(Forward):
         self._head = head
         self._inputs = inputs
         self._padding_id = padding_id
-        # Without a mask nothing tells the predictor what is padding, and padding on the left, which the protocol of
-        # this server does not know, is for models that read a text's last column: texts of one length at a time then.
+        # Padding needs a mask, and is always on the right here. Models whose tokenizer pads on the left read the last
+        # column, which must be a token. Both kinds get texts of one length at a time.
         self._pads = "attention_mask" in inputs and head.tokenizer.padding_side == "right"
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
@@ -51,9 +51,9 @@ class RemoteForward(Forward):
             return _to_tensor(self._ask(texts, counts)), counts
         parts: dict[int, NDArray[np.float32]] = {}
         for alike in group_by_length(texts):
-            own_counts = [counts[index] for index in alike]
-            answer = self._ask([texts[index] for index in alike], own_counts)
-            bounds = np.cumsum(own_counts)[:-1] if answer.ndim == 2 else len(alike)
+            row_counts = [counts[index] for index in alike]
+            answer = self._ask([texts[index] for index in alike], row_counts)
+            bounds = np.cumsum(row_counts)[:-1] if answer.ndim == 2 else len(alike)
             parts.update(zip(alike, np.split(answer, bounds), strict=True))
         return _to_tensor(np.concatenate([parts[index] for index in range(len(texts))])), counts
 

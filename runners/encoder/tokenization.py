@@ -55,8 +55,8 @@ class TextTokenizer:
         backend.no_padding()
         self.max_length = max_length
         if lower_case and not _lower_cases(backend.normalizer):
-            own = [] if backend.normalizer is None else [backend.normalizer]
-            backend.normalizer = Normalizers([Lowercase(), *own])
+            normalizers = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = Normalizers([Lowercase(), *normalizers])
         # A tokenizer without one gives no token types to texts that are put together here. This one changes nothing.
         backend.post_processor = backend.post_processor or processors.ByteLevel(trim_offsets=False)
         self._special_of_pair = special

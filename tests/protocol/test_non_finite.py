@@ -22,10 +22,10 @@ from runners.encoder.packing import PackedForward
 from runners.errors import NonFiniteScoresError
 from runners.inference import Options, Output, TextInput
 from tests.conftest import Dial, ModelFolder, Serve
+from tests.encoders import load
 from tests.faults import break_token
 from tests.predictors import GrpcPredictor
 from tests.protocol.conftest import TASKS
-from tests.runners.test_loading import load
 from tests.wire import WIRES
 
 # The word whose embedding is NaN.

@@ -29,11 +29,11 @@ from runners.encoder.token_limits import TokenLimits, count_token_ids, count_tok
 from runners.errors import InputError, ModelLoadError
 from runners.inference import TextInput, TokenInput
 from tests.conftest import Dial, ModelFolder, Serve
+from tests.encoders import load
 from tests.families import MINILM
 from tests.faults import add_tokens
 from tests.predictors import RestPredictor
 from tests.protocol.conftest import TASKS
-from tests.runners.test_loading import load
 from tests.wire import WIRES
 
 ROWS = 30522

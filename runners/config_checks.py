@@ -1,0 +1,84 @@
+"""What is wrong with a model's config.json, said with the file and the key."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+from runners.arguments import Arguments
+from runners.errors import ModelLoadError, one_line
+from runners.model_files import load_json
+from runners.task import read_architectures
+
+logger = logging.getLogger(__name__)
+
+
+def refuse_adapter(arguments: Arguments) -> None:
+    """Refuse a PEFT adapter, which `transformers` applies where PEFT is installed, and passes over where it is not."""
+    adapter = load_json(arguments, "adapter_config.json")
+    if adapter is None:
+        return
+    base = adapter.get("base_model_name_or_path") if isinstance(adapter, dict) else None
+    raise ModelLoadError(
+        f"{arguments.model} holds an adapter_config.json: it is a PEFT adapter of {base or 'another model'}, and this "
+        "server applies none; merge it into that model (merge_and_unload) and serve the result, or remove the file if "
+        "that is done"
+    )
+
+
+def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
+    """What is to be said of a config.json that `transformers` reads wrongly or without a word; returns what to correct.
+
+    Raises:
+        ModelLoadError: a value is of a wrong type.
+    """
+    architectures = read_architectures(written)
+    labels, count = written.get("id2label"), written.get("num_labels")
+    if labels is not None and (
+        not isinstance(labels, dict) or not all(re.fullmatch(r"-?\d+", index) for index in labels)
+    ):
+        raise ModelLoadError(
+            f"id2label in {arguments.model}/config.json must be an object that names classes by their numbers, "
+            f'{{"0": "...", ...}}; it is {str(labels)[:80]}'
+        )
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise ModelLoadError(f"num_labels in {arguments.model}/config.json is {count!r}, not a number of classes")
+    if labels is not None and count is not None and len(labels) != count:
+        logger.warning("num_labels in config.json is %d, and id2label has %d names, which holds", count, len(labels))
+    if isinstance(written.get("architectures"), str):
+        logger.warning("architectures in config.json is a name, not a list: it is taken for %s", architectures)
+        return {"architectures": architectures}
+    return {}
+
+
+def describe_config_error(error: Exception, written: Any) -> str:
+    """An error about a config in one line, with the keys of config.json whose values it speaks of."""
+    if isinstance(error, StrictDataclassFieldValidationError):
+        # Its last line has the field, what it must be, and what it is.
+        return str(error).strip().splitlines()[-1].strip()
+    text = one_line(error)
+    values = written.items() if isinstance(written, dict) else ()
+    keys = [f"{key} is {value!r}" for key, value in values if isinstance(value, str) and value and value in text]
+    return f"{type(error).__name__}: {text}" + (f" ({', '.join(keys)})" if keys else "")
+
+
+def refuse_other_shapes(arguments: Arguments, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Refuse weights, `mismatched`, that have one shape in the checkpoint, and another by the config."""
+    if not mismatched:
+        return
+    name, stored, expected = min(mismatched, key=lambda weight: weight[0])
+    differing = {size for size, other in zip(expected, stored, strict=False) if size != other}
+    written = load_json(arguments, "config.json") or {}
+    # Without either there are two classes.
+    sizes = {"num_labels": 2} | {key: value for key, value in written.items() if isinstance(value, int)}
+    if labels := written.get("id2label"):
+        sizes = {key: size for key, size in sizes.items() if key != "num_labels"} | {"id2label": len(labels)}
+    keys = [key for key, size in sizes.items() if size in differing]
+    raise ModelLoadError(
+        f"{arguments.model}/config.json does not fit the weights: {name} has the shape {list(stored)}, and "
+        f"{list(expected)} by the config" + (f" (of that size there: {', '.join(keys)})" if keys else "")
+    )

@@ -1,0 +1,71 @@
+"""The part of a model that embeds texts: all of it, or the encoder of an encoder-decoder."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import torch
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+from runners.errors import ModelLoadError, brief
+
+
+def encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> type[Any]:
+    """The class that embeds by an encoder alone, as sentence-transformers loads it; else the auto class.
+
+    It is that of a checkpoint that holds no more, which is what sentence-transformers saves, and T5's kind has one for
+    whole checkpoints too.
+    """
+    if auto_class is not AutoModel or config is None or hasattr(config, "auto_map"):
+        return auto_class
+    names = list(config.architectures or [])
+    names.append(MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, ""))
+    names = [name for name in names if name.endswith(("EncoderModel", "Encoder"))]
+    if not names:
+        return auto_class
+    # Not all of them are among the library's own names.
+    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+    found: type[Any] | None = next((getattr(module, name) for name in names if hasattr(module, name)), None)
+    if found is None:
+        return auto_class
+    # T5Gemma's class takes no other.
+    config.is_encoder_decoder = False
+    return found
+
+
+def take_encoder(model: PreTrainedModel) -> PreTrainedModel:
+    """Of a model that has configs for encoder and decoder the encoder, whose config is that of the vectors."""
+    encoder: PreTrainedModel = model.get_encoder() if "encoder" in model.config.sub_configs else model
+    return encoder
+
+
+def take_text_part(model: PreTrainedModel) -> PreTrainedModel:
+    """Of an encoder-decoder that does not run from a text alone the encoder, as sentence-transformers has it.
+
+    BART's kind does run, and its vectors are its decoder's.
+
+    Raises:
+        ModelLoadError: its encoder does not run from a text alone either.
+    """
+    model = take_encoder(model)
+    if not model.config.is_encoder_decoder or _fails_on_text(model) is None:
+        return model
+    encoder: PreTrainedModel = model.get_encoder()
+    if (reason := _fails_on_text(encoder)) is not None:
+        raise ModelLoadError(f"{type(model).__name__} does not run from text alone, nor does its encoder: {reason}")
+    return encoder
+
+
+def _fails_on_text(model: PreTrainedModel) -> str | None:
+    """Why a model does not run from token ids alone; None where it does."""
+    if "input_ids" not in inspect.signature(model.forward).parameters:
+        return f"it takes {model.main_input_name}"
+    try:
+        with torch.inference_mode():
+            model(input_ids=torch.tensor([[0, 1]]))
+    except Exception as error:
+        return brief(error)
+    return None
