@@ -1,4 +1,4 @@
-"""What is wrong with a model's config.json, said with the file and the key."""
+"""Checks of a model's config.json, whose errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def refuse_adapter(arguments: Arguments) -> None:
-    """Refuse a PEFT adapter, which `transformers` applies where PEFT is installed, and passes over where it is not."""
+    """Refuse a PEFT adapter: `transformers` applies it if PEFT is installed, and else ignores it silently."""
     adapter = load_json(arguments, "adapter_config.json")
     if adapter is None:
         return
@@ -31,7 +31,7 @@ def refuse_adapter(arguments: Arguments) -> None:
 
 
 def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
-    """What is to be said of a config.json that `transformers` reads wrongly or without a word; returns what to correct.
+    """Check the keys of config.json that `transformers` misreads silently; return corrected values.
 
     Raises:
         ModelLoadError: a value is of a wrong type.
@@ -56,9 +56,9 @@ def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
 
 
 def describe_config_error(error: Exception, written: Any) -> str:
-    """An error about a config in one line, with the keys of config.json whose values it speaks of."""
+    """An error about a config in one line, with the keys of config.json whose values the error mentions."""
     if isinstance(error, StrictDataclassFieldValidationError):
-        # Its last line has the field, what it must be, and what it is.
+        # Its last line names the field, the expected type and the value.
         return str(error).strip().splitlines()[-1].strip()
     text = one_line(error)
     values = written.items() if isinstance(written, dict) else ()
@@ -67,13 +67,17 @@ def describe_config_error(error: Exception, written: Any) -> str:
 
 
 def refuse_other_shapes(arguments: Arguments, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
-    """Refuse weights, `mismatched`, that have one shape in the checkpoint, and another by the config."""
+    """Refuse a checkpoint whose weights have other shapes than the config says.
+
+    Args:
+        mismatched: name, shape in the checkpoint and shape by the config of each such weight.
+    """
     if not mismatched:
         return
     name, stored, expected = min(mismatched, key=lambda weight: weight[0])
     differing = {size for size, other in zip(expected, stored, strict=False) if size != other}
     written = load_json(arguments, "config.json") or {}
-    # Without either there are two classes.
+    # A config without num_labels and id2label has two classes.
     sizes = {"num_labels": 2} | {key: value for key, value in written.items() if isinstance(value, int)}
     if labels := written.get("id2label"):
         sizes = {key: size for key, size in sizes.items() if key != "num_labels"} | {"id2label": len(labels)}

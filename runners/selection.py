@@ -39,15 +39,15 @@ def create_runner(
 
 
 def _peek_task(arguments: Arguments) -> Task | None:
-    """The task by the model's own files, read without `transformers`, which takes seconds to import.
+    """The task by the model's files, read without `transformers`, which takes seconds to import.
 
-    None where they say nothing; whoever loads the model finds out why.
+    None if that fails; loading the model will raise the error.
     """
     try:
         task = infer_task(read_architectures(_read_json(arguments, "config.json")))
     except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
         return None
-    # An embedder that was made of a language model still has the name of one.
+    # An embedder that was made of a language model keeps that architecture's name.
     if task in GENERATION and is_embedder(
         _find_json(arguments, "modules.json"), _find_json(arguments, "config_sentence_transformers.json")
     ):
@@ -56,7 +56,7 @@ def _peek_task(arguments: Arguments) -> Task | None:
 
 
 def _find_json(arguments: Arguments, filename: str) -> Any | None:
-    """A file that not every model has; None where it has none, or none that can be read."""
+    """An optional file; None if it is missing or cannot be read."""
     try:
         return _read_json(arguments, filename)
     except (ModelLoadError, OSError, ValueError, EntryNotFoundError):

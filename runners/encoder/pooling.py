@@ -69,7 +69,7 @@ class SentenceTransformer:
     """What a model's sentence-transformers files say of the modules after the transformer, and of prompts.
 
     Attributes:
-        truncate_dim: how many numbers of a vector are kept, after all modules: what remains is not normalized again.
+        truncate_dim: vectors are cut to this many dimensions after all modules, and not normalized again.
         prompts: what can be put in front of every text, by name.
         default_prompt_name: the one that is where nobody names one.
         pools_prompts: whether the tokens of a prompt are pooled too.
@@ -132,22 +132,24 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
 
 
 def _check_modules(modules: Any) -> None:
-    """Refuse a modules.json whose form or whose modules' code is not that of sentence-transformers."""
+    """Refuse a modules.json that is malformed or has modules that are not sentence-transformers' own."""
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
         for module in modules
     ):
-        raise ModelLoadError("modules.json is no list of modules with a type and a path each")
+        raise ModelLoadError("modules.json must be a list of modules with a type and a path each")
     for module in modules:
         if not module["type"].startswith("sentence_transformers."):
             raise ModelLoadError(f"modules.json has {module['type']}, whose code this server does not run")
 
 
 def _check_names(config: Mapping[str, Any], folder: str) -> None:
-    """Refuse a module that reads or writes anything but a text's vector."""
+    """Refuse a module whose input or output is not `sentence_embedding`."""
     names = {config.get(f"module_{end}_name") or "sentence_embedding" for end in ("input", "output")}
     if other := names - {"sentence_embedding"}:
-        raise ModelLoadError(f"the module in {folder} is of {other.pop()}, not of a text's vector (module_input_name)")
+        raise ModelLoadError(
+            f"the module in {folder} reads or writes {other.pop()}; only sentence_embedding is supported"
+        )
 
 
 def _read_truncate_dim(settings: Mapping[str, Any]) -> int | None:

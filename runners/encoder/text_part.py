@@ -14,10 +14,10 @@ from runners.errors import ModelLoadError, brief
 
 
 def encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> type[Any]:
-    """The class that embeds by an encoder alone, as sentence-transformers loads it; else the auto class.
+    """The class that loads the encoder alone, as in sentence-transformers; the auto class where there is none.
 
-    It is that of a checkpoint that holds no more, which is what sentence-transformers saves, and T5's kind has one for
-    whole checkpoints too.
+    Checkpoints of an encoder alone, as sentence-transformers saves them, name it; T5 and its like have one for whole
+    checkpoints, too.
     """
     if auto_class is not AutoModel or config is None or hasattr(config, "auto_map"):
         return auto_class
@@ -26,29 +26,29 @@ def encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> typ
     names = [name for name in names if name.endswith(("EncoderModel", "Encoder"))]
     if not names:
         return auto_class
-    # Not all of them are among the library's own names.
+    # `transformers` itself does not export all of them.
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     found: type[Any] | None = next((getattr(module, name) for name in names if hasattr(module, name)), None)
     if found is None:
         return auto_class
-    # T5Gemma's class takes no other.
+    # T5Gemma's encoder class accepts no other value.
     config.is_encoder_decoder = False
     return found
 
 
 def take_encoder(model: PreTrainedModel) -> PreTrainedModel:
-    """Of a model that has configs for encoder and decoder the encoder, whose config is that of the vectors."""
+    """The encoder of a model with one config each for encoder and decoder; else the model itself."""
     encoder: PreTrainedModel = model.get_encoder() if "encoder" in model.config.sub_configs else model
     return encoder
 
 
 def take_text_part(model: PreTrainedModel) -> PreTrainedModel:
-    """Of an encoder-decoder that does not run from a text alone the encoder, as sentence-transformers has it.
+    """The encoder of an encoder-decoder that does not run from text alone, as in sentence-transformers.
 
-    BART's kind does run, and its vectors are its decoder's.
+    BART and its like run from text alone: their vectors are the decoder's.
 
     Raises:
-        ModelLoadError: its encoder does not run from a text alone either.
+        ModelLoadError: the encoder does not run from text alone either.
     """
     model = take_encoder(model)
     if not model.config.is_encoder_decoder or _fails_on_text(model) is None:

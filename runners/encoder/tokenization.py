@@ -23,7 +23,7 @@ from runners.inference import TextInput
 
 # Several times what a token of any language has on average.
 _CHARACTERS_A_TOKEN = 32
-# Of each of two long texts that are compared by their number of tokens; half a second's work.
+# How much of a text is tokenized to count its tokens; takes half a second.
 _COMPARED_CHARACTERS = 2**19
 TRUNCATE = ReadingOptions()
 
@@ -57,7 +57,7 @@ class TextTokenizer:
         if lower_case and not _lower_cases(backend.normalizer):
             normalizers = [] if backend.normalizer is None else [backend.normalizer]
             backend.normalizer = Normalizers([Lowercase(), *normalizers])
-        # A tokenizer without one gives no token types to texts that are put together here. This one changes nothing.
+        # `post_process` sets token types only if there is a post-processor; this one changes nothing else.
         backend.post_processor = backend.post_processor or processors.ByteLevel(trim_offsets=False)
         self._special_of_pair = special
         self._side: str = tokenizer.truncation_side
@@ -131,8 +131,8 @@ class TextTokenizer:
                 if room < self._least_room:
                     most = self.max_length - self._special_of_pair - self._least_room
                     raise InputError(
-                        f"its question has {question} tokens, and beside a context that is longer than the "
-                        f"{self.max_length} tokens that the model reads at a time it may have {most}"
+                        f"its question has {question} tokens; beside a context that does not fit into the model's "
+                        f"{self.max_length} tokens it may have {most}"
                     )
                 shared = min(usual_stride, room // 2) if stride is None else stride
                 readings.append(
@@ -158,7 +158,7 @@ class TextTokenizer:
 
     @property
     def _least_room(self) -> int:
-        """For a window, so that the model reads no text many times over."""
+        """The fewest tokens of a window; it bounds how many windows a text has."""
         return max(1, self.max_length // 4)
 
     def _read_windows(
@@ -171,20 +171,18 @@ class TextTokenizer:
         source: bool,
         stride: int,
     ) -> Reading:
-        """A text too long for the model in windows that overlap; of a pair one text, beside all of the other.
+        """Split a text that is too long into windows that overlap; of a pair one text, beside all of the other.
 
         Args:
-            room: how many tokens of it a window has.
-            of_second: whether it is the second of a pair.
+            room: how many tokens of the text fit into a window.
+            of_second: whether the text is the second of a pair.
         """
-        # A window is to bring as much as it repeats, and more than a few tokens.
-        if room < max(self._least_room, 2 * stride):
-            beside = (
-                f", {self.max_length - room} of them for what stands beside it" if isinstance(prepared, tuple) else ""
-            )
+        # Each window must add at least as many tokens as it repeats.
+        if room < (least := max(self._least_room, 2 * stride)):
+            beside = "the other text" if isinstance(prepared, tuple) else "the special tokens"
             raise InputError(
-                f"windows that share {stride} tokens want room for {max(self._least_room, 2 * stride)}: the "
-                f"model takes {self.max_length}{beside}, which leaves {max(0, room)}",
+                f"stride {stride} needs windows of at least {least} tokens, but only {max(0, room)} of "
+                f"{self.max_length} remain beside {beside}",
                 "stride",
             )
         strategy = "only_second" if of_second else "only_first"
@@ -212,7 +210,7 @@ class TextTokenizer:
 
     @contextlib.contextmanager
     def _truncating(self, settings: Mapping[str, Any] | None) -> Iterator[None]:
-        """Truncate otherwise meanwhile; with None not at all."""
+        """Truncate by other settings within the block; None turns truncation off."""
         if settings is None:
             self._backend.no_truncation()
         else:
@@ -309,7 +307,7 @@ class TextTokenizer:
     def cross(
         self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, first_position: int
     ) -> list[Reading]:
-        """Every text as a pair with each of `seconds`, all of them tokenized once; the text alone is truncated.
+        """Pair every text with each of `seconds`, tokenizing each once; only the text is truncated.
 
         Args:
             reading: what to do with a text that is too long; it has no windows.
@@ -330,7 +328,7 @@ class TextTokenizer:
         for position, text in enumerate(texts, first_position):
             encoded, _ = self._encode_part(text, to_end=reading != TRUNCATE)
             length = len(encoded)
-            # One more than the model takes, so that it is seen to be truncated.
+            # One token more than the model takes, so that the pair is marked as truncated.
             kept = self._keep(encoded, self.max_length + 1)
             with self._truncating({"strategy": "only_first", "direction": self._side}):
                 pairs = [
@@ -363,20 +361,20 @@ class TextTokenizer:
     def _is_long_pair(self, pair: str | tuple[str, str]) -> bool:
         """Whether to tokenize each of two texts by itself.
 
-        Of two long ones the tokenizer makes every part of the one beside every part of the other, also of what is cut.
+        The tokenizer pairs every overflowing part of one text with every part of the other: quadratic work.
         """
         return isinstance(pair, tuple) and (
             max(map(len, pair)) > self._long_text or min(map(len, pair)) > self.max_length
         )
 
     def _encode_long_pair(self, text: str, pair: str) -> Encoding:
-        """As the tokenizer does, of no more tokens than it takes to see which text is the longer one.
+        """Encode a pair as the tokenizer does, from no more tokens than decide which text is the longer one.
 
-        Two texts of more than 524,288 characters each are compared by an estimate. If that is wrong, one token more of
-        the one and one less of the other is kept.
+        For texts of more than 524,288 characters that is an estimate. A wrong one keeps one token too many of one text
+        and one too few of the other.
         """
         (first, first_ends), (second, second_ends) = self._encode_part(text), self._encode_part(pair)
-        # The longer one gets the odd token, and so must stay the longer one.
+        # The tokenizer gives the odd token to the longer text, so the longer one keeps one token more than the other.
         longer_first = len(first) > len(second)
         room = self.max_length - self._special_of_pair
         has_odd_token = room % 2 == 1 and min(len(first), len(second)) > room // 2
@@ -389,13 +387,13 @@ class TextTokenizer:
         return self._backend.post_process(*kept, self._add_special_tokens)
 
     def _estimate_tokens(self, text: str) -> float:
-        """How many tokens a text has; of a text longer than what is compared as many as its beginning suggests."""
+        """How many tokens a text has; extrapolated from the beginning of a text of more than 524,288 characters."""
         beginning = _cut(text, max(_COMPARED_CHARACTERS, self._long_text))
         [encoding] = self._encode_parts([beginning])
         return len(encoding) * len(text) / len(beginning)
 
     def _encode_part(self, text: str, to_end: bool = False) -> tuple[Encoding, bool]:
-        """A text, or of a very long one its beginning, for `post_process`; and whether it is the whole text."""
+        """Encode a text, or the beginning of a very long one, for `post_process`; say whether it is the whole text."""
         beginning = text if to_end else self._beginning(text)
         [encoding] = self._encode_parts([beginning])
         if beginning is not text and len(encoding) <= 2 * self.max_length:
@@ -404,9 +402,9 @@ class TextTokenizer:
         return encoding, beginning is text
 
     def _encode_parts(self, texts: Sequence[str]) -> list[Encoding]:
-        """Texts as the tokenizer has them before it puts them together: all their tokens, none of them special."""
+        """Encode texts without special tokens or truncation, as the tokenizer does before it joins a pair."""
         post_processor = self._backend.post_processor
-        # Its trimming of offsets is not to be done twice.
+        # It would trim the offsets here and again in `post_process`.
         self._backend.post_processor = None
         try:
             with self._truncating(None):
@@ -415,13 +413,13 @@ class TextTokenizer:
             self._backend.post_processor = post_processor
 
     def _keep(self, encoding: Encoding, most: int) -> Encoding:
-        """Of a text's tokens those that are kept before others; the encoding is taken apart.
+        """Cut an encoding to `most` tokens, those on the side that truncation keeps; this consumes the encoding.
 
-        The tokens are cut, not the text: what stands before and after a piece of text says which tokens it has.
+        We cut tokens, not the text: the tokens of a piece of text depend on the characters around it.
         """
         if len(encoding) <= most:
             return encoding
-        # What `truncate` cuts off are encodings without more of it; what it leaves has all that as its overflow.
+        # `truncate` moves what it cuts into `overflowing`. We want that part, so we cut from the other end.
         if self._side == "right":
             encoding.truncate(len(encoding) - most, direction="left")
             parts = encoding.overflowing[::-1]
@@ -440,7 +438,7 @@ def _cut(text: str, length: int) -> str:
 
 
 def _lower_cases(normalizer: object) -> bool:
-    """As sentence-transformers tells it."""
+    """Whether a normalizer lower-cases, by the rule of sentence-transformers."""
     return isinstance(normalizer, Lowercase) or (
         isinstance(normalizer, Normalizers) and any(isinstance(each, Lowercase) for each in normalizer)  # type: ignore[attr-defined]
     )

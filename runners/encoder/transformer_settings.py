@@ -14,21 +14,21 @@ from runners.task import Task
 
 logger = logging.getLogger(__name__)
 
-# sentence-transformers reads the first of these that says something.
+# sentence-transformers reads the first of these that is there and not empty.
 _FILENAMES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# What releases before 6 wrote, and wins there over the new name.
+# The names that releases before 6 wrote; where a file has both, the old one wins.
 _OLD_NAMES = {"processor_kwargs": "tokenizer_args", "config_kwargs": "config_args", "model_kwargs": "model_args"}
-# Where a model comes from and whether its code is run are the operator's to say; sentence-transformers drops these too.
+# The operator decides where a model comes from and whether its code runs; sentence-transformers ignores these, too.
 _OPERATORS = frozenset(
     {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code"}
 )
-# Settings that change nothing here if they are null; of others none does.
+# Allowed only as null; every other value is refused.
 _NULL = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
 _READ = frozenset({"max_seq_length", "do_lower_case", "modality_config", "processing_kwargs"})
-# How padding is skipped and what runs the model are this server's own.
+# This server skips padding and runs the model in its own way.
 _WITHOUT_EFFECT = frozenset({"unpad_inputs", "backend", "cache_dir"})
 _MODEL_WITHOUT_EFFECT = frozenset(
     {
@@ -86,10 +86,10 @@ class TransformerSettings:
 def load_transformer_settings(arguments: Arguments, task: Task) -> TransformerSettings:
     """Read the settings that come with an embedder or a cross-encoder.
 
-    Without modules.json sentence-transformers reads none either, and of other tasks it knows nothing.
+    A model without modules.json has none, and neither have other tasks, as in sentence-transformers.
 
     Raises:
-        ModelLoadError: a setting would change the vectors, and this server does not follow it; the message names it.
+        ModelLoadError: a setting that would change the vectors and is not supported; the message names it.
     """
     output = _OUTPUT_BY_TASK.get(task)
     if output is None or load_json(arguments, "modules.json") is None:
@@ -147,7 +147,7 @@ def _as_object(value: Any, name: str, filename: str) -> Mapping[str, Any]:
 def _check_modalities(modalities: object, output: _Output, filename: str) -> None:
     if modalities is None:
         return
-    # What sentence-transformers 6 writes for a language model: where it says message, every text is made one.
+    # sentence-transformers 6 writes `message` for language models, and then turns every text into a chat message.
     if isinstance(modalities, dict) and "message" in modalities:
         raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
     text = {"method": "forward", "method_output_name": output.method_output_name}
@@ -166,10 +166,10 @@ def _check_model(group: Mapping[str, Any], filename: str) -> None:
 
 
 def _read_processing(arguments: Arguments, value: Any, filename: str) -> Any:
-    """The length that texts are truncated to as they are tokenized, if one is named."""
+    """The `max_length` of the tokenizer's call, if there is one."""
     groups = _as_object(value, "processing_kwargs", filename)
     length = None
-    # What is common to all modalities wins.
+    # `common` comes last, because it wins over the modality's own.
     for modality in ("text", "common"):
         group = _as_object(groups.get(modality), f"processing_kwargs.{modality}", filename)
         for name, value in group.items():
@@ -190,7 +190,7 @@ def _read_processing(arguments: Arguments, value: Any, filename: str) -> Any:
 
 
 def _pick_length(lengths: Mapping[str, Any], filename: str) -> int | None:
-    """The first of some lengths that is there."""
+    """The first length that is set."""
     for name, length in lengths.items():
         if length is None:
             continue

@@ -213,10 +213,10 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
 @pytest.mark.parametrize(
     ("task", "instance", "parameters", "error"),
     [
-        ("sequence_classification", LONG, {"stride": 20}, "text 0 cannot be served: windows that share 20 tokens want room for 40: the model takes 40, which leaves 38"),
+        ("sequence_classification", LONG, {"stride": 20}, "text 0 cannot be served: stride 20 needs windows of at least 40 tokens, but only 38 of 40 remain beside the special tokens"),
         ("sequence_classification", LONG, {"stride": -1}, "the parameter stride is wrong: Input should be greater than or equal to 0"),
         ("sequence_classification", LONG, {"stride": True}, "the parameter stride is wrong: Input should be a valid integer"),
-        ("sequence_classification", [LONG, "a " * 30], {"stride": 1}, "text 0 cannot be served: windows that share 1 tokens want room for 10: the model takes 40, 33 of them for what stands beside it, which leaves 7"),
+        ("sequence_classification", [LONG, "a " * 30], {"stride": 1}, "text 0 cannot be served: stride 1 needs windows of at least 10 tokens, but only 7 of 40 remain beside the other text"),
         ("sequence_classification", LONG, {"window_aggregation": "min"}, "the parameter window_aggregation is wrong: Input should be 'mean' or 'max'"),
         ("sequence_classification", LONG, {"truncation": "perhaps"}, "the parameter truncation is wrong: Input should be a valid boolean"),
         ("text_embedding", LONG, {"stride": 1}, "the parameter stride is not of text_embedding, whose options are: "),

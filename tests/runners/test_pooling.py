@@ -301,7 +301,7 @@ def test_mean_of_length_one_without_files(model_folder: ModelFolder, serve: Serv
             '"path": "0_Transformer"',
             "modules.json has its Transformer in 0_Transformer, and",
         ),
-        ("modules.json", '"path"', '"way"', "modules.json is no list of modules with a type and a path each"),
+        ("modules.json", '"path"', '"way"', "modules.json must be a list of modules with a type and a path each"),
         ("modules.json", ".Pooling", ".Clairvoyance", "modules.json has a Clairvoyance"),
         ("modules.json", ".Pooling", ".Dense", "modules.json has a Dense in an unusual place"),
         ("modules.json", ".Normalize", ".Pooling", "modules.json has a Pooling in an unusual place"),

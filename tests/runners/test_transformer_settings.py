@@ -107,7 +107,7 @@ def test_settings_of_the_transformer(settings: dict[str, Any], saved: Path, serv
         (TRANSFORMER, {"processing_kwargs": {"text": {"add_special_tokens": False}}}, "is false: set --disable_special_t"),
         ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim in .* is 0, not a number of dimensions"),
         ("config_sentence_transformers.json", {"truncate_dim": "x"}, "truncate_dim in .* is 'x', not a number of dim"),
-        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "2_Normalize is of token_embeddings, not"),
+        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "2_Normalize reads or writes token_embeddings; only"),
     ],
 )  # fmt: skip
 def test_settings_that_this_server_does_not_follow_are_named(

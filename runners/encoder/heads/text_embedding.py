@@ -35,7 +35,7 @@ class TextEmbedding(Head):
         self.learn_width(int(self.config.get_text_config().hidden_size))
 
     def learn_width(self, width: int) -> None:
-        """Take the width of the model's rows, which is not always that of its config: Reformer's is twice that."""
+        """Set the width of the model's rows; Reformer's is twice the `hidden_size` of its config."""
         self._width = width
         self._whole = len(self._pooling.pool(torch.zeros(1, width, device=self.device)))
         self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
@@ -53,7 +53,7 @@ class TextEmbedding(Head):
 
     def check_options(self, options: Options) -> None:
         dimensions, name = options.answer.dimensions, options.answer.prompt_name
-        # A predictor may have cut its vectors to `truncate_dim`.
+        # A predictor may already cut its vectors to `truncate_dim`.
         most = self._whole if self.arguments.predictor_host is None else self._dimensions
         if dimensions is not None and dimensions > most:
             raise InputError(f"dimensions is {dimensions}; the model's vectors have {most}", "dimensions")
