@@ -218,7 +218,7 @@ def limit_length(
         requested: the operator's `max_length`.
         recommended: the length a sentence-transformers model was made for; used unless `requested` is set.
     """
-    limits = [_count_positions(model), tokenizer.model_max_length]
+    limits = [count_positions(model), tokenizer.model_max_length]
     known = [int(limit) for limit in limits if limit is not None and limit < _NO_LIMIT]
     if not known and requested is None and recommended is None:
         logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
@@ -241,7 +241,7 @@ def position_padding(model: PreTrainedModel) -> tuple[int, int] | None:
     return None
 
 
-def _count_positions(model: PreTrainedModel) -> int | None:
+def count_positions(model: PreTrainedModel) -> int | None:
     """How many tokens the model has positions for."""
     if (padding := position_padding(model)) is not None:
         return padding[1] - padding[0] - 1

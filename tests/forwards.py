@@ -23,6 +23,7 @@ ROWS = {
     "token_classification": Rows.ALL,
 }
 PROBE_LENGTHS = (7, 60, 21, 2)
+MAX_BATCH_TOKENS = 1536
 
 
 class ForwardCase:
@@ -44,7 +45,8 @@ class ForwardCase:
         self.forward, self.reason = choose_forward(self.probe(), tokenizer.padding_side)
 
     def probe(self) -> Probe:
-        return Probe(self.inputs, self.texts(PROBE_LENGTHS, 0), np.arange(10, self.model.config.vocab_size))
+        ordinary_ids = np.arange(10, self.model.config.vocab_size)
+        return Probe(self.inputs, self.texts(PROBE_LENGTHS, 0), ordinary_ids, MAX_BATCH_TOKENS)
 
     def texts(self, lengths: Sequence[int], seed: int) -> list[TokenizedText]:
         """Random token ids with a mask in every 50."""

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from runners.encoder.forward import ModelInputs
 from runners.encoder.reading import TokenizedText
 from runners.errors import ModelLoadError, brief
+from runners.loading import count_positions
 
 # Words of the texts that are tried; others are longer than what the model's attention reaches, up to a limit.
 PROBE_WORDS = (1, 8, 24)
@@ -50,12 +51,21 @@ class Probe:
         expected: what the stock model says of each: [rows, classes].
         long_texts: one above that length, if there is one, and another one as long.
         long_expected: the same of these.
+        copies: how many of the texts make a batch of more tokens than the model has positions for a text; 1 where no
+            batch is so large.
         refused: why the stock model does not run some of the texts that it was given; empty if it runs all.
     """
 
-    def __init__(self, inputs: ModelInputs, texts: Sequence[TokenizedText], ordinary_ids: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        inputs: ModelInputs,
+        texts: Sequence[TokenizedText],
+        ordinary_ids: NDArray[np.int64],
+        max_batch_tokens: int,
+    ) -> None:
         """
         Args:
+            max_batch_tokens: budget of the batches that are served.
             texts: as the model's own tokenizer makes them; those that the stock model refuses are left out.
             ordinary_ids: token ids that texts are made of, which the model has embeddings for: int64 [ids].
 
@@ -74,6 +84,9 @@ class Probe:
             dtype, others = name_dtype(inputs), _name_other_inputs(inputs)
             raise ModelLoadError(f"{self.name} does not run with text alone in {dtype}{others}: {self.refused}")
         self._runs_without_specials = self._try_without_specials()
+        positions = count_positions(inputs.model) or max_batch_tokens
+        tokens = sum(len(text.input_ids) for text in self.texts)
+        self.copies = 1 if positions >= max_batch_tokens else positions // tokens + 1
 
     @property
     def name(self) -> str:

@@ -382,7 +382,7 @@ class EncoderRunner:
             # The operator may have texts refused that are as long as the longest one here.
             options = replace(self.default_options, reading=ReadingOptions())
             trial = Trial(head, text_tokenizer, token_limits, options)
-            forward = trial.choose_forward(model_inputs)
+            forward = trial.choose_forward(model_inputs, max_batch_tokens)
             trial.warm_up(model, forward)
         loaded = LoadedModel(
             task=task,

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 _WORDS = "the quick brown fox jumps over a lazy dog and runs away from it into the old forest"
 # Tokens of the largest batch whose kernels are built when the model is loaded.
 _WARM_ROWS = 128
-_WARM_WORDS = (1, 30, 200)
+_WARM_WORDS = (1, 30, 100)
 
 
 class Trial:
@@ -45,7 +45,7 @@ class Trial:
         self._limits = limits
         self._options = options
 
-    def choose_forward(self, inputs: ModelInputs) -> Forward:
+    def choose_forward(self, inputs: ModelInputs, max_batch_tokens: int) -> Forward:
         """Try the forward passes, and log which one the model gets and why.
 
         Raises:
@@ -53,7 +53,7 @@ class Trial:
         """
         head = self._head
         texts = [reading.sequences[0] for reading in self._read(count_probe_words(head.config))]
-        probe = Probe(inputs, texts, _find_ordinary_ids(head, inputs.model))
+        probe = Probe(inputs, texts, _find_ordinary_ids(head, inputs.model), max_batch_tokens)
         head.learn_width(probe.expected[0].shape[-1])
         forward, reason = choose_forward(probe, head.tokenizer.padding_side)
         slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)

@@ -30,7 +30,7 @@ from runners.task import Task
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair
 from tests.conftest import ModelFolder
-from tests.forwards import ForwardCase
+from tests.forwards import MAX_BATCH_TOKENS, ForwardCase
 
 
 @contextmanager
@@ -68,6 +68,13 @@ def damaged(model_folder: ModelFolder, tmp_path: Path) -> Path:
         ("gemma2", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since its attention has softcap"),
         ("gpt_oss", Task.TOKEN_CLASSIFICATION, BatchMode.PADDED, "not packed, since its attention has s_aux"),
         ("llama4_text", Task.TEXT_EMBEDDING, BatchMode.PADDED, "not packed, since its mask confines attention to 8192"),
+        # A row of more tokens than the model has positions for one text.
+        (
+            "clip_text_model",
+            Task.TEXT_EMBEDDING,
+            BatchMode.PADDED,
+            "not packed, since Sequence length must be less than",
+        ),
         # Each token is embedded with the ones before and after it.
         ("mobilebert", Task.TEXT_EMBEDDING, BatchMode.EQUAL_LENGTH, "not padded on the right, since its scores differ"),
         # A convolution.
@@ -198,7 +205,7 @@ def test_texts_that_the_stock_model_refuses_do_not_end_the_start(
 def test_one_text_that_the_stock_model_runs_is_enough(model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder("bert", "token_classification"), "token_classification")
     case.forward.detach()
-    one = Probe(case.inputs, case.texts([9], 0), np.arange(10, 1000))
+    one = Probe(case.inputs, case.texts([9], 0), np.arange(10, 1000), MAX_BATCH_TOKENS)
     forward, reason = choose_forward(one, "right")
     assert forward.mode is BatchMode.PACKED, reason
 
