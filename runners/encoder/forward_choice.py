@@ -195,13 +195,15 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
         forward.attach()
     found = _split(forward, texts)
     difference = _compare(found, expected, tolerance)
-    _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
+    replacements = [probe.replace]
     if forward.mode is BatchMode.PACKED:
+        _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
         # Some models look at the length of the row: CLIP's refuses one of more tokens than it has positions.
         _compare(_split(forward, texts * probe.copies), [*expected] * probe.copies, tolerance)
+        replacements.append(probe.replace_all)
     # Padding mixes no texts, and in float32 what depends on the other rows of a batch is the order of sums.
     exact = forward.mode is BatchMode.PACKED or dtype != torch.float32
-    for kept, replace in ((0, probe.replace), (1, probe.replace_all)):
+    for kept, replace in enumerate(replacements):
         beside = _split(forward, [text if index % 2 == kept else replace(text) for index, text in enumerate(texts)])
         if exact and not all(map(torch.equal, beside[kept::2], found[kept::2])):
             raise ValueError("the answer to a text depends on the others of its batch")
