@@ -190,6 +190,8 @@ def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
     linear = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
     weights = _load_weights(arguments, folder)
     linear.load_state_dict({key.removeprefix("linear."): value for key, value in weights.items()})
+    if not all(torch.isfinite(weight).all() for weight in linear.parameters()):
+        raise ModelLoadError(f"the weights of the Dense module in {folder} hold NaN or infinity")
     return nn.Sequential(linear, activation()).eval()
 
 

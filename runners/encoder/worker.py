@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runners.errors import NonFiniteScoresError, PredictorAnswerError, PredictorError, PredictorRefusalError
+from runners.errors import (
+    InputError,
+    NonFiniteScoresError,
+    PredictorAnswerError,
+    PredictorError,
+    PredictorRefusalError,
+    brief,
+)
 from runners.inference import Prediction
 from runners.metrics import NON_FINITE_TEXTS
 
@@ -38,13 +45,17 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
             for half in (batch[:middle], batch[middle:]):
                 run_batch(loaded, half)
             return
-        predictions = [error] * len(batch)
+        predictions = [_name_text(error, entry.position) for entry in batch]
     answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
             answers.setdefault(entry.job, []).append((entry.position, prediction))
     for job, answered in answers.items():
         job.deliver(answered)
+
+
+def _name_text(error: Exception, position: int) -> Exception:
+    return InputError(f"text {position} cannot be served: {error}") if isinstance(error, InputError) else error
 
 
 def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
@@ -85,7 +96,16 @@ def _count_failed(
 
 
 def compute_scores(loaded: LoadedModel, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
+    """What the head makes of the forward pass of some texts: float32 [rows, classes] each.
+
+    Raises:
+        InputError: the model refuses a text: some classifiers want an end of text, for example.
+    """
     import torch
 
     with torch.inference_mode():
-        return loaded.head.read(*loaded.forward.run(texts))
+        try:
+            rows, counts = loaded.forward.run(texts)
+        except (AssertionError, ValueError) as error:
+            raise InputError(f"the model does not run on it: {brief(error)}") from error
+        return loaded.head.read(rows, counts)

@@ -48,6 +48,17 @@ def test_modules(pooling: Any, after: str, model_folder: ModelFolder, serve: Ser
     np.testing.assert_allclose(embed(serve, tmp_path), reference.encode(TEXTS), atol=2e-5)
 
 
+def test_a_dense_module_with_a_weight_that_is_no_number(
+    model_folder: ModelFolder, serve: Serve, tmp_path: Path
+) -> None:
+    dense = models.Dense(32, 7)
+    torch.nn.init.constant_(dense.linear.bias, torch.nan)
+    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
+    SentenceTransformer(modules=[transformer, models.Pooling(32, "mean"), dense], device="cpu").save(str(tmp_path))
+    with pytest.raises(ModelLoadError, match="weights of the Dense module in 2_Dense hold NaN or infinity"):
+        serve(model_dir=tmp_path)
+
+
 def test_default_prompt(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
     transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
     reference = SentenceTransformer(
