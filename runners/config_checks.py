@@ -49,6 +49,11 @@ def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
         raise ModelLoadError(f"num_labels in {arguments.model}/config.json is {count!r}, not a number of classes")
     if labels is not None and count is not None and len(labels) != count:
         logger.warning("num_labels in config.json is %d, and id2label has %d names, which holds", count, len(labels))
+    if labels is not None and {*map(int, labels)} != {*range(len(labels))}:
+        logger.warning(
+            "id2label in config.json names the classes %s of 0 to %d; a class without a name is LABEL_ and its number",
+            ", ".join(sorted(labels, key=int)), len(labels) - 1,
+        )  # fmt: skip
     if isinstance(written.get("architectures"), str):
         logger.warning("architectures in config.json is a name, not a list: it is taken for %s", architectures)
         return {"architectures": architectures}

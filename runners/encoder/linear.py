@@ -74,7 +74,9 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
         What was done and why, for the log.
     """
     linears = [module for module in model.modules() if type(module) is nn.Linear]
-    if not linears or linears[0].weight.device.type != "cpu":
+    if not linears:
+        return "stock linear layers: the model has linear layers of its own kind"
+    if linears[0].weight.device.type != "cpu":
         return "stock linear layers: the model is not on a CPU"
     try:
         packed = {linear: PackedLinear(linear) for linear in linears}

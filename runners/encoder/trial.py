@@ -107,5 +107,6 @@ class Trial:
 def _find_ordinary_ids(head: Head, model: PreTrainedModel) -> NDArray[np.int64]:
     """The token ids that texts are made of, without special ones: int64 [ids]."""
     tokenizer, rows = head.tokenizer, count_token_ids(model)
-    ids = {*tokenizer.get_vocab().values()} - {*tokenizer.all_special_ids}
-    return np.array(sorted(token for token in ids if rows is None or token < rows), dtype=np.int64)
+    vocabulary = {token for token in tokenizer.get_vocab().values() if rows is None or token < rows}
+    # A vocabulary of special tokens alone has no others.
+    return np.array(sorted(vocabulary - {*tokenizer.all_special_ids} or vocabulary), dtype=np.int64)

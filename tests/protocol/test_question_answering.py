@@ -155,6 +155,7 @@ def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], ru
         ({"question": "x"}, {}, "instances[0] must have either text, which text_pair may follow, or words, or question and context"),
         ({"question": "x", "context": "y", "text": "z"}, {}, "instances[0] must have either text, "),
         ([QUESTION, ""], {}, "text 0 cannot be served: its context is empty"),
+        ([QUESTION, " \n\t"], {}, "text 0 cannot be served: its context is empty"),
         (["word " * 300, LONG], {}, "text 0 cannot be served: its question has 300 tokens; beside a context that does not fit into the model's 384 tokens it may have 285"),
         (["word " * 300, LONG], {"stride": 1}, "text 0 cannot be served: its question has 300 tokens; "),
         (["word " * 130, LONG], {"stride": 128}, "text 0 cannot be served: stride 128 needs windows of at least 256 tokens, but only 251 of 384 remain beside the other text"),

@@ -72,3 +72,14 @@ def test_an_architecture_that_is_no_list_is_taken_for_one(
     assert runner.task == "sequence_classification"
     runner.close()
     assert "architectures in config.json is a name, not a list" in caplog.text
+
+
+def test_names_of_other_classes_are_said(
+    model_folder: ModelFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(model_folder("bert", "sequence_classification"), tmp_path / "model"))
+    path = folder / "config.json"
+    names = {"id2label": {"1": "a", "2": "b", "5": "c", "6": "d", "10": "e"}, "label2id": None}
+    path.write_text(json.dumps(json.loads(path.read_text()) | names))
+    load(model_dir=str(folder)).close()
+    assert "id2label in config.json names the classes 1, 2, 5, 6, 10 of 0 to 4" in caplog.text

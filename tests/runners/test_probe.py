@@ -210,6 +210,17 @@ def test_one_text_that_the_stock_model_runs_is_enough(model_folder: ModelFolder)
     assert forward.mode is BatchMode.PACKED, reason
 
 
+def test_a_vocabulary_of_special_tokens_alone(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder("bert", "sequence_classification"), tmp_path / "special"))
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    special = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
+    tokenizer["model"]["vocab"] = special
+    path.write_text(json.dumps(tokenizer))
+    with loaded(folder) as runner:
+        assert runner.forward_mode is BatchMode.PACKED
+
+
 def test_no_memory_for_a_text_ends_the_load(model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe without its longest text would try less than what is served."""
     case = ForwardCase(model_folder("bert", "token_classification"), "token_classification")

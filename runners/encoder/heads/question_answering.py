@@ -51,7 +51,7 @@ class QuestionAnswering(Head):
         text = reading.text
         if text.source is None:
             raise InputError("it is given as tokens, and an answer is a part of a text")
-        if text.source.special.all():
+        if text.source.special.all() or not text.source.cut(0, len(text.source.text)).strip():
             raise InputError("its context is empty")
 
     def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
