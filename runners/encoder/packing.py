@@ -185,7 +185,8 @@ def _attend_on_gpu(
 def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
     """The mask of packed attention: the layout takes its place."""
     layout: _Layout = _current.layout
-    if layout.watch is not None and local_size is not None:
+    # Some configs say 0 for a window that no layer has.
+    if layout.watch is not None and local_size:
         layout.watch.mask_sizes.add(int(local_size))
 
 
