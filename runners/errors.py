@@ -79,6 +79,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def name_text(error: InputError, position: int) -> InputError:
+    """The error with the position of the text in its request."""
+    return InputError(f"text {position} cannot be served: {error}", error.param)
+
+
 @contextlib.contextmanager
 def naming_text(position: int) -> Iterator[None]:
     """Say which text of the request an error is about.
@@ -89,7 +94,7 @@ def naming_text(position: int) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"text {position} cannot be served: {error}", error.param) from error
+        raise name_text(error, position) from error
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 A model runs padding-free where it can (packing.py). Where it cannot, its batches are padded; where padding changes its
 answers they are made of texts of one length; and where even other rows do, a text runs by itself. Which of these holds
-is found out by trying, at load (probe.py).
+is found out by trying, at load (forward_choice.py).
 """
 
 from __future__ import annotations

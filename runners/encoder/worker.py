@@ -15,6 +15,7 @@ from runners.errors import (
     PredictorError,
     PredictorRefusalError,
     brief,
+    name_text,
 )
 from runners.inference import Prediction
 from runners.metrics import NON_FINITE_TEXTS
@@ -45,17 +46,13 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
             for half in (batch[:middle], batch[middle:]):
                 run_batch(loaded, half)
             return
-        predictions = [_name_text(error, entry.position) for entry in batch]
+        predictions = [name_text(error, entry.position) if isinstance(error, InputError) else error for entry in batch]
     answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
             answers.setdefault(entry.job, []).append((entry.position, prediction))
     for job, answered in answers.items():
         job.deliver(answered)
-
-
-def _name_text(error: Exception, position: int) -> Exception:
-    return InputError(f"text {position} cannot be served: {error}") if isinstance(error, InputError) else error
 
 
 def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:

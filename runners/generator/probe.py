@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from runners.encoder.difference import TOLERANCES
 from runners.encoder.linear import pack_linears
 from runners.errors import ModelLoadError, brief
 from runners.generator.decoding import Batching, Decoder, Rows
 
-# How far logits may be from those without a cache in the probe, of the largest logit.
-_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # How far they may be where nothing shares a batch: caches of some models are a little off, as in `generate`.
 _TOLERANCE_ALONE = 1e-1
 
@@ -34,7 +33,7 @@ def choose_batching(decoder: Decoder) -> str:
         raise ModelLoadError(f"{name} cannot be generated with: {brief(error)}") from error
     for batching in Batching:
         decoder.batching = batching
-        tolerance = _TOLERANCE_ALONE if batching is Batching.ALONE else _TOLERANCE[decoder.model.dtype]
+        tolerance = _TOLERANCE_ALONE if batching is Batching.ALONE else TOLERANCES[decoder.model.dtype]
         try:
             difference = probe.compare()
             if not difference <= tolerance:
