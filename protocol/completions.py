@@ -23,7 +23,7 @@ from protocol.calls import until_disconnect
 from protocol.errors import InvalidRequestError, ModelNotFoundError, openai_error
 from protocol.sampling import SamplingFields
 from protocol.sse import stream_events
-from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs
+from runners.generation import Delta, FinishReason, Sampling, TokenLogprob, TokenLogprobs
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
 
@@ -183,7 +183,7 @@ class _Choice:
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
-        self.tokens += delta.tokens
+        self.tokens += len(delta.token_ids)
         self.finish_reason = delta.finish_reason
         self.logprobs += delta.logprobs
 
@@ -221,13 +221,15 @@ class _CompletionForm(_Form):
         offsets = []
         for entry in logprobs:
             offsets.append(offset)
-            offset += len(entry.token)
+            offset += len(entry.chosen.text)
         return {
             "text": text,
             "logprobs": {
-                "tokens": [entry.token for entry in logprobs],
-                "token_logprobs": [entry.logprob for entry in logprobs],
-                "top_logprobs": [dict([*entry.top, (entry.token, entry.logprob)]) for entry in logprobs],
+                "tokens": [entry.chosen.text for entry in logprobs],
+                "token_logprobs": [entry.chosen.logprob for entry in logprobs],
+                "top_logprobs": [
+                    {each.text: each.logprob for each in (*entry.top, entry.chosen)} for entry in logprobs
+                ],
                 "text_offset": offsets,
             },
         }
@@ -253,14 +255,14 @@ def _chat_logprobs(logprobs: Sequence[TokenLogprobs] | None) -> dict[str, Any] |
         return None
     return {
         "content": [
-            {**_chat_logprob(entry.token, entry.logprob), "top_logprobs": [_chat_logprob(*top) for top in entry.top]}
+            {**_chat_logprob(entry.chosen), "top_logprobs": [_chat_logprob(top) for top in entry.top]}
             for entry in logprobs
         ]
     }
 
 
-def _chat_logprob(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+def _chat_logprob(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.data)}
 
 
 async def _answer(

@@ -15,61 +15,156 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the whole output must match; the names are those of vLLM's `structured_outputs`.
+
+    Attributes:
+        kind: of `value`.
+        value: a JSON schema as JSON text, a regular expression, a grammar (Lark or EBNF), or the choices; nothing for
+            `json_object`.
+    """
+
+    kind: Literal["json", "json_object", "regex", "choice", "grammar"]
+    value: str | tuple[str, ...] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearch:
+    """Beam search instead of sampling.
+
+    Attributes:
+        width: beams that are kept, at least as many as there are choices.
+        choices: how many of the best sequences are returned, best first.
+        length_penalty: a sequence's score is its log probability divided by its length to this power.
+    """
+
+    width: int
+    choices: int = 1
+    length_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How a prompt becomes token ids.
+
+    Attributes:
+        add_special_tokens: None for what the route does by default: yes for texts, no for chats.
+        truncate_to: most tokens that are kept; -1 for as many as the model takes, None to refuse a prompt that is
+            longer.
+        truncation_side: where tokens are dropped; None for the tokenizer's own side.
+        source_language: the tokenizer's name for the language of the text (NLLB, mBART, M2M100).
+    """
+
+    add_special_tokens: bool | None = None
+    truncate_to: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+    source_language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How a prompt is continued; names and meanings are OpenAI's, those it lacks (top_k, ...) are vLLM's.
 
     None is the model's own default (its generation_config.json), or, where it has none, OpenAI's.
 
     Attributes:
-        max_tokens: most tokens to generate; None is as many as the context has room for.
+        max_tokens: most tokens to generate; None is as many as the context has room for, 0 only computes the prompt.
+        min_tokens: before so many tokens neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
         top_k: 0 or less is all of the vocabulary.
-        stop: strings that end the text and are left out of it.
+        stop: strings that end the text and are left out of it, unless `include_stop`.
+        stop_token_ids: tokens that end the text, as an end token does.
+        bad_words: texts that are not generated.
+        allowed_token_ids: the only tokens that are generated; None for all.
         presence_penalty, frequency_penalty: subtracted from the logits of tokens generated before, once or for each
             time; https://platform.openai.com/docs/advanced-usage#frequency-and-presence-penalties
         repetition_penalty: divides (multiplies, where negative) the logits of tokens of prompt and output.
         logit_bias: added to the logits, by token id.
         ignore_eos: go on where the model would end.
+        skip_special_tokens: leave special tokens out of the text.
         logprobs: with each token its log probability and those of so many most likely ones; None for neither.
+        logprob_token_ids: tokens whose log probabilities are given instead of the most likely ones'.
+        prompt_logprobs: the same as `logprobs` for the tokens of the prompt.
+        target_language: the tokenizer's name for the language that is generated (NLLB, mBART, M2M100).
     """
 
     max_tokens: int | None = None
+    min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     ignore_eos: bool = False
+    skip_special_tokens: bool = True
     logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
+    prompt_logprobs: int | None = None
+    constraint: Constraint | None = None
+    beam_search: BeamSearch | None = None
+    target_language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its log probability before temperature and truncation.
+
+    Attributes:
+        text: what it decodes to, with its leading space; where its bytes are no whole characters, not unique.
+        data: its true bytes in UTF-8.
+        rank: its place among all tokens by probability, from 1.
+    """
+
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """A generated token, its log probability before temperature and truncation, and the most likely ones instead."""
+    """One position of an output or a prompt.
 
-    token: str
-    logprob: float
-    top: tuple[tuple[str, float], ...]
+    Attributes:
+        chosen: the token that stands there.
+        top: the most likely ones, best first, or those that `logprob_token_ids` names.
+        offset: characters of the text (of the output, or of the prompt) before this token.
+    """
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What has been generated since the last one; the last one of a sequence has a finish reason.
+    """What has been generated since the last one; the last one of a choice has a finish reason.
 
     Attributes:
         text: may be empty, while a character is incomplete or may be the beginning of a stop string.
-        tokens: how many tokens were generated; one that ends the sequence counts, as in vLLM.
+        token_ids: the tokens that were generated; one that ends the sequence counts, as in vLLM.
+        stop_reason: the stop string or token of the request that ended the choice.
+        choice: 0 unless beam search returns several.
+        prompt_logprobs: of the whole prompt, with the first delta, where asked for; None for its first token.
     """
 
     text: str
-    tokens: int
+    token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    stop_reason: int | str | None = None
+    choice: int = 0
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
 
 
 def check_characters(text: str, max_length: int, longest_token: int) -> None:
@@ -99,7 +194,7 @@ class Engine(Protocol):
     def failed(self) -> bool:
         """Whether the engine has died: it answers nothing any more."""
 
-    async def tokenize(self, prompt: str) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = PromptOptions()) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:

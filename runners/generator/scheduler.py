@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.generation import Delta, FinishReason, TokenLogprobs
+from runners.generation import Delta, FinishReason, TokenLogprob, TokenLogprobs
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
 from runners.generator.sampling import Ranked, SampledRow, Sampler, Settings
 from runners.generator.text import TextStream, decode
@@ -78,14 +78,15 @@ class Generation:
             elif self._tokens >= self.request.max_tokens:
                 text, reason = text + self._text.finish(), "length"
         self.finished = reason is not None
-        return Delta(text, 1, reason, () if ranked is None else (self._describe(token, ranked),))
+        return Delta(text, (token,), reason, () if ranked is None else (self._describe(token, ranked),))
 
     def _describe(self, token: int, ranked: Ranked) -> TokenLogprobs:
-        top = tuple((self._name(other), logprob) for other, logprob in ranked.top)
-        return TokenLogprobs(self._name(token), ranked.logprob, top)
+        top = tuple(self._entry(other, logprob) for other, logprob in ranked.top)
+        return TokenLogprobs(self._entry(token, ranked.logprob), top, 0)
 
-    def _name(self, token: int) -> str:
-        return decode(self._tokenizer, [token], skip_special_tokens=False)
+    def _entry(self, token: int, logprob: float) -> TokenLogprob:
+        text = decode(self._tokenizer, [token], skip_special_tokens=False)
+        return TokenLogprob(token, text, text.encode(), logprob, 0)
 
 
 class Scheduler:

@@ -39,7 +39,7 @@ from runners.errors import (
     OverloadedError,
     RunnerError,
 )
-from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs, check_characters
+from runners.generation import Delta, FinishReason, Sampling, check_characters
 from runners.memory import available_memory
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class VllmEngine:
             outputs = self._engine.generate(rendered, self._sampling_params(sampling), f"generate-{next(self._ids)}")
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
-                    yield _delta(output.outputs[0], sampling.logprobs)
+                    yield _delta(output.outputs[0])
         except VllmDeadError as error:
             raise EngineDeadError("the engine that ran the model has died") from error
         except QueueOverflowError as error:
@@ -235,7 +235,6 @@ class VllmEngine:
                 "frequency_penalty": sampling.frequency_penalty,
                 "logit_bias": dict(sampling.logit_bias) or None,
                 "ignore_eos": sampling.ignore_eos,
-                "logprobs": sampling.logprobs,
                 "output_kind": RequestOutputKind.DELTA,
             }
         )
@@ -261,26 +260,11 @@ def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
         )
 
 
-def _delta(output: CompletionOutput, logprobs: int | None) -> Delta:
+def _delta(output: CompletionOutput) -> Delta:
     reason: FinishReason | None = None
     if output.finish_reason is not None:
         reason = "length" if output.finish_reason == "length" else "stop"
-    ids = list(output.token_ids)
-    return Delta(output.text, len(ids), reason, () if logprobs is None else _token_logprobs(output, ids, logprobs))
-
-
-def _token_logprobs(output: CompletionOutput, ids: Sequence[int], top: int) -> tuple[TokenLogprobs, ...]:
-    found = []
-    for token, candidates in zip(ids, output.logprobs or [], strict=False):
-        ranked = sorted(candidates.values(), key=lambda candidate: -candidate.logprob)[:top]
-        found.append(
-            TokenLogprobs(
-                candidates[token].decoded_token or "",
-                candidates[token].logprob,
-                tuple((candidate.decoded_token or "", candidate.logprob) for candidate in ranked),
-            )
-        )
-    return tuple(found)
+    return Delta(output.text, tuple(output.token_ids), reason)
 
 
 def _create_engine(parsed: Namespace) -> AsyncLLM:

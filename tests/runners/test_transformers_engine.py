@@ -162,13 +162,13 @@ def test_finish_reasons_and_counts(make_engine: MakeEngine) -> None:
         prompt = await engine.tokenize("Return the")
         endless = await collect(engine, prompt, temperature=0, max_tokens=10, ignore_eos=True)
         assert [delta.finish_reason for delta in endless] == [None] * 9 + ["length"]
-        assert sum(delta.tokens for delta in endless) == 10
+        assert sum(len(delta.token_ids) for delta in endless) == 10
         # The token that ends a sequence counts, and has no text.
         ended = await collect(engine, prompt, temperature=0, logit_bias={2: 1e6})
-        assert [(delta.text, delta.tokens, delta.finish_reason) for delta in ended] == [("", 1, "stop")]
+        assert [(delta.text, delta.token_ids, delta.finish_reason) for delta in ended] == [("", (2,), "stop")]
         # Without max_tokens there is as much as the context has room for.
         whole = await collect(engine, prompt, temperature=0, ignore_eos=True)
-        assert len(prompt) + sum(delta.tokens for delta in whole) == engine.max_length == 64
+        assert len(prompt) + sum(len(delta.token_ids) for delta in whole) == engine.max_length == 64
         assert whole[-1].finish_reason == "length"
 
     asyncio.run(scenario(make_engine("llama")))
@@ -177,7 +177,7 @@ def test_finish_reasons_and_counts(make_engine: MakeEngine) -> None:
 def test_an_encoder_decoder_writes_as_much_as_it_has_positions_or_the_default(make_engine: MakeEngine) -> None:
     async def count(family: str) -> int:
         deltas = await collect(make_engine(family), "Return", temperature=0, ignore_eos=True)
-        return sum(delta.tokens for delta in deltas)
+        return sum(len(delta.token_ids) for delta in deltas)
 
     assert asyncio.run(count("bart")) == 64
     assert asyncio.run(count("t5")) == 256
@@ -196,7 +196,7 @@ def test_a_stop_string_ends_the_text_before_it(family: str, make_engine: MakeEng
         )
         assert "".join(delta.text for delta in stopped) == text[: text.index(stop)]
         assert stopped[-1].finish_reason == "stop"
-        assert sum(delta.tokens for delta in stopped) < 12
+        assert sum(len(delta.token_ids) for delta in stopped) < 12
 
     asyncio.run(scenario(make_engine(family)))
 
@@ -218,10 +218,10 @@ def test_log_probabilities_are_those_of_the_raw_logits(
         with torch.inference_mode():
             expected = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         top = expected.topk(2)
-        assert entry.token == tokenizer.decode([700])
-        assert entry.logprob == pytest.approx(float(expected[700]), rel=1e-4)
-        assert [token for token, _ in entry.top] == [tokenizer.decode([index]) for index in top.indices.tolist()]
-        assert [value for _, value in entry.top] == pytest.approx(top.values.tolist(), rel=1e-4, abs=1e-5)
+        assert entry.chosen.text == tokenizer.decode([700])
+        assert entry.chosen.logprob == pytest.approx(float(expected[700]), rel=1e-4)
+        assert [each.text for each in entry.top] == [tokenizer.decode([index]) for index in top.indices.tolist()]
+        assert [each.logprob for each in entry.top] == pytest.approx(top.values.tolist(), rel=1e-4, abs=1e-5)
 
     asyncio.run(scenario(make_engine("llama")))
 
