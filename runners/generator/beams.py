@@ -1,0 +1,178 @@
+"""Beam search of one request: which continuations of its beams are kept, and when none can get better.
+
+The search is that of `generate(num_beams=...)`, or vLLM's, which differs in three points (`BeamRules`). The rows of the
+batch are the scheduler's; this module sees logits and says which row goes on with which token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# Changes the scores of beams: (histories [beams, tokens], log probabilities [beams, vocabulary]) to the latter.
+Adjust = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class BeamRules:
+    """How sequences are found and compared.
+
+    Attributes:
+        width: beams that are kept.
+        choices: how many sequences are returned, at most `width`.
+        length_penalty: a score is a log probability divided by a length to this power.
+        early_stopping: whether `width` finished sequences end the search; if not, it ends when the best beam cannot
+            become better than the worst of them at its length now (False), or at any length ("never").
+        as_vllm: a continuation that ends is a finished sequence whatever its rank, not only among the `width` best
+            ones, and a length is that of prompt and output without the token that ends it, not of the output with it.
+    """
+
+    width: int
+    choices: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    as_vllm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A sequence that has ended.
+
+    Attributes:
+        tokens: of the output, with the one that ended it.
+        rows: at each step, the row whose logits its token was taken from.
+    """
+
+    tokens: tuple[int, ...]
+    score: float
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Beam:
+    tokens: tuple[int, ...]
+    logprob: float
+    rows: tuple[int, ...]
+
+    def extend(self, row: int, token: int, logprob: float) -> _Beam:
+        return _Beam((*self.tokens, token), logprob, (*self.rows, row))
+
+
+class Beams:
+    """The beams of one request; it has one row of the batch at first, and `width` after the first step."""
+
+    def __init__(
+        self, rules: BeamRules, prompt: Sequence[int], max_tokens: int, ends: Collection[int], adjust: Adjust | None
+    ) -> None:
+        """
+        Args:
+            prompt: what the output continues: the history of a causal model, an encoder-decoder's start token.
+            ends: tokens that end a sequence.
+            adjust: what changes the scores, None for nothing.
+        """
+        self._rules = rules
+        self._prompt = list(prompt)
+        self._max_tokens = max_tokens
+        self._ends = frozenset(ends)
+        self._adjust = adjust
+        self._beams = [_Beam((), 0.0, ())]
+        self._finished: list[Hypothesis] = []
+        self.over = False
+
+    @property
+    def best(self) -> list[Hypothesis]:
+        """The sequences that are returned, best first, once the search is over; fewer where there are no more."""
+        return self._finished[: self._rules.choices]
+
+    def advance(self, logits: Tensor) -> tuple[list[int], list[int]]:
+        """Take the next step.
+
+        Args:
+            logits: [beams, vocabulary].
+
+        Returns:
+            By row: the row that it continues, and its token. Where a row can go on with a beam of its own, it does.
+        """
+        length = len(self._beams[0].tokens) + 1
+        is_last = length == self._max_tokens
+        alive: list[_Beam] = []
+        width = self._rules.width
+        for rank, (logprob, row, token) in enumerate(self._find_candidates(logits)):
+            ends = token in self._ends
+            counts = self._rules.as_vllm or rank < width
+            if ends and not counts or not ends and len(alive) == width:
+                continue
+            beam = self._beams[row].extend(row, token, logprob)
+            if not ends:
+                alive.append(beam)
+            if counts and (ends or is_last):
+                self._finish(beam, ends)
+        self._finished.sort(key=lambda hypothesis: hypothesis.score, reverse=True)
+        del self._finished[width:]
+        self.over = is_last or not alive or not self._can_improve(alive[0].logprob, length)
+        if self.over:
+            return [], []
+        self._beams = self._arrange(alive)
+        return [beam.rows[-1] for beam in self._beams], [beam.tokens[-1] for beam in self._beams]
+
+    def _find_candidates(self, logits: Tensor) -> list[tuple[float, int, int]]:
+        """The best continuations of all beams, best first; enough that `width` of them do not end.
+
+        Returns:
+            For each the log probability of the sequence, the row that it continues and the token.
+        """
+        logprobs = logits.float().log_softmax(-1)
+        if self._adjust is not None:
+            histories = torch.tensor([[*self._prompt, *beam.tokens] for beam in self._beams], device=logits.device)
+            logprobs = self._adjust(histories, logprobs)
+        count = min(max(2, 1 + len(self._ends)) * self._rules.width, logits.shape[1])
+        sums = torch.tensor([beam.logprob for beam in self._beams], device=logits.device)[:, None]
+        values, tokens = logprobs.topk(count)
+        found = [
+            (logprob, row, token)
+            for row, (row_values, row_tokens) in enumerate(zip((values + sums).tolist(), tokens.tolist(), strict=True))
+            for logprob, token in zip(row_values, row_tokens, strict=True)
+            if logprob > -math.inf
+        ]
+        found.sort(key=lambda each: each[0], reverse=True)
+        return found if self._rules.as_vllm else found[:count]
+
+    def _finish(self, beam: _Beam, ended: bool) -> None:
+        length = len(beam.tokens)
+        if self._rules.as_vllm:
+            length += len(self._prompt) - ended
+        self._finished.append(Hypothesis(beam.tokens, beam.logprob / length**self._rules.length_penalty, beam.rows))
+
+    def _can_improve(self, logprob: float, length: int) -> bool:
+        """Whether the best beam can still become better than a finished sequence."""
+        rules = self._rules
+        if len(self._finished) < rules.width:
+            return True
+        if rules.early_stopping is True and not rules.as_vllm:
+            return False
+        if (rules.early_stopping == "never" or rules.as_vllm) and rules.length_penalty > 0:
+            length = self._max_tokens
+        if rules.as_vllm:
+            length += len(self._prompt)
+        return logprob / length**rules.length_penalty > self._finished[-1].score
+
+    def _arrange(self, alive: Sequence[_Beam]) -> list[_Beam]:
+        """A beam a row, each in the row of the one that it continues, where that is free.
+
+        Where there are too few, the others are copies without probability.
+        """
+        rows: list[_Beam | None] = [None] * self._rules.width
+        moved = []
+        for beam in alive:
+            if rows[beam.rows[-1]] is None:
+                rows[beam.rows[-1]] = beam
+            else:
+                moved.append(beam)
+        filler = _Beam(alive[0].tokens, -math.inf, alive[0].rows)
+        rest = iter(moved)
+        return [beam if beam is not None else next(rest, filler) for beam in rows]
