@@ -9,11 +9,14 @@ probabilities in vocabulary order.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+# Changes a row's logits, float32 [vocabulary], in place or as a new tensor, given the ids of its output so far.
+Processor = Callable[[Tensor, Sequence[int]], Tensor]
 
 # As vLLM: a smaller temperature is greedy.
 _LEAST_TEMPERATURE = 1e-5
@@ -59,14 +62,21 @@ class Ranked:
 class SampledRow:
     """What a row remembers from step to step."""
 
-    def __init__(self, settings: Settings, seed: int | None, prompt: Sequence[int]) -> None:
+    def __init__(
+        self, settings: Settings, seed: int | None, prompt: Sequence[int], processors: Sequence[Processor] = ()
+    ) -> None:
         """
         Args:
             seed: None for a random one.
             prompt: what the repetition penalty counts beside the output.
+            processors: change the logits in this order, before penalties and temperature.
         """
         self.settings = settings
         self.random = random.Random(seed)
+        self.processors = processors
+        self.output: list[int] = []
+        # Why the row cannot go on: set by the sampler, and its tokens mean nothing from then on.
+        self.error: Exception | None = None
         self._prompt = prompt
         # By vocabulary: how often a token was generated, and whether it was or is in the prompt.
         self.counts: Tensor | None = None
@@ -88,7 +98,10 @@ class Sampler:
         self._rows = rows
         self._device = device
         settings = [row.settings for row in rows]
-        self._plain = all(setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings)
+        self._processed = [index for index, row in enumerate(rows) if row.processors]
+        self._plain = not self._processed and all(
+            setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings
+        )
         self._ranked = [index for index, setting in enumerate(settings) if setting.logprobs is not None]
         self._biases = self._bias_tensors(settings)
         self._greedy = torch.tensor([setting.greedy for setting in settings], device=device)
@@ -126,21 +139,34 @@ class Sampler:
         else:
             tokens = logits.argmax(-1) if self._plain else self._sample(logits.clone())
         if len(self._penalised_rows):
-            chosen = tokens[self._penalised_rows][:, None]
-            self._counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=self._counts.dtype))
-            self._seen.scatter_(1, chosen, True)
-        return tokens.tolist(), self._rank(logits, tokens)
+            counted = tokens[self._penalised_rows][:, None]
+            self._counts.scatter_add_(1, counted, torch.ones_like(counted, dtype=self._counts.dtype))
+            self._seen.scatter_(1, counted, True)
+        chosen = tokens.tolist()
+        for row, token in zip(self._rows, chosen, strict=True):
+            row.output.append(token)
+        return chosen, self._rank(logits, tokens)
 
     def _sample(self, logits: Tensor) -> Tensor:
         if self._biases is not None:
             rows, ids, values = self._biases
             logits[rows, ids] += values
+        for index in self._processed:
+            self._process(self._rows[index], logits[index])
         if len(self._penalised_rows):
             logits[self._penalised_rows] = self._penalise(logits[self._penalised_rows])
         tokens = logits.argmax(-1)
         if self._random:
             tokens[self._random_rows] = self._draw(logits[self._random_rows])
         return tokens
+
+    def _process(self, row: SampledRow, logits: Tensor) -> None:
+        """Change the logits of a row, [vocabulary], in place; what fails is that row's matter alone."""
+        try:
+            for processor in row.processors:
+                logits.copy_(processor(logits, row.output))
+        except Exception as error:
+            row.error = error
 
     def _penalise(self, logits: Tensor) -> Tensor:
         repeated = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
 from runners.generation import Delta, FinishReason, TokenLogprob, TokenLogprobs
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
-from runners.generator.sampling import Ranked, SampledRow, Sampler, Settings
+from runners.generator.sampling import Processor, Ranked, SampledRow, Sampler, Settings
 from runners.generator.text import TextStream, decode
 from runners.metrics import Load
 
@@ -38,6 +38,7 @@ class Request:
     Attributes:
         counted: the tokens that the repetition penalty counts beside the output's.
         context: the tokens before the first one in the same text; none for encoder-decoders.
+        processors: change the logits of this request alone.
     """
 
     prompt: Sequence[int]
@@ -48,6 +49,7 @@ class Request:
     max_tokens: int
     stop: Sequence[str]
     eos: frozenset[int]
+    processors: Sequence[Processor] = ()
 
 
 class Generation:
@@ -55,7 +57,7 @@ class Generation:
 
     def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
         self.request = request
-        self.sampled = SampledRow(request.settings, request.seed, request.counted)
+        self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors)
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
         # Set by the caller that goes, read between steps.
@@ -65,8 +67,11 @@ class Generation:
         self._text = TextStream(tokenizer, request.context, request.stop)
         self._tokens = 0
 
-    def take(self, token: int, ranked: Ranked | None) -> Delta:
-        """What the next token adds, and whether it is the last."""
+    def take(self, token: int, ranked: Ranked | None) -> Delta | Exception:
+        """What the next token adds, and whether it is the last; or why there is none."""
+        if self.sampled.error is not None:
+            self.finished = True
+            return self.sampled.error
         self._tokens += 1
         reason: FinishReason | None = None
         if token in self.request.eos:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -154,3 +156,29 @@ def test_a_forced_token_counts_and_has_its_log_probability() -> None:
     assert [value for _, value in ranked[0].top] == pytest.approx(expected[:2])
     assert row.counts is not None
     assert row.counts.tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_a_processor_changes_its_own_row_and_fails_it_alone() -> None:
+    seen: list[list[int]] = []
+
+    def forbid_repetition(logits: Tensor, output: Sequence[int]) -> Tensor:
+        seen.append(list(output))
+        logits[list(output)] = -torch.inf
+        return logits
+
+    def fail(logits: Tensor, output: Sequence[int]) -> Tensor:
+        raise ValueError("a bug")
+
+    greedy = Settings(temperature=0)
+    rows = [
+        SampledRow(greedy, None, []),
+        SampledRow(greedy, None, [], [forbid_repetition]),
+        # A new tensor is as good.
+        SampledRow(greedy, None, [], [lambda logits, _: -logits]),
+        SampledRow(greedy, None, [], [fail]),
+    ]
+    batch = sampler(*rows)
+    chosen = [batch.choose(torch.tensor([LOGITS] * 4))[0] for _ in range(3)]
+    assert [tokens[:3] for tokens in chosen] == [[0, 0, 5], [0, 1, 5], [0, 2, 5]]
+    assert seen == [[], [0], [0, 1]]
+    assert [str(row.error) for row in rows] == ["None", "None", "None", "a bug"]
