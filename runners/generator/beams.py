@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# Changes the scores of beams: (histories [beams, tokens], log probabilities [beams, vocabulary]) to the latter.
-Adjust = Callable[[Tensor, Tensor], Tensor]
+# Changes the log probabilities of beams, float32 [beams, vocabulary], given the ids of their outputs so far.
+Adjust = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +67,26 @@ class Beams:
     """The beams of one request; it has one row of the batch at first, and `width` after the first step."""
 
     def __init__(
-        self, rules: BeamRules, prompt: Sequence[int], max_tokens: int, ends: Collection[int], adjust: Adjust | None
+        self, rules: BeamRules, prompt_length: int, max_tokens: int, ends: Collection[int], adjust: Adjust | None
     ) -> None:
         """
         Args:
-            prompt: what the output continues: the history of a causal model, an encoder-decoder's start token.
+            prompt_length: of what the output continues: a causal model's prompt, an encoder-decoder's start token.
             ends: tokens that end a sequence.
             adjust: what changes the scores, None for nothing.
         """
         self._rules = rules
-        self._prompt = list(prompt)
+        self._prompt_length = prompt_length
         self._max_tokens = max_tokens
         self._ends = frozenset(ends)
         self._adjust = adjust
         self._beams = [_Beam((), 0.0, ())]
         self._finished: list[Hypothesis] = []
         self.over = False
+
+    def __len__(self) -> int:
+        """The rows of the batch that they have."""
+        return len(self._beams)
 
     @property
     def best(self) -> list[Hypothesis]:
@@ -105,7 +109,7 @@ class Beams:
         for rank, (logprob, row, token) in enumerate(self._find_candidates(logits)):
             ends = token in self._ends
             counts = self._rules.as_vllm or rank < width
-            if ends and not counts or not ends and len(alive) == width:
+            if (ends and not counts) or (not ends and len(alive) == width):
                 continue
             beam = self._beams[row].extend(row, token, logprob)
             if not ends:
@@ -128,8 +132,7 @@ class Beams:
         """
         logprobs = logits.float().log_softmax(-1)
         if self._adjust is not None:
-            histories = torch.tensor([[*self._prompt, *beam.tokens] for beam in self._beams], device=logits.device)
-            logprobs = self._adjust(histories, logprobs)
+            logprobs = self._adjust(logprobs, [beam.tokens for beam in self._beams])
         count = min(max(2, 1 + len(self._ends)) * self._rules.width, logits.shape[1])
         sums = torch.tensor([beam.logprob for beam in self._beams], device=logits.device)[:, None]
         values, tokens = logprobs.topk(count)
@@ -145,7 +148,7 @@ class Beams:
     def _finish(self, beam: _Beam, ended: bool) -> None:
         length = len(beam.tokens)
         if self._rules.as_vllm:
-            length += len(self._prompt) - ended
+            length += self._prompt_length - ended
         self._finished.append(Hypothesis(beam.tokens, beam.logprob / length**self._rules.length_penalty, beam.rows))
 
     def _can_improve(self, logprob: float, length: int) -> bool:
@@ -158,8 +161,9 @@ class Beams:
         if (rules.early_stopping == "never" or rules.as_vllm) and rules.length_penalty > 0:
             length = self._max_tokens
         if rules.as_vllm:
-            length += len(self._prompt)
-        return logprob / length**rules.length_penalty > self._finished[-1].score
+            length += self._prompt_length
+        score: float = logprob / length**rules.length_penalty
+        return score > self._finished[-1].score
 
     def _arrange(self, alive: Sequence[_Beam]) -> list[_Beam]:
         """A beam a row, each in the row of the one that it continues, where that is free.

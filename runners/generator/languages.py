@@ -73,6 +73,10 @@ class Languages:
 def _name_tokens(tokenizer: Any) -> dict[str, int]:
     """The token of each language that the vocabulary has, by the tokenizer's name for the language."""
     names = getattr(tokenizer, "lang_code_to_id", None) or tokenizer.extra_special_tokens
-    tokens = {str(name): tokenizer.get_lang_id(name) if hasattr(tokenizer, "get_lang_id") else
-              tokenizer.convert_tokens_to_ids(str(name)) for name in names}
+    tokens = {
+        str(name): tokenizer.get_lang_id(name)
+        if hasattr(tokenizer, "get_lang_id")
+        else tokenizer.convert_tokens_to_ids(str(name))
+        for name in names
+    }
     return {name: token for name, token in tokens.items() if token not in (None, tokenizer.unk_token_id)}

@@ -47,6 +47,11 @@ class Settings:
         return not self.greedy and (self.top_k is not None or self.top_p < 1)
 
     @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        return self.penalised or bool(self.logit_bias)
+
+    @property
     def penalised(self) -> bool:
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
@@ -63,18 +68,24 @@ class SampledRow:
     """What a row remembers from step to step."""
 
     def __init__(
-        self, settings: Settings, seed: int | None, prompt: Sequence[int], processors: Sequence[Processor] = ()
+        self,
+        settings: Settings,
+        seed: int | None,
+        prompt: Sequence[int],
+        processors: Sequence[Processor] = (),
+        output: Sequence[int] = (),
     ) -> None:
         """
         Args:
             seed: None for a random one.
             prompt: what the repetition penalty counts beside the output.
             processors: change the logits in this order, before penalties and temperature.
+            output: what it has generated before.
         """
         self.settings = settings
         self.random = random.Random(seed)
         self.processors = processors
-        self.output: list[int] = []
+        self.output = list(output)
         # Why the row cannot go on: set by the sampler, and its tokens mean nothing from then on.
         self.error: Exception | None = None
         self._prompt = prompt
@@ -87,7 +98,9 @@ class SampledRow:
         if self.counts is None or self.seen is None:
             self.counts = torch.zeros(vocabulary, device=device)
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(self._prompt, dtype=torch.long, device=device)] = True
+            output = torch.tensor(self.output, dtype=torch.long, device=device)
+            self.counts.scatter_add_(0, output, torch.ones_like(output, dtype=self.counts.dtype))
+            self.seen[torch.tensor([*self._prompt, *self.output], dtype=torch.long, device=device)] = True
         return self.counts, self.seen
 
 
@@ -99,9 +112,7 @@ class Sampler:
         self._device = device
         settings = [row.settings for row in rows]
         self._processed = [index for index, row in enumerate(rows) if row.processors]
-        self._plain = not self._processed and all(
-            setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings
-        )
+        self._plain = not self._processed and all(setting.greedy and not setting.adjusts for setting in settings)
         self._ranked = [index for index, setting in enumerate(settings) if setting.logprobs is not None]
         self._biases = self._bias_tensors(settings)
         self._greedy = torch.tensor([setting.greedy for setting in settings], device=device)
@@ -124,20 +135,14 @@ class Sampler:
         self._repetition = self._column([row.settings.repetition_penalty for row in penalised])
         self._counts, self._seen = self._gather_counts(penalised, vocabulary)
 
-    def choose(self, logits: Tensor, forced: int | None = None) -> tuple[list[int], dict[int, Ranked]]:
+    def choose(self, logits: Tensor) -> tuple[list[int], dict[int, Ranked]]:
         """The next token of every row; [rows, vocabulary].
-
-        Args:
-            forced: the token of every row, whatever its logits say.
 
         Returns:
             Tokens by row, and log probabilities of those rows that ask for them.
         """
         logits = logits.float()
-        if forced is not None:
-            tokens = torch.full((len(logits),), forced, device=self._device)
-        else:
-            tokens = logits.argmax(-1) if self._plain else self._sample(logits.clone())
+        tokens = logits.argmax(-1) if self._plain else self._sample(logits)
         if len(self._penalised_rows):
             counted = tokens[self._penalised_rows][:, None]
             self._counts.scatter_add_(1, counted, torch.ones_like(counted, dtype=self._counts.dtype))
@@ -147,7 +152,9 @@ class Sampler:
             row.output.append(token)
         return chosen, self._rank(logits, tokens)
 
-    def _sample(self, logits: Tensor) -> Tensor:
+    def adjust(self, logits: Tensor) -> Tensor:
+        """What the rows' settings and processors make of logits, before a temperature; float32 [rows, vocabulary]."""
+        logits = logits.clone()
         if self._biases is not None:
             rows, ids, values = self._biases
             logits[rows, ids] += values
@@ -155,6 +162,10 @@ class Sampler:
             self._process(self._rows[index], logits[index])
         if len(self._penalised_rows):
             logits[self._penalised_rows] = self._penalise(logits[self._penalised_rows])
+        return logits
+
+    def _sample(self, logits: Tensor) -> Tensor:
+        logits = self.adjust(logits)
         tokens = logits.argmax(-1)
         if self._random:
             tokens[self._random_rows] = self._draw(logits[self._random_rows])

@@ -19,8 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
 from runners.generation import Delta, FinishReason, TokenLogprob, TokenLogprobs
+from runners.generator.beams import BeamRules, Beams, Hypothesis
+from runners.generator.choosing import Chooser, Step, adjust_beams
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
-from runners.generator.sampling import Processor, Ranked, SampledRow, Sampler, Settings
+from runners.generator.sampling import Processor, Ranked, SampledRow, Settings
 from runners.generator.text import TextStream, decode
 from runners.metrics import Load
 
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 64
 # While sequences run, prompts get this part of a batch's tokens a step: it is how long the running ones wait.
 _JOINING_PART = 8
+
+# What a caller gets: a delta, all that beams have found, or why there is no more.
+Item = Delta | list[Hypothesis] | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Request:
         counted: the tokens that the repetition penalty counts beside the output's.
         context: the tokens before the first one in the same text; none for encoder-decoders.
         processors: change the logits of this request alone.
+        beams: None to sample.
     """
 
     prompt: Sequence[int]
@@ -50,37 +56,30 @@ class Request:
     stop: Sequence[str]
     eos: frozenset[int]
     processors: Sequence[Processor] = ()
+    beams: BeamRules | None = None
 
 
-class Generation:
-    """A request under way; made on the event loop that waits for it."""
+class Output:
+    """One sequence of a request, as its tokens come."""
 
     def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.request = request
-        self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors)
-        self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        # Set by the caller that goes, read between steps.
-        self.cancelled = False
         self.finished = False
+        self._request = request
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, request.context, request.stop)
         self._tokens = 0
 
-    def take(self, token: int, ranked: Ranked | None) -> Delta | Exception:
-        """What the next token adds, and whether it is the last; or why there is none."""
-        if self.sampled.error is not None:
-            self.finished = True
-            return self.sampled.error
+    def take(self, token: int, ranked: Ranked | None) -> Delta:
+        """What the next token adds, and whether it is the last."""
         self._tokens += 1
         reason: FinishReason | None = None
-        if token in self.request.eos:
+        if token in self._request.eos:
             text, reason = self._text.finish(), "stop"
         else:
             text, stopped = self._text.push(token)
             if stopped:
                 reason = "stop"
-            elif self._tokens >= self.request.max_tokens:
+            elif self._tokens >= self._request.max_tokens:
                 text, reason = text + self._text.finish(), "length"
         self.finished = reason is not None
         return Delta(text, (token,), reason, () if ranked is None else (self._describe(token, ranked),))
@@ -94,22 +93,56 @@ class Generation:
         return TokenLogprob(token, text, text.encode(), logprob, 0)
 
 
+class Generation:
+    """A request under way; made on the event loop that waits for it."""
+
+    def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.request = request
+        self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors)
+        self.beams: Beams | None = None
+        if request.beams is not None:
+            self.beams = Beams(
+                request.beams, len(request.counted), request.max_tokens, request.eos, adjust_beams(request)
+            )
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Item] = asyncio.Queue()
+        # Set by the caller that goes, read between steps.
+        self.cancelled = False
+        self.finished = False
+        self._output = Output(request, tokenizer)
+
+    @property
+    def rows(self) -> int:
+        """The rows of the batch that it has now."""
+        return 1 if self.beams is None else len(self.beams)
+
+    @property
+    def most_rows(self) -> int:
+        """The rows of a batch that it has at most."""
+        return 1 if self.request.beams is None else self.request.beams.width
+
+    def take(self, token: int, ranked: Ranked | None) -> Delta | Exception:
+        """What the next token adds, and whether it is the last; or why there is none."""
+        if self.sampled.error is not None:
+            self.finished = True
+            return self.sampled.error
+        delta = self._output.take(token, ranked)
+        self.finished = self._output.finished
+        return delta
+
+
 class Scheduler:
     """Runs generations; `run` is the model thread's, the rest is for any thread."""
 
-    def __init__(
-        self, decoder: Decoder, vocabulary: int, forced_first: int | None, max_batch_tokens: int, load: Load
-    ) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, load: Load) -> None:
         """
         Args:
-            forced_first: the first token of every output.
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt goes in parts, or alone
                 where a model cannot stop in between.
             load: is told how many generations wait and run.
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
-        self._forced_first = forced_first
         self._max_batch_tokens = max_batch_tokens
         self._load = load
         self._waiting: deque[Generation] = deque()
@@ -119,7 +152,7 @@ class Scheduler:
         # The model thread's own: what runs, and what is about to.
         self._running: list[Generation] = []
         self._rows: Rows | None = None
-        self._sampler: Sampler | None = None
+        self._chooser: Chooser | None = None
         self._tokens: list[int] = []
         self._joining: list[Generation] = []
         self._prefill: Prefill | None = None
@@ -205,7 +238,7 @@ class Scheduler:
 
     def _drop_running(self) -> list[Generation]:
         dropped, self._running, self._tokens = self._running, [], []
-        self._rows = self._sampler = self._ready = None
+        self._rows = self._chooser = self._ready = None
         return dropped
 
     def _drop_joining(self) -> list[Generation]:
@@ -213,7 +246,12 @@ class Scheduler:
         return dropped
 
     def _let_cancelled_leave(self) -> None:
-        self._keep([row for row, generation in enumerate(self._running) if not generation.cancelled])
+        stay = [generation for generation in self._running if not generation.cancelled]
+        if len(stay) == len(self._running):
+            return
+        owners = [generation for generation in self._running for _ in range(generation.rows)]
+        rows = [row for row, generation in enumerate(owners) if not generation.cancelled]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
     def _admit(self) -> None:
         """Start with waiting prompts where there is room."""
@@ -221,12 +259,15 @@ class Scheduler:
             self._drop_joining()
         if self._joining or (self._running and self._decoder.batching is not Batching.CONTINUOUS):
             return
-        most = 1 if self._decoder.batching is Batching.ALONE else MAX_ROWS - len(self._running)
+        room = MAX_ROWS - sum(generation.most_rows for generation in self._running)
         longest = 0
         with self._changed:
-            while self._waiting and len(self._joining) < most:
+            while self._waiting and not (self._joining and self._decoder.batching is Batching.ALONE):
                 generation = self._waiting[0]
                 if not generation.cancelled:
+                    room -= generation.most_rows
+                    if room < 0:
+                        break
                     longest = max(longest, len(generation.request.prompt))
                     if self._joining and longest * (len(self._joining) + 1) > self._budget():
                         break
@@ -251,14 +292,13 @@ class Scheduler:
         if logits is None:
             return
         rows = self._prefill.rows
-        tokens = self._emit(self._joining, self._new_sampler(self._joining), logits, self._forced_first)
-        stay = [row for row, generation in enumerate(self._joining) if not generation.finished]
-        if stay:
-            if len(stay) < len(self._joining):
-                rows.keep(stay)
+        step = self._choose(self._new_chooser(self._joining), logits)
+        if stay := [generation for generation in self._joining if not generation.finished]:
+            if step.sources != list(range(len(self._joining))):
+                rows.keep(step.sources)
             # From here on they are running: if they cannot join, what runs is not to be trusted either.
-            self._running += [self._joining[row] for row in stay]
-            self._tokens += [tokens[row] for row in stay]
+            self._running += stay
+            self._tokens += step.tokens
             self._ready = rows
         self._drop_joining()
 
@@ -270,45 +310,38 @@ class Scheduler:
             else:
                 self._rows.join(self._ready)
             self._ready = None
-            self._sampler = self._new_sampler(self._running)
-        if self._rows is None or self._sampler is None:
+            self._chooser = self._new_chooser(self._running)
+        if self._rows is None or self._chooser is None:
             return
-        logits = self._decoder.step(self._rows, self._tokens)
-        self._tokens = self._emit(self._running, self._sampler, logits, None)
-        self._keep([row for row, generation in enumerate(self._running) if not generation.finished])
+        step = self._choose(self._chooser, self._decoder.step(self._rows, self._tokens))
+        stay = [generation for generation in self._running if not generation.finished]
+        self._go_on(stay, step.sources, step.tokens)
 
-    def _emit(
-        self, generations: Sequence[Generation], sampler: Sampler, logits: Tensor, forced: int | None
-    ) -> list[int]:
-        """Choose the next tokens and send what they add; the tokens."""
-        tokens, ranked = sampler.choose(logits, forced)
-        _deliver(
-            [
-                (generation, generation.take(token, ranked.get(row)))
-                for row, (generation, token) in enumerate(zip(generations, tokens, strict=True))
-            ]
-        )
-        return tokens
+    def _choose(self, chooser: Chooser, logits: Tensor) -> Step:
+        """Choose the next tokens and send what they add."""
+        step = chooser.choose(logits)
+        _deliver(step.items)
+        return step
 
-    def _keep(self, stay: list[int]) -> None:
-        """Drop all other running rows."""
-        if len(stay) == len(self._running):
-            return
-        self._running = [self._running[row] for row in stay]
-        self._tokens = [self._tokens[row] for row in stay]
-        if not stay or self._rows is None:
-            self._rows = self._sampler = None
-            return
-        self._rows.keep(stay)
-        self._sampler = self._new_sampler(self._running)
+    def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
+        """Let only these of what runs go on; rows as in `Step`."""
+        all_stay = len(generations) == len(self._running)
+        self._running, self._tokens = generations, tokens
+        if self._rows is None or not generations:
+            self._rows = self._chooser = None
+        elif all_stay:
+            self._rows.follow(sources)
+        else:
+            self._rows.keep(sources)
+            self._chooser = self._new_chooser(generations)
 
-    def _new_sampler(self, generations: Sequence[Generation]) -> Sampler:
-        return Sampler([generation.sampled for generation in generations], self._vocabulary, self._decoder.model.device)
+    def _new_chooser(self, generations: Sequence[Generation]) -> Chooser:
+        return Chooser(generations, self._vocabulary, self._decoder.model.device)
 
 
-def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+def _deliver(items: Sequence[tuple[Generation, Item]]) -> None:
     """Hand out what a step has made, with one call an event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Delta | Exception]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Item]]] = {}
     for generation, item in items:
         by_loop.setdefault(generation.loop, []).append((generation, item))
     for loop, own in by_loop.items():
@@ -320,6 +353,6 @@ def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
                 generation.cancelled = True
 
 
-def _put(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+def _put(items: Sequence[tuple[Generation, Item]]) -> None:
     for generation, item in items:
         generation.queue.put_nowait(item)

@@ -2,10 +2,6 @@
 
 The event loop checks requests and hands out text; a thread tokenizes; another one loads the model and then does nothing
 but run the decode loop. torch and transformers are imported in that thread: importing this module stays cheap.
-
-Not applied of a generation_config.json: beam search, no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_length,
-forced_eos_token_id and other processors; of it hold the temperature, top_k, top_p, min_p and repetition_penalty, where
-set, the start, forced first and end tokens, and the length of an encoder-decoder's output.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
@@ -28,8 +24,10 @@ from runners.metrics import Load
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from runners.generator.limits import Defaults, Limits
-    from runners.generator.scheduler import Scheduler
+    from runners.generator.beams import Hypothesis
+    from runners.generator.defaults import Defaults
+    from runners.generator.limits import Limits
+    from runners.generator.scheduler import Output, Request, Scheduler
 
 logger = logging.getLogger(__name__)
 
@@ -137,28 +135,17 @@ class TransformersEngine:
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.
 
+        What beams find comes at the end, a delta a choice.
+
         Raises:
-            InputError: the prompt is empty or too long, or a token id, also of logit_bias, outside of the vocabulary.
+            InputError: the prompt is empty or too long, or a parameter is not for this model.
             ModelNotReadyError: the model is not loaded, or the server is shutting down.
             EngineDeadError: the model thread has died.
         """
-        from runners.generator.scheduler import Generation, Request
+        from runners.generator.scheduler import Generation
 
         loaded = self._model()
-        loaded.defaults.check(prompt)
-        room = loaded.limits.room(len(prompt), sampling.max_tokens)
-        is_decoder = loaded.defaults.decoder_start is None
-        output = [] if loaded.defaults.decoder_start is None else [loaded.defaults.decoder_start]
-        request = Request(
-            prompt=prompt,
-            counted=prompt if is_decoder else output,
-            context=prompt if is_decoder else (),
-            settings=loaded.defaults.resolve(sampling),
-            seed=sampling.seed,
-            max_tokens=room,
-            stop=tuple(stop for stop in sampling.stop if stop),
-            eos=frozenset() if sampling.ignore_eos else loaded.defaults.eos,
-        )
+        request = self._request(loaded, prompt, sampling)
         generation = Generation(request, loaded.tokenizer)
         loaded.scheduler.submit(generation)
         try:
@@ -166,11 +153,41 @@ class TransformersEngine:
                 item = await generation.queue.get()
                 if isinstance(item, Exception):
                     raise item
+                if isinstance(item, list):
+                    # Long texts of many choices would hold up the model, or the event loop.
+                    for delta in await asyncio.get_running_loop().run_in_executor(
+                        self._tokenizer_thread, _tell_found, request, loaded.tokenizer, item
+                    ):
+                        yield delta
+                    return
                 yield item
                 if item.finish_reason is not None:
                     return
         finally:
             generation.cancelled = True
+
+    def _request(self, loaded: _Loaded, prompt: Sequence[int], sampling: Sampling) -> Request:
+        from runners.generator.scheduler import Request
+
+        defaults = loaded.defaults
+        defaults.check(prompt)
+        room = loaded.limits.room(len(prompt), sampling.max_tokens)
+        if sampling.max_tokens is None:
+            room = min(room, defaults.max_tokens or room)
+        plan = defaults.plan(sampling, prompt, room)
+        is_decoder = defaults.decoder_start is None
+        return Request(
+            prompt=prompt,
+            counted=prompt if defaults.decoder_start is None else [defaults.decoder_start],
+            context=prompt if is_decoder else (),
+            settings=plan.settings,
+            seed=sampling.seed,
+            max_tokens=room,
+            stop=tuple(stop for stop in sampling.stop if stop) or defaults.stop,
+            eos=frozenset() if sampling.ignore_eos else defaults.eos,
+            processors=plan.processors,
+            beams=plan.beams,
+        )
 
     def close(self) -> None:
         """Stop the threads; what runs fails. Returns when the step that runs is done."""
@@ -209,7 +226,8 @@ class TransformersEngine:
 
         from runners.encoder.linear import warm_linears
         from runners.generator.decoding import Decoder
-        from runners.generator.limits import Defaults, Limits
+        from runners.generator.defaults import Defaults
+        from runners.generator.limits import Limits
         from runners.generator.probe import choose_batching, speed_up
         from runners.generator.scheduler import MAX_ROWS, Scheduler
         from runners.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
@@ -239,7 +257,27 @@ class TransformersEngine:
             max(map(len, tokenizer.get_vocab())),
             limits,
             defaults,
-            Scheduler(
-                decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens, Load(arguments.model_name)
-            ),
+            Scheduler(decoder, defaults.vocabulary, max_batch_tokens, Load(arguments.model_name)),
         )
+
+
+def _tell_found(request: Request, tokenizer: PreTrainedTokenizerBase, found: Sequence[Hypothesis]) -> list[Delta]:
+    """What beams have found, as deltas."""
+    from runners.generator.scheduler import Output
+
+    return [_tell(Output(request, tokenizer), hypothesis, choice) for choice, hypothesis in enumerate(found)]
+
+
+def _tell(output: Output, hypothesis: Hypothesis, choice: int) -> Delta:
+    """A whole sequence as one delta; a stop string cuts it."""
+    taken: list[Delta] = []
+    for token in hypothesis.tokens:
+        taken.append(output.take(token, None))
+        if output.finished:
+            break
+    return replace(
+        taken[-1],
+        text="".join(delta.text for delta in taken),
+        token_ids=hypothesis.tokens[: len(taken)],
+        choice=choice,
+    )
