@@ -26,15 +26,6 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How a request's tokens are chosen: its parameters, with the model's defaults put in."""
-
-    settings: Settings
-    processors: tuple[Processor, ...]
-    beams: BeamRules | None
-
-
-@dataclass(frozen=True, slots=True)
 class Defaults:
     """
     Attributes:
@@ -97,28 +88,24 @@ class Defaults:
         if prompt and (outside := max(prompt)) >= self.vocabulary:
             raise InputError(f"the prompt has token {outside}, but the vocabulary ends at {self.vocabulary - 1}")
 
-    def plan(self, sampling: Sampling, prompt: Sequence[int], max_tokens: int) -> Plan:
+    def resolve(self, sampling: Sampling) -> Settings:
         """Put the defaults in.
 
-        Args:
-            max_tokens: how many tokens the prompt is continued with at most.
-
         Raises:
-            InputError: a logit_bias is outside of the vocabulary, the model has no such language, or beam search is not
-                possible with the other parameters.
+            InputError: a logit_bias is outside of the vocabulary, or as `find_beams`.
         """
         outside = [token for token in sampling.logit_bias if not 0 <= token < self.vocabulary]
         if outside:
             raise InputError(f"logit_bias has token {outside[0]}, but the vocabulary ends at {self.vocabulary - 1}")
-        beams = self._plan_beams(sampling)
         given = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
         drawn = self.sampling | given
-        if beams is not None or (sampling.temperature is None and not self.samples and not _asks_to_sample(sampling)):
+        greedy = sampling.temperature is None and not self.samples and not _asks_to_sample(sampling)
+        if greedy or self.find_beams(sampling) is not None:
             drawn["temperature"] = 0.0
         if drawn.get("top_k", 0) <= 0:
             drawn["top_k"] = None
         repetition = sampling.repetition_penalty
-        settings = Settings(
+        return Settings(
             **drawn,
             repetition_penalty=self.repetition_penalty if repetition is None else repetition,
             presence_penalty=sampling.presence_penalty,
@@ -126,37 +113,43 @@ class Defaults:
             logit_bias=sampling.logit_bias,
             logprobs=sampling.logprobs,
         )
-        return self._process(settings, beams, sampling, prompt, max_tokens)
 
-    def _process(
-        self, settings: Settings, beams: BeamRules | None, sampling: Sampling, prompt: Sequence[int], max_tokens: int
-    ) -> Plan:
-        """Let the model's processors do their part, where it has any."""
+    def process(
+        self, settings: Settings, sampling: Sampling, prompt: Sequence[int], max_tokens: int
+    ) -> tuple[Settings, tuple[Processor, ...]]:
+        """What the model itself does to logits, where it does anything.
+
+        Args:
+            max_tokens: how many tokens the prompt is continued with at most.
+
+        Returns:
+            The settings without what the processors do, and these.
+
+        Raises:
+            InputError: the model has no such language.
+        """
         overrides: dict[str, Any] = {"do_sample": False, "repetition_penalty": settings.repetition_penalty}
         moved: dict[str, Any] = {"repetition_penalty": 1.0}
-        target = self._find_target(sampling)
-        if target is not None:
+        if (target := self._find_target(sampling)) is not None:
             overrides["forced_bos_token_id"] = target
         if sampling.min_tokens:
             overrides |= {"min_length": None, "min_new_tokens": None}
-        warps = self.processors.warps and not settings.greedy
+        warps = self.processors.warp and not settings.greedy
         if warps:
             # Some of what leaves tokens out comes after what the sampler knows: then all is done there, in order.
             overrides |= {"do_sample": True} | {name: getattr(settings, name) for name in _SAMPLING}
             moved |= {"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": 0.0}
         if not (self.processors.exist or warps or target is not None):
-            return Plan(settings, (), beams)
+            return settings, ()
         start = prompt if self.decoder_start is None else [self.decoder_start]
-        processor = self.processors.make(prompt, start, max_tokens, overrides)
-        return Plan(replace(settings, **moved), (processor,), beams)
+        return replace(settings, **moved), (self.processors.make(prompt, start, max_tokens, overrides),)
 
-    def _find_target(self, sampling: Sampling) -> int | None:
-        """The first token of the output by its language."""
-        if sampling.target_language is not None:
-            return self.languages.find(sampling.target_language, "tgt_lang").token
-        return self.languages.default_target
+    def find_beams(self, sampling: Sampling) -> BeamRules | None:
+        """How a request's beams search; None where it has none.
 
-    def _plan_beams(self, sampling: Sampling) -> BeamRules | None:
+        Raises:
+            InputError: beam search is not possible so, or not with the other parameters.
+        """
         asked = sampling.beam_search
         if asked is None:
             # What beams cannot do is done without them.
@@ -164,6 +157,12 @@ class Defaults:
         if sampling.constraint is not None:
             raise InputError("beam search takes no grammar, JSON schema or other constraint: leave one of them out")
         return _check_beams(asked)
+
+    def _find_target(self, sampling: Sampling) -> int | None:
+        """The first token of the output by its language."""
+        if sampling.target_language is not None:
+            return self.languages.find(sampling.target_language, "tgt_lang").token
+        return self.languages.default_target
 
 
 def _check_beams(asked: BeamSearch) -> BeamRules:

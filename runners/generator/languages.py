@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ class Language:
     """
 
     token: int
-    before: Sequence[int]
-    after: Sequence[int]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Languages:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Languages:
         """Those of a tokenizer that nobody else uses yet; its own source language stays set."""
         translator: Any = tokenizer
-        if not hasattr(translator, "set_src_lang_special_tokens"):
+        # By which also the pipelines of `transformers` know a translator.
+        if not hasattr(translator, "_build_translation_inputs"):
             return cls({})
         found: dict[str, Language] = {}
         own = translator.src_lang
@@ -50,6 +51,23 @@ class Languages:
             translator.src_lang = own
         target = found.get(translator.tgt_lang) if translator.tgt_lang is not None else None
         return cls(found, None if target is None else target.token)
+
+    def encode(
+        self, tokenizer: PreTrainedTokenizerBase, text: str, source: str | None, add_special_tokens: bool
+    ) -> list[int]:
+        """The token ids of a text.
+
+        Args:
+            source: its language; None for the tokenizer's own.
+
+        Raises:
+            InputError: there is no such language.
+        """
+        if source is None:
+            return list(tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+        language = self.find(source, "src_lang")
+        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return [*language.before, *ids, *language.after] if add_special_tokens else ids
 
     def find(self, name: str, what: str) -> Language:
         """
@@ -72,11 +90,9 @@ class Languages:
 
 def _name_tokens(tokenizer: Any) -> dict[str, int]:
     """The token of each language that the vocabulary has, by the tokenizer's name for the language."""
-    names = getattr(tokenizer, "lang_code_to_id", None) or tokenizer.extra_special_tokens
-    tokens = {
-        str(name): tokenizer.get_lang_id(name)
-        if hasattr(tokenizer, "get_lang_id")
-        else tokenizer.convert_tokens_to_ids(str(name))
-        for name in names
-    }
-    return {name: token for name, token in tokens.items() if token not in (None, tokenizer.unk_token_id)}
+    named = {*map(str, tokenizer.special_tokens_map.values())}
+    names = getattr(tokenizer, "lang_code_to_id", None) or [
+        name for name in map(str, tokenizer.extra_special_tokens) if name not in named
+    ]
+    find = getattr(tokenizer, "get_lang_id", tokenizer.convert_tokens_to_ids)
+    return {name: token for name in names if (token := find(name)) not in (None, tokenizer.unk_token_id)}

@@ -62,7 +62,7 @@ class ModelProcessors:
         self._template: Any = copy.deepcopy(model.generation_config)
         self._template.guidance_scale = None
         self._template._eos_token_tensor = torch.tensor(sorted(eos), device=model.device) if eos else None
-        self.warps = any(getattr(self._template, name) not in neutral for name, neutral in _WARPERS.items())
+        self.warp = any(getattr(self._template, name) not in neutral for name, neutral in _WARPERS.items())
         try:
             listed = self._list([0], 1, 1, {"do_sample": False, "repetition_penalty": None})
             vocabulary = model.config.get_text_config(decoder=True).vocab_size

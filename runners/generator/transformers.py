@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.errors import EngineDeadError, InputError, ModelNotReadyError
-from runners.generation import Delta, Sampling, check_characters
+from runners.generation import Delta, PromptOptions, Sampling, check_characters
 from runners.metrics import Load
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LONGEST_STEP_SECONDS = 10
+_NO_OPTIONS = PromptOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class TransformersEngine:
         self._model_thread.start()
         self._loaded = loading.result()
 
-    async def tokenize(self, prompt: str) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = _NO_OPTIONS) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects, too many as they may be.
 
         Raises:
@@ -91,8 +92,10 @@ class TransformersEngine:
         check_characters(prompt, loaded.limits.prompt, loaded.longest_token)
 
         def encode() -> list[int]:
-            ids: list[int] = tokenizer(prompt, add_special_tokens=not self._arguments.disable_special_tokens).input_ids
-            return ids
+            languages = loaded.defaults.languages
+            return languages.encode(
+                tokenizer, prompt, options.source_language, not self._arguments.disable_special_tokens
+            )
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, encode)
 
@@ -174,19 +177,19 @@ class TransformersEngine:
         room = loaded.limits.room(len(prompt), sampling.max_tokens)
         if sampling.max_tokens is None:
             room = min(room, defaults.max_tokens or room)
-        plan = defaults.plan(sampling, prompt, room)
+        settings, processors = defaults.process(defaults.resolve(sampling), sampling, prompt, room)
         is_decoder = defaults.decoder_start is None
         return Request(
             prompt=prompt,
             counted=prompt if defaults.decoder_start is None else [defaults.decoder_start],
             context=prompt if is_decoder else (),
-            settings=plan.settings,
+            settings=settings,
             seed=sampling.seed,
             max_tokens=room,
             stop=tuple(stop for stop in sampling.stop if stop) or defaults.stop,
             eos=frozenset() if sampling.ignore_eos else defaults.eos,
-            processors=plan.processors,
-            beams=plan.beams,
+            processors=processors,
+            beams=defaults.find_beams(sampling),
         )
 
     def close(self) -> None:
@@ -239,7 +242,7 @@ class TransformersEngine:
         torch.set_num_threads(count_cores(arguments.workers))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = load_config(arguments)
-        tokenizer = load_tokenizer(arguments)
+        tokenizer = load_tokenizer(arguments, needs_fast=False)
         auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = load_model(arguments, auto_class, device, unused_prefixes=())
         defaults = Defaults.of(model, tokenizer)
