@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from runners.generation import Delta
-from runners.generator.beams import Adjust, Beams, Hypothesis
-from runners.generator.sampling import Ranked, SampledRow, Sampler
-
-if TYPE_CHECKING:
-    from runners.generator.scheduler import Generation, Request
+from runners.generator.beams import Beams
+from runners.generator.request import Generation, Item
+from runners.generator.sampling import Ranked, Sampler
 
 
 @dataclass(slots=True)
@@ -27,7 +23,7 @@ class Step:
         tokens: for each row of the next step, the token that it is given.
     """
 
-    items: list[tuple[Generation, Delta | list[Hypothesis] | Exception]] = field(default_factory=list)
+    items: list[tuple[Generation, Item]] = field(default_factory=list)
     sources: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
@@ -85,23 +81,7 @@ class Chooser:
             return
         if beams.over:
             generation.finished = True
-            step.items.append((generation, beams.best))
+            step.items.append((generation, beams.best or ValueError("no token has a probability")))
         step.sources += [first + row for row in rows]
         step.tokens += tokens
 
-
-def adjust_beams(request: Request) -> Adjust | None:
-    """What changes the scores of a request's beams, each by its own output; None where nothing does."""
-    settings = request.settings
-    if not (request.processors or settings.adjusts):
-        return None
-
-    def adjust(logprobs: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
-        rows = [SampledRow(settings, None, request.counted, request.processors, output) for output in outputs]
-        adjusted = Sampler(rows, logprobs.shape[1], logprobs.device).adjust(logprobs)
-        for row in rows:
-            if row.error is not None:
-                raise row.error
-        return adjusted
-
-    return adjust

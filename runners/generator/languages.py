@@ -52,23 +52,6 @@ class Languages:
         target = found.get(translator.tgt_lang) if translator.tgt_lang is not None else None
         return cls(found, None if target is None else target.token)
 
-    def encode(
-        self, tokenizer: PreTrainedTokenizerBase, text: str, source: str | None, add_special_tokens: bool
-    ) -> list[int]:
-        """The token ids of a text.
-
-        Args:
-            source: its language; None for the tokenizer's own.
-
-        Raises:
-            InputError: there is no such language.
-        """
-        if source is None:
-            return list(tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
-        language = self.find(source, "src_lang")
-        ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        return [*language.before, *ids, *language.after] if add_special_tokens else ids
-
     def find(self, name: str, what: str) -> Language:
         """
         Args:
