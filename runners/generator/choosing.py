@@ -84,4 +84,3 @@ class Chooser:
             step.items.append((generation, beams.best or ValueError("no token has a probability")))
         step.sources += [first + row for row in rows]
         step.tokens += tokens
-

@@ -168,9 +168,7 @@ def begin_beams(request: Request, rules: BeamRules) -> Beams:
 
 def tell_found(request: Request, vocabulary: Vocabulary, found: Sequence[Hypothesis]) -> list[Delta]:
     """What beams have found, a delta a choice; a stop string cuts a text."""
-    return [
-        _tell(Output(request, vocabulary), hypothesis, choice) for choice, hypothesis in enumerate(found)
-    ]
+    return [_tell(Output(request, vocabulary), hypothesis, choice) for choice, hypothesis in enumerate(found)]
 
 
 def _tell(output: Output, hypothesis: Hypothesis, choice: int) -> Delta:

@@ -23,6 +23,7 @@ from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sam
 from runners.metrics import Load
 
 if TYPE_CHECKING:
+    from runners.generator.beams import Hypothesis
     from runners.generator.constraints import GrammarMatcher, Grammars
     from runners.generator.defaults import Defaults
     from runners.generator.limits import Limits
@@ -151,7 +152,7 @@ class TransformersEngine:
             ModelNotReadyError: the model is not loaded, or the server is shutting down.
             EngineDeadError: the model thread has died.
         """
-        from runners.generator.request import Generation, tell_found
+        from runners.generator.request import Generation
 
         loaded = self._model()
         request = await self._make_request(loaded, prompt, sampling)
@@ -163,11 +164,7 @@ class TransformersEngine:
                 item = await generation.queue.get()
                 if isinstance(item, Exception):
                     raise item
-                # The texts of beams are long: neither the model nor the event loop is to wait for them.
-                deltas = (
-                    [item] if isinstance(item, Delta)
-                    else await self._tokenizing(lambda found=item: tell_found(request, loaded.vocabulary, found))
-                )
+                deltas = [item] if isinstance(item, Delta) else await self._tell_found(loaded, request, item)
                 for delta in deltas:
                     yield await self._with_prompt_logprobs(generation, delta) if is_first else delta
                     is_first = False
@@ -175,6 +172,12 @@ class TransformersEngine:
                     return
         finally:
             loaded.scheduler.cancel(generation)
+
+    async def _tell_found(self, loaded: _Loaded, request: Request, found: Sequence[Hypothesis]) -> list[Delta]:
+        """The texts of beams: they are long, and neither the model nor the event loop is to wait for them."""
+        from runners.generator.request import tell_found
+
+        return await self._tokenizing(lambda: tell_found(request, loaded.vocabulary, found))
 
     async def _make_request(self, loaded: _Loaded, prompt: Sequence[int], sampling: Sampling) -> Request:
         from runners.generator.parameters import find_ends, resolve

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +14,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from runners.arguments import Arguments
-from runners.generator.beams import BeamRules
+from runners.errors import InputError
+from runners.generation import BeamSearch, Constraint, Sampling
+from runners.generator.beams import BeamRules, Beams
+from runners.generator.decoding import Decoder
+from runners.generator.defaults import MAX_BEAMS
+from runners.generator.scheduler import MAX_ROWS
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
@@ -63,10 +70,15 @@ def model_of(folder_of: GeneratorFolder) -> ModelOf:
     return lambda family: made[family] if family in made else made.setdefault(family, load(folder_of(family)))
 
 
-def with_rules(engine: TransformersEngine, rules: BeamRules) -> None:
-    """Let the model search so where a request says nothing."""
+@contextmanager
+def defaults_of(engine: TransformersEngine, **changed: Any) -> Iterator[None]:
+    """Other defaults of the model, as `beams=BeamRules(...)`."""
     loaded = engine._model()
-    engine._loaded = replace(loaded, defaults=replace(loaded.defaults, beams=rules))
+    engine._loaded = replace(loaded, defaults=replace(loaded.defaults, **changed))
+    try:
+        yield
+    finally:
+        engine._loaded = loaded
 
 
 async def search(engine: TransformersEngine, prompt: list[int], **sampling: Any) -> list[list[int]]:
@@ -97,8 +109,8 @@ def test_beams_are_those_of_generate(
         model_of(family), prompt, max_new_tokens=max_tokens, num_beams=width, num_return_sequences=rules.choices,
         length_penalty=rules.length_penalty, early_stopping=rules.early_stopping, do_sample=False,
     )  # fmt: skip
-    with_rules(engine, rules)
-    assert asyncio.run(search(engine, prompt, max_tokens=max_tokens, temperature=0)) == expected
+    with defaults_of(engine, beams=rules):
+        assert asyncio.run(search(engine, prompt, max_tokens=max_tokens, temperature=0)) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -106,7 +118,6 @@ def test_beams_share_a_batch_with_others_that_join_and_leave(
     family: str, make_engine: MakeEngine, model_of: ModelOf
 ) -> None:
     engine = make_engine(family)
-    with_rules(engine, BeamRules(4, 2, 1.0, True))
 
     async def scenario() -> None:
         prompts = [await engine.tokenize(prompt) for prompt in PROMPTS]
@@ -139,7 +150,8 @@ def test_beams_share_a_batch_with_others_that_join_and_leave(
         assert found[:3] == beams
         assert found[3:6] == greedy
 
-    asyncio.run(scenario())
+    with defaults_of(engine, beams=BeamRules(4, 2, 1.0, True)):
+        asyncio.run(scenario())
 
 
 class VllmBeamSearch:
@@ -158,12 +170,13 @@ class VllmBeamSearch:
             }
             yield SimpleNamespace(outputs=[SimpleNamespace(finish_reason=None, logprobs=[logprobs])])
 
-        class Search(BeamSearchOnlineMixin):
+        class Search(BeamSearchOnlineMixin):  # type: ignore[misc]
             renderer: Any = SimpleNamespace(get_tokenizer=lambda: tokenizer)
             engine_client: Any = SimpleNamespace(
                 input_processor=SimpleNamespace(resolve_watermarking=lambda _: None), generate=generate
             )
 
+        self.tokenizer = tokenizer
         self._search = Search()
 
     async def run(self, prompt: list[int], **params: Any) -> list[list[int]]:
@@ -174,10 +187,163 @@ class VllmBeamSearch:
         return [list(output.token_ids) for output in outputs[-1].outputs]
 
 
-@pytest.mark.parametrize("end", [2, 1234])
-@pytest.mark.parametrize("ignore_eos", [False, True])
-@pytest.mark.parametrize(("width", "length_penalty"), [(1, 1.0), (2, 1.0), (3, 0.0), (4, 2.0), (4, -1.0)])
-def test_beams_that_are_asked_for_are_those_of_vllm(
-    width: int, length_penalty: float, ignore_eos: bool, end: int, generator_folder: GeneratorFolder
-) -> None:
+@pytest.fixture(scope="module")
+def vllm_search(folder_of: GeneratorFolder, model_of: ModelOf) -> VllmBeamSearch:
     pytest.importorskip("vllm")
+    return VllmBeamSearch(model_of("llama"), AutoTokenizer.from_pretrained(folder_of("llama")))
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_beams_that_are_asked_for_are_those_of_vllm(
+    data: st.DataObject, make_engine: MakeEngine, vllm_search: VllmBeamSearch
+) -> None:
+    width = data.draw(st.integers(1, 5), "n")
+    length_penalty = data.draw(st.sampled_from([-1.0, 0.0, 1.0, 2.0]), "length_penalty")
+    ignore_eos = data.draw(st.booleans(), "ignore_eos")
+    max_tokens = data.draw(st.integers(1, 16), "max_tokens")
+    # vLLM knows one end token, and one that is likely: some beams end.
+    end = data.draw(st.sampled_from([2, 1234, 1575, 1260]), "end")
+    vllm_search.tokenizer.eos_token_id = end
+    engine = make_engine("llama")
+
+    async def scenario() -> None:
+        prompt = await engine.tokenize(data.draw(st.sampled_from(PROMPTS), "prompt"))
+        expected = await vllm_search.run(
+            prompt, beam_width=width, length_penalty=length_penalty, ignore_eos=ignore_eos, max_tokens=max_tokens
+        )
+        deltas = await collect(
+            engine, prompt, beam_search=BeamSearch(width, width, length_penalty), ignore_eos=ignore_eos,
+            max_tokens=max_tokens,
+        )  # fmt: skip
+        # vLLM leaves the end token out.
+        found = [[token for token in delta.token_ids if ignore_eos or token != end] for delta in deltas]
+        assert found == expected
+
+    with defaults_of(engine, eos=frozenset({end})):
+        asyncio.run(scenario())
+
+
+def test_parameters_hold_for_every_beam(make_engine: MakeEngine, model_of: ModelOf) -> None:
+    """Each has its own history; those of `transformers` and the sampler's own."""
+    engine = make_engine("llama")
+
+    async def scenario() -> None:
+        prompt = await engine.tokenize(PROMPTS[1])
+        expected = generate(
+            model_of("llama"), prompt, max_new_tokens=15, min_new_tokens=9, num_beams=3, num_return_sequences=3,
+            repetition_penalty=1.4, early_stopping=True, suppress_tokens=[1234], do_sample=False,
+        )  # fmt: skip
+        settings = {"max_tokens": 15, "repetition_penalty": 1.4, "temperature": 0}
+        found = await search(engine, prompt, **settings, min_tokens=9, logit_bias={1234: -1e9})
+        assert found == expected
+        assert not any(set(ids[:9]) & {1234, *ENDS} for ids in found)
+        penalised = await search(engine, prompt, **settings, frequency_penalty=2.0)
+        assert all(len(set(ids)) == len(ids) for ids in penalised)
+        assert any(len(set(ids)) < len(ids) for ids in await search(engine, prompt, max_tokens=15, temperature=0))
+
+    with defaults_of(engine, beams=BeamRules(3, 3, 1.0, True)):
+        asyncio.run(scenario())
+
+
+def test_a_choice_is_one_delta_with_its_text_and_log_probabilities(make_engine: MakeEngine, model_of: ModelOf) -> None:
+    engine = make_engine("llama")
+
+    async def scenario() -> None:
+        prompt = await engine.tokenize(PROMPTS[0])
+        deltas = await collect(
+            engine, prompt, beam_search=BeamSearch(3, 2), max_tokens=8, logprobs=2, prompt_logprobs=1
+        )
+        assert [delta.choice for delta in deltas] == [0, 1]
+        assert deltas[0].prompt_logprobs is not None
+        assert len(deltas[0].prompt_logprobs) == len(prompt)
+        assert deltas[1].prompt_logprobs is None
+        scores = []
+        for delta in deltas:
+            assert [entry.chosen.token_id for entry in delta.logprobs] == list(delta.token_ids)
+            with torch.inference_mode():
+                logits = model_of("llama")(torch.tensor([[*prompt, *delta.token_ids]])).logits[0, len(prompt) - 1 : -1]
+            top = logits.log_softmax(-1).topk(2)
+            for entry, ids, values in zip(delta.logprobs, top.indices.tolist(), top.values.tolist(), strict=True):
+                assert [each.token_id for each in entry.top] == ids
+                assert [each.logprob for each in entry.top] == pytest.approx(values, abs=1e-4)
+            scores.append(sum(entry.chosen.logprob for entry in delta.logprobs))
+        assert scores[0] > scores[1]
+        # A stop string cuts the text of a choice.
+        stop = deltas[0].text[3:5]
+        cut = await collect(engine, prompt, beam_search=BeamSearch(3, 2), max_tokens=8, stop=(stop,))
+        assert cut[0].text == deltas[0].text[: deltas[0].text.index(stop)]
+        assert (cut[0].finish_reason, cut[0].stop_reason) == ("stop", stop)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        ({"beam_search": BeamSearch(33, 33)}, f"beam search takes n from 1 to {MAX_BEAMS}, not 33"),
+        ({"beam_search": BeamSearch(2, 1, 11.0)}, "length_penalty must be from -10 to 10, not 11.0"),
+        ({"beam_search": BeamSearch(2, 1, float("nan"))}, "length_penalty must be from -10 to 10, not nan"),
+        ({"beam_search": BeamSearch(2), "constraint": Constraint("regex", "a")}, "beam search takes no grammar, JSON schema or other constraint: leave one of them out"),
+    ],
+)  # fmt: skip
+def test_a_search_that_is_not_possible_is_refused(
+    sampling: dict[str, Any], message: str, make_engine: MakeEngine
+) -> None:
+    with pytest.raises(InputError) as refused:
+        asyncio.run(collect(make_engine("llama"), [9, 10], **sampling))
+    assert str(refused.value) == message
+
+
+def test_beams_take_the_rows_of_a_batch(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never more than there are, and none once the caller has gone."""
+    engine = make_engine("gpt2")
+    step = Decoder.step
+    rows: list[int] = []
+
+    def counted_step(self: Decoder, batch: Any, tokens: list[int]) -> Any:
+        rows.append(len(tokens))
+        return step(self, batch, tokens)
+
+    monkeypatch.setattr(Decoder, "step", counted_step)
+    wide = Sampling(beam_search=BeamSearch(20, 1), max_tokens=12, ignore_eos=True)
+
+    async def scenario() -> None:
+        prompt = await engine.tokenize(PROMPTS[0])
+        await asyncio.gather(*(collect(engine, prompt, max_tokens=12, beam_search=wide.beam_search) for _ in range(5)))
+        assert max(rows) == 60 <= MAX_ROWS
+        leaving = asyncio.create_task(anext(engine.generate(prompt, replace(wide, max_tokens=40))))
+        async with aclosing(engine.generate(prompt, Sampling(max_tokens=40, ignore_eos=True))) as other:
+            while rows[-1] != 21:
+                await anext(other)
+            leaving.cancel()
+            while rows[-1] == 21:
+                await anext(other)
+        assert rows[-1] == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_of_one_search_leaves_the_others(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine("llama")
+
+    async def scenario() -> None:
+        prompt = await engine.tokenize(PROMPTS[0])
+        alone = await collect_ids(engine, prompt, max_tokens=9, temperature=0)
+        advance = Beams.advance
+
+        def faulty_advance(self: Beams, logits: Any) -> Any:
+            if len(self) == 2:
+                raise RuntimeError("a fault")
+            return advance(self, logits)
+
+        monkeypatch.setattr(Beams, "advance", faulty_advance)
+        faulty, other = await asyncio.gather(
+            collect(engine, prompt, beam_search=BeamSearch(2), max_tokens=9),
+            collect_ids(engine, prompt, max_tokens=9, temperature=0),
+            return_exceptions=True,
+        )
+        assert str(faulty) == "a fault"
+        assert other == alone
+
+    asyncio.run(scenario())
