@@ -132,7 +132,7 @@ class Defaults:
         moved: dict[str, Any] = {"repetition_penalty": 1.0}
         if (target := self._find_target(sampling)) is not None:
             overrides["forced_bos_token_id"] = target
-        if sampling.min_tokens:
+        if sampling.min_tokens or sampling.ignore_eos:
             overrides |= {"min_length": None, "min_new_tokens": None}
         warps = self.processors.warp and not settings.greedy
         if warps:

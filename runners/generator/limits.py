@@ -38,7 +38,8 @@ class Limits:
         keys = ("max_decoder_position_embeddings", "max_position_embeddings")
         known = [value for key in keys if (value := getattr(model.config, key, None)) is not None]
         output = min([*known[:1], asked] if asked is not None else known[:1], default=None)
-        return cls(prompt, output, output or _configured_output(model) or _DEFAULT_OUTPUT)
+        default = _configured_output(model) or output or _DEFAULT_OUTPUT
+        return cls(prompt, output, default if output is None else min(default, output))
 
     def room(self, prompt: int, max_tokens: int | None) -> int:
         """How many tokens a prompt may be continued with.
