@@ -213,7 +213,8 @@ def test_a_model_leaves_out_what_generate_leaves_out(
 ) -> None:
     """What of the vocabulary is drawn, 400 times, is what `generate` leaves."""
     folder = folder_with("gpt2", do_sample=True, **{"top_k": 0} | settings)
-    model, engine = load(folder), start(folder)
+    model: Any = load(folder)
+    engine = start(folder)
 
     async def scenario() -> None:
         ids = await engine.tokenize(PROMPTS[0])
