@@ -196,7 +196,8 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     if isinstance(runner, GeneratorRunner):
         if not runner.generates:
             raise InvalidRequestError(f"{runner.name} does not generate text: {describe_service(runner)}")
-        return replace(options, sampling=read_sampling(parameters))
+        sampling, prompt = read_sampling(parameters)
+        return replace(options, sampling=sampling, prompt=prompt)
     if not parameters:
         return options
     options = replace(

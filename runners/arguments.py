@@ -62,6 +62,8 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 _WITHOUT_VALUE = frozenset({"disable_log_requests"})
 # vLLM's that need another word than its not running.
+# Those of vLLM's arguments that have a meaning on `transformers` too.
+_WITHOUT_VLLM = frozenset({"enable_prompt_tokens_details"})
 _INSTEAD = {"max_log_len": "prompts are never logged"}
 _BOOLEANS = "it must be true, yes, on, t, y or 1, or false, no, off, f, n or 0"
 _VLLM_NAMES = frozenset({*OPTIONS, *SHORT, *SWITCHES, *(f"no_{name}" for name in SWITCHES)})
@@ -299,6 +301,8 @@ class Arguments(ServerArguments, ModelArguments, AnswerArguments, PredictorArgum
             reason: why vLLM's arguments have no meaning.
         """
         for name, argument in self.engine.items():
+            if name in _WITHOUT_VLLM:
+                continue
             logger.warning("%s in %s has no effect: %s", name, argument.origin, _INSTEAD.get(name, reason))
 
 

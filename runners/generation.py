@@ -183,6 +183,28 @@ def check_characters(text: str, max_length: int, longest_token: int) -> None:
         )
 
 
+def truncate(
+    token_ids: Sequence[int], options: PromptOptions, max_length: int, default_side: Literal["left", "right"]
+) -> Sequence[int]:
+    """The tokens of a prompt that are kept; -1 keeps one place for the output, as in vLLM.
+
+    Raises:
+        InputError: more are to be kept than the model takes.
+    """
+    if options.truncate_to is None:
+        return token_ids
+    if options.truncate_to > max_length:
+        raise InputError(
+            f"truncate_prompt_tokens={options.truncate_to} cannot be greater than the model's {max_length} tokens; "
+            "please ask for a smaller one"
+        )
+    kept = max(max_length - 1, 0) if options.truncate_to < 0 else options.truncate_to
+    if kept >= len(token_ids):
+        return token_ids
+    left = (options.truncation_side or default_side) == "left"
+    return token_ids[len(token_ids) - kept :] if left else token_ids[:kept]
+
+
 class Engine(Protocol):
     """What runs the model of a generator: vLLM or `transformers`."""
 
@@ -210,13 +232,31 @@ class Engine(Protocol):
 
 
 class ChatEngine(Engine, Protocol):
-    """An engine whose chats are rendered by this server."""
+    """An engine whose chats are rendered, and whose prompts are shown, by this server."""
 
     async def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+        options: PromptOptions = PromptOptions(),
     ) -> list[int]:
-        """The token ids of a chat by the model's chat template; `options` are the template's variables.
+        """The token ids of a chat by the model's chat template.
+
+        Args:
+            messages: their content is a string or a list of parts with a `type` and a `text`.
+            variables: of the template.
 
         Raises:
             InputError: the model has no chat template, or it refuses the messages.
         """
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of a prompt, special tokens included.
+
+        Raises:
+            InputError: a token is outside of the vocabulary.
+        """
+
+    async def name_tokens(self, token_ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary has them."""

@@ -17,12 +17,13 @@ import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.errors import EngineDeadError, InputError, ModelNotReadyError
-from runners.generation import Delta, Sampling, check_characters
+from runners.generation import Delta, PromptOptions, Sampling, check_characters, truncate
 from runners.metrics import Load
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class TransformersEngine:
         self._model_thread.start()
         self._loaded = loading.result()
 
-    async def tokenize(self, prompt: str) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = PromptOptions()) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects, too many as they may be.
 
         Raises:
@@ -91,48 +92,63 @@ class TransformersEngine:
         loaded = self._model()
         tokenizer = loaded.tokenizer
         check_characters(prompt, loaded.limits.prompt, loaded.longest_token)
+        special = not self._arguments.disable_special_tokens
+        if options.add_special_tokens is not None:
+            special = options.add_special_tokens
 
         def encode() -> list[int]:
-            ids: list[int] = tokenizer(prompt, add_special_tokens=not self._arguments.disable_special_tokens).input_ids
-            return ids
+            ids: list[int] = tokenizer(prompt, add_special_tokens=special).input_ids
+            return list(truncate(ids, options, loaded.limits.prompt, _side(tokenizer)))
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, encode)
 
     async def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+        options: PromptOptions = PromptOptions(),
     ) -> list[int]:
-        """The token ids of a chat by the model's chat template; `options` are the template's variables.
+        """The token ids of a chat by the model's chat template.
+
+        Args:
+            messages: their content is a string or a list of parts with a `type` and a `text`.
+            variables: of the template.
 
         Raises:
             InputError: the model has no chat template, or it refuses the messages.
         """
+        from runners.generator.chat_template import render_chat
+
         loaded = self._model()
         tokenizer = loaded.tokenizer
-        if not tokenizer.chat_template:
-            raise InputError("this model has no chat template: use completions")
-        if not options.get("continue_final_message"):
-            options.setdefault("add_generation_prompt", True)
 
         def render() -> list[int]:
-            from jinja2 import TemplateError
-
-            try:
-                text = str(
-                    tokenizer.apply_chat_template(
-                        [dict(message) for message in messages],
-                        tools=None if tools is None else [dict(tool) for tool in tools],
-                        tokenize=False,
-                        **options,
-                    )
-                )
-            except (TemplateError, TypeError, ValueError) as error:
-                raise InputError(f"the chat template refuses the messages: {error}") from error
+            text = render_chat(tokenizer, messages, tools, variables)
             check_characters(text, loaded.limits.prompt, loaded.longest_token)
             # Templates write the special tokens themselves.
-            ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-            return ids
+            ids: list[int] = tokenizer(text, add_special_tokens=bool(options.add_special_tokens)).input_ids
+            return list(truncate(ids, options, loaded.limits.prompt, _side(tokenizer)))
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, render)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of a prompt, special tokens included.
+
+        Raises:
+            InputError: a token is outside of the vocabulary.
+        """
+        from runners.generator.text import decode
+
+        loaded = self._model()
+        loaded.defaults.check(token_ids)
+        decoding = partial(decode, loaded.tokenizer, token_ids, skip_special_tokens=False)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, decoding)
+
+    async def name_tokens(self, token_ids: Sequence[int]) -> list[str]:
+        """The tokens as the vocabulary has them."""
+        names: list[str] = self._model().tokenizer.convert_ids_to_tokens(list(token_ids))
+        return names
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.
@@ -243,3 +259,8 @@ class TransformersEngine:
                 decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens, Load(arguments.model_name)
             ),
         )
+
+
+def _side(tokenizer: PreTrainedTokenizerBase) -> Literal["left", "right"]:
+    """Where the tokenizer drops tokens."""
+    return "left" if tokenizer.truncation_side == "left" else "right"

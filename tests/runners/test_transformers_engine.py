@@ -348,14 +348,14 @@ def test_a_chat_is_rendered_by_the_template(make_engine: MakeEngine) -> None:
             (None, {"add_generation_prompt": False}, "<user>hello"),
             (tools, {"mood": "glad"}, "<user>hello[look_up](glad)<assistant>"),
         ):
-            ids = await engine.tokenize_chat([hello], given_tools, **options)
+            ids = await engine.tokenize_chat([hello], given_tools, options)
             assert engine._model().tokenizer.decode(ids) == text
         with pytest.raises(InputError, match="no robots"):
-            await engine.tokenize_chat([{"role": "robot", "content": ""}], None)
+            await engine.tokenize_chat([{"role": "robot", "content": ""}], None, {})
 
     asyncio.run(scenario(make_engine("llama")))
     with pytest.raises(InputError, match="this model has no chat template: use completions"):
-        asyncio.run(make_engine("gpt2").tokenize_chat([hello], None))
+        asyncio.run(make_engine("gpt2").tokenize_chat([hello], None, {}))
 
 
 def test_a_model_without_a_head_is_refused(tmp_path: Path, generator_folder: GeneratorFolder) -> None:
