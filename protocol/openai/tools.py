@@ -143,6 +143,11 @@ class CallReader:
         self._escaped = False
         self._head = ""
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call has begun."""
+        return bool(self._calls)
+
     def read(self, text: str) -> list[dict[str, Any]]:
         """The deltas of the next part of the text."""
         if isinstance(self._choice, NamedTool):
