@@ -79,7 +79,8 @@ def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         found = _FIELD.search(str(error))
-        raise InvalidRequestError(f"{what} is not as expected: {error}", found and found[found.lastindex or 0]) from error
+        param = None if found is None else found[1] or found[2]
+        raise InvalidRequestError(f"{what} is not as expected: {error}", param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{what} is not valid JSON: {error}") from error
     except RecursionError as error:

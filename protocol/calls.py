@@ -31,6 +31,8 @@ OPENAI_PATHS = (
     "completions", "chat/completions", "responses", "messages", "embeddings", "rerank", "score", "classify", "pooling",
 )  # fmt: skip
 
+# vLLM's calls of its tokenizer, which have no version.
+TOKENIZER_PATHS = ("/tokenize", "/detokenize")
 # The same calls without a version, and Cohere's version 2: vLLM has them beside /v1.
 RANKING_PATHS = ("/rerank", "/v2/rerank", "/score")
 _RANKING = frozenset({"/v1/rerank", "/v1/score", *RANKING_PATHS})

@@ -44,9 +44,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
-    logit_bias: (
-        Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=_MAX_BIASES)] | None
-    ) = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=_MAX_BIASES)] | None = (
+        None
+    )
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -63,9 +63,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             InvalidRequestError: a key of `logit_bias` is no token id, or fields contradict each other.
         """
         if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
-            raise InvalidRequestError(
-                f"min_tokens is {self.min_tokens}, but max_tokens is {max_tokens}", "min_tokens"
-            )
+            raise InvalidRequestError(f"min_tokens is {self.min_tokens}, but max_tokens is {max_tokens}", "min_tokens")
         if self.allowed_token_ids == []:
             raise InvalidRequestError("allowed_token_ids must not be empty", "allowed_token_ids")
         return Sampling(
@@ -92,21 +90,19 @@ class SamplingFields(msgspec.Struct, kw_only=True):
         )
 
 
-class PromptFields(msgspec.Struct, kw_only=True):
-    """How long an output may be, and how a prompt is read; not of OpenAI's responses, which have their own names."""
+class GenerationFields(SamplingFields, kw_only=True):
+    """Beside them how long an output may be, and how a prompt is read: of all but OpenAI's responses."""
 
     max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
 
-    def to_prompt_options(self, source_language: str | None) -> PromptOptions:
-        return PromptOptions(
-            self.add_special_tokens, self.truncate_prompt_tokens, self.truncation_side, source_language
-        )
+    def to_prompt_options(self) -> PromptOptions:
+        return PromptOptions(self.add_special_tokens, self.truncate_prompt_tokens, self.truncation_side, self.src_lang)
 
 
-class SamplingParameters(SamplingFields, PromptFields, forbid_unknown_fields=True):
+class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
     """`parameters` of V1 and the Open Inference Protocol; `max_new_tokens` is `transformers`' name for `max_tokens`."""
 
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
@@ -138,7 +134,7 @@ def read_sampling(parameters: Mapping[str, Any] | None) -> tuple[Sampling, Promp
         raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
     max_tokens = fields.max_tokens or fields.max_new_tokens or DEFAULT_MAX_TOKENS
     sampling = fields.to_sampling(max_tokens, read_structured_outputs(fields.structured_outputs))
-    return sampling, fields.to_prompt_options(fields.src_lang)
+    return sampling, fields.to_prompt_options()
 
 
 def _token_ids(bias: Mapping[str, float]) -> dict[int, float]:

@@ -61,6 +61,9 @@ class PromptOptions:
     source_language: str | None = None
 
 
+USUAL_PROMPT = PromptOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a prompt is continued; names and meanings are OpenAI's, those it lacks (top_k, ...) are vLLM's.
@@ -216,7 +219,7 @@ class Engine(Protocol):
     def failed(self) -> bool:
         """Whether the engine has died: it answers nothing any more."""
 
-    async def tokenize(self, prompt: str, options: PromptOptions = PromptOptions()) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = USUAL_PROMPT) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
@@ -239,7 +242,7 @@ class ChatEngine(Engine, Protocol):
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
-        options: PromptOptions = PromptOptions(),
+        options: PromptOptions = USUAL_PROMPT,
     ) -> list[int]:
         """The token ids of a chat by the model's chat template.
 

@@ -39,17 +39,17 @@ Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class TemplateFields(msgspec.Struct, kw_only=True):
-    """How a chat becomes a prompt."""
+class Templated:
+    """What becomes a prompt by the chat template; a struct can have no second one with fields of its own."""
 
-    messages: Messages
-    tools: Tools | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    __slots__ = ()
 
-    def variables(self) -> dict[str, Any]:
+    add_generation_prompt: bool
+    continue_final_message: bool
+    chat_template: str | None
+    chat_template_kwargs: dict[str, Any] | None
+
+    def template_variables(self) -> dict[str, Any]:
         """Of the template; the request's own fields win over `chat_template_kwargs`.
 
         Raises:
@@ -69,8 +69,15 @@ class TemplateFields(msgspec.Struct, kw_only=True):
         return {**kwargs, **flags}
 
 
-class ChatRequest(CommonFields, TemplateFields, kw_only=True):
+class ChatRequest(CommonFields, Templated, kw_only=True):
     """A body of `chat/completions`."""
+
+    messages: Messages
+    tools: Tools | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
 
     max_completion_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
@@ -107,7 +114,7 @@ async def answer_chat(request: Request, models: Models, runner: GeneratorRunner,
         messages,
         None if call.tools is None else describe_tools(call.tools),
         _variables(call),
-        call.to_prompt_options(call.src_lang),
+        call.to_prompt_options(),
     )
     form = _ChatForm(call, runner, prompt, messages[-1])
     return await answer(request, runner, form, Sequences([prompt], sampling, call.choices), call.streaming())
@@ -124,7 +131,7 @@ def _check(call: ChatRequest) -> None:
 
 
 def _variables(call: ChatRequest) -> dict[str, Any]:
-    variables = call.variables()
+    variables = call.template_variables()
     if call.documents is not None:
         variables["documents"] = call.documents
     return {**variables, **effort_variables(call.reasoning_effort, call.chat_template_kwargs)}

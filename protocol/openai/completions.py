@@ -57,7 +57,7 @@ async def answer_completion(request: Request, models: Models, runner: GeneratorR
     _check(call)
     given = _read_prompts(call)
     sampling = _read_sampling(call)
-    options = call.to_prompt_options(call.src_lang)
+    options = call.to_prompt_options()
     prompts = [await runner.tokenize(prompt, options) for prompt in given]
     echoes = await _Echoes.make(runner, given, prompts, options, call) if call.echo else None
     form = _CompletionForm(call, runner, Sequences(prompts, sampling, call.choices), echoes)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from protocol.calls import find_model
 from protocol.constraints import ResponseFormat, read_response_format, read_structured_outputs
-from protocol.errors import InvalidRequestError, ModelNotFoundError
+from protocol.errors import InvalidRequestError
 from protocol.openai.choices import Streaming
-from protocol.sampling import MAX_CHOICES, PromptFields, SamplingFields, TokenId
+from protocol.sampling import MAX_CHOICES, GenerationFields, TokenId
 from runners.generation import BeamSearch, Constraint
 from runners.inference import Models
 
@@ -23,11 +24,11 @@ TopLogprobs = Annotated[int, Meta(ge=0, le=_MAX_TOP_LOGPROBS)]
 class StreamOptions(msgspec.Struct):
     """What a stream tells of its usage."""
 
-    include_usage: bool | None | UnsetType = UNSET
-    continuous_usage_stats: bool | None | UnsetType = UNSET
+    include_usage: bool | UnsetType | None = UNSET
+    continuous_usage_stats: bool | UnsetType | None = UNSET
 
 
-class CommonFields(SamplingFields, PromptFields, kw_only=True):
+class CommonFields(GenerationFields, kw_only=True):
     """The fields of both bodies."""
 
     model: str | None = None
@@ -54,8 +55,8 @@ class CommonFields(SamplingFields, PromptFields, kw_only=True):
             InvalidRequestError: fields contradict each other.
             ModelNotFoundError: there is no model of that name.
         """
-        if self.model and models.find(self.model) is None:
-            raise ModelNotFoundError(self.model)
+        if self.model:
+            find_model(models, self.model)
         options = self.stream_options
         if options is not None and not self.stream and options != StreamOptions():
             raise InvalidRequestError("stream_options needs stream to be true", "stream_options")
@@ -82,7 +83,10 @@ class CommonFields(SamplingFields, PromptFields, kw_only=True):
         Raises:
             InvalidRequestError: it is said twice, or wrong.
         """
-        of_format, of_outputs = read_response_format(self.response_format), read_structured_outputs(self.structured_outputs)
+        of_format, of_outputs = (
+            read_response_format(self.response_format),
+            read_structured_outputs(self.structured_outputs),
+        )
         if of_format is not None and of_outputs is not None:
             raise InvalidRequestError("give one of response_format and structured_outputs", "structured_outputs")
         return of_format or of_outputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.body import json_response, parse_json
-from protocol.errors import InvalidRequestError, ModelNotFoundError
-from protocol.openai.chats import TemplateFields
+from protocol.calls import find_model
+from protocol.errors import InvalidRequestError
+from protocol.openai.chats import Messages, Templated
 from protocol.openai.messages import read_messages
-from protocol.openai.tools import describe_tools
+from protocol.openai.tools import Tools, describe_tools
 from protocol.sampling import TokenId
 from runners.generation import PromptOptions
 from runners.generator.runner import GeneratorRunner
@@ -31,9 +32,15 @@ class TokenizeTextRequest(msgspec.Struct, kw_only=True):
     return_token_strs: bool | None = None
 
 
-class TokenizeChatRequest(TemplateFields, kw_only=True):
+class TokenizeChatRequest(msgspec.Struct, Templated, kw_only=True):
     """A body of `tokenize` with a chat."""
 
+    messages: Messages
+    tools: Tools | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     model: str | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
@@ -67,15 +74,20 @@ async def answer_tokenize(request: Request, models: Models, runner: GeneratorRun
     which = parse_json(body, _which_decoder, "the body")
     if which.messages is None and which.prompt is None:
         raise InvalidRequestError("the body must have a prompt or messages")
-    call = parse_json(body, _text_decoder if which.messages is None else _chat_decoder, "the body")
-    _check_model(models, call.model)
+    call: TokenizeTextRequest | TokenizeChatRequest
+    if which.messages is None:
+        call = parse_json(body, _text_decoder, "the body")
+    else:
+        call = parse_json(body, _chat_decoder, "the body")
+    if call.model:
+        find_model(models, call.model)
     options = PromptOptions(call.add_special_tokens)
     engine = runner.chat_engine
     if isinstance(call, TokenizeTextRequest):
         tokens = await engine.tokenize(call.prompt, options)
     else:
         tools = None if call.tools is None else describe_tools(call.tools)
-        tokens = await engine.tokenize_chat(read_messages(call.messages), tools, call.variables(), options)
+        tokens = await engine.tokenize_chat(read_messages(call.messages), tools, call.template_variables(), options)
     names = await engine.name_tokens(tokens) if call.return_token_strs else None
     return json_response(
         {"count": len(tokens), "max_model_len": engine.max_length, "tokens": tokens, "token_strs": names}
@@ -90,10 +102,6 @@ async def answer_detokenize(request: Request, models: Models, runner: GeneratorR
         ModelNotFoundError: there is no model of that name.
     """
     call = parse_json(body, _tokens_decoder, "the body")
-    _check_model(models, call.model)
+    if call.model:
+        find_model(models, call.model)
     return json_response({"prompt": await runner.chat_engine.detokenize(call.tokens)})
-
-
-def _check_model(models: Models, name: str | None) -> None:
-    if name and models.find(name) is None:
-        raise ModelNotFoundError(name)

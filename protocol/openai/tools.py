@@ -130,9 +130,9 @@ def _collect_definitions(tools: Sequence[Tool]) -> dict[str, Any]:
 
 
 class CallReader:
-    """The calls in a text that comes in parts; an empty one of their arguments opens a call, so that its name comes first.
+    """The calls in a text that comes in parts, as OpenAI's deltas of `tool_calls`.
 
-    Its answers are OpenAI's deltas of `tool_calls`.
+    A call's name comes first, with empty arguments; then its arguments in parts.
     """
 
     def __init__(self, choice: ToolChoice) -> None:

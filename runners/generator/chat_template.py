@@ -41,12 +41,12 @@ def render_chat(
         raise InputError(f"chat_template_kwargs cannot have {unexpected[0]}")
     given = None if tools is None else [dict(tool) for tool in tools]
     try:
-        template = tokenizer.get_chat_template(tools=given)  # type: ignore[arg-type]
+        template = tokenizer.get_chat_template(tools=given)
     except ValueError as error:
         raise InputError("this model has no chat template: use completions") from error
-    conversation = [_shape_content(message, find_content_format(template)) for message in messages]
-    if not ('"developer"' in template or "'developer'" in template):
-        conversation = _without_developers(conversation)
+    shaped = [_shape_content(message, find_content_format(template)) for message in messages]
+    knows_developers = '"developer"' in template or "'developer'" in template
+    conversation = shaped if knows_developers else _without_developers(shaped)
     known = {name: value for name, value in variables.items() if name not in _OF_TOKENS}
     known = {"tools": given, "add_generation_prompt": not known.get("continue_final_message"), **known}
     try:
@@ -91,7 +91,7 @@ def _join(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())
 
 
-def _without_developers(messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+def _without_developers(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A developer's messages as those of the system, of which there is one, the first."""
     if all(message["role"] != "developer" for message in messages):
         return messages

@@ -25,7 +25,7 @@ from runners.errors import (
     RunnerError,
     load_errors,
 )
-from runners.generation import ChatEngine, Delta, PromptOptions, Sampling, truncate
+from runners.generation import USUAL_PROMPT, ChatEngine, Delta, PromptOptions, Sampling, truncate
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
 from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
@@ -190,7 +190,7 @@ class GeneratorRunner:
         """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""
         return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
 
-    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = PromptOptions()) -> list[int]:
+    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = USUAL_PROMPT) -> list[int]:
         """The token ids of a prompt; of one that is token ids already, those that are kept."""
         engine = self.engine
         if isinstance(prompt, str):

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runners.arguments import Arguments
 from runners.cores import count_cores
-from runners.errors import EngineDeadError, InputError, ModelNotReadyError
-from runners.generation import Delta, PromptOptions, Sampling, check_characters, truncate
+from runners.errors import EngineDeadError, ModelNotReadyError
+from runners.generation import USUAL_PROMPT, Delta, PromptOptions, Sampling, check_characters, truncate
 from runners.metrics import Load
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TransformersEngine:
         self._model_thread.start()
         self._loaded = loading.result()
 
-    async def tokenize(self, prompt: str, options: PromptOptions = PromptOptions()) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = USUAL_PROMPT) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects, too many as they may be.
 
         Raises:
@@ -107,7 +107,7 @@ class TransformersEngine:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
-        options: PromptOptions = PromptOptions(),
+        options: PromptOptions = USUAL_PROMPT,
     ) -> list[int]:
         """The token ids of a chat by the model's chat template.
 
@@ -147,8 +147,9 @@ class TransformersEngine:
 
     async def name_tokens(self, token_ids: Sequence[int]) -> list[str]:
         """The tokens as the vocabulary has them."""
-        names: list[str] = self._model().tokenizer.convert_ids_to_tokens(list(token_ids))
-        return names
+        loaded = self._model()
+        loaded.defaults.check(token_ids)
+        return list(loaded.tokenizer.convert_ids_to_tokens(list(token_ids)))
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.

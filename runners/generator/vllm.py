@@ -21,10 +21,11 @@ import sys
 import tempfile
 from argparse import Action, Namespace
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from pydantic import ValidationError
 
@@ -39,13 +40,22 @@ from runners.errors import (
     OverloadedError,
     RunnerError,
 )
-from runners.generation import Delta, FinishReason, Sampling, check_characters
+from runners.generation import (
+    USUAL_PROMPT,
+    Constraint,
+    Delta,
+    FinishReason,
+    PromptOptions,
+    Sampling,
+    check_characters,
+    truncate,
+)
 from runners.memory import available_memory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from vllm.outputs import CompletionOutput
-    from vllm.sampling_params import SamplingParams
+    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -185,11 +195,15 @@ class VllmEngine:
         cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]
         return cards
 
-    async def tokenize(self, prompt: str) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = USUAL_PROMPT) -> list[int]:
+        if options.source_language is not None:
+            raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
         tokenizer = self._engine.get_tokenizer()
         check_characters(prompt, self.max_length, tokenizer.max_chars_per_token)
-        ids: list[int] = await asyncio.to_thread(tokenizer.encode, prompt)
-        return ids
+        special = {} if options.add_special_tokens is None else {"add_special_tokens": options.add_special_tokens}
+        ids: list[int] = await asyncio.to_thread(partial(tokenizer.encode, prompt, **special))
+        side: Literal["left", "right"] = "left" if tokenizer.truncation_side == "left" else "right"
+        return list(truncate(ids, options, self.max_length, side))
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import QueueOverflowError, VLLMClientError
@@ -216,8 +230,17 @@ class VllmEngine:
         self._engine.shutdown(timeout=_EXIT_SECONDS)
 
     def _sampling_params(self, sampling: Sampling) -> SamplingParams:
+        """What V1 and the Open Inference Protocol ask for, in vLLM's words.
+
+        Raises:
+            InputError: it asks for what those protocols have for other engines.
+        """
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+        if sampling.beam_search is not None:
+            raise InputError("beam search is only supported by OpenAI's API where vLLM runs the model")
+        if sampling.target_language is not None:
+            raise InputError("tgt_lang is not supported where vLLM runs the model: it runs no model that translates")
         given = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -229,8 +252,15 @@ class VllmEngine:
             **{**self._defaults, **{name: value for name, value in given.items() if value is not None}}
             | {
                 "max_tokens": sampling.max_tokens,
+                "min_tokens": sampling.min_tokens,
                 "seed": sampling.seed,
                 "stop": list(sampling.stop),
+                "include_stop_str_in_output": sampling.include_stop,
+                "stop_token_ids": [*self._defaults.get("stop_token_ids", ()), *sampling.stop_token_ids],
+                "bad_words": list(sampling.bad_words),
+                "allowed_token_ids": None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
+                "skip_special_tokens": sampling.skip_special_tokens,
+                "structured_outputs": _structured_outputs(sampling.constraint),
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
                 "logit_bias": dict(sampling.logit_bias) or None,
@@ -260,11 +290,20 @@ def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
         )
 
 
+def _structured_outputs(constraint: Constraint | None) -> StructuredOutputsParams | None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if constraint is None:
+        return None
+    value: Any = {"json_object": True, "choice": list(constraint.value)}.get(constraint.kind, constraint.value)
+    return StructuredOutputsParams(**{constraint.kind: value})
+
+
 def _delta(output: CompletionOutput) -> Delta:
     reason: FinishReason | None = None
     if output.finish_reason is not None:
         reason = "length" if output.finish_reason == "length" else "stop"
-    return Delta(output.text, tuple(output.token_ids), reason)
+    return Delta(output.text, tuple(output.token_ids), reason, stop_reason=output.stop_reason)
 
 
 def _create_engine(parsed: Namespace) -> AsyncLLM:
