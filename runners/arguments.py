@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -62,8 +62,6 @@ WITHOUT_EFFECT: Mapping[str, str] = {
 }
 _WITHOUT_VALUE = frozenset({"disable_log_requests"})
 # vLLM's that need another word than its not running.
-# Those of vLLM's arguments that have a meaning on `transformers` too.
-_WITHOUT_VLLM = frozenset({"enable_prompt_tokens_details"})
 _INSTEAD = {"max_log_len": "prompts are never logged"}
 _BOOLEANS = "it must be true, yes, on, t, y or 1, or false, no, off, f, n or 0"
 _VLLM_NAMES = frozenset({*OPTIONS, *SHORT, *SWITCHES, *(f"no_{name}" for name in SWITCHES)})
@@ -294,16 +292,16 @@ class Arguments(ServerArguments, ModelArguments, AnswerArguments, PredictorArgum
         ]
         return math.prod(sizes)
 
-    def ignore_engine_arguments(self, reason: str) -> None:
+    def ignore_engine_arguments(self, reason: str, honoured: Collection[str] = ()) -> None:
         """Called where vLLM does not run the model: manifests carry its arguments whatever they serve.
 
         Args:
             reason: why vLLM's arguments have no meaning.
+            honoured: those that have it nevertheless.
         """
         for name, argument in self.engine.items():
-            if name in _WITHOUT_VLLM:
-                continue
-            logger.warning("%s in %s has no effect: %s", name, argument.origin, _INSTEAD.get(name, reason))
+            if name not in honoured:
+                logger.warning("%s in %s has no effect: %s", name, argument.origin, _INSTEAD.get(name, reason))
 
 
 def _positive(name: str, argument: EngineArgument) -> int:

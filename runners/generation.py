@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from runners.errors import InputError
@@ -61,7 +62,7 @@ class PromptOptions:
     source_language: str | None = None
 
 
-USUAL_PROMPT = PromptOptions()
+DEFAULT_PROMPT_OPTIONS = PromptOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,28 +187,6 @@ def check_characters(text: str, max_length: int, longest_token: int) -> None:
         )
 
 
-def truncate(
-    token_ids: Sequence[int], options: PromptOptions, max_length: int, default_side: Literal["left", "right"]
-) -> Sequence[int]:
-    """The tokens of a prompt that are kept; -1 keeps one place for the output, as in vLLM.
-
-    Raises:
-        InputError: more are to be kept than the model takes.
-    """
-    if options.truncate_to is None:
-        return token_ids
-    if options.truncate_to > max_length:
-        raise InputError(
-            f"truncate_prompt_tokens={options.truncate_to} cannot be greater than the model's {max_length} tokens; "
-            "please ask for a smaller one"
-        )
-    kept = max(max_length - 1, 0) if options.truncate_to < 0 else options.truncate_to
-    if kept >= len(token_ids):
-        return token_ids
-    left = (options.truncation_side or default_side) == "left"
-    return token_ids[len(token_ids) - kept :] if left else token_ids[:kept]
-
-
 class Engine(Protocol):
     """What runs the model of a generator: vLLM or `transformers`."""
 
@@ -219,8 +198,15 @@ class Engine(Protocol):
     def failed(self) -> bool:
         """Whether the engine has died: it answers nothing any more."""
 
-    async def tokenize(self, prompt: str, options: PromptOptions = USUAL_PROMPT) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
+
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        """As many tokens of a prompt as the options keep.
+
+        Raises:
+            InputError: more are to be kept than the model takes.
+        """
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence at once.
@@ -241,25 +227,29 @@ class ChatEngine(Engine, Protocol):
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any],
-        options: PromptOptions = USUAL_PROMPT,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[int]:
         """The token ids of a chat by the model's chat template.
 
         Args:
-            messages: their content is a string or a list of parts with a `type` and a `text`.
+            messages: their content is a string, a list of parts with a `type` and a `text`, or None.
             variables: of the template.
 
         Raises:
             InputError: the model has no chat template, or it refuses the messages.
         """
 
-    async def detokenize(self, token_ids: Sequence[int]) -> str:
-        """The text of a prompt, special tokens included.
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too.
 
         Raises:
-            InputError: a token is outside of the vocabulary.
+            InputError: a token id is outside of the vocabulary.
         """
 
-    async def name_tokens(self, token_ids: Sequence[int]) -> list[str]:
-        """The tokens as the vocabulary has them."""
+    async def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.errors import RunnerError
-from runners.generation import USUAL_PROMPT, PromptOptions, Sampling
+from runners.generation import DEFAULT_PROMPT_OPTIONS, PromptOptions, Sampling
 from runners.task import Task
 
 # The output that a model which ranks texts has for the score of a pair.
@@ -64,7 +64,7 @@ class Options:
     offsets: bool = False
     tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
-    prompt: PromptOptions = USUAL_PROMPT
+    prompt: PromptOptions = DEFAULT_PROMPT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

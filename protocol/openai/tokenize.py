@@ -88,7 +88,7 @@ async def answer_tokenize(request: Request, models: Models, runner: GeneratorRun
     else:
         tools = None if call.tools is None else describe_tools(call.tools)
         tokens = await engine.tokenize_chat(read_messages(call.messages), tools, call.template_variables(), options)
-    names = await engine.name_tokens(tokens) if call.return_token_strs else None
+    names = await engine.token_strings(tokens) if call.return_token_strs else None
     return json_response(
         {"count": len(tokens), "max_model_len": engine.max_length, "tokens": tokens, "token_strs": names}
     )

@@ -1,4 +1,4 @@
-"""Chats to text by a model's chat template, as vLLM renders them."""
+"""The messages of a chat in the form that a chat template expects, as vLLM has it."""
 
 from __future__ import annotations
 
@@ -7,53 +7,21 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from jinja2 import TemplateError, nodes
-from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from runners.errors import InputError
 
-# What `apply_chat_template` is told by this server, or has no meaning for a text.
-_OWN = frozenset({"chat_template", "tokenize", "conversation", "messages"})
-_OF_TOKENS = frozenset(
-    {
-        "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-    }
-)  # fmt: skip
-
-
-def render_chat(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] | None,
-    variables: Mapping[str, Any],
-) -> str:
-    """The text of a chat.
-
-    Args:
-        messages: their content is a string or a list of parts with a `type` and a `text`.
-        variables: of the template.
-
-    Raises:
-        InputError: the model has no chat template, it refuses the messages, or a variable is this server's own.
+def shape_messages(messages: Sequence[Mapping[str, Any]], template: str) -> list[dict[str, Any]]:
     """
-    if unexpected := sorted(_OWN & {*variables}):
-        raise InputError(f"chat_template_kwargs cannot have {unexpected[0]}")
-    given = None if tools is None else [dict(tool) for tool in tools]
-    try:
-        template = tokenizer.get_chat_template(tools=given)
-    except ValueError as error:
-        raise InputError("this model has no chat template: use completions") from error
+    Args:
+        messages: their content is a string, a list of parts with a `type` and a `text`, or None.
+
+    Returns:
+        Messages whose content is parts where the template goes through them, and one text where it does not; a
+        developer's are the system's where the template knows no developers.
+    """
     shaped = [_shape_content(message, find_content_format(template)) for message in messages]
     knows_developers = '"developer"' in template or "'developer'" in template
-    conversation = shaped if knows_developers else _without_developers(shaped)
-    known = {name: value for name, value in variables.items() if name not in _OF_TOKENS}
-    known = {"tools": given, "add_generation_prompt": not known.get("continue_final_message"), **known}
-    try:
-        return str(tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, **known))
-    except Exception as error:
-        # A template is the model's own code: whatever it raises, these messages are not for it.
-        raise InputError(f"the chat template refuses the messages: {_reason(error)}") from error
+    return shaped if knows_developers else _without_developers(shaped)
 
 
 @lru_cache(maxsize=8)
@@ -105,13 +73,3 @@ def _without_developers(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     texts = [text for message in systems if (text := _join(message["content"]))]
     others = [message for message in renamed if message["role"] != "system"]
     return [{"role": "system", "content": "\n\n".join(texts)}, *others]
-
-
-def _reason(error: BaseException) -> str:
-    """What the template itself says, where something else has wrapped it."""
-    current: BaseException | None = error
-    while current is not None:
-        if isinstance(current, TemplateError):
-            return str(current)
-        current = current.__cause__ or current.__context__
-    return str(error)

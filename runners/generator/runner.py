@@ -25,7 +25,7 @@ from runners.errors import (
     RunnerError,
     load_errors,
 )
-from runners.generation import USUAL_PROMPT, ChatEngine, Delta, PromptOptions, Sampling, truncate
+from runners.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions, Sampling
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
 from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
@@ -41,6 +41,9 @@ _RETRY_SECONDS = 1.0
 _TRANSFORMERS_PATHS = frozenset(
     {"/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"}
 )
+# Those of vLLM's arguments that have a meaning on `transformers` too.
+_TOKENS_DETAILS = "enable_prompt_tokens_details"
+_HONOURED = frozenset({"chat_template", _TOKENS_DETAILS})
 
 # An ASGI application: a runner hands it on and does not speak HTTP itself.
 Application = Callable[..., Awaitable[None]]
@@ -190,12 +193,13 @@ class GeneratorRunner:
         """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""
         return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
 
-    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = USUAL_PROMPT) -> list[int]:
+    async def tokenize(
+        self, prompt: str | Sequence[int], options: PromptOptions = DEFAULT_PROMPT_OPTIONS
+    ) -> list[int]:
         """The token ids of a prompt; of one that is token ids already, those that are kept."""
-        engine = self.engine
         if isinstance(prompt, str):
-            return await engine.tokenize(prompt, options)
-        return list(truncate(prompt, options, engine.max_length, "right"))
+            return await self.engine.tokenize(prompt, options)
+        return self.engine.truncate(prompt, options)
 
     @property
     def chat_engine(self) -> ChatEngine:
@@ -206,8 +210,8 @@ class GeneratorRunner:
 
     @property
     def tells_cached_tokens(self) -> bool:
-        """Whether usage tells of the prompt's tokens that were in a cache: vLLM's `--enable-prompt-tokens-details`."""
-        given = self._arguments.engine.get("enable_prompt_tokens_details")
+        """Whether usage tells how much of a prompt was in a cache: vLLM's `--enable-prompt-tokens-details`."""
+        given = self._arguments.engine.get(_TOKENS_DETAILS)
         return given is not None and given.value.lower() != "false"
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
@@ -249,7 +253,7 @@ class GeneratorRunner:
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
         logger.info("transformers runs %s, because %s", self.name, obstacle)
-        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}")
+        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}", _HONOURED)
         from runners.generator.transformers import TransformersEngine
 
         engine = TransformersEngine(arguments)

@@ -25,7 +25,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -41,14 +41,13 @@ from runners.errors import (
     RunnerError,
 )
 from runners.generation import (
-    USUAL_PROMPT,
+    DEFAULT_PROMPT_OPTIONS,
     Constraint,
     Delta,
     FinishReason,
     PromptOptions,
     Sampling,
     check_characters,
-    truncate,
 )
 from runners.memory import available_memory
 
@@ -195,15 +194,33 @@ class VllmEngine:
         cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]
         return cards
 
-    async def tokenize(self, prompt: str, options: PromptOptions = USUAL_PROMPT) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         if options.source_language is not None:
             raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
         tokenizer = self._engine.get_tokenizer()
         check_characters(prompt, self.max_length, tokenizer.max_chars_per_token)
         special = {} if options.add_special_tokens is None else {"add_special_tokens": options.add_special_tokens}
         ids: list[int] = await asyncio.to_thread(partial(tokenizer.encode, prompt, **special))
-        side: Literal["left", "right"] = "left" if tokenizer.truncation_side == "left" else "right"
-        return list(truncate(ids, options, self.max_length, side))
+        return self.truncate(ids, options)
+
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        from vllm.renderers import TokenizeParams
+
+        if options.truncate_to is None:
+            return list(prompt)
+        try:
+            # Any output at all: -1 then leaves room for it.
+            params = TokenizeParams(
+                self.max_length,
+                max_output_tokens=1,
+                truncate_prompt_tokens=options.truncate_to,
+                truncation_side=options.truncation_side,
+            )
+            tokenizer = self._engine.get_tokenizer()
+            kept = params.apply_post_tokenization(tokenizer, {"prompt_token_ids": list(prompt)})
+        except ValueError as error:
+            raise InputError(_one_line(error), "truncate_prompt_tokens") from error
+        return list(kept["prompt_token_ids"])
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import QueueOverflowError, VLLMClientError
