@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -54,8 +54,8 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 class _Which(msgspec.Struct):
-    messages: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    messages: msgspec.Raw | UnsetType = UNSET
+    prompt: msgspec.Raw | UnsetType = UNSET
 
 
 _which_decoder = msgspec.json.Decoder(_Which)
@@ -72,10 +72,10 @@ async def answer_tokenize(request: Request, models: Models, runner: GeneratorRun
         ModelNotFoundError: there is no model of that name.
     """
     which = parse_json(body, _which_decoder, "the body")
-    if which.messages is None and which.prompt is None:
+    if which.messages is UNSET and which.prompt is UNSET:
         raise InvalidRequestError("the body must have a prompt or messages")
     call: TokenizeTextRequest | TokenizeChatRequest
-    if which.messages is None:
+    if which.messages is UNSET:
         call = parse_json(body, _text_decoder, "the body")
     else:
         call = parse_json(body, _chat_decoder, "the body")

@@ -132,7 +132,7 @@ def _collect_definitions(tools: Sequence[Tool]) -> dict[str, Any]:
 class CallReader:
     """The calls in a text that comes in parts, as OpenAI's deltas of `tool_calls`.
 
-    A call's name comes first, with empty arguments; then its arguments in parts.
+    A call's name comes first, then its arguments in parts.
     """
 
     def __init__(self, choice: ToolChoice) -> None:
@@ -151,24 +151,28 @@ class CallReader:
     def read(self, text: str) -> list[dict[str, Any]]:
         """The deltas of the next part of the text."""
         if isinstance(self._choice, NamedTool):
-            opening = [] if self._calls or not text else [self._open(self._choice.function.name)]
-            return [*opening, self._continue(text)] if text else []
+            if not text:
+                return []
+            return [self._continue(text) if self._calls else self._open(self._choice.function.name, text)]
         deltas: list[dict[str, Any]] = []
         start: int | None = 0 if self._depth >= _IN_ARGUMENTS else None
+        name = ""
         for position, character in enumerate(text):
             before = self._depth
             self._track(character)
-            if before < _IN_ARGUMENTS <= self._depth and (name := _NAME.search(self._head)):
-                deltas.append(self._open(msgspec.json.decode(name[1], type=str)))
-                start = position
+            if before < _IN_ARGUMENTS <= self._depth and (found := _NAME.search(self._head)):
+                start, name = position, msgspec.json.decode(found[1], type=str)
             elif self._depth < _IN_ARGUMENTS <= before and start is not None:
-                deltas.append(self._continue(text[start : position + 1]))
-                start, self._head = None, ""
+                deltas.append(self._say(name, text[start : position + 1]))
+                start, name, self._head = None, "", ""
             elif self._depth == _IN_CALL:
                 self._head += character
         if start is not None and start < len(text):
-            deltas.append(self._continue(text[start:]))
+            deltas.append(self._say(name, text[start:]))
         return deltas
+
+    def _say(self, name: str, arguments: str) -> dict[str, Any]:
+        return self._open(name, arguments) if name else self._continue(arguments)
 
     def _track(self, character: str) -> None:
         if self._in_string:
@@ -181,10 +185,10 @@ class CallReader:
         elif character in "}]":
             self._depth -= 1
 
-    def _open(self, name: str) -> dict[str, Any]:
+    def _open(self, name: str, arguments: str) -> dict[str, Any]:
         self._calls += 1
         call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
-        return {"index": self._calls - 1, **call, "function": {"name": name, "arguments": ""}}
+        return {"index": self._calls - 1, **call, "function": {"name": name, "arguments": arguments}}
 
     def _continue(self, arguments: str) -> dict[str, Any]:
         return {"index": self._calls - 1, "function": {"arguments": arguments}}

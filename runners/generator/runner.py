@@ -193,9 +193,7 @@ class GeneratorRunner:
         """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""
         return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
 
-    async def tokenize(
-        self, prompt: str | Sequence[int], options: PromptOptions = DEFAULT_PROMPT_OPTIONS
-    ) -> list[int]:
+    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a prompt; of one that is token ids already, those that are kept."""
         if isinstance(prompt, str):
             return await self.engine.tokenize(prompt, options)
