@@ -120,7 +120,7 @@ NO_EFFECT: Mapping[Route, frozenset[str]] = {
     Route.CHATS: _NO_EFFECT,
     Route.RESPONSES: (_NO_EFFECT - {"user", "metadata", "service_tier"})
     # The answers are not stored, and no tool is called.
-    | {"store", "stream_options", "max_tool_calls", "parallel_tool_calls", "context_management"},
+    | {"store", "stream_options", "max_tool_calls", "parallel_tool_calls"},
     Route.PARAMETERS: frozenset(),
 }
 
@@ -162,6 +162,7 @@ REFUSED: Mapping[Route, Mapping[str, Refusal]] = {
         **_OF_VLLM,
         **_OF_MEDIA,
         "background": Refusal((False,)),
+        "context_management": Refusal(([],), on_vllm=False),
         "conversation": _OF_OPENAI,
         "enable_response_messages": Refusal((False,)),
         "moderation": _OF_OPENAI,

@@ -102,7 +102,10 @@ async def answer_response(request: Request, models: Models, runner: GeneratorRun
         find_model(models, call.model)
     sampling = _read_sampling(call)
     prompt = await runner.chat_engine.tokenize_chat(
-        _read_input(call), None, _variables(call), PromptOptions(None, -1 if call.truncation == "auto" else None)
+        _read_input(call),
+        None,
+        _variables(call),
+        PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang),
     )
     answering = _Answering(call, runner, Sequences([prompt], sampling, 1))
     if call.stream:

@@ -100,7 +100,7 @@ def describe(name: str, route: Route) -> str:
     if name in NO_EFFECT[route]:
         return "no effect"
     if (refusal := REFUSED[route].get(name)) is None:
-        return "refused" if route is Route.PARAMETERS else ""
+        return ""
     values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in refusal.neutral)
     only = "vLLM" if refusal.on_vllm else "refused"
     return f"{only}, or {values}" if values else only
