@@ -83,13 +83,17 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
 
 
 def load_tokenizer(
-    arguments: Arguments, overrides: Mapping[str, Any] = MappingProxyType({}), length: int | None = None
+    arguments: Arguments,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    length: int | None = None,
+    needs_fast: bool = True,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer; its own lower-casing holds unless `disable_lower_case` says otherwise.
 
     Args:
         overrides: settings that hold instead of those of its files.
         length: a length of texts in tokens that its own limit is not to stand against.
+        needs_fast: whether one that is written in Python is refused; those of M2M100 and Marian have no other form.
 
     Raises:
         ModelLoadError: there is no tokenizer, or it has no fast (Rust) form.
@@ -102,7 +106,7 @@ def load_tokenizer(
         **{**overrides, **casing},
     )
     tokenizer.model_max_length = max(tokenizer.model_max_length, length or 0)
-    if not tokenizer.is_fast:
+    if needs_fast and not tokenizer.is_fast:
         raise ModelLoadError(f"{type(tokenizer).__name__} has no fast form (a tokenizer.json), which this server needs")
     # Without any file `transformers` makes an empty tokenizer, to which every word is unknown.
     filenames = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})

@@ -117,9 +117,7 @@ def _read_input(call: ResponsesRequest) -> list[dict[str, Any]]:
     given = [{"role": "user", "content": call.input}] if isinstance(call.input, str) else call.input
     for position, item in enumerate(given):
         if (kind := item.get("type", "message")) != "message":
-            raise InvalidRequestError(
-                f"input[{position}] is of the type {str(kind)[:40]}: only messages are read", "input"
-            )
+            raise InvalidRequestError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
     messages = read_messages(given, "input")
     return [{"role": "system", "content": call.instructions}, *messages] if call.instructions else messages
 

@@ -46,7 +46,7 @@ class Rows:
         return len(self.mask)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows, and columns that only they had."""
+        """Drop all other rows, and columns that only they had; a row that is named twice becomes two."""
         index = torch.tensor(rows, device=self.mask.device)
         self.mask = self.mask[index]
         if self.encoder_mask is not None:
@@ -58,6 +58,19 @@ class Rows:
         self.mask = _select(parts[0], index, self.mask)
         if self.encoder_mask is not None:
             self.encoder_mask = _select(parts[1], index, self.encoder_mask)
+
+    def follow(self, sources: Sequence[int]) -> None:
+        """Let rows go on from others, which have the same prompt and are as long: for each row, which one."""
+        moved = [(row, source) for row, source in enumerate(sources) if row != source]
+        if not moved:
+            return
+        parts = self._growing()
+        if not parts:
+            self.cache.reorder_cache(torch.tensor(sources, device=self.mask.device))
+            return
+        targets, origins = torch.tensor(moved, device=self.mask.device).T
+        # The masks, and what is cached of the encoder's output, are equal.
+        parts[0].copy(origins, targets)
 
     def join(self, other: Rows) -> None:
         """Add other rows below; only for continuous batches."""
