@@ -114,6 +114,28 @@ def test_a_stop_string(http: TestClient, given: dict[str, Any]) -> None:
     assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", stop)
 
 
+def test_beams_are_the_choices(http: TestClient) -> None:
+    body = {
+        "prompt": [PROMPT, PROMPT],
+        "max_tokens": 5,
+        "n": 2,
+        "use_beam_search": True,
+        "length_penalty": 0.5,
+        **GREEDY,
+    }
+    answer = http.post("/v1/completions", json=body).json()
+    first, second, *others = [choice["text"] for choice in answer["choices"]]
+    assert first != second
+    assert others == [first, second]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["src_lang", "tgt_lang"])
+def test_a_model_without_languages_refuses_them(http: TestClient, name: str) -> None:
+    response = http.post("/v1/completions", json={"prompt": PROMPT, name: "deu_Latn"})
+    assert response.status_code == 400, response.text
+
+
 def test_the_id_of_the_request_is_in_the_answers(http: TestClient) -> None:
     body = {"prompt": PROMPT, "max_tokens": 1, "request_id": "mine", **GREEDY}
     assert http.post("/v1/completions", json=body).json()["id"] == "cmpl-mine"
