@@ -221,7 +221,7 @@ def _describe_text_generation(name: str) -> Examples:
         "temperature": 0,
     }
     choice = {"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "length"}
-    reply = {"role": "assistant", "content": "The capital of France is Paris."}
+    reply = {"role": "assistant", "content": "The capital of France is Paris.", "refusal": None}
     return {
         **_describe_continuation(name, _FRANCE, " Paris."),
         "completions": {
