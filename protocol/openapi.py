@@ -18,12 +18,16 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.body import STRUCTURED_EVENT_TYPE
-from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS, RANKING_PATHS, serves_openai
-from protocol.completions import ChatRequest, CompletionRequest
+from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS, RANKING_PATHS, TOKENIZER_PATHS, serves_openai
 from protocol.embeddings import EmbeddingRequest
 from protocol.examples import Example, Examples, describe_examples
 from protocol.open_inference import BINARY_HEADER, InferRequest
-from protocol.openai import COHERE_PATH, is_for_clients, normalize_prefix
+from protocol.openai.chats import ChatRequest
+from protocol.openai.completions import CompletionRequest
+from protocol.openai.parameters import MEANINGS
+from protocol.openai.responses import ResponsesRequest
+from protocol.openai.routes import COHERE_PATH, is_for_clients, normalize_prefix
+from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from protocol.operations import (
     BINARY,
     EVENTS,
@@ -59,6 +63,8 @@ from runners.arguments import Arguments
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 
+# Each field of these has its meaning in one table.
+_GENERATION = (CompletionRequest, ChatRequest, ResponsesRequest, SamplingParameters)
 # What needs no key.
 OPEN_PATHS = ("/openapi.json", "/docs.json", "/docs")
 
@@ -158,10 +164,15 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
 def _request_schemas(runner: Runner) -> dict[str, Schema]:
     """Of all bodies that this server parses itself, and of the `parameters` that its model takes."""
     types = (
-        PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, EmbeddingRequest, RerankRequest,
-        ScoreRequest, TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest, SamplingParameters,
+        PredictRequest, InferRequest, IndexRequest, *_GENERATION, EmbeddingRequest, RerankRequest, ScoreRequest,
+        TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest, TokenizeTextRequest, TokenizeChatRequest,
+        DetokenizeRequest,
     )  # fmt: skip
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    for kind in _GENERATION:
+        for name, schema in schemas[kind.__name__]["properties"].items():
+            schema["description"] = MEANINGS[name]
+    schemas["TokenizeRequest"] = {"anyOf": [reference("TokenizeTextRequest"), reference("TokenizeChatRequest")]}
     sampling = schemas["SamplingParameters"]
     sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
     answers, definitions = _answer_schemas(runner.answer_options)
@@ -329,8 +340,9 @@ def _add_openai(
     """Add OpenAI's API, and return the schemas of vLLM's part in it."""
     paths_of_vllm, schemas = _read_vllm(runner)
     inner = {f"{base}/{path}": f"/v1/{path}" for base in (f"{prefix}/v1", "/v1") for path in OPENAI_PATHS}
-    inner[COHERE_PATH] = COHERE_PATH
+    inner |= {path: path for path in (COHERE_PATH, *TOKENIZER_PATHS)}
     if prefix:
+        inner |= {f"{prefix}{path}": path for path in TOKENIZER_PATHS if serves_openai(runner, path)}
         inner |= {f"{prefix}{path}": path for path in RANKING_PATHS if serves_openai(runner, path)}
     for outer, path in inner.items():
         # The same call has several paths.
@@ -362,7 +374,7 @@ def _add_answered(
     asked, answered, summary = _ANSWERED[kind]
     answer = json_answer(answered, examples)
     if kind in _STREAMED:
-        answer["content"][EVENTS] = {"schema": _CHUNK}
+        answer["content"][EVENTS] = {"schema": _STREAMED[kind]}
     body = json_body(reference(asked), examples)
     paths.add("post", path, "OpenAI", summary, {200: answer}, errors, body, shape="OpenAI")
 
@@ -374,8 +386,14 @@ _ANSWERED = {
     "embeddings": ("EmbeddingRequest", "EmbeddingResponse", "Embed texts"),
     "rerank": ("RerankRequest", "RerankResponse", "Rank texts by a query"),
     "score": ("ScoreRequest", "ScoreResponse", "Score pairs of texts"),
+    "responses": ("ResponsesRequest", "ResponsesResponse", "Answer a text or messages with text"),
+    "tokenize": ("TokenizeRequest", "TokenizeResponse", "The tokens of a text or a chat"),
+    "detokenize": ("DetokenizeRequest", "DetokenizeResponse", "The text of tokens"),
 }
-_STREAMED = frozenset({"completions", "chat/completions"})
+_EVENT = object_of(
+    {"event": STRING, "data": {**STRING, "description": "an event as JSON, of the type that is its name"}}
+)
+_STREAMED = {"completions": _CHUNK, "chat/completions": _CHUNK, "responses": _EVENT}
 
 
 def _add_forwarded(paths: Paths, path: str, operations: Mapping[str, Any], examples: Mapping[str, Example]) -> None:
