@@ -63,11 +63,12 @@ class Generation:
         self.finished = False
         self._tokenizer = tokenizer
         self._text = TextStream(tokenizer, request.context, request.stop)
-        self._tokens = 0
+        # What has been generated; some models compute a sequence anew at some length.
+        self.output: list[int] = []
 
     def take(self, token: int, ranked: Ranked | None) -> Delta:
         """What the next token adds, and whether it is the last."""
-        self._tokens += 1
+        self.output.append(token)
         reason: FinishReason | None = None
         if token in self.request.eos:
             text, reason = self._text.finish(), "stop"
@@ -75,10 +76,15 @@ class Generation:
             text, stopped = self._text.push(token)
             if stopped:
                 reason = "stop"
-            elif self._tokens >= self.request.max_tokens:
+            elif len(self.output) >= self.request.max_tokens:
                 text, reason = text + self._text.finish(), "length"
         self.finished = reason is not None
         return Delta(text, (token,), reason, () if ranked is None else (self._describe(token, ranked),))
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and output."""
+        return [*self.request.prompt, *self.output]
 
     def _describe(self, token: int, ranked: Ranked) -> TokenLogprobs:
         top = tuple(self._entry(other, logprob) for other, logprob in ranked.top)
@@ -222,7 +228,7 @@ class Scheduler:
             while self._waiting and len(self._joining) < most:
                 generation = self._waiting[0]
                 if not generation.cancelled:
-                    longest = max(longest, len(generation.request.prompt))
+                    longest = max(longest, len(generation.tokens))
                     if self._joining and longest * (len(self._joining) + 1) > self._budget():
                         break
                     self._joining.append(generation)
@@ -241,7 +247,7 @@ class Scheduler:
         if not self._joining:
             return
         if self._prefill is None:
-            self._prefill = self._decoder.start([generation.request.prompt for generation in self._joining])
+            self._prefill = self._decoder.start([generation.tokens for generation in self._joining])
         logits = self._decoder.advance(self._prefill, self._budget())
         if logits is None:
             return
@@ -266,11 +272,24 @@ class Scheduler:
                 self._rows.join(self._ready)
             self._ready = None
             self._sampler = self._new_sampler(self._running)
+        self._restart()
         if self._rows is None or self._sampler is None:
             return
         logits = self._decoder.step(self._rows, self._tokens)
         self._tokens = self._emit(self._running, self._sampler, logits, None)
         self._keep([row for row, generation in enumerate(self._running) if not generation.finished])
+
+    def _restart(self) -> None:
+        """Rows that the model is to compute anew leave, and wait before all others."""
+        limit = self._decoder.restarts_above
+        if limit is None or self._rows is None:
+            return
+        lengths = self._rows.lengths
+        again = [generation for generation, length in zip(self._running, lengths, strict=True) if length == limit]
+        if again:
+            with self._changed:
+                self._waiting.extendleft(reversed(again))
+            self._keep([row for row, length in enumerate(lengths) if length != limit])
 
     def _emit(
         self, generations: Sequence[Generation], sampler: Sampler, logits: Tensor, forced: int | None
