@@ -8,25 +8,18 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from tests.architectures.configs import tiny_config
 from tests.architectures.models import spread_weights
 from tests.architectures.vocabularies import tokenizer_of
+from tests.generator_families.configs import make_config
 from tests.generator_families.registry import Family
 
 _SPREAD = 0.3
-# What a type adds to its own outputs, which is compared elsewhere.
-_PLAIN = {"forced_bos_token_id": None, "forced_eos_token_id": None}
 
 
 def save_generator(family: Family, folder: Path) -> None:
     """Save a model with a tokenizer; its generation config has no processors."""
     tokenizer = tokenizer_of("t5" if family.has_encoder else "bpe")
-    settings = dict(family.config)
-    if family.has_encoder:
-        settings |= {"decoder_start_token_id": tokenizer.pad_token_id}
-    else:
-        settings |= {"is_decoder": True}
-    config = tiny_config(family.model_type, tokenizer, **settings)
+    config = make_config(family, tokenizer)
     torch.manual_seed(zlib.crc32(str(family).encode()))
     model: PreTrainedModel = family.auto_class.from_config(config)
     spread_weights(model, _SPREAD)

@@ -72,7 +72,8 @@ def _variants() -> list[Family]:
         for name in names:
             settings = dict(_SCALINGS[name])
             rope = dict(settings.pop("rope"), **_PHI_MOE if model_type == "phimoe" else {})
-            config = {**settings, "rope_parameters": {"rope_theta": 10000.0, **rope}}
+            # Of the few dimensions of a tiny head all are turned.
+            config = {**settings, "rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, **rope}}
             if name == "longrope" and model_type in ("phi3", "phimoe"):
                 config["original_max_position_embeddings"] = ORIGINAL_POSITIONS
             families.append(Family(model_type, False, name, config))

@@ -52,7 +52,9 @@ def _compare(family: Family) -> tuple[Family, Outcome]:
 
 
 def main(model_types: Sequence[str]) -> None:
-    chosen = [each for each in registered_families() if not model_types or {each.model_type, str(each)} & {*model_types}]
+    chosen = [
+        each for each in registered_families() if not model_types or {each.model_type, str(each)} & {*model_types}
+    ]
     outcomes = sweep(chosen)
     for family, outcome in sorted(outcomes.items()):
         print(family, outcome.verdict, outcome.batching, outcome.reason, sep=" | ", flush=True)  # noqa: T201
