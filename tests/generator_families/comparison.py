@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from runners.arguments import Arguments
+from runners.cores import count_cores
 from runners.errors import ModelLoadError, brief
 from runners.generation import Sampling
 from runners.generator.transformers import TransformersEngine
@@ -68,7 +69,8 @@ def compare(family: Family, folder: Path) -> Outcome:
         expected = [_generate(family, folder, *case) for case in CASES]
     except Exception as error:
         return Outcome(Verdict.STOCK_REFUSES, reason=brief(error))
-    engine = TransformersEngine(Arguments(model_dir=str(folder)))
+    # One thread: tiny models gain nothing by more, which spin where other processes run.
+    engine = TransformersEngine(Arguments(model_dir=str(folder), workers=count_cores()))
     try:
         engine.load()
         scheduler = engine._model().scheduler
