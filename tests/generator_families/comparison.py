@@ -80,7 +80,7 @@ def compare(family: Family, folder: Path) -> Outcome:
         reason = reason or asyncio.run(_compare_answers(engine, expected))
         batching = str(scheduler._decoder.batching)
     except ModelLoadError as error:
-        return Outcome(Verdict.REFUSED, reason=brief(error))
+        return Outcome(Verdict.REFUSED, reason=brief(error).replace(str(folder), "..."))
     finally:
         engine.close()
     return Outcome(Verdict.WRONG if reason else Verdict.RIGHT, batching, reason)

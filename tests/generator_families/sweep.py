@@ -19,6 +19,8 @@ from tests.generator_families.registry import Family, registered_families
 
 _PROCESSES = 2
 
+Outcomes = dict[Family, Outcome]
+
 
 def sweep(families: Sequence[Family]) -> Iterator[tuple[Family, Outcome]]:
     """The outcomes of all the families, as they come."""
