@@ -109,8 +109,17 @@ class Generation:
 
     @property
     def is_scored(self) -> bool:
-        """Whether log probabilities of the prompt are asked for."""
-        return self.prompt_scores is not None
+        """Whether log probabilities of the prompt are asked for, and not told yet."""
+        return self.prompt_scores is not None and not self._outputs[0]
+
+    @property
+    def sequences(self) -> list[list[int]]:
+        """Prompt and output of each row; some models compute a sequence anew at some length."""
+        return [[*self.request.prompt, *output] for output in self._outputs]
+
+    @property
+    def _outputs(self) -> Sequence[Sequence[int]]:
+        return [self.sampled.output] if self.beams is None else self.beams.outputs
 
     @property
     def rows(self) -> int:

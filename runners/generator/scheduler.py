@@ -179,11 +179,12 @@ class Scheduler:
                     room -= generation.most_rows
                     if room < 0:
                         break
-                    longest = max(longest, len(generation.request.prompt))
+                    longest = max(longest, len(generation.sequences[0]))
+                    rows = sum(joining.rows for joining in self._joining) + generation.rows
                     if self._joining and (
                         # Those that ask for log probabilities of their prompts are slower: others do not join them.
                         generation.is_scored is not self._joining[0].is_scored
-                        or longest * (len(self._joining) + 1) > self._budget(generation.is_scored)
+                        or longest * rows > self._budget(generation.is_scored)
                     ):
                         break
                     self._joining.append(generation)
@@ -211,8 +212,8 @@ class Scheduler:
             return
         is_scored = self._joining[0].is_scored
         if self._prefill is None:
-            prompts = [generation.request.prompt for generation in self._joining]
-            self._prefill = self._decoder.start(prompts, keep_logits=is_scored)
+            sequences = [sequence for generation in self._joining for sequence in generation.sequences]
+            self._prefill = self._decoder.start(sequences, keep_logits=is_scored)
         logits = self._decoder.advance(self._prefill, self._budget(is_scored))
         if is_scored:
             self._score_prompts(self._prefill)
@@ -221,7 +222,7 @@ class Scheduler:
         rows = self._prefill.rows
         step = self._choose(self._new_chooser(self._joining), logits)
         if stay := [generation for generation in self._joining if not generation.finished]:
-            if step.sources != list(range(len(self._joining))):
+            if step.sources != list(range(len(rows))):
                 rows.keep(step.sources)
             # From here on they are running: if they cannot join, what runs is not to be trusted either.
             self._running += stay
@@ -251,11 +252,31 @@ class Scheduler:
                 self._rows.join(self._ready)
             self._ready = None
             self._chooser = self._new_chooser(self._running)
+        self._restart()
         if self._rows is None or self._chooser is None:
             return
         step = self._choose(self._chooser, self._decoder.step(self._rows, self._tokens))
         stay = [generation for generation in self._running if not generation.finished]
         self._go_on(stay, step.sources, step.tokens)
+
+    def _restart(self) -> None:
+        """Sequences that the model is to compute anew leave, and wait before all others."""
+        limit = self._decoder.restarts_above
+        if limit is None or self._rows is None:
+            return
+        lengths = self._rows.lengths
+        rows = [row for row, length in enumerate(lengths) if length != limit]
+        if len(rows) == len(lengths):
+            return
+        owners = [generation for generation in self._running for _ in range(generation.rows)]
+        again = dict.fromkeys(owner for owner, length in zip(owners, lengths, strict=True) if length == limit)
+        stay = [generation for generation in self._running if generation not in again]
+        with self._changed:
+            for generation in reversed(again):
+                self._waiting.appendleft(generation)
+                generation.waiting = True
+            self._count_waiting(len(again))
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
     def _choose(self, chooser: Chooser, logits: Tensor) -> Step:
         """Choose the next tokens and send what they add."""
