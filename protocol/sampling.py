@@ -53,10 +53,13 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     src_lang: Annotated[str, Meta(min_length=1)] | None = None
     tgt_lang: Annotated[str, Meta(min_length=1)] | None = None
 
-    def to_sampling(self, max_tokens: int | None, constraint: Constraint | None) -> Sampling:
+    def to_sampling(
+        self, max_tokens: int | None, constraint: Constraint | None, default_tokens: int | None = None
+    ) -> Sampling:
         """
         Args:
-            max_tokens: as the request says it, or, where it does not, as the protocol at hand has it.
+            max_tokens: as the request says it.
+            default_tokens: the protocol's, where it does not.
             constraint: of `structured_outputs`, or of what the protocol has beside it.
 
         Raises:
@@ -68,6 +71,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             raise InvalidRequestError("allowed_token_ids must not be empty", "allowed_token_ids")
         return Sampling(
             max_tokens=max_tokens,
+            default_tokens=default_tokens,
             min_tokens=self.min_tokens or 0,
             temperature=self.temperature,
             top_p=self.top_p,
@@ -116,7 +120,7 @@ _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters
 
 
 def read_sampling(parameters: Mapping[str, Any] | None) -> tuple[Sampling, PromptOptions]:
-    """What a request's parameters ask for; at most 20 tokens unless they say otherwise.
+    """What a request's parameters ask for; at most 20 tokens unless they, or an encoder-decoder, say otherwise.
 
     Raises:
         InvalidRequestError: a parameter is unknown, or has a value that is not allowed.
@@ -132,8 +136,9 @@ def read_sampling(parameters: Mapping[str, Any] | None) -> tuple[Sampling, Promp
         raise InvalidRequestError("max_tokens and max_new_tokens are the same: give one of them", "max_tokens")
     if fields.max_tokens == 0:
         raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
-    max_tokens = fields.max_tokens or fields.max_new_tokens or DEFAULT_MAX_TOKENS
-    sampling = fields.to_sampling(max_tokens, read_structured_outputs(fields.structured_outputs))
+    max_tokens = fields.max_tokens or fields.max_new_tokens
+    constraint = read_structured_outputs(fields.structured_outputs)
+    sampling = fields.to_sampling(max_tokens, constraint, DEFAULT_MAX_TOKENS)
     return sampling, fields.to_prompt_options()
 
 

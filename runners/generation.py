@@ -72,7 +72,9 @@ class Sampling:
     None is the model's own default (its generation_config.json), or, where it has none, OpenAI's.
 
     Attributes:
-        max_tokens: most tokens to generate; None is as many as the context has room for, 0 only computes the prompt.
+        max_tokens: most tokens to generate; 0 only computes the prompt.
+        default_tokens: the same where neither the request nor an encoder-decoder itself says how many; None for as many
+            as the context has room for.
         min_tokens: before so many tokens neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
         top_k: 0 or less is all of the vocabulary.
@@ -93,6 +95,7 @@ class Sampling:
     """
 
     max_tokens: int | None = None
+    default_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None

@@ -92,7 +92,7 @@ def _read_prompts(call: CompletionRequest) -> Sequence[Prompt]:
 
 
 def _read_sampling(call: CompletionRequest) -> Sampling:
-    sampling = call.to_sampling(_MAX_TOKENS if call.max_tokens is None else call.max_tokens, call.constraint())
+    sampling = call.to_sampling(call.max_tokens, call.constraint(), _MAX_TOKENS)
     of_prompt = call.prompt_logprobs
     if of_prompt is None and call.echo:
         of_prompt = call.logprobs

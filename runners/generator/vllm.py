@@ -226,7 +226,7 @@ class VllmEngine:
         from vllm.exceptions import QueueOverflowError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
-        check_length(len(prompt), sampling.max_tokens, self.max_length)
+        check_length(len(prompt), _most_tokens(sampling), self.max_length)
         try:
             [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
             outputs = self._engine.generate(rendered, self._sampling_params(sampling), f"generate-{next(self._ids)}")
@@ -268,7 +268,7 @@ class VllmEngine:
         return SamplingParams(
             **{**self._defaults, **{name: value for name, value in given.items() if value is not None}}
             | {
-                "max_tokens": sampling.max_tokens,
+                "max_tokens": _most_tokens(sampling),
                 "min_tokens": sampling.min_tokens,
                 "seed": sampling.seed,
                 "stop": list(sampling.stop),
@@ -285,6 +285,10 @@ class VllmEngine:
                 "output_kind": RequestOutputKind.DELTA,
             }
         )
+
+
+def _most_tokens(sampling: Sampling) -> int | None:
+    return sampling.default_tokens if sampling.max_tokens is None else sampling.max_tokens
 
 
 def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
