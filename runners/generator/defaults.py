@@ -14,6 +14,7 @@ from runners.errors import InputError
 from runners.generation import BeamSearch, Sampling
 from runners.generator.beams import BeamRules
 from runners.generator.languages import Languages
+from runners.generator.limits import configured_output
 from runners.generator.processors import ModelProcessors, find_without_effect
 from runners.generator.sampling import Processor, Settings
 
@@ -31,7 +32,7 @@ class Defaults:
     Attributes:
         eos: the tokens that end an output.
         decoder_start: what an encoder-decoder's output begins with, unseen; None for causal models.
-        max_tokens: of a causal model's output; None for as many as there is room for.
+        max_tokens: of an output; None where the model does not say.
         stop: strings that end an output.
         sampling: temperature and its like, where set explicitly.
         samples: whether an output is drawn where the request does not say.
@@ -68,7 +69,7 @@ class Defaults:
             vocabulary=model.config.get_text_config(decoder=True).vocab_size,
             eos=known_ends,
             decoder_start=start,
-            max_tokens=config.max_new_tokens if start is None else None,
+            max_tokens=config.max_new_tokens if start is None else configured_output(model),
             stop=tuple([config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or ()),
             sampling={name: value for name in _SAMPLING if (value := getattr(config, name, None)) is not None},
             repetition_penalty=config.repetition_penalty or 1.0,
@@ -114,6 +115,13 @@ class Defaults:
             logprobs=sampling.logprobs,
         )
 
+    def limit(self, sampling: Sampling) -> int | None:
+        """Most tokens of an output, where the request does not name them; None for as many as there is room for."""
+        if self.decoder_start is not None and self.max_tokens is not None:
+            return self.max_tokens
+        # As vLLM: a route's own default is as if the request had named it.
+        return self.max_tokens if sampling.default_tokens is None else sampling.default_tokens
+
     def process(
         self, settings: Settings, sampling: Sampling, prompt: Sequence[int], max_tokens: int
     ) -> tuple[Settings, tuple[Processor, ...]]:
@@ -132,7 +140,7 @@ class Defaults:
         moved: dict[str, Any] = {"repetition_penalty": 1.0}
         if (target := self._find_target(sampling)) is not None:
             overrides["forced_bos_token_id"] = target
-        if sampling.min_tokens:
+        if sampling.min_tokens or sampling.ignore_eos:
             overrides |= {"min_length": None, "min_new_tokens": None}
         warps = self.processors.warp and not settings.greedy
         if warps:

@@ -38,7 +38,8 @@ class Limits:
         keys = ("max_decoder_position_embeddings", "max_position_embeddings")
         known = [value for key in keys if (value := getattr(model.config, key, None)) is not None]
         output = min([*known[:1], asked] if asked is not None else known[:1], default=None)
-        return cls(prompt, output, output or _configured_output(model) or _DEFAULT_OUTPUT)
+        default = configured_output(model) or output or _DEFAULT_OUTPUT
+        return cls(prompt, output, default if output is None else min(default, output))
 
     def room(self, prompt: int, max_tokens: int | None) -> int:
         """How many tokens a prompt may be continued with.
@@ -70,8 +71,8 @@ class Limits:
         return max_tokens if max_tokens is not None else self.prompt - prompt
 
 
-def _configured_output(model: PreTrainedModel) -> int | None:
-    """What a model's generation_config says, if it says so itself; `max_length` counts the decoder's start."""
+def configured_output(model: PreTrainedModel) -> int | None:
+    """How many tokens an encoder-decoder writes. What a model's generation_config says, if it says so itself; `max_length` counts the decoder's start."""
     config: Any = model.generation_config
     if config.max_new_tokens is not None:
         return int(config.max_new_tokens)

@@ -14,6 +14,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 from runners.arguments import EngineArgument
 from runners.errors import ArgumentsError, InputError, one_line
 from runners.generation import PromptOptions, check_characters
+from runners.generator.chat_template import shape_messages
 from runners.generator.languages import Languages
 from runners.generator.vocabulary import Vocabulary
 
@@ -82,7 +83,7 @@ class Prompts:
             template = self._template or self._tokenizer.get_chat_template(tools=given)
             known = _OF_TEMPLATES | _find_variables(template)
             text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                shape_messages(messages, template),
                 tools=given,
                 chat_template=template,
                 tokenize=False,

@@ -187,7 +187,7 @@ class TransformersEngine:
         defaults.check(prompt)
         room = loaded.limits.room(len(prompt), sampling.max_tokens)
         if sampling.max_tokens is None:
-            room = min(room, defaults.max_tokens or room)
+            room = min(room, defaults.limit(sampling) or room)
         if sampling.min_tokens > room:
             raise InputError(f"min_tokens is {sampling.min_tokens}, but max_tokens is {room}", "min_tokens")
         if sampling.prompt_logprobs is not None:
