@@ -40,7 +40,7 @@ _POSITION_KEYS = (
     # LED's, which has others for its decoder.
     "max_encoder_position_embeddings",
 )
-# YaRN scales positions to so many times these; for the other kinds `max_position_embeddings` is scaled already.
+# YaRN scales positions to so many times these; the other kinds count `max_position_embeddings` scaled already.
 _ORIGINAL_KEY = "original_max_position_embeddings"
 _SCALED_ALREADY = frozenset({"longrope", "llama3", "su", "default", "proportional", "mrope"})
 # What a tokenizer reports when it knows no limit is a number like 1e30.

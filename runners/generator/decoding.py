@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from runners.encoder.forward import AttentionTypes
 from runners.generator.cache import GrowingCache, join_masks
 from runners.generator.rope import RowRope
 from runners.generator.stock import StockSequence, fork
@@ -143,7 +144,8 @@ class Decoder:
         decoding: Any = model if decoder_start is None else model.get_decoder()  # type: ignore[no-untyped-call]
         self.rope = RowRope(decoding)
         self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
-        self.restarts_above = None if decoder_start is not None else _find_restart(model)
+        self._attention_types = AttentionTypes(model)
+        self.restarts_above = None if self.rope.limit is None else _find_restart(model)
 
     @property
     def has_encoder(self) -> bool:
@@ -166,11 +168,16 @@ class Decoder:
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
         if self.batching is Batching.ALONE:
-            self.rope.reset()
+            self.forget()
             rows = Rows(None, mask, lengths, stock=[StockSequence(self.model, ids, self.start_token, keep_logits)])
         else:
             rows = Rows(self._new_cache(), mask[:, :0], lengths)
         return Prefill(ids, mask, rows, keep_logits)
+
+    def forget(self) -> None:
+        """Undo what earlier sequences have changed in the stock model: dynamic scaling, and BigBird's attention."""
+        self.rope.reset()
+        self._attention_types.restore(1)
 
     def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:
         """Compute about so many tokens of the prompts, or all where a model cannot stop in between.
@@ -213,6 +220,7 @@ class Decoder:
         encoder: Any = self.model.get_encoder()
         assert self.start_token is not None
         assert self._encoder_rope is not None
+        self.forget()
         with self._encoder_rope.at(prefill.mask.sum(1).tolist()):
             hidden = encoder(input_ids=prefill.ids, attention_mask=prefill.mask.long()).last_hidden_state
         rows = prefill.rows

@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from runners.encoder.probe import read_reaches
 from runners.generator.decoding import Decoder
 
 # What configs and modules call the reach of an attention, and the tokens that an expert takes.
 _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "expert_capacity")
 # Reaches that modules have built tensors of, or that must fit other sizes.
-_FIXED = ("attention_window", "local_radius", "block_size", "local_attn_chunk_length")
+_FIXED = ("local_radius", "local_attn_chunk_length")
 
 
 def has_limits(decoder: Decoder) -> bool:
@@ -23,9 +24,11 @@ def has_limits(decoder: Decoder) -> bool:
 
 def read_windows(decoder: Decoder) -> list[int]:
     """How many tokens attention reaches, or an expert takes, where it is not all."""
-    found = [getattr(holder, name, None) for holder in _configs(decoder) for name in (*_WINDOWS, *_FIXED)]
-    numbers = [each for value in found for each in (value if isinstance(value, list) else [value])]
-    return sorted({number for number in numbers if isinstance(number, int) and number > 0})
+    found: list[Any] = []
+    for config in _configs(decoder):
+        found += [_read(config, name) for name in (*_WINDOWS, *_FIXED)]
+        found += read_reaches(config)
+    return sorted({number for number in found if isinstance(number, int) and number > 0})
 
 
 @contextlib.contextmanager
@@ -38,7 +41,7 @@ def lowered(decoder: Decoder, limit: int) -> Iterator[None]:
         try:
             for holder in holders:
                 for name in _WINDOWS:
-                    value = getattr(holder, name, None)
+                    value = _read(holder, name)
                     if isinstance(value, int) and not isinstance(value, bool) and value > limit:
                         stored.append((holder, name, value))
                         setattr(holder, name, limit)
@@ -49,6 +52,14 @@ def lowered(decoder: Decoder, limit: int) -> Iterator[None]:
             decoder.restarts_above = restarts_above
             for holder, name, value in reversed(stored):
                 setattr(holder, name, value)
+
+
+def _read(holder: Any, name: str) -> Any:
+    """An attribute; None where there is none, or where layers have different ones."""
+    try:
+        return getattr(holder, name, None)
+    except ValueError:
+        return None
 
 
 def _configs(decoder: Decoder) -> list[PreTrainedConfig]:

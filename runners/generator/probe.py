@@ -159,7 +159,7 @@ class _Probe:
     def _generate(self, prompt: list[int], output: list[int]) -> Tensor:
         """The logits of the first token and of each after those of the output, [steps, vocabulary]."""
         model: Any = self.decoder.model
-        self.decoder.rope.reset()
+        self.decoder.forget()
         ids = torch.tensor([prompt], device=model.device)
         made = model.generate(
             ids, attention_mask=torch.ones_like(ids), logits_processor=[_Force(output)], num_beams=1, do_sample=False,

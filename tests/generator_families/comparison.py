@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from runners.arguments import Arguments
+from runners.cores import count_cores
 from runners.errors import ModelLoadError, brief
 from runners.generation import Sampling
 from runners.generator.transformers import TransformersEngine
@@ -68,7 +69,8 @@ def compare(family: Family, folder: Path) -> Outcome:
         expected = [_generate(family, folder, *case) for case in CASES]
     except Exception as error:
         return Outcome(Verdict.STOCK_REFUSES, reason=brief(error))
-    engine = TransformersEngine(Arguments(model_dir=str(folder)))
+    # One thread: tiny models gain nothing by more, which spin where other processes run.
+    engine = TransformersEngine(Arguments(model_dir=str(folder), workers=count_cores()))
     try:
         engine.load()
         scheduler = engine._model().scheduler
@@ -78,7 +80,7 @@ def compare(family: Family, folder: Path) -> Outcome:
         reason = reason or asyncio.run(_compare_answers(engine, expected))
         batching = str(scheduler._decoder.batching)
     except ModelLoadError as error:
-        return Outcome(Verdict.REFUSED, reason=brief(error))
+        return Outcome(Verdict.REFUSED, reason=brief(error).replace(str(folder), "..."))
     finally:
         engine.close()
     return Outcome(Verdict.WRONG if reason else Verdict.RIGHT, batching, reason)

@@ -27,11 +27,16 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "glm4_moe_lite": _LATENT,
     "glm_moe_dsa": _INDEXED,
     "granitemoehybrid": _MAMBA2 | {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
-    "kimi_linear": _LATENT | {"linear_head_dim": 8, "linear_num_heads": 4, "mlp_layer_types": ["dense", "sparse"]},
+    "kimi_linear": _LATENT | {"linear_head_dim": 8, "linear_num_heads": 4, "mlp_layer_types": ["dense", "sparse"], "num_experts_per_token": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
-    "longcat_flash": _LATENT,
+    "longcat_flash": _LATENT | {"expert_ffn_hidden_size": 16, "zero_expert_num": 2, "ffn_hidden_size": 64},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2, "n_groups": 1, "state_size": 8, "chunk_size": 16},
     "nllb-moe": {"encoder_sparse_step": 2, "decoder_sparse_step": 2, "expert_capacity": 8},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
+        "indexer_compress_ratio": 4, "hc_lowrank": 8, "ple_embed_dim": 32,
+    },
+    "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
     "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "expert_capacity": 8},
 }  # fmt: skip
 

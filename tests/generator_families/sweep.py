@@ -11,10 +11,10 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.generator_families.comparison import Outcome, Verdict, compare
+from tests.generator_families.comparison import Outcome, compare
 from tests.generator_families.registry import Family, registered_families
 
 _PROCESSES = 2
@@ -22,12 +22,12 @@ _PROCESSES = 2
 Outcomes = dict[Family, Outcome]
 
 
-def sweep(families: Sequence[Family]) -> Outcomes:
-    """The outcomes of all the families."""
+def sweep(families: Sequence[Family]) -> Iterator[tuple[Family, Outcome]]:
+    """The outcomes of all the families, as they come."""
     # No fork: torch has threads.
     context = multiprocessing.get_context("spawn")
     with context.Pool(_PROCESSES, initializer=_start_worker) as pool:
-        return dict(pool.imap_unordered(_compare, families))
+        yield from pool.imap_unordered(_compare, families)
 
 
 def _start_worker() -> None:
@@ -55,11 +55,8 @@ def main(model_types: Sequence[str]) -> None:
     chosen = [
         each for each in registered_families() if not model_types or {each.model_type, str(each)} & {*model_types}
     ]
-    outcomes = sweep(chosen)
-    for family, outcome in sorted(outcomes.items()):
+    for family, outcome in sweep(chosen):
         print(family, outcome.verdict, outcome.batching, outcome.reason, sep=" | ", flush=True)  # noqa: T201
-    counts = {str(verdict): sum(each.verdict is verdict for each in outcomes.values()) for verdict in Verdict}
-    print(counts)  # noqa: T201
 
 
 if __name__ == "__main__":
