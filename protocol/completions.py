@@ -121,9 +121,11 @@ async def answer_chat(request: Request, models: Models, runner: GeneratorRunner,
     prompt = await runner.tokenize_chat(
         [_plain_message(message, position) for position, message in enumerate(call.messages)],
         None if call.tool_choice == "none" else call.tools,
-        add_generation_prompt=call.add_generation_prompt,
-        continue_final_message=call.continue_final_message,
-        **(call.chat_template_kwargs or {}),
+        {
+            **(call.chat_template_kwargs or {}),
+            "add_generation_prompt": call.add_generation_prompt,
+            "continue_final_message": call.continue_final_message,
+        },
     )
     sampling = call.to_sampling(call.max_completion_tokens, (call.top_logprobs or 0) if call.logprobs else None)
     form = _ChatForm("chatcmpl", call.model or runner.name)

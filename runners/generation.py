@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from runners.errors import InputError
@@ -59,6 +60,9 @@ class PromptOptions:
     truncate_to: int | None = None
     truncation_side: Literal["left", "right"] | None = None
     source_language: str | None = None
+
+
+DEFAULT_PROMPT_OPTIONS = PromptOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,7 @@ class Engine(Protocol):
     def failed(self) -> bool:
         """Whether the engine has died: it answers nothing any more."""
 
-    async def tokenize(self, prompt: str, options: PromptOptions = PromptOptions()) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
@@ -213,9 +217,13 @@ class ChatEngine(Engine, Protocol):
     """An engine whose chats are rendered by this server."""
 
     async def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[int]:
-        """The token ids of a chat by the model's chat template; `options` are the template's variables.
+        """The token ids of a chat by the model's chat template; `variables` are the template's.
 
         Raises:
             InputError: the model has no chat template, or it refuses the messages.

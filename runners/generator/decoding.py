@@ -78,13 +78,19 @@ class Rows:
 
 
 class Prefill:
-    """Prompts on their way into the cache, some columns at a time."""
+    """Prompts on their way into the cache, some columns at a time.
 
-    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows) -> None:
+    Attributes:
+        logits: after each of the columns that were computed last, [rows, columns, vocabulary], if they are kept.
+    """
+
+    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows, keep_logits: bool) -> None:
         self.ids = ids
         self.mask = mask
         self.rows = rows
+        self.keep_logits = keep_logits
         self.done = 0
+        self.logits: Tensor | None = None
 
 
 class Decoder:
@@ -107,8 +113,12 @@ class Decoder:
     def has_encoder(self) -> bool:
         return self.start_token is not None
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Begin with prompts; `advance` computes them."""
+    def start(self, prompts: Sequence[Sequence[int]], keep_logits: bool = False) -> Prefill:
+        """Begin with prompts; `advance` computes them.
+
+        Args:
+            keep_logits: of all columns, not of the last one alone; for causal models.
+        """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), width, dtype=torch.bool)
@@ -119,7 +129,7 @@ class Decoder:
             mask[row, columns] = True
         device = self.model.device
         seen = torch.zeros(len(prompts), 0, dtype=torch.bool, device=device)
-        return Prefill(ids.to(device), mask.to(device), Rows(self._new_cache(), seen))
+        return Prefill(ids.to(device), mask.to(device), Rows(self._new_cache(), seen), keep_logits)
 
     def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:
         """Compute about so many tokens of the prompts, or all where a model cannot stop in between.
@@ -133,16 +143,18 @@ class Decoder:
         columns = max(1, tokens // len(prefill.ids)) if self.batching is Batching.CONTINUOUS else width
         end = min(width, prefill.done + columns)
         prefill.rows.mask = prefill.mask[:, :end]
-        logits = self._decode(prefill.rows, prefill.ids[:, prefill.done : end])
+        logits = self._decode(prefill.rows, prefill.ids[:, prefill.done : end], prefill.keep_logits)
+        if prefill.keep_logits:
+            prefill.logits = logits
         prefill.done = end
-        return logits if end == width else None
+        return _last(logits) if end == width else None
 
     def step(self, rows: Rows, tokens: Sequence[int]) -> Tensor:
         """Append a token to every row; the logits of the next, [rows, vocabulary]."""
         ids = torch.tensor(tokens, device=self.model.device)[:, None]
         rows.mask = torch.cat([rows.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
         if rows.encoder_mask is None:
-            return self._decode(rows, ids)
+            return _last(self._decode(rows, ids))
         # The cache has keys and values of the encoder's output: only its rows and columns are looked at.
         hidden = torch.zeros(1, 1, 1, dtype=self.model.dtype, device=self.model.device)
         return self._decode_encoded(rows, ids, hidden.expand(*rows.encoder_mask.shape, 1))
@@ -158,17 +170,19 @@ class Decoder:
         prefill.done = prefill.ids.shape[1]
         return self._decode_encoded(rows, ids, hidden)
 
-    def _decode(self, rows: Rows, ids: Tensor) -> Tensor:
+    def _decode(self, rows: Rows, ids: Tensor, keep_logits: bool = False) -> Tensor:
+        """The logits after the last of these columns at least, or after all of them; [rows, columns, vocabulary]."""
         options: dict[str, Any] = {}
         if self._takes_positions:
             positions = rows.mask.cumsum(1)[:, -ids.shape[1] :] - 1
             options["position_ids"] = positions.clamp(min=0)
-        if self._takes_last_only:
+        if self._takes_last_only and not keep_logits:
             options["logits_to_keep"] = 1
         output = self.model(
             input_ids=ids, attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True, **options
         )
-        return _last(output.logits)
+        logits: Tensor = output.logits
+        return logits
 
     def _decode_encoded(self, rows: Rows, ids: Tensor, hidden: Tensor) -> Tensor:
         assert rows.encoder_mask is not None

@@ -52,8 +52,8 @@ class Limits:
         context = f"This model's maximum context length is {self.prompt} tokens, but"
         if prompt == 0:
             raise InputError("the prompt is empty: it has no tokens")
-        if max_tokens is not None and max_tokens < 1:
-            raise InputError(f"max_tokens must be at least 1, not {max_tokens}")
+        if max_tokens is not None and max_tokens < 0:
+            raise InputError(f"max_tokens must be at least 0, not {max_tokens}")
         if prompt > self.prompt:
             raise InputError(f"{context} the prompt has {prompt} tokens")
         if self.default_output is not None:
@@ -62,15 +62,15 @@ class Limits:
                     f"This model's maximum output length is {self.output} tokens, but {max_tokens} of max_tokens were "
                     "asked for"
                 )
-            return max_tokens or self.default_output
-        if prompt == self.prompt:
+            return max_tokens if max_tokens is not None else self.default_output
+        if prompt == self.prompt and max_tokens != 0:
             raise InputError(f"{context} the prompt has {prompt} tokens, which leaves no room for an answer")
         if max_tokens is not None and prompt + max_tokens > self.prompt:
             raise InputError(
                 f"{context} {prompt} of the prompt and {max_tokens} of max_tokens were asked for: "
                 f"{prompt + max_tokens} tokens"
             )
-        return max_tokens or self.prompt - prompt
+        return max_tokens if max_tokens is not None else self.prompt - prompt
 
 
 @dataclass(frozen=True, slots=True)

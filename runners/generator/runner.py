@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
@@ -25,7 +26,7 @@ from runners.errors import (
     RunnerError,
     load_errors,
 )
-from runners.generation import Delta, Sampling
+from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
 from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
@@ -193,7 +194,11 @@ class GeneratorRunner:
         return await self.engine.tokenize(text)
 
     async def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[int]:
         """The token ids of a chat, where this server renders it.
 
@@ -202,7 +207,7 @@ class GeneratorRunner:
         """
         engine = self.engine
         assert not isinstance(engine, VllmEngine), "vLLM renders its chats itself"
-        return await engine.tokenize_chat(messages, tools, **options)
+        return await engine.tokenize_chat(messages, tools, variables, options)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees its sequence."""
@@ -242,7 +247,7 @@ class GeneratorRunner:
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
         logger.info("transformers runs %s, because %s", self.name, obstacle)
-        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}")
+        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}", {"chat_template"})
         from runners.generator.transformers import TransformersEngine
 
         engine = TransformersEngine(arguments)

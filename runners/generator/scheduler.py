@@ -11,17 +11,15 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.generation import Delta, FinishReason, TokenLogprob, TokenLogprobs
+from runners.generation import Delta
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
-from runners.generator.sampling import Ranked, SampledRow, Sampler, Settings
-from runners.generator.text import TextStream, decode
+from runners.generator.request import Generation
+from runners.generator.sampling import Sampler
 from runners.metrics import Load
 
 logger = logging.getLogger(__name__)
@@ -29,64 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 64
 # While sequences run, prompts get this part of a batch's tokens a step: it is how long the running ones wait.
 _JOINING_PART = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt and how it is continued.
-
-    Attributes:
-        counted: the tokens that the repetition penalty counts beside the output's.
-        context: the tokens before the first one in the same text; none for encoder-decoders.
-    """
-
-    prompt: Sequence[int]
-    counted: Sequence[int]
-    context: Sequence[int]
-    settings: Settings
-    seed: int | None
-    max_tokens: int
-    stop: Sequence[str]
-    eos: frozenset[int]
-
-
-class Generation:
-    """A request under way; made on the event loop that waits for it."""
-
-    def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.request = request
-        self.sampled = SampledRow(request.settings, request.seed, request.counted)
-        self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        # Set by the caller that goes, read between steps.
-        self.cancelled = False
-        self.finished = False
-        self._tokenizer = tokenizer
-        self._text = TextStream(tokenizer, request.context, request.stop)
-        self._tokens = 0
-
-    def take(self, token: int, ranked: Ranked | None) -> Delta:
-        """What the next token adds, and whether it is the last."""
-        self._tokens += 1
-        reason: FinishReason | None = None
-        if token in self.request.eos:
-            text, reason = self._text.finish(), "stop"
-        else:
-            text, stopped = self._text.push(token)
-            if stopped:
-                reason = "stop"
-            elif self._tokens >= self.request.max_tokens:
-                text, reason = text + self._text.finish(), "length"
-        self.finished = reason is not None
-        return Delta(text, (token,), reason, () if ranked is None else (self._describe(token, ranked),))
-
-    def _describe(self, token: int, ranked: Ranked) -> TokenLogprobs:
-        top = tuple(self._entry(other, logprob) for other, logprob in ranked.top)
-        return TokenLogprobs(self._entry(token, ranked.logprob), top, 0)
-
-    def _entry(self, token: int, logprob: float) -> TokenLogprob:
-        text = decode(self._tokenizer, [token], skip_special_tokens=False)
-        return TokenLogprob(token, text, text.encode(), logprob, 0)
+# Most logits of prompts at once where a request asks for their log probabilities: 64 MiB in float32.
+_MOST_LOGITS = 2**24
 
 
 class Scheduler:
@@ -108,6 +50,8 @@ class Scheduler:
         self._max_batch_tokens = max_batch_tokens
         self._load = load
         self._waiting: deque[Generation] = deque()
+        # Of these, those that are still waited for.
+        self._waiting_count = 0
         self._changed = threading.Condition()
         self._closed = False
         self._dead = False
@@ -127,7 +71,12 @@ class Scheduler:
     @property
     def count(self) -> int:
         """How many generations wait or run."""
-        return len(self._waiting) + len(self._joining) + len(self._running)
+        return self._waiting_count + len(self._joining) + len(self._running)
+
+    @property
+    def computes_in_parts(self) -> bool:
+        """Whether prompts are computed some tokens at a time."""
+        return self._decoder.batching is Batching.CONTINUOUS
 
     def submit(self, generation: Generation) -> None:
         """Queue a generation.
@@ -140,8 +89,15 @@ class Scheduler:
             if self._dead or self._closed:
                 raise self._end()
             self._waiting.append(generation)
-            self._tell_waiting()
+            generation.waiting = True
+            self._count_waiting(1)
             self._changed.notify()
+
+    def cancel(self, generation: Generation) -> None:
+        """Let a generation leave before the next step; nobody waits for it any more."""
+        with self._changed:
+            generation.cancelled = True
+            self._leave_queue(generation)
 
     def close(self) -> None:
         """Fail all, after the step that runs; does not wait."""
@@ -167,7 +123,7 @@ class Scheduler:
                 self._closed = True
                 left = [*self._running, *self._joining, *self._waiting]
                 self._waiting.clear()
-                self._tell_waiting()
+                self._count_waiting(-self._waiting_count)
                 self._load.running.set(0)
             _deliver([(generation, self._end()) for generation in left])
 
@@ -179,8 +135,6 @@ class Scheduler:
     def _wait(self) -> bool:
         """Wait for something to do; False once closed."""
         with self._changed:
-            # Once a step: what was cancelled meanwhile counts no more.
-            self._tell_waiting()
             self._load.running.set(len(self._joining) + len(self._running))
             while not (self._closed or self._waiting or self._joining or self._running):
                 self._changed.wait()
@@ -223,26 +177,42 @@ class Scheduler:
                 generation = self._waiting[0]
                 if not generation.cancelled:
                     longest = max(longest, len(generation.request.prompt))
-                    if self._joining and longest * (len(self._joining) + 1) > self._budget():
+                    if self._joining and (
+                        # Those that ask for log probabilities of their prompts are slower: others do not join them.
+                        generation.is_scored is not self._joining[0].is_scored
+                        or longest * (len(self._joining) + 1) > self._budget(generation.is_scored)
+                    ):
                         break
                     self._joining.append(generation)
                 self._waiting.popleft()
-            self._tell_waiting()
+                self._leave_queue(generation)
             self._load.running.set(len(self._joining) + len(self._running))
 
-    def _tell_waiting(self) -> None:
-        self._load.waiting.set(sum(not generation.cancelled for generation in self._waiting))
+    def _leave_queue(self, generation: Generation) -> None:
+        if generation.waiting:
+            generation.waiting = False
+            self._count_waiting(-1)
 
-    def _budget(self) -> int:
-        return max(1, self._max_batch_tokens // _JOINING_PART) if self._running else self._max_batch_tokens
+    def _count_waiting(self, change: int) -> None:
+        self._waiting_count += change
+        self._load.waiting.set(self._waiting_count)
+
+    def _budget(self, is_scored: bool) -> int:
+        """Tokens of prompts that are computed at once."""
+        tokens = self._max_batch_tokens // _JOINING_PART if self._running else self._max_batch_tokens
+        return max(1, min(tokens, _MOST_LOGITS // self._vocabulary) if is_scored else tokens)
 
     def _advance_prefill(self) -> None:
         """Compute a part of the prompts; with the last part come the first tokens."""
         if not self._joining:
             return
+        is_scored = self._joining[0].is_scored
         if self._prefill is None:
-            self._prefill = self._decoder.start([generation.request.prompt for generation in self._joining])
-        logits = self._decoder.advance(self._prefill, self._budget())
+            prompts = [generation.request.prompt for generation in self._joining]
+            self._prefill = self._decoder.start(prompts, keep_logits=is_scored)
+        logits = self._decoder.advance(self._prefill, self._budget(is_scored))
+        if is_scored:
+            self._score_prompts(self._prefill)
         if logits is None:
             return
         rows = self._prefill.rows
@@ -256,6 +226,19 @@ class Scheduler:
             self._tokens += [tokens[row] for row in stay]
             self._ready = rows
         self._drop_joining()
+
+    def _score_prompts(self, prefill: Prefill) -> None:
+        """Tell the log probabilities of the tokens after the columns that have just been computed."""
+        assert prefill.logits is not None
+        width = prefill.ids.shape[1]
+        start = prefill.done - prefill.logits.shape[1]
+        for row, generation in enumerate(self._joining):
+            first = max(start, width - len(generation.request.prompt))
+            last = min(prefill.done, width - 1)
+            if first < last and generation.prompt_scores is not None:
+                logits = prefill.logits[row, first - start : last - start]
+                generation.prompt_scores.add(logits, prefill.ids[row, first + 1 : last + 1])
+        prefill.logits = None
 
     def _step(self) -> None:
         """Let the rows join that are ready, and append a token to every row."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -16,8 +18,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from runners.generator import sampling
-from runners.generator.sampling import SampledRow, Sampler, Settings, least_kept
+from runners.generator import truncation
+from runners.generator.sampling import SampledRow, Sampler, Settings
+from runners.generator.truncation import least_kept
 
 CPU = torch.device("cpu")
 LOGITS = [2.0, 1.5, 0.5, 0.0, -1.0, -3.0]
@@ -67,7 +70,7 @@ def test_tokens_are_drawn_as_by_transformers(settings: dict[str, Any], warpers: 
 def test_truncation_of_a_large_vocabulary_is_that_of_transformers(top_k: int, top_p: float, spread: float) -> None:
     """A flat distribution takes more candidates than are looked at first."""
     logits = torch.randn(3, 3000, generator=torch.Generator().manual_seed(0)) * spread
-    assert sampling._CANDIDATES < 1500
+    assert truncation._CANDIDATES < 1500
     ids = torch.zeros(3, 1, dtype=torch.long)
     expected = TopPLogitsWarper(top_p)(ids, TopKLogitsWarper(top_k)(ids, logits))
     least = least_kept(logits, torch.full((3,), top_k), torch.full((3, 1), top_p))
@@ -150,7 +153,33 @@ def test_a_forced_token_counts_and_has_its_log_probability() -> None:
     assert tokens == [5]
     expected = logits[0].log_softmax(-1).tolist()
     assert ranked[0].logprob == pytest.approx(expected[5])
-    assert [token for token, _ in ranked[0].top] == [0, 1]
-    assert [value for _, value in ranked[0].top] == pytest.approx(expected[:2])
+    assert [(token, place) for token, _, place in ranked[0].top] == [(0, 1), (1, 2)]
+    assert [value for _, value, _ in ranked[0].top] == pytest.approx(expected[:2])
     assert row.counts is not None
     assert row.counts.tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_a_processor_changes_its_own_row_and_fails_it_alone() -> None:
+    seen: list[list[int]] = []
+
+    def forbid_repetition(logits: Tensor, output: Sequence[int]) -> Tensor:
+        seen.append(list(output))
+        logits[list(output)] = -torch.inf
+        return logits
+
+    def fail(logits: Tensor, output: Sequence[int]) -> Tensor:
+        raise ValueError("a bug")
+
+    greedy = Settings(temperature=0)
+    rows = [
+        SampledRow(greedy, None, []),
+        SampledRow(greedy, None, [], [forbid_repetition]),
+        # A new tensor is as good.
+        SampledRow(greedy, None, [], [lambda logits, _: -logits]),
+        SampledRow(greedy, None, [], [fail]),
+    ]
+    batch = sampler(*rows)
+    chosen = [batch.choose(torch.tensor([LOGITS] * 4))[0] for _ in range(3)]
+    assert [tokens[:3] for tokens in chosen] == [[0, 0, 5], [0, 1, 5], [0, 2, 5]]
+    assert seen == [[], [0], [0, 1]]
+    assert [str(row.error) for row in rows] == ["None", "None", "None", "a bug"]

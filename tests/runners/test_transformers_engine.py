@@ -233,7 +233,7 @@ def test_log_probabilities_are_those_of_the_raw_logits(
         ("llama", 70, {}, "This model's maximum context length is 64 tokens, but the prompt has 70 tokens"),
         ("llama", 64, {}, "This model's maximum context length is 64 tokens, but the prompt has 64 tokens, which leaves no room for an answer"),
         ("llama", 60, {"max_tokens": 10}, "This model's maximum context length is 64 tokens, but 60 of the prompt and 10 of max_tokens were asked for: 70 tokens"),
-        ("llama", 5, {"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ("llama", 5, {"max_tokens": -1}, "max_tokens must be at least 0, not -1"),
         ("llama", 5, {"logit_bias": {3000: 1.0}}, "logit_bias has token 3000, but the vocabulary ends at 2999"),
         ("llama", 5, {"logit_bias": {-1: 1.0}}, "logit_bias has token -1, but the vocabulary ends at 2999"),
         ("bart", 65, {}, "This model's maximum context length is 64 tokens, but the prompt has 65 tokens"),
@@ -348,8 +348,8 @@ def test_a_chat_is_rendered_by_the_template(make_engine: MakeEngine) -> None:
             (None, {"add_generation_prompt": False}, "<user>hello"),
             (tools, {"mood": "glad"}, "<user>hello[look_up](glad)<assistant>"),
         ):
-            ids = await engine.tokenize_chat([hello], given_tools, **options)
-            assert engine._model().tokenizer.decode(ids) == text
+            ids = await engine.tokenize_chat([hello], given_tools, options)
+            assert engine._model().vocabulary.decode(ids) == text
         with pytest.raises(InputError, match="no robots"):
             await engine.tokenize_chat([{"role": "robot", "content": ""}], None)
 
