@@ -41,7 +41,7 @@ class Rows:
         mask: [rows, columns], which columns of the (decoder's) cache are a row's.
         lengths: how many columns are a row's once its prompt is complete: [rows].
         encoder_mask: as `mask`, of the encoder's output; None without an encoder.
-        stock: what runs a sequence that shares no batch; there is no cache then.
+        stock: what runs a sequence that shares no batch, or its beams; there is no cache then.
     """
 
     cache: Any
@@ -169,7 +169,7 @@ class Decoder:
         lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
         if self.batching is Batching.ALONE:
             self.forget()
-            rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token))
+            rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token, keep_logits))
         else:
             rows = Rows(self._new_cache(), mask[:, :0], lengths)
         return Prefill(ids, mask, rows, keep_logits)
@@ -186,11 +186,11 @@ class Decoder:
             The logits of the first tokens, [rows, vocabulary], once the prompts are complete.
         """
         if prefill.rows.stock is not None:
-            if prefill.keep_logits:
-                prefill.logits = self.model(input_ids=prefill.ids, use_cache=False).logits
-                self.forget()
             prefill.done = prefill.ids.shape[1]
-            return prefill.rows.stock.start()
+            logits = prefill.rows.stock.start()
+            if prefill.keep_logits:
+                prefill.logits = logits
+            return _last(logits)
         if self.has_encoder:
             return self._encode(prefill)
         width = prefill.ids.shape[1]

@@ -69,6 +69,11 @@ class Scheduler:
         return self._waiting_count + len(self._joining) + len(self._running)
 
     @property
+    def restarts_above(self) -> int | None:
+        """Longer sequences are computed anew, from their first token; beams cannot be. None where none are."""
+        return self._decoder.restarts_above
+
+    @property
     def computes_in_parts(self) -> bool:
         """Whether prompts are computed some tokens at a time."""
         return self._decoder.batching is Batching.CONTINUOUS
@@ -83,9 +88,7 @@ class Scheduler:
         with self._changed:
             if self._dead or self._closed:
                 raise self._end()
-            self._waiting.append(generation)
-            generation.waiting = True
-            self._count_waiting(1)
+            self._enqueue(generation, self._waiting.append)
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -160,8 +163,7 @@ class Scheduler:
         stay = [generation for generation in self._running if not generation.cancelled]
         if len(stay) == len(self._running):
             return
-        owners = [generation for generation in self._running for _ in range(generation.rows)]
-        rows = [row for row, generation in enumerate(owners) if not generation.cancelled]
+        rows = [row for row, generation in enumerate(self._owners()) if not generation.cancelled]
         self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
     def _admit(self) -> None:
@@ -191,6 +193,11 @@ class Scheduler:
                 self._waiting.popleft()
                 self._leave_queue(generation)
             self._load.running.set(len(self._joining) + len(self._running))
+
+    def _enqueue(self, generation: Generation, append: Callable[[Generation], None]) -> None:
+        append(generation)
+        generation.waiting = True
+        self._count_waiting(1)
 
     def _leave_queue(self, generation: Generation) -> None:
         if generation.waiting:
@@ -259,30 +266,32 @@ class Scheduler:
         stay = [generation for generation in self._running if not generation.finished]
         self._go_on(stay, step.sources, step.tokens)
 
-    def _restart(self) -> None:
-        """Sequences that the model is to compute anew leave, and wait before all others."""
-        limit = self._decoder.restarts_above
-        if limit is None or self._rows is None:
-            return
-        lengths = self._rows.lengths
-        rows = [row for row, length in enumerate(lengths) if length != limit]
-        if len(rows) == len(lengths):
-            return
-        owners = [generation for generation in self._running for _ in range(generation.rows)]
-        again = dict.fromkeys(owner for owner, length in zip(owners, lengths, strict=True) if length == limit)
-        stay = [generation for generation in self._running if generation not in again]
-        with self._changed:
-            for generation in reversed(again):
-                self._waiting.appendleft(generation)
-                generation.waiting = True
-            self._count_waiting(len(again))
-        self._go_on(stay, rows, [self._tokens[row] for row in rows])
-
     def _choose(self, chooser: Chooser, logits: Tensor) -> Step:
         """Choose the next tokens and send what they add."""
         step = chooser.choose(logits)
         _deliver(step.items)
         return step
+
+    def _restart(self) -> None:
+        """Rows that the model is to compute anew leave, and wait before all others."""
+        limit = self._decoder.restarts_above
+        if limit is None or self._rows is None:
+            return
+        lengths = self._rows.lengths
+        owners = self._owners()
+        again = dict.fromkeys(owner for owner, length in zip(owners, lengths, strict=True) if length == limit)
+        if not again:
+            return
+        with self._changed:
+            for generation in reversed(again):
+                self._enqueue(generation, self._waiting.appendleft)
+        rows = [row for row, length in enumerate(lengths) if length != limit]
+        stay = [generation for generation in self._running if not generation.waiting]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
+
+    def _owners(self) -> list[Generation]:
+        """The generation of each running row."""
+        return [generation for generation in self._running for _ in range(generation.rows)]
 
     def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
         """Let only these of what runs go on; rows as in `Step`."""

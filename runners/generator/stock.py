@@ -20,11 +20,12 @@ _MOST_TOKENS = 2**20
 class StockSequence:
     """A sequence that `generate` has prepared, and that is continued as `generate` does it."""
 
-    def __init__(self, model: Any, prompt: Tensor, decoder_start: int | None) -> None:
+    def __init__(self, model: Any, prompt: Tensor, decoder_start: int | None, keep_logits: bool = False) -> None:
         """
         Args:
             prompt: token ids, [rows, tokens]: several where they are beams of one sequence.
             decoder_start: the token that an encoder-decoder begins with; None for a causal model.
+            keep_logits: of all tokens of the prompt, not of the last one alone.
         """
         self._model = model
         self._ids = prompt
@@ -36,15 +37,17 @@ class StockSequence:
         self._model.generate(
             prompt, attention_mask=torch.ones_like(prompt), generation_config=config, custom_generate=self._take
         )
+        if keep_logits:
+            self._inputs.pop("logits_to_keep", None)
 
     def start(self) -> Tensor:
-        """Compute the prompt; the logits of the first token, [rows, vocabulary]."""
+        """Compute the prompt; the logits after its last token at least, or after all; [rows, tokens, vocabulary]."""
         return self._run(is_first_iteration=True)
 
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to every row; the logits of the next, [rows, vocabulary]."""
         self._ids = torch.cat([self._ids, self._ids.new_tensor(tokens)[:, None]], 1)
-        return self._run(next_sequence_length=1 if self._inputs["use_cache"] else None)
+        return self._run(next_sequence_length=1 if self._inputs["use_cache"] else None)[:, -1]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows, as beams do; one that is named twice becomes two.
@@ -76,7 +79,7 @@ class StockSequence:
         self._inputs = self._model._update_model_kwargs_for_generation(
             output, self._inputs, is_encoder_decoder=self._model.config.is_encoder_decoder
         )
-        logits: Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits
         return logits
 
 

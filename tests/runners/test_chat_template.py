@@ -58,3 +58,10 @@ def test_developers_are_the_system(roles: str, expected: list[tuple[str, str]]) 
     assert [(each["role"], each["content"]) for each in shape_messages(messages, AS_TEXT)] == expected
     knows = AS_TEXT + "{% if messages[0].role == 'developer' %}{% endif %}"
     assert [each["role"] for each in shape_messages(messages, knows)] == roles.split()
+
+
+@pytest.mark.slow
+def test_templates_are_told_apart_as_by_vllm() -> None:
+    renderers = pytest.importorskip("vllm.renderers.hf")
+    for template, expected in TEMPLATES.items():
+        assert renderers._detect_content_format(template, default="string") == expected, template
