@@ -69,11 +69,6 @@ class Scheduler:
         return self._waiting_count + len(self._joining) + len(self._running)
 
     @property
-    def restarts_above(self) -> int | None:
-        """Longer sequences are computed anew, from their first token; beams cannot be. None where none are."""
-        return self._decoder.restarts_above
-
-    @property
     def computes_in_parts(self) -> bool:
         """Whether prompts are computed some tokens at a time."""
         return self._decoder.batching is Batching.CONTINUOUS

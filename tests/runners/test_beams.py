@@ -26,6 +26,8 @@ from runners.generator.scheduler import MAX_ROWS
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
+from tests.generator_families.models import save_generator
+from tests.generator_families.registry import registered_families
 
 FAMILIES = ("bart", "t5", "llama", "gpt2", "mbart", "m2m_100", "pegasus_x")
 # So many tokens end an output that some of a random model's beams do.
@@ -152,6 +154,37 @@ def test_beams_share_a_batch_with_others_that_join_and_leave(
 
     with defaults_of(engine, beams=BeamRules(4, 2, 1.0, True)):
         asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "name", ["mamba-causal", "phi3-causal-longrope", "switch_transformers-seq2seq", "xlnet-causal", "bamba-causal"]
+)
+def test_beams_of_models_that_run_alone_or_start_anew(name: str, tmp_path: Path) -> None:
+    """A cache of their own, or a sequence that is computed anew at 40 tokens."""
+    [family] = [family for family in registered_families() if str(family) == name]
+    save_generator(family, tmp_path)
+    model = family.auto_class.from_pretrained(tmp_path).eval()
+    cases = [(list(range(9, 9 + length)), tokens) for length, tokens in ((6, 14), (33, 12), (38, 8))]
+    expected = [
+        # Where LongRoPE changes Phi-3's `generate` drops its cache, and loses what was in it.
+        generate(
+            model, prompt, max_new_tokens=tokens, num_beams=3, num_return_sequences=2, do_sample=False,
+            eos_token_id=None, use_cache="longrope" not in name,
+        )
+        for prompt, tokens in cases
+    ]  # fmt: skip
+    engine = TransformersEngine(Arguments(model_dir=str(tmp_path)))
+    engine.load()
+
+    async def scenario() -> None:
+        found = await asyncio.gather(
+            *(collect(engine, prompt, max_tokens=tokens, temperature=0, ignore_eos=True) for prompt, tokens in cases)
+        )
+        assert [[list(delta.token_ids) for delta in deltas] for deltas in found] == expected
+
+    with defaults_of(engine, beams=BeamRules(3, 2)):
+        asyncio.run(scenario())
+    engine.close()
 
 
 class VllmBeamSearch:
