@@ -72,7 +72,7 @@ class Limits:
 
 
 def configured_output(model: PreTrainedModel) -> int | None:
-    """How many tokens an encoder-decoder writes. What a model's generation_config says, if it says so itself; `max_length` counts the decoder's start."""
+    """How many tokens an encoder-decoder writes, where its generation_config says so; `max_length` counts the start."""
     config: Any = model.generation_config
     if config.max_new_tokens is not None:
         return int(config.max_new_tokens)
