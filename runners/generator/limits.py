@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from runners.errors import InputError
-from runners.loading import limit_length
+from runners.loading import limit_sequence
 
 # Where neither the request nor the model says how much an encoder-decoder is to write.
 _DEFAULT_OUTPUT = 256
@@ -30,8 +30,8 @@ class Limits:
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> Limits:
-        """Those of a model, lowered to what the operator asked for."""
-        prompt = limit_length(model, tokenizer, asked)
+        """Those of a model, or what the operator asked for, as far as there are positions."""
+        prompt = limit_sequence(model, tokenizer, asked)
         if not model.config.is_encoder_decoder:
             return cls(prompt)
         # Of the kinds of config only those with a table of decoder positions have these.
@@ -72,7 +72,7 @@ class Limits:
 
 
 def configured_output(model: PreTrainedModel) -> int | None:
-    """How many tokens an encoder-decoder writes, where its generation_config says so; `max_length` counts the start."""
+    """How many tokens an encoder-decoder writes, by its generation_config; `max_length` counts the decoder's start."""
     config: Any = model.generation_config
     if config.max_new_tokens is not None:
         return int(config.max_new_tokens)

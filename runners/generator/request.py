@@ -108,9 +108,14 @@ class Generation:
         self._output = Output(request, vocabulary)
 
     @property
+    def tokens(self) -> Sequence[int]:
+        """Prompt and output; some models compute both anew at some length."""
+        return [*self.request.prompt, *self.sampled.output] if self.sampled.output else self.request.prompt
+
+    @property
     def is_scored(self) -> bool:
-        """Whether log probabilities of the prompt are asked for."""
-        return self.prompt_scores is not None
+        """Whether log probabilities of the prompt are asked for, and are to be computed yet."""
+        return self.prompt_scores is not None and not self.sampled.output
 
     @property
     def rows(self) -> int:

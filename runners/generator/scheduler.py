@@ -69,6 +69,11 @@ class Scheduler:
         return self._waiting_count + len(self._joining) + len(self._running)
 
     @property
+    def restarts_above(self) -> int | None:
+        """Longer sequences are computed anew, from their first token; beams cannot be. None where none are."""
+        return self._decoder.restarts_above
+
+    @property
     def computes_in_parts(self) -> bool:
         """Whether prompts are computed some tokens at a time."""
         return self._decoder.batching is Batching.CONTINUOUS
@@ -83,9 +88,7 @@ class Scheduler:
         with self._changed:
             if self._dead or self._closed:
                 raise self._end()
-            self._waiting.append(generation)
-            generation.waiting = True
-            self._count_waiting(1)
+            self._enqueue(generation, self._waiting.append)
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -160,8 +163,7 @@ class Scheduler:
         stay = [generation for generation in self._running if not generation.cancelled]
         if len(stay) == len(self._running):
             return
-        owners = [generation for generation in self._running for _ in range(generation.rows)]
-        rows = [row for row, generation in enumerate(owners) if not generation.cancelled]
+        rows = [row for row, generation in enumerate(self._owners()) if not generation.cancelled]
         self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
     def _admit(self) -> None:
@@ -179,7 +181,7 @@ class Scheduler:
                     room -= generation.most_rows
                     if room < 0:
                         break
-                    longest = max(longest, len(generation.request.prompt))
+                    longest = max(longest, len(generation.tokens))
                     if self._joining and (
                         # Those that ask for log probabilities of their prompts are slower: others do not join them.
                         generation.is_scored is not self._joining[0].is_scored
@@ -190,6 +192,11 @@ class Scheduler:
                 self._waiting.popleft()
                 self._leave_queue(generation)
             self._load.running.set(len(self._joining) + len(self._running))
+
+    def _enqueue(self, generation: Generation, append: Callable[[Generation], None]) -> None:
+        append(generation)
+        generation.waiting = True
+        self._count_waiting(1)
 
     def _leave_queue(self, generation: Generation) -> None:
         if generation.waiting:
@@ -211,7 +218,7 @@ class Scheduler:
             return
         is_scored = self._joining[0].is_scored
         if self._prefill is None:
-            prompts = [generation.request.prompt for generation in self._joining]
+            prompts = [generation.tokens for generation in self._joining]
             self._prefill = self._decoder.start(prompts, keep_logits=is_scored)
         logits = self._decoder.advance(self._prefill, self._budget(is_scored))
         if is_scored:
@@ -251,6 +258,7 @@ class Scheduler:
                 self._rows.join(self._ready)
             self._ready = None
             self._chooser = self._new_chooser(self._running)
+        self._restart()
         if self._rows is None or self._chooser is None:
             return
         step = self._choose(self._chooser, self._decoder.step(self._rows, self._tokens))
@@ -262,6 +270,27 @@ class Scheduler:
         step = chooser.choose(logits)
         _deliver(step.items)
         return step
+
+    def _restart(self) -> None:
+        """Rows that the model is to compute anew leave, and wait before all others."""
+        limit = self._decoder.restarts_above
+        if limit is None or self._rows is None:
+            return
+        lengths = self._rows.lengths
+        owners = self._owners()
+        again = [generation for generation, length in zip(owners, lengths, strict=True) if length == limit]
+        if not again:
+            return
+        with self._changed:
+            for generation in reversed(again):
+                self._enqueue(generation, self._waiting.appendleft)
+        rows = [row for row, length in enumerate(lengths) if length != limit]
+        stay = [generation for generation in self._running if not generation.waiting]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
+
+    def _owners(self) -> list[Generation]:
+        """The generation of each running row."""
+        return [generation for generation in self._running for _ in range(generation.rows)]
 
     def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
         """Let only these of what runs go on; rows as in `Step`."""

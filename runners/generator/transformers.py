@@ -23,7 +23,7 @@ from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sam
 from runners.metrics import Load
 
 if TYPE_CHECKING:
-    from runners.generator.beams import Hypothesis
+    from runners.generator.beams import BeamRules, Hypothesis
     from runners.generator.constraints import GrammarMatcher, Grammars
     from runners.generator.defaults import Defaults
     from runners.generator.limits import Limits
@@ -214,8 +214,20 @@ class TransformersEngine:
             prompt_logprobs=sampling.prompt_logprobs,
             processors=processors,
             matcher=await self._compile(loaded.grammars, sampling),
-            beams=defaults.find_beams(sampling) if room else None,
+            beams=self._find_beams(loaded, sampling, len(prompt) + room) if room else None,
         )
+
+    def _find_beams(self, loaded: _Loaded, sampling: Sampling, length: int) -> BeamRules | None:
+        """How a sequence of at most so many tokens is searched for; None if it is sampled.
+
+        Raises:
+            InputError: beams would have to be computed anew on their way.
+        """
+        beams = loaded.defaults.find_beams(sampling)
+        limit = loaded.scheduler.restarts_above
+        if beams is not None and limit is not None and length > limit:
+            raise InputError(f"this model searches beams of {limit} tokens at most, not {length}", "max_tokens")
+        return beams
 
     async def _compile(self, grammars: Grammars, sampling: Sampling) -> GrammarMatcher | None:
         constraint = sampling.constraint

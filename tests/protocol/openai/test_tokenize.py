@@ -26,7 +26,7 @@ def test_a_text(http: TestClient, tokenizer: Any, path: str, special: bool) -> N
     ids = tokenizer(TEXT, add_special_tokens=special).input_ids
     body = {"model": "llama", "prompt": TEXT, "add_special_tokens": special, "return_token_strs": True}
     assert http.post(path, json=body).json() == {
-        "count": len(ids), "max_model_len": 512, "tokens": ids, "token_strs": tokenizer.convert_ids_to_tokens(ids),
+        "count": len(ids), "max_model_len": 1024, "tokens": ids, "token_strs": tokenizer.convert_ids_to_tokens(ids),
     }  # fmt: skip
 
 
