@@ -181,8 +181,12 @@ metric_list: [{metric: exact_match}]
 @pytest.mark.parametrize("tokenizer", ["huggingface", "remote"])
 def test_lm_eval_on_completions(served: Served, tmp_path: Path, tokenizer: str) -> None:
     """Log probabilities of given texts, and generation, are those of the model in `transformers`."""
-    model_arguments = f"tokenizer_backend={tokenizer}" + (f",tokenizer={served.folder}" if tokenizer != "remote" else "")
-    samples = _evaluate(served, tmp_path, "local-completions", "completions", ["choices", "generation"], model_arguments)
+    model_arguments = f"tokenizer_backend={tokenizer}" + (
+        f",tokenizer={served.folder}" if tokenizer != "remote" else ""
+    )
+    samples = _evaluate(
+        served, tmp_path, "local-completions", "completions", ["choices", "generation"], model_arguments
+    )
     for document, found in zip(DOCUMENTS, samples["choices"], strict=True):
         for choice, (score, is_greedy) in zip(document["choices"], found, strict=True):
             expected, greedy = served.reference.score(document["question"], f" {choice}")
