@@ -14,7 +14,7 @@ from tests.generated import copy_with_defaults, generate, load
 from tests.translators import KINDS, save_translator
 
 TEXT = "return the value of the key"
-_, _, SOURCE, TARGET = KINDS["nllb"]
+SOURCE, TARGET = KINDS["nllb"][2:]
 LANGUAGES = {"src_lang": SOURCE, "tgt_lang": TARGET}
 
 
@@ -37,7 +37,7 @@ def translate(folder: Path) -> Any:
         inputs = tokenizer._build_translation_inputs(TEXT, return_tensors="pt", src_lang=source, tgt_lang=target)
         prompt = inputs.pop("input_ids")[0].tolist()
         outputs = generate(model, prompt, forced_bos_token_id=inputs["forced_bos_token_id"], **settings)
-        return [tokenizer.decode(output, skip_special_tokens=True) for output in outputs]
+        return [str(tokenizer.decode(output, skip_special_tokens=True)) for output in outputs]
 
     return make
 
