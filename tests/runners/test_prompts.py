@@ -10,6 +10,7 @@ import pytest
 from runners.arguments import EngineArgument
 from runners.errors import ArgumentsError, InputError
 from runners.generation import PromptOptions
+from runners.generator.languages import Languages
 from runners.generator.prompts import Prompts, load_template
 from runners.generator.vocabulary import Vocabulary
 from tests.families import roberta_bpe
@@ -20,7 +21,9 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def prompts(template: str | None = CHAT_TEMPLATE) -> Prompts:
-    return Prompts(Vocabulary(roberta_bpe(), 3010), 20, 19, add_special_tokens=True, template=template)
+    vocabulary = Vocabulary(roberta_bpe(), 3010)
+    languages = Languages.of(vocabulary.tokenizer)
+    return Prompts(vocabulary, languages, 20, 19, add_special_tokens=True, template=template)
 
 
 def plain(text: str) -> list[int]:
@@ -95,14 +98,22 @@ def test_templates_get_the_variables_that_they_have() -> None:
     assert rendered() == "<user>hello"
     assert rendered(add_generation_prompt=True, mood="glad") == "<user>hello(glad)<assistant>"
     # What `apply_chat_template` would understand otherwise, or not at all.
-    others = {"truncation": True, "max_length": 1, "return_tensors": "pt", "conversations": 1, "self": 2, "unknown": 3}
+    others = {
+        "tokenize": True,
+        "truncation": True,
+        "max_length": 1,
+        "return_tensors": "pt",
+        "conversations": 1,
+        "self": 2,
+        "unknown": 3,
+    }
     assert rendered(**others) == "<user>hello"
     [start, *_, end] = prompts().render(HELLO, None, {}, PromptOptions(add_special_tokens=True))
     assert (start, end) == (0, 2)
     assert prompts().render(HELLO, None, {}, PromptOptions(truncate_to=2)) == plain("<user>hello")[:2]
 
 
-@pytest.mark.parametrize("name", ["chat_template", "tokenize", "conversation", "messages", "tools"])
+@pytest.mark.parametrize("name", ["chat_template", "conversation", "messages"])
 def test_variables_that_are_the_servers_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"chat_template_kwargs must not have {name}"):
         prompts().render(HELLO, None, {name: "x"}, PromptOptions())
