@@ -247,7 +247,7 @@ class Decoder:
         assert rows.encoder_mask is not None
         with self._at(rows, rows.mask.sum(1, keepdim=True) - 1):
             output = self.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                encoder_outputs=_EncoderOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
                 attention_mask=rows.encoder_mask.long(), decoder_input_ids=ids,
                 decoder_attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True,
             )  # fmt: skip
@@ -273,6 +273,13 @@ class Decoder:
             return GrowingCache()
 
         return EncoderDecoderCache(new(), new()) if self.has_encoder else new()
+
+
+@dataclass
+class _EncoderOutput(BaseModelOutput):
+    """The output of an encoder; models with experts pass on what their routers gave, for training."""
+
+    router_logits: Any = None
 
 
 class _RowPositions:
