@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from runners.errors import InputError
 from runners.generation import BeamSearch, Sampling
@@ -171,6 +171,13 @@ class Defaults:
         if sampling.target_language is not None:
             return self.languages.find(sampling.target_language, "tgt_lang").token
         return self.languages.default_target
+
+
+def leave_defaults(model: PreTrainedModel) -> None:
+    """Let the stock model's `generate`, by which some models run, prepare a plain search, whatever its own is."""
+    config: Any = model.generation_config
+    kept = ("bos_token_id", "cache_implementation", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+    model.generation_config = GenerationConfig(**{name: getattr(config, name) for name in kept})  # type: ignore[no-untyped-call]
 
 
 def _check_beams(asked: BeamSearch) -> BeamRules:

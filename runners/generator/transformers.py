@@ -294,7 +294,7 @@ class TransformersEngine:
         from runners.encoder.linear import warm_linears
         from runners.generator.constraints import Grammars
         from runners.generator.decoding import Decoder
-        from runners.generator.defaults import Defaults
+        from runners.generator.defaults import Defaults, leave_defaults
         from runners.generator.limits import Limits
         from runners.generator.probe import choose_batching, speed_up
         from runners.generator.prompts import Prompts, load_template
@@ -319,6 +319,7 @@ class TransformersEngine:
         model = load_model(arguments, auto_class, device, unused_prefixes=())
         defaults = Defaults.of(model, tokenizer)
         limits = Limits.of(model, tokenizer, arguments.max_length)
+        leave_defaults(model)
         logger.info("%s", speed_up(model))
         decoder = Decoder(model, defaults.decoder_start)
         logger.info("%s", choose_batching(decoder))

@@ -20,6 +20,8 @@ from runners.generation import Sampling
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
+from tests.generator_families.models import save_generator
+from tests.generator_families.registry import registered_families
 
 FAMILIES = ("bart", "t5", "llama", "mbart")
 # facebook/bart-large-cnn's, smaller.
@@ -281,6 +283,22 @@ def test_what_means_nothing_ends_the_load(
 ) -> None:
     with pytest.raises(ModelLoadError, match=message):
         start(folder_with("bart", **settings))
+
+
+def test_a_model_that_runs_alone_has_its_defaults_too(tmp_path: Path, start: Start) -> None:
+    """Its steps are those of a `generate` that is not to do them again."""
+    [family] = [family for family in registered_families() if str(family) == "mamba-causal"]
+    save_generator(family, tmp_path / "plain")
+    settings = {"no_repeat_ngram_size": 1, "num_beams": 2, "eos_token_id": ENDS}
+    folder = copy_with_defaults(tmp_path / "plain", tmp_path / "configured", **settings)
+    model, prompt = load(folder), list(range(9, 20))
+    expected = generate(model, prompt, max_new_tokens=12)[0]
+    assert asyncio.run(collect_ids(start(folder), prompt, max_tokens=12)) == expected
+    assert len(set(expected)) == len(expected)
+    # It stops by strings that only a tokenizer knows, and searches as `generate` does by code of others.
+    others = {"stop_strings": ["never there"], "penalty_alpha": 0.6, "top_k": 4, "token_healing": True}
+    folder = copy_with_defaults(tmp_path / "plain", tmp_path / "others", **others)
+    assert len(asyncio.run(collect_ids(start(folder), prompt, max_tokens=5, ignore_eos=True))) == 5
 
 
 def test_a_model_without_settings_pays_nothing(folder_with: Folder, start: Start) -> None:
