@@ -150,10 +150,13 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
 
 
 def test_a_forced_token_counts_and_has_its_log_probability() -> None:
-    row = SampledRow(Settings(temperature=0, presence_penalty=9, logprobs=2), None, [])
+    def force(logits: torch.Tensor, _: Sequence[int]) -> torch.Tensor:
+        return torch.full_like(logits, -torch.inf).index_fill_(0, torch.tensor([5]), 0)
+
+    row = SampledRow(Settings(temperature=0, presence_penalty=9, logprobs=2), None, [], [force])
     batch = sampler(row)
     logits = torch.tensor([LOGITS])
-    tokens, ranked = batch.choose(logits, forced=5)
+    tokens, ranked = batch.choose(logits)
     assert tokens == [5]
     expected = logits[0].log_softmax(-1).tolist()
     assert ranked[0].logprob == pytest.approx(expected[5])
