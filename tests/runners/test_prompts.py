@@ -10,6 +10,7 @@ import pytest
 from runners.arguments import EngineArgument
 from runners.errors import ArgumentsError, InputError
 from runners.generation import PromptOptions
+from runners.generator.languages import Languages
 from runners.generator.prompts import Prompts, load_template
 from runners.generator.vocabulary import Vocabulary
 from tests.families import roberta_bpe
@@ -20,7 +21,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 def prompts(template: str | None = CHAT_TEMPLATE) -> Prompts:
-    return Prompts(Vocabulary(roberta_bpe(), 3010), 20, 19, add_special_tokens=True, template=template)
+    return Prompts(Vocabulary(roberta_bpe(), 3010), Languages({}), 20, 19, add_special_tokens=True, template=template)
 
 
 def plain(text: str) -> list[int]:

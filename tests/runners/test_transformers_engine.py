@@ -19,7 +19,6 @@ from runners.generator.decoding import Batching, Decoder
 from runners.generator.scheduler import Scheduler
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
-from tests.families import roberta_bpe
 from tests.generators import CONFIGS, collect, complete
 from tests.runners.conftest import MakeEngine
 
@@ -326,17 +325,6 @@ def test_a_model_without_a_head_is_refused(tmp_path: Path, generator_folder: Gen
     model.model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(generator_folder("llama")).save_pretrained(tmp_path)
     with pytest.raises(ModelLoadError, match=r"lacks weights of LlamaForCausalLM \(lm_head.weight\)"):
-        TransformersEngine(Arguments(model_dir=str(tmp_path))).load()
-
-
-def test_a_model_whose_cache_is_another_is_refused(tmp_path: Path) -> None:
-    config = AutoConfig.for_model(
-        "mamba", vocab_size=3000, hidden_size=32, num_hidden_layers=2, initializer_range=0.6, pad_token_id=1
-    )
-    auto_class: Any = AutoModelForCausalLM
-    auto_class.from_config(config).save_pretrained(tmp_path)
-    roberta_bpe().save_pretrained(tmp_path)
-    with pytest.raises(ModelLoadError, match="MambaForCausalLM cannot be generated with"):
         TransformersEngine(Arguments(model_dir=str(tmp_path))).load()
 
 
