@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from runners.generation import Delta, Sampling
+from runners.generator.transformers import TransformersEngine
 from tests.families import albert_unigram, roberta_bpe
 
 CHAT_TEMPLATE = (
@@ -47,3 +49,24 @@ def save_generator(folder: Path, family: str) -> Path:
     auto_class.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+async def collect(engine: TransformersEngine, prompt: str | list[int], **sampling: Any) -> list[Delta]:
+    ids = await engine.tokenize(prompt) if isinstance(prompt, str) else prompt
+    return [delta async for delta in engine.generate(ids, Sampling(**sampling))]
+
+
+async def complete(engine: TransformersEngine, prompt: str | list[int], **sampling: Any) -> str:
+    return "".join(delta.text for delta in await collect(engine, prompt, **sampling))
+
+
+def text_of(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def ids_of(deltas: list[Delta]) -> list[int]:
+    return [token for delta in deltas for token in delta.token_ids]
+
+
+def stop_reason(deltas: list[Delta]) -> tuple[Any, Any]:
+    return deltas[-1].finish_reason, deltas[-1].stop_reason

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import textwrap
-import threading
 from collections.abc import Callable, Sequence
 
 import llguidance
@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import gbnf_to_lark
 
-from runners.errors import InputError
+from runners.errors import InputError, brief
 from runners.generation import Constraint
 from runners.generator.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
 
 # Of a schema, regular expression or grammar; and of what is converted to the library's own syntax, in Python.
 _MOST_CHARACTERS = 65_536
@@ -71,7 +73,14 @@ class Grammars:
         self._vocabulary = vocabulary
         self._size = size
         self._ends = ends
-        self._lock = threading.Lock()
+        # At load: it takes up to a second, and the interpreter's lock for half of it.
+        self._tokenizer: llguidance.LLTokenizer | None = None
+        try:
+            self._tokenizer = self._wrap()
+        except Exception as error:
+            logger.warning(
+                "no constraints of outputs, because llguidance does not take the tokenizer: %s", brief(error)
+            )
 
     def compile(self, constraint: Constraint) -> GrammarMatcher:
         """Make a matcher; takes up to a second, without the interpreter's lock.
@@ -90,15 +99,15 @@ class Grammars:
             grammar = _COMPILERS[constraint.kind](constraint.value)
         except (ValueError, RecursionError) as error:
             raise _refusal(what, str(error)) from error
-        with self._lock:
-            tokenizer = self._tokenizer
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            raise InputError("this model's tokenizer takes no constraints")
         matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise _refusal(what, matcher.get_error())
         return GrammarMatcher(matcher, tokenizer.vocab_size, self._ends)
 
-    @functools.cached_property
-    def _tokenizer(self) -> llguidance.LLTokenizer:
+    def _wrap(self) -> llguidance.LLTokenizer:
         tokenizer = self._vocabulary.tokenizer
         size = max(self._size, len(tokenizer))
         # The library wants an end token: without one it is a token that does not exist.

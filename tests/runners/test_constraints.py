@@ -144,6 +144,15 @@ def test_a_constraint_that_becomes_too_complex_says_so(monkeypatch: pytest.Monke
     limits: Any = llguidance.LLParserLimits(step_max_items=3, verbose_errors=False)
     monkeypatch.setattr(constraints, "_LIMITS", limits)
     matcher = grammars().compile(Constraint("json_object"))
-    with pytest.raises(InputError, match="the constraint cannot be used: .*Too many items"):
+    with pytest.raises(InputError, match=r"the constraint cannot be used: .*Too many items"):
         takes(matcher, roberta_bpe(), '{"a": [[[[1, {"b": [2]}]]]]}')
     assert matcher.error is not None
+
+
+def test_a_tokenizer_that_cannot_be_wrapped_costs_only_constraints(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Grammars) -> Any:
+        raise ValueError("an unknown kind")
+
+    monkeypatch.setattr(Grammars, "_wrap", fail)
+    with pytest.raises(InputError, match="this model's tokenizer takes no constraints"):
+        grammars().compile(Constraint("json_object"))
