@@ -44,6 +44,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "prophetnet": {"pad_token_id": 0},
     "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
     "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "expert_capacity": 8},
+    "xlstm": {"embedding_dim": 32},
+    "youtu": _LATENT,
 }  # fmt: skip
 
 
