@@ -10,10 +10,12 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo sentiment stubs bento lock test test-architectures test-image test-triton architectures-table \
-	bench bench-answers bench-encoders bench-generation bench-infinity bench-wires lint clean
+.PHONY: serve vllm demo sentiment stubs bento lock test test-architectures test-clients test-image test-triton \
+	test-vllm-suite architectures-table bench bench-answers bench-encoders bench-generation bench-infinity bench-wires \
+	lint clean
 
 SENTIMENT := demo/models/sentiment
+SUITE := .vllm-suite
 
 # Serves the model that ARGS name; without ARGS a small real one, which needs no hub.
 serve: $(VENV)/installed $(if $(findstring --model,$(ARGS)),,$(SENTIMENT)/model.safetensors)
@@ -61,6 +63,7 @@ stubs: $(VENV)/installed-test
 	$(PYTHON) -m protocol.stubs.generate
 
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
+	-@$(MAKE) --silent $(SUITE)/fetched
 	$(PYTHON) -m pytest
 
 # Builds the image of a Bento by buildah, which is Debian's package, and runs it.
@@ -71,6 +74,15 @@ test-image: $(VENV)/installed-test
 # Against a real Triton, which is a third of a GB and wants Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed
 	$(PYTHON) -m pytest -m triton
+
+# vLLM's own tests of its OpenAI server, which its source distribution has, against this server on `transformers`;
+# without them this test is skipped.
+test-vllm-suite: $(VENV)/installed-test $(SUITE)/fetched
+	$(PYTHON) -m pytest -m vllm_suite
+
+# Clients of OpenAI's API that nobody here wrote; they are 1 GB, and without them these tests are skipped.
+test-clients: $(VENV)/installed-test $(VENV)-clients/installed
+	$(PYTHON) -m pytest -m clients
 
 # Every architecture that `transformers` registers, in three dtypes, against the stock models alone, and every one that
 # generates against `generate`; minutes.
@@ -157,6 +169,18 @@ $(VENV)-triton/installed:
 	$(VENV)-triton/bin/python -m pip install --quiet "nvidia-pytriton>=0.7,<0.8"
 	@touch $@
 
+# Likewise.
+$(VENV)-clients/installed: pyproject.toml
+	python3 -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-clients/bin/python -m pip install --quiet --group clients
+	@touch $@
+
+# From the package index that pip is configured with; it is 44 MB, of which some files stay.
+$(SUITE)/fetched: tests/vllm_suite/fetch.py | $(VENV)/installed
+	$(PYTHON) -c $(EXTRA) cuda | xargs -I {} $(PYTHON) -m tests.vllm_suite.fetch {} $(SUITE)
+	@touch $@
+
 # A server that is measured against; with torch as old as this server's, which a machine with CPU wheels has.
 $(VENV)-infinity/installed:
 	python3 -m venv $(VENV)-infinity
@@ -165,4 +189,4 @@ $(VENV)-infinity/installed:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-infinity $(VENV)-mlserver $(VENV)-triton
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-infinity $(VENV)-mlserver $(VENV)-triton $(SUITE)

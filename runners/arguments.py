@@ -13,7 +13,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -292,14 +292,16 @@ class Arguments(ServerArguments, ModelArguments, AnswerArguments, PredictorArgum
         ]
         return math.prod(sizes)
 
-    def ignore_engine_arguments(self, reason: str) -> None:
+    def ignore_engine_arguments(self, reason: str, honoured: Collection[str] = ()) -> None:
         """Called where vLLM does not run the model: manifests carry its arguments whatever they serve.
 
         Args:
             reason: why vLLM's arguments have no meaning.
+            honoured: those that have it nevertheless.
         """
         for name, argument in self.engine.items():
-            logger.warning("%s in %s has no effect: %s", name, argument.origin, _INSTEAD.get(name, reason))
+            if name not in honoured:
+                logger.warning("%s in %s has no effect: %s", name, argument.origin, _INSTEAD.get(name, reason))
 
 
 def _positive(name: str, argument: EngineArgument) -> int:

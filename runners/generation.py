@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from runners.errors import InputError
@@ -51,7 +52,7 @@ class PromptOptions:
         add_special_tokens: None for what the route does by default: yes for texts, no for chats.
         truncate_to: most tokens that are kept; -1 for as many as the model takes, None to refuse a prompt that is
             longer.
-        truncation_side: where tokens are dropped; None for the tokenizer's own side.
+        truncation_side: where tokens are dropped; None for left, or, of an encoder-decoder, the tokenizer's own side.
         source_language: the tokenizer's name for the language of the text (NLLB, mBART, M2M100).
     """
 
@@ -61,6 +62,9 @@ class PromptOptions:
     source_language: str | None = None
 
 
+DEFAULT_PROMPT_OPTIONS = PromptOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How a prompt is continued; names and meanings are OpenAI's, those it lacks (top_k, ...) are vLLM's.
@@ -68,7 +72,9 @@ class Sampling:
     None is the model's own default (its generation_config.json), or, where it has none, OpenAI's.
 
     Attributes:
-        max_tokens: most tokens to generate; None is as many as the context has room for, 0 only computes the prompt.
+        max_tokens: most tokens to generate; 0 only computes the prompt.
+        default_tokens: the same where neither the request nor an encoder-decoder itself says how many; None for as many
+            as the context has room for.
         min_tokens: before so many tokens neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
         top_k: 0 or less is all of the vocabulary.
@@ -89,6 +95,7 @@ class Sampling:
     """
 
     max_tokens: int | None = None
+    default_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
@@ -194,8 +201,15 @@ class Engine(Protocol):
     def failed(self) -> bool:
         """Whether the engine has died: it answers nothing any more."""
 
-    async def tokenize(self, prompt: str, options: PromptOptions = PromptOptions()) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
+
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        """As many tokens of a prompt as the options keep.
+
+        Raises:
+            InputError: more are to be kept than the model takes.
+        """
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence at once.
@@ -210,13 +224,35 @@ class Engine(Protocol):
 
 
 class ChatEngine(Engine, Protocol):
-    """An engine whose chats are rendered by this server."""
+    """An engine whose chats are rendered, and whose prompts are shown, by this server."""
 
     async def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[int]:
-        """The token ids of a chat by the model's chat template; `options` are the template's variables.
+        """The token ids of a chat by the model's chat template.
+
+        Args:
+            messages: their content is a string, a list of parts with a `type` and a `text`, or None.
+            variables: of the template.
 
         Raises:
             InputError: the model has no chat template, or it refuses the messages.
+        """
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+
+    async def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
         """

@@ -88,13 +88,17 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
 
 
 def load_tokenizer(
-    arguments: Arguments, overrides: Mapping[str, Any] = MappingProxyType({}), length: int | None = None
+    arguments: Arguments,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    length: int | None = None,
+    needs_fast: bool = True,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer; its own lower-casing holds unless `disable_lower_case` says otherwise.
 
     Args:
         overrides: settings that hold instead of those of its files.
         length: a length of texts in tokens that its own limit is not to stand against.
+        needs_fast: whether one that is written in Python is refused; those of M2M100 and Marian have no other form.
 
     Raises:
         ModelLoadError: there is no tokenizer, or it has no fast (Rust) form.
@@ -107,7 +111,7 @@ def load_tokenizer(
         **{**overrides, **casing},
     )
     tokenizer.model_max_length = max(tokenizer.model_max_length, length or 0)
-    if not tokenizer.is_fast:
+    if needs_fast and not tokenizer.is_fast:
         raise ModelLoadError(f"{type(tokenizer).__name__} has no fast form (a tokenizer.json), which this server needs")
     # Without any file `transformers` makes an empty tokenizer, to which every word is unknown.
     filenames = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
@@ -237,13 +241,19 @@ def limit_length(
 
 
 def limit_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None) -> int:
-    """As `limit_length`, of a generator: the tokenizer's limit counts only where the model has none, as on vLLM."""
+    """As `limit_length`, of a generator: the tokenizer's limit does not count, as on vLLM.
+
+    Where the model has no positions that end (T5, Mamba), it is what the tokenizer says, but at least what is assumed
+    where nothing is said: T5's tokenizers say 512, which its relative positions are not bound to.
+    """
     positions = count_positions(model)
     if requested is not None:
         return bound_length(requested, positions)
     if positions is not None:
         return positions
-    return tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else assume_length()
+    return (
+        max(tokenizer.model_max_length, _FALLBACK_LENGTH) if tokenizer.model_max_length < _NO_LIMIT else assume_length()
+    )
 
 
 def bound_length(requested: int, positions: int | None) -> int:

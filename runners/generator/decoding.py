@@ -44,7 +44,7 @@ class Rows:
         mask: [rows, columns], which columns of the (decoder's) cache are a row's.
         lengths: how many columns are a row's once its prompt is complete: [rows].
         encoder_mask: as `mask`, of the encoder's output; None without an encoder.
-        stock: what runs a sequence that shares no batch; there is no cache then.
+        stock: what runs a sequence that shares no batch, or its beams; there is no cache then.
     """
 
     cache: Any
@@ -57,7 +57,7 @@ class Rows:
         return len(self.mask)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows, and columns that only they had."""
+        """Drop all other rows, and columns that only they had; a row that is named twice becomes two."""
         index = torch.tensor(rows, device=self.mask.device)
         self.mask = self.mask[index]
         self.lengths = [self.lengths[row] for row in rows]
@@ -65,11 +65,30 @@ class Rows:
             self.encoder_mask = self.encoder_mask[index]
         parts = self._growing()
         if not parts:
-            self.cache.reorder_cache(index)
+            self._reorder(index)
             return
         self.mask = _select(parts[0], index, self.mask)
         if self.encoder_mask is not None:
             self.encoder_mask = _select(parts[1], index, self.encoder_mask)
+
+    def follow(self, sources: Sequence[int]) -> None:
+        """Let rows go on from others, which have the same prompt and are as long: for each row, which one."""
+        moved = [(row, source) for row, source in enumerate(sources) if row != source]
+        if not moved:
+            return
+        parts = self._growing()
+        if not parts:
+            self._reorder(torch.tensor(sources, device=self.mask.device))
+            return
+        targets, origins = torch.tensor(moved, device=self.mask.device).T
+        # The masks, and what is cached of the encoder's output, are equal.
+        parts[0].copy(origins, targets)
+
+    def _reorder(self, rows: Tensor) -> None:
+        if self.stock is not None:
+            self.stock.keep(rows)
+        else:
+            self.cache.reorder_cache(rows)
 
     def join(self, other: Rows) -> None:
         """Add other rows below; only for continuous batches."""
@@ -91,13 +110,19 @@ class Rows:
 
 
 class Prefill:
-    """Prompts on their way into the cache, some columns at a time."""
+    """Prompts on their way into the cache, some columns at a time.
 
-    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows) -> None:
+    Attributes:
+        logits: after each of the columns that were computed last, [rows, columns, vocabulary], if they are kept.
+    """
+
+    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows, keep_logits: bool) -> None:
         self.ids = ids
         self.mask = mask
         self.rows = rows
+        self.keep_logits = keep_logits
         self.done = 0
+        self.logits: Tensor | None = None
 
 
 class Decoder:
@@ -132,8 +157,12 @@ class Decoder:
     def has_encoder(self) -> bool:
         return self.start_token is not None
 
-    def start(self, prompts: Sequence[Sequence[int]]) -> Prefill:
-        """Begin with prompts; `advance` computes them."""
+    def start(self, prompts: Sequence[Sequence[int]], keep_logits: bool = False) -> Prefill:
+        """Begin with prompts; `advance` computes them.
+
+        Args:
+            keep_logits: of all columns, not of the last one alone; for causal models.
+        """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), width, dtype=torch.bool)
@@ -146,10 +175,10 @@ class Decoder:
         lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
         if self.batching is Batching.ALONE:
             self.forget()
-            rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token))
+            rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token, keep_logits))
         else:
             rows = Rows(self._new_cache(), mask[:, :0], lengths)
-        return Prefill(ids, mask, rows)
+        return Prefill(ids, mask, rows, keep_logits)
 
     def forget(self) -> None:
         """Undo what earlier sequences have left in the stock model: dynamic scaling, BigBird's attention, states."""
@@ -166,26 +195,31 @@ class Decoder:
         """
         if prefill.rows.stock is not None:
             prefill.done = prefill.ids.shape[1]
-            return prefill.rows.stock.start()
+            logits = prefill.rows.stock.start()
+            if prefill.keep_logits:
+                prefill.logits = logits
+            return _last(logits)
         if self.has_encoder:
             return self._encode(prefill)
         width = prefill.ids.shape[1]
         columns = max(1, tokens // len(prefill.ids)) if self.batching is Batching.CONTINUOUS else width
         end = min(width, prefill.done + columns)
         prefill.rows.mask = prefill.mask[:, :end]
-        logits = self._decode(prefill.rows, prefill.ids[:, prefill.done : end])
+        logits = self._decode(prefill.rows, prefill.ids[:, prefill.done : end], prefill.keep_logits)
+        if prefill.keep_logits:
+            prefill.logits = logits
         prefill.done = end
-        return logits if end == width else None
+        return _last(logits) if end == width else None
 
     def step(self, rows: Rows, tokens: Sequence[int]) -> Tensor:
         """Append a token to every row; the logits of the next, [rows, vocabulary]."""
         rows.lengths = [length + 1 for length in rows.lengths]
         if rows.stock is not None:
-            return rows.stock.step(tokens[0])
+            return rows.stock.step(tokens)
         ids = torch.tensor(tokens, device=self.model.device)[:, None]
         rows.mask = torch.cat([rows.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
         if rows.encoder_mask is None:
-            return self._decode(rows, ids)
+            return _last(self._decode(rows, ids))
         # The cache has keys and values of the encoder's output: only its rows and columns are looked at.
         hidden = torch.zeros(1, 1, 1, dtype=self.model.dtype, device=self.model.device)
         return self._decode_encoded(rows, ids, hidden.expand(*rows.encoder_mask.shape, 1))
@@ -204,16 +238,18 @@ class Decoder:
         prefill.done = prefill.ids.shape[1]
         return self._decode_encoded(rows, ids, hidden)
 
-    def _decode(self, rows: Rows, ids: Tensor) -> Tensor:
+    def _decode(self, rows: Rows, ids: Tensor, keep_logits: bool = False) -> Tensor:
+        """The logits after the last of these columns at least, or after all of them; [rows, columns, vocabulary]."""
         positions = (rows.mask.cumsum(1)[:, -ids.shape[1] :] - 1).clamp(min=0)
         options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
-        if self._takes_last_only:
+        if self._takes_last_only and not keep_logits:
             options["logits_to_keep"] = 1
         with self._at(rows, positions):
             output = self.model(
                 input_ids=ids, attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True, **options
             )
-        return _last(output.logits)
+        logits: Tensor = output.logits
+        return logits
 
     def _decode_encoded(self, rows: Rows, ids: Tensor, hidden: Tensor) -> Tensor:
         assert rows.encoder_mask is not None

@@ -1,7 +1,8 @@
 """Logits to tokens, for all rows of a batch at once.
 
-The order is vLLM's for what changes logits (bias, repetition, frequency and presence penalty, temperature) and that of
-`transformers` for what leaves tokens out (top_k, top_p, min_p). What a row draws depends on its seed and its logits
+The order is vLLM's for what changes logits (constraint, of which on log probabilities are told; forbidden tokens, bias,
+repetition, frequency and presence penalty, temperature) and that of `transformers` for what leaves tokens out (top_k,
+top_p, min_p). What a row draws depends on its seed and its logits
 only: a row's random numbers are its own, and a token is found where the number falls among the cumulative
 probabilities in vocabulary order.
 """
@@ -9,21 +10,33 @@ probabilities in vocabulary order.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from runners.generator.constraints import GrammarMatcher
+from runners.generator.masks import Bans, ConstraintMasks
+from runners.generator.truncation import least_kept
+
+# Changes a row's logits, float32 [vocabulary], in place or as a new tensor, given the ids of its output so far.
+Processor = Callable[[Tensor, Sequence[int]], Tensor]
+
 # As vLLM: a smaller temperature is greedy.
 _LEAST_TEMPERATURE = 1e-5
-# The most likely tokens, among which top_k and top_p nearly always end; else all are sorted.
-_CANDIDATES = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`runners.generation.Sampling` with the model's defaults put in; top_k is None for all of the vocabulary."""
+    """`runners.generation.Sampling` with the model's defaults put in; top_k is None for all of the vocabulary.
+
+    Attributes:
+        ends: tokens that are not generated before `min_tokens`.
+        bad_words: sequences of tokens whose last one is not generated after the others.
+        allowed: the only tokens that are generated; None for all.
+        logprob_ids: tokens whose log probabilities are told instead of the most likely ones'.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -33,7 +46,12 @@ class Settings:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+    ends: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    allowed: tuple[int, ...] | None = None
     logprobs: int | None = None
+    logprob_ids: tuple[int, ...] = ()
 
     @property
     def greedy(self) -> bool:
@@ -44,29 +62,52 @@ class Settings:
         return not self.greedy and (self.top_k is not None or self.top_p < 1)
 
     @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        narrows = self.bad_words or self.allowed is not None or self.min_tokens
+        return bool(narrows or self.logit_bias or self.penalised)
+
+    @property
     def penalised(self) -> bool:
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The log probability of a token, and the most likely ones with theirs."""
+    """The log probability and the rank of a token, and the most likely ones with theirs."""
 
     logprob: float
-    top: tuple[tuple[int, float], ...]
+    rank: int
+    top: tuple[tuple[int, float, int], ...]
 
 
 class SampledRow:
     """What a row remembers from step to step."""
 
-    def __init__(self, settings: Settings, seed: int | None, prompt: Sequence[int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        seed: int | None,
+        prompt: Sequence[int],
+        processors: Sequence[Processor] = (),
+        matcher: GrammarMatcher | None = None,
+        output: Sequence[int] = (),
+    ) -> None:
         """
         Args:
             seed: None for a random one.
             prompt: what the repetition penalty counts beside the output.
+            processors: change the logits in this order, before penalties and temperature.
+            matcher: of the constraint that the output must keep.
+            output: what it has generated before.
         """
         self.settings = settings
         self.random = random.Random(seed)
+        self.processors = processors
+        self.matcher = matcher
+        self.output = list(output)
+        # Why the row cannot go on: set by the sampler, and its tokens mean nothing from then on.
+        self.error: Exception | None = None
         self._prompt = prompt
         # By vocabulary: how often a token was generated, and whether it was or is in the prompt.
         self.counts: Tensor | None = None
@@ -77,7 +118,9 @@ class SampledRow:
         if self.counts is None or self.seen is None:
             self.counts = torch.zeros(vocabulary, device=device)
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(self._prompt, dtype=torch.long, device=device)] = True
+            output = torch.tensor(self.output, dtype=torch.long, device=device)
+            self.counts.scatter_add_(0, output, torch.ones_like(output, dtype=self.counts.dtype))
+            self.seen[torch.tensor([*self._prompt, *self.output], dtype=torch.long, device=device)] = True
         return self.counts, self.seen
 
 
@@ -88,7 +131,14 @@ class Sampler:
         self._rows = rows
         self._device = device
         settings = [row.settings for row in rows]
-        self._plain = all(setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings)
+        self._constraints = ConstraintMasks(rows)
+        self._bans = Bans(rows, vocabulary, device)
+        self._processed = [index for index, row in enumerate(rows) if row.processors]
+        # Rows of which nothing may be left to choose from.
+        self._narrowed = sorted({*self._bans.rows, *self._processed})
+        self._plain = not self._narrowed and all(
+            setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings
+        )
         self._ranked = [index for index, setting in enumerate(settings) if setting.logprobs is not None]
         self._biases = self._bias_tensors(settings)
         self._greedy = torch.tensor([setting.greedy for setting in settings], device=device)
@@ -111,36 +161,63 @@ class Sampler:
         self._repetition = self._column([row.settings.repetition_penalty for row in penalised])
         self._counts, self._seen = self._gather_counts(penalised, vocabulary)
 
-    def choose(self, logits: Tensor, forced: int | None = None) -> tuple[list[int], dict[int, Ranked]]:
+    def choose(self, logits: Tensor) -> tuple[list[int], dict[int, Ranked]]:
         """The next token of every row; [rows, vocabulary].
-
-        Args:
-            forced: the token of every row, whatever its logits say.
 
         Returns:
             Tokens by row, and log probabilities of those rows that ask for them.
         """
-        logits = logits.float()
-        if forced is not None:
-            tokens = torch.full((len(logits),), forced, device=self._device)
-        else:
-            tokens = logits.argmax(-1) if self._plain else self._sample(logits.clone())
+        logits = self._constraints.apply(logits.float())
+        tokens = logits.argmax(-1) if self._plain else self._sample(logits)
         if len(self._penalised_rows):
-            chosen = tokens[self._penalised_rows][:, None]
-            self._counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=self._counts.dtype))
-            self._seen.scatter_(1, chosen, True)
-        return tokens.tolist(), self._rank(logits, tokens)
+            counted = tokens[self._penalised_rows][:, None]
+            self._counts.scatter_add_(1, counted, torch.ones_like(counted, dtype=self._counts.dtype))
+            self._seen.scatter_(1, counted, True)
+        chosen = tokens.tolist()
+        for row, token in zip(self._rows, chosen, strict=True):
+            row.output.append(token)
+        self._constraints.consume(chosen)
+        return chosen, self.rank(logits, tokens)
 
-    def _sample(self, logits: Tensor) -> Tensor:
+    def adjust(self, raw: Tensor) -> Tensor:
+        """What settings and processors make of logits before a temperature; float32 [rows, vocabulary]."""
+        logits = raw.clone()
+        self._bans.apply(logits)
         if self._biases is not None:
             rows, ids, values = self._biases
             logits[rows, ids] += values
+        for index in self._processed:
+            self._process(self._rows[index], logits[index])
+        if self._narrowed:
+            self._revive(logits, raw)
         if len(self._penalised_rows):
             logits[self._penalised_rows] = self._penalise(logits[self._penalised_rows])
+        return logits
+
+    def _sample(self, raw: Tensor) -> Tensor:
+        logits = self.adjust(raw)
         tokens = logits.argmax(-1)
         if self._random:
             tokens[self._random_rows] = self._draw(logits[self._random_rows])
         return tokens
+
+    def _process(self, row: SampledRow, logits: Tensor) -> None:
+        """Change the logits of a row, [vocabulary], in place; what fails is that row's matter alone."""
+        try:
+            for processor in row.processors:
+                logits.copy_(processor(logits, row.output))
+        except Exception as error:
+            row.error = error
+
+    def _revive(self, logits: Tensor, raw: Tensor) -> None:
+        """Let a row to which all is forbidden generate what its constraint, or else `allowed`, has left."""
+        dead = (logits[self._narrowed].amax(-1) == -torch.inf).tolist()
+        for index, is_dead in zip(self._narrowed, dead, strict=True):
+            if is_dead:
+                row = self._rows[index]
+                logits[index] = raw[index]
+                if row.matcher is None and row.settings.allowed is not None:
+                    self._bans.allow_only(logits[index], row.settings.allowed)
 
     def _penalise(self, logits: Tensor) -> Tensor:
         repeated = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)
@@ -165,17 +242,24 @@ class Sampler:
         found = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)
         return found[:, 0].clamp(max=logits.shape[1] - 1)
 
-    def _rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
+    def rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
+        """The log probabilities of tokens, by row, where asked for; float32 [rows, vocabulary] and [rows]."""
         if not self._ranked:
             return {}
         logprobs = logits[self._ranked].log_softmax(-1)
-        chosen = logprobs.gather(1, tokens[self._ranked][:, None])[:, 0].tolist()
-        counts = [self._rows[index].settings.logprobs or 0 for index in self._ranked]
-        values, ids = (part.tolist() for part in logprobs.topk(min(max(counts), logprobs.shape[1])))
+        settings = [self._rows[index].settings for index in self._ranked]
+        chosen = rank(logprobs, tokens[self._ranked], max(setting.logprobs or 0 for setting in settings))
         return {
-            index: Ranked(chosen[row], tuple(zip(ids[row][:count], values[row][:count], strict=True)))
-            for row, (index, count) in enumerate(zip(self._ranked, counts, strict=True))
+            index: self._rank_named(one, logprobs[row], setting.logprob_ids)
+            if setting.logprob_ids
+            else replace(one, top=one.top[: setting.logprobs])
+            for row, (index, setting, one) in enumerate(zip(self._ranked, settings, chosen, strict=True))
         }
+
+    def _rank_named(self, chosen: Ranked, logprobs: Tensor, ids: tuple[int, ...]) -> Ranked:
+        named = logprobs[torch.tensor(ids, device=self._device)]
+        ranks = (logprobs >= named[:, None]).sum(-1)
+        return replace(chosen, top=tuple(zip(ids, named.tolist(), ranks.tolist(), strict=True)))
 
     def _column(self, values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
@@ -206,34 +290,18 @@ class Sampler:
         return counts, seen
 
 
-def least_kept(logits: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
-    """The smallest logit that top_k and then top_p keep, [rows, 1]; those equal to it are kept too.
+def rank(logprobs: Tensor, tokens: Tensor, count: int) -> list[Ranked]:
+    """Tokens among all, and the most likely ones; a token's rank counts those as likely too, as in vLLM.
 
     Args:
-        logits: [rows, vocabulary].
-        top_k: [rows], at most the vocabulary.
-        top_p: [rows, 1].
+        logprobs: [rows, vocabulary].
+        tokens: [rows].
+        count: how many of the most likely ones.
     """
-    vocabulary = logits.shape[1]
-    limited = top_k[:, None] < vocabulary
-    largest = int(torch.where(limited[:, 0], top_k, 0).max())
-    least, complete = _least_among(logits, top_k, top_p, min(vocabulary, max(_CANDIDATES, largest)))
-    if not bool(complete.all()):
-        least, _ = _least_among(logits, top_k, top_p, vocabulary)
-    return least
-
-
-def _least_among(logits: Tensor, top_k: Tensor, top_p: Tensor, candidates: int) -> tuple[Tensor, Tensor]:
-    """As `least_kept`, looking at so many candidates; and in which rows these were enough."""
-    vocabulary = logits.shape[1]
-    values = logits.topk(candidates).values
-    in_top_k = torch.arange(candidates, device=logits.device) < top_k[:, None]
-    limited = top_k[:, None] < vocabulary
-    of_top_k = values.masked_fill(~in_top_k, -torch.inf).logsumexp(-1, keepdim=True)
-    mass = (values - torch.where(limited, of_top_k, logits.logsumexp(-1, keepdim=True))).exp()
-    before = mass.cumsum(-1) - mass
-    kept = in_top_k & ((before < top_p) | (top_p >= 1))
-    kept[:, 0] = True
-    last = kept.sum(-1, keepdim=True) - 1
-    complete = limited | (last < candidates - 1) | (candidates == vocabulary)
-    return values.gather(1, last), complete
+    chosen = logprobs.gather(1, tokens[:, None])
+    ranks = (logprobs >= chosen).sum(-1).tolist()
+    values, ids = (part.tolist() for part in logprobs.topk(min(count, logprobs.shape[1])))
+    return [
+        Ranked(logprob, place, tuple(zip(ids[row], values[row], range(1, count + 1), strict=False)))
+        for row, (logprob, place) in enumerate(zip(chosen[:, 0].tolist(), ranks, strict=True))
+    ]

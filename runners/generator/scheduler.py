@@ -11,17 +11,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.generation import Delta, FinishReason, TokenLogprob, TokenLogprobs
+from runners.generator.choosing import Chooser, Step
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
-from runners.generator.sampling import Ranked, SampledRow, Sampler, Settings
-from runners.generator.text import TextStream, decode
+from runners.generator.request import Generation, Item
 from runners.metrics import Load
 
 logger = logging.getLogger(__name__)
@@ -29,98 +26,34 @@ logger = logging.getLogger(__name__)
 MAX_ROWS = 64
 # While sequences run, prompts get this part of a batch's tokens a step: it is how long the running ones wait.
 _JOINING_PART = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt and how it is continued.
-
-    Attributes:
-        counted: the tokens that the repetition penalty counts beside the output's.
-        context: the tokens before the first one in the same text; none for encoder-decoders.
-    """
-
-    prompt: Sequence[int]
-    counted: Sequence[int]
-    context: Sequence[int]
-    settings: Settings
-    seed: int | None
-    max_tokens: int
-    stop: Sequence[str]
-    eos: frozenset[int]
-
-
-class Generation:
-    """A request under way; made on the event loop that waits for it."""
-
-    def __init__(self, request: Request, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.request = request
-        self.sampled = SampledRow(request.settings, request.seed, request.counted)
-        self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        # Set by the caller that goes, read between steps.
-        self.cancelled = False
-        self.finished = False
-        self._tokenizer = tokenizer
-        self._text = TextStream(tokenizer, request.context, request.stop)
-        # What has been generated; some models compute a sequence anew at some length.
-        self.output: list[int] = []
-
-    def take(self, token: int, ranked: Ranked | None) -> Delta:
-        """What the next token adds, and whether it is the last."""
-        self.output.append(token)
-        reason: FinishReason | None = None
-        if token in self.request.eos:
-            text, reason = self._text.finish(), "stop"
-        else:
-            text, stopped = self._text.push(token)
-            if stopped:
-                reason = "stop"
-            elif len(self.output) >= self.request.max_tokens:
-                text, reason = text + self._text.finish(), "length"
-        self.finished = reason is not None
-        return Delta(text, (token,), reason, () if ranked is None else (self._describe(token, ranked),))
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and output."""
-        return [*self.request.prompt, *self.output]
-
-    def _describe(self, token: int, ranked: Ranked) -> TokenLogprobs:
-        top = tuple(self._entry(other, logprob) for other, logprob in ranked.top)
-        return TokenLogprobs(self._entry(token, ranked.logprob), top, 0)
-
-    def _entry(self, token: int, logprob: float) -> TokenLogprob:
-        text = decode(self._tokenizer, [token], skip_special_tokens=False)
-        return TokenLogprob(token, text, text.encode(), logprob, 0)
+# Most logits of prompts at once where a request asks for their log probabilities: 64 MiB in float32.
+_MOST_LOGITS = 2**24
 
 
 class Scheduler:
     """Runs generations; `run` is the model thread's, the rest is for any thread."""
 
-    def __init__(
-        self, decoder: Decoder, vocabulary: int, forced_first: int | None, max_batch_tokens: int, load: Load
-    ) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, load: Load) -> None:
         """
         Args:
-            forced_first: the first token of every output.
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt goes in parts, or alone
                 where a model cannot stop in between.
             load: is told how many generations wait and run.
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
-        self._forced_first = forced_first
         self._max_batch_tokens = max_batch_tokens
         self._load = load
         self._waiting: deque[Generation] = deque()
+        # Of these, those that are still waited for.
+        self._waiting_count = 0
         self._changed = threading.Condition()
         self._closed = False
         self._dead = False
         # The model thread's own: what runs, and what is about to.
         self._running: list[Generation] = []
         self._rows: Rows | None = None
-        self._sampler: Sampler | None = None
+        self._chooser: Chooser | None = None
         self._tokens: list[int] = []
         self._joining: list[Generation] = []
         self._prefill: Prefill | None = None
@@ -133,7 +66,17 @@ class Scheduler:
     @property
     def count(self) -> int:
         """How many generations wait or run."""
-        return len(self._waiting) + len(self._joining) + len(self._running)
+        return self._waiting_count + len(self._joining) + len(self._running)
+
+    @property
+    def restarts_above(self) -> int | None:
+        """Longer sequences are computed anew, from their first token; beams cannot be. None where none are."""
+        return self._decoder.restarts_above
+
+    @property
+    def computes_in_parts(self) -> bool:
+        """Whether prompts are computed some tokens at a time."""
+        return self._decoder.batching is Batching.CONTINUOUS
 
     def submit(self, generation: Generation) -> None:
         """Queue a generation.
@@ -145,9 +88,14 @@ class Scheduler:
         with self._changed:
             if self._dead or self._closed:
                 raise self._end()
-            self._waiting.append(generation)
-            self._tell_waiting()
+            self._enqueue(generation, self._waiting.append)
             self._changed.notify()
+
+    def cancel(self, generation: Generation) -> None:
+        """Let a generation leave before the next step; nobody waits for it any more."""
+        with self._changed:
+            generation.cancelled = True
+            self._leave_queue(generation)
 
     def close(self) -> None:
         """Fail all, after the step that runs; does not wait."""
@@ -173,7 +121,7 @@ class Scheduler:
                 self._closed = True
                 left = [*self._running, *self._joining, *self._waiting]
                 self._waiting.clear()
-                self._tell_waiting()
+                self._count_waiting(-self._waiting_count)
                 self._load.running.set(0)
             _deliver([(generation, self._end()) for generation in left])
 
@@ -185,8 +133,6 @@ class Scheduler:
     def _wait(self) -> bool:
         """Wait for something to do; False once closed."""
         with self._changed:
-            # Once a step: what was cancelled meanwhile counts no more.
-            self._tell_waiting()
             self._load.running.set(len(self._joining) + len(self._running))
             while not (self._closed or self._waiting or self._joining or self._running):
                 self._changed.wait()
@@ -206,7 +152,7 @@ class Scheduler:
 
     def _drop_running(self) -> list[Generation]:
         dropped, self._running, self._tokens = self._running, [], []
-        self._rows = self._sampler = self._ready = None
+        self._rows = self._chooser = self._ready = None
         return dropped
 
     def _drop_joining(self) -> list[Generation]:
@@ -214,7 +160,11 @@ class Scheduler:
         return dropped
 
     def _let_cancelled_leave(self) -> None:
-        self._keep([row for row, generation in enumerate(self._running) if not generation.cancelled])
+        stay = [generation for generation in self._running if not generation.cancelled]
+        if len(stay) == len(self._running):
+            return
+        rows = [row for row, generation in enumerate(self._owners()) if not generation.cancelled]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
     def _admit(self) -> None:
         """Start with waiting prompts where there is room."""
@@ -222,46 +172,83 @@ class Scheduler:
             self._drop_joining()
         if self._joining or (self._running and self._decoder.batching is not Batching.CONTINUOUS):
             return
-        most = 1 if self._decoder.batching is Batching.ALONE else MAX_ROWS - len(self._running)
+        room = MAX_ROWS - sum(generation.most_rows for generation in self._running)
         longest = 0
         with self._changed:
-            while self._waiting and len(self._joining) < most:
+            while self._waiting and not (self._joining and self._decoder.batching is Batching.ALONE):
                 generation = self._waiting[0]
                 if not generation.cancelled:
-                    longest = max(longest, len(generation.tokens))
-                    if self._joining and longest * (len(self._joining) + 1) > self._budget():
+                    room -= generation.most_rows
+                    if room < 0:
+                        break
+                    longest = max(longest, len(generation.sequences[0]))
+                    rows = sum(joining.rows for joining in self._joining) + generation.rows
+                    if self._joining and (
+                        # Those that ask for log probabilities of their prompts are slower: others do not join them.
+                        generation.is_scored is not self._joining[0].is_scored
+                        or longest * rows > self._budget(generation.is_scored)
+                    ):
                         break
                     self._joining.append(generation)
                 self._waiting.popleft()
-            self._tell_waiting()
+                self._leave_queue(generation)
             self._load.running.set(len(self._joining) + len(self._running))
 
-    def _tell_waiting(self) -> None:
-        self._load.waiting.set(sum(not generation.cancelled for generation in self._waiting))
+    def _enqueue(self, generation: Generation, append: Callable[[Generation], None]) -> None:
+        append(generation)
+        generation.waiting = True
+        self._count_waiting(1)
 
-    def _budget(self) -> int:
-        return max(1, self._max_batch_tokens // _JOINING_PART) if self._running else self._max_batch_tokens
+    def _leave_queue(self, generation: Generation) -> None:
+        if generation.waiting:
+            generation.waiting = False
+            self._count_waiting(-1)
+
+    def _count_waiting(self, change: int) -> None:
+        self._waiting_count += change
+        self._load.waiting.set(self._waiting_count)
+
+    def _budget(self, is_scored: bool) -> int:
+        """Tokens of prompts that are computed at once."""
+        tokens = self._max_batch_tokens // _JOINING_PART if self._running else self._max_batch_tokens
+        return max(1, min(tokens, _MOST_LOGITS // self._vocabulary) if is_scored else tokens)
 
     def _advance_prefill(self) -> None:
         """Compute a part of the prompts; with the last part come the first tokens."""
         if not self._joining:
             return
+        is_scored = self._joining[0].is_scored
         if self._prefill is None:
-            self._prefill = self._decoder.start([generation.tokens for generation in self._joining])
-        logits = self._decoder.advance(self._prefill, self._budget())
+            sequences = [sequence for generation in self._joining for sequence in generation.sequences]
+            self._prefill = self._decoder.start(sequences, keep_logits=is_scored)
+        logits = self._decoder.advance(self._prefill, self._budget(is_scored))
+        if is_scored:
+            self._score_prompts(self._prefill)
         if logits is None:
             return
         rows = self._prefill.rows
-        tokens = self._emit(self._joining, self._new_sampler(self._joining), logits, self._forced_first)
-        stay = [row for row, generation in enumerate(self._joining) if not generation.finished]
-        if stay:
-            if len(stay) < len(self._joining):
-                rows.keep(stay)
+        step = self._choose(self._new_chooser(self._joining), logits)
+        if stay := [generation for generation in self._joining if not generation.finished]:
+            if step.sources != list(range(len(rows))):
+                rows.keep(step.sources)
             # From here on they are running: if they cannot join, what runs is not to be trusted either.
-            self._running += [self._joining[row] for row in stay]
-            self._tokens += [tokens[row] for row in stay]
+            self._running += stay
+            self._tokens += step.tokens
             self._ready = rows
         self._drop_joining()
+
+    def _score_prompts(self, prefill: Prefill) -> None:
+        """Tell the log probabilities of the tokens after the columns that have just been computed."""
+        assert prefill.logits is not None
+        width = prefill.ids.shape[1]
+        start = prefill.done - prefill.logits.shape[1]
+        for row, generation in enumerate(self._joining):
+            first = max(start, width - len(generation.request.prompt))
+            last = min(prefill.done, width - 1)
+            if first < last and generation.prompt_scores is not None:
+                logits = prefill.logits[row, first - start : last - start]
+                generation.prompt_scores.add(logits, prefill.ids[row, first + 1 : last + 1])
+        prefill.logits = None
 
     def _step(self) -> None:
         """Let the rows join that are ready, and append a token to every row."""
@@ -271,13 +258,19 @@ class Scheduler:
             else:
                 self._rows.join(self._ready)
             self._ready = None
-            self._sampler = self._new_sampler(self._running)
+            self._chooser = self._new_chooser(self._running)
         self._restart()
-        if self._rows is None or self._sampler is None:
+        if self._rows is None or self._chooser is None:
             return
-        logits = self._decoder.step(self._rows, self._tokens)
-        self._tokens = self._emit(self._running, self._sampler, logits, None)
-        self._keep([row for row, generation in enumerate(self._running) if not generation.finished])
+        step = self._choose(self._chooser, self._decoder.step(self._rows, self._tokens))
+        stay = [generation for generation in self._running if not generation.finished]
+        self._go_on(stay, step.sources, step.tokens)
+
+    def _choose(self, chooser: Chooser, logits: Tensor) -> Step:
+        """Choose the next tokens and send what they add."""
+        step = chooser.choose(logits)
+        _deliver(step.items)
+        return step
 
     def _restart(self) -> None:
         """Rows that the model is to compute anew leave, and wait before all others."""
@@ -285,44 +278,40 @@ class Scheduler:
         if limit is None or self._rows is None:
             return
         lengths = self._rows.lengths
-        again = [generation for generation, length in zip(self._running, lengths, strict=True) if length == limit]
-        if again:
-            with self._changed:
-                self._waiting.extendleft(reversed(again))
-            self._keep([row for row, length in enumerate(lengths) if length != limit])
-
-    def _emit(
-        self, generations: Sequence[Generation], sampler: Sampler, logits: Tensor, forced: int | None
-    ) -> list[int]:
-        """Choose the next tokens and send what they add; the tokens."""
-        tokens, ranked = sampler.choose(logits, forced)
-        _deliver(
-            [
-                (generation, generation.take(token, ranked.get(row)))
-                for row, (generation, token) in enumerate(zip(generations, tokens, strict=True))
-            ]
-        )
-        return tokens
-
-    def _keep(self, stay: list[int]) -> None:
-        """Drop all other running rows."""
-        if len(stay) == len(self._running):
+        owners = self._owners()
+        again = dict.fromkeys(owner for owner, length in zip(owners, lengths, strict=True) if length == limit)
+        if not again:
             return
-        self._running = [self._running[row] for row in stay]
-        self._tokens = [self._tokens[row] for row in stay]
-        if not stay or self._rows is None:
-            self._rows = self._sampler = None
-            return
-        self._rows.keep(stay)
-        self._sampler = self._new_sampler(self._running)
+        with self._changed:
+            for generation in reversed(again):
+                self._enqueue(generation, self._waiting.appendleft)
+        rows = [row for row, length in enumerate(lengths) if length != limit]
+        stay = [generation for generation in self._running if not generation.waiting]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
-    def _new_sampler(self, generations: Sequence[Generation]) -> Sampler:
-        return Sampler([generation.sampled for generation in generations], self._vocabulary, self._decoder.model.device)
+    def _owners(self) -> list[Generation]:
+        """The generation of each running row."""
+        return [generation for generation in self._running for _ in range(generation.rows)]
+
+    def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
+        """Let only these of what runs go on; rows as in `Step`."""
+        all_stay = len(generations) == len(self._running)
+        self._running, self._tokens = generations, tokens
+        if self._rows is None or not generations:
+            self._rows = self._chooser = None
+        elif all_stay:
+            self._rows.follow(sources)
+        else:
+            self._rows.keep(sources)
+            self._chooser = self._new_chooser(generations)
+
+    def _new_chooser(self, generations: Sequence[Generation]) -> Chooser:
+        return Chooser(generations, self._vocabulary, self._decoder.model.device)
 
 
-def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+def _deliver(items: Sequence[tuple[Generation, Item]]) -> None:
     """Hand out what a step has made, with one call an event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Delta | Exception]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Item]]] = {}
     for generation, item in items:
         by_loop.setdefault(generation.loop, []).append((generation, item))
     for loop, own in by_loop.items():
@@ -334,6 +323,6 @@ def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
                 generation.cancelled = True
 
 
-def _put(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+def _put(items: Sequence[tuple[Generation, Item]]) -> None:
     for generation, item in items:
         generation.queue.put_nowait(item)

@@ -4,72 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
-
-# So many tokens before the first one decide, with SentencePiece, whether a space stands between.
-_CONTEXT = 6
-# What bytes that are no character yet (or never) are decoded to.
-_REPLACEMENT = "\ufffd"
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-    """The text of tokens, as it is: the clean-up of spaces of some tokenizers would change text already sent."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
-    assert isinstance(text, str)
-    return text
+from runners.generator.detokenizer import Detokenizer
+from runners.generator.vocabulary import Vocabulary
 
 
 class TextStream:
-    """The text of one sequence of tokens.
+    """The text of one sequence of tokens, which ends with the first stop string that is complete."""
 
-    A token's text depends on those before it (a space, the rest of a character), so a window is decoded with and
-    without the new tokens, as vLLM and TGI do.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        context: Sequence[int],
+        stop: Sequence[str],
+        include_stop: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
         """
         Args:
             context: the tokens that the sequence continues, if any.
             stop: strings that end the text; none may be empty.
+            include_stop: keep the stop string in the text.
         """
-        self._tokenizer = tokenizer
-        self._ids = list(context[-_CONTEXT:])
-        self._window_start = 0
-        self._read = len(self._ids)
-        self._read_text = decode(tokenizer, self._ids)
+        self._detokenizer = Detokenizer(vocabulary, context, skip_special_tokens)
         self._stop = stop
-        self._held = ""
+        self._include_stop = include_stop
+        self._longest = max(map(len, stop), default=0)
+        # What may be the beginning of a stop string, of which so much has been given out.
+        self._tail = ""
+        self._released = 0
 
-    def push(self, token: int) -> tuple[str, bool]:
+    @property
+    def length(self) -> int:
+        """Characters that the tokens have so far, without those of an incomplete one."""
+        return self._detokenizer.length
+
+    def push(self, token: int, may_stop: bool = True) -> tuple[str, str | None]:
         """Take the next token.
 
+        Args:
+            may_stop: whether a stop string that this token completes ends the text.
+
         Returns:
-            The text that is certain now, and whether a stop string has come, which ends the text.
+            The text that is certain now, and the stop string that has come, which ends the text.
         """
-        self._ids.append(token)
-        text = decode(self._tokenizer, self._ids[self._window_start :])
-        if len(text) <= len(self._read_text) or text.endswith(_REPLACEMENT):
-            return "", False
-        added = text[len(self._read_text) :]
-        self._window_start, self._read = self._read, len(self._ids)
-        self._read_text = decode(self._tokenizer, self._ids[self._window_start :])
-        return self._release(added)
+        return self._release(self._detokenizer.push(token), may_stop)
 
     def finish(self) -> str:
         """What is left of the text; no more tokens come."""
-        text = decode(self._tokenizer, self._ids[self._window_start :])
-        released, stopped = self._release(text[len(self._read_text) :])
-        return released if stopped else released + self._held
+        return (self._tail + self._detokenizer.finish())[self._released :]
 
-    def _release(self, added: str) -> tuple[str, bool]:
-        text = self._held + added
-        found = [start for stop in self._stop if (start := text.find(stop)) >= 0]
-        if found:
-            self._held = ""
-            return text[: min(found)], True
-        held = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held], False
+    def _release(self, added: str, may_stop: bool) -> tuple[str, str | None]:
+        if not self._stop:
+            return added, None
+        text, released = self._tail + added, self._released
+        if added and may_stop:
+            # Of those that this token completes the one that ends first, as in vLLM.
+            new = len(self._tail)
+            ends = [
+                (start + len(stop), stop)
+                for stop in self._stop
+                if (start := text.find(stop, max(0, new - len(stop) + 1))) >= 0
+            ]
+            if ends:
+                end, stop = min(ends, key=lambda found: found[0])
+                return text[released : end if self._include_stop else end - len(stop)], stop
+        certain = len(text) if self._include_stop else len(text) - self._held(text)
+        # Later tokens may complete what begins so far back.
+        start = max(0, min(certain, len(text) - self._longest + 1))
+        self._tail, self._released = text[start:], certain - start
+        return text[released:certain], None
+
+    def _held(self, text: str) -> int:
+        """How many characters at the end of the text are the beginning of a stop string."""
+        return max(_overlap(text, stop) for stop in self._stop)
 
 
 def _overlap(text: str, stop: str) -> int:

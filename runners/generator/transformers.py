@@ -2,10 +2,6 @@
 
 The event loop checks requests and hands out text; a thread tokenizes; another one loads the model and then does nothing
 but run the decode loop. torch and transformers are imported in that thread: importing this module stays cheap.
-
-Not applied of a generation_config.json: beam search, no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_length,
-forced_eos_token_id and other processors; of it hold the temperature, top_k, top_p, min_p and repetition_penalty, where
-set, the start, forced first and end tokens, and the length of an encoder-decoder's output.
 """
 
 from __future__ import annotations
@@ -14,34 +10,44 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.errors import EngineDeadError, InputError, ModelNotReadyError
-from runners.generation import Delta, Sampling, check_characters
+from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
 from runners.metrics import Load
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from runners.generator.limits import Defaults, Limits
+    from runners.generator.beams import BeamRules, Hypothesis
+    from runners.generator.constraints import GrammarMatcher, Grammars
+    from runners.generator.defaults import Defaults
+    from runners.generator.limits import Limits
+    from runners.generator.prompts import Prompts
+    from runners.generator.request import Generation, Request
     from runners.generator.scheduler import Scheduler
+    from runners.generator.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
+
 _LONGEST_STEP_SECONDS = 10
+# Most logits of a prompt, 1 GiB in float32, where a model cannot stop in between to have those taken that it has.
+_MOST_LOGITS = 2**28
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     """Everything that exists once the model is loaded."""
 
-    tokenizer: PreTrainedTokenizerBase
-    longest_token: int
+    vocabulary: Vocabulary
+    prompts: Prompts
+    grammars: Grammars
     limits: Limits
     defaults: Defaults
     scheduler: Scheduler
@@ -55,6 +61,7 @@ class TransformersEngine:
         self._loaded: _Loaded | None = None
         self._closed = False
         self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._grammar_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
         self._model_thread: threading.Thread | None = None
 
     @property
@@ -82,100 +89,189 @@ class TransformersEngine:
         self._model_thread.start()
         self._loaded = loading.result()
 
-    async def tokenize(self, prompt: str) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects, too many as they may be.
 
         Raises:
-            InputError: the prompt is so long that it is not tokenized.
+            InputError: the prompt is so long that it is not tokenized, or the options do not fit the model.
         """
-        loaded = self._model()
-        tokenizer = loaded.tokenizer
-        check_characters(prompt, loaded.limits.prompt, loaded.longest_token)
-
-        def encode() -> list[int]:
-            ids: list[int] = tokenizer(prompt, add_special_tokens=not self._arguments.disable_special_tokens).input_ids
-            return ids
-
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, encode)
+        prompts = self._model().prompts
+        return await self._tokenizing(lambda: prompts.encode(prompt, options))
 
     async def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[int]:
-        """The token ids of a chat by the model's chat template; `options` are the template's variables.
+        """The token ids of a chat by the model's chat template.
 
         Raises:
-            InputError: the model has no chat template, or it refuses the messages.
+            InputError: the model has no chat template, or it refuses the messages, or as `tokenize`.
         """
-        loaded = self._model()
-        tokenizer = loaded.tokenizer
-        if not tokenizer.chat_template:
-            raise InputError("this model has no chat template: use completions")
-        if not options.get("continue_final_message"):
-            options.setdefault("add_generation_prompt", True)
+        prompts = self._model().prompts
+        if not variables.get("continue_final_message"):
+            variables = {"add_generation_prompt": True, **variables}
+        return await self._tokenizing(lambda: prompts.render(messages, tools, variables, options))
 
-        def render() -> list[int]:
-            from jinja2 import TemplateError
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        """As many tokens of a prompt as the options keep.
 
-            try:
-                text = str(
-                    tokenizer.apply_chat_template(
-                        [dict(message) for message in messages],
-                        tools=None if tools is None else [dict(tool) for tool in tools],
-                        tokenize=False,
-                        **options,
-                    )
-                )
-            except (TemplateError, TypeError, ValueError) as error:
-                raise InputError(f"the chat template refuses the messages: {error}") from error
-            check_characters(text, loaded.limits.prompt, loaded.longest_token)
-            # Templates write the special tokens themselves.
-            ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-            return ids
+        Raises:
+            InputError: more are to be kept than the model takes.
+        """
+        return self._model().prompts.truncate(prompt, options)
 
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, render)
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+        prompts = self._model().prompts
+        return await self._tokenizing(lambda: prompts.decode(ids))
+
+    async def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+        prompts = self._model().prompts
+        return await self._tokenizing(lambda: prompts.strings(ids))
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.
 
+        What beams find comes at the end, a delta a choice.
+
         Raises:
-            InputError: the prompt is empty or too long, or a token id, also of logit_bias, outside of the vocabulary.
+            InputError: the prompt is empty or too long, a token id is outside of the vocabulary, the constraint cannot
+                be used, or parameters contradict each other.
             ModelNotReadyError: the model is not loaded, or the server is shutting down.
             EngineDeadError: the model thread has died.
         """
-        from runners.generator.scheduler import Generation, Request
+        from runners.generator.request import Generation
 
         loaded = self._model()
-        loaded.defaults.check(prompt)
-        room = loaded.limits.room(len(prompt), sampling.max_tokens)
-        is_decoder = loaded.defaults.decoder_start is None
-        output = [] if loaded.defaults.decoder_start is None else [loaded.defaults.decoder_start]
-        request = Request(
-            prompt=prompt,
-            counted=prompt if is_decoder else output,
-            context=prompt if is_decoder else (),
-            settings=loaded.defaults.resolve(sampling),
-            seed=sampling.seed,
-            max_tokens=room,
-            stop=tuple(stop for stop in sampling.stop if stop),
-            eos=frozenset() if sampling.ignore_eos else loaded.defaults.eos,
-        )
-        generation = Generation(request, loaded.tokenizer)
+        request = await self._make_request(loaded, prompt, sampling)
+        generation = Generation(request, loaded.vocabulary)
         loaded.scheduler.submit(generation)
         try:
+            is_first = True
             while True:
                 item = await generation.queue.get()
                 if isinstance(item, Exception):
                     raise item
-                yield item
-                if item.finish_reason is not None:
+                deltas = [item] if isinstance(item, Delta) else await self._tell_found(loaded, request, item)
+                for delta in deltas:
+                    yield await self._with_prompt_logprobs(generation, delta) if is_first else delta
+                    is_first = False
+                if deltas[-1].finish_reason is not None:
                     return
         finally:
-            generation.cancelled = True
+            loaded.scheduler.cancel(generation)
+
+    async def _tell_found(self, loaded: _Loaded, request: Request, found: Sequence[Hypothesis]) -> list[Delta]:
+        """The texts of beams: they are long, and neither the model nor the event loop is to wait for them."""
+        from runners.generator.request import tell_found
+
+        return await self._tokenizing(lambda: tell_found(request, loaded.vocabulary, found))
+
+    async def _make_request(self, loaded: _Loaded, prompt: Sequence[int], sampling: Sampling) -> Request:
+        from runners.generator.parameters import find_ends, resolve
+        from runners.generator.request import Request
+
+        defaults, tokenizer = loaded.defaults, loaded.vocabulary.tokenizer
+        defaults.check(prompt)
+        room = loaded.limits.room(len(prompt), sampling.max_tokens)
+        if sampling.max_tokens is None:
+            room = min(room, defaults.limit(sampling) or room)
+        if sampling.min_tokens > room:
+            raise InputError(f"min_tokens is {sampling.min_tokens}, but max_tokens is {room}", "min_tokens")
+        if sampling.prompt_logprobs is not None:
+            self._check_scored(loaded, prompt)
+        settings = (
+            await self._tokenizing(lambda: resolve(sampling, defaults, tokenizer))
+            if sampling.bad_words
+            else resolve(sampling, defaults, tokenizer)
+        )
+        settings, processors = defaults.process(settings, sampling, prompt, room)
+        is_decoder = defaults.decoder_start is None
+        output = [] if defaults.decoder_start is None else [defaults.decoder_start]
+        return Request(
+            prompt=prompt,
+            counted=prompt if is_decoder else output,
+            context=prompt if is_decoder else (),
+            settings=settings,
+            seed=sampling.seed,
+            max_tokens=room,
+            ends=find_ends(sampling, defaults, tokenizer.eos_token_id),
+            stop=tuple(stop for stop in sampling.stop if stop) or defaults.stop,
+            include_stop=sampling.include_stop,
+            skip_special_tokens=sampling.skip_special_tokens,
+            prompt_logprobs=sampling.prompt_logprobs,
+            processors=processors,
+            matcher=await self._compile(loaded.grammars, sampling),
+            beams=self._find_beams(loaded, sampling, len(prompt) + room) if room else None,
+        )
+
+    def _find_beams(self, loaded: _Loaded, sampling: Sampling, length: int) -> BeamRules | None:
+        """How a sequence of at most so many tokens is searched for; None if it is sampled.
+
+        Raises:
+            InputError: beams would have to be computed anew on their way.
+        """
+        beams = loaded.defaults.find_beams(sampling)
+        limit = loaded.scheduler.restarts_above
+        if beams is not None and limit is not None and length > limit:
+            raise InputError(f"this model searches beams of {limit} tokens at most, not {length}", "max_tokens")
+        return beams
+
+    async def _compile(self, grammars: Grammars, sampling: Sampling) -> GrammarMatcher | None:
+        constraint = sampling.constraint
+        if constraint is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._grammar_thread, grammars.compile, constraint)
+
+    def _check_scored(self, loaded: _Loaded, prompt: Sequence[int]) -> None:
+        """Refuse log probabilities of a prompt where they cannot be had.
+
+        Raises:
+            InputError: the model is an encoder-decoder, or the prompt is too long for it.
+        """
+        if loaded.defaults.decoder_start is not None:
+            raise InputError("an encoder-decoder has no log probabilities of its prompt", "prompt_logprobs")
+        if not loaded.scheduler.computes_in_parts and len(prompt) * loaded.defaults.vocabulary > _MOST_LOGITS:
+            most = _MOST_LOGITS // loaded.defaults.vocabulary
+            raise InputError(
+                f"this model gives log probabilities of prompts of {most} tokens at most, not {len(prompt)}",
+                "prompt_logprobs",
+            )
+
+    async def _with_prompt_logprobs(self, generation: Generation, delta: Delta) -> Delta:
+        from runners.generator.logprobs import describe_prompt
+
+        scores, request = generation.prompt_scores, generation.request
+        if scores is None:
+            return delta
+        vocabulary = self._model().vocabulary
+        described = await self._tokenizing(
+            lambda: describe_prompt(vocabulary, request.prompt, scores, request.skip_special_tokens)
+        )
+        return replace(delta, prompt_logprobs=described)
+
+    async def _tokenizing(self, work: Callable[[], _Result]) -> _Result:
+        """Do what takes a tokenizer's time in its own thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, work)
 
     def close(self) -> None:
         """Stop the threads; what runs fails. Returns when the step that runs is done."""
         self._closed = True
         self._tokenizer_thread.shutdown(wait=False, cancel_futures=True)
+        self._grammar_thread.shutdown(wait=False, cancel_futures=True)
         if self._loaded is not None:
             self._loaded.scheduler.close()
             if self._model_thread is not None and self._model_thread is not threading.current_thread():
@@ -208,20 +304,29 @@ class TransformersEngine:
         from transformers.utils import logging as transformers_logging
 
         from runners.encoder.linear import warm_linears
+        from runners.generator.constraints import Grammars
         from runners.generator.decoding import Decoder
-        from runners.generator.limits import Defaults, Limits
+        from runners.generator.defaults import Defaults
+        from runners.generator.limits import Limits
         from runners.generator.probe import choose_batching, speed_up
+        from runners.generator.prompts import Prompts, load_template
         from runners.generator.scheduler import MAX_ROWS, Scheduler
+        from runners.generator.vocabulary import Vocabulary
         from runners.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         arguments = self._arguments
+        given_template = arguments.engine.get("chat_template")
+        template = None if given_template is None else load_template(given_template)
         torch.set_num_threads(count_cores(arguments.workers))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = load_config(arguments)
-        tokenizer = load_tokenizer(arguments)
+        tokenizer = load_tokenizer(arguments, needs_fast=False)
+        if not config.is_encoder_decoder:
+            # The end of a prompt is what is gone on with; vLLM does the same.
+            tokenizer.truncation_side = "left"
         auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = load_model(arguments, auto_class, device, unused_prefixes=())
         defaults = Defaults.of(model, tokenizer)
@@ -234,12 +339,21 @@ class TransformersEngine:
         # What is loaded stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        vocabulary = Vocabulary(tokenizer, defaults.vocabulary)
+        # Of a causal model's context a token is left for the output, as vLLM does.
+        most_kept = limits.prompt - (0 if config.is_encoder_decoder else 1)
         return _Loaded(
-            tokenizer,
-            max(map(len, tokenizer.get_vocab())),
+            vocabulary,
+            Prompts(
+                vocabulary,
+                defaults.languages,
+                limits.prompt,
+                most_kept,
+                not arguments.disable_special_tokens,
+                template,
+            ),
+            Grammars(vocabulary, defaults.vocabulary, defaults.eos),
             limits,
             defaults,
-            Scheduler(
-                decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens, Load(arguments.model_name)
-            ),
+            Scheduler(decoder, defaults.vocabulary, max_batch_tokens, Load(arguments.model_name)),
         )

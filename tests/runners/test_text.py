@@ -8,6 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from runners.generator.text import TextStream
+from runners.generator.vocabulary import Vocabulary
 from tests.families import albert_unigram, roberta_bpe
 
 TEXTS = (
@@ -24,12 +25,12 @@ def stream(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], context: Sequence[int] = (), stop: Sequence[str] = ()
 ) -> tuple[list[str], bool]:
     """The pieces of text, one a token and one at the end, and whether a stop string ended it."""
-    text = TextStream(tokenizer, context, stop)
+    text = TextStream(Vocabulary(tokenizer), context, stop)
     pieces = []
     for token in ids:
-        piece, stopped = text.push(token)
+        piece, found = text.push(token)
         pieces.append(piece)
-        if stopped:
+        if found is not None:
             return pieces, True
     return [*pieces, text.finish()], False
 

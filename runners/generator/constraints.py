@@ -1,0 +1,166 @@
+"""Constraints of outputs (JSON, regular expressions, choices, grammars), by llguidance, as vLLM's guidance backend."""
+
+from __future__ import annotations
+
+import functools
+import json
+import textwrap
+import threading
+from collections.abc import Callable, Sequence
+
+import llguidance
+import llguidance.hf
+import llguidance.numpy
+import numpy as np
+import numpy.typing as npt
+from llguidance import gbnf_to_lark
+
+from runners.errors import InputError
+from runners.generation import Constraint
+from runners.generator.vocabulary import Vocabulary
+
+# Of a schema, regular expression or grammar; and of what is converted to the library's own syntax, in Python.
+_MOST_CHARACTERS = 65_536
+_MOST_CONVERTED = 16_384
+_LONGEST_MESSAGE = 500
+# A state takes 1 to 2 kB, and each running request has its own.
+_LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+class GrammarMatcher:
+    """How far the output of one row has come in its constraint."""
+
+    def __init__(self, matcher: llguidance.LLMatcher, size: int, ends: frozenset[int]) -> None:
+        """
+        Args:
+            size: tokens of a mask.
+        """
+        self.matcher = matcher
+        self.size = size
+        self._ends = ends
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow, and there is no end token to say so."""
+        return not self._ends and self.matcher.is_stopped()
+
+    @property
+    def error(self) -> InputError | None:
+        """Why it cannot go on."""
+        return _refusal("the constraint", self.matcher.get_error()) if self.matcher.is_error() else None
+
+    def consume(self, token: int) -> None:
+        """Go on with a token that the mask allows.
+
+        Raises:
+            InputError: the constraint is too complex.
+        """
+        if token not in self._ends and not self.matcher.consume_token(token) and (error := self.error) is not None:
+            raise error
+
+
+class Grammars:
+    """Makes matchers for a model."""
+
+    def __init__(self, vocabulary: Vocabulary, size: int, ends: frozenset[int]) -> None:
+        """
+        Args:
+            size: of the model's logits.
+            ends: the tokens that end an output, which a constraint takes where the output may be complete.
+        """
+        self._vocabulary = vocabulary
+        self._size = size
+        self._ends = ends
+        self._lock = threading.Lock()
+
+    def compile(self, constraint: Constraint) -> GrammarMatcher:
+        """Make a matcher; takes up to a second, without the interpreter's lock.
+
+        Raises:
+            InputError: the constraint is none, is too large, or has something that is not supported.
+        """
+        what = f"the {_NAMES.get(constraint.kind, constraint.kind)}"
+        if sum(map(len, constraint.value)) > _MOST_CHARACTERS:
+            raise InputError(f"{what} has more than {_MOST_CHARACTERS} characters")
+        if constraint.kind in ("json", "choice", "grammar") and not constraint.value:
+            raise InputError(f"{what} is empty")
+        if "\0" in constraint.value:
+            raise InputError(f"{what} has a NUL character")
+        try:
+            grammar = _COMPILERS[constraint.kind](constraint.value)
+        except (ValueError, RecursionError) as error:
+            raise _refusal(what, str(error)) from error
+        with self._lock:
+            tokenizer = self._tokenizer
+        matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if matcher.is_error():
+            raise _refusal(what, matcher.get_error())
+        return GrammarMatcher(matcher, tokenizer.vocab_size, self._ends)
+
+    @functools.cached_property
+    def _tokenizer(self) -> llguidance.LLTokenizer:
+        tokenizer = self._vocabulary.tokenizer
+        size = max(self._size, len(tokenizer))
+        # The library wants an end token: without one it is a token that does not exist.
+        ends = sorted(self._ends) or [size]
+        size = max(size, *(end + 1 for end in ends))
+        try:
+            return llguidance.hf.from_tokenizer(tokenizer, size, ends)  # type: ignore[arg-type]
+        except ValueError:
+            # It does not know how such tokenizers decode.
+            wrapper = llguidance.TokenizerWrapper(_TokenBytes(self._vocabulary, size, ends[0]))
+            return llguidance.LLTokenizer(wrapper, size, ends)
+
+
+class _TokenBytes:
+    """A tokenizer as `llguidance` wants it."""
+
+    def __init__(self, vocabulary: Vocabulary, size: int, end: int) -> None:
+        self.eos_token_id = end
+        self.bos_token_id = None
+        self.tokens = [vocabulary.data(token) for token in range(size)]
+        self.special_token_ids = sorted(vocabulary.special)
+        self._tokenizer = vocabulary.tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def fill_masks(matchers: Sequence[GrammarMatcher]) -> npt.NDArray[np.int32]:
+    """Which tokens may come next, a bit a token, [matchers, tokens / 32]; computed in parallel."""
+    masks = llguidance.numpy.allocate_token_bitmask(len(matchers), matchers[0].size)
+    llguidance.numpy.fill_next_token_bitmask_par(
+        _executor(), [(matcher.matcher, row) for row, matcher in enumerate(matchers)], masks
+    )
+    return masks
+
+
+@functools.cache
+def _executor() -> llguidance.LLExecutor:
+    return llguidance.LLExecutor()
+
+
+def _compile_json(schema: str) -> str:
+    return llguidance.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": True})
+
+
+def _compile_grammar(text: str) -> str:
+    if len(text) > _MOST_CONVERTED and not gbnf_to_lark.is_lark_syntax(text):
+        raise ValueError(f"in EBNF it may have {_MOST_CONVERTED} characters; use Lark's syntax for more")
+    return llguidance.grammar_from("grammar", text)
+
+
+_COMPILERS: dict[str, Callable[..., str]] = {
+    "json": _compile_json,
+    "json_object": lambda _: _compile_json('{"type": "object"}'),
+    "regex": llguidance.LLMatcher.grammar_from_regex,
+    "choice": lambda choices: llguidance.grammar_from("choice", json.dumps(choices)),
+    "grammar": _compile_grammar,
+}
+_NAMES = {"json": "JSON schema", "json_object": "JSON object"}
+
+
+def _refusal(what: str, message: str) -> InputError:
+    """The library's message in one line."""
+    line = " ".join(message.removesuffix("<non-verbose/>").split())
+    return InputError(f"{what} cannot be used: {textwrap.shorten(line, _LONGEST_MESSAGE, placeholder=' ...')}")

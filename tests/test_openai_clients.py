@@ -1,0 +1,223 @@
+"""Clients of OpenAI's API that nobody here wrote, unchanged, against a started server on `transformers`.
+
+What they answer with is compared with `transformers`; `make test-clients` installs them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.clients.answer import QUESTION, City
+from tests.servers import BENTOML, ROOT, ServerProcess
+
+PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+PROMPT = "The capital of France is"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.clients,
+    pytest.mark.skipif(not PYTHON.exists(), reason="the clients are not installed: make test-clients installs them"),
+]
+
+
+class Reference:
+    """The model in `transformers`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def chat(self, question: str, tokens: int) -> str:
+        """The greedy answer to a question."""
+        chat = [{"role": "user", "content": question}]
+        return self._continue(self.tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"], tokens)
+
+    def complete(self, text: str, tokens: int) -> str:
+        """The greedy continuation of a text."""
+        return self._continue(self.tokenizer(text)["input_ids"], tokens)
+
+    def score(self, context: str, continuation: str) -> tuple[float, bool]:
+        """The log probability of a continuation, and whether it is the greedy one, as lm-eval counts them."""
+        whole = self.tokenizer(context + continuation)["input_ids"]
+        start = len(self.tokenizer(context)["input_ids"])
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([whole])).logits[0, start - 1 : -1].log_softmax(-1)
+        ids = torch.tensor(whole[start:])
+        return logits.gather(1, ids[:, None]).sum().item(), bool((logits.argmax(-1) == ids).all())
+
+    def _continue(self, ids: list[int], tokens: int) -> str:
+        output = self.model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=tokens)
+        text: str = self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+        return text
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server of SmolLM2-135M-Instruct in float32, and the model in `transformers`."""
+
+    url: str
+    folder: Path
+    home: Path
+    reference: Reference
+
+    def ask(self, module: str) -> Any:
+        """What a program of tests/clients, run with the clients' Python, says."""
+        ran = self.run(["-m", f"tests.clients.{module}", f"{self.url}/v1", "smollm"])
+        return json.loads(ran.stdout.splitlines()[-1])
+
+    def run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "HF_HOME": str(self.home / "hub"), "OPENAI_API_KEY": "none"}
+        ran = subprocess.run(
+            [str(PYTHON), *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran
+
+
+@pytest.fixture(scope="module")
+def served(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("clients")
+    arguments = [f"--arg=model_dir={smollm}", "--arg=model_name=smollm", "--arg=backend=huggingface"]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], home)
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        yield Served(server.url, smollm, home, Reference(smollm))
+    finally:
+        assert server.terminate() == 0
+
+
+def test_openai(served: Served) -> None:
+    said = served.ask("openai_calls")
+    assert said["plain"] == said["streamed"] == served.reference.chat(QUESTION, 8)
+    assert City(**said["parsed"]) == City(**said["parsed_stream"])
+    name, arguments = said["called"]
+    assert (name, said["call_finished"]) == ("note_city", "stop")
+    City.model_validate(arguments)
+    assert said["completion"] == PROMPT + served.reference.complete(PROMPT, 4)
+    first, *others = said["logprobs"]
+    assert first is None
+    total, _ = served.reference.score("The", said["completion"].removeprefix("The"))
+    assert sum(others) == pytest.approx(total, abs=1e-3)
+    assert said["response"] == said["response_streamed"] == served.reference.chat(QUESTION, 16)
+    assert said["max_model_len"] == [8192]
+
+
+def test_langchain(served: Served) -> None:
+    said = served.ask("langchain_chats")
+    assert said["plain"] == said["streamed"] == served.reference.chat(QUESTION, 64)
+    assert said["usage"] > 0
+    for method in ("json_schema", "function_calling"):
+        City.model_validate(said[method])
+    assert isinstance(json.loads(said["json_mode"]), dict)
+    for call in (said["note_city"], said["required"], said["tool_streamed"]):
+        assert call["name"] == "note_city"
+        assert call["args"].keys() == {"name", "million"}
+        assert call["args"]["name"] in ("Paris", "Rome")
+        assert isinstance(call["args"]["million"], int)
+    assert isinstance(said["after_tool"], str)
+
+
+def test_litellm(served: Served) -> None:
+    said = served.ask("litellm_calls")
+    for provider in ("openai", "hosted_vllm"):
+        answer = said[provider]
+        assert answer["plain"] == answer["streamed"] == served.reference.chat(QUESTION, 64)
+        City.model_validate(answer["parsed"])
+        City.model_validate(answer["called"])
+    assert said["text"] == served.reference.complete(PROMPT, 4)
+
+
+def test_instructor(served: Served) -> None:
+    said = served.ask("instructor_modes")
+    assert len(said) == 3
+    for city in said.values():
+        City.model_validate(city)
+
+
+def test_pydantic_ai(served: Served) -> None:
+    said = served.ask("pydantic_ai_outputs")
+    assert said.pop("plain") == said.pop("streamed") == served.reference.chat(QUESTION, 64)
+    assert said.keys() == {"type", "tool", "native"}
+    for city in said.values():
+        City.model_validate(city)
+
+
+DOCUMENTS = [
+    {"question": "The capital of France is", "choices": ["Paris", "Rome", "a very large and old city"], "answer": 0},
+    {"question": "The opposite of hot is", "choices": ["cold", "warm", "red"], "answer": 0},
+    {"question": "Two plus two is", "choices": ["four", "five", "a number"], "answer": 0},
+]
+TASK = """\
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+doc_to_text: "{{{{question}}}}"
+"""
+CHOICES = """\
+output_type: multiple_choice
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list: [{metric: acc}]
+"""
+GENERATION = """\
+output_type: generate_until
+doc_to_target: "{{choices[answer]}}"
+generation_kwargs: {until: ["\\n"], max_gen_toks: 8, do_sample: false}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.mark.parametrize("tokenizer", ["huggingface", "remote"])
+def test_lm_eval_on_completions(served: Served, tmp_path: Path, tokenizer: str) -> None:
+    """Log probabilities of given texts, and generation, are those of the model in `transformers`."""
+    model_arguments = f"tokenizer_backend={tokenizer}" + (
+        f",tokenizer={served.folder}" if tokenizer != "remote" else ""
+    )
+    samples = _evaluate(
+        served, tmp_path, "local-completions", "completions", ["choices", "generation"], model_arguments
+    )
+    for document, found in zip(DOCUMENTS, samples["choices"], strict=True):
+        for choice, (score, is_greedy) in zip(document["choices"], found, strict=True):
+            expected, greedy = served.reference.score(document["question"], f" {choice}")
+            assert float(score) == pytest.approx(expected, abs=1e-3)
+            assert (is_greedy == "True") is greedy
+    for document, [text] in zip(DOCUMENTS, samples["generation"], strict=True):
+        assert text == served.reference.complete(document["question"], 8).split("\n")[0]
+
+
+def test_lm_eval_on_chats(served: Served, tmp_path: Path) -> None:
+    samples = _evaluate(
+        served, tmp_path, "local-chat-completions", "chat/completions", ["generation"], "", "--apply_chat_template"
+    )
+    for document, [text] in zip(DOCUMENTS, samples["generation"], strict=True):
+        assert text == served.reference.chat(document["question"], 8).split("\n")[0]
+
+
+def _evaluate(
+    served: Served, folder: Path, model: str, route: str, tasks: list[str], model_arguments: str, *options: str
+) -> dict[str, list[Any]]:
+    """What the model says to each document, by task."""
+    data = folder / "documents.jsonl"
+    data.write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    for name, rest in (("choices", CHOICES), ("generation", GENERATION)):
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data) + rest)
+    arguments = f"model=smollm,base_url={served.url}/v1/{route},num_concurrent=2,max_retries=1,{model_arguments}"
+    words = ["--model", model, "--model_args", arguments.rstrip(","), "--include_path", str(folder), "--log_samples"]
+    served.run(["-m", "lm_eval", *words, "--tasks", ",".join(tasks), "--output_path", str(folder / "out"), *options])
+    samples: dict[str, list[Any]] = {}
+    for name in tasks:
+        [path] = (folder / "out").rglob(f"samples_{name}_*.jsonl")
+        rows = sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda row: row["doc_id"])
+        samples[name] = [row["filtered_resps"] for row in rows]
+    return samples
