@@ -23,6 +23,9 @@ from runners.generator.cache import GrowingCache, join_masks
 from runners.generator.rope import RowRope
 from runners.generator.stock import StockSequence
 
+# Where RecurrentGemma keeps what other models have a cache for.
+_MODULE_STATES = ("recurrent_states", "conv1d_state")
+
 
 class Batching(StrEnum):
     """How sequences may share a batch."""
@@ -145,6 +148,9 @@ class Decoder:
         self.rope = RowRope(decoding)
         self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
         self._attention_types = AttentionTypes(model)
+        self._states = [
+            (module, name) for module in model.modules() for name in _MODULE_STATES if hasattr(module, name)
+        ]
         self.restarts_above = None if self.rope.limit is None else _find_restart(model)
 
     @property
@@ -175,8 +181,10 @@ class Decoder:
         return Prefill(ids, mask, rows, keep_logits)
 
     def forget(self) -> None:
-        """Undo what earlier sequences have changed in the stock model: dynamic scaling, and BigBird's attention."""
+        """Undo what earlier sequences have left in the stock model: dynamic scaling, BigBird's attention, states."""
         self.rope.reset()
+        for module, name in self._states:
+            setattr(module, name, None)
         self._attention_types.restore(1)
 
     def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:

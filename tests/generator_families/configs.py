@@ -15,6 +15,10 @@ _INDEXED = _LATENT | {"index_n_heads": 4, "index_head_dim": 16, "index_topk": 8}
 _MAMBA2 = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 16, "mamba_expand": 2}
 _SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": _MAMBA2 | {"attn_layer_indices": [1]},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 64, "hidden_size": 32, "moe_num_experts": 2, "moe_top_k": 2},
+    },
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 4, "n_shared_experts": 1},
     "deepseek_v32": _INDEXED,
     "falcon_h1": _MAMBA2 | {"mamba_d_ssm": 64},
@@ -36,8 +40,12 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16,
         "indexer_compress_ratio": 4, "hc_lowrank": 8, "ple_embed_dim": 32,
     },
+    # Its positions are counted from it, and only 0 gives those that it has asserted.
+    "prophetnet": {"pad_token_id": 0},
     "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
     "switch_transformers": {"num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "expert_capacity": 8},
+    "xlstm": {"embedding_dim": 32},
+    "youtu": _LATENT,
 }  # fmt: skip
 
 
