@@ -128,7 +128,19 @@ def _run(suite: Suite, server: ServerProcess, model: Path, folder: Path) -> dict
     (adapter / "refs/main").write_text("empty")
     report = folder / "report.xml"
     command = [
-        *(sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "running_server", "-c", os.devnull, "-o", "junit_family=xunit1"),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--tb=short",
+            "-p",
+            "running_server",
+            "-c",
+            os.devnull,
+            "-o",
+            "junit_family=xunit1",
+        ),
         *(f"--junitxml={report}", f"--rootdir={SUITE}", str(SUITE / "tests/entrypoints/openai" / suite.path)),
     ]
     python_path = os.pathsep.join(filter(None, (str(ROOT / "tests/vllm_suite"), os.environ.get("PYTHONPATH"))))
