@@ -16,12 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol import generate, open_inference, openai, openapi, repository, tei, v1
+from protocol import generate, open_inference, openapi, repository, tei, v1
 from protocol.compression import CompressResponses
 from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
 from protocol.keys import Keys
 from protocol.latency import LogLatency
+from protocol.openai import routes as openai
 from protocol.options import AnswerOptions
 from protocol.request_id import EchoRequestId
 from runners.arguments import Arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ _BINARY_TYPE = "application/octet-stream"
 STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
 # More digits than any length has, and fewer than Python refuses to turn into a number.
 MAX_DIGITS = 18
+# Where msgspec names a field of the body: missing, or with a value that it cannot have.
+_FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 
 
@@ -75,7 +78,9 @@ def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{what} is not as expected: {error}") from error
+        found = _FIELD.search(str(error))
+        param = None if found is None else found[1] or found[2]
+        raise InvalidRequestError(f"{what} is not as expected: {error}", param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"{what} is not valid JSON: {error}") from error
     except RecursionError as error:

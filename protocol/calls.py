@@ -31,6 +31,8 @@ OPENAI_PATHS = (
     "completions", "chat/completions", "responses", "messages", "embeddings", "rerank", "score", "classify", "pooling",
 )  # fmt: skip
 
+# vLLM's calls of its tokenizer, which have no version.
+TOKENIZER_PATHS = ("/tokenize", "/detokenize")
 # The same calls without a version, and Cohere's version 2: vLLM has them beside /v1.
 RANKING_PATHS = ("/rerank", "/v2/rerank", "/score")
 _RANKING = frozenset({"/v1/rerank", "/v1/score", *RANKING_PATHS})
@@ -196,7 +198,8 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     if isinstance(runner, GeneratorRunner):
         if not runner.generates:
             raise InvalidRequestError(f"{runner.name} does not generate text: {describe_service(runner)}")
-        return replace(options, sampling=read_sampling(parameters))
+        sampling, prompt = read_sampling(parameters)
+        return replace(options, sampling=sampling, prompt=prompt)
     if not parameters:
         return options
     options = replace(

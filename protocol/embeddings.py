@@ -18,8 +18,8 @@ from starlette.responses import Response
 
 from protocol.body import json_response, parse_json
 from protocol.calls import find_model, infer, refuse_truncation, render, resolve_options
-from protocol.completions import TokenId
 from protocol.errors import InvalidRequestError
+from protocol.sampling import TokenId
 from runners.inference import Models, Numbers, Prediction, Runner, TextInput, TokenInput
 
 # A text, a list of texts, the ids of a tokenized text, or a list of those.

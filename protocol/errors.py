@@ -31,6 +31,8 @@ class ProtocolError(Exception):
 
     status = HTTPStatus.BAD_REQUEST
     headers: Mapping[str, str] = MappingProxyType({})
+    # OpenAI's word for it, where it has one.
+    code: str | None = None
 
 
 class InvalidRequestError(ProtocolError):
@@ -41,11 +43,24 @@ class InvalidRequestError(ProtocolError):
         self.param = param
 
 
+class UnsupportedError(InvalidRequestError):
+    """The body asks for what vLLM knows and this server does not do."""
+
+    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
+        """
+        Args:
+            on_vllm: whether OpenAI's API has it where vLLM runs the model.
+        """
+        where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
+        super().__init__(f"{what} is not supported here{where}", param)
+
+
 class ModelNotFoundError(ProtocolError):
     """KServe's text: clients look for it."""
 
     status = HTTPStatus.NOT_FOUND
     param = "model"
+    code = "model_not_found"
 
     def __init__(self, name: str) -> None:
         super().__init__(f"Model with name {name} does not exist.")
@@ -179,10 +194,14 @@ def render_openai_error(error: Exception) -> Response:
 
 
 def openai_error(error: Exception) -> dict[str, object]:
-    """The `{"error": {...}}` body of OpenAI's API; `type` and `code` are vLLM's."""
+    """The `{"error": {...}}` body of OpenAI's API; `type` is vLLM's, `code` one of OpenAI's words, or null."""
     status, message, _ = describe(error)
     param = getattr(error, "param", None)
-    return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": status}}
+    code = error.code if isinstance(error, ProtocolError) else _OPENAI_CODE_BY_STATUS.get(status)
+    return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": code}}
+
+
+_OPENAI_CODE_BY_STATUS = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
 
 
 def openai_error_type(status: HTTPStatus) -> str:

@@ -16,6 +16,17 @@ from runners.inference import RELEVANCE
 from runners.task import Task
 
 _FRANCE = "The capital of France is"
+_QUESTION = "What is the capital of France?"
+_CITY = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "city",
+        "schema": {
+            "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}  # fmt: skip
 _GREEDY = {"max_tokens": 2, "temperature": 0}
 _PAIR = ["A man eats.", "Somebody has a meal."]
 _QUERY = "Where do pandas live?"
@@ -205,12 +216,12 @@ def _describe_text_generation(name: str) -> Examples:
     completion = {"model": name, "prompt": _FRANCE, **_GREEDY}
     chat = {
         "model": name,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "messages": [{"role": "user", "content": _QUESTION}],
         "max_tokens": 10,
         "temperature": 0,
     }
     choice = {"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "length"}
-    reply = {"role": "assistant", "content": "The capital of France is Paris."}
+    reply = {"role": "assistant", "content": "The capital of France is Paris.", "refusal": None}
     return {
         **_describe_continuation(name, _FRANCE, " Paris."),
         "completions": {
@@ -230,14 +241,31 @@ def _describe_text_generation(name: str) -> Examples:
                 ),
             ),
             "stream": Example("A question, as a stream", {**chat, "stream": True}),
+            "schema": Example("An answer that a JSON schema describes", {**chat, "response_format": _CITY}),
         },
+        "responses": {
+            "text": Example("A question", {"model": name, "input": _QUESTION, "max_output_tokens": 16}),
+            "stream": Example("A question, as a stream", {"input": _QUESTION, "max_output_tokens": 16, "stream": True}),
+        },
+        **_describe_tokenizer(_FRANCE),
     }
 
 
 def _describe_text2text_generation(name: str) -> Examples:
     text = "translate English to German: Hello world"
     completion = {"model": name, "prompt": text, "max_tokens": 10, "temperature": 0}
-    return {**_describe_continuation(name, text, None), "completions": {"prompt": Example("A prompt", completion)}}
+    return {
+        **_describe_continuation(name, text, None),
+        "completions": {"prompt": Example("A prompt", completion)},
+        **_describe_tokenizer(text),
+    }
+
+
+def _describe_tokenizer(text: str) -> Examples:
+    return {
+        "tokenize": {"text": Example("A text", {"prompt": text, "return_token_strs": True})},
+        "detokenize": {"tokens": Example("Three tokens", {"tokens": [5, 6, 7]})},
+    }
 
 
 def _describe_continuation(name: str, text: str, continuation: str | None) -> Examples:

@@ -20,7 +20,6 @@ from protocol.errors import InvalidRequestError, describe
 from protocol.sampling import read_sampling
 from protocol.sse import stream_events
 from protocol.versions import MODEL_VERSION
-from runners.generation import Sampling
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Options, Text, TextInput
 
@@ -34,16 +33,16 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
     async def generate(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate")
         call = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
-        text, sampling = _read(call)
-        [prediction] = await infer(request, runner, [TextInput(text)], Options(sampling=sampling))
+        text, options = _read(call)
+        [prediction] = await infer(request, runner, [TextInput(text)], options)
         assert isinstance(prediction.output, Text)
         return json_response(_answer(runner, call, prediction.output.value))
 
     async def generate_stream(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate_stream")
         call = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
-        text, sampling = _read(call)
-        return await stream_events(_stream(runner, call, text, sampling), _render_error)
+        text, options = _read(call)
+        return await stream_events(_stream(runner, call, text, options), _render_error)
 
     return [
         post_route(f"/v2/models/{{name:path}}{form}/{verb}", endpoint)
@@ -52,7 +51,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
     ]
 
 
-def _read(call: dict[str, Any]) -> tuple[str, Sampling]:
+def _read(call: dict[str, Any]) -> tuple[str, Options]:
     """The text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
     text = call.get(_TEXT)
     if not isinstance(text, str):
@@ -62,10 +61,15 @@ def _read(call: dict[str, Any]) -> tuple[str, Sampling]:
         raise InvalidRequestError("parameters must be an object")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     if not parameters:
-        return text, read_sampling(beside)
+        return text, _options(beside)
     # What is wrong is refused also where the parameters win over it.
     read_sampling(beside)
-    return text, read_sampling({**beside, **parameters})
+    return text, _options({**beside, **parameters})
+
+
+def _options(parameters: dict[str, Any]) -> Options:
+    sampling, prompt = read_sampling(parameters)
+    return Options(sampling=sampling, prompt=prompt)
 
 
 def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[str, Any]:
@@ -74,10 +78,10 @@ def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[st
 
 
 async def _stream(
-    runner: GeneratorRunner, call: dict[str, Any], text: str, sampling: Sampling
+    runner: GeneratorRunner, call: dict[str, Any], text: str, options: Options
 ) -> AsyncGenerator[dict[str, Any], None]:
     with runner.admit():
-        async with contextlib.aclosing(runner.stream(TextInput(text), sampling)) as deltas:
+        async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:
             async for delta in deltas:
                 if delta.text or delta.finish_reason:
                     yield {**_answer(runner, call, delta.text), "done": delta.finish_reason is not None}

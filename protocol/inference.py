@@ -148,7 +148,7 @@ async def stream(runner: Runner, call: InferCall) -> AsyncGenerator[tuple[Answer
     options = resolve_options(runner, call.parameters)
     [wanted], _ = _resolve_outputs(runner, call, options, from_tokens=False)
     with runner.admit():
-        async with contextlib.aclosing(runner.stream(texts[0], options.sampling)) as deltas:
+        async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
             async for delta in deltas:
                 if delta.text or delta.finish_reason:
                     yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None

@@ -7,23 +7,20 @@ parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.body import STRUCTURED_EVENT_TYPE
-from protocol.calls import OPENAI_PATHS, OPTION_PARAMETERS, RANKING_PATHS, serves_openai
-from protocol.completions import ChatRequest, CompletionRequest
-from protocol.embeddings import EmbeddingRequest
+from protocol.calls import OPENAI_PATHS, RANKING_PATHS, TOKENIZER_PATHS, serves_openai
 from protocol.examples import Example, Examples, describe_examples
-from protocol.open_inference import BINARY_HEADER, InferRequest
-from protocol.openai import COHERE_PATH, is_for_clients, normalize_prefix
+from protocol.open_inference import BINARY_HEADER
+from protocol.openai.routes import COHERE_PATH, is_for_clients, normalize_prefix
 from protocol.operations import (
     BINARY,
     EVENTS,
@@ -35,26 +32,18 @@ from protocol.operations import (
     requests_of,
     text_answer,
 )
-from protocol.ranking import SIDES, RerankRequest, ScoreRequest
-from protocol.repository import IndexRequest
-from protocol.sampling import PROTOCOL_PARAMETERS, SamplingParameters
+from protocol.request_schemas import request_schemas
 from protocol.schemas import (
-    BOOLEAN,
     COUNT,
     STRING,
     Schema,
     answer_schemas,
     event_of,
-    event_schema,
     object_of,
-    or_null,
     reference,
 )
 from protocol.tei import TASKS as TEI_TASKS
-from protocol.tei import TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
-from protocol.v1 import PredictRequest
 from protocol.versions import SERVER_NAME, SERVER_VERSION
-from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
@@ -62,7 +51,6 @@ from runners.inference import Models, Runner
 # What needs no key.
 OPEN_PATHS = ("/openapi.json", "/docs.json", "/docs")
 
-_REFERENCE = "#/components/schemas/{name}"
 _BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 _MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 _CALL = (*_BODY, *_MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -133,7 +121,7 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
     runner = models.first
     paths = Paths(models.names, secured=bool(arguments.api_key))
     errors = _CALL if arguments.predictor_host is None else (*_CALL, *_PREDICTOR)
-    components = {**answer_schemas(runner.task), **_request_schemas(runner)}
+    components = {**answer_schemas(runner.task), **request_schemas(runner)}
     mask = runner.properties.get("mask_token", "[MASK]") if runner.ready else "[MASK]"
     examples = describe_examples(runner.task, runner.name, mask)
     _add_server(paths)
@@ -153,63 +141,6 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
         document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"bearer": []}]
     return document
-
-
-def _request_schemas(runner: Runner) -> dict[str, Schema]:
-    """Of all bodies that this server parses itself, and of the `parameters` that its model takes."""
-    types = (
-        PredictRequest, InferRequest, IndexRequest, CompletionRequest, ChatRequest, EmbeddingRequest, RerankRequest,
-        ScoreRequest, TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest, SamplingParameters,
-    )  # fmt: skip
-    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
-    sampling = schemas["SamplingParameters"]
-    sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
-    answers, definitions = _answer_schemas(runner.answer_options)
-    schemas |= definitions
-    options = {"type": "object", "properties": dict.fromkeys(OPTION_PARAMETERS, BOOLEAN) | answers}
-    schemas["Parameters"] = sampling if isinstance(runner, GeneratorRunner) else options
-    predict = schemas["PredictRequest"]
-    predict["properties"]["parameters"] = or_null(reference("Parameters"))
-    predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]
-    schemas["ScoreRequest"]["anyOf"] = [{"required": [*names]} for names in SIDES]
-    instance = schemas["Instance"]
-    no_pair = {"properties": {"text_pair": {"type": "null"}}}
-    instance["oneOf"] = [
-        {"required": ["text"], "not": {"anyOf": [{"required": ["question"]}, {"required": ["context"]}]}},
-        {"required": ["words"], "not": {"anyOf": [{"required": ["question"]}, {"required": ["context"]}]}, **no_pair},
-        {"required": ["question", "context"], **no_pair},
-    ]
-    schemas["PredictEvent"] = event_schema(reference("PredictRequest"))
-    binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
-    schemas["InferRequest"]["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
-    generate = {
-        "text_input": STRING,
-        "id": {"description": "comes back if it is a string"},
-        "parameters": or_null(reference("SamplingParameters")),
-        **sampling["properties"],
-    }
-    schemas["GenerateRequest"] = {
-        "description": "A body of `generate`; `parameters` wins over what stands beside it.",
-        "type": "object", "properties": generate, "required": ["text_input"], "additionalProperties": False,
-    }  # fmt: skip
-    return schemas
-
-
-def _answer_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """The options of answers by name, and what their schemas refer to."""
-    template = _REFERENCE.format(name="{model}")
-    answers, readings = (kind.model_json_schema(ref_template=template) for kind in (AnswerOptions, ReadingOptions))
-    schema = {key: answers[key] | readings[key] for key in ("properties", "$defs")}
-    # A comma list does for a list: parameters of tensors have none.
-    lists = {
-        name
-        for name, each in schema["properties"].items()
-        if any(one.get("type") == "array" for one in each.get("anyOf", [each]))
-    }
-    properties = {
-        name: {"anyOf": [each, STRING]} if name in lists else each for name, each in schema["properties"].items()
-    }
-    return {name: properties[name] for name in sorted(names)}, schema["$defs"]
 
 
 def _add_server(paths: Paths) -> None:
@@ -329,8 +260,9 @@ def _add_openai(
     """Add OpenAI's API, and return the schemas of vLLM's part in it."""
     paths_of_vllm, schemas = _read_vllm(runner)
     inner = {f"{base}/{path}": f"/v1/{path}" for base in (f"{prefix}/v1", "/v1") for path in OPENAI_PATHS}
-    inner[COHERE_PATH] = COHERE_PATH
+    inner |= {path: path for path in (COHERE_PATH, *TOKENIZER_PATHS)}
     if prefix:
+        inner |= {f"{prefix}{path}": path for path in TOKENIZER_PATHS if serves_openai(runner, path)}
         inner |= {f"{prefix}{path}": path for path in RANKING_PATHS if serves_openai(runner, path)}
     for outer, path in inner.items():
         # The same call has several paths.
@@ -362,7 +294,7 @@ def _add_answered(
     asked, answered, summary = _ANSWERED[kind]
     answer = json_answer(answered, examples)
     if kind in _STREAMED:
-        answer["content"][EVENTS] = {"schema": _CHUNK}
+        answer["content"][EVENTS] = {"schema": _STREAMED[kind]}
     body = json_body(reference(asked), examples)
     paths.add("post", path, "OpenAI", summary, {200: answer}, errors, body, shape="OpenAI")
 
@@ -374,8 +306,14 @@ _ANSWERED = {
     "embeddings": ("EmbeddingRequest", "EmbeddingResponse", "Embed texts"),
     "rerank": ("RerankRequest", "RerankResponse", "Rank texts by a query"),
     "score": ("ScoreRequest", "ScoreResponse", "Score pairs of texts"),
+    "responses": ("ResponsesRequest", "ResponsesResponse", "Answer a text or messages with text"),
+    "tokenize": ("TokenizeRequest", "TokenizeResponse", "The tokens of a text or a chat"),
+    "detokenize": ("DetokenizeRequest", "DetokenizeResponse", "The text of tokens"),
 }
-_STREAMED = frozenset({"completions", "chat/completions"})
+_EVENT = object_of(
+    {"event": STRING, "data": {**STRING, "description": "an event as JSON, of the type that is its name"}}
+)
+_STREAMED = {"completions": _CHUNK, "chat/completions": _CHUNK, "responses": _EVENT}
 
 
 def _add_forwarded(paths: Paths, path: str, operations: Mapping[str, Any], examples: Mapping[str, Example]) -> None:

@@ -79,7 +79,7 @@ def _describe_error(shape: str, status: HTTPStatus) -> dict[str, Any]:
     response: dict[str, Any] = {"description": description}
     match shape:
         case "OpenAI":
-            body = {"message": message, "type": openai_error_type(status), "param": None, "code": status}
+            body = {"message": message, "type": openai_error_type(status), "param": None, "code": None}
             response["content"] = {JSON: {"schema": reference("OpenAIError"), "example": {"error": body}}}
         case "TEI":
             body = {"error": message, "error_type": tei_error_type(status)}

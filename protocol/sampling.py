@@ -3,64 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from protocol.constraints import StructuredOutputs, read_structured_outputs
 from protocol.errors import InvalidRequestError
-from runners.generation import Sampling
+from runners.generation import Constraint, PromptOptions, Sampling
 
 # The default of the Open Inference Protocol's generate extension.
 DEFAULT_MAX_TOKENS = 20
+MAX_CHOICES = 128
+# What one body may ask for: each of these costs something at every token.
 _MAX_STOPS = 16
+_MAX_STOP_TOKENS = 1024
+_MAX_BAD_WORDS = 128
+_MAX_BIASES = 4096
+_MAX_ALLOWED_TOKENS = 2**19
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """The fields that all bodies share; the ranges are OpenAI's and vLLM's."""
+    """The fields that the bodies of all protocols share; the ranges are OpenAI's and vLLM's."""
 
-    max_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
+    min_tokens: Tokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=_MAX_STOPS)] | None = None
+    include_stop_str_in_output: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_STOP_TOKENS)] | None = None
+    bad_words: Annotated[list[str], Meta(max_length=_MAX_BAD_WORDS)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_ALLOWED_TOKENS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
-    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=_MAX_BIASES)] | None = (
+        None
+    )
     ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    structured_outputs: StructuredOutputs | None = None
+    src_lang: Annotated[str, Meta(min_length=1)] | None = None
+    tgt_lang: Annotated[str, Meta(min_length=1)] | None = None
 
-    def to_sampling(self, max_tokens: int | None, logprobs: int | None = None) -> Sampling:
+    def to_sampling(
+        self, max_tokens: int | None, constraint: Constraint | None, default_tokens: int | None = None
+    ) -> Sampling:
         """
         Args:
-            max_tokens: where the request names none.
-            logprobs: as the protocol at hand asks for them.
+            max_tokens: as the request says it.
+            default_tokens: the protocol's, where it does not.
+            constraint: of `structured_outputs`, or of what the protocol has beside it.
 
         Raises:
-            InvalidRequestError: a key of `logit_bias` is no token id.
+            InvalidRequestError: a key of `logit_bias` is no token id, or fields contradict each other.
         """
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise InvalidRequestError(f"min_tokens is {self.min_tokens}, but max_tokens is {max_tokens}", "min_tokens")
+        if self.allowed_token_ids == []:
+            raise InvalidRequestError("allowed_token_ids must not be empty", "allowed_token_ids")
         return Sampling(
-            max_tokens=max_tokens if self.max_tokens is None else self.max_tokens,
+            max_tokens=max_tokens,
+            default_tokens=default_tokens,
+            min_tokens=self.min_tokens or 0,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             min_p=self.min_p,
             seed=self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) and self.stop else tuple(self.stop or ()),
+            include_stop=bool(self.include_stop_str_in_output),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            bad_words=tuple(self.bad_words or ()),
+            allowed_token_ids=None if self.allowed_token_ids is None else tuple(self.allowed_token_ids),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             repetition_penalty=self.repetition_penalty,
             logit_bias=_token_ids(self.logit_bias or {}),
             ignore_eos=bool(self.ignore_eos),
-            logprobs=logprobs,
+            skip_special_tokens=self.skip_special_tokens is not False,
+            constraint=constraint,
+            target_language=self.tgt_lang,
         )
 
 
-class SamplingParameters(SamplingFields, forbid_unknown_fields=True):
+class GenerationFields(SamplingFields, kw_only=True):
+    """Beside them how long an output may be, and how a prompt is read: of all but OpenAI's responses."""
+
+    max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
+
+    def to_prompt_options(self) -> PromptOptions:
+        return PromptOptions(self.add_special_tokens, self.truncate_prompt_tokens, self.truncation_side, self.src_lang)
+
+
+class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
     """`parameters` of V1 and the Open Inference Protocol; `max_new_tokens` is `transformers`' name for `max_tokens`."""
 
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
@@ -73,8 +119,8 @@ PROTOCOL_PARAMETERS = frozenset(
 _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters))
 
 
-def read_sampling(parameters: Mapping[str, Any] | None) -> Sampling:
-    """The sampling that a request's parameters ask for; at most 20 tokens unless they say otherwise.
+def read_sampling(parameters: Mapping[str, Any] | None) -> tuple[Sampling, PromptOptions]:
+    """What a request's parameters ask for; at most 20 tokens unless they, or an encoder-decoder, say otherwise.
 
     Raises:
         InvalidRequestError: a parameter is unknown, or has a value that is not allowed.
@@ -88,7 +134,12 @@ def read_sampling(parameters: Mapping[str, Any] | None) -> Sampling:
         raise InvalidRequestError(f"the parameters are not as expected: {error}") from error
     if fields.max_tokens is not None and fields.max_new_tokens is not None:
         raise InvalidRequestError("max_tokens and max_new_tokens are the same: give one of them", "max_tokens")
-    return fields.to_sampling(fields.max_new_tokens or DEFAULT_MAX_TOKENS)
+    if fields.max_tokens == 0:
+        raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+    max_tokens = fields.max_tokens or fields.max_new_tokens
+    constraint = read_structured_outputs(fields.structured_outputs)
+    sampling = fields.to_sampling(max_tokens, constraint, DEFAULT_MAX_TOKENS)
+    return sampling, fields.to_prompt_options()
 
 
 def _token_ids(bias: Mapping[str, float]) -> dict[int, float]:

@@ -105,6 +105,7 @@ _SPEC = object_of(
     {"name": STRING, "datatype": one_of(*DATATYPES), "shape": array_of({"type": "integer", "minimum": -1})}
 )
 _CARD = {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING}
+_OF_CARD = {"root": or_null(STRING), "parent": or_null(STRING), "max_model_len": or_null(COUNT)}
 _OF_MODEL = {"model_name": STRING, "model_version": STRING}
 _CONTINUATION = {**_OF_MODEL, "text_output": STRING}
 _READ = object_of(dict.fromkeys(("prompt_tokens", "total_tokens"), COUNT))
@@ -113,19 +114,48 @@ _HEAD = {"id": STRING, "created": INTEGER, "model": STRING}
 _FINISH = one_of(*FINISH_REASONS, "tool_calls", None)
 _CHAT_LOGPROB = {"token": STRING, "logprob": NUMBER, "bytes": or_null(array_of(COUNT))}
 _CHAT_LOGPROBS = object_of(
-    {"content": array_of(object_of({**_CHAT_LOGPROB, "top_logprobs": array_of(object_of(_CHAT_LOGPROB))}))}
+    {
+        "content": array_of(object_of({**_CHAT_LOGPROB, "top_logprobs": array_of(object_of(_CHAT_LOGPROB))})),
+        "refusal": {"type": "null"},
+    }
 )
+_PROMPT_LOGPROBS = or_null(
+    array_of(or_null(map_of(object_of({"logprob": NUMBER, "rank": COUNT, "decoded_token": STRING}))))
+)
+_IDS = or_null(array_of(COUNT))
+_TOOL_CALL = object_of(
+    {"id": STRING, "type": one_of("function"), "function": object_of({"name": STRING, "arguments": STRING})}
+)
+# What an answer has beside OpenAI's fields, as vLLM's does.
+_OF_CHOICE = {"stop_reason": or_null({"type": ["string", "integer"]}), "token_ids": _IDS}
+_OF_PROMPT = {"prompt_logprobs": _PROMPT_LOGPROBS, "prompt_token_ids": _IDS}
+_OUTPUT_TEXT = object_of(
+    {
+        "type": one_of("output_text"), "text": STRING, "annotations": array_of({}),
+        "logprobs": array_of(object_of(_CHAT_LOGPROB)),
+    }
+)  # fmt: skip
+_OUTPUT_MESSAGE = object_of(
+    {
+        "id": STRING, "type": one_of("message"), "role": one_of("assistant"), "status": STRING,
+        "content": array_of(_OUTPUT_TEXT),
+    }
+)  # fmt: skip
 
 
-def _openai_answer(kind: str, choice: Mapping[str, Schema]) -> Schema:
-    choices = array_of(object_of({"index": COUNT, **choice, "finish_reason": _FINISH}))
-    return object_of({**_HEAD, "object": one_of(kind), "choices": choices, "usage": reference("Usage")})
+def _openai_answer(
+    kind: str, choice: Mapping[str, Schema], of_choice: Mapping[str, Schema], extras: Mapping[str, Schema]
+) -> Schema:
+    choices = array_of(object_of({"index": COUNT, **choice, "finish_reason": _FINISH}, of_choice))
+    unknown: dict[str, Schema] = {"service_tier": {"type": "null"}, "system_fingerprint": {"type": "null"}}
+    head = {**_HEAD, "object": one_of(kind), "choices": choices, "usage": reference("Usage")}
+    return object_of(head, {**unknown, **extras})
 
 
 _COMMON: dict[str, Schema] = {
     "Error": object_of({"error": STRING}),
     "OpenAIError": object_of(
-        {"error": object_of({"message": STRING, "type": STRING, "code": INTEGER, "param": or_null(STRING)})}
+        {"error": object_of({"message": STRING, "type": STRING, "code": or_null(STRING), "param": or_null(STRING)})}
     ),
     "TEIError": object_of(
         {"error": STRING, "error_type": one_of("Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer")}
@@ -136,7 +166,7 @@ _COMMON: dict[str, Schema] = {
     "ServerMetadata": object_of({"name": STRING, "version": STRING, "extensions": array_of(STRING)}),
     "ModelNames": object_of({"models": array_of(STRING)}),
     "ModelReady": object_of({"name": STRING, "ready": BOOLEAN}),
-    "ModelStatus": object_of({"name": STRING, "ready": BOOLEAN, **_CARD}),
+    "ModelStatus": object_of({"name": STRING, "ready": BOOLEAN, **_CARD}, _OF_CARD),
     "ModelMetadata": object_of(
         {
             "name": STRING, "versions": array_of(STRING), "platform": STRING, "inputs": array_of(_SPEC),
@@ -158,7 +188,7 @@ _COMMON: dict[str, Schema] = {
     ),
     "Loaded": object_of({"name": STRING, "load": one_of(True)}),
     "Unloaded": object_of({"name": STRING, "unload": one_of(True)}),
-    "ModelCard": object_of(_CARD),
+    "ModelCard": object_of(_CARD, _OF_CARD),
     "ModelCards": object_of(
         {"object": one_of("list"), "data": array_of(reference("ModelCard")), "models": array_of(STRING)}
     ),
@@ -208,14 +238,36 @@ _COMMON: dict[str, Schema] = {
                 )
             ),
         },
+        _OF_CHOICE | _OF_PROMPT,
+        {},
     ),
     "ChatResponse": _openai_answer(
         "chat.completion",
         {
-            "message": object_of({"role": STRING, "content": {"type": ["string", "null"]}}),
+            "message": object_of(
+                {"role": STRING, "content": or_null(STRING), "refusal": {"type": "null"}},
+                {"tool_calls": array_of(_TOOL_CALL)},
+            ),
             "logprobs": or_null(_CHAT_LOGPROBS),
         },
+        _OF_CHOICE,
+        _OF_PROMPT,
     ),
+    "ResponsesResponse": object_of(
+        {
+            "id": STRING, "object": one_of("response"), "created_at": INTEGER, "model": STRING,
+            "status": one_of("completed", "incomplete", "in_progress"), "output": array_of(_OUTPUT_MESSAGE),
+            "parallel_tool_calls": BOOLEAN, "tool_choice": STRING, "tools": array_of({}),
+            "usage": or_null(object_of(dict.fromkeys(("input_tokens", "output_tokens", "total_tokens"), COUNT))),
+        }
+    ),
+    "TokenizeResponse": object_of(
+        {
+            "count": COUNT, "max_model_len": COUNT, "tokens": array_of(COUNT),
+            "token_strs": or_null(array_of(STRING)),
+        }
+    ),
+    "DetokenizeResponse": object_of({"prompt": STRING}),
 }  # fmt: skip
 
 # What a status means, and an example of its message.

@@ -16,7 +16,10 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 async def stream_events(
-    events: AsyncGenerator[Any, None], render_error: Callable[[Exception], Any], last: str | None = None
+    events: AsyncGenerator[Any, None],
+    render_error: Callable[[Exception], Any],
+    last: str | None = None,
+    named: bool = False,
 ) -> StreamingResponse:
     """Send each event as JSON, as it comes; if the client leaves, `events` is closed.
 
@@ -25,18 +28,23 @@ async def stream_events(
     Args:
         render_error: the event that tells of an error.
         last: sent as it is at the end.
+        named: whether an event's `type` is also its name.
     """
     first = await anext(events)
+
+    def render(event: Any) -> bytes:
+        name = b"event: " + event["type"].encode() + b"\n" if named else b""
+        return name + _line(orjson.dumps(event))
 
     async def lines() -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(events):
             try:
-                yield _line(orjson.dumps(first))
+                yield render(first)
                 async for event in events:
-                    yield _line(orjson.dumps(event))
+                    yield render(event)
             except Exception as error:
                 logger.debug("a stream failed", exc_info=True)
-                yield _line(orjson.dumps(render_error(error)))
+                yield render(render_error(error))
             if last is not None:
                 yield _line(last.encode())
 

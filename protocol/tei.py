@@ -22,7 +22,7 @@ from protocol.body import json_response, parse_json, read_body
 from protocol.calls import check_ready, describe_service, infer, post_route, render, resolve_options
 from protocol.embeddings import Inputs, list_vectors, read_inputs
 from protocol.errors import InvalidRequestError, describe, tei_error_type
-from protocol.openai import shaped
+from protocol.openai.routes import shaped
 from protocol.ranking import sort_by_score, unit_vectors
 from runners.inference import Models, Prediction, Runner, Table, TextInput
 from runners.task import Task

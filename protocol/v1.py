@@ -17,7 +17,7 @@ from protocol.body import json_response, parse_json, read_body
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
 from protocol.cloudevents import answer_event, read_event
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
-from protocol.openai import model_card
+from protocol.openai.routes import model_card
 from protocol.outputs import extra_tensors
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor
@@ -68,7 +68,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
     async def model_status(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
         # OpenAI's clients ask the same path.
-        return json_response({"name": runner.name, "ready": True, **model_card(request.path_params["name"])})
+        return json_response({"name": runner.name, "ready": True, **model_card(runner, request.path_params["name"])})
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])

@@ -72,7 +72,9 @@ class Sampling:
     None is the model's own default (its generation_config.json), or, where it has none, OpenAI's.
 
     Attributes:
-        max_tokens: most tokens to generate; None is as many as the context has room for, 0 only computes the prompt.
+        max_tokens: most tokens to generate; 0 only computes the prompt.
+        default_tokens: the same where neither the request nor an encoder-decoder itself says how many; None for as many
+            as the context has room for.
         min_tokens: before so many tokens neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
         top_k: 0 or less is all of the vocabulary.
@@ -93,6 +95,7 @@ class Sampling:
     """
 
     max_tokens: int | None = None
+    default_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
@@ -201,6 +204,13 @@ class Engine(Protocol):
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a prompt, with the special tokens that the model expects."""
 
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        """As many tokens of a prompt as the options keep.
+
+        Raises:
+            InputError: more are to be kept than the model takes.
+        """
+
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence at once.
 
@@ -214,7 +224,7 @@ class Engine(Protocol):
 
 
 class ChatEngine(Engine, Protocol):
-    """An engine whose chats are rendered by this server."""
+    """An engine whose chats are rendered, and whose prompts are shown, by this server."""
 
     async def tokenize_chat(
         self,
@@ -223,8 +233,26 @@ class ChatEngine(Engine, Protocol):
         variables: Mapping[str, Any] = MappingProxyType({}),
         options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[int]:
-        """The token ids of a chat by the model's chat template; `variables` are the template's.
+        """The token ids of a chat by the model's chat template.
+
+        Args:
+            messages: their content is a string, a list of parts with a `type` and a `text`, or None.
+            variables: of the template.
 
         Raises:
             InputError: the model has no chat template, or it refuses the messages.
+        """
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones too.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+
+    async def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary has them.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
         """

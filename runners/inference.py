@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.errors import RunnerError
-from runners.generation import Sampling
+from runners.generation import DEFAULT_PROMPT_OPTIONS, PromptOptions, Sampling
 from runners.task import Task
 
 # The output that a model which ranks texts has for the score of a pair.
@@ -53,7 +53,7 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller wants of each text; `sampling` is for generators, the rest for the others.
+    """What the caller wants of each text; `sampling` and `prompt` are for generators, the rest for the others.
 
     `tensors` are outputs wanted by name, of those that `Runner.named_outputs` lists.
     """
@@ -64,6 +64,7 @@ class Options:
     offsets: bool = False
     tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
+    prompt: PromptOptions = DEFAULT_PROMPT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,12 @@ _POSITION_KEYS = (
     "max_sequence_length",
     "max_seq_length",
     "seq_len",
+    # LED's, which has others for its decoder.
+    "max_encoder_position_embeddings",
 )
+# YaRN scales positions to so many times these; the other kinds count `max_position_embeddings` scaled already.
+_ORIGINAL_KEY = "original_max_position_embeddings"
+_SCALED_ALREADY = frozenset({"longrope", "llama3", "su", "default", "proportional", "mrope"})
 # What a tokenizer reports when it knows no limit is a number like 1e30.
 _NO_LIMIT = 2**31
 _FALLBACK_LENGTH = 2048
@@ -83,13 +88,17 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
 
 
 def load_tokenizer(
-    arguments: Arguments, overrides: Mapping[str, Any] = MappingProxyType({}), length: int | None = None
+    arguments: Arguments,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    length: int | None = None,
+    needs_fast: bool = True,
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer; its own lower-casing holds unless `disable_lower_case` says otherwise.
 
     Args:
         overrides: settings that hold instead of those of its files.
         length: a length of texts in tokens that its own limit is not to stand against.
+        needs_fast: whether one that is written in Python is refused; those of M2M100 and Marian have no other form.
 
     Raises:
         ModelLoadError: there is no tokenizer, or it has no fast (Rust) form.
@@ -102,7 +111,7 @@ def load_tokenizer(
         **{**overrides, **casing},
     )
     tokenizer.model_max_length = max(tokenizer.model_max_length, length or 0)
-    if not tokenizer.is_fast:
+    if needs_fast and not tokenizer.is_fast:
         raise ModelLoadError(f"{type(tokenizer).__name__} has no fast form (a tokenizer.json), which this server needs")
     # Without any file `transformers` makes an empty tokenizer, to which every word is unknown.
     filenames = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
@@ -212,21 +221,46 @@ def holds_embedder(arguments: Arguments) -> bool:
 def limit_length(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None, recommended: int | None = None
 ) -> int:
-    """The longest text in tokens: the smallest of the model's positions, the tokenizer's limit and the request.
+    """The longest text in tokens: what was asked for, as far as the model has positions for it.
+
+    Where nothing was asked for, it is the smallest of the model's positions, the tokenizer's limit and what is
+    recommended.
 
     Args:
         requested: the operator's `max_length`.
-        recommended: the length a sentence-transformers model was made for; used unless `requested` is set.
+        recommended: the length a sentence-transformers model was made for.
     """
-    limits = [count_positions(model), tokenizer.model_max_length]
-    known = [int(limit) for limit in limits if limit is not None and limit < _NO_LIMIT]
-    if not known and requested is None and recommended is None:
-        logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
-        return _FALLBACK_LENGTH
-    if requested is not None and known and requested > min(known):
-        logger.warning("max_length %d is more than the model takes, which is %d", requested, min(known))
-    length = requested if requested is not None else recommended
-    return min([*known, length] if length is not None else known)
+    positions = count_positions(model)
+    if requested is not None:
+        return bound_length(requested, positions)
+    limits = [positions, tokenizer.model_max_length, recommended]
+    return (
+        min((int(limit) for limit in limits if limit is not None and limit < _NO_LIMIT), default=None)
+        or assume_length()
+    )
+
+
+def limit_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None) -> int:
+    """As `limit_length`, of a generator: the tokenizer's limit counts only where the model has none, as on vLLM."""
+    positions = count_positions(model)
+    if requested is not None:
+        return bound_length(requested, positions)
+    if positions is not None:
+        return positions
+    return tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else assume_length()
+
+
+def bound_length(requested: int, positions: int | None) -> int:
+    """What was asked for, but no more than there is."""
+    if positions is None or requested <= positions:
+        return requested
+    logger.warning("max_length %d is more than the model takes, which is %d", requested, positions)
+    return positions
+
+
+def assume_length() -> int:
+    logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
+    return _FALLBACK_LENGTH
 
 
 def position_padding(model: PreTrainedModel) -> tuple[int, int] | None:
@@ -246,5 +280,29 @@ def count_positions(model: PreTrainedModel) -> int | None:
     if (padding := position_padding(model)) is not None:
         return padding[1] - padding[0] - 1
     config = model.config.get_text_config()
-    positions = [value for key in _POSITION_KEYS if isinstance(value := getattr(config, key, None), int) and value > 0]
-    return min(positions, default=None)
+    # Old configs of T5 have `n_positions` beside relative positions, which end nowhere.
+    keys = [
+        key for key in _POSITION_KEYS if key != "n_positions" or not hasattr(config, "relative_attention_num_buckets")
+    ]
+    counts = [value for key in keys if isinstance(value := getattr(config, key, None), int) and value > 0]
+    return _scale(config, min(counts)) if counts else None
+
+
+def _scale(config: PretrainedConfig, positions: int) -> int:
+    """Positions after rotary scaling, as KServe and vLLM count them.
+
+    vLLM 0.32 takes YaRN's `max_position_embeddings` for scaled; where it is not, as Qwen2.5 is to be configured, this
+    is more.
+    """
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    # Gemma 3 counts them scaled already.
+    if "gemma3" in config.model_type or config.model_type.startswith("t5gemma2"):
+        return positions
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    for each in nested or [parameters]:
+        kind, factor = each.get("rope_type", "default"), each.get("factor") or 1
+        if "yarn" in kind:
+            positions = max(positions, int(factor * each.get(_ORIGINAL_KEY, 0)))
+        elif kind not in _SCALED_ALREADY:
+            return int(factor * positions)
+    return positions

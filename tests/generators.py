@@ -27,6 +27,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
     "t5": {"d_model": 32, "d_kv": 16, "num_heads": 2, "num_layers": 2, "d_ff": 64, "initializer_factor": 4.0, "n_positions": 64, "decoder_start_token_id": 1},
     "bart": BART,
+    "mbart": {**BART, "forced_bos_token_id": None},
+    "m2m_100": {**BART, "forced_bos_token_id": None},
     # Absolute positions that cannot be set by row: batches only start together.
     "pegasus_x": {**BART, "forced_bos_token_id": None},
 }  # fmt: skip

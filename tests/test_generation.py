@@ -290,7 +290,9 @@ def test_v1_and_the_open_inference_protocol(server: ServerProcess) -> None:
 )
 def test_errors_of_openai(server: ServerProcess, path: str, body: dict[str, Any], status: int, message: str) -> None:
     response = httpx.post(server.url + path, json=body)
-    assert (response.status_code, response.json()["error"]["code"]) == (status, status)
+    assert response.status_code == status
+    # vLLM's errors have the status for a code, this server's one of OpenAI's words, or none.
+    assert response.json()["error"]["code"] in (status, None)
     assert message in response.json()["error"]["message"]
 
 

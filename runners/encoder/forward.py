@@ -143,7 +143,7 @@ class ModelInputs:
         # Only generation reads what a decoder would keep of a text.
         model.config.get_text_config().use_cache = False
         self._selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None
-        self._attention_types = _AttentionTypes(model)
+        self._attention_types = AttentionTypes(model)
         self.rope = LengthDependentRope(model)
 
     def count_rows(self, texts: Sequence[TokenizedText]) -> list[int]:
@@ -288,7 +288,7 @@ def _selected_module(model: PreTrainedModel, rows: Rows) -> nn.Module:
     return base
 
 
-class _AttentionTypes:
+class AttentionTypes:
     """The sparse attention of BigBird and BigBird-Pegasus, which a short batch turns off for all that come after it.
 
     It is turned on again before a batch of more tokens than any that has turned it off.

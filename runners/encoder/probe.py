@@ -25,14 +25,14 @@ _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual
 
 def count_probe_words(config: PretrainedConfig) -> tuple[int, ...]:
     """The lengths, in words, of texts that show how a model of this config is to be run."""
-    reach = max(_read_reaches(config.get_text_config()))
+    reach = max(read_reaches(config.get_text_config()))
     if not reach:
         return PROBE_WORDS
     # One that is read whole, and one that is not.
     return (*PROBE_WORDS, min(reach // 2, _MOST_PROBE_WORDS), min(reach + PROBE_WORDS[-1], _MOST_PROBE_WORDS))
 
 
-def _read_reaches(config: PretrainedConfig) -> Iterator[int]:
+def read_reaches(config: PretrainedConfig) -> Iterator[int]:
     """How many tokens attention reaches, where it does not reach all; 0 where it does."""
     # Layers may differ, and then no value holds for all.
     for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:

@@ -49,6 +49,11 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         keys, values = (states.index_select(0, rows).index_select(2, columns) for states in (self.keys, self.values))
         self._put((keys, values), len(columns))
 
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """Replace rows by others."""
+        for states in (self.keys, self.values):
+            states[targets] = states[sources]
+
     def join(self, other: GrowingLayer) -> None:
         """Add the rows of another layer below."""
         width = max(self.keys.shape[-2], other.keys.shape[-2])
@@ -72,6 +77,11 @@ class GrowingCache(DynamicCache):
         """Keep only these rows and columns."""
         for layer in self.layers:
             layer.select(rows, columns)
+
+    def copy(self, sources: Tensor, targets: Tensor) -> None:
+        """Replace rows by others."""
+        for layer in self.layers:
+            layer.copy(sources, targets)
 
     def join(self, other: GrowingCache) -> None:
         """Add the rows of another cache below."""

@@ -6,6 +6,7 @@ left of what it has seen) is found out by trying, at load.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from runners.encoder.forward import AttentionTypes
 from runners.generator.cache import GrowingCache, join_masks
+from runners.generator.rope import RowRope
+from runners.generator.stock import StockSequence, fork
 
 
 class Batching(StrEnum):
@@ -35,20 +39,28 @@ class Rows:
     Attributes:
         cache: of all rows; an `EncoderDecoderCache` for encoder-decoders.
         mask: [rows, columns], which columns of the (decoder's) cache are a row's.
-        encoder_mask: the same of the encoder's output; None without an encoder.
+        lengths: how many columns are a row's once its prompt is complete: [rows].
+        encoder_mask: as `mask`, of the encoder's output; None without an encoder.
+        stock: what runs a sequence that shares no batch, or each of its beams; there is no cache then.
     """
 
     cache: Any
     mask: Tensor
+    lengths: list[int]
     encoder_mask: Tensor | None = None
+    stock: list[StockSequence] | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows, and columns that only they had."""
+        """Drop all other rows, and columns that only they had; a row that is named twice becomes two."""
         index = torch.tensor(rows, device=self.mask.device)
         self.mask = self.mask[index]
+        self.lengths = [self.lengths[row] for row in rows]
+        if self.stock is not None:
+            self.stock = fork(self.stock, rows)
+            return
         if self.encoder_mask is not None:
             self.encoder_mask = self.encoder_mask[index]
         parts = self._growing()
@@ -59,11 +71,28 @@ class Rows:
         if self.encoder_mask is not None:
             self.encoder_mask = _select(parts[1], index, self.encoder_mask)
 
+    def follow(self, sources: Sequence[int]) -> None:
+        """Let rows go on from others, which have the same prompt and are as long: for each row, which one."""
+        moved = [(row, source) for row, source in enumerate(sources) if row != source]
+        if not moved:
+            return
+        if self.stock is not None:
+            self.stock = fork(self.stock, sources)
+            return
+        parts = self._growing()
+        if not parts:
+            self.cache.reorder_cache(torch.tensor(sources, device=self.mask.device))
+            return
+        targets, origins = torch.tensor(moved, device=self.mask.device).T
+        # The masks, and what is cached of the encoder's output, are equal.
+        parts[0].copy(origins, targets)
+
     def join(self, other: Rows) -> None:
         """Add other rows below; only for continuous batches."""
         for part, other_part in zip(self._growing(), other._growing(), strict=True):
             part.join(other_part)
         self.mask = join_masks(self.mask, other.mask)
+        self.lengths = self.lengths + other.lengths
         if self.encoder_mask is not None and other.encoder_mask is not None:
             self.encoder_mask = join_masks(self.encoder_mask, other.encoder_mask)
 
@@ -100,6 +129,10 @@ class Decoder:
         """
         Args:
             decoder_start: the token that an encoder-decoder begins with; None for a causal model.
+
+        Attributes:
+            restarts_above: a sequence that comes to have more tokens is computed anew, from its first token; None where
+                what is computed stays.
         """
         self.model = model
         self.batching = Batching.CONTINUOUS
@@ -107,7 +140,12 @@ class Decoder:
         parameters = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._takes_last_only = "logits_to_keep" in parameters
-        self._row_positions = [] if decoder_start is None else list(_find_row_positions(model))
+        self._row_positions = [] if self._takes_positions else list(_find_row_positions(model))
+        decoding: Any = model if decoder_start is None else model.get_decoder()  # type: ignore[no-untyped-call]
+        self.rope = RowRope(decoding)
+        self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
+        self._attention_types = AttentionTypes(model)
+        self.restarts_above = None if self.rope.limit is None else _find_restart(model)
 
     @property
     def has_encoder(self) -> bool:
@@ -127,9 +165,19 @@ class Decoder:
             columns = slice(0, len(prompt)) if self.has_encoder else slice(width - len(prompt), width)
             ids[row, columns] = torch.tensor(prompt)
             mask[row, columns] = True
-        device = self.model.device
-        seen = torch.zeros(len(prompts), 0, dtype=torch.bool, device=device)
-        return Prefill(ids.to(device), mask.to(device), Rows(self._new_cache(), seen), keep_logits)
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
+        if self.batching is Batching.ALONE:
+            self.forget()
+            rows = Rows(None, mask, lengths, stock=[StockSequence(self.model, ids, self.start_token, keep_logits)])
+        else:
+            rows = Rows(self._new_cache(), mask[:, :0], lengths)
+        return Prefill(ids, mask, rows, keep_logits)
+
+    def forget(self) -> None:
+        """Undo what earlier sequences have changed in the stock model: dynamic scaling, and BigBird's attention."""
+        self.rope.reset()
+        self._attention_types.restore(1)
 
     def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:
         """Compute about so many tokens of the prompts, or all where a model cannot stop in between.
@@ -137,6 +185,12 @@ class Decoder:
         Returns:
             The logits of the first tokens, [rows, vocabulary], once the prompts are complete.
         """
+        if prefill.rows.stock is not None:
+            prefill.done = prefill.ids.shape[1]
+            logits = prefill.rows.stock[0].start()
+            if prefill.keep_logits:
+                prefill.logits = logits
+            return _last(logits)
         if self.has_encoder:
             return self._encode(prefill)
         width = prefill.ids.shape[1]
@@ -151,6 +205,9 @@ class Decoder:
 
     def step(self, rows: Rows, tokens: Sequence[int]) -> Tensor:
         """Append a token to every row; the logits of the next, [rows, vocabulary]."""
+        rows.lengths = [length + 1 for length in rows.lengths]
+        if rows.stock is not None:
+            return torch.cat([each.step(token) for each, token in zip(rows.stock, tokens, strict=True)])
         ids = torch.tensor(tokens, device=self.model.device)[:, None]
         rows.mask = torch.cat([rows.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
         if rows.encoder_mask is None:
@@ -161,9 +218,12 @@ class Decoder:
 
     def _encode(self, prefill: Prefill) -> Tensor:
         encoder: Any = self.model.get_encoder()
-        hidden = encoder(input_ids=prefill.ids, attention_mask=prefill.mask.long()).last_hidden_state
-        rows = prefill.rows
         assert self.start_token is not None
+        assert self._encoder_rope is not None
+        self.forget()
+        with self._encoder_rope.at(prefill.mask.sum(1).tolist()):
+            hidden = encoder(input_ids=prefill.ids, attention_mask=prefill.mask.long()).last_hidden_state
+        rows = prefill.rows
         ids = torch.full_like(prefill.ids[:, :1], self.start_token)
         rows.mask = torch.ones_like(ids, dtype=torch.bool)
         rows.encoder_mask = prefill.mask
@@ -172,31 +232,38 @@ class Decoder:
 
     def _decode(self, rows: Rows, ids: Tensor, keep_logits: bool = False) -> Tensor:
         """The logits after the last of these columns at least, or after all of them; [rows, columns, vocabulary]."""
-        options: dict[str, Any] = {}
-        if self._takes_positions:
-            positions = rows.mask.cumsum(1)[:, -ids.shape[1] :] - 1
-            options["position_ids"] = positions.clamp(min=0)
+        positions = (rows.mask.cumsum(1)[:, -ids.shape[1] :] - 1).clamp(min=0)
+        options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
         if self._takes_last_only and not keep_logits:
             options["logits_to_keep"] = 1
-        output = self.model(
-            input_ids=ids, attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True, **options
-        )
+        with self._at(rows, positions):
+            output = self.model(
+                input_ids=ids, attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True, **options
+            )
         logits: Tensor = output.logits
         return logits
 
     def _decode_encoded(self, rows: Rows, ids: Tensor, hidden: Tensor) -> Tensor:
         assert rows.encoder_mask is not None
-        positions = rows.mask.sum(1, keepdim=True) - 1
+        with self._at(rows, rows.mask.sum(1, keepdim=True) - 1):
+            output = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                attention_mask=rows.encoder_mask.long(), decoder_input_ids=ids,
+                decoder_attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True,
+            )  # fmt: skip
+        return _last(output.logits)
+
+    @contextlib.contextmanager
+    def _at(self, rows: Rows, positions: Tensor) -> Iterator[None]:
+        """Positions by row meanwhile: [rows, columns]."""
         for module in self._row_positions:
             module.positions = positions
-        output = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
-            attention_mask=rows.encoder_mask.long(), decoder_input_ids=ids, decoder_attention_mask=rows.mask.long(),
-            past_key_values=rows.cache, use_cache=True,
-        )  # fmt: skip
-        for module in self._row_positions:
-            module.positions = None
-        return _last(output.logits)
+        try:
+            with self.rope.at(rows.lengths):
+                yield
+        finally:
+            for module in self._row_positions:
+                module.positions = None
 
     def _new_cache(self) -> Any:
         def new() -> DynamicCache:
@@ -231,6 +298,39 @@ def _find_row_positions(model: PreTrainedModel) -> Iterator[_RowPositions]:
         has_table = isinstance(module, nn.Embedding) or isinstance(getattr(module, "weights", None), Tensor)
         if name.rpartition(".")[2] == "embed_positions" and has_table:
             yield _RowPositions(module)
+
+
+class _FilledCache(DynamicCache):
+    """A cache that says to have so many columns."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self._length = length
+
+    def __len__(self) -> int:
+        return 1
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self._length
+
+
+def _find_restart(model: Any) -> int | None:
+    """Up to how many tokens the cache of a sequence holds, where `generate` gives it up at some length.
+
+    Phi-3 and its like do at the length where LongRoPE changes, and the sequence is to be computed anew; whether a model
+    does is tried. Others go on with what has been computed.
+    """
+    limit = getattr(model.config, "original_max_position_embeddings", None)
+    if not isinstance(limit, int):
+        return None
+    ids = torch.zeros(1, limit + 1, dtype=torch.long)
+    try:
+        inputs = model.prepare_inputs_for_generation(
+            ids, past_key_values=_FilledCache(limit), attention_mask=torch.ones_like(ids), next_sequence_length=1
+        )
+    except Exception:
+        return None
+    return limit if inputs.get("past_key_values") is None else None
 
 
 def _select(cache: GrowingCache, rows: Tensor, mask: Tensor) -> Tensor:

@@ -44,7 +44,10 @@ class Detokenizer:
         # Where all are bytes, an earlier token is still context.
         self._characters.begin(b"".join(byte for byte in data[whole:] if byte is not None))
         self._window = kept[:whole] or kept[:1]
-        self._window_text = self._decode(self._window).rstrip(REPLACEMENT)
+        self._window_text = self._decode(self._window)
+        if whole:
+            # What is incomplete at its end is to come with what completes it.
+            self._window_text = self._window_text.rstrip(REPLACEMENT)
         self._held: list[int] = []
 
     def push(self, token: int) -> str:

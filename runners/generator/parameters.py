@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from runners.errors import InputError
 from runners.generation import Sampling
-from runners.generator.limits import Defaults
+from runners.generator.defaults import Defaults
 from runners.generator.sampling import Settings
 
 # vLLM's: VLLM_MAX_NUM_BAD_WORDS, VLLM_MAX_BAD_WORDS_TOTAL_TOKENS and MAX_LOGPROB_TOKEN_IDS.

@@ -1,128 +1,250 @@
-"""What a model can do, found out by trying at load: batches of which kind, and packed linear layers."""
+"""What a model can do, found out by trying at load: batches of which kind, and packed linear layers.
+
+A way to batch is trusted if rows that join and leave get the logits that `generate` gets for each of them alone. It is
+tried with texts that cross what attention reaches and where rotary positions change: as it is, where a text of that
+length takes seconds at most, and with all such limits lowered to a few tokens.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 
 from runners.encoder.difference import TOLERANCES
 from runners.encoder.linear import pack_linears
 from runners.errors import ModelLoadError, brief
 from runners.generator.decoding import Batching, Decoder, Rows
+from runners.generator.lowering import has_limits, lowered, read_windows
+from runners.loading import count_positions
 
-# How far they may be where nothing shares a batch: caches of some models are a little off, as in `generate`.
-_TOLERANCE_ALONE = 1e-1
+# The first text crosses a limit of 8 tokens while it runs, the second begins beyond it, the last one stays below.
+_PROMPTS = (5, 23, 2)
+_OUTPUT = 7
+_LOWERED = 8
+# Tokens beyond a window.
+_BEYOND = 24
+# Most tokens times weights that a text may take: some seconds.
+_AFFORDABLE = {"cpu": 10**11, "cuda": 10**13}
+_MOST_TOKENS = 1100
 
 
 @torch.inference_mode()
 def choose_batching(decoder: Decoder) -> str:
-    """Set `decoder.batching` to the first way that gives what the model gives without a cache.
+    """Set `decoder.batching` to the first way that gives what `generate` gives for each sequence alone.
 
     Returns:
         What was chosen and why, for the log.
 
     Raises:
-        ModelLoadError: the model gives something else even alone, or nothing: it does not take this kind of cache.
+        ModelLoadError: `generate` does not run the model, or no way gives the same.
     """
     name = type(decoder.model).__name__
-    reasons = []
     try:
-        probe = _Probe(decoder)
+        probes = [_Probe(decoder, _PROMPTS)]
     except Exception as error:
         raise ModelLoadError(f"{name} cannot be generated with: {brief(error)}") from error
+    notes = _add_probes(decoder, probes)
+    reasons = []
     for batching in Batching:
         decoder.batching = batching
-        tolerance = _TOLERANCE_ALONE if batching is Batching.ALONE else TOLERANCES[decoder.model.dtype]
         try:
-            difference = probe.compare()
-            if not difference <= tolerance:
-                raise ValueError(f"its logits differ by {difference:.0e} of the largest")
+            difference = max(probe.check() for probe in probes)
         except Exception as error:
             reasons.append(f"not {batching}: {brief(error)}")
         else:
-            return "; ".join([f"{batching}: {name} gives the same as without a cache ({difference:.0e})", *reasons])
+            same = f"{batching}: {name} gives the same as `generate` for each alone ({difference:.0e})"
+            return "; ".join([same, *reasons, *notes])
     raise ModelLoadError(f"{name} cannot be generated with: {'; '.join(reasons)}")
 
 
-class _Probe:
-    """Sequences of unequal lengths, of which some join one that runs, and what the model says of each alone."""
+def _add_probes(decoder: Decoder, probes: list[_Probe]) -> list[str]:
+    """Add those that cross limits; what is not tried, for the log."""
+    if not has_limits(decoder):
+        return []
+    notes = []
+    reach = max([*read_windows(decoder), decoder.rope.limit or 0])
+    tokens = reach + _BEYOND
+    weights = sum(parameter.numel() for parameter in decoder.model.parameters())
+    positions = count_positions(decoder.model) or _MOST_TOKENS
+    most = min(_MOST_TOKENS, _AFFORDABLE.get(decoder.model.device.type, 0) // weights)
+    if tokens > most:
+        notes.append(f"texts of more than {reach} tokens were not tried")
+    elif tokens + _OUTPUT <= positions:
+        probes.append(_Probe(decoder, (_PROMPTS[0], tokens, _PROMPTS[2])))
+    try:
+        probes.append(_Probe(decoder, _PROMPTS, _LOWERED))
+    except Exception as error:
+        notes.append(
+            f"limits of {_LOWERED} tokens were not tried, since the model does not run with them: {brief(error)}"
+        )
+    return notes
 
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        vocabulary = decoder.model.config.get_text_config(decoder=True).vocab_size
+
+class _Probe:
+    """Sequences of unequal lengths, of which some join one that runs, and what `generate` makes of each alone."""
+
+    def __init__(self, decoder: Decoder, lengths: Sequence[int], limit: int | None = None) -> None:
+        """
+        Args:
+            limit: what windows and rotary limits are lowered to; None for as they are.
+        """
+        self.decoder = decoder
+        self._limit = limit
+        config: Any = decoder.model.config
+        vocabulary = config.get_text_config(decoder=True).vocab_size
         random = torch.Generator().manual_seed(0)
         # A token that padding masks or embeddings make special would be no test of positions: none is below 8.
-        self._prompts, self._outputs = (
-            [
-                torch.randint(min(8, vocabulary - 1), vocabulary, (length,), generator=random).tolist()
-                for length in lengths
-            ]
-            for lengths in ((5, 23, 2), (7, 7, 7))
-        )
-        self._expected = list(map(self._without_cache, self._prompts, self._outputs))
+        drawn = [
+            torch.randint(min(8, vocabulary - 1), vocabulary, (length + _OUTPUT,), generator=random).tolist()
+            for length in lengths
+        ]
+        ends = getattr(decoder.model.generation_config, "eos_token_id", None)
+        replaced = set(ends) if isinstance(ends, list) else {ends}
+        other = next(token for token in range(vocabulary) if token >= min(8, vocabulary - 1) and token not in replaced)
+        tokens = [[other if token in replaced else token for token in each] for each in drawn]
+        self.prompts = [each[:-_OUTPUT] for each in tokens]
+        self.outputs = [each[-_OUTPUT:] for each in tokens]
+        with self._lowered():
+            self._expected = list(map(self._generate, self.prompts, self.outputs))
 
-    def compare(self) -> float:
-        """The largest difference, in parts of the largest logit."""
-        match self._decoder.batching:
-            case Batching.CONTINUOUS:
-                found = self._run_joining()
-            case Batching.TOGETHER:
-                found = self._run([0, 1, 2])
-            case Batching.ALONE:
-                found = [logits for row in range(3) for logits in self._run([row])]
+    def check(self) -> float:
+        """The largest difference, in parts of the largest logit.
+
+        Raises:
+            ValueError: it is more than rounding.
+        """
+        with self._lowered():
+            found = self._run()
         largest = max(float(expected.abs().max()) for expected in self._expected)
-        return max(float((logits - self._expected[row][step]).abs().max()) for row, step, logits in found) / largest
+        difference = max(float((logits - self._expected[row][step]).abs().max()) for row, step, logits in found)
+        difference /= largest
+        if not difference <= TOLERANCES[self.decoder.model.dtype]:
+            where = "" if self._limit is None else f" where windows and rotary limits are {self._limit} tokens"
+            raise ValueError(f"its logits differ by {difference:.0e} of the largest{where}")
+        return difference
 
-    def _run(self, indices: list[int]) -> list[tuple[int, int, Tensor]]:
-        """Rows that start together; (row, step, logits) of each."""
-        rows, found = self._start(indices)
-        for step in range(1, 7):
-            if step == 4 and len(indices) > 1:
-                del indices[1]
-                rows.keep([0, 2])
-            found += self._step(rows, indices, [step] * len(indices))
-        return found
+    def _run(self) -> list[tuple[int, int, Tensor]]:
+        run = _Run(self)
+        match self.decoder.batching:
+            case Batching.CONTINUOUS:
+                # The first row runs, the others join it, it leaves, and then the longest does.
+                run.start([0])
+                run.step(2)
+                run.start([1, 2])
+                run.step(3)
+                run.leave([0])
+                run.step(1)
+                run.leave([1])
+                run.step(1)
+            case Batching.TOGETHER:
+                run.start([0, 1, 2])
+                run.step(3)
+                run.leave([1])
+                run.step(3)
+            case Batching.ALONE:
+                for row in range(3):
+                    run.start([row])
+                    run.step(6)
+                    run.leave([row])
+        return run.found
 
-    def _run_joining(self) -> list[tuple[int, int, Tensor]]:
-        """The first row runs, the others join it, it leaves, and then the longest does."""
-        rows, found = self._start([0])
-        for step in (1, 2):
-            found += self._step(rows, [0], [step])
-        joining, found_first = self._start([1, 2])
-        rows.join(joining)
-        found += found_first
-        for step in (1, 2):
-            found += self._step(rows, [0, 1, 2], [step + 2, step, step])
-        rows.keep([1, 2])
-        found += self._step(rows, [1, 2], [3, 3])
-        rows.keep([1])
-        return found + self._step(rows, [2], [4])
+    def _lowered(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._limit is None else lowered(self.decoder, self._limit)
 
-    def _start(self, indices: list[int]) -> tuple[Rows, list[tuple[int, int, Tensor]]]:
-        prefill = self._decoder.start([self._prompts[index] for index in indices])
+    def _generate(self, prompt: list[int], output: list[int]) -> Tensor:
+        """The logits of the first token and of each after those of the output, [steps, vocabulary]."""
+        model: Any = self.decoder.model
+        self.decoder.forget()
+        ids = torch.tensor([prompt], device=model.device)
+        made = model.generate(
+            ids, attention_mask=torch.ones_like(ids), logits_processor=[_Force(output)], num_beams=1, do_sample=False,
+            num_return_sequences=1, max_new_tokens=len(output), return_dict_in_generate=True, output_logits=True,
+            decoder_start_token_id=self.decoder.start_token,
+            # Where a sequence is computed anew `generate` of 5.19 loses what came before.
+            **({"use_cache": False} if self.decoder.restarts_above is not None else {}),
+        )  # fmt: skip
+        return torch.cat(made.logits)
+
+
+class _Force(LogitsProcessor):
+    """Makes `generate` write what it is given."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = list(tokens)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self._tokens.pop(0)] = 0
+        return forced
+
+
+class _Run:
+    """Rows that run, and the logits that they have had: (sequence, step, logits)."""
+
+    def __init__(self, probe: _Probe) -> None:
+        self.found: list[tuple[int, int, Tensor]] = []
+        self._probe = probe
+        self._decoder = probe.decoder
+        self._rows: Rows | None = None
+        self._running: list[int] = []
+        self._steps = [0] * len(probe.prompts)
+
+    def start(self, sequences: list[int]) -> None:
+        """Compute prompts and what has been written after them, and let them join what runs."""
+        probe = self._probe
+        texts = [probe.prompts[each] + probe.outputs[each][: self._steps[each]] for each in sequences]
+        prefill = self._decoder.start(texts)
         # In two parts, where a model can.
         logits = self._decoder.advance(prefill, prefill.ids.numel() // 2 + 1)
         while logits is None:
             logits = self._decoder.advance(prefill, prefill.ids.numel())
-        return prefill.rows, [(index, 0, logits[row]) for row, index in enumerate(indices)]
-
-    def _step(self, rows: Rows, indices: list[int], steps: list[int]) -> list[tuple[int, int, Tensor]]:
-        tokens = [self._outputs[index][step - 1] for index, step in zip(indices, steps, strict=True)]
-        logits = self._decoder.step(rows, tokens)
-        return [(index, step, logits[row]) for row, (index, step) in enumerate(zip(indices, steps, strict=True))]
-
-    def _without_cache(self, prompt: list[int], output: list[int]) -> Tensor:
-        """The logits of the first token and of each after those of the output, [steps, vocabulary]."""
-        model = self._decoder.model
-        if self._decoder.has_encoder:
-            start = self._decoder.start_token
-            inputs = {"input_ids": [prompt], "decoder_input_ids": [[start, *output]]}
+        if self._rows is None:
+            self._rows = prefill.rows
         else:
-            inputs = {"input_ids": [prompt + output]}
-        tensors = {name: torch.tensor(ids, device=model.device) for name, ids in inputs.items()}
-        logits: Tensor = model(**tensors, use_cache=False).logits
-        return logits[0, -len(output) - 1 :]
+            self._rows.join(prefill.rows)
+        self._running += sequences
+        self._note(sequences, logits)
+
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self._step()
+
+    def leave(self, sequences: Sequence[int]) -> None:
+        stay = [row for row, each in enumerate(self._running) if each not in sequences]
+        if self._rows is not None and stay and len(stay) < len(self._running):
+            self._rows.keep(stay)
+        self._running = [self._running[row] for row in stay]
+        if not stay:
+            self._rows = None
+
+    def _step(self) -> None:
+        lengths = [] if self._rows is None else self._rows.lengths
+        anew = [
+            each for each, length in zip(self._running, lengths, strict=True) if length == self._decoder.restarts_above
+        ]
+        self.leave(anew)
+        if self._rows is not None:
+            outputs = self._probe.outputs
+            tokens = [outputs[each][self._steps[each]] for each in self._running]
+            logits = self._decoder.step(self._rows, tokens)
+            self._advance(self._running)
+            self._note(self._running, logits)
+        self._advance(anew)
+        # Those that cannot join are not followed any more.
+        if anew and (self._decoder.batching is Batching.CONTINUOUS or self._rows is None):
+            self.start(anew)
+
+    def _advance(self, sequences: Sequence[int]) -> None:
+        for each in sequences:
+            self._steps[each] += 1
+
+    def _note(self, sequences: Sequence[int], logits: Tensor) -> None:
+        self.found += [(each, self._steps[each], row) for each, row in zip(sequences, logits, strict=True)]
 
 
 @torch.inference_mode()

@@ -14,6 +14,8 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 from runners.arguments import EngineArgument
 from runners.errors import ArgumentsError, InputError, one_line
 from runners.generation import PromptOptions, check_characters
+from runners.generator.chat_template import shape_messages
+from runners.generator.languages import Languages
 from runners.generator.vocabulary import Vocabulary
 
 # What `apply_chat_template` is given by this server alone.
@@ -27,7 +29,13 @@ class Prompts:
     """The tokenizer of a model for its prompts; not thread-safe."""
 
     def __init__(
-        self, vocabulary: Vocabulary, max_length: int, most_kept: int, add_special_tokens: bool, template: str | None
+        self,
+        vocabulary: Vocabulary,
+        languages: Languages,
+        max_length: int,
+        most_kept: int,
+        add_special_tokens: bool,
+        template: str | None,
     ) -> None:
         """
         Args:
@@ -38,6 +46,7 @@ class Prompts:
         """
         self._vocabulary = vocabulary
         self._tokenizer = vocabulary.tokenizer
+        self._languages = languages
         self._max_length = max_length
         self._most_kept = most_kept
         self._add_special_tokens = add_special_tokens
@@ -74,7 +83,7 @@ class Prompts:
             template = self._template or self._tokenizer.get_chat_template(tools=given)
             known = _OF_TEMPLATES | _find_variables(template)
             text = self._tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                shape_messages(messages, template),
                 tools=given,
                 chat_template=template,
                 tokenize=False,
@@ -126,15 +135,24 @@ class Prompts:
         kept = self._kept(options)
         if kept is None:
             check_characters(text, self._max_length, self._longest_token)
-            return list(self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+            return self._tokenize(text, options.source_language, add_special_tokens)
         most = self._max_length * self._longest_token
         left = self._side(options) == "left"
         text = text[-most:] if left else text[:most]
         if options.truncation_side is not None or kept == 0:
-            return self.truncate(self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids, options)
+            return self.truncate(self._tokenize(text, options.source_language, add_special_tokens), options)
         # The tokenizer keeps the special tokens that it adds.
-        ids = self._tokenizer(text, add_special_tokens=add_special_tokens, truncation=True, max_length=kept).input_ids
-        return self.truncate(ids, options)
+        return self.truncate(self._tokenize(text, options.source_language, add_special_tokens, kept), options)
+
+    def _tokenize(
+        self, text: str, source_language: str | None, add_special_tokens: bool, most: int | None = None
+    ) -> list[int]:
+        """The token ids of a text, of which the end is dropped where they are too many."""
+        language = None if source_language is None else self._languages.find(source_language, "src_lang")
+        before, after = (language.before, language.after) if language and add_special_tokens else ((), ())
+        truncation = {} if most is None else {"truncation": True, "max_length": max(0, most - len(before) - len(after))}
+        ids = self._tokenizer(text, add_special_tokens=add_special_tokens and language is None, **truncation).input_ids
+        return [*before, *ids, *after]
 
     def _kept(self, options: PromptOptions) -> int | None:
         """Most tokens that are kept; None for all."""

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
 
 from runners.generation import Delta, FinishReason
+from runners.generator.beams import BeamRules, Beams, Hypothesis
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.logprobs import PromptScores, describe
-from runners.generator.sampling import Processor, Ranked, SampledRow, Settings
+from runners.generator.sampling import Processor, Ranked, SampledRow, Sampler, Settings
 from runners.generator.text import TextStream
 from runners.generator.vocabulary import Vocabulary
+
+# What a caller gets: a delta, all that beams have found, or why there is no more.
+Item = Delta | list[Hypothesis] | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,7 @@ class Request:
         ends: the tokens that end the output, and the reason that is given for each.
         processors: change the logits of this request alone.
         matcher: of the constraint of the output.
+        beams: None to sample.
         prompt_logprobs: how many of the most likely tokens are told at each position of the prompt; None for nothing.
     """
 
@@ -41,41 +50,23 @@ class Request:
     prompt_logprobs: int | None = None
     processors: Sequence[Processor] = ()
     matcher: GrammarMatcher | None = None
+    beams: BeamRules | None = None
 
 
-class Generation:
-    """A request under way; made on the event loop that waits for it."""
+class Output:
+    """One sequence of a request, as its tokens come."""
 
     def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
-        self.request = request
-        self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors, request.matcher)
-        asked = request.prompt_logprobs
-        self.prompt_scores = None if asked is None else PromptScores(asked, [])
-        self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[Delta | Exception] = asyncio.Queue()
-        # The scheduler's own; `cancelled` is read between steps.
-        self.waiting = False
-        self.cancelled = False
         self.finished = False
+        self._request = request
         self._vocabulary = vocabulary
         self._text = TextStream(
             vocabulary, request.context, request.stop, request.include_stop, request.skip_special_tokens
         )
         self._tokens = 0
 
-    @property
-    def is_scored(self) -> bool:
-        """Whether log probabilities of the prompt are asked for."""
-        return self.prompt_scores is not None
-
-    def take(self, token: int, ranked: Ranked | None) -> Delta | Exception:
-        """What the next token adds, and whether it is the last; or why there is none."""
-        if self.sampled.error is not None:
-            self.finished = True
-            return self.sampled.error
-        if self.request.max_tokens == 0:
-            self.finished = True
-            return Delta("", (), "length")
+    def take(self, token: int, ranked: Ranked | None) -> Delta:
+        """What the next token adds, and whether it is the last."""
         offset = self._text.length
         text, reason, stop_reason = self._add(token)
         self.finished = reason is not None
@@ -85,7 +76,7 @@ class Generation:
     def _add(self, token: int) -> tuple[str, FinishReason | None, int | str | None]:
         """The text that is certain now, and why it ends."""
         self._tokens += 1
-        request = self.request
+        request = self._request
         if token in request.ends:
             text = self._text.push(token, may_stop=False)[0] if request.include_stop else ""
             return text + self._text.finish(), "stop", request.ends[token]
@@ -97,3 +88,104 @@ class Generation:
         if self._tokens >= request.max_tokens:
             return text + self._text.finish(), "length", None
         return text, None, None
+
+
+class Generation:
+    """A request under way; made on the event loop that waits for it."""
+
+    def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
+        self.request = request
+        self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors, request.matcher)
+        self.beams = None if request.beams is None else begin_beams(request, request.beams)
+        asked = request.prompt_logprobs
+        self.prompt_scores = None if asked is None else PromptScores(asked, [])
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Item] = asyncio.Queue()
+        # The scheduler's own; `cancelled` is read between steps.
+        self.waiting = False
+        self.cancelled = False
+        self.finished = False
+        self._output = Output(request, vocabulary)
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Prompt and output; some models compute both anew at some length."""
+        return [*self.request.prompt, *self.sampled.output] if self.sampled.output else self.request.prompt
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether log probabilities of the prompt are asked for, and are to be computed yet."""
+        return self.prompt_scores is not None and not self.sampled.output
+
+    @property
+    def rows(self) -> int:
+        """The rows of the batch that it has now."""
+        return 1 if self.beams is None else len(self.beams)
+
+    @property
+    def most_rows(self) -> int:
+        """The rows of a batch that it has at most."""
+        return 1 if self.request.beams is None else self.request.beams.width
+
+    def take(self, token: int, ranked: Ranked | None) -> Delta | Exception:
+        """What the next token adds, and whether it is the last; or why there is none."""
+        if self.sampled.error is not None:
+            self.finished = True
+            return self.sampled.error
+        if self.request.max_tokens == 0:
+            self.finished = True
+            return Delta("", (), "length")
+        delta = self._output.take(token, ranked)
+        self.finished = self._output.finished
+        return delta
+
+
+def begin_beams(request: Request, rules: BeamRules) -> Beams:
+    """The beams of a request; its settings and processors hold for each, by its own output."""
+    settings = request.settings
+
+    def sampler(logits: Tensor, outputs: Sequence[Sequence[int]]) -> tuple[Sampler, list[SampledRow]]:
+        rows = [SampledRow(settings, None, request.counted, request.processors, output=output) for output in outputs]
+        return Sampler(rows, logits.shape[1], logits.device), rows
+
+    def adjust(logprobs: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:
+        beams, rows = sampler(logprobs, outputs)
+        adjusted = beams.adjust(logprobs)
+        for row in rows:
+            if row.error is not None:
+                raise row.error
+        return adjusted
+
+    def rank(logprobs: Tensor, tokens: Sequence[int]) -> list[Ranked]:
+        beams, _ = sampler(logprobs, [()] * len(tokens))
+        ranked = beams.rank(logprobs, torch.tensor(tokens, device=logprobs.device))
+        return [ranked[row] for row in range(len(tokens))]
+
+    return Beams(
+        rules,
+        len(request.counted),
+        request.max_tokens,
+        request.ends,
+        adjust if request.processors or settings.adjusts else None,
+        rank if settings.logprobs is not None else None,
+    )
+
+
+def tell_found(request: Request, vocabulary: Vocabulary, found: Sequence[Hypothesis]) -> list[Delta]:
+    """What beams have found, a delta a choice; a stop string cuts a text."""
+    return [_tell(Output(request, vocabulary), hypothesis, choice) for choice, hypothesis in enumerate(found)]
+
+
+def _tell(output: Output, hypothesis: Hypothesis, choice: int) -> Delta:
+    taken: list[Delta] = []
+    for token, ranked in zip_longest(hypothesis.tokens, hypothesis.ranked):
+        taken.append(output.take(token, ranked))
+        if output.finished:
+            break
+    return replace(
+        taken[-1],
+        text="".join(delta.text for delta in taken),
+        token_ids=hypothesis.tokens[: len(taken)],
+        logprobs=tuple(logprobs for delta in taken for logprobs in delta.logprobs),
+        choice=choice,
+    )

@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
@@ -26,7 +25,7 @@ from runners.errors import (
     RunnerError,
     load_errors,
 )
-from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions, Sampling
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
 from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
@@ -39,7 +38,12 @@ logger = logging.getLogger(__name__)
 
 _OUTPUT = TensorSpec("output-0", "BYTES", (-1,))
 _RETRY_SECONDS = 1.0
-_TRANSFORMERS_PATHS = ("/v1/completions", "/v1/chat/completions")
+_TRANSFORMERS_PATHS = frozenset(
+    {"/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"}
+)
+# Those of vLLM's arguments that have a meaning on `transformers` too.
+_TOKENS_DETAILS = "enable_prompt_tokens_details"
+_HONOURED = frozenset({"chat_template", _TOKENS_DETAILS})
 
 # An ASGI application: a runner hands it on and does not speak HTTP itself.
 Application = Callable[..., Awaitable[None]]
@@ -164,7 +168,7 @@ class GeneratorRunner:
             try:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._complete(position, given, options.sampling))
+                        group.create_task(self._complete(position, given, options))
                         for position, given in enumerate(texts)
                     ]
             except* RunnerError as errors:
@@ -189,40 +193,40 @@ class GeneratorRunner:
         """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""
         return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
 
-    async def tokenize(self, text: str) -> list[int]:
-        """The token ids of a prompt."""
-        return await self.engine.tokenize(text)
+    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
+        """The token ids of a prompt; of one that is token ids already, those that are kept."""
+        if isinstance(prompt, str):
+            return await self.engine.tokenize(prompt, options)
+        return self.engine.truncate(prompt, options)
 
-    async def tokenize_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any] = MappingProxyType({}),
-        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
-    ) -> list[int]:
-        """The token ids of a chat, where this server renders it.
-
-        Raises:
-            InputError: the model has no chat template, or it refuses the messages.
-        """
+    @property
+    def chat_engine(self) -> ChatEngine:
+        """The engine, where this server renders its chats: not on vLLM, which renders them itself."""
         engine = self.engine
         assert not isinstance(engine, VllmEngine), "vLLM renders its chats itself"
-        return await engine.tokenize_chat(messages, tools, variables, options)
+        return engine
+
+    @property
+    def tells_cached_tokens(self) -> bool:
+        """Whether usage tells how much of a prompt was in a cache: vLLM's `--enable-prompt-tokens-details`."""
+        given = self._arguments.engine.get(_TOKENS_DETAILS)
+        return given is not None and given.value.lower() != "false"
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees its sequence."""
         return self.engine.generate(prompt, sampling)
 
-    async def stream(self, given: TextInput | TokenInput, sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def stream(self, given: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta, None]:
         """Continue a text; to close the iterator frees its sequence."""
-        prompt = await self.tokenize(given.text) if isinstance(given, TextInput) else given.input_ids.tolist()
-        async with contextlib.aclosing(self.generate(prompt, sampling)) as deltas:
+        text_or_ids = given.text if isinstance(given, TextInput) else given.input_ids.tolist()
+        prompt = await self.tokenize(text_or_ids, options.prompt)
+        async with contextlib.aclosing(self.generate(prompt, options.sampling)) as deltas:
             async for delta in deltas:
                 yield delta
 
-    async def _complete(self, position: int, given: TextInput | TokenInput, sampling: Sampling) -> str:
+    async def _complete(self, position: int, given: TextInput | TokenInput, options: Options) -> str:
         try:
-            return "".join([delta.text async for delta in self.stream(given, sampling)])
+            return "".join([delta.text async for delta in self.stream(given, options)])
         except InputError as error:
             raise InputError(f"text {position} cannot be served: {error}") from error
 
@@ -247,7 +251,7 @@ class GeneratorRunner:
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
         logger.info("transformers runs %s, because %s", self.name, obstacle)
-        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}", {"chat_template"})
+        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}", _HONOURED)
         from runners.generator.transformers import TransformersEngine
 
         engine = TransformersEngine(arguments)

@@ -62,6 +62,12 @@ class Settings:
         return not self.greedy and (self.top_k is not None or self.top_p < 1)
 
     @property
+    def adjusts(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        narrows = self.bad_words or self.allowed is not None or self.min_tokens
+        return bool(narrows or self.logit_bias or self.penalised)
+
+    @property
     def penalised(self) -> bool:
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
@@ -85,6 +91,7 @@ class SampledRow:
         prompt: Sequence[int],
         processors: Sequence[Processor] = (),
         matcher: GrammarMatcher | None = None,
+        output: Sequence[int] = (),
     ) -> None:
         """
         Args:
@@ -92,12 +99,13 @@ class SampledRow:
             prompt: what the repetition penalty counts beside the output.
             processors: change the logits in this order, before penalties and temperature.
             matcher: of the constraint that the output must keep.
+            output: what it has generated before.
         """
         self.settings = settings
         self.random = random.Random(seed)
         self.processors = processors
         self.matcher = matcher
-        self.output: list[int] = []
+        self.output = list(output)
         # Why the row cannot go on: set by the sampler, and its tokens mean nothing from then on.
         self.error: Exception | None = None
         self._prompt = prompt
@@ -110,7 +118,9 @@ class SampledRow:
         if self.counts is None or self.seen is None:
             self.counts = torch.zeros(vocabulary, device=device)
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
-            self.seen[torch.tensor(self._prompt, dtype=torch.long, device=device)] = True
+            output = torch.tensor(self.output, dtype=torch.long, device=device)
+            self.counts.scatter_add_(0, output, torch.ones_like(output, dtype=self.counts.dtype))
+            self.seen[torch.tensor([*self._prompt, *self.output], dtype=torch.long, device=device)] = True
         return self.counts, self.seen
 
 
@@ -151,20 +161,14 @@ class Sampler:
         self._repetition = self._column([row.settings.repetition_penalty for row in penalised])
         self._counts, self._seen = self._gather_counts(penalised, vocabulary)
 
-    def choose(self, logits: Tensor, forced: int | None = None) -> tuple[list[int], dict[int, Ranked]]:
+    def choose(self, logits: Tensor) -> tuple[list[int], dict[int, Ranked]]:
         """The next token of every row; [rows, vocabulary].
-
-        Args:
-            forced: the token of every row, whatever its logits say.
 
         Returns:
             Tokens by row, and log probabilities of those rows that ask for them.
         """
         logits = self._constraints.apply(logits.float())
-        if forced is not None:
-            tokens = torch.full((len(logits),), forced, device=self._device)
-        else:
-            tokens = logits.argmax(-1) if self._plain else self._sample(logits)
+        tokens = logits.argmax(-1) if self._plain else self._sample(logits)
         if len(self._penalised_rows):
             counted = tokens[self._penalised_rows][:, None]
             self._counts.scatter_add_(1, counted, torch.ones_like(counted, dtype=self._counts.dtype))
@@ -173,9 +177,10 @@ class Sampler:
         for row, token in zip(self._rows, chosen, strict=True):
             row.output.append(token)
         self._constraints.consume(chosen)
-        return chosen, self._rank(logits, tokens)
+        return chosen, self.rank(logits, tokens)
 
-    def _sample(self, raw: Tensor) -> Tensor:
+    def adjust(self, raw: Tensor) -> Tensor:
+        """What settings and processors make of logits before a temperature; float32 [rows, vocabulary]."""
         logits = raw.clone()
         self._bans.apply(logits)
         if self._biases is not None:
@@ -187,6 +192,10 @@ class Sampler:
             self._revive(logits, raw)
         if len(self._penalised_rows):
             logits[self._penalised_rows] = self._penalise(logits[self._penalised_rows])
+        return logits
+
+    def _sample(self, raw: Tensor) -> Tensor:
+        logits = self.adjust(raw)
         tokens = logits.argmax(-1)
         if self._random:
             tokens[self._random_rows] = self._draw(logits[self._random_rows])
@@ -233,7 +242,8 @@ class Sampler:
         found = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)
         return found[:, 0].clamp(max=logits.shape[1] - 1)
 
-    def _rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
+    def rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
+        """The log probabilities of tokens, by row, where asked for; float32 [rows, vocabulary] and [rows]."""
         if not self._ranked:
             return {}
         logprobs = logits[self._ranked].log_softmax(-1)

@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.generation import Delta
+from runners.generator.choosing import Chooser, Step
 from runners.generator.decoding import Batching, Decoder, Prefill, Rows
-from runners.generator.request import Generation
-from runners.generator.sampling import Sampler
+from runners.generator.request import Generation, Item
 from runners.metrics import Load
 
 logger = logging.getLogger(__name__)
@@ -34,19 +33,15 @@ _MOST_LOGITS = 2**24
 class Scheduler:
     """Runs generations; `run` is the model thread's, the rest is for any thread."""
 
-    def __init__(
-        self, decoder: Decoder, vocabulary: int, forced_first: int | None, max_batch_tokens: int, load: Load
-    ) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, load: Load) -> None:
         """
         Args:
-            forced_first: the first token of every output.
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt goes in parts, or alone
                 where a model cannot stop in between.
             load: is told how many generations wait and run.
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
-        self._forced_first = forced_first
         self._max_batch_tokens = max_batch_tokens
         self._load = load
         self._waiting: deque[Generation] = deque()
@@ -58,7 +53,7 @@ class Scheduler:
         # The model thread's own: what runs, and what is about to.
         self._running: list[Generation] = []
         self._rows: Rows | None = None
-        self._sampler: Sampler | None = None
+        self._chooser: Chooser | None = None
         self._tokens: list[int] = []
         self._joining: list[Generation] = []
         self._prefill: Prefill | None = None
@@ -72,6 +67,11 @@ class Scheduler:
     def count(self) -> int:
         """How many generations wait or run."""
         return self._waiting_count + len(self._joining) + len(self._running)
+
+    @property
+    def restarts_above(self) -> int | None:
+        """Longer sequences are computed anew, from their first token; beams cannot be. None where none are."""
+        return self._decoder.restarts_above
 
     @property
     def computes_in_parts(self) -> bool:
@@ -88,9 +88,7 @@ class Scheduler:
         with self._changed:
             if self._dead or self._closed:
                 raise self._end()
-            self._waiting.append(generation)
-            generation.waiting = True
-            self._count_waiting(1)
+            self._enqueue(generation, self._waiting.append)
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -154,7 +152,7 @@ class Scheduler:
 
     def _drop_running(self) -> list[Generation]:
         dropped, self._running, self._tokens = self._running, [], []
-        self._rows = self._sampler = self._ready = None
+        self._rows = self._chooser = self._ready = None
         return dropped
 
     def _drop_joining(self) -> list[Generation]:
@@ -162,7 +160,11 @@ class Scheduler:
         return dropped
 
     def _let_cancelled_leave(self) -> None:
-        self._keep([row for row, generation in enumerate(self._running) if not generation.cancelled])
+        stay = [generation for generation in self._running if not generation.cancelled]
+        if len(stay) == len(self._running):
+            return
+        rows = [row for row, generation in enumerate(self._owners()) if not generation.cancelled]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
     def _admit(self) -> None:
         """Start with waiting prompts where there is room."""
@@ -170,13 +172,16 @@ class Scheduler:
             self._drop_joining()
         if self._joining or (self._running and self._decoder.batching is not Batching.CONTINUOUS):
             return
-        most = 1 if self._decoder.batching is Batching.ALONE else MAX_ROWS - len(self._running)
+        room = MAX_ROWS - sum(generation.most_rows for generation in self._running)
         longest = 0
         with self._changed:
-            while self._waiting and len(self._joining) < most:
+            while self._waiting and not (self._joining and self._decoder.batching is Batching.ALONE):
                 generation = self._waiting[0]
                 if not generation.cancelled:
-                    longest = max(longest, len(generation.request.prompt))
+                    room -= generation.most_rows
+                    if room < 0:
+                        break
+                    longest = max(longest, len(generation.tokens))
                     if self._joining and (
                         # Those that ask for log probabilities of their prompts are slower: others do not join them.
                         generation.is_scored is not self._joining[0].is_scored
@@ -187,6 +192,11 @@ class Scheduler:
                 self._waiting.popleft()
                 self._leave_queue(generation)
             self._load.running.set(len(self._joining) + len(self._running))
+
+    def _enqueue(self, generation: Generation, append: Callable[[Generation], None]) -> None:
+        append(generation)
+        generation.waiting = True
+        self._count_waiting(1)
 
     def _leave_queue(self, generation: Generation) -> None:
         if generation.waiting:
@@ -208,7 +218,7 @@ class Scheduler:
             return
         is_scored = self._joining[0].is_scored
         if self._prefill is None:
-            prompts = [generation.request.prompt for generation in self._joining]
+            prompts = [generation.tokens for generation in self._joining]
             self._prefill = self._decoder.start(prompts, keep_logits=is_scored)
         logits = self._decoder.advance(self._prefill, self._budget(is_scored))
         if is_scored:
@@ -216,14 +226,13 @@ class Scheduler:
         if logits is None:
             return
         rows = self._prefill.rows
-        tokens = self._emit(self._joining, self._new_sampler(self._joining), logits, self._forced_first)
-        stay = [row for row, generation in enumerate(self._joining) if not generation.finished]
-        if stay:
-            if len(stay) < len(self._joining):
-                rows.keep(stay)
+        step = self._choose(self._new_chooser(self._joining), logits)
+        if stay := [generation for generation in self._joining if not generation.finished]:
+            if step.sources != list(range(len(self._joining))):
+                rows.keep(step.sources)
             # From here on they are running: if they cannot join, what runs is not to be trusted either.
-            self._running += [self._joining[row] for row in stay]
-            self._tokens += [tokens[row] for row in stay]
+            self._running += stay
+            self._tokens += step.tokens
             self._ready = rows
         self._drop_joining()
 
@@ -248,45 +257,60 @@ class Scheduler:
             else:
                 self._rows.join(self._ready)
             self._ready = None
-            self._sampler = self._new_sampler(self._running)
-        if self._rows is None or self._sampler is None:
+            self._chooser = self._new_chooser(self._running)
+        self._restart()
+        if self._rows is None or self._chooser is None:
             return
-        logits = self._decoder.step(self._rows, self._tokens)
-        self._tokens = self._emit(self._running, self._sampler, logits, None)
-        self._keep([row for row, generation in enumerate(self._running) if not generation.finished])
+        step = self._choose(self._chooser, self._decoder.step(self._rows, self._tokens))
+        stay = [generation for generation in self._running if not generation.finished]
+        self._go_on(stay, step.sources, step.tokens)
 
-    def _emit(
-        self, generations: Sequence[Generation], sampler: Sampler, logits: Tensor, forced: int | None
-    ) -> list[int]:
-        """Choose the next tokens and send what they add; the tokens."""
-        tokens, ranked = sampler.choose(logits, forced)
-        _deliver(
-            [
-                (generation, generation.take(token, ranked.get(row)))
-                for row, (generation, token) in enumerate(zip(generations, tokens, strict=True))
-            ]
-        )
-        return tokens
+    def _choose(self, chooser: Chooser, logits: Tensor) -> Step:
+        """Choose the next tokens and send what they add."""
+        step = chooser.choose(logits)
+        _deliver(step.items)
+        return step
 
-    def _keep(self, stay: list[int]) -> None:
-        """Drop all other running rows."""
-        if len(stay) == len(self._running):
+    def _restart(self) -> None:
+        """Rows that the model is to compute anew leave, and wait before all others."""
+        limit = self._decoder.restarts_above
+        if limit is None or self._rows is None:
             return
-        self._running = [self._running[row] for row in stay]
-        self._tokens = [self._tokens[row] for row in stay]
-        if not stay or self._rows is None:
-            self._rows = self._sampler = None
+        lengths = self._rows.lengths
+        owners = self._owners()
+        again = [generation for generation, length in zip(owners, lengths, strict=True) if length == limit]
+        if not again:
             return
-        self._rows.keep(stay)
-        self._sampler = self._new_sampler(self._running)
+        with self._changed:
+            for generation in reversed(again):
+                self._enqueue(generation, self._waiting.appendleft)
+        rows = [row for row, length in enumerate(lengths) if length != limit]
+        stay = [generation for generation in self._running if not generation.waiting]
+        self._go_on(stay, rows, [self._tokens[row] for row in rows])
 
-    def _new_sampler(self, generations: Sequence[Generation]) -> Sampler:
-        return Sampler([generation.sampled for generation in generations], self._vocabulary, self._decoder.model.device)
+    def _owners(self) -> list[Generation]:
+        """The generation of each running row."""
+        return [generation for generation in self._running for _ in range(generation.rows)]
+
+    def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
+        """Let only these of what runs go on; rows as in `Step`."""
+        all_stay = len(generations) == len(self._running)
+        self._running, self._tokens = generations, tokens
+        if self._rows is None or not generations:
+            self._rows = self._chooser = None
+        elif all_stay:
+            self._rows.follow(sources)
+        else:
+            self._rows.keep(sources)
+            self._chooser = self._new_chooser(generations)
+
+    def _new_chooser(self, generations: Sequence[Generation]) -> Chooser:
+        return Chooser(generations, self._vocabulary, self._decoder.model.device)
 
 
-def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+def _deliver(items: Sequence[tuple[Generation, Item]]) -> None:
     """Hand out what a step has made, with one call an event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Delta | Exception]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Item]]] = {}
     for generation, item in items:
         by_loop.setdefault(generation.loop, []).append((generation, item))
     for loop, own in by_loop.items():
@@ -298,6 +322,6 @@ def _deliver(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
                 generation.cancelled = True
 
 
-def _put(items: Sequence[tuple[Generation, Delta | Exception]]) -> None:
+def _put(items: Sequence[tuple[Generation, Item]]) -> None:
     for generation, item in items:
         generation.queue.put_nowait(item)

@@ -2,10 +2,6 @@
 
 The event loop checks requests and hands out text; a thread tokenizes; another one loads the model and then does nothing
 but run the decode loop. torch and transformers are imported in that thread: importing this module stays cheap.
-
-Not applied of a generation_config.json: beam search, no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_length,
-forced_eos_token_id and other processors; of it hold the temperature, top_k, top_p, min_p and repetition_penalty, where
-set, the start, forced first and end tokens, and the length of an encoder-decoder's output.
 """
 
 from __future__ import annotations
@@ -27,8 +23,10 @@ from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sam
 from runners.metrics import Load
 
 if TYPE_CHECKING:
+    from runners.generator.beams import BeamRules, Hypothesis
     from runners.generator.constraints import GrammarMatcher, Grammars
-    from runners.generator.limits import Defaults, Limits
+    from runners.generator.defaults import Defaults
+    from runners.generator.limits import Limits
     from runners.generator.prompts import Prompts
     from runners.generator.request import Generation, Request
     from runners.generator.scheduler import Scheduler
@@ -146,6 +144,8 @@ class TransformersEngine:
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.
 
+        What beams find comes at the end, a delta a choice.
+
         Raises:
             InputError: the prompt is empty or too long, a token id is outside of the vocabulary, the constraint cannot
                 be used, or parameters contradict each other.
@@ -164,12 +164,20 @@ class TransformersEngine:
                 item = await generation.queue.get()
                 if isinstance(item, Exception):
                     raise item
-                yield await self._with_prompt_logprobs(generation, item) if is_first else item
-                is_first = False
-                if item.finish_reason is not None:
+                deltas = [item] if isinstance(item, Delta) else await self._tell_found(loaded, request, item)
+                for delta in deltas:
+                    yield await self._with_prompt_logprobs(generation, delta) if is_first else delta
+                    is_first = False
+                if deltas[-1].finish_reason is not None:
                     return
         finally:
             loaded.scheduler.cancel(generation)
+
+    async def _tell_found(self, loaded: _Loaded, request: Request, found: Sequence[Hypothesis]) -> list[Delta]:
+        """The texts of beams: they are long, and neither the model nor the event loop is to wait for them."""
+        from runners.generator.request import tell_found
+
+        return await self._tokenizing(lambda: tell_found(request, loaded.vocabulary, found))
 
     async def _make_request(self, loaded: _Loaded, prompt: Sequence[int], sampling: Sampling) -> Request:
         from runners.generator.parameters import find_ends, resolve
@@ -178,6 +186,8 @@ class TransformersEngine:
         defaults, tokenizer = loaded.defaults, loaded.vocabulary.tokenizer
         defaults.check(prompt)
         room = loaded.limits.room(len(prompt), sampling.max_tokens)
+        if sampling.max_tokens is None:
+            room = min(room, defaults.limit(sampling) or room)
         if sampling.min_tokens > room:
             raise InputError(f"min_tokens is {sampling.min_tokens}, but max_tokens is {room}", "min_tokens")
         if sampling.prompt_logprobs is not None:
@@ -187,6 +197,7 @@ class TransformersEngine:
             if sampling.bad_words
             else resolve(sampling, defaults, tokenizer)
         )
+        settings, processors = defaults.process(settings, sampling, prompt, room)
         is_decoder = defaults.decoder_start is None
         output = [] if defaults.decoder_start is None else [defaults.decoder_start]
         return Request(
@@ -197,12 +208,26 @@ class TransformersEngine:
             seed=sampling.seed,
             max_tokens=room,
             ends=find_ends(sampling, defaults, tokenizer.eos_token_id),
-            stop=tuple(stop for stop in sampling.stop if stop),
+            stop=tuple(stop for stop in sampling.stop if stop) or defaults.stop,
             include_stop=sampling.include_stop,
             skip_special_tokens=sampling.skip_special_tokens,
             prompt_logprobs=sampling.prompt_logprobs,
+            processors=processors,
             matcher=await self._compile(loaded.grammars, sampling),
+            beams=self._find_beams(loaded, sampling, len(prompt) + room) if room else None,
         )
+
+    def _find_beams(self, loaded: _Loaded, sampling: Sampling, length: int) -> BeamRules | None:
+        """How a sequence of at most so many tokens is searched for; None if it is sampled.
+
+        Raises:
+            InputError: beams would have to be computed anew on their way.
+        """
+        beams = loaded.defaults.find_beams(sampling)
+        limit = loaded.scheduler.restarts_above
+        if beams is not None and limit is not None and length > limit:
+            raise InputError(f"this model searches beams of {limit} tokens at most, not {length}", "max_tokens")
+        return beams
 
     async def _compile(self, grammars: Grammars, sampling: Sampling) -> GrammarMatcher | None:
         constraint = sampling.constraint
@@ -281,7 +306,8 @@ class TransformersEngine:
         from runners.encoder.linear import warm_linears
         from runners.generator.constraints import Grammars
         from runners.generator.decoding import Decoder
-        from runners.generator.limits import Defaults, Limits
+        from runners.generator.defaults import Defaults
+        from runners.generator.limits import Limits
         from runners.generator.probe import choose_batching, speed_up
         from runners.generator.prompts import Prompts, load_template
         from runners.generator.scheduler import MAX_ROWS, Scheduler
@@ -297,7 +323,7 @@ class TransformersEngine:
         torch.set_num_threads(count_cores(arguments.workers))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = load_config(arguments)
-        tokenizer = load_tokenizer(arguments)
+        tokenizer = load_tokenizer(arguments, needs_fast=False)
         auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = load_model(arguments, auto_class, device, unused_prefixes=())
         defaults = Defaults.of(model, tokenizer)
@@ -315,11 +341,16 @@ class TransformersEngine:
         most_kept = limits.prompt - (0 if config.is_encoder_decoder else 1)
         return _Loaded(
             vocabulary,
-            Prompts(vocabulary, limits.prompt, most_kept, not arguments.disable_special_tokens, template),
+            Prompts(
+                vocabulary,
+                defaults.languages,
+                limits.prompt,
+                most_kept,
+                not arguments.disable_special_tokens,
+                template,
+            ),
             Grammars(vocabulary, defaults.vocabulary, defaults.eos),
             limits,
             defaults,
-            Scheduler(
-                decoder, defaults.vocabulary, defaults.forced_first, max_batch_tokens, Load(arguments.model_name)
-            ),
+            Scheduler(decoder, defaults.vocabulary, max_batch_tokens, Load(arguments.model_name)),
         )

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from argparse import Action, Namespace
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,13 +40,21 @@ from runners.errors import (
     OverloadedError,
     RunnerError,
 )
-from runners.generation import Delta, FinishReason, Sampling, check_characters
+from runners.generation import (
+    DEFAULT_PROMPT_OPTIONS,
+    Constraint,
+    Delta,
+    FinishReason,
+    PromptOptions,
+    Sampling,
+    check_characters,
+)
 from runners.memory import available_memory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from vllm.outputs import CompletionOutput
-    from vllm.sampling_params import SamplingParams
+    from vllm.sampling_params import SamplingParams, StructuredOutputsParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -185,17 +194,39 @@ class VllmEngine:
         cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]
         return cards
 
-    async def tokenize(self, prompt: str) -> list[int]:
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
+        if options.source_language is not None:
+            raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
         tokenizer = self._engine.get_tokenizer()
         check_characters(prompt, self.max_length, tokenizer.max_chars_per_token)
-        ids: list[int] = await asyncio.to_thread(tokenizer.encode, prompt)
-        return ids
+        special = {} if options.add_special_tokens is None else {"add_special_tokens": options.add_special_tokens}
+        ids: list[int] = await asyncio.to_thread(partial(tokenizer.encode, prompt, **special))
+        return self.truncate(ids, options)
+
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        from vllm.renderers import TokenizeParams
+
+        if options.truncate_to is None:
+            return list(prompt)
+        try:
+            # Any output at all: -1 then leaves room for it.
+            params = TokenizeParams(
+                self.max_length,
+                max_output_tokens=1,
+                truncate_prompt_tokens=options.truncate_to,
+                truncation_side=options.truncation_side,
+            )
+            tokenizer = self._engine.get_tokenizer()
+            kept = params.apply_post_tokenization(tokenizer, {"prompt_token_ids": list(prompt)})
+        except ValueError as error:
+            raise InputError(_one_line(error), "truncate_prompt_tokens") from error
+        return list(kept["prompt_token_ids"])
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import QueueOverflowError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
-        check_length(len(prompt), sampling.max_tokens, self.max_length)
+        check_length(len(prompt), _most_tokens(sampling), self.max_length)
         try:
             [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
             outputs = self._engine.generate(rendered, self._sampling_params(sampling), f"generate-{next(self._ids)}")
@@ -216,8 +247,17 @@ class VllmEngine:
         self._engine.shutdown(timeout=_EXIT_SECONDS)
 
     def _sampling_params(self, sampling: Sampling) -> SamplingParams:
+        """What V1 and the Open Inference Protocol ask for, in vLLM's words.
+
+        Raises:
+            InputError: it asks for what those protocols have for other engines.
+        """
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+        if sampling.beam_search is not None:
+            raise InputError("beam search is only supported by OpenAI's API where vLLM runs the model")
+        if sampling.target_language is not None:
+            raise InputError("tgt_lang is not supported where vLLM runs the model: it runs no model that translates")
         given = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -228,9 +268,16 @@ class VllmEngine:
         return SamplingParams(
             **{**self._defaults, **{name: value for name, value in given.items() if value is not None}}
             | {
-                "max_tokens": sampling.max_tokens,
+                "max_tokens": _most_tokens(sampling),
+                "min_tokens": sampling.min_tokens,
                 "seed": sampling.seed,
                 "stop": list(sampling.stop),
+                "include_stop_str_in_output": sampling.include_stop,
+                "stop_token_ids": [*self._defaults.get("stop_token_ids", ()), *sampling.stop_token_ids],
+                "bad_words": list(sampling.bad_words),
+                "allowed_token_ids": None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
+                "skip_special_tokens": sampling.skip_special_tokens,
+                "structured_outputs": _structured_outputs(sampling.constraint),
                 "presence_penalty": sampling.presence_penalty,
                 "frequency_penalty": sampling.frequency_penalty,
                 "logit_bias": dict(sampling.logit_bias) or None,
@@ -238,6 +285,10 @@ class VllmEngine:
                 "output_kind": RequestOutputKind.DELTA,
             }
         )
+
+
+def _most_tokens(sampling: Sampling) -> int | None:
+    return sampling.default_tokens if sampling.max_tokens is None else sampling.max_tokens
 
 
 def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
@@ -260,11 +311,20 @@ def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
         )
 
 
+def _structured_outputs(constraint: Constraint | None) -> StructuredOutputsParams | None:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if constraint is None:
+        return None
+    value: Any = {"json_object": True, "choice": list(constraint.value)}.get(constraint.kind, constraint.value)
+    return StructuredOutputsParams(**{constraint.kind: value})
+
+
 def _delta(output: CompletionOutput) -> Delta:
     reason: FinishReason | None = None
     if output.finish_reason is not None:
         reason = "length" if output.finish_reason == "length" else "stop"
-    return Delta(output.text, tuple(output.token_ids), reason)
+    return Delta(output.text, tuple(output.token_ids), reason, stop_reason=output.stop_reason)
 
 
 def _create_engine(parsed: Namespace) -> AsyncLLM:

@@ -77,7 +77,7 @@ def test_options_where_there_is_nothing(client: TestClient, path: str, error: st
 def test_options_of_openai_where_there_is_nothing(client: TestClient) -> None:
     response = client.options("/openai/v1/nowhere")
     assert response.status_code == 404
-    assert response.json()["error"]["code"] == 404
+    assert response.json()["error"]["type"] == "NotFoundError"
 
 
 @pytest.mark.parametrize("path", [path for path, allowed in PATHS if allowed == GET])

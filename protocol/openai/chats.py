@@ -1,0 +1,241 @@
+"""OpenAI's chat completions, for a model whose engine has no OpenAI layer of its own.
+
+https://platform.openai.com/docs/api-reference/chat; where vLLM answers more, so does this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.body import parse_json
+from protocol.errors import InvalidRequestError
+from protocol.openai.choices import Choice, Form, Sequences, answer
+from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
+from protocol.openai.messages import read_messages
+from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.requests import CommonFields, TopLogprobs
+from protocol.openai.tools import (
+    CallReader,
+    NamedTool,
+    ToolChoice,
+    Tools,
+    check_choice,
+    constrain_to_tools,
+    describe_tools,
+    read_calls,
+)
+from runners.generation import Constraint, Delta, Sampling, TokenLogprobs
+from runners.generator.runner import GeneratorRunner
+from runners.inference import Models
+
+Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Templated:
+    """What becomes a prompt by the chat template; a struct can have no second one with fields of its own."""
+
+    __slots__ = ()
+
+    add_generation_prompt: bool
+    continue_final_message: bool
+    chat_template: str | None
+    chat_template_kwargs: dict[str, Any] | None
+
+    def template_variables(self) -> dict[str, Any]:
+        """Of the template; the request's own fields win over `chat_template_kwargs`.
+
+        Raises:
+            InvalidRequestError: it brings a template, or fields contradict each other.
+        """
+        kwargs = self.chat_template_kwargs or {}
+        if self.chat_template is not None or kwargs.get("chat_template") is not None:
+            raise InvalidRequestError("this server does not take chat templates of requests", "chat_template")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequestError(
+                "continue_final_message needs add_generation_prompt to be false", "continue_final_message"
+            )
+        flags = {
+            "add_generation_prompt": self.add_generation_prompt,
+            "continue_final_message": self.continue_final_message,
+        }
+        return {**kwargs, **flags}
+
+
+class ChatRequest(CommonFields, Templated, kw_only=True):
+    """A body of `chat/completions`."""
+
+    messages: Messages
+    tools: Tools | None = None
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    max_completion_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    echo: bool | None = None
+    documents: list[dict[str, str]] | None = None
+    reasoning_effort: Effort | None = None
+
+    @property
+    def forced(self) -> ToolChoice | None:
+        """The tool that must be called, or that one must; None where the model writes text."""
+        return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
+
+
+_decoder = msgspec.json.Decoder(ChatRequest)
+
+
+async def answer_chat(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+    """Answer `chat/completions`; tools are put into the prompt, and are called where the request forces that.
+
+    Raises:
+        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        ModelNotFoundError: there is no model of that name.
+    """
+    call = parse_json(body, _decoder, "the body")
+    refuse_unsupported(body, Route.CHATS)
+    call.check(models, bool(call.logprobs))
+    _check(call)
+    messages = read_messages(call.messages)
+    sampling = _read_sampling(call)
+    prompt = await runner.chat_engine.tokenize_chat(
+        messages,
+        None if call.tools is None else describe_tools(call.tools),
+        _variables(call),
+        call.to_prompt_options(),
+    )
+    form = _ChatForm(call, runner, prompt, messages[-1])
+    return await answer(request, runner, form, Sequences([prompt], sampling, call.choices), call.streaming())
+
+
+def _check(call: ChatRequest) -> None:
+    if call.top_logprobs and not call.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
+    if call.max_tokens == 0:
+        raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+    check_choice(call.tools, call.tool_choice)
+    if call.forced is not None and call.structured_outputs is not None:
+        raise InvalidRequestError("give one of structured_outputs and a forced tool_choice", "structured_outputs")
+
+
+def _variables(call: ChatRequest) -> dict[str, Any]:
+    variables = call.template_variables()
+    if call.documents is not None:
+        variables["documents"] = call.documents
+    return {**variables, **effort_variables(call.reasoning_effort, call.chat_template_kwargs)}
+
+
+def effort_variables(effort: Effort | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a template knows of the effort: some know only whether the model is to think."""
+    if effort is None:
+        return {}
+    thinks = {} if "enable_thinking" in (given or {}) else {"enable_thinking": effort != "none"}
+    return {"reasoning_effort": effort, **thinks}
+
+
+def _read_sampling(call: ChatRequest) -> Sampling:
+    max_tokens = call.max_tokens if call.max_completion_tokens is None else call.max_completion_tokens
+    logprobs = (call.top_logprobs or 0) if call.logprobs else None
+    sampling = call.to_sampling(max_tokens, _constraint(call))
+    return replace(sampling, logprobs=logprobs, prompt_logprobs=call.prompt_logprobs, **call.special_fields())
+
+
+def _constraint(call: ChatRequest) -> Constraint | None:
+    if call.forced is None or call.tools is None:
+        return call.constraint()
+    # A forced call wins over `response_format`, as in vLLM.
+    return constrain_to_tools(call.tools, call.forced, call.parallel_tool_calls is not False)
+
+
+class _ChatForm(Form):
+    whole, part = "chat.completion", "chat.completion.chunk"
+
+    def __init__(
+        self, call: ChatRequest, runner: GeneratorRunner, prompt: Sequence[int], last: Mapping[str, Any]
+    ) -> None:
+        super().__init__("chatcmpl", call.model or runner.name, call.request_id)
+        self._call = call
+        self._prompt = prompt
+        self._role = "assistant" if call.add_generation_prompt else last["role"]
+        self._echo = _text_of(last["content"]) if call.echo and last["role"] == self._role else ""
+        # By index.
+        self._calls: dict[int, CallReader] = {}
+
+    def choice(self, index: int, choice: Choice) -> dict[str, Any]:
+        call = self._call
+        message: dict[str, Any] = {"role": self._role, "content": self._echo + choice.text, "refusal": None}
+        if call.forced is not None:
+            calls = read_calls(call.forced, choice.text)
+            message = {**message, "content": self._echo or None, **({"tool_calls": calls} if calls else {})}
+        return {
+            "index": index,
+            "message": message,
+            "logprobs": self._logprobs(choice.logprobs),
+            "finish_reason": self._finish_reason(choice.finish_reason, bool(message.get("tool_calls"))),
+            "stop_reason": choice.stop_reason,
+            "token_ids": choice.token_ids if call.return_token_ids else None,
+        }
+
+    def extras(self, first: Choice) -> dict[str, Any]:
+        return {
+            "prompt_logprobs": prompt_logprobs(first.prompt_logprobs),
+            "prompt_token_ids": list(self._prompt) if self._call.return_token_ids else None,
+        }
+
+    def open(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        beginning = {"role": self._role, "content": ""}
+        chunks: list[dict[str, Any]] = [{"choices": [_opening(index, beginning)]}]
+        if self._call.return_token_ids:
+            chunks[0]["prompt_token_ids"] = list(self._prompt)
+        if self._echo:
+            chunks.append({"choices": [_opening(index, {"content": self._echo})]})
+        return chunks
+
+    def delta(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
+        said: dict[str, Any] = {"content": delta.text}
+        has_calls = False
+        if self._call.forced is not None:
+            reader = self._calls.setdefault(index, CallReader(self._call.forced))
+            calls = reader.read(delta.text)
+            said = {"tool_calls": calls} if calls else {}
+            has_calls = reader.has_calls
+        with_ids = bool(self._call.return_token_ids and delta.token_ids)
+        if not (said.get("content") or "tool_calls" in said or delta.finish_reason or delta.logprobs or with_ids):
+            return None
+        choice = {
+            "index": index,
+            "delta": said,
+            "logprobs": self._logprobs(delta.logprobs),
+            "finish_reason": self._finish_reason(delta.finish_reason, has_calls),
+        }
+        if delta.finish_reason is not None:
+            choice["stop_reason"] = delta.stop_reason
+        return {**choice, "token_ids": list(delta.token_ids)} if with_ids else choice
+
+    def _finish_reason(self, reason: str | None, has_calls: bool) -> str | None:
+        """OpenAI's for a call, but for one of a tool that is named, which is `stop`."""
+        named = isinstance(self._call.forced, NamedTool)
+        return "tool_calls" if reason == "stop" and has_calls and not named else reason
+
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
+        return chat_logprobs(entries, bool(self._call.return_tokens_as_token_ids)) if self._call.logprobs else None
+
+
+def _opening(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+def _text_of(content: str | list[dict[str, str]] | None) -> str:
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())

@@ -1,0 +1,89 @@
+"""The messages of a chat, checked, and in the form in which chat templates expect them; the rules are vLLM's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from protocol.errors import InvalidRequestError
+
+logger = logging.getLogger(__name__)
+
+# By its type, where a part has its text.
+_TEXT_BY_TYPE = {
+    "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking",
+}  # fmt: skip
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]], param: str = "messages") -> list[dict[str, Any]]:
+    """Messages with what templates know of them: their content is a string, a list of text parts, or None.
+
+    Raises:
+        InvalidRequestError: a message has no role, content that is no text, or tool calls that are none; the message
+            names its position in the field `param`.
+    """
+    return [_read_message(message, f"{param}[{position}]", param) for position, message in enumerate(messages)]
+
+
+def _read_message(message: Mapping[str, Any], name: str, param: str) -> dict[str, Any]:
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise InvalidRequestError(f"{name} has no role", param)
+    read: dict[str, Any] = {"role": role, "content": _read_content(message.get("content"), name, param)}
+    if role == "assistant":
+        if calls := message.get("tool_calls"):
+            read["tool_calls"] = _read_tool_calls(calls, name, param)
+        reasoning = message.get("reasoning", message.get("reasoning_content"))
+        if isinstance(reasoning, str):
+            read |= {"reasoning": reasoning, "reasoning_content": reasoning}
+    elif role == "tool" and "tool_call_id" in message:
+        read["tool_call_id"] = message["tool_call_id"]
+    elif role == "developer":
+        read["tools"] = message.get("tools")
+    if isinstance(message.get("name"), str):
+        read["name"] = message["name"]
+    return read
+
+
+def _read_content(content: Any, name: str, param: str) -> str | list[dict[str, str]] | None:
+    if content is None or isinstance(content, str):
+        return content
+    texts = [_read_part(part) for part in content] if isinstance(content, list) else [None]
+    if None in texts:
+        raise InvalidRequestError(f"{name} has content that is no text", param)
+    return [{"type": "text", "text": text} for text in texts if text is not None]
+
+
+def _read_part(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
+        return None
+    text = part.get(_TEXT_BY_TYPE.get(kind, ""))
+    return text if isinstance(text, str) else None
+
+
+def _read_tool_calls(calls: Any, name: str, param: str) -> list[dict[str, Any]]:
+    """Calls whose arguments are an object: clients send them as JSON in a string."""
+    if not isinstance(calls, list):
+        raise InvalidRequestError(f"{name}.tool_calls must be a list", param)
+    read = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or call.get("type", "function") != "function":
+            raise InvalidRequestError(f"{name}.tool_calls must be calls of functions", param)
+        read.append({**call, "function": {**function, "arguments": _read_arguments(function.get("arguments"))}})
+    return read
+
+
+def _read_arguments(arguments: Any) -> dict[str, Any]:
+    """What is no object becomes an empty one: a chat that has such a call would else be lost for ever."""
+    if isinstance(arguments, str) and arguments:
+        try:
+            arguments = msgspec.json.decode(arguments)
+        except (msgspec.DecodeError, RecursionError):
+            logger.debug("a tool call's arguments are no JSON")
+    return arguments if isinstance(arguments, dict) else {}

@@ -1,0 +1,106 @@
+"""What completions and chats have in common: fields, and the rules between them, which are vLLM's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from protocol.calls import find_model
+from protocol.constraints import ResponseFormat, read_response_format, read_structured_outputs
+from protocol.errors import InvalidRequestError
+from protocol.openai.choices import Streaming
+from protocol.sampling import MAX_CHOICES, GenerationFields, TokenId
+from runners.generation import BeamSearch, Constraint
+from runners.inference import Models
+
+_MAX_TOP_LOGPROBS = 20
+_MAX_LOGPROB_TOKENS = 128
+
+TopLogprobs = Annotated[int, Meta(ge=0, le=_MAX_TOP_LOGPROBS)]
+
+
+class StreamOptions(msgspec.Struct):
+    """What a stream tells of its usage."""
+
+    include_usage: bool | UnsetType | None = UNSET
+    continuous_usage_stats: bool | UnsetType | None = UNSET
+
+
+class CommonFields(GenerationFields, kw_only=True):
+    """The fields of both bodies."""
+
+    model: str | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
+    response_format: ResponseFormat | None = None
+    prompt_logprobs: TopLogprobs | None = None
+    logprob_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_LOGPROB_TOKENS)] | None = None
+    return_tokens_as_token_ids: bool | None = None
+    return_token_ids: bool | None = None
+    request_id: str | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many continuations of each prompt there are."""
+        return self.n or 1
+
+    def check(self, models: Models, wants_logprobs: bool) -> None:
+        """
+        Raises:
+            InvalidRequestError: fields contradict each other.
+            ModelNotFoundError: there is no model of that name.
+        """
+        if self.model:
+            find_model(models, self.model)
+        options = self.stream_options
+        if options is not None and not self.stream and options != StreamOptions():
+            raise InvalidRequestError("stream_options needs stream to be true", "stream_options")
+        if self.stream and self.use_beam_search:
+            raise InvalidRequestError("use_beam_search is not supported with stream", "use_beam_search")
+        if self.stream and self.prompt_logprobs:
+            raise InvalidRequestError("prompt_logprobs is not supported with stream", "prompt_logprobs")
+        if self.logprob_token_ids and not wants_logprobs:
+            raise InvalidRequestError("logprob_token_ids needs logprobs", "logprob_token_ids")
+        if self.logprob_token_ids and self.use_beam_search:
+            raise InvalidRequestError("logprob_token_ids is not supported with use_beam_search", "logprob_token_ids")
+
+    def streaming(self) -> Streaming | None:
+        """What a stream tells beside its text; None where the answer is to be whole."""
+        if not self.stream:
+            return None
+        options = self.stream_options or StreamOptions()
+        usage = options.include_usage is True
+        return Streaming(usage, usage and options.continuous_usage_stats is True)
+
+    def constraint(self) -> Constraint | None:
+        """What the output must match.
+
+        Raises:
+            InvalidRequestError: it is said twice, or wrong.
+        """
+        of_format, of_outputs = (
+            read_response_format(self.response_format),
+            read_structured_outputs(self.structured_outputs),
+        )
+        if of_format is not None and of_outputs is not None:
+            raise InvalidRequestError("give one of response_format and structured_outputs", "structured_outputs")
+        return of_format or of_outputs
+
+    def beam_search(self) -> BeamSearch | None:
+        """As many beams as choices, as in vLLM."""
+        if not self.use_beam_search:
+            return None
+        penalty = 1.0 if self.length_penalty is None else self.length_penalty
+        return BeamSearch(self.choices, self.choices, penalty)
+
+    def special_fields(self) -> dict[str, Any]:
+        """Of the sampling, what V1 and the Open Inference Protocol do not have."""
+        return {
+            "beam_search": self.beam_search(),
+            "logprob_token_ids": tuple(self.logprob_token_ids or ()),
+        }

@@ -1,0 +1,254 @@
+"""OpenAI's responses, as far as plain text and its streams go, for a model whose engine has no OpenAI layer of its own.
+
+Nothing is stored. https://platform.openai.com/docs/api-reference/responses
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.body import json_response, parse_json
+from protocol.calls import find_model, until_disconnect
+from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
+from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
+from protocol.openai.chats import Effort, effort_variables
+from protocol.openai.choices import Choice, Sequences, count_usage, run
+from protocol.openai.logprobs import chat_logprobs
+from protocol.openai.messages import read_messages
+from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.requests import TopLogprobs
+from protocol.request_id import printable
+from protocol.sampling import SamplingFields
+from protocol.sse import stream_events
+from runners.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
+from runners.generator.runner import GeneratorRunner
+from runners.inference import Models
+
+_WITH_LOGPROBS = "message.output_text.logprobs"
+_UNFINISHED = frozenset({"in_progress", "incomplete"})
+
+
+class TextFormat(JsonSchema, kw_only=True):
+    """What the text must be; its schema stands beside its type."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+
+
+class TextConfig(msgspec.Struct, kw_only=True):
+    """OpenAI's `text`."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class Reasoning(msgspec.Struct, kw_only=True):
+    """OpenAI's `reasoning`."""
+
+    effort: Effort | None = None
+
+
+class ResponsesRequest(SamplingFields, kw_only=True):
+    """A body of `responses`."""
+
+    input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
+    model: str | None = None
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    stream: bool | None = None
+    text: TextConfig | None = None
+    include: list[str] | None = None
+    top_logprobs: TopLogprobs | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    reasoning: Reasoning | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    request_id: str | None = None
+    metadata: dict[str, str] | None = None
+    service_tier: str | None = None
+    user: str | None = None
+
+    @property
+    def with_logprobs(self) -> bool:
+        return _WITH_LOGPROBS in (self.include or ())
+
+    @property
+    def continues(self) -> bool:
+        """Whether the last message is to be gone on with."""
+        return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
+
+
+_decoder = msgspec.json.Decoder(ResponsesRequest)
+
+
+async def answer_response(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+    """Answer `responses`: a message of text.
+
+    Raises:
+        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        ModelNotFoundError: there is no model of that name.
+    """
+    call = parse_json(body, _decoder, "the body")
+    refuse_unsupported(body, Route.RESPONSES)
+    if call.model:
+        find_model(models, call.model)
+    sampling = _read_sampling(call)
+    prompt = await runner.chat_engine.tokenize_chat(
+        _read_input(call),
+        None,
+        _variables(call),
+        PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang),
+    )
+    answering = _Answering(call, runner, Sequences([prompt], sampling, 1))
+    if call.stream:
+        return await stream_events(answering.stream(), answering.describe_error, named=True)
+    return json_response(await until_disconnect(request, answering.complete()))
+
+
+def _read_input(call: ResponsesRequest) -> list[dict[str, Any]]:
+    given = [{"role": "user", "content": call.input}] if isinstance(call.input, str) else call.input
+    for position, item in enumerate(given):
+        if (kind := item.get("type", "message")) != "message":
+            raise InvalidRequestError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
+    messages = read_messages(given, "input")
+    return [{"role": "system", "content": call.instructions}, *messages] if call.instructions else messages
+
+
+def _variables(call: ResponsesRequest) -> dict[str, Any]:
+    given = call.chat_template_kwargs or {}
+    if given.get("chat_template") is not None:
+        raise InvalidRequestError("this server does not take chat templates of requests", "chat_template_kwargs")
+    flags = {"add_generation_prompt": not call.continues, "continue_final_message": call.continues}
+    effort = None if call.reasoning is None else call.reasoning.effort
+    return {**given, **flags, **effort_variables(effort, given)}
+
+
+def _read_sampling(call: ResponsesRequest) -> Sampling:
+    if others := [name for name in call.include or () if name != _WITH_LOGPROBS]:
+        raise InvalidRequestError(f"include {others[0][:60]} is not supported; there is {_WITH_LOGPROBS}", "include")
+    sampling = call.to_sampling(call.max_output_tokens, _constraint(call))
+    return replace(sampling, logprobs=(call.top_logprobs or 0) if call.with_logprobs else None)
+
+
+def _constraint(call: ResponsesRequest) -> Constraint | None:
+    text = call.text or TextConfig()
+    if text.verbosity not in (None, "medium"):
+        raise UnsupportedError("text.verbosity", "text", on_vllm=False)
+    constraint = read_structured_outputs(call.structured_outputs)
+    if text.format is None:
+        return constraint
+    if constraint is not None:
+        raise InvalidRequestError("give one of text.format and structured_outputs", "structured_outputs")
+    if text.format.type == "json_schema" and text.format.schema is None:
+        raise InvalidRequestError("text.format json_schema needs a schema", "text")
+    return read_response_format(ResponseFormat(type=text.format.type, json_schema=text.format))
+
+
+class _Answering:
+    """A response on its way: its object, and the events of its stream."""
+
+    def __init__(self, call: ResponsesRequest, runner: GeneratorRunner, sequences: Sequences) -> None:
+        self._call = call
+        self._runner = runner
+        self._sequences = sequences
+        self._id = printable(call.request_id) if call.request_id else f"resp_{uuid.uuid4().hex}"
+        self._message_id = f"msg_{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._events = 0
+
+    async def complete(self) -> dict[str, Any]:
+        choice = Choice()
+        async with contextlib.aclosing(run(self._runner, self._sequences)) as deltas:
+            async for _, delta in deltas:
+                choice.add(delta)
+        return self._finished(choice)
+
+    async def stream(self) -> AsyncGenerator[dict[str, Any], None]:
+        choice = Choice()
+        place = {"output_index": 0, "item_id": self._message_id, "content_index": 0}
+        async with contextlib.aclosing(run(self._runner, self._sequences)) as deltas:
+            # What is refused is so before the first event, with a status of its own.
+            first = await anext(deltas)
+            beginning = self._describe("in_progress", [], None, None)
+            yield self._event("response.created", response=beginning)
+            yield self._event("response.in_progress", response=beginning)
+            yield self._event("response.output_item.added", output_index=0, item=self._message("in_progress", []))
+            yield self._event("response.content_part.added", **place, part=self._part("", ()))
+            async for _, delta in _prepend(first, deltas):
+                choice.add(delta)
+                if delta.text or delta.logprobs:
+                    logprobs = self._logprobs(delta.logprobs)
+                    yield self._event("response.output_text.delta", **place, delta=delta.text, logprobs=logprobs)
+        yield self._event(
+            "response.output_text.done", **place, text=choice.text, logprobs=self._logprobs(choice.logprobs)
+        )
+        yield self._event("response.content_part.done", **place, part=self._part(choice.text, choice.logprobs))
+        finished = self._finished(choice)
+        yield self._event("response.output_item.done", output_index=0, item=finished["output"][0])
+        yield self._event("response.completed", response=finished)
+
+    def describe_error(self, error: Exception) -> dict[str, Any]:
+        """The event of an error after the first one."""
+        said: Any = openai_error(error)["error"]
+        return self._event("error", message=said["message"], code=said["code"], param=said["param"])
+
+    def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        self._events += 1
+        return {"type": kind, "sequence_number": self._events - 1, **fields}
+
+    def _finished(self, choice: Choice) -> dict[str, Any]:
+        usage = count_usage(self._runner, self._sequences, [0], [len(choice.token_ids)])
+        counted = {
+            "input_tokens": usage["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": usage["total_tokens"],
+        }
+        content = [self._part(choice.text, choice.logprobs)] if choice.text else []
+        incomplete = {"reason": "max_output_tokens"} if choice.finish_reason == "length" else None
+        output = [self._message("completed", content)]
+        return self._describe("completed" if incomplete is None else "incomplete", output, incomplete, counted)
+
+    def _describe(
+        self, status: str, output: list[dict[str, Any]], incomplete: dict[str, str] | None, usage: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        call = self._call
+        text = {"format": {"type": "text"}} if call.text is None else msgspec.to_builtins(call.text)
+        return {
+            "id": self._id, "object": "response", "created_at": self._created, "status": status, "error": None,
+            "incomplete_details": incomplete, "model": call.model or self._runner.name, "output": output,
+            "instructions": call.instructions, "max_output_tokens": call.max_output_tokens, "max_tool_calls": None,
+            "parallel_tool_calls": True, "previous_response_id": None, "prompt": None, "background": False,
+            "reasoning": None if call.reasoning is None else msgspec.to_builtins(call.reasoning),
+            "service_tier": call.service_tier or "auto", "store": False, "temperature": call.temperature,
+            "text": text, "tool_choice": "none", "tools": [], "top_logprobs": call.top_logprobs, "top_p": call.top_p,
+            "presence_penalty": call.presence_penalty, "frequency_penalty": call.frequency_penalty,
+            "truncation": call.truncation or "disabled", "metadata": call.metadata, "user": call.user, "usage": usage,
+        }  # fmt: skip
+
+    def _message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"id": self._message_id, "type": "message", "role": "assistant", "status": status, "content": content}
+
+    def _part(self, text: str, entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs(entries)}
+
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (
+            chat_logprobs(entries, as_ids=False)["content"] if self._call.with_logprobs else []
+        )
+        return found
+
+
+async def _prepend(first: Any, rest: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+    yield first
+    async for each in rest:
+        yield each

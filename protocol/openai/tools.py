@@ -1,0 +1,205 @@
+"""Tools of a chat: what the model is made to call, and the calls in what it wrote.
+
+A tool is forced by a JSON schema of the whole output, as in vLLM: the arguments themselves where one tool is named, a
+list of calls where any will do.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from protocol.constraints import constrain_to_schema
+from protocol.errors import InvalidRequestError
+from runners.generation import Constraint
+
+_MAX_TOOLS = 128
+_NAME = re.compile(r'"name"\s*:\s*("(?:[^"\\]|\\.)*")')
+# The list, the call and its arguments.
+_IN_CALL, _IN_ARGUMENTS = 2, 3
+
+Name = Annotated[str, Meta(min_length=1)]
+
+
+class Function(msgspec.Struct, kw_only=True):
+    """A function that the model may call; `parameters` is the JSON schema of its arguments."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, kw_only=True):
+    """A tool as OpenAI's chats have it."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class NamedFunction(msgspec.Struct, kw_only=True):
+    name: Name
+
+
+class NamedTool(msgspec.Struct, kw_only=True):
+    """The tool that is to be called."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+Tools = Annotated[list[Tool], Meta(min_length=1, max_length=_MAX_TOOLS)]
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+def check_choice(tools: Sequence[Tool] | None, choice: ToolChoice | None) -> None:
+    """
+    Raises:
+        InvalidRequestError: there is no such tool.
+    """
+    if choice in (None, "none"):
+        return
+    if tools is None:
+        raise InvalidRequestError("tool_choice needs tools", "tool_choice")
+    if isinstance(choice, NamedTool) and all(tool.function.name != choice.function.name for tool in tools):
+        raise InvalidRequestError("tool_choice names none of the tools", "tool_choice")
+
+
+def describe_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """The tools as chat templates expect them."""
+    return [{"type": tool.type, "function": _describe_function(tool.function)} for tool in tools]
+
+
+def _describe_function(function: Function) -> dict[str, Any]:
+    described = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    return described if function.strict is None else {**described, "strict": function.strict}
+
+
+def constrain_to_tools(tools: Sequence[Tool], choice: ToolChoice, parallel: bool) -> Constraint:
+    """What an output must match to be calls of tools.
+
+    Args:
+        choice: a tool, or that one is required.
+        parallel: whether there may be several calls.
+
+    Raises:
+        InvalidRequestError: two tools have different definitions of the same name.
+    """
+    if isinstance(choice, NamedTool):
+        [named, *_] = [tool.function for tool in tools if tool.function.name == choice.function.name]
+        return constrain_to_schema(_parameters(named), "tools")
+    calls = [_describe_call(tool.function) for tool in tools]
+    schema: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "object", "anyOf": calls}}
+    if not parallel:
+        schema["maxItems"] = 1
+    if definitions := _collect_definitions(tools):
+        schema["$defs"] = definitions
+    return constrain_to_schema(schema, "tools")
+
+
+def _parameters(function: Function) -> dict[str, Any]:
+    return function.parameters or {"type": "object", "properties": {}}
+
+
+def _describe_call(function: Function) -> dict[str, Any]:
+    arguments = {name: value for name, value in _parameters(function).items() if name != "$defs"}
+    return {
+        "type": "object",
+        "properties": {"name": {"type": "string", "enum": [function.name]}, "parameters": arguments},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+
+
+def _collect_definitions(tools: Sequence[Tool]) -> dict[str, Any]:
+    """The definitions of all tools: references are to those of the whole schema."""
+    found: dict[str, Any] = {}
+    for tool in tools:
+        definitions = (tool.function.parameters or {}).get("$defs", {})
+        if not isinstance(definitions, dict):
+            raise InvalidRequestError(f"$defs of the tool {tool.function.name} must be an object", "tools")
+        for name, definition in definitions.items():
+            if found.setdefault(name, definition) != definition:
+                raise InvalidRequestError(f"two tools have different definitions of {name}", "tools")
+    return found
+
+
+class CallReader:
+    """The calls in a text that comes in parts, as OpenAI's deltas of `tool_calls`.
+
+    A call's name comes first, then its arguments in parts.
+    """
+
+    def __init__(self, choice: ToolChoice) -> None:
+        self._choice = choice
+        self._calls = 0
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+        self._head = ""
+
+    @property
+    def has_calls(self) -> bool:
+        """Whether a call has begun."""
+        return bool(self._calls)
+
+    def read(self, text: str) -> list[dict[str, Any]]:
+        """The deltas of the next part of the text."""
+        if isinstance(self._choice, NamedTool):
+            if not text:
+                return []
+            return [self._continue(text) if self._calls else self._open(self._choice.function.name, text)]
+        deltas: list[dict[str, Any]] = []
+        start: int | None = 0 if self._depth >= _IN_ARGUMENTS else None
+        name = ""
+        for position, character in enumerate(text):
+            before = self._depth
+            self._track(character)
+            if before < _IN_ARGUMENTS <= self._depth and (found := _NAME.search(self._head)):
+                start, name = position, msgspec.json.decode(found[1], type=str)
+            elif self._depth < _IN_ARGUMENTS <= before and start is not None:
+                deltas.append(self._say(name, text[start : position + 1]))
+                start, name, self._head = None, "", ""
+            elif self._depth == _IN_CALL:
+                self._head += character
+        if start is not None and start < len(text):
+            deltas.append(self._say(name, text[start:]))
+        return deltas
+
+    def _say(self, name: str, arguments: str) -> dict[str, Any]:
+        return self._open(name, arguments) if name else self._continue(arguments)
+
+    def _track(self, character: str) -> None:
+        if self._in_string:
+            self._in_string = self._escaped or character != '"'
+            self._escaped = character == "\\" and not self._escaped
+        elif character == '"':
+            self._in_string = True
+        elif character in "{[":
+            self._depth += 1
+        elif character in "}]":
+            self._depth -= 1
+
+    def _open(self, name: str, arguments: str) -> dict[str, Any]:
+        self._calls += 1
+        call = {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
+        return {"index": self._calls - 1, **call, "function": {"name": name, "arguments": arguments}}
+
+    def _continue(self, arguments: str) -> dict[str, Any]:
+        return {"index": self._calls - 1, "function": {"arguments": arguments}}
+
+
+def read_calls(choice: ToolChoice, text: str) -> list[dict[str, Any]]:
+    """The calls in a whole text, as a message has them."""
+    calls: list[dict[str, Any]] = []
+    for delta in CallReader(choice).read(text):
+        if "id" in delta:
+            calls.append({"id": delta["id"], "type": delta["type"], "function": delta["function"]})
+        else:
+            calls[-1]["function"]["arguments"] += delta["function"]["arguments"]
+    return calls

@@ -1,0 +1,107 @@
+"""Nothing is ignored: every field that OpenAI's client or vLLM know is done, without effect, or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params as response_params
+
+from protocol.errors import UnsupportedError
+from protocol.openai.chats import ChatRequest
+from protocol.openai.completions import CompletionRequest
+from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, Route, refuse_unsupported
+from protocol.openai.responses import ResponsesRequest
+from protocol.sampling import SamplingParameters
+
+TYPES: dict[Route, type[msgspec.Struct]] = {
+    Route.COMPLETIONS: CompletionRequest,
+    Route.CHATS: ChatRequest,
+    Route.RESPONSES: ResponsesRequest,
+    Route.PARAMETERS: SamplingParameters,
+}
+CLIENT: dict[Route, Any] = {
+    Route.COMPLETIONS: completion_params.CompletionCreateParamsBase,
+    Route.CHATS: chat_params.CompletionCreateParamsBase,
+    Route.RESPONSES: response_params.ResponseCreateParamsBase,
+}
+DOCUMENT = Path(__file__).parents[3] / "docs" / "generation.md"
+
+
+def done(route: Route) -> set[str]:
+    return {field.name for field in msgspec.structs.fields(TYPES[route])}
+
+
+def assert_known(route: Route, names: Iterable[str]) -> None:
+    assert not {*names} - done(route) - NO_EFFECT[route] - {*REFUSED[route]}
+
+
+@pytest.mark.parametrize("route", CLIENT)
+def test_every_field_of_openai_is_known(route: Route) -> None:
+    assert_known(route, CLIENT[route].__annotations__)
+    assert len(CLIENT[route].__annotations__) > 15
+
+
+@pytest.mark.slow
+def test_every_field_of_vllm_is_known() -> None:
+    protocol = pytest.importorskip("vllm.entrypoints.openai.completion.protocol")
+    assert_known(Route.COMPLETIONS, protocol.CompletionRequest.model_fields)
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest as VllmResponsesRequest
+
+    assert_known(Route.CHATS, ChatCompletionRequest.model_fields)
+    assert_known(Route.RESPONSES, VllmResponsesRequest.model_fields)
+
+
+@pytest.mark.parametrize("route", Route)
+def test_a_parameter_is_in_one_place(route: Route) -> None:
+    assert not done(route) & NO_EFFECT[route]
+    assert not {*REFUSED[route]} & (done(route) | NO_EFFECT[route])
+
+
+def test_every_parameter_that_is_done_has_a_meaning_and_no_other() -> None:
+    assert {*MEANINGS} == set().union(*map(done, Route))
+
+
+@pytest.mark.parametrize("route", [Route.COMPLETIONS, Route.CHATS, Route.RESPONSES])
+def test_what_is_not_done_is_refused_by_name(route: Route) -> None:
+    for name, refusal in REFUSED[route].items():
+        for value in (None, *refusal.neutral):
+            refuse_unsupported(msgspec.json.encode({name: value}), route)
+        with pytest.raises(UnsupportedError, match=name) as error:
+            refuse_unsupported(msgspec.json.encode({name: {"a": 1}}), route)
+        assert error.value.param == name
+        assert ("where vLLM runs" in str(error.value)) == refusal.on_vllm
+    refuse_unsupported(b'{"nobody_knows": 1}', route)
+
+
+def test_the_table_of_the_document() -> None:
+    """One line for each parameter: what each route does with it, and what it means."""
+    [_, section, *_] = DOCUMENT.read_text(encoding="utf-8").split("\n## Parameters\n")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section.partition("\n## ")[0], re.MULTILINE)
+    assert rows == [(name, " | ".join(cells)) for name, cells in expected_rows().items()]
+
+
+def expected_rows() -> dict[str, list[str]]:
+    names = dict.fromkeys(
+        [*MEANINGS, *sorted(set().union(*NO_EFFECT.values())), *sorted(set().union(*REFUSED.values()))]
+    )
+    return {name: [*(describe(name, route) for route in Route), MEANINGS.get(name, "")] for name in names}
+
+
+def describe(name: str, route: Route) -> str:
+    if name in done(route):
+        return "refused" if name == "chat_template" else "yes"
+    if name in NO_EFFECT[route]:
+        return "no effect"
+    if (refusal := REFUSED[route].get(name)) is None:
+        return ""
+    values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in refusal.neutral)
+    only = "vLLM" if refusal.on_vllm else "refused"
+    return f"{only}, or {values}" if values else only

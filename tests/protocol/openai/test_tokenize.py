@@ -1,0 +1,71 @@
+"""vLLM's /tokenize and /detokenize, against the tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from transformers import AutoTokenizer
+
+from tests.conftest import ModelFolder, Serve
+
+TEXT = "Return the value"
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(chat_folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(chat_folder)
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/openai/tokenize"])
+@pytest.mark.parametrize("special", [True, False])
+def test_a_text(http: TestClient, tokenizer: Any, path: str, special: bool) -> None:
+    ids = tokenizer(TEXT, add_special_tokens=special).input_ids
+    body = {"model": "llama", "prompt": TEXT, "add_special_tokens": special, "return_token_strs": True}
+    assert http.post(path, json=body).json() == {
+        "count": len(ids), "max_model_len": 1024, "tokens": ids, "token_strs": tokenizer.convert_ids_to_tokens(ids),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [({}, "<user>hello<assistant>"), ({"add_generation_prompt": False}, "<user>hello"),
+     ({"chat_template_kwargs": {"mood": "glad"}}, "<user>hello(glad)<assistant>")],
+)  # fmt: skip
+def test_a_chat(http: TestClient, tokenizer: Any, given: dict[str, Any], text: str) -> None:
+    answer = http.post("/tokenize", json={"messages": HELLO, **given}).json()
+    assert answer["tokens"] == tokenizer(text, add_special_tokens=False).input_ids
+    assert (answer["count"], answer["token_strs"]) == (len(answer["tokens"]), None)
+
+
+@pytest.mark.parametrize("path", ["/detokenize", "/openai/detokenize"])
+def test_the_text_of_tokens(http: TestClient, tokenizer: Any, path: str) -> None:
+    ids = tokenizer(TEXT).input_ids
+    assert http.post(path, json={"tokens": ids}).json() == {"prompt": tokenizer.decode(ids)}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        ("/tokenize", {}, 400, "the body must have a prompt or messages"),
+        ("/tokenize", {"prompt": [1]}, 400, "the body is not as expected: Expected `str`, got `array`"),
+        ("/tokenize", {"prompt": "a", "model": "nope"}, 404, "Model with name nope does not exist."),
+        ("/tokenize", {"messages": []}, 400, "the body is not as expected: Expected `array` of length >= 1"),
+        ("/tokenize", {"messages": HELLO, "chat_template": "x"}, 400, "this server does not take chat templates"),
+        ("/detokenize", {"tokens": [-1]}, 400, "the body is not as expected: Expected `int` >= 0"),
+        ("/detokenize", {"tokens": [10**9]}, 400, "tokens has token 1000000000, but the vocabulary ends at"),
+    ],
+)
+def test_what_is_refused(http: TestClient, path: str, body: dict[str, Any], status: int, message: str) -> None:
+    response = http.post(path, json=body)
+    assert response.status_code == status
+    assert response.json()["error"]["message"].startswith(message)
+
+
+def test_an_encoder_has_none(model_folder: ModelFolder, serve: Serve) -> None:
+    response = serve(model_dir=model_folder("bert", "fill_mask")).post("/tokenize", json={"prompt": "a"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("model does not serve /tokenize: it serves fill_mask at")

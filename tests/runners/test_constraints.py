@@ -1,0 +1,147 @@
+"""Constraints: what they let through, token by token, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from runners.errors import InputError
+from runners.generation import Constraint
+from runners.generator.constraints import GrammarMatcher, Grammars, fill_masks
+from runners.generator.vocabulary import Vocabulary
+from tests.families import albert_unigram, roberta_bpe, wordpiece
+from tests.llama_tokenizer import byte_fallback_unigram
+
+ENDS = frozenset({2, 4})
+SCHEMA = json.dumps({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]})
+
+
+def grammars(make: Callable[[], PreTrainedTokenizerBase] = roberta_bpe, ends: frozenset[int] = ENDS) -> Grammars:
+    vocabulary = Vocabulary(make())
+    return Grammars(vocabulary, len(vocabulary.tokenizer) + 5, ends)
+
+
+def allowed(matcher: GrammarMatcher) -> set[int]:
+    bits = np.unpackbits(fill_masks([matcher]).view(np.uint8), bitorder="little")
+    return set(np.flatnonzero(bits[: matcher.size]).tolist())
+
+
+def takes(matcher: GrammarMatcher, tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether the tokens of a text are allowed one after the other, and the text is then complete."""
+    for token in tokenizer.encode(text, add_special_tokens=False):
+        if token not in allowed(matcher):
+            return False
+        matcher.consume(token)
+    return bool(ENDS & allowed(matcher))
+
+
+@pytest.mark.parametrize(
+    ("constraint", "text", "fits"),
+    [
+        (Constraint("regex", "[a-c]+"), "abc", True),
+        (Constraint("regex", "[a-c]+"), "abd", False),
+        (Constraint("regex", ""), "", True),
+        (Constraint("choice", ("red", 'two "words"\n')), 'two "words"\n', True),
+        (Constraint("choice", ("red", "blue")), "re", False),
+        (Constraint("json_object"), '{"a": [1, null]}', True),
+        (Constraint("json_object"), "[1]", False),
+        (Constraint("json", SCHEMA), '{"age": 42}', True),
+        # Spaces are the model's choice, as in vLLM.
+        (Constraint("json", SCHEMA), '{ "age" :\n42 }', True),
+        (Constraint("json", SCHEMA), '{"age": "42"}', False),
+        (Constraint("grammar", 'start: "a" start | "b"'), "aab", True),
+        (Constraint("grammar", 'root ::= "a" root | "b"'), "aab", True),
+        (Constraint("grammar", 'root ::= "a" root | "b"'), "aa", False),
+    ],
+)
+def test_what_fits_is_allowed(constraint: Constraint, text: str, fits: bool) -> None:
+    assert takes(grammars().compile(constraint), roberta_bpe(), text) is fits
+
+
+@pytest.mark.parametrize("make", [roberta_bpe, byte_fallback_unigram, wordpiece, albert_unigram])
+def test_every_kind_of_tokenizer_is_known(make: Callable[[], PreTrainedTokenizerBase]) -> None:
+    """Walk the first token that is allowed, whatever it is: the text fits."""
+    vocabulary = Vocabulary(make())
+    matcher = grammars(make).compile(Constraint("regex", " ?[a-z]{3,5} [0-9]{2}"))
+    data = b""
+    while True:
+        tokens = allowed(matcher)
+        if tokens <= ENDS:
+            break
+        token = min(tokens - ENDS)
+        data += vocabulary.data(token)
+        matcher.consume(token)
+    assert re.fullmatch(" ?[a-z]{3,5} [0-9]{2}", data.decode())
+
+
+def test_all_end_tokens_come_where_the_text_may_be_complete() -> None:
+    matcher = grammars().compile(Constraint("regex", "ab?"))
+    assert not ENDS & allowed(matcher)
+    matcher.consume(roberta_bpe().convert_tokens_to_ids("a"))
+    assert allowed(matcher) >= ENDS
+    matcher.consume(roberta_bpe().convert_tokens_to_ids("b"))
+    assert allowed(matcher) == ENDS
+    # The end token says so.
+    assert not matcher.is_complete
+
+
+def test_without_an_end_token_a_text_ends_where_nothing_may_follow() -> None:
+    matcher = grammars(ends=frozenset()).compile(Constraint("regex", "ab?"))
+    matcher.consume(roberta_bpe().convert_tokens_to_ids("a"))
+    assert not matcher.is_complete
+    matcher.consume(roberta_bpe().convert_tokens_to_ids("b"))
+    assert matcher.is_complete
+
+
+@pytest.mark.parametrize(
+    ("constraint", "message"),
+    [
+        (Constraint("regex", "("), "the regex cannot be used: .*unclosed group"),
+        (Constraint("regex", "a\0"), "the regex has a NUL character"),
+        (Constraint("regex", "a" * 70_000), "the regex has more than 65536 characters"),
+        (Constraint("regex", "(?=a)b"), "the regex cannot be used: .*look-around"),
+        (Constraint("choice", ()), "the choice is empty"),
+        (Constraint("choice", ("a" * 40_000, "b" * 40_000)), "the choice has more than 65536 characters"),
+        (Constraint("grammar", " "), "the grammar cannot be used: "),
+        (Constraint("grammar", ""), "the grammar is empty"),
+        (Constraint("grammar", "nonsense"), "the grammar cannot be used: .*Expected ::="),
+        (Constraint("grammar", "start: missing"), "the grammar cannot be used: .*missing"),
+        (Constraint("grammar", 'root ::= "a"' + " " * 20_000), "in EBNF it may have 16384 characters"),
+        (Constraint("grammar", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000), "the grammar cannot be used: .*recursion"),
+        (Constraint("json", ""), "the JSON schema is empty"),
+        (Constraint("json", "{"), "the JSON schema cannot be used: EOF"),
+        (Constraint("json", "[]"), "the JSON schema cannot be used: "),
+        (Constraint("json", '{"type": "strin"}'), "the JSON schema cannot be used: Invalid type: strin"),
+        (Constraint("json", '{"uniqueItems": true, "type": "array"}'), r'cannot be used: Unimplemented keys: \["uniqueItems"\]'),
+        (Constraint("json", '{"$ref": "http://example.com/a.json"}'), "the JSON schema cannot be used: "),
+        (Constraint("json", '{"a":' * 300 + "1" + "}" * 300), "the JSON schema cannot be used: recursion limit"),
+        (Constraint("json", '{"type": "integer", "minimum": 5, "maximum": 1}'), "the JSON schema cannot be used: "),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused(constraint: Constraint, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        grammars().compile(constraint)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+def test_a_constraint_that_becomes_too_complex_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import llguidance
+
+    from runners.generator import constraints
+
+    limits: Any = llguidance.LLParserLimits(step_max_items=3, verbose_errors=False)
+    monkeypatch.setattr(constraints, "_LIMITS", limits)
+    matcher = grammars().compile(Constraint("json_object"))
+    for token in roberta_bpe().encode('{"a": [[[[1, {"b": [2]}]]]]}', add_special_tokens=False):
+        fill_masks([matcher])
+        if matcher.error is not None:
+            break
+        matcher.consume(token)
+    assert str(matcher.error).startswith("the constraint cannot be used: ")
