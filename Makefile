@@ -84,14 +84,16 @@ test-vllm-suite: $(VENV)/installed-test $(SUITE)/fetched
 test-clients: $(VENV)/installed-test $(VENV)-clients/installed
 	$(PYTHON) -m pytest -m clients
 
-# Every architecture that `transformers` registers, in three dtypes, against the stock models alone; minutes.
+# Every architecture that `transformers` registers, in three dtypes, against the stock models alone, and every one that
+# generates against `generate`; minutes.
 test-architectures: $(VENV)/installed-test
-	$(PYTHON) -m pytest -m architectures tests/architectures
+	$(PYTHON) -m pytest -m architectures tests/architectures tests/generator_families
 	ISOLATION_EXAMPLES=50 $(PYTHON) -m pytest tests/protocol/test_isolation.py
 
-# Measures the table of docs/models.md and writes it.
+# Measures the tables of docs/models.md and docs/generators.md and writes them.
 architectures-table: $(VENV)/installed-test
 	$(PYTHON) -m tests.architectures.table
+	$(PYTHON) -m tests.generator_families.table
 
 # Against the model alone and FastAPI + pipeline, and against vLLM's own server; BENCH and BENCH_GENERATION hold options.
 bench: bench-encoders bench-wires bench-generation

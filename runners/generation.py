@@ -52,7 +52,7 @@ class PromptOptions:
         add_special_tokens: None for what the route does by default: yes for texts, no for chats.
         truncate_to: most tokens that are kept; -1 for as many as the model takes, None to refuse a prompt that is
             longer.
-        truncation_side: where tokens are dropped; None for the tokenizer's own side.
+        truncation_side: where tokens are dropped; None for left, or, of an encoder-decoder, the tokenizer's own side.
         source_language: the tokenizer's name for the language of the text (NLLB, mBART, M2M100).
     """
 

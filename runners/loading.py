@@ -241,13 +241,19 @@ def limit_length(
 
 
 def limit_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None) -> int:
-    """As `limit_length`, of a generator: the tokenizer's limit counts only where the model has none, as on vLLM."""
+    """As `limit_length`, of a generator: the tokenizer's limit does not count, as on vLLM.
+
+    Where the model has no positions that end (T5, Mamba), it is what the tokenizer says, but at least what is assumed
+    where nothing is said: T5's tokenizers say 512, which its relative positions are not bound to.
+    """
     positions = count_positions(model)
     if requested is not None:
         return bound_length(requested, positions)
     if positions is not None:
         return positions
-    return tokenizer.model_max_length if tokenizer.model_max_length < _NO_LIMIT else assume_length()
+    return (
+        max(tokenizer.model_max_length, _FALLBACK_LENGTH) if tokenizer.model_max_length < _NO_LIMIT else assume_length()
+    )
 
 
 def bound_length(requested: int, positions: int | None) -> int:

@@ -95,7 +95,7 @@ MEANINGS: Mapping[str, str] = {
     "reasoning": "`effort`, the same",
     "add_special_tokens": "put the model's special tokens into the prompt: by default for texts, not for chats",
     "truncate_prompt_tokens": "keep so many tokens of the prompt; -1 as many as the model takes",
-    "truncation_side": "where tokens are dropped; the tokenizer's side by default",
+    "truncation_side": "where tokens are dropped; by default left, for encoder-decoders the tokenizer's side",
     "truncation": "`auto` is `truncate_prompt_tokens` of -1",
     "request_id": "a part of the answer's id",
     "src_lang": "the language of the text, for models that translate, by the tokenizer's name",

@@ -100,6 +100,11 @@ class Beams:
         return len(self._beams)
 
     @property
+    def outputs(self) -> list[tuple[int, ...]]:
+        """What the beam of each row has generated."""
+        return [beam.tokens for beam in self._beams]
+
+    @property
     def best(self) -> list[Hypothesis]:
         """The sequences that are returned, best first, once the search is over; fewer where there are no more."""
         return self._finished[: self._rules.choices]

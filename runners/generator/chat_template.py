@@ -35,14 +35,15 @@ def find_content_format(template: str) -> Literal["string", "openai"]:
 
 
 def _is_content(node: nodes.Node | None) -> bool:
+    """Whether a loop goes through a message's content, or a part of it; or through a variable of that name."""
+    if isinstance(node, nodes.Name):
+        return node.name == "content"
+    while isinstance(node, nodes.Filter | nodes.Test) or (
+        isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
+    ):
+        node = node.node
     match node:
-        case nodes.Filter() | nodes.Test():
-            return _is_content(node.node)
-        case nodes.Getitem(arg=nodes.Slice()):
-            return _is_content(node.node)
         case nodes.Getitem(arg=nodes.Const(value="content")) | nodes.Getattr(attr="content"):
-            return True
-        case nodes.Name(name="content"):
             return True
     return False
 

@@ -162,5 +162,5 @@ _NAMES = {"json": "JSON schema", "json_object": "JSON object"}
 
 def _refusal(what: str, message: str) -> InputError:
     """The library's message in one line."""
-    line = " ".join(message.split())
+    line = " ".join(message.removesuffix("<non-verbose/>").split())
     return InputError(f"{what} cannot be used: {textwrap.shorten(line, _LONGEST_MESSAGE, placeholder=' ...')}")

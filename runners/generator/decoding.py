@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from runners.encoder.forward import AttentionTypes
 from runners.generator.cache import GrowingCache, join_masks
 from runners.generator.rope import RowRope
-from runners.generator.stock import StockSequence, fork
+from runners.generator.stock import StockSequence
 
 
 class Batching(StrEnum):
@@ -41,14 +41,14 @@ class Rows:
         mask: [rows, columns], which columns of the (decoder's) cache are a row's.
         lengths: how many columns are a row's once its prompt is complete: [rows].
         encoder_mask: as `mask`, of the encoder's output; None without an encoder.
-        stock: what runs a sequence that shares no batch, or each of its beams; there is no cache then.
+        stock: what runs a sequence that shares no batch, or its beams; there is no cache then.
     """
 
     cache: Any
     mask: Tensor
     lengths: list[int]
     encoder_mask: Tensor | None = None
-    stock: list[StockSequence] | None = None
+    stock: StockSequence | None = None
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -58,14 +58,11 @@ class Rows:
         index = torch.tensor(rows, device=self.mask.device)
         self.mask = self.mask[index]
         self.lengths = [self.lengths[row] for row in rows]
-        if self.stock is not None:
-            self.stock = fork(self.stock, rows)
-            return
         if self.encoder_mask is not None:
             self.encoder_mask = self.encoder_mask[index]
         parts = self._growing()
         if not parts:
-            self.cache.reorder_cache(index)
+            self._reorder(index)
             return
         self.mask = _select(parts[0], index, self.mask)
         if self.encoder_mask is not None:
@@ -76,16 +73,19 @@ class Rows:
         moved = [(row, source) for row, source in enumerate(sources) if row != source]
         if not moved:
             return
-        if self.stock is not None:
-            self.stock = fork(self.stock, sources)
-            return
         parts = self._growing()
         if not parts:
-            self.cache.reorder_cache(torch.tensor(sources, device=self.mask.device))
+            self._reorder(torch.tensor(sources, device=self.mask.device))
             return
         targets, origins = torch.tensor(moved, device=self.mask.device).T
         # The masks, and what is cached of the encoder's output, are equal.
         parts[0].copy(origins, targets)
+
+    def _reorder(self, rows: Tensor) -> None:
+        if self.stock is not None:
+            self.stock.keep(rows)
+        else:
+            self.cache.reorder_cache(rows)
 
     def join(self, other: Rows) -> None:
         """Add other rows below; only for continuous batches."""
@@ -169,7 +169,7 @@ class Decoder:
         lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
         if self.batching is Batching.ALONE:
             self.forget()
-            rows = Rows(None, mask, lengths, stock=[StockSequence(self.model, ids, self.start_token, keep_logits)])
+            rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token, keep_logits))
         else:
             rows = Rows(self._new_cache(), mask[:, :0], lengths)
         return Prefill(ids, mask, rows, keep_logits)
@@ -187,7 +187,7 @@ class Decoder:
         """
         if prefill.rows.stock is not None:
             prefill.done = prefill.ids.shape[1]
-            logits = prefill.rows.stock[0].start()
+            logits = prefill.rows.stock.start()
             if prefill.keep_logits:
                 prefill.logits = logits
             return _last(logits)
@@ -207,7 +207,7 @@ class Decoder:
         """Append a token to every row; the logits of the next, [rows, vocabulary]."""
         rows.lengths = [length + 1 for length in rows.lengths]
         if rows.stock is not None:
-            return torch.cat([each.step(token) for each, token in zip(rows.stock, tokens, strict=True)])
+            return rows.stock.step(tokens)
         ids = torch.tensor(tokens, device=self.model.device)[:, None]
         rows.mask = torch.cat([rows.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
         if rows.encoder_mask is None:
@@ -247,7 +247,7 @@ class Decoder:
         assert rows.encoder_mask is not None
         with self._at(rows, rows.mask.sum(1, keepdim=True) - 1):
             output = self.model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                encoder_outputs=_EncoderOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
                 attention_mask=rows.encoder_mask.long(), decoder_input_ids=ids,
                 decoder_attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True,
             )  # fmt: skip
@@ -273,6 +273,13 @@ class Decoder:
             return GrowingCache()
 
         return EncoderDecoderCache(new(), new()) if self.has_encoder else new()
+
+
+@dataclass
+class _EncoderOutput(BaseModelOutput):
+    """The output of an encoder; models with experts pass on what their routers gave, for training."""
+
+    router_logits: Any = None
 
 
 class _RowPositions:

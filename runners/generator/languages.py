@@ -38,7 +38,7 @@ class Languages:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Languages:
         """Those of a tokenizer that nobody else uses yet; its own source language stays set."""
         translator: Any = tokenizer
-        # By which also the pipelines of `transformers` know a translator.
+        # All tokenizers of translators in `transformers` have it, and no others.
         if not hasattr(translator, "_build_translation_inputs"):
             return cls({})
         found: dict[str, Language] = {}

@@ -22,8 +22,8 @@ from runners.generator.decoding import Batching, Decoder, Rows
 from runners.generator.lowering import has_limits, lowered, read_windows
 from runners.loading import count_positions
 
-# The first text crosses a limit of 8 tokens while it runs, the second begins beyond it, the last one stays below.
-_PROMPTS = (5, 23, 2)
+# The first text crosses a limit of 8 tokens while it runs, the second begins beyond it, the third one stays below.
+_PROMPTS = (5, 23, 2, 12)
 _OUTPUT = 7
 _LOWERED = 8
 # Tokens beyond a window.
@@ -75,7 +75,7 @@ def _add_probes(decoder: Decoder, probes: list[_Probe]) -> list[str]:
     if tokens > most:
         notes.append(f"texts of more than {reach} tokens were not tried")
     elif tokens + _OUTPUT <= positions:
-        probes.append(_Probe(decoder, (_PROMPTS[0], tokens, _PROMPTS[2])))
+        probes.append(_Probe(decoder, (_PROMPTS[0], tokens, _PROMPTS[2], max(_PROMPTS[3], 3 * reach // 4))))
     try:
         probes.append(_Probe(decoder, _PROMPTS, _LOWERED))
     except Exception as error:
@@ -135,19 +135,19 @@ class _Probe:
                 # The first row runs, the others join it, it leaves, and then the longest does.
                 run.start([0])
                 run.step(2)
-                run.start([1, 2])
+                run.start([1, 2, 3])
                 run.step(3)
                 run.leave([0])
                 run.step(1)
                 run.leave([1])
                 run.step(1)
             case Batching.TOGETHER:
-                run.start([0, 1, 2])
+                run.start([0, 1, 2, 3])
                 run.step(3)
                 run.leave([1])
                 run.step(3)
             case Batching.ALONE:
-                for row in range(3):
+                for row in range(len(_PROMPTS)):
                     run.start([row])
                     run.step(6)
                     run.leave([row])

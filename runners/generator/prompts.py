@@ -19,7 +19,9 @@ from runners.generator.languages import Languages
 from runners.generator.vocabulary import Vocabulary
 
 # What `apply_chat_template` is given by this server alone.
-_RESERVED = frozenset({"chat_template", "conversation", "messages", "tokenize", "tools"})
+_RESERVED = frozenset({"chat_template", "conversation", "messages"})
+# What it is given anyway: a request's tools are among the variables of a template.
+_OF_ITS_CALL = frozenset({"tokenize", "tools"})
 # What it takes beside the variables of a template.
 _OF_TEMPLATES = frozenset({"add_generation_prompt", "continue_final_message", "documents"})
 _JINJA_CHARACTERS = "{}\n"
@@ -79,9 +81,9 @@ class Prompts:
         if not (self._template or self._tokenizer.chat_template):
             raise InputError("this model has no chat template: use completions")
         try:
-            given: Any = None if tools is None else [dict(tool) for tool in tools]
+            given: Any = variables.get("tools", tools)
             template = self._template or self._tokenizer.get_chat_template(tools=given)
-            known = _OF_TEMPLATES | _find_variables(template)
+            known = (_OF_TEMPLATES | _find_variables(template)) - _OF_ITS_CALL
             text = self._tokenizer.apply_chat_template(
                 shape_messages(messages, template),
                 tools=given,

@@ -108,14 +108,18 @@ class Generation:
         self._output = Output(request, vocabulary)
 
     @property
-    def tokens(self) -> Sequence[int]:
-        """Prompt and output; some models compute both anew at some length."""
-        return [*self.request.prompt, *self.sampled.output] if self.sampled.output else self.request.prompt
+    def is_scored(self) -> bool:
+        """Whether log probabilities of the prompt are asked for, and not told yet."""
+        return self.prompt_scores is not None and not self._outputs[0]
 
     @property
-    def is_scored(self) -> bool:
-        """Whether log probabilities of the prompt are asked for, and are to be computed yet."""
-        return self.prompt_scores is not None and not self.sampled.output
+    def sequences(self) -> list[list[int]]:
+        """Prompt and output of each row; some models compute a sequence anew at some length."""
+        return [[*self.request.prompt, *output] for output in self._outputs]
+
+    @property
+    def _outputs(self) -> Sequence[Sequence[int]]:
+        return [self.sampled.output] if self.beams is None else self.beams.outputs
 
     @property
     def rows(self) -> int:

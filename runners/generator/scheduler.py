@@ -181,11 +181,12 @@ class Scheduler:
                     room -= generation.most_rows
                     if room < 0:
                         break
-                    longest = max(longest, len(generation.tokens))
+                    longest = max(longest, len(generation.sequences[0]))
+                    rows = sum(joining.rows for joining in self._joining) + generation.rows
                     if self._joining and (
                         # Those that ask for log probabilities of their prompts are slower: others do not join them.
                         generation.is_scored is not self._joining[0].is_scored
-                        or longest * (len(self._joining) + 1) > self._budget(generation.is_scored)
+                        or longest * rows > self._budget(generation.is_scored)
                     ):
                         break
                     self._joining.append(generation)
@@ -218,8 +219,8 @@ class Scheduler:
             return
         is_scored = self._joining[0].is_scored
         if self._prefill is None:
-            prompts = [generation.tokens for generation in self._joining]
-            self._prefill = self._decoder.start(prompts, keep_logits=is_scored)
+            sequences = [sequence for generation in self._joining for sequence in generation.sequences]
+            self._prefill = self._decoder.start(sequences, keep_logits=is_scored)
         logits = self._decoder.advance(self._prefill, self._budget(is_scored))
         if is_scored:
             self._score_prompts(self._prefill)
@@ -228,7 +229,7 @@ class Scheduler:
         rows = self._prefill.rows
         step = self._choose(self._new_chooser(self._joining), logits)
         if stay := [generation for generation in self._joining if not generation.finished]:
-            if step.sources != list(range(len(self._joining))):
+            if step.sources != list(range(len(rows))):
                 rows.keep(step.sources)
             # From here on they are running: if they cannot join, what runs is not to be trusted either.
             self._running += stay
@@ -278,7 +279,7 @@ class Scheduler:
             return
         lengths = self._rows.lengths
         owners = self._owners()
-        again = [generation for generation, length in zip(owners, lengths, strict=True) if length == limit]
+        again = dict.fromkeys(owner for owner, length in zip(owners, lengths, strict=True) if length == limit)
         if not again:
             return
         with self._changed:

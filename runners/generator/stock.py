@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.generation.utils import ALL_CACHE_NAMES
+from transformers.utils.generic import ModelOutput
+
+from runners.errors import InputError
 
 # Only a static cache reserves room for it, and there is none.
 _MOST_TOKENS = 2**20
@@ -20,7 +23,7 @@ class StockSequence:
     def __init__(self, model: Any, prompt: Tensor, decoder_start: int | None, keep_logits: bool = False) -> None:
         """
         Args:
-            prompt: token ids, [1, tokens].
+            prompt: token ids, [rows, tokens]: several where they are beams of one sequence.
             decoder_start: the token that an encoder-decoder begins with; None for a causal model.
             keep_logits: of all tokens of the prompt, not of the last one alone.
         """
@@ -38,19 +41,32 @@ class StockSequence:
             self._inputs.pop("logits_to_keep", None)
 
     def start(self) -> Tensor:
-        """Compute the prompt; the logits after its last token at least, or after all; [1, tokens, vocabulary]."""
+        """Compute the prompt; the logits after its last token at least, or after all; [rows, tokens, vocabulary]."""
         return self._run(is_first_iteration=True)
 
-    def step(self, token: int) -> Tensor:
-        """Append a token; the logits of the next, [1, vocabulary]."""
-        self._ids = torch.cat([self._ids, self._ids.new_tensor([[token]])], 1)
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append a token to every row; the logits of the next, [rows, vocabulary]."""
+        self._ids = torch.cat([self._ids, self._ids.new_tensor(tokens)[:, None]], 1)
         return self._run(next_sequence_length=1 if self._inputs["use_cache"] else None)[:, -1]
 
-    def copy(self) -> StockSequence:
-        """The same sequence, to be continued otherwise."""
-        other = copy.copy(self)
-        other._inputs = copy.deepcopy(self._inputs)
-        return other
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows, as beams do; one that is named twice becomes two.
+
+        Raises:
+            InputError: what the model remembers of a sequence cannot be copied; `generate` says the same.
+        """
+        count = len(self._ids)
+        self._ids = self._ids[rows]
+        for name, value in self._inputs.items():
+            self._inputs[name] = self._reorder(value, rows) if name in ALL_CACHE_NAMES else _select(value, rows, count)
+
+    def _reorder(self, cache: Any, rows: Tensor) -> Any:
+        if hasattr(self._model, "_reorder_cache"):
+            return self._model._reorder_cache(cache, rows)
+        if not hasattr(cache, "reorder_cache"):
+            raise InputError(f"{type(self._model).__name__} cannot search with beams")
+        cache.reorder_cache(rows)
+        return cache
 
     def _take(self, _: Any, ids: Tensor, generation_config: Any, **given: Any) -> None:
         """What `generate` calls to decode: it ends there, with all that it has prepared."""
@@ -67,8 +83,10 @@ class StockSequence:
         return logits
 
 
-def fork(sequences: Sequence[StockSequence], sources: Sequence[int]) -> list[StockSequence]:
-    """For each row the sequence that it continues; one that is named again is copied."""
-    return [
-        sequences[source].copy() if source in sources[:row] else sequences[source] for row, source in enumerate(sources)
-    ]
+def _select(value: Any, rows: Tensor, count: int) -> Any:
+    """The rows of what has so many of them."""
+    if isinstance(value, ModelOutput):
+        return type(value)(**{name: _select(part, rows, count) for name, part in value.items()})
+    if isinstance(value, Tensor) and value.dim() > 1 and len(value) == count:
+        return value[rows]
+    return value

@@ -324,6 +324,9 @@ class TransformersEngine:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = load_config(arguments)
         tokenizer = load_tokenizer(arguments, needs_fast=False)
+        if not config.is_encoder_decoder:
+            # The end of a prompt is what is gone on with; vLLM does the same.
+            tokenizer.truncation_side = "left"
         auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = load_model(arguments, auto_class, device, unused_prefixes=())
         defaults = Defaults.of(model, tokenizer)

@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 from argparse import Action, Namespace
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +54,7 @@ from runners.memory import available_memory
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from vllm.outputs import CompletionOutput
+    from vllm.renderers import TokenizeParams
     from vllm.sampling_params import SamplingParams, StructuredOutputsParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -199,28 +200,36 @@ class VllmEngine:
             raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
         tokenizer = self._engine.get_tokenizer()
         check_characters(prompt, self.max_length, tokenizer.max_chars_per_token)
+        if options.truncate_to is not None:
+            return await asyncio.to_thread(self._encode_truncated, prompt, options)
         special = {} if options.add_special_tokens is None else {"add_special_tokens": options.add_special_tokens}
         ids: list[int] = await asyncio.to_thread(partial(tokenizer.encode, prompt, **special))
+        return ids
+
+    def _encode_truncated(self, prompt: str, options: PromptOptions) -> list[int]:
+        with _input_errors():
+            ids = self._engine.get_tokenizer().encode(prompt, **self._tokenize_params(options).get_encode_kwargs())
         return self.truncate(ids, options)
 
     def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
-        from vllm.renderers import TokenizeParams
-
         if options.truncate_to is None:
             return list(prompt)
-        try:
-            # Any output at all: -1 then leaves room for it.
-            params = TokenizeParams(
-                self.max_length,
-                max_output_tokens=1,
-                truncate_prompt_tokens=options.truncate_to,
-                truncation_side=options.truncation_side,
-            )
-            tokenizer = self._engine.get_tokenizer()
-            kept = params.apply_post_tokenization(tokenizer, {"prompt_token_ids": list(prompt)})
-        except ValueError as error:
-            raise InputError(_one_line(error), "truncate_prompt_tokens") from error
+        with _input_errors():
+            given = {"prompt_token_ids": list(prompt)}
+            kept = self._tokenize_params(options).apply_post_tokenization(self._engine.get_tokenizer(), given)
         return list(kept["prompt_token_ids"])
+
+    def _tokenize_params(self, options: PromptOptions) -> TokenizeParams:
+        from vllm.renderers import TokenizeParams
+
+        return TokenizeParams(
+            self.max_length,
+            # Any output at all: -1 then leaves room for it.
+            max_output_tokens=1,
+            truncate_prompt_tokens=options.truncate_to,
+            truncation_side=options.truncation_side,
+            add_special_tokens=options.add_special_tokens is not False,
+        )
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import QueueOverflowError, VLLMClientError
@@ -289,6 +298,17 @@ class VllmEngine:
 
 def _most_tokens(sampling: Sampling) -> int | None:
     return sampling.default_tokens if sampling.max_tokens is None else sampling.max_tokens
+
+
+@contextlib.contextmanager
+def _input_errors() -> Iterator[None]:
+    """What vLLM says of a request, as this server says it."""
+    from vllm.exceptions import VLLMClientError
+
+    try:
+        yield
+    except (VLLMClientError, ValueError) as error:
+        raise InputError(_one_line(error)) from error
 
 
 def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:

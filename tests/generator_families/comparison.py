@@ -109,10 +109,14 @@ def _generate(family: Family, folder: Path, length: int, tokens: int) -> _Expect
 
 
 async def _compare_answers(engine: TransformersEngine, expected: Sequence[_Expected]) -> str:
-    """What is wrong: each alone, then all, of which the later ones join when an earlier one has begun."""
+    """What is wrong: each alone, then all: at once, and the later ones when an earlier one has begun."""
     for index, each in enumerate(expected):
         if reason := await _compare_answer(engine, each):
             return f"alone, case {index}: {reason}"
+    found = await asyncio.gather(*(_compare_answer(engine, each) for each in expected))
+    for index, reason in enumerate(found):
+        if reason:
+            return f"at once, case {index}: {reason}"
     for order in (expected, expected[::-1]):
         begun = [asyncio.Event() for _ in order]
         found = await asyncio.gather(

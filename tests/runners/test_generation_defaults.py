@@ -236,6 +236,28 @@ def test_a_model_leaves_out_what_generate_leaves_out(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("family", "settings", "sampling", "tokens"),
+    [
+        ("bart", {"max_length": 20}, {"default_tokens": 16}, 19),
+        ("bart", {"max_length": 200}, {"default_tokens": 16}, 64),
+        ("bart", {"max_new_tokens": 9}, {}, 9),
+        ("bart", {"max_new_tokens": 9}, {"max_tokens": 11}, 11),
+        ("bart", {}, {"default_tokens": 16}, 16),
+        ("bart", {}, {}, 64),
+        ("llama", {"max_new_tokens": 9}, {"default_tokens": 16}, 16),
+        ("llama", {"max_new_tokens": 9, "max_length": 5}, {}, 9),
+        # A route's default is no wish: it gives way to what there is room for.
+        ("llama", {}, {"default_tokens": 1000}, 62),
+    ],
+)  # fmt: skip
+def test_a_length_is_the_request_s_or_the_model_s_or_the_protocol_s(
+    family: str, settings: dict[str, Any], sampling: dict[str, Any], tokens: int, folder_with: Folder, start: Start
+) -> None:
+    engine = start(folder_with(family, **settings))
+    assert len(asyncio.run(collect_ids(engine, [8, 9], ignore_eos=True, **sampling))) == tokens
+
+
 def test_what_has_no_effect_is_named(folder_with: Folder, start: Start, caplog: pytest.LogCaptureFixture) -> None:
     start(
         folder_with("bart", penalty_alpha=0.6, max_time=3.0, guidance_scale=2.0, num_beams=40, no_repeat_ngram_size=0)

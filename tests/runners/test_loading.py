@@ -92,7 +92,8 @@ def test_an_old_config_of_scaling() -> None:
         ("llama", {"max_position_embeddings": 64}, 20, 40, 40),
         ("llama", {"max_position_embeddings": 64}, 20, 100, 64),
         # Relative positions end nowhere, but memory does.
-        ("t5", {"n_positions": 512}, 512, None, 512),
+        ("t5", {"n_positions": 512}, 512, None, 2048),
+        ("t5", {"n_positions": 512}, 4096, None, 4096),
         ("t5", {"n_positions": 512}, 512, 4096, 4096),
         ("mt5", {}, int(1e30), None, 2048),
         ("mt5", {}, int(1e30), 4096, 4096),
@@ -102,7 +103,7 @@ def test_an_old_config_of_scaling() -> None:
 def test_the_limit_of_a_generator(
     model_type: str, config: dict[str, Any], known: int, requested: int | None, limit: int
 ) -> None:
-    """The tokenizer's limit counts where the model has none, and nobody asks for another."""
+    """The tokenizer's limit counts where the model has none and it is above what is assumed otherwise."""
     tokenizer = AutoTokenizer.from_pretrained(MINILM)
     tokenizer.model_max_length = known
     assert limit_sequence(_outline(model_type, **config), tokenizer, requested) == limit

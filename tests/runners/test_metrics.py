@@ -136,7 +136,7 @@ def test_transformers_generation_counts_its_sequences(
                 pass
 
     async def after_some_steps(expected: tuple[int, int]) -> None:
-        for _ in range(10):
+        for _ in range(40):
             await asyncio.sleep(0.05)
             if load(name) == expected:
                 return

@@ -248,7 +248,7 @@ def test_constraints_hold_for_their_rows_and_come_before_log_probabilities() -> 
     size = len(tokenizer)
     vocabulary = Vocabulary(tokenizer)
     grammars = Grammars(vocabulary, size, frozenset({2}))
-    b = tokenizer.convert_tokens_to_ids("b")
+    [b] = tokenizer.encode("b", add_special_tokens=False)
     matchers = [grammars.compile(Constraint("regex", pattern)) for pattern in ("a+b", "ca", "b")]
     greedy = Settings(temperature=0, logprobs=1)
     rows = [

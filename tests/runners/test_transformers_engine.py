@@ -368,15 +368,23 @@ def test_a_model_without_a_head_is_refused(tmp_path: Path, generator_folder: Gen
         TransformersEngine(Arguments(model_dir=str(tmp_path))).load()
 
 
-def test_a_model_whose_cache_is_another_is_refused(tmp_path: Path) -> None:
+def test_a_model_whose_cache_is_another_runs_alone(tmp_path: Path) -> None:
     config = AutoConfig.for_model(
         "mamba", vocab_size=3000, hidden_size=32, num_hidden_layers=2, initializer_range=0.6, pad_token_id=1
     )
     auto_class: Any = AutoModelForCausalLM
     auto_class.from_config(config).save_pretrained(tmp_path)
     roberta_bpe().save_pretrained(tmp_path)
-    with pytest.raises(ModelLoadError, match="MambaForCausalLM cannot be generated with"):
-        TransformersEngine(Arguments(model_dir=str(tmp_path))).load()
+    engine = TransformersEngine(Arguments(model_dir=str(tmp_path)))
+    engine.load()
+
+    async def ask_all() -> list[str]:
+        return await asyncio.gather(
+            *(complete(engine, prompt, temperature=0, max_tokens=tokens) for prompt, tokens in PROMPTS)
+        )
+
+    assert asyncio.run(ask_all()) == [reference(tmp_path, prompt, tokens) for prompt, tokens in PROMPTS]
+    engine.close()
 
 
 def stop_reason(deltas: list[Delta]) -> tuple[Any, Any]:
@@ -483,7 +491,7 @@ def test_max_tokens_of_0_only_computes_the_prompt(make_engine: MakeEngine) -> No
 def test_prompt_log_probabilities_are_the_models(
     family: str, make_engine: MakeEngine, generator_folder: GeneratorFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(generator_folder(family)).eval()
+    model = AutoModelForCausalLM.from_pretrained(generator_folder(family))
     # A few tokens at a time.
     monkeypatch.setattr(scheduler, "_MOST_LOGITS", 3000 * 14)
 

@@ -97,8 +97,8 @@ def test_ids_instead_of_tokens_and_chosen_ones(http: TestClient) -> None:
     assert {*choice["logprobs"]["top_logprobs"][0]} == {"token_id:42", "token_id:500"}
 
 
-@pytest.mark.parametrize(("side", "kept"), [("left", [7, 8]), ("right", [5, 6])])
-def test_prompts_are_truncated(http: TestClient, side: str, kept: list[int]) -> None:
+@pytest.mark.parametrize(("side", "kept"), [("left", [7, 8]), ("right", [5, 6]), (None, [7, 8])])
+def test_prompts_are_truncated(http: TestClient, side: str | None, kept: list[int]) -> None:
     body = {"prompt": [5, 6, 7, 8], "truncate_prompt_tokens": 2, "truncation_side": side, "return_token_ids": True}
     [choice] = http.post("/v1/completions", json={**body, **GREEDY}).json()["choices"]
     assert choice["prompt_token_ids"] == kept
