@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from pydantic import Field
 
 from tests.clients.answer import QUESTION, City
 
-METHODS: tuple[Literal["json_schema", "function_calling", "json_mode"], ...] = (
-    "json_schema",
-    "function_calling",
-    "json_mode",
-)
 
-
-@tool
-def note_city(name: Literal["Paris", "Rome"], million: int) -> str:
+@tool  # type: ignore[untyped-decorator]
+def note_city(name: Literal["Paris", "Rome"], million: Annotated[int, Field(ge=0, le=40)]) -> str:
     """Note a city and its inhabitants."""
     return f"{name} {million}"
 
@@ -36,7 +31,8 @@ def main(url: str, model: str) -> None:
         "streamed": "".join(chunk.content for chunk in chat.stream(QUESTION)),
         "usage": chat.invoke(QUESTION).usage_metadata["total_tokens"],
     }
-    for method in METHODS[:2]:
+    methods: tuple[Literal["json_schema", "function_calling"], ...] = ("json_schema", "function_calling")
+    for method in methods:
         said[method] = chat.with_structured_output(City, method=method).invoke(QUESTION).model_dump()
     # Any JSON object: what is in it the model decides.
     raw = chat.with_structured_output(None, method="json_mode", include_raw=True).invoke(f"{QUESTION} Answer in JSON.")

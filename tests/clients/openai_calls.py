@@ -27,7 +27,7 @@ def main(url: str, model: str) -> None:
     choice: Any = {"type": "function", "function": {"name": "note_city"}}
     called = client.chat.completions.parse(**asked, max_completion_tokens=64, tools=[tool], tool_choice=choice)
     [call] = called.choices[0].message.tool_calls or []
-    text = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+    text: dict[str, Any] = {"model": model, "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
     completion = client.completions.create(**text, logprobs=2, echo=True)
     logprobs = completion.choices[0].logprobs
     response = client.responses.create(model=model, input=QUESTION, temperature=0, max_output_tokens=16)
@@ -35,8 +35,8 @@ def main(url: str, model: str) -> None:
     said = {
         "plain": plain.choices[0].message.content,
         "streamed": streamed,
-        "parsed": (parsed.choices[0].message.parsed or City.model_construct()).model_dump(),
-        "parsed_stream": (parsed_stream or City.model_construct()).model_dump(),
+        "parsed": _plain(parsed.choices[0].message.parsed),
+        "parsed_stream": _plain(parsed_stream),
         "called": [call.function.name, json.loads(call.function.arguments)],
         "call_finished": called.choices[0].finish_reason,
         "completion": completion.choices[0].text,
@@ -46,6 +46,10 @@ def main(url: str, model: str) -> None:
         "max_model_len": [getattr(each, "max_model_len", None) for each in client.models.list()],
     }
     print(json.dumps(said))  # noqa: T201
+
+
+def _plain(city: City | None) -> dict[str, Any] | None:
+    return None if city is None else city.model_dump()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pip._internal.commands import create_command
 from pip._internal.network.download import Downloader
@@ -50,7 +51,7 @@ def download(requirement: Requirement, folder: Path) -> Path:
     Raises:
         SystemExit: the index does not have it.
     """
-    command = create_command("download")
+    command: Any = create_command("download")
     options, _ = command.parse_args([f"--no-binary={requirement.name}", "--quiet", str(requirement)])
     with command.main_context():
         session = command.get_default_session(options)
