@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -174,10 +175,13 @@ class TransformersEngine:
             loaded.scheduler.cancel(generation)
 
     async def _tell_found(self, loaded: _Loaded, request: Request, found: Sequence[Hypothesis]) -> list[Delta]:
-        """The texts of beams: they are long, and neither the model nor the event loop is to wait for them."""
+        """The texts of beams: they are long, and neither the model nor the event loop nor prompts wait for all."""
         from runners.generator.request import tell_found
 
-        return await self._tokenizing(lambda: tell_found(request, loaded.vocabulary, found))
+        return [
+            await self._tokenizing(partial(tell_found, request, loaded.vocabulary, hypothesis, choice))
+            for choice, hypothesis in enumerate(found)
+        ]
 
     async def _make_request(self, loaded: _Loaded, prompt: Sequence[int], sampling: Sampling) -> Request:
         from runners.generator.parameters import find_ends, resolve

@@ -54,6 +54,7 @@ CASES: dict[str, Callable[[list[int]], dict[str, Any]]] = {
 # A causal model's prompt is longer than what one looks at; the others' models say nothing that is in the prompts.
 WITHOUT_EFFECT = {
     ("llama", "forced_bos_token_id"),
+    ("llama", "encoder_no_repeat_ngram_size"),
     ("bart", "encoder_no_repeat_ngram_size"),
 }
 Folder = Callable[..., Path]
@@ -87,7 +88,8 @@ Start = Callable[[Path], TransformersEngine]
     ("family", "case"),
     # What `transformers` makes of a setting does not depend on the family; where the history is kept does.
     [(family, case) for family in ("bart", "llama") for case in CASES]
-    + [(family, case) for family in ("t5", "mbart") for case in ("no_repeat_ngram_size", "beams, as bart-large-cnn")],
+    + [(family, case) for family in ("t5", "mbart") for case in ("no_repeat_ngram_size", "beams, as bart-large-cnn")]
+    + [("mbart", "encoder_no_repeat_ngram_size")],
 )
 def test_an_answer_is_that_of_generate(
     family: str, case: str, generator_folder: GeneratorFolder, folder_with: Folder, start: Start
