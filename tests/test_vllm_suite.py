@@ -30,6 +30,7 @@ pytestmark = [
 _CLASSES = "it tests vLLM's own request classes, without a server"
 _OTHER_ANSWER = "a second answer must differ from the first, which a small model's does by chance only"
 _WORDS = "it wants pydantic's name of the error in the message: ours is a 400 that has the bound"
+_SAGEMAKER = "it asks SageMaker's route, which vLLM's own server has beside OpenAI's API"
 _ADAPTER = "it asks for a LoRA adapter, which only vLLM serves"
 
 
@@ -77,6 +78,7 @@ CHATS = Suite(
         "test_structured_outputs_choice_chat": _OTHER_ANSWER,
         "test_structured_outputs_json_chat": _OTHER_ANSWER,
         "test_long_seed": _WORDS,
+        "test_invocations": _SAGEMAKER,
         "test_chat_completion_request_n_parameter_to_sampling_params": _CLASSES,
         "test_chat_completion_request_n_parameter_default": _CLASSES,
         "test_null_top_logprobs_is_same_as_omitted[ChatCompletionRequest-messages0]": _CLASSES,

@@ -6,7 +6,8 @@ import functools
 import json
 import logging
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import llguidance
 import llguidance.hf
@@ -27,6 +28,11 @@ _MOST_CONVERTED = 16_384
 _LONGEST_MESSAGE = 500
 # A state takes 1 to 2 kB, and each running request has its own.
 _LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+
+
+# Keywords of schemas of which several hold for one object: any of these, or `properties` beside another.
+_COMBINING = frozenset({"allOf", "not", "if", "dependentSchemas"})
+_COMBINED = frozenset({"properties", "anyOf", "oneOf", "$ref"})
 
 
 class GrammarMatcher:
@@ -153,6 +159,34 @@ def _compile_json(schema: str) -> str:
     return llguidance.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": True})
 
 
+def _compile_schema(schema: str) -> str:
+    """Without properties that the schema does not name, unless it allows them, as vLLM's xgrammar: models invent some.
+
+    Where schemas are combined, one does not name the properties of the other, so all are left as they are.
+    """
+    parsed = json.loads(schema)
+    schemas = [*_iterate_schemas(parsed)]
+    if not any(_COMBINING & each.keys() or {"properties"} < _COMBINED & each.keys() for each in schemas):
+        for each in schemas:
+            if isinstance(each.get("properties"), dict):
+                each.setdefault("additionalProperties", False)
+    return _compile_json(json.dumps(parsed))
+
+
+def _iterate_schemas(schema: object) -> Iterator[dict[str, Any]]:
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for name in ("properties", "$defs", "definitions"):
+        if isinstance(children := schema.get(name), dict):
+            for child in children.values():
+                yield from _iterate_schemas(child)
+    for name in ("items", "prefixItems", "anyOf", "oneOf"):
+        children = schema.get(name)
+        for child in children if isinstance(children, list) else [children]:
+            yield from _iterate_schemas(child)
+
+
 def _compile_grammar(text: str) -> str:
     if len(text) > _MOST_CONVERTED and not gbnf_to_lark.is_lark_syntax(text):
         raise ValueError(f"in EBNF it may have {_MOST_CONVERTED} characters; use Lark's syntax for more")
@@ -160,7 +194,7 @@ def _compile_grammar(text: str) -> str:
 
 
 _COMPILERS: dict[str, Callable[..., str]] = {
-    "json": _compile_json,
+    "json": _compile_schema,
     "json_object": lambda _: _compile_json('{"type": "object"}'),
     "regex": llguidance.LLMatcher.grammar_from_regex,
     "choice": lambda choices: llguidance.grammar_from("choice", json.dumps(choices)),

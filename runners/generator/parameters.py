@@ -36,10 +36,6 @@ def resolve(sampling: Sampling, defaults: Defaults, tokenizer: PreTrainedTokeniz
     named = len(sampling.logprob_token_ids)
     if named > _MOST_LOGPROB_IDS:
         raise InputError(f"logprob_token_ids has {named} tokens, {_MOST_LOGPROB_IDS} are the most", "logprob_token_ids")
-    if named and sampling.logprobs not in (None, named):
-        raise InputError(
-            f"logprobs is {sampling.logprobs}, but logprob_token_ids has {named} tokens: leave it out", "logprobs"
-        )
     ends = {*sampling.stop_token_ids, *(end for end in defaults.eos if end < vocabulary)}
     return replace(
         settings,

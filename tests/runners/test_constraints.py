@@ -60,6 +60,12 @@ def takes(matcher: GrammarMatcher, tokenizer: PreTrainedTokenizerBase, text: str
         # Spaces are the model's choice, as in vLLM.
         (Constraint("json", SCHEMA), '{ "age" :\n42 }', True),
         (Constraint("json", SCHEMA), '{"age": "42"}', False),
+        # What a schema does not name is not there, unless it says so.
+        (Constraint("json", SCHEMA), '{"age": 42, "b": 1}', False),
+        (Constraint("json", f'{{"type": "array", "items": {SCHEMA}}}'), '[{"age": 42, "b": 1}]', False),
+        (Constraint("json", SCHEMA.replace("{", '{"additionalProperties": true, ', 1)), '{"age": 42, "b": 1}', True),
+        (Constraint("json", f'{{"allOf": [{SCHEMA}, {{"required": ["b"]}}]}}'), '{"age": 42, "b": 1}', True),
+        (Constraint("json", SCHEMA.replace("{", '{"anyOf": [{"required": ["b"]}], ', 1)), '{"age": 42, "b": 1}', True),
         (Constraint("grammar", 'start: "a" start | "b"'), "aab", True),
         (Constraint("grammar", 'root ::= "a" root | "b"'), "aab", True),
         (Constraint("grammar", 'root ::= "a" root | "b"'), "aa", False),
@@ -120,7 +126,7 @@ def test_without_an_end_token_a_text_ends_where_nothing_may_follow() -> None:
         (Constraint("grammar", 'root ::= "a"' + " " * 20_000), "in EBNF it may have 16384 characters"),
         (Constraint("grammar", "root ::= " + "(" * 3000 + '"a"' + ")" * 3000), "the grammar cannot be used: .*recursion"),
         (Constraint("json", ""), "the JSON schema is empty"),
-        (Constraint("json", "{"), "the JSON schema cannot be used: EOF"),
+        (Constraint("json", "{"), "the JSON schema cannot be used: Expecting"),
         (Constraint("json", "[]"), "the JSON schema cannot be used: "),
         (Constraint("json", '{"type": "strin"}'), "the JSON schema cannot be used: Invalid type: strin"),
         (Constraint("json", '{"uniqueItems": true, "type": "array"}'), r'cannot be used: Unimplemented keys: \["uniqueItems"\]'),

@@ -89,7 +89,6 @@ def test_bad_words_are_not_generated(family: str, make_engine: MakeEngine) -> No
         ({"allowed_token_ids": ()}, "allowed_token_ids is empty: no token could be generated"),
         ({"logprob_token_ids": (3000,)}, "logprob_token_ids has token 3000, but the vocabulary ends at 2999"),
         ({"logprob_token_ids": (1,) * 129}, "logprob_token_ids has 129 tokens, 128 are the most"),
-        ({"logprob_token_ids": (1, 2), "logprobs": 3}, "logprobs is 3, but logprob_token_ids has 2 tokens: leave it out"),
         ({"bad_words": ("",)}, "bad_words has an empty text"),
         ({"bad_words": tuple(map(str, range(300)))}, "bad_words has more than 128 words or 1024 tokens, each word counted with and without a space before"),
         ({"min_tokens": -1}, "min_tokens must be at least 0, not -1"),

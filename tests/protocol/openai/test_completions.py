@@ -89,7 +89,7 @@ def test_a_stream_is_the_answer_in_parts(http: TestClient) -> None:
 
 def test_ids_instead_of_tokens_and_chosen_ones(http: TestClient) -> None:
     body = {
-        "prompt": PROMPT, "max_tokens": 1, "logprobs": 1, "logprob_token_ids": [500], "allowed_token_ids": [42],
+        "prompt": PROMPT, "max_tokens": 1, "logprobs": 5, "logprob_token_ids": [500], "allowed_token_ids": [42],
         "return_tokens_as_token_ids": True, **GREEDY,
     }  # fmt: skip
     [choice] = http.post("/v1/completions", json=body).json()["choices"]
