@@ -145,13 +145,13 @@ class Form(ABC):
     def choice(self, index: int, choice: Choice) -> dict[str, Any]:
         """A whole choice."""
 
-    @abstractmethod
     def extras(self, first: Choice) -> dict[str, Any]:
         """What stands beside the choices of a whole answer."""
+        return {}
 
-    @abstractmethod
-    def open(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+    def open(self, index: int) -> Sequence[dict[str, Any]]:
         """The chunks, but for their head, that come before a choice's first part."""
+        return ()
 
     @abstractmethod
     def delta(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
@@ -240,7 +240,7 @@ async def _stream(
             is_first = index not in tokens
             if is_first:
                 tokens[index] = 0
-                for said in form.open(index, delta):
+                for said in form.open(index):
                     yield chunk(index, said)
             tokens[index] += len(delta.token_ids)
             count = count_logprobs((*delta.logprobs, *(delta.prompt_logprobs or ())))

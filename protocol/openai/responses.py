@@ -109,12 +109,9 @@ async def answer_response(request: Request, models: Models, runner: GeneratorRun
     if call.model:
         find_model(models, call.model)
     sampling = _read_sampling(call)
-    prompt = await runner.chat_engine.tokenize_chat(
-        _read_input(call),
-        None,
-        _variables(call),
-        PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang),
-    )
+    options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
+    with runner.admit():
+        prompt = await runner.chat_engine.tokenize_chat(_read_input(call), None, _variables(call), options)
     sequences = Sequences([prompt], sampling, 1)
     sequences.check_asked()
     answering = _Answering(call, runner, sequences)
