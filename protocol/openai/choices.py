@@ -176,7 +176,11 @@ async def answer(
     head = {**form.head(form.whole), "service_tier": None, "system_fingerprint": None}
 
     def render() -> Response:
-        answered = [encode_lists(form.choice(index, choice)) for index, choice in enumerate(choices)]
+        answered = [
+            encode_lists(form.choice(index, choice))
+            for index, choice in enumerate(choices)
+            if choice.finish_reason is not None
+        ]
         return json_response({**head, "choices": answered, "usage": usage, **encode_lists(form.extras(choices[0]))})
 
     entries = (entry for each in choices for entry in (*each.logprobs, *(each.prompt_logprobs or ())))
@@ -253,9 +257,11 @@ async def _stream(
 
 
 async def run(runner: GeneratorRunner, sequences: Sequences) -> AsyncGenerator[tuple[int, Delta], None]:
-    """The deltas of all choices as they come, with the choice's index; to close the iterator frees all sequences."""
-    arrived: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
+    """The deltas of all choices as they come, with the choice's index; to close the iterator frees all sequences.
 
+    A search may find fewer sequences than it has choices.
+    """
+    arrived: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue()
     asked = sequences.sampling.prompt_logprobs is not None
 
     async def follow(first: int, prompt: Sequence[int], sampling: Sampling, of_prompt: _OfPrompt) -> None:
@@ -270,6 +276,7 @@ async def run(runner: GeneratorRunner, sequences: Sequences) -> AsyncGenerator[t
                         delta = replace(delta, prompt_logprobs=await of_prompt)
                     is_first = False
                     arrived.put_nowait((first + delta.choice, delta))
+            arrived.put_nowait((first, None))
         except Exception as error:
             arrived.put_nowait((first, error))
 
@@ -281,13 +288,15 @@ async def run(runner: GeneratorRunner, sequences: Sequences) -> AsyncGenerator[t
                 coroutine = follow(position * sequences.choices + choice, prompt, sampling, of_prompt)
                 tasks.append(asyncio.create_task(coroutine))
         try:
-            unfinished = sequences.count
+            unfinished = len(tasks)
             while unfinished:
                 index, delta = await arrived.get()
                 if isinstance(delta, Exception):
                     raise delta
-                yield index, delta
-                unfinished -= delta.finish_reason is not None
+                if delta is None:
+                    unfinished -= 1
+                else:
+                    yield index, delta
         finally:
             for task in tasks:
                 task.cancel()

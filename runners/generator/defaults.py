@@ -86,7 +86,9 @@ class Defaults:
         Raises:
             InputError: a token id is outside of the vocabulary.
         """
-        if prompt and (outside := max(prompt)) >= self.vocabulary:
+        if not prompt:
+            return
+        if (outside := max(prompt)) >= self.vocabulary or (outside := min(prompt)) < 0:
             raise InputError(f"the prompt has token {outside}, but the vocabulary ends at {self.vocabulary - 1}")
 
     def resolve(self, sampling: Sampling) -> Settings:

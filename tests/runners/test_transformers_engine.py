@@ -212,6 +212,12 @@ def test_what_cannot_be_served_is_refused(
     assert str(refused.value) == message
 
 
+@pytest.mark.parametrize("token", [-1, -(2**31), 3000])
+def test_tokens_that_are_none_are_refused_before_they_run_beside_others(token: int, make_engine: MakeEngine) -> None:
+    with pytest.raises(InputError, match=f"the prompt has token {token}, but the vocabulary ends at 2999"):
+        asyncio.run(collect(make_engine("llama"), [9, token, 9]))
+
+
 def test_the_operator_lowers_the_limit(make_engine: MakeEngine) -> None:
     engine = make_engine("llama", max_length=20)
     assert engine.max_length == 20

@@ -157,6 +157,12 @@ def test_beams_are_the_choices(http: TestClient) -> None:
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("fewer", [{"allowed_token_ids": [5], "max_tokens": 3}, {"echo": True, "max_tokens": 0}])
+def test_a_search_may_find_fewer_than_there_are_choices(http: TestClient, fewer: dict[str, Any]) -> None:
+    answer = http.post("/v1/completions", json={"prompt": PROMPT, "n": 2, "use_beam_search": True, **fewer}).json()
+    assert [choice["index"] for choice in answer["choices"]] == [0]
+
+
 @pytest.mark.parametrize("name", ["src_lang", "tgt_lang"])
 def test_a_model_without_languages_refuses_them(http: TestClient, name: str) -> None:
     response = http.post("/v1/completions", json={"prompt": PROMPT, name: "deu_Latn"})
