@@ -51,7 +51,8 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     allowed_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_ALLOWED_TOKENS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    # A smaller one would make infinities of logits.
+    repetition_penalty: Annotated[float, Meta(ge=1e-6)] | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=_MAX_BIASES)] | None = (
         None
     )

@@ -103,7 +103,14 @@ def constrain_to_tools(tools: Sequence[Tool], choice: ToolChoice, parallel: bool
 
 
 def _parameters(function: Function) -> dict[str, Any]:
-    return function.parameters or {"type": "object", "properties": {}}
+    """
+    Raises:
+        InvalidRequestError: they are no object, which arguments must be.
+    """
+    parameters = function.parameters or {"type": "object", "properties": {}}
+    if (kind := parameters.get("type", "object")) != "object":
+        raise InvalidRequestError(f"parameters of the tool {function.name} must be of type object, not {kind}", "tools")
+    return parameters if "type" in parameters or "$ref" in parameters else {**parameters, "type": "object"}
 
 
 def _describe_call(function: Function) -> dict[str, Any]:

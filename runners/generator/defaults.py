@@ -99,7 +99,9 @@ class Defaults:
         """
         outside = [token for token in sampling.logit_bias if not 0 <= token < self.vocabulary]
         if outside:
-            raise InputError(f"logit_bias has token {outside[0]}, but the vocabulary ends at {self.vocabulary - 1}")
+            raise InputError(
+                f"logit_bias has token {outside[0]}, but the vocabulary ends at {self.vocabulary - 1}", "logit_bias"
+            )
         given = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
         drawn = self.sampling | given
         greedy = sampling.temperature is None and not self.samples and not _asks_to_sample(sampling)

@@ -53,14 +53,15 @@ class Limits:
         if prompt == 0:
             raise InputError("the prompt is empty: it has no tokens")
         if max_tokens is not None and max_tokens < 0:
-            raise InputError(f"max_tokens must be at least 0, not {max_tokens}")
+            raise InputError(f"max_tokens must be at least 0, not {max_tokens}", "max_tokens")
         if prompt > self.prompt:
             raise InputError(f"{context} the prompt has {prompt} tokens")
         if self.default_output is not None:
             if self.output is not None and max_tokens is not None and max_tokens > self.output:
                 raise InputError(
                     f"This model's maximum output length is {self.output} tokens, but {max_tokens} of max_tokens were "
-                    "asked for"
+                    "asked for",
+                    "max_tokens",
                 )
             return max_tokens if max_tokens is not None else self.default_output
         if prompt == self.prompt and max_tokens != 0:
@@ -68,7 +69,8 @@ class Limits:
         if max_tokens is not None and prompt + max_tokens > self.prompt:
             raise InputError(
                 f"{context} {prompt} of the prompt and {max_tokens} of max_tokens were asked for: "
-                f"{prompt + max_tokens} tokens"
+                f"{prompt + max_tokens} tokens",
+                "max_tokens",
             )
         return max_tokens if max_tokens is not None else self.prompt - prompt
 

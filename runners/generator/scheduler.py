@@ -91,6 +91,9 @@ class Scheduler:
         with self._changed:
             generation.cancelled = True
             self._leave_queue(generation)
+            # They leave at the head of the queue, which may have to wait for room.
+            if len(self._waiting) > 2 * self._waiting_count + MAX_ROWS:
+                self._waiting = deque(each for each in self._waiting if not each.cancelled)
 
     def close(self) -> None:
         """Fail all, after the step that runs; does not wait."""
@@ -142,7 +145,8 @@ class Scheduler:
             raise
         except Exception as error:
             dropped = drop()
-            logger.exception("a batch of %d sequences has failed", len(dropped))
+            if not isinstance(error, RunnerError):
+                logger.exception("a batch of %d sequences has failed", len(dropped))
             _deliver([(generation, error) for generation in dropped])
 
     def _drop_running(self) -> list[Generation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -113,7 +114,7 @@ def test_only_what_may_be_a_stop_string_is_held_back() -> None:
 def test_stop_strings_are_those_of_a_search_in_the_whole_text(
     text: str, stop: list[str], include: bool, min_tokens: int
 ) -> None:
-    ids = [VOCABULARY.tokenizer.convert_tokens_to_ids(character) for character in text]
+    ids: Any = VOCABULARY.tokenizer.convert_tokens_to_ids(list(text))
     output = TextStream(VOCABULARY, (), stop, include)
     given_out, found = "", None
     for number, token in enumerate(ids, 1):
