@@ -25,6 +25,8 @@ MAX_DIGITS = 18
 # Where msgspec names a field of the body: missing, or with a value that it cannot have.
 _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
+# Items of a list that are encoded at once: a few ms, of the largest that there are.
+_PIECE = 256
 
 
 async def read_body(request: Request, limit: int, allow_binary: bool = False, allow_event: bool = False) -> bytes:
@@ -90,3 +92,16 @@ def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what
 def json_response(payload: Any) -> Response:
     """A 200 with a JSON body; numpy arrays are JSON lists."""
     return Response(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def encode_lists(payload: Any) -> Any:
+    """The same for an encoder, its long lists encoded piece by piece, since to encode one holds all threads."""
+    match payload:
+        case dict():
+            return {name: encode_lists(value) for name, value in payload.items()}
+        case list() if len(payload) > _PIECE:
+            pieces = (orjson.dumps(payload[start : start + _PIECE])[1:-1] for start in range(0, len(payload), _PIECE))
+            return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
+        case list():
+            return [encode_lists(value) for value in payload]
+    return payload

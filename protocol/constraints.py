@@ -67,12 +67,12 @@ def read_structured_outputs(given: StructuredOutputs | None) -> Constraint | Non
             f"structured_outputs must have exactly one of {', '.join(kinds)} and json_object", "structured_outputs"
         )
     if not found:
-        return Constraint("json_object")
+        return Constraint("json_object", param="structured_outputs")
     if given.choice is not None:
-        return Constraint("choice", tuple(given.choice))
+        return Constraint("choice", tuple(given.choice), "structured_outputs")
     if given.json is not None:
         return constrain_to_schema(given.json, "structured_outputs")
-    return Constraint(found[0], given.regex or given.grammar or "")
+    return Constraint(found[0], given.regex or given.grammar or "", "structured_outputs")
 
 
 def read_response_format(given: ResponseFormat | None) -> Constraint | None:
@@ -84,7 +84,7 @@ def read_response_format(given: ResponseFormat | None) -> Constraint | None:
     if given is None or given.type == "text":
         return None
     if given.type == "json_object":
-        return Constraint("json_object")
+        return Constraint("json_object", param="response_format")
     if given.type == "structural_tag":
         raise UnsupportedError("response_format structural_tag", "response_format")
     if given.json_schema is None or given.json_schema.schema is None:
@@ -112,7 +112,7 @@ def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
         raise InvalidRequestError(
             f"the schema of {param} is nested too deeply: at most {_MAX_NESTING} levels are allowed", param
         )
-    return Constraint("json", text)
+    return Constraint("json", text, param)
 
 
 def _nesting(value: Any) -> int:

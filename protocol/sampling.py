@@ -17,8 +17,10 @@ DEFAULT_MAX_TOKENS = 20
 MAX_CHOICES = 128
 # What one body may ask for: each of these costs something at every token.
 _MAX_STOPS = 16
-_MAX_STOP_TOKENS = 1024
 _MAX_BAD_WORDS = 128
+# Of a stop string, and of a bad word.
+_MAX_CHARACTERS = 1024
+_MAX_STOP_TOKENS = 1024
 _MAX_BIASES = 4096
 _MAX_ALLOWED_TOKENS = 2**19
 
@@ -36,10 +38,16 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=_MAX_STOPS)] | None = None
+    stop: (
+        Annotated[str, Meta(max_length=_MAX_CHARACTERS)]
+        | Annotated[list[Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]], Meta(max_length=_MAX_STOPS)]
+        | None
+    ) = None
     include_stop_str_in_output: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_STOP_TOKENS)] | None = None
-    bad_words: Annotated[list[str], Meta(max_length=_MAX_BAD_WORDS)] | None = None
+    bad_words: (
+        Annotated[list[Annotated[str, Meta(max_length=_MAX_CHARACTERS)]], Meta(max_length=_MAX_BAD_WORDS)] | None
+    ) = None
     allowed_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_ALLOWED_TOKENS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None

@@ -23,10 +23,12 @@ class Constraint:
         kind: of `value`.
         value: a JSON schema as JSON text, a regular expression, a grammar (Lark or EBNF), or the choices; nothing for
             `json_object`.
+        param: the field of the request that has it, for errors.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar"]
     value: str | tuple[str, ...] = ""
+    param: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

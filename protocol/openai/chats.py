@@ -110,12 +110,10 @@ async def answer_chat(request: Request, models: Models, runner: GeneratorRunner,
     _check(call)
     messages = read_messages(call.messages)
     sampling = _read_sampling(call)
-    prompt = await runner.chat_engine.tokenize_chat(
-        messages,
-        None if call.tools is None else describe_tools(call.tools),
-        _variables(call),
-        call.to_prompt_options(),
-    )
+    tools = None if call.tools is None else describe_tools(call.tools)
+    variables = _variables(call)
+    with runner.admit():
+        prompt = await runner.chat_engine.tokenize_chat(messages, tools, variables, call.to_prompt_options())
     form = _ChatForm(call, runner, prompt, messages[-1])
     return await answer(request, runner, form, Sequences([prompt], sampling, call.choices), call.streaming())
 
@@ -194,7 +192,7 @@ class _ChatForm(Form):
             "prompt_token_ids": list(self._prompt) if self._call.return_token_ids else None,
         }
 
-    def open(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+    def open(self, index: int) -> list[dict[str, Any]]:
         beginning = {"role": self._role, "content": ""}
         chunks: list[dict[str, Any]] = [{"choices": [_opening(index, beginning)]}]
         if self._call.return_token_ids:

@@ -58,8 +58,9 @@ async def answer_completion(request: Request, models: Models, runner: GeneratorR
     given = _read_prompts(call)
     sampling = _read_sampling(call)
     options = call.to_prompt_options()
-    prompts = [await runner.tokenize(prompt, options) for prompt in given]
-    echoes = await _Echoes.make(runner, given, prompts, options, call) if call.echo else None
+    with runner.admit():
+        prompts = [await runner.tokenize(prompt, options) for prompt in given]
+        echoes = await _Echoes.make(runner, given, prompts, options, call) if call.echo else None
     form = _CompletionForm(call, runner, Sequences(prompts, sampling, call.choices), echoes)
     return await answer(request, runner, form, form.sequences, call.streaming())
 
@@ -155,12 +156,6 @@ class _CompletionForm(Form):
             "prompt_logprobs": prompt_logprobs(choice.prompt_logprobs),
             "prompt_token_ids": list(self.sequences.prompt_of(index)) if with_ids else None,
         }
-
-    def extras(self, first: Choice) -> dict[str, Any]:
-        return {}
-
-    def open(self, index: int, delta: Delta) -> list[dict[str, Any]]:
-        return []
 
     def delta(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
         call = self._call

@@ -17,12 +17,20 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import json_response, parse_json
+from protocol.body import encode_lists, json_response, parse_json
 from protocol.calls import find_model, until_disconnect
 from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
 from protocol.openai.chats import Effort, effort_variables
-from protocol.openai.choices import Choice, Sequences, count_usage, run
+from protocol.openai.choices import (
+    Choice,
+    Sequences,
+    complete,
+    count_logprobs,
+    count_usage,
+    render_logprobs,
+    run,
+)
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
 from protocol.openai.parameters import Route, refuse_unsupported
@@ -101,13 +109,12 @@ async def answer_response(request: Request, models: Models, runner: GeneratorRun
     if call.model:
         find_model(models, call.model)
     sampling = _read_sampling(call)
-    prompt = await runner.chat_engine.tokenize_chat(
-        _read_input(call),
-        None,
-        _variables(call),
-        PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang),
-    )
-    answering = _Answering(call, runner, Sequences([prompt], sampling, 1))
+    options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
+    with runner.admit():
+        prompt = await runner.chat_engine.tokenize_chat(_read_input(call), None, _variables(call), options)
+    sequences = Sequences([prompt], sampling, 1)
+    sequences.check_asked()
+    answering = _Answering(call, runner, sequences)
     if call.stream:
         return await stream_events(answering.stream(), answering.describe_error, named=True)
     return json_response(await until_disconnect(request, answering.complete()))
@@ -165,11 +172,8 @@ class _Answering:
         self._events = 0
 
     async def complete(self) -> dict[str, Any]:
-        choice = Choice()
-        async with contextlib.aclosing(run(self._runner, self._sequences)) as deltas:
-            async for _, delta in deltas:
-                choice.add(delta)
-        return self._finished(choice)
+        [choice] = await complete(self._runner, self._sequences)
+        return self._finished(choice, await self._part(choice.text, choice.logprobs))
 
     async def stream(self) -> AsyncGenerator[dict[str, Any], None]:
         choice = Choice()
@@ -181,17 +185,17 @@ class _Answering:
             yield self._event("response.created", response=beginning)
             yield self._event("response.in_progress", response=beginning)
             yield self._event("response.output_item.added", output_index=0, item=self._message("in_progress", []))
-            yield self._event("response.content_part.added", **place, part=self._part("", ()))
+            yield self._event("response.content_part.added", **place, part=await self._part("", ()))
             async for _, delta in _prepend(first, deltas):
                 choice.add(delta)
+                self._sequences.check_logprobs(len(choice.token_ids))
                 if delta.text or delta.logprobs:
                     logprobs = self._logprobs(delta.logprobs)
                     yield self._event("response.output_text.delta", **place, delta=delta.text, logprobs=logprobs)
-        yield self._event(
-            "response.output_text.done", **place, text=choice.text, logprobs=self._logprobs(choice.logprobs)
-        )
-        yield self._event("response.content_part.done", **place, part=self._part(choice.text, choice.logprobs))
-        finished = self._finished(choice)
+        part = await self._part(choice.text, choice.logprobs)
+        yield self._event("response.output_text.done", **place, text=choice.text, logprobs=part["logprobs"])
+        yield self._event("response.content_part.done", **place, part=part)
+        finished = self._finished(choice, part)
         yield self._event("response.output_item.done", output_index=0, item=finished["output"][0])
         yield self._event("response.completed", response=finished)
 
@@ -204,7 +208,7 @@ class _Answering:
         self._events += 1
         return {"type": kind, "sequence_number": self._events - 1, **fields}
 
-    def _finished(self, choice: Choice) -> dict[str, Any]:
+    def _finished(self, choice: Choice, part: dict[str, Any]) -> dict[str, Any]:
         usage = count_usage(self._runner, self._sequences, [0], [len(choice.token_ids)])
         counted = {
             "input_tokens": usage["prompt_tokens"],
@@ -213,7 +217,7 @@ class _Answering:
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage["total_tokens"],
         }
-        content = [self._part(choice.text, choice.logprobs)] if choice.text else []
+        content = [part] if choice.text else []
         incomplete = {"reason": "max_output_tokens"} if choice.finish_reason == "length" else None
         output = [self._message("completed", content)]
         return self._describe("completed" if incomplete is None else "incomplete", output, incomplete, counted)
@@ -238,8 +242,9 @@ class _Answering:
     def _message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"id": self._message_id, "type": "message", "role": "assistant", "status": status, "content": content}
 
-    def _part(self, text: str, entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self._logprobs(entries)}
+    async def _part(self, text: str, entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        logprobs = await render_logprobs(lambda: encode_lists(self._logprobs(entries)), count_logprobs(entries))
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
     def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (

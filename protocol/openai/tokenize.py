@@ -73,7 +73,7 @@ async def answer_tokenize(request: Request, models: Models, runner: GeneratorRun
     """
     which = parse_json(body, _which_decoder, "the body")
     if which.messages is UNSET and which.prompt is UNSET:
-        raise InvalidRequestError("the body must have a prompt or messages")
+        raise InvalidRequestError("the body must have a prompt or messages", "prompt")
     call: TokenizeTextRequest | TokenizeChatRequest
     if which.messages is UNSET:
         call = parse_json(body, _text_decoder, "the body")
@@ -83,12 +83,13 @@ async def answer_tokenize(request: Request, models: Models, runner: GeneratorRun
         find_model(models, call.model)
     options = PromptOptions(call.add_special_tokens)
     engine = runner.chat_engine
-    if isinstance(call, TokenizeTextRequest):
-        tokens = await engine.tokenize(call.prompt, options)
-    else:
-        tools = None if call.tools is None else describe_tools(call.tools)
-        tokens = await engine.tokenize_chat(read_messages(call.messages), tools, call.template_variables(), options)
-    names = await engine.token_strings(tokens) if call.return_token_strs else None
+    with runner.admit():
+        if isinstance(call, TokenizeTextRequest):
+            tokens = await engine.tokenize(call.prompt, options)
+        else:
+            tools = None if call.tools is None else describe_tools(call.tools)
+            tokens = await engine.tokenize_chat(read_messages(call.messages), tools, call.template_variables(), options)
+        names = await engine.token_strings(tokens) if call.return_token_strs else None
     return json_response(
         {"count": len(tokens), "max_model_len": engine.max_length, "tokens": tokens, "token_strs": names}
     )
@@ -104,4 +105,5 @@ async def answer_detokenize(request: Request, models: Models, runner: GeneratorR
     call = parse_json(body, _tokens_decoder, "the body")
     if call.model:
         find_model(models, call.model)
-    return json_response({"prompt": await runner.chat_engine.detokenize(call.tokens)})
+    with runner.admit():
+        return json_response({"prompt": await runner.chat_engine.detokenize(call.tokens)})

@@ -45,7 +45,7 @@ class Chooser:
         for generation in self._generations:
             if generation.beams is None:
                 token, ranked = next(plain)
-                step.items.append((generation, generation.take(token, ranked)))
+                step.items.append((generation, self._take(generation, token, ranked)))
                 if not generation.finished:
                     step.sources.append(row)
                     step.tokens.append(token)
@@ -68,6 +68,14 @@ class Chooser:
             ]
         tokens, ranked = self._sampler.choose(logits)
         return [(token, ranked.get(row)) for row, token in enumerate(tokens)]
+
+    def _take(self, generation: Generation, token: int, ranked: Ranked | None) -> Item:
+        """What a token adds; a fault, as of a tokenizer that is written in Python, is of its request alone."""
+        try:
+            return generation.take(token, ranked)
+        except Exception as error:
+            generation.finished = True
+            return error
 
     def _search(self, generation: Generation, beams: Beams, logits: Tensor, first: int, step: Step) -> None:
         try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,8 +28,16 @@ logger = logging.getLogger(__name__)
 _MOST_CHARACTERS = 65_536
 _MOST_CONVERTED = 16_384
 _LONGEST_MESSAGE = 500
-# A state takes 1 to 2 kB, and each running request has its own.
-_LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, verbose_errors=False)
+# A state takes 1 to 2 kB, and each running request has its own. The work of a step, which the whole batch waits for, is
+# bounded by items: so many are some 10 ms of an ambiguous grammar, and enough for objects of 300 optional properties.
+_LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, step_max_items=4000, verbose_errors=False)
+# The library makes a state a remainder, for any number, and nothing else bounds that: these take some 50 ms.
+_LARGEST_MULTIPLE = 10_000
+_MULTIPLE = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')
+_ESCAPE = re.compile(r"\\u00([0-9a-fA-F]{2})")
+# What the library says of what is too much for its limits, and of what nothing can match.
+_TOO_COMPLEX = re.compile("Too many items|Current row has|ParserTooComplex|LexerTooComplex")
+_IMPOSSIBLE = re.compile("NoExtension")
 
 
 # Keywords of schemas of which several hold for one object: any of these, or `properties` beside another.
@@ -38,14 +48,16 @@ _COMBINED = frozenset({"properties", "anyOf", "oneOf", "$ref"})
 class GrammarMatcher:
     """How far the output of one row has come in its constraint."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, size: int, ends: frozenset[int]) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, size: int, ends: frozenset[int], param: str | None) -> None:
         """
         Args:
             size: tokens of a mask.
+            param: the request's field that has the constraint.
         """
         self.matcher = matcher
         self.size = size
         self._ends = ends
+        self._param = param
 
     @property
     def is_complete(self) -> bool:
@@ -55,7 +67,7 @@ class GrammarMatcher:
     @property
     def error(self) -> InputError | None:
         """Why it cannot go on."""
-        return _refusal("the constraint", self.matcher.get_error()) if self.matcher.is_error() else None
+        return _refusal("the constraint", self.matcher.get_error(), self._param) if self.matcher.is_error() else None
 
     def consume(self, token: int) -> None:
         """Go on with a token that the mask allows.
@@ -94,24 +106,29 @@ class Grammars:
         Raises:
             InputError: the constraint is none, is too large, or has something that is not supported.
         """
-        what = f"the {_NAMES.get(constraint.kind, constraint.kind)}"
+        what, param = f"the {_NAMES.get(constraint.kind, constraint.kind)}", constraint.param
         if sum(map(len, constraint.value)) > _MOST_CHARACTERS:
-            raise InputError(f"{what} has more than {_MOST_CHARACTERS} characters")
+            raise InputError(f"{what} has more than {_MOST_CHARACTERS} characters", param)
         if constraint.kind in ("json", "choice", "grammar") and not constraint.value:
-            raise InputError(f"{what} is empty")
+            raise InputError(f"{what} is empty", param)
         if "\0" in constraint.value:
-            raise InputError(f"{what} has a NUL character")
+            raise InputError(f"{what} has a NUL character", param)
+        if constraint.kind in ("json", "grammar"):
+            _check_multiples(what, "".join(constraint.value), param)
         try:
             grammar = _COMPILERS[constraint.kind](constraint.value)
         except (ValueError, RecursionError) as error:
-            raise _refusal(what, str(error)) from error
+            raise _refusal(what, str(error), param) from error
         tokenizer = self._tokenizer
         if tokenizer is None:
-            raise InputError("this model's tokenizer takes no constraints")
+            raise InputError("this model's tokenizer takes no constraints", param)
         matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
+        if not matcher.is_error():
+            # It takes the longest of all masks, and finds what nothing can match.
+            matcher.compute_bitmask()
         if matcher.is_error():
-            raise _refusal(what, matcher.get_error())
-        return GrammarMatcher(matcher, tokenizer.vocab_size, self._ends)
+            raise _refusal(what, matcher.get_error(), param)
+        return GrammarMatcher(matcher, tokenizer.vocab_size, self._ends, param)
 
     def _wrap(self) -> llguidance.LLTokenizer:
         tokenizer = self._vocabulary.tokenizer
@@ -203,7 +220,28 @@ _COMPILERS: dict[str, Callable[..., str]] = {
 _NAMES = {"json": "JSON schema", "json_object": "JSON object"}
 
 
-def _refusal(what: str, message: str) -> InputError:
+def _check_multiples(what: str, text: str, param: str | None) -> None:
+    """
+    Raises:
+        InputError: what the library would make of all `multipleOf` together is too large.
+    """
+    together = 1
+    for number in _MULTIPLE.findall(_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)):
+        digits = number.lower().partition("e")[0].replace(".", "").strip("+-0")
+        together = math.lcm(together, int(digits or 1)) if len(digits) < 20 else _LARGEST_MULTIPLE + 1
+        if together > _LARGEST_MULTIPLE:
+            raise InputError(
+                f"{what} has a multipleOf that is too large: the least common multiple of all of them, without their "
+                f"powers of ten, may be {_LARGEST_MULTIPLE}",
+                param,
+            )
+
+
+def _refusal(what: str, message: str, param: str | None) -> InputError:
     """The library's message in one line."""
     line = " ".join(message.removesuffix("<non-verbose/>").split())
-    return InputError(f"{what} cannot be used: {textwrap.shorten(line, _LONGEST_MESSAGE, placeholder=' ...')}")
+    if _IMPOSSIBLE.search(line):
+        line = f"no text can match it ({line})"
+    elif _TOO_COMPLEX.search(line):
+        line = f"it is too complex or too ambiguous ({line})"
+    return InputError(f"{what} cannot be used: {textwrap.shorten(line, _LONGEST_MESSAGE, placeholder=' ...')}", param)

@@ -36,7 +36,9 @@ class Limits:
             return cls(prompt)
         # Of the kinds of config only those with a table of decoder positions have these.
         keys = ("max_decoder_position_embeddings", "max_position_embeddings")
-        known = [value for key in keys if (value := getattr(model.config, key, None)) is not None]
+        # Where encoder and decoder are two models, the decoder has a config of its own.
+        decoder: Any = getattr(model.config, "decoder", None) or model.config
+        known = [value for key in keys if (value := getattr(decoder, key, None)) is not None]
         output = min([*known[:1], asked] if asked is not None else known[:1], default=None)
         default = configured_output(model) or output or _DEFAULT_OUTPUT
         return cls(prompt, output, default if output is None else min(default, output))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -80,11 +81,16 @@ class ModelProcessors:
             start: what the output continues: the prompt of a causal model, an encoder-decoder's start token.
             overrides: settings that hold instead of generation_config.json's.
         """
-        listed = self._list(prompt, len(start), max_tokens, overrides)
-        before = torch.tensor(start, device=self._model.device)
-        mostly_idle = all(isinstance(each, _AT_THE_ENDS) for each in listed)
+
+        @cache
+        def prepare() -> tuple[LogitsProcessorList, Tensor, bool]:
+            """In the model's thread: on a GPU tensors wait for what runs."""
+            listed = self._list(prompt, len(start), max_tokens, overrides)
+            before = torch.tensor(start, device=self._model.device)
+            return listed, before, all(isinstance(each, _AT_THE_ENDS) for each in listed)
 
         def process(logits: Tensor, output: Sequence[int]) -> Tensor:
+            listed, before, mostly_idle = prepare()
             if mostly_idle and 1 < len(output) < max_tokens - 1:
                 return logits
             history = torch.cat([before, torch.tensor(output, dtype=torch.long, device=before.device)])

@@ -175,12 +175,9 @@ def begin_beams(request: Request, rules: BeamRules) -> Beams:
     )
 
 
-def tell_found(request: Request, vocabulary: Vocabulary, found: Sequence[Hypothesis]) -> list[Delta]:
-    """What beams have found, a delta a choice; a stop string cuts a text."""
-    return [_tell(Output(request, vocabulary), hypothesis, choice) for choice, hypothesis in enumerate(found)]
-
-
-def _tell(output: Output, hypothesis: Hypothesis, choice: int) -> Delta:
+def tell_found(request: Request, vocabulary: Vocabulary, hypothesis: Hypothesis, choice: int) -> Delta:
+    """What beams have found as the delta of a choice; a stop string cuts the text."""
+    output = Output(request, vocabulary)
     taken: list[Delta] = []
     for token, ranked in zip_longest(hypothesis.tokens, hypothesis.ranked):
         taken.append(output.take(token, ranked))

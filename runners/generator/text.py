@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from runners.generator.detokenizer import Detokenizer
@@ -26,12 +27,10 @@ class TextStream:
             include_stop: keep the stop string in the text.
         """
         self._detokenizer = Detokenizer(vocabulary, context, skip_special_tokens)
-        self._stop = stop
+        self._searches = [_Search(string) for string in stop]
         self._include_stop = include_stop
-        self._longest = max(map(len, stop), default=0)
-        # What may be the beginning of a stop string, of which so much has been given out.
-        self._tail = ""
-        self._released = 0
+        # The end of the text, which may be the beginning of a stop string and is not given out yet.
+        self._held = ""
 
     @property
     def length(self) -> int:
@@ -51,34 +50,63 @@ class TextStream:
 
     def finish(self) -> str:
         """What is left of the text; no more tokens come."""
-        return (self._tail + self._detokenizer.finish())[self._released :]
+        return self._held + self._detokenizer.finish()
 
     def _release(self, added: str, may_stop: bool) -> tuple[str, str | None]:
-        if not self._stop:
+        if not self._searches:
             return added, None
-        text, released = self._tail + added, self._released
-        if added and may_stop:
-            # Of those that this token completes the one that ends first, as in vLLM.
-            new = len(self._tail)
-            ends = [
-                (start + len(stop), stop)
-                for stop in self._stop
-                if (start := text.find(stop, max(0, new - len(stop) + 1))) >= 0
-            ]
-            if ends:
-                end, stop = min(ends, key=lambda found: found[0])
-                return text[released : end if self._include_stop else end - len(stop)], stop
-        certain = len(text) if self._include_stop else len(text) - self._held(text)
-        # Later tokens may complete what begins so far back.
-        start = max(0, min(certain, len(text) - self._longest + 1))
-        self._tail, self._released = text[start:], certain - start
-        return text[released:certain], None
-
-    def _held(self, text: str) -> int:
-        """How many characters at the end of the text are the beginning of a stop string."""
-        return max(_overlap(text, stop) for stop in self._stop)
+        before = len(self._held)
+        text = self._held + added
+        # Of those that this token completes the one that ends first, as in vLLM.
+        found = min(
+            ((end, search.string) for search in self._searches if (end := search.push(added)) and may_stop),
+            key=lambda pair: pair[0],
+            default=None,
+        )
+        if found is not None:
+            end, stop = found
+            return text[: before + end if self._include_stop else before + end - len(stop)], stop
+        held = 0 if self._include_stop else max(search.matched for search in self._searches)
+        certain = len(text) - held
+        self._held = text[certain:]
+        return text[:certain], None
 
 
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of the text are the beginning of a stop string."""
-    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
+class _Search:
+    """Finds a string in a text that comes in pieces, by Knuth, Morris and Pratt: in constant time a character.
+
+    Attributes:
+        matched: how many characters at the end of the text are the beginning of the string, and not all of it.
+    """
+
+    def __init__(self, string: str) -> None:
+        self.string = string
+        self.matched = 0
+        self._shorter = _find_shorter(string)
+
+    def push(self, text: str) -> int:
+        """Go on with a piece of text; after how many of its characters the string is first complete, or 0."""
+        first = 0
+        for end, character in enumerate(text, 1):
+            self.matched = _match(self.string, self._shorter, self.matched, character)
+            if self.matched == len(self.string):
+                first = first or end
+                self.matched = self._shorter[self.matched]
+        return first
+
+
+def _match(string: str, shorter: Sequence[int], matched: int, character: str) -> int:
+    """How many characters match once another one has come."""
+    while matched and string[matched] != character:
+        matched = shorter[matched]
+    return matched + (string[matched] == character)
+
+
+# The choices of a request have the same stop strings.
+@functools.lru_cache(maxsize=256)
+def _find_shorter(string: str) -> Sequence[int]:
+    """By characters that match, the longest beginning of the string that is shorter and at their end."""
+    shorter = [0, 0]
+    for character in string[1:]:
+        shorter.append(_match(string, shorter, shorter[-1], character))
+    return shorter

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 _LONGEST_STEP_SECONDS = 10
+_GRAMMAR_THREADS = 2
 # Most logits of a prompt, 1 GiB in float32, where a model cannot stop in between to have those taken that it has.
 _MOST_LOGITS = 2**28
 
@@ -61,7 +63,8 @@ class TransformersEngine:
         self._loaded: _Loaded | None = None
         self._closed = False
         self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
-        self._grammar_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+        # More than one: a slow grammar is not to keep others waiting.
+        self._grammar_threads = ThreadPoolExecutor(max_workers=_GRAMMAR_THREADS, thread_name_prefix="grammar")
         self._model_thread: threading.Thread | None = None
 
     @property
@@ -174,10 +177,13 @@ class TransformersEngine:
             loaded.scheduler.cancel(generation)
 
     async def _tell_found(self, loaded: _Loaded, request: Request, found: Sequence[Hypothesis]) -> list[Delta]:
-        """The texts of beams: they are long, and neither the model nor the event loop is to wait for them."""
+        """The texts of beams: they are long, and neither the model nor the event loop nor prompts wait for all."""
         from runners.generator.request import tell_found
 
-        return await self._tokenizing(lambda: tell_found(request, loaded.vocabulary, found))
+        return [
+            await self._tokenizing(partial(tell_found, request, loaded.vocabulary, hypothesis, choice))
+            for choice, hypothesis in enumerate(found)
+        ]
 
     async def _make_request(self, loaded: _Loaded, prompt: Sequence[int], sampling: Sampling) -> Request:
         from runners.generator.parameters import find_ends, resolve
@@ -222,7 +228,7 @@ class TransformersEngine:
         if constraint is None:
             return None
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._grammar_thread, grammars.compile, constraint)
+        return await loop.run_in_executor(self._grammar_threads, grammars.compile, constraint)
 
     def _check_scored(self, loaded: _Loaded, prompt: Sequence[int]) -> None:
         """Refuse log probabilities of a prompt where they cannot be had.
@@ -259,7 +265,7 @@ class TransformersEngine:
         """Stop the threads; what runs fails. Returns when the step that runs is done."""
         self._closed = True
         self._tokenizer_thread.shutdown(wait=False, cancel_futures=True)
-        self._grammar_thread.shutdown(wait=False, cancel_futures=True)
+        self._grammar_threads.shutdown(wait=False, cancel_futures=True)
         if self._loaded is not None:
             self._loaded.scheduler.close()
             if self._model_thread is not None and self._model_thread is not threading.current_thread():

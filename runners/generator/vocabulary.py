@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -42,6 +41,8 @@ class Vocabulary:
             if backend is None
             else (token for token, added in backend.get_added_tokens_decoder().items() if added.special)
         )
+        # Now, since `encode` changes the tokenizer's truncation for whoever encodes at the same time.
+        self._anchor = self._find_anchor()
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of tokens, as it is: the clean-up of spaces of some tokenizers would change text already sent."""
@@ -107,8 +108,7 @@ class Vocabulary:
             return text[len(anchor_text) :]
         return self.decode([token])
 
-    @cached_property
-    def _anchor(self) -> tuple[list[int], str]:
+    def _find_anchor(self) -> tuple[list[int], str]:
         """Tokens that do not change with what follows, and their text."""
         for text in ("a", "0", "."):
             ids = self.tokenizer.encode(text, add_special_tokens=False)

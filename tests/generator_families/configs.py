@@ -22,6 +22,8 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 4, "n_shared_experts": 1},
     "deepseek_v32": _INDEXED,
     "falcon_h1": _MAMBA2 | {"mamba_d_ssm": 64},
+    # As an encoder it is tried without causal masks.
+    "gemma3_text": {"use_bidirectional_attention": False},
     "gemma3n_text": {
         "layer_types": ["sliding_attention", "full_attention"] * 2, "num_hidden_layers": 4, "num_kv_shared_layers": 2,
         "intermediate_size": [64] * 4, "activation_sparsity_pattern": [0.0] * 4, "hidden_size_per_layer_input": 8,

@@ -153,6 +153,8 @@ def test_a_ban_by_logit_bias(client: openai.OpenAI) -> None:
         ("completions", {"prompt": "x", "temperature": -1}, 400, "temperature", "Expected `float` >= 0.0 - at `$.temperature`"),
         ("completions", {"prompt": "x", "n": 0}, 400, "n", "Expected `int` >= 1 - at `$.n`"),
         ("completions", {"prompt": "x", "logit_bias": {"x": 1}}, 400, "logit_bias", "the keys of logit_bias must be"),
+        ("completions", {"prompt": "x", "stop": "x" * 1025}, 400, "stop", "Expected `str` of length <= 1024 - at `$.stop`"),
+        ("completions", {"prompt": "x", "stop": ["x", "x" * 1025]}, 400, "stop", "length <= 1024 - at `$.stop[1]`"),
         ("completions", {}, 400, "prompt", "Object missing required field `prompt`"),
         ("completions", "{", 400, None, "the body is not valid JSON"),
         ("chat/completions", {"messages": []}, 400, "messages", "Expected `array` of length >= 1 - at `$.messages`"),

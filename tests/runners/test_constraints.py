@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,11 @@ from tests.llama_tokenizer import byte_fallback_unigram
 ENDS = frozenset({2, 4})
 SCHEMA = json.dumps({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]})
 
+# As large as what the limits are for.
+OPTIONAL = json.dumps({"type": "object", "properties": {f"property_{i}": {"type": "integer"} for i in range(300)}})
 
+
+@functools.cache
 def grammars(make: Callable[[], PreTrainedTokenizerBase] = roberta_bpe, ends: frozenset[int] = ENDS) -> Grammars:
     vocabulary = Vocabulary(make())
     return Grammars(vocabulary, len(vocabulary.tokenizer) + 5, ends)
@@ -56,6 +62,9 @@ def takes(matcher: GrammarMatcher, tokenizer: PreTrainedTokenizerBase, text: str
         (Constraint("choice", ("red", "blue")), "re", False),
         (Constraint("json_object"), '{"a": [1, null]}', True),
         (Constraint("json_object"), "[1]", False),
+        (Constraint("json", '{"type": "number", "multipleOf": 0.25}'), "1.75", True),
+        (Constraint("json", '{"type": "integer", "multipleOf": 1000000}'), "3000000", True),
+        (Constraint("json", OPTIONAL), '{"property_7": 1, "property_290": 2}', True),
         (Constraint("json", SCHEMA), '{"age": 42}', True),
         # Spaces are the model's choice, as in vLLM.
         (Constraint("json", SCHEMA), '{ "age" :\n42 }', True),
@@ -133,26 +142,32 @@ def test_without_an_end_token_a_text_ends_where_nothing_may_follow() -> None:
         (Constraint("json", '{"$ref": "http://example.com/a.json"}'), "the JSON schema cannot be used: "),
         (Constraint("json", '{"a":' * 300 + "1" + "}" * 300), "the JSON schema cannot be used: recursion limit"),
         (Constraint("json", '{"type": "integer", "minimum": 5, "maximum": 1}'), "the JSON schema cannot be used: "),
+        (Constraint("json", '{"type": "integer", "multipleOf": 999983}'), "the JSON schema has a multipleOf that is too large"),
+        (Constraint("json", '{"type": "integer", "multiple\\u004ff" : 99998.3e1}'), "the JSON schema has a multipleOf"),
+        (Constraint("json", json.dumps({"allOf": [{"multipleOf": size} for size in (101, 103, 107)]})), "multipleOf"),
+        (Constraint("grammar", 'start: %json {"type": "integer", "multipleOf": 999983}'), "the grammar has a multipleOf"),
+        (Constraint("grammar", 'start: start "a"'), "the grammar cannot be used: no text can match it"),
+        (Constraint("json", '{"$ref": "#"}'), "the JSON schema cannot be used: no text can match it"),
+        (Constraint("json", json.dumps({"properties": {f"{i}": {} for i in range(1000)}})), "it is too complex or too ambig"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused(constraint: Constraint, message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
-        grammars().compile(constraint)
+        grammars().compile(replace(constraint, param="response_format"))
+    assert refused.value.param == "response_format"
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 600
 
 
-def test_a_constraint_that_becomes_too_complex_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import llguidance
-
-    from runners.generator import constraints
-
-    limits: Any = llguidance.LLParserLimits(step_max_items=3, verbose_errors=False)
-    monkeypatch.setattr(constraints, "_LIMITS", limits)
-    matcher = grammars().compile(Constraint("json_object"))
-    with pytest.raises(InputError, match=r"the constraint cannot be used: .*Too many items"):
-        takes(matcher, roberta_bpe(), '{"a": [[[[1, {"b": [2]}]]]]}')
-    assert matcher.error is not None
+def test_a_constraint_that_becomes_too_complex_says_so() -> None:
+    matcher = grammars().compile(Constraint("grammar", 'start: start start | "a"', "structured_outputs"))
+    # Each step of such a grammar takes longer than the one before.
+    while matcher.error is None:
+        fill_masks([matcher])
+        if matcher.error is None:
+            matcher.consume(token_of("a"))
+    assert "the constraint cannot be used: it is too complex or too ambiguous" in str(matcher.error)
+    assert matcher.error.param == "structured_outputs"
 
 
 def test_a_tokenizer_that_cannot_be_wrapped_costs_only_constraints(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,4 +176,4 @@ def test_a_tokenizer_that_cannot_be_wrapped_costs_only_constraints(monkeypatch: 
 
     monkeypatch.setattr(Grammars, "_wrap", fail)
     with pytest.raises(InputError, match="this model's tokenizer takes no constraints"):
-        grammars().compile(Constraint("json_object"))
+        Grammars(Vocabulary(roberta_bpe()), 3000, ENDS).compile(Constraint("json_object"))

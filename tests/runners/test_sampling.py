@@ -21,7 +21,7 @@ from transformers import (
 from runners.generation import Constraint
 from runners.generator import truncation
 from runners.generator.constraints import Grammars
-from runners.generator.sampling import SampledRow, Sampler, Settings
+from runners.generator.sampling import SampledRow, Sampler, Settings, count_as_likely
 from runners.generator.truncation import least_kept
 from runners.generator.vocabulary import Vocabulary
 from tests.families import roberta_bpe
@@ -241,6 +241,15 @@ def test_ranks_count_what_is_as_likely() -> None:
     assert [(token, place) for token, _, place in ranked[1].top] == [(4, 5), (1, 1), (2, 3)]
     assert [value for _, value, _ in ranked[1].top] == pytest.approx(logits[0].log_softmax(-1)[[4, 1, 2]].tolist())
     assert ranked[2].top == ()
+
+
+@pytest.mark.parametrize("vocabulary", [7, 5000])
+def test_ranks_of_named_tokens_count_what_is_as_likely(vocabulary: int) -> None:
+    # Of a few values, so that many are equal.
+    logprobs = torch.randn(vocabulary, generator=torch.manual_seed(0)).round()
+    logprobs[::5] = -torch.inf
+    named = logprobs[torch.randint(vocabulary, (128,))]
+    assert torch.equal(count_as_likely(logprobs, named), (logprobs >= named[:, None]).sum(-1))
 
 
 def test_constraints_hold_for_their_rows_and_come_before_log_probabilities() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from runners.generator.text import TextStream
@@ -19,6 +21,7 @@ TEXTS = (
     "",
 )
 TOKENIZERS = (roberta_bpe, albert_unigram)
+VOCABULARY = Vocabulary(roberta_bpe())
 
 
 def stream(
@@ -98,3 +101,37 @@ def test_only_what_may_be_a_stop_string_is_held_back() -> None:
     tokenizer = roberta_bpe()
     ids = [token for character in "ab\n\nc" for token in tokenizer(character, add_special_tokens=False).input_ids]
     assert stream(tokenizer, ids, stop=("\n\nHuman",))[0] == ["a", "b", "", "", "\n\nc", ""]
+
+
+@given(
+    text=st.text("ab", max_size=30),
+    stop=st.lists(st.text("abc", min_size=1, max_size=8), min_size=1, max_size=3),
+    include=st.booleans(),
+    min_tokens=st.integers(0, 20),
+)
+@settings(max_examples=300, deadline=None)
+def test_stop_strings_are_those_of_a_search_in_the_whole_text(
+    text: str, stop: list[str], include: bool, min_tokens: int
+) -> None:
+    ids = [VOCABULARY.tokenizer.convert_tokens_to_ids(character) for character in text]
+    output = TextStream(VOCABULARY, (), stop, include)
+    given_out, found = "", None
+    for number, token in enumerate(ids, 1):
+        piece, found = output.push(token, may_stop=number > min_tokens)
+        given_out += piece
+        if found is not None:
+            break
+        rest = text[:number]
+        # All that cannot be the beginning of a stop string is given out, and nothing else.
+        held = max(size for string in stop for size in range(len(string)) if rest.endswith(string[:size]))
+        assert given_out == (rest if include else rest[: number - held])
+    ends = [
+        (end, string) for string in stop for end in range(min_tokens + 1, len(text) + 1) if text[:end].endswith(string)
+    ]
+    if found is None:
+        assert not ends
+        assert given_out + output.finish() == text
+    else:
+        end = min(ends)[0]
+        assert (end, found) in ends
+        assert given_out == text[: end if include else end - len(found)]

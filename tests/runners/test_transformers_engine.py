@@ -16,6 +16,7 @@ from runners.arguments import Arguments, EngineArgument
 from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError
 from runners.generation import Sampling
 from runners.generator.decoding import Batching, Decoder
+from runners.generator.request import Output
 from runners.generator.scheduler import Scheduler
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
@@ -280,6 +281,30 @@ def test_a_step_that_fails_fails_its_batch_only(
                 await collect(own_engine, "Return", max_tokens=3, ignore_eos=True)
         assert not own_engine.failed
         assert len(await collect(own_engine, "Return", max_tokens=3, ignore_eos=True)) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_text_that_fails_fails_alone(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a tokenizer that is written in Python raises."""
+    engine = make_engine("llama")
+    take = Output.take
+
+    def faulty_take(self: Output, *given: Any) -> Any:
+        if self._request.stop == ("faulty",):
+            raise RuntimeError("a fault")
+        return take(self, *given)
+
+    async def scenario() -> None:
+        alone = await complete(engine, "Return the", temperature=0, max_tokens=9)
+        monkeypatch.setattr(Output, "take", faulty_take)
+        faulty, other = await asyncio.gather(
+            complete(engine, "Return", temperature=0, max_tokens=9, stop=("faulty",)),
+            complete(engine, "Return the", temperature=0, max_tokens=9),
+            return_exceptions=True,
+        )
+        assert str(faulty) == "a fault"
+        assert other == alone
 
     asyncio.run(scenario())
 

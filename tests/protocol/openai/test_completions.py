@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
 from protocol.openai.logprobs import chat_logprobs, completion_logprobs
-from runners.generation import TokenLogprob, TokenLogprobs
+from runners.generation import Sampling, TokenLogprob, TokenLogprobs
+from runners.generator.runner import GeneratorRunner
 from tests.conftest import Serve
 
 PROMPT = "Return the"
@@ -69,6 +71,31 @@ def test_log_probabilities_of_the_prompt_as_vllm_has_them(http: TestClient) -> N
     assert {entry["rank"] for entry in second.values()} >= {1, 2}
     assert choice["prompt_token_ids"] == [5, 6]
     assert len(choice["token_ids"]) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_choices_of_a_prompt_share_its_log_probabilities(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    """The model computes them once; each choice tells them, also where they are rendered in a thread."""
+    asked: list[int | None] = []
+    generate = GeneratorRunner.generate
+
+    def record(runner: GeneratorRunner, prompt: Sequence[int], sampling: Sampling) -> Any:
+        asked.append(sampling.prompt_logprobs)
+        return generate(runner, prompt, sampling)
+
+    monkeypatch.setattr(GeneratorRunner, "generate", record)
+    body = {"prompt": [[5, 6] * 200, [7, 8]], "n": 3, "echo": True, "logprobs": 2, "max_tokens": 1, "stream": stream}
+    response = http.post("/v1/completions", json=body)
+    choices = [each["choices"][0] for each in events(response.text)] if stream else response.json()["choices"]
+    assert asked == [2, None, None] * 2
+    for start, tokens in ((0, 400), (3, 2)):
+        told = [choice["logprobs"] for choice in choices if start <= choice["index"] < start + 3]
+        of_prompt = [{name: values[:tokens] for name, values in each.items()} for each in told]
+        assert len(of_prompt) == 3
+        assert of_prompt[0] == of_prompt[1] == of_prompt[2]
+        assert len(told[0]["top_logprobs"]) == tokens + 1
 
 
 def test_a_stream_is_the_answer_in_parts(http: TestClient) -> None:
@@ -177,6 +204,10 @@ def test_cached_tokens_are_told_where_the_operator_says_so(chat_folder: Path, se
          "structured_outputs.structural_tag is not supported here, only by OpenAI's API where vLLM runs the model"),
         ({"prompt": "a", "structured_outputs": {"json": "[1]"}}, "structured_outputs", "the schema of structured_outputs is"),
         ({"prompt": "a", "response_format": {"type": "json_schema"}}, "response_format", "response_format json_schema needs"),
+        ({"prompt": "a", "stop": ["b" * 1025]}, "stop", "the body is not as expected: Expected `str` of length <= 1024"),
+        ({"prompt": "a", "n": 128, "max_tokens": 400, "logprobs": 20}, "logprobs", "1075200 log probabilities are more than"),
+        ({"prompt": [[5] * 500] * 8, "n": 128, "max_tokens": 1, "prompt_logprobs": 2}, "prompt_logprobs",
+         "1536000 log probabilities are more than 1048576: ask for fewer choices, tokens or logprobs"),
         ({"prompt": "a", "guided_json": {}}, "guided_json", "guided_json is not supported here"),
     ],
 )  # fmt: skip
