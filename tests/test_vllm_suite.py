@@ -66,7 +66,7 @@ COMPLETIONS = Suite(
 CHATS = Suite(
     "chat_completion/test_chat.py",
     "HuggingFaceH4/zephyr-7b-beta",
-    28,
+    25,
     {
         "test_no_logprobs_chat[zephyr-lora]": _ADAPTER,
         "test_zero_logprobs_chat[zephyr-lora]": _ADAPTER,
