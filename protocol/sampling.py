@@ -22,7 +22,7 @@ _MAX_BAD_WORDS = 128
 _MAX_CHARACTERS = 1024
 _MAX_STOP_TOKENS = 1024
 _MAX_BIASES = 4096
-_MAX_ALLOWED_TOKENS = 2**19
+MAX_ALLOWED_TOKENS = 2**19
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -48,7 +48,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     bad_words: (
         Annotated[list[Annotated[str, Meta(max_length=_MAX_CHARACTERS)]], Meta(max_length=_MAX_BAD_WORDS)] | None
     ) = None
-    allowed_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_ALLOWED_TOKENS)] | None = None
+    allowed_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_ALLOWED_TOKENS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     # A smaller one would make infinities of logits.

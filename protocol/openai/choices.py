@@ -19,6 +19,7 @@ from protocol.body import encode_lists, json_response
 from protocol.calls import render_off_loop, until_disconnect
 from protocol.errors import InvalidRequestError, openai_error
 from protocol.request_id import printable, request_id
+from protocol.sampling import MAX_ALLOWED_TOKENS
 from protocol.sse import stream_events
 from runners.generation import Delta, FinishReason, Sampling, TokenLogprobs
 from runners.generator.runner import GeneratorRunner
@@ -62,9 +63,15 @@ class Sequences:
     def check_asked(self) -> None:
         """
         Raises:
-            InvalidRequestError: too many log probabilities are asked for, as far as the request says how many.
+            InvalidRequestError: too many log probabilities are asked for, as far as the request says how many, or
+                too many allowed tokens of all choices together.
         """
         sampling = self.sampling
+        if (allowed := len(sampling.allowed_token_ids or ()) * self.count) > MAX_ALLOWED_TOKENS:
+            raise InvalidRequestError(
+                f"allowed_token_ids has {allowed} tokens for {self.count} choices; {MAX_ALLOWED_TOKENS} are the most",
+                "allowed_token_ids",
+            )
         most = sampling.default_tokens if sampling.max_tokens is None else sampling.max_tokens
         self.check_logprobs(self.count * (most or 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -38,8 +39,8 @@ _ESCAPE = re.compile(r"\\u00([0-9a-fA-F]{2})")
 # What the library says of what is too much for its limits, and of what nothing can match.
 _TOO_COMPLEX = re.compile("Too many items|Current row has|ParserTooComplex|LexerTooComplex")
 _IMPOSSIBLE = re.compile("NoExtension")
-
-
+# A tokenizer must give these back, byte by byte.
+_TRIED = ("maybe", "a b", '{"')
 # Keywords of schemas of which several hold for one object: any of these, or `properties` beside another.
 _COMBINING = frozenset({"allOf", "not", "if", "dependentSchemas"})
 _COMBINED = frozenset({"properties", "anyOf", "oneOf", "$ref"})
@@ -136,26 +137,39 @@ class Grammars:
         # The library wants an end token: without one it is a token that does not exist.
         ends = sorted(self._ends) or [size]
         size = max(size, *(end + 1 for end in ends))
-        try:
-            return llguidance.hf.from_tokenizer(tokenizer, size, ends)  # type: ignore[arg-type]
-        except ValueError:
-            # It does not know how such tokenizers decode.
-            wrapper = llguidance.TokenizerWrapper(_TokenBytes(self._vocabulary, size, ends[0]))
-            return llguidance.LLTokenizer(wrapper, size, ends)
+        # It does not know how some tokenizers decode, and some put a space before what they encode.
+        with contextlib.suppress(ValueError):
+            wrapped = llguidance.hf.from_tokenizer(tokenizer, size, ends)  # type: ignore[arg-type]
+            if all(wrapped.decode_bytes(wrapped.tokenize_str(text)) == text.encode() for text in _TRIED):
+                return wrapped
+        wrapper = llguidance.TokenizerWrapper(_TokenBytes(self._vocabulary, size, ends[0]))
+        return llguidance.LLTokenizer(wrapper, size, ends)
 
 
 class _TokenBytes:
-    """A tokenizer as `llguidance` wants it."""
+    """A tokenizer as `llguidance` wants it, which takes the longest token at each place."""
 
     def __init__(self, vocabulary: Vocabulary, size: int, end: int) -> None:
         self.eos_token_id = end
         self.bos_token_id = None
         self.tokens = [vocabulary.data(token) for token in range(size)]
         self.special_token_ids = sorted(vocabulary.special)
-        self._tokenizer = vocabulary.tokenizer
+        self._ids = {data: token for token, data in enumerate(self.tokens) if data and token not in vocabulary.special}
+        self._longest = max(map(len, self._ids), default=0)
 
-    def __call__(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+    def __call__(self, text: str | bytes) -> list[int]:
+        """The tokens as far as there are any: `llguidance` makes do with a beginning."""
+        data = text.encode() if isinstance(text, str) else text
+        ids: list[int] = []
+        start = 0
+        while start < len(data):
+            ends = range(min(len(data), start + self._longest), start, -1)
+            end = next((end for end in ends if data[start:end] in self._ids), None)
+            if end is None:
+                break
+            ids.append(self._ids[data[start:end]])
+            start = end
+        return ids
 
 
 def fill_masks(matchers: Sequence[GrammarMatcher]) -> npt.NDArray[np.int32]:

@@ -62,7 +62,7 @@ class Bans:
         self._limited = torch.tensor([index for index, _ in limited], dtype=torch.long, device=device)
         self._outside = torch.ones(len(limited), vocabulary, dtype=torch.bool, device=device)
         for position, (_, row) in enumerate(limited):
-            self._outside[position, torch.tensor(row.settings.allowed, device=device)] = False
+            self._outside[position, row.named.allowed.to(device)] = False
         self._always = self._pairs(
             [(index, word[0]) for index, row in enumerate(rows) for word in row.settings.bad_words if len(word) == 1]
         )
@@ -97,15 +97,18 @@ class Bans:
             if self._ends is not None:
                 logits[self._ends] = -torch.inf
 
-    def allow_only(self, logits: Tensor, ids: Sequence[int]) -> None:
+    def allow_only(self, logits: Tensor, ids: Tensor) -> None:
         """Put all other logits at -inf, in place; [vocabulary]."""
-        kept = torch.tensor(ids, device=self._device)
+        kept = ids.to(self._device)
         values = logits[kept]
         logits.fill_(-torch.inf)
         logits[kept] = values
 
     def _end_pairs(self) -> tuple[Tensor, Tensor] | None:
-        return self._pairs([(index, end) for index, row in self._starting for end in row.settings.ends])
+        if not self._starting:
+            return None
+        pairs = index_pairs([index for index, _ in self._starting], [row.named.ends for _, row in self._starting])
+        return pairs[0].to(self._device), pairs[1].to(self._device)
 
     def _pairs(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
         """Rows and tokens as an index of logits; None for none."""
@@ -113,6 +116,11 @@ class Bans:
             return None
         rows, tokens = zip(*pairs, strict=True)
         return torch.tensor(rows, device=self._device), torch.tensor(tokens, device=self._device)
+
+
+def index_pairs(rows: Sequence[int], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """An index of logits: rows, and the tokens of each; [pairs] each."""
+    return torch.tensor(rows).repeat_interleave(torch.tensor([len(each) for each in tokens])), torch.cat([*tokens])
 
 
 def _is_starting(row: SampledRow) -> bool:

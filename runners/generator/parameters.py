@@ -42,7 +42,7 @@ def resolve(sampling: Sampling, defaults: Defaults, tokenizer: PreTrainedTokeniz
         min_tokens=sampling.min_tokens,
         ends=tuple(sorted(ends)),
         bad_words=_encode_words(sampling.bad_words, tokenizer, vocabulary),
-        allowed=sampling.allowed_token_ids,
+        allowed=None if sampling.allowed_token_ids is None else tuple(dict.fromkeys(sampling.allowed_token_ids)),
         logprobs=named if named else sampling.logprobs,
         logprob_ids=sampling.logprob_token_ids,
     )

@@ -14,7 +14,7 @@ from runners.generation import Delta, FinishReason
 from runners.generator.beams import BeamRules, Beams, Hypothesis
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.logprobs import PromptScores, describe
-from runners.generator.sampling import Processor, Ranked, SampledRow, Sampler, Settings
+from runners.generator.sampling import NamedTokens, Processor, Ranked, SampledRow, Sampler, Settings
 from runners.generator.text import TextStream
 from runners.generator.vocabulary import Vocabulary
 
@@ -147,9 +147,13 @@ class Generation:
 def begin_beams(request: Request, rules: BeamRules) -> Beams:
     """The beams of a request; its settings and processors hold for each, by its own output."""
     settings = request.settings
+    named = NamedTokens(settings)
 
     def sampler(logits: Tensor, outputs: Sequence[Sequence[int]]) -> tuple[Sampler, list[SampledRow]]:
-        rows = [SampledRow(settings, None, request.counted, request.processors, output=output) for output in outputs]
+        rows = [
+            SampledRow(settings, None, request.counted, request.processors, output=output, named=named)
+            for output in outputs
+        ]
         return Sampler(rows, logits.shape[1], logits.device), rows
 
     def adjust(logprobs: Tensor, outputs: Sequence[Sequence[int]]) -> Tensor:

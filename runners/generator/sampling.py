@@ -12,12 +12,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from runners.generator.constraints import GrammarMatcher
-from runners.generator.masks import Bans, ConstraintMasks
+from runners.generator.masks import Bans, ConstraintMasks, index_pairs
 from runners.generator.truncation import least_kept
 
 # Changes a row's logits, float32 [vocabulary], in place or as a new tensor, given the ids of its output so far.
@@ -72,6 +73,29 @@ class Settings:
         return bool(self.presence_penalty or self.frequency_penalty) or self.repetition_penalty != 1
 
 
+class NamedTokens:
+    """The tokens that settings name, as tensors on the CPU; made once a request, since lists may be long."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def allowed(self) -> Tensor:
+        """The only ones: [tokens]; none where all are allowed."""
+        return torch.tensor(self._settings.allowed or (), dtype=torch.long)
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Those that are not generated at first, [tokens]."""
+        return torch.tensor(self._settings.ends, dtype=torch.long)
+
+    @cached_property
+    def biases(self) -> tuple[Tensor, Tensor]:
+        """Ids and what is added to their logits, [tokens] each."""
+        bias = self._settings.logit_bias
+        return torch.tensor([*bias], dtype=torch.long), torch.tensor([*bias.values()], dtype=torch.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """The log probability and the rank of a token, and the most likely ones with theirs."""
@@ -92,6 +116,7 @@ class SampledRow:
         processors: Sequence[Processor] = (),
         matcher: GrammarMatcher | None = None,
         output: Sequence[int] = (),
+        named: NamedTokens | None = None,
     ) -> None:
         """
         Args:
@@ -100,8 +125,10 @@ class SampledRow:
             processors: change the logits in this order, before penalties and temperature.
             matcher: of the constraint that the output must keep.
             output: what it has generated before.
+            named: of these settings, where they are made already.
         """
         self.settings = settings
+        self.named = named or NamedTokens(settings)
         self.random = random.Random(seed)
         self.processors = processors
         self.matcher = matcher
@@ -140,7 +167,7 @@ class Sampler:
             setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings
         )
         self._ranked = [index for index, setting in enumerate(settings) if setting.logprobs is not None]
-        self._biases = self._bias_tensors(settings)
+        self._biases = self._bias_tensors()
         self._greedy = torch.tensor([setting.greedy for setting in settings], device=device)
         self._random = [row for row in rows if not row.settings.greedy]
         self._random_rows = self._rows_where([not setting.greedy for setting in settings])
@@ -217,7 +244,7 @@ class Sampler:
                 row = self._rows[index]
                 logits[index] = raw[index]
                 if row.matcher is None and row.settings.allowed is not None:
-                    self._bans.allow_only(logits[index], row.settings.allowed)
+                    self._bans.allow_only(logits[index], row.named.allowed)
 
     def _penalise(self, logits: Tensor) -> Tensor:
         repeated = torch.where(logits > 0, logits / self._repetition, logits * self._repetition)
@@ -267,16 +294,13 @@ class Sampler:
     def _rows_where(self, chosen: list[bool]) -> Tensor:
         return torch.tensor([index for index, yes in enumerate(chosen) if yes], dtype=torch.long, device=self._device)
 
-    def _bias_tensors(self, settings: Sequence[Settings]) -> tuple[Tensor, Tensor, Tensor] | None:
-        biases = [(row, *bias) for row, setting in enumerate(settings) for bias in setting.logit_bias.items()]
-        if not biases:
+    def _bias_tensors(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        biased = [(index, *row.named.biases) for index, row in enumerate(self._rows) if row.settings.logit_bias]
+        if not biased:
             return None
-        rows, ids, values = zip(*biases, strict=True)
-        return (
-            torch.tensor(rows, device=self._device),
-            torch.tensor(ids, device=self._device),
-            torch.tensor(values, dtype=torch.float32, device=self._device),
-        )
+        indices, ids, values = zip(*biased, strict=True)
+        rows, tokens = index_pairs(indices, ids)
+        return rows.to(self._device), tokens.to(self._device), torch.cat(values).to(self._device)
 
     def _gather_counts(self, rows: Sequence[SampledRow], vocabulary: int) -> tuple[Tensor, Tensor]:
         """The counts of these rows as one, of which each row then has its part."""

@@ -17,7 +17,7 @@ from runners.errors import InputError
 from runners.generation import Constraint
 from runners.generator.constraints import GrammarMatcher, Grammars, fill_masks
 from runners.generator.vocabulary import Vocabulary
-from tests.families import albert_unigram, roberta_bpe, wordpiece
+from tests.families import albert_unigram, deberta_unigram, roberta_bpe, wordpiece
 from tests.llama_tokenizer import byte_fallback_unigram
 
 ENDS = frozenset({2, 4})
@@ -84,11 +84,12 @@ def test_what_fits_is_allowed(constraint: Constraint, text: str, fits: bool) -> 
     assert takes(grammars().compile(constraint), roberta_bpe(), text) is fits
 
 
-@pytest.mark.parametrize("make", [roberta_bpe, byte_fallback_unigram, wordpiece, albert_unigram])
-def test_every_kind_of_tokenizer_is_known(make: Callable[[], PreTrainedTokenizerBase]) -> None:
-    """Walk the first token that is allowed, whatever it is: the text fits."""
+@pytest.mark.parametrize("pattern", [" ?[a-z]{3,5} [0-9]{2}", "maybe", "a b c"])
+@pytest.mark.parametrize("make", [roberta_bpe, byte_fallback_unigram, wordpiece, albert_unigram, deberta_unigram])
+def test_every_kind_of_tokenizer_is_known(make: Callable[[], PreTrainedTokenizerBase], pattern: str) -> None:
+    """Walk the first token that is allowed, whatever it is: the text fits, also where there is but one."""
     vocabulary = Vocabulary(make())
-    matcher = grammars(make).compile(Constraint("regex", " ?[a-z]{3,5} [0-9]{2}"))
+    matcher = grammars(make).compile(Constraint("regex", pattern))
     data = b""
     while True:
         tokens = allowed(matcher)
@@ -97,7 +98,7 @@ def test_every_kind_of_tokenizer_is_known(make: Callable[[], PreTrainedTokenizer
         token = min(tokens - ENDS)
         data += vocabulary.data(token)
         matcher.consume(token)
-    assert re.fullmatch(" ?[a-z]{3,5} [0-9]{2}", data.decode())
+    assert re.fullmatch(pattern, data.decode())
 
 
 def test_all_end_tokens_come_where_the_text_may_be_complete() -> None:
