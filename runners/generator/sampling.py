@@ -9,6 +9,7 @@ probabilities in vocabulary order.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -326,7 +327,12 @@ def rank(logprobs: Tensor, tokens: Tensor, count: int) -> list[Ranked]:
     ranks = (logprobs >= chosen).sum(-1).tolist()
     values, ids = (part.tolist() for part in logprobs.topk(min(count, logprobs.shape[1])))
     return [
-        Ranked(logprob, place, tuple(zip(ids[row], values[row], range(1, count + 1), strict=False)))
+        # Which of those that cannot come would be told is chance.
+        Ranked(
+            logprob,
+            place,
+            tuple(top for top in zip(ids[row], values[row], range(1, count + 1), strict=False) if top[1] > -math.inf),
+        )
         for row, (logprob, place) in enumerate(zip(chosen[:, 0].tolist(), ranks, strict=True))
     ]
 

@@ -21,7 +21,7 @@ from transformers import (
 from runners.generation import Constraint
 from runners.generator import truncation
 from runners.generator.constraints import Grammars
-from runners.generator.sampling import SampledRow, Sampler, Settings, count_as_likely
+from runners.generator.sampling import SampledRow, Sampler, Settings, count_as_likely, rank
 from runners.generator.truncation import least_kept
 from runners.generator.vocabulary import Vocabulary
 from tests.families import roberta_bpe
@@ -281,3 +281,9 @@ def test_constraints_hold_for_their_rows_and_come_before_log_probabilities() -> 
     assert ranked[1].logprob == pytest.approx(float(logits[1].log_softmax(-1)[7]))
     assert (ranked[2].logprob, ranked[2].rank) == (0, 1)
     assert [row.error for row in rows] == [None] * 4
+
+
+def test_what_cannot_come_is_not_among_the_most_likely() -> None:
+    logprobs = torch.tensor([[0.5, 0.0, 0.5, 0.0]]).log()
+    [ranked] = rank(logprobs, torch.tensor([0]), 3)
+    assert sorted(token for token, *_ in ranked.top) == [0, 2]
