@@ -88,7 +88,9 @@ def _measure_all(options: argparse.Namespace, folder: Path) -> dict[str, list[Me
                     load = asyncio.run(_drive(f"{url}/v1/completions", prompts, number, options.seconds))
                     found.setdefault(name, []).append(load)
             for name, loads in found.items():
-                results.setdefault(name, []).append(_best(loads))
+                results.setdefault(name, []).append(best := _best(loads))
+                # Seen also where the rest takes too long.
+                sys.stderr.write(f"{name}: {vars(best)}\n")
 
     with contextlib.ExitStack() as running:
         urls = {
