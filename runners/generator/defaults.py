@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from runners.errors import InputError
+from runners.errors import InputError, ModelLoadError
 from runners.generation import BeamSearch, Sampling
 from runners.generator.beams import BeamRules
 from runners.generator.languages import Languages
@@ -58,8 +58,9 @@ class Defaults:
             ModelLoadError: generation_config.json has a value that means nothing.
         """
         config: Any = model.generation_config
+        _check_numbers(config)
         eos = config.eos_token_id
-        ends = [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id]
+        ends = [*_listed(eos), tokenizer.eos_token_id]
         known_ends = frozenset(end for end in ends if end is not None)
         start = None
         if model.config.is_encoder_decoder:
@@ -70,7 +71,7 @@ class Defaults:
             eos=known_ends,
             decoder_start=start,
             max_tokens=config.max_new_tokens if start is None else configured_output(model),
-            stop=tuple([config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or ()),
+            stop=tuple(stop for stop in _listed(config.stop_strings) if stop),
             sampling={name: value for name in _SAMPLING if (value := getattr(config, name, None)) is not None},
             repetition_penalty=config.repetition_penalty or 1.0,
             # What causal models do is vLLM's, and OpenAI's: a temperature of 1.
@@ -213,6 +214,26 @@ def _asks_to_sample(sampling: Sampling) -> bool:
         or (sampling.top_k is not None and sampling.top_k > 0)
         or bool(sampling.min_p)
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_numbers(config: Any) -> None:
+    """
+    Raises:
+        ModelLoadError: a setting of sampling is no number, or none that sampling has.
+    """
+    for name in (*_SAMPLING, "repetition_penalty"):
+        value = getattr(config, name, None)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # A `top_k` of -1 is all of the vocabulary.
+        if value is not None and not (is_number and (value >= 0 or name == "top_k")):
+            raise ModelLoadError(f"generation_config.json has {name} {value!r}, which must be a number from 0")
+    for token in _listed(config.eos_token_id):
+        if token is not None and (isinstance(token, bool) or not isinstance(token, int)):
+            raise ModelLoadError(f"generation_config.json has eos_token_id {token!r}, which must be a token id")
 
 
 def _tell_without_effect(config: Any) -> None:

@@ -307,6 +307,7 @@ class TransformersEngine:
         from runners.generator.scheduler import MAX_ROWS, Scheduler
         from runners.generator.vocabulary import Vocabulary
         from runners.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
+        from runners.model_files import load_json
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -317,6 +318,8 @@ class TransformersEngine:
         torch.set_num_threads(count_cores(arguments.workers))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = load_config(arguments)
+        # `transformers` would take its own defaults, without a word, for a file that is no JSON.
+        load_json(arguments, "generation_config.json")
         tokenizer = load_tokenizer(arguments, needs_fast=False)
         if not config.is_encoder_decoder:
             # The end of a prompt is what is gone on with; vLLM does the same.

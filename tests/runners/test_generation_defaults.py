@@ -286,6 +286,9 @@ def test_what_has_no_effect_is_named(folder_with: Folder, start: Start, caplog: 
         ({"no_repeat_ngram_size": "three"}, "generation_config.json cannot be used: "),
         ({"bad_words_ids": [[-1]]}, "generation_config.json cannot be used: "),
         ({"forced_bos_token_id": 3000}, "generation_config.json cannot be used: "),
+        ({"temperature": "1"}, "generation_config.json has temperature '1', which must be a number from 0"),
+        ({"repetition_penalty": -1.0}, "generation_config.json has repetition_penalty -1.0, which must be a number"),
+        ({"eos_token_id": "2"}, "generation_config.json has eos_token_id '2', which must be a token id"),
     ],
 )
 def test_what_means_nothing_ends_the_load(
@@ -293,6 +296,13 @@ def test_what_means_nothing_ends_the_load(
 ) -> None:
     with pytest.raises(ModelLoadError, match=message):
         start(folder_with("bart", **settings))
+
+
+def test_a_file_of_defaults_that_is_no_json_ends_the_load(folder_with: Folder, start: Start) -> None:
+    folder = folder_with("bart")
+    (folder / "generation_config.json").write_text("{bad")
+    with pytest.raises(ModelLoadError, match="generation_config.json"):
+        start(folder)
 
 
 def test_a_model_that_runs_alone_has_its_defaults_too(tmp_path: Path, start: Start) -> None:
