@@ -301,7 +301,7 @@ def test_what_means_nothing_ends_the_load(
 def test_a_file_of_defaults_that_is_no_json_ends_the_load(folder_with: Folder, start: Start) -> None:
     folder = folder_with("bart")
     (folder / "generation_config.json").write_text("{bad")
-    with pytest.raises(ModelLoadError, match="generation_config.json"):
+    with pytest.raises(ModelLoadError, match=r"generation_config\.json"):
         start(folder)
 
 
