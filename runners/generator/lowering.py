@@ -31,6 +31,11 @@ def read_windows(decoder: Decoder) -> list[int]:
     return sorted({number for number in found if isinstance(number, int) and number > 0})
 
 
+def selects_columns(decoder: Decoder) -> bool:
+    """Whether attention looks only at columns with the best scores, as DeepSeek's sparse attention."""
+    return any(_read(config, "index_topk") for config in _configs(decoder))
+
+
 @contextlib.contextmanager
 def lowered(decoder: Decoder, limit: int) -> Iterator[None]:
     """Windows of at most so many tokens, and rotary positions that change at as many."""

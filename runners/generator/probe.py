@@ -19,7 +19,7 @@ from runners.encoder.difference import TOLERANCES
 from runners.encoder.linear import pack_linears
 from runners.errors import ModelLoadError, brief
 from runners.generator.decoding import Batching, Decoder, Rows
-from runners.generator.lowering import has_limits, lowered, read_windows
+from runners.generator.lowering import has_limits, lowered, read_windows, selects_columns
 from runners.loading import count_positions
 
 # The first text crosses a limit of 8 tokens while it runs, the second begins beyond it, the third one stays below.
@@ -53,6 +53,8 @@ def choose_batching(decoder: Decoder) -> str:
     for batching in Batching:
         decoder.batching = batching
         try:
+            if batching is not Batching.ALONE and selects_columns(decoder):
+                raise ValueError("its attention selects the best columns, and rounding decides among equal ones")
             difference = max(probe.check() for probe in probes)
         except Exception as error:
             reasons.append(f"not {batching}: {brief(error)}")
