@@ -14,6 +14,7 @@ from tests.conftest import GeneratorFolder, ModelFolder
 from tests.embedders import change
 
 MakeEngine = Callable[..., TransformersEngine]
+Start = Callable[[Path], TransformersEngine]
 
 
 @pytest.fixture
@@ -50,3 +51,18 @@ def own_engine(generator_folder: GeneratorFolder) -> Iterator[TransformersEngine
     engine.load()
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A loaded engine, closed after the test."""
+    engines: list[TransformersEngine] = []
+
+    def make(folder: Path) -> TransformersEngine:
+        engines.append(TransformersEngine(Arguments(model_dir=str(folder))))
+        engines[-1].load()
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()

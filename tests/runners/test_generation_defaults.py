@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from runners.arguments import Arguments
 from runners.errors import ModelLoadError
 from runners.generation import Sampling
 from runners.generator.transformers import TransformersEngine
@@ -22,6 +21,7 @@ from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
 from tests.generator_families.models import save_generator
 from tests.generator_families.registry import registered_families
+from tests.runners.conftest import Start
 
 # facebook/bart-large-cnn's, smaller.
 BART_CNN = {
@@ -62,24 +62,6 @@ Folder = Callable[..., Path]
 def folder_with(generator_folder: GeneratorFolder, tmp_path: Path) -> Folder:
     """A model with these settings: `folder_with("bart", num_beams=4)`."""
     return lambda family, **settings: copy_with_defaults(generator_folder(family), tmp_path / family, **settings)
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[Path], TransformersEngine]]:
-    """A loaded engine, closed after the test."""
-    engines: list[TransformersEngine] = []
-
-    def make(folder: Path) -> TransformersEngine:
-        engines.append(TransformersEngine(Arguments(model_dir=str(folder))))
-        engines[-1].load()
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
-
-
-Start = Callable[[Path], TransformersEngine]
 
 
 @pytest.mark.parametrize(

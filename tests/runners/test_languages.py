@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from runners.arguments import Arguments
 from runners.errors import InputError
 from runners.generation import PromptOptions
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import collect, collect_ids, copy_with_defaults, generate, load
+from tests.runners.conftest import Start
 from tests.translators import KINDS, save_translator
 
 TEXT = "return the value of the key"
 
-Start = Callable[[Path], TransformersEngine]
 TranslatorFolder = Callable[[str], Path]
 
 
@@ -34,21 +33,6 @@ def translator_folder(tmp_path_factory: pytest.TempPathFactory) -> TranslatorFol
         return made[kind]
 
     return make
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """A loaded engine, closed after the test."""
-    engines: list[TransformersEngine] = []
-
-    def make(folder: Path) -> TransformersEngine:
-        engines.append(TransformersEngine(Arguments(model_dir=str(folder))))
-        engines[-1].load()
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
