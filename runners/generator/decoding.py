@@ -14,12 +14,13 @@ from enum import StrEnum
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from runners.encoder.forward import AttentionTypes
 from runners.generator.cache import GrowingCache, join_masks
+from runners.generator.positions import find_restart, find_row_positions
 from runners.generator.rope import RowRope
 from runners.generator.stock import StockSequence
 
@@ -143,7 +144,7 @@ class Decoder:
         parameters = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in parameters
         self._takes_last_only = "logits_to_keep" in parameters
-        self._row_positions = [] if self._takes_positions else list(_find_row_positions(model))
+        self._row_positions = [] if self._takes_positions else list(find_row_positions(model))
         decoding: Any = model if decoder_start is None else model.get_decoder()  # type: ignore[no-untyped-call]
         self.rope = RowRope(decoding)
         self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
@@ -151,7 +152,7 @@ class Decoder:
         self._states = [
             (module, name) for module in model.modules() for name in _MODULE_STATES if hasattr(module, name)
         ]
-        self.restarts_above = None if self.rope.limit is None else _find_restart(model)
+        self.restarts_above = None if self.rope.limit is None else find_restart(model)
 
     @property
     def has_encoder(self) -> bool:
@@ -288,64 +289,6 @@ class _EncoderOutput(BaseModelOutput):
     """The output of an encoder; models with experts pass on what their routers gave, for training."""
 
     router_logits: Any = None
-
-
-class _RowPositions:
-    """Gives a decoder's table of absolute positions a position a row, while set.
-
-    Such models (BART, Marian, Pegasus, M2M100, ...) take the columns of the cache for positions.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self.positions: Tensor | None = None
-        module.register_forward_hook(self._hook)
-
-    def _hook(self, module: Any, _: Any, output: Tensor) -> Tensor:
-        if self.positions is None:
-            return output
-        table: Tensor = module.weight if isinstance(module, nn.Embedding) else module.weights
-        return table[self.positions + getattr(module, "offset", 0)].to(output.dtype)
-
-
-def _find_row_positions(model: PreTrainedModel) -> Iterator[_RowPositions]:
-    decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
-    for name, module in decoder.named_modules():
-        has_table = isinstance(module, nn.Embedding) or isinstance(getattr(module, "weights", None), Tensor)
-        if name.rpartition(".")[2] == "embed_positions" and has_table:
-            yield _RowPositions(module)
-
-
-class _FilledCache(DynamicCache):
-    """A cache that says to have so many columns."""
-
-    def __init__(self, length: int) -> None:
-        super().__init__()
-        self._length = length
-
-    def __len__(self) -> int:
-        return 1
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self._length
-
-
-def _find_restart(model: Any) -> int | None:
-    """Up to how many tokens the cache of a sequence holds, where `generate` gives it up at some length.
-
-    Phi-3 and its like do at the length where LongRoPE changes, and the sequence is to be computed anew; whether a model
-    does is tried. Others go on with what has been computed.
-    """
-    limit = getattr(model.config, "original_max_position_embeddings", None)
-    if not isinstance(limit, int):
-        return None
-    ids = torch.zeros(1, limit + 1, dtype=torch.long)
-    try:
-        inputs = model.prepare_inputs_for_generation(
-            ids, past_key_values=_FilledCache(limit), attention_mask=torch.ones_like(ids), next_sequence_length=1
-        )
-    except Exception:
-        return None
-    return limit if inputs.get("past_key_values") is None else None
 
 
 def _select(cache: GrowingCache, rows: Tensor, mask: Tensor) -> Tensor:
