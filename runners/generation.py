@@ -125,7 +125,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and its log probability before temperature and truncation.
+    """A token and its log probability before temperature and truncation, at least -9999: JSON has no infinity.
 
     Attributes:
         text: what it decodes to, with its leading space; where its bytes are no whole characters, not unique.

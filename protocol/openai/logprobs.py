@@ -7,9 +7,6 @@ from typing import Any
 
 from runners.generation import TokenLogprob, TokenLogprobs
 
-# What stands for minus infinity, which JSON does not have.
-_LEAST = -9999.0
-
 
 def name_token(entry: TokenLogprob, as_id: bool) -> str:
     """A token's text; of one that is no whole characters its bytes, as OpenAI's API writes them.
@@ -24,10 +21,6 @@ def name_token(entry: TokenLogprob, as_id: bool) -> str:
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry.data)
     return entry.text
-
-
-def clamp(logprob: float) -> float:
-    return max(logprob, _LEAST)
 
 
 def completion_logprobs(
@@ -52,7 +45,7 @@ def completion_logprobs(
             offsets.append(0)
             continue
         tokens.append(name_token(entry.chosen, as_ids))
-        logprobs.append(clamp(entry.chosen.logprob))
+        logprobs.append(entry.chosen.logprob)
         tops.append(_by_name((entry.chosen, *entry.top), as_ids))
         offsets.append(entry.offset if position < prompt_entries else prompt_length + entry.offset)
     return {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": tops, "text_offset": offsets}
@@ -63,7 +56,7 @@ def _by_name(entries: Iterable[TokenLogprob], as_ids: bool) -> dict[str, float]:
     found: dict[str, float] = {}
     for entry in {entry.token_id: entry for entry in entries}.values():
         name = name_token(entry, as_ids)
-        found[f"token_id:{entry.token_id}" if name in found else name] = clamp(entry.logprob)
+        found[f"token_id:{entry.token_id}" if name in found else name] = entry.logprob
     return found
 
 
@@ -77,7 +70,7 @@ def chat_logprobs(entries: Sequence[TokenLogprobs], as_ids: bool) -> dict[str, A
 
 
 def _chat_logprob(entry: TokenLogprob, as_ids: bool) -> dict[str, Any]:
-    return {"token": name_token(entry, as_ids), "logprob": clamp(entry.logprob), "bytes": list(entry.data)}
+    return {"token": name_token(entry, as_ids), "logprob": entry.logprob, "bytes": list(entry.data)}
 
 
 def prompt_logprobs(entries: Sequence[TokenLogprobs | None] | None) -> list[Mapping[str, Any] | None] | None:
@@ -91,4 +84,4 @@ def prompt_logprobs(entries: Sequence[TokenLogprobs | None] | None) -> list[Mapp
 
 
 def _prompt_logprob(entry: TokenLogprob) -> dict[str, Any]:
-    return {"logprob": clamp(entry.logprob), "rank": entry.rank, "decoded_token": entry.text}
+    return {"logprob": entry.logprob, "rank": entry.rank, "decoded_token": entry.text}

@@ -239,7 +239,7 @@ def test_names_of_tokens_do_not_collide() -> None:
         TokenLogprobs(
             token(1, "\ufffd", b"\xe2\x80"), (token(2, "\ufffd", b"\x9c"), token(1, "\ufffd", b"\xe2\x80")), 0
         ),
-        TokenLogprobs(token(3, "a", b"a"), (token(4, "a", b"a"), token(20000, "b", b"b")), 1),
+        TokenLogprobs(token(3, "a", b"a"), (token(4, "a", b"a"), token(9999, "b", b"b")), 1),
     ]
     found = completion_logprobs(entries, as_ids=False, prompt_length=10, prompt_entries=0)
     assert found == {
