@@ -155,8 +155,8 @@ class ModelArguments(_Group):
     )  # fmt: skip
     max_length: Annotated[int | None, BeforeValidator(_count)] = Field(
         None, ge=1, description="longest text in tokens, longer ones are truncated; for generation prompt and output "
-        "together, longer ones are refused; also called `max_model_len`; the model's and the tokenizer's own limits "
-        "hold where they are smaller",
+        "together, longer ones are refused; also called `max_model_len`; no more than the model has positions "
+        "for; without it the model's own limit holds, and for encoders the tokenizer's where that is smaller",
     )  # fmt: skip
     disable_lower_case: bool | None = Field(
         None, description="`true` never lower-cases, `false` always does (KServe's default); if unset the tokenizer's "

@@ -301,7 +301,7 @@ def test_a_stream_of_a_generator(generator: grpc.Channel, empty_final: bool) -> 
     ("request_", "message"),
     [
         (infer_request("a", "b"), "the request has 2 texts; a stream continues one a request"),
-        (infer_request("a", parameters={"max_tokens": 0}), "the parameters are not as expected: Expected `int` >= 1"),
+        (infer_request("a", parameters={"max_tokens": 0}), "max_tokens must be at least 1"),
         (infer_request("a", parameters={"nope": 0}), "the parameter nope is unknown; there are max_new_tokens, "),
     ],
 )
