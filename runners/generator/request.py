@@ -118,6 +118,11 @@ class Generation:
         return [[*self.request.prompt, *output] for output in self._outputs]
 
     @property
+    def length(self) -> int:
+        """The tokens of each of these."""
+        return len(self.request.prompt) + len(self._outputs[0])
+
+    @property
     def _outputs(self) -> Sequence[Sequence[int]]:
         return [self.sampled.output] if self.beams is None else self.beams.outputs
 

@@ -180,7 +180,7 @@ class Scheduler:
                     room -= generation.most_rows
                     if room < 0:
                         break
-                    longest = max(longest, len(generation.sequences[0]))
+                    longest = max(longest, generation.length)
                     rows = sum(joining.rows for joining in self._joining) + generation.rows
                     if self._joining and (
                         # Those that ask for log probabilities of their prompts are slower: others do not join them.
