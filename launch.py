@@ -64,7 +64,7 @@ def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
     target = folder.parent if (folder.parent / "bento.yaml").is_file() else folder
     command = (
         *(sys.executable, "-m", "bentoml", "serve", str(target)),
-        *(f"--port={server.http_port}", f"--host={server.host}", f"--timeout-keep-alive={server.timeout_keep_alive}"),
+        *(f"--port={server.http_port}", f"--host={server.host}"),
     )
     return Launch(server, command, {HANDED_OVER: json.dumps(given)})
 

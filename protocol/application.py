@@ -60,14 +60,13 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 
 def create_routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Route]:
     """The routes of all protocols, in the order in which they are tried."""
-    limit = arguments.max_request_bytes
     return [
-        *openai.routes(models, limit, openai_prefix),
-        *v1.routes(models, limit),
-        *generate.routes(models, limit),
-        *repository.routes(models, limit),
-        *tei.routes(models, limit),
-        *open_inference.routes(models, limit),
+        *openai.routes(models, arguments, openai_prefix),
+        *v1.routes(models, arguments),
+        *generate.routes(models, arguments),
+        *repository.routes(models, arguments),
+        *tei.routes(models, arguments),
+        *open_inference.routes(models, arguments),
         *openapi.routes(models, arguments, openai_prefix),
         Route("/metrics", _metrics),
     ]

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+from runners.request_limits import RequestLimits
 
 T = TypeVar("T")
 
@@ -29,8 +30,10 @@ _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 _PIECE = 256
 
 
-async def read_body(request: Request, limit: int, allow_binary: bool = False, allow_event: bool = False) -> bytes:
-    """Read a request's body of at most `limit` bytes.
+async def read_body(
+    request: Request, limits: RequestLimits, allow_binary: bool = False, allow_event: bool = False
+) -> bytes:
+    """Read a request's body.
 
     Raises:
         UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
@@ -40,6 +43,7 @@ async def read_body(request: Request, limit: int, allow_binary: bool = False, al
     """
     _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
     encoding = read_encoding(request.headers.getlist("content-encoding"))
+    limit = limits.max_request_bytes
     declared = request.headers.get("content-length")
     if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):
         raise BodyTooLargeError(f"the body has {declared[:MAX_DIGITS]} bytes; at most {limit} are allowed")

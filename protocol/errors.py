@@ -15,6 +15,7 @@ from starlette.responses import Response
 from runners.errors import (
     EngineDeadError,
     InputError,
+    LimitExceededError,
     ModelLoadError,
     ModelNotReadyError,
     NonFiniteScoresError,
@@ -122,6 +123,7 @@ class NotImplementedByModelError(ProtocolError):
 _LONGEST_MESSAGE = 400
 _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
+    LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     # Whoever asks for a model to be loaded is to know why it is not.
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # It is the model's fault, and the message names the text, so that the caller can ask for the others.

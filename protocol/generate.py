@@ -22,17 +22,18 @@ from protocol.sse import stream_events
 from protocol.versions import MODEL_VERSION
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Options, Text, TextInput
+from runners.request_limits import RequestLimits
 
 _TEXT = "text_input"
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-def routes(models: Models, max_request_bytes: int) -> list[Route]:
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """`generate` and `generate_stream` of every model."""
 
     async def generate(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate")
-        call = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
+        call = parse_json(await read_body(request, limits), _decoder, "the body")
         text, options = _read(call)
         [prediction] = await infer(request, runner, [TextInput(text)], options)
         assert isinstance(prediction.output, Text)
@@ -40,7 +41,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
     async def generate_stream(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate_stream")
-        call = parse_json(await read_body(request, max_request_bytes), _decoder, "the body")
+        call = parse_json(await read_body(request, limits), _decoder, "the body")
         text, options = _read(call)
         return await stream_events(_stream(runner, call, text, options), _render_error)
 

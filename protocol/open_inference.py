@@ -28,6 +28,7 @@ from protocol.tensors import (
 )
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 BINARY_HEADER = "inference-header-content-length"
 
@@ -63,7 +64,7 @@ class InferRequest(msgspec.Struct):
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
-def routes(models: Models, max_request_bytes: int) -> list[Route]:
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """The routes under `/v2`."""
 
     async def server_metadata(_: Request) -> Response:
@@ -91,7 +92,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
-        body = await read_body(request, max_request_bytes, allow_binary=True)
+        body = await read_body(request, limits, allow_binary=True)
         head, binary = _split(body, request.headers)
         call = parse_json(head, _decoder, "the body")
         asked = InferCall(

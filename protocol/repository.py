@@ -19,6 +19,7 @@ from protocol.calls import find_model, post_route
 from protocol.errors import InvalidRequestError, NotImplementedByModelError
 from protocol.versions import MODEL_VERSION
 from runners.inference import Models, ModelState
+from runners.request_limits import RequestLimits
 
 
 class IndexRequest(msgspec.Struct):
@@ -82,12 +83,12 @@ def _check(models: Models, name: str) -> None:
         raise NotImplementedByModelError("several workers have the model, and a call reaches one of them")
 
 
-def routes(models: Models, max_request_bytes: int) -> list[Route]:
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """The routes under `/v2/repository`."""
 
     async def read_optional(request: Request) -> bytes:
         has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-        return await read_body(request, max_request_bytes) if has_body else b"{}"
+        return await read_body(request, limits) if has_body else b"{}"
 
     async def list_models(request: Request) -> Response:
         asked = parse_json(await read_optional(request), _index_decoder, "the body")

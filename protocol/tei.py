@@ -25,6 +25,7 @@ from protocol.errors import InvalidRequestError, describe, tei_error_type
 from protocol.openai.routes import shaped
 from protocol.ranking import sort_by_score, unit_vectors
 from runners.inference import Models, Prediction, Runner, Table, TextInput
+from runners.request_limits import RequestLimits
 from runners.task import Task
 
 # Which tasks answer a path.
@@ -83,7 +84,7 @@ _predict_decoder = msgspec.json.Decoder(TeiPredictRequest)
 _rerank_decoder = msgspec.json.Decoder(TeiRerankRequest)
 
 
-def routes(models: Models, max_request_bytes: int) -> list[Route]:
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """The three routes, at the root as that server has them."""
 
     async def answer(request: Request) -> Response:
@@ -91,7 +92,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
         check_ready(runner)
         if runner.task not in TASKS[path]:
             raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
-        return await _ANSWERS[path](request, runner, await read_body(request, max_request_bytes))
+        return await _ANSWERS[path](request, runner, await read_body(request, limits))
 
     return [post_route(path, shaped(answer, _render_error), _render_error) for path in TASKS]
 

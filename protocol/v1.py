@@ -22,6 +22,7 @@ from protocol.outputs import extra_tensors
 from protocol.scores import class_keys, class_rows, vocabulary_entries
 from protocol.tensors import Tensor
 from runners.inference import ClassScores, Models, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
+from runners.request_limits import RequestLimits
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,7 +60,7 @@ class PredictRequest(msgspec.Struct):
 _decoder = msgspec.json.Decoder(PredictRequest)
 
 
-def routes(models: Models, max_request_bytes: int) -> list[Route]:
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """The routes of V1, and KServe's `GET /`."""
 
     async def alive(_: Request) -> Response:
@@ -72,7 +73,7 @@ def routes(models: Models, max_request_bytes: int) -> list[Route]:
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        body = await read_body(request, max_request_bytes, allow_event=True)
+        body = await read_body(request, limits, allow_event=True)
         event = read_event(request, body)
         data, what = (body, "the body") if event is None else (event.data, "the event's data")
         call = parse_json(data, _decoder, what)

@@ -23,6 +23,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from runners.answers import AnswerOptions, ReadingOptions, split_names
 from runners.errors import ArgumentsError
 from runners.generator.flags import OPTIONS, SHORT, SWITCHES
+from runners.request_limits import RequestLimits
 from runners.task import Task
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,6 @@ class LaunchArguments(_Group):
     http_port: int = Field(8080, ge=1, le=65535, description="port of HTTP; also called `port`")
     host: Annotated[str, AfterValidator(_ip_address)] = Field(
         "0.0.0.0", description="IP address on which HTTP is served; gRPC is served on all"
-    )
-    timeout_keep_alive: int = Field(
-        65, ge=1, description="seconds after which a connection over which no request comes is closed"
     )
 
 
@@ -230,16 +228,16 @@ class ServerArguments(_Group):
         None, description="file of a certificate (PEM), with which HTTP and gRPC are served over TLS"
     )
     ssl_keyfile: str | None = Field(None, description="file of the certificate's private key (PEM)")
-    max_request_bytes: int = Field(32 * 2**20, ge=1, description="largest request body in bytes, a larger one is a 413")
     max_batch_tokens: int | None = Field(
         None, ge=1, description="most tokens the model computes at once; if unset 1536 on a CPU and 16384 on a GPU"
-    )
-    max_concurrent_requests: int = Field(
-        512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
     )
     enable_latency_logging: bool = Field(
         False, description="log a line for every request: its X-Request-Id, method, path, status and milliseconds"
     )
+
+
+class LimitArguments(_Group, RequestLimits):
+    title = "Limits (docs/limits.md says what each protects)"
 
 
 class ResourceArguments(_Group):
@@ -252,7 +250,9 @@ class ResourceArguments(_Group):
     gpu_type: str | None = Field(None, description="BentoCloud's GPU type, such as `nvidia-l4`")
 
 
-class Arguments(ServerArguments, ModelArguments, AnswerArguments, PredictorArguments, ResourceArguments):
+class Arguments(
+    ServerArguments, LimitArguments, ModelArguments, AnswerArguments, PredictorArguments, ResourceArguments
+):
     """All arguments of the service, under the names of KServe's Hugging Face runtime."""
 
     engine: Mapping[str, EngineArgument] = Field({}, exclude=True, repr=False)

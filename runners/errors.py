@@ -29,6 +29,19 @@ class InputError(RunnerError):
         self.param = param
 
 
+class LimitExceededError(InputError):
+    """The caller's input has more of something than the operator allows."""
+
+    def __init__(self, count: int, what: str, argument: str, limit: int, param: str | None = None) -> None:
+        """
+        Args:
+            count: how many there are.
+            what: of what, as a plural: "texts".
+            argument: the argument of the server that sets the limit.
+        """
+        super().__init__(f"{count} {what} are more than the {limit} that --{argument} allows", param)
+
+
 class NonFiniteScoresError(RunnerError):
     """What the model says of a text is NaN or infinity, of which no answer can be made."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runners.arguments import GROUPS
+from runners.arguments import GROUPS, LimitArguments
 from tests.servers import ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text()
@@ -108,11 +108,19 @@ def test_the_table_of_arguments_is_complete() -> None:
 def argument_table() -> str:
     rows = ["| argument | default | |", "|---|---|---|"]
     for group in GROUPS:
+        if group is LimitArguments:
+            continue
         rows.append(f"| **{group.title}** | | |")
         for name, field in group.model_fields.items():
             default = "" if field.default is None or field.default is False else f"`{field.default}`"
             rows.append(f"| `{name}` | {default} | {field.description} |")
     return "\n".join(rows)
+
+
+def test_the_table_of_limits_is_complete() -> None:
+    page = (ROOT / "docs" / "limits.md").read_text()
+    for name, field in LimitArguments.model_fields.items():
+        assert f"\n| `{name}` | `{field.default}` | {field.description} | " in page, name
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:

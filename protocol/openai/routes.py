@@ -50,6 +50,7 @@ from protocol.versions import SERVER_NAME
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
+from runners.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ COHERE_PATH = "/v2/rerank"
 _STARTED = int(time.time())
 
 
-def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
+def routes(models: Models, limits: RequestLimits, prefix: str) -> list[Route]:
     """The routes under `prefix` and under `/v1`."""
     prefix = normalize_prefix(prefix)
 
@@ -80,7 +81,7 @@ def routes(models: Models, max_request_bytes: int, prefix: str) -> list[Route]:
         check_ready(runner)
         if not serves_openai(runner, path):
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
-        body = await read_body(request, max_request_bytes) if request.method == "POST" else b""
+        body = await read_body(request, limits) if request.method == "POST" else b""
         if not isinstance(runner, GeneratorRunner):
             return await _ENCODER_ANSWERS[path](request, models, runner, body)
         if (application := runner.openai_application) is not None:

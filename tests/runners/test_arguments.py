@@ -16,6 +16,7 @@ from runners.arguments import (
     read_launch_arguments,
 )
 from runners.errors import ArgumentsError
+from runners.request_limits import RequestLimits
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_environment_names_every_argument() -> None:
         "predictor_request_retries": 2, "enable_predictor_health_check": True, "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
-        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_request_bytes": 9, "max_batch_tokens": 64, "max_concurrent_requests": 7,
+        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_batch_tokens": 64,
         "labels": True, "top_k": 3, "threshold": 0.25, "function_to_apply": "sigmoid", "targets": ("paris", "rome"),
         "aggregation_strategy": "max", "ignore_labels": ("O", "MISC"),
         "dimensions": 64, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
@@ -93,6 +94,7 @@ def test_environment_names_every_argument() -> None:
         "truncation": False, "stride": 16, "window_aggregation": "max", "return_truncated_tokens": True,
         "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
     }  # fmt: skip
+    values |= {name: field.default + 1 for name, field in RequestLimits.model_fields.items()}
     assert set(values) == set(ARGUMENT_NAMES)
     environment = {
         f"RUNTIME_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)

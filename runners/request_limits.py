@@ -1,0 +1,76 @@
+"""How much one request, and all requests together, may ask of the server."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_MIB = 2**20
+
+
+class RequestLimits(BaseModel):
+    """Each is an argument of the server; docs/limits.md says what it protects and what a client gets that exceeds it.
+
+    Counts of one request are checked while it is parsed or before any work is done for it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    max_header_bytes: int = Field(
+        64 * 2**10, ge=1024, description="largest request line and headers together in bytes, larger ones are a 431"
+    )
+    max_url_bytes: int = Field(8 * 2**10, ge=256, description="longest URL in bytes, a longer one is a 414")
+    max_request_bytes: int = Field(32 * _MIB, ge=1, description="largest request body in bytes, a larger one is a 413")
+    max_buffered_bytes: int = Field(
+        256 * _MIB, ge=1, description="most bytes of request bodies that all connections may hold together, further "
+        "ones are a 503 with Retry-After",
+    )  # fmt: skip
+    max_json_values: int = Field(2**19, ge=1, description="most values in a JSON body, or elements of a gRPC message")
+    max_json_containers: int = Field(
+        2**16, ge=1, description="most lists, objects and members of objects in a JSON body, or messages and map "
+        "entries in a gRPC message",
+    )  # fmt: skip
+    max_json_depth: int = Field(64, ge=8, le=256, description="deepest nesting of a JSON body")
+    max_client_batch_size: int = Field(4096, ge=1, description="most texts, pairs or documents in a request")
+    max_text_characters: int = Field(_MIB, ge=1, description="most characters of a text")
+    max_whole_text_characters: int = Field(
+        _MIB // 2, ge=1, description="most characters of a text that is read to its end: with `stride`, without "
+        "`truncation`, or where truncated tokens are counted",
+    )  # fmt: skip
+    max_request_characters: int = Field(
+        32 * _MIB, ge=1, description="most characters of all texts of a request, where a text counts each time it is "
+        "paired with another",
+    )  # fmt: skip
+    max_request_sequences: int = Field(
+        2**15, ge=1, description="most sequences that the model computes for a request: texts times labels, and windows"
+    )
+    max_labels: int = Field(1000, ge=1, description="most names in candidate_labels, targets or ignore_labels")
+    max_top_k: int = Field(1000, ge=1, description="largest top_k of an answer")
+    max_answer_tokens: int = Field(1000, ge=1, description="largest max_answer_len of question answering")
+    max_tensors: int = Field(64, ge=1, description="most inputs, and most outputs, of the Open Inference Protocol")
+    max_parameters: int = Field(256, ge=1, description="most entries of a request's, an input's or output's parameters")
+    max_choices: int = Field(1024, ge=1, description="most outputs of a generation request: prompts times n")
+    max_stop_strings: int = Field(64, ge=1, description="most stop strings, and most bad_words, of a request")
+    max_logit_bias: int = Field(1024, ge=1, description="most tokens in logit_bias")
+    max_messages: int = Field(2048, ge=1, description="most messages of a chat")
+    max_answer_numbers: int = Field(
+        8 * _MIB, ge=1, description="most numbers and names in an answer, and eight times as many in all answers that "
+        "are being made",
+    )  # fmt: skip
+    max_concurrent_requests: int = Field(
+        512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
+    )
+    max_queue_characters: int = Field(
+        64 * _MIB, ge=1, description="most characters of texts that wait, further requests are a 429 with Retry-After"
+    )
+    max_queue_tokens: int = Field(
+        4 * _MIB, ge=1, description="most tokens that wait for the model, further requests are a 429 with Retry-After"
+    )
+    max_connections: int = Field(
+        4096, ge=1, description="most connections of HTTP; idle ones are closed first, then new ones are refused"
+    )
+    header_timeout: float = Field(10, gt=0, description="seconds in which a request's headers must arrive")
+    body_timeout: float = Field(30, gt=0, description="seconds after which a request body that makes no progress ends")
+    answer_timeout: float = Field(60, gt=0, description="seconds after which a client that reads nothing is left")
+    timeout_keep_alive: int = Field(
+        65, ge=1, description="seconds after which a connection over which no request comes is closed"
+    )
