@@ -81,7 +81,7 @@ class Application:
     task: str
     runner: Runner
     asgi: ASGIApp
-    grpc: GrpcServer
+    server: GrpcServer
     channel: grpc.aio.Channel
 
     @classmethod
@@ -104,7 +104,7 @@ class Application:
 
     async def stop(self) -> None:
         await self.channel.close()
-        await self.grpc.stop()
+        await self.server.stop()
         await asyncio.to_thread(self.runner.close)
 
     async def ask(self, seed: str, report: Report) -> None:
