@@ -109,7 +109,7 @@ class Application:
 
     async def ask(self, seed: str, report: Report) -> None:
         """One request, which the seed makes."""
-        random = Random(seed)
+        random = Random(f"{self.task} {seed}")
         if random.random() < _GRPC_SHARE:
             method, message = fuzz_grpc.make_call(random, self.task == _GENERATION)
             code, said = await fuzz_grpc.call(self.channel, method, message)
