@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.http.server import bound_connections
 from protocol.options import AnswerOptions
 from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
@@ -78,6 +79,7 @@ class DirectService(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        bound_connections(arguments)
         behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:

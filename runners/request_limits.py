@@ -18,6 +18,7 @@ class RequestLimits(BaseModel):
     max_header_bytes: int = Field(
         64 * 2**10, ge=1024, description="largest request line and headers together in bytes, larger ones are a 431"
     )
+    max_headers: int = Field(256, ge=16, description="most headers of a request, more are a 431")
     max_url_bytes: int = Field(8 * 2**10, ge=256, description="longest URL in bytes, a longer one is a 414")
     max_request_bytes: int = Field(32 * _MIB, ge=1, description="largest request body in bytes, a larger one is a 413")
     max_buffered_bytes: int = Field(
