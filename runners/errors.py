@@ -93,8 +93,11 @@ def one_line(error: Exception) -> str:
 
 
 def name_text(error: InputError, position: int) -> InputError:
-    """The error with the position of the text in its request."""
-    return InputError(f"text {position} cannot be served: {error}", error.param)
+    """The error, of the same kind, with the position of the text in its request."""
+    kind = type(error)
+    named = kind.__new__(kind, f"text {position} cannot be served: {error}")
+    named.param = error.param
+    return named
 
 
 @contextlib.contextmanager
