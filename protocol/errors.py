@@ -80,6 +80,12 @@ class UnauthorizedError(ProtocolError):
     headers: Mapping[str, str] = MappingProxyType({"www-authenticate": "Bearer"})
 
 
+class ForbiddenError(ProtocolError):
+    """The request is understood, and the operator does not allow it."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
 class MethodNotAllowedError(ProtocolError):
     """The path exists, for other methods."""
 
@@ -140,6 +146,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
 # The codes that gRPC has for these; https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
 _GRPC_CODE_BY_STATUS = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
+    HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.NOT_FOUND: "NOT_FOUND",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RESOURCE_EXHAUSTED",
     HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",

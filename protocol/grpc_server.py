@@ -20,10 +20,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from protocol import inference, repository
+from protocol.access import Access
 from protocol.calls import check_version, find_model, find_ready_model
 from protocol.errors import InvalidRequestError, describe, grpc_code
+from protocol.grpc_access import REQUEST_ID, RefuseForbidden
 from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
-from protocol.keys import Keys
 from protocol.latency import log_latency
 from protocol.request_id import request_id
 from protocol.stubs import open_inference_pb2 as messages
@@ -53,7 +54,6 @@ T = TypeVar("T")
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
 _SERVICE = "inference.GRPCInferenceService"
-_REQUEST_ID = "x-request-id"
 _WATCH_SECONDS = 0.5
 # As KServe's and Triton's streams have it: the parameter that tells the last response to a request.
 _FINAL = "triton_final_response"
@@ -86,7 +86,10 @@ class GrpcServer:
         """
         arguments = self._arguments
         server = grpc.aio.server(
-            interceptors=[_RefuseUndecodable()],
+            interceptors=[
+                RefuseForbidden(Access(arguments), arguments.enable_latency_logging),
+                _RefuseUndecodable(),
+            ],
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_send_message_length", arguments.grpc_max_send_message_length),
@@ -153,7 +156,6 @@ class _Service(GRPCInferenceServiceServicer):
 
     def __init__(self, models: Models, arguments: Arguments) -> None:
         self._models = models
-        self._keys = Keys(arguments.api_key)
         self._log_latency = arguments.enable_latency_logging
 
     async def ServerLive(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:  # noqa: N802
@@ -249,13 +251,12 @@ class _Service(GRPCInferenceServiceServicer):
         """Await the answer, or end the call with the error's code; the client's id for it goes back and to the log."""
         started = time.perf_counter()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        given = metadata.get(_REQUEST_ID) or None
+        given = metadata.get(REQUEST_ID) or None
         request_id.set(given)
-        echo = () if given is None else ((_REQUEST_ID, given),)
+        echo = () if given is None else ((REQUEST_ID, given),)
         context.set_trailing_metadata(echo)
         status = grpc.StatusCode.CANCELLED
         try:
-            self._keys.check(metadata.get("authorization", ""))
             found = await answer()
             status = grpc.StatusCode.OK
         except Exception as error:
@@ -293,7 +294,7 @@ class _Service(GRPCInferenceServiceServicer):
 
 
 async def _nothing() -> None:
-    """What a stream does before its first request, so that a wrong key is told of at once."""
+    """What a stream answers before its first request: its id is echoed, and its line logged, when it begins."""
 
 
 class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]

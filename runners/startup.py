@@ -20,7 +20,8 @@ from bentoml import server_context
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.images import Image
 
-from runners.arguments import Arguments, read_arguments
+from runners.api_keys import check_key_file
+from runners.arguments import Arguments, forget_keys, read_arguments
 from runners.draining import DRAIN_SECONDS
 from runners.errors import ArgumentsError, RunnerError
 from runners.inference import Models
@@ -106,6 +107,21 @@ def resolve_ssl(arguments: Arguments) -> SSLSchema:
         if not being_built() and not Path(path).is_file():
             raise ArgumentsError(f"{name} is {path}, and there is no such file")
     return {"enabled": True, "certfile": arguments.ssl_certfile, "keyfile": arguments.ssl_keyfile}
+
+
+def secure_keys(arguments: Arguments) -> None:
+    """In BentoML's parent process check the files of keys; in a worker forget what its environment says of keys.
+
+    The parent's environment keeps it for the workers that it starts again.
+
+    Raises:
+        ArgumentsError: a file of keys is not there, or holds none. A worker whose file is gone lets nobody in.
+    """
+    if server_context.worker_index is not None:
+        forget_keys(os.environ)
+    elif not being_built():
+        check_key_file("api_key_file", arguments.api_key_file)
+        check_key_file("admin_api_key_file", arguments.admin_api_key_file)
 
 
 def exit_unless_free(port: int, argument: str) -> None:

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from protocol.access import Access
 from protocol.body import json_response, read_body
 from protocol.calls import (
     OPENAI_PATHS,
@@ -56,12 +57,21 @@ logger = logging.getLogger(__name__)
 
 # Beside /v1, below the prefix only: what vLLM offers to everybody. Its other routes are an operator's.
 _VLLM_PATHS = frozenset({*TOKENIZER_PATHS, *RANKING_PATHS, "/classify", "/pooling"})
+# The first names below /v1 of what vLLM offers to everybody; what another release adds may be an operator's.
+_VLLM_RESOURCES = frozenset(
+    {
+        "audio", "chat", "classify", "completions", "embeddings", "messages", "models", "pooling", "rerank",
+        "responses", "score",
+    }
+)  # fmt: skip
+# Below the prefix too, for whoever may change what is loaded; vLLM has them with VLLM_ALLOW_RUNTIME_LORA_UPDATING.
+ADMIN_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 # Cohere's client has the version in its own paths.
 COHERE_PATH = "/v2/rerank"
 _STARTED = int(time.time())
 
 
-def routes(models: Models, limits: RequestLimits, prefix: str) -> list[Route]:
+def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -> list[Route]:
     """The routes under `prefix` and under `/v1`."""
     prefix = normalize_prefix(prefix)
 
@@ -90,7 +100,9 @@ def routes(models: Models, limits: RequestLimits, prefix: str) -> list[Route]:
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
-        if is_for_clients(path) and serves_openai(runner, path):
+        if path in ADMIN_PATHS:
+            access.check_change_over_http(request)
+        if (path in ADMIN_PATHS or is_for_clients(path)) and serves_openai(runner, path):
             if request.method != "POST" and not isinstance(runner, GeneratorRunner):
                 raise MethodNotAllowedError(
                     f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
@@ -118,7 +130,7 @@ def normalize_prefix(prefix: str) -> str:
 
 def is_for_clients(path: str) -> bool:
     """Whether a path of vLLM's is for everybody below the prefix, if it is there."""
-    return path in _VLLM_PATHS or path.startswith("/v1/")
+    return path in _VLLM_PATHS or (path.startswith("/v1/") and path.split("/")[2] in _VLLM_RESOURCES)
 
 
 _ANSWERS = {

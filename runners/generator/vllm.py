@@ -409,6 +409,8 @@ def _parse(arguments: Arguments, names: Sequence[str]) -> Namespace:
         raise
     except Exception as error:
         raise ArgumentsError(f"vLLM refuses the arguments: {_one_line(error)}") from error
+    if parsed.api_key:
+        raise ArgumentsError("api_key in vLLM's --config would be asked for by vLLM's routes alone: set --api_key")
     return parsed
 
 

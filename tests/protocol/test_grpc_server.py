@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from protocol.stubs import open_inference_pb2 as messages
 from protocol.stubs.generate import HERE, generate
 from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from runners.api_keys import digest_keys
 from runners.inference import Models
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve
 from tests.wire import read_outputs, set_parameters, to_binary
@@ -28,7 +29,7 @@ SERVICE = "inference.GRPCInferenceService"
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"))
+    return serve(model_dir=model_folder("bert", "sequence_classification"), enable_repository=True)
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_both_forms_of_a_models_name_in_the_repository(channel: grpc.Channel) ->
 
 
 def test_keys(client: TestClient, dial: Dial) -> None:
-    server = stub(dial(client, api_key=("s3cret",)))
+    server = stub(dial(client, api_key=digest_keys("s3cret")))
     assert server.ServerReady(messages.ServerReadyRequest()).ready is True
     for metadata in ([], [("authorization", "Bearer wrong")], [("authorization", "s3cret")]):
         for call in (
@@ -337,7 +338,7 @@ def test_a_generator_continues_token_ids(generator: grpc.Channel) -> None:
 
 @pytest.fixture
 def unloaded(model_folder: ModelFolder, serve: Serve, dial: Dial) -> tuple[TestClient, grpc.Channel]:
-    client = serve(model_dir=model_folder("bert", "fill_mask"), model_name="m")
+    client = serve(model_dir=model_folder("bert", "fill_mask"), model_name="m", enable_repository=True)
     assert client.post("/v2/repository/models/m/unload").json() == {"name": "m", "unload": True}
     return client, dial(client)
 
