@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +14,8 @@ from starlette.responses import Response
 
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+from protocol.json_structure import check_amounts, decode_in_pieces
+from protocol.offload import offload
 from runners.request_limits import RequestLimits
 
 T = TypeVar("T")
@@ -28,6 +31,9 @@ _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 # Items of a list that are encoded at once: a few ms, of the largest that there are.
 _PIECE = 256
+# Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
+_INLINE_BYTES = 256 * 2**10
+_ONE_CALL_BYTES = 4 * 2**20
 
 
 async def read_body(
@@ -75,14 +81,51 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
 
 
-def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what: str) -> T:
+async def read_off_loop(read: Callable[[], T], size: int) -> T:
+    """Do what makes objects of a body of so many bytes, in a thread if there is much to do."""
+    return read() if size <= _INLINE_BYTES else await offload(read)
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLimits, what: str = "the body") -> T:
+    """Decode JSON of a client into the decoder's type; no call into msgspec takes long.
+
+    Raises:
+        LimitExceededError: it has more values, containers or levels than the operator allows.
+        InvalidRequestError: as `parse_json`.
+    """
+    if len(body) <= _ONE_CALL_BYTES:
+        check_amounts(body, limits)
+        return parse_json(body, decoder, what)
+    with _request_errors(what):
+        value = decode_in_pieces(body, limits)
+    converted: T = convert_json(value, decoder.type, what)
+    return converted
+
+
+def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode JSON into the decoder's type.
 
     Raises:
         InvalidRequestError: it is no JSON or of another form; the message says where, and repeats none of it.
     """
-    try:
+    with _request_errors(what):
         return decoder.decode(body)
+
+
+def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
+    """What was decoded already, as a type.
+
+    Raises:
+        InvalidRequestError: it is of another form.
+    """
+    with _request_errors(what):
+        return msgspec.convert(value, form)
+
+
+@contextlib.contextmanager
+def _request_errors(what: str) -> Iterator[None]:
+    try:
+        yield
     except msgspec.ValidationError as error:
         found = _FIELD.search(str(error))
         param = None if found is None else found[1] or found[2]

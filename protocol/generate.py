@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import json_response, parse_json, read_body
+from protocol.body import decode_json, json_response, read_body, read_off_loop
 from protocol.calls import find_generator, infer, post_route, served_name
 from protocol.errors import InvalidRequestError, describe
 from protocol.sampling import read_sampling
@@ -33,16 +33,14 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 
     async def generate(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate")
-        call = parse_json(await read_body(request, limits), _decoder, "the body")
-        text, options = _read(call)
+        call, text, options = await _read(await read_body(request, limits), limits)
         [prediction] = await infer(request, runner, [TextInput(text)], options)
         assert isinstance(prediction.output, Text)
         return json_response(_answer(runner, call, prediction.output.value))
 
     async def generate_stream(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate_stream")
-        call = parse_json(await read_body(request, limits), _decoder, "the body")
-        text, options = _read(call)
+        call, text, options = await _read(await read_body(request, limits), limits)
         return await stream_events(_stream(runner, call, text, options), _render_error)
 
     return [
@@ -52,20 +50,22 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     ]
 
 
-def _read(call: dict[str, Any]) -> tuple[str, Options]:
-    """The text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+async def _read(body: bytes, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
+    """The body, its text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+    call = await read_off_loop(lambda: decode_json(body, _decoder, limits), len(body))
     text = call.get(_TEXT)
     if not isinstance(text, str):
         raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
     parameters = call.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequestError("parameters must be an object")
+    limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     if not parameters:
-        return text, _options(beside)
+        return call, text, _options(beside)
     # What is wrong is refused also where the parameters win over it.
     read_sampling(beside)
-    return text, _options({**beside, **parameters})
+    return call, text, _options({**beside, **parameters})
 
 
 def _options(parameters: dict[str, Any]) -> Options:

@@ -24,7 +24,7 @@ from protocol.access import Access
 from protocol.calls import check_version, find_model, find_ready_model
 from protocol.errors import InvalidRequestError, describe, grpc_code
 from protocol.grpc_access import REQUEST_ID, RefuseForbidden
-from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
+from protocol.inference import Answer, InferCall, RequestedOutput, check_counts, describe_model
 from protocol.latency import log_latency
 from protocol.request_id import request_id
 from protocol.stubs import open_inference_pb2 as messages
@@ -36,6 +36,7 @@ from protocol.tensors import (
     BYTES,
     Tensor,
     check_datatype,
+    check_elements,
     check_placement,
     check_shape,
     read_text,
@@ -47,6 +48,7 @@ from runners.arguments import Arguments
 from runners.draining import DRAIN_SECONDS
 from runners.errors import NonFiniteScoresError
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +158,7 @@ class _Service(GRPCInferenceServiceServicer):
 
     def __init__(self, models: Models, arguments: Arguments) -> None:
         self._models = models
+        self._arguments = arguments
         self._log_latency = arguments.enable_latency_logging
 
     async def ServerLive(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:  # noqa: N802
@@ -273,15 +276,18 @@ class _Service(GRPCInferenceServiceServicer):
     async def _infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
         check_version(request.model_name, request.model_version)
         runner = find_ready_model(self._models, request.model_name)
-        return await inference.infer(runner, _read_call(request), partial(_render, request))
+        return await inference.infer(
+            runner, _read_call(request, self._arguments), self._arguments, partial(_render, request)
+        )
 
     async def _answer_in_stream(
         self, request: messages.ModelInferRequest, responses: asyncio.Queue[messages.ModelStreamInferResponse | None]
     ) -> None:
+        limits = self._arguments
         try:
             check_version(request.model_name, request.model_version)
             runner = find_ready_model(self._models, request.model_name)
-            async with contextlib.aclosing(inference.stream(runner, _read_call(request))) as answers:
+            async with contextlib.aclosing(inference.stream(runner, _read_call(request, limits), limits)) as answers:
                 async for answer, final in answers:
                     response = _render(request, answer)
                     response.parameters[_FINAL].bool_param = final
@@ -350,9 +356,11 @@ def _read_credentials(arguments: Arguments) -> grpc.ServerCredentials | None:
     return grpc.ssl_server_credentials([pair])
 
 
-def _read_call(request: messages.ModelInferRequest) -> InferCall:
+def _read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> InferCall:
+    parameters = [tensor.parameters for tensor in request.inputs]
+    check_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
     return InferCall(
-        _read_tensors(request),
+        _read_tensors(request, limits),
         _read_parameters(request.parameters),
         [RequestedOutput(output.name, _read_parameters(output.parameters)) for output in request.outputs],
         binary=bool(request.raw_input_contents),
@@ -367,9 +375,10 @@ def _read_parameters(parameters: MutableMapping[str, messages.InferParameter]) -
     }
 
 
-def _read_tensors(request: messages.ModelInferRequest) -> list[Tensor]:
+def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) -> list[Tensor]:
     for tensor in request.inputs:
         check_placement(tensor.name, tensor.parameters)
+        check_elements(tensor.name, tensor.shape, limits)
     raw = request.raw_input_contents
     if not raw:
         return [_read_contents(tensor) for tensor in request.inputs]

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from runners.errors import LimitExceededError
+
+if TYPE_CHECKING:
+    from runners.inference import Options, TextInput, TokenInput
 
 _MIB = 2**20
 
@@ -45,6 +53,7 @@ class RequestLimits(BaseModel):
         2**15, ge=1, description="most sequences that the model computes for a request: texts times labels, and windows"
     )
     max_labels: int = Field(1000, ge=1, description="most names in candidate_labels, targets or ignore_labels")
+    max_label_characters: int = Field(4096, ge=1, description="most characters of such a name")
     max_top_k: int = Field(1000, ge=1, description="largest top_k of an answer")
     max_answer_tokens: int = Field(1000, ge=1, description="largest max_answer_len of question answering")
     max_tensors: int = Field(64, ge=1, description="most inputs, and most outputs, of the Open Inference Protocol")
@@ -75,3 +84,38 @@ class RequestLimits(BaseModel):
     timeout_keep_alive: int = Field(
         65, ge=1, description="seconds after which a connection over which no request comes is closed"
     )
+
+    def check(self, argument: str, count: int, what: str, param: str | None = None) -> None:
+        """Check an amount against the limit that an argument of the server sets.
+
+        Args:
+            what: of what there are so many, as a plural: "texts".
+
+        Raises:
+            LimitExceededError: there are more.
+        """
+        limit = getattr(self, argument)
+        if count > limit:
+            raise LimitExceededError(count, what, argument, limit, param)
+
+    def check_texts(self, texts: Sequence[TextInput | TokenInput], options: Options) -> None:
+        """Check how many texts a request has, and how many characters each and all have, before any work for them.
+
+        Raises:
+            LimitExceededError: there are more than the operator allows.
+        """
+        self.check("max_client_batch_size", len(texts), "texts")
+        longest = characters = 0
+        for given in texts:
+            if (text := getattr(given, "text", None)) is not None:
+                pair = getattr(given, "pair", None) or ""
+                longest = max(longest, len(text), len(pair))
+                characters += len(text) + len(pair)
+        if labels := options.answer.candidate_labels:
+            template = options.answer.hypothesis_template
+            holes, rest = template.count("{}"), len(template.replace("{}", ""))
+            hypotheses = [rest + holes * len(label) for label in labels]
+            longest = max(longest, *hypotheses)
+            characters = characters * len(labels) + sum(hypotheses) * len(texts)
+        self.check("max_text_characters", longest, "characters of a text")
+        self.check("max_request_characters", characters, "characters of all texts, each as often as it is paired,")

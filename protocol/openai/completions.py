@@ -9,20 +9,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import parse_json
 from protocol.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, Sequences, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
-from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
 from protocol.sampling import TokenId
 from runners.generation import Delta, PromptOptions, Sampling, TokenLogprobs
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 # OpenAI's default.
 _MAX_TOKENS = 16
@@ -41,18 +40,17 @@ class CompletionRequest(CommonFields, kw_only=True):
     echo: bool | None = None
 
 
-_decoder = msgspec.json.Decoder(CompletionRequest)
-
-
-async def answer_completion(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+async def answer_completion(
+    request: Request, models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits
+) -> Response:
     """Answer `completions`: every prompt is continued `n` times, all in one batch.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = parse_json(body, _decoder, "the body")
-    refuse_unsupported(body, Route.COMPLETIONS)
+    call = await read_request(body, CompletionRequest, Route.COMPLETIONS, limits)
     call.check(models, call.logprobs is not None)
     _check(call)
     given = _read_prompts(call)

@@ -17,7 +17,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import encode_lists, json_response, parse_json
+from protocol.body import encode_lists, json_response
 from protocol.calls import find_model, until_disconnect
 from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
@@ -33,7 +33,7 @@ from protocol.openai.choices import (
 )
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
-from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import TopLogprobs
 from protocol.request_id import printable
 from protocol.sampling import SamplingFields
@@ -41,6 +41,7 @@ from protocol.sse import stream_events
 from runners.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 _WITH_LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
@@ -94,18 +95,17 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
-_decoder = msgspec.json.Decoder(ResponsesRequest)
-
-
-async def answer_response(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+async def answer_response(
+    request: Request, models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits
+) -> Response:
     """Answer `responses`: a message of text.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = parse_json(body, _decoder, "the body")
-    refuse_unsupported(body, Route.RESPONSES)
+    call = await read_request(body, ResponsesRequest, Route.RESPONSES, limits)
     if call.model:
         find_model(models, call.model)
     sampling = _read_sampling(call)

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.access import Access
-from protocol.body import json_response, read_body
+from protocol.body import json_response, read_body, read_off_loop
 from protocol.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
@@ -42,6 +42,7 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
+from protocol.json_structure import check_amounts
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
 from protocol.openai.responses import answer_response
@@ -93,10 +94,11 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, limits) if request.method == "POST" else b""
         if not isinstance(runner, GeneratorRunner):
-            return await _ENCODER_ANSWERS[path](request, models, runner, body)
+            return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
         if (application := runner.openai_application) is not None:
+            await read_off_loop(lambda: check_amounts(body, limits), len(body))
             return _Forwarded(application, path, body, runner)
-        return await _ANSWERS[path](request, models, runner, body)
+        return await _ANSWERS[path](request, models, runner, body, limits)
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first

@@ -189,10 +189,12 @@ class EncoderRunner:
 
         Raises:
             InputError: a text cannot be served; the message names its position.
+            LimitExceededError: there are too many texts, or too long ones.
             ModelNotReadyError: the model is not loaded.
             OverloadedError: too many requests are under way.
         """
         loaded = self._model()
+        self._arguments.check_texts(texts, options)
         to_end = loaded.head.reads_to_end(options)
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:

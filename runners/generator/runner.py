@@ -157,8 +157,10 @@ class GeneratorRunner:
 
         Raises:
             InputError: a text cannot be continued; the message names its position.
+            LimitExceededError: there are too many texts, or too long ones.
             OverloadedError: too many requests are under way.
         """
+        self._arguments.check_texts(texts, options)
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None:
                 raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
