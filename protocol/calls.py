@@ -199,7 +199,7 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None, limits
     if isinstance(runner, GeneratorRunner):
         if not runner.generates:
             raise InvalidRequestError(f"{runner.name} does not generate text: {describe_service(runner)}")
-        sampling, prompt = read_sampling(parameters)
+        sampling, prompt = read_sampling(parameters, runner.limits)
         return replace(options, sampling=sampling, prompt=prompt)
     if not parameters:
         return options

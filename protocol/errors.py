@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from runners.errors import (
     EngineDeadError,
+    GenerationFailedError,
     InputError,
     LimitExceededError,
     ModelLoadError,
@@ -134,6 +135,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # It is the model's fault, and the message names the text, so that the caller can ask for the others.
     NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
     PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -46,7 +46,7 @@ from protocol.tensors import (
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.arguments import Arguments
 from runners.draining import DRAIN_SECONDS
-from runners.errors import NonFiniteScoresError
+from runners.errors import GenerationFailedError, NonFiniteScoresError
 from runners.inference import Models
 from runners.request_limits import RequestLimits
 
@@ -343,7 +343,7 @@ def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[s
     """Code, message and trailing metadata of any error; what is not meant for the client is logged and hidden."""
     status, message, headers = describe(error)
     # A line for a batch of these is in the log already.
-    if status == 500 and not isinstance(error, NonFiniteScoresError):
+    if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=error)
     return grpc.StatusCode[grpc_code(status)], message, headers
 

@@ -167,11 +167,10 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
         raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, call.parameters, limits)
     [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
-    with runner.admit():
-        async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
-            async for delta in deltas:
-                if delta.text or delta.finish_reason:
-                    yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
+    async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
+        async for delta in deltas:
+            if delta is not None and (delta.text or delta.finish_reason):
+                yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
 
 
 def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:

@@ -46,6 +46,10 @@ class NonFiniteScoresError(RunnerError):
     """What the model says of a text is NaN or infinity, of which no answer can be made."""
 
 
+class GenerationFailedError(RunnerError):
+    """One output cannot be generated, by a fault of the server; it is logged, and others go on."""
+
+
 class OverloadedError(RunnerError):
     """Too much is under way; the caller may try again after `retry_after` seconds."""
 

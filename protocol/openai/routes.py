@@ -31,6 +31,7 @@ from protocol.calls import (
     get_route,
     post_route,
     serves_openai,
+    until_disconnect,
 )
 from protocol.embeddings import answer_embeddings
 from protocol.errors import (
@@ -49,7 +50,7 @@ from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
 from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
-from runners.errors import ModelNotReadyError, OverloadedError
+from runners.errors import GenerationFailedError, ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 from runners.request_limits import RequestLimits
@@ -98,7 +99,7 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
         if (application := runner.openai_application) is not None:
             await read_off_loop(lambda: check_amounts(body, limits), len(body))
             return _Forwarded(application, path, body, runner)
-        return await _ANSWERS[path](request, models, runner, body, limits)
+        return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
@@ -186,7 +187,7 @@ def shaped(endpoint: Endpoint, render: Callable[[Exception], Response] = render_
 
 
 def _shape(error: Exception, render: Callable[[Exception], Response] = render_openai_error) -> Response:
-    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError)):
+    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError, GenerationFailedError)):
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
     return render(error)
 

@@ -24,6 +24,7 @@ from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sam
 from runners.metrics import Load
 
 if TYPE_CHECKING:
+    from runners.generator.admission import Admitted
     from runners.generator.beams import Hypothesis
     from runners.generator.constraints import GrammarMatcher, Grammars
     from runners.generator.defaults import Defaults
@@ -144,7 +145,9 @@ class TransformersEngine:
         prompts = self._model().prompts
         return await self._tokenizing(lambda: prompts.strings(ids))
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None
+    ) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.
 
         What beams find comes at the end, a delta a choice.
@@ -159,12 +162,16 @@ class TransformersEngine:
 
         loaded = self._model()
         request = await self._make_request(loaded, prompt, sampling)
-        generation = Generation(request, loaded.vocabulary)
+        generation = Generation(request, loaded.vocabulary, object() if admitted is None else admitted)
         loaded.scheduler.submit(generation)
         try:
+            if admitted is not None:
+                admitted.on_queued()
             is_first = True
             while True:
                 item = await generation.queue.get()
+                if is_first and admitted is not None:
+                    admitted.start(len(prompt))
                 if isinstance(item, Exception):
                     raise item
                 deltas = [item] if isinstance(item, Delta) else await self._tell_found(loaded, request, item)
