@@ -20,6 +20,7 @@ from protocol import generate, open_inference, openapi, repository, tei, v1
 from protocol.compression import CompressResponses
 from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, UnauthorizedError, ignore_disconnect, render_error
+from protocol.http.body_budget import BoundBodies
 from protocol.keys import Keys
 from protocol.latency import LogLatency
 from protocol.openai import routes as openai
@@ -54,7 +55,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     application = openai.ForwardPreflights(application, models, openai_prefix)
     if arguments.api_key:
         application = _RequireKey(application, Keys(arguments.api_key))
-    application = EchoRequestId(KeepAlive(CompressResponses(application)))
+    application = BoundBodies(CompressResponses(application), arguments.max_buffered_bytes)
+    application = EchoRequestId(KeepAlive(application))
     return LogLatency(application) if arguments.enable_latency_logging else application
 
 
