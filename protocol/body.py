@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+from protocol.http.body_budget import get_share
 from protocol.json_structure import check_amounts, decode_in_pieces
 from protocol.offload import offload
 from runners.request_limits import RequestLimits
@@ -29,6 +30,8 @@ MAX_DIGITS = 18
 # Where msgspec names a field of the body: missing, or with a value that it cannot have.
 _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
+# As many parameters of a content type are looked at; none has more than three.
+_MOST_PARAMETERS = 16
 # Items of a list that are encoded at once: a few ms, of the largest that there are.
 _PIECE = 256
 # Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
@@ -45,6 +48,7 @@ async def read_body(
         UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
             otherwise than with gzip or deflate.
         BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
+        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
         InvalidRequestError: it is empty, or not what its Content-Encoding says.
     """
     _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
@@ -53,6 +57,9 @@ async def read_body(
     declared = request.headers.get("content-length")
     if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):
         raise BodyTooLargeError(f"the body has {declared[:MAX_DIGITS]} bytes; at most {limit} are allowed")
+    share = get_share(request.scope)
+    if share is not None and declared is not None:
+        share.check(int(declared))
     chunks: list[bytes] = []
     received = 0
     async for chunk in request.stream():
@@ -62,7 +69,7 @@ async def read_body(
         chunks.append(chunk)
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if body and encoding is not None:
-        body = await inflate(body, encoding, limit)
+        body = await inflate(body, encoding, limit, share)
     if not body:
         raise InvalidRequestError("the body is empty; it must be a JSON object")
     return body
@@ -75,7 +82,7 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
     if media_type not in _JSON_TYPES and media_type not in others:
         allowed = " or ".join(["application/json", *others])
         raise UnsupportedMediaTypeError(f"the content type {media_type} is not supported; send {allowed}")
-    for parameter in parameters.split(";"):
+    for parameter in parameters.split(";", _MOST_PARAMETERS):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _UTF8:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")

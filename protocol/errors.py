@@ -103,6 +103,18 @@ class BodyTooLargeError(ProtocolError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class BodiesTooLargeError(ProtocolError):
+    """The bodies of all requests under way are larger than the operator allows; the same may pass later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: Mapping[str, str] = MappingProxyType({"retry-after": "1"})
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the bodies of all requests under way have the {limit} bytes that --max_buffered_bytes allows; try again"
+        )
+
+
 class UnsupportedMediaTypeError(ProtocolError):
     """The body's content type or encoding is none that this server reads."""
 
