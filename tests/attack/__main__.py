@@ -57,7 +57,7 @@ def _attack(served: Served, cases: Iterable[Case], folder: Path) -> bool:
     target: Target | None = None
     for case in cases:
         if target is None:
-            target = Target(start_server(served, folder), folder)
+            target = Target(served, start_server(served, folder), folder)
             raise_file_limit()
             _print_quiet(served, target)
         row = target.run(case)

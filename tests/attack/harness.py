@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import resource
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from runners.request_limits import RequestLimits
-from tests.attack.case import Case, Outcomes, Ports
+from tests.attack.case import Case, Outcomes, Ports, Served
 from tests.attack.probe import FRESH, KEPT, OTHER, Probe, Seen, weigh
 from tests.servers import ServerProcess
 
@@ -24,10 +25,15 @@ _PEAK_SHARE = 1.5
 _AFTER_SHARE = 1.05
 # What a heap keeps in parts that are not free as a whole.
 _SLACK = 48 * 2**20
-# Seconds for which a server is left alone before its memory is read, and after which it is given up.
+# Seconds for which a server is left alone before its memory is read, and after which it is given up where it is silent.
 _REST = 3.0
 _LOST = 30.0
-ONE_TEXT = json.dumps({"instances": ["what another user sends"]}).encode()
+# What another user sends, which every task answers.
+_OTHERS = {
+    Served.FILLER: "a [MASK]",
+    Served.READER: {"question": "who?", "context": "it was me"},
+    Served.LABELLER: ["a text", "another"],
+}
 
 
 @dataclass(frozen=True)
@@ -60,16 +66,19 @@ class Row:
 class Target:
     """A started server, and the process that asks it beside the attacks."""
 
-    def __init__(self, server: ServerProcess, folder: Path) -> None:
+    def __init__(self, served: Served, server: ServerProcess, folder: Path) -> None:
         self.server = server
         self.ports = Ports(server.port, server.grpc_port)
         self._folder = folder
         self.worker = find_worker(server)
-        self._probe = Probe(server.port, self.worker, folder / f"probe-{server.port}.txt", ONE_TEXT)
+        text = json.dumps({"instances": [_OTHERS.get(served, "what another user sends")]})
+        self._probe = Probe(server.port, self.worker, folder / f"probe-{server.port}.txt", text)
         self._logged = len(server.output)
 
     def close(self) -> None:
-        self.server.terminate()
+        # One that an attack has taken down may not end by itself, and is killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.server.terminate()
         self._probe.close()
 
     def measure(self, seconds: float) -> Seen:
@@ -86,8 +95,8 @@ class Target:
         except psutil.NoSuchProcess:
             return 0.0
 
-    def run(self, case: Case) -> Row:
-        """Carry the case out."""
+    def run(self, case: Case, rest: float = _REST) -> Row:
+        """Carry the case out, and leave the server alone for `rest` seconds before its memory is read."""
         attack = case.prepare()
         before = self.memory
         start = time.monotonic()
@@ -95,7 +104,7 @@ class Target:
         seconds = time.monotonic() - start
         lost = not self._wait_for_answers(time.monotonic())
         seen = self._probe.between(start, time.monotonic())
-        time.sleep(_REST)
+        time.sleep(rest)
         after = self.memory
         live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
         problems = [*self._judge(case, statuses), *_judge_memory(before, seen.peak, after)]
