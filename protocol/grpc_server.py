@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -45,6 +44,7 @@ from protocol.tensors import (
 )
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.arguments import Arguments
+from runners.certificates import read_grpc_credentials
 from runners.draining import DRAIN_SECONDS
 from runners.errors import GenerationFailedError, NonFiniteScoresError
 from runners.inference import Models
@@ -110,7 +110,7 @@ class GrpcServer:
             pool.AddSerializedFile(described.serialized_pb)
         reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool)
         address = f"[::]:{arguments.grpc_port}"
-        credentials = _read_credentials(arguments)
+        credentials = read_grpc_credentials(arguments)
         if credentials is None:
             server.add_insecure_port(address)
         else:
@@ -346,14 +346,6 @@ def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[s
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=error)
     return grpc.StatusCode[grpc_code(status)], message, headers
-
-
-def _read_credentials(arguments: Arguments) -> grpc.ServerCredentials | None:
-    """The operator's certificate with its key; None for no TLS."""
-    if arguments.ssl_certfile is None or arguments.ssl_keyfile is None:
-        return None
-    pair = (Path(arguments.ssl_keyfile).read_bytes(), Path(arguments.ssl_certfile).read_bytes())
-    return grpc.ssl_server_credentials([pair])
 
 
 def _read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> InferCall:

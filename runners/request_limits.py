@@ -79,7 +79,10 @@ class RequestLimits(BaseModel):
         4096, ge=1, description="most connections of HTTP; idle ones are closed first, then new ones are refused"
     )
     header_timeout: float = Field(10, gt=0, description="seconds in which a request's headers must arrive")
-    body_timeout: float = Field(30, gt=0, description="seconds after which a request body that makes no progress ends")
+    body_timeout: float = Field(
+        30, gt=0, description="seconds after which a request body that makes no progress ends, "
+        "with a 408; progress is 64 KiB or its end",
+    )  # fmt: skip
     answer_timeout: float = Field(60, gt=0, description="seconds after which a client that reads nothing is left")
     timeout_keep_alive: int = Field(
         65, ge=1, description="seconds after which a connection over which no request comes is closed"

@@ -96,6 +96,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # None of the protocols has WebSockets; a request to upgrade is answered as if it were none (RFC 9110, 7.8).
         self.ws_protocol_class = None
         self._table = table
+        table.keep_certificate_current(config)
         limits = table.limits
         self._most_url = limits.max_url_bytes
         self._most_headers = limits.max_headers

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from uvicorn.config import Config
 
 from protocol.http.descriptors import reserve_descriptors
 from protocol.http.refusals import RefusalLog
+from runners.certificates import create_ssl_context, keep_current
 from runners.request_limits import RequestLimits
 
 if TYPE_CHECKING:
@@ -36,12 +38,27 @@ class ConnectionTable:
         self._most = reserve_descriptors(limits.max_connections)
         timeouts = (limits.header_timeout, limits.body_timeout, limits.answer_timeout, limits.timeout_keep_alive)
         self._interval = min(_LONGEST_INTERVAL, *(timeout / 4 for timeout in timeouts))
+        self._certificate_is_kept = False
         self._check_handle: asyncio.TimerHandle | None = None
 
     def keep_alive_seconds(self, config: Config) -> float:
         """How long an idle connection is kept: what the operator told BentoML or, by default, this server."""
         configured = config.timeout_keep_alive
         return configured if configured != _DEFAULT_KEEP_ALIVE else self.limits.timeout_keep_alive
+
+    def keep_certificate_current(self, config: Config) -> None:
+        """Once the first connection comes, which is before its handshake."""
+        if self._certificate_is_kept:
+            return
+        self._certificate_is_kept = True
+        context, certfile, keyfile = config.ssl, config.ssl_certfile, config.ssl_keyfile
+        if context is None or certfile is None or keyfile is None or config.ssl_keyfile_password:
+            return
+        authorities = None if config.ssl_ca_certs is None else str(config.ssl_ca_certs)
+        create = partial(
+            create_ssl_context, str(certfile), str(keyfile), authorities, config.ssl_ciphers, config.ssl_cert_reqs
+        )
+        keep_current(context, create, [str(path) for path in (certfile, keyfile, authorities) if path is not None])
 
     def add(self, connection: BoundedHttpProtocol) -> bool:
         """Take a new connection, if need be instead of the one that has been idle for longest.

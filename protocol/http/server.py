@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 
 import uvicorn.config
@@ -15,3 +16,10 @@ def bound_connections(limits: RequestLimits) -> None:
     """Let the uvicorn server that this process starts next speak HTTP under these limits."""
     protocol = partial(BoundedHttpProtocol, ConnectionTable(limits))
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]
+
+
+def bound_handshakes(seconds: float) -> None:
+    """Let TLS handshakes that take longer end, on what the running loop listens on from now; by default they may take
+    60 s."""
+    loop = asyncio.get_running_loop()
+    loop.create_server = partial(loop.create_server, ssl_handshake_timeout=seconds)  # type: ignore[method-assign]
