@@ -170,7 +170,7 @@ async def _decode(data: bytes, form: type[M], limits: RequestLimits) -> M:
     """
 
     def read() -> M:
-        check_amounts(data, form.DESCRIPTOR, limits)  # type: ignore[arg-type]
+        check_amounts(data, form, limits)
         return form.FromString(data)
 
     return await read_off_loop(read, len(data))

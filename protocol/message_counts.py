@@ -5,9 +5,11 @@ https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from runners.request_limits import RequestLimits
 
@@ -21,7 +23,7 @@ _STRINGS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
 _SMALL_BYTES = 16 * 2**10
 
 
-def check_amounts(data: bytes, descriptor: Descriptor, limits: RequestLimits) -> None:
+def check_amounts(data: bytes, form: type[Message], limits: RequestLimits) -> None:
     """Check how many messages and elements an encoded message has; a small one, which cannot have many, is not read.
 
     Raises:
@@ -29,7 +31,7 @@ def check_amounts(data: bytes, descriptor: Descriptor, limits: RequestLimits) ->
         google.protobuf.message.DecodeError: it is no message.
     """
     if len(data) > _SMALL_BYTES:
-        _Counter(data, limits).count(descriptor, 0, len(data), 1)
+        _Counter(data, limits).count(cast(Descriptor, form.DESCRIPTOR), 0, len(data), 1)
 
 
 class _Counter:

@@ -37,10 +37,10 @@ def ints(count: int) -> bytes:
 )  # fmt: skip
 def test_amounts(data: bytes, error: str | None) -> None:
     if error is None:
-        check_amounts(data, FORM.DESCRIPTOR, LIMITS)
+        check_amounts(data, FORM, LIMITS)
         return
     with pytest.raises(LimitExceededError, match=error):
-        check_amounts(data, FORM.DESCRIPTOR, LIMITS)
+        check_amounts(data, FORM, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_amounts(data: bytes, error: str | None) -> None:
 )
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        check_amounts(data, FORM.DESCRIPTOR, LIMITS)
+        check_amounts(data, FORM, LIMITS)
