@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError, NotFoundError
+from protocol.offload import offload
 from protocol.sampling import read_sampling
 from protocol.versions import MODEL_VERSION
 from runners.answers import AnswerOptions, ReadingOptions
@@ -377,4 +378,4 @@ def count_numbers(prediction: Prediction) -> int:
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
     """Call a renderer, in a thread where it has so many numbers to print that the event loop would be held up."""
-    return renderer() if numbers <= _RENDER_INLINE else await asyncio.to_thread(renderer)
+    return renderer() if numbers <= _RENDER_INLINE else await offload(renderer)

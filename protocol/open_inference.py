@@ -140,7 +140,6 @@ def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits)
     position = 0
     for tensor in call.inputs:
         check_placement(tensor.name, tensor.parameters or {})
-        check_elements(tensor.name, tensor.shape, limits)
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             if isinstance(tensor.data, UnsetType):
@@ -153,6 +152,7 @@ def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits)
                 f"binary_data_size of input {tensor.name!r} must be a number of bytes, at most the {left} that follow"
             )
         data = binary[position : position + size]
+        check_elements(tensor.name, tensor.datatype, size, tensor.shape, limits)
         tensors.append(tensor_from_binary(tensor.name, tensor.datatype, tensor.shape, data))
         position += size
     if position != len(binary):

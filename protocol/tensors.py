@@ -37,6 +37,8 @@ BYTES = "BYTES"
 DATATYPES = (*DTYPES, BYTES)
 _NOT_IN_JSON = frozenset({"FP16", BFLOAT16})
 MAX_DIMENSIONS = 8
+# Of the length before each string.
+_LENGTH_BYTES = 4
 MAX_DIMENSION = 2**31 - 1
 
 
@@ -79,14 +81,15 @@ def check_placement(name: str, parameters: Container[str]) -> None:
         raise InvalidRequestError(f"input {name!r} is in shared memory, which this server does not read: send the data")
 
 
-def check_elements(name: str, shape: Sequence[int], limits: RequestLimits) -> None:
-    """Check how many elements a shape has, before any of them is read.
+def check_elements(name: str, datatype: str, size: int, shape: Sequence[int], limits: RequestLimits) -> None:
+    """Check how many strings a tensor of so many bytes can have, before any of them is read.
 
     Raises:
         LimitExceededError: there are more than the operator allows.
     """
-    if all(size >= 0 for size in shape[:MAX_DIMENSIONS]):
-        limits.check("max_json_values", math.prod(shape[:MAX_DIMENSIONS]), f"elements of input {name!r}")
+    if datatype.upper() == BYTES:
+        elements = min(size // _LENGTH_BYTES, math.prod(shape[:MAX_DIMENSIONS]))
+        limits.check("max_json_values", elements, f"elements of input {name!r}")
 
 
 def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "input") -> list[int]:
