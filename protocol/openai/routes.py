@@ -42,6 +42,7 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
+from protocol.openai.bounds import check_forwarded
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
 from protocol.openai.responses import answer_response
@@ -86,6 +87,8 @@ def routes(models: Models, limits: RequestLimits, prefix: str) -> list[Route]:
         if not isinstance(runner, GeneratorRunner):
             return await _ENCODER_ANSWERS[path](request, models, runner, body)
         if (application := runner.openai_application) is not None:
+            if body:
+                check_forwarded(body, limits)
             return _Forwarded(application, path, body, runner)
         return await until_disconnect(request, _ANSWERS[path](models, runner, body))
 
