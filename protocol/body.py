@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,6 +29,8 @@ _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 # Items of a list that are encoded at once: a few ms, of the largest that there are.
 _PIECE = 256
+# The same where each item is of many objects.
+_ITEMS = 64
 
 
 async def read_body(
@@ -96,6 +99,22 @@ def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what
 def json_response(payload: Any) -> Response:
     """A 200 with a JSON body; numpy arrays are JSON lists."""
     return Response(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def encode_items(items: Iterable[Any]) -> list[Any] | orjson.Fragment:
+    """A list for an encoder; of a long one only a piece exists at a time, and the rest is encoded already.
+
+    Many objects at once would have the garbage collector stop all threads for as long as it looks at them.
+    """
+    rest = iter(items)
+    pieces: list[bytes] = []
+    while True:
+        piece = list(islice(rest, _ITEMS))
+        if not pieces and len(piece) < _ITEMS:
+            return piece
+        if not piece:
+            return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
+        pieces.append(orjson.dumps(piece)[1:-1])
 
 
 def encode_lists(payload: Any) -> Any:
