@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -37,6 +38,8 @@ _PIECE = 256
 # Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
 _INLINE_BYTES = 256 * 2**10
 _ONE_CALL_BYTES = 4 * 2**20
+# The same where each item is of many objects.
+_ITEMS = 64
 
 
 async def read_body(
@@ -146,6 +149,22 @@ def _request_errors(what: str) -> Iterator[None]:
 def json_response(payload: Any) -> Response:
     """A 200 with a JSON body; numpy arrays are JSON lists."""
     return Response(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def encode_items(items: Iterable[Any]) -> list[Any] | orjson.Fragment:
+    """A list for an encoder; of a long one only a piece exists at a time, and the rest is encoded already.
+
+    Many objects at once would have the garbage collector stop all threads for as long as it looks at them.
+    """
+    rest = iter(items)
+    pieces: list[bytes] = []
+    while True:
+        piece = list(islice(rest, _ITEMS))
+        if not pieces and len(piece) < _ITEMS:
+            return piece
+        if not piece:
+            return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
+        pieces.append(orjson.dumps(piece)[1:-1])
 
 
 def encode_lists(payload: Any) -> Any:

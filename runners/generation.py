@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import msgspec
+
 from runners.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,8 +130,7 @@ class Sampling:
     target_language: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """A token and its log probability before temperature and truncation, at least -9999: JSON has no infinity.
 
     Attributes:

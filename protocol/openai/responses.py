@@ -272,8 +272,5 @@ class _Answering:
         logprobs = await render_logprobs(lambda: encode_lists(self._logprobs(entries)), count_logprobs(entries))
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
-    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (
-            chat_logprobs(entries, as_ids=False)["content"] if self._call.with_logprobs else []
-        )
-        return found
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> Any:
+        return chat_logprobs(entries, as_ids=False)["content"] if self._call.with_logprobs else []

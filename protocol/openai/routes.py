@@ -43,7 +43,7 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
-from protocol.json_structure import check_amounts
+from protocol.openai.bounds import check_forwarded
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
 from protocol.openai.responses import answer_response
@@ -97,7 +97,8 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
         if not isinstance(runner, GeneratorRunner):
             return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
         if (application := runner.openai_application) is not None:
-            await read_off_loop(lambda: check_amounts(body, limits), len(body))
+            if body:
+                await read_off_loop(lambda: check_forwarded(body, limits), len(body))
             return _Forwarded(application, path, body, runner)
         return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
 

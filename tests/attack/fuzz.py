@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import grpc
 from starlette.types import ASGIApp
@@ -82,7 +83,7 @@ class Application:
     runner: Runner
     asgi: ASGIApp
     grpc: GrpcServer
-    channel: grpc.aio.Channel
+    channel: Any
 
     @classmethod
     async def start(cls, task: str, folder: Path) -> Application:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ import pytest
 from runners.errors import GenerationFailedError
 from runners.generation import Constraint, Delta, Sampling
 from runners.generator import batch, logprobs, masks, request
+from runners.generator.admission import Admission, Admitted
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.decoding import Decoder
 from runners.generator.sampling import SampledRow, Sampler
+from runners.generator.scheduler import MAX_ROWS
+from runners.generator.sequences import Sequences, run
 from runners.generator.text import TextStream
 from runners.generator.transformers import TransformersEngine
+from runners.request_limits import RequestLimits
 from tests.runners.conftest import MakeEngine
 
 # The sequence of ten that fails has a token and a penalty that no other has.
@@ -179,3 +184,66 @@ def test_one_of_ten_fails_alone(
     assert [written(each) for each in outcomes] == [written(each) for each in undisturbed]
     assert "an output has failed: ValueError" in caplog.text
     assert _TEXT not in f"{failed}{caplog.text}"
+
+
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first tokens of prompts, in the order in which the model begins with them."""
+    order: list[int] = []
+    start = Decoder.start
+
+    def record(self: Decoder, prompts: Sequence[Sequence[int]], keep_logits: bool = False) -> Any:
+        order.extend(prompt[0] for prompt in prompts)
+        return start(self, prompts, keep_logits)
+
+    monkeypatch.setattr(Decoder, "start", record)
+    return order
+
+
+async def ask(engine: TransformersEngine, admitted: Admitted, first: int, count: int, tokens: int) -> list[str]:
+    sequences = Sequences([[first, 9, 10]] * count, Sampling(max_tokens=tokens, ignore_eos=True))
+    async with aclosing(run(engine, sequences, admitted)) as deltas:
+        return [item[1].text async for item in deltas if item is not None]
+
+
+def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
+    own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The large one holds three quarters of the rows, whatever waits; the next request has its row in the next step."""
+    order = begun(monkeypatch)
+    admission = Admission(RequestLimits())
+
+    async def scenario() -> None:
+        with admission.admit() as large, admission.admit() as small:
+            many = asyncio.create_task(ask(own_engine, large, 20, 300, 40))
+            while len(order) < MAX_ROWS * 3 // 4:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert len(order) == MAX_ROWS * 3 // 4
+            await ask(own_engine, small, 30, 1, 1)
+            assert order.index(30) == MAX_ROWS * 3 // 4, "nobody goes before it"
+            many.cancel()
+            await asyncio.gather(many, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert admission.tokens == admission.requests == 0
+
+
+def test_what_waits_and_is_left_is_not_computed(
+    own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = begun(monkeypatch)
+    admission = Admission(RequestLimits())
+
+    async def scenario() -> None:
+        with admission.admit() as admitted:
+            # They hold all rows that a request may hold, so that the rest of it waits.
+            tasks = [asyncio.create_task(ask(own_engine, admitted, 20, 138, 50))]
+            while len(own_engine._model().scheduler._waiting) < 90:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert len(own_engine._model().scheduler._waiting) == 0
+            await ask(own_engine, admitted, 30, 1, 1)
+
+    asyncio.run(scenario())
+    assert len(order) <= 138 - 90 + 1
