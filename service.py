@@ -17,8 +17,10 @@ import bentoml
 from _bentoml_sdk import Service
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from protocol.access import BENTOML_ASSETS, BENTOML_PATHS
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.http.server import bound_connections, bound_handshakes
 from protocol.options import AnswerOptions
 from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
@@ -37,6 +39,7 @@ from runners.startup import (
     resolve_ssl,
     resolve_workers,
     run_or_exit,
+    secure_keys,
     start_or_exit,
     watch_for_failed_workers,
 )
@@ -57,6 +60,7 @@ try:
     arguments = resolve_workers(arguments, NAME)
     resources = resolve_resources(arguments, in_bento=IN_BENTO or being_built())
     ssl = resolve_ssl(arguments)
+    secure_keys(arguments)
     if not being_built():
         # The parent process downloads, before it knows which service the model makes; its workers find the folder.
         arguments = localize_model(arguments)
@@ -65,9 +69,6 @@ except RunnerError as error:
     raise SystemExit(f"error: {error}") from None
 models = Models([runner])
 grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
-BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
-# Swagger UI, which BentoML carries and the application's /docs shows.
-BENTOML_ASSETS = "/static_content/"
 application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
@@ -78,6 +79,7 @@ class DirectService(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        bound_connections(arguments)
         behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +103,8 @@ class Server:
     @bentoml.on_startup
     async def start(self) -> None:
         models.changeable = arguments.workers == 1
+        if arguments.ssl_certfile is not None:
+            bound_handshakes(arguments.header_timeout)
         if grpc_server is not None:
             await start_or_exit(grpc_server)
         self._running = asyncio.create_task(run_or_exit(models))

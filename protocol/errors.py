@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from runners.errors import (
     EngineDeadError,
+    GenerationFailedError,
     InputError,
     LimitExceededError,
     ModelLoadError,
@@ -80,6 +81,12 @@ class UnauthorizedError(ProtocolError):
     headers: Mapping[str, str] = MappingProxyType({"www-authenticate": "Bearer"})
 
 
+class ForbiddenError(ProtocolError):
+    """The request is understood, and the operator does not allow it."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
 class MethodNotAllowedError(ProtocolError):
     """The path exists, for other methods."""
 
@@ -94,6 +101,18 @@ class BodyTooLargeError(ProtocolError):
     """The body is larger than the operator allows; the rest of it is not read."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BodiesTooLargeError(ProtocolError):
+    """The bodies of all requests under way are larger than the operator allows; the same may pass later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: Mapping[str, str] = MappingProxyType({"retry-after": "1"})
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the bodies of all requests under way have the {limit} bytes that --max_buffered_bytes allows; try again"
+        )
 
 
 class UnsupportedMediaTypeError(ProtocolError):
@@ -128,6 +147,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # It is the model's fault, and the message names the text, so that the caller can ask for the others.
     NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
     PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -140,6 +160,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
 # The codes that gRPC has for these; https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
 _GRPC_CODE_BY_STATUS = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
+    HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.NOT_FOUND: "NOT_FOUND",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RESOURCE_EXHAUSTED",
     HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",

@@ -1,34 +1,33 @@
-"""The operator's keys, which clients of all protocols must send."""
+"""Bearer keys (RFC 6750), compared as digests in a time that depends on neither the key nor where it differs."""
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Sequence
 
-from protocol.errors import UnauthorizedError
+from runners.api_keys import KeyFile, digest_key
 
 
 class Keys:
-    """Who may ask; everybody where there are no keys."""
+    """Keys of one kind, from an argument, a file or both."""
 
-    def __init__(self, keys: Sequence[str] | None) -> None:
-        self._digests = [_digest(key) for key in keys or ()]
-
-    def check(self, authorization: str) -> None:
-        """Check the value of an `Authorization` header.
-
-        Raises:
-            UnauthorizedError: it has none of the keys.
+    def __init__(self, digests: Sequence[bytes] | None, file: str | None) -> None:
         """
-        if not self._digests:
-            return
-        scheme, _, key = authorization.partition(" ")
-        # Digests, so that the comparison takes as long whatever the key.
-        allowed = [hmac.compare_digest(_digest(key.strip()), digest) for digest in self._digests]
-        if scheme.lower() != "bearer" or not any(allowed):
-            raise UnauthorizedError("this server asks for a key: send it as Authorization: Bearer KEY")
+        Args:
+            digests: of the keys in the argument; None without it.
+            file: the path of a file of keys; None without one.
+        """
+        self._digests = tuple(digests or ())
+        self._file = None if file is None else KeyFile(file)
+        # A file without keys asks for keys that nobody has.
+        self.configured = digests is not None or file is not None
 
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+    def include(self, authorization: Sequence[bytes]) -> bool:
+        """Whether the `Authorization` headers of a request, of which there must be one, carry one of the keys."""
+        if len(authorization) != 1:
+            return False
+        scheme, _, key = authorization[0].partition(b" ")
+        digest = digest_key(key.strip(b" \t"))
+        digests = self._digests if self._file is None else (*self._digests, *self._file.digests)
+        found = [hmac.compare_digest(digest, each) for each in digests]
+        return scheme.lower() == b"bearer" and any(found)

@@ -16,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from protocol.access import Access
 from protocol.body import STRUCTURED_EVENT_TYPE
 from protocol.calls import OPENAI_PATHS, RANKING_PATHS, TOKENIZER_PATHS, serves_openai
 from protocol.examples import Example, Examples, describe_examples
 from protocol.open_inference import BINARY_HEADER
-from protocol.openai.routes import COHERE_PATH, is_for_clients, normalize_prefix
+from protocol.openai.routes import ADMIN_PATHS, COHERE_PATH, is_for_clients, normalize_prefix
 from protocol.operations import (
     BINARY,
     EVENTS,
@@ -48,9 +49,6 @@ from runners.arguments import Arguments
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 
-# What needs no key.
-OPEN_PATHS = ("/openapi.json", "/docs.json", "/docs")
-
 _BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 _MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 _CALL = (*_BODY, *_MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -73,7 +71,7 @@ _DESCRIPTION = (
 )
 
 
-def routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Route]:
+def routes(models: Models, arguments: Arguments, access: Access, openai_prefix: str) -> list[Route]:
     """`/openapi.json`, BentoML's `/docs.json`, and `/docs`."""
     made: bytes | None = None
 
@@ -83,7 +81,7 @@ def routes(models: Models, arguments: Arguments, openai_prefix: str) -> list[Rou
             return Response(made, media_type=JSON)
         ready = models.ready
         # In a thread, since vLLM's part takes a second.
-        described = await asyncio.to_thread(describe_server, models, arguments, openai_prefix)
+        described = await asyncio.to_thread(describe_server, models, arguments, access, openai_prefix)
         body = orjson.dumps(described)
         if ready:
             # Only now it is known what the model does.
@@ -116,10 +114,10 @@ SwaggerUIBundle({{url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true,
 """
 
 
-def describe_server(models: Models, arguments: Arguments, openai_prefix: str) -> dict[str, Any]:
+def describe_server(models: Models, arguments: Arguments, access: Access, openai_prefix: str) -> dict[str, Any]:
     """The document; complete once the model is ready."""
     runner = models.first
-    paths = Paths(models.names, secured=bool(arguments.api_key))
+    paths = Paths(models.names, access)
     errors = _CALL if arguments.predictor_host is None else (*_CALL, *_PREDICTOR)
     components = {**answer_schemas(runner.task), **request_schemas(runner)}
     mask = runner.properties.get("mask_token", "[MASK]") if runner.ready else "[MASK]"
@@ -137,8 +135,10 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
         "paths": paths.items,
         "components": {"schemas": components, "responses": paths.responses},
     }
-    if arguments.api_key:
-        document["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    schemes = {"bearer": access.asks_clients, "admin": access.asks_admins}
+    if found := {name: {"type": "http", "scheme": "bearer"} for name, asked in schemes.items() if asked}:
+        document["components"]["securitySchemes"] = found
+    if access.asks_clients:
         document["security"] = [{"bearer": []}]
     return document
 
@@ -146,30 +146,29 @@ def describe_server(models: Models, arguments: Arguments, openai_prefix: str) ->
 def _add_server(paths: Paths) -> None:
     unready = {503: json_answer("Ready", description="Not all models are loaded")}
     dead = {503: json_answer("Live", description="A model has died")}
-    paths.add("get", "/", "Server", "The process lives", {200: json_answer("Alive")}, is_open=True)
-    paths.add("get", "/v2", "Server", "Name and version", {200: json_answer("ServerMetadata")}, is_open=True)
-    paths.add("get", "/v2/health/live", "Server", "The process lives", {200: json_answer("Live"), **dead}, is_open=True)
+    paths.add("get", "/", "Server", "The process lives", {200: json_answer("Alive")})
+    paths.add("get", "/v2", "Server", "Name and version", {200: json_answer("ServerMetadata")})
+    paths.add("get", "/v2/health/live", "Server", "The process lives", {200: json_answer("Live"), **dead})
     paths.add(
         "get",
         "/v2/health/ready",
         "Server",
         "All models are loaded",
         {200: json_answer("Ready"), **unready},
-        is_open=True,
     )
-    paths.add("get", "/metrics", "Server", "Prometheus metrics", {200: text_answer()}, is_open=True)
+    paths.add("get", "/metrics", "Server", "Prometheus metrics", {200: text_answer()})
     for path in ("/openapi.json", "/docs.json"):
-        paths.add("get", path, "Server", "This document", {200: _ANY}, is_open=True)
-    paths.add("get", "/docs", "Server", "This document as a page", {200: text_answer("text/html")}, is_open=True)
+        paths.add("get", path, "Server", "This document", {200: _ANY})
+    paths.add("get", "/docs", "Server", "This document as a page", {200: text_answer("text/html")})
     for path, summary in {
         "/livez": "The process lives",
         "/healthz": "The same",
         "/readyz": "The model is loaded",
     }.items():
         answers = {200: text_answer(), 503: text_answer(description="Not so")}
-        paths.add("get", path, "BentoML", summary, answers, shape="BentoML", is_open=True)
+        paths.add("get", path, "BentoML", summary, answers, shape="BentoML")
     answers = {200: _ANY}
-    paths.add("get", "/schema.json", "BentoML", "The service", answers, shape="BentoML", is_open=True)
+    paths.add("get", "/schema.json", "BentoML", "The service", answers, shape="BentoML")
 
 
 def _add_v1(paths: Paths, examples: Examples, errors: Sequence[HTTPStatus]) -> None:
@@ -231,7 +230,7 @@ def _add_repository(paths: Paths) -> None:
         )  # fmt: skip
         for verb, summary in (("load", "Load a model"), ("unload", "Unload a model")):
             answers = {200: json_answer(f"{verb.title()}ed")}
-            paths.add("post", f"{base}/models/{{name}}/{verb}", "Repository", summary, answers, changes)
+            paths.add("post", f"{base}/models/{{name}}/{verb}", "Repository", summary, answers, changes, is_change=True)
 
 
 def _add_tei(paths: Paths, examples: Examples, errors: Sequence[HTTPStatus], runner: Runner) -> None:
@@ -282,8 +281,8 @@ def _add_openai(
     model = f"{prefix}/v1/models/{{name}}"
     paths.add("get", model, "OpenAI", "A model", found, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
     for path, operations in paths_of_vllm.items():
-        if f"{prefix}{path}" not in paths.items and is_for_clients(path):
-            _add_forwarded(paths, f"{prefix}{path}", operations, {})
+        if f"{prefix}{path}" not in paths.items and (path in ADMIN_PATHS or is_for_clients(path)):
+            _add_forwarded(paths, f"{prefix}{path}", operations, {}, is_change=path in ADMIN_PATHS)
     return schemas
 
 
@@ -316,7 +315,13 @@ _EVENT = object_of(
 _STREAMED = {"completions": _CHUNK, "chat/completions": _CHUNK, "responses": _EVENT}
 
 
-def _add_forwarded(paths: Paths, path: str, operations: Mapping[str, Any], examples: Mapping[str, Example]) -> None:
+def _add_forwarded(
+    paths: Paths,
+    path: str,
+    operations: Mapping[str, Any],
+    examples: Mapping[str, Example],
+    is_change: bool = False,
+) -> None:
     """Add what vLLM answers, as it describes it; what is refused before it gets there is this server's."""
     for method, operation in operations.items():
         # 422 is FastAPI's own, which vLLM's application never answers with.
@@ -326,7 +331,7 @@ def _add_forwarded(paths: Paths, path: str, operations: Mapping[str, Any], examp
             body["content"][JSON]["examples"] = requests_of(examples)
         errors = [status for status in _CALL if status not in answers]
         summary = operation.get("summary", "")
-        paths.add(method, path, "OpenAI", summary, answers, errors, body, shape="OpenAI")
+        paths.add(method, path, "OpenAI", summary, answers, errors, body, shape="OpenAI", is_change=is_change)
 
 
 def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:

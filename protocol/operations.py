@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from protocol.access import OPEN_PATHS, Access
 from protocol.errors import openai_error_type, tei_error_type
 from protocol.examples import Example
 from protocol.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
@@ -18,10 +19,10 @@ JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "applicati
 class Paths:
     """The operations as they are added, and the errors that they share."""
 
-    def __init__(self, names: Sequence[str], secured: bool) -> None:
+    def __init__(self, names: Sequence[str], access: Access) -> None:
         self.items: dict[str, dict[str, Any]] = {}
         self.responses: dict[str, Any] = {}
-        self._secured = secured
+        self._access = access
         self._parameters: dict[str, Schema] = {
             "name": {"type": "string", **one_of(*names)},
             "version": {"type": "string", **one_of(MODEL_VERSION)},
@@ -38,21 +39,24 @@ class Paths:
         body: dict[str, Any] | None = None,
         headers: Mapping[str, Schema] | None = None,
         shape: str = "",
-        is_open: bool = False,
+        is_change: bool = False,
     ) -> None:
         """
         Args:
             answers: by status, what is no error.
             headers: of the request.
             shape: of the errors; "OpenAI", "TEI", "BentoML", or else KServe's.
-            is_open: whether it needs no key.
+            is_change: whether only those may call it who may load and unload.
         """
         found = [*errors, HTTPStatus.METHOD_NOT_ALLOWED]
         responses = {str(status): answer for status, answer in answers.items()}
         responses |= {f"{status:d}": self._error(shape, status) for status in found}
-        if self._secured and not is_open:
-            # The key is asked for before anybody knows whose path it is.
-            responses["401"] = self._error("", HTTPStatus.UNAUTHORIZED)
+        if is_change:
+            responses["403"] = self._error(shape, HTTPStatus.FORBIDDEN)
+        needs_admin = is_change and self._access.asks_admins
+        if needs_admin or (self._access.asks_clients and path not in OPEN_PATHS):
+            # A client's key is asked for before anybody knows whose path it is.
+            responses["401"] = self._error("" if self._access.asks_clients else shape, HTTPStatus.UNAUTHORIZED)
         in_path = [
             _parameter("path", name, self._parameters.get(name, STRING)) for name in re.findall(r"{(\w+)}", path)
         ]
@@ -64,7 +68,7 @@ class Paths:
             "parameters": [*in_path, *in_headers],
             "responses": dict(sorted(responses.items())),
             **({} if body is None else {"requestBody": body}),
-            **({"security": []} if is_open else {}),
+            **({"security": [{"admin": []}]} if needs_admin else {"security": []} if path in OPEN_PATHS else {}),
         }
         self.items.setdefault(path, {})[method] = operation
 

@@ -278,6 +278,10 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.UNAUTHORIZED: (
         "The request carries none of the keys", "this server asks for a key: send it as Authorization: Bearer KEY",
     ),
+    HTTPStatus.FORBIDDEN: (
+        "It is not allowed, or not with this key",
+        "loading and unloading need an admin's key, which this one is not",
+    ),
     HTTPStatus.NOT_FOUND: ("There is no such model or version", "Model with name nope does not exist."),
     HTTPStatus.METHOD_NOT_ALLOWED: (
         "The path is for other methods", "DELETE is not allowed on /v2/models; allowed: GET, HEAD",

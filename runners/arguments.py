@@ -13,14 +13,15 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from runners.answers import AnswerOptions, ReadingOptions, split_names
+from runners.api_keys import digest_keys
 from runners.errors import ArgumentsError
 from runners.generator.flags import OPTIONS, SHORT, SWITCHES
 from runners.request_limits import RequestLimits
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "RUNTIME_"
 ENVIRONMENT_COMMAND_LINE = "RUNTIME_ARGS"
+# vLLM's own name for `api_key`; what this server is to keep from everybody, vLLM would only keep from its own routes.
+_VLLM_KEY = "VLLM_API_KEY"
 # launch.py's own command line, which a built Bento would not hear of otherwise; JSON, strongest of all.
 HANDED_OVER = "RUNTIME_COMMAND_LINE"
 # vLLM's names for arguments of this server, and its short ones for those that say how many GPUs it needs.
@@ -93,6 +96,9 @@ def _tensor_protocol(value: object) -> object:
     if value == "v1":
         raise ValueError("V1 cannot carry tensors; it must be v2 (REST) or grpc-v2")
     return value
+
+
+_Digests: TypeAlias = Annotated[tuple[bytes, ...] | None, BeforeValidator(digest_keys)]
 
 
 def _ip_address(value: str) -> str:
@@ -212,10 +218,22 @@ class ServerArguments(_Group):
         1, ge=1, description="processes that serve, each with a copy of the model and its share of the cores; 1 where "
         "vLLM runs the model",
     )  # fmt: skip
-    api_key: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
+    api_key: _Digests = Field(
         None, repr=False, description="comma list of keys; clients must send one as `Authorization: Bearer KEY` on all "
         "routes but health, metrics and docs; better set in the environment, since command lines can be seen",
     )  # fmt: skip
+    api_key_file: str | None = Field(
+        None, description="file of keys, one a line, `#` before a comment; read again when it changes; beside those of "
+        "`api_key`",
+    )  # fmt: skip
+    admin_api_key: _Digests = Field(
+        None, repr=False, description="comma list of keys, the only ones that may load and unload models and adapters; "
+        "if unset those of `api_key` may",
+    )  # fmt: skip
+    admin_api_key_file: str | None = Field(None, description="the same from a file, as `api_key_file`")
+    enable_repository: bool = Field(
+        False, description="load and unload models by the repository's calls also without any key"
+    )
     enable_grpc: bool = Field(True, description="serve the Open Inference Protocol over gRPC too")
     grpc_port: int = Field(8081, ge=1, le=65535, description="port of gRPC")
     grpc_max_send_message_length: int = Field(
@@ -228,6 +246,9 @@ class ServerArguments(_Group):
         None, description="file of a certificate (PEM), with which HTTP and gRPC are served over TLS"
     )
     ssl_keyfile: str | None = Field(None, description="file of the certificate's private key (PEM)")
+    ssl_ca_certs: str | None = Field(
+        None, description="file of authorities (PEM): clients of HTTP and gRPC must have a certificate of one of them"
+    )
     max_batch_tokens: int | None = Field(
         None, ge=1, description="most tokens the model computes at once; if unset 1536 on a CPU and 16384 on a GPU"
     )
@@ -263,6 +284,8 @@ class Arguments(
             raise ValueError("return_probabilities and return_raw_logits exclude each other: set one of them")
         if (self.ssl_certfile is None) is not (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
+        if self.ssl_ca_certs is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         if self.predictor_host is not None and not _HOST.fullmatch(self.predictor_host):
@@ -314,6 +337,8 @@ _Given = TypeVar("_Given", bound=_Group)
 _SERVICE_GROUPS = tuple(base for base in Arguments.__bases__ if issubclass(base, _Group))
 GROUPS: tuple[type[_Group], ...] = (LaunchArguments, *_SERVICE_GROUPS)
 ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model_fields)
+# Their values appear in no message.
+_SECRET = frozenset({"api_key", "admin_api_key"})
 _OWN_NAMES = frozenset({*ARGUMENT_NAMES, *LaunchArguments.model_fields, *WITHOUT_EFFECT})
 
 
@@ -424,6 +449,7 @@ def read_arguments(
                 _check_name(name, origin)
                 engine[name] = EngineArgument(_as_text(value), origin)
 
+    take({"api_key": environment.get(_VLLM_KEY)}, _VLLM_KEY)
     take(baked, "the Bento")
     try:
         words = shlex.split(environment.get(ENVIRONMENT_COMMAND_LINE, ""))
@@ -440,6 +466,16 @@ def read_arguments(
         raise ArgumentsError(f"{HANDED_OVER} is for launch.py alone: set {ENVIRONMENT_COMMAND_LINE}") from None
     take({**command_line, **handed_over}, "the command line")
     return _validate(Arguments, {**values, "engine": engine}, origins)
+
+
+def forget_keys(environment: MutableMapping[str, str]) -> None:
+    """Take out of an environment that has been read what may hold keys in plain text."""
+    for variable in (ENVIRONMENT_COMMAND_LINE, HANDED_OVER, _VLLM_KEY, *map(_variable, _SECRET)):
+        environment.pop(variable, None)
+
+
+def _variable(name: str) -> str:
+    return f"{ENVIRONMENT_PREFIX}{name.upper()}"
 
 
 def read_launch_arguments(values: Mapping[str, str]) -> LaunchArguments:
@@ -506,4 +542,6 @@ def _describe(problem: Mapping[str, object], origins: Mapping[str, str]) -> str:
     name = str(location[0])
     if problem["type"] == "bool_parsing":
         message = _BOOLEANS
+    if name in _SECRET:
+        return f"argument {name} (from {origins.get(name, 'the command line')}) is wrong: {message}"
     return f"argument {name} (from {origins.get(name, 'the command line')}) is {problem['input']!r}: {message}"

@@ -69,7 +69,7 @@ def served(
             folder = generator_folder("llama")
         case _:
             folder = model_folder("bert", task)
-    arguments = [f"--arg=model_dir={folder}", "--arg=backend=huggingface"]
+    arguments = [f"--arg=model_dir={folder}", "--arg=backend=huggingface", "--arg=enable_repository=true"]
     server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], tmp_path_factory.mktemp(task))
     try:
         server.wait_until("/v2/health/ready", 200)

@@ -222,7 +222,8 @@ def test_workers_that_fail_alike_say_so_once(
 
 @pytest.mark.slow
 def test_the_operator_s_bentoml_options_win(model_folder: ModelFolder, tmp_path: Path) -> None:
-    words = [f"--model_dir={model_folder('bert', 'sequence_classification')}", "--workers=2", "--enable_grpc=false"]
+    folder = model_folder("bert", "sequence_classification")
+    words = [f"--model_dir={folder}", "--workers=2", "--enable_grpc=false", "--enable_repository"]
     options = {"BENTOML_CONFIG_OPTIONS": "services.huggingface_runtime.workers=1"}
     server = Launched(words, tmp_path, options)
     try:

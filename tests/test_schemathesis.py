@@ -33,7 +33,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
-    yield from _serve(home, [f"model_dir={model_folder('bert', 'sequence_classification')}"], {})
+    yield from _serve(
+        home, [f"model_dir={model_folder('bert', 'sequence_classification')}", "enable_repository=true"], {}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.body import json_response, read_body
+from protocol.access import Access
+from protocol.body import json_response, read_body, read_off_loop
 from protocol.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
@@ -30,6 +31,7 @@ from protocol.calls import (
     get_route,
     post_route,
     serves_openai,
+    until_disconnect,
 )
 from protocol.embeddings import answer_embeddings
 from protocol.errors import (
@@ -41,13 +43,14 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
+from protocol.openai.bounds import check_forwarded
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
 from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
 from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
-from runners.errors import ModelNotReadyError, OverloadedError
+from runners.errors import GenerationFailedError, ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 from runners.request_limits import RequestLimits
@@ -56,12 +59,21 @@ logger = logging.getLogger(__name__)
 
 # Beside /v1, below the prefix only: what vLLM offers to everybody. Its other routes are an operator's.
 _VLLM_PATHS = frozenset({*TOKENIZER_PATHS, *RANKING_PATHS, "/classify", "/pooling"})
+# The first names below /v1 of what vLLM offers to everybody; what another release adds may be an operator's.
+_VLLM_RESOURCES = frozenset(
+    {
+        "audio", "chat", "classify", "completions", "embeddings", "messages", "models", "pooling", "rerank",
+        "responses", "score",
+    }
+)  # fmt: skip
+# Below the prefix too, for whoever may change what is loaded; vLLM has them with VLLM_ALLOW_RUNTIME_LORA_UPDATING.
+ADMIN_PATHS = frozenset({"/v1/load_lora_adapter", "/v1/unload_lora_adapter"})
 # Cohere's client has the version in its own paths.
 COHERE_PATH = "/v2/rerank"
 _STARTED = int(time.time())
 
 
-def routes(models: Models, limits: RequestLimits, prefix: str) -> list[Route]:
+def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -> list[Route]:
     """The routes under `prefix` and under `/v1`."""
     prefix = normalize_prefix(prefix)
 
@@ -83,14 +95,18 @@ def routes(models: Models, limits: RequestLimits, prefix: str) -> list[Route]:
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, limits) if request.method == "POST" else b""
         if not isinstance(runner, GeneratorRunner):
-            return await _ENCODER_ANSWERS[path](request, models, runner, body)
+            return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
         if (application := runner.openai_application) is not None:
+            if body:
+                await read_off_loop(lambda: check_forwarded(body, limits), len(body))
             return _Forwarded(application, path, body, runner)
-        return await _ANSWERS[path](request, models, runner, body)
+        return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
-        if is_for_clients(path) and serves_openai(runner, path):
+        if path in ADMIN_PATHS:
+            access.check_change_over_http(request)
+        if (path in ADMIN_PATHS or is_for_clients(path)) and serves_openai(runner, path):
             if request.method != "POST" and not isinstance(runner, GeneratorRunner):
                 raise MethodNotAllowedError(
                     f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
@@ -118,7 +134,7 @@ def normalize_prefix(prefix: str) -> str:
 
 def is_for_clients(path: str) -> bool:
     """Whether a path of vLLM's is for everybody below the prefix, if it is there."""
-    return path in _VLLM_PATHS or path.startswith("/v1/")
+    return path in _VLLM_PATHS or (path.startswith("/v1/") and path.split("/")[2] in _VLLM_RESOURCES)
 
 
 _ANSWERS = {
@@ -172,7 +188,7 @@ def shaped(endpoint: Endpoint, render: Callable[[Exception], Response] = render_
 
 
 def _shape(error: Exception, render: Callable[[Exception], Response] = render_openai_error) -> Response:
-    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError)):
+    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError, GenerationFailedError)):
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
     return render(error)
 

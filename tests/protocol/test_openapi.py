@@ -9,8 +9,9 @@ import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
+from protocol.access import BENTOML_PATHS, OPEN_PATHS, Access
 from protocol.application import create_routes
-from protocol.openapi import OPEN_PATHS, describe_server
+from protocol.openapi import describe_server
 from protocol.tei import TASKS as TEI_TASKS
 from runners.arguments import Arguments
 from runners.inference import Models
@@ -20,8 +21,7 @@ from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 # What the document leaves out: routes that only say that there is nothing.
 FALLBACKS = {"/v1/models/{name:path}:{verb}", "/openai/{path:path}"}
-# BentoML's; tests/test_service.py holds them against service.py.
-BENTOML_OPERATIONS = {("get", "/livez"), ("get", "/readyz"), ("get", "/healthz"), ("get", "/schema.json")}
+BENTOML_OPERATIONS = {("get", path) for path in BENTOML_PATHS}
 ENCODER_TASKS = [task for task in Task if "generation" not in task]
 
 Operation = dict[str, Any]
@@ -49,7 +49,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, Operation]]:
 def test_every_route_is_described_and_nothing_else(prefix: str, model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
     models = Models([create_runner(arguments)])
-    routes = create_routes(models, arguments, prefix)
+    routes = create_routes(models, arguments, Access(arguments), prefix)
     served = {
         (method.lower(), route.path.replace(":path}", "}"))
         for route in routes
@@ -142,14 +142,14 @@ def test_what_the_model_does_not_serve_has_no_answer(clients: dict[Task, TestCli
 def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")), predictor_host="localhost:1")
     for given, own in ((arguments, {"502", "504"}), (arguments.model_copy(update={"predictor_host": None}), set())):
-        document = describe_server(Models([create_runner(given)]), given, "/openai")
+        document = describe_server(Models([create_runner(given)]), given, Access(given), "/openai")
         for path in ("/v1/models/{name}:predict", "/v2/models/{name}/infer"):
             assert {"502", "504"} & {*document["paths"][path]["post"]["responses"]} == own
 
 
 def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
-    routes = create_routes(Models([create_runner(arguments)]), arguments, "/openai")
+    routes = create_routes(Models([create_runner(arguments)]), arguments, Access(arguments), "/openai")
     [document] = [route for route in routes if route.path == "/openapi.json"]
     described = read_document(TestClient(document.app))
     content = described["paths"]["/v1/models/{name}:predict"]["post"]["requestBody"]["content"]
@@ -159,7 +159,7 @@ def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_f
 def test_keys(model_folder: ModelFolder, serve: Serve) -> None:
     """The document and its page are open, and say which routes are not."""
     client = serve(model_dir=model_folder("bert", "sequence_classification"), api_key="secret")
-    for path in OPEN_PATHS:
+    for path in OPEN_PATHS - BENTOML_PATHS:
         assert client.get(path).status_code == 200
     document = read_document(client)
     assert document["security"] == [{"bearer": []}]
@@ -170,6 +170,23 @@ def test_keys(model_folder: ModelFolder, serve: Serve) -> None:
         if (method, path) not in BENTOML_OPERATIONS:
             url = path.replace("{name}", "model").replace("{version}", "1").replace("{repository}", "r")
             assert (client.request(method, url).status_code == 401) != is_open
+
+
+def test_an_admin_s_key(model_folder: ModelFolder, serve: Serve) -> None:
+    """Loading and unloading have a security scheme of their own, and refusals that are described also without keys."""
+    folder = model_folder("bert", "sequence_classification")
+    path = "/v2/repository/models/{name}/load"
+    for arguments, schemes, statuses in (
+        ({}, None, {"403"}),
+        ({"api_key": "a"}, {"bearer"}, {"401", "403"}),
+        ({"admin_api_key": "b"}, {"admin"}, {"401", "403"}),
+        ({"api_key": "a", "admin_api_key": "b"}, {"bearer", "admin"}, {"401", "403"}),
+    ):
+        document = read_document(serve(model_dir=folder, **arguments))
+        assert (document["components"].get("securitySchemes") or {}).keys() == (schemes or set())
+        operation = document["paths"][path]["post"]
+        assert {"401", "403"} & operation["responses"].keys() == statuses
+        assert operation.get("security") == ([{"admin": []}] if schemes and "admin" in schemes else None)
 
 
 def test_the_page_refers_to_nothing_elsewhere(clients: dict[Task, TestClient]) -> None:

@@ -27,8 +27,8 @@ def index(client: TestClient, **body: Any) -> list[Any]:
 @pytest.fixture(params=["encoder", "generator"])
 def client(request: Any, model_folder: ModelFolder, generator_folder: GeneratorFolder, serve: Serve) -> TestClient:
     if request.param == "encoder":
-        return serve(model_dir=model_folder("bert", "sequence_classification"))
-    return serve(model_dir=generator_folder("llama"), backend="huggingface")
+        return serve(model_dir=model_folder("bert", "sequence_classification"), enable_repository=True)
+    return serve(model_dir=generator_folder("llama"), backend="huggingface", enable_repository=True)
 
 
 def test_unload_and_load(client: TestClient) -> None:
@@ -58,7 +58,7 @@ def test_unload_and_load(client: TestClient) -> None:
 
 
 def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "fill_mask"))
+    client = serve(model_dir=model_folder("bert", "fill_mask"), enable_repository=True)
     runner: Any = client.app_state["served"][0].first
     model = weakref.ref(runner._loaded.model)
     [thread] = runner._threads
@@ -69,7 +69,7 @@ def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> N
 
 
 def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "token_classification"))
+    client = serve(model_dir=model_folder("bert", "token_classification"), enable_repository=True)
     answers = []
     body = {"instances": ["word " * 300] * 200}
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/models/model:predict", json=body)))
@@ -83,7 +83,7 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
 
 
 def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"))
+    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
     models = client.app_state["served"][0]
 
     async def fail() -> None:
@@ -100,7 +100,7 @@ def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve
 
 
 def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"))
+    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
     models = client.app_state["served"][0]
 
     async def scenario() -> list[str]:
@@ -137,13 +137,13 @@ def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
 def test_wrong_requests(
     model_folder: ModelFolder, serve: Serve, method: str, path: str, body: Any, status: int, error: str
 ) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"))
+    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
     response = client.request(method, path, json=body) if body is not None else client.request(method, path)
     assert (response.status_code, response.json()) == (status, {"error": error})
 
 
 def test_several_workers_do_not_pretend(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"))
+    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
     client.app_state["served"][0].changeable = False
     for path in (LOAD, UNLOAD):
         response = client.post(path)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from runners.api_keys import digest_keys
 from runners.arguments import (
     ARGUMENT_NAMES,
     GROUPS,
@@ -86,7 +87,9 @@ def test_environment_names_every_argument() -> None:
         "predictor_request_retries": 2, "enable_predictor_health_check": True, "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
-        "ssl_certfile": "/c", "ssl_keyfile": "/k", "api_key": ("a", "b"), "max_batch_tokens": 64,
+        "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
+        "api_key": ("a", "b"), "api_key_file": "/keys", "admin_api_key": ("c",), "admin_api_key_file": "/admins",
+        "enable_repository": True,
         "labels": True, "top_k": 3, "threshold": 0.25, "function_to_apply": "sigmoid", "targets": ("paris", "rome"),
         "aggregation_strategy": "max", "ignore_labels": ("O", "MISC"),
         "dimensions": 64, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
@@ -100,6 +103,7 @@ def test_environment_names_every_argument() -> None:
         f"RUNTIME_{name.upper()}": ",".join(value) if isinstance(value, tuple) else str(value)
         for name, value in values.items()
     }
+    values |= {name: digest_keys(values[name]) for name in ("api_key", "admin_api_key")}
     assert read_arguments({}, environment, {}).model_dump() == values
 
 
