@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -58,6 +59,68 @@ def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
         logger.warning("architectures in config.json is a name, not a list: it is taken for %s", architectures)
         return {"architectures": architectures}
     return {}
+
+
+def refuse_kernels(arguments: Arguments, written: Any) -> None:
+    """Refuse code of the hub that a config names as its attention: `transformers` would fetch and run it.
+
+    It is not asked for `trust_remote_code` where the package `kernels` is installed.
+
+    Raises:
+        ModelLoadError: there is a name of a repository.
+    """
+    if arguments.trust_remote_code:
+        return
+    for key, name in _find_implementations(written):
+        if "/" in name:
+            raise ModelLoadError(
+                f"{key} in {arguments.model}/config.json is {name!r}: it is code from the hub, which runs only with "
+                "--trust_remote_code"
+            )
+
+
+def _find_implementations(config: Any) -> Iterator[tuple[str, str]]:
+    """Keys and values of `attn_implementation` and its like, in a config and in those within it."""
+    if not isinstance(config, dict):
+        return
+    for key, value in config.items():
+        if re.search(r"_implementation(_internal)?$", str(key)) and isinstance(value, str):
+            yield key, value
+        yield from _find_implementations(value)
+
+
+def refuse_weights(arguments: Arguments) -> None:
+    """Refuse a list of weights that names other files than safetensors of the model's folder.
+
+    `transformers` unpickles what has another ending, and follows paths out of the folder.
+
+    Raises:
+        ModelLoadError: such a file is named, or the list is none.
+    """
+    endings = (".safetensors", ".bin") if arguments.allow_pickle else (".safetensors",)
+    for filename in ("model.safetensors.index.json", "pytorch_model.bin.index.json")[: len(endings)]:
+        index = load_json(arguments, filename)
+        if index is None:
+            continue
+        names = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+            raise ModelLoadError(f"{arguments.model}/{filename} has no weight_map from weights to files")
+        for name in sorted({*names.values()}):
+            check_inside(name, f"{arguments.model}/{filename}")
+            if not name.endswith(endings):
+                raise ModelLoadError(
+                    f"{arguments.model}/{filename} names {name!r}, and only {' and '.join(endings)} are loaded"
+                )
+
+
+def check_inside(path: str, named_by: str) -> None:
+    """Refuse a path, which a file of a model names, that leads out of the model's folder.
+
+    Raises:
+        ModelLoadError: it is absolute, or has `..`.
+    """
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ModelLoadError(f"{named_by} names {path!r}, which leads out of the model's folder")
 
 
 def describe_config_error(error: Exception, written: Any) -> str:

@@ -20,7 +20,14 @@ from transformers import (
 )
 
 from runners.arguments import Arguments
-from runners.config_checks import check_config, describe_config_error, refuse_adapter, refuse_other_shapes
+from runners.config_checks import (
+    check_config,
+    describe_config_error,
+    refuse_adapter,
+    refuse_kernels,
+    refuse_other_shapes,
+    refuse_weights,
+)
 from runners.encoder.text_part import encoder_class, take_encoder, take_text_part
 from runners.errors import ModelLoadError
 from runners.model_files import find_file, load_json
@@ -58,7 +65,7 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
         overrides: values that hold instead of the file's, those that the model's config knows.
 
     Raises:
-        ModelLoadError: there is no such folder, or no config in it.
+        ModelLoadError: there is no such folder, or no config in it, or it names code of the hub that is not trusted.
     """
     path = Path(arguments.model)
     if (arguments.model_id is None or path.is_absolute()) and not path.is_dir():
@@ -69,6 +76,7 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
     if path.is_dir() and not (path / "config.json").is_file():
         raise ModelLoadError(f"the folder {arguments.model} holds no config.json, so it is not a Hugging Face model")
     written = load_json(arguments, "config.json")
+    refuse_kernels(arguments, written)
     # A repository without one is for `transformers` to explain.
     corrected = check_config(arguments, written) if find_file(arguments, "config.json") else {}
     try:
@@ -162,6 +170,7 @@ def load_model(
         ModelLoadError: there are no safetensors, or the checkpoint has no head for the task, which `transformers`
             would fill with random numbers, or its weights are not of the shapes that its config names.
     """
+    refuse_weights(arguments)
     try:
         model, report = encoder_class(auto_class, config).from_pretrained(
             arguments.model,

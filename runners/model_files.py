@@ -47,5 +47,5 @@ def parse_json(arguments: Arguments, path: Path, filename: str) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{arguments.model}/{filename} is no JSON: {error}") from error

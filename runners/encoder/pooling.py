@@ -11,6 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from runners.arguments import Arguments
+from runners.config_checks import check_inside
 from runners.errors import ModelLoadError
 from runners.model_files import find_file, load_json
 
@@ -141,6 +142,7 @@ def _check_modules(modules: Any) -> None:
     for module in modules:
         if not module["type"].startswith("sentence_transformers."):
             raise ModelLoadError(f"modules.json has {module['type']}, whose code this server does not run")
+        check_inside(module["path"], "modules.json")
 
 
 def _check_names(config: Mapping[str, Any], folder: str) -> None:
