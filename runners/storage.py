@@ -13,10 +13,8 @@ import re
 import shutil
 import signal
 import sys
-import tarfile
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +32,9 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 from tqdm import tqdm
 
+from runners.archives import TAR, ZIP, refuse_links, unpack_archive
 from runners.arguments import Arguments
+from runners.disk import find_room, limit_files, size
 from runners.errors import ArgumentsError, ModelLoadError, RunnerError
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,11 @@ _RESUMABLE = ("hf", "s3")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
 _QUERY = re.compile(r"\?[^\s'\"]+")
-_ARCHIVES = ("application/x-tar", "application/zip")
 # boto3 writes to such a name beside the file's own, and renames it once it is complete.
 _S3_TEMPORARY = re.compile(r"\.[0-9A-Fa-f]{8}$")
 # Both are KServe's own reading of its environment, which is part of what a URI stands for.
 _PATTERN_VARIABLES = ("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS")
+_STORAGE_LOGGER = "storage.initializer"
 _LOG_SECONDS = 5.0
 _DRAW_SECONDS = 0.25
 # Held while progress is written: KServe forks, and a lock that another thread holds then, such as that of stderr, is
@@ -230,31 +230,49 @@ def _download(uri: str, shown: str, target: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         logger.info("downloading %s to %s", shown, target)
-        with _Progress(shown, folder) as progress, _storage_log(progress):
+        complete = [] if scheme == "hf" else _complete_files(folder)
+        progress = _Progress(shown, folder, complete=sum(count for _, count in complete))
+        with progress, _storage_log(progress), limit_files(progress.room, shown), _unpacking(shown):
             if scheme == "hf":
                 _download_from_hub(uri, folder, progress)
             else:
-                complete = _complete_files(folder)
-                progress.complete = sum(size for _, size in complete)
                 Storage.download(uri, str(folder), ignore_patterns=_ignore(complete))
         _find_model(folder, shown)
-        size = progress.count()
+        if scheme != "file":
+            refuse_links(folder, shown)
+        count = progress.count()
         folder.rename(target)
     except RunnerError:
         raise
     except ImportError as error:
         raise ArgumentsError(f"{scheme} URIs need the package {error.name}, which is not installed") from error
     except Exception as error:
-        # KServe calls every archive that it does not unpack invalid.
-        cause = error.__cause__ if isinstance(error.__cause__, tarfile.TarError | zipfile.BadZipFile) else error
-        kind = "" if type(cause) in (Exception, RuntimeError) else f"{type(cause).__name__}: "
-        reason = redact(" ".join(str(cause).replace(uri, shown).split()))
+        kind = "" if type(error) in (Exception, RuntimeError) else f"{type(error).__name__}: "
+        reason = redact(" ".join(str(error).replace(uri, shown).split()))
         raise ModelLoadError(f"{shown} cannot be downloaded: {kind}{reason}") from error
     finally:
         # Once renamed there is none.
         if scheme not in _RESUMABLE:
             shutil.rmtree(folder, ignore_errors=True)
-    logger.info("%s is downloaded: %s in %.0f s", shown, _size(size), time.monotonic() - started)
+    logger.info("%s is downloaded: %s in %.0f s", shown, size(count), time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _unpacking(shown: str) -> Iterator[None]:
+    """Unpack archives in place of KServe, which bounds neither their bytes nor their members."""
+    from kserve_storage import Storage
+
+    def unpack(path: str, kind: str, folder: str) -> str:
+        logging.getLogger(_STORAGE_LOGGER).info("Unpacking: %s", path)
+        unpack_archive(Path(path), kind, Path(folder), shown)
+        return folder
+
+    stock = Storage._unpack_archive_file
+    Storage._unpack_archive_file = staticmethod(unpack)
+    try:
+        yield
+    finally:
+        Storage._unpack_archive_file = staticmethod(stock)
 
 
 def _complete_files(folder: Path) -> list[tuple[str, int]]:
@@ -263,7 +281,7 @@ def _complete_files(folder: Path) -> list[tuple[str, int]]:
     An archive may be half unpacked, and that has to start again.
     """
     files = [path for path in folder.rglob("*") if path.is_file()]
-    if any(mimetypes.guess_type(path.name)[0] in _ARCHIVES for path in files):
+    if any(mimetypes.guess_type(path.name)[0] in (TAR, ZIP) for path in files):
         shutil.rmtree(folder)
         folder.mkdir()
         return []
@@ -319,6 +337,7 @@ def _download_from_hub(uri: str, folder: Path, progress: _Progress) -> None:
         )
     )
     progress.expect("", sum(file.size or 0 for file in files))
+    progress.check_room()
     # It would draw bars of its own.
     had_bars = not are_progress_bars_disabled()
     disable_progress_bars()
@@ -363,7 +382,7 @@ def _list(names: list[Path]) -> str:
 @contextlib.contextmanager
 def _storage_log(progress: _Progress) -> Iterator[None]:
     """Take what KServe logs: a line and more for every file, with the credentials of URIs."""
-    storage_logger = logging.getLogger("storage.initializer")
+    storage_logger = logging.getLogger(_STORAGE_LOGGER)
     handler = _StorageLog(progress)
     level, propagate = storage_logger.level, storage_logger.propagate
     storage_logger.addHandler(handler)
@@ -378,16 +397,21 @@ def _storage_log(progress: _Progress) -> Iterator[None]:
 
 
 class _StorageLog(logging.Handler):
-    """Sizes go to the progress, warnings to the operator; errors are raised as well."""
+    """Sizes go to the progress, which refuses what has no room; warnings to the operator; errors are raised as well."""
 
     def __init__(self, progress: _Progress) -> None:
         super().__init__()
         self._progress = progress
+        self._filtered = progress.complete > 0 or any(map(_patterns, _PATTERN_VARIABLES))
 
     def emit(self, record: logging.LogRecord) -> None:
         match record.msg, record.args:
-            case ("Found S3 object: %s (%d bytes)" | "Found blob: %s (%d bytes)", (str(name), int(size))):
-                self._progress.expect(name, size)
+            case ("Found S3 object: %s (%d bytes)" | "Found blob: %s (%d bytes)", (str(name), int(count))):
+                # The one before may have been skipped.
+                self._progress.check_room()
+                self._progress.expect(name, count)
+                if not self._filtered:
+                    self._progress.check_room()
             case ("Skipping %s due to file pattern filter", (str(name),)):
                 self._progress.expect(name, 0)
             case ("Unpacking: %s", _):
@@ -405,13 +429,18 @@ class _Progress:
     Attributes:
         shown: the URI as people may see it.
         complete: bytes that an earlier download left; they will not be among those that are expected.
+        room: most bytes that the folder may hold in the end, with those that it holds.
     """
 
     shown: str
     folder: Path
     complete: int = 0
+    room: int = field(init=False)
     _expected: dict[str, int] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.room = find_room(self.folder) + self.count()
 
     def __enter__(self) -> _Progress:
         watch = self._draw if sys.stderr.isatty() else self._log
@@ -426,9 +455,20 @@ class _Progress:
         self._stopped.set()
         self._watcher.join()
 
-    def expect(self, name: str, size: int) -> None:
+    def expect(self, name: str, count: int) -> None:
         """That a file of so many bytes will come."""
-        self._expected[name] = size
+        self._expected[name] = count
+
+    def check_room(self) -> None:
+        """Refuse what does not fit on the disk before it is there.
+
+        Raises:
+            ModelLoadError: what is expected does not.
+        """
+        if (total := self._total() or 0) > self.room:
+            raise ModelLoadError(
+                f"{self.shown} has {size(total)}, which is more than the {size(self.room)} that the disk has room for"
+            )
 
     def count(self) -> int:
         """Bytes in the folder."""
@@ -461,21 +501,13 @@ class _Progress:
         before = self.count()
         while not self._stopped.wait(_LOG_SECONDS):
             now, total = self.count(), self._total()
-            of = "" if total is None else f" of {_size(total)}"
-            speed = _size(max(now - before, 0) / _LOG_SECONDS)
+            of = "" if total is None else f" of {size(total)}"
+            speed = size(max(now - before, 0) / _LOG_SECONDS)
             with _writing:
-                logger.info("%s: downloaded %s%s, %s/s", self.shown, _size(now), of, speed)
+                logger.info("%s: downloaded %s%s, %s/s", self.shown, size(now), of, speed)
             before = now
 
 
 class _Bar(tqdm):  # type: ignore[misc]
     # Without a thread of its own, which might be writing where KServe forks.
     monitor_interval = 0
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import re
+import stat
 import tarfile
 import threading
 import time
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -107,6 +108,72 @@ class Web:
         self._server.server_close()
 
 
+@dataclass(frozen=True)
+class Member:
+    """One of an archive.
+
+    Attributes:
+        link: where a symbolic link leads; it is one if this is set.
+        mode: type and permissions as of `stat`.
+        size: what is declared in place of what is there.
+    """
+
+    name: str
+    link: str | None = None
+    mode: int = stat.S_IFREG | 0o644
+    size: int | None = None
+
+    def at(self, outside: str) -> Member:
+        """With a path in place of `{outside}`."""
+        link = self.link and self.link.format(outside=outside)
+        return replace(self, name=self.name.format(outside=outside), link=link)
+
+
+_TAR_TYPES = {stat.S_IFREG: tarfile.REGTYPE, stat.S_IFIFO: tarfile.FIFOTYPE, stat.S_IFCHR: tarfile.CHRTYPE}
+
+
+def pack_tar(members: Sequence[Member]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for member in members:
+            header = tarfile.TarInfo(member.name)
+            header.type = _TAR_TYPES[stat.S_IFMT(member.mode)] if member.link is None else tarfile.SYMTYPE
+            header.mode = member.mode & 0o7777
+            header.linkname = member.link or ""
+            header.size = member.size or 0
+            # Without data, however large it says that it is.
+            archive.addfile(header)
+    return buffer.getvalue()
+
+
+def pack_zip(members: Sequence[Member]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for member in members:
+            header = zipfile.ZipInfo(member.name)
+            header.external_attr = (member.mode if member.link is None else stat.S_IFLNK | 0o777) << 16
+            archive.writestr(header, member.link or "")
+            if member.size is not None:
+                archive.infolist()[-1].file_size = member.size
+    return buffer.getvalue()
+
+
+def deflated(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def encrypted(archive: bytes) -> bytes:
+    """A zip whose members say that they are encrypted."""
+    changed = bytearray(archive)
+    for found in re.finditer(rb"PK\x01\x02", archive):
+        changed[found.start() + 8] |= 1
+    return bytes(changed)
+
+
 def tar(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -118,8 +185,4 @@ def tar(files: Mapping[str, bytes]) -> bytes:
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return buffer.getvalue()
+    return deflated(files, zipfile.ZIP_STORED)

@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import grpc
 from starlette.types import ASGIApp
@@ -82,8 +81,8 @@ class Application:
     task: str
     runner: Runner
     asgi: ASGIApp
-    grpc: GrpcServer
-    channel: Any
+    server: GrpcServer
+    channel: grpc.aio.Channel
 
     @classmethod
     async def start(cls, task: str, folder: Path) -> Application:
@@ -105,12 +104,12 @@ class Application:
 
     async def stop(self) -> None:
         await self.channel.close()
-        await self.grpc.stop()
+        await self.server.stop()
         await asyncio.to_thread(self.runner.close)
 
     async def ask(self, seed: str, report: Report) -> None:
         """One request, which the seed makes."""
-        random = Random(seed)
+        random = Random(f"{self.task} {seed}")
         if random.random() < _GRPC_SHARE:
             method, message = fuzz_grpc.make_call(random, self.task == _GENERATION)
             code, said = await fuzz_grpc.call(self.channel, method, message)

@@ -141,13 +141,13 @@ async def call(channel: grpc.aio.Channel, method: str, data: bytes) -> tuple[str
         if method.endswith("ModelStreamInfer"):
             # An error of a stream is a message.
             requests: Sequence[bytes] = [data] * 2
-            stream = channel.stream_stream(method, None, None)(iter(requests), timeout=60)
+            stream = channel.stream_stream(method, None, None)(iter(requests), timeout=5)
             async for response in stream:
                 error = messages.ModelStreamInferResponse.FromString(response).error_message
                 if error.startswith(_INTERNAL):
                     return "INTERNAL", error
         else:
-            await channel.unary_unary(method, None, None)(data, timeout=60)
+            await channel.unary_unary(method, None, None)(data, timeout=5)
     except grpc.aio.AioRpcError as error:
         return error.code().name, error.details() or ""
     return "OK", ""

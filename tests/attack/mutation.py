@@ -90,7 +90,7 @@ def _repeat(random: Random, container: Any, key: Any, _: Sequence[tuple[str, Any
 
 def _nudge(random: Random, container: Any, key: Any, _: Sequence[tuple[str, Any]]) -> None:
     if isinstance(container[key], int | float):
-        container[key] += random.choice((-1, 1, 0.5))
+        container[key] += random.choice((-1, 1))
 
 
 def _add_option(random: Random, container: Any, key: Any, options: Sequence[tuple[str, Any]]) -> None:

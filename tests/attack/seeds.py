@@ -13,9 +13,10 @@ _TOKENS = [
     {"name": "input_ids", "shape": [1, 4], "datatype": "INT64", "data": [5, 6, 7, 8]},
     {"name": "attention_mask", "shape": [1, 4], "datatype": "INT64", "data": [1, 1, 1, 0]},
 ]
+_GROUPS = (AnswerOptions(), ReadingOptions())
 # By name with a right value: of encoders' answers, and of sampling.
 ANSWERS: Sequence[tuple[str, Any]] = (
-    *((name, field.default) for group in (AnswerOptions, ReadingOptions) for name, field in group.model_fields.items()),
+    *(item for group in _GROUPS for item in group.model_dump(mode="json").items()),
     ("return_probabilities", True), ("return_raw_logits", True), ("return_offsets_mapping", True), ("labels", True),
     ("top_k", 2), ("threshold", 0.1), ("function_to_apply", "sigmoid"), ("targets", ["the"]), ("stride", 3),
     ("aggregation_strategy", "simple"), ("candidate_labels", ["sports", "art"]), ("multi_label", True),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 import pty
 import re
 import resource
 import signal
+import stat
 import subprocess
 import sys
+import tarfile
 import termios
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,23 +23,26 @@ from typing import Any
 
 import pytest
 
-from runners import storage
+from runners import archives, storage
 from runners.arguments import Arguments
 from runners.errors import ArgumentsError, RunnerError
 from runners.storage import fetch_model, localize_model, redact
 from tests.hub import COMMIT, Hub
-from tests.objects import ObjectStore, Web, tar, zipped
+from tests.objects import Member, ObjectStore, Web, deflated, encrypted, pack_tar, pack_zip, tar, zipped
 from tests.servers import ROOT
 
 FILES = {"config.json": b"{}", "1_Pooling/config.json": b'{"a": 1}', "tokenizer.json": b"x" * 100}
 LARGE = {**FILES, "model.safetensors": bytes(3 * 2**20)}
 _FETCH = """
-import logging, sys
+import logging, os, shutil, sys
+from collections import namedtuple
 from runners import storage
 from runners.errors import RunnerError
 logging.basicConfig(format="%(message)s")
 storage.logger.setLevel("INFO")
 storage._LOG_SECONDS = 0.2
+if free := os.environ.get("FREE"):
+    shutil.disk_usage = lambda _: namedtuple("Usage", "total used free")(0, 0, int(free))
 try:
     print(storage.fetch_model(sys.argv[1]))
 except RunnerError as error:
@@ -184,12 +191,115 @@ def test_a_transfer_that_breaks_off_is_not_complete(name: str, kind: str, pack: 
     assert contents(fetch(f"{web.url}/{name}")[0]) == FILES
 
 
-def test_an_archive_cannot_write_outside(fetch: Fetch, web: Web) -> None:
-    web.files["/m.tar.gz"] = "application/gzip", tar({"config.json": b"{}", "../../outside": b"x"})
-    assert "OutsideDestinationError" in fetch.fail(f"{web.url}/m.tar.gz")
-    web.files["/m.zip"] = "application/zip", zipped({"config.json": b"{}", "../../outside": b"x"})
-    assert contents(fetch(f"{web.url}/m.zip")[0]) == {"config.json": b"{}", "outside": b"x"}
-    assert not list(fetch.cache.parent.rglob("outside*"))[1:]
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (["../outside"], "holds '../outside', a path with '..'"),
+        (["a/../../outside"], "holds 'a/../../outside', a path with '..'"),
+        (["{outside}"], "holds '{outside}', an absolute path"),
+        (["a\nb/../c"], r"holds 'a\nb/../c', a path with '..'"),
+        (["b/" * 64 + "c"], "which lies in more than 64 folders"),
+        (["x" * 300], "OSError: [Errno 36] File name too long"),
+        (["a", "a/b"], "FileExistsError: [Errno 17] File exists"),
+        ([Member("a", size=2**50)], "holds 'a', which is larger than the 1.0 GiB that the disk has room for"),
+        ([Member("link", link="{outside}")], "holds 'link', a link"),
+        ([Member("link", link="config.json")], "holds 'link', a link"),
+        ([Member("link", link=".."), "link/outside"], "holds 'link', a link"),
+        ([Member("fifo", mode=stat.S_IFIFO)], "holds 'fifo', which is neither a file nor a folder"),
+        ([Member("device", mode=stat.S_IFCHR)], "holds 'device', which is neither a file nor a folder"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+def test_what_an_archive_must_not_hold(
+    members: list[str | Member], message: str, kind: str, fetch: Fetch, web: Web, tmp_path: Path
+) -> None:
+    """Nothing of it stays, and nothing lies outside of the folder."""
+    outside = str(tmp_path / "outside")
+    fetch.environment = {"FREE": str(2**30)}
+    pack, media_type = (pack_zip, "application/zip") if kind == "zip" else (pack_tar, "application/gzip")
+    files = [member if isinstance(member, Member) else Member(member) for member in members]
+    web.files[f"/m.{kind}"] = media_type, pack([Member("config.json"), *(each.at(outside) for each in files)])
+    error = fetch.fail(f"{web.url}/m.{kind}")
+    assert error.startswith(f"ModelLoadError: {web.url}/m.{kind} ")
+    assert message.format(outside=outside) in error
+    assert [path.suffix for path in tmp_path.rglob("*") if path != fetch.cache] == [".lock"]
+
+
+def test_modes_of_an_archive_do_not_hold(fetch: Fetch, web: Web) -> None:
+    web.files["/m.tar.gz"] = "application/gzip", pack_tar([Member("config.json", mode=stat.S_IFREG | 0o6777)])
+    folder, _ = fetch(f"{web.url}/m.tar.gz")
+    assert (folder / "config.json").stat().st_mode & 0o7111 == 0
+
+
+def test_a_local_archive_is_not_written_to(fetch: Fetch, tmp_path: Path) -> None:
+    """In the folder is a link to it, which a member's name may be."""
+    archive = tmp_path / "m.tar.gz"
+    archive.write_bytes(pack_tar([Member("config.json"), Member("m.tar.gz")]))
+    before = archive.read_bytes()
+    assert "holds 'm.tar.gz', which has the name of the archive" in fetch.fail(f"file://{archive}")
+    assert archive.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "body", "message"),
+    [
+        # Inflated on the way to the disk.
+        ("m.tar.gz", "application/gzip", gzip.compress(bytes(2**25)), "is larger than the 16 MiB that the disk has room for"),
+        ("m.tar", "application/x-tar", bytes(2**25), "is larger than the 16 MiB that the disk has room for"),
+        ("m.tar.gz", "application/gzip", tar({"a": bytes(2**23), "b": bytes(2**22), "c": bytes(2**22)}), "is larger than the 16 MiB that the disk has room for"),
+        ("m.zip", "application/zip", deflated({"a": bytes(2**23), "b": bytes(2**24)}), "holds 'b', which is larger than the 8 MiB that the disk has room for"),
+        ("m.zip", "application/zip", encrypted(zipped(FILES)), "holds 'config.json', which is encrypted"),
+        ("m.zip", "application/zip", deflated({"a": bytes(2**20)}, zipfile.ZIP_BZIP2), "holds 'a', compressed by method 12"),
+        ("m.zip", "application/zip", zipped({"config.json": b"{}", "a_b": b""}).replace(b"a_b", b"a\0b"), "holds 'a\\x00b', whose name has a NUL"),
+        ("m.tar.gz", "application/gzip", pack_tar([Member("x" * 2**21)]), "holds 'a member', with or before headers of more than 1 MiB"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_is_a_bomb(
+    name: str, kind: str, body: bytes, message: str, fetch: Fetch, web: Web, tmp_path: Path
+) -> None:
+    fetch.environment = {"FREE": str(2**24)}
+    web.files[f"/{name}"] = kind, body
+    assert message in fetch.fail(f"{web.url}/{name}")
+    assert [path.suffix for path in tmp_path.rglob("*") if path != fetch.cache] == [".lock"]
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_an_archive_of_too_many_files(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    folder = tmp_path / "partial"
+    folder.mkdir()
+    archive = folder / f"m.{kind}"
+    archive.write_bytes((tar if kind == "tar" else zipped)({str(index): b"" for index in range(4)}))
+    with pytest.raises(RunnerError, match=r"^shown holds more than 3 files and folders: it is not unpacked$"):
+        archives.unpack_archive(archive, archives.TAR if kind == "tar" else archives.ZIP, folder, "shown")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_compressions_of_tar(mode: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "partial"
+    folder.mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with tarfile.open(folder / "m.tar", mode) as archive:
+        archive.add(tmp_path / "config.json", "./bert/config.json")
+    archives.unpack_archive(folder / "m.tar", archives.TAR, folder, "shown")
+    assert contents(folder) == {"bert/config.json": b"{}"}
+
+
+def test_an_archive_in_s3_that_is_refused_leaves_nothing(fetch: Fetch, s3: ObjectStore) -> None:
+    s3.put("", {"bomb.zip": deflated({"a": bytes(2**25)})})
+    fetch.environment = s3.environment | {"FREE": str(2**24)}
+    assert "holds 'a', which is larger than the 16 MiB" in fetch.fail("s3://models/bomb.zip")
+    assert [path.suffix for path in fetch.cache.iterdir()] == [".lock"]
+
+
+def test_links_out_of_a_download(tmp_path: Path) -> None:
+    (tmp_path / "inside").touch()
+    (tmp_path / "link").symlink_to("inside")
+    archives.refuse_links(tmp_path, "shown")
+    (tmp_path / "other").symlink_to("/etc/passwd")
+    with pytest.raises(RunnerError, match=r"^shown holds 'other', a link out of its folder$"):
+        archives.refuse_links(tmp_path, "shown")
 
 
 def test_two_servers_share_one_download(fetch: Fetch, web: Web) -> None:
@@ -224,6 +334,20 @@ def test_an_archive_in_s3(pack: Any, fetch: Fetch, s3: ObjectStore) -> None:
     folder, log = fetch(f"s3://models/{name}")
     assert contents(folder) == FILES
     assert f"unpacking s3://models/{name}" in log
+
+
+@pytest.mark.parametrize("ignored", ["", "*.txt"])
+def test_what_does_not_fit_is_not_downloaded(ignored: str, fetch: Fetch, s3: ObjectStore) -> None:
+    """Files that are left out do not count."""
+    uri = s3.put(f"large{ignored[1:]}/", LARGE | {"z.txt": bytes(2**20)})
+    s3.read.clear()
+    fetch.environment = s3.environment | {"FREE": str(2**21), "STORAGE_IGNORE_PATTERNS": ignored}
+    assert re.fullmatch(
+        rf"ModelLoadError: {uri} has [34] MiB, which is more than the 2 MiB that the disk has room for", fetch.fail(uri)
+    )
+    assert s3.read == []
+    fetch.environment |= {"FREE": str(2**22 - 2**19)}
+    assert fetch(uri)[0] if ignored else fetch.fail(uri)
 
 
 def test_s3_goes_on_file_by_file(fetch: Fetch, s3: ObjectStore) -> None:
@@ -295,6 +419,14 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def test_a_model_of_the_hub_that_does_not_fit(fetch: Fetch, hub: Hub) -> None:
+    fetch.environment |= {"FREE": str(2**20)}
+    assert fetch.fail("hf://owner/model") == (
+        "ModelLoadError: hf://owner/model has 3 MiB, which is more than the 1 MiB that the disk has room for"
+    )
+    assert hub.asked == []
 
 
 def test_hf_goes_on_file_by_file(fetch: Fetch, hub: Hub) -> None:
