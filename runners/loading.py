@@ -32,7 +32,6 @@ from runners.encoder.text_part import encoder_class, take_encoder, take_text_par
 from runners.errors import ModelLoadError
 from runners.model_files import find_file, load_json
 from runners.task import is_embedder
-from runners.weights import copy_mapped_weights
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +160,8 @@ def load_model(
 ) -> PreTrainedModel:
     """Load the weights for one task, ready to run.
 
+    They may lie in the mapped file; `copy_mapped_weights` copies those that are still used once the model is prepared.
+
     Args:
         auto_class: the `transformers` auto class of the task.
         unused_prefixes: weights that may be missing because the task does not read them.
@@ -199,7 +200,6 @@ def load_model(
         model = take_text_part(model)
     _refuse_missing_weights(model, [key for key in report["missing_keys"] if not key.startswith(unused_prefixes)])
     loaded: PreTrainedModel = model.eval().to(device)
-    copy_mapped_weights(loaded)
     return loaded
 
 

@@ -133,7 +133,8 @@ def test_help_has_everything_and_is_quick() -> None:
     options = {*re.findall(r"--(\w+)", shown.stdout)}
     assert options >= {*KSERVE_FLAGS, *LaunchArguments.model_fields, "max_num_seqs", "enable_lora", "port", "model"}
     titles = re.findall(r"^(\S.*):$", shown.stdout, re.MULTILINE)
-    assert titles[:3] == ["Server, of launch.py only", "Server", "Model"]
+    limits = "Limits (docs/limits.md says what each protects)"
+    assert titles[:4] == ["Server, of launch.py only", "Server", limits, "Model"]
     assert not re.search(r"`|\]\(|PydanticUndefined", shown.stdout.split("usage:")[1])
 
 

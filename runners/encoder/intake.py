@@ -100,7 +100,7 @@ class Intake:
             await self._take_tokens([given for given in texts if isinstance(given, TokenInput)])
             return
         items = [given for given in texts if isinstance(given, TextInput)]
-        costs = [_count_characters(item) * self._sequences_a_text for item in items]
+        costs = [count_characters(item) * self._sequences_a_text for item in items]
         many = self._sequences_a_text > _SLICE_TEXTS
         long = [many or cost > _SLICE_CHARACTERS for cost in costs]
         lanes = self._loaded.lanes
@@ -200,13 +200,8 @@ class Intake:
             )
 
 
-def count_characters(texts: Sequence[TextInput | TokenInput]) -> int:
-    """What a request costs: the characters of its texts, four for a token."""
-    return sum(
-        _count_characters(given) if isinstance(given, TextInput) else _CHARACTERS_A_TOKEN * len(given.input_ids)
-        for given in texts
-    )
-
-
-def _count_characters(given: TextInput) -> int:
+def count_characters(given: TextInput | TokenInput) -> int:
+    """What a text costs: its characters and those of its pair, one for a word, four for a token."""
+    if isinstance(given, TokenInput):
+        return _CHARACTERS_A_TOKEN * len(given.input_ids)
     return len(given.text) + len(given.pair or "") + len(given.words or ())

@@ -188,23 +188,8 @@ class EncoderRunner:
         """
         loaded = self._model()
         self._arguments.check_texts(texts, options)
-        limits, most_characters = self._arguments, self._arguments.max_whole_text_characters
-        to_end = loaded.head.reads_to_end(options)
-        for position, given in enumerate(texts):
-            if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
-                raise InputError(f"text {position} is a pair, and {loaded.task} takes single texts")
-            if isinstance(given, TextInput) and given.pair is None and loaded.head.needs_pairs:
-                raise InputError(f"text {position} is a single one, and {loaded.task} takes a question and a context")
-            if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
-                raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
-            if to_end and isinstance(given, TextInput) and (length := count_characters([given])) > most_characters:
-                raise name_text(
-                    LimitExceededError(
-                        length, "characters of a text that is not simply truncated", "max_whole_text_characters",
-                        most_characters,
-                    ),
-                    position,
-                )  # fmt: skip
+        limits = self._arguments
+        characters = _check_kinds(loaded, texts, options, limits.max_whole_text_characters)
         sequences = loaded.head.count_sequences(options) * len(texts)
         if sequences > limits.max_request_sequences:
             raise LimitExceededError(
@@ -219,7 +204,7 @@ class EncoderRunner:
             options = replace(options, reading=options.reading.model_copy(update={"return_truncated_tokens": True}))
         elif options.reading.return_truncated_tokens:
             options = replace(options, tensors=options.tensors | {TRUNCATED_TOKENS.name})
-        job = loaded.queue.admit(len(texts), count_characters(texts))
+        job = loaded.queue.admit(len(texts), characters)
         try:
             await Intake(loaded, job, options, limits.max_request_sequences, self._note_truncation).run(texts)
             return await job.result
@@ -303,6 +288,7 @@ class EncoderRunner:
             outline_model,
             resolve_batch_tokens,
         )
+        from runners.weights import copy_mapped_weights
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -370,6 +356,8 @@ class EncoderRunner:
             options = replace(self.default_options, reading=ReadingOptions())
             trial = Trial(head, text_tokenizer, token_limits, options)
             forward = trial.choose_forward(model_inputs, max_batch_tokens)
+            # What is packed now is in memory of our own already.
+            copy_mapped_weights(model)
             trial.warm_up(model, forward)
         loaded = LoadedModel(
             task=task,
@@ -387,6 +375,43 @@ class EncoderRunner:
         gc.collect()
         gc.freeze()
         return loaded
+
+
+def _check_kinds(
+    loaded: LoadedModel, texts: Sequence[TextInput | TokenInput], options: Options, most_characters: int
+) -> int:
+    """Refuse texts that the task does not take, in one pass: the event loop waits for it.
+
+    Args:
+        most_characters: of a text that is read to its end.
+
+    Returns:
+        How many characters the texts have, as `count_characters` counts them.
+
+    Raises:
+        InputError: a text is of another kind; the message names its position.
+        LimitExceededError: one that is read to its end is too long.
+    """
+    head, task = loaded.head, loaded.task
+    accepts_pairs, needs_pairs, accepts_words = head.accepts_pairs, head.needs_pairs, head.accepts_words
+    most = most_characters if head.reads_to_end(options) else None
+    total = 0
+    for position, given in enumerate(texts):
+        length = count_characters(given)
+        total += length
+        if not isinstance(given, TextInput):
+            continue
+        if given.pair is None:
+            if needs_pairs:
+                raise InputError(f"text {position} is a single one, and {task} takes a question and a context")
+        elif not accepts_pairs:
+            raise InputError(f"text {position} is a pair, and {task} takes single texts")
+        if given.words is not None and not accepts_words:
+            raise InputError(f"text {position} is split into words, and {task} takes whole texts")
+        if most is not None and length > most:
+            what = "characters of a text that is not simply truncated"
+            raise name_text(LimitExceededError(length, what, "max_whole_text_characters", most), position)
+    return total
 
 
 def _infer_task(config: PretrainedConfig, embedder: bool) -> Task:

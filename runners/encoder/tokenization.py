@@ -48,6 +48,7 @@ class TextTokenizer:
         self.max_length = max_length
         self._special_of_pair = self._encoder.special_of_pair
         self._unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
+        self._seconds: tuple[tuple[str, ...], list[Encoding]] = ((), [])
         # WordPiece marks the tokens that carry on a word.
         self._marks_words = bool(getattr(self._encoder.model, "continuing_subword_prefix", None))
 
@@ -266,7 +267,7 @@ class TextTokenizer:
             InputError: one of `seconds` takes more than half of the model's length, or a text is longer than it may be.
         """
         room = self.max_length - self._special_of_pair
-        seconds_encoded = self._encoder.encode_parts(seconds)
+        seconds_encoded = self._encode_seconds(tuple(seconds))
         for second, encoding in zip(seconds, seconds_encoded, strict=True):
             if len(encoding) > self.max_length // 2 or len(encoding) >= room:
                 raise InputError(
@@ -290,6 +291,12 @@ class TextTokenizer:
                         raise self._too_long(tokens)
             readings.append(Reading(pairs[0], pairs, left_out=left_out))
         return readings
+
+    def _encode_seconds(self, seconds: tuple[str, ...]) -> list[Encoding]:
+        """Those of the last call where they are the same: a request's slices follow each other."""
+        if self._seconds[0] != seconds:
+            self._seconds = (seconds, self._encoder.encode_parts(seconds))
+        return self._seconds[1]
 
     def _too_long(self, tokens: int) -> InputError:
         return InputError(

@@ -334,6 +334,7 @@ class TransformersEngine:
         from runners.generator.vocabulary import Vocabulary
         from runners.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
         from runners.model_files import load_json
+        from runners.weights import copy_mapped_weights
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -356,6 +357,7 @@ class TransformersEngine:
         limits = Limits.of(model, tokenizer, arguments.max_length)
         leave_defaults(model)
         logger.info("%s", speed_up(model))
+        copy_mapped_weights(model)
         decoder = Decoder(model, defaults.decoder_start)
         logger.info("%s", choose_batching(decoder))
         warm_linears(model, range(1, MAX_ROWS + 1))

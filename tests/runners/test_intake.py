@@ -12,6 +12,7 @@ import pytest
 
 from runners.answers import ReadingOptions
 from runners.arguments import Arguments
+from runners.encoder.heads import SequenceClassification
 from runners.encoder.packing import PackedForward
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.tokenization import TextTokenizer
@@ -218,3 +219,67 @@ def test_too_many_characters_are_refused_before_work(runner: EncoderRunner, monk
         assert len(await infer(runner, SMALL)) == 1
 
     asyncio.run(scenario())
+
+
+def test_a_full_server_refuses_before_it_tokenizes(runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    tokenized: list[int] = []
+    tokenize = TextTokenizer.tokenize
+
+    def count(self: Any, texts: Any, *given: Any) -> Any:
+        tokenized.append(len(texts))
+        return tokenize(self, texts, *given)
+
+    monkeypatch.setattr(TextTokenizer, "tokenize", count)
+
+    async def scenario() -> None:
+        assert runner._loaded is not None
+        queue = runner._loaded.queue
+        queue._limits = queue._limits.model_copy(update={"max_queue_tokens": 500})
+        first = infer(runner, *[tokens(64)] * 30)
+        await until(lambda: queue._waiting_tokens > 500)
+        with pytest.raises(OverloadedError, match="tokens, more than the 500 it takes"):
+            await infer(runner, SMALL)
+        assert tokenized == []
+        gate.open()
+        assert len(await first) == 30
+        queue._limits = queue._limits.model_copy(update={"max_queue_characters": 1000})
+        gate.allowed = threading.Semaphore(0)
+        second = infer(runner, *[tokens(64)] * 4)
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError, match="1024 characters of texts; with the 11 of this request"):
+            await infer(runner, SMALL)
+        assert tokenized == []
+        gate.open()
+        assert len(await second) == 4
+        assert len(await infer(runner, SMALL)) == 1
+        assert tokenized == [1]
+
+    asyncio.run(scenario())
+
+
+def test_an_error_in_a_head_fails_one_request_alone(
+    runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(monkeypatch)
+    predict = SequenceClassification.predict
+
+    def fail_on_one(self: Any, parts: Any, reading: Any, options: Any) -> Any:
+        if len(reading.text.input_ids) == 21:
+            raise IndexError("a secret text")
+        return predict(self, parts, reading, options)
+
+    monkeypatch.setattr(SequenceClassification, "predict", fail_on_one)
+
+    async def scenario() -> None:
+        # The first one holds the model until the others wait for one batch.
+        asked = [infer(runner, *given) for given in ([tokens(9)], [tokens(20)], [tokens(22), tokens(21)], [tokens(23)])]
+        await asyncio.sleep(0.1)
+        gate.open()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [list, list, IndexError, list]
+
+    asyncio.run(scenario())
+    assert sorted(number for batch in gate.batches for number in batch) == [9, 20, 21, 22, 23], "the model runs once"
+    assert "no answer to a text: IndexError in fail_on_one" in caplog.text
+    assert "secret" not in caplog.text

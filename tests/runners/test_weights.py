@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from runners.encoder.runner import EncoderRunner
 from runners.inference import Options, Output, TextInput
+from runners.weights import copy_mapped_weights
 from tests.conftest import ModelFolder
 from tests.encoders import load
 
@@ -38,3 +41,19 @@ def answer(runner: EncoderRunner) -> list[list[float]]:
     texts = [TextInput("a text"), TextInput("another one")]
     predictions = asyncio.run(runner.infer(texts, Options(Output.RAW_LOGITS)))
     return [prediction.output.values.tolist() for prediction in predictions]  # type: ignore[union-attr]
+
+
+def test_tied_weights_stay_tied_when_they_are_copied(tmp_path: Path) -> None:
+    layer = nn.Linear(64, 64, bias=False)
+    save_file({"weight": layer.weight.detach()}, tmp_path / "weights.safetensors")
+    mapped = load_file(tmp_path / "weights.safetensors")["weight"]
+    tied = nn.ModuleDict({"embedding": nn.Embedding(64, 64), "decoder": nn.Linear(64, 64), "own": nn.Linear(64, 64)})
+    tied["embedding"].weight = nn.Parameter(mapped)
+    # Tied by its data alone, as `torch` leaves it where two parameters are loaded from one tensor.
+    tied["decoder"].weight = nn.Parameter(mapped)
+    own = tied["own"].weight.data_ptr()
+    assert copy_mapped_weights(tied) == 64 * 64 * 4, "once, although two have it"
+    assert tied["embedding"].weight.data_ptr() == tied["decoder"].weight.data_ptr() != mapped.data_ptr()
+    assert tied["own"].weight.data_ptr() == own, "what is no file's stays where it is"
+    assert tied["decoder"].weight.equal(layer.weight)
+    assert copy_mapped_weights(tied) == 0

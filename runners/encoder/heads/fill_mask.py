@@ -18,9 +18,11 @@ from runners.inference import Options, Output, Table, TensorSpec, Text, TextInpu
 
 # As many as `transformers.FillMaskPipeline` gives.
 _TOP_TOKENS = 5
-# Each is decoded, which takes some 20 us, and longer where it is longer than this.
+# Each is decoded, which takes a microsecond a token: half a second of the model's thread.
 _MOST_SEQUENCES = 10_000
-_USUAL_TOKENS = 512
+_USUAL_TOKENS = 52
+# Of a target that is no token: it is split while others wait.
+_SHOWN_CHARACTERS = 100
 
 
 class FillMask(ClassificationHead):
@@ -128,9 +130,10 @@ class FillMask(ClassificationHead):
             return None
         unknown = [target for target in targets if target not in self._vocabulary]
         if unknown:
+            shown = unknown[0][:_SHOWN_CHARACTERS]
             raise InputError(
-                f"targets has {unknown[0]!r}, which is no token of the vocabulary"
-                f" (as the tokenizer splits it: {', '.join(self._split(unknown[0])[:5]) or 'nothing'})"
+                f"targets has {shown!r}{'...' * (shown != unknown[0])}, which is no token of the vocabulary"
+                f" (as the tokenizer splits it: {', '.join(self._split(shown)[:5]) or 'nothing'})"
             )
         return np.array([self._vocabulary[target] for target in dict.fromkeys(targets)], dtype=np.int64)
 
