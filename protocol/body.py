@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
 from protocol.http.body_budget import get_share
+from protocol.json_pieces import encode_json, encode_pieces
 from protocol.json_structure import check_amounts, decode_in_pieces
 from protocol.offload import offload
 from runners.request_limits import RequestLimits
@@ -33,13 +33,9 @@ _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 # As many parameters of a content type are looked at; none has more than three.
 _MOST_PARAMETERS = 16
-# Items of a list that are encoded at once: a few ms, of the largest that there are.
-_PIECE = 256
 # Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
 _INLINE_BYTES = 256 * 2**10
 _ONE_CALL_BYTES = 4 * 2**20
-# The same where each item is of many objects.
-_ITEMS = 64
 
 
 async def read_body(
@@ -146,35 +142,15 @@ def _request_errors(what: str) -> Iterator[None]:
         raise InvalidRequestError(f"{what} is nested too deeply") from error
 
 
-def json_response(payload: Any) -> Response:
-    """A 200 with a JSON body; numpy arrays are JSON lists."""
-    return Response(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+def json_response(payload: Any, values: int = 0) -> Response:
+    """A 200 with a JSON body; numpy arrays and iterators are JSON lists.
 
-
-def encode_items(items: Iterable[Any]) -> list[Any] | orjson.Fragment:
-    """A list for an encoder; of a long one only a piece exists at a time, and the rest is encoded already.
-
-    Many objects at once would have the garbage collector stop all threads for as long as it looks at them.
+    Args:
+        values: about how many numbers and names there are; of many only a part is encoded at a time.
     """
-    rest = iter(items)
-    pieces: list[bytes] = []
-    while True:
-        piece = list(islice(rest, _ITEMS))
-        if not pieces and len(piece) < _ITEMS:
-            return piece
-        if not piece:
-            return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
-        pieces.append(orjson.dumps(piece)[1:-1])
+    return Response(encode_json(payload, values), media_type="application/json")
 
 
-def encode_lists(payload: Any) -> Any:
-    """The same for an encoder, its long lists encoded piece by piece, since to encode one holds all threads."""
-    match payload:
-        case dict():
-            return {name: encode_lists(value) for name, value in payload.items()}
-        case list() if len(payload) > _PIECE:
-            pieces = (orjson.dumps(payload[start : start + _PIECE])[1:-1] for start in range(0, len(payload), _PIECE))
-            return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
-        case list():
-            return [encode_lists(value) for value in payload]
-    return payload
+def encode_part(payload: Any) -> orjson.Fragment:
+    """What is to be a part of an answer, encoded piece by piece."""
+    return orjson.Fragment(b"".join(encode_pieces(payload)))

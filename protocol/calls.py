@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.body import json_response
 from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError, NotFoundError
 from protocol.offload import offload
 from protocol.sampling import read_sampling
@@ -42,8 +43,11 @@ _OPENAI_PATHS_BY_TASK = {Task.TEXT_EMBEDDING: _RANKING | {"/v1/embeddings"}, Tas
 # vLLM's way to say that texts are truncated to what the model takes.
 _MODEL_LENGTH = -1
 
-# Rendering takes about 0.1 us a number; what takes longer than a few ms must not hold up the event loop.
-_RENDER_INLINE = 20_000
+# Rendering takes 0.1 to 0.5 us a number; what takes longer than a few ms must not hold up the event loop.
+_RENDER_INLINE = 10_000
+# A record's values take as long as so many numbers.
+_NUMBERS_A_NAME = 4
+CHARACTERS_A_NUMBER = 64
 
 
 def post_route(
@@ -359,21 +363,31 @@ async def _wait_for_disconnect(request: Request) -> None:
         pass
 
 
-async def render(renderer: Callable[[Sequence[Prediction]], T], predictions: Sequence[Prediction]) -> T:
-    """Call a renderer, in a thread where there is much to render."""
-    numbers = sum(map(count_numbers, predictions))
-    return await render_off_loop(lambda: renderer(predictions), numbers)
+async def render(
+    renderer: Callable[[Sequence[Prediction]], Any], predictions: Sequence[Prediction], more: int = 0
+) -> Response:
+    """Answer with the JSON of what a renderer makes of predictions, in a thread where there is much of it.
+
+    Args:
+        more: how much there is beside the numbers and names of the predictions, in as many numbers.
+    """
+    values = more + sum(map(count_numbers, predictions))
+    return await render_off_loop(lambda: json_response(renderer(predictions), values), values)
 
 
 def count_numbers(prediction: Prediction) -> int:
     """How much there is to print of a prediction."""
     match prediction.output:
-        case Text():
-            return 0
+        case Text(value):
+            beside = 1 + len(value) // CHARACTERS_A_NUMBER
         case Table():
-            return prediction.output.size
+            beside = _NUMBERS_A_NAME * prediction.output.size
         case output:
-            return output.values.size
+            beside = output.values.size
+    if prediction.tensors or prediction.offsets is not None:
+        offsets = 0 if prediction.offsets is None else prediction.offsets.size
+        return beside + offsets + sum(tensor.size for tensor in prediction.tensors.values())
+    return beside
 
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import decode_json, json_response, read_off_loop
+from protocol.body import decode_json, read_off_loop
 from protocol.calls import find_model, infer, refuse_truncation, render, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.sampling import TokenId
@@ -99,12 +99,12 @@ def _tokens(ids: Sequence[Any]) -> TokenInput:
     return TokenInput(np.array(ids, dtype=np.int64))
 
 
-def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> Response:
-    data = [
+def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> dict[str, Any]:
+    data = (
         {"object": "embedding", "index": index, "embedding": _encode(vector, call.encoding_format)}
         for index, vector in enumerate(list_vectors(predictions))
-    ]
-    return json_response({"object": "list", "data": data, "model": model, "usage": count_usage(predictions)})
+    )
+    return {"object": "list", "data": data, "model": model, "usage": count_usage(predictions)}
 
 
 def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:

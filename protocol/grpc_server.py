@@ -60,6 +60,8 @@ Context: TypeAlias = "grpc.aio.ServicerContext"
 
 _SERVICE = "inference.GRPCInferenceService"
 _WATCH_SECONDS = 0.5
+# Numbers that are copied at once: some ms, in which no other thread runs.
+_AT_ONCE = 2**16
 # Requests of a stream that are answered at a time, and answers that wait for the client.
 _MOST_IN_STREAM = 64
 # As KServe's and Triton's streams have it: the parameter that tells the last response to a request.
@@ -315,9 +317,11 @@ class _Service(GRPCInferenceServiceServicer):
     async def _infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
         check_version(request.model_name, request.model_version)
         runner = find_ready_model(self._models, request.model_name)
-        return await inference.infer(
-            runner, _read_call(request, self._arguments), self._arguments, partial(_render, request)
-        )
+        call = await self._read_call(request)
+        return await inference.infer(runner, call, self._arguments, partial(_render, request))
+
+    async def _read_call(self, request: messages.ModelInferRequest) -> InferCall:
+        return await read_off_loop(lambda: _read_call(request, self._arguments), request.ByteSize())
 
     async def _answer_in_stream(
         self, data: bytes, responses: asyncio.Queue[messages.ModelStreamInferResponse | None]
@@ -328,7 +332,8 @@ class _Service(GRPCInferenceServiceServicer):
             request = await _decode(data, messages.ModelInferRequest, limits)
             check_version(request.model_name, request.model_version)
             runner = find_ready_model(self._models, request.model_name)
-            async with contextlib.aclosing(inference.stream(runner, _read_call(request, limits), limits)) as answers:
+            call = await self._read_call(request)
+            async with contextlib.aclosing(inference.stream(runner, call, limits)) as answers:
                 async for answer, final in answers:
                     response = _render(request, answer)
                     response.parameters[_FINAL].bool_param = final
@@ -465,5 +470,7 @@ def _render(request: messages.ModelInferRequest, answer: Answer) -> messages.Mod
         elif isinstance(tensor.flat, list):
             output.contents.bytes_contents.extend(element.encode() for element in tensor.flat)
         else:
-            getattr(output.contents, _CONTENTS[tensor.datatype]).extend(tensor.flat.tolist())
+            contents = getattr(output.contents, _CONTENTS[tensor.datatype])
+            for start in range(0, len(tensor.flat), _AT_ONCE):
+                contents.extend(tensor.flat[start : start + _AT_ONCE].tolist())
     return response

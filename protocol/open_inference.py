@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
-import orjson
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from protocol.body import MAX_DIGITS, decode_json, json_response, read_body, rea
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
 from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, check_counts, describe_model
+from protocol.json_pieces import encode_json
 from protocol.tensors import (
     DATATYPES,
     MAX_DIMENSION,
@@ -174,9 +174,10 @@ def _render(model_name: str, request_id: str, answer: Answer) -> Response:
             output["data"] = tensor.flat
         outputs.append(output)
     payload = {"model_name": model_name, "model_version": MODEL_VERSION, "id": request_id, "outputs": outputs}
+    values = sum(len(tensor.flat) for tensor, is_binary in answer if not is_binary)
     if not blobs:
-        return json_response(payload)
-    head = orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
+        return json_response(payload, values)
+    head = encode_json(payload, values)
     return Response(
         b"".join([head, *blobs]), media_type="application/octet-stream", headers={BINARY_HEADER: str(len(head))}
     )

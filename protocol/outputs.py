@@ -18,6 +18,8 @@ OFFSETS = "offset_mapping"
 _PADDING: dict[str, int | float | str] = {"INT64": -100, "FP32": 0.0, BYTES: ""}
 # A printed map without classes, so that clients that evaluate every element still can.
 _NO_SCORES = "{}"
+# Objects that are listed at once.
+_AT_ONCE = 2**16
 _DATATYPES = {"int64": "INT64", "float32": "FP32", "object": BYTES}
 
 
@@ -90,7 +92,15 @@ def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_ax
             own: tuple[int | slice, ...] = (row, *map(slice, array.shape))
             stacked[own] = array
     flat = stacked.ravel()
-    return Tensor(name, datatype, list(stacked.shape), flat.tolist() if datatype == BYTES else flat)
+    return Tensor(name, datatype, list(stacked.shape), _list_elements(flat) if datatype == BYTES else flat)
+
+
+def _list_elements(flat: NDArray[Any]) -> list[str]:
+    """The objects of an array, some ms at a time."""
+    elements: list[str] = []
+    for start in range(0, len(flat), _AT_ONCE):
+        elements += flat[start : start + _AT_ONCE].tolist()
+    return elements
 
 
 def _class_tensor(name: str, outputs: Sequence[ClassScores], columns: int) -> Tensor:
@@ -115,7 +125,8 @@ def _vocabulary_tensor(name: str, outputs: Sequence[VocabularyScores]) -> Tensor
     vocabulary = outputs[0].values.shape[1]
     flat: list[str] = []
     for output in outputs:
-        for entries in vocabulary_entries(output, "{", ": ", "'"):
-            flat += entries
+        for mask in vocabulary_entries(output, "{", ": ", "'"):
+            for entries in mask:
+                flat += entries
         flat += [_NO_SCORES] * ((masks - len(output.values)) * vocabulary)
     return Tensor(name, BYTES, [len(outputs), masks, vocabulary], flat)

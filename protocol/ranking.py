@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.body import decode_json, json_response, read_off_loop
-from protocol.calls import find_model, infer, refuse_truncation, resolve_options
+from protocol.calls import CHARACTERS_A_NUMBER, find_model, infer, refuse_truncation, render_off_loop, resolve_options
 from protocol.embeddings import count_usage, list_vectors
 from protocol.errors import InvalidRequestError
 from runners.inference import RELEVANCE, Models, Prediction, Runner, TextInput
@@ -33,6 +33,7 @@ Texts = str | list[str]
 # The names that the two sides of `score` have, in the order in which vLLM looks for them.
 SIDES = (("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2"))
 _LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
+_VALUES_A_RESULT = 4
 
 
 class RankingOptions(msgspec.Struct, kw_only=True):
@@ -97,17 +98,21 @@ async def answer_rerank(
     if not documents:
         raise InvalidRequestError("documents is empty; give at least one", "documents")
     scores, usage = await _score(request, runner, [call.query], documents, call, limits)
-    best = sort_by_score(scores)[: call.top_n or None]
-    results = [
-        {
-            "index": index,
-            **({} if call.return_documents is False else {"document": {"text": documents[index]}}),
-            "relevance_score": scores[index],
-        }
-        for index in best
-    ]
     head = {"id": f"rerank-{uuid.uuid4().hex}", "model": call.model or runner.name}
-    return json_response({**head, "usage": usage, "results": results})
+    values = _VALUES_A_RESULT * len(documents) + len(body) // CHARACTERS_A_NUMBER
+
+    def render() -> Response:
+        results = (
+            {
+                "index": index,
+                **({} if call.return_documents is False else {"document": {"text": documents[index]}}),
+                "relevance_score": scores[index],
+            }
+            for index in sort_by_score(scores)[: call.top_n or None]
+        )
+        return json_response({**head, "usage": usage, "results": results}, values)
+
+    return await render_off_loop(render, values)
 
 
 async def answer_score(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import repeat
 
@@ -10,15 +11,22 @@ from numpy.typing import NDArray
 
 from runners.inference import ClassScores, VocabularyScores
 
+# Numbers that are made Python's at once: some ms, in which no other thread runs.
+_AT_ONCE = 2**14
 
-def class_rows(scores: ClassScores) -> list[list[float]]:
+
+def class_rows(scores: ClassScores) -> Iterator[list[float]]:
     """One list of Python floats a row of scores, rounded if they are probabilities; one row where it is a text's.
 
     They go through float64, as KServe's do: the same number prints with the same digits.
     """
-    values = np.atleast_2d(scores.values).astype(np.float64)
-    rows: list[list[float]] = (values if scores.decimals is None else values.round(scores.decimals)).tolist()
-    return rows
+    values = np.atleast_2d(scores.values)
+    rows = max(1, _AT_ONCE // values.shape[1])
+    for start in range(0, len(values), rows):
+        part = values[start : start + rows].astype(np.float64)
+        # Not `yield from`, in which no other thread gets its turn.
+        for row in (part if scores.decimals is None else part.round(scores.decimals)).tolist():  # noqa: UP028
+            yield row
 
 
 @lru_cache(maxsize=4)
@@ -27,21 +35,28 @@ def class_keys(classes: int) -> tuple[str, ...]:
     return tuple(map(str, range(classes)))
 
 
-def vocabulary_entries(scores: VocabularyScores, opening: str, closing: str, quote: str) -> list[list[str]]:
+def vocabulary_entries(
+    scores: VocabularyScores, opening: str, closing: str, quote: str
+) -> Iterator[Iterator[list[str]]]:
     """One string a vocabulary entry and mask, `<opening>ID<closing>SCORE}`; probabilities are quoted strings.
 
-    No Python statement runs per entry: a vocabulary has tens of thousands.
+    No Python statement runs per entry: a vocabulary has tens of thousands, and a mask has one list for some thousands.
     """
-    return [_entries(row, scores.decimals, opening, closing, quote) for row in scores.values]
+    for row in scores.values:
+        yield _entries(row, scores.decimals, opening, closing, quote)
 
 
-def _entries(row: NDArray[np.float32], decimals: int | None, opening: str, closing: str, quote: str) -> list[str]:
+def _entries(
+    row: NDArray[np.float32], decimals: int | None, opening: str, closing: str, quote: str
+) -> Iterator[list[str]]:
     prefixes = _prefixes(len(row), opening, closing)
-    if decimals is None:
-        return list(map("".join, zip(prefixes, map(repr, row.astype(np.float64).tolist()), repeat("}"))))
-    printed = _printed_fractions(decimals, quote)
-    steps = np.rint(row.astype(np.float64) * 10**decimals).astype(np.int64)
-    return list(map("".join, zip(prefixes, printed[steps], strict=True)))
+    for start in range(0, len(row), _AT_ONCE):
+        own, part = prefixes[start : start + _AT_ONCE], row[start : start + _AT_ONCE].astype(np.float64)
+        if decimals is None:
+            yield list(map("".join, zip(own, map(repr, part.tolist()), repeat("}"))))
+        else:
+            steps = np.rint(part * 10**decimals).astype(np.int64)
+            yield list(map("".join, zip(own, _printed_fractions(decimals, quote)[steps], strict=True)))
 
 
 @lru_cache(maxsize=4)

@@ -14,12 +14,21 @@ import msgspec
 import numpy as np
 import orjson
 from msgspec import Meta
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import decode_json, json_response, read_body, read_off_loop
-from protocol.calls import check_ready, describe_service, infer, post_route, render, resolve_options
+from protocol.body import decode_json, read_body, read_off_loop
+from protocol.calls import (
+    CHARACTERS_A_NUMBER,
+    check_ready,
+    describe_service,
+    infer,
+    post_route,
+    render,
+    resolve_options,
+)
 from protocol.embeddings import Inputs, list_vectors, read_inputs
 from protocol.errors import InvalidRequestError, describe, tei_error_type
 from protocol.openai.routes import shaped
@@ -110,9 +119,9 @@ async def _embed(request: Request, runner: Runner, body: bytes, limits: RequestL
     return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
 
 
-def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> Response:
+def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> NDArray[np.float32]:
     vectors = np.stack(list_vectors(predictions))
-    return json_response(unit_vectors(vectors) if normalize else vectors)
+    return unit_vectors(vectors) if normalize else vectors
 
 
 async def _predict(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
@@ -126,12 +135,16 @@ async def _predict(request: Request, runner: Runner, body: bytes, limits: Reques
     # The operator's `threshold` would leave some out.
     more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
     predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more), limits))
-    columns = [_columns(prediction) for prediction in predictions]
-    answers = [
-        [{"score": score, "label": label} for score, label in zip(each["score"], each["label"], strict=True)]
-        for each in columns
-    ]
-    return json_response(answers[0] if single else answers)
+
+    def render_classes(answers: Sequence[Prediction]) -> Any:
+        return _list_classes(answers[0]) if single else map(_list_classes, answers)
+
+    return await render(render_classes, predictions)
+
+
+def _list_classes(prediction: Prediction) -> list[dict[str, Any]]:
+    columns = _columns(prediction)
+    return [{"score": score, "label": label} for score, label in zip(columns["score"], columns["label"], strict=True)]
 
 
 def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
@@ -171,13 +184,15 @@ async def _rerank(request: Request, runner: Runner, body: bytes, limits: Request
     function = "none" if call.raw_scores else "sigmoid"
     options = resolve_options(runner, call.parameters(top_k=1, threshold=None, function_to_apply=function), limits)
     predictions = await infer(request, runner, [TextInput(call.query, text) for text in call.texts], options)
-    scores = [_columns(prediction)["score"][0] for prediction in predictions]
-    return json_response(
-        [
+
+    def render_scores(answers: Sequence[Prediction]) -> Any:
+        scores = [_columns(prediction)["score"][0] for prediction in answers]
+        return (
             {"index": index, "score": scores[index], **({"text": call.texts[index]} if call.return_text else {})}
             for index in sort_by_score(scores)
-        ]
-    )
+        )
+
+    return await render(render_scores, predictions, len(body) // CHARACTERS_A_NUMBER)
 
 
 _ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}

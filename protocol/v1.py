@@ -144,11 +144,11 @@ def _read_text(instance: str | Instance | list[str], key: str, position: int) ->
     raise InvalidRequestError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
 
 
-def _render(predictions: Sequence[Prediction]) -> Response:
-    payload: dict[str, Any] = {"predictions": [_render_one(prediction) for prediction in predictions]}
+def _render(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    payload: dict[str, Any] = {"predictions": map(_render_one, predictions)}
     if tensors := extra_tensors(predictions):
         payload["outputs"] = [_render_tensor(tensor) for tensor in tensors]
-    return json_response(payload)
+    return payload
 
 
 def _render_one(prediction: Prediction) -> Any:
@@ -159,13 +159,13 @@ def _render_one(prediction: Prediction) -> Any:
             return values if values.ndim else values.item()
         case ClassScores(values):
             keys = class_keys(values.shape[-1])
-            rows = list(map(dict, map(zip, repeat(keys), class_rows(prediction.output))))
-            return rows[0] if values.ndim == 1 else rows
+            rows = map(dict, map(zip, repeat(keys), class_rows(prediction.output)))
+            return next(rows) if values.ndim == 1 else rows
         case Table(columns):
             return _records({name: column.tolist() for name, column in columns.items()})
         case VocabularyScores():
             masks = vocabulary_entries(prediction.output, '{"', '":', '"')
-            return [orjson.Fragment(f"[{','.join(entries)}]") for entries in masks]
+            return ((orjson.Fragment(",".join(entries)) for entries in mask) for mask in masks)
 
 
 def _records(columns: Mapping[str, Any]) -> Any:
@@ -173,7 +173,7 @@ def _records(columns: Mapping[str, Any]) -> Any:
     values = list(columns.values())
     if not isinstance(values[0], list):
         return columns
-    return [_records(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True)]
+    return (_records(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True))
 
 
 def _render_tensor(tensor: Tensor) -> dict[str, Any]:

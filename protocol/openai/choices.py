@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from protocol.body import encode_lists, json_response
+from protocol.body import encode_part, json_response
 from protocol.errors import openai_error
 from protocol.offload import offload
 from protocol.request_id import printable, request_id
@@ -130,11 +130,12 @@ async def answer(
 
         def render() -> Response:
             answered = [
-                encode_lists(form.choice(index, choice))
+                encode_part(form.choice(index, choice))
                 for index, choice in enumerate(choices)
                 if choice.finish_reason is not None
             ]
-            return json_response({**head, "choices": answered, "usage": usage, **encode_lists(form.extras(choices[0]))})
+            extras = {name: encode_part(value) for name, value in form.extras(choices[0]).items()}
+            return json_response({**head, "choices": answered, "usage": usage, **extras})
 
         return await render_logprobs(render, sum(each.logprobs_count for each in choices))
 
@@ -159,7 +160,9 @@ def count_usage(
 
 
 def _render(form: Form, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
-    said: dict[str, Any] | None = encode_lists(form.delta(index, delta, is_first))
+    said = form.delta(index, delta, is_first)
+    if said is not None and said.get("logprobs"):
+        return {**said, "logprobs": encode_part(said["logprobs"])}
     return said
 
 

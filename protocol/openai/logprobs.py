@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
 
-from protocol.body import encode_items
+from protocol.body import encode_part
 from runners.generation import TokenLogprob, TokenLogprobs
 
 
@@ -65,7 +65,7 @@ def _by_name(entries: Iterable[TokenLogprob], as_ids: bool) -> dict[str, float]:
 
 def chat_logprobs(entries: Sequence[TokenLogprobs], as_ids: bool) -> dict[str, Any]:
     """The `logprobs` of a chat's choice."""
-    content = encode_items(
+    content = encode_part(
         {**_chat_logprob(entry.chosen, as_ids), "top_logprobs": [_chat_logprob(top, as_ids) for top in entry.top]}
         for entry in entries
     )
@@ -78,11 +78,11 @@ def _chat_logprob(entry: TokenLogprob, as_ids: bool) -> dict[str, Any]:
 
 def prompt_logprobs(
     entries: Sequence[TokenLogprobs | None] | None,
-) -> list[Mapping[str, Any] | None] | orjson.Fragment | None:
+) -> orjson.Fragment | None:
     """vLLM's `prompt_logprobs`: by position the chosen token and the most likely ones, by id."""
     if entries is None:
         return None
-    return encode_items(
+    return encode_part(
         None if entry is None else {str(one.token_id): _prompt_logprob(one) for one in (entry.chosen, *entry.top)}
         for entry in entries
     )

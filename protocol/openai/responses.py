@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from protocol.body import encode_lists, json_response
+from protocol.body import json_response
 from protocol.calls import find_model
 from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
@@ -269,7 +269,7 @@ class _Answering:
         return {"id": self._message_id, "type": "message", "role": "assistant", "status": status, "content": content}
 
     async def _part(self, text: str, entries: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        logprobs = await render_logprobs(lambda: encode_lists(self._logprobs(entries)), count_logprobs(entries))
+        logprobs = await render_logprobs(lambda: self._logprobs(entries), count_logprobs(entries))
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
     def _logprobs(self, entries: Sequence[TokenLogprobs]) -> Any:

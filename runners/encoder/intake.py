@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runners.encoder.fair_thread import FairThread, Share
-from runners.errors import InputError, LimitExceededError, naming_text
+from runners.errors import LimitExceededError, naming_text
 from runners.inference import Options, Output, TextInput, TokenInput
+from runners.request_limits import RequestLimits
 
 if TYPE_CHECKING:
     from runners.encoder.batching import Job
@@ -24,8 +25,6 @@ _SLICE_CHARACTERS = 2**14
 _SLICE_TEXTS = 64
 _CHARACTERS_A_TOKEN = 4
 _SCORES = frozenset({"logits", "probabilities"})
-# Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
-_MOST_SCORES = 2**25
 
 
 class Lane:
@@ -69,19 +68,20 @@ class Intake:
         loaded: LoadedModel,
         job: Job,
         options: Options,
-        max_sequences: int,
+        limits: RequestLimits,
         note: Callable[[Sequence[Reading]], None],
     ) -> None:
         """
         Args:
-            max_sequences: most sequences that the model computes for the request.
+            limits: how many sequences the model computes for a request, and how many numbers are in its answer.
             note: is told of all that is queued, from any thread.
         """
         self._loaded = loaded
         self._job = job
         self._options = options
         self._sequences_a_text = loaded.head.count_sequences(options)
-        self._max_sequences = max_sequences
+        self._max_sequences = limits.max_request_sequences
+        self._max_numbers = limits.max_answer_numbers
         self._note = note
         self._lock = threading.Lock()
         self._sequences = 0
@@ -182,8 +182,7 @@ class Intake:
     def _count(self, sequences: int, scores: int) -> None:
         """
         Raises:
-            LimitExceededError: the request has too many sequences.
-            InputError: it has too many scores.
+            LimitExceededError: the request has too many sequences or scores.
         """
         with self._lock:
             self._sequences += sequences
@@ -193,11 +192,11 @@ class Intake:
                 self._sequences, "sequences of the model, which texts, labels and windows make",
                 "max_request_sequences", self._max_sequences,
             )  # fmt: skip
-        if self._scores > _MOST_SCORES:
-            raise InputError(
-                f"the scores of the whole vocabulary at every mask are more than the {_MOST_SCORES} numbers of one "
-                "request: send fewer masks, or shorter texts for the output labels alone"
-            )
+        if self._scores > self._max_numbers:
+            raise LimitExceededError(
+                self._scores, "numbers of the answer, or scores of the vocabulary that it is made of,",
+                "max_answer_numbers", self._max_numbers,
+            )  # fmt: skip
 
 
 def count_characters(given: TextInput | TokenInput) -> int:

@@ -187,6 +187,8 @@ class EncoderRunner:
             OverloadedError: too many requests are under way.
         """
         loaded = self._model()
+        if not texts:
+            raise InputError("the request has no texts; give at least one")
         self._arguments.check_texts(texts, options)
         limits = self._arguments
         characters = _check_kinds(loaded, texts, options, limits.max_whole_text_characters)
@@ -206,7 +208,7 @@ class EncoderRunner:
             options = replace(options, tensors=options.tensors | {TRUNCATED_TOKENS.name})
         job = loaded.queue.admit(len(texts), characters)
         try:
-            await Intake(loaded, job, options, limits.max_request_sequences, self._note_truncation).run(texts)
+            await Intake(loaded, job, options, limits, self._note_truncation).run(texts)
             return await job.result
         finally:
             loaded.queue.release(job)

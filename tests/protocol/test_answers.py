@@ -280,7 +280,7 @@ OF_CLASSES = (
         ("sequence_classification", {"aggregation_strategy": "max"}, f"the parameter aggregation_strategy is not of {OF_CLASSES}"),
         ("sequence_classification", {"targets": "a"}, f"the parameter targets is not of {OF_CLASSES}"),
         ("sequence_classification", {"top_k": 0}, "the parameter top_k is wrong: Input should be greater than or equal to 1"),
-        ("sequence_classification", {"top_k": 1001}, "the parameter top_k is wrong: Input should be less than or equal to 1000"),
+        ("sequence_classification", {"top_k": 1001}, "1001 answers (top_k) are more than the 1000 that --max_top_k allows"),
         ("sequence_classification", {"top_k": True}, "the parameter top_k is wrong: Input should be a valid integer"),
         ("sequence_classification", {"top_k": "few"}, "the parameter top_k is wrong: Input should be a valid integer"),
         ("sequence_classification", {"top_k": 1.5}, "the parameter top_k is wrong: Input should be a valid integer"),
@@ -298,10 +298,11 @@ def test_wrong_options(task: str, parameters: dict[str, Any], error: str, run: R
     """A 400 that names the option and what is allowed, in the same words by V1 and over every wire."""
     client, channel = run(task)
     response = client.post("/v1/models/model:predict", json={"instances": TEXTS, "parameters": parameters})
-    assert (response.status_code, list(response.json())) == (400, ["error"])
+    status, code = (413, "RESOURCE_EXHAUSTED") if "are more than the" in error else (400, "INVALID_ARGUMENT")
+    assert (response.status_code, list(response.json())) == (status, ["error"])
     assert response.json()["error"].startswith(error)
     outcome = ask(client, channel, TEXTS, parameters)
-    assert (outcome.code, outcome.error) == ("INVALID_ARGUMENT", response.json()["error"])
+    assert (outcome.code, outcome.error) == (code, response.json()["error"])
 
 
 @pytest.mark.parametrize(

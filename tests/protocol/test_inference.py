@@ -195,8 +195,8 @@ def test_the_scores_of_one_request_are_bounded(ask: Any) -> None:
     many = [texts(*["[MASK] " * 300] * 4)]
     for asked in ({"outputs": [{"name": "logits"}]}, {"parameters": {"return_probabilities": True}}):
         outcome = ask("fill_mask", {"inputs": many, **asked})
-        assert outcome.code == "INVALID_ARGUMENT"
-        assert outcome.error.startswith("the scores of the whole vocabulary at every mask are more than the 33554432 ")
+        assert outcome.code == "RESOURCE_EXHAUSTED"
+        assert outcome.error.endswith(" are more than the 8388608 that --max_answer_numbers allows")
     assert ask("fill_mask", {"inputs": many, "outputs": [{"name": "labels"}]}).outputs[0][2] == [4, 300]
 
 

@@ -163,7 +163,7 @@ def test_so_many_pairs_are_too_many(run: Run) -> None:
     body = {"instances": ["x"] * 33, "parameters": {"candidate_labels": list(map(str, range(1000)))}}
     response = client.post("/v1/models/model:predict", json=body)
     assert response.json() == {
-        "error": "33 texts with 1000 labels each are more than 32768 pairs, which a request may have"
+        "error": "33000 pairs of a text and a label are more than the 32768 that --max_request_sequences allows"
     }
 
 
