@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from torch import Tensor
 
@@ -69,6 +69,16 @@ class Batch:
             kept = frozenset(stay)
             rows = [row for row, owner in enumerate(self._row_owners()) if owner in kept]
             self._go_on(stay, rows, [self._tokens[row] for row in rows])
+
+    def split(self, leaving: Set[Generation]) -> Batch:
+        """Let these sequences leave for a batch of their own; only for continuous batches."""
+        part = Batch(self._decoder, self._vocabulary)
+        if self._rows is not None:
+            part.generations = [generation for generation in self.generations if generation in leaving]
+            rows = [row for row, owner in enumerate(self._row_owners()) if owner in leaving]
+            part._rows, part._tokens = self._rows.copy(rows), [self._tokens[row] for row in rows]
+            self.keep(lambda generation: generation not in leaving)
+        return part
 
     def find_at(self, length: int) -> list[Generation]:
         """The sequences with a row of that length."""

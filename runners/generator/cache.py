@@ -5,6 +5,7 @@ Rows are aligned at the right: what one lacks in columns (tokens) is padding at 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -72,6 +73,12 @@ class GrowingCache(DynamicCache):
 
     def __init__(self) -> None:
         Cache.__init__(self, layer_class_to_replicate=GrowingLayer)
+
+    def share(self) -> GrowingCache:
+        """A cache of the same keys and values, of which rows can be selected apart."""
+        shared = copy.copy(self)
+        shared.layers = [copy.copy(layer) for layer in self.layers]
+        return shared
 
     def select(self, rows: Tensor, columns: Tensor) -> None:
         """Keep only these rows and columns."""

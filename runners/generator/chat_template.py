@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from jinja2 import TemplateError, nodes
-from transformers.utils.chat_template_utils import _compile_jinja_template
+
+from runners.generator.templates import make_environment
 
 
 def shape_messages(messages: Sequence[Mapping[str, Any]], template: str) -> list[dict[str, Any]]:
@@ -28,7 +29,7 @@ def shape_messages(messages: Sequence[Mapping[str, Any]], template: str) -> list
 def find_content_format(template: str) -> Literal["string", "openai"]:
     """Whether a template goes through the parts of a message's content, or takes it as one text."""
     try:
-        tree = _compile_jinja_template(template).environment.parse(template)
+        tree = make_environment().parse(template)
     except TemplateError:
         return "string"
     return "openai" if any(_is_content(loop.iter) for loop in tree.find_all(nodes.For)) else "string"

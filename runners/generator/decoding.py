@@ -7,9 +7,10 @@ left of what it has seen) is found out by trying, at load.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -71,6 +72,19 @@ class Rows:
         self.mask = _select(parts[0], index, self.mask)
         if self.encoder_mask is not None:
             self.encoder_mask = _select(parts[1], index, self.encoder_mask)
+
+    def copy(self, rows: Sequence[int]) -> Rows:
+        """These rows as a batch of their own; only of continuous batches."""
+        cache = copy.copy(self.cache)
+        if isinstance(cache, EncoderDecoderCache):
+            cache.self_attention_cache = cache.self_attention_cache.share()
+            cache.cross_attention_cache = cache.cross_attention_cache.share()
+            cache.is_updated = dict(cache.is_updated)
+        else:
+            cache = cache.share()
+        part = replace(self, cache=cache)
+        part.keep(rows)
+        return part
 
     def follow(self, sources: Sequence[int]) -> None:
         """Let rows go on from others, which have the same prompt and are as long: for each row, which one."""

@@ -59,6 +59,10 @@ class FairQueue:
         """How many sequences are still waited for."""
         return self._count
 
+    def has_others(self, owner: Hashable) -> bool:
+        """Whether sequences of other requests wait."""
+        return len(self._shares) > (owner in self._shares) or any(each.owner != owner for each in self._restarted)
+
     def push(self, generation: Generation) -> None:
         """Let a sequence wait behind those of its request."""
         share = self._shares.get(generation.owner)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -22,13 +22,11 @@ from runners.generator.decoding import Batching, Decoder, Prefill
 from runners.generator.failures import as_failure
 from runners.generator.fair_queue import FairQueue, Verdict
 from runners.generator.request import Generation, Item
+from runners.generator.room import MAX_ROWS, Room
 from runners.metrics import Load
 
 logger = logging.getLogger(__name__)
 
-MAX_ROWS = 64
-# Of the rows that others leave, a request gets this part: the next one finds room whatever the first one asks for.
-_LARGEST_SHARE = 3 / 4
 # While sequences run, prompts get this part of a batch's tokens a step: it is how long the running ones wait.
 _JOINING_PART = 8
 # Most logits of prompts at once where a request asks for their log probabilities: 64 MiB in float32.
@@ -45,26 +43,6 @@ class _Joining:
     @property
     def is_scored(self) -> bool:
         return self.generations[0].is_scored
-
-
-class _Room:
-    """Which waiting sequences fit beside those that have rows."""
-
-    def __init__(self, busy: Sequence[Generation]) -> None:
-        self._held: Counter[Hashable] = Counter()
-        for generation in busy:
-            self._held[generation.owner] += generation.most_rows
-        self.free = MAX_ROWS - sum(self._held.values())
-
-    def may_hold(self, generation: Generation) -> bool:
-        """Whether its request holds no more rows with it than it may; any request may have one sequence."""
-        held, rows = self._held[generation.owner], generation.most_rows
-        return not held or held + rows <= (self.free + held) * _LARGEST_SHARE
-
-    def add(self, generation: Generation) -> None:
-        """Let it have rows."""
-        self._held[generation.owner] += generation.most_rows
-        self.free -= generation.most_rows
 
 
 class Scheduler:
@@ -88,6 +66,8 @@ class Scheduler:
         # The model thread's own: what runs, and what is about to, the group whose turn is next first.
         self._running = Batch(decoder, vocabulary)
         self._joining: deque[_Joining] = deque()
+        # Rows of a request that had more than its share when others came.
+        self._paused = Batch(decoder, vocabulary)
         # A sequence of several rows that waits for them, and those that have gone before it meanwhile.
         self._wide: Generation | None = None
         self._bypassing: set[Generation] = set()
@@ -99,7 +79,7 @@ class Scheduler:
     @property
     def count(self) -> int:
         """How many generations wait or run."""
-        return len(self._waiting) + sum(len(group.generations) for group in self._joining.copy()) + len(self._running)
+        return len(self._waiting) + self._count_busy()
 
     @property
     def computes_in_parts(self) -> bool:
@@ -149,7 +129,7 @@ class Scheduler:
         finally:
             with self._changed:
                 self._closed = True
-                left = [*self._running.clear(), *self._busy(), *self._waiting.drain()]
+                left = [*self._busy(), *self._paused.generations, *self._waiting.drain()]
                 self._load.waiting.set(0)
                 self._load.running.set(0)
             _deliver([(generation, self._end()) for generation in left])
@@ -163,34 +143,48 @@ class Scheduler:
         """What runs or joins."""
         return [*self._running.generations, *(each for group in self._joining for each in group.generations)]
 
+    def _count_busy(self) -> int:
+        joining = sum(len(group.generations) for group in self._joining.copy())
+        return len(self._running) + len(self._paused) + joining
+
     def _wait(self) -> bool:
         """Wait for something to do; False once closed."""
         with self._changed:
-            self._load.running.set(len(self._busy()))
-            while not (self._closed or len(self._waiting) or self._joining or len(self._running)):
+            self._load.running.set(self._count_busy())
+            while not (self._closed or len(self._waiting) or self._count_busy()):
                 self._changed.wait()
             return not self._closed
 
     def _let_cancelled_leave(self) -> None:
         for group in [each for each in self._joining if all(one.cancelled for one in each.generations)]:
             self._joining.remove(group)
-        if any(generation.cancelled for generation in self._running.generations):
-            try:
-                self._running.keep(lambda generation: not generation.cancelled)
-            except torch.AcceleratorError:
-                # A GPU that has faulted does nothing more for this process.
-                raise
-            except Exception as error:
-                self._recover(self._running.clear(), error)
+        for batch in (self._running, self._paused):
+            if any(generation.cancelled for generation in batch.generations):
+                try:
+                    batch.keep(lambda generation: not generation.cancelled)
+                except torch.AcceleratorError:
+                    # A GPU that has faulted does nothing more for this process.
+                    raise
+                except Exception as error:
+                    self._recover(batch.clear(), error)
 
     def _admit(self) -> None:
         """Start with waiting prompts where there is room."""
         continuous = self._decoder.batching is Batching.CONTINUOUS
-        busy = self._busy()
         # A group that has not begun will have its turn first.
-        if any(group.prefill is None for group in self._joining) or (busy and not continuous):
+        if not (len(self._waiting) or len(self._paused)) or any(group.prefill is None for group in self._joining):
             return
-        room = _Room(busy)
+        busy = self._busy()
+        if busy and not continuous:
+            return
+        if len(self._paused):
+            self._resume(Room(busy))
+            busy = self._busy()
+        room = Room(busy)
+        if excess := room.find_excess():
+            self._pause(*excess)
+            busy = self._busy()
+            room = Room(busy)
         if not room.free:
             return
         with self._changed:
@@ -201,10 +195,47 @@ class Scheduler:
             # Behind the group whose turn is next, so that neither long prompts nor those that come later wait long.
             self._joining.insert(1, _Joining(group))
 
-    def _find_group(self, room: _Room) -> list[Generation]:
+    def _others(self, owner: Hashable) -> bool:
+        """Whether sequences of other requests wait, or are paused."""
+        return self._waiting.has_others(owner) or any(each.owner != owner for each in self._paused.generations)
+
+    def _pause(self, owner: Hashable, excess: int) -> None:
+        """Let the youngest rows of a request leave for as long as others need them; nothing of them is lost."""
+        if self._decoder.batching is not Batching.CONTINUOUS or not self._others(owner):
+            return
+        leaving: set[Generation] = set()
+        for generation in reversed(self._running.generations):
+            if generation.owner == owner and excess > 0:
+                leaving.add(generation)
+                excess -= generation.most_rows
+        self._move(self._running, self._paused, leaving)
+
+    def _resume(self, room: Room) -> None:
+        """Let what is paused go on where its request may hold rows again."""
+        going: set[Generation] = set()
+        for generation in self._paused.generations:
+            others = self._others(generation.owner)
+            if generation.most_rows <= room.free and room.may_hold(generation, others):
+                going.add(generation)
+                room.add(generation)
+        self._move(self._paused, self._running, going)
+
+    def _move(self, source: Batch, target: Batch, generations: set[Generation]) -> None:
+        if not generations:
+            return
+        try:
+            target.join(source.split(generations))
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            self._recover(list(dict.fromkeys([*source.clear(), *target.clear(), *generations])), error)
+
+    def _find_group(self, room: Room) -> list[Generation]:
         """The waiting sequences whose prompts are computed together next."""
         group: list[Generation] = []
         longest = rows = 0
+        # They go before those of their requests that wait.
+        paused = {generation.owner for generation in self._paused.generations}
         self._forget_wide()
 
         def judge(generation: Generation) -> Verdict:
@@ -217,7 +248,8 @@ class Scheduler:
                 return Verdict.STOP
             if not room.free:
                 return Verdict.STOP
-            return Verdict.TAKE if room.may_hold(generation) and self._fits(generation, room) else Verdict.PASS
+            may_hold = generation.owner not in paused and room.may_hold(generation, self._others(generation.owner))
+            return Verdict.TAKE if may_hold and self._fits(generation, room) else Verdict.PASS
 
         while (generation := self._waiting.take(judge)) is not None:
             group.append(generation)
@@ -227,7 +259,7 @@ class Scheduler:
                 self._bypassing.add(generation)
         return group
 
-    def _fits(self, generation: Generation, room: _Room) -> bool:
+    def _fits(self, generation: Generation, room: Room) -> bool:
         """Whether there are rows for it; those that go before one that waits for several leave it so many."""
         if self._wide is None and generation.most_rows > room.free:
             self._wide = generation

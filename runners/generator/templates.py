@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import jinja2
 import jinja2.meta
+from jinja2.sandbox import SandboxedEnvironment
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from runners.errors import InputError, one_line
@@ -19,6 +20,9 @@ T = TypeVar("T")
 
 # Templates of real models take some ms for a thousand messages.
 SECONDS = 2.0
+# One operation is not interrupted: it makes no longer string or list, and no longer number, than this.
+_MOST_REPEATED = 2**20
+_MOST_BITS = 4096
 # Where `transformers` goes on with a text that may be the prompt's.
 _QUOTED_FROM = "Final message to continue:"
 
@@ -100,10 +104,12 @@ def render_template(
         InputError: the template refuses what it is given, or fails, or writes too much.
     """
     try:
-        compiled: Any = _compile_jinja_template(template)
-        compiled.render = partial(_render_bounded, compiled, most)
+        # `transformers` looks for names in what it renders: this is the template's text, which is not run.
+        carrier = f"{{% raw %}}{template.replace('endraw', '')}{{% endraw %}}"
+        carried: Any = _compile_jinja_template(carrier)
+        carried.render = partial(_render_bounded, _compile(template), most)
         conversations: Any = [messages]
-        rendered: Any = render_jinja_template(conversations, tools=tools, chat_template=template, **variables)  # type: ignore[arg-type]
+        rendered: Any = render_jinja_template(conversations, tools=tools, chat_template=carrier, **variables)  # type: ignore[arg-type]
     except InputError:
         raise
     except Exception as error:
@@ -124,6 +130,40 @@ def _render_bounded(template: jinja2.Template, most: int, **variables: Any) -> s
     return "".join(pieces)
 
 
+@lru_cache(maxsize=1)
+def make_environment() -> SandboxedEnvironment:
+    """What `transformers` gives templates, with operators that make nothing large of something small."""
+    environment: SandboxedEnvironment = _compile_jinja_template("").environment
+    environment.intercepted_binops = frozenset(("*", "**"))
+    environment.binop_table.update({"*": _multiply, "**": _raise_to_power})
+    return environment
+
+
+def _multiply(left: Any, right: Any) -> Any:
+    for sequence, times in ((left, right), (right, left)):
+        if isinstance(sequence, str | list | tuple) and isinstance(times, int):
+            _check_size(len(sequence) * times, _MOST_REPEATED)
+    if isinstance(left, int) and isinstance(right, int):
+        _check_size(left.bit_length() + right.bit_length(), _MOST_BITS)
+    return left * right
+
+
+def _raise_to_power(left: Any, right: Any) -> Any:
+    if isinstance(left, int) and isinstance(right, int):
+        _check_size(left.bit_length() * right, _MOST_BITS)
+    return left**right
+
+
+def _check_size(size: int, most: int) -> None:
+    if size > most:
+        raise InputError(f"the chat template makes something of size {size} by one operator; {most} is the most")
+
+
+@lru_cache(maxsize=16)
+def _compile(template: str) -> jinja2.Template:
+    return make_environment().from_string(template)
+
+
 @lru_cache(maxsize=16)
 def find_variables(template: str) -> frozenset[str]:
     """The names that a template reads and does not set.
@@ -131,5 +171,4 @@ def find_variables(template: str) -> frozenset[str]:
     Raises:
         TemplateError: it is none.
     """
-    compiled = _compile_jinja_template(template)
-    return frozenset(jinja2.meta.find_undeclared_variables(compiled.environment.parse(template)))
+    return frozenset(jinja2.meta.find_undeclared_variables(make_environment().parse(template)))

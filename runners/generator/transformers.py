@@ -330,7 +330,8 @@ class TransformersEngine:
         from runners.generator.limits import Limits
         from runners.generator.probe import choose_batching, speed_up
         from runners.generator.prompts import Prompts, load_template
-        from runners.generator.scheduler import MAX_ROWS, Scheduler
+        from runners.generator.room import MAX_ROWS
+        from runners.generator.scheduler import Scheduler
         from runners.generator.vocabulary import Vocabulary
         from runners.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
         from runners.model_files import load_json

@@ -22,7 +22,7 @@ from runners.generation import BeamSearch, Constraint, Sampling
 from runners.generator.beams import BeamRules, Beams
 from runners.generator.decoding import Decoder
 from runners.generator.defaults import MAX_BEAMS
-from runners.generator.scheduler import MAX_ROWS
+from runners.generator.room import MAX_ROWS
 from runners.generator.transformers import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load

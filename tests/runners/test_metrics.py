@@ -23,7 +23,7 @@ from runners.encoder import worker as encoder_worker
 from runners.encoder.runner import EncoderRunner
 from runners.generation import Sampling
 from runners.generator.decoding import Decoder
-from runners.generator.scheduler import MAX_ROWS
+from runners.generator.room import MAX_ROWS
 from runners.generator.transformers import TransformersEngine
 from runners.inference import Models, TextInput
 from runners.metrics import WAITING_TEXTS, Level

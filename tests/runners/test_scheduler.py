@@ -16,8 +16,8 @@ from runners.generator import batch, logprobs, masks, request
 from runners.generator.admission import Admission, Admitted
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.decoding import Decoder
+from runners.generator.room import MAX_ROWS
 from runners.generator.sampling import SampledRow, Sampler
-from runners.generator.scheduler import MAX_ROWS
 from runners.generator.sequences import Sequences, run
 from runners.generator.text import TextStream
 from runners.generator.transformers import TransformersEngine
@@ -199,32 +199,62 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return order
 
 
-async def ask(engine: TransformersEngine, admitted: Admitted, first: int, count: int, tokens: int) -> list[str]:
-    sequences = Sequences([[first, 9, 10]] * count, Sampling(max_tokens=tokens, ignore_eos=True))
+async def ask(engine: TransformersEngine, admitted: Admitted, first: int, count: int, tokens: int) -> list[list[int]]:
+    """The tokens of each sequence; each has a seed of its own."""
+    sequences = Sequences([[first, 9, 10]], Sampling(max_tokens=tokens, ignore_eos=True, seed=1), count)
+    outputs: list[list[int]] = [[] for _ in range(count)]
     async with aclosing(run(engine, sequences, admitted)) as deltas:
-        return [item[1].text async for item in deltas if item is not None]
+        async for item in deltas:
+            if item is not None:
+                outputs[item[0]] += item[1].token_ids
+    return outputs
 
 
+@pytest.mark.parametrize("family", ["llama", "t5"])
 def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
-    own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+    family: str, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The large one holds three quarters of the rows, whatever waits; the next request has its row in the next step."""
+    """Alone, the large one holds all rows; some pause for the next request, which has its row in the next step."""
+    engine = make_engine(family)
     order = begun(monkeypatch)
     admission = Admission(RequestLimits())
 
     async def scenario() -> None:
         with admission.admit() as large, admission.admit() as small:
-            many = asyncio.create_task(ask(own_engine, large, 20, 300, 40))
-            while len(order) < MAX_ROWS * 3 // 4:  # noqa: ASYNC110
+            undisturbed = await ask(engine, large, 20, MAX_ROWS + 6, 40)
+            order.clear()
+            many = asyncio.create_task(ask(engine, large, 20, MAX_ROWS + 6, 40))
+            while len(order) < MAX_ROWS:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            assert len(order) == MAX_ROWS * 3 // 4
-            await ask(own_engine, small, 30, 1, 1)
-            assert order.index(30) == MAX_ROWS * 3 // 4, "nobody goes before it"
-            many.cancel()
-            await asyncio.gather(many, return_exceptions=True)
+            assert len(order) == MAX_ROWS
+            await ask(engine, small, 30, 1, 1)
+            assert order.index(30) == MAX_ROWS, "nobody goes before it"
+            assert not many.done()
+            assert await many == undisturbed, "what has paused goes on as it was"
 
     asyncio.run(scenario())
     assert admission.tokens == admission.requests == 0
+
+
+def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:
+    admission = Admission(RequestLimits())
+    scheduler = own_engine._model().scheduler
+
+    async def scenario() -> None:
+        with admission.admit() as large, admission.admit() as small:
+            many = asyncio.create_task(ask(own_engine, large, 20, MAX_ROWS, 50))
+            while len(scheduler._running) < MAX_ROWS:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            other = asyncio.create_task(ask(own_engine, small, 30, 1, 40))
+            while not len(scheduler._paused):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            many.cancel()
+            await asyncio.gather(many, return_exceptions=True)
+            await other
+            await ask(own_engine, small, 30, 1, 2)
+
+    asyncio.run(scenario())
+    assert scheduler.count == 0
 
 
 def test_what_waits_and_is_left_is_not_computed(

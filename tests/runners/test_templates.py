@@ -25,6 +25,27 @@ def test_what_a_template_writes_is_bounded() -> None:
     assert render_template("{{ messages[0].content }}", HELLO, None, {}, 8) == "a secret"
 
 
+@pytest.mark.parametrize(
+    "operation",
+    ["'x' * 10**10", "10**10 * 'x'", "([0] * 1000) * 10000", "9 ** 9 ** 9 ** 9 ** 9", "(2 ** 4000) * (2 ** 4000)"],
+)
+def test_no_operator_makes_something_large(operation: str) -> None:
+    """Also of what is constant, which is worked out when a template is compiled."""
+    for template in (f"{{{{ {operation} }}}}", f"{{% set text = {operation} %}}{{{{ text | length }}}}"):
+        with pytest.raises(InputError, match=r"makes something of size \d+ by one operator"):
+            render_template(template, HELLO, None, {}, 1000)
+
+
+def test_operators_do_what_they_do_elsewhere() -> None:
+    template = "{{ '-' * 3 }} {{ 2 * 3 }} {{ 2 ** 3 }} {{ 0.5 * 4 }} {{ 2 ** -1 }} {{ [1] * 2 }}"
+    assert render_template(template, HELLO, None, {}, 1000) == "--- 6 8 2.0 0.5 [1, 1]"
+
+
+def test_the_final_message_is_gone_on_with() -> None:
+    template = "{% raw %}<{% endraw %}{{ messages[0].content }}>"
+    assert render_template(template, HELLO, None, {"continue_final_message": True}, 1000) == "<a secret"
+
+
 def test_an_error_repeats_no_prompt() -> None:
     with pytest.raises(InputError, match="the final message does not appear in the chat") as refused:
         render_template("{{ messages[0].role }} content", HELLO, None, {"continue_final_message": True}, 1000)
