@@ -12,9 +12,10 @@ from http import HTTPStatus
 from typing import Any, NoReturn
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from protocol.http.connection_table import ConnectionTable
@@ -121,6 +122,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes_then = 0
         self._unsent = 0
         self._unsent_since = 0.0
+        self._answering: RequestResponseCycle | None = None
 
     # What the transport calls.
 
@@ -133,6 +135,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.remove(self)
         self._unparsed = b""
+        # Uvicorn tells the last request that came, which may be one that waits.
+        self.pipeline.clear()
+        if self._answering is not None:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -259,6 +266,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         return path in HEALTH_PATHS and self.parser.get_method() in (b"GET", b"HEAD")
 
     # What the request's cycle calls.
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Uvicorn's, but for its timer: the table's check has the time-out of idle connections."""

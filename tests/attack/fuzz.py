@@ -1,6 +1,6 @@
 """Ask every route of every task wrongly, in this process and over gRPC and, as bytes, of a started server.
 
-    python -m tests.attack.fuzz [--requests 100000] [--seed 0] [--tasks ...]
+    python -m tests.attack.fuzz [--requests 100000] [--bytes 20000] [--seed 0] [--tasks ...]
 
 It exits with 1 where an answer is the server's fault: a 5xx but 501 and 503, UNKNOWN or INTERNAL, or a traceback in the
 log. Each failure is printed with the seed that makes its request again.
@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -31,13 +32,17 @@ from runners.arguments import Arguments
 from runners.inference import Models, Runner
 from runners.selection import create_runner
 from tests.attack import fuzz_grpc, fuzz_requests
+from tests.attack.case import Served
+from tests.attack.fuzz_bytes import fuzz_bytes, is_fault
+from tests.attack.harness import find_worker, raise_file_limit
 from tests.attack.seeds import SEEDS
+from tests.attack.servers import start_server
 from tests.families import FAMILIES
 from tests.generators import save_generator
-from tests.servers import free_port
+from tests.servers import ServerProcess, free_port
 
 # At once, so that batches are shared.
-_CALLERS = 24
+_CALLERS = 64
 _GRPC_SHARE = 0.25
 _MOST_SHOWN = 30
 _GENERATION = "text_generation"
@@ -153,18 +158,67 @@ async def _repeat(application: Application, requests: int, seed: int, report: Re
     await asyncio.gather(*callers)
 
 
+# The task of what is served as bytes.
+_SERVED = {Served.RANKER: "text_ranking", Served.GENERATOR: _GENERATION}
+
+
+def fuzz_started(served: Served, requests: int, seed: int, folder: Path) -> Report:
+    """Send so many connections' bytes to a server that is started for it."""
+    server = start_server(served, folder, *(["max_length=48"] if served is Served.GENERATOR else []))
+    raise_file_limit()
+    try:
+        return fuzz_server(server, _SERVED[served], requests, seed)
+    finally:
+        server.terminate()
+
+
+def fuzz_server(server: ServerProcess, task: str, requests: int, seed: int) -> Report:
+    """The same, to one that runs."""
+    report = Report()
+    worker, logged = find_worker(server), len(server.output)
+    for name, data, outcomes in fuzz_bytes(server.port, SEEDS[task], requests, f"{task} {seed}"):
+        for outcome in outcomes:
+            report.counts[f"{task} as bytes", outcome] += 1
+        if is_fault(outcomes):
+            report.failures.append(f"{name}: {outcomes} {data[:600]!r}")
+    if find_worker(server) != worker:
+        report.failures.append("the worker was replaced")
+    if "Traceback" in (output := server.output[logged:]):
+        report.failures.append(f"in the log: {output[output.index('Traceback') :][:3000]}")
+    return report
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack.fuzz")
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--bytes", type=int, default=20_000, help="connections to started servers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tasks", default=",".join(SEEDS))
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        report = asyncio.run(fuzz(given.tasks.split(","), given.requests, given.seed, Path(folder)))
-    report.show(sys.stdout.write, time.monotonic() - started)
-    return int(bool(report.failures))
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tasks = given.tasks.split(",") if given.requests else []
+        rounds = [
+            *(partial(_fuzz_task, task, given.requests // len(tasks), given.seed, folder) for task in tasks),
+            *(
+                partial(fuzz_started, each, given.bytes // len(_SERVED), given.seed, folder)
+                for each in _SERVED
+                if given.bytes
+            ),
+        ]
+        for fuzz_round in rounds:
+            started = time.monotonic()
+            report = fuzz_round()
+            report.show(sys.stdout.write, time.monotonic() - started)
+            sys.stdout.flush()
+            failed |= bool(report.failures)
+    return int(failed)
+
+
+def _fuzz_task(task: str, requests: int, seed: int, folder: Path) -> Report:
+    return asyncio.run(fuzz([task], requests, seed, folder))
 
 
 if __name__ == "__main__":

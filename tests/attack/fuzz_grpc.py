@@ -16,6 +16,8 @@ from tests.attack.seeds import ANSWERS, SAMPLING
 from tests.wire import set_parameters, to_binary
 
 SERVICE = "/inference.GRPCInferenceService"
+# So long a call may take on a busy machine.
+_SECONDS = 30
 _HEALTH = "/grpc.health.v1.Health/Check"
 _INTS = (0, 1, -1, 2, 7, 2**31 - 1, -(2**31), 2**32 - 1, 2**63 - 1, -(2**63), 2**64 - 1)
 _NAMES = (
@@ -141,13 +143,13 @@ async def call(channel: grpc.aio.Channel, method: str, data: bytes) -> tuple[str
         if method.endswith("ModelStreamInfer"):
             # An error of a stream is a message.
             requests: Sequence[bytes] = [data] * 2
-            stream = channel.stream_stream(method, None, None)(iter(requests), timeout=5)
+            stream = channel.stream_stream(method, None, None)(iter(requests), timeout=_SECONDS)
             async for response in stream:
                 error = messages.ModelStreamInferResponse.FromString(response).error_message
                 if error.startswith(_INTERNAL):
                     return "INTERNAL", error
         else:
-            await channel.unary_unary(method, None, None)(data, timeout=5)
+            await channel.unary_unary(method, None, None)(data, timeout=_SECONDS)
     except grpc.aio.AioRpcError as error:
         return error.code().name, error.details() or ""
     return "OK", ""

@@ -36,11 +36,11 @@ def make_model(served: Served, folder: Path) -> Path:
     return save_generator(folder / served, "llama", max_position_embeddings=8192)
 
 
-def start_server(served: Served, folder: Path) -> ServerProcess:
-    """Start `bentoml serve` of this folder and wait until it is ready."""
+def start_server(served: Served, folder: Path, *more: str) -> ServerProcess:
+    """Start `bentoml serve` of this folder, with `more` arguments, and wait until it is ready."""
     model = make_model(served, folder)
     arguments = [f"model_dir={model}", *(f"{name}={value}" for name, value in TIMEOUTS.items())]
-    words = [f"--arg={argument}" for argument in (*arguments, *_GENERATOR.get(served, ()))]
+    words = [f"--arg={argument}" for argument in (*arguments, *_GENERATOR.get(served, ()), *more)]
     # As most machines have it; a server may take more.
     server = ServerProcess(["prlimit", "--nofile=1024:", *BENTOML, "serve", ".", "--port={port}", *words], folder)
     try:

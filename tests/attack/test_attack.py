@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 
 from tests.attack import fuzz_requests
 from tests.attack.case import Case, Served
-from tests.attack.fuzz import fuzz
-from tests.attack.harness import Target
+from tests.attack.fuzz import fuzz, fuzz_server
+from tests.attack.harness import BUDGET, KEEPS_MEMORY, Target
 from tests.attack.seeds import SEEDS
 from tests.attack.servers import start_server
 from tests.attack.table import CASES
@@ -27,6 +27,8 @@ from tests.conftest import ModelFolder, Serve
 pytestmark = pytest.mark.slow
 
 QUICK = [case for case in CASES if case.quick and case.served is Served.EMBEDDER]
+# What would leave no model to ask, were it not refused, comes last.
+QUICK.sort(key=lambda case: "load by" in case.name)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,20 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
 def test_nobody_else_is_hurt(target: Target, case: Case) -> None:
-    row = target.run(case, rest=0.2)
-    assert row.passed, (row.problems, row.statuses)
+    row = target.run(case, rest=0)
+    # Whether memory comes back shows after some seconds: `make attack` waits for it.
+    assert not {*row.problems} - {KEEPS_MEMORY}, (row.problems, row.statuses)
+    assert row.after < row.before + BUDGET
+
+
+def test_fuzzed_bytes_are_no_fault_of_the_server(target: Target) -> None:
+    report = fuzz_server(target.server, "text_embedding", 300, 1)
+    assert not report.failures, report.failures[:3]
 
 
 @pytest.mark.parametrize("task", SEEDS)
 def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: Path) -> None:
-    report = asyncio.run(fuzz([task], 500, 1, tmp_path))
+    report = asyncio.run(fuzz([task], 300, 1, tmp_path))
     assert not report.failures, report.failures[:3]
 
 
