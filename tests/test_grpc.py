@@ -52,7 +52,8 @@ def serve(folder: Path, home: Path, *words: str, **environment: str) -> ServerPr
 
 
 def test_workers_share_the_port(folder: Path, home: Path) -> None:
-    server = serve(folder, home, BENTOML_CONFIG_OPTIONS="services.huggingface_runtime.workers=2")
+    workers = "services.huggingface_runtime.workers=2"
+    server = serve(folder, home, "--arg=enable_repository=true", BENTOML_CONFIG_OPTIONS=workers)
     try:
         server.wait_until("/v2/health/ready", 200)
         listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]

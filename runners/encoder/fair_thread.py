@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import heapq
 import threading
 from collections.abc import Callable
@@ -31,6 +32,8 @@ class _Task(Generic[T]):
     start: int
     age: int
     work: Callable[[], T] = field(compare=False)
+    # What the log says of the request is in it.
+    context: contextvars.Context = field(compare=False)
     loop: asyncio.AbstractEventLoop = field(compare=False)
     result: asyncio.Future[T] = field(compare=False)
 
@@ -39,7 +42,7 @@ class _Task(Generic[T]):
         if self.result.cancelled():
             return
         try:
-            value = self.work()
+            value = self.context.run(self.work)
         except BaseException as error:
             self.fail(error)
         else:
@@ -94,7 +97,8 @@ class FairThread:
                 raise ModelNotReadyError("the server is shutting down")
             start = max(self._now, share.finish)
             share.finish = start + cost
-            heapq.heappush(self._tasks, _Task(start, next(self._ages), work, loop, result))  # type: ignore[misc]
+            task = _Task(start, next(self._ages), work, contextvars.copy_context(), loop, result)
+            heapq.heappush(self._tasks, task)  # type: ignore[misc]
             self._changed.notify()
         return await result
 

@@ -77,10 +77,13 @@ class Rows:
         """These rows as a batch of their own; only of continuous batches."""
         cache = copy.copy(self.cache)
         if isinstance(cache, EncoderDecoderCache):
-            cache.self_attention_cache = cache.self_attention_cache.share()
-            cache.cross_attention_cache = cache.cross_attention_cache.share()
+            own, of_prompt = cache.self_attention_cache, cache.cross_attention_cache
+            assert isinstance(own, GrowingCache), "continuous batches have no other"
+            assert isinstance(of_prompt, GrowingCache), "continuous batches have no other"
+            cache.self_attention_cache, cache.cross_attention_cache = own.share(), of_prompt.share()
             cache.is_updated = dict(cache.is_updated)
         else:
+            assert isinstance(cache, GrowingCache), "continuous batches have no other"
             cache = cache.share()
         part = replace(self, cache=cache)
         part.keep(rows)

@@ -12,7 +12,7 @@ import pytest
 
 from runners.answers import ReadingOptions
 from runners.arguments import Arguments
-from runners.encoder.heads import SequenceClassification
+from runners.encoder.heads.sequence_classification import SequenceClassification
 from runners.encoder.packing import PackedForward
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.tokenization import TextTokenizer

@@ -18,7 +18,6 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 
 from runners.errors import InputError, ModelLoadError, load_errors
-from runners.generation import PromptOptions
 from runners.generator.languages import Languages
 from runners.generator.prompts import Prompts
 from runners.generator.vocabulary import Vocabulary
@@ -350,7 +349,7 @@ def test_a_chat_template(template: str, marker: Path) -> None:
     """Jinja's sandbox is all that it has: what reaches out of it is refused, as are methods that change messages."""
     prompts = make_prompts(template.replace("MARKER", str(marker)))
     with pytest.raises(InputError, match=r"^the chat template refuses the messages: ") as error:
-        prompts.render([{"role": "user", "content": "x"}], None, {}, PromptOptions())
+        prompts.render([{"role": "user", "content": "x"}], None, {})
     assert "\n" not in str(error.value)
     assert not marker.exists()
 
@@ -365,12 +364,11 @@ def test_a_chat_template(template: str, marker: Path) -> None:
     ],
 )
 def test_private_attributes_are_empty_in_a_chat_template(template: str) -> None:
-    assert make_prompts(template).render([{"role": "user", "content": "x"}], None, {}, PromptOptions()) == []
+    assert make_prompts(template).render([{"role": "user", "content": "x"}], None, {}) == ""
 
 
 def test_what_looks_like_a_template_in_a_request_is_a_text(marker: Path) -> None:
     prompts = make_prompts("{{ messages[0].content }}{{ mood }}")
     text = f"{{{{ cycler.__init__.__globals__.os.system('touch {marker}') }}}}"
-    ids = prompts.render([{"role": "user", "content": text}], None, {"mood": text}, PromptOptions())
-    assert prompts.decode(ids) == text * 2
+    assert prompts.render([{"role": "user", "content": text}], None, {"mood": text}) == text * 2
     assert not marker.exists()

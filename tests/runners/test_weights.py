@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -47,13 +48,14 @@ def test_tied_weights_stay_tied_when_they_are_copied(tmp_path: Path) -> None:
     layer = nn.Linear(64, 64, bias=False)
     save_file({"weight": layer.weight.detach()}, tmp_path / "weights.safetensors")
     mapped = load_file(tmp_path / "weights.safetensors")["weight"]
-    tied = nn.ModuleDict({"embedding": nn.Embedding(64, 64), "decoder": nn.Linear(64, 64), "own": nn.Linear(64, 64)})
-    tied["embedding"].weight = nn.Parameter(mapped)
+    embedding, decoder, other = nn.Embedding(64, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+    tied = nn.ModuleList([embedding, decoder, other])
+    embedding.weight = nn.Parameter(mapped)
     # Tied by its data alone, as `torch` leaves it where two parameters are loaded from one tensor.
-    tied["decoder"].weight = nn.Parameter(mapped)
-    own = tied["own"].weight.data_ptr()
+    decoder.weight = nn.Parameter(mapped)
+    own = other.weight.data_ptr()
     assert copy_mapped_weights(tied) == 64 * 64 * 4, "once, although two have it"
-    assert tied["embedding"].weight.data_ptr() == tied["decoder"].weight.data_ptr() != mapped.data_ptr()
-    assert tied["own"].weight.data_ptr() == own, "what is no file's stays where it is"
-    assert tied["decoder"].weight.equal(layer.weight)
+    assert embedding.weight.data_ptr() == decoder.weight.data_ptr() != mapped.data_ptr()
+    assert other.weight.data_ptr() == own, "what is no file's stays where it is"
+    assert torch.equal(decoder.weight, layer.weight)
     assert copy_mapped_weights(tied) == 0
