@@ -81,7 +81,8 @@ def classification_tensor(
 def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_axis: int = 0) -> Tensor:
     """Stack arrays of one rank; shorter ones are filled up."""
     shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
-    if columns:
+    # A count of a text has no places for tokens.
+    if columns and shape:
         shape[token_axis] = max(shape[token_axis], columns)
     datatype = _DATATYPES[arrays[0].dtype.name]
     if all(list(array.shape) == shape for array in arrays):

@@ -77,6 +77,7 @@ class Target:
         text = json.dumps({"instances": [_OTHERS.get(served, "what another user sends")]})
         self._probe = Probe(server.port, self.worker, folder / f"probe-{server.port}.txt", text)
         self._logged = len(server.output)
+        self._wait_for_answers(time.monotonic())
 
     def close(self) -> None:
         # One that an attack has taken down may not end by itself, and is killed.

@@ -74,6 +74,8 @@ class Probe:
 
     def __init__(self, port: int, worker: int, file: Path, text: str) -> None:
         self._file = file
+        # It is read before the process has begun.
+        file.touch()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.attack.probe", str(port), str(worker), str(file), text],
             stdin=subprocess.PIPE,
