@@ -106,7 +106,7 @@ def answer_event(event: Event, response: Response, model_name: str) -> Response:
     merged["source"] = os.environ.get("CE_SOURCE", f"io.kserve.inference.{quote(model_name, safe='/:')}")
     answer = CloudEvent(merged)
     if event.structured:
-        envelope = b"".join((orjson.dumps(answer.get_attributes())[:-1], b',"data":', response.body, b"}"))
+        envelope = b"".join((orjson.dumps(dict(answer.get_attributes()))[:-1], b',"data":', response.body, b"}"))
         return Response(envelope, media_type=STRUCTURED_EVENT_TYPE)
     response.headers.update({f"ce-{name}": value for name, value in answer.get_attributes().items()})
     return response

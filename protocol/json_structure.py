@@ -23,6 +23,8 @@ _OPENING, _CLOSING, _COMMA, _COLON, _QUOTE = b"[{", b"]}", b",", b":", b'"'
 _COUNTED = _OPENING + _COMMA + _COLON
 _PAIRS = {b"[]", b"{}"}
 _BLANK = b" \t\r\n"
+# The bytes of a character that is written as \u0061.
+_LONGEST_ESCAPE = 6
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(_OPENING)], _STEPS[list(_CLOSING)] = 1, -1
 _IS_STRUCTURE = np.isin(np.arange(256), list(_OPENING + _CLOSING + _COMMA + _COLON + _QUOTE))
@@ -131,21 +133,24 @@ def decode_in_pieces(body: bytes, limits: RequestLimits) -> Any:
     depths = structure.depths
     if len(depths) and (depths[-1] != 0 or depths.min() < 0):
         raise msgspec.DecodeError("JSON is malformed: its brackets do not match")
-    return _Pieces(body, structure).decode(0, len(body), 0, len(depths))
+    return _Pieces(body, structure, limits).decode(0, len(body), 0, len(depths))
 
 
 class _Pieces:
     """A text on its way to be decoded."""
 
-    def __init__(self, body: bytes, structure: JsonStructure) -> None:
+    def __init__(self, body: bytes, structure: JsonStructure, limits: RequestLimits) -> None:
         self._body = body
+        self._limits = limits
         self._view = memoryview(body)
         self._structure = structure
 
     def decode(self, start: int, end: int, first: int, last: int) -> Any:
         """The value between two positions, whose structure is in `first:last`."""
-        if end - start <= _PIECE or first == last:
+        if end - start <= _PIECE:
             return msgspec.json.decode(self._view[start:end])
+        if first == last:
+            return self._decode_scalar(self._body[start:end].strip(_BLANK))
         structure = self._structure
         opening, closing = int(structure.positions[first]), int(structure.positions[last - 1])
         pair = self._body[opening : opening + 1] + self._body[closing : closing + 1]
@@ -158,6 +163,16 @@ class _Pieces:
         if pair == b"[]":
             return [item for piece in pieces for item in self._decode_items(*piece)]
         return {name: value for piece in pieces for name, value in self._decode_members(*piece).items()}
+
+    def _decode_scalar(self, text: bytes) -> Any:
+        """A string, a number or a word: msgspec reads it in one call, so that it must not be long."""
+        if text.startswith(_QUOTE):
+            characters = self._limits.max_text_characters
+            if len(text) > characters * _LONGEST_ESCAPE + 2:
+                raise LimitExceededError(len(text) - 2, "bytes of a text", "max_text_characters", characters)
+        elif len(text) > _PIECE:
+            raise msgspec.DecodeError("JSON is malformed: a number or a word is too long")
+        return msgspec.json.decode(text)
 
     def _split(self, start: int, end: int, first: int, last: int) -> Iterator[tuple[int, int, int, int, bool]]:
         """Ranges of children, as for `decode`, each with whether it is a single one that is larger than a piece."""

@@ -40,14 +40,13 @@ class _Counter:
     def __init__(self, data: bytes, limits: RequestLimits) -> None:
         self._data = data
         self._limits = limits
-        self._messages = self._elements = 0
+        self._objects = self._elements = 0
 
     def count(self, descriptor: Descriptor, start: int, end: int, depth: int) -> None:
         """Count what is between two positions."""
         limits = self._limits
         limits.check("max_json_depth", depth, "levels of nesting")
-        self._messages += 1
-        limits.check("max_json_containers", self._messages, "messages and map entries")
+        self._add_object()
         fields = descriptor.fields_by_number
         while start < end:
             tag, start = self._read_varint(start, end)
@@ -66,13 +65,20 @@ class _Counter:
                         raise DecodeError("a field ends behind its message")
                     if field is not None and field.message_type is not None:
                         self.count(field.message_type, start, start + length, depth + 1)
-                    elif field is not None and field.type not in _STRINGS:
+                    elif field is not None and field.type in _STRINGS:
+                        self._add_object()
+                    elif field is not None:
                         self._add(self._count_packed(field, start, start + length))
                     start += length
                 case kind:
                     raise DecodeError(f"there is no field of wire type {kind}")
         if start > end:
             raise DecodeError("a field ends behind its message")
+
+    def _add_object(self) -> None:
+        self._objects += 1
+        if self._objects > self._limits.max_json_containers:
+            self._limits.check("max_json_containers", self._objects, "messages, map entries and strings")
 
     def _add(self, elements: int) -> None:
         self._elements += elements

@@ -35,8 +35,8 @@ class RequestLimits(BaseModel):
     )  # fmt: skip
     max_json_values: int = Field(2**19, ge=1, description="most values in a JSON body, or elements of a gRPC message")
     max_json_containers: int = Field(
-        2**16, ge=1, description="most lists, objects and members of objects in a JSON body, or messages and map "
-        "entries in a gRPC message",
+        2**16, ge=1, description="most lists, objects and members of objects in a JSON body, or messages, map "
+        "entries and strings in a gRPC message",
     )  # fmt: skip
     max_json_depth: int = Field(64, ge=8, le=256, description="deepest nesting of a JSON body")
     max_client_batch_size: int = Field(4096, ge=1, description="most texts, pairs or documents in a request")

@@ -95,8 +95,8 @@ WIRES: list[Callable[[TestClient, grpc.Channel, str, Request], Outcome]] = [
 
 # https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md, and ours.
 CODES = {
-    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 429: "RESOURCE_EXHAUSTED", 500: "INTERNAL",
-    501: "UNIMPLEMENTED", 502: "INTERNAL", 503: "UNAVAILABLE",
+    400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 404: "NOT_FOUND", 413: "RESOURCE_EXHAUSTED",
+    429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 501: "UNIMPLEMENTED", 502: "INTERNAL", 503: "UNAVAILABLE",
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ _MAX_BATCH_TEXTS = 256
 _LENGTH_CANDIDATES = 128
 # A request's next texts are tokenized once fewer of its tokens wait than so many batches have.
 _BATCHES_AHEAD = 4
+# All answers that are being made may have as many numbers as so many of the largest.
+_ANSWERS = 8
 # Entries that nobody waits for are swept out once they are so many and half of all.
 _MANY_ABANDONED = 1024
 _LONGEST_RETRY = 60.0
@@ -65,6 +67,8 @@ class Job:
         self._missing = texts
         self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
         self.characters = characters
+        # Of its answer, as far as they are counted.
+        self.numbers = 0
         self.tag = arrival
         self.queued_tokens = 0
         # Its texts in the queue, and their tokens; none once it is released, although they may still lie there.
@@ -151,6 +155,8 @@ class BatchQueue:
         # How many are under way, and of how many characters.
         self.requests = 0
         self._characters = 0
+        # Of all answers that are being made.
+        self._numbers = 0
         self._entries: list[Entry] = []
         self._waiting_tokens = 0
         self._load = load
@@ -190,6 +196,19 @@ class BatchQueue:
         self._characters += characters
         return Job(texts, characters, self._served_tokens)
 
+    def reserve(self, job: Job, numbers: int) -> None:
+        """Take so many more numbers of a job's answer into the account, until the job is released; from any thread.
+
+        Raises:
+            OverloadedError: the answers of all jobs together have too many.
+        """
+        most = _ANSWERS * self._limits.max_answer_numbers
+        with self._changed:
+            if self._numbers + numbers > most and self._numbers > job.numbers:
+                self._refuse(f"the server is busy with answers of {self._numbers} numbers, and {most} is what it takes")
+            job.numbers += numbers
+            self._numbers += numbers
+
     def _refuse(self, reason: str) -> NoReturn:
         raise OverloadedError(f"{reason}; try again later", retry_after=self._drain_seconds())
 
@@ -197,6 +216,8 @@ class BatchQueue:
         """The request of this job is over, however it ended; what is left of it will not run."""
         self.requests -= 1
         self._characters -= job.characters
+        with self._changed:
+            self._numbers -= job.numbers
         if not job.result.cancel() and not job.result.cancelled():
             # Its error may not be the one that its caller is told.
             job.result.exception()

@@ -85,7 +85,7 @@ class Intake:
         self._note = note
         self._lock = threading.Lock()
         self._sequences = 0
-        self._scores = 0
+        self._numbers = 0
 
     async def run(self, texts: Sequence[TextInput | TokenInput]) -> None:
         """Return when all is queued, or the job is over.
@@ -175,26 +175,30 @@ class Intake:
         answers_scores = options.output is not Output.LABELS or options.tensors & _SCORES
         # Those of windows are kept until the last one's are there.
         kept = [reading.text for reading in readings if answers_scores or reading.own]
-        self._count(sum(len(reading.sequences) for reading in readings), sum(map(loaded.head.count_scores, kept)))
+        numbers = sum(map(loaded.head.count_scores, kept))
+        numbers += sum(loaded.head.count_records(reading.text, options) for reading in readings)
+        self._count(sum(len(reading.sequences) for reading in readings), numbers)
+        if numbers:
+            loaded.queue.reserve(self._job, numbers)
         self._note(readings)
         loaded.queue.put(self._job, start, readings, options)
 
-    def _count(self, sequences: int, scores: int) -> None:
+    def _count(self, sequences: int, numbers: int) -> None:
         """
         Raises:
-            LimitExceededError: the request has too many sequences or scores.
+            LimitExceededError: the request has too many sequences or numbers.
         """
         with self._lock:
             self._sequences += sequences
-            self._scores += scores
+            self._numbers += numbers
         if self._sequences > self._max_sequences:
             raise LimitExceededError(
                 self._sequences, "sequences of the model, which texts, labels and windows make",
                 "max_request_sequences", self._max_sequences,
             )  # fmt: skip
-        if self._scores > self._max_numbers:
+        if self._numbers > self._max_numbers:
             raise LimitExceededError(
-                self._scores, "numbers of the answer, or scores of the vocabulary that it is made of,",
+                self._numbers, "numbers of the answer, or scores of the vocabulary that it is made of,",
                 "max_answer_numbers", self._max_numbers,
             )  # fmt: skip
 

@@ -31,7 +31,10 @@ _MOST_CONVERTED = 16_384
 _LONGEST_MESSAGE = 500
 # A state takes 1 to 2 kB, and each running request has its own. The work of a step, which the whole batch waits for, is
 # bounded by items: so many are some 10 ms of an ambiguous grammar, and enough for objects of 300 optional properties.
-_LIMITS = llguidance.LLParserLimits(max_lexer_states=50_000, step_max_items=3000, verbose_errors=False)
+# The fuel is what compiling takes: some 0.2 s.
+_LIMITS = llguidance.LLParserLimits(
+    max_lexer_states=50_000, initial_lexer_fuel=200_000, step_max_items=3000, verbose_errors=False
+)
 # The library makes a state a remainder, for any number, and nothing else bounds that: these take some 50 ms.
 _LARGEST_MULTIPLE = 10_000
 _MULTIPLE = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')

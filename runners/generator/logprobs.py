@@ -14,6 +14,7 @@ from runners.generator.vocabulary import Vocabulary
 
 # As vLLM: what cannot come has no infinite number, which JSON lacks.
 _LEAST = -9999.0
+_LOGPROBS_AT_A_TIME = 4096
 
 
 def describe(vocabulary: Vocabulary, token: int, ranked: Ranked, offset: int) -> TokenLogprobs:
@@ -45,14 +46,32 @@ class PromptScores:
         self.ranked += rank(logits.float().log_softmax(-1), tokens, self.count)
 
 
-def describe_prompt(
-    vocabulary: Vocabulary, prompt: Sequence[int], scores: PromptScores, skip_special_tokens: bool
-) -> tuple[TokenLogprobs | None, ...]:
-    """The prompt's positions; None for the first, of which nothing is known."""
-    text = Detokenizer(vocabulary, (), skip_special_tokens)
-    text.push(prompt[0])
-    described: list[TokenLogprobs | None] = [None]
-    for token, ranked in zip(prompt[1:], scores.ranked, strict=True):
-        described.append(describe(vocabulary, token, ranked, text.length))
-        text.push(token)
-    return tuple(described)
+class PromptDescription:
+    """A prompt's positions, described some at a time: they are many, and others wait for the thread.
+
+    Attributes:
+        positions: those that are described; None for the first, of which nothing is known.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, prompt: Sequence[int], scores: PromptScores, skip_special_tokens: bool
+    ) -> None:
+        self.positions: list[TokenLogprobs | None] = [None]
+        self._vocabulary = vocabulary
+        self._prompt = prompt
+        self._ranked = scores.ranked
+        self._text = Detokenizer(vocabulary, (), skip_special_tokens)
+        self._text.push(prompt[0])
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.positions) == len(self._prompt)
+
+    def extend(self) -> None:
+        """Describe the next positions, which takes some 10 ms."""
+        start = len(self.positions)
+        end = min(start + max(1, _LOGPROBS_AT_A_TIME // (1 + len(self._ranked[0].top))), len(self._prompt))
+        for position in range(start, end):
+            token, ranked = self._prompt[position], self._ranked[position - 1]
+            self.positions.append(describe(self._vocabulary, token, ranked, self._text.length))
+            self._text.push(token)

@@ -255,16 +255,16 @@ class TransformersEngine:
             )
 
     async def _with_prompt_logprobs(self, generation: Generation, delta: Delta) -> Delta:
-        from runners.generator.logprobs import describe_prompt
+        from runners.generator.logprobs import PromptDescription
 
         scores, request = generation.prompt_scores, generation.request
         if scores is None:
             return delta
         vocabulary = self._model().vocabulary
-        described = await self._tokenizing(
-            lambda: describe_prompt(vocabulary, request.prompt, scores, request.skip_special_tokens)
-        )
-        return replace(delta, prompt_logprobs=described)
+        described = PromptDescription(vocabulary, request.prompt, scores, request.skip_special_tokens)
+        while not described.is_complete:
+            await self._tokenizing(described.extend)
+        return replace(delta, prompt_logprobs=tuple(described.positions))
 
     async def _tokenizing(self, work: Callable[[], _Result]) -> _Result:
         """Do what takes a tokenizer's time in its own thread."""

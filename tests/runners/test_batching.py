@@ -219,3 +219,17 @@ async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
     queue.finish(batch)
     queue.release(job)
     assert load() == (0, 0)
+
+
+@in_a_loop
+async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> None:
+    """One request is only bounded by what a request may have; another one is told to try again."""
+    most = 8 * LIMITS.max_answer_numbers
+    first, second = queue.admit(1, 1), queue.admit(1, 1)
+    queue.reserve(first, most - 5)
+    queue.reserve(second, 5)
+    with pytest.raises(OverloadedError, match=f"answers of {most} numbers, and {most} is what it takes; try again"):
+        queue.reserve(second, 1)
+    queue.release(first)
+    queue.reserve(second, most)
+    queue.release(second)

@@ -157,6 +157,10 @@ class Head(ABC):
         """How many numbers the scores of a text are, where that is worth counting."""
         return 0
 
+    def count_records(self, text: TokenizedText, options: Options) -> int:
+        """How many values the records of a text have at most, where that is worth counting."""
+        return 0
+
     def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
         """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
         return np.split(to_numpy(rows), np.cumsum(counts)[:-1])

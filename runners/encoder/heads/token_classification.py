@@ -11,12 +11,13 @@ from transformers import AutoModelForTokenClassification
 from runners.answers import AggregationStrategy, AnswerOptions
 from runners.encoder.entities import EntityFinder
 from runners.encoder.heads.head import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
-from runners.encoder.reading import Reading
+from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import InputError
 from runners.inference import ClassScores, Numbers, Options, Output, Table, TensorSpec
 
 # What `transformers.TokenClassificationPipeline` ignores where it is not told.
 _NO_ENTITY = ("O",)
+_VALUES_OF_A_RECORD = 5
 _OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
 
 
@@ -57,6 +58,12 @@ class TokenClassification(ClassificationHead):
             # Whoever gives words wants to know of each.
             ignored = () if source.split and strategy is AggregationStrategy.NONE else _NO_ENTITY
         return self._finder.find(self.probabilities(scores), source, strategy, ignored)
+
+    def count_scores(self, text: TokenizedText) -> int:
+        return len(text.input_ids) * self.classes
+
+    def count_records(self, text: TokenizedText, options: Options) -> int:
+        return len(text.input_ids) * _VALUES_OF_A_RECORD if self.needs_source(options) else 0
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         match options.output:

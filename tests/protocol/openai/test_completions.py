@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import orjson
 import pytest
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
@@ -250,7 +251,7 @@ def test_names_of_tokens_do_not_collide() -> None:
         ],
         "text_offset": [10, 11],
     }
-    [first, _] = chat_logprobs(entries, as_ids=False)["content"]
+    [first, _] = json.loads(orjson.dumps(chat_logprobs(entries, as_ids=False)))["content"]
     assert (first["token"], first["bytes"]) == ("bytes:\\xe2\\x80", [0xE2, 0x80])
 
 
