@@ -126,9 +126,9 @@ class Server:
 
     def ask(self, wire: Wire, texts: Sequence[str]) -> list[Arrays]:
         """The outputs for each of the texts: [1, ...] each."""
-        given: list[Any] = [f"it {text}" for text in texts]
-        if self.case.task == "fill_mask":
-            given = [f"{text} {self._mask}" for text in given]
+        # The mask comes first, since the end of a long text is truncated.
+        beginning = f"it {self._mask}" if self.case.task == "fill_mask" else "it"
+        given: list[Any] = [f"{beginning} {text}" for text in texts]
         if self.case.task in ("question_answering", "text_ranking"):
             given = [["where is it", text] for text in given]
         tensor = {"name": "x", "shape": [*np.shape(given)], "datatype": "BYTES", "data": np.ravel(given).tolist()}
