@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: serve vllm demo sentiment stubs bento lock test test-architectures test-clients test-image test-triton \
+.PHONY: attack serve vllm demo sentiment stubs bento lock test test-architectures test-clients test-image test-triton \
 	test-vllm-suite architectures-table bench bench-answers bench-encoders bench-generation bench-infinity bench-wires \
 	lint clean
 
@@ -89,6 +89,11 @@ test-clients: $(VENV)/installed-test $(VENV)-clients/installed
 test-architectures: $(VENV)/installed-test
 	$(PYTHON) -m pytest -m architectures tests/architectures tests/generator_families
 	ISOLATION_EXAMPLES=50 $(PYTHON) -m pytest tests/protocol/test_isolation.py
+
+# Attacks started servers, with what others notice measured beside it, and asks 100,000 wrong requests; ten minutes.
+attack: $(VENV)/installed-test
+	$(PYTHON) -m tests.attack $(ATTACK)
+	$(PYTHON) -m tests.attack.fuzz --requests 100000
 
 # Measures the tables of docs/models.md and docs/generators.md and writes them.
 architectures-table: $(VENV)/installed-test

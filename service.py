@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol.access import BENTOML_ASSETS, BENTOML_PATHS
 from protocol.application import create_application
 from protocol.grpc_server import GrpcServer
+from protocol.http.server import bound_connections, bound_handshakes
 from protocol.options import AnswerOptions
 from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
@@ -78,6 +79,7 @@ class DirectService(Service[Any]):
     """
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        bound_connections(arguments)
         behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,6 +103,8 @@ class Server:
     @bentoml.on_startup
     async def start(self) -> None:
         models.changeable = arguments.workers == 1
+        if arguments.ssl_certfile is not None:
+            bound_handshakes(arguments.header_timeout)
         if grpc_server is not None:
             await start_or_exit(grpc_server)
         self._running = asyncio.create_task(run_or_exit(models))

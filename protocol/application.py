@@ -20,6 +20,7 @@ from protocol.access import Access, RequireKey
 from protocol.compression import CompressResponses
 from protocol.connection import KeepAlive, answer_failure
 from protocol.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.body_budget import BoundBodies
 from protocol.latency import LogLatency
 from protocol.openai import routes as openai
 from protocol.options import AnswerOptions
@@ -51,7 +52,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     application = openai.ForwardPreflights(application, models, openai_prefix)
     if access.asks_clients:
         application = RequireKey(application, access)
-    application = EchoRequestId(KeepAlive(CompressResponses(application)))
+    application = BoundBodies(CompressResponses(application), arguments.max_buffered_bytes)
+    application = EchoRequestId(KeepAlive(application))
     return LogLatency(application) if arguments.enable_latency_logging else application
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +15,9 @@ from starlette.responses import Response
 
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+from protocol.http.body_budget import get_share
+from protocol.json_structure import check_amounts, decode_in_pieces
+from protocol.offload import offload
 from runners.request_limits import RequestLimits
 
 T = TypeVar("T")
@@ -26,8 +31,15 @@ MAX_DIGITS = 18
 # Where msgspec names a field of the body: missing, or with a value that it cannot have.
 _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
+# As many parameters of a content type are looked at; none has more than three.
+_MOST_PARAMETERS = 16
 # Items of a list that are encoded at once: a few ms, of the largest that there are.
 _PIECE = 256
+# Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
+_INLINE_BYTES = 256 * 2**10
+_ONE_CALL_BYTES = 4 * 2**20
+# The same where each item is of many objects.
+_ITEMS = 64
 
 
 async def read_body(
@@ -39,6 +51,7 @@ async def read_body(
         UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
             otherwise than with gzip or deflate.
         BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
+        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
         InvalidRequestError: it is empty, or not what its Content-Encoding says.
     """
     _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
@@ -47,6 +60,9 @@ async def read_body(
     declared = request.headers.get("content-length")
     if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):
         raise BodyTooLargeError(f"the body has {declared[:MAX_DIGITS]} bytes; at most {limit} are allowed")
+    share = get_share(request.scope)
+    if share is not None and declared is not None:
+        share.check(int(declared))
     chunks: list[bytes] = []
     received = 0
     async for chunk in request.stream():
@@ -56,7 +72,7 @@ async def read_body(
         chunks.append(chunk)
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if body and encoding is not None:
-        body = await inflate(body, encoding, limit)
+        body = await inflate(body, encoding, limit, share)
     if not body:
         raise InvalidRequestError("the body is empty; it must be a JSON object")
     return body
@@ -69,20 +85,57 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
     if media_type not in _JSON_TYPES and media_type not in others:
         allowed = " or ".join(["application/json", *others])
         raise UnsupportedMediaTypeError(f"the content type {media_type} is not supported; send {allowed}")
-    for parameter in parameters.split(";"):
+    for parameter in parameters.split(";", _MOST_PARAMETERS):
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _UTF8:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
 
 
-def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what: str) -> T:
+async def read_off_loop(read: Callable[[], T], size: int) -> T:
+    """Do what makes objects of a body of so many bytes, in a thread if there is much to do."""
+    return read() if size <= _INLINE_BYTES else await offload(read)
+
+
+def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLimits, what: str = "the body") -> T:
+    """Decode JSON of a client into the decoder's type; no call into msgspec takes long.
+
+    Raises:
+        LimitExceededError: it has more values, containers or levels than the operator allows.
+        InvalidRequestError: as `parse_json`.
+    """
+    if len(body) <= _ONE_CALL_BYTES:
+        check_amounts(body, limits)
+        return parse_json(body, decoder, what)
+    with _request_errors(what):
+        value = decode_in_pieces(body, limits)
+    converted: T = convert_json(value, decoder.type, what)
+    return converted
+
+
+def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode JSON into the decoder's type.
 
     Raises:
         InvalidRequestError: it is no JSON or of another form; the message says where, and repeats none of it.
     """
-    try:
+    with _request_errors(what):
         return decoder.decode(body)
+
+
+def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
+    """What was decoded already, as a type.
+
+    Raises:
+        InvalidRequestError: it is of another form.
+    """
+    with _request_errors(what):
+        return msgspec.convert(value, form)
+
+
+@contextlib.contextmanager
+def _request_errors(what: str) -> Iterator[None]:
+    try:
+        yield
     except msgspec.ValidationError as error:
         found = _FIELD.search(str(error))
         param = None if found is None else found[1] or found[2]
@@ -96,6 +149,22 @@ def parse_json(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[T], what
 def json_response(payload: Any) -> Response:
     """A 200 with a JSON body; numpy arrays are JSON lists."""
     return Response(orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
+
+
+def encode_items(items: Iterable[Any]) -> list[Any] | orjson.Fragment:
+    """A list for an encoder; of a long one only a piece exists at a time, and the rest is encoded already.
+
+    Many objects at once would have the garbage collector stop all threads for as long as it looks at them.
+    """
+    rest = iter(items)
+    pieces: list[bytes] = []
+    while True:
+        piece = list(islice(rest, _ITEMS))
+        if not pieces and len(piece) < _ITEMS:
+            return piece
+        if not piece:
+            return orjson.Fragment(b"[" + b",".join(pieces) + b"]")
+        pieces.append(orjson.dumps(piece)[1:-1])
 
 
 def encode_lists(payload: Any) -> Any:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.errors import InvalidRequestError, MethodNotAllowedError, ModelNotFoundError, NotFoundError
+from protocol.offload import offload
 from protocol.sampling import read_sampling
 from protocol.versions import MODEL_VERSION
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.errors import ModelNotReadyError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Options, Output, Prediction, Runner, Table, Text, TextInput, TokenInput
+from runners.request_limits import RequestLimits
 from runners.task import Task
 
 T = TypeVar("T")
@@ -186,26 +187,27 @@ def refuse_truncation(tokens: int | None) -> None:
         )
 
 
-def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Options:
+def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None, limits: RequestLimits) -> Options:
     """The operator's options, changed by what the request's parameters say.
 
     An encoder's may be accompanied by any others; a generator's may not, since a misspelt one would change the text.
 
     Raises:
+        LimitExceededError: a parameter asks for more than the operator allows.
         InvalidRequestError: a parameter is no boolean, or they exclude each other.
     """
     options = runner.default_options
     if isinstance(runner, GeneratorRunner):
         if not runner.generates:
             raise InvalidRequestError(f"{runner.name} does not generate text: {describe_service(runner)}")
-        sampling, prompt = read_sampling(parameters)
+        sampling, prompt = read_sampling(parameters, runner.limits)
         return replace(options, sampling=sampling, prompt=prompt)
     if not parameters:
         return options
     options = replace(
         options,
-        answer=_change_options(runner, options.answer, parameters),
-        reading=_change_options(runner, options.reading, parameters),
+        answer=_change_options(runner, options.answer, _StrictAnswerOptions, parameters, limits),
+        reading=_change_options(runner, options.reading, _StrictReadingOptions, parameters, limits),
     )
     for one, other in _EXCLUDE_EACH_OTHER:
         if parameters.get(one) and other in parameters:
@@ -224,13 +226,35 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None) -> Opt
     return replace(options, offsets=flags.get("return_offsets_mapping", options.offsets))
 
 
-def _change_options(runner: Runner, usual: TextOptions, parameters: Mapping[str, Any]) -> TextOptions:
+class _StrictAnswerOptions(AnswerOptions):
+    """As a request has them: "true" is no boolean, though it is one on a command line."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _StrictReadingOptions(ReadingOptions):
+    """The same."""
+
+    model_config = ConfigDict(strict=True)
+
+
+def _change_options(
+    runner: Runner,
+    usual: TextOptions,
+    strict: type[TextOptions],
+    parameters: Mapping[str, Any],
+    limits: RequestLimits,
+) -> TextOptions:
     """The operator's, changed by what the request's parameters say.
 
+    Args:
+        strict: what checks the parameters.
+
     Raises:
+        LimitExceededError: an option asks for more than the operator allows.
         InvalidRequestError: an option is not of this task, or is not what it must be.
     """
-    given = {name: parameters[name] for name in type(usual).model_fields if name in parameters}
+    given = {name: parameters[name] for name in strict.model_fields if name in parameters}
     if not given:
         return usual
     if others := [name for name in given if name not in runner.answer_options]:
@@ -238,21 +262,47 @@ def _change_options(runner: Runner, usual: TextOptions, parameters: Mapping[str,
         raise InvalidRequestError(
             f"the parameter {others[0]} is not of {runner.task}, whose options are: {own}", others[0]
         )
+    _check_amounts(given, limits)
     try:
-        # Strictly, which by JSON's rules: a list is a tuple, and "true" no boolean, though it is one on a command line.
-        return usual.model_validate_json(json.dumps({**usual.model_dump(mode="json"), **given}), strict=True)
+        checked = strict.model_validate(given)
     except ValidationError as error:
         problem = error.errors()[0]
         name, message = problem["loc"][0], problem["msg"].removeprefix("Value error, ")
         if problem["type"] in _MESSAGES:
             message = _MESSAGES[problem["type"]].format(**problem.get("ctx", {}))
         raise InvalidRequestError(f"the parameter {name} is wrong: {message}", str(name)) from error
+    return usual.model_copy(update={name: getattr(checked, name) for name in given})
 
+
+def _check_amounts(given: Mapping[str, Any], limits: RequestLimits) -> None:
+    """Check how much options ask for, before anything is made of them.
+
+    Raises:
+        LimitExceededError: it is more than the operator allows.
+    """
+    for name, argument, what in _NUMBERS:
+        if isinstance(value := given.get(name), int):
+            limits.check(argument, value, what, name)
+    for name in _NAMES:
+        names = given.get(name)
+        if isinstance(names, str):
+            limits.check("max_labels", names.count(",") + 1, f"names in {name}", name)
+            names = names.split(",")
+        if isinstance(names, list):
+            limits.check("max_labels", len(names), f"names in {name}", name)
+            longest = max((len(each) for each in names if isinstance(each, str)), default=0)
+            limits.check("max_label_characters", longest, f"characters of a name in {name}", name)
+
+
+_NUMBERS = (
+    ("top_k", "max_top_k", "answers (top_k)"),
+    ("max_answer_len", "max_answer_tokens", "tokens (max_answer_len)"),
+)
+_NAMES = ("candidate_labels", "targets", "ignore_labels")
 
 # Where pydantic speaks of Python's types.
 _MESSAGES = {
     "tuple_type": "Input should be a list, or a string with commas",
-    "too_long": "there may be at most {max_length}",
     "string_too_short": "a name must not be empty",
 }
 
@@ -328,4 +378,4 @@ def count_numbers(prediction: Prediction) -> int:
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
     """Call a renderer, in a thread where it has so many numbers to print that the event loop would be held up."""
-    return renderer() if numbers <= _RENDER_INLINE else await asyncio.to_thread(renderer)
+    return renderer() if numbers <= _RENDER_INLINE else await offload(renderer)

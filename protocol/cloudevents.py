@@ -13,40 +13,44 @@ from urllib.parse import quote
 
 import msgspec
 import orjson
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import STRUCTURED_EVENT_TYPE, parse_json
+from protocol.body import STRUCTURED_EVENT_TYPE, convert_json, decode_json
 from protocol.errors import InvalidRequestError
+from runners.request_limits import RequestLimits
 
 _REQUIRED = ("specversion", "id", "source", "type")
 # Those that KServe takes.
 _VERSIONS = ("1.0", "0.3")
 _PREFIX = b"ce-"
 _REQUIRED_HEADERS = frozenset(_PREFIX + name.encode() for name in _REQUIRED)
-_envelope_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_attribute_decoder = msgspec.json.Decoder(Any)
-_base64_decoder = msgspec.json.Decoder(bytes)
+_envelope_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event that came in: its attributes, its data as JSON, and whether both were in the body (structured mode)."""
+    """An event that came in: its attributes, its data, and whether both were in the body (structured mode).
+
+    The data are JSON, or what was decoded of it.
+    """
 
     attributes: Mapping[str, Any]
-    data: bytes | msgspec.Raw
+    data: Any
     structured: bool
 
 
-def read_event(request: Request, body: bytes) -> Event | None:
+def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | None:
     """The event that a request carries; None if it carries none.
 
     Raises:
+        LimitExceededError: there is more in the event than the operator allows.
         InvalidRequestError: a required attribute or the data is missing, or the version is unknown.
     """
     headers = request.scope["headers"]
     if any(name == b"content-type" and _is_structured(value) for name, value in headers):
-        event = _read_structured(body)
+        event = _read_structured(body, limits)
     elif not _REQUIRED_HEADERS.isdisjoint([name for name, _ in headers]):
         event = Event(_read_headers(headers), body, structured=False)
     else:
@@ -70,15 +74,15 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.removeprefix(_PREFIX).decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 
-def _read_structured(body: bytes) -> Event:
-    envelope = parse_json(body, _envelope_decoder, "the event")
-    data, encoded = envelope.pop("data", None), envelope.pop("data_base64", None)
-    parsed = {name: parse_json(raw, _attribute_decoder, f"the event's {name}") for name, raw in envelope.items()}
+def _read_structured(body: bytes, limits: RequestLimits) -> Event:
+    envelope = decode_json(body, _envelope_decoder, limits, "the event")
+    data, encoded = envelope.pop("data", UNSET), envelope.pop("data_base64", UNSET)
     # What is null is unset.
-    attributes = {name: value for name, value in parsed.items() if value is not None}
-    if data is None and encoded is not None:
-        return Event(attributes, parse_json(encoded, _base64_decoder, "the event's data_base64"), structured=True)
-    if data is None:
+    attributes = {name: value for name, value in envelope.items() if value is not None}
+    limits.check("max_parameters", len(attributes), "attributes of an event")
+    if data is UNSET and encoded is not UNSET:
+        return Event(attributes, convert_json(encoded, bytes, "the event's data_base64"), structured=True)
+    if data is UNSET:
         raise InvalidRequestError(
             "the event has no data: it must be an object, as the body of a request without an event"
         )

@@ -5,21 +5,26 @@ Content codings are RFC 9110's, sections 8.4 and 12.5.3: https://www.rfc-editor.
 
 from __future__ import annotations
 
-import asyncio
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import chain, islice
+from functools import lru_cache, partial
+from itertools import islice
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
+from protocol.http.body_budget import BodyShare
+from protocol.offload import offload
 
 # What takes longer than about a millisecond must not hold up the event loop.
 _INLINE = 64 * 2**10
 # A member of a gzip file costs time of its own, some 10 us, however little it holds.
 _MOST_MEMBERS = 2**14
+# Pieces that are inflated, or parts of _INLINE that are compressed, in one go in the thread.
+_STEP = 16
+# Longer headers about codings are none that a client needs.
+_LONGEST = 2**10
 _SMALLEST = 2**10
 _LEVEL = 1
 
@@ -37,6 +42,8 @@ def read_encoding(values: Sequence[str]) -> str | None:
     Raises:
         UnsupportedEncodingError: another one, or several.
     """
+    if sum(map(len, values)) > _LONGEST:
+        raise UnsupportedEncodingError(f"{values[0][:_LONGEST]} ...", [*_WINDOWS])
     codings = [name for value in values for name in map(_coding, value.split(",")) if name not in ("", "identity")]
     if not codings:
         return None
@@ -45,21 +52,28 @@ def read_encoding(values: Sequence[str]) -> str | None:
     return codings[0]
 
 
-async def inflate(body: bytes, encoding: str, limit: int) -> bytes:
+async def inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None = None) -> bytes:
     """Decode a body, in a thread where it is large.
+
+    Args:
+        share: what counts the decoded bytes, beside the encoded ones.
 
     Raises:
         BodyTooLargeError: it has more than `limit` bytes; not much more is ever inflated.
+        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
         InvalidRequestError: it is corrupt or ends too early.
     """
-    pieces = _inflate(body, encoding, limit)
-    first = list(islice(pieces, 2))
-    if len(first) < 2:
-        return b"".join(first)
-    return await asyncio.to_thread(b"".join, chain(first, pieces))
+    pieces = _inflate(body, encoding, limit, share)
+    decoded = list(islice(pieces, 2))
+    if len(decoded) < 2:
+        return b"".join(decoded)
+    # Step by step, between which the thread works for others.
+    while step := await offload(lambda: list(islice(pieces, _STEP))):
+        decoded += step
+    return await offload(lambda: b"".join(decoded))
 
 
-def _inflate(body: bytes, encoding: str, limit: int) -> Iterator[bytes]:
+def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) -> Iterator[bytes]:
     """The decoded body in pieces, each quickly made."""
     window = _RAW if encoding == "deflate" and not _is_zlib(body) else _WINDOWS[encoding]
     rest = memoryview(body)
@@ -77,6 +91,8 @@ def _inflate(body: bytes, encoding: str, limit: int) -> Iterator[bytes]:
             raise BodyTooLargeError(
                 f"the body has more than {limit} bytes once it is decoded, which are allowed at most"
             )
+        if share is not None:
+            share.take(len(piece))
         yield piece
         if stream.eof:
             if not rest:
@@ -147,7 +163,9 @@ def _is_compressible(headers: Sequence[Header]) -> bool:
 
 
 def _accepted(headers: Sequence[Header]) -> str:
-    return ",".join(value.decode("latin-1") for name, value in headers if name == b"accept-encoding")
+    """The values of Accept-Encoding; empty, which asks for nothing, where they are absurdly long."""
+    accepted = ",".join(value.decode("latin-1") for name, value in headers if name == b"accept-encoding")
+    return accepted if len(accepted) <= _LONGEST else ""
 
 
 @lru_cache(maxsize=64)
@@ -180,7 +198,13 @@ def _weight(parameters: Sequence[str]) -> float:
 async def _deflate(body: bytes, encoding: str) -> bytes:
     if len(body) <= _INLINE:
         return zlib.compress(body, _LEVEL, _WINDOWS[encoding])
-    return await asyncio.to_thread(zlib.compress, body, _LEVEL, _WINDOWS[encoding])
+    stream = zlib.compressobj(_LEVEL, wbits=_WINDOWS[encoding])
+    rest = memoryview(body)
+    parts: list[bytes] = []
+    while rest:
+        parts.append(await offload(partial(stream.compress, rest[: _STEP * _INLINE])))
+        rest = rest[_STEP * _INLINE :]
+    return b"".join([*parts, stream.flush()])
 
 
 def _encoded(headers: Sequence[Header], encoding: str, length: int) -> list[Header]:

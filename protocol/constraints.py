@@ -12,10 +12,13 @@ from runners.generation import Constraint
 
 # vLLM's bound: a grammar's cost grows steeply with its nesting.
 _MAX_NESTING = 64
-_MAX_CHOICES = 1024
-_MAX_CHARACTERS = 2**18
+# Combinations of alternatives are tried: twelve of them take seconds.
+_MAX_ALTERNATIVES = 8
+_COMBINING = frozenset({"oneOf", "anyOf", "allOf"})
+MAX_CHOICES = 1024
+MAX_CHARACTERS = 2**18
 
-Pattern = Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]
+Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -23,7 +26,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
     json: dict[str, Any] | str | None = None
     regex: Pattern | None = None
-    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=_MAX_CHOICES)] | None = None
+    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
     grammar: Pattern | None = None
     json_object: bool | None = None
     # Read to be refused.
@@ -101,18 +104,56 @@ def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
     Raises:
         InvalidRequestError: it is no JSON object, or nested too deeply.
     """
+    if isinstance(schema, str) and len(schema) > MAX_CHARACTERS:
+        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
     try:
         parsed = msgspec.json.decode(schema, type=dict[str, Any]) if isinstance(schema, str) else schema
         text = msgspec.json.encode(parsed).decode()
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequestError(f"the schema of {param} is no JSON object", param) from error
-    if len(text) > _MAX_CHARACTERS:
-        raise InvalidRequestError(f"the schema of {param} has more than {_MAX_CHARACTERS} characters", param)
-    if _nesting(parsed) > _MAX_NESTING:
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    check_schema(parsed, param)
+    return Constraint("json", text, param)
+
+
+def check_schema(schema: Any, param: str) -> None:
+    """
+    Raises:
+        InvalidRequestError: a schema is too long or nested too deeply, or its alternatives are.
+    """
+    if isinstance(schema, str) or len(msgspec.json.encode(schema)) > MAX_CHARACTERS:
+        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    if _nesting(schema) > _MAX_NESTING:
         raise InvalidRequestError(
             f"the schema of {param} is nested too deeply: at most {_MAX_NESTING} levels are allowed", param
         )
-    return Constraint("json", text, param)
+    level, depth = [schema], 0
+    while level:
+        # Of each schema the alternatives next below it, whatever stands between.
+        found = [node for root in level for node in _alternatives(root)]
+        depth += bool(found)
+        if depth > _MAX_ALTERNATIVES:
+            raise InvalidRequestError(
+                f"the schema of {param} has oneOf, anyOf or allOf nested more than {_MAX_ALTERNATIVES} deep", param
+            )
+        level = found
+
+
+def _alternatives(root: Any) -> list[Any]:
+    found: list[Any] = []
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if name in _COMBINING and isinstance(value, list):
+                    found += value
+                else:
+                    stack.append(value)
+        elif isinstance(node, list):
+            stack += node
+    return found
 
 
 def _nesting(value: Any) -> int:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import json_response, parse_json
+from protocol.body import decode_json, json_response, read_off_loop
 from protocol.calls import find_model, infer, refuse_truncation, render, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.sampling import TokenId
 from runners.inference import Models, Numbers, Prediction, Runner, TextInput, TokenInput
+from runners.request_limits import RequestLimits
 
 # A text, a list of texts, the ids of a tokenized text, or a list of those.
 Inputs = str | list[TokenId | str | list[TokenId]]
@@ -42,44 +43,55 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
-async def answer_embeddings(request: Request, models: Models, runner: Runner, body: bytes) -> Response:
+async def answer_embeddings(
+    request: Request, models: Models, runner: Runner, body: bytes, limits: RequestLimits
+) -> Response:
     """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot embed a text.
     """
-    call = parse_json(body, _decoder, "the body")
+
+    def read() -> tuple[EmbeddingRequest, Sequence[TextInput | TokenInput]]:
+        call = decode_json(body, _decoder, limits)
+        return call, read_inputs(call.input, "input", limits)
+
+    call, inputs = await read_off_loop(read, len(body))
     if call.model:
         find_model(models, call.model)
     refuse_truncation(call.truncate_prompt_tokens)
     given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None})
-    predictions = await infer(request, runner, read_inputs(call.input, "input"), options)
+    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None}, limits)
+    predictions = await infer(request, runner, inputs, options)
     return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
 
 
-def read_inputs(given: Inputs, name: str) -> Sequence[TextInput | TokenInput]:
+def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
     """
     Args:
         name: the field they are in.
 
     Raises:
+        LimitExceededError: there are more texts than the operator allows.
         InvalidRequestError: it is empty, or a mixture.
     """
     items = [given] if isinstance(given, str) else given
+    kinds = {type(item) for item in items}
+    if kinds == {int}:
+        return [_tokens(items)]
+    limits.check("max_client_batch_size", len(items), "texts", name)
     for position, item in enumerate(items):
         if item == "" or item == []:
             where = "" if isinstance(given, str) else f"[{position}]"
             raise InvalidRequestError(f"{name}{where} is empty; give at least a character or a token", name)
-    match [*{type(item) for item in items}]:
+    match [*kinds]:
         case [kind] if kind is str:
             return [TextInput(text) for text in items if isinstance(text, str)]
         case [kind] if kind is list:
             return [_tokens(ids) for ids in items if isinstance(ids, list)]
-        case [kind]:
-            return [_tokens(items)]
     raise InvalidRequestError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
 
 

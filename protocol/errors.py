@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from runners.errors import (
     EngineDeadError,
+    GenerationFailedError,
     InputError,
     LimitExceededError,
     ModelLoadError,
@@ -102,6 +103,18 @@ class BodyTooLargeError(ProtocolError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class BodiesTooLargeError(ProtocolError):
+    """The bodies of all requests under way are larger than the operator allows; the same may pass later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: Mapping[str, str] = MappingProxyType({"retry-after": "1"})
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the bodies of all requests under way have the {limit} bytes that --max_buffered_bytes allows; try again"
+        )
+
+
 class UnsupportedMediaTypeError(ProtocolError):
     """The body's content type or encoding is none that this server reads."""
 
@@ -134,6 +147,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # It is the model's fault, and the message names the text, so that the caller can ask for the others.
     NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
     EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
     PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import json_response, parse_json, read_body
-from protocol.calls import find_generator, infer, post_route, served_name
+from protocol.body import decode_json, json_response, read_body, read_off_loop
+from protocol.calls import find_generator, infer, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError, describe
 from protocol.sampling import read_sampling
 from protocol.sse import stream_events
@@ -33,17 +33,16 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 
     async def generate(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate")
-        call = parse_json(await read_body(request, limits), _decoder, "the body")
-        text, options = _read(call)
+        call, text, options = await _read(await read_body(request, limits), limits)
         [prediction] = await infer(request, runner, [TextInput(text)], options)
         assert isinstance(prediction.output, Text)
         return json_response(_answer(runner, call, prediction.output.value))
 
     async def generate_stream(request: Request) -> Response:
         runner = find_generator(models, served_name(request), "generate_stream")
-        call = parse_json(await read_body(request, limits), _decoder, "the body")
-        text, options = _read(call)
-        return await stream_events(_stream(runner, call, text, options), _render_error)
+        call, text, options = await _read(await read_body(request, limits), limits)
+        streaming = stream_events(_stream(runner, call, text, options), _render_error)
+        return await until_disconnect(request, streaming)
 
     return [
         post_route(f"/v2/models/{{name:path}}{form}/{verb}", endpoint)
@@ -52,24 +51,26 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     ]
 
 
-def _read(call: dict[str, Any]) -> tuple[str, Options]:
-    """The text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+async def _read(body: bytes, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
+    """The body, its text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+    call = await read_off_loop(lambda: decode_json(body, _decoder, limits), len(body))
     text = call.get(_TEXT)
     if not isinstance(text, str):
         raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
     parameters = call.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequestError("parameters must be an object")
+    limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     if not parameters:
-        return text, _options(beside)
+        return call, text, _options(beside, limits)
     # What is wrong is refused also where the parameters win over it.
-    read_sampling(beside)
-    return text, _options({**beside, **parameters})
+    read_sampling(beside, limits)
+    return call, text, _options({**beside, **parameters}, limits)
 
 
-def _options(parameters: dict[str, Any]) -> Options:
-    sampling, prompt = read_sampling(parameters)
+def _options(parameters: dict[str, Any], limits: RequestLimits) -> Options:
+    sampling, prompt = read_sampling(parameters, limits)
     return Options(sampling=sampling, prompt=prompt)
 
 
@@ -80,12 +81,14 @@ def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[st
 
 async def _stream(
     runner: GeneratorRunner, call: dict[str, Any], text: str, options: Options
-) -> AsyncGenerator[dict[str, Any], None]:
-    with runner.admit():
-        async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:
-            async for delta in deltas:
-                if delta.text or delta.finish_reason:
-                    yield {**_answer(runner, call, delta.text), "done": delta.finish_reason is not None}
+) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """The events, from None, once the request is accepted."""
+    async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:
+        async for delta in deltas:
+            if delta is None:
+                yield None
+            elif delta.text or delta.finish_reason:
+                yield {**_answer(runner, call, delta.text), "done": delta.finish_reason is not None}
 
 
 def _render_error(error: Exception) -> dict[str, Any]:

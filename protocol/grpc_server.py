@@ -11,21 +11,22 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from protocol import inference, repository
 from protocol.access import Access
+from protocol.body import read_off_loop
 from protocol.calls import check_version, find_model, find_ready_model
 from protocol.errors import InvalidRequestError, describe, grpc_code
 from protocol.grpc_access import REQUEST_ID, RefuseForbidden
-from protocol.inference import Answer, InferCall, RequestedOutput, describe_model
+from protocol.inference import Answer, InferCall, RequestedOutput, check_counts, describe_model
 from protocol.latency import log_latency
+from protocol.message_counts import check_amounts
 from protocol.request_id import request_id
 from protocol.stubs import open_inference_pb2 as messages
 from protocol.stubs.open_inference_pb2_grpc import (
@@ -36,6 +37,7 @@ from protocol.tensors import (
     BYTES,
     Tensor,
     check_datatype,
+    check_elements,
     check_placement,
     check_shape,
     read_text,
@@ -44,17 +46,22 @@ from protocol.tensors import (
 )
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.arguments import Arguments
+from runners.certificates import read_grpc_credentials
 from runners.draining import DRAIN_SECONDS
-from runners.errors import NonFiniteScoresError
+from runners.errors import GenerationFailedError, LimitExceededError, NonFiniteScoresError
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
 _SERVICE = "inference.GRPCInferenceService"
 _WATCH_SECONDS = 0.5
+# Requests of a stream that are answered at a time, and answers that wait for the client.
+_MOST_IN_STREAM = 64
 # As KServe's and Triton's streams have it: the parameter that tells the last response to a request.
 _FINAL = "triton_final_response"
 _CONTENTS = {
@@ -88,7 +95,7 @@ class GrpcServer:
         server = grpc.aio.server(
             interceptors=[
                 RefuseForbidden(Access(arguments), arguments.enable_latency_logging),
-                _RefuseUndecodable(),
+                _DecodeRequests(arguments),
             ],
             options=[
                 ("grpc.so_reuseport", 1),
@@ -96,6 +103,8 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", arguments.grpc_max_receive_message_length),
                 # Clients may ask whether the connection lives while nothing else goes over it.
                 ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.max_concurrent_streams", arguments.max_concurrent_requests),
+                ("grpc.max_metadata_size", arguments.max_header_bytes),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
@@ -108,7 +117,7 @@ class GrpcServer:
             pool.AddSerializedFile(described.serialized_pb)
         reflection.enable_server_reflection((_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool)
         address = f"[::]:{arguments.grpc_port}"
-        credentials = _read_credentials(arguments)
+        credentials = read_grpc_credentials(arguments)
         if credentials is None:
             server.add_insecure_port(address)
         else:
@@ -124,31 +133,57 @@ class GrpcServer:
             await self._server.stop(DRAIN_SECONDS)
 
 
-class _Undecodable:
-    """What stands for a message that is none of its type."""
+class _DecodeRequests(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Counts what is in a message before it is decoded, off the loop if it is large, and refuses what is no message.
 
+    gRPC itself answers such a message with UNKNOWN, in Python's words.
+    """
 
-class _RefuseUndecodable(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Answers a message that cannot be decoded with INVALID_ARGUMENT; gRPC itself says UNKNOWN, in Python's words."""
+    def __init__(self, limits: RequestLimits) -> None:
+        self._limits = limits
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
         if handler is None or handler.unary_unary is None:
-            return handler
+            # A stream of ours decodes its own; each other one takes names only.
+            is_ours = handler is not None and details.method == f"/{_SERVICE}/ModelStreamInfer"
+            return handler._replace(request_deserializer=None) if is_ours else handler
         answer, decode = handler.unary_unary, handler.request_deserializer
+        # What other services take are names, in one message each.
+        form = _REQUESTS.get(details.method)
 
-        def decode_or_mark(data: bytes) -> Any:
+        async def answer_or_refuse(data: bytes, context: Context) -> Any:
             try:
-                return decode(data)
+                request = decode(data) if form is None else await _decode(data, form, self._limits)
             except DecodeError:
-                return _Undecodable()
-
-        async def answer_or_refuse(request: Any, context: Context) -> Any:
-            if isinstance(request, _Undecodable):
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message is not this call's request")
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _WRONG_MESSAGE)
+            except LimitExceededError as error:
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
             return await answer(request, context)
 
-        return handler._replace(unary_unary=answer_or_refuse, request_deserializer=decode_or_mark)
+        return handler._replace(unary_unary=answer_or_refuse, request_deserializer=None)
+
+
+async def _decode(data: bytes, form: type[M], limits: RequestLimits) -> M:
+    """A message of its bytes.
+
+    Raises:
+        LimitExceededError: there is more in it than the operator allows.
+        DecodeError: it is none.
+    """
+
+    def read() -> M:
+        check_amounts(data, form, limits)
+        return form.FromString(data)
+
+    return await read_off_loop(read, len(data))
+
+
+_WRONG_MESSAGE = "the message is not this call's request"
+_METHODS = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+_REQUESTS: Mapping[str, type[Any]] = {
+    f"/{_SERVICE}/{method.name}": getattr(messages, method.input_type.name) for method in _METHODS
+}
 
 
 class _Service(GRPCInferenceServiceServicer):
@@ -156,6 +191,7 @@ class _Service(GRPCInferenceServiceServicer):
 
     def __init__(self, models: Models, arguments: Arguments) -> None:
         self._models = models
+        self._arguments = arguments
         self._log_latency = arguments.enable_latency_logging
 
     async def ServerLive(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:  # noqa: N802
@@ -196,20 +232,26 @@ class _Service(GRPCInferenceServiceServicer):
         return await self._guard(context, "ModelInfer", lambda: self._infer(request))
 
     async def ModelStreamInfer(  # noqa: N802
-        self, requests: AsyncIterator[messages.ModelInferRequest], context: Context
+        self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[messages.ModelStreamInferResponse]:
-        """Answer requests side by side as they come; an error answers its request and leaves the others alone."""
+        """Answer requests side by side as they come; an error answers its request and leaves the others alone.
+
+        No more requests are read, and no more answers made, than the client takes.
+        """
         await self._guard(context, "ModelStreamInfer", _nothing)
-        responses: asyncio.Queue[messages.ModelStreamInferResponse | None] = asyncio.Queue()
+        responses: asyncio.Queue[messages.ModelStreamInferResponse | None] = asyncio.Queue(_MOST_IN_STREAM)
+        places = asyncio.Semaphore(_MOST_IN_STREAM)
         answering: set[asyncio.Task[None]] = set()
 
         async def read() -> None:
-            async for request in requests:
-                task = asyncio.create_task(self._answer_in_stream(request, responses))
+            async for data in requests:
+                await places.acquire()
+                task = asyncio.create_task(self._answer_in_stream(data, responses))
                 answering.add(task)
                 task.add_done_callback(answering.discard)
+                task.add_done_callback(lambda _: places.release())
             await asyncio.gather(*answering)
-            responses.put_nowait(None)
+            await responses.put(None)
 
         reading = asyncio.create_task(read())
         try:
@@ -273,24 +315,31 @@ class _Service(GRPCInferenceServiceServicer):
     async def _infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
         check_version(request.model_name, request.model_version)
         runner = find_ready_model(self._models, request.model_name)
-        return await inference.infer(runner, _read_call(request), partial(_render, request))
+        return await inference.infer(
+            runner, _read_call(request, self._arguments), self._arguments, partial(_render, request)
+        )
 
     async def _answer_in_stream(
-        self, request: messages.ModelInferRequest, responses: asyncio.Queue[messages.ModelStreamInferResponse | None]
+        self, data: bytes, responses: asyncio.Queue[messages.ModelStreamInferResponse | None]
     ) -> None:
+        limits = self._arguments
+        request = messages.ModelInferRequest()
         try:
+            request = await _decode(data, messages.ModelInferRequest, limits)
             check_version(request.model_name, request.model_version)
             runner = find_ready_model(self._models, request.model_name)
-            async with contextlib.aclosing(inference.stream(runner, _read_call(request))) as answers:
+            async with contextlib.aclosing(inference.stream(runner, _read_call(request, limits), limits)) as answers:
                 async for answer, final in answers:
                     response = _render(request, answer)
                     response.parameters[_FINAL].bool_param = final
-                    responses.put_nowait(messages.ModelStreamInferResponse(infer_response=response))
+                    await responses.put(messages.ModelStreamInferResponse(infer_response=response))
         except Exception as error:
+            if isinstance(error, DecodeError):
+                error = InvalidRequestError(_WRONG_MESSAGE)
             # The id tells the client which of its requests failed.
             failed = messages.ModelInferResponse(id=request.id)
             message = describe_for_grpc(error)[1]
-            responses.put_nowait(messages.ModelStreamInferResponse(error_message=message, infer_response=failed))
+            await responses.put(messages.ModelStreamInferResponse(error_message=message, infer_response=failed))
 
 
 async def _nothing() -> None:
@@ -337,22 +386,16 @@ def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[s
     """Code, message and trailing metadata of any error; what is not meant for the client is logged and hidden."""
     status, message, headers = describe(error)
     # A line for a batch of these is in the log already.
-    if status == 500 and not isinstance(error, NonFiniteScoresError):
+    if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=error)
     return grpc.StatusCode[grpc_code(status)], message, headers
 
 
-def _read_credentials(arguments: Arguments) -> grpc.ServerCredentials | None:
-    """The operator's certificate with its key; None for no TLS."""
-    if arguments.ssl_certfile is None or arguments.ssl_keyfile is None:
-        return None
-    pair = (Path(arguments.ssl_keyfile).read_bytes(), Path(arguments.ssl_certfile).read_bytes())
-    return grpc.ssl_server_credentials([pair])
-
-
-def _read_call(request: messages.ModelInferRequest) -> InferCall:
+def _read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> InferCall:
+    parameters = [tensor.parameters for tensor in request.inputs]
+    check_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
     return InferCall(
-        _read_tensors(request),
+        _read_tensors(request, limits),
         _read_parameters(request.parameters),
         [RequestedOutput(output.name, _read_parameters(output.parameters)) for output in request.outputs],
         binary=bool(request.raw_input_contents),
@@ -367,7 +410,7 @@ def _read_parameters(parameters: MutableMapping[str, messages.InferParameter]) -
     }
 
 
-def _read_tensors(request: messages.ModelInferRequest) -> list[Tensor]:
+def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) -> list[Tensor]:
     for tensor in request.inputs:
         check_placement(tensor.name, tensor.parameters)
     raw = request.raw_input_contents
@@ -385,6 +428,8 @@ def _read_tensors(request: messages.ModelInferRequest) -> list[Tensor]:
                 f"contents field must not be specified when using raw_input_contents for input '{tensor.name}' for "
                 f"model '{request.model_name}'"
             )
+    for tensor, data in zip(request.inputs, raw, strict=True):
+        check_elements(tensor.name, tensor.datatype, len(data), tensor.shape, limits)
     return [
         tensor_from_binary(tensor.name, tensor.datatype, tensor.shape, memoryview(data))
         for tensor, data in zip(request.inputs, raw, strict=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from runners.inference import (
     TextInput,
     TokenInput,
 )
+from runners.request_limits import RequestLimits
 from runners.task import Task
 
 T = TypeVar("T")
@@ -107,22 +108,41 @@ def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) -> T:
+def check_counts(
+    parameters: Sized, of_inputs: Sequence[Sized], of_outputs: Sequence[Sized], limits: RequestLimits
+) -> None:
+    """Check how many inputs, outputs and parameters a request has.
+
+    Args:
+        of_inputs: the parameters of each input.
+        of_outputs: the parameters of each output.
+
+    Raises:
+        LimitExceededError: there are more than the operator allows.
+    """
+    limits.check("max_tensors", len(of_inputs), "inputs", "inputs")
+    limits.check("max_tensors", len(of_outputs), "outputs", "outputs")
+    for each in (parameters, *of_inputs, *of_outputs):
+        limits.check("max_parameters", len(each), "parameters", "parameters")
+
+
+async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: Callable[[Answer], T]) -> T:
     """Answer a request.
 
     Args:
         encode: what the wire makes of the answer; called in a thread where there is much of it.
 
     Raises:
+        LimitExceededError: it asks for more than the operator allows.
         InvalidRequestError: the request is not what the model takes.
         RunnerError: the model cannot answer it.
     """
-    texts, columns = _read_inputs(runner, call.inputs)
-    asked = resolve_options(runner, call.parameters)
+    texts, columns = _read_inputs(runner, call.inputs, limits)
+    asked = resolve_options(runner, call.parameters, limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
         # The answer to words is always a record for each.
         asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
-    wanted, options = _resolve_outputs(runner, call, asked, from_tokens=isinstance(texts[0], TokenInput))
+    wanted, options = _resolve_outputs(runner, call, asked, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
     # A tensor has places for all tokens that the client's has, also where they are padding.
     columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
@@ -133,25 +153,24 @@ async def infer(runner: Runner, call: InferCall, encode: Callable[[Answer], T]) 
     return await render_off_loop(render, sum(_count_printed(output, predictions) for output in wanted))
 
 
-async def stream(runner: Runner, call: InferCall) -> AsyncGenerator[tuple[Answer, bool], None]:
+async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> AsyncGenerator[tuple[Answer, bool], None]:
     """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
 
     Raises:
         InvalidRequestError, RunnerError: as `infer`.
     """
     if not isinstance(runner, GeneratorRunner) or not runner.generates:
-        yield await infer(runner, call, lambda answer: answer), True
+        yield await infer(runner, call, limits, lambda answer: answer), True
         return
-    texts, _ = _read_inputs(runner, call.inputs)
+    texts, _ = _read_inputs(runner, call.inputs, limits)
     if len(texts) != 1:
         raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
-    options = resolve_options(runner, call.parameters)
-    [wanted], _ = _resolve_outputs(runner, call, options, from_tokens=False)
-    with runner.admit():
-        async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
-            async for delta in deltas:
-                if delta.text or delta.finish_reason:
-                    yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
+    options = resolve_options(runner, call.parameters, limits)
+    [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
+    async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
+        async for delta in deltas:
+            if delta is not None and (delta.text or delta.finish_reason):
+                yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
 
 
 def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:
@@ -177,11 +196,15 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
     return sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
 
 
-def _read_inputs(runner: Runner, tensors: Sequence[Tensor]) -> tuple[Sequence[TextInput | TokenInput], int]:
+def _read_inputs(
+    runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
+) -> tuple[Sequence[TextInput | TokenInput], int]:
     """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
         raise InvalidRequestError("the request has two inputs of one name")
+    for tensor in tensors[:1]:
+        limits.check("max_client_batch_size", tensor.shape[0] if tensor.shape else 1, "texts", "inputs")
     if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
         return _read_tokens(by_name)
     if len(tensors) != 1:
@@ -258,7 +281,7 @@ def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
 
 
 def _resolve_outputs(
-    runner: Runner, call: InferCall, options: Options, from_tokens: bool
+    runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
     """The outputs of the answer, and the options with what they need."""
     all_binary = read_boolean(call.parameters, "binary_data_output", call.binary)
@@ -268,6 +291,8 @@ def _resolve_outputs(
     own = [spec.name for spec in runner.outputs(options)]
     if not call.outputs:
         return [_Wanted(name, all_binary) for name in own], options
+    if len({output.name for output in call.outputs}) < len(call.outputs):
+        raise InvalidRequestError("the request names an output twice")
     by_name = list(dict.fromkeys([*own, *(spec.name for spec in runner.named_outputs())]))
     wanted = []
     for output in call.outputs:
@@ -282,14 +307,17 @@ def _resolve_outputs(
         if top is None:
             wanted.append(_Wanted(output.name, binary))
         else:
-            wanted.append(_Wanted(output.name, binary, _read_top(top), _find_scores(output.name, by_name, options)))
+            wanted.append(
+                _Wanted(output.name, binary, _read_top(top, limits), _find_scores(output.name, by_name, options))
+            )
     names = {output.scores or output.name for output in wanted}
     return wanted, replace(options, offsets=OFFSETS in names, tensors=frozenset(names - {OUTPUT, OFFSETS}))
 
 
-def _read_top(top: Any) -> int:
+def _read_top(top: Any, limits: RequestLimits) -> int:
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
         raise InvalidRequestError("the parameter classification must be a number of classes, 1 or more")
+    limits.check("max_top_k", top, "classes (classification)", "classification")
     return top
 
 

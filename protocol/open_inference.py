@@ -13,15 +13,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol import inference
-from protocol.body import MAX_DIGITS, json_response, parse_json, read_body
+from protocol.body import MAX_DIGITS, decode_json, json_response, read_body, read_off_loop
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
-from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, describe_model
+from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, check_counts, describe_model
 from protocol.tensors import (
     DATATYPES,
     MAX_DIMENSION,
     MAX_DIMENSIONS,
     Tensor,
+    check_elements,
     check_placement,
     tensor_from_binary,
     tensor_from_json,
@@ -36,12 +37,12 @@ Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
 
 
 class InferInput(msgspec.Struct):
-    """A tensor of a request; `data` is parsed once its datatype is known."""
+    """A tensor of a request; what `data` has is checked once its datatype is known."""
 
     name: str
     shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
     datatype: Annotated[str, Meta(extra_json_schema={"enum": [*DATATYPES]})]
-    data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "array"})] | UnsetType = UNSET
+    data: Annotated[Any, Meta(extra_json_schema={"type": "array"})] = UNSET
     parameters: dict[str, Any] | None = None
 
 
@@ -93,16 +94,10 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
         body = await read_body(request, limits, allow_binary=True)
-        head, binary = _split(body, request.headers)
-        call = parse_json(head, _decoder, "the body")
-        asked = InferCall(
-            _read_tensors(call, binary),
-            call.parameters or {},
-            [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []],
-        )
-        request_id = answer_id(call.id)
+        given_id, call = await read_off_loop(lambda: _read(body, request.headers, limits), len(body))
+        request_id = answer_id(given_id)
         return await until_disconnect(
-            request, inference.infer(runner, asked, lambda answer: _render(runner.name, request_id, answer))
+            request, inference.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
         )
 
     model, version = "/v2/models/{name:path}", "/versions/{version}"
@@ -115,6 +110,16 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         *(Route(f"{model}{form}/ready", model_ready) for form in (version, "")),
         *(Route(f"{model}{form}", model_metadata) for form in (version, "")),
     ]
+
+
+def _read(body: bytes, headers: Mapping[str, str], limits: RequestLimits) -> tuple[str | None, InferCall]:
+    """The request's id, and the request."""
+    head, binary = _split(body, headers)
+    call = decode_json(head, _decoder, limits)
+    outputs = [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []]
+    parameters = [tensor.parameters or {} for tensor in call.inputs]
+    check_counts(call.parameters or {}, parameters, [output.parameters for output in outputs], limits)
+    return call.id, InferCall(_read_tensors(call, binary, limits), call.parameters or {}, outputs)
 
 
 def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
@@ -130,7 +135,7 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     return body[:length], memoryview(body)[length:]
 
 
-def _read_tensors(call: InferRequest, binary: memoryview) -> list[Tensor]:
+def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits) -> list[Tensor]:
     tensors = []
     position = 0
     for tensor in call.inputs:
@@ -147,6 +152,7 @@ def _read_tensors(call: InferRequest, binary: memoryview) -> list[Tensor]:
                 f"binary_data_size of input {tensor.name!r} must be a number of bytes, at most the {left} that follow"
             )
         data = binary[position : position + size]
+        check_elements(tensor.name, tensor.datatype, size, tensor.shape, limits)
         tensors.append(tensor_from_binary(tensor.name, tensor.datatype, tensor.shape, data))
         position += size
     if position != len(binary):

@@ -236,7 +236,7 @@ class _Output(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
-    data: msgspec.Raw | UnsetType = UNSET
+    data: list[Any] | UnsetType = UNSET
     parameters: dict[str, Any] | None = None
 
 

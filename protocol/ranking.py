@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import json_response, parse_json
+from protocol.body import decode_json, json_response, read_off_loop
 from protocol.calls import find_model, infer, refuse_truncation, resolve_options
 from protocol.embeddings import count_usage, list_vectors
 from protocol.errors import InvalidRequestError
 from runners.inference import RELEVANCE, Models, Prediction, Runner, TextInput
+from runners.request_limits import RequestLimits
 from runners.task import Task
 
 Texts = str | list[str]
@@ -77,21 +78,25 @@ _rerank_decoder = msgspec.json.Decoder(RerankRequest)
 _score_decoder = msgspec.json.Decoder(ScoreRequest)
 
 
-async def answer_rerank(request: Request, models: Models, runner: Runner, body: bytes) -> Response:
+async def answer_rerank(
+    request: Request, models: Models, runner: Runner, body: bytes, limits: RequestLimits
+) -> Response:
     """Answer `rerank`: the documents in the order of their relevance to the query, best first.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
-    call = parse_json(body, _rerank_decoder, "the body")
+    call = await read_off_loop(lambda: decode_json(body, _rerank_decoder, limits), len(body))
     _check(call, models)
     given = [call.documents] if isinstance(call.documents, str) else call.documents
+    limits.check("max_client_batch_size", len(given), "documents", "documents")
     documents = [each.text if isinstance(each, Document) else each for each in given]
     if not documents:
         raise InvalidRequestError("documents is empty; give at least one", "documents")
-    scores, usage = await _score(request, runner, [call.query], documents, call)
+    scores, usage = await _score(request, runner, [call.query], documents, call, limits)
     best = sort_by_score(scores)[: call.top_n or None]
     results = [
         {
@@ -105,18 +110,21 @@ async def answer_rerank(request: Request, models: Models, runner: Runner, body: 
     return json_response({**head, "usage": usage, "results": results})
 
 
-async def answer_score(request: Request, models: Models, runner: Runner, body: bytes) -> Response:
+async def answer_score(
+    request: Request, models: Models, runner: Runner, body: bytes, limits: RequestLimits
+) -> Response:
     """Answer `score`: one text with each of N, or N texts with one of N each, in the order of the request.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
-    call = parse_json(body, _score_decoder, "the body")
+    call = await read_off_loop(lambda: decode_json(body, _score_decoder, limits), len(body))
     _check(call, models)
-    first, second = _read_sides(call)
-    scores, usage = await _score(request, runner, first, second, call)
+    first, second = _read_sides(call, limits)
+    scores, usage = await _score(request, runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
     return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
@@ -144,7 +152,7 @@ def _check(call: RankingOptions, models: Models) -> None:
             )
 
 
-def _read_sides(call: ScoreRequest) -> tuple[list[str], list[str]]:
+def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], list[str]]:
     """The texts of both sides.
 
     Raises:
@@ -161,6 +169,7 @@ def _read_sides(call: ScoreRequest) -> tuple[list[str], list[str]]:
     for name, side in ((first_name, first), (second_name, second)):
         if not side:
             raise InvalidRequestError(f"{name} is empty; give at least one text", name)
+        limits.check("max_client_batch_size", len(side), name, name)
     if len(first) not in (1, len(second)):
         raise InvalidRequestError(
             f"{first_name} has {len(first)} texts and {second_name} has {len(second)}; "
@@ -171,10 +180,15 @@ def _read_sides(call: ScoreRequest) -> tuple[list[str], list[str]]:
 
 
 async def _score(
-    request: Request, runner: Runner, first: Sequence[str], second: Sequence[str], call: RankingOptions
+    request: Request,
+    runner: Runner,
+    first: Sequence[str],
+    second: Sequence[str],
+    call: RankingOptions,
+    limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
     """A score for each of the second texts, with its own or with the only one of the first, and the tokens read."""
-    options = resolve_options(runner, None)
+    options = resolve_options(runner, None, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         if call.use_activation is not None:
             raise InvalidRequestError(

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.access import Access
-from protocol.body import json_response, parse_json, read_body
+from protocol.body import decode_json, json_response, read_body, read_off_loop
 from protocol.calls import find_model, post_route
 from protocol.errors import InvalidRequestError, NotImplementedByModelError
 from protocol.versions import MODEL_VERSION
@@ -92,13 +92,15 @@ def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]
         return await read_body(request, limits) if has_body else b"{}"
 
     async def list_models(request: Request) -> Response:
-        asked = parse_json(await read_optional(request), _index_decoder, "the body")
+        body = await read_optional(request)
+        asked = await read_off_loop(lambda: decode_json(body, _index_decoder, limits), len(body))
         return json_response(index(models, asked.ready))
 
     async def load_model(request: Request) -> Response:
         access.check_change_over_http(request)
         name = request.path_params["name"]
-        asked = parse_json(await read_optional(request), _load_decoder, "the body")
+        body = await read_optional(request)
+        asked = await read_off_loop(lambda: decode_json(body, _load_decoder, limits), len(body))
         await load(models, name, asked.parameters or {})
         return json_response({"name": name, "load": True})
 

@@ -10,19 +10,15 @@ from msgspec import Meta
 
 from protocol.constraints import StructuredOutputs, read_structured_outputs
 from protocol.errors import InvalidRequestError
-from runners.generation import Constraint, PromptOptions, Sampling
+from runners.errors import LimitExceededError
+from runners.generation import MAX_ALLOWED_TOKENS, Constraint, PromptOptions, Sampling
+from runners.request_limits import RequestLimits
 
 # The default of the Open Inference Protocol's generate extension.
 DEFAULT_MAX_TOKENS = 20
 MAX_CHOICES = 128
-# What one body may ask for: each of these costs something at every token.
-_MAX_STOPS = 16
-_MAX_BAD_WORDS = 128
 # Of a stop string, and of a bad word.
 _MAX_CHARACTERS = 1024
-_MAX_STOP_TOKENS = 1024
-_MAX_BIASES = 4096
-MAX_ALLOWED_TOKENS = 2**19
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -40,22 +36,18 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: (
         Annotated[str, Meta(max_length=_MAX_CHARACTERS)]
-        | Annotated[list[Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]], Meta(max_length=_MAX_STOPS)]
+        | list[Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]]
         | None
     ) = None
     include_stop_str_in_output: bool | None = None
-    stop_token_ids: Annotated[list[TokenId], Meta(max_length=_MAX_STOP_TOKENS)] | None = None
-    bad_words: (
-        Annotated[list[Annotated[str, Meta(max_length=_MAX_CHARACTERS)]], Meta(max_length=_MAX_BAD_WORDS)] | None
-    ) = None
+    stop_token_ids: list[TokenId] | None = None
+    bad_words: list[Annotated[str, Meta(max_length=_MAX_CHARACTERS)]] | None = None
     allowed_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_ALLOWED_TOKENS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     # A smaller one would make infinities of logits.
     repetition_penalty: Annotated[float, Meta(ge=1e-6)] | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=_MAX_BIASES)] | None = (
-        None
-    )
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -128,11 +120,30 @@ PROTOCOL_PARAMETERS = frozenset(
 _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters))
 
 
-def read_sampling(parameters: Mapping[str, Any] | None) -> tuple[Sampling, PromptOptions]:
+def check_counts(fields: SamplingFields, limits: RequestLimits) -> None:
+    """Bound what costs something at every token.
+
+    Raises:
+        LimitExceededError: there are too many stop strings, bad words, or tokens in a list.
+    """
+    stops, tokens = limits.max_stop_strings, limits.max_logit_bias
+    given = [
+        ("stop", fields.stop if isinstance(fields.stop, list) else (), "stop strings", "max_stop_strings", stops),
+        ("bad_words", fields.bad_words or (), "bad_words", "max_stop_strings", stops),
+        ("logit_bias", fields.logit_bias or (), "tokens in logit_bias", "max_logit_bias", tokens),
+        ("stop_token_ids", fields.stop_token_ids or (), "stop_token_ids", "max_logit_bias", tokens),
+    ]
+    for param, values, what, argument, limit in given:
+        if len(values) > limit:
+            raise LimitExceededError(len(values), what, argument, limit, param)
+
+
+def read_sampling(parameters: Mapping[str, Any] | None, limits: RequestLimits) -> tuple[Sampling, PromptOptions]:
     """What a request's parameters ask for; at most 20 tokens unless they, or an encoder-decoder, say otherwise.
 
     Raises:
         InvalidRequestError: a parameter is unknown, or has a value that is not allowed.
+        LimitExceededError: as `check_counts`.
     """
     given = {name: value for name, value in (parameters or {}).items() if name not in PROTOCOL_PARAMETERS}
     if unknown := sorted({*given} - {*_NAMES}):
@@ -141,6 +152,7 @@ def read_sampling(parameters: Mapping[str, Any] | None) -> tuple[Sampling, Promp
         fields = msgspec.convert(given, SamplingParameters)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"the parameters are not as expected: {error}") from error
+    check_counts(fields, limits)
     if fields.max_tokens is not None and fields.max_new_tokens is not None:
         raise InvalidRequestError("max_tokens and max_new_tokens are the same: give one of them", "max_tokens")
     if fields.max_tokens == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -9,10 +10,15 @@ from typing import Any
 
 import orjson
 from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+# Shorter than the idle time-outs of proxies, which are 30 or 60 s.
+KEEP_ALIVE_SECONDS = 15.0
+# A comment, which clients leave out: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+_KEEP_ALIVE = b": keep-alive\n\n"
 
 
 async def stream_events(
@@ -23,32 +29,75 @@ async def stream_events(
 ) -> StreamingResponse:
     """Send each event as JSON, as it comes; if the client leaves, `events` is closed.
 
-    An error before the first event is raised, so that it gets a status of its own; a later one is an event.
+    The first item of `events` is None: the request is accepted, and the answer begins. An error before that is raised,
+    so that it gets a status of its own; a later one is an event.
 
     Args:
         render_error: the event that tells of an error.
         last: sent as it is at the end.
         named: whether an event's `type` is also its name.
     """
-    first = await anext(events)
+    accepted = await anext(events)
+    assert accepted is None, "a stream begins once its request is accepted"
 
     def render(event: Any) -> bytes:
         name = b"event: " + event["type"].encode() + b"\n" if named else b""
         return name + _line(orjson.dumps(event))
 
     async def lines() -> AsyncGenerator[bytes, None]:
-        async with contextlib.aclosing(events):
-            try:
-                yield render(first)
-                async for event in events:
-                    yield render(event)
-            except Exception as error:
-                logger.debug("a stream failed", exc_info=True)
-                yield render(render_error(error))
-            if last is not None:
-                yield _line(last.encode())
+        try:
+            async for event in events:
+                yield render(event)
+        except Exception as error:
+            logger.debug("a stream failed: %s", type(error).__name__)
+            yield render(render_error(error))
+        if last is not None:
+            yield _line(last.encode())
 
-    return StreamingResponse(lines(), media_type="text/event-stream", headers=_HEADERS)
+    return _EventStream(lines(), events)
+
+
+class _EventStream(StreamingResponse):
+    """The lines of a stream, with comments between them while nothing else is sent."""
+
+    def __init__(self, lines: AsyncGenerator[bytes, None], events: AsyncGenerator[Any, None]) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers=_HEADERS)
+        self._lines = lines
+        self._events = events
+        self._sent = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # Also where the client has left before the first line.
+            await self._lines.aclose()
+            await self._events.aclose()
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the answer."""
+
+        async def note(message: Message) -> None:
+            self._sent = True
+            await send(message)
+
+        keeping_alive = asyncio.create_task(self._keep_alive(send))
+        try:
+            await note({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for line in self._lines:
+                await note({"type": "http.response.body", "body": line, "more_body": True})
+        finally:
+            keeping_alive.cancel()
+            await asyncio.gather(keeping_alive, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                self._sent = False
+                await asyncio.sleep(KEEP_ALIVE_SECONDS)
+                if not self._sent:
+                    await send({"type": "http.response.body", "body": _KEEP_ALIVE, "more_body": True})
 
 
 def _line(data: bytes) -> bytes:

@@ -18,13 +18,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import json_response, parse_json, read_body
+from protocol.body import decode_json, json_response, read_body, read_off_loop
 from protocol.calls import check_ready, describe_service, infer, post_route, render, resolve_options
 from protocol.embeddings import Inputs, list_vectors, read_inputs
 from protocol.errors import InvalidRequestError, describe, tei_error_type
 from protocol.openai.routes import shaped
 from protocol.ranking import sort_by_score, unit_vectors
-from runners.inference import Models, Prediction, Runner, Table, TextInput
+from runners.inference import Models, Prediction, Runner, Table, TextInput, TokenInput
 from runners.request_limits import RequestLimits
 from runners.task import Task
 
@@ -34,8 +34,6 @@ TASKS = {
     "/predict": (Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION),
     "/rerank": (Task.TEXT_RANKING,),
 }
-# All of them: as many as `top_k` can be.
-_CLASSES = 1000
 
 
 class _TeiRequest(msgspec.Struct, kw_only=True):
@@ -92,20 +90,23 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         check_ready(runner)
         if runner.task not in TASKS[path]:
             raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
-        return await _ANSWERS[path](request, runner, await read_body(request, limits))
+        return await _ANSWERS[path](request, runner, await read_body(request, limits), limits)
 
     return [post_route(path, shaped(answer, _render_error), _render_error) for path in TASKS]
 
 
-async def _embed(request: Request, runner: Runner, body: bytes) -> Response:
-    call = parse_json(body, _embed_decoder, "the body")
+async def _embed(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
+    def read() -> tuple[TeiEmbedRequest, Sequence[TextInput | TokenInput]]:
+        call = decode_json(body, _embed_decoder, limits)
+        return call, read_inputs(call.inputs, "inputs", limits)
+
+    call, inputs = await read_off_loop(read, len(body))
     normalized = runner.properties["normalized"] == "true"
     if normalized and not call.normalize:
         raise InvalidRequestError("normalize cannot be false: the model's vectors have length 1")
     given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     parameters = call.parameters(**{name: value for name, value in given.items() if value is not None})
-    inputs = read_inputs(call.inputs, "inputs")
-    predictions = await infer(request, runner, inputs, resolve_options(runner, parameters))
+    predictions = await infer(request, runner, inputs, resolve_options(runner, parameters, limits))
     return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
 
 
@@ -114,12 +115,17 @@ def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> Respo
     return json_response(unit_vectors(vectors) if normalize else vectors)
 
 
-async def _predict(request: Request, runner: Runner, body: bytes) -> Response:
-    call = parse_json(body, _predict_decoder, "the body")
-    texts, single = _read_texts(call.inputs)
+async def _predict(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
+    def read() -> tuple[TeiPredictRequest, list[TextInput], bool]:
+        call = decode_json(body, _predict_decoder, limits)
+        if isinstance(call.inputs, list):
+            limits.check("max_client_batch_size", len(call.inputs), "inputs")
+        return call, *_read_texts(call.inputs)
+
+    call, texts, single = await read_off_loop(read, len(body))
     # The operator's `threshold` would leave some out.
-    more = {"top_k": _CLASSES, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
-    predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more)))
+    more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
+    predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more), limits))
     columns = [_columns(prediction) for prediction in predictions]
     answers = [
         [{"score": score, "label": label} for score, label in zip(each["score"], each["label"], strict=True)]
@@ -156,13 +162,14 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
     return batch, False
 
 
-async def _rerank(request: Request, runner: Runner, body: bytes) -> Response:
-    call = parse_json(body, _rerank_decoder, "the body")
+async def _rerank(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
+    call = await read_off_loop(lambda: decode_json(body, _rerank_decoder, limits), len(body))
+    limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
         raise InvalidRequestError("texts is empty; give at least one")
     # That server takes a sigmoid of every model, whatever the model's files say.
     function = "none" if call.raw_scores else "sigmoid"
-    options = resolve_options(runner, call.parameters(top_k=1, threshold=None, function_to_apply=function))
+    options = resolve_options(runner, call.parameters(top_k=1, threshold=None, function_to_apply=function), limits)
     predictions = await infer(request, runner, [TextInput(call.query, text) for text in call.texts], options)
     scores = [_columns(prediction)["score"][0] for prediction in predictions]
     return json_response(

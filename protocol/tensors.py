@@ -19,8 +19,8 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from protocol.body import parse_json
 from protocol.errors import InvalidRequestError
+from runners.request_limits import RequestLimits
 
 # BF16, which numpy has no type for, is float32 in memory.
 BFLOAT16 = "BF16"
@@ -37,6 +37,8 @@ BYTES = "BYTES"
 DATATYPES = (*DTYPES, BYTES)
 _NOT_IN_JSON = frozenset({"FP16", BFLOAT16})
 MAX_DIMENSIONS = 8
+# Of the length before each string.
+_LENGTH_BYTES = 4
 MAX_DIMENSION = 2**31 - 1
 
 
@@ -79,6 +81,17 @@ def check_placement(name: str, parameters: Container[str]) -> None:
         raise InvalidRequestError(f"input {name!r} is in shared memory, which this server does not read: send the data")
 
 
+def check_elements(name: str, datatype: str, size: int, shape: Sequence[int], limits: RequestLimits) -> None:
+    """Check how many strings a tensor of so many bytes can have, before any of them is read.
+
+    Raises:
+        LimitExceededError: there are more than the operator allows.
+    """
+    if datatype.upper() == BYTES:
+        elements = min(size // _LENGTH_BYTES, math.prod(shape[:MAX_DIMENSIONS]))
+        limits.check("max_json_values", elements, f"elements of input {name!r}")
+
+
 def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "input") -> list[int]:
     """The shape, if a tensor of so many elements can have it; `[]` is one element.
 
@@ -97,8 +110,8 @@ def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "inp
     return list(shape)
 
 
-def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: msgspec.Raw, kind: str = "input") -> Tensor:
-    """A tensor from its `data`, flat or nested as the shape is.
+def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: Any, kind: str = "input") -> Tensor:
+    """A tensor from its decoded `data`, flat or nested as the shape is.
 
     Raises:
         InvalidRequestError: the data is not of that type or shape, or of a type that JSON cannot carry.
@@ -109,7 +122,7 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: msgsp
         raise InvalidRequestError(
             f"Sending {datatype} data via JSON is not supported. Please use the binary data format for {kind} {name}"
         )
-    values = _parse_elements(data, datatype, shape, f"the data of {kind} {name!r}")
+    values = _read_elements(data, datatype, shape, f"the data of {kind} {name!r}")
     if datatype == BYTES:
         return Tensor(name, datatype, check_shape(name, shape, len(values), kind), values)
     return Tensor(name, datatype, check_shape(name, shape, len(values), kind), to_array(name, datatype, values, kind))
@@ -141,7 +154,7 @@ def tensor_from_binary(
     """
     datatype = check_datatype(name, datatype, kind)
     if datatype == BYTES:
-        strings = _read_strings(buffer, f"the data of {kind} {name!r}")
+        strings = _read_strings(buffer, math.prod(shape), f"the data of {kind} {name!r}")
         return Tensor(name, datatype, check_shape(name, shape, len(strings), kind), strings)
     size = 2 if datatype == BFLOAT16 else DTYPES[datatype].itemsize
     if len(buffer) % size:
@@ -169,26 +182,19 @@ def _list_type(datatype: str) -> Any:
 
 
 _list_types = {datatype: _list_type(datatype) for datatype in DATATYPES}
-_flat_decoders = {datatype: msgspec.json.Decoder(elements) for datatype, elements in _list_types.items()}
-_nested_decoder = msgspec.json.Decoder(list[Any])
 
 
-def _parse_elements(data: msgspec.Raw, datatype: str, shape: Sequence[int], what: str) -> list[Any]:
+def _read_elements(data: Any, datatype: str, shape: Sequence[int], what: str) -> list[Any]:
+    elements = data
+    if isinstance(data, list) and any(isinstance(element, list) for element in data):
+        elements = []
+        if not _flatten(data, shape, elements):
+            raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
     try:
-        flat: list[Any] = parse_json(data, _flat_decoders[datatype], what)
-        return flat
-    except InvalidRequestError:
-        nested = parse_json(data, _nested_decoder, what)
-        if not any(isinstance(element, list) for element in nested):
-            raise
-    flat = []
-    if not _flatten(nested, shape, flat):
-        raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
-    try:
-        elements: list[Any] = msgspec.convert(flat, _list_types[datatype])
+        read: list[Any] = msgspec.convert(elements, _list_types[datatype])
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"{what} is not as expected: {error}") from error
-    return elements
+    return read
 
 
 def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
@@ -201,10 +207,11 @@ def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
     return all(isinstance(row, list) and _flatten(row, shape[1:], flat) for row in nested)
 
 
-def _read_strings(buffer: memoryview, what: str) -> list[str]:
+def _read_strings(buffer: memoryview, most: int, what: str) -> list[str]:
+    """The elements; what follows the first one that is too many is not read."""
     strings: list[str] = []
     position = 0
-    while position < len(buffer):
+    while position < len(buffer) and len(strings) <= most:
         if position + 4 > len(buffer):
             raise InvalidRequestError(f"{what} ends inside the length of element {len(strings)}")
         (length,) = struct.unpack_from("<I", buffer, position)

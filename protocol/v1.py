@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import json_response, parse_json, read_body
+from protocol.body import convert_json, decode_json, json_response, read_body, read_off_loop
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
-from protocol.cloudevents import answer_event, read_event
+from protocol.cloudevents import Event, answer_event, read_event
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
 from protocol.openai.routes import model_card
 from protocol.outputs import extra_tensors
@@ -74,11 +74,8 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
         body = await read_body(request, limits, allow_event=True)
-        event = read_event(request, body)
-        data, what = (body, "the body") if event is None else (event.data, "the event's data")
-        call = parse_json(data, _decoder, what)
-        options = resolve_options(runner, call.parameters)
-        predictions = await infer(request, runner, _read_texts(call), options)
+        event, texts, parameters = await read_off_loop(lambda: _read(request, body, limits), len(body))
+        predictions = await infer(request, runner, texts, resolve_options(runner, parameters, limits))
         response = await render(_render, predictions)
         return response if event is None else answer_event(event, response, request.path_params["name"])
 
@@ -98,6 +95,24 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         Route("/v1/models/{name:path}", model_status),
         Route("/v1/models/{name:path}:{verb}", unknown_verb, methods=["POST"]),
     ]
+
+
+def _read(
+    request: Request, body: bytes, limits: RequestLimits
+) -> tuple[Event | None, list[TextInput], Mapping[str, Any] | None]:
+    """The event if the body is one, the texts and the parameters."""
+    event = read_event(request, body, limits)
+    if event is None:
+        call = decode_json(body, _decoder, limits)
+    elif isinstance(event.data, bytes):
+        call = decode_json(event.data, _decoder, limits, "the event's data")
+    else:
+        call = convert_json(event.data, PredictRequest, "the event's data")
+    limits.check("max_parameters", len(call.parameters or ()), "parameters", "parameters")
+    for name, given in (("inputs", call.inputs), ("instances", call.instances)):
+        if isinstance(given, list):
+            limits.check("max_client_batch_size", len(given), name, name)
+    return event, _read_texts(call), call.parameters
 
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:

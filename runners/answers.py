@@ -64,28 +64,28 @@ class AnswerOptions(BaseModel):
         "token classification",
     )  # fmt: skip
     top_k: int | None = Field(
-        None, ge=1, le=1000, description="classification and fill-mask: names and scores of so many, best first"
+        None, ge=1, description="classification and fill-mask: names and scores of so many, best first"
     )
     threshold: float | None = Field(
         None, ge=0, le=1, description="classification: only classes with at least this score; 0.5 for several labels "
         "at once if unset",
     )  # fmt: skip
     function_to_apply: ScoreFunction | None = Field(
-        None, description="classification: `softmax`, `sigmoid` or `none` makes scores of logits; if unset what the "
-        "model was trained for",
+        None, strict=False, description="classification: `softmax`, `sigmoid` or `none` makes scores of logits; if "
+        "unset what the model was trained for",
     )  # fmt: skip
     targets: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
         (), description="fill-mask: only these words, each one token of the vocabulary"
     )
     aggregation_strategy: AggregationStrategy | None = Field(
-        None, description="token classification: `simple`, `first`, `average` or `max` makes entities of tokens, "
-        "`none` gives a record for every token",
+        None, strict=False, description="token classification: `simple`, `first`, `average` or `max` makes entities of "
+        "tokens, `none` gives a record for every token",
     )  # fmt: skip
     ignore_labels: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
         None, description="token classification: no records of these; `O` if unset, an empty list keeps all"
     )
     candidate_labels: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)] = Field(
-        (), max_length=1000, description="zero-shot classification: names and scores of these instead of the model's "
+        (), description="zero-shot classification: names and scores of these instead of the model's "
         "own classes, best first",
     )  # fmt: skip
     hypothesis_template: Annotated[str, AfterValidator(_check_template)] = Field(
@@ -100,8 +100,8 @@ class AnswerOptions(BaseModel):
         description="question answering: that there is none may be the answer, an empty one, for models trained so",
     )
     dimensions: int | None = Field(
-        None, ge=1, description="text embedding: only the first so many numbers of a vector, of length 1 again if the "
-        "model's vectors are; for models trained so (Matryoshka)",
+        None, ge=1, lt=2**31, description="text embedding: only the first so many numbers of a vector, of length 1 "
+        "again if the model's vectors are; for models trained so (Matryoshka)",
     )  # fmt: skip
     prompt_name: str | None = Field(
         None, description="text embedding: which of the prompts in the model's `config_sentence_transformers.json` "
@@ -128,11 +128,13 @@ class ReadingOptions(BaseModel):
         True, description="a longer text is cut to the length that the model takes; `false` refuses it"
     )
     stride: int | None = Field(
-        None, ge=0, description="classification, fill-mask, question answering: a longer text is read to its end, in "
-        "windows that share so many tokens",
+        None, ge=0, lt=2**31, description="classification, fill-mask, question answering: a longer text is read to its "
+        "end, in windows that share so many tokens",
     )  # fmt: skip
     window_aggregation: WindowAggregation = Field(
-        WindowAggregation.MEAN, description="sequence classification: `mean` or `max` of the windows' logits"
+        WindowAggregation.MEAN,
+        strict=False,
+        description="sequence classification: `mean` or `max` of the windows' logits",
     )
     return_truncated_tokens: bool = Field(
         False, description="say how many tokens of each text were left out, as `truncated_tokens`"

@@ -246,6 +246,9 @@ class ServerArguments(_Group):
         None, description="file of a certificate (PEM), with which HTTP and gRPC are served over TLS"
     )
     ssl_keyfile: str | None = Field(None, description="file of the certificate's private key (PEM)")
+    ssl_ca_certs: str | None = Field(
+        None, description="file of authorities (PEM): clients of HTTP and gRPC must have a certificate of one of them"
+    )
     max_batch_tokens: int | None = Field(
         None, ge=1, description="most tokens the model computes at once; if unset 1536 on a CPU and 16384 on a GPU"
     )
@@ -281,6 +284,8 @@ class Arguments(
             raise ValueError("return_probabilities and return_raw_logits exclude each other: set one of them")
         if (self.ssl_certfile is None) is not (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
+        if self.ssl_ca_certs is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         if self.predictor_host is not None and not _HOST.fullmatch(self.predictor_host):

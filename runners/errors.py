@@ -53,6 +53,10 @@ class NonFiniteScoresError(RunnerError):
     """What the model says of a text is NaN or infinity, of which no answer can be made."""
 
 
+class GenerationFailedError(RunnerError):
+    """One output cannot be generated, by a fault of the server; it is logged, and others go on."""
+
+
 class OverloadedError(RunnerError):
     """Too much is under way; the caller may try again after `retry_after` seconds."""
 
@@ -100,8 +104,11 @@ def one_line(error: Exception) -> str:
 
 
 def name_text(error: InputError, position: int) -> InputError:
-    """The error with the position of the text in its request."""
-    return InputError(f"text {position} cannot be served: {error}", error.param)
+    """The error, of the same kind, with the position of the text in its request."""
+    kind = type(error)
+    named = kind.__new__(kind, f"text {position} cannot be served: {error}")
+    named.param = error.param
+    return named
 
 
 @contextlib.contextmanager

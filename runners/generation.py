@@ -8,11 +8,18 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
 
 from runners.errors import InputError
 
+if TYPE_CHECKING:
+    from runners.generator.admission import Admitted
+
 FinishReason = Literal["stop", "length"]
+# Of `allowed_token_ids`, once for each choice.
+MAX_ALLOWED_TOKENS = 2**19
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +130,7 @@ class Sampling:
     target_language: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """A token and its log probability before temperature and truncation, at least -9999: JSON has no infinity.
 
     Attributes:
@@ -213,8 +219,14 @@ class Engine(Protocol):
             InputError: more are to be kept than the model takes.
         """
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    def generate(
+        self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None
+    ) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence at once.
+
+        Args:
+            admitted: the request that it is of, which shares the model fairly with others, and is told once the
+                sequence is accepted; None for one of its own.
 
         Raises:
             InputError: the prompt is too long; the message has both lengths.

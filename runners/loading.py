@@ -32,6 +32,7 @@ from runners.encoder.text_part import encoder_class, take_encoder, take_text_par
 from runners.errors import ModelLoadError
 from runners.model_files import find_file, load_json
 from runners.task import is_embedder
+from runners.weights import copy_mapped_weights
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +199,7 @@ def load_model(
         model = take_text_part(model)
     _refuse_missing_weights(model, [key for key in report["missing_keys"] if not key.startswith(unused_prefixes)])
     loaded: PreTrainedModel = model.eval().to(device)
+    copy_mapped_weights(loaded)
     return loaded
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from runners.errors import LimitExceededError
+
+if TYPE_CHECKING:
+    from runners.inference import Options, TextInput, TokenInput
 
 _MIB = 2**20
 
@@ -18,6 +26,7 @@ class RequestLimits(BaseModel):
     max_header_bytes: int = Field(
         64 * 2**10, ge=1024, description="largest request line and headers together in bytes, larger ones are a 431"
     )
+    max_headers: int = Field(256, ge=16, description="most headers of a request, more are a 431")
     max_url_bytes: int = Field(8 * 2**10, ge=256, description="longest URL in bytes, a longer one is a 414")
     max_request_bytes: int = Field(32 * _MIB, ge=1, description="largest request body in bytes, a larger one is a 413")
     max_buffered_bytes: int = Field(
@@ -44,6 +53,7 @@ class RequestLimits(BaseModel):
         2**15, ge=1, description="most sequences that the model computes for a request: texts times labels, and windows"
     )
     max_labels: int = Field(1000, ge=1, description="most names in candidate_labels, targets or ignore_labels")
+    max_label_characters: int = Field(4096, ge=1, description="most characters of such a name")
     max_top_k: int = Field(1000, ge=1, description="largest top_k of an answer")
     max_answer_tokens: int = Field(1000, ge=1, description="largest max_answer_len of question answering")
     max_tensors: int = Field(64, ge=1, description="most inputs, and most outputs, of the Open Inference Protocol")
@@ -69,8 +79,46 @@ class RequestLimits(BaseModel):
         4096, ge=1, description="most connections of HTTP; idle ones are closed first, then new ones are refused"
     )
     header_timeout: float = Field(10, gt=0, description="seconds in which a request's headers must arrive")
-    body_timeout: float = Field(30, gt=0, description="seconds after which a request body that makes no progress ends")
+    body_timeout: float = Field(
+        30, gt=0, description="seconds after which a request body that makes no progress ends, "
+        "with a 408; progress is 64 KiB or its end",
+    )  # fmt: skip
     answer_timeout: float = Field(60, gt=0, description="seconds after which a client that reads nothing is left")
     timeout_keep_alive: int = Field(
         65, ge=1, description="seconds after which a connection over which no request comes is closed"
     )
+
+    def check(self, argument: str, count: int, what: str, param: str | None = None) -> None:
+        """Check an amount against the limit that an argument of the server sets.
+
+        Args:
+            what: of what there are so many, as a plural: "texts".
+
+        Raises:
+            LimitExceededError: there are more.
+        """
+        limit = getattr(self, argument)
+        if count > limit:
+            raise LimitExceededError(count, what, argument, limit, param)
+
+    def check_texts(self, texts: Sequence[TextInput | TokenInput], options: Options) -> None:
+        """Check how many texts a request has, and how many characters each and all have, before any work for them.
+
+        Raises:
+            LimitExceededError: there are more than the operator allows.
+        """
+        self.check("max_client_batch_size", len(texts), "texts")
+        longest = characters = 0
+        for given in texts:
+            if (text := getattr(given, "text", None)) is not None:
+                pair = getattr(given, "pair", None) or ""
+                longest = max(longest, len(text), len(pair))
+                characters += len(text) + len(pair)
+        if labels := options.answer.candidate_labels:
+            template = options.answer.hypothesis_template
+            holes, rest = template.count("{}"), len(template.replace("{}", ""))
+            hypotheses = [rest + holes * len(label) for label in labels]
+            longest = max(longest, *hypotheses)
+            characters = characters * len(labels) + sum(hypotheses) * len(texts)
+        self.check("max_text_characters", longest, "characters of a text")
+        self.check("max_request_characters", characters, "characters of all texts, each as often as it is paired,")

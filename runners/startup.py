@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import signal
+import ssl
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,8 +23,9 @@ from bentoml.images import Image
 
 from runners.api_keys import check_key_file
 from runners.arguments import Arguments, forget_keys, read_arguments
+from runners.certificates import CIPHERS, create_ssl_context
 from runners.draining import DRAIN_SECONDS
-from runners.errors import ArgumentsError, RunnerError
+from runners.errors import ArgumentsError, RunnerError, one_line
 from runners.inference import Models
 from runners.ports import check_port
 
@@ -98,15 +100,25 @@ def resolve_ssl(arguments: Arguments) -> SSLSchema:
     """BentoML's `ssl`.
 
     Raises:
-        ArgumentsError: a file is not there; BentoML's workers would fail at it again and again.
+        ArgumentsError: a file is not there or wrong; BentoML's workers would fail at it again and again.
     """
-    if arguments.ssl_certfile is None or arguments.ssl_keyfile is None:
-        return {"enabled": False}
-    for name, path in (("ssl_certfile", arguments.ssl_certfile), ("ssl_keyfile", arguments.ssl_keyfile)):
-        # A Bento is built where they are not.
-        if not being_built() and not Path(path).is_file():
-            raise ArgumentsError(f"{name} is {path}, and there is no such file")
-    return {"enabled": True, "certfile": arguments.ssl_certfile, "keyfile": arguments.ssl_keyfile}
+    certfile, keyfile, ca_certs = arguments.ssl_certfile, arguments.ssl_keyfile, arguments.ssl_ca_certs
+    if certfile is None or keyfile is None:
+        # BentoML's own --ssl-certfile is stronger; its default of ciphers is none of today's.
+        return {"enabled": False, "ciphers": CIPHERS}
+    # A Bento is built where they are not.
+    if not being_built():
+        for name, path in (("ssl_certfile", certfile), ("ssl_keyfile", keyfile), ("ssl_ca_certs", ca_certs)):
+            if path is not None and not Path(path).is_file():
+                raise ArgumentsError(f"{name} is {path}, and there is no such file")
+        try:
+            create_ssl_context(certfile, keyfile, ca_certs)
+        except OSError as error:
+            raise ArgumentsError(f"{certfile} and {keyfile} cannot be used for TLS: {one_line(error)}") from error
+    schema: SSLSchema = {"enabled": True, "certfile": certfile, "keyfile": keyfile, "ciphers": CIPHERS}
+    if ca_certs is not None:
+        schema |= {"ca_certs": ca_certs, "cert_reqs": ssl.CERT_REQUIRED}
+    return schema
 
 
 def secure_keys(arguments: Arguments) -> None:

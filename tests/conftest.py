@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,23 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     issued.private_key_pem.write_to_path(made.key)
     authority.cert_pem.write_to_path(made.authority)
     return made
+
+
+@pytest.fixture
+def files(certificate: Certificate, tmp_path: Path) -> Certificate:
+    """A copy of the certificate's files, which a test may replace."""
+    copies = {name: Path(shutil.copy(path, tmp_path)) for name, path in vars(certificate).items()}
+    return replace(certificate, **copies)
+
+
+def renew(files: Certificate, folder: Path) -> Path:
+    """Replace the pair by one of another authority, whose certificate is returned."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(files.key)
+    issued.cert_chain_pems[0].write_to_path(files.certificate)
+    authority.cert_pem.write_to_path(folder / "new-authority.pem")
+    return folder / "new-authority.pem"
 
 
 @pytest.fixture(scope="module")

@@ -36,17 +36,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def save_generator(folder: Path, family: str) -> Path:
+def save_generator(folder: Path, family: str, **config: Any) -> Path:
     """A model of the family, with its tokenizer."""
     torch.manual_seed(sum(map(ord, family)))
     tokenizer = albert_unigram() if family == "t5" else roberta_bpe()
     tokenizer.chat_template = CHAT_TEMPLATE if family == "llama" else None
     ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": 2}
-    config = AutoConfig.for_model(
-        family, **{"vocab_size": len(tokenizer), "initializer_range": 0.6, **ids} | CONFIGS[family]
+    full = AutoConfig.for_model(
+        family, **{"vocab_size": len(tokenizer), "initializer_range": 0.6, **ids} | CONFIGS[family] | config
     )
-    auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    auto_class.from_config(config).save_pretrained(folder)
+    auto_class: Any = AutoModelForSeq2SeqLM if full.is_encoder_decoder else AutoModelForCausalLM
+    auto_class.from_config(full).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
-from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import parse_json
 from protocol.errors import InvalidRequestError
-from protocol.openai.choices import Choice, Form, Sequences, answer
+from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
-from protocol.openai.messages import read_messages
-from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.messages import count_characters, read_messages
+from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
 from protocol.openai.tools import (
     CallReader,
@@ -31,9 +28,13 @@ from protocol.openai.tools import (
     describe_tools,
     read_calls,
 )
+from protocol.sampling import check_counts
 from runners.generation import Constraint, Delta, Sampling, TokenLogprobs
+from runners.generator.admission import check_prompts
 from runners.generator.runner import GeneratorRunner
+from runners.generator.sequences import Sequences
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -94,28 +95,30 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 
-_decoder = msgspec.json.Decoder(ChatRequest)
-
-
-async def answer_chat(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+async def answer_chat(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
     """Answer `chat/completions`; tools are put into the prompt, and are called where the request forces that.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = parse_json(body, _decoder, "the body")
-    refuse_unsupported(body, Route.CHATS)
+    call = await read_request(body, ChatRequest, Route.CHATS, limits)
     call.check(models, bool(call.logprobs))
     _check(call)
-    messages = read_messages(call.messages)
+    check_counts(call, runner.limits)
+    messages = read_messages(call.messages, runner.limits)
     sampling = _read_sampling(call)
     tools = None if call.tools is None else describe_tools(call.tools)
     variables = _variables(call)
-    with runner.admit():
+    characters = count_characters(runner.limits, messages, tools, variables)
+    check_prompts(runner.limits, [""], call.choices)
+
+    async def prepare() -> tuple[Form, Sequences]:
         prompt = await runner.chat_engine.tokenize_chat(messages, tools, variables, call.to_prompt_options())
-    form = _ChatForm(call, runner, prompt, messages[-1])
-    return await answer(request, runner, form, Sequences([prompt], sampling, call.choices), call.streaming())
+        return _ChatForm(call, runner, prompt, messages[-1]), Sequences([prompt], sampling, call.choices)
+
+    return await answer(runner, characters, prepare, call.streaming())
 
 
 def _check(call: ChatRequest) -> None:

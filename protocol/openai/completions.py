@@ -9,25 +9,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import parse_json
 from protocol.errors import InvalidRequestError
-from protocol.openai.choices import Choice, Form, Sequences, answer
+from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
-from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
-from protocol.sampling import TokenId
+from protocol.sampling import TokenId, check_counts
 from runners.generation import Delta, PromptOptions, Sampling, TokenLogprobs
+from runners.generator.admission import check_prompts
 from runners.generator.runner import GeneratorRunner
+from runners.generator.sequences import Sequences
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 # OpenAI's default.
 _MAX_TOKENS = 16
-# What one body may ask for: choices of all prompts together, vLLM's bound of prompts.
-_MAX_SEQUENCES = 1024
 
 Prompt = str | list[TokenId]
 
@@ -41,28 +39,30 @@ class CompletionRequest(CommonFields, kw_only=True):
     echo: bool | None = None
 
 
-_decoder = msgspec.json.Decoder(CompletionRequest)
-
-
-async def answer_completion(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+async def answer_completion(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
     """Answer `completions`: every prompt is continued `n` times, all in one batch.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = parse_json(body, _decoder, "the body")
-    refuse_unsupported(body, Route.COMPLETIONS)
+    call = await read_request(body, CompletionRequest, Route.COMPLETIONS, limits)
     call.check(models, call.logprobs is not None)
     _check(call)
+    check_counts(call, runner.limits)
     given = _read_prompts(call)
+    characters = check_prompts(runner.limits, given, call.choices)
     sampling = _read_sampling(call)
     options = call.to_prompt_options()
-    with runner.admit():
+
+    async def prepare() -> tuple[Form, Sequences]:
         prompts = [await runner.tokenize(prompt, options) for prompt in given]
         echoes = await _Echoes.make(runner, given, prompts, options, call) if call.echo else None
-    form = _CompletionForm(call, runner, Sequences(prompts, sampling, call.choices), echoes)
-    return await answer(request, runner, form, form.sequences, call.streaming())
+        sequences = Sequences(prompts, sampling, call.choices)
+        return _CompletionForm(call, runner, sequences, echoes), sequences
+
+    return await answer(runner, characters, prepare, call.streaming())
 
 
 def _check(call: CompletionRequest) -> None:
@@ -85,10 +85,6 @@ def _read_prompts(call: CompletionRequest) -> Sequence[Prompt]:
         raise InvalidRequestError("prompt must be a text, token ids, or a list of either, and not empty", "prompt")
     if call.prompt == "":
         raise InvalidRequestError("prompt must not be empty", "prompt")
-    if len(prompts) * call.choices > _MAX_SEQUENCES:
-        raise InvalidRequestError(
-            f"{len(prompts)} prompts with n={call.choices} are more than {_MAX_SEQUENCES} choices", "prompt"
-        )
     return prompts or [ids]
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
+from protocol.body import encode_items
 from runners.generation import TokenLogprob, TokenLogprobs
 
 
@@ -62,10 +65,10 @@ def _by_name(entries: Iterable[TokenLogprob], as_ids: bool) -> dict[str, float]:
 
 def chat_logprobs(entries: Sequence[TokenLogprobs], as_ids: bool) -> dict[str, Any]:
     """The `logprobs` of a chat's choice."""
-    content = [
+    content = encode_items(
         {**_chat_logprob(entry.chosen, as_ids), "top_logprobs": [_chat_logprob(top, as_ids) for top in entry.top]}
         for entry in entries
-    ]
+    )
     return {"content": content, "refusal": None}
 
 
@@ -73,14 +76,16 @@ def _chat_logprob(entry: TokenLogprob, as_ids: bool) -> dict[str, Any]:
     return {"token": name_token(entry, as_ids), "logprob": entry.logprob, "bytes": list(entry.data)}
 
 
-def prompt_logprobs(entries: Sequence[TokenLogprobs | None] | None) -> list[Mapping[str, Any] | None] | None:
+def prompt_logprobs(
+    entries: Sequence[TokenLogprobs | None] | None,
+) -> list[Mapping[str, Any] | None] | orjson.Fragment | None:
     """vLLM's `prompt_logprobs`: by position the chosen token and the most likely ones, by id."""
     if entries is None:
         return None
-    return [
+    return encode_items(
         None if entry is None else {str(one.token_id): _prompt_logprob(one) for one in (entry.chosen, *entry.top)}
         for entry in entries
-    ]
+    )
 
 
 def _prompt_logprob(entry: TokenLogprob) -> dict[str, Any]:

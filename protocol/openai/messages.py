@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from protocol.errors import InvalidRequestError
+from runners.errors import LimitExceededError
+from runners.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 
@@ -18,14 +21,55 @@ _TEXT_BY_TYPE = {
 }  # fmt: skip
 
 
-def read_messages(messages: Sequence[Mapping[str, Any]], param: str = "messages") -> list[dict[str, Any]]:
+def read_messages(
+    messages: Sequence[Mapping[str, Any]], limits: RequestLimits, param: str = "messages"
+) -> list[dict[str, Any]]:
     """Messages with what templates know of them: their content is a string, a list of text parts, or None.
 
     Raises:
+        LimitExceededError: there are too many messages, or parts of all messages.
         InvalidRequestError: a message has no role, content that is no text, or tool calls that are none; the message
             names its position in the field `param`.
     """
+    check_messages(messages, limits, param)
     return [_read_message(message, f"{param}[{position}]", param) for position, message in enumerate(messages)]
+
+
+def check_messages(messages: Sequence[Any], limits: RequestLimits, param: str = "messages") -> None:
+    """
+    Raises:
+        LimitExceededError: there are too many messages, or parts of all messages.
+    """
+    if (count := len(messages)) > limits.max_messages:
+        raise LimitExceededError(count, "messages", "max_messages", limits.max_messages, param)
+    contents = [message.get("content") for message in messages if isinstance(message, dict)]
+    if (parts := sum(len(content) for content in contents if isinstance(content, list))) > limits.max_client_batch_size:
+        raise LimitExceededError(
+            parts, "parts of messages", "max_client_batch_size", limits.max_client_batch_size, param
+        )
+
+
+def count_characters(
+    limits: RequestLimits,
+    messages: Sequence[Any],
+    tools: Sequence[Any] | None = None,
+    variables: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
+    """The characters of a chat as JSON, of which its prompt is made.
+
+    Raises:
+        LimitExceededError: there are too many of them, or too many tools.
+    """
+    if (count := len(tools or ())) > limits.max_parameters:
+        raise LimitExceededError(count, "tools", "max_parameters", limits.max_parameters, "tools")
+    most = limits.max_text_characters
+    characters = 0
+    # Piece by piece, so that what is far too large is not encoded as a whole.
+    for piece in (*messages, *(tools or ()), *variables.values()):
+        characters += len(msgspec.json.encode(piece).decode())
+        if characters > most:
+            raise LimitExceededError(characters, "characters of a chat", "max_text_characters", most)
+    return characters
 
 
 def _read_message(message: Mapping[str, Any], name: str, param: str) -> dict[str, Any]:

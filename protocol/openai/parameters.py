@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+from protocol.body import convert_json, decode_json, read_off_loop
 from protocol.errors import UnsupportedError
+from runners.request_limits import RequestLimits
+
+T = TypeVar("T")
 
 
 class Route(StrEnum):
@@ -176,18 +180,34 @@ REFUSED: Mapping[Route, Mapping[str, Refusal]] = {
     Route.PARAMETERS: {},
 }
 
-_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_fields_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-def refuse_unsupported(body: bytes, route: Route) -> None:
+async def read_request(body: bytes, form: type[T], route: Route, limits: RequestLimits) -> T:
+    """A body as what its route takes.
+
+    Raises:
+        LimitExceededError: there is more in it than the operator allows.
+        InvalidRequestError: it is of another form, or has a parameter that `refuse_unsupported` refuses.
+    """
+
+    def read() -> T:
+        fields = decode_json(body, _fields_decoder, limits)
+        call = convert_json(fields, form)
+        refuse_unsupported(fields, route)
+        return call
+
+    return await read_off_loop(read, len(body))
+
+
+def refuse_unsupported(fields: Mapping[str, Any], route: Route) -> None:
     """
     Args:
-        body: a JSON object.
+        fields: of a body.
 
     Raises:
         UnsupportedError: it has a parameter that would change the answer and is not done here.
     """
-    given = _fields_decoder.decode(body)
     for name, refusal in REFUSED[route].items():
-        if name in given and msgspec.json.decode(given[name]) not in (None, *refusal.neutral):
+        if fields.get(name) not in (None, *refusal.neutral):
             raise UnsupportedError(name, name, refusal.on_vllm)

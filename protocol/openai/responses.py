@@ -8,39 +8,38 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import encode_lists, json_response, parse_json
-from protocol.calls import find_model, until_disconnect
+from protocol.body import encode_lists, json_response
+from protocol.calls import find_model
 from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import (
     Choice,
-    Sequences,
     complete,
     count_logprobs,
     count_usage,
     render_logprobs,
-    run,
 )
 from protocol.openai.logprobs import chat_logprobs
-from protocol.openai.messages import read_messages
-from protocol.openai.parameters import Route, refuse_unsupported
+from protocol.openai.messages import count_characters, read_messages
+from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import TopLogprobs
 from protocol.request_id import printable
-from protocol.sampling import SamplingFields
+from protocol.sampling import SamplingFields, check_counts
 from protocol.sse import stream_events
 from runners.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
 from runners.generator.runner import GeneratorRunner
+from runners.generator.sequences import Sequences, run
 from runners.inference import Models
+from runners.request_limits import RequestLimits
 
 _WITH_LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
@@ -94,38 +93,38 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
-_decoder = msgspec.json.Decoder(ResponsesRequest)
-
-
-async def answer_response(request: Request, models: Models, runner: GeneratorRunner, body: bytes) -> Response:
+async def answer_response(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
     """Answer `responses`: a message of text.
 
     Raises:
+        LimitExceededError: there is more in the body than the operator allows.
         InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = parse_json(body, _decoder, "the body")
-    refuse_unsupported(body, Route.RESPONSES)
+    call = await read_request(body, ResponsesRequest, Route.RESPONSES, limits)
     if call.model:
         find_model(models, call.model)
     sampling = _read_sampling(call)
     options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
-    with runner.admit():
-        prompt = await runner.chat_engine.tokenize_chat(_read_input(call), None, _variables(call), options)
-    sequences = Sequences([prompt], sampling, 1)
-    sequences.check_asked()
-    answering = _Answering(call, runner, sequences)
+    check_counts(call, runner.limits)
+    messages, variables = _read_input(call, runner.limits), _variables(call)
+
+    async def prepare() -> Sequences:
+        prompt = await runner.chat_engine.tokenize_chat(messages, None, variables, options)
+        return Sequences([prompt], sampling)
+
+    answering = _Answering(call, runner, count_characters(runner.limits, messages, None, variables), prepare)
     if call.stream:
         return await stream_events(answering.stream(), answering.describe_error, named=True)
-    return json_response(await until_disconnect(request, answering.complete()))
+    return json_response(await answering.complete())
 
 
-def _read_input(call: ResponsesRequest) -> list[dict[str, Any]]:
+def _read_input(call: ResponsesRequest, limits: RequestLimits) -> list[dict[str, Any]]:
     given = [{"role": "user", "content": call.input}] if isinstance(call.input, str) else call.input
     for position, item in enumerate(given):
         if (kind := item.get("type", "message")) != "message":
             raise InvalidRequestError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
-    messages = read_messages(given, "input")
+    messages = read_messages(given, limits, "input")
     return [{"role": "system", "content": call.instructions}, *messages] if call.instructions else messages
 
 
@@ -162,42 +161,69 @@ def _constraint(call: ResponsesRequest) -> Constraint | None:
 class _Answering:
     """A response on its way: its object, and the events of its stream."""
 
-    def __init__(self, call: ResponsesRequest, runner: GeneratorRunner, sequences: Sequences) -> None:
+    def __init__(
+        self,
+        call: ResponsesRequest,
+        runner: GeneratorRunner,
+        characters: int,
+        prepare: Callable[[], Awaitable[Sequences]],
+    ) -> None:
+        """
+        Args:
+            characters: of the prompt.
+            prepare: tokenizes it, once the request is admitted.
+        """
         self._call = call
         self._runner = runner
-        self._sequences = sequences
+        self._characters = characters
+        self._prepare = prepare
         self._id = printable(call.request_id) if call.request_id else f"resp_{uuid.uuid4().hex}"
         self._message_id = f"msg_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._events = 0
 
     async def complete(self) -> dict[str, Any]:
-        [choice] = await complete(self._runner, self._sequences)
-        return self._finished(choice, await self._part(choice.text, choice.logprobs))
+        with self._runner.admit(self._characters) as admitted:
+            sequences = await self._prepare()
+            [choice] = await complete(self._runner, sequences, admitted)
+            return self._finished(sequences, choice, await self._part(choice.text, choice.logprobs))
 
-    async def stream(self) -> AsyncGenerator[dict[str, Any], None]:
+    async def stream(self) -> AsyncGenerator[dict[str, Any] | None, None]:
+        """The events, from None, once the request is accepted."""
         choice = Choice()
         place = {"output_index": 0, "item_id": self._message_id, "content_index": 0}
-        async with contextlib.aclosing(run(self._runner, self._sequences)) as deltas:
-            # What is refused is so before the first event, with a status of its own.
-            first = await anext(deltas)
-            beginning = self._describe("in_progress", [], None, None)
-            yield self._event("response.created", response=beginning)
-            yield self._event("response.in_progress", response=beginning)
-            yield self._event("response.output_item.added", output_index=0, item=self._message("in_progress", []))
-            yield self._event("response.content_part.added", **place, part=await self._part("", ()))
-            async for _, delta in _prepend(first, deltas):
-                choice.add(delta)
-                self._sequences.check_logprobs(len(choice.token_ids))
-                if delta.text or delta.logprobs:
-                    logprobs = self._logprobs(delta.logprobs)
-                    yield self._event("response.output_text.delta", **place, delta=delta.text, logprobs=logprobs)
-        part = await self._part(choice.text, choice.logprobs)
-        yield self._event("response.output_text.done", **place, text=choice.text, logprobs=part["logprobs"])
-        yield self._event("response.content_part.done", **place, part=part)
-        finished = self._finished(choice, part)
-        yield self._event("response.output_item.done", output_index=0, item=finished["output"][0])
-        yield self._event("response.completed", response=finished)
+        with self._runner.admit(self._characters) as admitted:
+            sequences = await self._prepare()
+            sequences.check_asked()
+            async with contextlib.aclosing(run(self._runner.engine, sequences, admitted)) as deltas:
+                async for item in deltas:
+                    if item is None:
+                        yield None
+                        for event in self._open(place):
+                            yield event
+                        continue
+                    delta = item[1]
+                    choice.add(delta)
+                    sequences.check_logprobs(len(choice.token_ids))
+                    if delta.text or delta.logprobs:
+                        logprobs = self._logprobs(delta.logprobs)
+                        yield self._event("response.output_text.delta", **place, delta=delta.text, logprobs=logprobs)
+            part = await self._part(choice.text, choice.logprobs)
+            yield self._event("response.output_text.done", **place, text=choice.text, logprobs=part["logprobs"])
+            yield self._event("response.content_part.done", **place, part=part)
+            finished = self._finished(sequences, choice, part)
+            yield self._event("response.output_item.done", output_index=0, item=finished["output"][0])
+            yield self._event("response.completed", response=finished)
+
+    def _open(self, place: dict[str, Any]) -> list[dict[str, Any]]:
+        beginning = self._describe("in_progress", [], None, None)
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        return [
+            self._event("response.created", response=beginning),
+            self._event("response.in_progress", response=beginning),
+            self._event("response.output_item.added", output_index=0, item=self._message("in_progress", [])),
+            self._event("response.content_part.added", **place, part=part),
+        ]
 
     def describe_error(self, error: Exception) -> dict[str, Any]:
         """The event of an error after the first one."""
@@ -208,8 +234,8 @@ class _Answering:
         self._events += 1
         return {"type": kind, "sequence_number": self._events - 1, **fields}
 
-    def _finished(self, choice: Choice, part: dict[str, Any]) -> dict[str, Any]:
-        usage = count_usage(self._runner, self._sequences, [0], [len(choice.token_ids)])
+    def _finished(self, sequences: Sequences, choice: Choice, part: dict[str, Any]) -> dict[str, Any]:
+        usage = count_usage(self._runner, sequences, [0], [len(choice.token_ids)])
         counted = {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -246,14 +272,5 @@ class _Answering:
         logprobs = await render_logprobs(lambda: encode_lists(self._logprobs(entries)), count_logprobs(entries))
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
-    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = (
-            chat_logprobs(entries, as_ids=False)["content"] if self._call.with_logprobs else []
-        )
-        return found
-
-
-async def _prepend(first: Any, rest: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
-    yield first
-    async for each in rest:
-        yield each
+    def _logprobs(self, entries: Sequence[TokenLogprobs]) -> Any:
+        return chat_logprobs(entries, as_ids=False)["content"] if self._call.with_logprobs else []

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.access import Access
-from protocol.body import json_response, read_body
+from protocol.body import json_response, read_body, read_off_loop
 from protocol.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
@@ -31,6 +31,7 @@ from protocol.calls import (
     get_route,
     post_route,
     serves_openai,
+    until_disconnect,
 )
 from protocol.embeddings import answer_embeddings
 from protocol.errors import (
@@ -42,13 +43,14 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
+from protocol.openai.bounds import check_forwarded
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
 from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
 from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
-from runners.errors import ModelNotReadyError, OverloadedError
+from runners.errors import GenerationFailedError, ModelNotReadyError, OverloadedError
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 from runners.request_limits import RequestLimits
@@ -93,10 +95,12 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, limits) if request.method == "POST" else b""
         if not isinstance(runner, GeneratorRunner):
-            return await _ENCODER_ANSWERS[path](request, models, runner, body)
+            return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
         if (application := runner.openai_application) is not None:
+            if body:
+                await read_off_loop(lambda: check_forwarded(body, limits), len(body))
             return _Forwarded(application, path, body, runner)
-        return await _ANSWERS[path](request, models, runner, body)
+        return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
@@ -184,7 +188,7 @@ def shaped(endpoint: Endpoint, render: Callable[[Exception], Response] = render_
 
 
 def _shape(error: Exception, render: Callable[[Exception], Response] = render_openai_error) -> Response:
-    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError)):
+    if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError, GenerationFailedError)):
         logger.error("a request failed: %s", type(error).__name__, exc_info=error)
     return render(error)
 

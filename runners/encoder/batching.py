@@ -6,6 +6,8 @@ idle starts at once, a busy one finds a full batch waiting.
 Order is by a tag that an entry gets when it is queued: the tokens that had been served when its request came, so that
 older requests go first. A request of more than one batch pays for the rest of its texts with later tags (the idea of
 start-time fair queueing): newer, smaller requests overtake it, and since tags only grow it is never overtaken for ever.
+What exceeds a batch is never earlier than the moment it is queued: a request whose texts take long to tokenize has no
+claim to the time that others used meanwhile.
 """
 
 from __future__ import annotations
@@ -13,21 +15,27 @@ from __future__ import annotations
 import asyncio
 import heapq
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from typing import NoReturn
 
 from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Options, Prediction
 from runners.metrics import Load
+from runners.request_limits import RequestLimits
 
 # How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
 # Among how many waiting texts a batch looks for those of like or equal length.
 _LENGTH_CANDIDATES = 128
+# A request's next texts are tokenized once fewer of its tokens wait than so many batches have.
+_BATCHES_AHEAD = 4
+# Entries that nobody waits for are swept out once they are so many and half of all.
+_MANY_ABANDONED = 1024
 _LONGEST_RETRY = 60.0
 
 
@@ -45,30 +53,49 @@ class BatchMode(StrEnum):
 class Job:
     """The texts of one request on their way through the queue."""
 
-    def __init__(self, texts: int, arrival: int) -> None:
+    def __init__(self, texts: int, characters: int, arrival: int) -> None:
         """
         Args:
             texts: how many predictions make the job complete.
+            characters: what the job has been admitted for.
             arrival: tokens that the queue had served when the request came.
         """
         self._loop = asyncio.get_running_loop()
         self._predictions: list[Prediction | None] = [None] * texts
         self._missing = texts
         self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
-        self.arrival = arrival
+        self.characters = characters
+        self.tag = arrival
         self.queued_tokens = 0
-        # Its texts in the queue; none once it is released, although they may still lie there.
+        # Its texts in the queue, and their tokens; none once it is released, although they may still lie there.
         self.waiting = 0
+        self.waiting_tokens = 0
+        self.wants_room = False
+        self._room = asyncio.Event()
 
     @property
     def abandoned(self) -> bool:
         """Whether nobody waits for it any more: the caller has gone, or another of its texts has failed."""
         return self.result.done()
 
+    def give_room(self) -> None:
+        """Let `wait` return; from any thread."""
+        self.wants_room = False
+        self._call(self._room.set)
+
+    async def wait(self) -> None:
+        """Wait for room, or for the result."""
+        self._room.clear()
+        if not self.abandoned:
+            await self._room.wait()
+
     def deliver(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
         """Take answers by position, from any thread."""
+        self._call(self._accept, answers)
+
+    def _call(self, function: Callable[..., None], *values: object) -> None:
         try:
-            self._loop.call_soon_threadsafe(self._accept, answers)
+            self._loop.call_soon_threadsafe(function, *values)
         except RuntimeError:
             # The caller's event loop is closed, and nobody waits.
             return
@@ -79,6 +106,7 @@ class Job:
                 return
             if isinstance(answer, Exception):
                 self.result.set_exception(answer)
+                self._room.set()
                 return
             # Two threads that run parts of one text may both have seen its last one come.
             self._missing -= self._predictions[position] is None
@@ -111,64 +139,108 @@ class Entry:
 class BatchQueue:
     """Texts wait here for the model; thread-safe."""
 
-    def __init__(self, max_batch_tokens: int, max_requests: int, load: Load) -> None:
+    def __init__(self, max_batch_tokens: int, limits: RequestLimits, load: Load) -> None:
         """
         Args:
             max_batch_tokens: budget of a batch; a longer text is a batch of its own.
-            max_requests: how many requests may be under way; further ones are refused.
+            limits: how many requests, characters and tokens may be under way; what exceeds them is refused.
             load: is told how many texts wait and run.
         """
         self._max_batch_tokens = max_batch_tokens
-        self._max_requests = max_requests
-        # How many are under way.
+        self._limits = limits
+        # How many are under way, and of how many characters.
         self.requests = 0
+        self._characters = 0
         self._entries: list[Entry] = []
         self._waiting_tokens = 0
         self._load = load
         self._waiting_texts = 0
         self._running_texts = 0
+        self._abandoned_texts = 0
         self._ages = count()
         self._served_tokens = 0
         self._tokens_a_second = 0.0
         self._closed = False
         self._changed = threading.Condition()
 
-    def admit(self, texts: int) -> Job:
+    def admit(self, texts: int, characters: int) -> Job:
         """Let a request in, before any work is done for it; `release` must follow.
 
+        Args:
+            texts: how many answers it wants.
+            characters: of all its texts and pairs, four for a token of what is tokenized already.
+
         Raises:
-            OverloadedError: too many requests are under way.
+            OverloadedError: too many requests, or requests of too many characters or tokens, are under way.
         """
-        if self.requests >= self._max_requests:
-            raise OverloadedError(
-                f"the server is busy with {self.requests} requests, which is the most it takes; try again later",
-                retry_after=self._drain_seconds(),
+        if self.requests >= self._limits.max_concurrent_requests:
+            self._refuse(f"the server is busy with {self.requests} requests, which is the most it takes")
+        # A request alone is only bounded by what a request may have.
+        if self.requests and self._characters + characters > self._limits.max_queue_characters:
+            self._refuse(
+                f"the server is busy with {self._characters} characters of texts; with the {characters} of this "
+                f"request they are more than the {self._limits.max_queue_characters} it takes"
+            )
+        if self._waiting_tokens > self._limits.max_queue_tokens:
+            self._refuse(
+                f"the server is busy with {self._waiting_tokens} tokens, more than the {self._limits.max_queue_tokens} "
+                "it takes"
             )
         self.requests += 1
-        return Job(texts, self._served_tokens)
+        self._characters += characters
+        return Job(texts, characters, self._served_tokens)
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise OverloadedError(f"{reason}; try again later", retry_after=self._drain_seconds())
 
     def release(self, job: Job) -> None:
         """The request of this job is over, however it ended; what is left of it will not run."""
         self.requests -= 1
-        job.result.cancel()
+        self._characters -= job.characters
+        if not job.result.cancel() and not job.result.cancelled():
+            # Its error may not be the one that its caller is told.
+            job.result.exception()
         if job.waiting:
             with self._changed:
                 self._waiting_texts -= job.waiting
-                job.waiting = 0
+                self._waiting_tokens -= job.waiting_tokens
+                self._abandoned_texts += job.waiting
+                job.waiting = job.waiting_tokens = 0
+                self._sweep()
                 self._tell_load()
 
-    def put(self, job: Job, first_position: int, readings: Iterable[Reading], options: Options) -> None:
-        """Queue texts of a job, which stand at `first_position` and after in its request."""
+    async def wait_for_room(self, job: Job) -> None:
+        """Wait until few of the job's tokens wait for the model, or until the job is over."""
         with self._changed:
+            if self._closed or job.waiting_tokens <= self._ahead:
+                return
+            job.wants_room = True
+        await job.wait()
+
+    def put(self, job: Job, first_position: int, readings: Iterable[Reading], options: Options) -> None:
+        """Queue texts of a job, which stand at `first_position` and after in its request; from any thread."""
+        with self._changed:
+            if self._closed:
+                job.deliver([(first_position, ModelNotReadyError("the server is shutting down"))])
+            if self._closed or job.abandoned:
+                return
             for position, reading in enumerate(readings, first_position):
                 for part in range(len(reading.sequences)):
-                    excess = max(0, job.queued_tokens - self._max_batch_tokens)
-                    tag = job.arrival + _LARGE_REQUEST_PENALTY * excess
-                    entry = Entry(tag, next(self._ages), job, position, reading, part, options)
-                    job.queued_tokens += entry.tokens
+                    entry = Entry(0, next(self._ages), job, position, reading, part, options)
+                    entry.tag = self._stamp(job, entry.tokens)
                     self._push(entry)
             self._tell_load()
             self._changed.notify()
+
+    def _stamp(self, job: Job, tokens: int) -> int:
+        """The place of the job's next entry."""
+        budget = self._max_batch_tokens
+        if job.queued_tokens > budget:
+            job.tag = max(job.tag, self._served_tokens)
+        tag = job.tag
+        job.queued_tokens += tokens
+        job.tag += _LARGE_REQUEST_PENALTY * max(0, min(tokens, job.queued_tokens - budget))
+        return tag
 
     def take(self, mode: BatchMode = BatchMode.PACKED) -> list[Entry]:
         """The next batch; waits for one, and `finish` must follow. Empty once the queue is closed.
@@ -205,28 +277,47 @@ class BatchQueue:
         """Fail what waits, and let `take` return."""
         with self._changed:
             self._closed = True
-            for entry in self._entries:
-                entry.job.deliver([(entry.position, ModelNotReadyError("the server is shutting down"))])
-                entry.job.waiting = 0
+            for job, position in {entry.job: entry.position for entry in self._entries}.items():
+                job.deliver([(position, ModelNotReadyError("the server is shutting down"))])
+                job.waiting = job.waiting_tokens = 0
             self._entries.clear()
             self._waiting_tokens = 0
             self._waiting_texts = 0
+            self._abandoned_texts = 0
             self._tell_load()
             self._changed.notify_all()
+
+    @property
+    def _ahead(self) -> int:
+        return _BATCHES_AHEAD * self._max_batch_tokens
 
     def _push(self, entry: Entry) -> None:
         heapq.heappush(self._entries, entry)
         self._waiting_tokens += entry.tokens
         self._waiting_texts += 1
         entry.job.waiting += 1
+        entry.job.waiting_tokens += entry.tokens
 
     def _pop(self) -> Entry:
         entry = heapq.heappop(self._entries)
+        job = entry.job
+        if not job.waiting:
+            self._abandoned_texts -= 1
+            return entry
         self._waiting_tokens -= entry.tokens
-        if entry.job.waiting:
-            self._waiting_texts -= 1
-            entry.job.waiting -= 1
+        self._waiting_texts -= 1
+        job.waiting -= 1
+        job.waiting_tokens -= entry.tokens
+        if job.wants_room and job.waiting_tokens <= self._ahead:
+            job.give_room()
         return entry
+
+    def _sweep(self) -> None:
+        """Drop what nobody waits for, once that is much: its place may come late."""
+        if self._abandoned_texts > max(_MANY_ABANDONED, len(self._entries) // 2):
+            self._entries = [entry for entry in self._entries if entry.job.waiting]
+            heapq.heapify(self._entries)
+            self._abandoned_texts = 0
 
     def _tell_load(self) -> None:
         self._load.waiting.set(self._waiting_texts)

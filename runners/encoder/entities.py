@@ -61,7 +61,7 @@ class EntityFinder:
             classes, values, spans = classes[entities.starts], entities.average(values), entities.merge(spans)
             names = self._entity_names
         labels = names[classes]
-        kept = [row for row, label in enumerate(labels.tolist()) if label not in ignored]
+        kept = np.flatnonzero(np.array([name not in ignored for name in names.tolist()], dtype=bool)[classes])
         spans = spans[kept]
         texts = [source.cut(start, end) for start, end in spans.tolist()]
         return Table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from runners.encoder.batching import BatchQueue
     from runners.encoder.forward import Forward
     from runners.encoder.heads import Head
+    from runners.encoder.intake import TokenizerLanes
     from runners.encoder.token_limits import TokenLimits
     from runners.encoder.tokenization import TextTokenizer
 
@@ -27,7 +27,7 @@ class LoadedModel:
     model: PreTrainedModel
     head: Head
     tokenizer: TextTokenizer
-    tokenizer_thread: ThreadPoolExecutor
+    lanes: TokenizerLanes
     token_limits: TokenLimits
     forward: Forward
     queue: BatchQueue
@@ -36,5 +36,5 @@ class LoadedModel:
 
     def close(self) -> None:
         """Fail what waits; what runs ends by itself."""
-        self.tokenizer_thread.shutdown(wait=False, cancel_futures=True)
+        self.lanes.close()
         self.queue.close()

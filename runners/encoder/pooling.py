@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from runners.arguments import Arguments
@@ -199,7 +199,8 @@ def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
 
 def _load_weights(arguments: Arguments, folder: str) -> dict[str, Tensor]:
     if (path := find_file(arguments, f"{folder}/model.safetensors")) is not None:
-        return load_file(path)
+        # Not mapped: the file may change under the server.
+        return load(path.read_bytes())
     if (path := find_file(arguments, f"{folder}/pytorch_model.bin")) is None:
         raise ModelLoadError(f"the Dense module in {folder} has no weights")
     if not arguments.allow_pickle:

@@ -63,10 +63,12 @@ class Reading:
     sequences: Sequence[TokenizedText]
     own: Sequence[NDArray[np.bool_]] = ()
     left_out: int = 0
-    _scores: list[NDArray[np.float32] | None] = field(init=False)
+    _scores: list[NDArray[Any] | None] = field(init=False)
+    _missing: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self._scores = [None] * len(self.sequences)
+        self._missing = {*range(len(self.sequences))}
 
     @property
     def tokens(self) -> int:
@@ -78,14 +80,15 @@ class Reading:
         pairs = [pair for pair in zip(self.sequences, self.own, strict=True) if wanted(*pair)]
         return Reading(self.text, [window for window, _ in pairs], [own for _, own in pairs], self.left_out)
 
-    def accept(self, part: int, scores: NDArray[np.float32]) -> list[NDArray[np.float32]] | None:
+    def accept(self, part: int, scores: NDArray[Any]) -> list[NDArray[Any]] | None:
         """Take the scores of a sequence; those of all once there are all.
 
         A batch that failed may be run again, and then its scores come twice.
         """
         self._scores[part] = scores
-        # They come from first to last, mostly.
-        if any(each is None for each in reversed(self._scores)):
+        # One operation, since two threads may run parts of one text.
+        self._missing.discard(part)
+        if self._missing:
             return None
         return [each for each in self._scores if each is not None]
 

@@ -14,8 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,15 +23,17 @@ from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
 from runners.cores import count_cores
 from runners.draining import wait_until
+from runners.encoder.intake import Intake, TokenizerLanes, count_characters
 from runners.encoder.loaded import LoadedModel
 from runners.encoder.worker import run_batch
 from runners.errors import (
     ArgumentsError,
     InputError,
+    LimitExceededError,
     ModelLoadError,
     ModelNotReadyError,
     load_errors,
-    naming_text,
+    name_text,
 )
 from runners.inference import TRUNCATED_TOKENS, Options, Output, Prediction, TensorSpec, TextInput, TokenInput
 from runners.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
@@ -47,16 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Texts of one request that are tokenized at a time: other requests get their turn in between.
-_TOKENIZED_AT_A_TIME = 64
 _LONGEST_BATCH_SECONDS = 10
-# A text that is tokenized to its end holds others up for half a second if it has so many.
-_MOST_CHARACTERS = 2**19
-# Of the texts of a request and what each is paired with; 0.3 GB of tokens if they are long.
-_MOST_SEQUENCES = 2**15
-_SCORES = frozenset({"logits", "probabilities"})
-# Numbers in the answer to one request: 128 MiB, half a GB of JSON. Fill-mask has the whole vocabulary at every mask.
-_MOST_SCORES = 2**25
 
 
 class EncoderRunner:
@@ -189,10 +182,13 @@ class EncoderRunner:
 
         Raises:
             InputError: a text cannot be served; the message names its position.
+            LimitExceededError: there are too many texts, or too long ones.
             ModelNotReadyError: the model is not loaded.
             OverloadedError: too many requests are under way.
         """
         loaded = self._model()
+        self._arguments.check_texts(texts, options)
+        limits, most_characters = self._arguments, self._arguments.max_whole_text_characters
         to_end = loaded.head.reads_to_end(options)
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None and not loaded.head.accepts_pairs:
@@ -201,17 +197,20 @@ class EncoderRunner:
                 raise InputError(f"text {position} is a single one, and {loaded.task} takes a question and a context")
             if isinstance(given, TextInput) and given.words is not None and not loaded.head.accepts_words:
                 raise InputError(f"text {position} is split into words, and {loaded.task} takes whole texts")
-            if to_end and (length := _count_characters(given)) > _MOST_CHARACTERS:
-                raise InputError(
-                    f"text {position} has {length} characters; one that is not simply truncated may have "
-                    f"{_MOST_CHARACTERS}"
-                )
-        sequences = loaded.head.count_sequences(options)
-        if sequences * len(texts) > _MOST_SEQUENCES and sequences > 1:
-            raise InputError(
-                f"{len(texts)} texts with {sequences} labels each are more than {_MOST_SEQUENCES} pairs, which a "
-                "request may have"
-            )
+            if to_end and isinstance(given, TextInput) and (length := count_characters([given])) > most_characters:
+                raise name_text(
+                    LimitExceededError(
+                        length, "characters of a text that is not simply truncated", "max_whole_text_characters",
+                        most_characters,
+                    ),
+                    position,
+                )  # fmt: skip
+        sequences = loaded.head.count_sequences(options) * len(texts)
+        if sequences > limits.max_request_sequences:
+            raise LimitExceededError(
+                sequences, "pairs of a text and a label", "max_request_sequences", limits.max_request_sequences,
+                "candidate_labels",
+            )  # fmt: skip
         loaded.head.check_options(options)
         own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
         if not own_prompt and any(isinstance(given, TokenInput) for given in texts):
@@ -220,18 +219,9 @@ class EncoderRunner:
             options = replace(options, reading=options.reading.model_copy(update={"return_truncated_tokens": True}))
         elif options.reading.return_truncated_tokens:
             options = replace(options, tensors=options.tensors | {TRUNCATED_TOKENS.name})
-        scores = 0
-        job = loaded.queue.admit(len(texts))
+        job = loaded.queue.admit(len(texts), count_characters(texts))
         try:
-            for start, chunk in _chunks(texts, sequences, to_end):
-                readings = await _tokenize(loaded, start, chunk, options)
-                self._check(loaded, start, readings, options)
-                answers_scores = options.output is not Output.LABELS or options.tensors & _SCORES
-                # Those of windows are kept until the last one's are there.
-                kept = [reading.text for reading in readings if answers_scores or reading.own]
-                scores += sum(map(loaded.head.count_scores, kept))
-                _check_scores(scores)
-                loaded.queue.put(job, start, readings, options)
+            await Intake(loaded, job, options, limits.max_request_sequences, self._note_truncation).run(texts)
             return await job.result
         finally:
             loaded.queue.release(job)
@@ -241,11 +231,7 @@ class EncoderRunner:
             raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
         return self._loaded
 
-    def _check(self, loaded: LoadedModel, start: int, readings: Sequence[Reading], options: Options) -> None:
-        for position, reading in enumerate(readings, start):
-            with naming_text(position):
-                loaded.head.check(reading, options.answer)
-                loaded.token_limits.check(reading)
+    def _note_truncation(self, readings: Sequence[Reading]) -> None:
         truncated = [reading for reading in readings if any(sequence.truncated for sequence in reading.sequences)]
         if not truncated:
             return
@@ -254,7 +240,7 @@ class EncoderRunner:
             self._warned_of_truncation = True
             logger.warning(
                 "a text was longer than %d tokens and was truncated; further ones are only counted, in "
-                "runtime_truncated_texts_total", loaded.token_limits.max_length
+                "runtime_truncated_texts_total", self._model().token_limits.max_length
             )  # fmt: skip
 
     def _work(self, loading: Future[LoadedModel]) -> None:
@@ -361,6 +347,7 @@ class EncoderRunner:
             max_length=max_length,
             add_special_tokens=not arguments.disable_special_tokens,
             lower_case=head.lower_case,
+            most_characters=arguments.max_whole_text_characters,
         )
         token_limits = TokenLimits.of(model, max_length, "token_type_ids" in inputs).compare(
             tokenizer,
@@ -390,9 +377,9 @@ class EncoderRunner:
             head=head,
             tokenizer=text_tokenizer,
             token_limits=token_limits,
-            tokenizer_thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer"),
+            lanes=TokenizerLanes(text_tokenizer),
             forward=forward,
-            queue=BatchQueue(max_batch_tokens, arguments.max_concurrent_requests, Load(self.name)),
+            queue=BatchQueue(max_batch_tokens, arguments, Load(self.name)),
             predictor=predictor,
             watch=watch,
         )
@@ -400,55 +387,6 @@ class EncoderRunner:
         gc.collect()
         gc.freeze()
         return loaded
-
-
-def _chunks(
-    texts: Sequence[TextInput | TokenInput], sequences: int, to_end: bool
-) -> Iterator[tuple[int, Sequence[TextInput | TokenInput]]]:
-    """As many texts as may be tokenized at a time, with the position of the first.
-
-    Args:
-        sequences: how many sequences a text makes, those of windows not counted.
-        to_end: whether long texts take long.
-    """
-    start, characters = 0, 0
-    most = max(1, _TOKENIZED_AT_A_TIME // sequences)
-    for position, given in enumerate(texts):
-        length = _count_characters(given) if to_end else 0
-        if position - start == most or (position > start and characters + length > _MOST_CHARACTERS):
-            yield start, texts[start:position]
-            start, characters = position, 0
-        characters += length
-    yield start, texts[start:]
-
-
-def _count_characters(given: TextInput | TokenInput) -> int:
-    return len(given.text) + len(given.pair or "") if isinstance(given, TextInput) else 0
-
-
-async def _tokenize(
-    loaded: LoadedModel, start: int, chunk: Sequence[TextInput | TokenInput], options: Options
-) -> list[Reading]:
-    """Texts in the tokenizer's thread; what the caller has tokenized is only checked."""
-    texts = [given for given in chunk if isinstance(given, TextInput)]
-    if texts:
-        return await asyncio.get_running_loop().run_in_executor(
-            loaded.tokenizer_thread, loaded.head.tokenize, loaded.tokenizer, texts, options, start
-        )
-    accepted = []
-    for position, given in enumerate(chunk, start):
-        assert isinstance(given, TokenInput)
-        with naming_text(position):
-            accepted.append(loaded.token_limits.accept(given))
-    return accepted
-
-
-def _check_scores(scores: int) -> None:
-    if scores > _MOST_SCORES:
-        raise InputError(
-            f"the scores of the whole vocabulary at every mask are more than the {_MOST_SCORES} numbers of one "
-            "request: send fewer masks, or shorter texts for the output labels alone"
-        )
 
 
 def _infer_task(config: PretrainedConfig, embedder: bool) -> Task:

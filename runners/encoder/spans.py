@@ -6,8 +6,6 @@ https://github.com/huggingface/transformers/blob/v4.57.0/src/transformers/pipeli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,45 +18,72 @@ from runners.inference import Table
 _CANDIDATES = 2048
 
 
-def find_answers(scores: Sequence[NDArray[np.float32]], sources: Sequence[Source], wanted: AnswerOptions) -> Table:
+def find_answers(candidates: NDArray[np.float64], source: Source, wanted: AnswerOptions) -> Table:
     """Columns `answer`, `score`, `start` and `end` of the best answers, best first, `top_k` of them at most.
 
     Args:
-        scores: float32 [tokens, 2] of each window of a context, logits of the start and the end of an answer.
-        sources: where the windows' tokens are in the context.
+        candidates: float64 [candidates, 3], of all windows of a context as `find_candidates` gives them.
+        source: the context.
     """
-    none = 1.0
-    candidates = []
-    for logits, source in zip(scores, sources, strict=True):
-        context = ~source.special
-        allowed = context.copy()
-        # That there is no answer is said by the first token, [CLS].
-        allowed[0] |= wanted.handle_impossible_answer
-        starts, ends = softmax(logits[allowed], axis=0).T
-        if wanted.handle_impossible_answer and not context[0]:
-            none = min(none, float(starts[0] * ends[0]))
-            starts, ends = starts[1:], ends[1:]
-        candidates.append(_find_candidates(starts, ends, np.flatnonzero(context), source, wanted))
-    products, first, last = (np.concatenate(columns) for columns in zip(*candidates, strict=True))
-    best: dict[tuple[int, int], float] = {}
-    for index in np.argsort(-products, kind="stable").tolist():
-        if len(best) == (wanted.top_k or 1):
-            break
-        best.setdefault(_strip(sources[0], int(first[index]), int(last[index])), float(products[index]))
-    records = [(score, start, end) for (start, end), score in best.items()]
+    is_none = candidates[:, 1] < 0
+    records = _pick_best(candidates[~is_none], wanted.top_k or 1).tolist()
     if wanted.handle_impossible_answer:
-        records.append((none, 0, 0))
+        records.append([min([1.0, *candidates[is_none, 0].tolist()]), 0, 0])
     records.sort(key=lambda record: -record[0])
     # Scores that round to nothing are none, but there is always an answer.
-    records = records[: wanted.top_k or 1] or [(0.0, 0, 0)]
+    records = records[: wanted.top_k or 1] or [[0.0, 0, 0]]
+    spans = [(int(start), int(end)) for _, start, end in records]
     return Table(
         {
-            "answer": np.array([sources[0].cut(start, end) for _, start, end in records], dtype=object),
+            "answer": np.array([source.cut(start, end) for start, end in spans], dtype=object),
             "score": np.array([score for score, _, _ in records], dtype=np.float32),
-            "start": np.array([start for _, start, _ in records], dtype=np.int64),
-            "end": np.array([end for _, _, end in records], dtype=np.int64),
+            "start": np.array([start for start, _ in spans], dtype=np.int64),
+            "end": np.array([end for _, end in spans], dtype=np.int64),
         }
     )
+
+
+def find_candidates(logits: NDArray[np.float32], source: Source, wanted: AnswerOptions) -> NDArray[np.float64]:
+    """The best answers in a window, no two of the same place: float64 [candidates, 3], score, start and end each.
+
+    The score that there is no answer, where that is asked for, has the start -1.
+
+    Args:
+        logits: float32 [tokens, 2] of the start and the end of an answer.
+        source: where the window's tokens are in the context.
+    """
+    context = ~source.special
+    allowed = context.copy()
+    # That there is no answer is said by the first token, [CLS].
+    allowed[0] |= wanted.handle_impossible_answer
+    starts, ends = softmax(logits[allowed], axis=0).T
+    none = np.empty((0, 3))
+    if wanted.handle_impossible_answer and not context[0]:
+        none = np.array([[float(starts[0] * ends[0]), -1, -1]])
+        starts, ends = starts[1:], ends[1:]
+    products, first, last = _find_candidates(starts, ends, np.flatnonzero(context), source, wanted)
+    if not len(products):
+        return none
+    low = int(first.min())
+    begins, finishes = _find_edges(source.cut(low, int(last.max())))
+    stripped = [np.minimum(begins[first - low] + low, last), np.maximum(finishes[last - low] + low, first)]
+    return np.concatenate([_pick_best(np.column_stack([products, *stripped]), wanted.top_k or 1), none])
+
+
+def _pick_best(candidates: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Those of the highest scores, best first, one of each place."""
+    ordered = candidates[np.argsort(-candidates[:, 0], kind="stable")]
+    _, places = np.unique(ordered[:, 1:], axis=0, return_index=True)
+    return ordered[np.sort(places)[:most]]
+
+
+def _find_edges(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each place in a text: where what follows it begins, and what is before it ends, without spaces around."""
+    spaces = np.array([*map(str.isspace, text)], dtype=bool)
+    places = np.arange(len(text) + 1)
+    begins = np.append(np.where(spaces, len(text), places[:-1]), len(text))
+    finishes = np.insert(np.where(spaces, 0, places[1:]), 0, 0)
+    return np.minimum.accumulate(begins[::-1])[::-1], np.maximum.accumulate(finishes)
 
 
 def _find_candidates(
@@ -87,9 +112,3 @@ def _find_candidates(
         source.spans[begins[words[tokens[first]]], 0],
         source.spans[word_ends[words[tokens[first + longer]]], 1],
     )
-
-
-def _strip(source: Source, start: int, end: int) -> tuple[int, int]:
-    """A span without the spaces around it, which some tokenizers count to tokens."""
-    text = source.cut(start, end)
-    return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())

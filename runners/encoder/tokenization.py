@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, processors
-from tokenizers.normalizers import Lowercase
-from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from runners.answers import ReadingOptions
 from runners.encoder.reading import Reading, Source, TokenizedText, find_carrying_on, join_windows
-from runners.errors import ArgumentsError, InputError, naming_text
+from runners.encoder.text_encoder import TextEncoder
+from runners.errors import InputError, naming_text
 from runners.inference import TextInput
 
-# Several times what a token of any language has on average.
-_CHARACTERS_A_TOKEN = 32
-# How much of a text is tokenized to count its tokens; takes half a second.
-_COMPARED_CHARACTERS = 2**19
 TRUNCATE = ReadingOptions()
 
 
@@ -37,6 +31,7 @@ class TextTokenizer:
         max_length: int,
         add_special_tokens: bool,
         lower_case: bool = False,
+        most_characters: int = 2**19,
     ) -> None:
         """
         Args:
@@ -44,32 +39,23 @@ class TextTokenizer:
             max_length: longest text in tokens, special ones included.
             add_special_tokens: whether to add [CLS], [SEP] and their like.
             lower_case: lower-case texts first, as sentence-transformers can be told to: special tokens in them stay.
+            most_characters: how many characters of a text that is truncated are tokenized at most.
 
         Raises:
             ArgumentsError: `max_length` leaves no room for a text beside the special tokens.
         """
-        backend: Tokenizer = tokenizer.backend_tokenizer
-        special = backend.num_special_tokens_to_add(True) if add_special_tokens else 0
-        if max_length <= special:
-            raise ArgumentsError(f"max_length {max_length} is too short: special tokens alone take up to {special}")
-        backend.no_padding()
+        self._encoder = TextEncoder(tokenizer, max_length, add_special_tokens, lower_case, most_characters)
         self.max_length = max_length
-        if lower_case and not _lower_cases(backend.normalizer):
-            normalizers = [] if backend.normalizer is None else [backend.normalizer]
-            backend.normalizer = Normalizers([Lowercase(), *normalizers])
-        # `post_process` sets token types only if there is a post-processor; this one changes nothing else.
-        backend.post_processor = backend.post_processor or processors.ByteLevel(trim_offsets=False)
-        self._special_of_pair = special
-        self._side: str = tokenizer.truncation_side
-        self._backend = backend
-        self._truncate()
-        from_left = self._side == "right"
-        self._long_text = max_length * _CHARACTERS_A_TOKEN if from_left else sys.maxsize
-        self._many_words = max_length if from_left else sys.maxsize
+        self._special_of_pair = self._encoder.special_of_pair
         self._unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
         # WordPiece marks the tokens that carry on a word.
-        self._marks_words = bool(getattr(backend.model, "continuing_subword_prefix", None))
-        self._add_special_tokens = add_special_tokens
+        self._marks_words = bool(getattr(self._encoder.model, "continuing_subword_prefix", None))
+
+    def copy(self) -> TextTokenizer:
+        """A tokenizer for another thread; both read one vocabulary."""
+        other = copy.copy(self)
+        other._encoder = self._encoder.copy()
+        return other
 
     def tokenize(
         self,
@@ -92,9 +78,11 @@ class TextTokenizer:
         Raises:
             InputError: a text is longer than it may be; the message names its position.
         """
-        whole = iter(self._tokenize_whole([item for item in texts if item.words is None], offsets, source, prompt))
-        split = iter(self._tokenize_words([item for item in texts if item.words is not None], offsets))
-        tokenized = [next(whole if item.words is None else split) for item in texts]
+        positions = range(first_position, first_position + len(texts))
+        whole = {position: item for position, item in zip(positions, texts, strict=True) if item.words is None}
+        split = {position: item for position, item in zip(positions, texts, strict=True) if item.words is not None}
+        found = self._tokenize_whole(whole, offsets, source, prompt) | self._tokenize_words(split, offsets)
+        tokenized = [found[position] for position in positions]
         if reading == TRUNCATE:
             return [Reading(text, [text]) for text in tokenized]
         readings = []
@@ -117,15 +105,15 @@ class TextTokenizer:
             InputError: a question leaves too little room for its context, or for windows of this stride; the message
                 names its position.
         """
-        tokenized = self._tokenize_whole(texts, False, True, "")
+        tokenized = self._tokenize_whole(dict(enumerate(texts, first_position)), False, True, "")
         readings = []
-        for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
+        for item, (position, text) in zip(texts, tokenized.items(), strict=True):
             if not text.truncated:
                 readings.append(Reading(text, [text]))
                 continue
             prepared = self._prepare(item, "")
             with naming_text(position):
-                whole = self._encode_untruncated(item, prepared)
+                whole = self._encode_whole(item, prepared)
                 question = whole.sequence_ids.count(0)
                 room = self.max_length - question - self._special_of_pair
                 if room < self._least_room:
@@ -147,7 +135,7 @@ class TextTokenizer:
         if not text.truncated:
             return Reading(text, [text])
         prepared = self._prepare(item, prompt)
-        whole = self._encode_untruncated(item, prepared)
+        whole = self._encode_whole(item, prepared)
         if options.stride is not None:
             counts = [whole.sequence_ids.count(0), whole.sequence_ids.count(1)]
             room = self.max_length - len(whole) + max(counts)
@@ -186,8 +174,7 @@ class TextTokenizer:
                 "stride",
             )
         strategy = "only_second" if of_second else "only_first"
-        with self._truncating({"stride": stride, "strategy": strategy, "direction": "right"}):
-            first = self._encode(item, prepared)
+        first = self._encode_whole(item, prepared, {"stride": stride, "strategy": strategy, "direction": "right"})
         encodings = [first, *first.overflowing]
         windows = [replace(_tokenized(encoding, offsets or source), truncated=False) for encoding in encodings]
         if source or item.words is not None:
@@ -200,56 +187,29 @@ class TextTokenizer:
         special = [np.array(encoding.special_tokens_mask, dtype=bool) for encoding in encodings]
         return join_windows(windows, special, stride)
 
-    def _encode_untruncated(self, item: TextInput, prepared: str | tuple[str, str]) -> Encoding:
-        with self._truncating(None):
-            return self._encode(item, prepared)
-
-    def _truncate(self) -> None:
-        """Truncate as `tokenizer(..., truncation=True)` does."""
-        self._backend.enable_truncation(self.max_length, strategy="longest_first", direction=self._side)
-
-    @contextlib.contextmanager
-    def _truncating(self, settings: Mapping[str, Any] | None) -> Iterator[None]:
-        """Truncate by other settings within the block; None turns truncation off."""
-        if settings is None:
-            self._backend.no_truncation()
-        else:
-            self._backend.enable_truncation(self.max_length, **settings)
-        try:
-            yield
-        finally:
-            self._truncate()
-
-    def _encode(self, item: TextInput, prepared: str | tuple[str, str]) -> Encoding:
+    def _encode_whole(
+        self, item: TextInput, prepared: str | tuple[str, str], settings: Mapping[str, Any] | None = None
+    ) -> Encoding:
+        """A text to its end; truncated by these settings if there are some."""
         if item.words is not None:
-            return self._encode_words([item.words])[0]
-        text, pair = (prepared, None) if isinstance(prepared, str) else prepared
-        return self._backend.encode(text, pair, add_special_tokens=self._add_special_tokens)
+            return self._encoder.encode_words_whole(item.words, settings)
+        return self._encoder.encode_whole(prepared, settings)
 
     def _tokenize_whole(
-        self, texts: Sequence[TextInput], offsets: bool, source: bool, prompt: str
-    ) -> list[TokenizedText]:
-        inputs = [self._prepare(item, prompt) for item in texts]
+        self, texts: Mapping[int, TextInput], offsets: bool, source: bool, prompt: str
+    ) -> dict[int, TokenizedText]:
+        """By positions."""
         located = offsets or source
-        encode = self._backend.encode_batch if located else self._backend.encode_batch_fast
-        together = [item for item in inputs if not self._is_long_pair(item)]
-        beginnings = [item if isinstance(item, tuple) else self._beginning(item) for item in together]
-        encoded = encode(beginnings, add_special_tokens=self._add_special_tokens)
-        for position, (item, beginning) in enumerate(zip(together, beginnings, strict=True)):
-            if beginning is not item and len(encoded[position].overflowing) < 2:
-                [encoded[position]] = encode([item], add_special_tokens=self._add_special_tokens)
-        others = iter(encoded)
-        encodings = [
-            self._encode_long_pair(*item) if isinstance(item, tuple) and self._is_long_pair(item) else next(others)
-            for item in inputs
-        ]
-        tokenized = [_tokenized(encoding, located) for encoding in encodings]
+        encodings = self._encoder.encode([self._prepare(item, prompt) for item in texts.values()], located, [*texts])
+        tokenized = {
+            position: _tokenized(encoding, located) for position, encoding in zip(texts, encodings, strict=True)
+        }
         if not source:
             return tokenized
-        return [
-            replace(text, source=self._find_source(item, encoding, text))
-            for item, encoding, text in zip(texts, encodings, tokenized, strict=True)
-        ]
+        return {
+            position: replace(text, source=self._find_source(texts[position], encoding, text))
+            for (position, text), encoding in zip(tokenized.items(), encodings, strict=True)
+        }
 
     def _find_source(self, item: TextInput, encoding: Encoding, tokenized: TokenizedText) -> Source:
         special = np.array(encoding.special_tokens_mask, dtype=bool)
@@ -273,30 +233,19 @@ class TextTokenizer:
             continues = np.array([start > 0 and " " not in text[start - 1 : start + 1] for start in starts], dtype=bool)
         return np.asarray(continues & (tokenized.input_ids != self._unknown))
 
-    def _tokenize_words(self, items: Sequence[TextInput], offsets: bool) -> list[TokenizedText]:
-        if not items:
-            return []
-        texts = [item.words or () for item in items]
-        beginnings = [words[: self._many_words] for words in texts]
-        encodings = self._encode_words(beginnings)
-        for position, (words, beginning) in enumerate(zip(texts, beginnings, strict=True)):
-            if len(beginning) < len(words) and not encodings[position].overflowing:
-                [encodings[position]] = self._encode_words([words])
+    def _tokenize_words(self, texts: Mapping[int, TextInput], offsets: bool) -> dict[int, TokenizedText]:
+        """By positions."""
+        encodings = self._encoder.encode_words([item.words or () for item in texts.values()], [*texts])
         tokenized = [_tokenized(encoding, offsets) for encoding in encodings]
-        return [
-            replace(text, source=self._find_source(item, encoding, text))
-            for item, encoding, text in zip(items, encodings, tokenized, strict=True)
-        ]
-
-    def _encode_words(self, texts: Sequence[tuple[str, ...]]) -> list[Encoding]:
-        return self._backend.encode_batch(
-            list(texts), is_pretokenized=True, add_special_tokens=self._add_special_tokens
-        )
+        return {
+            position: replace(text, source=self._find_source(item, encoding, text))
+            for (position, item), encoding, text in zip(texts.items(), encodings, tokenized, strict=True)
+        }
 
     @cached_property
     def _token_lengths(self) -> NDArray[np.int64]:
         """How many characters each token of the vocabulary has, marks included: int64 [tokens]."""
-        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        vocabulary = self._encoder.vocabulary
         lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
         lengths[list(vocabulary.values())] = list(map(len, vocabulary))
         return lengths
@@ -317,7 +266,7 @@ class TextTokenizer:
             InputError: one of `seconds` takes more than half of the model's length, or a text is longer than it may be.
         """
         room = self.max_length - self._special_of_pair
-        seconds_encoded = self._encode_parts(seconds)
+        seconds_encoded = self._encoder.encode_parts(seconds)
         for second, encoding in zip(seconds, seconds_encoded, strict=True):
             if len(encoding) > self.max_length // 2 or len(encoding) >= room:
                 raise InputError(
@@ -326,15 +275,12 @@ class TextTokenizer:
                 )
         readings = []
         for position, text in enumerate(texts, first_position):
-            encoded, _ = self._encode_part(text, to_end=reading != TRUNCATE)
+            with naming_text(position):
+                encoded, _ = self._encoder.encode_part(text, to_end=reading != TRUNCATE)
             length = len(encoded)
             # One token more than the model takes, so that the pair is marked as truncated.
-            kept = self._keep(encoded, self.max_length + 1)
-            with self._truncating({"strategy": "only_first", "direction": self._side}):
-                pairs = [
-                    _tokenized(self._backend.post_process(kept, second, self._add_special_tokens), False)
-                    for second in seconds_encoded
-                ]
+            kept = self._encoder.keep(encoded, self.max_length + 1)
+            pairs = [_tokenized(joined, False) for joined in self._encoder.join_with_each(kept, seconds_encoded)]
             left_out = 0
             if reading != TRUNCATE and any(pair.truncated for pair in pairs):
                 tokens = length + max(map(len, seconds_encoded)) + self._special_of_pair
@@ -349,99 +295,6 @@ class TextTokenizer:
         return InputError(
             f"it has {tokens} tokens, the model takes {self.max_length}, and truncation is false", "truncation"
         )
-
-    def _beginning(self, text: str) -> str:
-        """As much of a very long text as its first tokens surely come from; to tokenize 30 MB takes 20 s and 2 GB.
-
-        Its last tokens may be others than those of the whole text, although it ends where a word does: where it does
-        not have about twice the tokens that are kept, the whole text is needed.
-        """
-        return _cut(text, self._long_text)
-
-    def _is_long_pair(self, pair: str | tuple[str, str]) -> bool:
-        """Whether to tokenize each of two texts by itself.
-
-        The tokenizer pairs every overflowing part of one text with every part of the other: quadratic work.
-        """
-        return isinstance(pair, tuple) and (
-            max(map(len, pair)) > self._long_text or min(map(len, pair)) > self.max_length
-        )
-
-    def _encode_long_pair(self, text: str, pair: str) -> Encoding:
-        """Encode a pair as the tokenizer does, from no more tokens than decide which text is the longer one.
-
-        For texts of more than 524,288 characters that is an estimate. A wrong one keeps one token too many of one text
-        and one too few of the other.
-        """
-        (first, first_ends), (second, second_ends) = self._encode_part(text), self._encode_part(pair)
-        # The tokenizer gives the odd token to the longer text, so the longer one keeps one token more than the other.
-        longer_first = len(first) > len(second)
-        room = self.max_length - self._special_of_pair
-        has_odd_token = room % 2 == 1 and min(len(first), len(second)) > room // 2
-        if has_odd_token and not (second_ends if longer_first else first_ends):
-            first_tokens = len(first) if first_ends else self._estimate_tokens(text)
-            longer_first = first_tokens > (len(second) if second_ends else self._estimate_tokens(pair))
-        kept = (
-            self._keep(first, self.max_length + longer_first), self._keep(second, self.max_length + (not longer_first))
-        )  # fmt: skip
-        return self._backend.post_process(*kept, self._add_special_tokens)
-
-    def _estimate_tokens(self, text: str) -> float:
-        """How many tokens a text has; extrapolated from the beginning of a text of more than 524,288 characters."""
-        beginning = _cut(text, max(_COMPARED_CHARACTERS, self._long_text))
-        [encoding] = self._encode_parts([beginning])
-        return len(encoding) * len(text) / len(beginning)
-
-    def _encode_part(self, text: str, to_end: bool = False) -> tuple[Encoding, bool]:
-        """Encode a text, or the beginning of a very long one, for `post_process`; say whether it is the whole text."""
-        beginning = text if to_end else self._beginning(text)
-        [encoding] = self._encode_parts([beginning])
-        if beginning is not text and len(encoding) <= 2 * self.max_length:
-            beginning = text
-            [encoding] = self._encode_parts([text])
-        return encoding, beginning is text
-
-    def _encode_parts(self, texts: Sequence[str]) -> list[Encoding]:
-        """Encode texts without special tokens or truncation, as the tokenizer does before it joins a pair."""
-        post_processor = self._backend.post_processor
-        # It would trim the offsets here and again in `post_process`.
-        self._backend.post_processor = None
-        try:
-            with self._truncating(None):
-                return self._backend.encode_batch(list(texts), add_special_tokens=False)
-        finally:
-            self._backend.post_processor = post_processor
-
-    def _keep(self, encoding: Encoding, most: int) -> Encoding:
-        """Cut an encoding to `most` tokens, those on the side that truncation keeps; this consumes the encoding.
-
-        We cut tokens, not the text: the tokens of a piece of text depend on the characters around it.
-        """
-        if len(encoding) <= most:
-            return encoding
-        # `truncate` moves what it cuts into `overflowing`. We want that part, so we cut from the other end.
-        if self._side == "right":
-            encoding.truncate(len(encoding) - most, direction="left")
-            parts = encoding.overflowing[::-1]
-        else:
-            encoding.truncate(len(encoding) - most, direction="right")
-            parts = encoding.overflowing
-        return Encoding.merge(parts, growing_offsets=False)
-
-
-def _cut(text: str, length: int) -> str:
-    """The beginning of a text, up to the last space before `length`; a text without one is not cut."""
-    if len(text) <= length:
-        return text
-    end = text.rfind(" ", 0, length)
-    return text[:end] if end > 0 else text
-
-
-def _lower_cases(normalizer: object) -> bool:
-    """Whether a normalizer lower-cases, by the rule of sentence-transformers."""
-    return isinstance(normalizer, Lowercase) or (
-        isinstance(normalizer, Normalizers) and any(isinstance(each, Lowercase) for each in normalizer)  # type: ignore[attr-defined]
-    )
 
 
 def _words(encoding: Encoding) -> NDArray[np.int64]:

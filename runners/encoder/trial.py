@@ -75,7 +75,9 @@ class Trial:
                 # The stock model may refuse it too, as Funnel refuses a text of two tokens.
                 logger.debug("a text to warm up with was refused: %s", brief(error))
             else:
-                self._head.predict(scores, reading, self._options)
+                pairs = zip(scores, reading.sequences, strict=True)
+                parts = [self._head.condense(rows, sequence, self._options) for rows, sequence in pairs]
+                self._head.predict(parts, reading, self._options)
 
     def _read(self, lengths: Sequence[int]) -> list[Reading]:
         """Texts of so many words, the second ones of pairs where the task needs pairs, with a mask if there is one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -63,9 +64,23 @@ def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | E
         if not np.isfinite(rows).all():
             predictions.append(_non_finite_error(loaded, entry.position))
             continue
-        parts = entry.reading.accept(entry.part, rows)
-        predictions.append(None if parts is None else loaded.head.predict(parts, entry.reading, entry.options))
+        predictions.append(_answer(loaded, entry, rows))
     return predictions
+
+
+def _answer(loaded: LoadedModel, entry: Entry, rows: NDArray[np.float32]) -> Prediction | Exception | None:
+    """The answer to a text if no sequence of it is missing any more; what fails here fails its request alone."""
+    try:
+        condensed = loaded.head.condense(rows, entry.text, entry.options)
+        parts = entry.reading.accept(entry.part, condensed)
+        return None if parts is None else loaded.head.predict(parts, entry.reading, entry.options)
+    except InputError as error:
+        return name_text(error, entry.position)
+    except Exception as error:
+        # Not its message, which may have the text in it.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error("no answer to a text: %s in %s, line %s", type(error).__name__, place.name, place.lineno)
+        return error
 
 
 def _non_finite_error(loaded: LoadedModel, position: int) -> Exception:
@@ -85,7 +100,7 @@ def _count_failed(
     pairs = zip(batch, predictions, strict=True)
     failed = {
         (id(entry.job), entry.position): prediction
-        for entry, prediction in pairs if isinstance(prediction, Exception)
+        for entry, prediction in pairs if isinstance(prediction, NonFiniteScoresError | PredictorAnswerError)
     }  # fmt: skip
     if failed:
         NON_FINITE_TEXTS.labels(loaded.head.arguments.model_name).inc(len(failed))

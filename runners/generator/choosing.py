@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from runners.errors import InputError
 from runners.generator.beams import Beams
+from runners.generator.failures import as_failure
 from runners.generator.request import Generation, Item
-from runners.generator.sampling import Ranked, Sampler
+from runners.generator.sampling import Ranked, SampledRow, Sampler
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -33,8 +38,8 @@ class Chooser:
 
     def __init__(self, generations: Sequence[Generation], vocabulary: int, device: torch.device) -> None:
         self._generations = generations
-        plain = [generation for generation in generations if generation.beams is None]
-        self._sampler = Sampler([generation.sampled for generation in plain], vocabulary, device) if plain else None
+        plain = [generation.sampled for generation in generations if generation.beams is None]
+        self._sampler = FaultTolerantSampler(plain, vocabulary, device) if plain else None
         self._has_beams = len(plain) < len(generations)
 
     def choose(self, logits: Tensor) -> Step:
@@ -75,7 +80,7 @@ class Chooser:
             return generation.take(token, ranked)
         except Exception as error:
             generation.finished = True
-            return error
+            return as_failure(error)
 
     def _search(self, generation: Generation, beams: Beams, logits: Tensor, first: int, step: Step) -> None:
         try:
@@ -85,10 +90,53 @@ class Chooser:
         except Exception as error:
             # A fault of one request, as in a processor of its own.
             generation.finished = True
-            step.items.append((generation, error))
+            step.items.append((generation, as_failure(error)))
             return
         if beams.over:
             generation.finished = True
-            step.items.append((generation, beams.best or ValueError("no token has a probability")))
+            step.items.append((generation, beams.best or InputError("no token has a probability")))
         step.sources += [first + row for row in rows]
         step.tokens += tokens
+
+
+class FaultTolerantSampler:
+    """Samples all rows together; where that fails, each alone, and only what fails again is marked with its error."""
+
+    def __init__(self, rows: Sequence[SampledRow], vocabulary: int, device: torch.device) -> None:
+        self._rows = rows
+        self._vocabulary = vocabulary
+        self._device = device
+        self._together: Sampler | None = None
+
+    def choose(self, logits: Tensor) -> tuple[list[int], dict[int, Ranked]]:
+        """As `Sampler.choose`; the token of a row with an error means nothing."""
+        try:
+            if self._together is None:
+                self._together = Sampler(self._rows, self._vocabulary, self._device)
+            return self._together.choose(logits)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            logger.warning("sampling of %d rows has failed (%s): each is alone", len(self._rows), type(error).__name__)
+        # What the rows count is theirs again: each has a part of the tensors of all.
+        self._together = None
+        tokens: list[int] = []
+        ranked: dict[int, Ranked] = {}
+        for index, row in enumerate(self._rows):
+            token, place = self._choose_alone(row, logits[index : index + 1])
+            tokens.append(token)
+            if place is not None:
+                ranked[index] = place
+        return tokens, ranked
+
+    def _choose_alone(self, row: SampledRow, logits: Tensor) -> tuple[int, Ranked | None]:
+        if row.error is None:
+            try:
+                [token], ranked = Sampler([row], self._vocabulary, self._device).choose(logits)
+            except torch.AcceleratorError:
+                raise
+            except Exception as error:
+                row.error = as_failure(error)
+            else:
+                return token, ranked.get(0)
+        return 0, None

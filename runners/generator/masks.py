@@ -12,6 +12,7 @@ from torch import Tensor
 
 from runners.errors import InputError
 from runners.generator.constraints import fill_masks
+from runners.generator.failures import as_failure
 
 if TYPE_CHECKING:
     from runners.generator.sampling import SampledRow, Settings
@@ -49,8 +50,8 @@ class ConstraintMasks:
             if row.error is None:
                 try:
                     matcher.consume(tokens[index])
-                except InputError as error:
-                    row.error = error
+                except Exception as error:
+                    row.error = as_failure(error)
 
 
 class Bans:

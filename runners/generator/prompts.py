@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import jinja2.meta
-from transformers.utils.chat_template_utils import _compile_jinja_template
+from transformers import PreTrainedTokenizerBase
 
 from runners.arguments import EngineArgument
 from runners.errors import ArgumentsError, InputError, one_line
 from runners.generation import PromptOptions, check_characters
 from runners.generator.chat_template import shape_messages
 from runners.generator.languages import Languages
+from runners.generator.templates import find_variables, render_template
 from runners.generator.vocabulary import Vocabulary
 
-# What `apply_chat_template` is given by this server alone.
-_RESERVED = frozenset({"chat_template", "conversation", "messages"})
 # What it is given anyway: a request's tools are among the variables of a template.
-_OF_ITS_CALL = frozenset({"tokenize", "tools"})
+_OF_ITS_CALL = frozenset({"tools"})
 # What it takes beside the variables of a template.
 _OF_TEMPLATES = frozenset({"add_generation_prompt", "continue_final_message", "documents"})
+# What `apply_chat_template` takes beside, which is the server's alone.
+_RESERVED = (frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"messages"}) - (
+    _OF_TEMPLATES | _OF_ITS_CALL | {"self", "kwargs"}
+)
 _JINJA_CHARACTERS = "{}\n"
 
 
@@ -38,6 +40,7 @@ class Prompts:
         most_kept: int,
         add_special_tokens: bool,
         template: str | None,
+        most_characters: int = 2**20,
     ) -> None:
         """
         Args:
@@ -45,6 +48,7 @@ class Prompts:
             most_kept: to how many a prompt is truncated that is to be as long as the model takes.
             add_special_tokens: to texts, unless a request says otherwise.
             template: chat template instead of the tokenizer's.
+            most_characters: that a template may write.
         """
         self._vocabulary = vocabulary
         self._tokenizer = vocabulary.tokenizer
@@ -53,6 +57,8 @@ class Prompts:
         self._most_kept = most_kept
         self._add_special_tokens = add_special_tokens
         self._template = template
+        self._special_tokens = dict(self._tokenizer.special_tokens_map)
+        self._most_characters = most_characters
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
     def encode(self, text: str, options: PromptOptions) -> list[int]:
@@ -69,34 +75,35 @@ class Prompts:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
-        options: PromptOptions,
-    ) -> list[int]:
-        """The token ids of a chat by the chat template; variables that it does not have are left out, as by vLLM.
+    ) -> str:
+        """The text of a chat by the chat template; variables that it does not have are left out, as by vLLM.
+
+        Uses no tokenizer, and may run beside what does.
 
         Raises:
-            InputError: the model has no chat template, or it refuses the messages, or as `encode`.
+            InputError: the model has no chat template, or it refuses the messages.
         """
         if reserved := sorted(_RESERVED & variables.keys()):
             raise InputError(f"chat_template_kwargs must not have {', '.join(reserved)}", "chat_template_kwargs")
         if not (self._template or self._tokenizer.chat_template):
             raise InputError("this model has no chat template: use completions")
+        given: Any = variables.get("tools", tools)
         try:
-            given: Any = variables.get("tools", tools)
-            template = self._template or self._tokenizer.get_chat_template(tools=given)
-            known = (_OF_TEMPLATES | _find_variables(template)) - _OF_ITS_CALL
-            text = self._tokenizer.apply_chat_template(
-                shape_messages(messages, template),
-                tools=given,
-                chat_template=template,
-                tokenize=False,
-                **{name: value for name, value in variables.items() if name in known},
-            )
+            template: str = self._template or self._tokenizer.get_chat_template(tools=given)
+            known = (_OF_TEMPLATES | find_variables(template)) - _OF_ITS_CALL
+            shaped = shape_messages(messages, template)
         except Exception as error:
-            # A template is a program: whatever goes wrong in it is about what it was given.
-            reason = one_line(error) or type(error).__name__
-            raise InputError(f"the chat template refuses the messages: {reason}") from error
-        # Templates write the special tokens themselves.
-        return self._encode(str(text), options, bool(options.add_special_tokens))
+            raise InputError(f"the chat template refuses the messages: {one_line(error)}") from error
+        own = {name: value for name, value in variables.items() if name in known}
+        return render_template(template, shaped, given, {**self._special_tokens, **own}, self._most_characters)
+
+    def encode_chat(self, text: str, options: PromptOptions) -> list[int]:
+        """The token ids of what `render` made; templates write the special tokens themselves.
+
+        Raises:
+            InputError: as `encode`.
+        """
+        return self._encode(text, options, bool(options.add_special_tokens))
 
     def truncate(self, ids: Sequence[int], options: PromptOptions) -> list[int]:
         """As many of the tokens as the options keep.
@@ -189,18 +196,7 @@ def load_template(argument: EngineArgument) -> str:
             raise ArgumentsError(f"{what} is {given!r}, which cannot be read: {one_line(error)}") from error
         template = given
     try:
-        _find_variables(template)
+        find_variables(template)
     except jinja2.TemplateError as error:
         raise ArgumentsError(f"{what} is no template: {one_line(error)}") from error
     return template
-
-
-@lru_cache(maxsize=16)
-def _find_variables(template: str) -> frozenset[str]:
-    """The names that a template reads and does not set.
-
-    Raises:
-        TemplateError: it is none.
-    """
-    compiled = _compile_jinja_template(template)
-    return frozenset(jinja2.meta.find_undeclared_variables(compiled.environment.parse(template)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -93,8 +93,13 @@ class Output:
 class Generation:
     """A request under way; made on the event loop that waits for it."""
 
-    def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
+    def __init__(self, request: Request, vocabulary: Vocabulary, owner: Hashable) -> None:
+        """
+        Args:
+            owner: the request of the client, of which there may be other sequences.
+        """
         self.request = request
+        self.owner = owner
         self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors, request.matcher)
         self.beams = None if request.beams is None else begin_beams(request, request.beams)
         asked = request.prompt_logprobs
@@ -110,20 +115,21 @@ class Generation:
     @property
     def is_scored(self) -> bool:
         """Whether log probabilities of the prompt are asked for, and not told yet."""
-        return self.prompt_scores is not None and not self._outputs[0]
+        return self.prompt_scores is not None and not self.outputs[0]
 
     @property
     def sequences(self) -> list[list[int]]:
         """Prompt and output of each row; some models compute a sequence anew at some length."""
-        return [[*self.request.prompt, *output] for output in self._outputs]
+        return [[*self.request.prompt, *output] for output in self.outputs]
 
     @property
     def length(self) -> int:
         """The tokens of each of these."""
-        return len(self.request.prompt) + len(self._outputs[0])
+        return len(self.request.prompt) + len(self.outputs[0])
 
     @property
-    def _outputs(self) -> Sequence[Sequence[int]]:
+    def outputs(self) -> Sequence[Sequence[int]]:
+        """What each row has generated."""
         return [self.sampled.output] if self.beams is None else self.beams.outputs
 
     @property

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
@@ -21,14 +22,17 @@ from runners.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
-    OverloadedError,
-    RunnerError,
     load_errors,
+    name_text,
+    naming_text,
 )
-from runners.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions, Sampling
+from runners.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions
 from runners.generator import vllm
+from runners.generator.admission import Admission, Admitted, check_prompts
+from runners.generator.sequences import Sequences, run
 from runners.generator.vllm import VllmEngine
 from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
+from runners.request_limits import RequestLimits
 from runners.task import Task, infer_task
 
 if TYPE_CHECKING:
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OUTPUT = TensorSpec("output-0", "BYTES", (-1,))
-_RETRY_SECONDS = 1.0
 _TRANSFORMERS_PATHS = frozenset(
     {"/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"}
 )
@@ -56,7 +59,7 @@ class GeneratorRunner:
         self._arguments = arguments
         self._engine: VllmEngine | TransformersEngine | None = None
         self._task = arguments.task
-        self._requests = 0
+        self._admission = Admission(arguments)
         self._names = _served_names(arguments)
 
     @property
@@ -124,7 +127,7 @@ class GeneratorRunner:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        await wait_until(lambda: not self._requests)
+        await wait_until(lambda: not self._admission.requests)
         await asyncio.to_thread(engine.close)
         del engine
         gc.unfreeze()
@@ -134,46 +137,49 @@ class GeneratorRunner:
         if self._engine is not None:
             self._engine.close()
 
-    @contextlib.contextmanager
-    def admit(self) -> Iterator[None]:
-        """Let a request in for as long as the context lasts.
+    @property
+    def limits(self) -> RequestLimits:
+        """What one request may ask for."""
+        return self._arguments
+
+    def admit(self, characters: int = 0) -> AbstractContextManager[Admitted]:
+        """Let a request in, from before its prompts are tokenized, for as long as the context lasts.
+
+        Args:
+            characters: of its prompts.
 
         Raises:
-            OverloadedError: too many requests are under way.
+            OverloadedError: too many requests are under way, or too much waits.
         """
-        if self._requests >= self._arguments.max_concurrent_requests:
-            raise OverloadedError(
-                f"the server is busy with {self._requests} requests, which is the most it takes; try again later",
-                _RETRY_SECONDS,
-            )
-        self._requests += 1
-        try:
-            yield
-        finally:
-            self._requests -= 1
+        return self._admission.admit(characters)
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """Continue each text; all at once, so that the engine can batch them.
 
         Raises:
             InputError: a text cannot be continued; the message names its position.
+            LimitExceededError: there are too many texts, or too long ones.
             OverloadedError: too many requests are under way.
         """
+        self._arguments.check_texts(texts, options)
         for position, given in enumerate(texts):
             if isinstance(given, TextInput) and given.pair is not None:
                 raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
             if isinstance(given, TextInput) and given.words is not None:
                 raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
-        with self.admit():
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._complete(position, given, options))
-                        for position, given in enumerate(texts)
-                    ]
-            except* RunnerError as errors:
-                raise errors.exceptions[0] from None
-        return [Prediction(Text(task.result())) for task in tasks]
+        prompts = [given.text if isinstance(given, TextInput) else given.input_ids.tolist() for given in texts]
+        outputs: list[list[str]] = [[] for _ in texts]
+        with self.admit(check_prompts(self.limits, prompts)) as admitted:
+            tokens = []
+            for position, prompt in enumerate(prompts):
+                with naming_text(position):
+                    tokens.append(await self.tokenize(prompt, options.prompt))
+            sequences = Sequences(tokens, options.sampling)
+            async with contextlib.aclosing(run(self.engine, sequences, admitted, _name_text)) as deltas:
+                async for item in deltas:
+                    if item is not None:
+                        outputs[item[0]].append(item[1].text)
+        return [Prediction(Text("".join(parts))) for parts in outputs]
 
     @property
     def generates(self) -> bool:
@@ -212,23 +218,18 @@ class GeneratorRunner:
         given = self._arguments.engine.get(_TOKENS_DETAILS)
         return given is not None and given.value.lower() != "false"
 
-    def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
-        """Continue a prompt; to close the iterator frees its sequence."""
-        return self.engine.generate(prompt, sampling)
+    async def stream(self, given: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
+        """Continue a text, from None, once it is accepted; to close the iterator frees its sequence.
 
-    async def stream(self, given: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta, None]:
-        """Continue a text; to close the iterator frees its sequence."""
-        text_or_ids = given.text if isinstance(given, TextInput) else given.input_ids.tolist()
-        prompt = await self.tokenize(text_or_ids, options.prompt)
-        async with contextlib.aclosing(self.generate(prompt, options.sampling)) as deltas:
-            async for delta in deltas:
-                yield delta
-
-    async def _complete(self, position: int, given: TextInput | TokenInput, options: Options) -> str:
-        try:
-            return "".join([delta.text async for delta in self.stream(given, options)])
-        except InputError as error:
-            raise InputError(f"text {position} cannot be served: {error}") from error
+        Raises:
+            InputError, OverloadedError: as `infer`.
+        """
+        prompt = given.text if isinstance(given, TextInput) else given.input_ids.tolist()
+        with self.admit(check_prompts(self.limits, [prompt])) as admitted:
+            sequences = Sequences([await self.tokenize(prompt, options.prompt)], options.sampling)
+            async with contextlib.aclosing(run(self.engine, sequences, admitted)) as deltas:
+                async for item in deltas:
+                    yield None if item is None else item[1]
 
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments
@@ -257,6 +258,10 @@ class GeneratorRunner:
         engine = TransformersEngine(arguments)
         await asyncio.to_thread(engine.load)
         return engine
+
+
+def _name_text(position: int, error: Exception) -> Exception:
+    return name_text(error, position) if isinstance(error, InputError) else error
 
 
 def _served_names(arguments: Arguments) -> tuple[str, ...]:

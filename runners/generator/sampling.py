@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from runners.generator.constraints import GrammarMatcher
+from runners.generator.failures import as_failure
 from runners.generator.masks import Bans, ConstraintMasks, index_pairs
 from runners.generator.truncation import least_kept
 
@@ -134,12 +135,20 @@ class SampledRow:
         self.processors = processors
         self.matcher = matcher
         self.output = list(output)
+        # The random number of a step, until the step is done.
+        self.drawn: float | None = None
         # Why the row cannot go on: set by the sampler, and its tokens mean nothing from then on.
         self.error: Exception | None = None
         self._prompt = prompt
         # By vocabulary: how often a token was generated, and whether it was or is in the prompt.
         self.counts: Tensor | None = None
         self.seen: Tensor | None = None
+
+    def draw(self) -> float:
+        """The random number of this step, from 0 to 1."""
+        if self.drawn is None:
+            self.drawn = self.random.random()
+        return self.drawn
 
     def begin(self, vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Its counts, empty at first."""
@@ -197,15 +206,18 @@ class Sampler:
         """
         logits = self._constraints.apply(logits.float())
         tokens = logits.argmax(-1) if self._plain else self._sample(logits)
+        ranked = self.rank(logits, tokens)
+        chosen = tokens.tolist()
+        # From here on nothing fails: rows remember all of a step or nothing.
         if len(self._penalised_rows):
             counted = tokens[self._penalised_rows][:, None]
             self._counts.scatter_add_(1, counted, torch.ones_like(counted, dtype=self._counts.dtype))
             self._seen.scatter_(1, counted, True)
-        chosen = tokens.tolist()
         for row, token in zip(self._rows, chosen, strict=True):
             row.output.append(token)
+            row.drawn = None
         self._constraints.consume(chosen)
-        return chosen, self.rank(logits, tokens)
+        return chosen, ranked
 
     def adjust(self, raw: Tensor) -> Tensor:
         """What settings and processors make of logits before a temperature; float32 [rows, vocabulary]."""
@@ -235,7 +247,7 @@ class Sampler:
             for processor in row.processors:
                 logits.copy_(processor(logits, row.output))
         except Exception as error:
-            row.error = error
+            row.error = as_failure(error)
 
     def _revive(self, logits: Tensor, raw: Tensor) -> None:
         """Let a row to which all is forbidden generate what its constraint, or else `allowed`, has left."""
@@ -264,7 +276,7 @@ class Sampler:
             probabilities = probabilities.masked_fill(probabilities < least, 0)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1:]
-        drawn = torch.tensor([[row.random.random()] for row in self._random], dtype=torch.float64, device=self._device)
+        drawn = torch.tensor([[row.draw()] for row in self._random], dtype=torch.float64, device=self._device)
         # Rounded up to the total, a number would fall behind the last token that has a probability.
         below = torch.nextafter(total, torch.zeros_like(total))
         found = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)

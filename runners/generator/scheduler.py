@@ -1,7 +1,8 @@
 """The decode loop: one thread, one batch of running sequences, a token a row and step.
 
 Between steps finished and cancelled rows leave, and waiting ones join: their prompts are computed together, in parts
-where they are long, so that what runs does not wait long for a step.
+where they are long, so that what runs does not wait long for a step; and long ones take turns with those that come
+after them. Where a forward pass fails, each of its sequences is computed alone, and only what fails again ends.
 """
 
 from __future__ import annotations
@@ -9,25 +10,61 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.generator.choosing import Chooser, Step
-from runners.generator.decoding import Batching, Decoder, Prefill, Rows
+from runners.generator.batch import Batch, compute, score_prompts
+from runners.generator.decoding import Batching, Decoder, Prefill
+from runners.generator.failures import as_failure
+from runners.generator.fair_queue import FairQueue, Verdict
 from runners.generator.request import Generation, Item
 from runners.metrics import Load
 
 logger = logging.getLogger(__name__)
 
 MAX_ROWS = 64
+# Of the rows that others leave, a request gets this part: the next one finds room whatever the first one asks for.
+_LARGEST_SHARE = 3 / 4
 # While sequences run, prompts get this part of a batch's tokens a step: it is how long the running ones wait.
 _JOINING_PART = 8
 # Most logits of prompts at once where a request asks for their log probabilities: 64 MiB in float32.
 _MOST_LOGITS = 2**24
+
+
+@dataclass(slots=True)
+class _Joining:
+    """Sequences whose prompts are computed together, and how far that is."""
+
+    generations: list[Generation]
+    prefill: Prefill | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        return self.generations[0].is_scored
+
+
+class _Room:
+    """Which waiting sequences fit beside those that have rows."""
+
+    def __init__(self, busy: Sequence[Generation]) -> None:
+        self._held: Counter[Hashable] = Counter()
+        for generation in busy:
+            self._held[generation.owner] += generation.most_rows
+        self.free = MAX_ROWS - sum(self._held.values())
+
+    def may_hold(self, generation: Generation) -> bool:
+        """Whether its request holds no more rows with it than it may; any request may have one sequence."""
+        held, rows = self._held[generation.owner], generation.most_rows
+        return not held or held + rows <= (self.free + held) * _LARGEST_SHARE
+
+    def add(self, generation: Generation) -> None:
+        """Let it have rows."""
+        self._held[generation.owner] += generation.most_rows
+        self.free -= generation.most_rows
 
 
 class Scheduler:
@@ -44,20 +81,16 @@ class Scheduler:
         self._vocabulary = vocabulary
         self._max_batch_tokens = max_batch_tokens
         self._load = load
-        self._waiting: deque[Generation] = deque()
-        # Of these, those that are still waited for.
-        self._waiting_count = 0
+        self._waiting = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
         self._dead = False
-        # The model thread's own: what runs, and what is about to.
-        self._running: list[Generation] = []
-        self._rows: Rows | None = None
-        self._chooser: Chooser | None = None
-        self._tokens: list[int] = []
-        self._joining: list[Generation] = []
-        self._prefill: Prefill | None = None
-        self._ready: Rows | None = None
+        # The model thread's own: what runs, and what is about to, the group whose turn is next first.
+        self._running = Batch(decoder, vocabulary)
+        self._joining: deque[_Joining] = deque()
+        # A sequence of several rows that waits for them, and those that have gone before it meanwhile.
+        self._wide: Generation | None = None
+        self._bypassing: set[Generation] = set()
 
     @property
     def failed(self) -> bool:
@@ -66,7 +99,7 @@ class Scheduler:
     @property
     def count(self) -> int:
         """How many generations wait or run."""
-        return self._waiting_count + len(self._joining) + len(self._running)
+        return len(self._waiting) + sum(len(group.generations) for group in self._joining.copy()) + len(self._running)
 
     @property
     def computes_in_parts(self) -> bool:
@@ -83,17 +116,16 @@ class Scheduler:
         with self._changed:
             if self._dead or self._closed:
                 raise self._end()
-            self._enqueue(generation, self._waiting.append)
+            self._waiting.push(generation)
+            self._load.waiting.set(len(self._waiting))
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
         """Let a generation leave before the next step; nobody waits for it any more."""
         with self._changed:
             generation.cancelled = True
-            self._leave_queue(generation)
-            # They leave at the head of the queue, which may have to wait for room.
-            if len(self._waiting) > 2 * self._waiting_count + MAX_ROWS:
-                self._waiting = deque(each for each in self._waiting if not each.cancelled)
+            self._waiting.discard(generation)
+            self._load.waiting.set(len(self._waiting))
 
     def close(self) -> None:
         """Fail all, after the step that runs; does not wait."""
@@ -106,10 +138,10 @@ class Scheduler:
         """Run until closed."""
         try:
             while self._wait():
-                self._attempt(self._let_cancelled_leave, self._drop_running)
+                self._let_cancelled_leave()
                 self._admit()
-                self._attempt(self._advance_prefill, self._drop_joining)
-                self._attempt(self._step, self._drop_running)
+                self._advance_prefill()
+                self._step()
         except BaseException:
             self._dead = True
             logger.exception("the model thread has died")
@@ -117,9 +149,8 @@ class Scheduler:
         finally:
             with self._changed:
                 self._closed = True
-                left = [*self._running, *self._joining, *self._waiting]
-                self._waiting.clear()
-                self._count_waiting(-self._waiting_count)
+                left = [*self._running.clear(), *self._busy(), *self._waiting.drain()]
+                self._load.waiting.set(0)
                 self._load.running.set(0)
             _deliver([(generation, self._end()) for generation in left])
 
@@ -128,184 +159,170 @@ class Scheduler:
             return EngineDeadError("the engine has died: the server stops")
         return ModelNotReadyError("the server is shutting down")
 
+    def _busy(self) -> list[Generation]:
+        """What runs or joins."""
+        return [*self._running.generations, *(each for group in self._joining for each in group.generations)]
+
     def _wait(self) -> bool:
         """Wait for something to do; False once closed."""
         with self._changed:
-            self._load.running.set(len(self._joining) + len(self._running))
-            while not (self._closed or self._waiting or self._joining or self._running):
+            self._load.running.set(len(self._busy()))
+            while not (self._closed or len(self._waiting) or self._joining or len(self._running)):
                 self._changed.wait()
             return not self._closed
 
-    def _attempt(self, work: Callable[[], None], drop: Callable[[], list[Generation]]) -> None:
-        """Do a part of a turn; where it fails, so does what it was for, and nothing else."""
-        try:
-            work()
-        except torch.AcceleratorError:
-            # A GPU that has faulted does nothing more for this process.
-            raise
-        except Exception as error:
-            dropped = drop()
-            if not isinstance(error, RunnerError):
-                logger.exception("a batch of %d sequences has failed", len(dropped))
-            _deliver([(generation, error) for generation in dropped])
-
-    def _drop_running(self) -> list[Generation]:
-        dropped, self._running, self._tokens = self._running, [], []
-        self._rows = self._chooser = self._ready = None
-        return dropped
-
-    def _drop_joining(self) -> list[Generation]:
-        dropped, self._joining, self._prefill = self._joining, [], None
-        return dropped
-
     def _let_cancelled_leave(self) -> None:
-        stay = [generation for generation in self._running if not generation.cancelled]
-        if len(stay) == len(self._running):
-            return
-        rows = [row for row, generation in enumerate(self._owners()) if not generation.cancelled]
-        self._go_on(stay, rows, [self._tokens[row] for row in rows])
+        for group in [each for each in self._joining if all(one.cancelled for one in each.generations)]:
+            self._joining.remove(group)
+        if any(generation.cancelled for generation in self._running.generations):
+            try:
+                self._running.keep(lambda generation: not generation.cancelled)
+            except torch.AcceleratorError:
+                # A GPU that has faulted does nothing more for this process.
+                raise
+            except Exception as error:
+                self._recover(self._running.clear(), error)
 
     def _admit(self) -> None:
         """Start with waiting prompts where there is room."""
-        if self._joining and all(generation.cancelled for generation in self._joining):
-            self._drop_joining()
-        if self._joining or (self._running and self._decoder.batching is not Batching.CONTINUOUS):
+        continuous = self._decoder.batching is Batching.CONTINUOUS
+        busy = self._busy()
+        # A group that has not begun will have its turn first.
+        if any(group.prefill is None for group in self._joining) or (busy and not continuous):
             return
-        room = MAX_ROWS - sum(generation.most_rows for generation in self._running)
-        longest = 0
+        room = _Room(busy)
+        if not room.free:
+            return
         with self._changed:
-            while self._waiting and not (self._joining and self._decoder.batching is Batching.ALONE):
-                generation = self._waiting[0]
-                if not generation.cancelled:
-                    room -= generation.most_rows
-                    if room < 0:
-                        break
-                    longest = max(longest, generation.length)
-                    rows = sum(joining.rows for joining in self._joining) + generation.rows
-                    if self._joining and (
-                        # Those that ask for log probabilities of their prompts are slower: others do not join them.
-                        generation.is_scored is not self._joining[0].is_scored
-                        or longest * rows > self._budget(generation.is_scored)
-                    ):
-                        break
-                    self._joining.append(generation)
-                self._waiting.popleft()
-                self._leave_queue(generation)
-            self._load.running.set(len(self._joining) + len(self._running))
+            group = self._find_group(room)
+            self._load.waiting.set(len(self._waiting))
+            self._load.running.set(len(busy) + len(group))
+        if group:
+            # Behind the group whose turn is next, so that neither long prompts nor those that come later wait long.
+            self._joining.insert(1, _Joining(group))
 
-    def _enqueue(self, generation: Generation, append: Callable[[Generation], None]) -> None:
-        append(generation)
-        generation.waiting = True
-        self._count_waiting(1)
+    def _find_group(self, room: _Room) -> list[Generation]:
+        """The waiting sequences whose prompts are computed together next."""
+        group: list[Generation] = []
+        longest = rows = 0
+        self._forget_wide()
 
-    def _leave_queue(self, generation: Generation) -> None:
-        if generation.waiting:
-            generation.waiting = False
-            self._count_waiting(-1)
+        def judge(generation: Generation) -> Verdict:
+            if group and (
+                self._decoder.batching is Batching.ALONE
+                # Those that ask for log probabilities of their prompts are slower: others do not join them.
+                or generation.is_scored is not group[0].is_scored
+                or max(longest, generation.length) * (rows + generation.rows) > self._budget(generation.is_scored)
+            ):
+                return Verdict.STOP
+            if not room.free:
+                return Verdict.STOP
+            return Verdict.TAKE if room.may_hold(generation) and self._fits(generation, room) else Verdict.PASS
 
-    def _count_waiting(self, change: int) -> None:
-        self._waiting_count += change
-        self._load.waiting.set(self._waiting_count)
+        while (generation := self._waiting.take(judge)) is not None:
+            group.append(generation)
+            room.add(generation)
+            longest, rows = max(longest, generation.length), rows + generation.rows
+            if self._wide is not None:
+                self._bypassing.add(generation)
+        return group
+
+    def _fits(self, generation: Generation, room: _Room) -> bool:
+        """Whether there are rows for it; those that go before one that waits for several leave it so many."""
+        if self._wide is None and generation.most_rows > room.free:
+            self._wide = generation
+        if self._wide is None or generation is self._wide:
+            return generation.most_rows <= room.free
+        bypassing = sum(each.most_rows for each in self._bypassing)
+        return generation.most_rows <= min(room.free, MAX_ROWS - self._wide.most_rows - bypassing)
+
+    def _forget_wide(self) -> None:
+        if self._wide is not None and not self._wide.waiting:
+            self._wide = None
+            self._bypassing.clear()
+        self._bypassing.intersection_update(self._busy())
 
     def _budget(self, is_scored: bool) -> int:
         """Tokens of prompts that are computed at once."""
-        tokens = self._max_batch_tokens // _JOINING_PART if self._running else self._max_batch_tokens
+        tokens = self._max_batch_tokens // _JOINING_PART if len(self._running) else self._max_batch_tokens
         return max(1, min(tokens, _MOST_LOGITS // self._vocabulary) if is_scored else tokens)
 
     def _advance_prefill(self) -> None:
-        """Compute a part of the prompts; with the last part come the first tokens."""
+        """Compute a part of the prompts whose turn it is; with the last part come the first tokens."""
         if not self._joining:
             return
-        is_scored = self._joining[0].is_scored
-        if self._prefill is None:
-            sequences = [sequence for generation in self._joining for sequence in generation.sequences]
-            self._prefill = self._decoder.start(sequences, keep_logits=is_scored)
-        logits = self._decoder.advance(self._prefill, self._budget(is_scored))
-        if is_scored:
-            self._score_prompts(self._prefill)
-        if logits is None:
+        group = self._joining[0]
+        try:
+            is_complete = self._advance(group)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            self._joining.popleft()
+            self._recover(group.generations, error)
             return
-        rows = self._prefill.rows
-        step = self._choose(self._new_chooser(self._joining), logits)
-        if stay := [generation for generation in self._joining if not generation.finished]:
-            if step.sources != list(range(len(rows))):
-                rows.keep(step.sources)
-            # From here on they are running: if they cannot join, what runs is not to be trusted either.
-            self._running += stay
-            self._tokens += step.tokens
-            self._ready = rows
-        self._drop_joining()
+        if is_complete:
+            self._joining.popleft()
+        else:
+            self._joining.rotate(-1)
 
-    def _score_prompts(self, prefill: Prefill) -> None:
-        """Tell the log probabilities of the tokens after the columns that have just been computed."""
-        assert prefill.logits is not None
-        width = prefill.ids.shape[1]
-        start = prefill.done - prefill.logits.shape[1]
-        for row, generation in enumerate(self._joining):
-            first = max(start, width - len(generation.request.prompt))
-            last = min(prefill.done, width - 1)
-            if first < last and generation.prompt_scores is not None:
-                logits = prefill.logits[row, first - start : last - start]
-                generation.prompt_scores.add(logits, prefill.ids[row, first + 1 : last + 1])
-        prefill.logits = None
+    def _advance(self, group: _Joining) -> bool:
+        """Compute a part of the prompts; whether they are complete, and run."""
+        if group.prefill is None:
+            sequences = [sequence for generation in group.generations for sequence in generation.sequences]
+            group.prefill = self._decoder.start(sequences, keep_logits=group.is_scored)
+        logits = self._decoder.advance(group.prefill, self._budget(group.is_scored))
+        if group.is_scored:
+            score_prompts(group.generations, group.prefill)
+        if logits is None:
+            return False
+        batch = Batch(self._decoder, self._vocabulary)
+        _deliver(batch.begin(group.generations, group.prefill.rows, logits))
+        try:
+            self._running.join(batch)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            # What runs is not to be trusted either.
+            self._recover([*self._running.clear(), *batch.generations], error)
+        return True
 
     def _step(self) -> None:
-        """Let the rows join that are ready, and append a token to every row."""
-        if self._ready is not None:
-            if self._rows is None:
-                self._rows = self._ready
-            else:
-                self._rows.join(self._ready)
-            self._ready = None
-            self._chooser = self._new_chooser(self._running)
-        self._restart()
-        if self._rows is None or self._chooser is None:
-            return
-        step = self._choose(self._chooser, self._decoder.step(self._rows, self._tokens))
-        stay = [generation for generation in self._running if not generation.finished]
-        self._go_on(stay, step.sources, step.tokens)
+        """Append a token to every row."""
+        try:
+            self._restart()
+            _deliver(self._running.step())
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            self._recover(self._running.clear(), error)
 
-    def _choose(self, chooser: Chooser, logits: Tensor) -> Step:
-        """Choose the next tokens and send what they add."""
-        step = chooser.choose(logits)
-        _deliver(step.items)
-        return step
+    def _recover(self, generations: Sequence[Generation], error: Exception) -> None:
+        """Compute each of these sequences alone once more, as far as it has come; what fails again ends."""
+        left = [each for each in generations if not (each.finished or each.cancelled or each.waiting)]
+        logger.warning("a batch of %d sequences has failed (%s): each runs alone", len(left), type(error).__name__)
+        for generation in left:
+            batch = Batch(self._decoder, self._vocabulary)
+            try:
+                rows, logits = compute(self._decoder, generation, self._budget(generation.is_scored))
+                _deliver(batch.begin([generation], rows, logits))
+                _deliver(batch.step())
+                while self._decoder.batching is not Batching.CONTINUOUS and len(batch) and not generation.cancelled:
+                    _deliver(batch.step())
+                self._running.join(batch)
+            except torch.AcceleratorError:
+                raise
+            except Exception as own:
+                generation.finished = True
+                _deliver([(generation, as_failure(own))])
 
     def _restart(self) -> None:
         """Rows that the model is to compute anew leave, and wait before all others."""
         limit = self._decoder.restarts_above
-        if limit is None or self._rows is None:
-            return
-        lengths = self._rows.lengths
-        owners = self._owners()
-        again = dict.fromkeys(owner for owner, length in zip(owners, lengths, strict=True) if length == limit)
-        if not again:
+        if limit is None or not (again := self._running.find_at(limit)):
             return
         with self._changed:
-            for generation in reversed(again):
-                self._enqueue(generation, self._waiting.appendleft)
-        rows = [row for row, length in enumerate(lengths) if length != limit]
-        stay = [generation for generation in self._running if not generation.waiting]
-        self._go_on(stay, rows, [self._tokens[row] for row in rows])
-
-    def _owners(self) -> list[Generation]:
-        """The generation of each running row."""
-        return [generation for generation in self._running for _ in range(generation.rows)]
-
-    def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
-        """Let only these of what runs go on; rows as in `Step`."""
-        all_stay = len(generations) == len(self._running)
-        self._running, self._tokens = generations, tokens
-        if self._rows is None or not generations:
-            self._rows = self._chooser = None
-        elif all_stay:
-            self._rows.follow(sources)
-        else:
-            self._rows.keep(sources)
-            self._chooser = self._new_chooser(generations)
-
-    def _new_chooser(self, generations: Sequence[Generation]) -> Chooser:
-        return Chooser(generations, self._vocabulary, self._decoder.model.device)
+            self._waiting.push_first(again)
+        self._running.keep(lambda generation: not generation.waiting)
 
 
 def _deliver(items: Sequence[tuple[Generation, Item]]) -> None:

@@ -24,6 +24,7 @@ from runners.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sam
 from runners.metrics import Load
 
 if TYPE_CHECKING:
+    from runners.generator.admission import Admitted
     from runners.generator.beams import Hypothesis
     from runners.generator.constraints import GrammarMatcher, Grammars
     from runners.generator.defaults import Defaults
@@ -63,6 +64,7 @@ class TransformersEngine:
         self._loaded: _Loaded | None = None
         self._closed = False
         self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._template_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="template")
         # More than one: a slow grammar is not to keep others waiting.
         self._grammar_threads = ThreadPoolExecutor(max_workers=_GRAMMAR_THREADS, thread_name_prefix="grammar")
         self._model_thread: threading.Thread | None = None
@@ -116,7 +118,8 @@ class TransformersEngine:
         prompts = self._model().prompts
         if not variables.get("continue_final_message"):
             variables = {"add_generation_prompt": True, **variables}
-        return await self._tokenizing(lambda: prompts.render(messages, tools, variables, options))
+        text = await self._rendering(lambda: prompts.render(messages, tools, variables))
+        return await self._tokenizing(lambda: prompts.encode_chat(text, options))
 
     def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
         """As many tokens of a prompt as the options keep.
@@ -144,7 +147,9 @@ class TransformersEngine:
         prompts = self._model().prompts
         return await self._tokenizing(lambda: prompts.strings(ids))
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None
+    ) -> AsyncGenerator[Delta, None]:
         """Continue a prompt; to close the iterator frees the sequence before the next step.
 
         What beams find comes at the end, a delta a choice.
@@ -159,12 +164,16 @@ class TransformersEngine:
 
         loaded = self._model()
         request = await self._make_request(loaded, prompt, sampling)
-        generation = Generation(request, loaded.vocabulary)
+        generation = Generation(request, loaded.vocabulary, object() if admitted is None else admitted)
         loaded.scheduler.submit(generation)
         try:
+            if admitted is not None:
+                admitted.on_queued()
             is_first = True
             while True:
                 item = await generation.queue.get()
+                if is_first and admitted is not None:
+                    admitted.start(len(prompt))
                 if isinstance(item, Exception):
                     raise item
                 deltas = [item] if isinstance(item, Delta) else await self._tell_found(loaded, request, item)
@@ -261,10 +270,27 @@ class TransformersEngine:
         """Do what takes a tokenizer's time in its own thread."""
         return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, work)
 
+    async def _rendering(self, work: Callable[[], str]) -> str:
+        """Run a chat template in a thread of its own, where nothing but other chats waits for it."""
+        from runners.generator.templates import SECONDS, TimedJob
+
+        loop = asyncio.get_running_loop()
+        job = TimedJob(work, SECONDS)
+        running = self._template_thread.submit(job.run)
+
+        def watch() -> None:
+            # Also where the caller has left: the template would run on.
+            if not running.done() and (seconds := job.interrupt()) > 0:
+                loop.call_later(seconds, watch)
+
+        loop.call_later(SECONDS, watch)
+        return await asyncio.wrap_future(running)
+
     def close(self) -> None:
         """Stop the threads; what runs fails. Returns when the step that runs is done."""
         self._closed = True
         self._tokenizer_thread.shutdown(wait=False, cancel_futures=True)
+        self._template_thread.shutdown(wait=False, cancel_futures=True)
         self._grammar_threads.shutdown(wait=False, cancel_futures=True)
         if self._loaded is not None:
             self._loaded.scheduler.close()
@@ -349,6 +375,7 @@ class TransformersEngine:
                 most_kept,
                 not arguments.disable_special_tokens,
                 template,
+                arguments.max_text_characters,
             ),
             Grammars(vocabulary, defaults.vocabulary, defaults.eos),
             limits,

@@ -53,11 +53,13 @@ from runners.memory import available_memory
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from vllm.outputs import CompletionOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.renderers import TokenizeParams
     from vllm.sampling_params import SamplingParams, StructuredOutputsParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
+
+    from runners.generator.admission import Admitted
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,7 @@ _OF_ITS_SERVER = frozenset(
     {
         "api_server_count", "asc", "disable_access_log_for_endpoints", "disable_uvicorn_access_log",
         "enable_ssl_refresh", "grpc", "h11_max_header_count", "h11_max_incomplete_event_size", "headless",
-        "root_path", "ssl_ca_certs", "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
+        "root_path", "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
     }
 )  # fmt: skip
 _COMPILATION = frozenset({"enforce_eager", "compilation_config", "cc", "optimization_level"})
@@ -75,6 +77,8 @@ _TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", 
 # Of a CPU machine's memory vLLM would take 0.92 at once, as if it were a GPU's.
 _CACHE_BYTES_ON_CPU = 4 * 2**30
 _RETRY_SECONDS = 1.0
+# In which vLLM looks at what it is asked for.
+_REFUSAL_SECONDS = 0.2
 _NOTHING = re.compile("(?!)")
 _SHUTDOWN_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
@@ -231,7 +235,9 @@ class VllmEngine:
             add_special_tokens=options.add_special_tokens is not False,
         )
 
-    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta, None]:
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None
+    ) -> AsyncGenerator[Delta, None]:
         from vllm.exceptions import QueueOverflowError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
 
@@ -240,6 +246,10 @@ class VllmEngine:
             [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
             outputs = self._engine.generate(rendered, self._sampling_params(sampling), f"generate-{next(self._ids)}")
             async with contextlib.aclosing(outputs):
+                first = await _accept(outputs, admitted)
+                if admitted is not None:
+                    admitted.start(len(prompt))
+                yield _delta(first.outputs[0])
                 async for output in outputs:
                     yield _delta(output.outputs[0])
         except VllmDeadError as error:
@@ -294,6 +304,18 @@ class VllmEngine:
                 "output_kind": RequestOutputKind.DELTA,
             }
         )
+
+
+async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitted | None) -> RequestOutput:
+    """The first output; what vLLM refuses, it refuses at once, and what it has not refused by then is accepted."""
+    first = asyncio.ensure_future(anext(outputs))
+    try:
+        await asyncio.wait({first}, timeout=_REFUSAL_SECONDS)
+        if admitted is not None and not (first.done() and first.exception()):
+            admitted.on_queued()
+        return await first
+    finally:
+        first.cancel()
 
 
 def _most_tokens(sampling: Sampling) -> int | None:

@@ -1,4 +1,4 @@
-"""One connection, an error, the next request on it: over real sockets, on both of uvicorn's parsers."""
+"""One connection, an error, the next request on it: over real sockets."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import uvicorn
 
 from protocol import connection
 from protocol.application import create_application
+from protocol.http.server import bound_connections
 from runners.arguments import Arguments
 from runners.errors import InputError, OverloadedError
 from runners.inference import Models, Numbers, Options, Prediction, TextInput
@@ -56,11 +57,16 @@ class LoadingRunner(ScriptedRunner):
     ready = False
 
 
-@pytest.fixture(scope="module", params=["httptools", "h11"])
-def port(request: pytest.FixtureRequest) -> Iterator[int]:
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
     runners: list[Any] = [ScriptedRunner(), LoadingRunner()]
-    application = create_application(Models(runners), Arguments(max_request_bytes=LIMIT, api_key=("key",)))
-    server = uvicorn.Server(uvicorn.Config(application, port=0, http=request.param, log_level="critical"))
+    arguments = Arguments(max_request_bytes=LIMIT, api_key=("key",))
+    application = create_application(Models(runners), arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "")
+        bound_connections(arguments)
+        server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="critical"))
+        server.config.load()
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from google.protobuf import json_format, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -21,7 +23,7 @@ from protocol.stubs.generate import HERE, generate
 from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.api_keys import digest_keys
 from runners.inference import Models
-from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve
+from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
 from tests.wire import read_outputs, set_parameters, to_binary
 
 SERVICE = "inference.GRPCInferenceService"
@@ -400,6 +402,35 @@ def test_tls(client: TestClient, dial: Dial, certificate: Certificate) -> None:
     target = plain._channel.target().decode().removeprefix("dns:///")
     secure = grpc.secure_channel(target, grpc.ssl_channel_credentials(certificate.authority.read_bytes()))
     assert stub(secure).ModelInfer(infer_request("a"), timeout=10).outputs
+
+
+def connects(port: int, authority: Path, pair: Any = None) -> bool:
+    key, chain = (None, None) if pair is None else (pair.private_key_pem.bytes(), pair.cert_chain_pems[0].bytes())
+    credentials = grpc.ssl_channel_credentials(authority.read_bytes(), key, chain)
+    with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+        ready = grpc.channel_ready_future(channel)
+        with contextlib.suppress(grpc.FutureTimeoutError):
+            ready.result(timeout=3)
+        return bool(ready.done())
+
+
+def test_mutual_tls_and_a_changed_certificate(
+    client: TestClient, dial: Dial, files: Certificate, tmp_path: Path
+) -> None:
+    clients = trustme.CA()
+    authorities = tmp_path / "clients.pem"
+    clients.cert_pem.write_to_path(authorities)
+    pair = clients.issue_cert("client")
+    names = {"ssl_certfile": files.certificate, "ssl_keyfile": files.key, "ssl_ca_certs": authorities}
+    channel = dial(client, **{name: str(path) for name, path in names.items()})
+    port = int(channel._channel.target().decode().rpartition(":")[2])
+    assert connects(port, files.authority, pair)
+    assert not connects(port, files.authority)
+    assert not connects(port, files.authority, trustme.CA().issue_cert("client"))
+    new = renew(files, tmp_path)
+    time.sleep(1.1)
+    assert connects(port, new, pair)
+    assert not connects(port, files.authority, pair)
 
 
 def test_the_stubs_are_current(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def ask(model_folder: ModelFolder, serve: Serve, dial: Dial) -> Any:
         ("sequence_classification", {"inputs": [texts("a", "b", "c", "d", shape=[2, 2])]}, [("output-0", "INT64", [2])]),
         ("sequence_classification", {"inputs": [texts(*TEXTS)], "parameters": {"return_probabilities": True}}, [("output-0", "BYTES", [2])]),
         ("sequence_classification", asking(*ALL), [("output-0", "INT64", [2]), ("logits", "FP32", [2, 5]), ("probabilities", "FP32", [2, 5]), ("labels", "BYTES", [2])]),
-        ("sequence_classification", asking("labels", "labels"), [("labels", "BYTES", [2]), ("labels", "BYTES", [2])]),
+
         ("token_classification", {"inputs": [texts(*TEXTS)]}, [("output-0", "INT64", [2, 1, 8])]),
         ("token_classification", asking(*ALL, "offset_mapping"), [("output-0", "INT64", [2, 1, 8]), ("logits", "FP32", [2, 8, 5]), ("probabilities", "FP32", [2, 8, 5]), ("labels", "BYTES", [2, 8]), ("offset_mapping", "INT64", [2, 8, 2])]),
         ("fill_mask", {"inputs": [texts(*TEXTS)]}, [("output-0", "BYTES", [2])]),
@@ -180,6 +180,7 @@ def test_several_labels_at_once(model_folder: ModelFolder, serve: Serve, dial: D
         ("sequence_classification", {"inputs": [tokens("input_ids", IDS), tokens("token_type_ids", [[2] * 6] * 2)]}, "text 0 cannot be served: 2 is none of the model's token_type_ids, which are 0 to 1"),
         ("sequence_classification", {"inputs": [tokens("input_ids", [[5] * 513])]}, "text 0 cannot be served: it has 513 tokens; the model takes 512"),
         ("fill_mask", {"inputs": [tokens("input_ids", [[5, 6]])]}, "text 0 cannot be served: it has no mask"),
+        ("sequence_classification", asking("labels", "labels"), "the request names an output twice"),
         ("token_classification", {"inputs": [tokens("input_ids", IDS)], "outputs": [{"name": "offset_mapping"}]}, "offset_mapping is of texts, and the request has tokens"),
     ],
 )  # fmt: skip

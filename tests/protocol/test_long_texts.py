@@ -224,13 +224,13 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
         ("fill_mask", "word " * 90, {"stride": 1}, "text 0 cannot be served: it has no mask: write [MASK] where"),
         ("fill_mask", "[MASK] " * 1100, {"stride": 1}, "the scores of the whole vocabulary at every mask are more than"),
         ("fill_mask", "[MASK] " * 2000, {"stride": 1, "top_k": 5}, "text 0 cannot be served: its 2000 masks and top_k 5 make more than the 10000 sequences of one text (fewer for one of 2002 tokens)"),
-        ("fill_mask", "a" * (2**19 + 1), {"truncation": False}, "text 0 has 524289 characters; one that is not simply truncated may have 524288"),
+        ("fill_mask", "a" * (2**19 + 1), {"truncation": False}, "text 0 cannot be served: 524289 characters of a text that is not simply truncated are more than the 524288 that --max_whole_text_characters allows"),
     ],
 )  # fmt: skip
 def test_what_is_refused(task: str, instance: Any, parameters: dict[str, Any], error: str, run: Run) -> None:
     client, _ = run(task, max_length=LENGTH)
     response = client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
-    assert response.status_code == 400
+    assert response.status_code == (413 if "are more than the 524288 that" in error else 400)
     assert response.json()["error"].startswith(error)
 
 

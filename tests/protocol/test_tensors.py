@@ -6,7 +6,6 @@ import struct
 import tracemalloc
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -22,10 +21,6 @@ from tests.wire import to_binary
 
 SHAPES = npst.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4)
 NUMBERS = sorted(set(DTYPES) - {"BF16"})
-
-
-def raw(value: Any) -> msgspec.Raw:
-    return msgspec.Raw(json.dumps(value).encode())
 
 
 @st.composite
@@ -49,7 +44,7 @@ def test_numbers_come_back(drawn: tuple[str, NDArray[Any]]) -> None:
     # JSON's nested form of a single number is the number in a list, and of no elements it has no shape to tell.
     nested = array.tolist() if array.ndim and array.size else array.ravel().tolist()
     for data in (array.ravel().tolist(), nested):
-        from_json = tensor_from_json("x", datatype, shape, raw(data))
+        from_json = tensor_from_json("x", datatype, shape, data)
         assert (from_json.datatype, from_json.shape) == (datatype, shape)
         np.testing.assert_array_equal(from_json.flat, array.ravel())
 
@@ -61,7 +56,7 @@ def test_strings_come_back(drawn: tuple[tuple[int, ...], list[str]]) -> None:
     strings = [text.encode(errors="ignore").decode() for text in strings]
     binary = to_binary("BYTES", strings)
     found = tensor_from_binary("x", "BYTES", shape, memoryview(binary))
-    assert found == tensor_from_json("x", "BYTES", shape, raw(strings)) == Tensor("x", "BYTES", list(shape), strings)
+    assert found == tensor_from_json("x", "BYTES", shape, strings) == Tensor("x", "BYTES", list(shape), strings)
     assert found.to_binary() == binary
 
 
@@ -98,10 +93,7 @@ def test_numbers_are_not_copied() -> None:
         ("UINT64", [1], b"[-1]", "a number of input 'x' is out of the range of UINT64"),
         ("UINT64", [1], b"[18446744073709551616]", "a number of input 'x' is out of the range of UINT64"),
         ("INT64", [1], b"[9223372036854775808]", "a number of input 'x' is out of the range of INT64"),
-        ("INT64", [1], b"[" + b"9" * 5000 + b"]", "the data of input 'x' is not"),
         ("FP32", [1], b"[1e39]", "a number of input 'x' is out of the range of FP32"),
-        ("FP64", [1], b"[1e400]", "the data of input 'x' is not"),
-        ("FP64", [1], b"[NaN]", "the data of input 'x' is not valid JSON"),
         ("FP32", [1], b"[null]", "the data of input 'x' is not as expected: Expected `float`, got `null`"),
         ("BOOL", [1], b"[1]", "the data of input 'x' is not as expected: Expected `bool`, got `int`"),
         ("FP16", [1], b"[1]", "Sending FP16 data via JSON is not supported. Please use the binary data format for input x"),
@@ -110,14 +102,13 @@ def test_numbers_are_not_copied() -> None:
         ("INT64", [2, 2], b"[[1, 2], 3]", "the data of input 'x' is nested, but not as the shape [2, 2] says"),
         ("INT64", [2], b"[[1], [2]]", "the data of input 'x' is nested, but not as the shape [2] says"),
         ("INT64", [], b"[[1]]", "the data of input 'x' is nested, but not as the shape [] says"),
-        ("BYTES", [1], b"[" * 100_000 + b"]" * 100_000, "the data of input 'x' is nested too deeply"),
         ("INT64", [1], b"1", "the data of input 'x' is not as expected: Expected `array`, got `int`"),
         ("TENSOR", [1], b"[1]", "input 'x' has the datatype 'TENSOR'; there are BOOL, UINT8, "),
     ],
 )  # fmt: skip
 def test_wrong_json(datatype: str, shape: list[int], data: bytes, error: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        tensor_from_json("x", datatype, shape, msgspec.Raw(data))
+        tensor_from_json("x", datatype, shape, json.loads(data))
     assert str(caught.value).startswith(error)
 
 

@@ -96,7 +96,7 @@ def test_content_types_that_are_json(client: TestClient, content_type: str | Non
          "the parameters return_probabilities and return_raw_logits exclude each other"),
         (b'{"instances": ["\\ud800"]}', 400, "the body is not valid JSON: "),
         (b'{"instances": ["\xff"]}', 400, "the body is not valid JSON: "),
-        (b'{"x":' + b"[" * 2000, 400, "the body is nested too deeply"),
+        (b'{"x":' + b"[" * 2000, 413, "2001 levels of nesting are more than the 64 that --max_json_depth allows"),
         (b'{"instances": ["' + b"a" * 5000 + b'"]}', 413, "the body has 5019 bytes; at most 5000 are allowed"),
     ],
 )  # fmt: skip

@@ -120,7 +120,6 @@ def test_without_labels_it_is_sequence_classification(run: Run) -> None:
     [
         ({"candidate_labels": 1}, "the parameter candidate_labels is wrong: Input should be a list, or a string with commas"),
         ({"candidate_labels": ["a", ""]}, "the parameter candidate_labels is wrong: a name must not be empty"),
-        ({"candidate_labels": ["a"] * 1001}, "the parameter candidate_labels is wrong: there may be at most 1000"),
         ({"candidate_labels": "a", "hypothesis_template": "no place"}, "the parameter hypothesis_template is wrong: it must have {} where the label goes"),
         ({"candidate_labels": "a", "multi_label": "often"}, "the parameter multi_label is wrong: Input should be a valid boolean"),
         ({"candidate_labels": "a", "function_to_apply": "none"}, "the parameters candidate_labels and function_to_apply exclude each other"),
@@ -206,3 +205,20 @@ def test_a_model_without_entailment(run: Run) -> None:
     response = client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 400
     assert response.json()["error"].startswith("the parameter candidate_labels is not of sequence_classification, ")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"candidate_labels": ["a"] * 1001}, "1001 names in candidate_labels are more than the 1000 that --max_labels allows"),
+        ({"candidate_labels": "," * 1000}, "1001 names in candidate_labels are more than the 1000 that --max_labels allows"),
+        ({"candidate_labels": ["a" * 4097]}, "4097 characters of a name in candidate_labels are more than the 4096 that --max_label_characters"),
+        ({"candidate_labels": "a", "hypothesis_template": "{}" * 2**20 + "b"}, "1048577 characters of a text are more than the 1048576 that --max_text_characters"),
+        ({"candidate_labels": ["a" * 4096] * 1000, "hypothesis_template": "{}" * 9}, "36865000 characters of all texts, each as often as it is paired, are more than the 33554432"),
+    ],
+)  # fmt: skip
+def test_what_is_too_much(parameters: dict[str, Any], error: str, run: Run) -> None:
+    client, _ = run("zero_shot_classification")
+    response = client.post("/v1/models/model:predict", json={"instances": ["a"], "parameters": parameters})
+    assert response.status_code == 413
+    assert response.json()["error"].startswith(error)

@@ -14,9 +14,11 @@ from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Numbers, Options, Prediction
 from runners.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
+from runners.request_limits import RequestLimits
 
 BUDGET = 100
 MODEL = "queued"
+LIMITS = RequestLimits(max_concurrent_requests=8, max_queue_characters=20_000, max_queue_tokens=15_000)
 
 
 def text(tokens: int) -> Reading:
@@ -26,7 +28,7 @@ def text(tokens: int) -> Reading:
 
 def put(queue: BatchQueue, *lengths: int) -> Job:
     """A request of texts of these lengths."""
-    job = queue.admit(len(lengths))
+    job = queue.admit(len(lengths), sum(lengths))
     queue.put(job, 0, map(text, lengths), Options())
     return job
 
@@ -52,7 +54,7 @@ def queue() -> BatchQueue:
     for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
         # What other tests have left in their queues.
         gauge.remove(MODEL)
-    return BatchQueue(BUDGET, max_requests=8, load=Load(MODEL))
+    return BatchQueue(BUDGET, LIMITS, Load(MODEL))
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -139,10 +141,10 @@ async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
     jobs = [put(queue, 1000) for _ in range(8)]
     queue.note_speed(tokens=100, seconds=1)
     with pytest.raises(OverloadedError, match="busy with 8 requests") as error:
-        queue.admit(1)
+        queue.admit(1, 1)
     assert error.value.retry_after == 60, "80 s of work wait, and nobody is told to wait for more than a minute"
     queue.release(jobs[0])
-    queue.admit(1)
+    queue.admit(1, 1)
 
 
 @in_a_loop

@@ -95,30 +95,26 @@ def test_tokens_become_text_again() -> None:
 
 def test_templates_get_the_variables_that_they_have() -> None:
     def rendered(**variables: Any) -> str:
-        return prompts().decode(prompts().render(HELLO, None, variables, PromptOptions()))
+        return prompts().render(HELLO, None, variables)
 
     assert rendered() == "<user>hello"
     assert rendered(add_generation_prompt=True, mood="glad") == "<user>hello(glad)<assistant>"
-    # What `apply_chat_template` would understand otherwise, or not at all.
-    others = {
-        "tokenize": True,
-        "truncation": True,
-        "max_length": 1,
-        "return_tensors": "pt",
-        "conversations": 1,
-        "self": 2,
-        "unknown": 3,
-    }
-    assert rendered(**others) == "<user>hello"
-    [start, *_, end] = prompts().render(HELLO, None, {}, PromptOptions(add_special_tokens=True))
+    assert rendered(conversations=1, self=2, unknown=3) == "<user>hello"
+    [start, *_, end] = prompts().encode_chat("<user>hello", PromptOptions(add_special_tokens=True))
     assert (start, end) == (0, 2)
-    assert prompts().render(HELLO, None, {}, PromptOptions(truncate_to=2)) == plain("<user>hello")[:2]
+    assert prompts().encode_chat("<user>hello", PromptOptions(truncate_to=2)) == plain("<user>hello")[:2]
 
 
-@pytest.mark.parametrize("name", ["chat_template", "conversation", "messages"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template", "conversation", "messages", "tokenize", "padding", "truncation", "max_length",
+        "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+    ],
+)  # fmt: skip
 def test_variables_that_are_the_servers_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"chat_template_kwargs must not have {name}"):
-        prompts().render(HELLO, None, {name: "x"}, PromptOptions())
+        prompts().render(HELLO, None, {name: "x"})
 
 
 @pytest.mark.parametrize(
@@ -133,11 +129,12 @@ def test_variables_that_are_the_servers_are_refused(name: str) -> None:
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{% for", "unexpected"),
         ("{{ range(10 ** 9) | list }}", "range too big|Range too big"),
+        ("{{ 'x' * 10 ** 19 }}", "OverflowError|cannot fit|MemoryError"),
     ],
 )
 def test_whatever_goes_wrong_in_a_template_is_about_the_messages(template: str, message: str) -> None:
     with pytest.raises(InputError, match=f"the chat template refuses the messages: .*({message})") as refused:
-        prompts(template).render(HELLO, None, {}, PromptOptions())
+        prompts(template).render(HELLO, None, {})
     assert "\n" not in str(refused.value)
 
 

@@ -15,8 +15,10 @@ from benchmarks.texts import docstrings
 from runners.answers import ReadingOptions
 from runners.encoder.reading import TokenizedText
 from runners.encoder.tokenization import TextTokenizer
+from runners.errors import LimitExceededError
 from runners.inference import TextInput
 from tests.families import FAMILIES
+from tests.llama_tokenizer import byte_fallback_unigram
 from tests.tokenizer_kinds import TOKENIZER_KINDS
 
 LENGTH = 24
@@ -26,7 +28,8 @@ SIDES = ("right", "left")
 @cache
 def both(kind: str, side: str) -> tuple[PreTrainedTokenizerBase, TextTokenizer]:
     """The tokenizer of `transformers` and ours, which changes the one that it is given."""
-    reference = copy.deepcopy(TOKENIZER_KINDS[kind]())
+    make = byte_fallback_unigram if kind == "Unigram of bytes" else TOKENIZER_KINDS[kind]
+    reference = copy.deepcopy(make())
     reference.truncation_side = side
     reference.model_max_length = LENGTH
     return reference, TextTokenizer(copy.deepcopy(reference), LENGTH, add_special_tokens=True)
@@ -128,8 +131,11 @@ def test_equals_transformers(family: str, max_length: int) -> None:
     ("text", "truncated"),
     [
         ("word " * 1_000_000, True),
-        (" " * 1_000_000 + "word", False),
-        ("x" * 1_000_000, False),
+        (" " * 500_000 + "word", False),
+        ("x" * 500_000, False),
+        ("中" * 1_000_000, True),
+        ("中文。" * 400_000, True),
+        ("x" * 500_000 + " word" * 600, True),
         ("word" + " " * 20_000 + "word " * 600, True),
         ("中" * 20_000, True),
         ("short", False),
@@ -142,6 +148,62 @@ def test_only_the_beginning_of_a_very_long_text_is_read(text: str, truncated: bo
     [reading] = TextTokenizer(reference, 512, True).tokenize([TextInput(text)], offsets=False)
     found = reading.text
     assert (found.input_ids.tolist(), found.truncated) == (expected, truncated)
+
+
+ONE_WORD = st.text(st.characters(codec="utf-8", exclude_characters=" "), min_size=1, max_size=40) | st.sampled_from(
+    ["x", "ab", "中", "你好世界", "e\u0301", "0123456789", "a.b,c", "-", "ﷺ", "👩‍👩‍👧", "\n", "x\u3000"]
+)
+
+
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
+@EXAMPLES
+@given(parts=st.lists(st.tuples(ONE_WORD, st.sampled_from([1, 50, 701, 2000])), min_size=1, max_size=3))
+def test_a_text_without_spaces_has_the_tokens_of_the_whole(kind: str, parts: list[tuple[str, int]]) -> None:
+    """Wherever its beginning is cut, in the middle of a word."""
+    reference, tokenizer = both(kind, "right")
+    text = "".join(piece * times for piece, times in parts)
+    # A run of bytes that are no tokens has the offsets of all of it for each, which only the whole text tells.
+    [reading] = tokenizer.tokenize([TextInput(text)], offsets=kind in TOKENIZER_KINDS)
+    check(reading.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
+@pytest.mark.parametrize("word", ["x" * 100_000, "中文" * 5000, "unbelievable" * 3000, ""])
+def test_words_of_any_length_have_the_tokens_of_the_whole(kind: str, word: str) -> None:
+    reference, tokenizer = both(kind, "right")
+    words = ("a", word, "b" * 50) * 3 + ("c",) * 3000
+    [reading] = tokenizer.tokenize([TextInput("", words=words)], offsets=False)
+    assert reading.text.input_ids.tolist() == reference([*words], is_split_into_words=True, truncation=True).input_ids
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        TextInput("x" * 600_000),
+        TextInput(" " * 600_000),
+        TextInput("a question", "x" * 600_000),
+        TextInput("", words=("x" * 600_000,)),
+    ],
+)
+def test_a_text_whose_end_decides_its_tokens_is_refused_if_it_is_too_long(given: TextInput, side: str) -> None:
+    _, tokenizer = both("WordPiece", side)
+    with pytest.raises(LimitExceededError, match=r"^text 7 .*the 524288 that --max_whole_text_characters allows"):
+        tokenizer.tokenize([given], offsets=False, first_position=7)
+
+
+def test_a_copy_has_settings_of_its_own() -> None:
+    """The tokenizer of another thread is in the middle of a text when this one turns truncation off."""
+    for kind in TOKENIZER_KINDS:
+        _, tokenizer = both(kind, "right")
+        copied = tokenizer.copy()
+        copied._encoder._backend.no_truncation()
+        texts = [TextInput("a text of [MASK] <mask> words " * 9), TextInput("É 中文")]
+        expected = tokenizer.tokenize(texts, offsets=False)
+        copied._encoder._truncate()
+        for one, other in zip(expected, copied.tokenize(texts, offsets=False), strict=True):
+            assert len(one.text.input_ids) <= LENGTH
+            assert one.text.input_ids.tolist() == other.text.input_ids.tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -199,13 +261,13 @@ def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPa
     tokenizer = TextTokenizer(copy.deepcopy(reference), 16, add_special_tokens=True)
     texts = ("a " * 400_000, "station " * 500_000)
     encoded: list[str] = []
-    encode = tokenizer._encode_parts
+    encode = tokenizer._encoder.encode_parts
 
     def record(parts: Sequence[str]) -> list[Encoding]:
         encoded.extend(parts)
         return encode(parts)
 
-    monkeypatch.setattr(tokenizer, "_encode_parts", record)
+    monkeypatch.setattr(tokenizer._encoder, "encode_parts", record)
     for text, pair in (texts, texts[::-1]):
         [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
         kept = [

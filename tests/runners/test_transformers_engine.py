@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from runners.arguments import Arguments, EngineArgument
-from runners.errors import EngineDeadError, InputError, ModelLoadError, ModelNotReadyError
+from runners.errors import EngineDeadError, GenerationFailedError, InputError, ModelLoadError, ModelNotReadyError
 from runners.generation import Sampling
 from runners.generator.decoding import Batching, Decoder
 from runners.generator.request import Output
@@ -274,7 +274,7 @@ def test_close_fails_what_runs(own_engine: TransformersEngine, monkeypatch: pyte
     asyncio.run(scenario())
 
 
-def test_a_step_that_fails_fails_its_batch_only(
+def test_a_step_that_fails_leaves_the_thread_alive(
     own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def faulty_step(*_: Any) -> Any:
@@ -283,7 +283,7 @@ def test_a_step_that_fails_fails_its_batch_only(
     async def scenario() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Decoder, "step", faulty_step)
-            with pytest.raises(RuntimeError, match="out of memory"):
+            with pytest.raises(GenerationFailedError, match="this output has failed: RuntimeError"):
                 await collect(own_engine, "Return", max_tokens=3, ignore_eos=True)
         assert not own_engine.failed
         assert len(await collect(own_engine, "Return", max_tokens=3, ignore_eos=True)) == 3
@@ -309,7 +309,7 @@ def test_a_text_that_fails_fails_alone(make_engine: MakeEngine, monkeypatch: pyt
             complete(engine, "Return the", temperature=0, max_tokens=9),
             return_exceptions=True,
         )
-        assert str(faulty) == "a fault"
+        assert str(faulty) == "this output has failed: RuntimeError; the server's log says where"
         assert other == alone
 
     asyncio.run(scenario())
@@ -391,7 +391,7 @@ def test_the_queue_is_counted_as_it_changes(own_engine: TransformersEngine) -> N
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         assert len(await collect(own_engine, prompt, max_tokens=1, ignore_eos=True)) == 1
-        assert scheduler._waiting_count == 0
+        assert len(scheduler._waiting) == 0
 
     asyncio.run(scenario())
 

@@ -161,6 +161,10 @@ class Head(ABC):
         """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
         return np.split(to_numpy(rows), np.cumsum(counts)[:-1])
 
+    def condense(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> NDArray[Any]:
+        """What is kept of the scores of one sequence until those of all the text's sequences are there."""
+        return scores
+
     def predict(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> Prediction:
         """The answer to one text from what `read` gave of its sequences."""
         scores = self.gather(parts, reading, options) if reading.own or len(parts) > 1 else parts[0]

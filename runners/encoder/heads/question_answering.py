@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,10 @@ from transformers import AutoModelForQuestionAnswering
 
 from runners.answers import AnswerOptions
 from runners.encoder.heads.head import Head
-from runners.encoder.reading import Reading
-from runners.encoder.spans import find_answers
+from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.spans import find_answers, find_candidates
 from runners.encoder.tokenization import TextTokenizer
-from runners.errors import InputError
+from runners.errors import InputError, LimitExceededError
 from runners.inference import Numbers, Options, Table, TensorSpec, TextInput
 
 # How many tokens the windows of a context share, as in `transformers`' pipeline.
@@ -43,6 +44,11 @@ class QuestionAnswering(Head):
         usual = min(_USUAL_STRIDE, tokenizer.max_length // 3)
         return tokenizer.tokenize_contexts(texts, options.reading.stride, usual, first_position)
 
+    def check_options(self, options: Options) -> None:
+        length, most = options.answer.max_answer_len, self.arguments.max_answer_tokens
+        if length > most:
+            raise LimitExceededError(length, "tokens of an answer", "max_answer_tokens", most, "max_answer_len")
+
     def reads_to_end(self, options: Options) -> bool:
         return True
 
@@ -54,15 +60,20 @@ class QuestionAnswering(Head):
         if text.source.special.all() or not text.source.cut(0, len(text.source.text)).strip():
             raise InputError("its context is empty")
 
-    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
-        """Float32 [tokens of all windows, 2]."""
+    def condense(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> NDArray[np.float64]:
+        """The best answers of a window, as `find_candidates` gives them: the search is part of its own batch."""
+        assert text.source is not None
+        return find_candidates(scores, text.source, options.answer)
+
+    def gather(self, parts: Sequence[NDArray[Any]], reading: Reading, options: Options) -> NDArray[Any]:
+        """Those of all windows."""
         return np.concatenate(parts)
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table:
+    def tabulate(self, scores: NDArray[Any], reading: Reading, wanted: AnswerOptions) -> Table:
         """`answer`, `score`, `start` and `end`; lists of them for `top_k`."""
-        sources = [window.source for window in reading.sequences if window.source is not None]
-        windows = np.split(scores, np.cumsum([len(source.special) for source in sources])[:-1])
-        table = find_answers(windows, sources, wanted)
+        source = reading.text.source
+        assert source is not None
+        table = find_answers(scores, source, wanted)
         if wanted.top_k is not None:
             return table
         return Table({name: column.reshape(()) for name, column in table.columns.items()})

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer
 
 from protocol.openai.logprobs import chat_logprobs, completion_logprobs
 from runners.generation import Sampling, TokenLogprob, TokenLogprobs
-from runners.generator.runner import GeneratorRunner
+from runners.generator.admission import Admitted
+from runners.generator.transformers import TransformersEngine
 from tests.conftest import Serve
 
 PROMPT = "Return the"
@@ -79,13 +80,13 @@ def test_the_choices_of_a_prompt_share_its_log_probabilities(
 ) -> None:
     """The model computes them once; each choice tells them, also where they are rendered in a thread."""
     asked: list[int | None] = []
-    generate = GeneratorRunner.generate
+    generate = TransformersEngine.generate
 
-    def record(runner: GeneratorRunner, prompt: Sequence[int], sampling: Sampling) -> Any:
+    def record(engine: TransformersEngine, prompt: Sequence[int], sampling: Sampling, admitted: Admitted) -> Any:
         asked.append(sampling.prompt_logprobs)
-        return generate(runner, prompt, sampling)
+        return generate(engine, prompt, sampling, admitted)
 
-    monkeypatch.setattr(GeneratorRunner, "generate", record)
+    monkeypatch.setattr(TransformersEngine, "generate", record)
     body = {"prompt": [[5, 6] * 200, [7, 8]], "n": 3, "echo": True, "logprobs": 2, "max_tokens": 1, "stream": stream}
     response = http.post("/v1/completions", json=body)
     choices = [each["choices"][0] for each in events(response.text)] if stream else response.json()["choices"]
@@ -190,7 +191,6 @@ def test_cached_tokens_are_told_where_the_operator_says_so(chat_folder: Path, se
     ("body", "param", "message"),
     [
         ({"prompt": ""}, "prompt", "prompt must not be empty"),
-        ({"prompt": ["a"] * 513, "n": 2}, "prompt", "513 prompts with n=2 are more than 1024 choices"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens", "max_tokens must be at least 1, unless echo is true"),
         ({"prompt": "a", "best_of": 2}, "best_of", "best_of is not supported beyond n"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "suffix is not supported here"),
@@ -202,7 +202,6 @@ def test_cached_tokens_are_told_where_the_operator_says_so(chat_folder: Path, se
         ({"prompt": "a", "stream_options": {"include_usage": None}}, "stream_options", "stream_options needs stream"),
         ({"prompt": "a", "min_tokens": 5, "max_tokens": 3}, "min_tokens", "min_tokens is 5, but max_tokens is 3"),
         ({"prompt": "a", "allowed_token_ids": []}, "allowed_token_ids", "allowed_token_ids must not be empty"),
-        ({"prompt": "a", "stop_token_ids": [1] * 1025}, "stop_token_ids", "the body is not as expected: Expected `array`"),
         ({"prompt": "a", "truncate_prompt_tokens": 5000}, "truncate_prompt_tokens", "truncate_prompt_tokens is 5000"),
         ({"prompt": "a", "structured_outputs": {}}, "structured_outputs", "structured_outputs must have exactly one of"),
         ({"prompt": "a", "structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs", "structured_outputs must"),
@@ -253,3 +252,25 @@ def test_names_of_tokens_do_not_collide() -> None:
     }
     [first, _] = chat_logprobs(entries, as_ids=False)["content"]
     assert (first["token"], first["bytes"]) == ("bytes:\\xe2\\x80", [0xE2, 0x80])
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"prompt": ["a"] * 513, "n": 2}, None, "1026 outputs, prompts times n, are more than the 1024 that --max_choices allows"),
+        ({"prompt": "a" * (2**20 + 1)}, None, "1048577 characters of a prompt are more than the 1048576 that --max_text_characters"),
+        ({"prompt": "a", "stop": ["b"] * 65}, "stop", "65 stop strings are more than the 64 that --max_stop_strings allows"),
+        ({"prompt": "a", "bad_words": ["b"] * 65}, "bad_words", "65 bad_words are more than the 64 that --max_stop_strings"),
+        ({"prompt": "a", "logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias", "1025 tokens in logit_bias are more"),
+        ({"prompt": "a", "stop_token_ids": [1] * 1025}, "stop_token_ids", "1025 stop_token_ids are more than the 1024"),
+    ],
+)  # fmt: skip
+def test_amounts_are_refused_before_work(
+    http: TestClient, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], param: str | None, message: str
+) -> None:
+    monkeypatch.setattr(TransformersEngine, "tokenize", lambda *_: pytest.fail("it is tokenized"))
+    response = http.post("/v1/completions", json=body)
+    assert response.status_code == 413, response.text
+    error = response.json()["error"]
+    assert error["message"].startswith(message)
+    assert error["param"] == param

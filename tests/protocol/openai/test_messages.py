@@ -8,6 +8,7 @@ import pytest
 
 from protocol.errors import InvalidRequestError
 from protocol.openai.messages import read_messages
+from runners.request_limits import RequestLimits
 
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
 
@@ -39,7 +40,7 @@ def call_with(arguments: Any) -> dict[str, Any]:
     ],
 )
 def test_a_message(message: dict[str, Any], read: dict[str, Any]) -> None:
-    assert read_messages([message]) == [read]
+    assert read_messages([message], RequestLimits()) == [read]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_a_message(message: dict[str, Any], read: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_arguments_of_calls_are_objects(arguments: Any, read: dict[str, Any]) -> None:
-    [message] = read_messages([{"role": "assistant", "tool_calls": [call_with(arguments)]}])
+    [message] = read_messages([{"role": "assistant", "tool_calls": [call_with(arguments)]}], RequestLimits())
     assert message["tool_calls"] == [call_with(read)]
 
 
@@ -73,6 +74,6 @@ def test_arguments_of_calls_are_objects(arguments: Any, read: dict[str, Any]) ->
 )
 def test_what_is_refused(message: dict[str, Any], error: str) -> None:
     with pytest.raises(InvalidRequestError) as raised:
-        read_messages([message])
+        read_messages([message], RequestLimits())
     assert str(raised.value).startswith(error)
     assert raised.value.param == "messages"

@@ -1,0 +1,94 @@
+"""All HTTP connections of a worker: their number, which of them are idle, and their time-outs."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from uvicorn.config import Config
+
+from protocol.http.descriptors import reserve_descriptors
+from protocol.http.refusals import RefusalLog
+from runners.certificates import create_ssl_context, keep_current
+from runners.request_limits import RequestLimits
+
+if TYPE_CHECKING:
+    from protocol.http.bounded_protocol import BoundedHttpProtocol
+
+# Connections beyond the limit, on which health is answered and all else refused.
+_RESERVE = 64
+# What uvicorn and BentoML have where the operator sets no --timeout-keep-alive.
+_DEFAULT_KEEP_ALIVE = 5
+_LONGEST_INTERVAL = 1.0
+
+
+class ConnectionTable:
+    """The connections of one event loop, checked for time-outs together, about once a second.
+
+    Attributes:
+        idle: the connections on which no request is under way, that which has been so for longest first.
+    """
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.limits = limits
+        self.log = RefusalLog()
+        self.idle: dict[BoundedHttpProtocol, None] = {}
+        self._open: set[BoundedHttpProtocol] = set()
+        self._most = reserve_descriptors(limits.max_connections)
+        timeouts = (limits.header_timeout, limits.body_timeout, limits.answer_timeout, limits.timeout_keep_alive)
+        self._interval = min(_LONGEST_INTERVAL, *(timeout / 4 for timeout in timeouts))
+        self._certificate_is_kept = False
+        self._check_handle: asyncio.TimerHandle | None = None
+
+    def keep_alive_seconds(self, config: Config) -> float:
+        """How long an idle connection is kept: what the operator told BentoML or, by default, this server."""
+        configured = config.timeout_keep_alive
+        return configured if configured != _DEFAULT_KEEP_ALIVE else self.limits.timeout_keep_alive
+
+    def keep_certificate_current(self, config: Config) -> None:
+        """Once the first connection comes, which is before its handshake."""
+        if self._certificate_is_kept:
+            return
+        self._certificate_is_kept = True
+        context, certfile, keyfile = config.ssl, config.ssl_certfile, config.ssl_keyfile
+        if context is None or certfile is None or keyfile is None or config.ssl_keyfile_password:
+            return
+        authorities = None if config.ssl_ca_certs is None else str(config.ssl_ca_certs)
+        create = partial(
+            create_ssl_context, str(certfile), str(keyfile), authorities, config.ssl_ciphers, config.ssl_cert_reqs
+        )
+        keep_current(context, create, [str(path) for path in (certfile, keyfile, authorities) if path is not None])
+
+    def add(self, connection: BoundedHttpProtocol) -> bool:
+        """Take a new connection, if need be instead of the one that has been idle for longest.
+
+        Returns:
+            Whether it may send requests; on one that may not, health is answered and all else refused.
+        """
+        allowed = True
+        if len(self._open) >= self._most:
+            if self.idle:
+                next(iter(self.idle)).leave("an idle connection, in favour of a new one (max_connections)")
+            else:
+                allowed = False
+                if len(self._open) >= self._most + _RESERVE:
+                    self.log.add("a new connection (max_connections)")
+                    connection.transport.abort()
+        self._open.add(connection)
+        self.idle[connection] = None
+        if self._check_handle is None:
+            self._check_handle = connection.loop.call_later(self._interval, self._check, connection.loop)
+        return allowed
+
+    def remove(self, connection: BoundedHttpProtocol) -> None:
+        self._open.discard(connection)
+        self.idle.pop(connection, None)
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for connection in tuple(self._open):
+            connection.check(now)
+        self.log.write()
+        # Lines about the last refusals are written while there is a connection.
+        self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None

@@ -1,0 +1,66 @@
+"""What a client gets that holds up its connection, and the log lines about such clients."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+
+logger = logging.getLogger(__name__)
+
+_LOG_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a connection is closed.
+
+    Attributes:
+        reason: for the log.
+        answer: the whole HTTP response; empty where there is no request to answer.
+    """
+
+    reason: str
+    answer: bytes = b""
+
+
+def refuse_with(status: HTTPStatus, message: str, retry_after: int | None = None) -> Refusal:
+    """A refusal with a response in the form of this server's other errors, after which the connection is closed."""
+    body = orjson.dumps({"error": message})
+    headers = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        "connection: close",
+    ]
+    if retry_after is not None:
+        headers.append(f"retry-after: {retry_after}")
+    return Refusal(message, "\r\n".join([*headers, "", ""]).encode() + body)
+
+
+class RefusalLog:
+    """Logs refusals with their number, one line for all of some seconds: a flood of them must not become one of lines.
+
+    No line repeats what a client sent.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._last_line = -_LOG_SECONDS
+
+    def add(self, reason: str) -> None:
+        self._counts[reason] += 1
+        self.write()
+
+    def write(self) -> None:
+        """Log what has been added since the last line, unless that line is too recent."""
+        now = time.monotonic()
+        if self._counts and now - self._last_line >= _LOG_SECONDS:
+            self._last_line = now
+            counts = "; ".join(f"{count} x {reason}" for reason, count in self._counts.items())
+            logger.warning("closed connections: %s", counts)
+            self._counts.clear()

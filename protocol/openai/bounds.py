@@ -1,0 +1,123 @@
+"""What a body may ask of vLLM's own layer, which bounds few amounts itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from protocol.body import decode_json
+from protocol.constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
+from protocol.errors import InvalidRequestError
+from protocol.openai.messages import check_messages, count_characters
+from runners.errors import LimitExceededError
+from runners.generator.admission import check_prompts
+from runners.request_limits import RequestLimits
+
+# Where routes have texts: completions and tokenize, embeddings, rankings, classification.
+_TEXTS = ("prompt", "input", "documents", "text_1", "text_2", "queries", "query")
+
+
+class _Body(msgspec.Struct):
+    """The fields of which there may be much; what they must be is vLLM's to say."""
+
+    prompt: Any = None
+    input: Any = None
+    documents: Any = None
+    text_1: Any = None
+    text_2: Any = None
+    queries: Any = None
+    query: Any = None
+    messages: Any = None
+    tools: Any = None
+    tokens: Any = None
+    n: Any = None
+    stop: Any = None
+    bad_words: Any = None
+    stop_token_ids: Any = None
+    logit_bias: Any = None
+    chat_template_kwargs: Any = None
+    structured_outputs: Any = None
+    response_format: Any = None
+    text: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def check_forwarded(body: bytes, limits: RequestLimits) -> None:
+    """
+    Args:
+        body: of a request that vLLM will answer.
+
+    Raises:
+        InvalidRequestError: it is no JSON object, or has a constraint that is too large.
+        LimitExceededError: it has too many texts, messages, outputs, or whatever costs something at each token.
+    """
+    call = decode_json(body, _decoder, limits)
+    for name in _TEXTS:
+        _check_texts(name, getattr(call, name), call.n if name == "prompt" else 1, limits)
+    if isinstance(call.messages, list):
+        check_messages(call.messages, limits)
+        kwargs = call.chat_template_kwargs if isinstance(call.chat_template_kwargs, dict) else {}
+        count_characters(limits, call.messages, call.tools if isinstance(call.tools, list) else None, kwargs)
+        check_prompts(limits, [""], call.n if isinstance(call.n, int) else 1)
+    stops, tokens = limits.max_stop_strings, limits.max_logit_bias
+    for name, argument, limit in (
+        ("stop", "max_stop_strings", stops),
+        ("bad_words", "max_stop_strings", stops),
+        ("logit_bias", "max_logit_bias", tokens),
+        ("stop_token_ids", "max_logit_bias", tokens),
+    ):
+        value = getattr(call, name)
+        if isinstance(value, list | dict) and len(value) > limit:
+            raise LimitExceededError(len(value), name, argument, limit, name)
+    for name in ("structured_outputs", "response_format", "text"):
+        if isinstance(value := getattr(call, name), dict):
+            _check_constraint(value, name)
+
+
+def _check_texts(name: str, given: Any, n: Any, limits: RequestLimits) -> None:
+    """Bound a text, or a list of texts, of token ids or of lists of these."""
+    if isinstance(given, dict):
+        # Rankings have documents as an object with parts.
+        given = given.get("content")
+    items: Sequence[Any] = given if isinstance(given, list) else [given]
+    if len(items) and isinstance(items[0], int):
+        items = [items]
+    if name == "input" and len(items) and isinstance(items[0], dict):
+        check_messages(items, limits, name)
+        count_characters(limits, items)
+        return
+    if len(items) > limits.max_client_batch_size:
+        raise LimitExceededError(len(items), name, "max_client_batch_size", limits.max_client_batch_size, name)
+    texts = [item if isinstance(item, str) else "" for item in items]
+    if name == "prompt":
+        check_prompts(limits, texts, n if isinstance(n, int) else 1)
+    else:
+        # A text after the other, since those of embeddings and rankings are no outputs.
+        for text in texts:
+            check_prompts(limits, [text])
+
+
+def _check_constraint(given: dict[str, Any], param: str) -> None:
+    """Bound what vLLM would compile: choices, characters, and the nesting of alternatives."""
+    choices = given.get("choice")
+    if isinstance(choices, list) and len(choices) > MAX_CHOICES:
+        raise InvalidRequestError(f"{param} has {len(choices)} choices; {MAX_CHOICES} are the most", param)
+    for kind in ("regex", "grammar", "structural_tag"):
+        if isinstance(value := given.get(kind), str) and len(value) > MAX_CHARACTERS:
+            raise InvalidRequestError(f"the {kind} of {param} has more than {MAX_CHARACTERS} characters", param)
+    nested = given.get("format") if isinstance(given.get("format"), dict) else given
+    assert isinstance(nested, dict)
+    schema = nested.get("json", nested.get("schema", nested.get("json_schema")))
+    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
+        schema = schema["schema"]
+    if isinstance(schema, str) and len(schema) <= MAX_CHARACTERS:
+        try:
+            schema = msgspec.json.decode(schema)
+        except (msgspec.DecodeError, RecursionError):
+            return
+    if isinstance(schema, dict | str):
+        check_schema(schema, param)

@@ -1,0 +1,136 @@
+"""Which requests a generator takes: as many as are under way, and as much as waits before the model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+from runners.errors import LimitExceededError, OverloadedError
+from runners.request_limits import RequestLimits
+
+_RETRY_SECONDS = 1.0
+
+
+class Admission:
+    """Counts requests from before their prompts are tokenized until they are answered; of one event loop.
+
+    Attributes:
+        requests: how many are under way.
+        characters: of prompts that are not tokenized yet.
+        tokens: of prompts that wait for the model, once for each of their outputs.
+    """
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.requests = 0
+        self.characters = 0
+        self.tokens = 0
+        self._limits = limits
+
+    @contextlib.contextmanager
+    def admit(self, characters: int = 0) -> Iterator[Admitted]:
+        """Let a request in for as long as the context lasts.
+
+        Args:
+            characters: of its prompts.
+
+        Raises:
+            OverloadedError: too many requests are under way, or too much waits.
+        """
+        limits = self._limits
+        if self.requests >= limits.max_concurrent_requests:
+            raise OverloadedError(
+                f"the server is busy with {self.requests} requests, which is the most it takes; try again later",
+                _RETRY_SECONDS,
+            )
+        if self.characters and self.characters + characters > limits.max_queue_characters:
+            raise _overloaded(self.characters, "characters", "max_queue_characters", limits.max_queue_characters)
+        if self.tokens >= limits.max_queue_tokens:
+            raise _overloaded(self.tokens, "tokens", "max_queue_tokens", limits.max_queue_tokens)
+        admitted = Admitted(self, characters)
+        self.requests += 1
+        self.characters += characters
+        try:
+            yield admitted
+        finally:
+            self.requests -= 1
+            admitted.leave()
+
+    def check_tokens(self, tokens: int) -> None:
+        """
+        Raises:
+            LimitExceededError: a request has more tokens than may wait at all.
+            OverloadedError: too many wait already.
+        """
+        most = self._limits.max_queue_tokens
+        if tokens > most:
+            raise LimitExceededError(tokens, "tokens of prompts, each times its outputs,", "max_queue_tokens", most)
+        if self.tokens + tokens > most:
+            raise _overloaded(self.tokens, "tokens", "max_queue_tokens", most)
+
+
+class Admitted:
+    """A request of a client that is under way; its outputs share the model's time with those of others.
+
+    Attributes:
+        on_queued: is called for each output that waits for the model from then on.
+    """
+
+    def __init__(self, admission: Admission, characters: int) -> None:
+        self.on_queued: Callable[[], None] = _nothing
+        self._admission = admission
+        self._characters = characters
+        self._tokens = 0
+
+    def queue(self, tokens: int) -> None:
+        """The prompts are tokenized, and wait with so many tokens, each prompt's counted once for each output.
+
+        Raises:
+            LimitExceededError, OverloadedError: as `Admission.check_tokens`.
+        """
+        self._forget_characters()
+        self._admission.check_tokens(tokens)
+        self._admission.tokens += tokens
+        self._tokens += tokens
+
+    def start(self, tokens: int) -> None:
+        """So many of them wait no more: an output has begun."""
+        tokens = min(tokens, self._tokens)
+        self._admission.tokens -= tokens
+        self._tokens -= tokens
+
+    def leave(self) -> None:
+        """Nothing of it waits any more."""
+        self._forget_characters()
+        self.start(self._tokens)
+
+    def _forget_characters(self) -> None:
+        self._admission.characters -= self._characters
+        self._characters = 0
+
+
+def check_prompts(limits: RequestLimits, prompts: Sequence[str | Sequence[int]], choices: int = 1) -> int:
+    """Refuse prompts that are too many or too long, before they are tokenized; their characters.
+
+    Raises:
+        LimitExceededError: there are too many outputs, or characters of a prompt or of all.
+    """
+    if (outputs := len(prompts) * choices) > limits.max_choices:
+        raise LimitExceededError(outputs, "outputs, prompts times n,", "max_choices", limits.max_choices)
+    lengths = [len(prompt) for prompt in prompts if isinstance(prompt, str)]
+    if (longest := max(lengths, default=0)) > limits.max_text_characters:
+        raise LimitExceededError(longest, "characters of a prompt", "max_text_characters", limits.max_text_characters)
+    if (together := sum(lengths)) > limits.max_request_characters:
+        raise LimitExceededError(
+            together, "characters of all prompts", "max_request_characters", limits.max_request_characters
+        )
+    return together
+
+
+def _overloaded(count: int, what: str, argument: str, limit: int) -> OverloadedError:
+    return OverloadedError(
+        f"{count} {what} of other requests wait, and --{argument} allows {limit}; try again later", _RETRY_SECONDS
+    )
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,19 @@
+"""What goes wrong with one sequence, as its caller and the log get it."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from runners.errors import GenerationFailedError, RunnerError
+
+logger = logging.getLogger(__name__)
+
+
+def as_failure(error: Exception) -> RunnerError:
+    """An error that is meant to be shown; any other is logged, without its message, which may repeat a text."""
+    if isinstance(error, RunnerError):
+        return error
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("an output has failed: %s\n%s", type(error).__name__, frames)
+    return GenerationFailedError(f"this output has failed: {type(error).__name__}; the server's log says where")

@@ -1,0 +1,171 @@
+"""Ask every route of every task wrongly, in this process and over gRPC and, as bytes, of a started server.
+
+    python -m tests.attack.fuzz [--requests 100000] [--seed 0] [--tasks ...]
+
+It exits with 1 where an answer is the server's fault: a 5xx but 501 and 503, UNKNOWN or INTERNAL, or a traceback in the
+log. Each failure is printed with the seed that makes its request again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import grpc
+from starlette.types import ASGIApp
+
+from protocol.application import create_application
+from protocol.grpc_server import GrpcServer
+from protocol.predictor import connect_predictor
+from runners.arguments import Arguments
+from runners.inference import Models, Runner
+from runners.selection import create_runner
+from tests.attack import fuzz_grpc, fuzz_requests
+from tests.attack.seeds import SEEDS
+from tests.families import FAMILIES
+from tests.generators import save_generator
+from tests.servers import free_port
+
+# At once, so that batches are shared.
+_CALLERS = 24
+_GRPC_SHARE = 0.25
+_MOST_SHOWN = 30
+_GENERATION = "text_generation"
+_FAMILIES = {"text_ranking": "albert", "sequence_classification": "distilbert", "token_classification": "roberta"}
+
+
+@dataclass
+class Report:
+    """What was answered how often, and what is the server's fault."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def show(self, out: Callable[[str], object], seconds: float) -> None:
+        """A line for each route, with its statuses."""
+        for route in sorted({route for route, _ in self.counts}):
+            answers = sorted((status, count) for (each, status), count in self.counts.items() if each == route)
+            out(f"{route}: {', '.join(f'{status}: {count:,}' for status, count in answers)}\n")
+        for failure in self.failures[:_MOST_SHOWN]:
+            out(f"FAILED {failure}\n")
+        total = self.counts.total()
+        out(f"{total:,} requests, {len(self.failures):,} failures, {total / seconds:,.0f} requests/s\n")
+
+
+class Tracebacks(logging.Handler):
+    """Collects what is logged with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            self.found.append(f"{record.getMessage()[:200]}: {record.exc_info[1]!r}"[:500])
+
+
+@dataclass(frozen=True)
+class Application:
+    """A served tiny model, asked in this process."""
+
+    task: str
+    runner: Runner
+    asgi: ASGIApp
+    server: GrpcServer
+    channel: grpc.aio.Channel
+
+    @classmethod
+    async def start(cls, task: str, folder: Path) -> Application:
+        if task == _GENERATION:
+            model = save_generator(folder / task, "llama")
+        else:
+            model = FAMILIES[_FAMILIES.get(task, "bert")].save(folder / task, task)
+        port = free_port()
+        # So short a context that what asks for many tokens does not take long.
+        given = {"model_dir": str(model), "backend": "huggingface", "grpc_port": port}
+        arguments = Arguments.model_validate(given | ({"max_length": 48} if task == _GENERATION else {}))
+        runner = create_runner(arguments, connect_predictor)
+        models = Models([runner])
+        await models.load(runner.name)
+        server = GrpcServer(models, arguments)
+        await server.start()
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        return cls(task, runner, create_application(models, arguments), server, channel)
+
+    async def stop(self) -> None:
+        await self.channel.close()
+        await self.server.stop()
+        await asyncio.to_thread(self.runner.close)
+
+    async def ask(self, seed: str, report: Report) -> None:
+        """One request, which the seed makes."""
+        random = Random(f"{self.task} {seed}")
+        if random.random() < _GRPC_SHARE:
+            method, message = fuzz_grpc.make_call(random, self.task == _GENERATION)
+            code, said = await fuzz_grpc.call(self.channel, method, message)
+            route, failed, what = method, fuzz_grpc.is_failure(code), repr(message[:300])
+        else:
+            request = fuzz_requests.make_request(random, SEEDS[self.task])
+            status, said = await fuzz_requests.ask(self.asgi, request)
+            code, route, failed = str(status), request.route, fuzz_requests.is_failure(status)
+            what = f"{request.method} {request.path!r} {request.headers} {request.body[:300]!r}"
+        report.counts[f"{self.task} {route}", code] += 1
+        if failed:
+            report.failures.append(f"{self.task} {seed}: {code} {said} {what}")
+
+
+async def fuzz(tasks: Sequence[str], requests: int, seed: int, folder: Path) -> Report:
+    """Ask each task its share of so many requests."""
+    report = Report()
+    tracebacks = Tracebacks()
+    logging.getLogger().addHandler(tracebacks)
+    try:
+        for task in tasks:
+            application = await Application.start(task, folder)
+            try:
+                await _repeat(application, requests // len(tasks), seed, report)
+            finally:
+                await application.stop()
+    finally:
+        logging.getLogger().removeHandler(tracebacks)
+    report.failures.extend(f"in the log: {found}" for found in tracebacks.found)
+    return report
+
+
+async def _repeat(application: Application, requests: int, seed: int, report: Report) -> None:
+    numbers = iter(range(requests))
+
+    async def caller() -> None:
+        for number in numbers:
+            await application.ask(f"{seed}-{number}", report)
+
+    callers: list[Awaitable[None]] = [caller() for _ in range(_CALLERS)]
+    await asyncio.gather(*callers)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.attack.fuzz")
+    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tasks", default=",".join(SEEDS))
+    given = parser.parse_args()
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = asyncio.run(fuzz(given.tasks.split(","), given.requests, given.seed, Path(folder)))
+    report.show(sys.stdout.write, time.monotonic() - started)
+    return int(bool(report.failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

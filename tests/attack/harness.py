@@ -1,0 +1,158 @@
+"""Runs a case against a started server, and measures what others notice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import resource
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from runners.request_limits import RequestLimits
+from tests.attack.case import Case, Outcomes, Ports, Served
+from tests.attack.probe import FRESH, KEPT, OTHER, Probe, Seen, weigh
+from tests.servers import ServerProcess
+
+# What requests may hold beside the model: bodies under way, and the numbers of answers that are being made.
+BUDGET = RequestLimits().max_buffered_bytes + 4 * 8 * RequestLimits().max_answer_numbers
+_PEAK_SHARE = 1.5
+_AFTER_SHARE = 1.05
+# What a heap keeps in parts that are not free as a whole.
+_SLACK = 48 * 2**20
+# Seconds for which a server is left alone before its memory is read, and after which it is given up where it is silent.
+_REST = 3.0
+_LOST = 30.0
+# What another user sends, which every task answers.
+_OTHERS = {
+    Served.FILLER: "a [MASK]",
+    Served.READER: {"question": "who?", "context": "it was me"},
+    Served.LABELLER: ["a text", "another"],
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a case came to.
+
+    Attributes:
+        live: seconds of each probe's answer while the case went on.
+        other: seconds of each answer to another user; of none that was refused.
+        before, peak, after: bytes in memory.
+        lost: whether the server has to be started again.
+    """
+
+    name: str
+    statuses: Mapping[str, int]
+    seconds: float
+    live: list[float]
+    other: list[float]
+    before: float
+    peak: float
+    after: float
+    problems: tuple[str, ...] = ()
+    lost: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return not self.problems
+
+
+class Target:
+    """A started server, and the process that asks it beside the attacks."""
+
+    def __init__(self, served: Served, server: ServerProcess, folder: Path) -> None:
+        self.server = server
+        self.ports = Ports(server.port, server.grpc_port)
+        self._folder = folder
+        self.worker = find_worker(server)
+        text = json.dumps({"instances": [_OTHERS.get(served, "what another user sends")]})
+        self._probe = Probe(server.port, self.worker, folder / f"probe-{server.port}.txt", text)
+        self._logged = len(server.output)
+
+    def close(self) -> None:
+        # One that an attack has taken down may not end by itself, and is killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.server.terminate()
+        self._probe.close()
+
+    def measure(self, seconds: float) -> Seen:
+        """What others notice while nothing else happens."""
+        start = time.monotonic()
+        time.sleep(seconds)
+        return self._probe.between(start, time.monotonic())
+
+    @property
+    def memory(self) -> float:
+        """Bytes in memory of the worker and what it has started; 0 once it is gone."""
+        try:
+            return weigh(psutil.Process(self.worker))
+        except psutil.NoSuchProcess:
+            return 0.0
+
+    def run(self, case: Case, rest: float = _REST) -> Row:
+        """Carry the case out, and leave the server alone for `rest` seconds before its memory is read."""
+        attack = case.prepare()
+        before = self.memory
+        start = time.monotonic()
+        statuses = attack(self.ports, case.patience)
+        seconds = time.monotonic() - start
+        lost = not self._wait_for_answers(time.monotonic())
+        seen = self._probe.between(start, time.monotonic())
+        time.sleep(rest)
+        after = self.memory
+        live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
+        problems = [*self._judge(case, statuses), *_judge_memory(before, seen.peak, after)]
+        if lost:
+            problems.append(f"no answer to others for {_LOST:.0f} s after it")
+        if math.inf in live:
+            problems.append("no answer to a probe")
+        return Row(
+            case.name, statuses, seconds, live, seen.latencies(OTHER), before, seen.peak, after, tuple(problems), lost
+        )
+
+    def _judge(self, case: Case, statuses: Outcomes) -> Iterator[str]:
+        if wrong := sorted(set(statuses) - case.allowed):
+            yield f"answered {', '.join(wrong)}"
+        if case.together is not None and statuses != case.together:
+            yield f"must be answered {dict(case.together)}"
+        output = self.server.output
+        if "Traceback" in output[self._logged :]:
+            yield "a traceback in the log"
+        self._logged = len(output)
+        if self.worker != find_worker(self.server):
+            yield "the worker was replaced"
+
+    def _wait_for_answers(self, moment: float) -> bool:
+        while not self._probe.answered_since(moment):
+            if time.monotonic() > moment + _LOST:
+                return False
+            time.sleep(0.2)
+        return True
+
+
+def _judge_memory(before: float, peak: float, after: float) -> Iterator[str]:
+    if peak > _PEAK_SHARE * before + BUDGET:
+        yield "too much memory"
+    if after > _AFTER_SHARE * before + _SLACK:
+        yield "keeps memory"
+
+
+def find_worker(server: ServerProcess) -> int:
+    """The process that serves; 0 if there is none."""
+    for child in psutil.Process(server.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "worker.service" in " ".join(child.cmdline()):
+                return int(child.pid)
+    return 0
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many connections as the machine does; servers that it has started keep their own limit."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,64 @@
+"""The short form of `make attack`: what takes seconds, of one server, and some thousand fuzzed requests.
+
+How long others wait is only printed: what else runs on the machine would decide about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.types import ASGIApp
+
+from tests.attack import fuzz_requests
+from tests.attack.case import Case, Served
+from tests.attack.fuzz import fuzz
+from tests.attack.harness import Target
+from tests.attack.seeds import SEEDS
+from tests.attack.servers import start_server
+from tests.attack.table import CASES
+from tests.conftest import ModelFolder, Serve
+
+pytestmark = pytest.mark.slow
+
+QUICK = [case for case in CASES if case.quick and case.served is Served.EMBEDDER]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    folder = tmp_path_factory.mktemp("attack")
+    started = Target(Served.EMBEDDER, start_server(Served.EMBEDDER, folder), folder)
+    yield started
+    started.close()
+
+
+@pytest.mark.parametrize("case", QUICK, ids=lambda case: case.name)
+def test_nobody_else_is_hurt(target: Target, case: Case) -> None:
+    row = target.run(case, rest=0.2)
+    assert row.passed, (row.problems, row.statuses)
+
+
+@pytest.mark.parametrize("task", SEEDS)
+def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: Path) -> None:
+    report = asyncio.run(fuzz([task], 500, 1, tmp_path))
+    assert not report.failures, report.failures[:3]
+
+
+@pytest.fixture(scope="module")
+def application(serve: Serve, model_folder: ModelFolder) -> ASGIApp:
+    served: ASGIApp = serve(model_dir=model_folder("bert", "sequence_classification")).app
+    return served
+
+
+@settings(max_examples=200, deadline=None)
+@given(random=st.randoms(use_true_random=False))
+def test_hypothesis_finds_no_fault(application: ASGIApp, random: Random) -> None:
+    """As above, but what fails is made as small as it can be."""
+    request = fuzz_requests.make_request(random, SEEDS["sequence_classification"])
+    status, raised = asyncio.run(fuzz_requests.ask(application, request))
+    assert not fuzz_requests.is_failure(status), (status, raised, request)

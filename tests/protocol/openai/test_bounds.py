@@ -1,0 +1,74 @@
+"""Bodies that vLLM's own layer would answer, refused before it reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from protocol.errors import InvalidRequestError
+from protocol.openai.bounds import check_forwarded
+from runners.errors import LimitExceededError
+from runners.request_limits import RequestLimits
+
+
+def nest(levels: int) -> Any:
+    schema: Any = {"type": "string"}
+    for _ in range(levels):
+        schema = {"oneOf": [schema, {"type": "null"}]}
+    return schema
+
+
+HELLO = {"role": "user", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"prompt": "a" * (2**20 + 1)}, "1048577 characters of a prompt"),
+        ({"prompt": ["a"] * 1025}, "1025 outputs, prompts times n,"),
+        ({"prompt": ["a"] * 9, "n": 128}, "1152 outputs, prompts times n,"),
+        ({"input": ["a"] * 4097}, "4097 input are more than the 4096 that --max_client_batch_size allows"),
+        ({"query": "a", "documents": ["a"] * 4097}, "4097 documents are more"),
+        ({"messages": [HELLO] * 2049}, "2049 messages are more than the 2048 that --max_messages allows"),
+        ({"messages": [{"role": "user", "content": "a" * 2**20}]}, "characters of a chat are more"),
+        ({"messages": [HELLO], "tools": [{}] * 257}, "257 tools are more"),
+        ({"messages": [HELLO], "n": 1025}, "1025 outputs, prompts times n,"),
+        ({"prompt": "a", "stop": ["a"] * 65}, "65 stop are more than the 64 that --max_stop_strings allows"),
+        ({"prompt": "a", "logit_bias": {str(index): 1 for index in range(1025)}}, "1025 logit_bias are more"),
+    ],
+)
+def test_amounts(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(LimitExceededError) as refused:
+        check_forwarded(msgspec.json.encode(body), RequestLimits())
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"structured_outputs": {"choice": ["a"] * 1025}}, "structured_outputs has 1025 choices; 1024 are the most"),
+        ({"structured_outputs": {"regex": "a" * (2**18 + 1)}}, "the regex of structured_outputs has more than 262144"),
+        ({"structured_outputs": {"json": nest(9)}}, "oneOf, anyOf or allOf nested more than 8 deep"),
+        ({"structured_outputs": {"json": msgspec.json.encode(nest(9)).decode()}}, "nested more than 8 deep"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": nest(9)}}}, "nested more than 8 deep"),
+        ({"text": {"format": {"type": "json_schema", "schema": nest(9)}}}, "nested more than 8 deep"),
+    ],
+)
+def test_constraints(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        check_forwarded(msgspec.json.encode({"prompt": "a", **body}), RequestLimits())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "a", "n": 2, "stop": "b", "structured_outputs": {"json": nest(8)}},
+        {"prompt": [1, 2, 3] * 2000}, {"prompt": [[1, 2], [3]]}, {"input": ["a"] * 4096}, {"input": [HELLO]},
+        {"messages": [HELLO], "response_format": {"type": "json_object"}, "n": None},
+        {"messages": "wrong", "prompt": 7, "documents": {"content": [{"type": "text", "text": "a"}]}, "stop": 3},
+    ],
+)  # fmt: skip
+def test_what_is_vllms_to_judge_passes(body: dict[str, Any]) -> None:
+    check_forwarded(msgspec.json.encode(body), RequestLimits())
