@@ -12,11 +12,9 @@ import os
 import re
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,12 +28,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     enable_progress_bars,
     filter_repo_objects,
 )
-from tqdm import tqdm
 
 from runners.archives import TAR, ZIP, refuse_links, unpack_archive
 from runners.arguments import Arguments
-from runners.disk import find_room, limit_files, size
+from runners.disk import limit_files, size
 from runners.errors import ArgumentsError, ModelLoadError, RunnerError
+from runners.progress import Progress, writing
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +51,6 @@ _S3_TEMPORARY = re.compile(r"\.[0-9A-Fa-f]{8}$")
 # Both are KServe's own reading of its environment, which is part of what a URI stands for.
 _PATTERN_VARIABLES = ("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS")
 _STORAGE_LOGGER = "storage.initializer"
-_LOG_SECONDS = 5.0
-_DRAW_SECONDS = 0.25
-# Held while progress is written: KServe forks, and a lock that another thread holds then, such as that of stderr, is
-# never released in the child.
-_writing = threading.Lock()
 
 
 def localize_model(arguments: Arguments) -> Arguments:
@@ -207,13 +200,13 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 
 def _after_fork_in_child() -> None:
-    _writing.release()
+    writing.release()
     # A pool ends its processes by SIGTERM; waiting for a lock they would not come to a handler in Python.
     if signal.getsignal(signal.SIGTERM) is _end:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-os.register_at_fork(before=_writing.acquire, after_in_parent=_writing.release, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=writing.acquire, after_in_parent=writing.release, after_in_child=_after_fork_in_child)
 
 
 def _download(uri: str, shown: str, target: Path) -> None:
@@ -231,7 +224,7 @@ def _download(uri: str, shown: str, target: Path) -> None:
         folder.mkdir(exist_ok=True)
         logger.info("downloading %s to %s", shown, target)
         complete = [] if scheme == "hf" else _complete_files(folder)
-        progress = _Progress(shown, folder, complete=sum(count for _, count in complete))
+        progress = Progress(shown, folder, complete=sum(count for _, count in complete))
         with progress, _storage_log(progress), limit_files(progress.room, shown), _unpacking(shown):
             if scheme == "hf":
                 _download_from_hub(uri, folder, progress)
@@ -307,7 +300,7 @@ def _patterns(variable: str) -> list[str] | None:
     return patterns
 
 
-def _download_from_hub(uri: str, folder: Path, progress: _Progress) -> None:
+def _download_from_hub(uri: str, folder: Path, progress: Progress) -> None:
     """Download one commit: where the hub is away huggingface_hub takes whatever is in the folder for the model.
 
     Raises:
@@ -380,7 +373,7 @@ def _list(names: list[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _storage_log(progress: _Progress) -> Iterator[None]:
+def _storage_log(progress: Progress) -> Iterator[None]:
     """Take what KServe logs: a line and more for every file, with the credentials of URIs."""
     storage_logger = logging.getLogger(_STORAGE_LOGGER)
     handler = _StorageLog(progress)
@@ -399,7 +392,7 @@ def _storage_log(progress: _Progress) -> Iterator[None]:
 class _StorageLog(logging.Handler):
     """Sizes go to the progress, which refuses what has no room; warnings to the operator; errors are raised as well."""
 
-    def __init__(self, progress: _Progress) -> None:
+    def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
         self._filtered = progress.complete > 0 or any(map(_patterns, _PATTERN_VARIABLES))
@@ -420,94 +413,3 @@ class _StorageLog(logging.Handler):
         logger.log(
             logging.WARNING if record.levelno == logging.WARNING else logging.DEBUG, "%s", redact(record.getMessage())
         )
-
-
-@dataclass
-class _Progress:
-    """Says how far a download is, by what is on the disk: a bar on a terminal, else a line in the log now and then.
-
-    Attributes:
-        shown: the URI as people may see it.
-        complete: bytes that an earlier download left; they will not be among those that are expected.
-        room: most bytes that the folder may hold in the end, with those that it holds.
-    """
-
-    shown: str
-    folder: Path
-    complete: int = 0
-    room: int = field(init=False)
-    _expected: dict[str, int] = field(default_factory=dict)
-    _stopped: threading.Event = field(default_factory=threading.Event)
-
-    def __post_init__(self) -> None:
-        self.room = find_room(self.folder) + self.count()
-
-    def __enter__(self) -> _Progress:
-        watch = self._draw if sys.stderr.isatty() else self._log
-        self._watcher = threading.Thread(target=watch, name="progress", daemon=True)
-        self._watcher.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._watcher.join()
-
-    def expect(self, name: str, count: int) -> None:
-        """That a file of so many bytes will come."""
-        self._expected[name] = count
-
-    def check_room(self) -> None:
-        """Refuse what does not fit on the disk before it is there.
-
-        Raises:
-            ModelLoadError: what is expected does not.
-        """
-        if (total := self._total() or 0) > self.room:
-            raise ModelLoadError(
-                f"{self.shown} has {size(total)}, which is more than the {size(self.room)} that the disk has room for"
-            )
-
-    def count(self) -> int:
-        """Bytes in the folder."""
-        total = 0
-        for parent, _, names in os.walk(self.folder):
-            for name in names:
-                # It may be renamed meanwhile.
-                with contextlib.suppress(OSError):
-                    total += os.lstat(os.path.join(parent, name)).st_size
-        return total
-
-    def _total(self) -> int | None:
-        return self.complete + sum(self._expected.values()) if any(self._expected.values()) else None
-
-    def _draw(self) -> None:
-        with _writing:
-            bar = _Bar(
-                desc=self.shown, initial=self.count(), unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr
-            )
-        done = False
-        while not done:
-            done = self._stopped.wait(_DRAW_SECONDS)
-            with _writing:
-                bar.total = self._total()
-                bar.update(self.count() - bar.n)
-        with _writing:
-            bar.close()
-
-    def _log(self) -> None:
-        before = self.count()
-        while not self._stopped.wait(_LOG_SECONDS):
-            now, total = self.count(), self._total()
-            of = "" if total is None else f" of {size(total)}"
-            speed = size(max(now - before, 0) / _LOG_SECONDS)
-            with _writing:
-                logger.info("%s: downloaded %s%s, %s/s", self.shown, size(now), of, speed)
-            before = now
-
-
-class _Bar(tqdm):  # type: ignore[misc]
-    # Without a thread of its own, which might be writing where KServe forks.
-    monitor_interval = 0

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from runners import archives, storage
+from runners import archives, progress, storage
 from runners.arguments import Arguments
 from runners.errors import ArgumentsError, RunnerError
 from runners.storage import fetch_model, localize_model, redact
@@ -36,11 +36,11 @@ LARGE = {**FILES, "model.safetensors": bytes(3 * 2**20)}
 _FETCH = """
 import logging, os, shutil, sys
 from collections import namedtuple
-from runners import storage
+from runners import progress, storage
 from runners.errors import RunnerError
 logging.basicConfig(format="%(message)s")
-storage.logger.setLevel("INFO")
-storage._LOG_SECONDS = 0.2
+logging.getLogger("runners").setLevel("INFO")
+progress._LOG_SECONDS = 0.2
 if free := os.environ.get("FREE"):
     shutil.disk_usage = lambda _: namedtuple("Usage", "total used free")(0, 0, int(free))
 try:
@@ -475,12 +475,12 @@ def test_hf_of_kserve_gets_one_commit(hub: Hub, tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_line_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(storage, "_LOG_SECONDS", 0.2)
-    caplog.set_level(logging.INFO, "runners.storage")
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.2)
+    caplog.set_level(logging.INFO, "runners.progress")
     (tmp_path / "before").write_bytes(bytes(2**20))
-    with storage._Progress("s3://models/bert/", tmp_path, complete=2**20) as progress:
+    with progress.Progress("s3://models/bert/", tmp_path, complete=2**20) as running:
         wait_for(lambda: len(caplog.messages) == 1)
-        progress.expect("weights", 2**31)
+        running.expect("weights", 2**31)
         (tmp_path / "weights.1234abcd").write_bytes(bytes(10 * 2**20))
         wait_for(lambda: len(caplog.messages) >= 3)
     lines = caplog.messages
@@ -509,7 +509,7 @@ def test_a_bar_on_a_terminal(fetch: Fetch, s3: ObjectStore) -> None:
 def test_storage_s_own_log_has_no_credentials(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level(logging.DEBUG, "runners.storage")
     storage_logger = logging.getLogger("storage.initializer")
-    with storage._storage_log(storage._Progress("shown", tmp_path)):
+    with storage._storage_log(progress.Progress("shown", tmp_path)):
         storage_logger.info("Copying contents of %s to local", "https://me:pass@host/m.zip?sig=secret")
         storage_logger.warning("anonymous access")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
