@@ -129,7 +129,6 @@ def test_variables_that_are_the_servers_are_refused(name: str) -> None:
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
         ("{% for", "unexpected"),
         ("{{ range(10 ** 9) | list }}", "range too big|Range too big"),
-        ("{{ 'x' * 10 ** 19 }}", "OverflowError|cannot fit|MemoryError"),
     ],
 )
 def test_whatever_goes_wrong_in_a_template_is_about_the_messages(template: str, message: str) -> None:
