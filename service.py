@@ -109,7 +109,7 @@ class Server:
         if grpc_server is not None:
             await start_or_exit(grpc_server)
         self._running = asyncio.create_task(run_or_exit(models))
-        self._giving_back = asyncio.create_task(give_back_free_memory(lambda: models.ready))
+        self._giving_back = asyncio.create_task(give_back_free_memory(lambda: models.ready, lambda: models.busy))
         bound_shutdown(runner.close, grpc_server)
 
     @bentoml.on_shutdown

@@ -25,6 +25,8 @@ _PAIRS = {b"[]", b"{}"}
 _BLANK = b" \t\r\n"
 # The bytes of a character that is written as \u0061.
 _LONGEST_ESCAPE = 6
+# Far more digits than Python makes a number of.
+_LONGEST_NUMBER = 2**16
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(_OPENING)], _STEPS[list(_CLOSING)] = 1, -1
 _IS_STRUCTURE = np.isin(np.arange(256), list(_OPENING + _CLOSING + _COMMA + _COLON + _QUOTE))
@@ -170,7 +172,7 @@ class _Pieces:
             characters = self._limits.max_text_characters
             if len(text) > characters * _LONGEST_ESCAPE + 2:
                 raise LimitExceededError(len(text) - 2, "bytes of a text", "max_text_characters", characters)
-        elif len(text) > _PIECE:
+        elif len(text) > _LONGEST_NUMBER:
             raise msgspec.DecodeError("JSON is malformed: a number or a word is too long")
         return msgspec.json.decode(text)
 

@@ -15,8 +15,12 @@ _SLACK = 32 * 2**20
 _PAGES = Path("/proc/self/statm")
 
 
-async def give_back_free_memory(is_ready: Callable[[], bool], period: float = _PERIOD) -> None:
-    """Give free memory back to the system while the process has more than it once had when ready, for ever.
+async def give_back_free_memory(
+    is_ready: Callable[[], bool], is_busy: Callable[[], bool], period: float = _PERIOD
+) -> None:
+    """Give free memory back to the system while the process idles with more than it once had when ready, for ever.
+
+    Under load it would be taken again at once: that costs a fifth of the throughput.
 
     A large request leaves holes in the heaps of several threads, and glibc itself gives back only a heap's end.
     """
@@ -30,7 +34,7 @@ async def give_back_free_memory(is_ready: Callable[[], bool], period: float = _P
             # A model that is loaded again needs another amount.
             least = None
             continue
-        if least is None or _resident() > least + _SLACK:
+        if not is_busy() and (least is None or _resident() > least + _SLACK):
             # It takes some ms, in which it does not hold the GIL.
             await asyncio.to_thread(trim, 0)
         least = min(least or _resident(), _resident())

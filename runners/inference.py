@@ -166,6 +166,10 @@ class Runner(Protocol):
         """Whether it has died for good, so that the process must end."""
 
     @property
+    def busy(self) -> bool:
+        """Whether requests are under way."""
+
+    @property
     def default_options(self) -> Options:
         """What the operator's arguments ask of every text."""
 
@@ -255,6 +259,11 @@ class Models:
     def ready(self) -> bool:
         """Whether all models are ready, as the Open Inference Protocol defines a ready server."""
         return all(slot.runner.ready for slot in self._slots.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are under way."""
+        return any(slot.runner.busy for slot in self._slots.values())
 
     @property
     def live(self) -> bool:

@@ -97,6 +97,10 @@ class EncoderRunner:
         return self._loaded.forward.mode if self._loaded is not None else None
 
     @property
+    def busy(self) -> bool:
+        return self._loaded is not None and self._loaded.queue.requests > 0
+
+    @property
     def default_options(self) -> Options:
         output = Output.LABELS
         if self._arguments.return_probabilities:

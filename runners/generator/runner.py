@@ -83,6 +83,10 @@ class GeneratorRunner:
         return self._engine is not None and self._engine.failed
 
     @property
+    def busy(self) -> bool:
+        return self._admission.requests > 0
+
+    @property
     def default_options(self) -> Options:
         return Options()
 

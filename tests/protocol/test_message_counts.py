@@ -29,9 +29,10 @@ def ints(count: int) -> bytes:
     [
         (ints(30), None),
         (ints(50), "elements of the message are more than the 40 that --max_json_values allows"),
-        (FORM(raw_input_contents=[b""] * 41).SerializeToString(), "--max_json_values"),
+        (FORM(raw_input_contents=[b""] * 8).SerializeToString(), None),
+        (FORM(raw_input_contents=[b""] * 9).SerializeToString(), "10 messages, map entries and strings are more than the 9"),
         (FORM(inputs=[FORM.InferInputTensor()] * 8).SerializeToString(), None),
-        (FORM(inputs=[FORM.InferInputTensor()] * 9).SerializeToString(), "10 messages and map entries are more than the 9"),
+        (FORM(inputs=[FORM.InferInputTensor()] * 9).SerializeToString(), "10 messages, map entries and strings are more than the 9"),
         (FORM(parameters={str(i): messages.InferParameter() for i in range(9)}).SerializeToString(), "--max_json_containers"),
     ],
 )  # fmt: skip
