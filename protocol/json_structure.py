@@ -82,16 +82,11 @@ def find_structure(body: bytes, limits: RequestLimits) -> JsonStructure:
         commas, colons = commas + int(counts[_COMMA[0]]), colons + int(counts[_COLON[0]])
         if len(depths):
             depth = int(depths[-1])
-            _check("levels of nesting", int(depths.max()), "max_json_depth", limits.max_json_depth)
-        _check("lists, objects and members", opening + colons, "max_json_containers", limits.max_json_containers)
-        _check("JSON values", opening + commas + 1, "max_json_values", limits.max_json_values)
+            limits.check("max_json_depth", int(depths.max()), "levels of nesting")
+        limits.check("max_json_containers", opening + colons, "lists, objects and members")
+        limits.check("max_json_values", opening + commas + 1, "JSON values")
         parts.append((positions, characters, depths))
     return JsonStructure(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _check(what: str, count: int, argument: str, limit: int) -> None:
-    if count > limit:
-        raise LimitExceededError(count, what, argument, limit)
 
 
 def _count_characters(body: bytes) -> tuple[int, int, int]:

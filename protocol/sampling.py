@@ -10,7 +10,6 @@ from msgspec import Meta
 
 from protocol.constraints import StructuredOutputs, read_structured_outputs
 from protocol.errors import InvalidRequestError
-from runners.errors import LimitExceededError
 from runners.generation import MAX_ALLOWED_TOKENS, Constraint, PromptOptions, Sampling
 from runners.request_limits import RequestLimits
 
@@ -126,16 +125,11 @@ def check_counts(fields: SamplingFields, limits: RequestLimits) -> None:
     Raises:
         LimitExceededError: there are too many stop strings, bad words, or tokens in a list.
     """
-    stops, tokens = limits.max_stop_strings, limits.max_logit_bias
-    given = [
-        ("stop", fields.stop if isinstance(fields.stop, list) else (), "stop strings", "max_stop_strings", stops),
-        ("bad_words", fields.bad_words or (), "bad_words", "max_stop_strings", stops),
-        ("logit_bias", fields.logit_bias or (), "tokens in logit_bias", "max_logit_bias", tokens),
-        ("stop_token_ids", fields.stop_token_ids or (), "stop_token_ids", "max_logit_bias", tokens),
-    ]
-    for param, values, what, argument, limit in given:
-        if len(values) > limit:
-            raise LimitExceededError(len(values), what, argument, limit, param)
+    stops = fields.stop if isinstance(fields.stop, list) else ()
+    limits.check("max_stop_strings", len(stops), "stop strings", "stop")
+    limits.check("max_stop_strings", len(fields.bad_words or ()), "bad_words", "bad_words")
+    limits.check("max_logit_bias", len(fields.logit_bias or ()), "tokens in logit_bias", "logit_bias")
+    limits.check("max_logit_bias", len(fields.stop_token_ids or ()), "stop_token_ids", "stop_token_ids")
 
 
 def read_sampling(parameters: Mapping[str, Any] | None, limits: RequestLimits) -> tuple[Sampling, PromptOptions]:

@@ -11,7 +11,6 @@ from protocol.body import decode_json
 from protocol.constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
 from protocol.errors import InvalidRequestError
 from protocol.openai.messages import check_messages, count_characters
-from runners.errors import LimitExceededError
 from runners.generator.admission import check_prompts
 from runners.request_limits import RequestLimits
 
@@ -63,16 +62,14 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> None:
         kwargs = call.chat_template_kwargs if isinstance(call.chat_template_kwargs, dict) else {}
         count_characters(limits, call.messages, call.tools if isinstance(call.tools, list) else None, kwargs)
         check_prompts(limits, [""], call.n if isinstance(call.n, int) else 1)
-    stops, tokens = limits.max_stop_strings, limits.max_logit_bias
-    for name, argument, limit in (
-        ("stop", "max_stop_strings", stops),
-        ("bad_words", "max_stop_strings", stops),
-        ("logit_bias", "max_logit_bias", tokens),
-        ("stop_token_ids", "max_logit_bias", tokens),
+    for name, argument in (
+        ("stop", "max_stop_strings"),
+        ("bad_words", "max_stop_strings"),
+        ("logit_bias", "max_logit_bias"),
+        ("stop_token_ids", "max_logit_bias"),
     ):
-        value = getattr(call, name)
-        if isinstance(value, list | dict) and len(value) > limit:
-            raise LimitExceededError(len(value), name, argument, limit, name)
+        if isinstance(value := getattr(call, name), list | dict):
+            limits.check(argument, len(value), name, name)
     for name in ("structured_outputs", "response_format", "text"):
         if isinstance(value := getattr(call, name), dict):
             _check_constraint(value, name)
@@ -90,8 +87,7 @@ def _check_texts(name: str, given: Any, n: Any, limits: RequestLimits) -> None:
         check_messages(items, limits, name)
         count_characters(limits, items)
         return
-    if len(items) > limits.max_client_batch_size:
-        raise LimitExceededError(len(items), name, "max_client_batch_size", limits.max_client_batch_size, name)
+    limits.check("max_client_batch_size", len(items), name, name)
     texts = [item if isinstance(item, str) else "" for item in items]
     if name == "prompt":
         check_prompts(limits, texts, n if isinstance(n, int) else 1)

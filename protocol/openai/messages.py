@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from protocol.errors import InvalidRequestError
-from runners.errors import LimitExceededError
 from runners.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
@@ -40,13 +39,10 @@ def check_messages(messages: Sequence[Any], limits: RequestLimits, param: str = 
     Raises:
         LimitExceededError: there are too many messages, or parts of all messages.
     """
-    if (count := len(messages)) > limits.max_messages:
-        raise LimitExceededError(count, "messages", "max_messages", limits.max_messages, param)
+    limits.check("max_messages", len(messages), "messages", param)
     contents = [message.get("content") for message in messages if isinstance(message, dict)]
-    if (parts := sum(len(content) for content in contents if isinstance(content, list))) > limits.max_client_batch_size:
-        raise LimitExceededError(
-            parts, "parts of messages", "max_client_batch_size", limits.max_client_batch_size, param
-        )
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    limits.check("max_client_batch_size", parts, "parts of messages", param)
 
 
 def count_characters(
@@ -60,15 +56,12 @@ def count_characters(
     Raises:
         LimitExceededError: there are too many of them, or too many tools.
     """
-    if (count := len(tools or ())) > limits.max_parameters:
-        raise LimitExceededError(count, "tools", "max_parameters", limits.max_parameters, "tools")
-    most = limits.max_text_characters
+    limits.check("max_parameters", len(tools or ()), "tools", "tools")
     characters = 0
     # Piece by piece, so that what is far too large is not encoded as a whole.
     for piece in (*messages, *(tools or ()), *variables.values()):
         characters += len(msgspec.json.encode(piece).decode())
-        if characters > most:
-            raise LimitExceededError(characters, "characters of a chat", "max_text_characters", most)
+        limits.check("max_text_characters", characters, "characters of a chat")
     return characters
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runners.encoder.fair_thread import FairThread, Share
-from runners.errors import LimitExceededError, naming_text
+from runners.errors import naming_text
 from runners.inference import Options, Output, TextInput, TokenInput
 from runners.request_limits import RequestLimits
 
@@ -80,8 +80,7 @@ class Intake:
         self._job = job
         self._options = options
         self._sequences_a_text = loaded.head.count_sequences(options)
-        self._max_sequences = limits.max_request_sequences
-        self._max_numbers = limits.max_answer_numbers
+        self._limits = limits
         self._note = note
         self._lock = threading.Lock()
         self._sequences = 0
@@ -191,16 +190,10 @@ class Intake:
         with self._lock:
             self._sequences += sequences
             self._numbers += numbers
-        if self._sequences > self._max_sequences:
-            raise LimitExceededError(
-                self._sequences, "sequences of the model, which texts, labels and windows make",
-                "max_request_sequences", self._max_sequences,
-            )  # fmt: skip
-        if self._numbers > self._max_numbers:
-            raise LimitExceededError(
-                self._numbers, "numbers of the answer, or scores of the vocabulary that it is made of,",
-                "max_answer_numbers", self._max_numbers,
-            )  # fmt: skip
+        what = "sequences of the model, which texts, labels and windows make"
+        self._limits.check("max_request_sequences", self._sequences, what)
+        what = "numbers of the answer, or scores of the vocabulary that it is made of,"
+        self._limits.check("max_answer_numbers", self._numbers, what)
 
 
 def count_characters(given: TextInput | TokenInput) -> int:

@@ -197,11 +197,7 @@ class EncoderRunner:
         limits = self._arguments
         characters = _check_kinds(loaded, texts, options, limits.max_whole_text_characters)
         sequences = loaded.head.count_sequences(options) * len(texts)
-        if sequences > limits.max_request_sequences:
-            raise LimitExceededError(
-                sequences, "pairs of a text and a label", "max_request_sequences", limits.max_request_sequences,
-                "candidate_labels",
-            )  # fmt: skip
+        limits.check("max_request_sequences", sequences, "pairs of a text and a label", "candidate_labels")
         loaded.head.check_options(options)
         own_prompt = options.answer.prompt_name in (None, self._answer.prompt_name)
         if not own_prompt and any(isinstance(given, TokenInput) for given in texts):

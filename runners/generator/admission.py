@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
-from runners.errors import LimitExceededError, OverloadedError
+from runners.errors import OverloadedError
 from runners.request_limits import RequestLimits
 
 _RETRY_SECONDS = 1.0
@@ -62,8 +62,7 @@ class Admission:
             OverloadedError: too many wait already.
         """
         most = self._limits.max_queue_tokens
-        if tokens > most:
-            raise LimitExceededError(tokens, "tokens of prompts, each times its outputs,", "max_queue_tokens", most)
+        self._limits.check("max_queue_tokens", tokens, "tokens of prompts, each times its outputs,")
         if self.tokens + tokens > most:
             raise _overloaded(self.tokens, "tokens", "max_queue_tokens", most)
 
@@ -114,16 +113,12 @@ def check_prompts(limits: RequestLimits, prompts: Sequence[str | Sequence[int]],
     Raises:
         LimitExceededError: there are too many outputs, or characters of a prompt or of all.
     """
-    if (outputs := len(prompts) * choices) > limits.max_choices:
-        raise LimitExceededError(outputs, "outputs, prompts times n,", "max_choices", limits.max_choices)
+    limits.check("max_choices", len(prompts) * choices, "outputs, prompts times n,")
     lengths = [len(prompt) for prompt in prompts if isinstance(prompt, str)]
-    if (longest := max(lengths, default=0)) > limits.max_text_characters:
-        raise LimitExceededError(longest, "characters of a prompt", "max_text_characters", limits.max_text_characters)
-    if (together := sum(lengths)) > limits.max_request_characters:
-        raise LimitExceededError(
-            together, "characters of all prompts", "max_request_characters", limits.max_request_characters
-        )
-    return together
+    limits.check("max_text_characters", max(lengths, default=0), "characters of a prompt")
+    characters = sum(lengths)
+    limits.check("max_request_characters", characters, "characters of all prompts")
+    return characters
 
 
 def _overloaded(count: int, what: str, argument: str, limit: int) -> OverloadedError:

@@ -14,7 +14,7 @@ from runners.encoder.heads.head import Head
 from runners.encoder.reading import Reading, TokenizedText
 from runners.encoder.spans import find_answers, find_candidates
 from runners.encoder.tokenization import TextTokenizer
-from runners.errors import InputError, LimitExceededError
+from runners.errors import InputError
 from runners.inference import Numbers, Options, Table, TensorSpec, TextInput
 
 # How many tokens the windows of a context share, as in `transformers`' pipeline.
@@ -45,9 +45,8 @@ class QuestionAnswering(Head):
         return tokenizer.tokenize_contexts(texts, options.reading.stride, usual, first_position)
 
     def check_options(self, options: Options) -> None:
-        length, most = options.answer.max_answer_len, self.arguments.max_answer_tokens
-        if length > most:
-            raise LimitExceededError(length, "tokens of an answer", "max_answer_tokens", most, "max_answer_len")
+        length = options.answer.max_answer_len
+        self.arguments.check("max_answer_tokens", length, "tokens of an answer", "max_answer_len")
 
     def reads_to_end(self, options: Options) -> bool:
         return True
