@@ -27,7 +27,7 @@ _PEAK_SHARE = 1.5
 _AFTER_SHARE = 1.05
 # What a heap keeps in parts that are not free as a whole.
 _SLACK = 48 * 2**20
-# Seconds for which a server is left alone before its memory is read, and after which it is given up where it is silent.
+# Seconds in which memory comes back, and after which a server is given up where it is silent.
 # As long as runners/free_memory.py may take to look.
 _REST = 6.0
 _LOST = 30.0
@@ -100,7 +100,7 @@ class Target:
             return 0.0
 
     def run(self, case: Case, rest: float = _REST) -> Row:
-        """Carry the case out, and leave the server alone for `rest` seconds before its memory is read."""
+        """Carry the case out; then memory has at most `rest` seconds to come back."""
         attack = case.prepare()
         before = self.memory
         start = time.monotonic()
@@ -108,8 +108,7 @@ class Target:
         seconds = time.monotonic() - start
         lost = not self._wait_for_answers(time.monotonic())
         seen = self._probe.between(start, time.monotonic())
-        time.sleep(rest)
-        after = self.memory
+        after = self._wait_for_memory(before, rest)
         live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
         problems = [*self._judge(case, statuses), *_judge_memory(before, seen.peak, after)]
         if lost:
@@ -132,6 +131,13 @@ class Target:
         if self.worker != find_worker(self.server):
             yield "the worker was replaced"
 
+    def _wait_for_memory(self, before: float, rest: float) -> float:
+        """What is in memory once it is as before, or after so many seconds."""
+        end = time.monotonic() + rest
+        while (after := self.memory) > _most_after(before) and time.monotonic() < end:
+            time.sleep(0.2)
+        return after
+
     def _wait_for_answers(self, moment: float) -> bool:
         while not self._probe.answered_since(moment):
             if time.monotonic() > moment + _LOST:
@@ -143,8 +149,12 @@ class Target:
 def _judge_memory(before: float, peak: float, after: float) -> Iterator[str]:
     if peak > _PEAK_SHARE * before + BUDGET:
         yield "too much memory"
-    if after > _AFTER_SHARE * before + _SLACK:
+    if after > _most_after(before):
         yield KEEPS_MEMORY
+
+
+def _most_after(before: float) -> float:
+    return _AFTER_SHARE * before + _SLACK
 
 
 def find_worker(server: ServerProcess) -> int:
