@@ -12,24 +12,25 @@ claim to the time that others used meanwhile.
 
 from __future__ import annotations
 
-import asyncio
-import heapq
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from itertools import count
 from typing import NoReturn
 
-from runners.encoder.reading import Reading, TokenizedText
+from runners.encoder.entries import Entry, EntryOrder, Job
+from runners.encoder.reading import Reading
 from runners.errors import ModelNotReadyError, OverloadedError
-from runners.inference import Options, Prediction
+from runners.inference import Options
 from runners.metrics import Load
 from runners.request_limits import RequestLimits
 
 # How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
+# A request of so few texts, which have so small a part of a batch's tokens, goes first.
+_SMALL_REQUEST_TEXTS = 8
+_SMALL_REQUEST_SHARE = 1 / 3
 # Among how many waiting texts a batch looks for those of like or equal length.
 _LENGTH_CANDIDATES = 128
 # A request's next texts are tokenized once fewer of its tokens wait than so many batches have.
@@ -52,94 +53,6 @@ class BatchMode(StrEnum):
     ONE_BY_ONE = "one by one"
 
 
-class Job:
-    """The texts of one request on their way through the queue."""
-
-    def __init__(self, texts: int, characters: int, arrival: int) -> None:
-        """
-        Args:
-            texts: how many predictions make the job complete.
-            characters: what the job has been admitted for.
-            arrival: tokens that the queue had served when the request came.
-        """
-        self._loop = asyncio.get_running_loop()
-        self._predictions: list[Prediction | None] = [None] * texts
-        self._missing = texts
-        self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
-        self.characters = characters
-        # Of its answer, as far as they are counted.
-        self.numbers = 0
-        self.tag = arrival
-        self.queued_tokens = 0
-        # Its texts in the queue, and their tokens; none once it is released, although they may still lie there.
-        self.waiting = 0
-        self.waiting_tokens = 0
-        self.wants_room = False
-        self._room = asyncio.Event()
-
-    @property
-    def abandoned(self) -> bool:
-        """Whether nobody waits for it any more: the caller has gone, or another of its texts has failed."""
-        return self.result.done()
-
-    def give_room(self) -> None:
-        """Let `wait` return; from any thread."""
-        self.wants_room = False
-        self._call(self._room.set)
-
-    async def wait(self) -> None:
-        """Wait for room, or for the result."""
-        self._room.clear()
-        if not self.abandoned:
-            await self._room.wait()
-
-    def deliver(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
-        """Take answers by position, from any thread."""
-        self._call(self._accept, answers)
-
-    def _call(self, function: Callable[..., None], *values: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *values)
-        except RuntimeError:
-            # The caller's event loop is closed, and nobody waits.
-            return
-
-    def _accept(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
-        for position, answer in answers:
-            if self.result.done():
-                return
-            if isinstance(answer, Exception):
-                self.result.set_exception(answer)
-                self._room.set()
-                return
-            # Two threads that run parts of one text may both have seen its last one come.
-            self._missing -= self._predictions[position] is None
-            self._predictions[position] = answer
-        if not self._missing:
-            self.result.set_result([prediction for prediction in self._predictions if prediction is not None])
-
-
-@dataclass(slots=True, order=True)
-class Entry:
-    """A sequence of tokens in the queue, the whole of a text or a part, ordered by its tag and then by age."""
-
-    tag: int
-    age: int
-    job: Job = field(compare=False)
-    position: int = field(compare=False)
-    reading: Reading = field(compare=False)
-    part: int = field(compare=False)
-    options: Options = field(compare=False)
-
-    @property
-    def text(self) -> TokenizedText:
-        return self.reading.sequences[self.part]
-
-    @property
-    def tokens(self) -> int:
-        return len(self.text.input_ids)
-
-
 class BatchQueue:
     """Texts wait here for the model; thread-safe."""
 
@@ -157,14 +70,14 @@ class BatchQueue:
         self._characters = 0
         # Of all answers that are being made.
         self._numbers = 0
-        self._entries: list[Entry] = []
+        self._entries = EntryOrder()
         self._waiting_tokens = 0
         self._load = load
         self._waiting_texts = 0
         self._running_texts = 0
         self._abandoned_texts = 0
         self._ages = count()
-        self._served_tokens = 0
+        self._served = 0.0
         self._tokens_a_second = 0.0
         self._closed = False
         self._changed = threading.Condition()
@@ -194,7 +107,7 @@ class BatchQueue:
             )
         self.requests += 1
         self._characters += characters
-        return Job(texts, characters, self._served_tokens)
+        return Job(texts, characters, self._served)
 
     def reserve(self, job: Job, numbers: int) -> None:
         """Take so many more numbers of a job's answer into the account, until the job is released; from any thread.
@@ -245,23 +158,36 @@ class BatchQueue:
                 job.deliver([(first_position, ModelNotReadyError("the server is shutting down"))])
             if self._closed or job.abandoned:
                 return
-            for position, reading in enumerate(readings, first_position):
-                for part in range(len(reading.sequences)):
-                    entry = Entry(0, next(self._ages), job, position, reading, part, options)
-                    entry.tag = self._stamp(job, entry.tokens)
-                    self._push(entry)
+            entries = [
+                Entry(0.0, next(self._ages), job, position, reading, part, options)
+                for position, reading in enumerate(readings, first_position)
+                for part in range(len(reading.sequences))
+            ]
+            is_small = job.texts <= _SMALL_REQUEST_TEXTS and self._is_small(job.queued_cost, entries)
+            for entry in entries:
+                entry.is_small = is_small
+                entry.tag = self._stamp(job, self._cost(entry))
+                self._push(entry)
             self._tell_load()
             self._changed.notify()
 
-    def _stamp(self, job: Job, tokens: int) -> int:
+    def _is_small(self, queued: float, entries: Iterable[Entry]) -> bool:
+        """Whether they are a small part of a batch, with what has been queued of their request."""
+        return queued + sum(map(self._cost, entries)) <= self._max_batch_tokens * _SMALL_REQUEST_SHARE
+
+    def _stamp(self, job: Job, cost: float) -> float:
         """The place of the job's next entry."""
         budget = self._max_batch_tokens
-        if job.queued_tokens > budget:
-            job.tag = max(job.tag, self._served_tokens)
+        if job.queued_cost > budget:
+            job.tag = max(job.tag, self._served)
         tag = job.tag
-        job.queued_tokens += tokens
-        job.tag += _LARGE_REQUEST_PENALTY * max(0, min(tokens, job.queued_tokens - budget))
+        job.queued_cost += cost
+        job.tag += _LARGE_REQUEST_PENALTY * max(0, min(cost, job.queued_cost - budget))
         return tag
+
+    def _cost(self, entry: Entry) -> float:
+        """Tokens, or what part of a batch's the entry takes by being one of its texts."""
+        return max(entry.tokens, self._max_batch_tokens / _MAX_BATCH_TEXTS)
 
     def take(self, mode: BatchMode = BatchMode.PACKED) -> list[Entry]:
         """The next batch; waits for one, and `finish` must follow. Empty once the queue is closed.
@@ -274,7 +200,7 @@ class BatchQueue:
             while True:
                 batch = self._take_batch(mode)
                 if batch:
-                    self._served_tokens += sum(entry.tokens for entry in batch)
+                    self._served += sum(map(self._cost, batch))
                     self._running_texts += len(batch)
                     self._tell_load()
                     return batch
@@ -313,14 +239,14 @@ class BatchQueue:
         return _BATCHES_AHEAD * self._max_batch_tokens
 
     def _push(self, entry: Entry) -> None:
-        heapq.heappush(self._entries, entry)
+        self._entries.push(entry)
         self._waiting_tokens += entry.tokens
         self._waiting_texts += 1
         entry.job.waiting += 1
         entry.job.waiting_tokens += entry.tokens
 
     def _pop(self) -> Entry:
-        entry = heapq.heappop(self._entries)
+        entry = self._entries.pop()
         job = entry.job
         if not job.waiting:
             self._abandoned_texts -= 1
@@ -336,8 +262,7 @@ class BatchQueue:
     def _sweep(self) -> None:
         """Drop what nobody waits for, once that is much: its place may come late."""
         if self._abandoned_texts > max(_MANY_ABANDONED, len(self._entries) // 2):
-            self._entries = [entry for entry in self._entries if entry.job.waiting]
-            heapq.heapify(self._entries)
+            self._entries.keep(lambda entry: entry.job.waiting > 0)
             self._abandoned_texts = 0
 
     def _tell_load(self) -> None:
@@ -346,11 +271,12 @@ class BatchQueue:
 
     def _next(self) -> Entry | None:
         """The oldest entry that somebody still waits for."""
-        while self._entries and self._entries[0].job.abandoned:
+        while (entry := self._entries.first()) is not None and entry.job.abandoned:
             self._pop()
-        return self._entries[0] if self._entries else None
+        return entry
 
     def _take_batch(self, mode: BatchMode) -> list[Entry]:
+        self._entries.start_batch()
         match mode:
             case BatchMode.PACKED:
                 return self._take_oldest(_MAX_BATCH_TEXTS)

@@ -15,7 +15,7 @@ from runners.inference import Options, Output, TextInput, TokenInput
 from runners.request_limits import RequestLimits
 
 if TYPE_CHECKING:
-    from runners.encoder.batching import Job
+    from runners.encoder.entries import Job
     from runners.encoder.loaded import LoadedModel
     from runners.encoder.reading import Reading
     from runners.encoder.tokenization import TextTokenizer

@@ -24,7 +24,7 @@ from runners.metrics import NON_FINITE_TEXTS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runners.encoder.batching import Entry, Job
+    from runners.encoder.entries import Entry, Job
     from runners.encoder.loaded import LoadedModel
     from runners.encoder.reading import TokenizedText
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from runners.encoder.batching import BatchMode, BatchQueue, Entry, Job
+from runners.encoder.batching import BatchMode, BatchQueue
+from runners.encoder.entries import Entry, Job
 from runners.encoder.reading import Reading, TokenizedText
 from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Numbers, Options, Prediction
@@ -67,8 +68,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 @in_a_loop
 async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQueue) -> None:
-    for length in (50, 30, 30, 10, 120, 10):
-        put(queue, length)
+    put(queue, 50, 30, 30, 10, 120, 10)
     assert lengths(queue.take()) == [50, 30]
     assert lengths(queue.take()) == [30, 10]
     assert lengths(queue.take()) == [120], "a text over the budget is a batch of its own, when its turn comes"
@@ -77,8 +77,7 @@ async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQ
 
 @in_a_loop
 async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQueue) -> None:
-    for length in (20, 90, 21, 5, 19, 22, 80):
-        put(queue, length)
+    put(queue, 20, 90, 21, 5, 19, 22, 80)
     assert sorted(lengths(queue.take(BatchMode.PADDED))) == [19, 20, 21, 22]
     assert lengths(queue.take(BatchMode.PADDED)) == [90]
     assert sorted(lengths(queue.take(BatchMode.PADDED))) == [5], "80 would make it two times 80"
@@ -87,16 +86,14 @@ async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQ
 
 @in_a_loop
 async def test_batches_of_equal_length_are_of_the_length_of_the_oldest(queue: BatchQueue) -> None:
-    for length in (20, 90, 20, 21, 20, 90):
-        put(queue, length)
+    put(queue, 20, 90, 20, 21, 20, 90)
     for expected in ([20, 20, 20], [90], [21], [90]):
         assert lengths(queue.take(BatchMode.EQUAL_LENGTH)) == expected
 
 
 @in_a_loop
 async def test_one_by_one_takes_the_oldest_alone(queue: BatchQueue) -> None:
-    for length in (20, 90, 20):
-        put(queue, length)
+    put(queue, 20, 90, 20)
     for expected in (20, 90, 20):
         assert lengths(queue.take(BatchMode.ONE_BY_ONE)) == [expected]
 
@@ -120,6 +117,46 @@ async def test_a_huge_request_neither_starves_others_nor_is_starved(queue: Batch
         queue.release(small)
     assert max(waits[5:]) <= 3, "a small request waits for some batches, not for a thousand texts"
     assert served[True] >= 0.2 * sum(served.values()), "the huge one goes on all the same"
+
+
+@pytest.mark.parametrize("mode", [BatchMode.PACKED, BatchMode.PADDED, BatchMode.EQUAL_LENGTH])
+@pytest.mark.parametrize(
+    ("requests", "texts", "tokens"),
+    [
+        pytest.param(7, 12, 30, id="requests of some texts"),
+        pytest.param(7, 300, 1, id="requests of many texts of one token"),
+        pytest.param(7, 1, 1000, id="requests of a long text"),
+        pytest.param(1, 1000, 10, id="one request of many texts"),
+    ],
+)
+def test_a_text_alone_waits_for_no_more_than_three_batches(
+    queue: BatchQueue, mode: BatchMode, requests: int, texts: int, tokens: int
+) -> None:
+    """However many requests, of whatever size, came before it."""
+
+    async def test() -> None:
+        for _ in range(requests):
+            put(queue, *[tokens] * texts)
+        for _ in range(10):
+            alone = put(queue, 20)
+            batches = iter(lambda: queue.take(mode), [])
+            waited = next(count for count, batch in enumerate(batches) if any(entry.job is alone for entry in batch))
+            assert waited <= 1, "beside the batch that runs"
+            queue.release(alone)
+
+    asyncio.run(test())
+
+
+@in_a_loop
+async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: BatchQueue) -> None:
+    large = put(queue, *[10] * 1000)
+    served = 0
+    for _ in range(40):
+        for job in [put(queue, 30) for _ in range(4)]:
+            asyncio.get_running_loop().call_later(0, queue.release, job)
+        served += sum(entry.tokens for entry in queue.take() if entry.job is large)
+        await asyncio.sleep(0.001)
+    assert served >= 40 // 4 * BUDGET * 0.9
 
 
 @in_a_loop

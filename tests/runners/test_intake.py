@@ -191,7 +191,7 @@ def test_a_client_that_leaves_while_its_texts_wait_leaves_nothing(
         assert (queue.requests, queue._characters, queue._waiting_tokens) == (0, 0, 0)
         gate.open()
         assert len(await infer(runner, SMALL)) == 1
-        assert queue._entries == []
+        assert not len(queue._entries)
 
     asyncio.run(scenario())
 
