@@ -124,6 +124,9 @@ class GeneratorRunner:
     async def load(self) -> None:
         with load_errors(self._arguments.model):
             engine = await self._start_engine()
+        # What is loaded stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 
