@@ -167,8 +167,6 @@ class VllmEngine:
         try:
             parsed = await asyncio.to_thread(_parse, arguments, names)
             engine = await asyncio.to_thread(_create_engine, parsed)
-            if not _chooses_constraints(arguments):
-                _allow_other_tokenizers(engine)
             application, lifespan = await _create_application(engine, parsed)
             return cls(engine, application, lifespan)
         except RunnerError:
@@ -458,11 +456,6 @@ def _own_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
     words.append(f"--shutdown-timeout={DRAIN_SECONDS:.0f}")
     if arguments.trust_remote_code:
         words.append("--trust-remote-code")
-    if not _chooses_constraints(arguments):
-        # Of vLLM's libraries llguidance alone bounds what a constraint may cost: others compile for minutes.
-        words += ["--structured-outputs-config.backend=guidance"]
-        # As the library that vLLM would choose.
-        words += ["--structured-outputs-config.disable_additional_properties=true"]
     if current_platform.is_cpu():
         chosen = {name.partition(".")[0] for name in arguments.engine}
         if not chosen & _COMPILATION:
@@ -471,20 +464,6 @@ def _own_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
         if not chosen & _CACHE_SIZE and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             words.append(f"--kv-cache-memory-bytes={min(_CACHE_BYTES_ON_CPU, available_memory() // 2)}")
     return words
-
-
-def _chooses_constraints(arguments: Arguments) -> bool:
-    """Whether the operator says which library compiles constraints, or may do so in a file."""
-    return any(name.partition(".")[0] in ("structured_outputs_config", "config") for name in arguments.engine)
-
-
-def _allow_other_tokenizers(engine: AsyncLLM) -> None:
-    """Leave the choice of the library to vLLM where ours does not take the tokenizer."""
-    from vllm.v1.structured_output.backend_guidance import GuidanceBackend
-
-    if engine.tokenizer is not None and not GuidanceBackend.is_tokenizer_supported(engine.tokenizer):
-        logger.info("llguidance does not take the tokenizer: constraints of outputs are not bounded")
-        engine.vllm_config.structured_outputs_config.backend = "auto"
 
 
 def _engine_words(arguments: Arguments, parser: FlexibleArgumentParser) -> list[str]:

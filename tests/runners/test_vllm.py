@@ -55,15 +55,6 @@ def parse(environment: dict[str, str] | None = None, **given: Any) -> Any:
         ({"hf_overrides": {"a": 1}}, "hf_overrides", {"a": 1}),
         ({"compilation_config.mode": "0"}, "compilation_config.mode", 0),
         ({"max_log_len": "5"}, "max_log_len", 5),
-        pytest.param({}, "structured_outputs_config.backend", "guidance", id="what bounds the cost of a constraint"),
-        ({}, "structured_outputs_config.disable_additional_properties", True),
-        ({"structured_outputs_config": '{"backend": "xgrammar"}'}, "structured_outputs_config.backend", "xgrammar"),
-        ({"structured_outputs_config.backend": "auto"}, "structured_outputs_config.backend", "auto"),
-        (
-            {"structured_outputs_config.backend": "auto"},
-            "structured_outputs_config.disable_additional_properties",
-            False,
-        ),
     ],
 )
 def test_arguments_reach_vllm(given: dict[str, Any], attribute: str, value: Any) -> None:
