@@ -39,7 +39,9 @@ class RequestLimits(BaseModel):
         "entries and strings in a gRPC message",
     )  # fmt: skip
     max_json_depth: int = Field(64, ge=8, le=256, description="deepest nesting of a JSON body")
-    max_client_batch_size: int = Field(4096, ge=1, description="most texts, pairs or documents in a request")
+    max_client_batch_size: int = Field(
+        4096, ge=1, description="most texts, pairs or documents in a request, and parts of a chat's messages"
+    )
     max_text_characters: int = Field(_MIB, ge=1, description="most characters of a text")
     max_whole_text_characters: int = Field(
         _MIB // 2, ge=1, description="most characters of a text that is read to its end: with `stride`, without "
@@ -57,10 +59,13 @@ class RequestLimits(BaseModel):
     max_top_k: int = Field(1000, ge=1, description="largest top_k of an answer")
     max_answer_tokens: int = Field(1000, ge=1, description="largest max_answer_len of question answering")
     max_tensors: int = Field(64, ge=1, description="most inputs, and most outputs, of the Open Inference Protocol")
-    max_parameters: int = Field(256, ge=1, description="most entries of a request's, an input's or output's parameters")
+    max_parameters: int = Field(
+        256, ge=1, description="most entries of a request's, an input's or output's parameters, attributes of a "
+        "CloudEvent, and tools of a chat",
+    )  # fmt: skip
     max_choices: int = Field(1024, ge=1, description="most outputs of a generation request: prompts times n")
     max_stop_strings: int = Field(64, ge=1, description="most stop strings, and most bad_words, of a request")
-    max_logit_bias: int = Field(1024, ge=1, description="most tokens in logit_bias")
+    max_logit_bias: int = Field(1024, ge=1, description="most tokens in logit_bias, and in stop_token_ids")
     max_messages: int = Field(2048, ge=1, description="most messages of a chat")
     max_answer_numbers: int = Field(
         8 * _MIB, ge=1, description="most numbers and names in an answer, and eight times as many in all answers that "
