@@ -149,4 +149,24 @@ TEXTS = [
     ),
 ]  # fmt: skip
 
-CASES = [*AMOUNTS, *FORMS, *TEXTS]
+_TENSOR_OF_4096 = '{"inputs":[{"name":"input-0","shape":[4096],"datatype":"BYTES","data":['
+# As many texts as a request may have, which all are answered; a query is one of them.
+MOST = _cases(
+    Served.EMBEDDER,
+    [
+        (f"4,096 texts to {name}", post(path, repeat(before, item, 4096 - (path in (SCORE, RERANK)), after)), frozenset({"200"}), 60, False)
+        for name, path, before, item, after in [
+            ("predict", PREDICT, '{"instances":[', '"a word"', "]}"),
+            ("infer", INFER, _TENSOR_OF_4096, '"a word"', "]}]}"),
+            ("infer, answered in binary", INFER, '{"parameters":{"binary_data_output":true},' + _TENSOR_OF_4096[1:], '"a word"', "]}]}"),
+            ("embeddings", EMBEDDINGS, '{"input":[', '"a word"', "]}"),
+            ("embeddings, answered in base64", EMBEDDINGS, '{"encoding_format":"base64","input":[', '"a word"', "]}"),
+            ("embeddings, as tokens", EMBEDDINGS, '{"input":[', "[5,6]", "]}"),
+            ("embed", EMBED, '{"inputs":[', '"a word"', "]}"),
+            ("score", SCORE, '{"text_1":"a word","text_2":[', '"a word"', "]}"),
+            ("rerank", RERANK, '{"query":"a word","documents":[', '"a word"', "]}"),
+        ]
+    ],
+)  # fmt: skip
+
+CASES = [*AMOUNTS, *FORMS, *TEXTS, *MOST]
