@@ -23,10 +23,10 @@ from protocol.http.refusals import Refusal, refuse_with
 
 # Answered also on connections beyond the limit, so that a full server is not taken for a dead one.
 HEALTH_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz"})
+# How such a request begins, which does not wait for its turn.
+_HEALTH_REQUESTS = tuple(f"GET {path}{after}".encode() for path in HEALTH_PATHS for after in " ?")
 # Bytes parsed at once; of the smallest headers or chunks of a body these are some thousands, which take 1 to 2 ms.
 _PIECE = 16 * 2**10
-# As long as pieces of one read are parsed before other connections have their turn.
-_TURN_SECONDS = 0.002
 # Requests that may wait on a connection for the answer to an earlier one.
 _MOST_PIPELINED = 64
 # A body must progress by as much in body_timeout, or end.
@@ -105,7 +105,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._keep_alive_seconds = table.keep_alive_seconds(config)
         # On a connection beyond the limit.
         self._only_health = False
-        self._unparsed = b""
+        # What came and is to be parsed in turns.
+        self._unparsed: bytes | memoryview = b""
         self._refusal: Refusal | None = None
         # Since when nothing that comes is parsed any more; infinite while earlier requests are being answered.
         self._ended_at: float | None = None
@@ -142,37 +143,46 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._answering.message_event.set()
         super().connection_lost(exc)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Whether the transport is closed later: to close a thousand at once takes long."""
+        # Over TLS it is closed in any case.
+        if self.scheme == "https" or self._table.turns.take():
+            return False
+        self._table.turns.wait(self.transport.close)
+        return True
+
     def data_received(self, data: bytes) -> None:
         if self._ended_at is not None:
             return
         if self._unparsed:
-            self._unparsed += data
-        elif len(data) <= _PIECE:
+            # It waits for its turn.
+            self._unparsed = bytes(self._unparsed) + data
+        elif len(data) <= _PIECE and (self._table.turns.take() or data.startswith(_HEALTH_REQUESTS)):
             self._parse(data)
         else:
-            self._unparsed = data
-            self._parse_pieces()
+            self._unparsed = memoryview(data)
+            self._parse_in_turns()
 
-    def _parse_pieces(self) -> None:
-        """Parse what came, and let other connections have their turn if it takes long."""
-        data, self._unparsed = memoryview(self._unparsed), b""
-        started = self.loop.time()
-        while data:
-            self._parse(data[:_PIECE])
-            data = data[_PIECE:]
-            if self._ended_at is not None or self.transport.is_closing():
-                return
-            if data and self.loop.time() - started > _TURN_SECONDS:
-                self._unparsed = bytes(data)
+    def _parse_in_turns(self) -> None:
+        """Parse what came, of which each piece takes a turn."""
+        turns = self._table.turns
+        while self._unparsed:
+            if not turns.take():
                 self.flow.hold()
-                self.loop.call_soon(self._parse_pieces_later)
+                turns.wait(self._parse_in_turn)
                 return
-
-    def _parse_pieces_later(self) -> None:
-        if self._unparsed and self._ended_at is None and not self.transport.is_closing():
-            self._parse_pieces()
-        if not self._unparsed:
+            self._parse_piece()
+        if self._ended_at is None:
             self.flow.release()
+
+    def _parse_in_turn(self) -> None:
+        self._parse_piece()
+        self._parse_in_turns()
+
+    def _parse_piece(self) -> None:
+        piece, self._unparsed = self._unparsed[:_PIECE], self._unparsed[_PIECE:]
+        if piece and not self.transport.is_closing():
+            self._parse(piece)
 
     def _parse(self, piece: bytes | memoryview) -> None:
         self._overhead += len(piece)
@@ -278,12 +288,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            if self._table.turns.take():
+                self._start_next()
+            else:
+                self._table.turns.wait(self._start_next)
         elif self._in_body:
             # What is left of the body is thrown away as it comes.
             self._body_since = self.loop.time()
         else:
             self._become_idle()
+
+    def _start_next(self) -> None:
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
 
     def _become_idle(self) -> None:
         self._idle_since = self.loop.time()
@@ -305,6 +322,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         elif self._ended_at is not None:
             if now - self._ended_at > _LINGER_SECONDS:
                 self.transport.abort()
+        elif self._unparsed:
+            # It waits for its turn, for which the client is not to blame.
+            self._idle_since = self._body_since = now
         elif self in self._table.idle:
             self._check_idle(now)
         elif self._in_body:

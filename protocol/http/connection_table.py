@@ -10,6 +10,7 @@ from uvicorn.config import Config
 
 from protocol.http.descriptors import reserve_descriptors
 from protocol.http.refusals import RefusalLog
+from protocol.http.turns import Turns
 from runners.certificates import create_ssl_context, keep_current
 from runners.request_limits import RequestLimits
 
@@ -21,6 +22,8 @@ _RESERVE = 64
 # What uvicorn and BentoML have where the operator sets no --timeout-keep-alive.
 _DEFAULT_KEEP_ALIVE = 5
 _LONGEST_INTERVAL = 1.0
+# In an iteration of the event loop: it takes some ms where a time-out is over for all of them.
+_CHECKED_AT_ONCE = 32
 
 
 class ConnectionTable:
@@ -28,12 +31,14 @@ class ConnectionTable:
 
     Attributes:
         idle: the connections on which no request is under way, that which has been so for longest first.
+        turns: of those that sent something or have ended.
     """
 
     def __init__(self, limits: RequestLimits) -> None:
         self.limits = limits
         self.log = RefusalLog()
         self.idle: dict[BoundedHttpProtocol, None] = {}
+        self.turns = Turns()
         self._open: set[BoundedHttpProtocol] = set()
         self._most = reserve_descriptors(limits.max_connections)
         timeouts = (limits.header_timeout, limits.body_timeout, limits.answer_timeout, limits.timeout_keep_alive)
@@ -75,6 +80,7 @@ class ConnectionTable:
                 if len(self._open) >= self._most + _RESERVE:
                     self.log.add("a new connection (max_connections)")
                     connection.transport.abort()
+        self.turns.note_connection()
         self._open.add(connection)
         self.idle[connection] = None
         if self._check_handle is None:
@@ -86,9 +92,16 @@ class ConnectionTable:
         self.idle.pop(connection, None)
 
     def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._check_some(loop, list(self._open))
+
+    def _check_some(self, loop: asyncio.AbstractEventLoop, connections: list[BoundedHttpProtocol]) -> None:
         now = loop.time()
-        for connection in tuple(self._open):
+        for connection in connections[-_CHECKED_AT_ONCE:]:
             connection.check(now)
+        del connections[-_CHECKED_AT_ONCE:]
+        if connections:
+            loop.call_soon(self._check_some, loop, connections)
+            return
         self.log.write()
         # Lines about the last refusals are written while there is a connection.
         self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None

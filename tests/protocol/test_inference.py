@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
+from protocol import inference
+from protocol.outputs import build_tensor
+from protocol.tensors import Tensor
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.wire import WIRES, Outcome, Request
 
@@ -221,3 +225,23 @@ def test_raw_logits_of_the_operator_are_what_is_classified(ask: Any) -> None:
     [(_, _, _, [best])] = ask("sequence_classification", asked, return_raw_logits=True).outputs
     index = max(scores, key=scores.__getitem__)
     assert best == f"{scores[index]:f}:{index}:name:{index}"
+
+
+@pytest.mark.parametrize(("count", "is_offloaded"), [(1, False), (100, True)])
+def test_large_tensors_are_copied_beside_the_event_loop(
+    model_folder: ModelFolder, serve: Serve, monkeypatch: pytest.MonkeyPatch, count: int, is_offloaded: bool
+) -> None:
+    threads: list[str] = []
+
+    def build(*args: Any) -> Tensor:
+        threads.append(threading.current_thread().name)
+        return build_tensor(*args)
+
+    monkeypatch.setattr(inference, "build_tensor", build)
+    client = serve(model_dir=model_folder("bert", "fill_mask"))
+    outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
+    answer = client.post(
+        "/v2/models/model/infer", json={"inputs": [texts(*["[MASK] [MASK]"] * count)], "outputs": outputs}
+    )
+    assert answer.status_code == 200
+    assert [name.startswith("offload") for name in threads] == [is_offloaded]
