@@ -59,6 +59,7 @@ M = TypeVar("M", bound=Message)
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
 _SERVICE = "inference.GRPCInferenceService"
+_GRPC_LOGGER = "grpc._cython.cygrpc"
 _WATCH_SECONDS = 0.5
 # Numbers that are copied at once: some ms, in which no other thread runs.
 _AT_ONCE = 2**16
@@ -94,6 +95,7 @@ class GrpcServer:
             ArgumentsError: the port cannot be used, or the certificate not be read.
         """
         arguments = self._arguments
+        logging.getLogger(_GRPC_LOGGER).addFilter(_is_fault)
         server = grpc.aio.server(
             interceptors=[
                 RefuseForbidden(Access(arguments), arguments.enable_latency_logging),
@@ -106,7 +108,12 @@ class GrpcServer:
                 # Clients may ask whether the connection lives while nothing else goes over it.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.max_concurrent_streams", arguments.max_concurrent_requests),
+                # Else calls of a client that keeps to that are refused, with UNAVAILABLE, while earlier ones are freed.
+                ("grpc.http.overload_protection", 0),
                 ("grpc.max_metadata_size", arguments.max_header_bytes),
+                ("grpc.max_allowed_incoming_connections", arguments.max_connections),
+                ("grpc.server_handshake_timeout_ms", round(1000 * arguments.header_timeout)),
+                ("grpc.max_connection_idle_ms", 1000 * arguments.timeout_keep_alive),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ],
         )
@@ -385,6 +392,12 @@ class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             return None
         status = health_pb2.HealthCheckResponse
         return status.SERVING if serving and not self.draining else status.NOT_SERVING
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
+    """Whether it is more than that a message, or a status, found no client: one has left, as clients may."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ExecuteBatchError"
 
 
 def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
