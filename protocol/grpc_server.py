@@ -71,7 +71,7 @@ class GrpcServer:
         intake = Intake(arguments)
         server = grpc.aio.server(
             interceptors=[
-                RefuseForbidden(Access(arguments), arguments.enable_latency_logging),
+                RefuseForbidden(Access(arguments), arguments, arguments.enable_latency_logging),
                 BoundCalls(intake, arguments, _FORMS),
             ],
             options=[
@@ -88,6 +88,7 @@ class GrpcServer:
                 ("grpc.max_metadata_size", arguments.max_header_bytes),
                 ("grpc.max_allowed_incoming_connections", arguments.max_connections),
                 ("grpc.server_handshake_timeout_ms", round(1000 * arguments.header_timeout)),
+                ("grpc.http2.settings_timeout", round(1000 * arguments.header_timeout)),
                 ("grpc.max_connection_idle_ms", 1000 * arguments.timeout_keep_alive),
                 ("grpc.keepalive_time_ms", round(1000 * arguments.answer_timeout)),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
