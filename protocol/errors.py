@@ -45,6 +45,12 @@ class InvalidRequestError(ProtocolError):
         self.param = param
 
 
+class MessageTimeoutError(ProtocolError):
+    """A message of gRPC does not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
 class UnsupportedError(InvalidRequestError):
     """The body asks for what vLLM knows and this server does not do."""
 
@@ -162,6 +168,7 @@ _GRPC_CODE_BY_STATUS = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
     HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
     HTTPStatus.NOT_FOUND: "NOT_FOUND",
+    HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RESOURCE_EXHAUSTED",
     HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",
     HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",

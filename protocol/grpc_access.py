@@ -11,6 +11,8 @@ import grpc
 from protocol.access import CHANGING_CALLS, OPEN_CALLS, Access
 from protocol.errors import ProtocolError, describe, grpc_code
 from protocol.latency import log_latency
+from runners.errors import LimitExceededError
+from runners.request_limits import RequestLimits
 
 REQUEST_ID = "x-request-id"
 
@@ -18,19 +20,26 @@ REQUEST_ID = "x-request-id"
 class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Checks the key of every call, unknown ones included, that is not open."""
 
-    def __init__(self, access: Access, log_calls: bool) -> None:
+    def __init__(self, access: Access, limits: RequestLimits, log_calls: bool) -> None:
         """
         Args:
             log_calls: whether a refused call is logged, as those that are answered.
         """
         self._access = access
+        self._limits = limits
         self._log_calls = log_calls
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        metadata = details.invocation_metadata or ()
+        try:
+            # gRPC takes headers of 16 MiB from a client that does not acknowledge its settings, which say less.
+            self._limits.check("max_headers", len(metadata), "headers")
+        except LimitExceededError as error:
+            return self._refuse(error, details.method, None)
         if details.method in OPEN_CALLS:
             return await continuation(details)
         # Values that are bytes are those of names that end in -bin.
-        texts = [(name, value) for name, value in details.invocation_metadata or () if isinstance(value, str)]
+        texts = [(name, value) for name, value in metadata if isinstance(value, str)]
         headers = [(name.encode(), value.encode()) for name, value in texts]
         try:
             if details.method in CHANGING_CALLS:
@@ -41,7 +50,7 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._refuse(error, details.method, dict(texts).get(REQUEST_ID))
         return await continuation(details)
 
-    def _refuse(self, error: ProtocolError, method: str, request_id: str | None) -> Any:
+    def _refuse(self, error: Exception, method: str, request_id: str | None) -> Any:
         started = time.perf_counter()
         status, message, headers = describe(error)
         code = grpc.StatusCode[grpc_code(status)]

@@ -295,7 +295,7 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
     ),
     HTTPStatus.TOO_MANY_REQUESTS: (
         "Too many requests are under way",
-        "the server is busy with 512 requests, which is the most it takes; try again later",
+        "the server is busy with 512 requests, which is the most it takes (max_concurrent_requests); try again later",
     ),
     HTTPStatus.INTERNAL_SERVER_ERROR: ("The server failed", "internal server error"),
     HTTPStatus.NOT_IMPLEMENTED: (

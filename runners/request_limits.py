@@ -35,8 +35,8 @@ class RequestLimits(BaseModel):
     )  # fmt: skip
     max_json_values: int = Field(2**19, ge=1, description="most values in a JSON body, or elements of a gRPC message")
     max_json_containers: int = Field(
-        2**16, ge=1, description="most lists, objects and members of objects in a JSON body, or messages, map "
-        "entries and strings in a gRPC message",
+        2**16, ge=1, description="most lists, objects and members of objects in a JSON body, or fields of all "
+        "messages in a gRPC message",
     )  # fmt: skip
     max_json_depth: int = Field(64, ge=8, le=256, description="deepest nesting of a JSON body")
     max_client_batch_size: int = Field(
@@ -81,7 +81,10 @@ class RequestLimits(BaseModel):
         4 * _MIB, ge=1, description="most tokens that wait for the model, further requests are a 429 with Retry-After"
     )
     max_connections: int = Field(
-        4096, ge=1, description="most connections of HTTP; idle ones are closed first, then new ones are refused"
+        4096, ge=1, description="most connections of HTTP, of which idle ones are closed first, and as many of gRPC"
+    )
+    max_streams: int = Field(
+        128, ge=1, description="most streams over gRPC; a further one ends the one that idles longest, or is refused"
     )
     header_timeout: float = Field(10, gt=0, description="seconds in which a request's headers must arrive")
     body_timeout: float = Field(

@@ -93,7 +93,10 @@ class BatchQueue:
             OverloadedError: too many requests, or requests of too many characters or tokens, are under way.
         """
         if self.requests >= self._limits.max_concurrent_requests:
-            self._refuse(f"the server is busy with {self.requests} requests, which is the most it takes")
+            self._refuse(
+                f"the server is busy with {self.requests} requests, which is the most it takes "
+                "(max_concurrent_requests)"
+            )
         # A request alone is only bounded by what a request may have.
         if self.requests and self._characters + characters > self._limits.max_queue_characters:
             self._refuse(

@@ -39,7 +39,8 @@ class Admission:
         limits = self._limits
         if self.requests >= limits.max_concurrent_requests:
             raise OverloadedError(
-                f"the server is busy with {self.requests} requests, which is the most it takes; try again later",
+                f"the server is busy with {self.requests} requests, which is the most it takes "
+                "(max_concurrent_requests); try again later",
                 _RETRY_SECONDS,
             )
         if self.characters and self.characters + characters > limits.max_queue_characters:

@@ -29,11 +29,14 @@ def ints(count: int) -> bytes:
     [
         (ints(30), None),
         (ints(50), "elements of the message are more than the 40 that --max_json_values allows"),
-        (FORM(raw_input_contents=[b""] * 8).SerializeToString(), None),
-        (FORM(raw_input_contents=[b""] * 9).SerializeToString(), "10 messages, map entries and strings are more than the 9"),
-        (FORM(inputs=[FORM.InferInputTensor()] * 8).SerializeToString(), None),
-        (FORM(inputs=[FORM.InferInputTensor()] * 9).SerializeToString(), "10 messages, map entries and strings are more than the 9"),
-        (FORM(parameters={str(i): messages.InferParameter() for i in range(9)}).SerializeToString(), "--max_json_containers"),
+        (FORM(raw_input_contents=[b""] * 9).SerializeToString(), None),
+        (FORM(raw_input_contents=[b""] * 10).SerializeToString(), "10 fields of messages are more than the 9 that --max_json_containers allows"),
+        (FORM(inputs=[FORM.InferInputTensor()] * 9).SerializeToString(), None),
+        (FORM(inputs=[FORM.InferInputTensor()] * 10).SerializeToString(), "10 fields of messages"),
+        (FORM(inputs=[FORM.InferInputTensor(name="a")] * 5).SerializeToString(), "10 fields of messages"),
+        (FORM(parameters={str(i): messages.InferParameter() for i in range(4)}).SerializeToString(), "12 fields of messages"),
+        (b"\x78\x01" * 10, "10 fields of messages"),
+        (b"\x78\x81\x01" * 10, "10 fields of messages"),
     ],
 )  # fmt: skip
 def test_amounts(data: bytes, error: str | None) -> None:
@@ -45,7 +48,19 @@ def test_amounts(data: bytes, error: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xff" * 20, b"\x0a", b"\x0a\x05ab", b"\x2a\x03\x0a\x09a", b"\x0b\x0c", b"\x0f", b"\x09\x01"]
+    "data",
+    [
+        b"\xff" * 20,
+        b"\x0a",
+        b"\x0a\x05ab",
+        b"\x2a\x03\x0a\x09a",
+        b"\x0b\x0c",
+        b"\x0f",
+        b"\x09\x01",
+        b"\x78",
+        b"\x78\x81",
+        b"\x82",
+    ],
 )
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(DecodeError):

@@ -171,7 +171,8 @@ def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
             assert refused.json() == {
-                "error": "the server is busy with 2 requests, which is the most it takes; try again later"
+                "error": "the server is busy with 2 requests, which is the most it takes (max_concurrent_requests); "
+                "try again later"
             }
             let_go.set()
             assert [(await task).status_code for task in accepted] == [200, 200]
