@@ -26,8 +26,7 @@ from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
 from runners.errors import RunnerError
-from runners.free_memory import give_back_free_memory
-from runners.garbage import collect_when_idle
+from runners.free_memory import release_memory
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
 from runners.selection import create_runner
@@ -110,8 +109,7 @@ class Server:
         if grpc_server is not None:
             await start_or_exit(grpc_server)
         self._running = asyncio.create_task(run_or_exit(models))
-        self._collecting = asyncio.create_task(collect_when_idle(lambda: models.busy))
-        self._giving_back = asyncio.create_task(give_back_free_memory(lambda: models.ready, lambda: models.busy))
+        self._releasing = asyncio.create_task(release_memory(lambda: models.ready, lambda: models.busy))
         bound_shutdown(runner.close, grpc_server)
 
     @bentoml.on_shutdown
@@ -119,8 +117,7 @@ class Server:
         if grpc_server is not None:
             await grpc_server.stop()
         self._running.cancel()
-        self._giving_back.cancel()
-        self._collecting.cancel()
+        self._releasing.cancel()
         await asyncio.to_thread(runner.close)
 
     async def __is_ready__(self) -> bool:
