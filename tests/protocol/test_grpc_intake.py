@@ -249,3 +249,17 @@ def test_clients_that_leave_are_no_errors(
         time.sleep(0.1)
         gc.collect()
     assert not caplog.records, caplog.text
+
+
+def test_a_client_that_reads_nothing_and_leaves_is_no_error(
+    channel: grpc.Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer that cannot be sent fails before the call is known to be over."""
+    requests = b"".join(frame(0, 0, 1, message(ASKED) * 300) for _ in range(4))
+    for _ in range(3):
+        connection = connect(channel, PREFACE + head(STREAM) + requests)
+        time.sleep(2)
+        connection.close()
+        time.sleep(0.2)
+    assert is_live(channel)
+    assert not caplog.records, caplog.text
