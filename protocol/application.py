@@ -60,6 +60,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 def create_routes(models: Models, arguments: Arguments, access: Access, openai_prefix: str) -> list[Route]:
     """The routes of all protocols, in the order in which they are tried."""
     return [
+        # A flood of probes is to cost little.
+        *open_inference.health_routes(models),
         *openai.routes(models, arguments, access, openai_prefix),
         *v1.routes(models, arguments),
         *generate.routes(models, arguments),

@@ -65,11 +65,8 @@ class InferRequest(msgspec.Struct):
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
-def routes(models: Models, limits: RequestLimits) -> list[Route]:
-    """The routes under `/v2`."""
-
-    async def server_metadata(_: Request) -> Response:
-        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": server_extensions(models)})
+def health_routes(models: Models) -> list[Route]:
+    """Whether the server lives, and whether it is ready: the routes that probes ask."""
 
     async def live(_: Request) -> Response:
         response = json_response({"live": models.live})
@@ -80,6 +77,15 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         response = json_response({"ready": models.ready})
         response.status_code = 200 if models.ready else 503
         return response
+
+    return [Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
+
+
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
+    """The other routes under `/v2`."""
+
+    async def server_metadata(_: Request) -> Response:
+        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": server_extensions(models)})
 
     async def list_models(_: Request) -> Response:
         return json_response({"models": models.names})
@@ -103,8 +109,6 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     model, version = "/v2/models/{name:path}", "/versions/{version}"
     return [
         Route("/v2", server_metadata),
-        Route("/v2/health/live", live),
-        Route("/v2/health/ready", ready),
         Route("/v2/models", list_models),
         *(post_route(f"{model}{form}/infer", infer) for form in (version, "")),
         *(Route(f"{model}{form}/ready", model_ready) for form in (version, "")),

@@ -7,6 +7,7 @@ answers for ever. https://www.rfc-editor.org/rfc/rfc9112
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from http import HTTPStatus
 from typing import Any, NoReturn
@@ -96,6 +97,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         # None of the protocols has WebSockets; a request to upgrade is answered as if it were none (RFC 9110, 7.8).
         self.ws_protocol_class = None
+        # Uvicorn prepares a line for each answer also where it is not logged.
+        self.access_log = self.access_log and self.access_logger.isEnabledFor(logging.INFO)
         self._table = table
         table.keep_certificate_current(config)
         limits = table.limits

@@ -107,7 +107,7 @@ def literal(name: str, value: str) -> bytes:
     return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
-_HEAD = b"".join(
+HEAD = b"".join(
     literal(name, value)
     for name, value in (
         (":method", "POST"), (":scheme", "http"), (":path", f"{_SERVICE}/ModelInfer"), (":authority", "a"),
@@ -119,7 +119,7 @@ _HEAD = b"".join(
 def _rapid_resets() -> list[bytes]:
     """https://www.cve.org/CVERecord?id=CVE-2023-44487"""
     ids = range(1, 100_001, 2)
-    return [b"".join(frame(1, 4, each, _HEAD) + frame(3, 0, each, b"\0\0\0\x08") for each in ids)]
+    return [b"".join(frame(1, 4, each, HEAD) + frame(3, 0, each, b"\0\0\0\x08") for each in ids)]
 
 
 def _channel(ports: Ports, compressed: bool = False) -> grpc.Channel:
@@ -183,10 +183,10 @@ CALLS = [
     _case("stream of 100,000 requests whose answers nobody reads", stream(lambda: repeat(ASKED, 100_000), reads=1), ANSWERED | {PENDING, "DEADLINE_EXCEEDED", "CANCELLED"}, 15),
     _case("stream of 20 requests of 4,000,000 empty inputs", stream(lambda: repeat(MODEL + _field(5, b"") * 4_000_000, 20)), ANSWERED, 60),
     _case("50,000 streams that are reset at once", frames(_rapid_resets), ENDED, 10),
-    _case("headers that go on for 32 MiB", frames(lambda: [frame(1, 0, 1, _HEAD), frame(9, 0, 1, literal("a", "b" * 100) * 150) * 2000]), ENDED, 10),
+    _case("headers that go on for 32 MiB", frames(lambda: [frame(1, 0, 1, HEAD), frame(9, 0, 1, literal("a", "b" * 100) * 150) * 2000]), ENDED, 10),
     _case("1,000,000 pings", frames(lambda: [frame(6, 0, 0, bytes(8)) * 1_000_000]), ENDED, 10),
     _case("1,000,000 settings", frames(lambda: [frame(4, 0, 0, b"") * 1_000_000]), ENDED, 10),
-    _case("1,000,000 empty pieces of a body", frames(lambda: [frame(1, 4, 1, _HEAD), frame(0, 0, 1, b"") * 1_000_000]), ENDED, 10),
+    _case("1,000,000 empty pieces of a body", frames(lambda: [frame(1, 4, 1, HEAD), frame(0, 0, 1, b"") * 1_000_000]), ENDED, 10),
     _case("1,000 connections that only begin", frames(lambda: [b""], times=1000), ENDED, 5),
 ]  # fmt: skip
 
