@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -20,6 +20,7 @@ from protocol.message_counts import check_amounts
 from protocol.offload import offload
 from runners.errors import GenerationFailedError, NonFiniteScoresError, RunnerError
 from runners.request_limits import RequestLimits
+from runners.sent_answers import collect_releases
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,8 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             request = await decode(await self._read(context))
         except (ProtocolError, RunnerError) as error:
             await _abort(context, error)
+        releases = collect_releases()
+        context.add_done_callback(partial(_call_all, releases))
         response = await answer(request, context)
         if isinstance(response, bytes):
             try:
@@ -117,6 +120,11 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         if data is None:
             raise InvalidRequestError("the call has no message")
         return data
+
+
+def _call_all(functions: Iterable[Callable[[], None]], _: Context) -> None:
+    for function in functions:
+        function()
 
 
 async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:

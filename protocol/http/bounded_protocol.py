@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import httptools
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 
 from protocol.http.connection_table import ConnectionTable
 from protocol.http.refusals import Refusal, refuse_with
+from runners.sent_answers import collect_releases
 
 # Answered also on connections beyond the limit, so that a full server is not taken for a dead one.
 HEALTH_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz"})
@@ -282,7 +284,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, partial(self._answer, app))
+
+    async def _answer(
+        self, app: ASGI3Application, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Let the application answer, and give back what the answer holds once its client has read it."""
+        releases = collect_releases()
+        try:
+            await app(scope, receive, send)
+            if releases and self.flow.write_paused:
+                await self.flow.drain()
+        finally:
+            for release in releases:
+                release()
 
     def on_response_complete(self) -> None:
         """Uvicorn's, but for its timer: the table's check has the time-out of idle connections."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 from itertools import count
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Options
 from runners.metrics import Load
 from runners.request_limits import RequestLimits
+from runners.sent_answers import release_when_sent
 
 # How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
 _LARGE_REQUEST_PENALTY = 4
@@ -35,7 +37,7 @@ _SMALL_REQUEST_SHARE = 1 / 3
 _LENGTH_CANDIDATES = 128
 # A request's next texts are tokenized once fewer of its tokens wait than so many batches have.
 _BATCHES_AHEAD = 4
-# All answers that are being made may have as many numbers as so many of the largest.
+# All answers that are made, or sent, may have as many numbers as so many of the largest.
 _ANSWERS = 8
 # Entries that nobody waits for are swept out once they are so many and half of all.
 _MANY_ABANDONED = 1024
@@ -68,7 +70,7 @@ class BatchQueue:
         # How many are under way, and of how many characters.
         self.requests = 0
         self._characters = 0
-        # Of all answers that are being made.
+        # Of all answers that are made, or sent.
         self._numbers = 0
         self._entries = EntryOrder()
         self._waiting_tokens = 0
@@ -113,13 +115,16 @@ class BatchQueue:
         return Job(texts, characters, self._served)
 
     def reserve(self, job: Job, numbers: int) -> None:
-        """Take so many more numbers of a job's answer into the account, until the job is released; from any thread.
+        """Take so many more numbers of a job's answer into the account, until it has been sent; from any thread.
 
         Raises:
             OverloadedError: the answers of all jobs together have too many.
         """
         most = _ANSWERS * self._limits.max_answer_numbers
         with self._changed:
+            if job.abandoned:
+                # It may have been released meanwhile.
+                return
             if self._numbers + numbers > most and self._numbers > job.numbers:
                 self._refuse(f"the server is busy with answers of {self._numbers} numbers, and {most} is what it takes")
             job.numbers += numbers
@@ -132,11 +137,13 @@ class BatchQueue:
         """The request of this job is over, however it ended; what is left of it will not run."""
         self.requests -= 1
         self._characters -= job.characters
-        with self._changed:
-            self._numbers -= job.numbers
         if not job.result.cancel() and not job.result.cancelled():
             # Its error may not be the one that its caller is told.
             job.result.exception()
+        with self._changed:
+            numbers = job.numbers
+        if numbers:
+            release_when_sent(partial(self._release_numbers, numbers))
         if job.waiting:
             with self._changed:
                 self._waiting_texts -= job.waiting
@@ -145,6 +152,10 @@ class BatchQueue:
                 job.waiting = job.waiting_tokens = 0
                 self._sweep()
                 self._tell_load()
+
+    def _release_numbers(self, numbers: int) -> None:
+        with self._changed:
+            self._numbers -= numbers
 
     async def wait_for_room(self, job: Job) -> None:
         """Wait until few of the job's tokens wait for the model, or until the job is over."""

@@ -16,6 +16,7 @@ from runners.errors import ModelNotReadyError, OverloadedError
 from runners.inference import Numbers, Options, Prediction
 from runners.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
 from runners.request_limits import RequestLimits
+from runners.sent_answers import collect_releases
 
 BUDGET = 100
 MODEL = "queued"
@@ -270,3 +271,23 @@ async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> N
     queue.release(first)
     queue.reserve(second, most)
     queue.release(second)
+
+
+@in_a_loop
+async def test_an_answer_counts_until_it_is_sent(queue: BatchQueue) -> None:
+    releases = collect_releases()
+    job = queue.admit(1, 1)
+    queue.reserve(job, 5)
+    queue.release(job)
+    assert queue._numbers == 5
+    for release in releases:
+        release()
+    assert queue._numbers == 0
+
+
+@in_a_loop
+async def test_what_is_tokenized_after_its_request_is_over_counts_nowhere(queue: BatchQueue) -> None:
+    job = queue.admit(1, 1)
+    queue.release(job)
+    queue.reserve(job, 5)
+    assert queue._numbers == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
-from tests.protocol.http.conftest import Serve, connect, read_all, send_all, statuses
+from runners.sent_answers import release_when_sent
+from tests.protocol.http.conftest import Serve, connect, read_all, report, send_all, statuses
 
 MIB = 2**20
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -140,6 +143,25 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve)
             time.sleep(0.02)
         assert received > 64 * MIB
         assert len(read_all(stuck)) < 64 * MIB
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["it is read", "its client leaves"])
+def test_what_an_answer_holds_is_given_back_once_it_is_sent(serve: Serve, reads: bool) -> None:
+    released = threading.Event()
+    answered = threading.Event()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        release_when_sent(released.set)
+        await report(scope, receive, send)
+        answered.set()
+
+    with connect(serve(application)) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert answered.wait(20)
+        assert not released.wait(0.2), "nothing is read yet"
+        if reads:
+            assert len(read_all(client)) > 64 * MIB
+    assert released.wait(20)
 
 
 def test_a_connection_that_is_used_stays_open(serve: Serve) -> None:
