@@ -6,7 +6,20 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from tests.attack.case import ANSWERED, INFER, PREDICT, REFUSED, Case, Served, post, post_gzip, repeat, text_body
+from tests.attack.case import (
+    ANSWERED,
+    INFER,
+    PREDICT,
+    REFUSED,
+    Case,
+    Served,
+    connections,
+    post,
+    post_gzip,
+    repeat,
+    text_body,
+)
+from tests.attack.wire import PENDING, Plan, http_request
 
 MIB = 2**20
 RERANK, SCORE, TEI_RERANK, TEI_PREDICT = "/v1/rerank", "/v1/score", "/rerank", "/predict"
@@ -36,6 +49,7 @@ FILLER = [
     ("logits of 8,000,000 numbers, 8 at once", post(INFER, _infer("[MASK]" * 10, 26, [_LOGITS]), times=8), ANSWERED),
     ("logits of 8,000,000 numbers, compressed", post(INFER, _infer("[MASK]" * 10, 26, [_LOGITS]), accept_encoding="gzip"), ANSWERED),
     ("logits of 8,000,000 numbers in binary, 20 at once", post(INFER, _infer("[MASK]" * 10, 26, [_LOGITS], binary_data_output=True), times=20), ANSWERED),
+    ("logits of 8,000,000 numbers that 30 clients do not read", connections(lambda: [Plan(http_request("POST", INFER, _infer("[MASK]" * 10, 26, [_LOGITS])()), reads=False)] * 30), frozenset({PENDING})),
     ("probabilities of 500 masks over V1", post(PREDICT, _predict(*["[MASK]" * 500] * 20, return_probabilities=True)), REFUSED),
     ("a top_k of 10^9", post(PREDICT, _predict("[MASK]", top_k=10**9)), REFUSED),
     ("a top_k of 1,000 at 500 masks in 200 texts", post(PREDICT, _predict(*["[MASK]" * 500] * 200, top_k=1000)), REFUSED),
@@ -106,7 +120,7 @@ _BY_SERVER = {
 }
 CASES = [
     # They may all be refused; those that are answered take the model's time.
-    Case(name, served, prepare, allowed, patience=60, quick=allowed is REFUSED)
+    Case(name, served, prepare, allowed, patience=10 if allowed == {PENDING} else 60, quick=allowed is REFUSED)
     for served, rows in _BY_SERVER.items()
     for name, prepare, allowed in rows
 ]
