@@ -217,6 +217,7 @@ class BatchQueue:
                 batch = self._take_batch(mode)
                 if batch:
                     self._served += sum(entry.cost for entry in batch)
+                    self._entries.charge(batch)
                     self._running_texts += len(batch)
                     self._tell_load()
                     return batch

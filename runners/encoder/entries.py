@@ -146,10 +146,13 @@ class EntryOrder:
         return heap[0] if heap else None
 
     def pop(self) -> Entry:
-        entry = heapq.heappop(self._due())
-        if entry.is_small:
-            self.time += entry.cost / (len(self._small) + 1)
-        return entry
+        return heapq.heappop(self._due())
+
+    def charge(self, batch: Sequence[Entry]) -> None:
+        """These have been popped, and run."""
+        costs = [entry.cost for entry in batch if entry.is_small]
+        if costs:
+            self.time += sum(costs) / (len(self._small) + len(costs))
 
     def keep(self, wanted: Callable[[Entry], bool]) -> None:
         """Drop all others."""
