@@ -112,6 +112,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # Where the parser is: before or in a request's headers, or in its body.
         self._in_headers = False
         self._in_body = False
+        # A head that has the parser read the body of a request that offers to upgrade: httptools believes in none.
+        self._body_head: bytes | None = None
         # Bytes since the last one of a body: headers, or chunks' sizes, extensions and trailers.
         self._overhead = 0
         self._body_bytes = 0
@@ -179,7 +181,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as offer:
-            # It was answered as a request without it; what follows is the next request.
+            # It is answered as a request without it; what follows is its body, or the next request.
+            if self._body_head is not None:
+                self.parser.feed_data(self._body_head)
             if rest := piece[offer.args[0] :]:
                 self._overhead = 0
                 self._parse(rest)
@@ -195,6 +199,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # What the parser calls; an exception ends the parsing.
 
     def on_message_begin(self) -> None:
+        if self._body_head is not None:
+            return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._raise(_TOO_MANY_PIPELINED)
         self._in_headers = True
@@ -212,6 +218,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._body_head is not None:
+            self._body_head = None
+            return
         # What came before them in the same piece is not counted, so that a few bytes more may be let through by that.
         if self._overhead > self._most_header_bytes - _PIECE and self._header_bytes() > self._most_header_bytes:
             self._raise(self._headers_too_large())
@@ -223,6 +232,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._only_health:
             self.cycle.keep_alive = False
+        if self.parser.should_upgrade():
+            self._body_head = self._make_body_head()
         self._in_headers, self._in_body = False, True
         self._headers_since = None
         self._overhead = 0
@@ -241,11 +252,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self._body_head is not None:
+            return
         self._in_body = False
         self._overhead = 0
         super().on_message_complete()
         if self.cycle.response_complete:
             self._become_idle()
+
+    def _make_body_head(self) -> bytes | None:
+        """A head that tells of the body of the request that is being parsed; None if there is none."""
+        if self.parser.get_method() == b"CONNECT":
+            return None
+        for name, value in self.headers:
+            if name in (b"content-length", b"transfer-encoding"):
+                return b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % (name, value)
+        return None
 
     def _raise(self, refusal: Refusal) -> NoReturn:
         self._refusal = refusal

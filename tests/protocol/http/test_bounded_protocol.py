@@ -68,6 +68,33 @@ def test_requests(serve: Serve, request_bytes: bytes, status: int, answer: bytes
         assert statuses(read_all(client)) == [200]
 
 
+# What Java's HttpClient sends with its first request: https://www.rfc-editor.org/rfc/rfc7540#section-3.2
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000, 100_000])
+@pytest.mark.parametrize(
+    ("request_bytes", "answer"),
+    [
+        (post(b"", H2C), b"/ 5 0"),
+        (post(b"a" * 100, H2C), b"/ 5 100"),
+        (post(b"a" * 20_000, H2C), b"/ 5 20000"),
+        (chunked(b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n").replace(b"host: x\r\n", b"host: x\r\n" + H2C), b"/ 5 4"),
+        (GET.replace(b"host: x\r\n", b"host: x\r\n" + H2C), b"/ 4 0"),
+    ],
+)
+def test_an_offer_of_http2_is_answered_as_if_there_were_none(
+    serve: Serve, request_bytes: bytes, answer: bytes, pieces: int
+) -> None:
+    with connect(serve()) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_all(client, request_bytes + request_bytes + post(b"b" * 7) + LAST, pieces)
+        received = read_all(client)
+    assert statuses(received) == [200, 200, 200, 200]
+    assert received.count(answer) == 2
+    assert b"/ 2 7" in received
+
+
 @pytest.mark.parametrize("pieces", [1, 7, 1000, 100_000])
 def test_requests_that_come_in_pieces(serve: Serve, pieces: int) -> None:
     """The size of the pieces makes no difference."""
