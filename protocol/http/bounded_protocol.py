@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from protocol.http.connection_table import ConnectionTable
+from protocol.http.progress import count_acknowledged
 from protocol.http.refusals import Refusal, refuse_with
 
 # Answered also on connections beyond the limit, so that a full server is not taken for a dead one.
@@ -122,7 +123,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._headers_since: float | None = None
         self._body_since = 0.0
         self._body_bytes_then = 0
-        self._unsent = 0
+        self._unsent = (0, 0)
         self._unsent_since = 0.0
         self._answering: RequestResponseCycle | None = None
 
@@ -319,8 +320,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """End the connection if one of its time-outs is over."""
         limits = self._table.limits
         unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent, self._unsent_since = unsent, now
+        # TLS tells only what waits above the socket's own buffer, which is the same until all of that has been sent.
+        progress = (unsent, count_acknowledged(self.transport) if unsent and self.scheme == "https" else 0)
+        if progress != self._unsent:
+            self._unsent, self._unsent_since = progress, now
         if unsent and now - self._unsent_since > limits.answer_timeout:
             self._table.log.add(_SLOW_READER)
             self.transport.abort()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 
+import psutil
 import pytest
 
-from tests.protocol.http.conftest import Serve, connect, read_all, send_all, statuses
+from protocol.connection import KeepAlive
+from tests.protocol.http.conftest import Serve, connect, read_all, report, send_all, statuses
 
 MIB = 2**20
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -231,3 +234,17 @@ def test_a_body_that_ends_in_nonsense_while_it_is_read(serve: Serve) -> None:
         time.sleep(0.1)
         client.sendall(b"nonsense")
         assert statuses(read_all(client)) == [400]
+
+
+def test_bodies_that_nobody_reads_and_that_do_not_end_take_no_memory(serve: Serve) -> None:
+    """The answer comes first; what still comes is thrown away, and the connections end with their time-out."""
+    port = serve(KeepAlive(report), body_timeout=1)
+    process = psutil.Process()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(20)]
+        before = process.memory_info().rss
+        for client in clients:
+            client.settimeout(20)
+            send_all(client, post(bytes(16 * MIB), path=b"/early", length=32 * MIB))
+        assert process.memory_info().rss - before < 100 * MIB
+        assert [statuses(read_all(client)) for client in clients] == [[200]] * 20
