@@ -42,6 +42,8 @@ _PAIRS = TensorSpec(INPUT.name, BYTES, (-1, 2))
 _WORDS = "words"
 _TOKENS = "input_ids"
 _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
+# Numbers that are copied while one is printed.
+_COPIED = 256
 _TOKEN_DATATYPES = ("INT32", "INT64")
 
 
@@ -181,19 +183,18 @@ def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], c
 
 
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
-    """How many numbers are to be printed for an output; to copy them costs next to nothing."""
+    """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
     if output.name == OUTPUT and output.top is None:
-        printed = [
-            prediction for prediction in predictions if not output.binary or not isinstance(prediction.output, Numbers)
-        ]
-        return sum(map(count_numbers, printed))
-    if output.binary and output.top is None:
-        return 0
+        numbers = sum(map(count_numbers, predictions))
+        copied = output.binary and isinstance(predictions[0].output, Numbers)
+        return numbers // _COPIED if copied else numbers
     name = output.scores or output.name
     tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
     if tables and name in tables[0].columns:
-        return sum(table.columns[name].size for table in tables)
-    return sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
+        numbers = sum(table.columns[name].size for table in tables)
+    else:
+        numbers = sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
+    return numbers // _COPIED if output.binary and output.top is None else numbers
 
 
 def _read_inputs(
