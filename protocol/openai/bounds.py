@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from protocol.body import decode_json
-from protocol.constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
-from protocol.errors import InvalidRequestError
+from protocol.openai.constraint_bounds import check_constraint, check_tools
 from protocol.openai.messages import check_messages, count_characters
 from runners.generator.admission import check_prompts
 from runners.request_limits import RequestLimits
@@ -62,6 +61,8 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> None:
         kwargs = call.chat_template_kwargs if isinstance(call.chat_template_kwargs, dict) else {}
         count_characters(limits, call.messages, call.tools if isinstance(call.tools, list) else None, kwargs)
         check_prompts(limits, [""], call.n if isinstance(call.n, int) else 1)
+    if isinstance(call.tools, list):
+        check_tools(call.tools)
     for name, argument in (
         ("stop", "max_stop_strings"),
         ("bad_words", "max_stop_strings"),
@@ -72,7 +73,7 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> None:
             limits.check(argument, len(value), name, name)
     for name in ("structured_outputs", "response_format", "text"):
         if isinstance(value := getattr(call, name), dict):
-            _check_constraint(value, name)
+            check_constraint(value, name)
 
 
 def _check_texts(name: str, given: Any, n: Any, limits: RequestLimits) -> None:
@@ -95,25 +96,3 @@ def _check_texts(name: str, given: Any, n: Any, limits: RequestLimits) -> None:
         # A text after the other, since those of embeddings and rankings are no outputs.
         for text in texts:
             check_prompts(limits, [text])
-
-
-def _check_constraint(given: dict[str, Any], param: str) -> None:
-    """Bound what vLLM would compile: choices, characters, and the nesting of alternatives."""
-    choices = given.get("choice")
-    if isinstance(choices, list) and len(choices) > MAX_CHOICES:
-        raise InvalidRequestError(f"{param} has {len(choices)} choices; {MAX_CHOICES} are the most", param)
-    for kind in ("regex", "grammar", "structural_tag"):
-        if isinstance(value := given.get(kind), str) and len(value) > MAX_CHARACTERS:
-            raise InvalidRequestError(f"the {kind} of {param} has more than {MAX_CHARACTERS} characters", param)
-    nested = given.get("format") if isinstance(given.get("format"), dict) else given
-    assert isinstance(nested, dict)
-    schema = nested.get("json", nested.get("schema", nested.get("json_schema")))
-    if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
-        schema = schema["schema"]
-    if isinstance(schema, str) and len(schema) <= MAX_CHARACTERS:
-        try:
-            schema = msgspec.json.decode(schema)
-        except (msgspec.DecodeError, RecursionError):
-            return
-    if isinstance(schema, dict | str):
-        check_schema(schema, param)

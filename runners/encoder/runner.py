@@ -11,7 +11,6 @@ import asyncio
 import gc
 import inspect
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from runners.answers import AnswerOptions, ReadingOptions
 from runners.arguments import Arguments
-from runners.cores import count_cores
+from runners.cores import count_cores, limit_spinning
 from runners.draining import wait_until
 from runners.encoder.intake import Intake, TokenizerLanes, count_characters
 from runners.encoder.loaded import LoadedModel
@@ -267,9 +266,7 @@ class EncoderRunner:
                 self._loaded = None
 
     def _load(self) -> LoadedModel:
-        # Spin shortly at OpenMP's barriers: where another process wants the cores, long spinning is 20 times slower.
-        # libgomp reads it when torch is imported.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        limit_spinning()
         import torch
         from transformers.utils import logging as transformers_logging
 

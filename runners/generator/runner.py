@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from runners.arguments import Arguments
+from runners.cores import limit_spinning
 from runners.draining import wait_until
 from runners.errors import (
     ArgumentsError,
@@ -123,6 +124,9 @@ class GeneratorRunner:
     async def load(self) -> None:
         with load_errors(self._arguments.model):
             engine = await self._start_engine()
+        # What is loaded stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 
@@ -237,6 +241,7 @@ class GeneratorRunner:
 
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments
+        limit_spinning()
         architectures, encoder_decoder = await asyncio.to_thread(_read_config, arguments)
         if self._task is None:
             self._task = infer_task(architectures)

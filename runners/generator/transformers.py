@@ -7,7 +7,6 @@ but run the decode loop. torch and transformers are imported in that thread: imp
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -363,9 +362,6 @@ class TransformersEngine:
         logger.info("%s", choose_batching(decoder))
         warm_linears(model, range(1, MAX_ROWS + 1))
         max_batch_tokens = resolve_batch_tokens(arguments, device)
-        # What is loaded stays: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
         vocabulary = Vocabulary(tokenizer, defaults.vocabulary)
         # Of a causal model's context a token is left for the output, as vLLM does.
         most_kept = limits.prompt - (0 if config.is_encoder_decoder else 1)

@@ -35,6 +35,7 @@ from runners.draining import DRAIN_SECONDS
 from runners.errors import (
     ArgumentsError,
     EngineDeadError,
+    GenerationFailedError,
     InputError,
     ModelLoadError,
     OverloadedError,
@@ -364,6 +365,8 @@ def _structured_outputs(constraint: Constraint | None) -> StructuredOutputsParam
 
 def _delta(output: CompletionOutput) -> Delta:
     reason: FinishReason | None = None
+    if output.finish_reason == "error":
+        raise GenerationFailedError("this output has failed in vLLM; the server's log says where")
     if output.finish_reason is not None:
         reason = "length" if output.finish_reason == "length" else "stop"
     return Delta(output.text, tuple(output.token_ids), reason, stop_reason=output.stop_reason)

@@ -169,6 +169,8 @@ TOGETHER = [
 ]  # fmt: skip
 
 
+_LENIENT = {"best_of of 10^9": ANSWERED}
+
 CASES = [
     *(
         Case(name, Served.GENERATOR, prepare, allowed, patience=60, quick=allowed is REFUSED)
@@ -179,8 +181,8 @@ CASES = [
         for name, prepare, together in TOGETHER
     ),
     *(
-        # The same where vLLM's own application answers.
-        Case(f"vLLM: {name}", Served.VLLM, prepare, allowed, patience=60, quick=False)
+        # The same where vLLM's own application answers, which leaves out what it does not know.
+        Case(f"vLLM: {name}", Served.VLLM, prepare, _LENIENT.get(name, allowed), patience=60, quick=False)
         for name, prepare, allowed in (*AMOUNTS, *TEMPLATES, *CONSTRAINTS, *STREAMS[:2])
     ),
 ]

@@ -51,7 +51,6 @@ FILLER = [
 READER = [
     ("an answer of 10^9 tokens, 1,000 of them", post(PREDICT, _predict({"question": "a", "context": "b " * 500}, max_answer_len=10**9, top_k=1000)), REFUSED),
     ("an answer of 1,000 tokens, 1,000 of them", post(PREDICT, _predict(*[{"question": "a", "context": "b " * 50_000}] * 4, max_answer_len=1000, top_k=1000)), ANSWERED),
-    ("62 contexts of 524,000 characters", post_gzip(PREDICT, _predict(*[{"question": "a", "context": "b " * 262_000}] * 62)), ANSWERED),
     ("62 contexts of 524,000 characters, whose client leaves", post_gzip(PREDICT, _predict(*[{"question": "a", "context": "b " * 262_000}] * 62), leaves=3), ANSWERED | {"pending"}),
     ("62 contexts of 524,000 letters", post_gzip(PREDICT, _predict(*[{"question": "a", "context": "b" * 524_000}] * 62)), ANSWERED),
     ("question of 1,000,000 characters", post_gzip(PREDICT, _predict({"question": "a " * 500_000, "context": "b"})), ANSWERED),

@@ -32,8 +32,9 @@ def make_model(served: Served, folder: Path) -> Path:
     if served in _ENCODERS:
         family, task = _ENCODERS[served]
         return FAMILIES[family].save(folder / served, task)
-    # As long a context as SmolLM's.
-    return save_generator(folder / served, "llama", max_position_embeddings=8192)
+    # As long a context as SmolLM's; vLLM has no attention for heads of 8.
+    size = {"hidden_size": 128, "intermediate_size": 256} if served is Served.VLLM else {}
+    return save_generator(folder / served, "llama", max_position_embeddings=8192, **size)
 
 
 def start_server(served: Served, folder: Path, *more: str) -> ServerProcess:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from runners.cores import count_cores
+from runners.cores import count_cores, limit_spinning
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,19 @@ def test_affinity_and_quota(files: dict[str, str], cores: int, tmp_path: Path, m
 def test_workers_share_the_cores(workers: int, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     assert count_cores(workers, tmp_path) == cores
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_spin_shortly_unless_told_otherwise(
+    given: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == found
+
+
+@pytest.mark.parametrize("engine", ["encoder", "generator"])
+def test_torch_is_imported_after_that(engine: str) -> None:
+    """libgomp reads the number when torch loads it."""
+    script = f"import sys, runners.{engine}.runner; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

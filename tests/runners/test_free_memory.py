@@ -1,16 +1,37 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 
 import pytest
 
-from runners.free_memory import _resident, give_back_free_memory
+from runners.free_memory import Excess, _resident, give_back_free_memory
 
 MIB = 2**20
+IDLE, BUSY = False, True
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems give memory back themselves")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems give memory back themselves")
+@pytest.mark.parametrize(
+    ("looks", "found"),
+    [
+        pytest.param([(500, IDLE), (520, IDLE), (540, IDLE), (505, IDLE)], [0, 0, 1, 0], id="idle: what is over the least"),
+        pytest.param([(500, IDLE), (400, IDLE), (500, IDLE)], [0, 0, 1], id="the least may shrink"),
+        pytest.param([(500, IDLE), *[(700, BUSY)] * 4], [0, 1, 0, 0, 0], id="busy: what is back at once is needed"),
+        pytest.param([(500, IDLE), (700, BUSY), (520, BUSY), (600, BUSY)], [0, 1, 0, 1], id="busy: what a request left"),
+        pytest.param([(500, IDLE), (700, BUSY), (700, BUSY), (900, BUSY)], [0, 1, 0, 1], id="busy: more than before"),
+        pytest.param([(500, IDLE), (700, BUSY), (700, BUSY), (700, IDLE)], [0, 1, 0, 1], id="it idles again"),
+        pytest.param([(700, BUSY), (710, BUSY), (500, IDLE), (700, IDLE)], [0, 0, 0, 1], id="busy from the start"),
+    ],
+)  # fmt: skip
+def test_what_is_more_than_needed(looks: list[tuple[int, bool]], found: list[int]) -> None:
+    excess = Excess()
+    assert [excess.find(resident * MIB, is_busy) for resident, is_busy in looks] == [bool(each) for each in found]
+
+
+@on_linux
 def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
     async def run() -> None:
         giving = asyncio.create_task(give_back_free_memory(lambda: True, lambda: False, period=0.05))
@@ -20,10 +41,43 @@ def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
         last = pieces.pop()
         most = _resident()
         pieces.clear()
-        async with asyncio.timeout(60):
-            while _resident() > most - 100 * MIB:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        await wait_below(most - 100 * MIB)
         giving.cancel()
         del last
 
     asyncio.run(run())
+
+
+@on_linux
+def test_what_an_error_keeps_goes_back_to_the_system() -> None:
+    async def run() -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            giving = asyncio.create_task(give_back_free_memory(lambda: True, lambda: False, period=0.05))
+            await asyncio.sleep(0.5)
+            most = fail_with(200 * MIB)
+            await wait_below(most - 150 * MIB)
+            giving.cancel()
+        finally:
+            gc.enable()
+
+    asyncio.run(run())
+
+
+def fail_with(size: int) -> int:
+    """Let an error and its frame keep each other and so many bytes; how many are in memory then."""
+    body = bytearray(size)
+    body[::4096] = b"a" * len(body[::4096])
+    try:
+        raise ValueError(len(body))
+    except ValueError as error:
+        kept = error
+    assert kept.__traceback__ is not None
+    return _resident()
+
+
+async def wait_below(size: int) -> None:
+    async with asyncio.timeout(60):
+        while _resident() > size:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)

@@ -49,11 +49,15 @@ def test_amounts(body: dict[str, Any], message: str) -> None:
     ("body", "message"),
     [
         ({"structured_outputs": {"choice": ["a"] * 1025}}, "structured_outputs has 1025 choices; 1024 are the most"),
-        ({"structured_outputs": {"regex": "a" * (2**18 + 1)}}, "the regex of structured_outputs has more than 262144"),
+        ({"structured_outputs": {"regex": "a" * (2**18 + 1)}}, "the regex of structured_outputs has 262145 characters"),
         ({"structured_outputs": {"json": nest(9)}}, "oneOf, anyOf or allOf nested more than 8 deep"),
         ({"structured_outputs": {"json": msgspec.json.encode(nest(9)).decode()}}, "nested more than 8 deep"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": nest(9)}}}, "nested more than 8 deep"),
         ({"text": {"format": {"type": "json_schema", "schema": nest(9)}}}, "nested more than 8 deep"),
+        (
+            {"messages": [HELLO], "tools": [{"function": {"name": "a", "parameters": nest(9)}}]},
+            "nested more than 8 deep",
+        ),
     ],
 )
 def test_constraints(body: dict[str, Any], message: str) -> None:
