@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from protocol.http.connection_table import ConnectionTable
+from protocol.http.progress import count_acknowledged
 from protocol.http.refusals import Refusal, refuse_with
 from runners.sent_answers import collect_releases
 
@@ -118,6 +119,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # Where the parser is: before or in a request's headers, or in its body.
         self._in_headers = False
         self._in_body = False
+        # A head that has the parser read the body of a request that offers to upgrade: httptools believes in none.
+        self._body_head: bytes | None = None
         # Bytes since the last one of a body: headers, or chunks' sizes, extensions and trailers.
         self._overhead = 0
         self._body_bytes = 0
@@ -126,7 +129,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._headers_since: float | None = None
         self._body_since = 0.0
         self._body_bytes_then = 0
-        self._unsent = 0
+        self._unsent = (0, 0)
         self._unsent_since = 0.0
         self._answering: RequestResponseCycle | None = None
 
@@ -194,7 +197,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as offer:
-            # It was answered as a request without it; what follows is the next request.
+            # It is answered as a request without it; what follows is its body, or the next request.
+            if self._body_head is not None:
+                self.parser.feed_data(self._body_head)
             if rest := piece[offer.args[0] :]:
                 self._overhead = 0
                 self._parse(rest)
@@ -210,6 +215,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # What the parser calls; an exception ends the parsing.
 
     def on_message_begin(self) -> None:
+        if self._body_head is not None:
+            return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._raise(_TOO_MANY_PIPELINED)
         self._in_headers = True
@@ -227,6 +234,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._body_head is not None:
+            self._body_head = None
+            return
         # What came before them in the same piece is not counted, so that a few bytes more may be let through by that.
         if self._overhead > self._most_header_bytes - _PIECE and self._header_bytes() > self._most_header_bytes:
             self._raise(self._headers_too_large())
@@ -238,6 +248,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._only_health:
             self.cycle.keep_alive = False
+        if self.parser.should_upgrade():
+            self._body_head = self._make_body_head()
         self._in_headers, self._in_body = False, True
         self._headers_since = None
         self._overhead = 0
@@ -256,11 +268,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self._body_head is not None:
+            return
         self._in_body = False
         self._overhead = 0
         super().on_message_complete()
         if self.cycle.response_complete:
             self._become_idle()
+
+    def _make_body_head(self) -> bytes | None:
+        """A head that tells of the body of the request that is being parsed; None if there is none."""
+        if self.parser.get_method() == b"CONNECT":
+            return None
+        for name, value in self.headers:
+            if name in (b"content-length", b"transfer-encoding"):
+                return b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % (name, value)
+        return None
 
     def _raise(self, refusal: Refusal) -> NoReturn:
         self._refusal = refusal
@@ -332,8 +355,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """End the connection if one of its time-outs is over."""
         limits = self._table.limits
         unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent, self._unsent_since = unsent, now
+        # TLS tells only what waits above the socket's own buffer, which is the same until all of that has been sent.
+        progress = (unsent, count_acknowledged(self.transport) if unsent and self.scheme == "https" else 0)
+        if progress != self._unsent:
+            self._unsent, self._unsent_since = progress, now
         if unsent and now - self._unsent_since > limits.answer_timeout:
             self._table.log.add(_SLOW_READER)
             self.transport.abort()
