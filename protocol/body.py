@@ -15,7 +15,7 @@ from starlette.responses import Response
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
 from protocol.http.body_budget import get_share
-from protocol.json_pieces import encode_json, encode_pieces
+from protocol.json_pieces import encode_json, join_pieces
 from protocol.json_structure import check_amounts, decode_in_pieces
 from protocol.offload import offload
 from runners.request_limits import RequestLimits
@@ -153,4 +153,4 @@ def json_response(payload: Any, values: int = 0) -> Response:
 
 def encode_part(payload: Any) -> orjson.Fragment:
     """What is to be a part of an answer, encoded piece by piece."""
-    return orjson.Fragment(b"".join(encode_pieces(payload)))
+    return orjson.Fragment(join_pieces(payload))

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.errors import render_error
+from runners.errors import without_message
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _ANSWERED = "runtime.failure_answered"
 
 async def answer_failure(request: Request, error: Exception) -> Response:
     """The 500 of an error that nothing foresaw: it is logged, and the client is told nothing of it."""
-    logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+    logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))
     request.scope[_ANSWERED] = True
     return await render_error(request, error)
 

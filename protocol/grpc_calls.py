@@ -18,7 +18,7 @@ from protocol.errors import InvalidRequestError, ProtocolError, describe, grpc_c
 from protocol.grpc_intake import Context, Intake
 from protocol.message_counts import check_amounts
 from protocol.offload import offload
-from runners.errors import GenerationFailedError, NonFiniteScoresError, RunnerError
+from runners.errors import GenerationFailedError, NonFiniteScoresError, RunnerError, without_message
 from runners.request_limits import RequestLimits
 from runners.sent_answers import collect_releases
 
@@ -171,5 +171,5 @@ def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[s
     status, message, headers = describe(error)
     # A line for a batch of these is in the log already.
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
-        logger.error("a call failed: %s", type(error).__name__, exc_info=error)
+        logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
     return grpc.StatusCode[grpc_code(status)], message, headers

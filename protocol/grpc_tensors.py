@@ -10,6 +10,7 @@ import numpy as np
 from protocol import inference
 from protocol.errors import InvalidRequestError
 from protocol.inference import Answer, InferCall, RequestedOutput, check_counts
+from protocol.offload import give_way
 from protocol.stubs import open_inference_pb2 as messages
 from protocol.tensors import (
     BYTES,
@@ -154,6 +155,7 @@ def _encode_contents(tensor: Tensor) -> Iterator[bytes]:
     for start in range(0, len(tensor.flat), _AT_ONCE):
         part = tensor.flat[start : start + _AT_ONCE]
         values = [element.encode() for element in part] if isinstance(part, list) else part.tolist()
+        give_way()
         contents = messages.InferTensorContents()
         getattr(contents, field).extend(values)
         yield contents.SerializeToString()

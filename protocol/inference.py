@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from protocol.calls import count_numbers, describe_service, read_boolean, render_off_loop, resolve_options
 from protocol.errors import InvalidRequestError
+from protocol.offload import give_way, offload
 from protocol.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.request_id import request_id
 from protocol.tensors import BYTES, Tensor
@@ -45,6 +46,8 @@ _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
 _TOKEN_DATATYPES = ("INT32", "INT64")
 # Numbers whose bytes are copied in the time that it takes to print one.
 _COPIED = 64
+# Of more elements texts and tokens are made beside the event loop: some ms.
+_READ_INLINE = 2**14
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
         InvalidRequestError: the request is not what the model takes.
         RunnerError: the model cannot answer it.
     """
-    texts, columns = _read_inputs(runner, call.inputs, limits)
+    texts, columns = await _read_inputs(runner, call.inputs, limits)
     asked = resolve_options(runner, call.parameters, limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
         # The answer to words is always a record for each.
@@ -164,7 +167,7 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     if not isinstance(runner, GeneratorRunner) or not runner.generates:
         yield await infer(runner, call, limits, lambda answer: answer), True
         return
-    texts, _ = _read_inputs(runner, call.inputs, limits)
+    texts, _ = await _read_inputs(runner, call.inputs, limits)
     if len(texts) != 1:
         raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, call.parameters, limits)
@@ -197,16 +200,25 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
     return numbers // _COPIED if output.binary and output.top is None else numbers
 
 
-def _read_inputs(
+async def _read_inputs(
     runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
     """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
+    if sum(len(tensor.flat) for tensor in tensors) <= _READ_INLINE:
+        return _make_inputs(runner, tensors, limits)
+    return await offload(lambda: _make_inputs(runner, tensors, limits))
+
+
+def _make_inputs(
+    runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
+) -> tuple[Sequence[TextInput | TokenInput], int]:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
         raise InvalidRequestError("the request has two inputs of one name")
     for tensor in tensors[:1]:
         limits.check("max_client_batch_size", tensor.shape[0] if tensor.shape else 1, "texts", "inputs")
     if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
+        limits.check("max_queue_tokens", len(by_name[_TOKENS].flat), "tokens of all texts", "inputs")
         return _read_tokens(by_name)
     if len(tensors) != 1:
         raise InvalidRequestError(
@@ -261,6 +273,7 @@ def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
             raise InvalidRequestError(
                 f"input {name!r} has the shape {tensor.shape}; it must be [texts, tokens] like that of {_TOKENS}"
             )
+        give_way()
         arrays[name] = np.asarray(tensor.flat, dtype=np.int64).reshape(shape)
     texts, columns = shape
     if not texts or not columns:

@@ -13,6 +13,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from protocol.offload import give_way
+
 # What is encoded at once, in values; some ms.
 _PIECE = 2**14
 _CHARACTERS_A_VALUE = 64
@@ -22,7 +24,16 @@ _FEW = 8
 
 def encode_json(payload: Any, values: int) -> bytes:
     """Encode what has about so many numbers and names; numpy arrays and iterators are JSON lists."""
-    return dump_json(payload) if values <= _PIECE else b"".join(encode_pieces(payload))
+    return dump_json(payload) if values <= _PIECE else join_pieces(payload)
+
+
+def join_pieces(payload: Any) -> bytes:
+    """The same in pieces, between which the thread works for others."""
+    parts = []
+    for part in encode_pieces(payload):
+        parts.append(part)
+        give_way()
+    return b"".join(parts)
 
 
 def dump_json(payload: Any) -> bytes:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.offload import give_way
 from runners.errors import LimitExceededError
 from runners.request_limits import RequestLimits
 
@@ -103,6 +104,7 @@ def _find_characters(body: bytes) -> Iterator[tuple[NDArray[np.int64], NDArray[n
     """Where a text's structure is outside of strings, piece by piece."""
     in_string = is_escaped = False
     for start in range(0, max(len(body), 1), _PIECE):
+        give_way()
         piece = body[start : start + _PIECE]
         if is_escaped:
             piece = b"_" + piece[1:]
@@ -144,6 +146,7 @@ class _Pieces:
 
     def decode(self, start: int, end: int, first: int, last: int) -> Any:
         """The value between two positions, whose structure is in `first:last`."""
+        give_way()
         if end - start > _PIECE:
             start, end = self._strip(start, end)
         if end - start <= _PIECE:
@@ -197,6 +200,7 @@ class _Pieces:
         commas = np.flatnonzero(is_comma) + first
         positions = self._structure.positions[commas]
         while end - start > _PIECE and len(commas):
+            give_way()
             fitting = max(1, int(np.searchsorted(positions, start + _PIECE)))
             cut, comma = int(positions[fitting - 1]), int(commas[fitting - 1])
             yield start, cut, first, comma, cut - start > _PIECE

@@ -1,19 +1,105 @@
-"""Work that would hold up the event loop: decoding, rendering and compressing what is large."""
+"""Work that would hold up the event loop: decoding, rendering and compressing what is large.
+
+Each work has a thread, of which one runs at a time: a call into a C library may hold the GIL for some ms, and several
+threads would do so in turn. What takes longer gives way between its pieces, so that no request waits for all of
+another's work.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 from typing import TypeVar
 
 T = TypeVar("T")
 
-# One thread: each call into a C library may hold the GIL for some ms, and several threads would do so in turn.
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="offload")
+# A thread costs little while it waits; further works wait for one of these to end.
+_threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="offload")
+_TURN_SECONDS = 0.01
+
+
+class _Share(threading.local):
+    """What the work of this thread has had of the time, in seconds on the clock of `_Turns`."""
+
+    is_running = False
+    finish = 0.0
+    since = 0.0
+
+
+class _Turns:
+    """Lets one thread run at a time, in the order of start-time fair queueing.
+
+    A turn starts where the last one of its work ended, or at the turn that runs now, whichever is later, so that the
+    first turn of a new work comes before further ones of a long work.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ages = count()
+        self._now = 0.0
+        self._is_taken = False
+        self._waiting: list[tuple[float, int, threading.Lock]] = []
+
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, finish: float) -> float:
+        """Wait for a turn; where it starts."""
+        with self._lock:
+            start = max(self._now, finish)
+            if not self._is_taken:
+                self._is_taken, self._now = True, start
+                return start
+            turn = threading.Lock()
+            turn.acquire()
+            heapq.heappush(self._waiting, (start, next(self._ages), turn))
+        # Released by who hands the turn over.
+        turn.acquire()
+        return start
+
+    def hand_over(self) -> None:
+        with self._lock:
+            if not self._waiting:
+                self._is_taken = False
+                return
+            self._now, _, turn = heapq.heappop(self._waiting)
+        turn.release()
+
+
+_turns = _Turns()
+_share = _Share()
 
 
 async def offload(work: Callable[[], T]) -> T:
-    """Do work in the thread that all requests share; none of its steps may hold the GIL for over 20 ms."""
-    return await asyncio.get_running_loop().run_in_executor(_thread, contextvars.copy_context().run, work)
+    """Do work in a thread, while no other does; none of its steps may hold the GIL for over 20 ms."""
+    run = partial(contextvars.copy_context().run, _run, work)
+    return await asyncio.get_running_loop().run_in_executor(_threads, run)
+
+
+def give_way() -> None:
+    """Let other works run if this one has had its turn; called between the pieces of a long one, in any thread."""
+    if not _share.is_running or (seconds := time.perf_counter() - _share.since) < _TURN_SECONDS:
+        return
+    _share.finish += seconds
+    if _turns.is_awaited:
+        _turns.hand_over()
+        _share.finish = _turns.take(_share.finish)
+    _share.since = time.perf_counter()
+
+
+def _run(work: Callable[[], T]) -> T:
+    _share.finish = _turns.take(0.0)
+    _share.since, _share.is_running = time.perf_counter(), True
+    try:
+        return work()
+    finally:
+        _share.is_running = False
+        _turns.hand_over()

@@ -93,6 +93,15 @@ class PredictorRefusalError(PredictorError):
     """It refuses the tensors of this batch; it may take those of a smaller one."""
 
 
+class UnexpectedError(Exception):
+    """An error that nothing foresaw, as the log has it; the message is the type's name."""
+
+
+def without_message(error: Exception) -> UnexpectedError:
+    """An error with its frames, for the log: its own message, or that of its cause, may repeat a request's text."""
+    return UnexpectedError(type(error).__name__).with_traceback(error.__traceback__)
+
+
 def brief(error: Exception) -> str:
     """An error of another library in one line of at most 200 characters."""
     return one_line(error)[:200] or type(error).__name__

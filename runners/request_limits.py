@@ -116,12 +116,14 @@ class RequestLimits(BaseModel):
             LimitExceededError: there are more than the operator allows.
         """
         self.check("max_client_batch_size", len(texts), "texts")
-        longest = characters = 0
+        longest = characters = tokens = 0
         for given in texts:
+            tokens += len(getattr(given, "input_ids", ()))
             if (text := getattr(given, "text", None)) is not None:
                 pair = getattr(given, "pair", None) or ""
                 longest = max(longest, len(text), len(pair))
                 characters += len(text) + len(pair)
+        self.check("max_queue_tokens", tokens, "tokens of all texts")
         if labels := options.answer.candidate_labels:
             template = options.answer.hypothesis_template
             holes, rest = template.count("{}"), len(template.replace("{}", ""))

@@ -50,7 +50,7 @@ from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
 from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
-from runners.errors import GenerationFailedError, ModelNotReadyError, OverloadedError
+from runners.errors import GenerationFailedError, ModelNotReadyError, OverloadedError, without_message
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models, Runner
 from runners.request_limits import RequestLimits
@@ -188,7 +188,7 @@ def shaped(endpoint: Endpoint, render: Callable[[Exception], Response] = render_
 
 def _shape(error: Exception, render: Callable[[Exception], Response] = render_openai_error) -> Response:
     if describe(error)[0] >= 500 and not isinstance(error, (ProtocolError, ModelNotReadyError, GenerationFailedError)):
-        logger.error("a request failed: %s", type(error).__name__, exc_info=error)
+        logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))
     return render(error)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -77,9 +76,7 @@ def _answer(loaded: LoadedModel, entry: Entry, rows: NDArray[np.float32]) -> Pre
     except InputError as error:
         return name_text(error, entry.position)
     except Exception as error:
-        # Not its message, which may have the text in it.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        logger.error("no answer to a text: %s in %s, line %s", type(error).__name__, place.name, place.lineno)
+        # Whoever answers the request logs it.
         return error
 
 

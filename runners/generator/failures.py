@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import traceback
 
-from runners.errors import GenerationFailedError, RunnerError
+from runners.errors import GenerationFailedError, RunnerError, without_message
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +13,5 @@ def as_failure(error: Exception) -> RunnerError:
     """An error that is meant to be shown; any other is logged, without its message, which may repeat a text."""
     if isinstance(error, RunnerError):
         return error
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("an output has failed: %s\n%s", type(error).__name__, frames)
+    logger.error("an output has failed: %s", type(error).__name__, exc_info=without_message(error))
     return GenerationFailedError(f"this output has failed: {type(error).__name__}; the server's log says where")

@@ -47,6 +47,8 @@ _TRANSFORMERS_PATHS = frozenset(
 )
 # Those of vLLM's arguments that have a meaning on `transformers` too.
 _TOKENS_DETAILS = "enable_prompt_tokens_details"
+# Token ids of which a list is made at once: a ms.
+_IDS_AT_ONCE = 2**16
 _HONOURED = frozenset({"chat_template", _TOKENS_DETAILS})
 
 # An ASGI application: a runner hands it on and does not speak HTTP itself.
@@ -175,7 +177,7 @@ class GeneratorRunner:
                 raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
             if isinstance(given, TextInput) and given.words is not None:
                 raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
-        prompts = [given.text if isinstance(given, TextInput) else given.input_ids.tolist() for given in texts]
+        prompts = await _read_prompts(texts)
         outputs: list[list[str]] = [[] for _ in texts]
         with self.admit(check_prompts(self.limits, prompts)) as admitted:
             tokens = []
@@ -232,7 +234,7 @@ class GeneratorRunner:
         Raises:
             InputError, OverloadedError: as `infer`.
         """
-        prompt = given.text if isinstance(given, TextInput) else given.input_ids.tolist()
+        [prompt] = await _read_prompts([given])
         with self.admit(check_prompts(self.limits, [prompt])) as admitted:
             sequences = Sequences([await self.tokenize(prompt, options.prompt)], options.sampling)
             async with contextlib.aclosing(run(self.engine, sequences, admitted)) as deltas:
@@ -267,6 +269,26 @@ class GeneratorRunner:
         engine = TransformersEngine(arguments)
         await asyncio.to_thread(engine.load)
         return engine
+
+
+async def _read_prompts(texts: Sequence[TextInput | TokenInput]) -> list[str | list[int]]:
+    """Texts, or lists of token ids, of which so many are made at a time that nothing else is held up."""
+    prompts: list[str | list[int]] = []
+    made = 0
+    for given in texts:
+        if isinstance(given, TextInput):
+            prompts.append(given.text)
+            continue
+        prompt: list[int] = []
+        for start in range(0, len(given.input_ids), _IDS_AT_ONCE):
+            piece = given.input_ids[start : start + _IDS_AT_ONCE].tolist()
+            prompt += piece
+            made += len(piece)
+            if made >= _IDS_AT_ONCE:
+                made = 0
+                await asyncio.sleep(0)
+        prompts.append(prompt)
+    return prompts
 
 
 def _name_text(position: int, error: Exception) -> Exception:

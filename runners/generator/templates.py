@@ -15,14 +15,12 @@ from jinja2.sandbox import SandboxedEnvironment
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 from runners.errors import InputError, one_line
+from runners.generator.template_sizes import bound_sizes, start_counting
 
 T = TypeVar("T")
 
 # Templates of real models take some ms for a thousand messages.
 SECONDS = 2.0
-# One operation is not interrupted: it makes no longer string or list, and no longer number, than this.
-_MOST_REPEATED = 2**20
-_MOST_BITS = 4096
 # Where `transformers` goes on with a text that may be the prompt's.
 _QUOTED_FROM = "Final message to continue:"
 
@@ -103,6 +101,7 @@ def render_template(
     Raises:
         InputError: the template refuses what it is given, or fails, or writes too much.
     """
+    start_counting()
     try:
         # `transformers` looks for names in what it renders: this is the template's text, which is not run.
         carrier = f"{{% raw %}}{template.replace('endraw', '')}{{% endraw %}}"
@@ -132,31 +131,10 @@ def _render_bounded(template: jinja2.Template, most: int, **variables: Any) -> s
 
 @lru_cache(maxsize=1)
 def make_environment() -> SandboxedEnvironment:
-    """What `transformers` gives templates, with operators that make nothing large of something small."""
+    """What `transformers` gives templates, where nothing large can be made of something small."""
     environment: SandboxedEnvironment = _compile_jinja_template("").environment
-    environment.intercepted_binops = frozenset(("*", "**"))
-    environment.binop_table.update({"*": _multiply, "**": _raise_to_power})
+    bound_sizes(environment)
     return environment
-
-
-def _multiply(left: Any, right: Any) -> Any:
-    for sequence, times in ((left, right), (right, left)):
-        if isinstance(sequence, str | list | tuple) and isinstance(times, int):
-            _check_size(len(sequence) * times, _MOST_REPEATED)
-    if isinstance(left, int) and isinstance(right, int):
-        _check_size(left.bit_length() + right.bit_length(), _MOST_BITS)
-    return left * right
-
-
-def _raise_to_power(left: Any, right: Any) -> Any:
-    if isinstance(left, int) and isinstance(right, int):
-        _check_size(left.bit_length() * right, _MOST_BITS)
-    return left**right
-
-
-def _check_size(size: int, most: int) -> None:
-    if size > most:
-        raise InputError(f"the chat template makes something of size {size} by one operator; {most} is the most")
 
 
 @lru_cache(maxsize=16)

