@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, NoReturn
 
 import httptools
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -32,14 +32,14 @@ _HEALTH_REQUESTS = tuple(f"GET {path}{after}".encode() for path in HEALTH_PATHS 
 _PIECE = 16 * 2**10
 # Requests that may wait on a connection for the answer to an earlier one.
 _MOST_PIPELINED = 64
-# A body must progress by as much in body_timeout, or end.
+# A body must progress by as much in body_timeout, and the reading of an answer in answer_timeout, or end.
 _LEAST_PROGRESS = 64 * 2**10
 # So long a client that still sends may take to find the refusal; to close at once could lose it (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
 
 _INVALID = refuse_with(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
 _TOO_MANY_PIPELINED = Refusal("a connection with too many pipelined requests")
-_SLOW_READER = "a client that does not read its answer (answer_timeout)"
+_SLOW_READER = "a client that reads too little of its answer (answer_timeout)"
 _SLOW_HEADERS = refuse_with(HTTPStatus.REQUEST_TIMEOUT, "the request's headers did not arrive in time (header_timeout)")
 _SLOW_BODY = refuse_with(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not arrive in time (body_timeout)")
 _NO_CONNECTION = refuse_with(
@@ -126,8 +126,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._headers_since: float | None = None
         self._body_since = 0.0
         self._body_bytes_then = 0
-        self._unsent = 0
-        self._unsent_since = 0.0
+        self._written = 0
+        self._sent_then = 0
+        self._sent_since = 0.0
         self._answering: RequestResponseCycle | None = None
 
     # What the transport calls.
@@ -135,7 +136,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
-        self._idle_since = self.loop.time()
+        self._idle_since = self._sent_since = self.loop.time()
         self._only_health = not self._table.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -291,8 +292,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     ) -> None:
         """Let the application answer, and give back what the answer holds once its client has read it."""
         releases = collect_releases()
+
+        async def count(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body":
+                self._written += len(message.get("body", b""))
+            await send(message)
+
         try:
-            await app(scope, receive, send)
+            await app(scope, receive, count)
             if releases and self.flow.write_paused:
                 await self.flow.drain()
         finally:
@@ -332,9 +339,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """End the connection if one of its time-outs is over."""
         limits = self._table.limits
         unsent = self.transport.get_write_buffer_size()
-        if unsent != self._unsent:
-            self._unsent, self._unsent_since = unsent, now
-        if unsent and now - self._unsent_since > limits.answer_timeout:
+        sent = self._written - unsent
+        if not unsent or sent - self._sent_then >= _LEAST_PROGRESS:
+            self._sent_then, self._sent_since = sent, now
+        if now - self._sent_since > limits.answer_timeout:
             self._table.log.add(_SLOW_READER)
             self.transport.abort()
         elif self._ended_at is not None:
