@@ -84,7 +84,12 @@ class _Flow(FlowControl):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        unsent: bytes of answers that were not sent when the table checked last.
+        sent_since: since when the client has not read as much of them as it must.
+    """
 
     flow: _Flow
 
@@ -128,7 +133,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_bytes_then = 0
         self._written = 0
         self._sent_then = 0
-        self._sent_since = 0.0
+        self.unsent = 0
+        self.sent_since = 0.0
         self._answering: RequestResponseCycle | None = None
 
     # What the transport calls.
@@ -136,7 +142,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
-        self._idle_since = self._sent_since = self.loop.time()
+        self._idle_since = self.sent_since = self.loop.time()
         self._only_health = not self._table.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -338,11 +344,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """End the connection if one of its time-outs is over."""
         limits = self._table.limits
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self.unsent = self.transport.get_write_buffer_size()
         sent = self._written - unsent
         if not unsent or sent - self._sent_then >= _LEAST_PROGRESS:
-            self._sent_then, self._sent_since = sent, now
-        if now - self._sent_since > limits.answer_timeout:
+            self._sent_then, self.sent_since = sent, now
+        if not unsent and self._ended_at in (None, math.inf) and self.transport.is_closing():
+            # Over TLS the client's own end is waited for.
+            self._end(now)
+        if now - self.sent_since > limits.answer_timeout:
             self._table.log.add(_SLOW_READER)
             self.transport.abort()
         elif self._ended_at is not None:
@@ -375,10 +384,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.refuse(_SLOW_BODY)
 
     def leave(self, reason: str) -> None:
-        """Close the connection, on which no request is under way."""
+        """Close the connection, on which no request is under way, at once."""
         self._table.log.add(reason)
         self._end(math.inf)
-        self.transport.close()
+        if self.scheme == "https" or self.transport.get_write_buffer_size():
+            # To close would wait for the client.
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer the request that is being parsed, if it can be answered, and close the connection."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -144,6 +145,22 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve)
     with connect(port) as slow, connect(port) as stuck:
         for client in (slow, stuck):
             client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = 0
+        while chunk := slow.recv(MIB):
+            received += len(chunk)
+            time.sleep(0.02)
+        assert received > 64 * MIB
+        assert len(read_all(stuck)) < 64 * MIB
+
+
+def test_where_too_much_is_unread_whoever_reads_least_is_left(serve: Serve) -> None:
+    """Two answers of 64 MiB, where four times 20 may be unread."""
+    port = serve(max_buffered_bytes=20 * MIB, header_timeout=1)
+    with contextlib.ExitStack() as stack:
+        stuck, slow = stack.enter_context(connect(port)), stack.enter_context(connect(port))
+        stuck.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        time.sleep(0.3)
+        slow.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         received = 0
         while chunk := slow.recv(MIB):
             received += len(chunk)
