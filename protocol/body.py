@@ -134,6 +134,16 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
     return converted
 
 
+def check_beside_texts(body: bytes, kept: object, limits: RequestLimits) -> None:
+    """Check how much of a body, parameters or names, is kept with its texts until the answer.
+
+    Raises:
+        LimitExceededError: it is more than the longest text.
+    """
+    if len(body) > limits.max_text_characters:
+        limits.check("max_text_characters", count_kept(kept), "characters of parameters and names")
+
+
 def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode JSON into the decoder's type.
 

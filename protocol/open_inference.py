@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol import inference
-from protocol.body import MAX_DIGITS, decode_json, json_response, read_body
+from protocol.body import MAX_DIGITS, check_beside_texts, decode_json, json_response, read_body
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
 from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, check_counts, describe_model
@@ -123,6 +123,7 @@ def _read(body: bytes, headers: Mapping[str, str], limits: RequestLimits) -> tup
     outputs = [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []]
     parameters = [tensor.parameters or {} for tensor in call.inputs]
     check_counts(call.parameters or {}, parameters, [output.parameters for output in outputs], limits)
+    check_beside_texts(body, (call.id, call.parameters, parameters, outputs), limits)
     return call.id, InferCall(_read_tensors(call, binary, limits), call.parameters or {}, outputs)
 
 

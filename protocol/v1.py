@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import convert_json, decode_json, json_response, read_body
+from protocol.body import check_beside_texts, convert_json, decode_json, json_response, read_body
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
 from protocol.cloudevents import Event, answer_event, read_event
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
@@ -113,6 +113,7 @@ def _read(
     for name, given in (("inputs", call.inputs), ("instances", call.instances)):
         if isinstance(given, list):
             limits.check("max_client_batch_size", len(given), name, name)
+    check_beside_texts(body, (event and event.attributes, call.parameters), limits)
     return event and replace(event, data=None), _read_texts(call), call.parameters
 
 

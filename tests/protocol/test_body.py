@@ -22,6 +22,7 @@ from runners.request_limits import RequestLimits
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 SPACES = b" " * 4 * 2**20
+LONG = "a" * 2**21
 EVENT = {"specversion": "1.0", "id": "1", "source": "a", "type": "b"}
 ZIPPED = {"content-type": "application/json", "content-encoding": "gzip"}
 STRUCTURED = {**ZIPPED, "content-type": "application/cloudevents+json"}
@@ -108,7 +109,7 @@ def test_a_generators_bodies_are_given_back_once_they_are_decoded(
     ("body", "kept"),
     [
         ({"instances": ["a" * 500_000, "hello"]}, 500_000),
-        ({"instances": ["hello"], "parameters": {"unknown": ["a" * 3_000_000]}}, 3_000_000),
+        ({"instances": ["hello"], "parameters": {"unknown": ["a" * 700_000]}}, 700_000),
         ({"instances": ["hello"], "unknown": "a" * 3_000_000}, 0),
     ],
     ids=["texts", "parameters", "what nobody reads"],
@@ -122,6 +123,35 @@ def test_what_was_made_of_a_body_is_counted_until_the_answer(
     assert embedder.post("/v1/models/model:predict", content=content, headers=ZIPPED).status_code == 200
     assert kept <= taken[0] < kept + 1000
     assert budget.left == budget.most
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/v1/models/model:predict", {"instances": ["a"], "parameters": {"a": LONG}}, ZIPPED),
+        ("/v1/models/model:predict", {"instances": ["a"], "parameters": {"a": [{LONG: 1}]}}, ZIPPED),
+        ("/v1/models/model:predict", {**EVENT, "more": LONG, "data": {"instances": ["a"]}}, STRUCTURED),
+        ("/v2/models/model/infer", {"inputs": [INPUT], "id": LONG}, ZIPPED),
+        ("/v2/models/model/infer", {"inputs": [INPUT], "parameters": {"a": LONG}}, ZIPPED),
+        ("/v2/models/model/infer", {"inputs": [{**INPUT, "parameters": {"a": LONG}}]}, ZIPPED),
+        ("/v2/models/model/infer", {"inputs": [INPUT], "outputs": [{"name": LONG}]}, ZIPPED),
+    ],
+)
+def test_what_an_encoder_would_keep_beside_the_texts(
+    embedder: TestClient, path: str, body: Mapping[str, Any], headers: dict[str, str]
+) -> None:
+    response = embedder.post(path, content=gzip.compress(orjson.dumps(body)), headers=headers)
+    assert response.status_code == 413, response.text
+    assert "characters of parameters and names" in response.text
+    assert "max_text_characters" in response.text
+
+
+@pytest.mark.parametrize("more", [{"id": LONG}, {"parameters": {"stop": LONG}}])
+def test_what_a_generator_would_keep_beside_the_text(generator: TestClient, more: Mapping[str, Any]) -> None:
+    content = gzip.compress(orjson.dumps({"text_input": "a", **more}))
+    response = generator.post("/v2/models/model/generate", content=content, headers=ZIPPED)
+    assert response.status_code == 413, response.text
+    assert "max_text_characters" in response.text
 
 
 def test_a_tensor_does_not_keep_the_rest_of_its_body() -> None:
