@@ -25,6 +25,7 @@ from protocol.grpc_access import REQUEST_ID, RefuseForbidden
 from protocol.grpc_calls import BoundCalls, decode_message, describe_for_grpc, read_off_loop
 from protocol.grpc_intake import Context, Intake
 from protocol.grpc_tensors import encode_answer, encode_field, read_call
+from protocol.http.descriptors import reserve_descriptors
 from protocol.inference import describe_model
 from protocol.latency import log_latency
 from protocol.request_id import request_id
@@ -86,7 +87,7 @@ class GrpcServer:
                 # Else calls of a client that keeps to that are refused, with UNAVAILABLE, while earlier ones are freed.
                 ("grpc.http.overload_protection", 0),
                 ("grpc.max_metadata_size", arguments.max_header_bytes),
-                ("grpc.max_allowed_incoming_connections", arguments.max_connections),
+                ("grpc.max_allowed_incoming_connections", reserve_descriptors(arguments.max_connections)),
                 ("grpc.server_handshake_timeout_ms", round(1000 * arguments.header_timeout)),
                 ("grpc.http2.settings_timeout", round(1000 * arguments.header_timeout)),
                 ("grpc.max_connection_idle_ms", 1000 * arguments.timeout_keep_alive),

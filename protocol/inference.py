@@ -183,12 +183,11 @@ def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], c
 
 
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
-    """How many numbers are to be printed for an output; what is only copied counts as the fewer that cost as much."""
+    """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
     if output.name == OUTPUT and output.top is None:
-        return sum(
-            count_numbers(prediction) // (_COPIED if output.binary and isinstance(prediction.output, Numbers) else 1)
-            for prediction in predictions
-        )
+        numbers = sum(map(count_numbers, predictions))
+        copied = output.binary and isinstance(predictions[0].output, Numbers)
+        return numbers // _COPIED if copied else numbers
     name = output.scores or output.name
     tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
     if tables and name in tables[0].columns:

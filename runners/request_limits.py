@@ -68,8 +68,8 @@ class RequestLimits(BaseModel):
     max_logit_bias: int = Field(1024, ge=1, description="most tokens in logit_bias, and in stop_token_ids")
     max_messages: int = Field(2048, ge=1, description="most messages of a chat")
     max_answer_numbers: int = Field(
-        8 * _MIB, ge=1, description="most numbers and names in an answer, and eight times as many in all answers that "
-        "are being made",
+        8 * _MIB, ge=1, description="most numbers and names in an answer, eight times as many in all answers until "
+        "they are read, and as many log probabilities in all of generation",
     )  # fmt: skip
     max_concurrent_requests: int = Field(
         512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"

@@ -21,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from protocol.http.connection_table import ConnectionTable
+from protocol.http.progress import count_acknowledged, has_unacknowledged
 from protocol.http.refusals import Refusal, refuse_with
 from runners.sent_answers import collect_releases
 
@@ -123,6 +124,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         # Where the parser is: before or in a request's headers, or in its body.
         self._in_headers = False
         self._in_body = False
+        # A head that has the parser read the body of a request that offers to upgrade: httptools believes in none.
+        self._body_head: bytes | None = None
         # Bytes since the last one of a body: headers, or chunks' sizes, extensions and trailers.
         self._overhead = 0
         self._body_bytes = 0
@@ -201,7 +204,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as offer:
-            # It was answered as a request without it; what follows is the next request.
+            # It is answered as a request without it; what follows is its body, or the next request.
+            if self._body_head is not None:
+                self.parser.feed_data(self._body_head)
             if rest := piece[offer.args[0] :]:
                 self._overhead = 0
                 self._parse(rest)
@@ -217,6 +222,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     # What the parser calls; an exception ends the parsing.
 
     def on_message_begin(self) -> None:
+        if self._body_head is not None:
+            return
         if len(self.pipeline) >= _MOST_PIPELINED:
             self._raise(_TOO_MANY_PIPELINED)
         self._in_headers = True
@@ -234,6 +241,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._body_head is not None:
+            self._body_head = None
+            return
         # What came before them in the same piece is not counted, so that a few bytes more may be let through by that.
         if self._overhead > self._most_header_bytes - _PIECE and self._header_bytes() > self._most_header_bytes:
             self._raise(self._headers_too_large())
@@ -245,6 +255,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._only_health:
             self.cycle.keep_alive = False
+        if self.parser.should_upgrade():
+            self._body_head = self._make_body_head()
         self._in_headers, self._in_body = False, True
         self._headers_since = None
         self._overhead = 0
@@ -263,11 +275,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self._body_head is not None:
+            return
         self._in_body = False
         self._overhead = 0
         super().on_message_complete()
         if self.cycle.response_complete:
             self._become_idle()
+
+    def _make_body_head(self) -> bytes | None:
+        """A head that tells of the body of the request that is being parsed; None if there is none."""
+        if self.parser.get_method() == b"CONNECT":
+            return None
+        for name, value in self.headers:
+            if name in (b"content-length", b"transfer-encoding"):
+                return b"POST / HTTP/1.1\r\n%s: %s\r\n\r\n" % (name, value)
+        return None
 
     def _raise(self, refusal: Refusal) -> NoReturn:
         self._refusal = refusal
@@ -345,10 +368,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """End the connection if one of its time-outs is over."""
         limits = self._table.limits
         unsent = self.unsent = self.transport.get_write_buffer_size()
-        sent = self._written - unsent
-        if not unsent or sent - self._sent_then >= _LEAST_PROGRESS:
+        # TLS tells only what waits above the socket's own buffer, which is the same until all of that has been sent.
+        is_tls = self.scheme == "https"
+        sent = count_acknowledged(self.transport) if unsent and is_tls else self._written - unsent
+        if not unsent:
+            self._sent_then, self.sent_since = 0 if is_tls else sent, now
+        elif sent - self._sent_then >= _LEAST_PROGRESS:
             self._sent_then, self.sent_since = sent, now
-        if not unsent and self._ended_at in (None, math.inf) and self.transport.is_closing():
+        if self._ended_at in (None, math.inf) and self.transport.is_closing() and not self.is_unread():
             # Over TLS the client's own end is waited for.
             self._end(now)
         if now - self.sent_since > limits.answer_timeout:
@@ -364,6 +391,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._check_idle(now)
         elif self._in_body:
             self._check_body(now)
+
+    def is_unread(self) -> bool:
+        """Whether the client has not taken all that was written for it."""
+        if self.transport.get_write_buffer_size():
+            return True
+        return self.scheme == "https" and has_unacknowledged(self.transport)
 
     def _check_idle(self, now: float) -> None:
         header_timeout = self._table.limits.header_timeout
@@ -387,7 +420,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Close the connection, on which no request is under way, at once."""
         self._table.log.add(reason)
         self._end(math.inf)
-        if self.scheme == "https" or self.transport.get_write_buffer_size():
+        if self.scheme == "https" or self.is_unread():
             # To close would wait for the client.
             self.transport.abort()
         else:

@@ -80,7 +80,7 @@ class ConnectionTable:
         allowed = True
         if len(self._open) >= self._most:
             if self.idle:
-                longest = next((each for each in self.idle if not each.transport.get_write_buffer_size()), None)
+                longest = next((each for each in self.idle if not each.is_unread()), None)
                 longest = longest or next(iter(self.idle))
                 self.remove(longest)
                 longest.leave("an idle connection, in favour of a new one (max_connections)")

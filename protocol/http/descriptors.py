@@ -7,7 +7,7 @@ import resource
 
 logger = logging.getLogger(__name__)
 
-# For files of the model, libraries, gRPC's connections and those to other servers.
+# For files of the model, libraries and connections to other servers.
 _OTHERS = 256
 # As high as the limit is raised; some programs close as many descriptors as there may be before they start others.
 _HIGHEST = 2**16
@@ -17,10 +17,10 @@ def reserve_descriptors(connections: int) -> int:
     """Raise the process's limit of open files as far as it may, and bound a number of connections by it.
 
     Returns:
-        The connections that the process can have open; at least one.
+        The connections that HTTP can have open, and gRPC as many; at least one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + _OTHERS
+    wanted = 2 * connections + _OTHERS
     limit = max(wanted, _HIGHEST) if hard == resource.RLIM_INFINITY else min(max(wanted, _HIGHEST), hard)
     if soft != resource.RLIM_INFINITY and soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -28,9 +28,10 @@ def reserve_descriptors(connections: int) -> int:
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return connections
     # Where there are few descriptors at all, half of them are for connections.
-    bounded = max(soft - _OTHERS, soft // 2, 1)
+    bounded = max((soft - _OTHERS) // 2, soft // 4, 1)
     logger.warning(
-        "max_connections is %d, but the process may open %d files: at most %d connections are held; raise `ulimit -n`",
+        "max_connections is %d, but the process may open %d files: at most %d of HTTP, and of gRPC, are held; raise "
+        "`ulimit -n`",
         connections, soft, bounded,
     )  # fmt: skip
     return bounded

@@ -30,8 +30,8 @@ from runners.sent_answers import release_when_sent
 # How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
-# A request of so few texts, which have so small a part of a batch's tokens, goes first.
-_SMALL_REQUEST_TEXTS = 8
+# A request of so few texts, which have so small a part of a batch's tokens, goes first, as does a text alone.
+_SMALL_REQUEST_TEXTS = 64
 _SMALL_REQUEST_SHARE = 1 / 3
 # Among how many waiting texts a batch looks for those of like or equal length.
 _LENGTH_CANDIDATES = 128
@@ -173,35 +173,37 @@ class BatchQueue:
             if self._closed or job.abandoned:
                 return
             entries = [
-                Entry(0.0, next(self._ages), job, position, reading, part, options)
+                self._make_entry(job, position, reading, part, options)
                 for position, reading in enumerate(readings, first_position)
                 for part in range(len(reading.sequences))
             ]
-            is_small = job.texts <= _SMALL_REQUEST_TEXTS and self._is_small(job.queued_cost, entries)
+            self._stamp(job, entries)
             for entry in entries:
-                entry.is_small = is_small
-                entry.tag = self._stamp(job, self._cost(entry))
                 self._push(entry)
             self._tell_load()
             self._changed.notify()
 
-    def _is_small(self, queued: float, entries: Iterable[Entry]) -> bool:
-        """Whether they are a small part of a batch, with what has been queued of their request."""
-        return queued + sum(map(self._cost, entries)) <= self._max_batch_tokens * _SMALL_REQUEST_SHARE
+    def _make_entry(self, job: Job, position: int, reading: Reading, part: int, options: Options) -> Entry:
+        cost = max(len(reading.sequences[part].input_ids), self._max_batch_tokens / _MAX_BATCH_TEXTS)
+        return Entry(0.0, next(self._ages), job, position, reading, part, options, cost)
 
-    def _stamp(self, job: Job, cost: float) -> float:
-        """The place of the job's next entry."""
+    def _stamp(self, job: Job, entries: Sequence[Entry]) -> None:
+        """Give the job's next entries their places."""
         budget = self._max_batch_tokens
-        if job.queued_cost > budget:
-            job.tag = max(job.tag, self._served)
-        tag = job.tag
-        job.queued_cost += cost
-        job.tag += _LARGE_REQUEST_PENALTY * max(0, min(cost, job.queued_cost - budget))
-        return tag
-
-    def _cost(self, entry: Entry) -> float:
-        """Tokens, or what part of a batch's the entry takes by being one of its texts."""
-        return max(entry.tokens, self._max_batch_tokens / _MAX_BATCH_TEXTS)
+        cost = sum(entry.cost for entry in entries)
+        is_little = job.texts <= _SMALL_REQUEST_TEXTS and job.queued_cost + cost <= budget * _SMALL_REQUEST_SHARE
+        if is_little or (job.texts == 1 and len(entries) == 1):
+            job.queued_cost += cost
+            tag = self._entries.time + min(cost, budget)
+            for entry in entries:
+                entry.is_small, entry.tag, entry.cost = True, tag, min(entry.cost, budget)
+            return
+        for entry in entries:
+            if job.queued_cost > budget:
+                job.tag = max(job.tag, self._served)
+            entry.tag = job.tag
+            job.queued_cost += entry.cost
+            job.tag += _LARGE_REQUEST_PENALTY * max(0, min(entry.cost, job.queued_cost - budget))
 
     def take(self, mode: BatchMode = BatchMode.PACKED) -> list[Entry]:
         """The next batch; waits for one, and `finish` must follow. Empty once the queue is closed.
@@ -214,7 +216,8 @@ class BatchQueue:
             while True:
                 batch = self._take_batch(mode)
                 if batch:
-                    self._served += sum(map(self._cost, batch))
+                    self._served += sum(entry.cost for entry in batch)
+                    self._entries.charge(batch)
                     self._running_texts += len(batch)
                     self._tell_load()
                     return batch
@@ -316,7 +319,8 @@ class BatchQueue:
         if not candidates:
             return []
         oldest = candidates[0]
-        candidates.sort(key=lambda entry: (abs(entry.tokens - oldest.tokens), entry))
+        # Of the same length in the order in which they came out of the queue.
+        candidates.sort(key=lambda entry: abs(entry.tokens - oldest.tokens))
         longest, size = 0, 0
         for entry in candidates:
             longest = max(longest, entry.tokens)

@@ -94,6 +94,8 @@ class Entry:
     reading: Reading = field(compare=False)
     part: int = field(compare=False)
     options: Options = field(compare=False)
+    # In tokens: at least the part of a batch's that each of its texts takes; of a small request at most a batch's.
+    cost: float = field(compare=False)
     # Whether it is of a request that has little for the model.
     is_small: bool = field(compare=False, default=False)
 
@@ -111,9 +113,15 @@ class EntryOrder:
 
     Small ones come first in a batch, so that one text waits neither for many texts of one request nor for many
     requests of some texts; but one batch in four begins with the others, which so get on whoever else comes.
+
+    Attributes:
+        time: what each small entry would have had by now, had they shared the model equally: the virtual time of
+            weighted fair queueing. A small request's tag is this and its cost, so that the cheapest goes first, and
+            none is overtaken for ever.
     """
 
     def __init__(self) -> None:
+        self.time = 0.0
         self._small: list[Entry] = []
         self._large: list[Entry] = []
         self._batches = 0
@@ -139,6 +147,12 @@ class EntryOrder:
 
     def pop(self) -> Entry:
         return heapq.heappop(self._due())
+
+    def charge(self, batch: Sequence[Entry]) -> None:
+        """These have been popped, and run."""
+        costs = [entry.cost for entry in batch if entry.is_small]
+        if costs:
+            self.time += sum(costs) / (len(self._small) + len(costs))
 
     def keep(self, wanted: Callable[[Entry], bool]) -> None:
         """Drop all others."""

@@ -18,12 +18,14 @@ class Admission:
         requests: how many are under way.
         characters: of prompts that are not tokenized yet.
         tokens: of prompts that wait for the model, once for each of their outputs.
+        logprobs: log probabilities that requests under way have asked for.
     """
 
     def __init__(self, limits: RequestLimits) -> None:
         self.requests = 0
         self.characters = 0
         self.tokens = 0
+        self.logprobs = 0
         self._limits = limits
 
     @contextlib.contextmanager
@@ -56,16 +58,19 @@ class Admission:
             self.requests -= 1
             admitted.leave()
 
-    def check_tokens(self, tokens: int) -> None:
+    def check(self, tokens: int, logprobs: int) -> None:
         """
         Raises:
             LimitExceededError: a request has more tokens than may wait at all.
-            OverloadedError: too many wait already.
+            OverloadedError: too many wait already, or so many log probabilities are too much memory.
         """
         most = self._limits.max_queue_tokens
         self._limits.check("max_queue_tokens", tokens, "tokens of prompts, each times its outputs,")
         if self.tokens + tokens > most:
             raise _overloaded(self.tokens, "tokens", "max_queue_tokens", most)
+        most = self._limits.max_answer_numbers
+        if logprobs and self.logprobs + logprobs > most:
+            raise _overloaded(self.logprobs, "log probabilities", "max_answer_numbers", most)
 
 
 class Admitted:
@@ -80,15 +85,21 @@ class Admitted:
         self._admission = admission
         self._characters = characters
         self._tokens = 0
+        self._logprobs = 0
 
-    def queue(self, tokens: int) -> None:
+    def queue(self, tokens: int, logprobs: int = 0) -> None:
         """The prompts are tokenized, and wait with so many tokens, each prompt's counted once for each output.
 
+        Args:
+            logprobs: how many log probabilities the request asks for.
+
         Raises:
-            LimitExceededError, OverloadedError: as `Admission.check_tokens`.
+            LimitExceededError, OverloadedError: as `Admission.check`.
         """
         self._forget_characters()
-        self._admission.check_tokens(tokens)
+        self._admission.check(tokens, logprobs)
+        self._admission.logprobs += logprobs
+        self._logprobs += logprobs
         self._admission.tokens += tokens
         self._tokens += tokens
 
@@ -99,9 +110,11 @@ class Admitted:
         self._tokens -= tokens
 
     def leave(self) -> None:
-        """Nothing of it waits any more."""
+        """Nothing of it waits any more, and its answer has been made."""
         self._forget_characters()
         self.start(self._tokens)
+        self._admission.logprobs -= self._logprobs
+        self._logprobs = 0
 
     def _forget_characters(self) -> None:
         self._admission.characters -= self._characters
@@ -124,7 +137,8 @@ def check_prompts(limits: RequestLimits, prompts: Sequence[str | Sequence[int]],
 
 def _overloaded(count: int, what: str, argument: str, limit: int) -> OverloadedError:
     return OverloadedError(
-        f"{count} {what} of other requests wait, and --{argument} allows {limit}; try again later", _RETRY_SECONDS
+        f"{count} {what} of other requests are under way, and --{argument} allows {limit}; try again later",
+        _RETRY_SECONDS,
     )
 
 

@@ -78,8 +78,7 @@ class Sequences:
                 f"allowed_token_ids has {allowed} tokens for {self.count} choices; {MAX_ALLOWED_TOKENS} are the most",
                 "allowed_token_ids",
             )
-        most = sampling.default_tokens if sampling.max_tokens is None else sampling.max_tokens
-        self.check_logprobs(self.count * (most or 0))
+        self.check_logprobs(self._most_tokens)
 
     def check_logprobs(self, tokens: int) -> None:
         """
@@ -89,11 +88,26 @@ class Sequences:
         Raises:
             InputError: there are too many log probabilities.
         """
-        if (count := tokens * self._width + self._of_prompts) > _MAX_LOGPROBS:
+        if (count := self._count_logprobs(tokens)) > _MAX_LOGPROBS:
             raise InputError(
                 f"{count} log probabilities are more than {_MAX_LOGPROBS}: ask for fewer choices, tokens or logprobs",
                 "logprobs" if self._width else "prompt_logprobs",
             )
+
+    @property
+    def logprobs(self) -> int:
+        """How many log probabilities are asked for, as far as the request says how many."""
+        return self._count_logprobs(self._most_tokens)
+
+    def _count_logprobs(self, tokens: int) -> int:
+        return tokens * self._width + self._of_prompts
+
+    @property
+    def _most_tokens(self) -> int:
+        """Of all outputs; 0 where the request does not say."""
+        sampling = self.sampling
+        most = sampling.default_tokens if sampling.max_tokens is None else sampling.max_tokens
+        return self.count * (most or 0)
 
     @property
     def _width(self) -> int:
@@ -130,7 +144,7 @@ async def run(
         RunnerError: a sequence has failed.
         OverloadedError: too many tokens wait.
     """
-    admitted.queue(sequences.tokens)
+    admitted.queue(sequences.tokens, sequences.logprobs)
     follower = _Follower(engine, admitted, sequences.sampling.prompt_logprobs is not None)
     tasks: list[asyncio.Task[None]] = []
     of_prompts: dict[int, _OfPrompt] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, repeat
 from typing import Any
 
@@ -86,8 +88,7 @@ def frames(make: Callable[[], list[bytes]], times: int = 1) -> Callable[[], Atta
     """Bytes of HTTP/2 after its preface."""
 
     def prepare() -> Attack:
-        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
-        plans = [Plan([preface, *make()], reads=False)] * times
+        plans = [Plan([_PREFACE, *make()], reads=False)] * times
 
         def attack(ports: Ports, patience: float) -> Outcomes:
             return Counter(each for ended in exchange(ports.grpc, plans, patience) for each in ended)
@@ -95,6 +96,53 @@ def frames(make: Callable[[], list[bytes]], times: int = 1) -> Callable[[], Atta
         return attack
 
     return prepare
+
+
+def unfinished(method: str, size: int, connections: int, streams: int) -> Callable[[], Attack]:
+    """So many messages of `size` bytes on each connection, as much of each as the server takes, but for their ends."""
+
+    def attack(ports: Ports, patience: float) -> Outcomes:
+        with ThreadPoolExecutor(connections) as threads:
+            holding = [threads.submit(_hold, ports.grpc, method, size, streams, patience) for _ in range(connections)]
+            return Counter(each.result() for each in holding)
+
+    return lambda: attack
+
+
+def _hold(port: int, method: str, size: int, streams: int, seconds: float) -> str:
+    # What may still be sent of each stream: https://www.rfc-editor.org/rfc/rfc9113#section-5.2
+    windows = dict.fromkeys([0, *range(1, 2 * streams, 2)], 65535)
+    left = dict.fromkeys(range(1, 2 * streams, 2), size + 4)
+    buffer = b""
+    end = time.monotonic() + seconds
+    with socket.create_connection(("127.0.0.1", port), seconds) as connection:
+        try:
+            connection.sendall(_PREFACE + frame(4, 1, 0, b""))
+            for each in left:
+                connection.sendall(frame(1, 4, each, head(method)))
+                connection.sendall(frame(0, 0, each, b"\0" + size.to_bytes(4, "big")))
+                windows[0], windows[each], left[each] = windows[0] - 5, windows[each] - 5, left[each] - 5
+            while time.monotonic() < end:
+                for each in left:
+                    while (length := min(windows[0], windows[each], left[each], 16384)) > 0:
+                        connection.sendall(frame(0, 0, each, bytes(length)))
+                        windows[0], windows[each], left[each] = windows[0] - length, windows[each] - length, left[each] - length  # fmt: skip
+                connection.settimeout(max(end - time.monotonic(), 0.001))
+                if not (data := connection.recv(65536)):
+                    return CLOSED
+                buffer += data
+                while len(buffer) >= 9 and len(buffer) >= (length := 9 + int.from_bytes(buffer[:3], "big")):
+                    kind, stream_id, payload = buffer[3], int.from_bytes(buffer[5:9], "big"), buffer[9:length]
+                    buffer = buffer[length:]
+                    if kind == 8:
+                        windows[stream_id] += int.from_bytes(payload, "big")
+                    elif kind == 3:
+                        left[stream_id] = 0
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            return RESET
+    return PENDING
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
@@ -107,13 +155,17 @@ def literal(name: str, value: str) -> bytes:
     return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
 
 
-HEAD = b"".join(
-    literal(name, value)
-    for name, value in (
-        (":method", "POST"), (":scheme", "http"), (":path", f"{_SERVICE}/ModelInfer"), (":authority", "a"),
-        ("content-type", "application/grpc"), ("te", "trailers"),
-    )
-)  # fmt: skip
+def head(method: str) -> bytes:
+    """The headers of a call."""
+    fields = {
+        ":method": "POST", ":scheme": "http", ":path": method, ":authority": "a", "content-type": "application/grpc",
+        "te": "trailers",
+    }  # fmt: skip
+    return b"".join(literal(name, value) for name, value in fields.items())
+
+
+HEAD = head(f"{_SERVICE}/ModelInfer")
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
 
 
 def _rapid_resets() -> list[bytes]:
@@ -184,6 +236,8 @@ CALLS = [
     _case("stream of 20 requests of 4,000,000 empty inputs", stream(lambda: repeat(MODEL + _field(5, b"") * 4_000_000, 20)), ANSWERED, 60),
     _case("50,000 streams that are reset at once", frames(_rapid_resets), ENDED, 10),
     _case("headers that go on for 32 MiB", frames(lambda: [frame(1, 0, 1, HEAD), frame(9, 0, 1, literal("a", "b" * 100) * 150) * 2000]), ENDED, 10),
+    _case("200 messages of 8 MB that do not end", unfinished(f"{_SERVICE}/ModelInfer", 8_000_000, 20, 10), ENDED, 10),
+    _case("200 streams of messages of 8 MB that do not end", unfinished(f"{_SERVICE}/ModelStreamInfer", 8_000_000, 20, 10), ENDED, 10),
     _case("1,000,000 pings", frames(lambda: [frame(6, 0, 0, bytes(8)) * 1_000_000]), ENDED, 10),
     _case("1,000,000 settings", frames(lambda: [frame(4, 0, 0, b"") * 1_000_000]), ENDED, 10),
     _case("1,000,000 empty pieces of a body", frames(lambda: [frame(1, 4, 1, HEAD), frame(0, 0, 1, b"") * 1_000_000]), ENDED, 10),

@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from starlette.testclient import TestClient
 
 from protocol.stubs import open_inference_pb2 as messages
-from tests.attack.cases_grpc import ASKED, frame, literal
+from tests.attack.cases_grpc import ASKED, frame, head
 from tests.conftest import Dial, ModelFolder, Serve
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -198,14 +198,6 @@ def test_a_connection_without_calls_is_closed_and_its_client_notices_nothing(cli
         time.sleep(1.1)
 
 
-def head(method: str) -> bytes:
-    fields = {
-        ":method": "POST", ":scheme": "http", ":path": method, ":authority": "a", "content-type": "application/grpc",
-        "te": "trailers",
-    }  # fmt: skip
-    return frame(1, 4, 1, b"".join(literal(name, value) for name, value in fields.items()))
-
-
 def message(data: bytes) -> bytes:
     return b"\0" + len(data).to_bytes(4, "big") + data
 
@@ -240,7 +232,7 @@ def test_clients_that_leave_are_no_errors(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         for wait in (0, 0, 0, 0.002, 0.005, 0.01, 0.02, 0.05):
-            connection = connect(channel, PREFACE + head(method) + data)
+            connection = connect(channel, PREFACE + frame(1, 4, 1, head(method)) + data)
             time.sleep(wait)
             if leave:
                 connection.sendall(leave)
@@ -257,7 +249,7 @@ def test_a_client_that_reads_nothing_and_leaves_is_no_error(
     """The answer that cannot be sent fails before the call is known to be over."""
     requests = b"".join(frame(0, 0, 1, message(ASKED) * 300) for _ in range(4))
     for _ in range(3):
-        connection = connect(channel, PREFACE + head(STREAM) + requests)
+        connection = connect(channel, PREFACE + frame(1, 4, 1, head(STREAM)) + requests)
         time.sleep(2)
         connection.close()
         time.sleep(0.2)

@@ -20,11 +20,17 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(TEXT, inner, max_size=6),
     max_leaves=30,
 )
+MANY = b" \t\r\n" * 50
 # What no encoder writes.
 WRONG = [
     b"", b" ", b"[", b"]", b"[1,]", b"[,1]", b"[1,,2]", b'{"a":1,}', b'{"a"}', b"{1:2}", b"[1}", b"[1][2]", b"[1]x", b'["a',
     b'"\\ud800"', b'"\\udc00x"', b'["\xff"]', b"NaN", b"[-Infinity]", b"[1e999]", b"9" * 5000, b"\xef\xbb\xbf1", b'"\\"', b'["\\',
     b"/**/1", b"01", b"[[[]", b'{"a":[1,2,{"b":}]}', b"{,}", b"[ , ]",
+]  # fmt: skip
+# White space around and in a text, longer than a piece.
+WHITE = [
+    MANY, MANY + b'[1,"a"]' + MANY, MANY + b'"a"' + MANY, b"[" + MANY + b"]", b"{" + MANY + b"}" + MANY, MANY + b"1 2",
+    MANY + b"[1]" + MANY + b"x" + MANY, b"x" + MANY + b"[1]", b"[" + MANY + b"1" + MANY + b"," + MANY + b"{}" + MANY + b"]",
 ]  # fmt: skip
 
 
@@ -66,7 +72,16 @@ def test_pieces_refuse_what_one_call_refuses(value: Any, place: int, change: byt
 
 @pytest.mark.parametrize(
     "body",
-    [*WRONG, b"[   ]", b'{"a":1,"a":[1]}', b'{ "a" : [ 1 , 2 ] , "b" : { } }', b'"\\\\"', b'"\\\\\\""', b'["\\"]"]'],
+    [
+        *WRONG,
+        *WHITE,
+        b"[   ]",
+        b'{"a":1,"a":[1]}',
+        b'{ "a" : [ 1 , 2 ] , "b" : { } }',
+        b'"\\\\"',
+        b'"\\\\\\""',
+        b'["\\"]"]',
+    ],
 )
 def test_what_no_encoder_writes(body: bytes) -> None:
     assert decode_split(body) == decode(body)

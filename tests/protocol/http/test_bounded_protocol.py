@@ -9,11 +9,13 @@ import threading
 import time
 from typing import Any
 
+import psutil
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from protocol.connection import KeepAlive
 from protocol.http.bounded_protocol import BoundedHttpProtocol
 from protocol.http.connection_table import ConnectionTable
 from runners.arguments import Arguments
@@ -77,6 +79,33 @@ def test_requests(serve: Serve, request_bytes: bytes, status: int, answer: bytes
     with connect(port) as client:
         client.sendall(LAST)
         assert statuses(read_all(client)) == [200]
+
+
+# What Java's HttpClient sends with its first request: https://www.rfc-editor.org/rfc/rfc7540#section-3.2
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 7, 1000, 100_000])
+@pytest.mark.parametrize(
+    ("request_bytes", "answer"),
+    [
+        (post(b"", H2C), b"/ 5 0"),
+        (post(b"a" * 100, H2C), b"/ 5 100"),
+        (post(b"a" * 20_000, H2C), b"/ 5 20000"),
+        (chunked(b"3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n").replace(b"host: x\r\n", b"host: x\r\n" + H2C), b"/ 5 4"),
+        (GET.replace(b"host: x\r\n", b"host: x\r\n" + H2C), b"/ 4 0"),
+    ],
+)
+def test_an_offer_of_http2_is_answered_as_if_there_were_none(
+    serve: Serve, request_bytes: bytes, answer: bytes, pieces: int
+) -> None:
+    with connect(serve()) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_all(client, request_bytes + request_bytes + post(b"b" * 7) + LAST, pieces)
+        received = read_all(client)
+    assert statuses(received) == [200, 200, 200, 200]
+    assert received.count(answer) == 2
+    assert b"/ 2 7" in received
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 1000, 100_000])
@@ -332,3 +361,17 @@ def test_a_body_that_ends_in_nonsense_while_it_is_read(serve: Serve) -> None:
         time.sleep(0.1)
         client.sendall(b"nonsense")
         assert statuses(read_all(client)) == [400]
+
+
+def test_bodies_that_nobody_reads_and_that_do_not_end_take_no_memory(serve: Serve) -> None:
+    """The answer comes first; what still comes is thrown away, and the connections end with their time-out."""
+    port = serve(KeepAlive(report), body_timeout=1)
+    process = psutil.Process()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(port)) for _ in range(20)]
+        before = process.memory_info().rss
+        for client in clients:
+            client.settimeout(20)
+            send_all(client, post(bytes(16 * MIB), path=b"/early", length=32 * MIB))
+        assert process.memory_info().rss - before < 100 * MIB
+        assert [statuses(read_all(client)) for client in clients] == [[200]] * 20

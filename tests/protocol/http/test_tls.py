@@ -147,3 +147,25 @@ def test_a_handshake_that_does_not_end_ends(serve: Serve, files: Certificate) ->
     with connect(port) as silent:
         assert read_all(silent) == b""
     assert ask(port, trust(files.authority)) == [200]
+
+
+def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve, files: Certificate) -> None:
+    options = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key), "ssl_ciphers": CIPHERS}
+    port = serve(report, options, answer_timeout=0.5, header_timeout=10)
+    context = trust(files.authority)
+    large = GET.replace(b"GET /", b"GET /large")
+    with contextlib.ExitStack() as stack:
+        slow, stuck = (stack.enter_context(context.wrap_socket(stack.enter_context(connect(port)), server_hostname="localhost")) for _ in range(2))  # fmt: skip
+        for client in (slow, stuck):
+            client.sendall(large)
+        received = 0
+        with contextlib.suppress(ssl.SSLEOFError):
+            while chunk := slow.recv(2**20):
+                received += len(chunk)
+                time.sleep(0.0002)
+        assert received > 64 * 2**20
+        left = 0
+        with contextlib.suppress(ssl.SSLError, ConnectionError):
+            while chunk := stuck.recv(2**20):
+                left += len(chunk)
+        assert left < 64 * 2**20
