@@ -169,3 +169,16 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve,
             while chunk := stuck.recv(2**20):
                 left += len(chunk)
         assert left < 64 * 2**20
+
+
+def test_an_answer_after_which_tls_ends_is_read_to_its_end(serve: Serve, files: Certificate) -> None:
+    """Its client pauses for longer than one that does not end TLS may."""
+    port = listen(serve, files, limits={"header_timeout": 1})
+    with connect(port) as plain, trust(files.authority).wrap_socket(plain, server_hostname="localhost") as client:
+        client.sendall(GET.replace(b"/ ", b"/large ", 1))
+        received = 0
+        while chunk := client.recv(2**16):
+            received += len(chunk)
+            if received % (30 * 2**20) < len(chunk):
+                time.sleep(4)
+        assert received > 64 * 2**20
