@@ -41,27 +41,26 @@ _ONE_CALL_BYTES = 4 * 2**20
 class Body:
     """The bytes of a request's body, which are kept until they are decoded, and how many they are."""
 
-    __slots__ = ("_data", "_share", "size")
+    __slots__ = ("_share", "data", "size")
 
     def __init__(self, data: bytes, share: BodyShare | None = None) -> None:
-        self._data = data
+        self.data = data
         self._share = share
         self.size = len(data)
 
-    async def check(self, read: Callable[[bytes], object]) -> bytes:
-        """The bytes, once `read` has looked at them; they are counted until the request has ended."""
-        await _read_off_loop(lambda: read(self._data), self.size)
-        return self._data
-
     async def decode(self, read: Callable[[bytes], T]) -> T:
         """What `read` makes of the bytes, in a thread if there are many; only what it makes is counted from then on."""
-        data, self._data = self._data, b""
+        data, self.data = self.data, b""
         value = await _read_off_loop(lambda: read(data), self.size)
         share = self._share
         # All requests that may be under way can keep smaller shares; only larger ones are worth the counting.
         if share is not None and share.taken > _INLINE_BYTES:
             share.give_back(but=await offload(lambda: count_kept(value)))
         return value
+
+    async def check(self, read: Callable[[bytes], T]) -> T:
+        """What `read` finds in bytes that go on to another application; all are counted until the request has ended."""
+        return await _read_off_loop(lambda: read(self.data), self.size)
 
 
 async def read_body(

@@ -24,13 +24,14 @@ _PAGES = Path("/proc/self/statm")
 class Excess:
     """Tells whether a process that has a model holds more memory than it needs.
 
-    While it idles it needs the least that it has had. Under load, memory that is given back may be taken again at once,
-    which costs time: what is back at the next look is needed, until it idles again.
+    It needs the least that it has had, until that is tried: what is still or again in memory at the look after memory
+    was given back is needed, since it is in use, or is taken again at once under load, which costs time. When load ends
+    the least is tried again.
     """
 
     def __init__(self) -> None:
         self._least = self._needed = math.inf
-        self._was_excess = False
+        self._was_excess = self._was_busy = False
 
     def find(self, resident: int, is_busy: bool) -> bool:
         """Whether to give back memory, at one of the regular looks.
@@ -39,10 +40,12 @@ class Excess:
             resident: bytes that the process has in memory.
         """
         self._least = min(self._least, resident)
-        if not is_busy:
+        if self._was_busy and not is_busy:
             self._needed = self._least
         elif self._was_excess or math.isinf(self._needed):
-            self._needed = max(self._least, resident)
+            self._needed = resident
+        self._needed = max(self._least, min(self._needed, resident))
+        self._was_busy = is_busy
         self._was_excess = resident > self._needed + _SLACK
         return self._was_excess
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,42 +10,33 @@ import msgspec
 from protocol.body import decode_json
 from protocol.openai.constraint_bounds import check_constraint, check_tools
 from protocol.openai.messages import check_messages, count_characters
+from protocol.ranking import SIDES
 from runners.generator.admission import check_prompts
 from runners.request_limits import RequestLimits
 
-# Where routes have texts: completions and tokenize, embeddings, rankings, classification.
-_TEXTS = ("prompt", "input", "documents", "text_1", "text_2", "queries", "query")
+# Where routes have texts: completions and tokenize, embeddings, classification, rankings, responses, messages.
+_TEXTS = ("prompt", "input", "query", *(name for side in SIDES for name in side), "suffix", "instructions", "system")
+# What costs something at each token.
+_LISTS = (
+    ("stop", "max_stop_strings", "stop strings"),
+    ("bad_words", "max_stop_strings", "bad_words"),
+    ("logit_bias", "max_logit_bias", "tokens in logit_bias"),
+    ("stop_token_ids", "max_logit_bias", "stop_token_ids"),
+)
 
 
-class _Body(msgspec.Struct):
-    """The fields of which there may be much; what they must be is vLLM's to say."""
-
-    prompt: Any = None
-    input: Any = None
-    documents: Any = None
-    text_1: Any = None
-    text_2: Any = None
-    queries: Any = None
-    query: Any = None
-    messages: Any = None
-    tools: Any = None
-    tokens: Any = None
-    n: Any = None
-    stop: Any = None
-    bad_words: Any = None
-    stop_token_ids: Any = None
-    logit_bias: Any = None
-    chat_template_kwargs: Any = None
-    structured_outputs: Any = None
-    response_format: Any = None
-    text: Any = None
-
-
+_FIELDS = (
+    *dict.fromkeys(_TEXTS), *(name for name, *_ in _LISTS),
+    "messages", "tools", "n", "chat_template_kwargs", "structured_outputs", "response_format", "text",
+)  # fmt: skip
+# The fields of which there may be much; what they must be is vLLM's to say.
+_Body = msgspec.defstruct("_Body", [(name, Any, None) for name in _FIELDS])
 _decoder = msgspec.json.Decoder(_Body)
 
 
-def check_forwarded(body: bytes, limits: RequestLimits) -> None:
-    """
+def check_forwarded(body: bytes, limits: RequestLimits) -> int:
+    """The characters of a request's texts.
+
     Args:
         body: of a request that vLLM will answer.
 
@@ -53,46 +44,50 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> None:
         InvalidRequestError: it is no JSON object, or has a constraint that is too large.
         LimitExceededError: it has too many texts, messages, outputs, or whatever costs something at each token.
     """
-    call = decode_json(body, _decoder, limits)
-    for name in _TEXTS:
-        _check_texts(name, getattr(call, name), call.n if name == "prompt" else 1, limits)
+    call: Any = decode_json(body, _decoder, limits)
+    choices = call.n if isinstance(call.n, int) else 1
+    characters = sum(_check_texts(name, getattr(call, name), choices, limits) for name in dict.fromkeys(_TEXTS))
     if isinstance(call.messages, list):
         check_messages(call.messages, limits)
         kwargs = call.chat_template_kwargs if isinstance(call.chat_template_kwargs, dict) else {}
-        count_characters(limits, call.messages, call.tools if isinstance(call.tools, list) else None, kwargs)
-        check_prompts(limits, [""], call.n if isinstance(call.n, int) else 1)
+        tools = call.tools if isinstance(call.tools, list) else None
+        characters += count_characters(limits, call.messages, tools, kwargs)
+        check_prompts(limits, [""], choices)
     if isinstance(call.tools, list):
         check_tools(call.tools)
-    for name, argument in (
-        ("stop", "max_stop_strings"),
-        ("bad_words", "max_stop_strings"),
-        ("logit_bias", "max_logit_bias"),
-        ("stop_token_ids", "max_logit_bias"),
-    ):
+    for name, argument, what in _LISTS:
         if isinstance(value := getattr(call, name), list | dict):
-            limits.check(argument, len(value), name, name)
+            limits.check(argument, len(value), what, name)
     for name in ("structured_outputs", "response_format", "text"):
         if isinstance(value := getattr(call, name), dict):
             check_constraint(value, name)
+    return characters
 
 
-def _check_texts(name: str, given: Any, n: Any, limits: RequestLimits) -> None:
-    """Bound a text, or a list of texts, of token ids or of lists of these."""
-    if isinstance(given, dict):
-        # Rankings have documents as an object with parts.
-        given = given.get("content")
-    items: Sequence[Any] = given if isinstance(given, list) else [given]
-    if len(items) and isinstance(items[0], int):
-        items = [items]
-    if name == "input" and len(items) and isinstance(items[0], dict):
-        check_messages(items, limits, name)
-        count_characters(limits, items)
-        return
-    limits.check("max_client_batch_size", len(items), name, name)
-    texts = [item if isinstance(item, str) else "" for item in items]
+def _check_texts(name: str, given: Any, choices: int, limits: RequestLimits) -> int:
+    """Bound a text, or texts, token ids, lists of these, or objects with parts; the characters of all texts."""
+    if name == "input" and isinstance(given, list) and given and isinstance(given[0], dict):
+        check_messages(given, limits, name)
+        return count_characters(limits, given)
+    texts = [*_find_texts(given)]
     if name == "prompt":
-        check_prompts(limits, texts, n if isinstance(n, int) else 1)
-    else:
-        # A text after the other, since those of embeddings and rankings are no outputs.
-        for text in texts:
-            check_prompts(limits, [text])
+        return check_prompts(limits, texts, choices)
+    limits.check("max_client_batch_size", len(texts), f"texts in {name}", name)
+    # A text after the other, since those of embeddings and rankings are no outputs.
+    characters = sum(check_prompts(limits, [text]) for text in texts)
+    limits.check("max_request_characters", characters, f"characters in {name}", name)
+    return characters
+
+
+def _find_texts(given: Any) -> Iterator[str]:
+    """All texts of a field, wherever it has them; "" for each list of token ids."""
+    match given:
+        case str():
+            yield given
+        case [int(), *_]:
+            yield ""
+        case list():
+            for item in given:
+                yield from _find_texts(item)
+        case dict():
+            yield from _find_texts([given.get("content"), given.get("text")])

@@ -97,8 +97,8 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
         if not isinstance(runner, GeneratorRunner):
             return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
         if (application := runner.openai_application) is not None:
-            data = await body.check(lambda data: check_forwarded(data, limits)) if body.size else b""
-            return _Forwarded(application, path, data, runner)
+            characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
+            return _Forwarded(application, path, body.data, runner, characters)
         return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
 
     async def unknown(request: Request) -> Response:
@@ -195,8 +195,9 @@ def _shape(error: Exception, render: Callable[[Exception], Response] = render_op
 class _Forwarded(Response):
     """The answer of another application in this process, to a body that is read already."""
 
-    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: GeneratorRunner) -> None:
+    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: GeneratorRunner, characters: int) -> None:
         self._application = application
+        self._characters = characters
         self._path = path
         self._body = body
         self._runner = runner
@@ -219,7 +220,7 @@ class _Forwarded(Response):
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         try:
-            with self._runner.admit():
+            with self._runner.admit(self._characters):
                 await self._application(inner, replay, send)
         except OverloadedError as error:
             await _shape(error)(scope, receive, send)

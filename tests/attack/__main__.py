@@ -26,6 +26,9 @@ _COLUMNS = (
     "case", "answers", "s", "liveness p50 / p99 / max, ms", "other user, max ms", "MiB before / peak / after", "verdict"
 )  # fmt: skip
 
+# Seconds.
+_LONGEST_ON_A_QUIET_MACHINE = 0.1
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack")
@@ -84,7 +87,11 @@ def _print_row(row: Row) -> None:
     live = " / ".join(f"{1e3 * value:.0f}" for value in (quantile(row.live, 0.5), quantile(row.live, 0.99), max(row.live, default=math.nan)))  # fmt: skip
     other = f"{1e3 * max(row.other, default=math.nan):.0f}"
     memory = " / ".join(f"{value / 2**20:.0f}" for value in (row.before, row.peak, row.after))
-    _print([row.name, answers, f"{row.seconds:.1f}", live, other, memory, "; ".join(row.problems) or "passed"])
+    verdict = "; ".join(row.problems) or "passed"
+    if max(row.live, default=0) > _LONGEST_ON_A_QUIET_MACHINE:
+        # What else runs on the machine may be the reason, so that this is no failure.
+        verdict += ", but others waited"
+    _print([row.name, answers, f"{row.seconds:.1f}", live, other, memory, verdict])
 
 
 def _print(cells: Iterable[str]) -> None:

@@ -78,6 +78,8 @@ class Target:
         self._probe = Probe(server.port, self.worker, folder / f"probe-{server.port}.txt", text)
         self._logged = len(server.output)
         self._wait_for_answers(time.monotonic())
+        # Before any attack: what single cases keep may not add up.
+        self._idle = self.memory
 
     def close(self) -> None:
         # One that an attack has taken down may not end by itself, and is killed.
@@ -108,9 +110,9 @@ class Target:
         seconds = time.monotonic() - start
         lost = not self._wait_for_answers(time.monotonic())
         seen = self._probe.between(start, time.monotonic())
-        after = self._wait_for_memory(before, rest)
+        after = self._wait_for_memory(rest)
         live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
-        problems = [*self._judge(case, statuses), *_judge_memory(before, seen.peak, after)]
+        problems = [*self._judge(case, statuses), *_judge_memory(self._idle, seen.peak, after)]
         if lost:
             problems.append(f"no answer to others for {_LOST:.0f} s after it")
         if math.inf in live:
@@ -131,10 +133,10 @@ class Target:
         if self.worker != find_worker(self.server):
             yield "the worker was replaced"
 
-    def _wait_for_memory(self, before: float, rest: float) -> float:
-        """What is in memory once it is as before, or after so many seconds."""
+    def _wait_for_memory(self, rest: float) -> float:
+        """What is in memory once it is as before any attack, or after so many seconds."""
         end = time.monotonic() + rest
-        while (after := self.memory) > _most_after(before) and time.monotonic() < end:
+        while (after := self.memory) > _most_after(self._idle) and time.monotonic() < end:
             time.sleep(0.2)
         return after
 
@@ -146,15 +148,15 @@ class Target:
         return True
 
 
-def _judge_memory(before: float, peak: float, after: float) -> Iterator[str]:
-    if peak > _PEAK_SHARE * before + BUDGET:
+def _judge_memory(idle: float, peak: float, after: float) -> Iterator[str]:
+    if peak > _PEAK_SHARE * idle + BUDGET:
         yield "too much memory"
-    if after > _most_after(before):
+    if after > _most_after(idle):
         yield KEEPS_MEMORY
 
 
-def _most_after(before: float) -> float:
-    return _AFTER_SHARE * before + _SLACK
+def _most_after(idle: float) -> float:
+    return _AFTER_SHARE * idle + _SLACK
 
 
 def find_worker(server: ServerProcess) -> int:

@@ -158,7 +158,7 @@ def _connect(port: int) -> http.client.HTTPConnection:
 
 
 def _ask(connection: http.client.HTTPConnection, method: str, path: str, body: str | None = None) -> float:
-    """Seconds until a 200; NaN for a refusal."""
+    """Seconds until a 200; NaN where a prediction is refused."""
     started = time.monotonic()
     try:
         connection.request(method, path, body, _JSON)
@@ -168,7 +168,7 @@ def _ask(connection: http.client.HTTPConnection, method: str, path: str, body: s
         # It connects again when it asks again.
         connection.close()
         raise
-    if response.status in _REFUSALS:
+    if method == "POST" and response.status in _REFUSALS:
         return math.nan
     return time.monotonic() - started if response.status == 200 else math.inf
 

@@ -29,14 +29,20 @@ HELLO = {"role": "user", "content": "hello"}
         ({"prompt": "a" * (2**20 + 1)}, "1048577 characters of a prompt"),
         ({"prompt": ["a"] * 1025}, "1025 outputs, prompts times n,"),
         ({"prompt": ["a"] * 9, "n": 128}, "1152 outputs, prompts times n,"),
-        ({"input": ["a"] * 4097}, "4097 input are more than the 4096 that --max_client_batch_size allows"),
-        ({"query": "a", "documents": ["a"] * 4097}, "4097 documents are more"),
+        ({"input": ["a"] * 4097}, "4097 texts in input are more than the 4096 that --max_client_batch_size allows"),
+        ({"query": "a", "documents": ["a"] * 4097}, "4097 texts in documents are more"),
         ({"messages": [HELLO] * 2049}, "2049 messages are more than the 2048 that --max_messages allows"),
         ({"messages": [{"role": "user", "content": "a" * 2**20}]}, "characters of a chat are more"),
+        ({"data_1": "a", "data_2": ["a"] * 4097}, "4097 texts in data_2 are more"),
+        ({"queries": "a", "items": ["a" * (2**20 + 1)]}, "1048577 characters of a prompt"),
+        ({"query": "a", "documents": [{"content": [{"text": "a" * (2**20 + 1)}]}]}, "1048577 characters of a prompt"),
+        ({"input": "a", "instructions": "a" * (2**20 + 1)}, "1048577 characters of a prompt"),
+        ({"prompt": "a", "suffix": "a" * (2**20 + 1)}, "1048577 characters of a prompt"),
+        ({"input": ["a" * 2**20] * 33}, "34603008 characters in input are more than the 33554432"),
         ({"messages": [HELLO], "tools": [{}] * 257}, "257 tools are more"),
         ({"messages": [HELLO], "n": 1025}, "1025 outputs, prompts times n,"),
-        ({"prompt": "a", "stop": ["a"] * 65}, "65 stop are more than the 64 that --max_stop_strings allows"),
-        ({"prompt": "a", "logit_bias": {str(index): 1 for index in range(1025)}}, "1025 logit_bias are more"),
+        ({"prompt": "a", "stop": ["a"] * 65}, "65 stop strings are more than the 64 that --max_stop_strings allows"),
+        ({"prompt": "a", "logit_bias": {str(index): 1 for index in range(1025)}}, "1025 tokens in logit_bias are more"),
     ],
 )
 def test_amounts(body: dict[str, Any], message: str) -> None:
@@ -76,3 +82,21 @@ def test_constraints(body: dict[str, Any], message: str) -> None:
 )  # fmt: skip
 def test_what_is_vllms_to_judge_passes(body: dict[str, Any]) -> None:
     check_forwarded(msgspec.json.encode(body), RequestLimits())
+
+
+@pytest.mark.parametrize(
+    ("body", "characters"),
+    [
+        ({"prompt": ["ab", "c"], "suffix": "d"}, 4),
+        ({"prompt": [1, 2, 3]}, 0),
+        ({"query": "ab", "documents": ["c", {"text": "d"}, {"content": [{"type": "text", "text": "ef"}]}]}, 6),
+        ({"messages": [HELLO]}, len('{"role":"user","content":"hello"}')),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a" * 2**21}}]}]},
+            len('{"role":"user","content":[]}'),
+        ),
+    ],
+)
+def test_what_is_admitted(body: dict[str, Any], characters: int) -> None:
+    """The characters of texts; an image is no text."""
+    assert check_forwarded(msgspec.json.encode(body), RequestLimits()) == characters
