@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from protocol.compression import inflate, read_encoding
 from protocol.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
-from protocol.http.body_budget import get_share
+from protocol.http.body_budget import BodyShare, count_kept, get_share
 from protocol.json_pieces import encode_json, join_pieces
 from protocol.json_structure import check_amounts, decode_in_pieces
 from protocol.offload import offload
@@ -38,9 +38,34 @@ _INLINE_BYTES = 256 * 2**10
 _ONE_CALL_BYTES = 4 * 2**20
 
 
+class Body:
+    """The bytes of a request's body, which are kept until they are decoded, and how many they are."""
+
+    __slots__ = ("_share", "data", "size")
+
+    def __init__(self, data: bytes, share: BodyShare | None = None) -> None:
+        self.data = data
+        self._share = share
+        self.size = len(data)
+
+    async def decode(self, read: Callable[[bytes], T]) -> T:
+        """What `read` makes of the bytes, in a thread if there are many; only what it makes is counted from then on."""
+        data, self.data = self.data, b""
+        value = await _read_off_loop(lambda: read(data), self.size)
+        share = self._share
+        # All requests that may be under way can keep smaller shares; only larger ones are worth the counting.
+        if share is not None and share.taken > _INLINE_BYTES:
+            share.give_back(but=await offload(lambda: count_kept(value)))
+        return value
+
+    async def check(self, read: Callable[[bytes], T]) -> T:
+        """What `read` finds in bytes that go on to another application; all are counted until the request has ended."""
+        return await _read_off_loop(lambda: read(self.data), self.size)
+
+
 async def read_body(
     request: Request, limits: RequestLimits, allow_binary: bool = False, allow_event: bool = False
-) -> bytes:
+) -> Body:
     """Read a request's body.
 
     Raises:
@@ -71,7 +96,7 @@ async def read_body(
         body = await inflate(body, encoding, limit, share)
     if not body:
         raise InvalidRequestError("the body is empty; it must be a JSON object")
-    return body
+    return Body(body, share)
 
 
 def _check_type(request: Request, others: Sequence[str]) -> None:
@@ -87,7 +112,7 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
 
 
-async def read_off_loop(read: Callable[[], T], size: int) -> T:
+async def _read_off_loop(read: Callable[[], T], size: int) -> T:
     """Do what makes objects of a body of so many bytes, in a thread if there is much to do."""
     return read() if size <= _INLINE_BYTES else await offload(read)
 
@@ -106,6 +131,16 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
         value = decode_in_pieces(body, limits)
     converted: T = convert_json(value, decoder.type, what)
     return converted
+
+
+def check_beside_texts(body: bytes, kept: object, limits: RequestLimits) -> None:
+    """Check how much of a body, parameters or names, is kept with its texts until the answer.
+
+    Raises:
+        LimitExceededError: it is more than the longest text.
+    """
+    if len(body) > limits.max_text_characters:
+        limits.check("max_text_characters", count_kept(kept), "characters of parameters and names")
 
 
 def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:

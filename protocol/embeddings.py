@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import decode_json, read_off_loop
+from protocol.body import Body, decode_json
 from protocol.calls import find_model, infer, refuse_truncation, render, resolve_options
 from protocol.errors import InvalidRequestError
 from protocol.sampling import TokenId
@@ -44,7 +44,7 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 async def answer_embeddings(
-    request: Request, models: Models, runner: Runner, body: bytes, limits: RequestLimits
+    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
 ) -> Response:
     """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
 
@@ -55,11 +55,11 @@ async def answer_embeddings(
         RunnerError: the model cannot embed a text.
     """
 
-    def read() -> tuple[EmbeddingRequest, Sequence[TextInput | TokenInput]]:
-        call = decode_json(body, _decoder, limits)
+    def read(data: bytes) -> tuple[EmbeddingRequest, Sequence[TextInput | TokenInput]]:
+        call = decode_json(data, _decoder, limits)
         return call, read_inputs(call.input, "input", limits)
 
-    call, inputs = await read_off_loop(read, len(body))
+    call, inputs = await body.decode(read)
     if call.model:
         find_model(models, call.model)
     refuse_truncation(call.truncate_prompt_tokens)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import decode_json, json_response, read_body, read_off_loop
+from protocol.body import Body, check_beside_texts, decode_json, json_response, read_body
 from protocol.calls import find_generator, infer, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError, describe
 from protocol.sampling import read_sampling
@@ -51,9 +51,15 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     ]
 
 
-async def _read(body: bytes, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
+async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
     """The body, its text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
-    call = await read_off_loop(lambda: decode_json(body, _decoder, limits), len(body))
+
+    def read(data: bytes) -> dict[str, Any]:
+        call = decode_json(data, _decoder, limits)
+        check_beside_texts(data, {**call, _TEXT: None}, limits)
+        return call
+
+    call = await body.decode(read)
     text = call.get(_TEXT)
     if not isinstance(text, str):
         raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")

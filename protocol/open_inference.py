@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol import inference
-from protocol.body import MAX_DIGITS, decode_json, json_response, read_body, read_off_loop
+from protocol.body import MAX_DIGITS, check_beside_texts, decode_json, json_response, read_body
 from protocol.calls import find_ready_model, post_route, served_name, until_disconnect
 from protocol.errors import InvalidRequestError
 from protocol.inference import Answer, InferCall, RequestedOutput, answer_id, check_counts, describe_model
@@ -100,7 +100,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
         body = await read_body(request, limits, allow_binary=True)
-        given_id, call = await read_off_loop(lambda: _read(body, request.headers, limits), len(body))
+        given_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
         request_id = answer_id(given_id)
         return await until_disconnect(
             request, inference.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
@@ -123,6 +123,7 @@ def _read(body: bytes, headers: Mapping[str, str], limits: RequestLimits) -> tup
     outputs = [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []]
     parameters = [tensor.parameters or {} for tensor in call.inputs]
     check_counts(call.parameters or {}, parameters, [output.parameters for output in outputs], limits)
+    check_beside_texts(body, (call.id, call.parameters, parameters, outputs), limits)
     return call.id, InferCall(_read_tensors(call, binary, limits), call.parameters or {}, outputs)
 
 
@@ -136,7 +137,8 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     if not declared.isdecimal() or len(declared) > MAX_DIGITS or int(declared) > len(body):
         raise InvalidRequestError(f"{BINARY_HEADER} must be a number of bytes, at most the body's {len(body)}")
     length = int(declared)
-    return body[:length], memoryview(body)[length:]
+    # Copies, so that a tensor does not keep the JSON.
+    return body[:length], memoryview(body[length:])
 
 
 def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits) -> list[Tensor]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.body import decode_json, json_response, read_off_loop
+from protocol.body import Body, decode_json, json_response
 from protocol.calls import CHARACTERS_A_NUMBER, find_model, infer, refuse_truncation, render_off_loop, resolve_options
 from protocol.embeddings import count_usage, list_vectors
 from protocol.errors import InvalidRequestError
@@ -80,7 +80,7 @@ _score_decoder = msgspec.json.Decoder(ScoreRequest)
 
 
 async def answer_rerank(
-    request: Request, models: Models, runner: Runner, body: bytes, limits: RequestLimits
+    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
 ) -> Response:
     """Answer `rerank`: the documents in the order of their relevance to the query, best first.
 
@@ -90,7 +90,7 @@ async def answer_rerank(
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
-    call = await read_off_loop(lambda: decode_json(body, _rerank_decoder, limits), len(body))
+    call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     _check(call, models)
     given = [call.documents] if isinstance(call.documents, str) else call.documents
     limits.check("max_client_batch_size", len(given), "documents", "documents")
@@ -99,7 +99,7 @@ async def answer_rerank(
         raise InvalidRequestError("documents is empty; give at least one", "documents")
     scores, usage = await _score(request, runner, [call.query], documents, call, limits)
     head = {"id": f"rerank-{uuid.uuid4().hex}", "model": call.model or runner.name}
-    values = _VALUES_A_RESULT * len(documents) + len(body) // CHARACTERS_A_NUMBER
+    values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
     def render() -> Response:
         results = (
@@ -115,9 +115,7 @@ async def answer_rerank(
     return await render_off_loop(render, values)
 
 
-async def answer_score(
-    request: Request, models: Models, runner: Runner, body: bytes, limits: RequestLimits
-) -> Response:
+async def answer_score(request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer `score`: one text with each of N, or N texts with one of N each, in the order of the request.
 
     Raises:
@@ -126,7 +124,7 @@ async def answer_score(
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
-    call = await read_off_loop(lambda: decode_json(body, _score_decoder, limits), len(body))
+    call = await body.decode(lambda data: decode_json(data, _score_decoder, limits))
     _check(call, models)
     first, second = _read_sides(call, limits)
     scores, usage = await _score(request, runner, first, second, call, limits)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.access import Access
-from protocol.body import decode_json, json_response, read_body, read_off_loop
+from protocol.body import Body, decode_json, json_response, read_body
 from protocol.calls import find_model, post_route
 from protocol.errors import InvalidRequestError, NotImplementedByModelError
 from protocol.versions import MODEL_VERSION
@@ -87,20 +87,20 @@ def _check(models: Models, name: str) -> None:
 def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]:
     """The routes under `/v2/repository`."""
 
-    async def read_optional(request: Request) -> bytes:
+    async def read_optional(request: Request) -> Body:
         has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-        return await read_body(request, limits) if has_body else b"{}"
+        return await read_body(request, limits) if has_body else Body(b"{}")
 
     async def list_models(request: Request) -> Response:
         body = await read_optional(request)
-        asked = await read_off_loop(lambda: decode_json(body, _index_decoder, limits), len(body))
+        asked = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
         return json_response(index(models, asked.ready))
 
     async def load_model(request: Request) -> Response:
         access.check_change_over_http(request)
         name = request.path_params["name"]
         body = await read_optional(request)
-        asked = await read_off_loop(lambda: decode_json(body, _load_decoder, limits), len(body))
+        asked = await body.decode(lambda data: decode_json(data, _load_decoder, limits))
         await load(models, name, asked.parameters or {})
         return json_response({"name": name, "load": True})
 

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import decode_json, read_body, read_off_loop
+from protocol.body import Body, decode_json, read_body
 from protocol.calls import (
     CHARACTERS_A_NUMBER,
     check_ready,
@@ -104,12 +104,12 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     return [post_route(path, shaped(answer, _render_error), _render_error) for path in TASKS]
 
 
-async def _embed(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
-    def read() -> tuple[TeiEmbedRequest, Sequence[TextInput | TokenInput]]:
-        call = decode_json(body, _embed_decoder, limits)
+async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    def read(data: bytes) -> tuple[TeiEmbedRequest, Sequence[TextInput | TokenInput]]:
+        call = decode_json(data, _embed_decoder, limits)
         return call, read_inputs(call.inputs, "inputs", limits)
 
-    call, inputs = await read_off_loop(read, len(body))
+    call, inputs = await body.decode(read)
     normalized = runner.properties["normalized"] == "true"
     if normalized and not call.normalize:
         raise InvalidRequestError("normalize cannot be false: the model's vectors have length 1")
@@ -124,14 +124,14 @@ def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> NDArr
     return unit_vectors(vectors) if normalize else vectors
 
 
-async def _predict(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
-    def read() -> tuple[TeiPredictRequest, list[TextInput], bool]:
-        call = decode_json(body, _predict_decoder, limits)
+async def _predict(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    def read(data: bytes) -> tuple[TeiPredictRequest, list[TextInput], bool]:
+        call = decode_json(data, _predict_decoder, limits)
         if isinstance(call.inputs, list):
             limits.check("max_client_batch_size", len(call.inputs), "inputs")
         return call, *_read_texts(call.inputs)
 
-    call, texts, single = await read_off_loop(read, len(body))
+    call, texts, single = await body.decode(read)
     # The operator's `threshold` would leave some out.
     more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
     predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more), limits))
@@ -175,8 +175,8 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
     return batch, False
 
 
-async def _rerank(request: Request, runner: Runner, body: bytes, limits: RequestLimits) -> Response:
-    call = await read_off_loop(lambda: decode_json(body, _rerank_decoder, limits), len(body))
+async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
         raise InvalidRequestError("texts is empty; give at least one")
@@ -192,7 +192,7 @@ async def _rerank(request: Request, runner: Runner, body: bytes, limits: Request
             for index in sort_by_score(scores)
         )
 
-    return await render(render_scores, predictions, len(body) // CHARACTERS_A_NUMBER)
+    return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
 
 
 _ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}

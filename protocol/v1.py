@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import convert_json, decode_json, json_response, read_body, read_off_loop
+from protocol.body import check_beside_texts, convert_json, decode_json, json_response, read_body
 from protocol.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
 from protocol.cloudevents import Event, answer_event, read_event
 from protocol.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
@@ -74,7 +75,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
         body = await read_body(request, limits, allow_event=True)
-        event, texts, parameters = await read_off_loop(lambda: _read(request, body, limits), len(body))
+        event, texts, parameters = await body.decode(lambda data: _read(request, data, limits))
         predictions = await infer(request, runner, texts, resolve_options(runner, parameters, limits))
         response = await render(_render, predictions)
         return response if event is None else answer_event(event, response, request.path_params["name"])
@@ -100,7 +101,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 def _read(
     request: Request, body: bytes, limits: RequestLimits
 ) -> tuple[Event | None, list[TextInput], Mapping[str, Any] | None]:
-    """The event if the body is one, the texts and the parameters."""
+    """The event without its data if the body is one, the texts and the parameters."""
     event = read_event(request, body, limits)
     if event is None:
         call = decode_json(body, _decoder, limits)
@@ -112,7 +113,8 @@ def _read(
     for name, given in (("inputs", call.inputs), ("instances", call.instances)):
         if isinstance(given, list):
             limits.check("max_client_batch_size", len(given), name, name)
-    return event, _read_texts(call), call.parameters
+    check_beside_texts(body, (event and event.attributes, call.parameters), limits)
+    return event and replace(event, data=None), _read_texts(call), call.parameters
 
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:

@@ -98,18 +98,16 @@ def keep_current(context: ssl.SSLContext, create: Callable[[], ssl.SSLContext], 
         paths: the files.
     """
     watch = FileWatch(paths)
-    current = context
+    # They may have changed since the context was made of them.
+    current = _create(create, paths[0]) or context
     if context.verify_mode == ssl.CERT_REQUIRED:
         _verify_each_connection(context)
 
     def choose(connection: Any, _: str | None, __: ssl.SSLContext) -> None:
         nonlocal current
-        if watch.has_changed():
-            try:
-                current = create()
-                logger.info("the changed certificate %s is used from now on", paths[0])
-            except OSError as error:
-                _log_broken(paths[0], error)
+        if watch.has_changed() and (changed := _create(create, paths[0])):
+            current = changed
+            logger.info("the changed certificate %s is used from now on", paths[0])
         if current is not context:
             connection.context = current
 
@@ -117,8 +115,13 @@ def keep_current(context: ssl.SSLContext, create: Callable[[], ssl.SSLContext], 
     context.sni_callback = choose
 
 
-def _log_broken(path: str, error: Exception) -> None:
-    logger.warning("the changed certificate %s is not used: %s", path, " ".join(str(error).split()))
+def _create(create: Callable[[], ssl.SSLContext], path: str) -> ssl.SSLContext | None:
+    """A context of the files; None where they are broken, which is logged."""
+    try:
+        return create()
+    except OSError as error:
+        logger.warning("the changed certificate %s is not used: %s", path, " ".join(str(error).split()))
+        return None
 
 
 def read_grpc_credentials(arguments: Arguments) -> grpc.ServerCredentials | None:

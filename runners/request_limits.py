@@ -91,7 +91,9 @@ class RequestLimits(BaseModel):
         30, gt=0, description="seconds after which a request body that makes no progress ends, "
         "with a 408; progress is 64 KiB or its end",
     )  # fmt: skip
-    answer_timeout: float = Field(60, gt=0, description="seconds after which a client that reads nothing is left")
+    answer_timeout: float = Field(
+        60, gt=0, description="seconds in which a client must read 64 KiB of its answer, or the rest"
+    )
     timeout_keep_alive: int = Field(
         65, ge=1, description="seconds after which a connection over which no request comes is closed"
     )

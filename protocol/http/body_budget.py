@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
+import msgspec
+import numpy as np
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.errors import BodiesTooLargeError
@@ -11,10 +14,13 @@ from protocol.errors import BodiesTooLargeError
 # What a body may always have, so that small requests pass while large bodies have taken everything.
 FREE_BYTES = 16 * 2**10
 _KEY = "runtime.body_share"
+# Of a place in a list, a tuple or a dictionary.
+_PLACE_BYTES = 8
 
 
 class BoundBodies:
-    """Counts the bytes of each body as they come, and gives them back when its request has ended.
+    """Counts the bytes of each body as they come; all but what decoding left are given back once it is decoded, and the
+    rest when its request has ended.
 
     A request whose body is too much gets a 503 where it reads its body.
     """
@@ -82,14 +88,44 @@ class BodyShare:
         if count - self._free > self._budget.left:
             raise BodiesTooLargeError(self._budget.most)
 
-    def give_back(self) -> None:
-        if self._taken:
+    @property
+    def taken(self) -> int:
+        """Bytes that are held, without those that any body may have."""
+        return self._taken
+
+    def give_back(self, but: int = 0) -> None:
+        """Hold no more than so many bytes."""
+        if self._taken > but:
             with self._budget.lock:
-                self._budget.left += self._taken
-                self._taken = 0
+                self._budget.left += self._taken - but
+                self._taken = but
 
 
 def get_share(scope: Scope) -> BodyShare | None:
     """The share of a request; None in an application without a budget."""
     share: BodyShare | None = scope.get(_KEY)
     return share
+
+
+def count_kept(value: object) -> int:
+    """About how many bytes a decoded body keeps: its characters, bytes and arrays, and the places of its lists."""
+    count = 0
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, (str, bytes)):
+            count += len(each)
+        elif isinstance(each, np.ndarray):
+            count += each.nbytes
+        elif isinstance(each, (list, tuple)):
+            count += _PLACE_BYTES * len(each)
+            waiting += each
+        elif isinstance(each, Mapping):
+            count += _PLACE_BYTES * len(each)
+            waiting += each
+            waiting += each.values()
+        elif isinstance(each, msgspec.Struct):
+            waiting += [getattr(each, name) for name in each.__struct_fields__]
+        elif fields := getattr(type(each), "__dataclass_fields__", None):
+            waiting += [getattr(each, name) for name in fields]
+    return count

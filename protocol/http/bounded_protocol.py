@@ -14,14 +14,14 @@ from http import HTTPStatus
 from typing import Any, NoReturn
 
 import httptools
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from protocol.http.connection_table import ConnectionTable
-from protocol.http.progress import count_acknowledged
+from protocol.http.progress import count_acknowledged, has_unacknowledged
 from protocol.http.refusals import Refusal, refuse_with
 from runners.sent_answers import collect_releases
 
@@ -33,14 +33,14 @@ _HEALTH_REQUESTS = tuple(f"GET {path}{after}".encode() for path in HEALTH_PATHS 
 _PIECE = 16 * 2**10
 # Requests that may wait on a connection for the answer to an earlier one.
 _MOST_PIPELINED = 64
-# A body must progress by as much in body_timeout, or end.
+# A body must progress by as much in body_timeout, and the reading of an answer in answer_timeout, or end.
 _LEAST_PROGRESS = 64 * 2**10
 # So long a client that still sends may take to find the refusal; to close at once could lose it (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
 
 _INVALID = refuse_with(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
 _TOO_MANY_PIPELINED = Refusal("a connection with too many pipelined requests")
-_SLOW_READER = "a client that does not read its answer (answer_timeout)"
+_SLOW_READER = "a client that reads too little of its answer (answer_timeout)"
 _SLOW_HEADERS = refuse_with(HTTPStatus.REQUEST_TIMEOUT, "the request's headers did not arrive in time (header_timeout)")
 _SLOW_BODY = refuse_with(HTTPStatus.REQUEST_TIMEOUT, "the request's body did not arrive in time (body_timeout)")
 _NO_CONNECTION = refuse_with(
@@ -85,7 +85,12 @@ class _Flow(FlowControl):
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        unsent: bytes of answers that were not sent when the table checked last.
+        sent_since: since when the client has not read as much of them as it must.
+    """
 
     flow: _Flow
 
@@ -129,8 +134,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._headers_since: float | None = None
         self._body_since = 0.0
         self._body_bytes_then = 0
-        self._unsent = (0, 0)
-        self._unsent_since = 0.0
+        self._written = 0
+        self._sent_then = 0
+        self.unsent = 0
+        self.sent_since = 0.0
         self._answering: RequestResponseCycle | None = None
 
     # What the transport calls.
@@ -138,7 +145,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = _Flow(transport)
-        self._idle_since = self.loop.time()
+        self._idle_since = self.sent_since = self.loop.time()
         self._only_health = not self._table.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -314,8 +321,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     ) -> None:
         """Let the application answer, and give back what the answer holds once its client has read it."""
         releases = collect_releases()
+
+        async def count(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body":
+                self._written += len(message.get("body", b""))
+            await send(message)
+
         try:
-            await app(scope, receive, send)
+            await app(scope, receive, count)
             if releases and self.flow.write_paused:
                 await self.flow.drain()
         finally:
@@ -354,12 +367,18 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """End the connection if one of its time-outs is over."""
         limits = self._table.limits
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self.unsent = self.transport.get_write_buffer_size()
         # TLS tells only what waits above the socket's own buffer, which is the same until all of that has been sent.
-        progress = (unsent, count_acknowledged(self.transport) if unsent and self.scheme == "https" else 0)
-        if progress != self._unsent:
-            self._unsent, self._unsent_since = progress, now
-        if unsent and now - self._unsent_since > limits.answer_timeout:
+        is_tls = self.scheme == "https"
+        sent = count_acknowledged(self.transport) if unsent and is_tls else self._written - unsent
+        if not unsent:
+            self._sent_then, self.sent_since = 0 if is_tls else sent, now
+        elif sent - self._sent_then >= _LEAST_PROGRESS:
+            self._sent_then, self.sent_since = sent, now
+        if self._ended_at in (None, math.inf) and self.transport.is_closing() and not self.is_unread():
+            # Over TLS the client's own end is waited for.
+            self._end(now)
+        if now - self.sent_since > limits.answer_timeout:
             self._table.log.add(_SLOW_READER)
             self.transport.abort()
         elif self._ended_at is not None:
@@ -372,6 +391,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._check_idle(now)
         elif self._in_body:
             self._check_body(now)
+
+    def is_unread(self) -> bool:
+        """Whether the client has not taken all that was written for it."""
+        if self.transport.get_write_buffer_size():
+            return True
+        return self.scheme == "https" and has_unacknowledged(self.transport)
 
     def _check_idle(self, now: float) -> None:
         header_timeout = self._table.limits.header_timeout
@@ -392,10 +417,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.refuse(_SLOW_BODY)
 
     def leave(self, reason: str) -> None:
-        """Close the connection, on which no request is under way."""
+        """Close the connection, on which no request is under way, at once."""
         self._table.log.add(reason)
         self._end(math.inf)
-        self.transport.close()
+        if self.scheme == "https" or self.is_unread():
+            # To close would wait for the client.
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer the request that is being parsed, if it can be answered, and close the connection."""

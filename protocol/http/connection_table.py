@@ -22,6 +22,12 @@ _RESERVE = 64
 # What uvicorn and BentoML have where the operator sets no --timeout-keep-alive.
 _DEFAULT_KEEP_ALIVE = 5
 _LONGEST_INTERVAL = 1.0
+# Unsent answers of all connections together, in multiples of max_buffered_bytes: the largest of this server's answers
+# are of numbers, which are bounded until they are sent, and eight of them must not be in each other's way.
+_UNSENT_MULTIPLE = 4
+# Smaller ones are not worth a connection.
+_LEAST_UNSENT = 64 * 2**10
+_UNREAD = "a client that reads its answer slowest, for too much is unread (max_buffered_bytes)"
 # In an iteration of the event loop: it takes some ms where a time-out is over for all of them.
 _CHECKED_AT_ONCE = 32
 
@@ -74,12 +80,16 @@ class ConnectionTable:
         allowed = True
         if len(self._open) >= self._most:
             if self.idle:
-                next(iter(self.idle)).leave("an idle connection, in favour of a new one (max_connections)")
-            else:
+                longest = next((each for each in self.idle if not each.is_unread()), None)
+                longest = longest or next(iter(self.idle))
+                self.remove(longest)
+                longest.leave("an idle connection, in favour of a new one (max_connections)")
+            elif len(self._open) < self._most + _RESERVE:
                 allowed = False
-                if len(self._open) >= self._most + _RESERVE:
-                    self.log.add("a new connection (max_connections)")
-                    connection.transport.abort()
+            else:
+                self.log.add("a new connection (max_connections)")
+                connection.transport.abort()
+                return False
         self.turns.note_connection()
         self._open.add(connection)
         self.idle[connection] = None
@@ -102,6 +112,20 @@ class ConnectionTable:
         if connections:
             loop.call_soon(self._check_some, loop, connections)
             return
+        self._bound_unsent()
         self.log.write()
         # Lines about the last refusals are written while there is a connection.
         self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None
+
+    def _bound_unsent(self) -> None:
+        """Leave the clients that have read little for longest, until little enough is unsent."""
+        holding = [connection for connection in self._open if connection.unsent > _LEAST_UNSENT]
+        excess = sum(connection.unsent for connection in holding) - _UNSENT_MULTIPLE * self.limits.max_buffered_bytes
+        if excess <= 0:
+            return
+        for connection in sorted(holding, key=lambda each: (each.sent_since, -each.unsent)):
+            self.log.add(_UNREAD)
+            connection.transport.abort()
+            excess -= connection.unsent
+            if excess <= 0:
+                return

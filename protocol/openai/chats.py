@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 from starlette.responses import Response
 
+from protocol.body import Body
 from protocol.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
@@ -95,7 +96,7 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 
-async def answer_chat(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
+async def answer_chat(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
     """Answer `chat/completions`; tools are put into the prompt, and are called where the request forces that.
 
     Raises:

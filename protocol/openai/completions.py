@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from protocol.body import Body
 from protocol.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
@@ -39,7 +40,7 @@ class CompletionRequest(CommonFields, kw_only=True):
     echo: bool | None = None
 
 
-async def answer_completion(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
+async def answer_completion(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
     """Answer `completions`: every prompt is continued `n` times, all in one batch.
 
     Raises:

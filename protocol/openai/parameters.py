@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from protocol.body import convert_json, decode_json, read_off_loop
+from protocol.body import Body, convert_json, decode_json
 from protocol.errors import UnsupportedError
 from runners.request_limits import RequestLimits
 
@@ -183,7 +183,7 @@ REFUSED: Mapping[Route, Mapping[str, Refusal]] = {
 _fields_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-async def read_request(body: bytes, form: type[T], route: Route, limits: RequestLimits) -> T:
+async def read_request(body: Body, form: type[T], route: Route, limits: RequestLimits) -> T:
     """A body as what its route takes.
 
     Raises:
@@ -191,13 +191,13 @@ async def read_request(body: bytes, form: type[T], route: Route, limits: Request
         InvalidRequestError: it is of another form, or has a parameter that `refuse_unsupported` refuses.
     """
 
-    def read() -> T:
-        fields = decode_json(body, _fields_decoder, limits)
+    def read(data: bytes) -> T:
+        fields = decode_json(data, _fields_decoder, limits)
         call = convert_json(fields, form)
         refuse_unsupported(fields, route)
         return call
 
-    return await read_off_loop(read, len(body))
+    return await body.decode(read)
 
 
 def refuse_unsupported(fields: Mapping[str, Any], route: Route) -> None:

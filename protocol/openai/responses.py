@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from protocol.body import json_response
+from protocol.body import Body, json_response
 from protocol.calls import find_model
 from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
@@ -93,7 +93,7 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
-async def answer_response(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
+async def answer_response(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
     """Answer `responses`: a message of text.
 
     Raises:

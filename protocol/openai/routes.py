@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.access import Access
-from protocol.body import json_response, read_body, read_off_loop
+from protocol.body import Body, json_response, read_body
 from protocol.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
@@ -93,12 +93,12 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
         check_ready(runner)
         if not serves_openai(runner, path):
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
-        body = await read_body(request, limits) if request.method == "POST" else b""
+        body = await read_body(request, limits) if request.method == "POST" else Body(b"")
         if not isinstance(runner, GeneratorRunner):
             return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
         if (application := runner.openai_application) is not None:
-            characters = await read_off_loop(lambda: check_forwarded(body, limits), len(body)) if body else 0
-            return _Forwarded(application, path, body, runner, characters)
+            characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
+            return _Forwarded(application, path, body.data, runner, characters)
         return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
 
     async def unknown(request: Request) -> Response:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from protocol.body import convert_json, decode_json, json_response, read_off_loop
+from protocol.body import Body, convert_json, decode_json, json_response
 from protocol.calls import find_model
 from protocol.errors import InvalidRequestError
 from protocol.openai.chats import Messages, Templated
@@ -59,7 +59,7 @@ _fields_decoder = msgspec.json.Decoder(dict[str, Any])
 _tokens_decoder = msgspec.json.Decoder(DetokenizeRequest)
 
 
-async def answer_tokenize(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
+async def answer_tokenize(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
     """Answer `tokenize`: the token ids of a text or a chat.
 
     Raises:
@@ -68,15 +68,15 @@ async def answer_tokenize(models: Models, runner: GeneratorRunner, body: bytes, 
         ModelNotFoundError: there is no model of that name.
     """
 
-    def read() -> TokenizeTextRequest | TokenizeChatRequest:
-        fields = decode_json(body, _fields_decoder, limits)
+    def read(data: bytes) -> TokenizeTextRequest | TokenizeChatRequest:
+        fields = decode_json(data, _fields_decoder, limits)
         if "messages" in fields:
             return convert_json(fields, TokenizeChatRequest)
         if "prompt" not in fields:
             raise InvalidRequestError("the body must have a prompt or messages", "prompt")
         return convert_json(fields, TokenizeTextRequest)
 
-    call = await read_off_loop(read, len(body))
+    call = await body.decode(read)
     if call.model:
         find_model(models, call.model)
     options = PromptOptions(call.add_special_tokens)
@@ -98,7 +98,7 @@ async def answer_tokenize(models: Models, runner: GeneratorRunner, body: bytes, 
     )
 
 
-async def answer_detokenize(models: Models, runner: GeneratorRunner, body: bytes, limits: RequestLimits) -> Response:
+async def answer_detokenize(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
     """Answer `detokenize`: the text of tokens, special ones included.
 
     Raises:
@@ -106,7 +106,7 @@ async def answer_detokenize(models: Models, runner: GeneratorRunner, body: bytes
         InvalidRequestError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
     """
-    call = await read_off_loop(lambda: decode_json(body, _tokens_decoder, limits), len(body))
+    call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
     if call.model:
         find_model(models, call.model)
     with runner.admit():

@@ -16,6 +16,7 @@ import uvicorn
 import uvicorn.config
 from starlette.types import Receive, Scope, Send
 
+from protocol.http.connection_table import ConnectionTable
 from protocol.http.server import bound_connections
 from runners.arguments import Arguments
 
@@ -66,6 +67,13 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             return port
 
         yield start
+
+
+def find_table() -> ConnectionTable:
+    """That of the server which was started last."""
+    protocol: Any = uvicorn.config.HTTP_PROTOCOLS["auto"]
+    table: ConnectionTable = protocol.args[0]
+    return table
 
 
 def connect(port: int) -> socket.socket:

@@ -23,7 +23,7 @@ BUDGET = 100_000
 
 
 async def count(request: Request) -> Response:
-    return Response(str(len(await read_body(request, Arguments(max_request_bytes=10 * BUDGET)))))
+    return Response(str((await read_body(request, Arguments(max_request_bytes=10 * BUDGET))).size))
 
 
 async def fail(request: Request) -> Response:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
 import time
+from typing import Any
 
 import psutil
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from protocol.connection import KeepAlive
+from protocol.http.bounded_protocol import BoundedHttpProtocol
+from protocol.http.connection_table import ConnectionTable
+from runners.arguments import Arguments
 from runners.sent_answers import release_when_sent
 from tests.protocol.http.conftest import Serve, connect, read_all, report, send_all, statuses
 
@@ -173,6 +180,104 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve)
             time.sleep(0.02)
         assert received > 64 * MIB
         assert len(read_all(stuck)) < 64 * MIB
+
+
+def test_where_too_much_is_unread_whoever_reads_least_is_left(serve: Serve) -> None:
+    """Two answers of 64 MiB, where four times 20 may be unread."""
+    port = serve(max_buffered_bytes=20 * MIB, header_timeout=1)
+    with contextlib.ExitStack() as stack:
+        stuck, slow = stack.enter_context(connect(port)), stack.enter_context(connect(port))
+        stuck.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        time.sleep(0.3)
+        slow.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = 0
+        while chunk := slow.recv(MIB):
+            received += len(chunk)
+            time.sleep(0.02)
+        assert received > 64 * MIB
+        assert len(read_all(stuck)) < 64 * MIB
+
+
+class Reader(asyncio.Transport):
+    """A connection whose client reads some bytes a second, once the kernel's buffers are full."""
+
+    def __init__(self, a_second: int) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self.a_second = a_second
+        self.unsent = 0
+        self.aborted = False
+
+    def read(self) -> None:
+        self.unsent = max(0, self.unsent - self.a_second)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.unsent += len(data)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.aborted
+
+
+def accept(table: ConnectionTable, reader: Reader, application: Any) -> BoundedHttpProtocol:
+    config = uvicorn.Config(application, lifespan="off", log_level="critical")
+    config.load()
+    connection = BoundedHttpProtocol(table, config, ServerState(), {})
+    connection.connection_made(reader)
+    return connection
+
+
+@pytest.mark.parametrize(
+    ("a_second", "size", "left"),
+    [
+        (0, MIB, True),
+        (1, MIB, True),
+        (1000, MIB, True),
+        (2000, MIB, False),
+        # The rest of it, less than 64 KiB.
+        (1, 1000, True),
+        (100, 1000, False),
+        (MIB, MIB, False),
+    ],
+)
+def test_progress_of_an_answer_is_64_kib_or_its_end(a_second: int, size: int, left: bool) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def answer() -> None:
+        reader = Reader(a_second)
+        connection = accept(ConnectionTable(Arguments(answer_timeout=60, timeout_keep_alive=1000)), reader, application)
+        connection.data_received(GET)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        seconds = 0
+        while reader.unsent and not reader.aborted:
+            connection.check(connection.loop.time() + seconds)
+            reader.read()
+            seconds += 1
+        assert reader.aborted == left
+        assert seconds == 61 or not left
+
+    asyncio.run(answer())
+
+
+def test_a_stream_in_which_nothing_comes_for_long_stays(serve: Serve) -> None:
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"event", "more_body": True})
+            await asyncio.sleep(0.6)
+        await send({"type": "http.response.body"})
+
+    with connect(serve(stream, answer_timeout=0.2)) as client:
+        client.sendall(LAST)
+        assert read_all(client).count(b"event") == 3
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["it is read", "its client leaves"])

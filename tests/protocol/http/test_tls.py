@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import trustme
 from protocol.http.server import bound_handshakes
 from runners.certificates import CIPHERS
 from tests.conftest import Certificate, renew
-from tests.protocol.http.conftest import Serve, connect, read_all, report, statuses
+from tests.protocol.http.conftest import Serve, connect, find_table, read_all, report, statuses
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
-def listen(serve: Serve, files: Certificate, application: Any = report, **config: Any) -> int:
+def listen(
+    serve: Serve, files: Certificate, application: Any = report, limits: Mapping[str, Any] = {}, **config: Any
+) -> int:
     options = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key), "ssl_ciphers": CIPHERS}
-    return serve(application, options | config, header_timeout=10)
+    return serve(application, options | config, **{"header_timeout": 10, **limits})
 
 
 def trust(*authorities: Path) -> ssl.SSLContext:
@@ -77,6 +80,37 @@ def test_new_connections_see_a_changed_certificate(
             ask(port, trust(files.authority))
         held.sendall(GET)
         assert statuses(read_all(held)) == [200]
+
+
+def test_a_certificate_that_changed_before_the_first_connection(
+    serve: Serve, files: Certificate, tmp_path: Path
+) -> None:
+    port = listen(serve, files)
+    authority = renew(files, tmp_path)
+    assert ask(port, trust(authority)) == [200]
+
+
+def test_clients_that_do_not_end_tls_make_room_at_once(serve: Serve, files: Certificate) -> None:
+    """They answer nothing to the server's end, and never read."""
+    port = listen(serve, files, limits={"max_connections": 3})
+    context = trust(files.authority)
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            plain = stack.enter_context(connect(port))
+            stack.enter_context(context.wrap_socket(plain, server_hostname="localhost"))
+        assert ask(port, context) == [200]
+        assert len(find_table()._open) <= 3
+
+
+def test_a_client_that_does_not_end_tls_after_its_answer_is_left(serve: Serve, files: Certificate) -> None:
+    port = listen(serve, files)
+    with connect(port) as plain, trust(files.authority).wrap_socket(plain, server_hostname="localhost") as client:
+        client.sendall(GET)
+        assert statuses(client.recv(65536)) == [200]
+        deadline = time.monotonic() + 15
+        while find_table()._open:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_clients_need_a_certificate_of_the_authorities(serve: Serve, files: Certificate, tmp_path: Path) -> None:
@@ -135,3 +169,16 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve,
             while chunk := stuck.recv(2**20):
                 left += len(chunk)
         assert left < 64 * 2**20
+
+
+def test_an_answer_after_which_tls_ends_is_read_to_its_end(serve: Serve, files: Certificate) -> None:
+    """Its client pauses for longer than one that does not end TLS may."""
+    port = listen(serve, files, limits={"header_timeout": 1})
+    with connect(port) as plain, trust(files.authority).wrap_socket(plain, server_hostname="localhost") as client:
+        client.sendall(GET.replace(b"/ ", b"/large ", 1))
+        received = 0
+        while chunk := client.recv(2**16):
+            received += len(chunk)
+            if received % (30 * 2**20) < len(chunk):
+                time.sleep(4)
+        assert received > 64 * 2**20
