@@ -78,8 +78,9 @@ class RequestLimits(BaseModel):
         64 * _MIB, ge=1, description="most characters of texts that wait, further requests are a 429 with Retry-After"
     )
     max_queue_tokens: int = Field(
-        4 * _MIB, ge=1, description="most tokens that wait for the model, further requests are a 429 with Retry-After"
-    )
+        4 * _MIB, ge=1, description="most tokens that wait for the model, and tokens of a request, further requests "
+        "are a 429 with Retry-After",
+    )  # fmt: skip
     max_connections: int = Field(
         4096, ge=1, description="most connections of HTTP, of which idle ones are closed first, and as many of gRPC"
     )
