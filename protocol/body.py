@@ -137,10 +137,12 @@ def check_beside_texts(body: bytes, kept: object, limits: RequestLimits) -> None
     """Check how much of a body, parameters or names, is kept with its texts until the answer.
 
     Raises:
-        LimitExceededError: it is more than the longest text.
+        LimitExceededError: it is more than the longest text and all labels that a request may have.
     """
     if len(body) > limits.max_text_characters:
-        limits.check("max_text_characters", count_kept(kept), "characters of parameters and names")
+        labels = limits.max_labels * limits.max_label_characters
+        count = max(count_kept(kept) - labels, 0)
+        limits.check("max_text_characters", count, "characters of parameters and names, beside all labels,")
 
 
 def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:

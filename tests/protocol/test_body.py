@@ -22,7 +22,8 @@ from runners.request_limits import RequestLimits
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 SPACES = b" " * 4 * 2**20
-LONG = "a" * 2**21
+# Than a text, and all labels of a request, may be.
+LONG = "a" * (2**20 + 1000 * 4096 + 1)
 EVENT = {"specversion": "1.0", "id": "1", "source": "a", "type": "b"}
 ZIPPED = {"content-type": "application/json", "content-encoding": "gzip"}
 STRUCTURED = {**ZIPPED, "content-type": "application/cloudevents+json"}
