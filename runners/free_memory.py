@@ -18,20 +18,23 @@ _LONGEST = 60.0
 _RARELY = 1000
 # What may be kept above the need: to take it again costs page faults.
 _SLACK = 32 * 2**20
+# Looks, one after the other, at which an idle process gives back memory in vain.
+_MOST_TRIES = 3
 _PAGES = Path("/proc/self/statm")
 
 
 class Excess:
     """Tells whether a process that has a model holds more memory than it needs.
 
-    It needs the least that it has had, until that is tried: what is still or again in memory at the look after memory
-    was given back is needed, since it is in use, or is taken again at once under load, which costs time. When load ends
-    the least is tried again.
+    It needs the least that it has had, until that is tried: what is still or again in memory after memory was given
+    back, some times while the process idles, once under load, is needed. It is in use, or is taken again at once, which
+    costs time. When load ends the least is tried again.
     """
 
     def __init__(self) -> None:
         self._least = self._needed = math.inf
-        self._was_excess = self._was_busy = False
+        self._tries = 0
+        self._was_busy = False
 
     def find(self, resident: int, is_busy: bool) -> bool:
         """Whether to give back memory, at one of the regular looks.
@@ -41,13 +44,14 @@ class Excess:
         """
         self._least = min(self._least, resident)
         if self._was_busy and not is_busy:
-            self._needed = self._least
-        elif self._was_excess or math.isinf(self._needed):
-            self._needed = resident
+            self._needed, self._tries = self._least, 0
+        elif self._tries >= (1 if is_busy else _MOST_TRIES) or math.isinf(self._needed):
+            self._needed, self._tries = resident, 0
         self._needed = max(self._least, min(self._needed, resident))
         self._was_busy = is_busy
-        self._was_excess = resident > self._needed + _SLACK
-        return self._was_excess
+        is_excess = resident > self._needed + _SLACK
+        self._tries = self._tries + 1 if is_excess else 0
+        return is_excess
 
 
 async def release_memory(
