@@ -196,6 +196,8 @@ def main() -> int:
     parser.add_argument("--tasks", default=",".join(SEEDS))
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Bodies that are nested deeply are copied before they are changed.
+    sys.setrecursionlimit(20_000)
     failed = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
