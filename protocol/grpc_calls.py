@@ -70,12 +70,16 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         with _message_errors():
             return decode(data)
 
-    async def _answer(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> Any:
+    async def _begin(self, decode: Decode, context: Context) -> Any:
+        """The only message of a call, which counts from now on; the call is aborted if it cannot be taken."""
         try:
             self._intake.enter(context)
-            request = await decode(await self._read(context))
+            return await decode(await self._read(context))
         except (ProtocolError, RunnerError) as error:
             await _abort(context, error)
+
+    async def _answer(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> Any:
+        request = await self._begin(decode, context)
         releases = collect_releases()
         context.add_done_callback(partial(_call_all, releases))
         response = await answer(request, context)
@@ -89,11 +93,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return response
 
     async def _answer_with_stream(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> None:
-        try:
-            self._intake.enter(context)
-            request = await decode(await self._read(context))
-        except (ProtocolError, RunnerError) as error:
-            await _abort(context, error)
+        request = await self._begin(decode, context)
         async with contextlib.aclosing(answer(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
