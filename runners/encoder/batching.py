@@ -223,6 +223,8 @@ class BatchQueue:
                     return batch
                 if self._closed:
                     return []
+                # What nobody waits for any more has left the queue.
+                self._tell_load()
                 self._changed.wait()
 
     def finish(self, batch: Sequence[Entry]) -> None:

@@ -284,6 +284,26 @@ async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
 
 
 @in_a_loop
+async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_waits(queue: BatchQueue) -> None:
+    """Its error is known before it is released, and the model thread meets the rest of it in between."""
+    job = put(queue, 60, 60, 60)
+    queue.finish(queue.take())
+    assert load() == (2, 0)
+    job.result.set_exception(RuntimeError("the model fails"))
+    thread = threading.Thread(target=queue.take)
+    thread.start()
+    try:
+        async with asyncio.timeout(30):
+            while load() != (0, 0):
+                await asyncio.sleep(0.001)
+        queue.release(job)
+        assert load() == (0, 0)
+    finally:
+        queue.close()
+        thread.join()
+
+
+@in_a_loop
 async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> None:
     """One request is only bounded by what a request may have; another one is told to try again."""
     most = 8 * LIMITS.max_answer_numbers
