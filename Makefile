@@ -60,7 +60,7 @@ lock: $(VENV)/installed-test
 
 # Generates the Python of the gRPC protocol.
 stubs: $(VENV)/installed-test
-	$(PYTHON) -m protocol.stubs.generate
+	$(PYTHON) -m protocol.open_inference.grpc.stubs.generate
 
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	-@$(MAKE) --silent $(SUITE)/fetched

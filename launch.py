@@ -14,15 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.arguments import (
+from runners.core.arguments import (
     HANDED_OVER,
     LaunchArguments,
     create_parser,
     parse_command_line,
     read_launch_arguments,
 )
-from runners.errors import ArgumentsError
-from runners.ports import check_port
+from runners.core.errors import ArgumentsError
+from runners.hosting.ports import check_port
 
 _HERE = Path(__file__).resolve().parent
 _USAGE = """\

@@ -17,20 +17,20 @@ import bentoml
 from _bentoml_sdk import Service
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.access import BENTOML_ASSETS, BENTOML_PATHS
 from protocol.application import create_application
-from protocol.grpc_server import GrpcServer
-from protocol.http.server import bound_connections, bound_handshakes
-from protocol.options import AnswerOptions
-from protocol.predictor import connect_predictor
-from protocol.request_id import EchoRequestId, label_log_records
-from runners.arguments import read_arguments
-from runners.errors import RunnerError
-from runners.free_memory import release_memory
+from protocol.http.connections.server import bound_connections, bound_handshakes
+from protocol.http.middleware.allowed_methods import AnswerOptions
+from protocol.http.middleware.authentication import BENTOML_ASSETS, BENTOML_PATHS
+from protocol.http.middleware.request_id import EchoRequestId, label_log_records
+from protocol.open_inference.grpc.server import GrpcServer
+from protocol.open_inference.predictor.client import connect_predictor
+from runners.core.arguments import read_arguments
+from runners.core.errors import RunnerError
+from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models
-from runners.selection import create_runner
-from runners.startup import (
+from runners.hosting.idle_memory import release_memory
+from runners.hosting.selection import create_runner
+from runners.hosting.startup import (
     being_built,
     bound_shutdown,
     configure_logging,
@@ -44,7 +44,7 @@ from runners.startup import (
     start_or_exit,
     watch_for_failed_workers,
 )
-from runners.storage import localize_model
+from runners.hosting.storage.download import localize_model
 
 NAME = "huggingface_runtime"
 HERE = Path(__file__).resolve().parent

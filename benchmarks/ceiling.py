@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from runners.arguments import Arguments
-from runners.encoder.linear import VOCABULARY, PackedLinear
+from runners.core.arguments import Arguments
+from runners.core.predictions import TextInput
 from runners.encoder.runner import EncoderRunner
-from runners.inference import TextInput
-from runners.loading import BATCH_TOKENS_ON_CPU
+from runners.modeling.loading import BATCH_TOKENS_ON_CPU
+from runners.modeling.packed_linear import VOCABULARY, PackedLinear
 
 
 def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:

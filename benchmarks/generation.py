@@ -29,7 +29,7 @@ import orjson
 from benchmarks.run import ROOT, machine, serve
 from benchmarks.texts import sample_texts
 from demo.smollm import main as write_smollm
-from runners.cores import count_cores
+from runners.core.machine import count_cores
 
 _TOKENS = 64
 _FLAGS = ["--kv-cache-memory-bytes=1G", "--max-model-len=2048"]

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from runners.core.predictions import Numbers, Options, Prediction, TensorSpec, TextInput, TokenInput
 from runners.encoder import runner
-from runners.inference import Numbers, Options, Prediction, TensorSpec, TextInput, TokenInput
 
 TOKENS, CLASSES = 512, 9
 _LOGITS = np.random.default_rng(0).standard_normal((TOKENS, CLASSES), dtype=np.float32)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.texts import docstrings
-from runners.arguments import Arguments
+from runners.core.arguments import Arguments
+from runners.core.predictions import Numbers, Text, TextInput
 from runners.encoder.runner import EncoderRunner
-from runners.inference import Numbers, Text, TextInput
 
 _MODELS = Path(__file__).resolve().parent.parent / "demo/models"
 

@@ -27,8 +27,8 @@ from benchmarks.cpu import measure, serving
 from benchmarks.load import Load, bodies, closed_loop, drive
 from benchmarks.models import make_model
 from benchmarks.run import sample, serve, serve_words
-from protocol.stubs import open_inference_pb2 as messages
-from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 _TEXTS = 64
 _CALLERS = 16

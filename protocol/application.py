@@ -15,19 +15,23 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from protocol import generate, open_inference, openapi, repository, tei, v1
-from protocol.access import Access, RequireKey
-from protocol.compression import CompressResponses
-from protocol.connection import KeepAlive, answer_failure
-from protocol.errors import ProtocolError, ignore_disconnect, render_error
 from protocol.http.body_budget import BoundBodies
-from protocol.latency import LogLatency
+from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.middleware.allowed_methods import AnswerOptions
+from protocol.http.middleware.authentication import Access, RequireKey
+from protocol.http.middleware.compression import CompressResponses
+from protocol.http.middleware.latency import LogLatency
+from protocol.http.middleware.request_id import EchoRequestId
+from protocol.http.middleware.unread_bodies import KeepAlive, answer_failure
+from protocol.kserve_v1 import routes as v1
+from protocol.open_inference import generate, repository
+from protocol.open_inference import rest as open_inference
 from protocol.openai import routes as openai
-from protocol.options import AnswerOptions
-from protocol.request_id import EchoRequestId
-from runners.arguments import Arguments
-from runners.errors import RunnerError
-from runners.inference import Models
+from protocol.openapi import document as openapi
+from protocol.tei import routes as tei
+from runners.core.arguments import Arguments
+from runners.core.errors import RunnerError
+from runners.core.models import Models
 
 
 def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ASGIApp:

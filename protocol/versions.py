@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runners.inference import Models
+from runners.core.models import Models
 
 SERVER_NAME = "bentoml-huggingface-runtime"
 SERVER_VERSION = "0.1.0"

@@ -24,13 +24,13 @@ from transformers.utils import logging as transformers_logging
 
 from demo.smollm import main as write_smollm
 from protocol.application import create_application
-from protocol.grpc_server import GrpcServer
-from protocol.predictor import connect_predictor
-from runners.arguments import Arguments
+from protocol.open_inference.grpc.server import GrpcServer
+from protocol.open_inference.predictor.client import connect_predictor
+from runners.core.arguments import Arguments
+from runners.core.models import Models
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models
-from runners.selection import create_runner
+from runners.hosting.selection import create_runner
 from tests.families import FAMILIES
 from tests.generators import save_generator
 from tests.servers import free_port

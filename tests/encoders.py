@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from runners.arguments import Arguments
+from runners.core.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 
 

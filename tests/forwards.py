@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from runners.encoder.forward import Forward, ModelInputs, Rows
 from runners.encoder.forward_choice import choose_forward
 from runners.encoder.probe import Probe
-from runners.encoder.reading import TokenizedText
+from runners.encoder.sequences import TokenizedText
 from tests.families import AUTO_CLASSES
 
 ROWS = {

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from runners.generation import Delta, Sampling
-from runners.generator.transformers import TransformersEngine
+from runners.core.generation import Delta, Sampling
+from runners.generator.engine import TransformersEngine
 
 PROMPTS = ("Return the", "Open the file and return its contents as a string", "An exception is raised")
 

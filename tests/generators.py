@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from runners.generation import Delta, Sampling
-from runners.generator.transformers import TransformersEngine
+from runners.core.generation import Delta, Sampling
+from runners.generator.engine import TransformersEngine
 from tests.families import albert_unigram, roberta_bpe
 
 CHAT_TEMPLATE = (

@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
-from runners.encoder.batching import BatchMode
-from runners.encoder.linear import PackedLinear
+from runners.encoder.queue import BatchMode
 from runners.encoder.runner import EncoderRunner
+from runners.modeling.packed_linear import PackedLinear
 from tests.families import FAMILIES, Family, albert_unigram
 from tests.wire import Outcome, Request
 

@@ -14,8 +14,8 @@ import uvicorn
 from numpy.typing import NDArray
 from starlette.types import ASGIApp
 
-from protocol.stubs import open_inference_pb2 as messages
-from protocol.stubs.open_inference_pb2_grpc import (
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
 )

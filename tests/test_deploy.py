@@ -32,20 +32,20 @@ from compose_spec import PyCompose
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
-import runners.metrics
 from protocol.application import create_application
-from runners.arguments import (
+from runners.core.arguments import (
     ENVIRONMENT_COMMAND_LINE,
     ENVIRONMENT_PREFIX,
     Arguments,
     parse_command_line,
     read_arguments,
 )
+from runners.core.errors import ArgumentsError
+from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
+from runners.core.models import Models
+from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
-from runners.errors import ArgumentsError
 from runners.generator import vllm
-from runners.inference import Models
-from runners.task import Task
 from tests.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -406,7 +406,7 @@ def check_gpu_type(document: Document) -> Iterator[str]:
 @cache
 def exposed_metrics() -> frozenset[str]:
     """The gauges of this server, and vLLM's by its source, since a model would have to be loaded for them."""
-    own = {gauge._name for gauge in (runners.metrics.WAITING_TEXTS, runners.metrics.RUNNING_TEXTS)}
+    own = {gauge._name for gauge in (WAITING_TEXTS, RUNNING_TEXTS)}
     package = importlib.util.find_spec("vllm")
     assert package is not None
     assert package.origin is not None

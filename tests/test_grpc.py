@@ -14,8 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from protocol.stubs import open_inference_pb2 as messages
-from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import Certificate, ModelFolder
 from tests.servers import BENTOML, ServerProcess
 from tests.wire import to_binary

@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from launch import plan_launch
-from runners.arguments import HANDED_OVER, WITHOUT_EFFECT, LaunchArguments, read_arguments
-from runners.errors import ArgumentsError
-from runners.ports import check_port
+from runners.core.arguments import HANDED_OVER, WITHOUT_EFFECT, LaunchArguments, read_arguments
+from runners.core.errors import ArgumentsError
+from runners.hosting.ports import check_port
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.servers import BENTOML, ROOT, ServerProcess
 

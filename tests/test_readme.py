@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runners.arguments import GROUPS, LimitArguments
+from runners.core.arguments import GROUPS, LimitArguments
 from tests.servers import ROOT, ServerProcess
 
 README = (ROOT / "README.md").read_text()

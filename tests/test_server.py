@@ -148,7 +148,7 @@ def test_options_of_the_server(minilm: ServerProcess) -> None:
 
 
 def test_one_connection_outlives_every_error(minilm: ServerProcess) -> None:
-    """tests/protocol/test_connection.py has more of them; here BentoML started the server."""
+    """tests/protocol/http/middleware/test_unread_bodies.py has more of them; here BentoML started the server."""
     connection = http.client.HTTPConnection("127.0.0.1", minilm.port, timeout=30)
     connection.connect()
     used = connection.sock

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from runners import startup
-from runners.arguments import read_arguments
-from tests.protocol.test_openapi import BENTOML_OPERATIONS
+from runners.core.arguments import read_arguments
+from runners.hosting import startup
+from tests.protocol.openapi.test_document import BENTOML_OPERATIONS
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """

@@ -12,8 +12,8 @@ import grpc
 import numpy as np
 from starlette.testclient import TestClient
 
-from protocol.stubs import open_inference_pb2 as messages
-from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 Request = dict[str, Any]
 

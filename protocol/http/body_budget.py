@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.errors import BodiesTooLargeError
+from protocol.http.errors import BodiesTooLargeError
 
 # What a body may always have, so that small requests pass while large bodies have taken everything.
 FREE_BYTES = 16 * 2**10

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from protocol.body import decode_json
+from protocol.http.body import decode_json
 from protocol.openai.constraint_bounds import check_constraint, check_tools
 from protocol.openai.messages import check_messages, count_characters
-from protocol.ranking import SIDES
-from runners.generator.admission import check_prompts
-from runners.request_limits import RequestLimits
+from protocol.openai.ranking import SIDES
+from runners.core.admission import check_prompts
+from runners.core.request_limits import RequestLimits
 
 # Where routes have texts: completions and tokenize, embeddings, classification, rankings, responses, messages.
 _TEXTS = ("prompt", "input", "query", *(name for side in SIDES for name in side), "suffix", "instructions", "system")

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 from starlette.responses import Response
 
-from protocol.body import Body
-from protocol.errors import InvalidRequestError
+from protocol.http.body import Body
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import count_characters, read_messages
 from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
+from protocol.openai.sampling_parameters import check_counts
 from protocol.openai.tools import (
     CallReader,
     NamedTool,
@@ -29,13 +30,12 @@ from protocol.openai.tools import (
     describe_tools,
     read_calls,
 )
-from protocol.sampling import check_counts
-from runners.generation import Constraint, Delta, Sampling, TokenLogprobs
-from runners.generator.admission import check_prompts
+from runners.core.admission import check_prompts
+from runners.core.generation import Constraint, Delta, Sampling, TokenLogprobs
+from runners.core.models import Models
+from runners.core.parallel_sampling import Sequences
+from runners.core.request_limits import RequestLimits
 from runners.generator.runner import GeneratorRunner
-from runners.generator.sequences import Sequences
-from runners.inference import Models
-from runners.request_limits import RequestLimits
 
 Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 from starlette.responses import Response
 
-from protocol.body import encode_part, json_response
-from protocol.errors import openai_error
-from protocol.offload import offload
-from protocol.request_id import printable, request_id
-from protocol.sse import stream_events
-from runners.generation import Delta, FinishReason, TokenLogprobs
-from runners.generator.admission import Admitted
+from protocol.http.body import encode_part, json_response
+from protocol.http.errors import openai_error
+from protocol.http.middleware.request_id import printable, request_id
+from protocol.http.offload import offload
+from protocol.http.sse import stream_events
+from runners.core.admission import Admitted
+from runners.core.generation import Delta, FinishReason, TokenLogprobs
+from runners.core.parallel_sampling import Sequences, run
 from runners.generator.runner import GeneratorRunner
-from runners.generator.sequences import Sequences, run
 
 T = TypeVar("T")
 

@@ -11,19 +11,19 @@ from typing import Any
 
 from starlette.responses import Response
 
-from protocol.body import Body
-from protocol.errors import InvalidRequestError
+from protocol.http.body import Body
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
 from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
-from protocol.sampling import TokenId, check_counts
-from runners.generation import Delta, PromptOptions, Sampling, TokenLogprobs
-from runners.generator.admission import check_prompts
+from protocol.openai.sampling_parameters import TokenId, check_counts
+from runners.core.admission import check_prompts
+from runners.core.generation import Delta, PromptOptions, Sampling, TokenLogprobs
+from runners.core.models import Models
+from runners.core.parallel_sampling import Sequences
+from runners.core.request_limits import RequestLimits
 from runners.generator.runner import GeneratorRunner
-from runners.generator.sequences import Sequences
-from runners.inference import Models
-from runners.request_limits import RequestLimits
 
 # OpenAI's default.
 _MAX_TOKENS = 16

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from protocol.constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
-from protocol.errors import InvalidRequestError
+from protocol.http.errors import InvalidRequestError
+from protocol.openai.output_constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
 
 # Each of these takes about a second to compile.
 _MAX_CHOICE_CHARACTERS = 16_384

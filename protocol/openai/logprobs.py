@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from protocol.body import encode_part
-from runners.generation import TokenLogprob, TokenLogprobs
+from protocol.http.body import encode_part
+from runners.core.generation import TokenLogprob, TokenLogprobs
 
 
 def name_token(entry: TokenLogprob, as_id: bool) -> str:

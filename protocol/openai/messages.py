@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from protocol.errors import InvalidRequestError
-from runners.request_limits import RequestLimits
+from protocol.http.errors import InvalidRequestError
+from runners.core.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from protocol.body import Body, convert_json, decode_json
-from protocol.errors import UnsupportedError
-from runners.request_limits import RequestLimits
+from protocol.http.body import Body, convert_json, decode_json
+from protocol.http.errors import UnsupportedError
+from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
 

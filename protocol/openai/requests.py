@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from protocol.calls import find_model
-from protocol.constraints import ResponseFormat, read_response_format, read_structured_outputs
-from protocol.errors import InvalidRequestError
+from protocol.http.calls import find_model
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.choices import Streaming
-from protocol.sampling import MAX_CHOICES, GenerationFields, TokenId
-from runners.generation import BeamSearch, Constraint
-from runners.inference import Models
+from protocol.openai.output_constraints import ResponseFormat, read_response_format, read_structured_outputs
+from protocol.openai.sampling_parameters import MAX_CHOICES, GenerationFields, TokenId
+from runners.core.generation import BeamSearch, Constraint
+from runners.core.models import Models
 
 _MAX_TOP_LOGPROBS = 20
 _MAX_LOGPROB_TOKENS = 128

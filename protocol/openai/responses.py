@@ -16,30 +16,24 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from protocol.body import Body, json_response
-from protocol.calls import find_model
-from protocol.constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
-from protocol.errors import InvalidRequestError, UnsupportedError, openai_error
+from protocol.http.body import Body, json_response
+from protocol.http.calls import find_model
+from protocol.http.errors import InvalidRequestError, UnsupportedError, openai_error
+from protocol.http.middleware.request_id import printable
+from protocol.http.sse import stream_events
 from protocol.openai.chats import Effort, effort_variables
-from protocol.openai.choices import (
-    Choice,
-    complete,
-    count_logprobs,
-    count_usage,
-    render_logprobs,
-)
+from protocol.openai.choices import Choice, complete, count_logprobs, count_usage, render_logprobs
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import count_characters, read_messages
+from protocol.openai.output_constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import TopLogprobs
-from protocol.request_id import printable
-from protocol.sampling import SamplingFields, check_counts
-from protocol.sse import stream_events
-from runners.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
+from protocol.openai.sampling_parameters import SamplingFields, check_counts
+from runners.core.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
+from runners.core.models import Models
+from runners.core.parallel_sampling import Sequences, run
+from runners.core.request_limits import RequestLimits
 from runners.generator.runner import GeneratorRunner
-from runners.generator.sequences import Sequences, run
-from runners.inference import Models
-from runners.request_limits import RequestLimits
 
 _WITH_LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = frozenset({"in_progress", "incomplete"})

@@ -19,9 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.access import Access
-from protocol.body import Body, json_response, read_body
-from protocol.calls import (
+from protocol.http.body import Body, json_response, read_body
+from protocol.http.calls import (
     OPENAI_PATHS,
     RANKING_PATHS,
     TOKENIZER_PATHS,
@@ -33,8 +32,7 @@ from protocol.calls import (
     serves_openai,
     until_disconnect,
 )
-from protocol.embeddings import answer_embeddings
-from protocol.errors import (
+from protocol.http.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     ModelNotFoundError,
@@ -43,17 +41,20 @@ from protocol.errors import (
     describe,
     render_openai_error,
 )
+from protocol.http.middleware.authentication import Access
 from protocol.openai.bounds import check_forwarded
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
+from protocol.openai.embeddings import answer_embeddings
+from protocol.openai.ranking import answer_rerank, answer_score
 from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
-from protocol.ranking import answer_rerank, answer_score
 from protocol.versions import SERVER_NAME
-from runners.errors import GenerationFailedError, ModelNotReadyError, OverloadedError, without_message
+from runners.core.errors import GenerationFailedError, ModelNotReadyError, OverloadedError, without_message
+from runners.core.models import Models
+from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models, Runner
-from runners.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 

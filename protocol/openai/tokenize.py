@@ -9,18 +9,18 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from protocol.body import Body, convert_json, decode_json, json_response
-from protocol.calls import find_model
-from protocol.errors import InvalidRequestError
+from protocol.http.body import Body, convert_json, decode_json, json_response
+from protocol.http.calls import find_model
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.chats import Messages, Templated
 from protocol.openai.messages import count_characters, read_messages
+from protocol.openai.sampling_parameters import TokenId
 from protocol.openai.tools import Tools, describe_tools
-from protocol.sampling import TokenId
-from runners.generation import PromptOptions
-from runners.generator.admission import check_prompts
+from runners.core.admission import check_prompts
+from runners.core.generation import PromptOptions
+from runners.core.models import Models
+from runners.core.request_limits import RequestLimits
 from runners.generator.runner import GeneratorRunner
-from runners.inference import Models
-from runners.request_limits import RequestLimits
 
 _MAX_TOKENS = 2**20
 

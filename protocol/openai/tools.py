@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.constraints import constrain_to_schema
-from protocol.errors import InvalidRequestError
-from runners.generation import Constraint
+from protocol.http.errors import InvalidRequestError
+from protocol.openai.output_constraints import constrain_to_schema
+from runners.core.generation import Constraint
 
 _MAX_TOOLS = 128
 _NAME = re.compile(r'"name"\s*:\s*("(?:[^"\\]|\\.)*")')

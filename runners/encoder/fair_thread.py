@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from runners.errors import ModelNotReadyError
+from runners.core.errors import ModelNotReadyError
 
 T = TypeVar("T")
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from runners.encoder.batching import BatchMode
-from runners.encoder.reading import TokenizedText
+from runners.encoder.queue import BatchMode
 from runners.encoder.rope import LengthDependentRope
+from runners.encoder.sequences import TokenizedText
 
 Groups = list[list[int]]
 

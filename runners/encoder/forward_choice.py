@@ -17,8 +17,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from runners.encoder.batching import BatchMode
-from runners.encoder.difference import TOLERANCES, measure_difference
+from runners.core.errors import ModelLoadError, brief
+from runners.core.machine import available_memory
 from runners.encoder.forward import (
     Forward,
     GroupedForward,
@@ -29,12 +29,12 @@ from runners.encoder.forward import (
     group_by_length,
     group_singly,
 )
-from runners.encoder.linear import pack_linears
 from runners.encoder.packing import PackedForward
 from runners.encoder.probe import Probe, name_dtype
-from runners.encoder.reading import TokenizedText
-from runners.errors import ModelLoadError, brief
-from runners.memory import available_memory
+from runners.encoder.queue import BatchMode
+from runners.encoder.sequences import TokenizedText
+from runners.modeling.packed_linear import pack_linears
+from runners.modeling.score_difference import TOLERANCES, measure_difference
 
 logger = logging.getLogger(__name__)
 

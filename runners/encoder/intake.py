@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from runners.core.errors import naming_text
+from runners.core.predictions import Options, Output, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
 from runners.encoder.fair_thread import FairThread, Share
-from runners.errors import naming_text
-from runners.inference import Options, Output, TextInput, TokenInput
-from runners.request_limits import RequestLimits
 
 if TYPE_CHECKING:
-    from runners.encoder.entries import Job
-    from runners.encoder.loaded import LoadedModel
-    from runners.encoder.reading import Reading
+    from runners.encoder.loaded_model import LoadedModel
+    from runners.encoder.queue_entries import Job
+    from runners.encoder.sequences import Reading
     from runners.encoder.tokenization import TextTokenizer
 
 # What is tokenized at a time takes some 10 ms.

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
-from runners.encoder.batching import BatchMode
 from runners.encoder.forward import Forward, ModelInputs, Rows
-from runners.encoder.reading import TokenizedText
-from runners.loading import position_padding
+from runners.encoder.queue import BatchMode
+from runners.encoder.sequences import TokenizedText
+from runners.modeling.loading import position_padding
 
 _NAME = "packed"
 # Kernels are built and cached a number of rows, so batches are rounded up to a multiple of this.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
-from runners.encoder.reading import TokenizedText
-from runners.errors import ModelLoadError, brief
-from runners.loading import count_positions
+from runners.encoder.sequences import TokenizedText
+from runners.modeling.loading import count_positions
 
 # Words of the texts that are tried; others are longer than what the model's attention reaches, up to a limit.
 PROBE_WORDS = (1, 8, 24)

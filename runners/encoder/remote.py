@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runners.encoder.batching import BatchMode
+from runners.core.errors import PredictorAnswerError
+from runners.core.predictor import Predictor
 from runners.encoder.forward import Forward, Rows, count_rows, group_by_length, pad
-from runners.encoder.heads import Head
-from runners.encoder.reading import TokenizedText
-from runners.errors import PredictorAnswerError
-from runners.predictor import Predictor
+from runners.encoder.queue import BatchMode
+from runners.encoder.sequences import TokenizedText
+from runners.encoder.tasks import Head
 
 
 class RemoteForward(Forward):

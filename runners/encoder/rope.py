@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedModel
 
-from runners.rotary import find_length_dependent
+from runners.modeling.rotary import find_length_dependent
 
 
 class LengthDependentRope:

@@ -18,14 +18,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runners.answers import AnswerOptions, ReadingOptions
-from runners.arguments import Arguments
-from runners.cores import count_cores, limit_spinning
-from runners.draining import wait_until
-from runners.encoder.intake import Intake, TokenizerLanes, count_characters
-from runners.encoder.loaded import LoadedModel
-from runners.encoder.worker import run_batch
-from runners.errors import (
+from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.arguments import Arguments
+from runners.core.draining import wait_until
+from runners.core.errors import (
     ArgumentsError,
     InputError,
     LimitExceededError,
@@ -34,17 +30,21 @@ from runners.errors import (
     load_errors,
     name_text,
 )
-from runners.inference import TRUNCATED_TOKENS, Options, Output, Prediction, TensorSpec, TextInput, TokenInput
-from runners.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
-from runners.predictor import Predictor, PredictorWatch
-from runners.task import ENTAILMENT, GENERATION, Task, infer_task
+from runners.core.machine import count_cores, limit_spinning
+from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
+from runners.core.predictions import TRUNCATED_TOKENS, Options, Output, Prediction, TensorSpec, TextInput, TokenInput
+from runners.core.predictor import Predictor, PredictorWatch
+from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
+from runners.encoder.intake import Intake, TokenizerLanes, count_characters
+from runners.encoder.loaded_model import LoadedModel
+from runners.encoder.worker import run_batch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from runners.encoder.batching import BatchMode
     from runners.encoder.forward import Forward
-    from runners.encoder.reading import Reading
+    from runners.encoder.queue import BatchMode
+    from runners.encoder.sequences import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -270,15 +270,15 @@ class EncoderRunner:
         import torch
         from transformers.utils import logging as transformers_logging
 
-        from runners.encoder.batching import BatchQueue
         from runners.encoder.forward import ModelInputs
-        from runners.encoder.heads import HEADS
+        from runners.encoder.queue import BatchQueue
         from runners.encoder.remote import RemoteForward
+        from runners.encoder.tasks import HEADS
         from runners.encoder.token_limits import TokenLimits, find_padding_id
         from runners.encoder.tokenization import TextTokenizer
         from runners.encoder.transformer_settings import load_transformer_settings
         from runners.encoder.trial import Trial
-        from runners.loading import (
+        from runners.modeling.loading import (
             holds_embedder,
             limit_length,
             load_config,
@@ -287,7 +287,7 @@ class EncoderRunner:
             outline_model,
             resolve_batch_tokens,
         )
-        from runners.weights import copy_mapped_weights
+        from runners.modeling.weights import copy_mapped_weights
 
         # What is worth saying about a load is said in our own errors and log lines.
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]

@@ -16,9 +16,9 @@ from tokenizers import Encoding, Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from runners.encoder.reading import Reading, TokenizedText
-from runners.errors import InputError, ModelLoadError
-from runners.inference import TokenInput
+from runners.core.errors import InputError, ModelLoadError
+from runners.core.predictions import TokenInput
+from runners.encoder.sequences import Reading, TokenizedText
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from runners.answers import ReadingOptions
-from runners.encoder.reading import Reading, Source, TokenizedText, find_carrying_on, join_windows
-from runners.encoder.text_encoder import TextEncoder
-from runners.errors import InputError, naming_text
-from runners.inference import TextInput
+from runners.core.answer_options import ReadingOptions
+from runners.core.errors import InputError, naming_text
+from runners.core.predictions import TextInput
+from runners.encoder.fast_tokenizer import TextEncoder
+from runners.encoder.sequences import Reading, Source, TokenizedText, find_carrying_on, join_windows
 
 TRUNCATE = ReadingOptions()
 

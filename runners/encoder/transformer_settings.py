@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runners.arguments import Arguments
-from runners.errors import ModelLoadError
-from runners.model_files import load_json
-from runners.task import Task
+from runners.core.arguments import Arguments
+from runners.core.errors import ModelLoadError
+from runners.core.task import Task
+from runners.modeling.model_files import load_json
 
 logger = logging.getLogger(__name__)
 

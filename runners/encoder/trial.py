@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from runners.encoder.batching import BatchMode
+from runners.core.errors import InputError, ModelLoadError, brief
+from runners.core.predictions import Options, TextInput
 from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.forward_choice import choose_forward
-from runners.encoder.heads import Head
-from runners.encoder.linear import warm_linears
 from runners.encoder.packing import ROW_MULTIPLE
 from runners.encoder.probe import Probe, count_probe_words
-from runners.encoder.reading import Reading
+from runners.encoder.queue import BatchMode
+from runners.encoder.sequences import Reading
+from runners.encoder.tasks import Head
 from runners.encoder.token_limits import TokenLimits, count_token_ids
 from runners.encoder.tokenization import TextTokenizer
-from runners.errors import InputError, ModelLoadError, brief
-from runners.inference import Options, TextInput
+from runners.modeling.packed_linear import warm_linears
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runners.errors import (
+from runners.core.errors import (
     InputError,
     NonFiniteScoresError,
     PredictorAnswerError,
@@ -17,15 +17,15 @@ from runners.errors import (
     brief,
     name_text,
 )
-from runners.inference import Prediction
-from runners.metrics import NON_FINITE_TEXTS
+from runners.core.metrics import NON_FINITE_TEXTS
+from runners.core.predictions import Prediction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from runners.encoder.entries import Entry, Job
-    from runners.encoder.loaded import LoadedModel
-    from runners.encoder.reading import TokenizedText
+    from runners.encoder.loaded_model import LoadedModel
+    from runners.encoder.queue_entries import Entry, Job
+    from runners.encoder.sequences import TokenizedText
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from runners.generator.sampling import Ranked
+from runners.generator.sampler import Ranked
 
 # Changes the log probabilities of beams, float32 [beams, vocabulary], given the ids of their outputs so far.
 Adjust = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]

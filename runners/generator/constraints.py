@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import gbnf_to_lark
 
-from runners.errors import InputError, brief
-from runners.generation import Constraint
+from runners.core.errors import InputError, brief
+from runners.core.generation import Constraint
 from runners.generator.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from runners.errors import GenerationFailedError, RunnerError, without_message
+from runners.core.errors import GenerationFailedError, RunnerError, without_message
 
 logger = logging.getLogger(__name__)
 

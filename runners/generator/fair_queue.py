@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum, auto
 
-from runners.generator.request import Generation
+from runners.generator.generation_request import Generation
 
 # So many entries of requests that have gone may stay in the heap, beside as many as there are requests.
 _MOST_STALE = 64

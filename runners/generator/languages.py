@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from runners.errors import InputError
+from runners.core.errors import InputError
 
 # How many languages an error names.
 _NAMED = 8

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from runners.generation import TokenLogprob, TokenLogprobs
+from runners.core.generation import TokenLogprob, TokenLogprobs
 from runners.generator.detokenizer import Detokenizer
-from runners.generator.sampling import Ranked, rank
+from runners.generator.sampler import Ranked, rank
 from runners.generator.vocabulary import Vocabulary
 
 # As vLLM: what cannot come has no infinite number, which JSON lacks.

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
-from runners.encoder.difference import TOLERANCES
-from runners.encoder.linear import pack_linears
-from runners.errors import ModelLoadError, brief
-from runners.generator.decoding import Batching, Decoder, Rows
-from runners.generator.lowering import has_limits, lowered, read_windows, selects_columns
-from runners.loading import count_positions
+from runners.core.errors import ModelLoadError, brief
+from runners.generator.decoder import Batching, Decoder, Rows
+from runners.generator.lowered_limits import has_limits, lowered, read_windows, selects_columns
+from runners.modeling.loading import count_positions
+from runners.modeling.packed_linear import pack_linears
+from runners.modeling.score_difference import TOLERANCES
 
 # The first text crosses a limit of 8 tokens while it runs, the second begins beyond it, the third one stays below.
 _PROMPTS = (5, 23, 2, 12)

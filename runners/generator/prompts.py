@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from runners.arguments import EngineArgument
-from runners.errors import ArgumentsError, InputError, one_line
-from runners.generation import PromptOptions, check_characters
+from runners.core.arguments import EngineArgument
+from runners.core.errors import ArgumentsError, InputError, one_line
+from runners.core.generation import PromptOptions, check_characters
 from runners.generator.chat_template import shape_messages
 from runners.generator.languages import Languages
 from runners.generator.templates import find_variables, render_template

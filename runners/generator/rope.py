@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.rotary import LengthDependentEmbedding, find_length_dependent
+from runners.modeling.rotary import LengthDependentEmbedding, find_length_dependent
 
 
 class RowRope:

@@ -14,10 +14,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from runners.arguments import Arguments
-from runners.cores import limit_spinning
-from runners.draining import wait_until
-from runners.errors import (
+from runners.core.admission import Admission, Admitted, check_prompts
+from runners.core.arguments import Arguments
+from runners.core.draining import wait_until
+from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,
     InputError,
@@ -27,17 +27,17 @@ from runners.errors import (
     name_text,
     naming_text,
 )
-from runners.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions
+from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions
+from runners.core.machine import limit_spinning
+from runners.core.parallel_sampling import Sequences, run
+from runners.core.predictions import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.task import Task, infer_task
 from runners.generator import vllm
-from runners.generator.admission import Admission, Admitted, check_prompts
-from runners.generator.sequences import Sequences, run
 from runners.generator.vllm import VllmEngine
-from runners.inference import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
-from runners.request_limits import RequestLimits
-from runners.task import Task, infer_task
 
 if TYPE_CHECKING:
-    from runners.generator.transformers import TransformersEngine
+    from runners.generator.engine import TransformersEngine
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ class GeneratorRunner:
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
         logger.info("transformers runs %s, because %s", self.name, obstacle)
         arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}", _HONOURED)
-        from runners.generator.transformers import TransformersEngine
+        from runners.generator.engine import TransformersEngine
 
         engine = TransformersEngine(arguments)
         await asyncio.to_thread(engine.load)
@@ -305,7 +305,7 @@ def _served_names(arguments: Arguments) -> tuple[str, ...]:
 
 def _read_config(arguments: Arguments) -> tuple[list[str], bool]:
     """The model's architectures, and whether it is an encoder-decoder."""
-    from runners.loading import load_config
+    from runners.modeling.loading import load_config
 
     config: Any = load_config(arguments)
     return list(config.architectures or []), bool(config.is_encoder_decoder)

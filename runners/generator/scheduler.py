@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 import torch
 
-from runners.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.generator.batch import Batch, compute, score_prompts
-from runners.generator.decoding import Batching, Decoder, Prefill
+from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
+from runners.core.metrics import Load
+from runners.generator.decoder import Batching, Decoder, Prefill
 from runners.generator.failures import as_failure
 from runners.generator.fair_queue import FairQueue, Verdict
-from runners.generator.request import Generation, Item
-from runners.generator.room import MAX_ROWS, Room
-from runners.metrics import Load
+from runners.generator.generation_request import Generation, Item
+from runners.generator.row_budget import MAX_ROWS, Room
+from runners.generator.running_batch import Batch, compute, score_prompts
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.sandbox import SandboxedEnvironment
 
-from runners.errors import InputError
+from runners.core.errors import InputError
 
 # Of one operation that repeats, of any other one, and of all in a rendering: in characters, or items of lists.
 _MOST_REPEATED = 2**20

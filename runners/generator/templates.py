@@ -14,7 +14,7 @@ import jinja2.meta
 from jinja2.sandbox import SandboxedEnvironment
 from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
-from runners.errors import InputError, one_line
+from runners.core.errors import InputError, one_line
 from runners.generator.template_sizes import bound_sizes, start_counting
 
 T = TypeVar("T")

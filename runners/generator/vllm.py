@@ -29,10 +29,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
-from runners.arguments import Arguments, EngineArgument
-from runners.cores import count_cores
-from runners.draining import DRAIN_SECONDS
-from runners.errors import (
+from runners.core.arguments import Arguments, EngineArgument
+from runners.core.draining import DRAIN_SECONDS
+from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,
     GenerationFailedError,
@@ -41,7 +40,7 @@ from runners.errors import (
     OverloadedError,
     RunnerError,
 )
-from runners.generation import (
+from runners.core.generation import (
     DEFAULT_PROMPT_OPTIONS,
     Constraint,
     Delta,
@@ -50,7 +49,7 @@ from runners.generation import (
     Sampling,
     check_characters,
 )
-from runners.memory import available_memory
+from runners.core.machine import available_memory, count_cores
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from runners.generator.admission import Admitted
+    from runners.core.admission import Admitted
 
 logger = logging.getLogger(__name__)
 
@@ -483,7 +482,7 @@ def _engine_words(arguments: Arguments, parser: FlexibleArgumentParser) -> list[
             if base != "served_model_name":
                 words += _words(option + dot + key, action, argument, name, f"no_{base}" in actions)
         else:
-            # Another release than that of runners/generator/flags.py.
+            # Another release than that of runners/core/vllm_flags.py.
             raise ArgumentsError(f"argument {name} (from {argument.origin}) is unknown to this release of vLLM")
     return words
 

@@ -28,12 +28,12 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from runners.answers import AnswerOptions, ReadingOptions
-from runners.arguments import Arguments
+from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.arguments import Arguments
+from runners.core.errors import RunnerError
+from runners.core.predictions import Numbers, Options, Prediction, Table, TextInput
+from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
-from runners.errors import RunnerError
-from runners.inference import Numbers, Options, Prediction, Table, TextInput
-from runners.task import Task
 from tests.architectures.models import LAST_TOKEN, save_model
 from tests.architectures.registry import Pair
 from tests.architectures.vocabularies import MAX_LENGTH

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from runners.task import Task
+from runners.core.task import Task
 from tests.architectures.configs import tiny_config
 from tests.architectures.registry import Pair
 from tests.architectures.vocabularies import tokenizer_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runners.task import Task
+from runners.core.task import Task
 from tests.architectures.registry import Pair
 
 

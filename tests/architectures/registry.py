@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from runners.task import Task
+from runners.core.task import Task
 
 # The first names of a task hold for all that it registers; an embedding is of any of these types.
 AUTO_CLASSES: dict[Task, Any] = {

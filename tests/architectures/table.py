@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runners.task import Task
+from runners.core.task import Task
 from tests.architectures.comparison import DTYPES, Outcome, Verdict
 from tests.architectures.refusals import stock_refusal
 from tests.architectures.registry import Pair, registered_pairs

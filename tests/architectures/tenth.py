@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runners.task import Task
+from runners.core.task import Task
 from tests.architectures.registry import Pair
 
 _TYPES: dict[Task, str] = {

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from protocol.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from tests.attack.case import Attack, Case, Outcomes, Ports, Served
 from tests.attack.wire import CLOSED, PENDING, RESET, Plan, exchange
 

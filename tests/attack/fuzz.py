@@ -26,11 +26,12 @@ import grpc
 from starlette.types import ASGIApp
 
 from protocol.application import create_application
-from protocol.grpc_server import GrpcServer
-from protocol.predictor import connect_predictor
-from runners.arguments import Arguments
-from runners.inference import Models, Runner
-from runners.selection import create_runner
+from protocol.open_inference.grpc.server import GrpcServer
+from protocol.open_inference.predictor.client import connect_predictor
+from runners.core.arguments import Arguments
+from runners.core.models import Models
+from runners.core.runner import Runner
+from runners.hosting.selection import create_runner
 from tests.attack import fuzz_grpc, fuzz_requests
 from tests.attack.case import Served
 from tests.attack.fuzz_bytes import fuzz_bytes, is_fault

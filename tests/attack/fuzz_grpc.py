@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from protocol.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from tests.attack.mutation import STRANGE, mutate_bytes
 from tests.attack.seeds import ANSWERS, SAMPLING
 from tests.wire import set_parameters, to_binary
@@ -155,7 +155,7 @@ async def call(channel: grpc.aio.Channel, method: str, data: bytes) -> tuple[str
     return "OK", ""
 
 
-# What protocol/errors.py says of its own faults.
+# What protocol/http/errors.py says of its own faults.
 _INTERNAL = "internal"
 
 

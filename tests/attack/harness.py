@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from runners.request_limits import RequestLimits
+from runners.core.request_limits import RequestLimits
 from tests.attack.case import Case, Outcomes, Ports, Served
 from tests.attack.probe import FRESH, KEPT, OTHER, Probe, Seen, weigh
 from tests.servers import ServerProcess
@@ -28,7 +28,7 @@ _AFTER_SHARE = 1.05
 # What a heap keeps in parts that are not free as a whole.
 _SLACK = 48 * 2**20
 # Seconds in which memory comes back, and after which a server is given up where it is silent.
-# As long as runners/free_memory.py may take to look.
+# As long as runners/hosting/idle_memory.py may take to look.
 _REST = 6.0
 _LOST = 30.0
 # What another user sends, which every task answers.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runners.answers import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, ReadingOptions
 
 _TENSOR = {"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["a text", "another"]}
 _TOKENS = [

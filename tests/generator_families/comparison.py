@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from runners.arguments import Arguments
-from runners.cores import count_cores
-from runners.errors import ModelLoadError, brief
-from runners.generation import Sampling
-from runners.generator.transformers import TransformersEngine
+from runners.core.arguments import Arguments
+from runners.core.errors import ModelLoadError, brief
+from runners.core.generation import Sampling
+from runners.core.machine import count_cores
+from runners.generator.engine import TransformersEngine
 from tests.generator_families.models import save_generator
 from tests.generator_families.registry import ORIGINAL_POSITIONS, Family
 

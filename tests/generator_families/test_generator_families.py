@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.generator.decoding import Batching
+from runners.generator.decoder import Batching
 from tests.architectures.sweep import frozen_heap
 from tests.generator_families import table
 from tests.generator_families.comparison import Verdict, compare

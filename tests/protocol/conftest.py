@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.conftest import Dial, ModelFolder, Serve
-from tests.runners.test_entities import named
+from tests.runners.encoder.tasks.test_entities import named
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TASKS = {

@@ -19,12 +19,12 @@ from transformers import (
     TextClassificationPipeline,
 )
 
-from protocol.tensors import BYTES
+from protocol.open_inference.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.predictors import RestPredictor
 from tests.protocol.conftest import NAMES, TASKS, Run
-from tests.runners.test_encoder import predict
+from tests.runners.encoder.test_encoder import predict
 from tests.wire import WIRES, Outcome
 
 TOLERANCE = 1e-4

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runners.encoder import forward_choice
-from runners.encoder.batching import BatchMode
 from runners.encoder.forward import Forward
+from runners.encoder.queue import BatchMode
 from tests.conftest import Dial, Serve
 from tests.isolation import CASES, Case, Server, Wire
 from tests.wire import WIRES

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
-from protocol.tensors import BYTES
+from protocol.open_inference.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import AUTO_CLASSES, FAMILIES
 from tests.protocol.conftest import Run
 from tests.protocol.test_answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask, folder_of
-from tests.runners.test_encoder import predict
+from tests.runners.encoder.test_encoder import predict
 from tests.wire import WIRES
 
 LENGTH = 40

@@ -15,12 +15,12 @@ from cloudevents.http import CloudEvent
 from prometheus_client import REGISTRY
 from starlette.testclient import TestClient
 
-from protocol.stubs import open_inference_pb2 as messages
-from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from protocol.tensors import BYTES
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from protocol.open_inference.tensors import BYTES
+from runners.core.errors import NonFiniteScoresError
+from runners.core.predictions import Options, Output, TextInput
 from runners.encoder.packing import PackedForward
-from runners.errors import NonFiniteScoresError
-from runners.inference import Options, Output, TextInput
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.encoders import load
 from tests.faults import break_token

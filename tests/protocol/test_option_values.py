@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from protocol.calls import OPTION_PARAMETERS
-from protocol.sampling import PROTOCOL_PARAMETERS, SamplingParameters
-from protocol.stubs import open_inference_pb2 as messages
-from protocol.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from runners.answers import AnswerOptions, ReadingOptions
+from protocol.http.calls import OPTION_PARAMETERS
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from protocol.openai.sampling_parameters import PROTOCOL_PARAMETERS, SamplingParameters
+from runners.core.answer_options import AnswerOptions, ReadingOptions
 from tests.conftest import Dial, GeneratorFolder, ModelFolder, Serve
 
 # Halves of surrogate pairs, which are no text, among the letters.

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from protocol.tensors import BYTES
+from protocol.open_inference.tensors import BYTES
 from tests.families import FAMILIES
 from tests.protocol.conftest import Run
 from tests.protocol.test_answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask, folder_of
-from tests.runners.test_encoder import predict
+from tests.runners.encoder.test_encoder import predict
 from tests.wire import WIRES
 
 QUESTION = "Where does Sarah live?"

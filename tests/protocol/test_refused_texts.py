@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from runners.task import Task
+from runners.core.task import Task
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair
 from tests.conftest import Serve

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, ZeroShotClassificationPipeline
 
-from protocol.tensors import BYTES
+from protocol.open_inference.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.protocol.conftest import Run
@@ -21,7 +21,7 @@ from tests.protocol.test_answers import (
     ask,
     folder_of,
 )
-from tests.runners.test_encoder import predict
+from tests.runners.encoder.test_encoder import predict
 from tests.wire import WIRES
 
 LABELS = ["sports", "the film", "É 😀"]

@@ -8,8 +8,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 
-from runners.arguments import Arguments
-from runners.generator.transformers import TransformersEngine
+from runners.core.arguments import Arguments
+from runners.generator.engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.embedders import change
 

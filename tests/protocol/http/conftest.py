@@ -16,9 +16,9 @@ import uvicorn
 import uvicorn.config
 from starlette.types import Receive, Scope, Send
 
-from protocol.http.connection_table import ConnectionTable
-from protocol.http.server import bound_connections
-from runners.arguments import Arguments
+from protocol.http.connections.connection_table import ConnectionTable
+from protocol.http.connections.server import bound_connections
+from runners.core.arguments import Arguments
 
 Serve: TypeAlias = Callable[..., int]
 

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.body import read_body
-from protocol.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.body import read_body
 from protocol.http.body_budget import BoundBodies
-from runners.arguments import Arguments
+from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
+from runners.core.arguments import Arguments
 from tests.protocol.http.conftest import Serve, connect, read_all, statuses
 
 BUDGET = 100_000

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.errors import InvalidRequestError
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.bounds import check_forwarded
-from runners.errors import LimitExceededError
-from runners.request_limits import RequestLimits
+from runners.core.errors import LimitExceededError
+from runners.core.request_limits import RequestLimits
 
 
 def nest(levels: int) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import InvalidRequestError
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.constraint_bounds import check_constraint, check_tools
 
 STRING = {"type": "string"}

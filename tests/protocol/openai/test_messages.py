@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import InvalidRequestError
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.messages import read_messages
-from runners.request_limits import RequestLimits
+from runners.core.request_limits import RequestLimits
 
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
 

@@ -10,7 +10,7 @@ import msgspec
 import openai
 import pytest
 
-from protocol.errors import InvalidRequestError
+from protocol.http.errors import InvalidRequestError
 from protocol.openai.tools import (
     CallReader,
     NamedFunction,

@@ -1,0 +1,131 @@
+"""All HTTP connections of a worker: their number, which of them are idle, and their time-outs."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING
+
+from uvicorn.config import Config
+
+from protocol.http.connections.descriptors import reserve_descriptors
+from protocol.http.connections.refusals import RefusalLog
+from protocol.http.connections.turns import Turns
+from runners.core.certificates import create_ssl_context, keep_current
+from runners.core.request_limits import RequestLimits
+
+if TYPE_CHECKING:
+    from protocol.http.connections.bounded_protocol import BoundedHttpProtocol
+
+# Connections beyond the limit, on which health is answered and all else refused.
+_RESERVE = 64
+# What uvicorn and BentoML have where the operator sets no --timeout-keep-alive.
+_DEFAULT_KEEP_ALIVE = 5
+_LONGEST_INTERVAL = 1.0
+# Unsent answers of all connections together, in multiples of max_buffered_bytes: the largest of this server's answers
+# are of numbers, which are bounded until they are sent, and eight of them must not be in each other's way.
+_UNSENT_MULTIPLE = 4
+# Smaller ones are not worth a connection.
+_LEAST_UNSENT = 64 * 2**10
+_UNREAD = "a client that reads its answer slowest, for too much is unread (max_buffered_bytes)"
+# In an iteration of the event loop: it takes some ms where a time-out is over for all of them.
+_CHECKED_AT_ONCE = 32
+
+
+class ConnectionTable:
+    """The connections of one event loop, checked for time-outs together, about once a second.
+
+    Attributes:
+        idle: the connections on which no request is under way, that which has been so for longest first.
+        turns: of those that sent something or have ended.
+    """
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.limits = limits
+        self.log = RefusalLog()
+        self.idle: dict[BoundedHttpProtocol, None] = {}
+        self.turns = Turns()
+        self._open: set[BoundedHttpProtocol] = set()
+        self._most = reserve_descriptors(limits.max_connections)
+        timeouts = (limits.header_timeout, limits.body_timeout, limits.answer_timeout, limits.timeout_keep_alive)
+        self._interval = min(_LONGEST_INTERVAL, *(timeout / 4 for timeout in timeouts))
+        self._certificate_is_kept = False
+        self._check_handle: asyncio.TimerHandle | None = None
+
+    def keep_alive_seconds(self, config: Config) -> float:
+        """How long an idle connection is kept: what the operator told BentoML or, by default, this server."""
+        configured = config.timeout_keep_alive
+        return configured if configured != _DEFAULT_KEEP_ALIVE else self.limits.timeout_keep_alive
+
+    def keep_certificate_current(self, config: Config) -> None:
+        """Once the first connection comes, which is before its handshake."""
+        if self._certificate_is_kept:
+            return
+        self._certificate_is_kept = True
+        context, certfile, keyfile = config.ssl, config.ssl_certfile, config.ssl_keyfile
+        if context is None or certfile is None or keyfile is None or config.ssl_keyfile_password:
+            return
+        authorities = None if config.ssl_ca_certs is None else str(config.ssl_ca_certs)
+        create = partial(
+            create_ssl_context, str(certfile), str(keyfile), authorities, config.ssl_ciphers, config.ssl_cert_reqs
+        )
+        keep_current(context, create, [str(path) for path in (certfile, keyfile, authorities) if path is not None])
+
+    def add(self, connection: BoundedHttpProtocol) -> bool:
+        """Take a new connection, if need be instead of the one that has been idle for longest.
+
+        Returns:
+            Whether it may send requests; on one that may not, health is answered and all else refused.
+        """
+        allowed = True
+        if len(self._open) >= self._most:
+            if self.idle:
+                longest = next((each for each in self.idle if not each.is_unread()), None)
+                longest = longest or next(iter(self.idle))
+                self.remove(longest)
+                longest.leave("an idle connection, in favour of a new one (max_connections)")
+            elif len(self._open) < self._most + _RESERVE:
+                allowed = False
+            else:
+                self.log.add("a new connection (max_connections)")
+                connection.transport.abort()
+                return False
+        self.turns.note_connection()
+        self._open.add(connection)
+        self.idle[connection] = None
+        if self._check_handle is None:
+            self._check_handle = connection.loop.call_later(self._interval, self._check, connection.loop)
+        return allowed
+
+    def remove(self, connection: BoundedHttpProtocol) -> None:
+        self._open.discard(connection)
+        self.idle.pop(connection, None)
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._check_some(loop, list(self._open))
+
+    def _check_some(self, loop: asyncio.AbstractEventLoop, connections: list[BoundedHttpProtocol]) -> None:
+        now = loop.time()
+        for connection in connections[-_CHECKED_AT_ONCE:]:
+            connection.check(now)
+        del connections[-_CHECKED_AT_ONCE:]
+        if connections:
+            loop.call_soon(self._check_some, loop, connections)
+            return
+        self._bound_unsent()
+        self.log.write()
+        # Lines about the last refusals are written while there is a connection.
+        self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None
+
+    def _bound_unsent(self) -> None:
+        """Leave the clients that have read little for longest, until little enough is unsent."""
+        holding = [connection for connection in self._open if connection.unsent > _LEAST_UNSENT]
+        excess = sum(connection.unsent for connection in holding) - _UNSENT_MULTIPLE * self.limits.max_buffered_bytes
+        if excess <= 0:
+            return
+        for connection in sorted(holding, key=lambda each: (each.sent_since, -each.unsent)):
+            self.log.add(_UNREAD)
+            connection.transport.abort()
+            excess -= connection.unsent
+            if excess <= 0:
+                return

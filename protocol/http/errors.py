@@ -1,0 +1,256 @@
+"""Errors of the wire, and the one table from any error to a status."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from types import MappingProxyType
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runners.core.errors import (
+    EngineDeadError,
+    GenerationFailedError,
+    InputError,
+    LimitExceededError,
+    ModelLoadError,
+    ModelNotReadyError,
+    NonFiniteScoresError,
+    OverloadedError,
+    PredictorAnswerError,
+    PredictorRefusalError,
+    PredictorTimeoutError,
+    PredictorUnavailableError,
+)
+
+
+class ProtocolError(Exception):
+    """A request that cannot be answered; the message is shown to the client."""
+
+    status = HTTPStatus.BAD_REQUEST
+    headers: Mapping[str, str] = MappingProxyType({})
+    # OpenAI's word for it, where it has one.
+    code: str | None = None
+
+
+class InvalidRequestError(ProtocolError):
+    """The body or a parameter is not what the protocol says; `param` names it, for OpenAI's API."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class MessageTimeoutError(ProtocolError):
+    """A message of gRPC does not arrive in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class UnsupportedError(InvalidRequestError):
+    """The body asks for what vLLM knows and this server does not do."""
+
+    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
+        """
+        Args:
+            on_vllm: whether OpenAI's API has it where vLLM runs the model.
+        """
+        where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
+        super().__init__(f"{what} is not supported here{where}", param)
+
+
+class ModelNotFoundError(ProtocolError):
+    """KServe's text: clients look for it."""
+
+    status = HTTPStatus.NOT_FOUND
+    param = "model"
+    code = "model_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Model with name {name} does not exist.")
+
+
+class NotFoundError(ProtocolError):
+    """No such path or model version."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class UnauthorizedError(ProtocolError):
+    """The request carries none of the operator's keys."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    headers: Mapping[str, str] = MappingProxyType({"www-authenticate": "Bearer"})
+
+
+class ForbiddenError(ProtocolError):
+    """The request is understood, and the operator does not allow it."""
+
+    status = HTTPStatus.FORBIDDEN
+
+
+class MethodNotAllowedError(ProtocolError):
+    """The path exists, for other methods."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.headers = {"allow": allowed}
+
+
+class BodyTooLargeError(ProtocolError):
+    """The body is larger than the operator allows; the rest of it is not read."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BodiesTooLargeError(ProtocolError):
+    """The bodies of all requests under way are larger than the operator allows; the same may pass later."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    headers: Mapping[str, str] = MappingProxyType({"retry-after": "1"})
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the bodies of all requests under way have the {limit} bytes that --max_buffered_bytes allows; try again"
+        )
+
+
+class UnsupportedMediaTypeError(ProtocolError):
+    """The body's content type or encoding is none that this server reads."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class UnsupportedEncodingError(UnsupportedMediaTypeError):
+    """The body comes in a content coding that this server does not decode; the answer says which it does (RFC 9110,
+    section 15.5.16)."""
+
+    def __init__(self, encoding: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"the content encoding {encoding} is not supported; send {', '.join(allowed)} or the body as it is"
+        )
+        self.headers = {"accept-encoding": ", ".join(allowed)}
+
+
+class NotImplementedByModelError(ProtocolError):
+    """The protocol knows the call, the model does not."""
+
+    status = HTTPStatus.NOT_IMPLEMENTED
+
+
+# Messages name what the client sent, which may be of any length.
+_LONGEST_MESSAGE = 400
+_STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
+    InputError: HTTPStatus.BAD_REQUEST,
+    LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    # Whoever asks for a model to be loaded is to know why it is not.
+    ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    # It is the model's fault, and the message names the text, so that the caller can ask for the others.
+    NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
+    EngineDeadError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PredictorUnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
+    PredictorTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
+    PredictorAnswerError: HTTPStatus.BAD_GATEWAY,
+    PredictorRefusalError: HTTPStatus.BAD_GATEWAY,
+}
+
+
+# The codes that gRPC has for these; https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
+_GRPC_CODE_BY_STATUS = {
+    HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
+    HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
+    HTTPStatus.NOT_FOUND: "NOT_FOUND",
+    HTTPStatus.REQUEST_TIMEOUT: "DEADLINE_EXCEEDED",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "RESOURCE_EXHAUSTED",
+    HTTPStatus.TOO_MANY_REQUESTS: "RESOURCE_EXHAUSTED",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "INTERNAL",
+    HTTPStatus.NOT_IMPLEMENTED: "UNIMPLEMENTED",
+    HTTPStatus.BAD_GATEWAY: "INTERNAL",
+    HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
+    HTTPStatus.GATEWAY_TIMEOUT: "DEADLINE_EXCEEDED",
+}
+
+
+def grpc_code(status: HTTPStatus) -> str:
+    """The name of the gRPC code of an error that has this status over HTTP."""
+    return _GRPC_CODE_BY_STATUS.get(status, "INVALID_ARGUMENT")
+
+
+def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
+    """Status, message and headers of any error; what is not meant for the client is hidden."""
+    match error:
+        case ProtocolError():
+            return error.status, _cut(str(error)), error.headers
+        case HTTPException():
+            return HTTPStatus(error.status_code), error.detail, error.headers or {}
+        case OverloadedError():
+            return HTTPStatus.TOO_MANY_REQUESTS, _cut(str(error)), {"retry-after": str(math.ceil(error.retry_after))}
+    if (status := _STATUS_BY_RUNNER_ERROR.get(type(error))) is not None:
+        return status, _cut(str(error)), {}
+    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
+
+
+async def ignore_disconnect(_: Request, __: Exception) -> Response:
+    """The client went away before it had sent its body: there is nobody to answer, and nothing to log."""
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def render_error(request: Request, error: Exception) -> Response:
+    """The `{"error": ...}` body of V1 and the Open Inference Protocol."""
+    status, message, headers = describe(error)
+    if isinstance(error, HTTPException):
+        # Raised by the router, which knows the path but says nothing of it.
+        match status:
+            case HTTPStatus.METHOD_NOT_ALLOWED:
+                allowed = ", ".join(sorted(headers["Allow"].split(", ")))
+                message = f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}"
+            case HTTPStatus.NOT_FOUND:
+                message = f"there is nothing at {request.url.path}; the protocols are under /v1 and /v2"
+    return Response(orjson.dumps({"error": _cut(message)}), status, headers, media_type="application/json")
+
+
+def render_openai_error(error: Exception) -> Response:
+    """An error as OpenAI's API and vLLM have it."""
+    status, _, headers = describe(error)
+    return Response(orjson.dumps(openai_error(error)), status, headers, media_type="application/json")
+
+
+def openai_error(error: Exception) -> dict[str, object]:
+    """The `{"error": {...}}` body of OpenAI's API; `type` is vLLM's, `code` one of OpenAI's words, or null."""
+    status, message, _ = describe(error)
+    param = getattr(error, "param", None)
+    code = error.code if isinstance(error, ProtocolError) else _OPENAI_CODE_BY_STATUS.get(status)
+    return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": code}}
+
+
+_OPENAI_CODE_BY_STATUS = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+
+
+def openai_error_type(status: HTTPStatus) -> str:
+    """vLLM's name for errors of this status, such as NotFoundError."""
+    return f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
+
+
+def tei_error_type(status: HTTPStatus) -> str:
+    """Text Embeddings Inference's name for errors of this status."""
+    return _TEI_ERROR_TYPE_BY_STATUS.get(
+        status, "Validation" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "Backend"
+    )
+
+
+_TEI_ERROR_TYPE_BY_STATUS = {
+    HTTPStatus.TOO_MANY_REQUESTS: "Overloaded",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Unhealthy",
+}
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]} ..."

@@ -1,0 +1,57 @@
+"""OPTIONS: which methods a path has (RFC 9110, section 9.3.7)."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.http.calls import find_model, served_name
+from protocol.http.errors import ProtocolError, render_error
+from runners.core.models import Models
+
+_OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
+
+
+class AnswerOptions:
+    """Answers OPTIONS with 204 and `Allow`, or with 404 where there is nothing: HEAD tells which."""
+
+    def __init__(self, app: ASGIApp, models: Models) -> None:
+        self._app = app
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "OPTIONS":
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] == "*":
+            await _allow(_OF_THE_SERVER)(scope, receive, send)
+            return
+        probe = {**scope, "method": "HEAD"}
+        answer: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            answer.append(message)
+
+        await self._app(probe, receive, keep)
+        response = await self._respond(Request(probe), answer)
+        await response(scope, receive, send)
+
+    async def _respond(self, probe: Request, answer: list[Message]) -> Response:
+        status, headers = answer[0]["status"], dict(answer[0]["headers"])
+        if status == 404:
+            body = b"".join(message.get("body", b"") for message in answer[1:])
+            return Response(body, status, media_type=headers[b"content-type"].decode())
+        if status != 405:
+            return _allow("GET, HEAD, OPTIONS")
+        try:
+            # A path for other methods exists if its model does.
+            if "name" in probe.path_params:
+                find_model(self._models, served_name(probe))
+        except ProtocolError as error:
+            return await render_error(probe, error)
+        return _allow(f"OPTIONS, {headers[b'allow'].decode()}")
+
+
+def _allow(methods: str) -> Response:
+    return Response(status_code=204, headers={"allow": ", ".join(sorted(set(methods.split(", "))))})

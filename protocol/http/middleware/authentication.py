@@ -1,0 +1,142 @@
+"""Who may do what: the paths and calls that need no key, clients' keys, and what is an operator's to change.
+
+Everything that is not listed here as open asks for a key, if there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from protocol.http.errors import ForbiddenError, UnauthorizedError, render_error
+from protocol.http.middleware.bearer_keys import Keys
+from runners.core.arguments import Arguments
+
+# BentoML's application answers these, behind its own middleware.
+BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
+# Swagger UI, which BentoML carries and /docs shows; a prefix.
+BENTOML_ASSETS = "/static_content/"
+# What probes and scrapers ask, which have no key, and what says that there are keys.
+OPEN_PATHS = BENTOML_PATHS | {
+    "/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json", "/docs.json", "/docs",
+}  # fmt: skip
+_HEALTH, _INFERENCE = "/grpc.health.v1.Health/", "/inference.GRPCInferenceService/"
+OPEN_CALLS = frozenset(
+    {
+        f"{_HEALTH}Check",
+        f"{_HEALTH}Watch",
+        f"{_INFERENCE}ServerLive",
+        f"{_INFERENCE}ServerReady",
+        f"{_INFERENCE}ServerMetadata",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+# What `Access.check_change` is for.
+CHANGING_CALLS = frozenset({f"{_INFERENCE}RepositoryModelLoad", f"{_INFERENCE}RepositoryModelUnload"})
+_AUTHORIZATION = b"authorization"
+
+
+class Access:
+    """What the operator's arguments allow to whom."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._clients = Keys(arguments.api_key, arguments.api_key_file)
+        self._admins = Keys(arguments.admin_api_key, arguments.admin_api_key_file)
+        self._enable_repository = arguments.enable_repository
+
+    @property
+    def asks_clients(self) -> bool:
+        """Whether clients need a key."""
+        return self._clients.configured
+
+    @property
+    def asks_admins(self) -> bool:
+        """Whether changes need a key of their own."""
+        return self._admins.configured
+
+    def check_client(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Check a request that changes nothing; an admin's key is good for it too.
+
+        Args:
+            headers: names, in lower case, and values.
+
+        Raises:
+            UnauthorizedError: clients need a key, and it carries none or several.
+        """
+        if not self._clients.configured:
+            return
+        given = _authorization(headers)
+        # Both are compared, so that the time does not tell one from the other.
+        if not any([self._clients.include(given), self._admins.include(given)]):
+            raise UnauthorizedError("this server asks for a key: send it as Authorization: Bearer KEY")
+
+    def check_change(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Check a request that changes which models or adapters are loaded.
+
+        Raises:
+            UnauthorizedError: that needs a key, and it carries none.
+            ForbiddenError: it carries a client's key where an admin's is needed, or without any key it is not enabled.
+        """
+        given = _authorization(headers)
+        if self._admins.configured:
+            if self._admins.include(given):
+                return
+            if self._clients.configured and self._clients.include(given):
+                raise ForbiddenError("loading and unloading need an admin's key, which this one is not")
+            raise UnauthorizedError("loading and unloading ask for an admin's key: Authorization: Bearer KEY")
+        if self._clients.configured:
+            self.check_client(headers)
+        elif not self._enable_repository:
+            raise ForbiddenError(
+                "loading and unloading are off on this server, which has no keys: --admin_api_key or "
+                "--enable_repository allows them"
+            )
+
+    def check_change_over_http(self, request: Request) -> None:
+        """`check_change`, and that no web page of another origin has sent the request.
+
+        Such a page needs no preflight for a POST without a content type, and no key where there are none.
+
+        Raises:
+            ForbiddenError: it comes from another origin, or see `check_change`.
+            UnauthorizedError: see `check_change`.
+        """
+        _refuse_other_origins(request)
+        self.check_change(request.headers.raw)
+
+
+def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
+    return [value for name, value in headers if name == _AUTHORIZATION]
+
+
+def _refuse_other_origins(request: Request) -> None:
+    """As Go's http.CrossOriginProtection does: by Sec-Fetch-Site, which browsers set and pages cannot, and where an old
+    browser has none by Origin. Clients that are no browsers send neither. https://www.w3.org/TR/fetch-metadata/
+    """
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is None:
+        # The scheme may be a proxy's.
+        is_foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
+    else:
+        is_foreign = site not in ("same-origin", "none")
+    if is_foreign:
+        raise ForbiddenError("a web page of another origin cannot change what this server has loaded")
+
+
+class RequireKey:
+    """Refuses requests to what is not open that carry no key; a browser's preflight has none, so OPTIONS is open."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] not in OPEN_PATHS:
+            try:
+                self._access.check_client(scope["headers"])
+            except UnauthorizedError as error:
+                await (await render_error(Request(scope), error))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,217 @@
+"""Compressed bodies: requests that come in gzip or deflate, answers to clients that ask for one of them.
+
+Content codings are RFC 9110's, sections 8.4 and 12.5.3: https://www.rfc-editor.org/rfc/rfc9110#section-8.4
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
+from itertools import islice
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.http.body_budget import BodyShare
+from protocol.http.errors import BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
+from protocol.http.offload import offload
+
+# What takes longer than about a millisecond must not hold up the event loop.
+_INLINE = 64 * 2**10
+# A member of a gzip file costs time of its own, some 10 us, however little it holds.
+_MOST_MEMBERS = 2**14
+# Pieces that are inflated, or parts of _INLINE that are compressed, in one go in the thread.
+_STEP = 16
+# Longer headers about codings are none that a client needs.
+_LONGEST = 2**10
+_SMALLEST = 2**10
+_LEVEL = 1
+
+# zlib's number for a container: 15 is zlib, negative none at all, 16 more gzip.
+_WINDOWS = {"gzip": 31, "deflate": 15}
+_RAW = -15
+_WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
+
+Header = tuple[bytes, bytes]
+
+
+def read_encoding(values: Sequence[str]) -> str | None:
+    """The coding that the values of Content-Encoding name: `gzip`, `deflate`, or None for a body as it is.
+
+    Raises:
+        UnsupportedEncodingError: another one, or several.
+    """
+    if sum(map(len, values)) > _LONGEST:
+        raise UnsupportedEncodingError(f"{values[0][:_LONGEST]} ...", [*_WINDOWS])
+    codings = [name for value in values for name in map(_coding, value.split(",")) if name not in ("", "identity")]
+    if not codings:
+        return None
+    if len(codings) > 1 or codings[0] not in _WINDOWS:
+        raise UnsupportedEncodingError(", ".join(codings), [*_WINDOWS])
+    return codings[0]
+
+
+async def inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None = None) -> bytes:
+    """Decode a body, in a thread where it is large.
+
+    Args:
+        share: what counts the decoded bytes, beside the encoded ones.
+
+    Raises:
+        BodyTooLargeError: it has more than `limit` bytes; not much more is ever inflated.
+        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
+        InvalidRequestError: it is corrupt or ends too early.
+    """
+    pieces = _inflate(body, encoding, limit, share)
+    decoded = list(islice(pieces, 2))
+    if len(decoded) < 2:
+        return b"".join(decoded)
+    # Step by step, between which the thread works for others.
+    while step := await offload(lambda: list(islice(pieces, _STEP))):
+        decoded += step
+    return await offload(lambda: b"".join(decoded))
+
+
+def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) -> Iterator[bytes]:
+    """The decoded body in pieces, each quickly made."""
+    window = _RAW if encoding == "deflate" and not _is_zlib(body) else _WINDOWS[encoding]
+    rest = memoryview(body)
+    size, members = 0, 1
+    stream = zlib.decompressobj(window)
+    while True:
+        chunk = rest[:_INLINE]
+        try:
+            piece = stream.decompress(chunk, _INLINE)
+        except zlib.error as error:
+            raise InvalidRequestError(f"the body is not valid {encoding}: {error}") from error
+        rest = rest[len(chunk) - len(stream.unconsumed_tail) - len(stream.unused_data) :]
+        size += len(piece)
+        if size > limit:
+            raise BodyTooLargeError(
+                f"the body has more than {limit} bytes once it is decoded, which are allowed at most"
+            )
+        if share is not None:
+            share.take(len(piece))
+        yield piece
+        if stream.eof:
+            if not rest:
+                return
+            if encoding != "gzip":
+                raise InvalidRequestError(f"the body is not valid {encoding}: {len(rest)} bytes follow its end")
+            # A gzip file may have several members: RFC 1952, section 2.2.
+            members += 1
+            if members > _MOST_MEMBERS:
+                raise BodyTooLargeError(f"the body has more than {_MOST_MEMBERS} gzip members")
+            stream = zlib.decompressobj(window)
+        elif not chunk and not piece:
+            raise InvalidRequestError(f"the body is not valid {encoding}: it ends too early")
+
+
+def _is_zlib(body: bytes) -> bool:
+    """Whether it has zlib's header, which deflate means; some clients send the bare stream (RFC 9110, 8.4.1.2)."""
+    return body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+
+
+class CompressResponses:
+    """Compresses complete answers over 1 KiB for clients that ask for it, large ones in a thread; no streams."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        held: Message | None = None
+        encoding: str | None = None
+        parts: list[bytes] = []
+
+        async def compress(message: Message) -> None:
+            nonlocal held, encoding
+            if message["type"] == "http.response.start" and _is_compressible(message.get("headers", ())):
+                message = {**message, "headers": _with_vary(message["headers"])}
+                encoding = choose_encoding(_accepted(scope["headers"]))
+                if encoding is not None:
+                    held = message
+                    return
+            elif held is not None and encoding is not None:
+                parts.append(message.get("body", b""))
+                if message.get("more_body", False):
+                    return
+                body = b"".join(parts)
+                deflated = await _deflate(body, encoding)
+                if len(deflated) < len(body):
+                    held["headers"] = _encoded(held["headers"], encoding, len(deflated))
+                    body = deflated
+                await send(held)
+                message = {"type": "http.response.body", "body": body}
+            await send(message)
+
+        await self._app(scope, receive, compress)
+
+
+def _is_compressible(headers: Sequence[Header]) -> bool:
+    """Whether an answer is complete, as one is that knows its length, large, and not compressed yet."""
+    length = 0
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+        elif name == b"content-encoding" or (name == b"content-type" and value.startswith(b"text/event-stream")):
+            return False
+    return length >= _SMALLEST
+
+
+def _accepted(headers: Sequence[Header]) -> str:
+    """The values of Accept-Encoding; empty, which asks for nothing, where they are absurdly long."""
+    accepted = ",".join(value.decode("latin-1") for name, value in headers if name == b"accept-encoding")
+    return accepted if len(accepted) <= _LONGEST else ""
+
+
+@lru_cache(maxsize=64)
+def choose_encoding(accepted: str) -> str | None:
+    """The coding that an Accept-Encoding prefers, gzip where it does not care; None if it takes or prefers neither."""
+    weights: dict[str, float] = {}
+    for item in accepted.split(","):
+        name, *parameters = item.split(";")
+        weights[_coding(name)] = _weight(parameters)
+    rest = weights.get("*", 0.0)
+    best = max(_WINDOWS, key=lambda coding: weights.get(coding, rest))
+    weight = weights.get(best, rest)
+    return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
+
+
+def _coding(name: str) -> str:
+    name = name.strip().lower()
+    return "gzip" if name == "x-gzip" else name
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    """The q-value among a coding's parameters, 1 if there is none, 0 if it is no number."""
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "q":
+            return float(value) if _WEIGHT.fullmatch(value.strip()) else 0.0
+    return 1.0
+
+
+async def _deflate(body: bytes, encoding: str) -> bytes:
+    if len(body) <= _INLINE:
+        return zlib.compress(body, _LEVEL, _WINDOWS[encoding])
+    stream = zlib.compressobj(_LEVEL, wbits=_WINDOWS[encoding])
+    rest = memoryview(body)
+    parts: list[bytes] = []
+    while rest:
+        parts.append(await offload(partial(stream.compress, rest[: _STEP * _INLINE])))
+        rest = rest[_STEP * _INLINE :]
+    return b"".join([*parts, stream.flush()])
+
+
+def _encoded(headers: Sequence[Header], encoding: str, length: int) -> list[Header]:
+    others = [header for header in headers if header[0] != b"content-length"]
+    return [*others, (b"content-length", b"%d" % length), (b"content-encoding", encoding.encode())]
+
+
+def _with_vary(headers: Sequence[Header]) -> list[Header]:
+    """The headers, and one for caches: the answer depends on what the client accepts."""
+    return [*headers, (b"vary", b"Accept-Encoding")]

@@ -1,0 +1,100 @@
+"""Connections outlive errors: what was not read of a body is drained, or the connection's end is announced.
+
+RFC 9112, section 9.3: a server that does not read the whole request must close the connection after its answer, and
+says so with `Connection: close`. Uvicorn drains what is left once it has answered, however much that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from protocol.http.errors import render_error
+from runners.core.errors import without_message
+
+logger = logging.getLogger(__name__)
+
+# The rest of a body that is worth a connection.
+DRAINED_BYTES = 64 * 2**20
+_DRAIN_SECONDS = 2.0
+# So long a client that still sends may take to find the answer; to close at once could lose it (RFC 9112, 9.6).
+_LINGER_SECONDS = 5.0
+_ANSWERED = "runtime.failure_answered"
+
+
+async def answer_failure(request: Request, error: Exception) -> Response:
+    """The 500 of an error that nothing foresaw: it is logged, and the client is told nothing of it."""
+    logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))
+    request.scope[_ANSWERED] = True
+    return await render_error(request, error)
+
+
+class KeepAlive:
+    """Leaves every connection either ready for the next request or announced to be closed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (drainable := _is_drainable(scope)) is not None:
+            exchange = _Exchange(receive, send, drainable)
+            receive, send = exchange.receive, exchange.send
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            # Raised on by Starlette once it is answered; uvicorn would close the connection without a word.
+            if _ANSWERED not in scope:
+                raise
+
+
+def _is_drainable(scope: Scope) -> bool | None:
+    """Whether it is worth waiting for the end of the body, which is not known; None where uvicorn may drain it."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return None if int(value) <= DRAINED_BYTES else False
+        if name == b"transfer-encoding":
+            return True
+    return None
+
+
+class _Exchange:
+    """A request whose body may be endless, and its answer."""
+
+    def __init__(self, receive: Receive, send: Send, drainable: bool) -> None:
+        self._receive = receive
+        self._send = send
+        self._drainable = drainable
+        self._is_read = False
+        self._closing = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_read = self._is_read or not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            if not self._is_read and self._drainable:
+                await self._drain(_DRAIN_SECONDS, DRAINED_BYTES)
+            if not self._is_read:
+                self._closing = True
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+        elif self._closing and not message.get("more_body", False):
+            # The client has the whole answer; the connection is closed with the message that says so.
+            await self._send({**message, "more_body": True})
+            await self._drain(_LINGER_SECONDS)
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    async def _drain(self, seconds: float, most: int | None = None) -> None:
+        drained = 0
+        try:
+            async with asyncio.timeout(seconds):
+                while not self._is_read and (most is None or drained <= most):
+                    drained += len((await self.receive()).get("body", b""))
+        except TimeoutError:
+            pass

@@ -1,0 +1,183 @@
+"""KServe's V1 protocol: `/v1/models`, `:predict`, also with CloudEvents, `:explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import msgspec
+import orjson
+from msgspec import UNSET, UnsetType
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.body import check_beside_texts, convert_json, decode_json, json_response, read_body
+from protocol.http.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
+from protocol.http.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
+from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
+from protocol.open_inference.class_scores import class_keys, class_rows, vocabulary_entries
+from protocol.open_inference.outputs import extra_tensors
+from protocol.open_inference.tensors import Tensor
+from protocol.openai.routes import model_card
+from runners.core.models import Models
+from runners.core.predictions import ClassScores, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
+from runners.core.request_limits import RequestLimits
+
+
+class Instance(msgspec.Struct, forbid_unknown_fields=True):
+    """A text or a pair, as `transformers` pipelines take it, a question and its context, or a text's words."""
+
+    text: str | UnsetType = UNSET
+    text_pair: str | None = None
+    words: list[str] | UnsetType = UNSET
+    question: str | UnsetType = UNSET
+    context: str | UnsetType = UNSET
+
+    def read(self) -> TextInput:
+        """
+        Raises:
+            ValueError: it is no text, or several.
+        """
+        match (self.text, self.text_pair, self.words, self.question, self.context):
+            case (str(text), pair, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET):
+                return TextInput(text, pair)
+            case (msgspec.UNSET, None, list(words), msgspec.UNSET, msgspec.UNSET):
+                return TextInput(" ".join(words), words=tuple(words))
+            case (msgspec.UNSET, None, msgspec.UNSET, str(question), str(context)):
+                return TextInput(question, context)
+        raise ValueError("must have either text, which text_pair may follow, or words, or question and context")
+
+
+class PredictRequest(msgspec.Struct):
+    """A body of `:predict`; `inputs` wins where both are given, as in KServe."""
+
+    instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
+    inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET
+    parameters: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(PredictRequest)
+
+
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
+    """The routes of V1, and KServe's `GET /`."""
+
+    async def alive(_: Request) -> Response:
+        return json_response({"status": "alive"})
+
+    async def model_status(request: Request) -> Response:
+        runner = find_ready_model(models, request.path_params["name"])
+        # OpenAI's clients ask the same path.
+        return json_response({"name": runner.name, "ready": True, **model_card(runner, request.path_params["name"])})
+
+    async def predict(request: Request) -> Response:
+        runner = find_ready_model(models, request.path_params["name"])
+        body = await read_body(request, limits, allow_event=True)
+        event, texts, parameters = await body.decode(lambda data: _read(request, data, limits))
+        predictions = await infer(request, runner, texts, resolve_options(runner, parameters, limits))
+        response = await render(_render, predictions)
+        return response if event is None else answer_event(event, response, request.path_params["name"])
+
+    async def explain(request: Request) -> Response:
+        find_ready_model(models, request.path_params["name"])
+        raise NotImplementedByModelError("this server has no explainer; it offers :predict")
+
+    async def unknown_verb(request: Request) -> Response:
+        find_model(models, request.path_params["name"])
+        verb = request.path_params["verb"]
+        raise NotFoundError(f"there is no :{verb}; this server offers :predict and :explain")
+
+    return [
+        Route("/", alive),
+        post_route("/v1/models/{name:path}:predict", predict),
+        post_route("/v1/models/{name:path}:explain", explain),
+        Route("/v1/models/{name:path}", model_status),
+        Route("/v1/models/{name:path}:{verb}", unknown_verb, methods=["POST"]),
+    ]
+
+
+def _read(
+    request: Request, body: bytes, limits: RequestLimits
+) -> tuple[Event | None, list[TextInput], Mapping[str, Any] | None]:
+    """The event without its data if the body is one, the texts and the parameters."""
+    event = read_event(request, body, limits)
+    if event is None:
+        call = decode_json(body, _decoder, limits)
+    elif isinstance(event.data, bytes):
+        call = decode_json(event.data, _decoder, limits, "the event's data")
+    else:
+        call = convert_json(event.data, PredictRequest, "the event's data")
+    limits.check("max_parameters", len(call.parameters or ()), "parameters", "parameters")
+    for name, given in (("inputs", call.inputs), ("instances", call.instances)):
+        if isinstance(given, list):
+            limits.check("max_client_batch_size", len(given), name, name)
+    check_beside_texts(body, (event and event.attributes, call.parameters), limits)
+    return event and replace(event, data=None), _read_texts(call), call.parameters
+
+
+def _read_texts(body: PredictRequest) -> list[TextInput]:
+    key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
+    if key == "inputs" and isinstance(body.instances, list):
+        # They are not answered, but what is wrong of them is wrong of the body.
+        for position, instance in enumerate(body.instances):
+            _read_text(instance, "instances", position)
+    if isinstance(given, UnsetType):
+        raise InvalidRequestError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
+    if isinstance(given, str):
+        return [TextInput(given)]
+    if not given:
+        raise InvalidRequestError(f"'{key}' is empty; give at least one text")
+    return [_read_text(instance, key, position) for position, instance in enumerate(given)]
+
+
+def _read_text(instance: str | Instance | list[str], key: str, position: int) -> TextInput:
+    match instance:
+        case str():
+            return TextInput(instance)
+        case Instance():
+            try:
+                return instance.read()
+            except ValueError as error:
+                raise InvalidRequestError(f"{key}[{position}] {error}") from error
+        case [text, pair]:
+            return TextInput(text, pair)
+    raise InvalidRequestError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
+
+
+def _render(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    payload: dict[str, Any] = {"predictions": map(_render_one, predictions)}
+    if tensors := extra_tensors(predictions):
+        payload["outputs"] = [_render_tensor(tensor) for tensor in tensors]
+    return payload
+
+
+def _render_one(prediction: Prediction) -> Any:
+    match prediction.output:
+        case Text(value):
+            return value
+        case Numbers(values):
+            return values if values.ndim else values.item()
+        case ClassScores(values):
+            keys = class_keys(values.shape[-1])
+            rows = map(dict, map(zip, repeat(keys), class_rows(prediction.output)))
+            return next(rows) if values.ndim == 1 else rows
+        case Table(columns):
+            return _records({name: column.tolist() for name, column in columns.items()})
+        case VocabularyScores():
+            masks = vocabulary_entries(prediction.output, '{"', '":', '"')
+            return ((orjson.Fragment(",".join(entries)) for entries in mask) for mask in masks)
+
+
+def _records(columns: Mapping[str, Any]) -> Any:
+    """Columns, nested alike, as records that are nested so."""
+    values = list(columns.values())
+    if not isinstance(values[0], list):
+        return columns
+    return (_records(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True))
+
+
+def _render_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape, "data": tensor.flat}

@@ -1,0 +1,336 @@
+"""What `infer` of the Open Inference Protocol means, whatever carries it: tensors in, tensors out.
+
+REST and gRPC only translate to and from this, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.http.calls import count_numbers, describe_service, read_boolean, render_off_loop, resolve_options
+from protocol.http.errors import InvalidRequestError
+from protocol.http.middleware.request_id import request_id
+from protocol.http.offload import give_way, offload
+from protocol.open_inference.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
+from protocol.open_inference.tensors import BYTES, Tensor
+from protocol.versions import MODEL_VERSION
+from runners.core.predictions import Numbers, Options, Output, Prediction, Table, TensorSpec, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
+from runners.core.task import Task
+from runners.generator.runner import GeneratorRunner
+
+T = TypeVar("T")
+
+INPUT = TensorSpec("input-0", BYTES, (-1,))
+_PAIRS = TensorSpec(INPUT.name, BYTES, (-1, 2))
+_WORDS = "words"
+_TOKENS = "input_ids"
+_TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
+_TOKEN_DATATYPES = ("INT32", "INT64")
+# Numbers whose bytes are copied in the time that it takes to print one.
+_COPIED = 64
+# Of more elements texts and tokens are made beside the event loop: some ms.
+_READ_INLINE = 2**14
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """An output that the client asks for by name."""
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InferCall:
+    """A request without its wire; no outputs are the model's own.
+
+    `binary` says whether they are to be in the binary form where the client says nothing of that.
+    """
+
+    inputs: Sequence[Tensor]
+    parameters: Mapping[str, Any]
+    outputs: Sequence[RequestedOutput]
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An output of the answer.
+
+    Attributes:
+        binary: whether it goes out in the binary form.
+        top: how many classes are wanted, of those with the highest scores; None for the tensor itself.
+        scores: where those scores are.
+    """
+
+    name: str
+    binary: bool
+    top: int | None = None
+    scores: str = ""
+
+
+# What goes out: the tensors, each with whether the client wants it in the binary form.
+Answer = list[tuple[Tensor, bool]]
+
+
+def describe_model(runner: Runner) -> dict[str, Any]:
+    """The metadata of a model: what it takes, what it returns, and what it returns when asked for by name."""
+    outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
+    return {
+        "name": runner.name,
+        "versions": [MODEL_VERSION],
+        "platform": "pytorch_transformers",
+        "inputs": [_describe_tensor(_PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
+        "outputs": [_describe_tensor(spec) for spec in outputs.values()],
+        "properties": {**runner.properties, "token_inputs": ",".join(_TOKEN_INPUTS)},
+    }
+
+
+def answer_id(asked: str | None) -> str:
+    """The id of an answer: the request's, or X-Request-Id, or a new one, since KServe's clients expect one."""
+    return asked or request_id.get() or str(uuid.uuid4())
+
+
+def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def check_counts(
+    parameters: Sized, of_inputs: Sequence[Sized], of_outputs: Sequence[Sized], limits: RequestLimits
+) -> None:
+    """Check how many inputs, outputs and parameters a request has.
+
+    Args:
+        of_inputs: the parameters of each input.
+        of_outputs: the parameters of each output.
+
+    Raises:
+        LimitExceededError: there are more than the operator allows.
+    """
+    limits.check("max_tensors", len(of_inputs), "inputs", "inputs")
+    limits.check("max_tensors", len(of_outputs), "outputs", "outputs")
+    for each in (parameters, *of_inputs, *of_outputs):
+        limits.check("max_parameters", len(each), "parameters", "parameters")
+
+
+async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: Callable[[Answer], T]) -> T:
+    """Answer a request.
+
+    Args:
+        encode: what the wire makes of the answer; called in a thread where there is much of it.
+
+    Raises:
+        LimitExceededError: it asks for more than the operator allows.
+        InvalidRequestError: the request is not what the model takes.
+        RunnerError: the model cannot answer it.
+    """
+    texts, columns = await _read_inputs(runner, call.inputs, limits)
+    asked = resolve_options(runner, call.parameters, limits)
+    if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
+        # The answer to words is always a record for each.
+        asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
+    wanted, options = _resolve_outputs(runner, call, asked, limits, from_tokens=isinstance(texts[0], TokenInput))
+    predictions = await runner.infer(texts, options)
+    # A tensor has places for all tokens that the client's has, also where they are padding.
+    columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
+
+    def render() -> T:
+        return encode([(_build(runner, output, predictions, columns), output.binary) for output in wanted])
+
+    return await render_off_loop(render, sum(_count_printed(output, predictions) for output in wanted))
+
+
+async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> AsyncGenerator[tuple[Answer, bool], None]:
+    """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
+
+    Raises:
+        InvalidRequestError, RunnerError: as `infer`.
+    """
+    if not isinstance(runner, GeneratorRunner) or not runner.generates:
+        yield await infer(runner, call, limits, lambda answer: answer), True
+        return
+    texts, _ = await _read_inputs(runner, call.inputs, limits)
+    if len(texts) != 1:
+        raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
+    options = resolve_options(runner, call.parameters, limits)
+    [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
+    async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
+        async for delta in deltas:
+            if delta is not None and (delta.text or delta.finish_reason):
+                yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
+
+
+def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:
+    if output.top is None:
+        return build_tensor(output.name, predictions, columns)
+    scores = [prediction.tensors[output.scores] for prediction in predictions]
+    return classification_tensor(output.name, scores, output.top, runner.class_name, columns)
+
+
+def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
+    """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
+    if output.name == OUTPUT and output.top is None:
+        numbers = sum(map(count_numbers, predictions))
+        copied = output.binary and isinstance(predictions[0].output, Numbers)
+        return numbers // _COPIED if copied else numbers
+    name = output.scores or output.name
+    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
+    if tables and name in tables[0].columns:
+        numbers = sum(table.columns[name].size for table in tables)
+    else:
+        numbers = sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
+    return numbers // _COPIED if output.binary and output.top is None else numbers
+
+
+async def _read_inputs(
+    runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
+) -> tuple[Sequence[TextInput | TokenInput], int]:
+    """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
+    if sum(len(tensor.flat) for tensor in tensors) <= _READ_INLINE:
+        return _make_inputs(runner, tensors, limits)
+    return await offload(lambda: _make_inputs(runner, tensors, limits))
+
+
+def _make_inputs(
+    runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
+) -> tuple[Sequence[TextInput | TokenInput], int]:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    if len(by_name) < len(tensors):
+        raise InvalidRequestError("the request has two inputs of one name")
+    for tensor in tensors[:1]:
+        limits.check("max_client_batch_size", tensor.shape[0] if tensor.shape else 1, "texts", "inputs")
+    if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
+        limits.check("max_queue_tokens", len(by_name[_TOKENS].flat), "tokens of all texts", "inputs")
+        return _read_tokens(by_name)
+    if len(tensors) != 1:
+        raise InvalidRequestError(
+            f"the request has {len(tensors)} inputs; it takes one tensor of texts, or {', '.join(_TOKEN_INPUTS)}"
+        )
+    return _read_texts(runner, tensors[0]), 0
+
+
+def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
+    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text; [N, W] under the name `words` texts split into words."""
+    texts = tensor.flat
+    if not isinstance(texts, list):
+        raise InvalidRequestError(
+            f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES, or tokens as {_TOKENS}: "
+            f"{describe_service(runner)}"
+        )
+    if not texts:
+        raise InvalidRequestError(f"input {tensor.name!r} is empty; give at least one text")
+    match tensor.shape:
+        case [_, count] if tensor.name == _WORDS:
+            return [_read_words(texts[start : start + count]) for start in range(0, len(texts), count)]
+        case [] | [_] | [_, 1]:
+            return [TextInput(text) for text in texts]
+        case [_, 2]:
+            return [TextInput(text, pair) for text, pair in zip(texts[::2], texts[1::2], strict=True)]
+    raise InvalidRequestError(
+        f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
+        f"[texts, 2]; an input named {_WORDS} has [texts, words]"
+    )
+
+
+def _read_words(row: Sequence[str]) -> TextInput:
+    """A text's words; empty ones after the last are there because another text has more."""
+    count = next((count for count in range(len(row), 0, -1) if row[count - 1]), 0)
+    return TextInput(" ".join(row[:count]), words=tuple(row[:count]))
+
+
+def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
+    """Rectangles of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
+    if unknown := [name for name in tensors if name not in _TOKEN_INPUTS]:
+        raise InvalidRequestError(
+            f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}"
+        )
+    shape = tensors[_TOKENS].shape
+    arrays: dict[str, NDArray[np.int64]] = {}
+    for name, tensor in tensors.items():
+        if tensor.datatype not in _TOKEN_DATATYPES:
+            raise InvalidRequestError(
+                f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}"
+            )
+        if len(tensor.shape) != 2 or tensor.shape != shape:
+            raise InvalidRequestError(
+                f"input {name!r} has the shape {tensor.shape}; it must be [texts, tokens] like that of {_TOKENS}"
+            )
+        give_way()
+        arrays[name] = np.asarray(tensor.flat, dtype=np.int64).reshape(shape)
+    texts, columns = shape
+    if not texts or not columns:
+        raise InvalidRequestError(f"input {_TOKENS!r} is empty; give at least one text of one token")
+    lengths = np.full(texts, columns)
+    if (mask := arrays.get("attention_mask")) is not None:
+        lengths = mask.sum(axis=1)
+        padded_right = (mask == (np.arange(columns) < lengths[:, None])).all(axis=1) & (lengths > 0)
+        if not padded_right.all():
+            raise InvalidRequestError(
+                f"attention_mask of text {int(np.argmin(padded_right))} is not ones and then zeros: texts are to be "
+                "padded on the right"
+            )
+    types = arrays.get("token_type_ids")
+    return [
+        TokenInput(ids[:length], None if types is None else types[row, :length])
+        for row, (ids, length) in enumerate(zip(arrays[_TOKENS], lengths.tolist(), strict=True))
+    ], columns
+
+
+def _resolve_outputs(
+    runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
+) -> tuple[list[_Wanted], Options]:
+    """The outputs of the answer, and the options with what they need."""
+    all_binary = read_boolean(call.parameters, "binary_data_output", call.binary)
+    if from_tokens:
+        # Tokens have no place in a text.
+        options = replace(options, offsets=False)
+    own = [spec.name for spec in runner.outputs(options)]
+    if not call.outputs:
+        return [_Wanted(name, all_binary) for name in own], options
+    if len({output.name for output in call.outputs}) < len(call.outputs):
+        raise InvalidRequestError("the request names an output twice")
+    by_name = list(dict.fromkeys([*own, *(spec.name for spec in runner.named_outputs())]))
+    wanted = []
+    for output in call.outputs:
+        if output.name not in by_name:
+            raise InvalidRequestError(
+                f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(by_name)}"
+            )
+        if output.name == OFFSETS and from_tokens:
+            raise InvalidRequestError(f"{OFFSETS} is of texts, and the request has tokens")
+        binary = read_boolean(output.parameters, "binary_data", all_binary)
+        top = output.parameters.get("classification")
+        if top is None:
+            wanted.append(_Wanted(output.name, binary))
+        else:
+            wanted.append(
+                _Wanted(output.name, binary, _read_top(top, limits), _find_scores(output.name, by_name, options))
+            )
+    names = {output.scores or output.name for output in wanted}
+    return wanted, replace(options, offsets=OFFSETS in names, tensors=frozenset(names - {OUTPUT, OFFSETS}))
+
+
+def _read_top(top: Any, limits: RequestLimits) -> int:
+    if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+        raise InvalidRequestError("the parameter classification must be a number of classes, 1 or more")
+    limits.check("max_top_k", top, "classes (classification)", "classification")
+    return top
+
+
+def _find_scores(name: str, names: Sequence[str], options: Options) -> str:
+    """Where the scores of an output are whose best classes are asked for; the model's own output is of classes."""
+    scores = {OUTPUT: "logits" if options.output is Output.RAW_LOGITS else "probabilities"}.get(name, name)
+    if scores not in ("logits", "probabilities") or scores not in names:
+        raise InvalidRequestError(
+            f"output {name!r} has no scores of classes, which the parameter classification asks for"
+        )
+    return scores

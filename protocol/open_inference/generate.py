@@ -1,0 +1,102 @@
+"""The generate extension of the Open Inference Protocol: text in, text out, at once or as a stream.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/generate_rest.yaml
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.body import Body, check_beside_texts, decode_json, json_response, read_body
+from protocol.http.calls import find_generator, infer, post_route, served_name, until_disconnect
+from protocol.http.errors import InvalidRequestError, describe
+from protocol.http.sse import stream_events
+from protocol.openai.sampling_parameters import read_sampling
+from protocol.versions import MODEL_VERSION
+from runners.core.models import Models
+from runners.core.predictions import Options, Text, TextInput
+from runners.core.request_limits import RequestLimits
+from runners.generator.runner import GeneratorRunner
+
+_TEXT = "text_input"
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
+    """`generate` and `generate_stream` of every model."""
+
+    async def generate(request: Request) -> Response:
+        runner = find_generator(models, served_name(request), "generate")
+        call, text, options = await _read(await read_body(request, limits), limits)
+        [prediction] = await infer(request, runner, [TextInput(text)], options)
+        assert isinstance(prediction.output, Text)
+        return json_response(_answer(runner, call, prediction.output.value))
+
+    async def generate_stream(request: Request) -> Response:
+        runner = find_generator(models, served_name(request), "generate_stream")
+        call, text, options = await _read(await read_body(request, limits), limits)
+        streaming = stream_events(_stream(runner, call, text, options), _render_error)
+        return await until_disconnect(request, streaming)
+
+    return [
+        post_route(f"/v2/models/{{name:path}}{form}/{verb}", endpoint)
+        for verb, endpoint in (("generate", generate), ("generate_stream", generate_stream))
+        for form in ("/versions/{version}", "")
+    ]
+
+
+async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
+    """The body, its text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+
+    def read(data: bytes) -> dict[str, Any]:
+        call = decode_json(data, _decoder, limits)
+        check_beside_texts(data, {**call, _TEXT: None}, limits)
+        return call
+
+    call = await body.decode(read)
+    text = call.get(_TEXT)
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
+    parameters = call.get("parameters")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidRequestError("parameters must be an object")
+    limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
+    beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
+    if not parameters:
+        return call, text, _options(beside, limits)
+    # What is wrong is refused also where the parameters win over it.
+    read_sampling(beside, limits)
+    return call, text, _options({**beside, **parameters}, limits)
+
+
+def _options(parameters: dict[str, Any], limits: RequestLimits) -> Options:
+    sampling, prompt = read_sampling(parameters, limits)
+    return Options(sampling=sampling, prompt=prompt)
+
+
+def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[str, Any]:
+    answer = {"model_name": runner.name, "model_version": MODEL_VERSION, "text_output": text}
+    return {"id": call["id"], **answer} if isinstance(call.get("id"), str) else answer
+
+
+async def _stream(
+    runner: GeneratorRunner, call: dict[str, Any], text: str, options: Options
+) -> AsyncGenerator[dict[str, Any] | None, None]:
+    """The events, from None, once the request is accepted."""
+    async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:
+        async for delta in deltas:
+            if delta is None:
+                yield None
+            elif delta.text or delta.finish_reason:
+                yield {**_answer(runner, call, delta.text), "done": delta.finish_reason is not None}
+
+
+def _render_error(error: Exception) -> dict[str, Any]:
+    return {"error": describe(error)[1]}

@@ -1,0 +1,65 @@
+"""Access over gRPC: a call that may not be made is refused before its message is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from protocol.http.errors import ProtocolError, describe, grpc_code
+from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS, Access
+from protocol.http.middleware.latency import log_latency
+from runners.core.errors import LimitExceededError
+from runners.core.request_limits import RequestLimits
+
+REQUEST_ID = "x-request-id"
+
+
+class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Checks the key of every call, unknown ones included, that is not open."""
+
+    def __init__(self, access: Access, limits: RequestLimits, log_calls: bool) -> None:
+        """
+        Args:
+            log_calls: whether a refused call is logged, as those that are answered.
+        """
+        self._access = access
+        self._limits = limits
+        self._log_calls = log_calls
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        metadata = details.invocation_metadata or ()
+        try:
+            # gRPC takes headers of 16 MiB from a client that does not acknowledge its settings, which say less.
+            self._limits.check("max_headers", len(metadata), "headers")
+        except LimitExceededError as error:
+            return self._refuse(error, details.method, None)
+        if details.method in OPEN_CALLS:
+            return await continuation(details)
+        # Values that are bytes are those of names that end in -bin.
+        texts = [(name, value) for name, value in metadata if isinstance(value, str)]
+        headers = [(name.encode(), value.encode()) for name, value in texts]
+        try:
+            if details.method in CHANGING_CALLS:
+                self._access.check_change(headers)
+            else:
+                self._access.check_client(headers)
+        except ProtocolError as error:
+            return self._refuse(error, details.method, dict(texts).get(REQUEST_ID))
+        return await continuation(details)
+
+    def _refuse(self, error: Exception, method: str, request_id: str | None) -> Any:
+        started = time.perf_counter()
+        status, message, headers = describe(error)
+        code = grpc.StatusCode[grpc_code(status)]
+        echo = {} if request_id is None else {REQUEST_ID: request_id}
+
+        async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+            if self._log_calls:
+                log_latency(request_id, "gRPC", method, code.name, started)
+            await context.abort(code, message, (*echo.items(), *headers.items()))
+
+        # As a stream, of which nothing is read, whatever the call is.
+        return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,0 +1,175 @@
+"""What goes around every call of gRPC: its messages are read, counted and decoded within limits, its answers sent.
+
+Every handler is made one that reads its messages itself: gRPC reads a unary call's before it asks anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from protocol.http.errors import InvalidRequestError, ProtocolError, describe, grpc_code
+from protocol.http.offload import offload
+from protocol.open_inference.grpc.intake import Context, Intake
+from protocol.open_inference.grpc.message_counts import check_amounts
+from runners.core.errors import GenerationFailedError, NonFiniteScoresError, RunnerError, without_message
+from runners.core.request_limits import RequestLimits
+from runners.core.sent_answers import collect_releases
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+Decode: TypeAlias = Callable[[bytes], Awaitable[Any]]
+
+# Larger messages may hold up the event loop for some ms: their elements are smaller than those of JSON.
+_INLINE_BYTES = 32 * 2**10
+# Of messages that have names only.
+_MOST_OTHER_BYTES = 64 * 2**10
+
+
+class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Bounds all calls together, and reads and decodes their messages."""
+
+    def __init__(self, intake: Intake, limits: RequestLimits, forms: Mapping[str, type[Message] | None]) -> None:
+        """
+        Args:
+            forms: the messages that may be large, by the methods that take them; None of a method that decodes its own.
+        """
+        self._intake = intake
+        self._limits = limits
+        self._forms = forms
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        encode = partial(_encode, handler.response_serializer)
+        decode = partial(self._decode, details.method, handler.request_deserializer)
+        if handler.request_streaming:
+            answer = partial(self._answer_stream, handler.stream_stream, decode)
+        elif handler.response_streaming:
+            answer = partial(self._answer_with_stream, handler.unary_stream, decode)
+        else:
+            answer_one = partial(self._answer, handler.unary_unary, decode)
+            return grpc.stream_unary_rpc_method_handler(answer_one, None, encode)
+        return grpc.stream_stream_rpc_method_handler(answer, None, encode)
+
+    async def _decode(self, method: str, decode: Callable[[bytes], Any], data: bytes) -> Any:
+        if method in self._forms:
+            form = self._forms[method]
+            return data if form is None else await decode_message(data, form, self._limits)
+        if len(data) > _MOST_OTHER_BYTES:
+            raise InvalidRequestError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
+        with _message_errors():
+            return decode(data)
+
+    async def _begin(self, decode: Decode, context: Context) -> Any:
+        """The only message of a call, which counts from now on; the call is aborted if it cannot be taken."""
+        try:
+            self._intake.enter(context)
+            return await decode(await self._read(context))
+        except (ProtocolError, RunnerError) as error:
+            await _abort(context, error)
+
+    async def _answer(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> Any:
+        request = await self._begin(decode, context)
+        releases = collect_releases()
+        context.add_done_callback(partial(_call_all, releases))
+        response = await answer(request, context)
+        if isinstance(response, bytes):
+            try:
+                size = self._intake.take_answer(len(response))
+            except RunnerError as error:
+                await _abort(context, error)
+            if size:
+                context.add_done_callback(lambda _: self._intake.give_answer(size))
+        return response
+
+    async def _answer_with_stream(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> None:
+        request = await self._begin(decode, context)
+        async with contextlib.aclosing(answer(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    async def _answer_stream(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> None:
+        try:
+            self._intake.enter(context)
+            async with self._intake.stream() as stream:
+
+                async def read() -> AsyncIterator[Any]:
+                    while (data := await context.read()) is not grpc.aio.EOF:
+                        self._intake.touch(stream)
+                        yield await decode(data)
+
+                async with contextlib.aclosing(answer(read(), context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+                        self._intake.touch(stream)
+        except (ProtocolError, RunnerError) as error:
+            await _abort(context, error)
+
+    async def _read(self, context: Context) -> bytes:
+        data = await self._intake.read(context)
+        if data is None:
+            raise InvalidRequestError("the call has no message")
+        return data
+
+
+def _call_all(functions: Iterable[Callable[[], None]], _: Context) -> None:
+    for function in functions:
+        function()
+
+
+async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:
+    """A message of its bytes; off the loop if it is large.
+
+    Raises:
+        LimitExceededError: there is more in it than the operator allows.
+        InvalidRequestError: it is none. gRPC itself would answer with UNKNOWN, in Python's words.
+    """
+
+    def read() -> M:
+        with _message_errors():
+            check_amounts(data, form, limits)
+            return form.FromString(data)
+
+    return await read_off_loop(read, len(data))
+
+
+async def read_off_loop(read: Callable[[], T], size: int) -> T:
+    """Do what makes objects of a message of so many bytes, in a thread if there is much to do."""
+    return read() if size <= _INLINE_BYTES else await offload(read)
+
+
+@contextlib.contextmanager
+def _message_errors() -> Iterator[None]:
+    try:
+        yield
+    except DecodeError as error:
+        raise InvalidRequestError("the message is not this call's request") from error
+
+
+def _encode(encode: Callable[[Any], bytes], response: Any) -> bytes:
+    return response if isinstance(response, bytes) else encode(response)
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    status, message, headers = describe_for_grpc(error)
+    await context.abort(status, message, tuple(headers.items()))
+    raise AssertionError("a call goes on after its end") from error
+
+
+def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
+    """Code, message and trailing metadata of any error; what is not meant for the client is logged and hidden."""
+    status, message, headers = describe(error)
+    # A line for a batch of these is in the log already.
+    if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
+        logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
+    return grpc.StatusCode[grpc_code(status)], message, headers

@@ -1,0 +1,215 @@
+"""How much of gRPC may be under way: calls, messages that arrive, streams, answers that nobody has read.
+
+gRPC reads a message into memory whatever its length, and tells nobody of it before its end; and it keeps an answer for
+as long as its client likes. So what is bounded is how many arrive at a time, and the bytes of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias, cast
+
+import grpc
+
+from protocol.http.errors import MessageTimeoutError
+from runners.core.arguments import Arguments
+from runners.core.errors import OverloadedError
+
+Context: TypeAlias = "grpc.aio.ServicerContext"
+
+# Calls of a worker, as a multiple of what it answers at a time: others wait for their messages or watch its health.
+_CALLS = 4
+# Seconds in which a message that needs no time-out has arrived.
+_SOON = 0.25
+_RETRY_SECONDS = 1
+# Answers that are not counted.
+_SMALL_BYTES = 16 * 2**10
+
+
+class Intake:
+    """The calls of one worker."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+        # Messages that may arrive at a time, whatever their lengths; a quarter of them have just begun.
+        places = max(4, arguments.max_buffered_bytes // arguments.grpc_max_receive_message_length)
+        self._free = max(1, places // 4)
+        self._slow = places - self._free
+        # Calls whose messages wait to be read, by connection.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._calls = 0
+        self._answer_bytes = 0
+        # The streams' clocks, those first over which nothing has gone for longest, and since when.
+        self._streams: dict[asyncio.Timeout, float] = {}
+
+    def enter(self, context: Context) -> None:
+        """Count a call, until it is over.
+
+        Raises:
+            OverloadedError: there are too many.
+        """
+        most = _CALLS * self._arguments.max_concurrent_requests
+        if self._calls >= most:
+            raise OverloadedError(
+                f"the server has {most} calls, {_CALLS} times max_concurrent_requests; try again later", _RETRY_SECONDS
+            )
+        self._calls += 1
+        context.add_done_callback(self._leave)
+
+    def _leave(self, _: Context) -> None:
+        self._calls -= 1
+
+    async def read(self, context: Context) -> bytes | None:
+        """The only message of a call; None if its client has none.
+
+        Raises:
+            MessageTimeoutError: it does not arrive in time.
+            OverloadedError: it does not arrive soon, as too many others do not.
+        """
+        await self._wait_for_turn(context)
+        arriving = _Arriving(self)
+        try:
+            data = await arriving.read(context)
+        finally:
+            arriving.end()
+        return None if data is grpc.aio.EOF else cast(bytes, data)
+
+    async def _wait_for_turn(self, context: Context) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(context.peer(), deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.end_turn()
+            raise
+
+    def end_turn(self) -> None:
+        """Let the next connection read a message."""
+        while self._waiting:
+            connection = next(iter(self._waiting))
+            turns = self._waiting.pop(connection)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[connection] = turns
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def take_slow_place(self) -> bool:
+        """Whether one more message may take its time; `give_slow_place` must follow."""
+        if not self._slow:
+            return False
+        self._slow -= 1
+        return True
+
+    def give_slow_place(self) -> None:
+        self._slow += 1
+
+    @property
+    def message_seconds(self) -> float:
+        """In which a message must arrive."""
+        return self._arguments.body_timeout
+
+    @contextlib.asynccontextmanager
+    async def stream(self) -> AsyncIterator[asyncio.Timeout]:
+        """A stream of messages, each of which may be half there for as long as the stream lives.
+
+        Raises:
+            OverloadedError: there are too many streams, or it is idle and another needs its place.
+        """
+        limits = self._arguments
+        now = asyncio.get_running_loop().time()
+        if len(self._streams) >= limits.max_streams:
+            longest = next(iter(self._streams))
+            if now - self._streams[longest] < limits.timeout_keep_alive:
+                raise OverloadedError(
+                    f"the server has {len(self._streams)} streams, which is the most it takes (max_streams); "
+                    "try again later", _RETRY_SECONDS,
+                )  # fmt: skip
+            del self._streams[longest]
+            longest.reschedule(now)
+        try:
+            async with asyncio.timeout(None) as clock:
+                try:
+                    self._streams[clock] = now
+                    yield clock
+                finally:
+                    self._streams.pop(clock, None)
+        except TimeoutError:
+            raise OverloadedError(
+                "nothing has gone over the stream for long, and another needs its place (max_streams)", _RETRY_SECONDS
+            ) from None
+
+    def touch(self, stream: asyncio.Timeout) -> None:
+        """Something has gone over the stream."""
+        if self._streams.pop(stream, None) is not None:
+            self._streams[stream] = asyncio.get_running_loop().time()
+
+    def take_answer(self, size: int) -> int:
+        """Count so many bytes of an answer until its client has read it; those that `give_answer` must be given.
+
+        Raises:
+            OverloadedError: there is no room for it beside other answers.
+        """
+        if size <= _SMALL_BYTES:
+            return 0
+        most = self._arguments.max_buffered_bytes
+        if self._answer_bytes and self._answer_bytes + size > most:
+            raise OverloadedError(
+                f"answers of {self._answer_bytes} bytes are not read yet; with the {size} of this one they are more "
+                f"than the {most} that the server takes (max_buffered_bytes)", _RETRY_SECONDS,
+            )  # fmt: skip
+        self._answer_bytes += size
+        return size
+
+    def give_answer(self, size: int) -> None:
+        self._answer_bytes -= size
+
+
+class _Arriving:
+    """A message that arrives: soon, or in a place for those that take their time."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._is_slow = False
+        self._refused = False
+        self._clock = asyncio.timeout(None)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(loop.time() + _SOON, self._become_slow)
+
+    async def read(self, context: Context) -> Any:
+        try:
+            async with self._clock:
+                return await context.read()
+        except TimeoutError:
+            if self._refused:
+                raise OverloadedError(
+                    "as many messages as the server takes (max_buffered_bytes) arrive slowly; try again later",
+                    _RETRY_SECONDS,
+                ) from None
+            raise MessageTimeoutError("the message did not arrive in time (body_timeout)") from None
+
+    def _become_slow(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._intake.take_slow_place():
+            self._is_slow = True
+            self._intake.end_turn()
+            self._clock.reschedule(now + self._intake.message_seconds - _SOON)
+        else:
+            self._refused = True
+            self._clock.reschedule(now)
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._is_slow:
+            self._intake.give_slow_place()
+        else:
+            self._intake.end_turn()

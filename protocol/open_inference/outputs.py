@@ -1,0 +1,133 @@
+"""Predictions as tensors of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protocol.open_inference.class_scores import class_rows, vocabulary_entries
+from protocol.open_inference.tensors import BYTES, Tensor
+from runners.core.predictions import ClassScores, Numbers, Prediction, Table, Text, VocabularyScores
+
+OUTPUT = "output-0"
+OFFSETS = "offset_mapping"
+# What stands where a shorter text has no token or mask: the index that PyTorch's losses ignore, no score, no name.
+_PADDING: dict[str, int | float | str] = {"INT64": -100, "FP32": 0.0, BYTES: ""}
+# A printed map without classes, so that clients that evaluate every element still can.
+_NO_SCORES = "{}"
+# Objects that are listed at once.
+_AT_ONCE = 2**16
+_DATATYPES = {"int64": "INT64", "float32": "FP32", "object": BYTES}
+
+
+def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0) -> Tensor:
+    """The tensor that a request knows by this name.
+
+    Args:
+        columns: for tensors with a place for every token, how many places there are at least.
+    """
+    if name == OFFSETS:
+        return _stack(name, [prediction.offsets for prediction in predictions if prediction.offsets is not None])
+    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
+    if tables and name in tables[0].columns:
+        return _stack(name, [table.columns[name] for table in tables])
+    if name != OUTPUT:
+        return _stack(name, [prediction.tensors[name] for prediction in predictions], columns)
+    outputs = [prediction.output for prediction in predictions]
+    match outputs[0]:
+        case Text():
+            texts = [output.value for output in outputs if isinstance(output, Text)]
+            return Tensor(name, BYTES, [len(texts)], texts)
+        case Numbers():
+            values = [output.values for output in outputs if isinstance(output, Numbers)]
+            return _stack(name, values, columns, token_axis=1)
+        case ClassScores():
+            return _class_tensor(name, [output for output in outputs if isinstance(output, ClassScores)], columns)
+        case VocabularyScores():
+            return _vocabulary_tensor(name, [output for output in outputs if isinstance(output, VocabularyScores)])
+    raise AssertionError(f"there is no {name} among records")
+
+
+def extra_tensors(predictions: Sequence[Prediction]) -> list[Tensor]:
+    """What was asked for beside the answer: `offset_mapping`, INT64 [texts, tokens, 2], and tensors by their names."""
+    offsets = [OFFSETS] if predictions[0].offsets is not None else []
+    return [build_tensor(name, predictions) for name in (*offsets, *sorted(predictions[0].tensors))]
+
+
+def classification_tensor(
+    name: str, scores: Sequence[NDArray[np.float32]], k: int, class_name: Callable[[int], str], columns: int = 0
+) -> Tensor:
+    """Triton's classification extension: the `k` highest scores, each printed as `value:index:label`.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
+
+    Args:
+        scores: float32 [..., classes] each.
+        columns: as for `build_tensor`.
+    """
+    printed = []
+    for values in scores:
+        best = np.argsort(-values, axis=-1, kind="stable")[..., :k]
+        top = np.take_along_axis(values, best, axis=-1)
+        rows = zip(top.ravel().tolist(), best.ravel().tolist(), strict=True)
+        strings = [f"{value:f}:{index}:{class_name(index)}" for value, index in rows]
+        printed.append(np.array(strings, dtype=object).reshape(best.shape))
+    return _stack(name, printed, columns)
+
+
+def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_axis: int = 0) -> Tensor:
+    """Stack arrays of one rank; shorter ones are filled up."""
+    shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
+    # A count of a text has no places for tokens.
+    if columns and shape:
+        shape[token_axis] = max(shape[token_axis], columns)
+    datatype = _DATATYPES[arrays[0].dtype.name]
+    if all(list(array.shape) == shape for array in arrays):
+        stacked = np.stack(arrays)
+    else:
+        stacked = np.full([len(arrays), *shape], _PADDING[datatype], dtype=arrays[0].dtype)
+        for row, array in enumerate(arrays):
+            own: tuple[int | slice, ...] = (row, *map(slice, array.shape))
+            stacked[own] = array
+    flat = stacked.ravel()
+    return Tensor(name, datatype, list(stacked.shape), _list_elements(flat) if datatype == BYTES else flat)
+
+
+def _list_elements(flat: NDArray[Any]) -> list[str]:
+    """The objects of an array, some ms at a time."""
+    elements: list[str] = []
+    for start in range(0, len(flat), _AT_ONCE):
+        elements += flat[start : start + _AT_ONCE].tolist()
+    return elements
+
+
+def _class_tensor(name: str, outputs: Sequence[ClassScores], columns: int) -> Tensor:
+    """KServe prints a row of scores as a Python dict with the class ids as keys: `{0: 0.3332, 1: 0.6668}`."""
+    if outputs[0].values.ndim == 1:
+        return Tensor(name, BYTES, [len(outputs)], [row for output in outputs for row in _print_rows(output)])
+    length = max(columns, *(len(output.values) for output in outputs))
+    flat: list[str] = []
+    for output in outputs:
+        rows = _print_rows(output)
+        flat += rows + [_NO_SCORES] * (length - len(rows))
+    return Tensor(name, BYTES, [len(outputs), length], flat)
+
+
+def _print_rows(output: ClassScores) -> list[str]:
+    return list(map(str, map(dict, map(enumerate, class_rows(output)))))
+
+
+def _vocabulary_tensor(name: str, outputs: Sequence[VocabularyScores]) -> Tensor:
+    """KServe prints every vocabulary entry as a dict of its own: `{0: '0.0268'}`, [texts, masks, vocabulary]."""
+    masks = max(len(output.values) for output in outputs)
+    vocabulary = outputs[0].values.shape[1]
+    flat: list[str] = []
+    for output in outputs:
+        for mask in vocabulary_entries(output, "{", ": ", "'"):
+            for entries in mask:
+                flat += entries
+        flat += [_NO_SCORES] * ((masks - len(output.values)) * vocabulary)
+    return Tensor(name, BYTES, [len(outputs), masks, vocabulary], flat)

@@ -1,0 +1,121 @@
+"""Triton's model repository extension: what models there are, and loading and unloading them.
+
+https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
+The answers of load and unload have KServe's fields, where Triton's have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.body import Body, decode_json, json_response, read_body
+from protocol.http.calls import find_model, post_route
+from protocol.http.errors import InvalidRequestError, NotImplementedByModelError
+from protocol.http.middleware.authentication import Access
+from protocol.versions import MODEL_VERSION
+from runners.core.models import Models, ModelState
+from runners.core.request_limits import RequestLimits
+
+
+class IndexRequest(msgspec.Struct):
+    """A body of `index`, which may be empty."""
+
+    ready: bool = False
+
+
+class LoadRequest(msgspec.Struct):
+    """A body of `load`, which may be empty."""
+
+    parameters: dict[str, Any] | None = None
+
+
+_index_decoder = msgspec.json.Decoder(IndexRequest)
+_load_decoder = msgspec.json.Decoder(LoadRequest)
+
+
+def index(models: Models, ready: bool) -> list[dict[str, str]]:
+    """Every model with its state; only those that are ready where `ready`."""
+    listed = []
+    for name in models.names:
+        state, reason = models.state(name)
+        if state is ModelState.READY or not ready:
+            listed.append({"name": name, "version": MODEL_VERSION, "state": state.value, "reason": reason})
+    return listed
+
+
+async def load(models: Models, name: str, parameters: Container[str] = ()) -> None:
+    """Load a model, unless it is loaded.
+
+    Args:
+        parameters: Triton's; what they change there, a model's config and files, is the operator's here.
+
+    Raises:
+        InvalidRequestError: there are parameters.
+        ModelNotFoundError: there is none of that name.
+        NotImplementedByModelError: there are workers that this call would not reach.
+        RunnerError: it cannot be served.
+    """
+    _check(models, name)
+    if parameters:
+        raise InvalidRequestError("load takes no parameters: a model is loaded as the server was started with it")
+    await models.load(name)
+
+
+async def unload(models: Models, name: str) -> None:
+    """Unload a model, once what is under way has ended.
+
+    Raises:
+        ModelNotFoundError: there is none of that name.
+        NotImplementedByModelError: there are workers that this call would not reach.
+    """
+    _check(models, name)
+    await models.unload(name)
+
+
+def _check(models: Models, name: str) -> None:
+    find_model(models, name)
+    if not models.changeable:
+        raise NotImplementedByModelError("several workers have the model, and a call reaches one of them")
+
+
+def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]:
+    """The routes under `/v2/repository`."""
+
+    async def read_optional(request: Request) -> Body:
+        has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+        return await read_body(request, limits) if has_body else Body(b"{}")
+
+    async def list_models(request: Request) -> Response:
+        body = await read_optional(request)
+        asked = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
+        return json_response(index(models, asked.ready))
+
+    async def load_model(request: Request) -> Response:
+        access.check_change_over_http(request)
+        name = request.path_params["name"]
+        body = await read_optional(request)
+        asked = await body.decode(lambda data: decode_json(data, _load_decoder, limits))
+        await load(models, name, asked.parameters or {})
+        return json_response({"name": name, "load": True})
+
+    async def unload_model(request: Request) -> Response:
+        access.check_change_over_http(request)
+        name = request.path_params["name"]
+        await unload(models, name)
+        return json_response({"name": name, "unload": True})
+
+    def repository_route(path: str, endpoint: Any) -> list[Route]:
+        # Triton knows several repositories by name; here all names mean the one there is.
+        return [post_route(f"/v2/repository{form}{path}", endpoint) for form in ("", "/{repository}")]
+
+    return [
+        *repository_route("/index", list_models),
+        *repository_route("/models/{name:path}/load", load_model),
+        *repository_route("/models/{name:path}/unload", unload_model),
+    ]

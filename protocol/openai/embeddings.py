@@ -1,0 +1,127 @@
+"""OpenAI's embeddings, for a model that this server's own engine embeds with.
+
+https://platform.openai.com/docs/api-reference/embeddings; a model on vLLM is answered by vLLM.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.http.body import Body, decode_json
+from protocol.http.calls import find_model, infer, refuse_truncation, render, resolve_options
+from protocol.http.errors import InvalidRequestError
+from protocol.openai.sampling_parameters import TokenId
+from runners.core.models import Models
+from runners.core.predictions import Numbers, Prediction, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
+
+# A text, a list of texts, the ids of a tokenized text, or a list of those.
+Inputs = str | list[TokenId | str | list[TokenId]]
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    """A body of `embeddings`; `prompt_name` is one of the model's prompts, which sentence-transformers calls so."""
+
+    input: Inputs
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    prompt_name: str | None = None
+    user: str | None = None
+    # Read to be refused: to leave it out silently would change the vectors.
+    truncate_prompt_tokens: int | None = None
+
+
+_decoder = msgspec.json.Decoder(EmbeddingRequest)
+
+
+async def answer_embeddings(
+    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
+) -> Response:
+    """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
+
+    Raises:
+        LimitExceededError: there is more in the body than the operator allows.
+        InvalidRequestError: the body is not as expected.
+        ModelNotFoundError: there is no model of that name.
+        RunnerError: the model cannot embed a text.
+    """
+
+    def read(data: bytes) -> tuple[EmbeddingRequest, Sequence[TextInput | TokenInput]]:
+        call = decode_json(data, _decoder, limits)
+        return call, read_inputs(call.input, "input", limits)
+
+    call, inputs = await body.decode(read)
+    if call.model:
+        find_model(models, call.model)
+    refuse_truncation(call.truncate_prompt_tokens)
+    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None}, limits)
+    predictions = await infer(request, runner, inputs, options)
+    return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
+
+
+def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
+    """
+    Args:
+        name: the field they are in.
+
+    Raises:
+        LimitExceededError: there are more texts than the operator allows.
+        InvalidRequestError: it is empty, or a mixture.
+    """
+    items = [given] if isinstance(given, str) else given
+    kinds = {type(item) for item in items}
+    if kinds == {int}:
+        return [_tokens(items)]
+    limits.check("max_client_batch_size", len(items), "texts", name)
+    for position, item in enumerate(items):
+        if item == "" or item == []:
+            where = "" if isinstance(given, str) else f"[{position}]"
+            raise InvalidRequestError(f"{name}{where} is empty; give at least a character or a token", name)
+    match [*kinds]:
+        case [kind] if kind is str:
+            return [TextInput(text) for text in items if isinstance(text, str)]
+        case [kind] if kind is list:
+            return [_tokens(ids) for ids in items if isinstance(ids, list)]
+    raise InvalidRequestError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
+
+
+def _tokens(ids: Sequence[Any]) -> TokenInput:
+    return TokenInput(np.array(ids, dtype=np.int64))
+
+
+def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> dict[str, Any]:
+    data = (
+        {"object": "embedding", "index": index, "embedding": _encode(vector, call.encoding_format)}
+        for index, vector in enumerate(list_vectors(predictions))
+    )
+    return {"object": "list", "data": data, "model": model, "usage": count_usage(predictions)}
+
+
+def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
+    """Float32 [dimensions] each."""
+    return [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
+
+
+def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
+    """`usage` of what only reads."""
+    tokens = sum(prediction.tokens for prediction in predictions)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def _encode(vector: NDArray[np.float32], encoding_format: str | None) -> Any:
+    if encoding_format == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    # orjson reads an array only where it is all there is of its memory.
+    return np.ascontiguousarray(vector)

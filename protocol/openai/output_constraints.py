@@ -1,0 +1,166 @@
+"""What an output must match, as requests say it: OpenAI's `response_format`, vLLM's `structured_outputs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from protocol.http.errors import InvalidRequestError, UnsupportedError
+from runners.core.generation import Constraint
+
+# vLLM's bound: a grammar's cost grows steeply with its nesting.
+_MAX_NESTING = 64
+# Combinations of alternatives are tried: twelve of them take seconds.
+_MAX_ALTERNATIVES = 8
+_COMBINING = frozenset({"oneOf", "anyOf", "allOf"})
+MAX_CHOICES = 1024
+MAX_CHARACTERS = 2**18
+
+Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """vLLM's `structured_outputs`: one kind of constraint."""
+
+    json: dict[str, Any] | str | None = None
+    regex: Pattern | None = None
+    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    grammar: Pattern | None = None
+    json_object: bool | None = None
+    # Read to be refused.
+    structural_tag: str | None = None
+    whitespace_pattern: str | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+
+
+class JsonSchema(msgspec.Struct, kw_only=True):
+    """A schema and its name, as OpenAI's API has it."""
+
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True):
+    """OpenAI's `response_format`."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+
+
+def read_structured_outputs(given: StructuredOutputs | None) -> Constraint | None:
+    """
+    Raises:
+        InvalidRequestError: it has no kind of constraint or several, or a schema is nested too deeply.
+        UnsupportedError: it asks for what only vLLM does.
+    """
+    if given is None:
+        return None
+    for name in ("structural_tag", "whitespace_pattern", "disable_any_whitespace", "disable_additional_properties"):
+        if getattr(given, name):
+            raise UnsupportedError(f"structured_outputs.{name}", "structured_outputs")
+    kinds: tuple[Literal["json", "regex", "choice", "grammar"], ...] = ("json", "regex", "choice", "grammar")
+    found = [kind for kind in kinds if getattr(given, kind) is not None]
+    if len(found) + bool(given.json_object) != 1:
+        raise InvalidRequestError(
+            f"structured_outputs must have exactly one of {', '.join(kinds)} and json_object", "structured_outputs"
+        )
+    if not found:
+        return Constraint("json_object", param="structured_outputs")
+    if given.choice is not None:
+        return Constraint("choice", tuple(given.choice), "structured_outputs")
+    if given.json is not None:
+        return constrain_to_schema(given.json, "structured_outputs")
+    return Constraint(found[0], given.regex or given.grammar or "", "structured_outputs")
+
+
+def read_response_format(given: ResponseFormat | None) -> Constraint | None:
+    """
+    Raises:
+        InvalidRequestError: it has no schema where it needs one, or one that is nested too deeply.
+        UnsupportedError: it asks for what only vLLM does.
+    """
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return Constraint("json_object", param="response_format")
+    if given.type == "structural_tag":
+        raise UnsupportedError("response_format structural_tag", "response_format")
+    if given.json_schema is None or given.json_schema.schema is None:
+        raise InvalidRequestError("response_format json_schema needs json_schema.schema", "response_format")
+    return constrain_to_schema(given.json_schema.schema, "response_format")
+
+
+def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
+    """
+    Args:
+        schema: or its JSON text.
+        param: the field that has it.
+
+    Raises:
+        InvalidRequestError: it is no JSON object, or nested too deeply.
+    """
+    if isinstance(schema, str) and len(schema) > MAX_CHARACTERS:
+        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    try:
+        parsed = msgspec.json.decode(schema, type=dict[str, Any]) if isinstance(schema, str) else schema
+        text = msgspec.json.encode(parsed).decode()
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidRequestError(f"the schema of {param} is no JSON object", param) from error
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    check_schema(parsed, param)
+    return Constraint("json", text, param)
+
+
+def check_schema(schema: Any, param: str) -> None:
+    """
+    Raises:
+        InvalidRequestError: a schema is too long or nested too deeply, or its alternatives are.
+    """
+    if isinstance(schema, str) or len(msgspec.json.encode(schema)) > MAX_CHARACTERS:
+        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    if _nesting(schema) > _MAX_NESTING:
+        raise InvalidRequestError(
+            f"the schema of {param} is nested too deeply: at most {_MAX_NESTING} levels are allowed", param
+        )
+    level, depth = [schema], 0
+    while level:
+        # Of each schema the alternatives next below it, whatever stands between.
+        found = [node for root in level for node in _alternatives(root)]
+        depth += bool(found)
+        if depth > _MAX_ALTERNATIVES:
+            raise InvalidRequestError(
+                f"the schema of {param} has oneOf, anyOf or allOf nested more than {_MAX_ALTERNATIVES} deep", param
+            )
+        level = found
+
+
+def _alternatives(root: Any) -> list[Any]:
+    found: list[Any] = []
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if name in _COMBINING and isinstance(value, list):
+                    found += value
+                else:
+                    stack.append(value)
+        elif isinstance(node, list):
+            stack += node
+    return found
+
+
+def _nesting(value: Any) -> int:
+    """How many objects and lists are inside each other; stops where it is too many."""
+    level, depth = [value], 0
+    while level and depth <= _MAX_NESTING:
+        children = [list(node.values()) if isinstance(node, dict) else node for node in level]
+        level = [child for each in children for child in each if isinstance(child, dict | list)]
+        depth += 1
+    return depth

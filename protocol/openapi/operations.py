@@ -1,0 +1,129 @@
+"""Operations of the OpenAPI document: their parameters, bodies, answers and errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from protocol.http.errors import openai_error_type, tei_error_type
+from protocol.http.middleware.authentication import OPEN_PATHS, Access
+from protocol.openapi.examples import Example
+from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
+from protocol.versions import MODEL_VERSION
+
+JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "application/octet-stream", "text/plain"
+
+
+class Paths:
+    """The operations as they are added, and the errors that they share."""
+
+    def __init__(self, names: Sequence[str], access: Access) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self.responses: dict[str, Any] = {}
+        self._access = access
+        self._parameters: dict[str, Schema] = {
+            "name": {"type": "string", **one_of(*names)},
+            "version": {"type": "string", **one_of(MODEL_VERSION)},
+        }
+
+    def add(
+        self,
+        method: str,
+        path: str,
+        tag: str,
+        summary: str,
+        answers: Mapping[int, dict[str, Any]],
+        errors: Iterable[HTTPStatus] = (),
+        body: dict[str, Any] | None = None,
+        headers: Mapping[str, Schema] | None = None,
+        shape: str = "",
+        is_change: bool = False,
+    ) -> None:
+        """
+        Args:
+            answers: by status, what is no error.
+            headers: of the request.
+            shape: of the errors; "OpenAI", "TEI", "BentoML", or else KServe's.
+            is_change: whether only those may call it who may load and unload.
+        """
+        found = [*errors, HTTPStatus.METHOD_NOT_ALLOWED]
+        responses = {str(status): answer for status, answer in answers.items()}
+        responses |= {f"{status:d}": self._error(shape, status) for status in found}
+        if is_change:
+            responses["403"] = self._error(shape, HTTPStatus.FORBIDDEN)
+        needs_admin = is_change and self._access.asks_admins
+        if needs_admin or (self._access.asks_clients and path not in OPEN_PATHS):
+            # A client's key is asked for before anybody knows whose path it is.
+            responses["401"] = self._error("" if self._access.asks_clients else shape, HTTPStatus.UNAUTHORIZED)
+        in_path = [
+            _parameter("path", name, self._parameters.get(name, STRING)) for name in re.findall(r"{(\w+)}", path)
+        ]
+        in_headers = [_parameter("header", name, schema) for name, schema in (headers or {}).items()]
+        operation = {
+            "operationId": re.sub(r"\W+", "_", f"{method}{path}").strip("_"),
+            "tags": [tag],
+            "summary": summary,
+            "parameters": [*in_path, *in_headers],
+            "responses": dict(sorted(responses.items())),
+            **({} if body is None else {"requestBody": body}),
+            **({"security": [{"admin": []}]} if needs_admin else {"security": []} if path in OPEN_PATHS else {}),
+        }
+        self.items.setdefault(path, {})[method] = operation
+
+    def _error(self, shape: str, status: HTTPStatus) -> dict[str, str]:
+        name = f"{shape}{status.name.title().replace('_', '')}"
+        self.responses[name] = _describe_error(shape, status)
+        return {"$ref": f"#/components/responses/{name}"}
+
+
+def _describe_error(shape: str, status: HTTPStatus) -> dict[str, Any]:
+    description, message = ERRORS[status]
+    response: dict[str, Any] = {"description": description}
+    match shape:
+        case "OpenAI":
+            body = {"message": message, "type": openai_error_type(status), "param": None, "code": None}
+            response["content"] = {JSON: {"schema": reference("OpenAIError"), "example": {"error": body}}}
+        case "TEI":
+            body = {"error": message, "error_type": tei_error_type(status)}
+            response["content"] = {JSON: {"schema": reference("TEIError"), "example": body}}
+        case "BentoML":
+            response["content"] = {TEXT: {"schema": STRING}}
+        case _:
+            response["content"] = {JSON: {"schema": reference("Error"), "example": {"error": message}}}
+    if status in ERROR_HEADERS:
+        header, schema = ERROR_HEADERS[status]
+        response["headers"] = {header: {"required": True, "schema": schema}}
+    return response
+
+
+def _parameter(where: str, name: str, schema: Schema) -> dict[str, Any]:
+    return {"name": name, "in": where, "required": where == "path", "schema": schema}
+
+
+def json_answer(name: str, examples: Mapping[str, Example] | None = None, description: str = "OK") -> dict[str, Any]:
+    """An answer in JSON, with the examples' answers."""
+    return {"description": description, "content": {JSON: content_of(reference(name), answers_of(examples or {}))}}
+
+
+def text_answer(content_type: str = TEXT, description: str = "OK") -> dict[str, Any]:
+    return {"description": description, "content": {content_type: {"schema": STRING}}}
+
+
+def json_body(schema: Schema, examples: Mapping[str, Example] | None = None, required: bool = True) -> dict[str, Any]:
+    """A body in JSON, with the examples' requests."""
+    return {"required": required, "content": {JSON: content_of(schema, requests_of(examples or {}))}}
+
+
+def content_of(schema: Schema, examples: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": schema, "examples": examples} if examples else {"schema": schema}
+
+
+def requests_of(examples: Mapping[str, Example]) -> dict[str, Any]:
+    return {key: {"summary": each.summary, "value": each.request} for key, each in examples.items()}
+
+
+def answers_of(examples: Mapping[str, Example]) -> dict[str, Any]:
+    known = {key: each for key, each in examples.items() if each.answer is not None}
+    return {key: {"summary": each.summary, "value": each.answer} for key, each in known.items()}

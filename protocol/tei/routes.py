@@ -1,0 +1,211 @@
+"""The calls of Text Embeddings Inference: `/embed`, `/predict` and `/rerank`, for its clients.
+
+https://huggingface.github.io/text-embeddings-inference; texts that are too long are truncated unless `truncate` is
+false, as that server does by default, and a model of another task is a 400 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import orjson
+from msgspec import Meta
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.body import Body, decode_json, read_body
+from protocol.http.calls import (
+    CHARACTERS_A_NUMBER,
+    check_ready,
+    describe_service,
+    infer,
+    post_route,
+    render,
+    resolve_options,
+)
+from protocol.http.errors import InvalidRequestError, describe, tei_error_type
+from protocol.openai.embeddings import Inputs, list_vectors, read_inputs
+from protocol.openai.ranking import sort_by_score, unit_vectors
+from protocol.openai.routes import shaped
+from runners.core.models import Models
+from runners.core.predictions import Prediction, Table, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
+from runners.core.task import Task
+
+# Which tasks answer a path.
+TASKS = {
+    "/embed": (Task.TEXT_EMBEDDING,),
+    "/predict": (Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION),
+    "/rerank": (Task.TEXT_RANKING,),
+}
+
+
+class _TeiRequest(msgspec.Struct, kw_only=True):
+    truncate: bool | None = None
+    # Read to be refused where it is the other one.
+    truncation_direction: str | None = None
+
+    def parameters(self, **more: Any) -> dict[str, Any]:
+        """What the request asks of the model, as the other protocols' `parameters` have it.
+
+        Raises:
+            InvalidRequestError: texts are to be cut on the left.
+        """
+        if (self.truncation_direction or "right").lower() != "right":
+            raise InvalidRequestError("truncation_direction can only be right: a text's end is what is cut")
+        return more if self.truncate is None else {**more, "truncation": self.truncate}
+
+
+class TeiEmbedRequest(_TeiRequest, kw_only=True):
+    """A body of `/embed`: a text, texts or token ids; `normalize` is to length 1."""
+
+    inputs: Inputs
+    normalize: bool = True
+    prompt_name: str | None = None
+    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+
+
+class TeiPredictRequest(_TeiRequest, kw_only=True):
+    """A body of `/predict`: a text, a pair of two, or a list of lists that have one or two."""
+
+    inputs: str | list[str | list[str]]
+    raw_scores: bool = False
+
+
+class TeiRerankRequest(_TeiRequest, kw_only=True):
+    """A body of `/rerank`."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+_embed_decoder = msgspec.json.Decoder(TeiEmbedRequest)
+_predict_decoder = msgspec.json.Decoder(TeiPredictRequest)
+_rerank_decoder = msgspec.json.Decoder(TeiRerankRequest)
+
+
+def routes(models: Models, limits: RequestLimits) -> list[Route]:
+    """The three routes, at the root as that server has them."""
+
+    async def answer(request: Request) -> Response:
+        runner, path = models.first, request.url.path
+        check_ready(runner)
+        if runner.task not in TASKS[path]:
+            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+        return await _ANSWERS[path](request, runner, await read_body(request, limits), limits)
+
+    return [post_route(path, shaped(answer, _render_error), _render_error) for path in TASKS]
+
+
+async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    def read(data: bytes) -> tuple[TeiEmbedRequest, Sequence[TextInput | TokenInput]]:
+        call = decode_json(data, _embed_decoder, limits)
+        return call, read_inputs(call.inputs, "inputs", limits)
+
+    call, inputs = await body.decode(read)
+    normalized = runner.properties["normalized"] == "true"
+    if normalized and not call.normalize:
+        raise InvalidRequestError("normalize cannot be false: the model's vectors have length 1")
+    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    parameters = call.parameters(**{name: value for name, value in given.items() if value is not None})
+    predictions = await infer(request, runner, inputs, resolve_options(runner, parameters, limits))
+    return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
+
+
+def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> NDArray[np.float32]:
+    vectors = np.stack(list_vectors(predictions))
+    return unit_vectors(vectors) if normalize else vectors
+
+
+async def _predict(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    def read(data: bytes) -> tuple[TeiPredictRequest, list[TextInput], bool]:
+        call = decode_json(data, _predict_decoder, limits)
+        if isinstance(call.inputs, list):
+            limits.check("max_client_batch_size", len(call.inputs), "inputs")
+        return call, *_read_texts(call.inputs)
+
+    call, texts, single = await body.decode(read)
+    # The operator's `threshold` would leave some out.
+    more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
+    predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more), limits))
+
+    def render_classes(answers: Sequence[Prediction]) -> Any:
+        return _list_classes(answers[0]) if single else map(_list_classes, answers)
+
+    return await render(render_classes, predictions)
+
+
+def _list_classes(prediction: Prediction) -> list[dict[str, Any]]:
+    columns = _columns(prediction)
+    return [{"score": score, "label": label} for score, label in zip(columns["score"], columns["label"], strict=True)]
+
+
+def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+    """The texts and pairs, and whether there is one that is in no list.
+
+    Raises:
+        InvalidRequestError: it is none of the forms.
+    """
+    match given:
+        case str(text):
+            return [TextInput(text)], True
+        case [str(text)]:
+            return [TextInput(text)], True
+        case [str(text), str(pair)]:
+            return [TextInput(text, pair)], True
+    batch = []
+    for each in given:
+        match each:
+            case [text]:
+                batch.append(TextInput(text))
+            case [text, pair]:
+                batch.append(TextInput(text, pair))
+    if not given or len(batch) < len(given):
+        raise InvalidRequestError(
+            "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
+            "[[text], [text, text], ...]"
+        )
+    return batch, False
+
+
+async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
+    limits.check("max_client_batch_size", len(call.texts), "texts")
+    if not call.texts:
+        raise InvalidRequestError("texts is empty; give at least one")
+    # That server takes a sigmoid of every model, whatever the model's files say.
+    function = "none" if call.raw_scores else "sigmoid"
+    options = resolve_options(runner, call.parameters(top_k=1, threshold=None, function_to_apply=function), limits)
+    predictions = await infer(request, runner, [TextInput(call.query, text) for text in call.texts], options)
+
+    def render_scores(answers: Sequence[Prediction]) -> Any:
+        scores = [_columns(prediction)["score"][0] for prediction in answers]
+        return (
+            {"index": index, "score": scores[index], **({"text": call.texts[index]} if call.return_text else {})}
+            for index in sort_by_score(scores)
+        )
+
+    return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
+
+
+_ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}
+
+
+def _columns(prediction: Prediction) -> dict[str, list[Any]]:
+    assert isinstance(prediction.output, Table)
+    return {name: column.tolist() for name, column in prediction.output.columns.items()}
+
+
+def _render_error(error: Exception) -> Response:
+    status, message, headers = describe(error)
+    body = {"error": message, "error_type": tei_error_type(HTTPStatus(status))}
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -1,0 +1,108 @@
+"""The models of this server by name, and where each is on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from runners.core.errors import RunnerError
+from runners.core.runner import Runner
+
+
+class ModelState(StrEnum):
+    """Where a model is on its way; the names are those of Triton's repository extension."""
+
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+
+
+class _Slot:
+    """A model's place: the model, and what is being done with it."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        self.changing: ModelState | None = ModelState.LOADING
+        self.reason = ""
+        self.lock = asyncio.Lock()
+
+    @property
+    def state(self) -> ModelState:
+        if self.changing is not None:
+            return self.changing
+        return ModelState.READY if self.runner.ready else ModelState.UNAVAILABLE
+
+
+class Models:
+    """The models of this server by name; they are loaded and unloaded one after another."""
+
+    def __init__(self, runners: Sequence[Runner]) -> None:
+        # Whether a call reaches all there are: another worker has models of its own.
+        self.changeable = True
+        slots = [_Slot(runner) for runner in runners]
+        self._slots: Mapping[str, _Slot] = {name: slot for slot in slots for name in slot.runner.names}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._slots)
+
+    @property
+    def first(self) -> Runner:
+        """The model that a request means which names none."""
+        return next(iter(self._slots.values())).runner
+
+    @property
+    def ready(self) -> bool:
+        """Whether all models are ready, as the Open Inference Protocol defines a ready server."""
+        return all(slot.runner.ready for slot in self._slots.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether requests are under way."""
+        return any(slot.runner.busy for slot in self._slots.values())
+
+    @property
+    def live(self) -> bool:
+        """Whether no model has died."""
+        return not any(slot.runner.failed for slot in self._slots.values())
+
+    def find(self, name: str) -> Runner | None:
+        slot = self._slots.get(name)
+        return None if slot is None else slot.runner
+
+    def state(self, name: str) -> tuple[ModelState, str]:
+        """A model's state, and why it is unavailable."""
+        slot = self._slots[name]
+        return slot.state, slot.reason if slot.state is ModelState.UNAVAILABLE else ""
+
+    async def load(self, name: str) -> None:
+        """Load a model, unless it is loaded.
+
+        Raises:
+            RunnerError: it cannot be served.
+        """
+        slot = self._slots[name]
+        async with slot.lock:
+            if slot.runner.ready:
+                return
+            slot.changing = ModelState.LOADING
+            try:
+                await slot.runner.load()
+            except RunnerError as error:
+                slot.reason = str(error)
+                raise
+            finally:
+                slot.changing = None
+
+    async def unload(self, name: str) -> None:
+        """Unload a model, once what is under way has ended."""
+        slot = self._slots[name]
+        async with slot.lock:
+            slot.changing = ModelState.UNLOADING
+            try:
+                await slot.runner.unload()
+                slot.reason = "unloaded"
+            finally:
+                slot.changing = None

@@ -1,0 +1,127 @@
+"""Entities of token classification, as `transformers.TokenClassificationPipeline` makes them of the tokens' scores.
+
+Which tokens carry on a word is a matter of the text alone and is found where that is tokenized. What is left, grouping
+by scores, runs in the model's thread, so that it is numpy over all tokens of a text at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runners.core.answer_options import AggregationStrategy
+from runners.core.predictions import Table
+from runners.encoder.sequences import Source
+
+_BY_WORD = (AggregationStrategy.FIRST, AggregationStrategy.AVERAGE, AggregationStrategy.MAX)
+
+
+class EntityFinder:
+    """Finds the entities of texts by the names of a model's classes, such as O, B-PER and I-PER."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = np.array(names, dtype=object)
+        self._begins = np.array([name.startswith("B-") for name in names])
+        tags = [name[2:] if name.startswith(("B-", "I-")) else name for name in names]
+        # Classes of one number go on with each other.
+        self._tags = np.array([tags.index(tag) for tag in tags])
+        # An entity's name has no prefix, whatever that is.
+        self._entity_names = np.array([name.split("-", 1)[-1] for name in names], dtype=object)
+
+    def find(
+        self,
+        scores: NDArray[np.float32],
+        source: Source,
+        strategy: AggregationStrategy,
+        ignored: Collection[str],
+    ) -> Table:
+        """Columns of one row an entity, or for `none` one a token, or a word where the text was given as words.
+
+        Args:
+            scores: float32 [tokens, classes].
+            ignored: names that get no row: of classes for `none`, else of entities.
+        """
+        tokens = np.flatnonzero(~source.special)
+        scores, spans = scores[tokens], source.spans[tokens]
+        if strategy in _BY_WORD or (source.split and strategy is AggregationStrategy.NONE):
+            words = _Runs.between(~source.continues[tokens])
+            classes, values = _decide(scores, words, strategy)
+            spans = words.merge(spans)
+        else:
+            classes, values = scores.argmax(axis=-1), scores.max(axis=-1)
+        names = self._names
+        if strategy is not AggregationStrategy.NONE:
+            tags = self._tags[classes]
+            changes = np.ones(len(tags), dtype=bool)
+            changes[1:] = tags[1:] != tags[:-1]
+            entities = _Runs.between(changes | self._begins[classes])
+            classes, values, spans = classes[entities.starts], entities.average(values), entities.merge(spans)
+            names = self._entity_names
+        labels = names[classes]
+        kept = np.flatnonzero(np.array([name not in ignored for name in names.tolist()], dtype=bool)[classes])
+        spans = spans[kept]
+        texts = [source.cut(start, end) for start, end in spans.tolist()]
+        return Table(
+            {
+                "label": labels[kept],
+                "score": values[kept],
+                "text": np.array(texts, dtype=object),
+                "start": spans[:, 0],
+                "end": spans[:, 1],
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Neighbours that belong together: int64 [runs] each, where they start, where they end and how many they are."""
+
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def between(cls, begins: NDArray[np.bool_]) -> _Runs:
+        """Runs that begin at those elements, and at the first since nothing comes before it."""
+        begins[:1] = True
+        starts = np.flatnonzero(begins)
+        # np.append and np.diff take several times as long.
+        ends = np.empty_like(starts)
+        ends[:-1] = starts[1:]
+        ends[-1:] = len(begins)
+        return cls(starts, ends)
+
+    def merge(self, spans: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Int64 [runs, 2]: from where a run's first span starts to where its last one ends."""
+        merged = np.empty((len(self.starts), 2), dtype=np.int64)
+        merged[:, 0] = spans[self.starts, 0]
+        merged[:, 1] = spans[self.ends - 1, 1]
+        return merged
+
+    def average(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Float32 [runs, ...] of [elements, ...]."""
+        lengths = (self.ends - self.starts).astype(np.float32)
+        sums: NDArray[np.float32] = np.add.reduceat(values, self.starts, axis=0)
+        return (sums.T / lengths).T
+
+    def find_highest(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Where each run has its highest value first: int64 [runs]."""
+        highest = values == np.repeat(np.maximum.reduceat(values, self.starts), self.ends - self.starts)
+        places = np.flatnonzero(highest)
+        return places[np.searchsorted(places, self.starts)]
+
+
+def _decide(
+    scores: NDArray[np.float32], words: _Runs, strategy: AggregationStrategy
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The class of each word, int64 [words], and its score, float32 [words]."""
+    match strategy:
+        case AggregationStrategy.AVERAGE:
+            scores = words.average(scores)
+        case AggregationStrategy.MAX:
+            scores = scores[words.find_highest(scores.max(axis=-1))]
+        case _:
+            scores = scores[words.starts]
+    return scores.argmax(axis=-1), scores.max(axis=-1)

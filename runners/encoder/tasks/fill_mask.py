@@ -1,0 +1,178 @@
+"""Fill-mask."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import AutoModelForMaskedLM
+
+from runners.core.answer_options import AnswerOptions
+from runners.core.errors import InputError, ModelLoadError
+from runners.core.predictions import Options, Output, Table, TensorSpec, Text, TextInput, VocabularyScores
+from runners.encoder.forward import Rows
+from runners.encoder.sequences import Reading, TokenizedText
+from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
+from runners.encoder.tokenization import TextTokenizer
+
+# As many as `transformers.FillMaskPipeline` gives.
+_TOP_TOKENS = 5
+# Each is decoded, which takes a microsecond a token: half a second of the model's thread.
+_MOST_SEQUENCES = 10_000
+_USUAL_TOKENS = 52
+# Of a target that is no token: it is split while others wait.
+_SHOWN_CHARACTERS = 100
+
+
+class FillMask(ClassificationHead):
+    """The most likely token at every mask of a text, decoded together."""
+
+    auto_class = AutoModelForMaskedLM
+    accepts_pairs = True
+    rows = Rows.MASKS
+    answer_options = frozenset({"top_k", "targets"})
+    reading_options = TRUNCATION | {"stride"}
+
+    def prepare(self) -> None:
+        if self.tokenizer.mask_token_id is None:
+            raise ModelLoadError("the tokenizer has no mask token, so it cannot do fill_mask")
+        self._vocabulary = self.tokenizer.get_vocab()
+
+    @property
+    def needed_tokens(self) -> Collection[int]:
+        return (int(self.tokenizer.mask_token_id),)
+
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
+        super().check(reading, wanted)
+        text = reading.text
+        masks = len(self._find_masks(text))
+        if not masks:
+            cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
+            raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
+        sequences = masks * (wanted.top_k or len(wanted.targets) or _TOP_TOKENS)
+        if wanted.records and sequences * max(len(text.input_ids), _USUAL_TOKENS) > _MOST_SEQUENCES * _USUAL_TOKENS:
+            raise InputError(
+                f"its {masks} masks and top_k {wanted.top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
+                + (f" (fewer for one of {len(text.input_ids)} tokens)" if len(text.input_ids) > _USUAL_TOKENS else "")
+            )
+
+    def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
+        match options.output:
+            case Output.LABELS:
+                return Text(str(self.tokenizer.decode(scores.argmax(axis=-1))))
+            case Output.PROBABILITIES:
+                return VocabularyScores(self.probabilities(scores), PROBABILITY_DECIMALS)
+            case Output.RAW_LOGITS:
+                return VocabularyScores(scores, None)
+
+    def check_options(self, options: Options) -> None:
+        self._find_targets(options.answer.targets)
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """As every head; windows are left out whose masks, if any, other windows see more around."""
+        readings = super().tokenize(tokenizer, texts, options, first_position)
+        return [reading.keep(self._has_own_mask) if reading.own else reading for reading in readings]
+
+    def _has_own_mask(self, window: TokenizedText, own: NDArray[np.bool_]) -> bool:
+        return bool(own[self._find_masks(window)].any())
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """The scores of every mask from the window that sees most around it: float32 [masks, vocabulary]."""
+        windows = zip(parts, reading.sequences, reading.own, strict=True)
+        return np.concatenate([part[own[self._find_masks(window)]] for part, window, own in windows])
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+        """`score`, `token` (its id), `token_str` and `sequence` (the text with it) of the best tokens at every mask.
+
+        As `transformers.FillMaskPipeline`: of several masks only one is filled in a sequence, and the others show.
+        """
+        if not wanted.records:
+            return None
+        text = reading.text
+        allowed = self._find_targets(wanted.targets)
+        values = self.probabilities(scores)
+        if allowed is not None:
+            values = values[:, allowed]
+        top_k = wanted.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
+        best = _argtop(values, top_k)
+        tokens = best if allowed is None else allowed[best]
+        masks = self._find_masks(text)
+        sequences = []
+        for mask, candidates in zip(masks, tokens.tolist(), strict=True):
+            ids = text.input_ids.copy()
+            for token in candidates:
+                ids[mask] = token
+                shown = ids[ids != self.tokenizer.pad_token_id]
+                sequences.append(str(self.tokenizer.decode(shown, skip_special_tokens=len(masks) == 1)))
+        return Table(
+            {
+                "score": np.take_along_axis(values, best, axis=-1),
+                "token": tokens,
+                "token_str": self._names(tokens),
+                "sequence": np.array(sequences, dtype=object).reshape(tokens.shape),
+            }
+        )
+
+    def _find_masks(self, text: TokenizedText) -> NDArray[np.int64]:
+        """Where they are among the tokens: int64 [masks]."""
+        return np.flatnonzero(text.input_ids == self.tokenizer.mask_token_id)
+
+    def _find_targets(self, targets: Sequence[str]) -> NDArray[np.int64] | None:
+        """Their ids; None where there are none.
+
+        Raises:
+            InputError: one is no token.
+        """
+        if not targets:
+            return None
+        unknown = [target for target in targets if target not in self._vocabulary]
+        if unknown:
+            shown = unknown[0][:_SHOWN_CHARACTERS]
+            raise InputError(
+                f"targets has {shown!r}{'...' * (shown != unknown[0])}, which is no token of the vocabulary"
+                f" (as the tokenizer splits it: {', '.join(self._split(shown)[:5]) or 'nothing'})"
+            )
+        return np.array([self._vocabulary[target] for target in dict.fromkeys(targets)], dtype=np.int64)
+
+    def _split(self, word: str) -> list[str]:
+        # What a `transformers` tokenizer's own calls set would stay set in the one below it, which texts are read by.
+        tokens: list[str] = self.tokenizer.backend_tokenizer.encode(word, add_special_tokens=False).tokens
+        return tokens
+
+    def count_scores(self, text: TokenizedText) -> int:
+        return len(self._find_masks(text)) * self.classes
+
+    def class_name(self, index: int) -> str:
+        return str(self.tokenizer.decode([index]))
+
+    @property
+    def properties(self) -> dict[str, str]:
+        return {"mask_token": str(self.tokenizer.mask_token)}
+
+    @property
+    def classes(self) -> int:
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        """[texts, masks]"""
+        return (-1, -1)
+
+    def outputs(self, options: Options) -> list[TensorSpec]:
+        if options.answer.records:
+            columns = {"score": "FP32", "token": "INT64", "token_str": "BYTES", "sequence": "BYTES"}
+            return [TensorSpec(name, datatype, (-1, -1, -1)) for name, datatype in columns.items()]
+        if options.output is Output.LABELS:
+            return [TensorSpec("output-0", "BYTES", (-1,))]
+        return [TensorSpec("output-0", "BYTES", (-1, -1, self.classes))]
+
+
+def _argtop(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Where the `k` highest of each row are, highest first."""
+    k = min(k, values.shape[-1])
+    unsorted = np.argpartition(-values, k - 1, axis=-1)[..., :k]
+    order = np.argsort(-np.take_along_axis(values, unsorted, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(unsorted, order, axis=-1)

@@ -1,0 +1,92 @@
+"""Text embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModel
+
+from runners.core.answer_options import AnswerOptions
+from runners.core.errors import InputError
+from runners.core.predictions import Numbers, Options, TensorSpec
+from runners.encoder.tasks.encoder_task import Head, to_numpy
+from runners.encoder.tasks.pooling import load_sentence_transformer
+
+
+class TextEmbedding(Head):
+    """One vector a text, made as the model's sentence-transformers files say.
+
+    The `dimensions` of a request or of the operator win over the files' `truncate_dim`, as an argument does in
+    sentence-transformers. The beginning that `dimensions` asks for gets length 1 if the model's vectors have it; what
+    `truncate_dim` alone leaves does not, as there.
+    """
+
+    auto_class = AutoModel
+    unused_weights = ("pooler.",)
+    answer_options = frozenset({"dimensions", "prompt_name"})
+
+    def prepare(self) -> None:
+        self._files = load_sentence_transformer(self.arguments, self.device)
+        self._pooling = self._files.pooling
+        self.learn_width(int(self.config.get_text_config().hidden_size))
+
+    def learn_width(self, width: int) -> None:
+        """Set the width of the model's rows; Reformer's is twice the `hidden_size` of its config."""
+        self._width = width
+        self._whole = len(self._pooling.pool(torch.zeros(1, width, device=self.device)))
+        self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
+        self.pooled_widths = tuple(sorted({self._whole, self._dimensions}, reverse=True))
+
+    def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Whole vectors, float32 [1, dimensions] each; those a predictor has pooled are [texts, 1, dimensions]."""
+        if rows.ndim != 3:
+            rows = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])[:, None]
+        return list(to_numpy(rows))
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def check_options(self, options: Options) -> None:
+        dimensions, name = options.answer.dimensions, options.answer.prompt_name
+        # A predictor may already cut its vectors to `truncate_dim`.
+        most = self._whole if self.arguments.predictor_host is None else self._dimensions
+        if dimensions is not None and dimensions > most:
+            raise InputError(f"dimensions is {dimensions}; the model's vectors have {most}", "dimensions")
+        prompts = self._files.prompts
+        if name is not None and name not in prompts:
+            known = f"there are {', '.join(prompts)}" if prompts else "the model has none"
+            raise InputError(f"there is no prompt {name!r}: {known}", "prompt_name")
+        if name is not None and prompts[name] and not self._files.pools_prompts:
+            raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
+
+    def prompt(self, wanted: AnswerOptions) -> str:
+        name = wanted.prompt_name or self._files.default_prompt_name
+        return self._files.prompts[name] if name is not None else ""
+
+    def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
+        [vector] = scores
+        if options.answer.dimensions is None:
+            return Numbers(vector[: self._dimensions])
+        vector = vector[: options.answer.dimensions]
+        if self._pooling.normalize:
+            # As torch's `normalize`, whose epsilon this is.
+            vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
+        return Numbers(vector)
+
+    def outputs(self, options: Options) -> list[TensorSpec]:
+        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
+
+    @property
+    def properties(self) -> dict[str, str]:
+        prompts = ",".join(self._files.prompts)
+        normalized = str(self._pooling.normalize and self._dimensions == self._whole).lower()
+        return {
+            "dimensions": str(self._dimensions),
+            "normalized": normalized,
+            **({"prompts": prompts} if prompts else {}),
+        }

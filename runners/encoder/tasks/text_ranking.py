@@ -1,0 +1,32 @@
+"""Text ranking: cross-encoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runners.core.errors import ModelLoadError
+from runners.core.predictions import RELEVANCE, TensorSpec
+from runners.encoder.tasks.relevance import load_activation
+from runners.encoder.tasks.sequence_classification import SequenceClassification
+
+
+class TextRanking(SequenceClassification):
+    """How relevant a text is to a query, the two a pair: a classification with one class, and `relevance` by name."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        if self.classes != 1:
+            raise ModelLoadError(f"the model has {self.classes} classes, and text_ranking is for models with one")
+        self._activation = load_activation(self.arguments, self.config)
+
+    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """As above; float32 [] for `relevance`, what sentence-transformers' `CrossEncoder.predict` says."""
+        if name == RELEVANCE:
+            return self._apply(self._activation, scores).reshape(())
+        return super().tensor(name, scores)
+
+    def named_outputs(self) -> list[TensorSpec]:
+        return [*super().named_outputs(), TensorSpec(RELEVANCE, "FP32", (-1,))]

@@ -1,0 +1,86 @@
+"""Zero-shot classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runners.core.answer_options import AnswerOptions
+from runners.core.errors import InputError, ModelLoadError
+from runners.core.predictions import Options, Table, TextInput
+from runners.core.task import ENTAILMENT
+from runners.encoder.sequences import Reading
+from runners.encoder.tasks.encoder_task import OF_CLASSES
+from runners.encoder.tasks.probabilities import softmax
+from runners.encoder.tasks.sequence_classification import SequenceClassification, pick_best
+from runners.encoder.tokenization import TextTokenizer
+
+
+class ZeroShotClassification(SequenceClassification):
+    """Scores of labels that the request names, by a model that says whether one text follows from another (NLI).
+
+    Each label makes a hypothesis of its own, and the text with it one pair for the model. Without labels the answer is
+    that of the model's own classes. Scores are those of `transformers.ZeroShotClassificationPipeline`.
+    """
+
+    answer_options = SequenceClassification.answer_options | {"candidate_labels", "hypothesis_template", "multi_label"}
+
+    def prepare(self) -> None:
+        super().prepare()
+        names = [self.class_name(index).lower() for index in range(self.classes)]
+        found = [index for index, name in enumerate(names) if name.startswith(ENTAILMENT)]
+        if not found or self.classes < 2:
+            raise ModelLoadError(
+                f"zero-shot classification needs a class named {ENTAILMENT}; the model's are {', '.join(names)}"
+            )
+        self._entailment = found[0]
+        self._contradiction = -1 if self._entailment == 0 else 0
+
+    def check_options(self, options: Options) -> None:
+        if options.answer.candidate_labels and options.tensors & OF_CLASSES:
+            raise InputError(
+                f"the outputs {', '.join(sorted(OF_CLASSES))} are of the model's own classes: leave out "
+                "candidate_labels, or ask for label and score"
+            )
+
+    def tokenize(
+        self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
+    ) -> list[Reading]:
+        """A sequence for every label."""
+        labels = options.answer.candidate_labels
+        if not labels:
+            return super().tokenize(tokenizer, texts, options, first_position)
+        for position, premise in enumerate(texts, first_position):
+            if premise.pair is not None:
+                raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
+        hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
+        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, first_position)
+
+    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
+        super().check(reading, wanted)
+        if wanted.candidate_labels and len(reading.sequences) != len(wanted.candidate_labels):
+            raise InputError("it is given as tokens, and candidate_labels are put to texts")
+
+    def count_sequences(self, options: Options) -> int:
+        return max(1, len(options.answer.candidate_labels))
+
+    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
+        """As for every classification, or the logits of every label: float32 [labels, classes]."""
+        return np.concatenate(parts) if options.answer.candidate_labels else super().gather(parts, reading, options)
+
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+        """`label` and `score` of every label, best first."""
+        labels = wanted.candidate_labels
+        if not labels:
+            return super().tabulate(scores, reading, wanted)
+        if wanted.multi_label or len(labels) == 1:
+            values = softmax(scores[:, [self._contradiction, self._entailment]])[:, 1]
+        else:
+            values = softmax(scores[:, self._entailment])
+        best = pick_best(values, wanted.top_k, wanted.threshold)
+        return Table({"label": np.array(labels, dtype=object)[best], "score": values[best]})
+
+    def _lists(self, wanted: AnswerOptions) -> bool:
+        return bool(wanted.candidate_labels) or super()._lists(wanted)

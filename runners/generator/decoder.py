@@ -1,0 +1,320 @@
+"""The forward passes of a batch of sequences: prompts in, then a token a row, with a cache of keys and values.
+
+Rows of one batch may have been started at different times. What that takes of a model (positions by row, padding at the
+left of what it has seen) is found out by trying, at load.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from runners.encoder.forward import AttentionTypes
+from runners.generator.kv_cache import GrowingCache, join_masks
+from runners.generator.positions import find_restart, find_row_positions
+from runners.generator.rope import RowRope
+from runners.generator.stepwise_generation import StockSequence
+
+# Where RecurrentGemma keeps what other models have a cache for.
+_MODULE_STATES = ("recurrent_states", "conv1d_state")
+
+
+class Batching(StrEnum):
+    """How sequences may share a batch."""
+
+    CONTINUOUS = "continuous batches"
+    TOGETHER = "batches that start together"
+    ALONE = "one sequence at a time"
+
+
+@dataclass(slots=True)
+class Rows:
+    """Sequences that run together.
+
+    Attributes:
+        cache: of all rows; an `EncoderDecoderCache` for encoder-decoders.
+        mask: [rows, columns], which columns of the (decoder's) cache are a row's.
+        lengths: how many columns are a row's once its prompt is complete: [rows].
+        encoder_mask: as `mask`, of the encoder's output; None without an encoder.
+        stock: what runs a sequence that shares no batch, or its beams; there is no cache then.
+    """
+
+    cache: Any
+    mask: Tensor
+    lengths: list[int]
+    encoder_mask: Tensor | None = None
+    stock: StockSequence | None = None
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows, and columns that only they had; a row that is named twice becomes two."""
+        index = torch.tensor(rows, device=self.mask.device)
+        self.mask = self.mask[index]
+        self.lengths = [self.lengths[row] for row in rows]
+        if self.encoder_mask is not None:
+            self.encoder_mask = self.encoder_mask[index]
+        parts = self._growing()
+        if not parts:
+            self._reorder(index)
+            return
+        self.mask = _select(parts[0], index, self.mask)
+        if self.encoder_mask is not None:
+            self.encoder_mask = _select(parts[1], index, self.encoder_mask)
+
+    def copy(self, rows: Sequence[int]) -> Rows:
+        """These rows as a batch of their own; only of continuous batches."""
+        cache = copy.copy(self.cache)
+        if isinstance(cache, EncoderDecoderCache):
+            own, of_prompt = cache.self_attention_cache, cache.cross_attention_cache
+            assert isinstance(own, GrowingCache), "continuous batches have no other"
+            assert isinstance(of_prompt, GrowingCache), "continuous batches have no other"
+            cache.self_attention_cache, cache.cross_attention_cache = own.share(), of_prompt.share()
+            cache.is_updated = dict(cache.is_updated)
+        else:
+            assert isinstance(cache, GrowingCache), "continuous batches have no other"
+            cache = cache.share()
+        part = replace(self, cache=cache)
+        part.keep(rows)
+        return part
+
+    def follow(self, sources: Sequence[int]) -> None:
+        """Let rows go on from others, which have the same prompt and are as long: for each row, which one."""
+        moved = [(row, source) for row, source in enumerate(sources) if row != source]
+        if not moved:
+            return
+        parts = self._growing()
+        if not parts:
+            self._reorder(torch.tensor(sources, device=self.mask.device))
+            return
+        targets, origins = torch.tensor(moved, device=self.mask.device).T
+        # The masks, and what is cached of the encoder's output, are equal.
+        parts[0].copy(origins, targets)
+
+    def _reorder(self, rows: Tensor) -> None:
+        if self.stock is not None:
+            self.stock.keep(rows)
+        else:
+            self.cache.reorder_cache(rows)
+
+    def join(self, other: Rows) -> None:
+        """Add other rows below; only for continuous batches."""
+        for part, other_part in zip(self._growing(), other._growing(), strict=True):
+            part.join(other_part)
+        self.mask = join_masks(self.mask, other.mask)
+        self.lengths = self.lengths + other.lengths
+        if self.encoder_mask is not None and other.encoder_mask is not None:
+            self.encoder_mask = join_masks(self.encoder_mask, other.encoder_mask)
+
+    def _growing(self) -> list[GrowingCache]:
+        """The caches that rows can join: of the decoder, and of the encoder's output."""
+        caches = (
+            [self.cache.self_attention_cache, self.cache.cross_attention_cache]
+            if isinstance(self.cache, EncoderDecoderCache)
+            else [self.cache]
+        )
+        return [cache for cache in caches if isinstance(cache, GrowingCache)]
+
+
+class Prefill:
+    """Prompts on their way into the cache, some columns at a time.
+
+    Attributes:
+        logits: after each of the columns that were computed last, [rows, columns, vocabulary], if they are kept.
+    """
+
+    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows, keep_logits: bool) -> None:
+        self.ids = ids
+        self.mask = mask
+        self.rows = rows
+        self.keep_logits = keep_logits
+        self.done = 0
+        self.logits: Tensor | None = None
+
+
+class Decoder:
+    """A causal model or an encoder-decoder, run in steps."""
+
+    def __init__(self, model: PreTrainedModel, decoder_start: int | None) -> None:
+        """
+        Args:
+            decoder_start: the token that an encoder-decoder begins with; None for a causal model.
+
+        Attributes:
+            restarts_above: a sequence that comes to have more tokens is computed anew, from its first token; None where
+                what is computed stays.
+        """
+        self.model = model
+        self.batching = Batching.CONTINUOUS
+        self.start_token = decoder_start
+        parameters = inspect.signature(model.forward).parameters
+        self._takes_positions = "position_ids" in parameters
+        self._takes_last_only = "logits_to_keep" in parameters
+        self._row_positions = [] if self._takes_positions else list(find_row_positions(model))
+        decoding: Any = model if decoder_start is None else model.get_decoder()  # type: ignore[no-untyped-call]
+        self.rope = RowRope(decoding)
+        self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
+        self._attention_types = AttentionTypes(model)
+        self._states = [
+            (module, name) for module in model.modules() for name in _MODULE_STATES if hasattr(module, name)
+        ]
+        self.restarts_above = None if self.rope.limit is None else find_restart(model)
+
+    @property
+    def has_encoder(self) -> bool:
+        return self.start_token is not None
+
+    def start(self, prompts: Sequence[Sequence[int]], keep_logits: bool = False) -> Prefill:
+        """Begin with prompts; `advance` computes them.
+
+        Args:
+            keep_logits: of all columns, not of the last one alone; for causal models.
+        """
+        width = max(map(len, prompts))
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            # Encoders count positions from the left, and caches are aligned at the right.
+            columns = slice(0, len(prompt)) if self.has_encoder else slice(width - len(prompt), width)
+            ids[row, columns] = torch.tensor(prompt)
+            mask[row, columns] = True
+        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
+        if self.batching is Batching.ALONE:
+            self.forget()
+            rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token, keep_logits))
+        else:
+            rows = Rows(self._new_cache(), mask[:, :0], lengths)
+        return Prefill(ids, mask, rows, keep_logits)
+
+    def forget(self) -> None:
+        """Undo what earlier sequences have left in the stock model: dynamic scaling, BigBird's attention, states."""
+        self.rope.reset()
+        for module, name in self._states:
+            setattr(module, name, None)
+        self._attention_types.restore(1)
+
+    def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:
+        """Compute about so many tokens of the prompts, or all where a model cannot stop in between.
+
+        Returns:
+            The logits of the first tokens, [rows, vocabulary], once the prompts are complete.
+        """
+        if prefill.rows.stock is not None:
+            prefill.done = prefill.ids.shape[1]
+            logits = prefill.rows.stock.start()
+            if prefill.keep_logits:
+                prefill.logits = logits
+            return _last(logits)
+        if self.has_encoder:
+            return self._encode(prefill)
+        width = prefill.ids.shape[1]
+        columns = max(1, tokens // len(prefill.ids)) if self.batching is Batching.CONTINUOUS else width
+        end = min(width, prefill.done + columns)
+        prefill.rows.mask = prefill.mask[:, :end]
+        logits = self._decode(prefill.rows, prefill.ids[:, prefill.done : end], prefill.keep_logits)
+        if prefill.keep_logits:
+            prefill.logits = logits
+        prefill.done = end
+        return _last(logits) if end == width else None
+
+    def step(self, rows: Rows, tokens: Sequence[int]) -> Tensor:
+        """Append a token to every row; the logits of the next, [rows, vocabulary]."""
+        rows.lengths = [length + 1 for length in rows.lengths]
+        if rows.stock is not None:
+            return rows.stock.step(tokens)
+        ids = torch.tensor(tokens, device=self.model.device)[:, None]
+        rows.mask = torch.cat([rows.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
+        if rows.encoder_mask is None:
+            return _last(self._decode(rows, ids))
+        # The cache has keys and values of the encoder's output: only its rows and columns are looked at.
+        hidden = torch.zeros(1, 1, 1, dtype=self.model.dtype, device=self.model.device)
+        return self._decode_encoded(rows, ids, hidden.expand(*rows.encoder_mask.shape, 1))
+
+    def _encode(self, prefill: Prefill) -> Tensor:
+        encoder: Any = self.model.get_encoder()
+        assert self.start_token is not None
+        assert self._encoder_rope is not None
+        self.forget()
+        with self._encoder_rope.at(prefill.mask.sum(1).tolist()):
+            hidden = encoder(input_ids=prefill.ids, attention_mask=prefill.mask.long()).last_hidden_state
+        rows = prefill.rows
+        ids = torch.full_like(prefill.ids[:, :1], self.start_token)
+        rows.mask = torch.ones_like(ids, dtype=torch.bool)
+        rows.encoder_mask = prefill.mask
+        prefill.done = prefill.ids.shape[1]
+        return self._decode_encoded(rows, ids, hidden)
+
+    def _decode(self, rows: Rows, ids: Tensor, keep_logits: bool = False) -> Tensor:
+        """The logits after the last of these columns at least, or after all of them; [rows, columns, vocabulary]."""
+        positions = (rows.mask.cumsum(1)[:, -ids.shape[1] :] - 1).clamp(min=0)
+        options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
+        if self._takes_last_only and not keep_logits:
+            options["logits_to_keep"] = 1
+        with self._at(rows, positions):
+            output = self.model(
+                input_ids=ids, attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True, **options
+            )
+        logits: Tensor = output.logits
+        return logits
+
+    def _decode_encoded(self, rows: Rows, ids: Tensor, hidden: Tensor) -> Tensor:
+        assert rows.encoder_mask is not None
+        with self._at(rows, rows.mask.sum(1, keepdim=True) - 1):
+            output = self.model(
+                encoder_outputs=_EncoderOutput(last_hidden_state=hidden),  # type: ignore[arg-type]
+                attention_mask=rows.encoder_mask.long(), decoder_input_ids=ids,
+                decoder_attention_mask=rows.mask.long(), past_key_values=rows.cache, use_cache=True,
+            )  # fmt: skip
+        return _last(output.logits)
+
+    @contextlib.contextmanager
+    def _at(self, rows: Rows, positions: Tensor) -> Iterator[None]:
+        """Positions by row meanwhile: [rows, columns]."""
+        for module in self._row_positions:
+            module.positions = positions
+        try:
+            with self.rope.at(rows.lengths):
+                yield
+        finally:
+            for module in self._row_positions:
+                module.positions = None
+
+    def _new_cache(self) -> Any:
+        def new() -> DynamicCache:
+            # A model's own kind of cache cannot be joined, but knows layers that ours does not.
+            if self.batching is not Batching.CONTINUOUS:
+                return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+            return GrowingCache()
+
+        return EncoderDecoderCache(new(), new()) if self.has_encoder else new()
+
+
+@dataclass
+class _EncoderOutput(BaseModelOutput):
+    """The output of an encoder; models with experts pass on what their routers gave, for training."""
+
+    router_logits: Any = None
+
+
+def _select(cache: GrowingCache, rows: Tensor, mask: Tensor) -> Tensor:
+    """Keep these rows of a cache, and the columns that the mask of these rows has; the mask of what is kept."""
+    columns = mask.any(0).nonzero()[:, 0]
+    cache.select(rows, columns)
+    return mask[:, columns]
+
+
+def _last(logits: Tensor) -> Tensor:
+    """[rows, columns, vocabulary] to that of the last column."""
+    return logits[:, -1]

@@ -1,0 +1,53 @@
+"""How much may be written to a disk, so that everybody else on it can still write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from runners.core.errors import ModelLoadError
+
+_RESERVE = 2**30
+_RESERVED_SHARE = 0.05
+
+
+def find_room(folder: Path) -> int:
+    """Bytes that may be written to the folder's disk: what is free but for 1 GiB, or 5 % of a disk below 20 GiB."""
+    usage = shutil.disk_usage(folder)
+    return max(0, usage.free - min(_RESERVE, int(_RESERVED_SHARE * usage.total)))
+
+
+@contextlib.contextmanager
+def limit_files(room: int, shown: str) -> Iterator[None]:
+    """Let no file of this process, and of those that it forks, grow over so many bytes, whichever library writes it.
+
+    Args:
+        shown: what is downloaded, for errors.
+
+    Raises:
+        ModelLoadError: a file reaches the limit.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = min([room, *(given for given in (soft, hard) if given != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EFBIG or limit < room:
+            raise
+        raise ModelLoadError(f"{shown} is larger than the {size(room)} that the disk has room for") from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

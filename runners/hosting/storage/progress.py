@@ -1,0 +1,115 @@
+"""How far a download is, as people see it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runners.core.errors import ModelLoadError
+from runners.hosting.storage.disk import find_room, size
+
+logger = logging.getLogger(__name__)
+
+_LOG_SECONDS = 5.0
+_DRAW_SECONDS = 0.25
+# Held while progress is written: KServe forks, and a lock that another thread holds then, such as that of stderr, is
+# never released in the child.
+writing = threading.Lock()
+
+
+@dataclass
+class Progress:
+    """Says how far a download is, by what is on the disk: a bar on a terminal, else a line in the log now and then.
+
+    Attributes:
+        shown: the URI as people may see it.
+        complete: bytes that an earlier download left; they will not be among those that are expected.
+        room: most bytes that the folder may hold in the end, with those that it holds.
+    """
+
+    shown: str
+    folder: Path
+    complete: int = 0
+    room: int = field(init=False)
+    _expected: dict[str, int] = field(default_factory=dict)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.room = find_room(self.folder) + self.count()
+
+    def __enter__(self) -> Progress:
+        watch = self._draw if sys.stderr.isatty() else self._log
+        self._watcher = threading.Thread(target=watch, name="progress", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._watcher.join()
+
+    def expect(self, name: str, count: int) -> None:
+        """That a file of so many bytes will come."""
+        self._expected[name] = count
+
+    def check_room(self) -> None:
+        """Refuse what does not fit on the disk before it is there.
+
+        Raises:
+            ModelLoadError: what is expected does not.
+        """
+        if (total := self._total() or 0) > self.room:
+            raise ModelLoadError(
+                f"{self.shown} has {size(total)}, which is more than the {size(self.room)} that the disk has room for"
+            )
+
+    def count(self) -> int:
+        """Bytes in the folder."""
+        total = 0
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                # It may be renamed meanwhile.
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(parent, name)).st_size
+        return total
+
+    def _total(self) -> int | None:
+        return self.complete + sum(self._expected.values()) if any(self._expected.values()) else None
+
+    def _draw(self) -> None:
+        with writing:
+            bar = _Bar(
+                desc=self.shown, initial=self.count(), unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr
+            )
+        done = False
+        while not done:
+            done = self._stopped.wait(_DRAW_SECONDS)
+            with writing:
+                bar.total = self._total()
+                bar.update(self.count() - bar.n)
+        with writing:
+            bar.close()
+
+    def _log(self) -> None:
+        before = self.count()
+        while not self._stopped.wait(_LOG_SECONDS):
+            now, total = self.count(), self._total()
+            of = "" if total is None else f" of {size(total)}"
+            speed = size(max(now - before, 0) / _LOG_SECONDS)
+            with writing:
+                logger.info("%s: downloaded %s%s, %s/s", self.shown, size(now), of, speed)
+            before = now
+
+
+class _Bar(tqdm):  # type: ignore[misc]
+    # Without a thread of its own, which might be writing where KServe forks.
+    monitor_interval = 0

@@ -1,0 +1,102 @@
+"""Whose turn it is: by order, not by time."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from runners.core.errors import ModelNotReadyError
+from runners.encoder.fair_thread import FairThread, Share
+
+
+class Busy:
+    """A thread that is held until what is to be compared waits, and the order in which it did that."""
+
+    def __init__(self) -> None:
+        self.thread = FairThread("test")
+        self.done: list[str] = []
+        self._free = threading.Event()
+        self.runs = threading.Event()
+        self._held = asyncio.ensure_future(self.thread.run(Share(), 1, self._hold))
+
+    def _hold(self) -> None:
+        self.runs.set()
+        self._free.wait()
+
+    def ask(self, share: Share, cost: int, name: str) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self.thread.run(share, cost, lambda: self.done.append(name)))
+
+    async def release(self) -> None:
+        await asyncio.sleep(0)
+        self._free.set()
+        await self._held
+
+
+def test_a_new_small_request_overtakes_the_rest_of_a_large_one() -> None:
+    async def scenario() -> None:
+        busy = Busy()
+        large = Share()
+        asked = [busy.ask(large, 1000, f"large {number}") for number in range(4)]
+        asked += [busy.ask(Share(), 10, "small"), busy.ask(Share(), 10, "smaller")]
+        await busy.release()
+        await asyncio.gather(*asked)
+        assert busy.done == ["large 0", "small", "smaller", "large 1", "large 2", "large 3"]
+
+    asyncio.run(scenario())
+
+
+def test_large_requests_take_turns_by_cost() -> None:
+    async def scenario() -> None:
+        busy = Busy()
+        costly, cheap = Share(), Share()
+        asked = [busy.ask(costly, 200, "costly") for _ in range(3)] + [busy.ask(cheap, 100, "cheap") for _ in range(6)]
+        await busy.release()
+        await asyncio.gather(*asked)
+        assert busy.done == ["costly", "cheap", "cheap"] * 3
+
+    asyncio.run(scenario())
+
+
+def test_who_has_gone_gets_no_turn() -> None:
+    async def scenario() -> None:
+        busy = Busy()
+        gone, stays = busy.ask(Share(), 1, "gone"), busy.ask(Share(), 1, "stays")
+        await asyncio.sleep(0)
+        gone.cancel()
+        await busy.release()
+        await stays
+        assert busy.done == ["stays"]
+
+    asyncio.run(scenario())
+
+
+def test_an_error_is_that_of_its_work_only() -> None:
+    def fail() -> None:
+        raise ValueError("no")
+
+    async def scenario() -> None:
+        thread = FairThread("test")
+        with pytest.raises(ValueError, match="no"):
+            await thread.run(Share(), 1, fail)
+        assert await thread.run(Share(), 1, lambda: 3) == 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_closing_fails_what_waits_and_what_comes(late: bool) -> None:
+    async def scenario() -> None:
+        busy = Busy()
+        ask: Callable[[], asyncio.Future[None]] = lambda: busy.ask(Share(), 1, "never")  # noqa: E731
+        waits = None if late else ask()
+        await asyncio.to_thread(busy.runs.wait)
+        busy.thread.close()
+        with pytest.raises(ModelNotReadyError, match="shutting down"):
+            await (waits or ask())
+        await busy.release()
+        assert busy.done == []
+
+    asyncio.run(scenario())

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from runners.core.errors import ModelNotReadyError, OverloadedError
+from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
+from runners.core.predictions import Numbers, Options, Prediction
+from runners.core.request_limits import RequestLimits
+from runners.core.sent_answers import collect_releases
+from runners.encoder.queue import BatchMode, BatchQueue
+from runners.encoder.queue_entries import Entry, Job
+from runners.encoder.sequences import Reading, TokenizedText
+
+BUDGET = 100
+MODEL = "queued"
+LIMITS = RequestLimits(max_concurrent_requests=8, max_queue_characters=20_000, max_queue_tokens=15_000)
+
+
+def text(tokens: int) -> Reading:
+    made = TokenizedText(np.zeros(tokens, np.int64), np.zeros(tokens, np.int64), None, False)
+    return Reading(made, [made])
+
+
+def put(queue: BatchQueue, *lengths: int) -> Job:
+    """A request of texts of these lengths."""
+    job = queue.admit(len(lengths), sum(lengths))
+    queue.put(job, 0, map(text, lengths), Options())
+    return job
+
+
+def lengths(batch: list[Entry]) -> list[int]:
+    return [entry.tokens for entry in batch]
+
+
+def answer(batch: list[Entry]) -> None:
+    for entry in batch:
+        entry.job.deliver([(entry.position, Prediction(Numbers(np.asarray(entry.tokens))))])
+
+
+def load() -> tuple[float | None, float | None]:
+    """How many texts wait and run, by the metrics."""
+    names = ("runtime_waiting_texts", "runtime_running_texts")
+    waiting, running = (REGISTRY.get_sample_value(name, {"model_name": MODEL}) for name in names)
+    return waiting, running
+
+
+@pytest.fixture
+def queue() -> BatchQueue:
+    for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
+        # What other tests have left in their queues.
+        gauge.remove(MODEL)
+    return BatchQueue(BUDGET, LIMITS, Load(MODEL))
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    def run(queue: BatchQueue) -> None:
+        asyncio.run(test(queue))
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+@in_a_loop
+async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQueue) -> None:
+    put(queue, 50, 30, 30, 10, 120, 10)
+    assert lengths(queue.take()) == [50, 30]
+    assert lengths(queue.take()) == [30, 10]
+    assert lengths(queue.take()) == [120], "a text over the budget is a batch of its own, when its turn comes"
+    assert lengths(queue.take()) == [10]
+
+
+@in_a_loop
+async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQueue) -> None:
+    put(queue, 20, 90, 21, 5, 19, 22, 80)
+    assert sorted(lengths(queue.take(BatchMode.PADDED))) == [19, 20, 21, 22]
+    assert lengths(queue.take(BatchMode.PADDED)) == [90]
+    assert sorted(lengths(queue.take(BatchMode.PADDED))) == [5], "80 would make it two times 80"
+    assert lengths(queue.take(BatchMode.PADDED)) == [80]
+
+
+@in_a_loop
+async def test_batches_of_equal_length_are_of_the_length_of_the_oldest(queue: BatchQueue) -> None:
+    put(queue, 20, 90, 20, 21, 20, 90)
+    for expected in ([20, 20, 20], [90], [21], [90]):
+        assert lengths(queue.take(BatchMode.EQUAL_LENGTH)) == expected
+
+
+@in_a_loop
+async def test_one_by_one_takes_the_oldest_alone(queue: BatchQueue) -> None:
+    put(queue, 20, 90, 20)
+    for expected in (20, 90, 20):
+        assert lengths(queue.take(BatchMode.ONE_BY_ONE)) == [expected]
+
+
+@in_a_loop
+async def test_a_huge_request_neither_starves_others_nor_is_starved(queue: BatchQueue) -> None:
+    huge = put(queue, *[10] * 1000)
+    served: dict[bool, int] = {True: 0, False: 0}
+    waits = []
+    for _ in range(60):
+        small = put(queue, 60)
+        waited = 0
+        while True:
+            batch = queue.take()
+            waited += 1
+            for entry in batch:
+                served[entry.job is huge] += entry.tokens
+            if any(entry.job is small for entry in batch):
+                break
+        waits.append(waited)
+        queue.release(small)
+    assert max(waits[5:]) <= 3, "a small request waits for some batches, not for a thousand texts"
+    assert served[True] >= 0.2 * sum(served.values()), "the huge one goes on all the same"
+
+
+@pytest.mark.parametrize("mode", [BatchMode.PACKED, BatchMode.PADDED, BatchMode.EQUAL_LENGTH])
+@pytest.mark.parametrize(
+    ("requests", "texts", "tokens", "length"),
+    [
+        pytest.param(7, 12, 30, 20, id="requests of some texts"),
+        pytest.param(7, 12, 30, 120, id="requests of some texts, and a long one"),
+        pytest.param(7, 300, 1, 34, id="requests of many texts of one token"),
+        pytest.param(7, 300, 1, 120, id="requests of many texts of one token, and a long one"),
+        pytest.param(7, 1, 1000, 20, id="requests of a long text"),
+        pytest.param(1, 1000, 10, 120, id="one request of many texts"),
+    ],
+)
+def test_a_text_alone_waits_for_no_more_than_three_batches(
+    queue: BatchQueue, mode: BatchMode, requests: int, texts: int, tokens: int, length: int
+) -> None:
+    """However many requests came before it; 100 tokens make a batch."""
+
+    async def test() -> None:
+        for _ in range(requests):
+            put(queue, *[tokens] * texts)
+        for _ in range(10):
+            alone = put(queue, length)
+            batches = iter(lambda: queue.take(mode), [])
+            waited = next(count for count, batch in enumerate(batches) if any(entry.job is alone for entry in batch))
+            assert waited <= 2, "beside the batch that runs"
+            queue.release(alone)
+
+    asyncio.run(test())
+
+
+@in_a_loop
+async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -> None:
+    queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), Load(MODEL))
+    for _ in range(400):
+        put(queue, *[4] * 8)
+    for _ in range(50):
+        alone = put(queue, 5)
+        assert any(entry.job is alone for entry in queue.take())
+        queue.release(alone)
+
+
+@in_a_loop
+async def test_a_small_request_is_not_overtaken_for_ever(queue: BatchQueue) -> None:
+    large = put(queue, 33)
+    batches = 0
+    while not any(entry.job is large for entry in queue.take()):
+        batches += 1
+        for job in [put(queue, 1) for _ in range(6)]:
+            asyncio.get_running_loop().call_soon(queue.release, job)
+        await asyncio.sleep(0)
+    assert batches < 20
+
+
+@in_a_loop
+async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: BatchQueue) -> None:
+    large = put(queue, *[10] * 1000)
+    served = 0
+    for _ in range(40):
+        for job in [put(queue, 30) for _ in range(4)]:
+            asyncio.get_running_loop().call_later(0, queue.release, job)
+        served += sum(entry.tokens for entry in queue.take() if entry.job is large)
+        await asyncio.sleep(0.001)
+    assert served >= 40 // 4 * BUDGET * 0.9
+
+
+@in_a_loop
+async def test_requests_within_a_batch_are_served_in_order(queue: BatchQueue) -> None:
+    jobs = [put(queue, 30, 30, 30) for _ in range(3)]
+    for job in jobs:
+        assert [entry.job for entry in queue.take()] == [job] * 3
+
+
+@in_a_loop
+async def test_a_caller_that_has_gone_is_dropped(queue: BatchQueue) -> None:
+    gone, stays = put(queue, 10, 10), put(queue, 20)
+    queue.release(gone)
+    assert [entry.job for entry in queue.take()] == [stays]
+
+
+@in_a_loop
+async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
+    jobs = [put(queue, 1000) for _ in range(8)]
+    queue.note_speed(tokens=100, seconds=1)
+    with pytest.raises(OverloadedError, match="busy with 8 requests") as error:
+        queue.admit(1, 1)
+    assert error.value.retry_after == 60, "80 s of work wait, and nobody is told to wait for more than a minute"
+    queue.release(jobs[0])
+    queue.admit(1, 1)
+
+
+@in_a_loop
+async def test_answers_come_back_in_order(queue: BatchQueue) -> None:
+    job = put(queue, 90, 20, 50)
+    while not job.result.done():
+        answer(queue.take()[::-1])
+        await asyncio.sleep(0)
+    outputs = [prediction.output for prediction in await job.result]
+    assert outputs == [Numbers(np.asarray(length)) for length in (90, 20, 50)]
+
+
+@in_a_loop
+async def test_a_text_that_fails_ends_its_request_only(queue: BatchQueue) -> None:
+    bad, good = put(queue, 10, 10), put(queue, 10)
+    batch = queue.take()
+    bad.deliver([(1, RuntimeError("no"))])
+    answer(batch)
+    await good.result
+    with pytest.raises(RuntimeError, match="no"):
+        await bad.result
+
+
+@in_a_loop
+async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:
+    taken: list[list[Entry]] = []
+    thread = threading.Thread(target=lambda: taken.append(queue.take()))
+    thread.start()
+    queue.close()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert taken == [[]]
+
+
+@in_a_loop
+async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
+    job = put(queue, 10)
+    queue.close()
+    with pytest.raises(ModelNotReadyError, match="shutting down"):
+        await job.result
+
+
+@pytest.mark.parametrize("mode", BatchMode)
+def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, mode: BatchMode) -> None:
+    async def test() -> None:
+        assert load() == (0, 0), "an idle queue has numbers too"
+        job = put(queue, 60, 60, 60)
+        other = put(queue, 60)
+        assert load() == (4, 0)
+        first = queue.take(mode)
+        assert load() == (3, 1)
+        second = queue.take(mode)
+        assert load() == (2, 2), "several batches may run at once"
+        queue.release(job)
+        assert load() == (0, 2), "nobody waits for the rest of it, although it still lies there"
+        queue.finish(first)
+        queue.finish(second)
+        assert load() == (0, 0)
+        queue.release(other)
+        assert load() == (0, 0)
+
+    asyncio.run(test())
+
+
+@in_a_loop
+async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
+    job = put(queue, 60, 60)
+    batch = queue.take()
+    queue.close()
+    assert load() == (0, 1)
+    queue.finish(batch)
+    queue.release(job)
+    assert load() == (0, 0)
+
+
+@in_a_loop
+async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_waits(queue: BatchQueue) -> None:
+    """Its error is known before it is released, and the model thread meets the rest of it in between."""
+    job = put(queue, 60, 60, 60)
+    queue.finish(queue.take())
+    assert load() == (2, 0)
+    job.result.set_exception(RuntimeError("the model fails"))
+    thread = threading.Thread(target=queue.take)
+    thread.start()
+    try:
+        async with asyncio.timeout(30):
+            # The model thread tells nobody.
+            while load() != (0, 0):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        queue.release(job)
+        assert load() == (0, 0)
+    finally:
+        queue.close()
+        thread.join()
+
+
+@in_a_loop
+async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> None:
+    """One request is only bounded by what a request may have; another one is told to try again."""
+    most = 8 * LIMITS.max_answer_numbers
+    first, second = queue.admit(1, 1), queue.admit(1, 1)
+    queue.reserve(first, most - 5)
+    queue.reserve(second, 5)
+    with pytest.raises(OverloadedError, match=f"answers of {most} numbers, and {most} is what it takes; try again"):
+        queue.reserve(second, 1)
+    queue.release(first)
+    queue.reserve(second, most)
+    queue.release(second)
+
+
+@in_a_loop
+async def test_an_answer_counts_until_it_is_sent(queue: BatchQueue) -> None:
+    releases = collect_releases()
+    job = queue.admit(1, 1)
+    queue.reserve(job, 5)
+    queue.release(job)
+    assert queue._numbers == 5
+    for release in releases:
+        release()
+    assert queue._numbers == 0
+
+
+@in_a_loop
+async def test_what_is_tokenized_after_its_request_is_over_counts_nowhere(queue: BatchQueue) -> None:
+    job = queue.admit(1, 1)
+    queue.release(job)
+    queue.reserve(job, 5)
+    assert queue._numbers == 0

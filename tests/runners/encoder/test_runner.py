@@ -1,0 +1,232 @@
+"""The runner as the protocols see it: in the background, off the event loop, one failure hurting nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from protocol.application import create_application
+from runners.core.arguments import Arguments
+from runners.core.errors import ModelNotReadyError
+from runners.core.models import Models
+from runners.core.predictions import TextInput
+from runners.encoder.packing import PackedForward
+from runners.encoder.runner import EncoderRunner
+from runners.encoder.tasks.sequence_classification import SequenceClassification
+from tests.conftest import ModelFolder
+
+PREDICT = "/v1/models/model:predict"
+BODY = {"instances": ["a text"]}
+
+
+def connect(runner: EncoderRunner) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(
+        create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False
+    )
+    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+
+@pytest.fixture
+def arguments(model_folder: ModelFolder) -> Arguments:
+    return Arguments(model_dir=str(model_folder("bert", "sequence_classification")))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "body"),
+    [
+        ("GET", "/v2/health/live", 200, {"live": True}),
+        ("GET", "/", 200, {"status": "alive"}),
+        ("GET", "/v2/health/ready", 503, {"ready": False}),
+        ("GET", "/v1/models/model", 503, {"error": "Model with name model is not ready."}),
+        ("GET", "/v2/models/model", 503, {"error": "Model with name model is not ready."}),
+        ("GET", "/v2/models/model/ready", 503, {"error": "Model with name model is not ready."}),
+        ("POST", PREDICT, 503, {"error": "Model with name model is not ready."}),
+        ("POST", "/v1/models/model:explain", 503, {"error": "Model with name model is not ready."}),
+        ("POST", "/v2/models/model/infer", 503, {"error": "Model with name model is not ready."}),
+        ("GET", "/v1/models/nope", 404, {"error": "Model with name nope does not exist."}),
+    ],
+)
+def test_before_the_model_is_loaded(
+    method: str, path: str, status: int, body: dict[str, Any], arguments: Arguments
+) -> None:
+    async def scenario() -> None:
+        async with connect(EncoderRunner(arguments)) as client:
+            response = await client.request(method, path, json=BODY if method == "POST" else None)
+            assert (response.status_code, response.json()) == (status, body)
+
+    asyncio.run(scenario())
+
+
+def test_after_the_model_is_closed(arguments: Arguments) -> None:
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        runner.close()
+        assert not runner.ready
+        with pytest.raises(ModelNotReadyError):
+            await runner.infer([TextInput("a")], runner.default_options)
+
+    asyncio.run(scenario())
+
+
+def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes 5 s, or until the test has seen enough; live must answer meanwhile, in under 50 ms."""
+    seen_enough = threading.Event()
+    running = threading.Event()
+
+    def slow_read(*_: Any) -> Any:
+        running.set()
+        seen_enough.wait(5)
+        raise RuntimeError("a slow stand-in has no answer")
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        monkeypatch.setattr(SequenceClassification, "read", slow_read)
+        async with connect(runner) as client:
+            prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
+            assert await asyncio.to_thread(running.wait, 30)
+            latencies = []
+            for path in ("/v2/health/live", "/v2/health/ready", "/v1/models/model") * 5:
+                start = time.perf_counter()
+                assert (await client.get(path)).status_code == 200
+                latencies.append(time.perf_counter() - start)
+            assert not prediction.done(), "the batch must still be running"
+            seen_enough.set()
+            await prediction
+            assert sorted(latencies)[len(latencies) // 2] < 0.05
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty_read(*_: Any) -> Any:
+        raise RuntimeError("secret prompt")
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        async with connect(runner) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(SequenceClassification, "read", faulty_read)
+                response = await client.post(PREDICT, json=BODY)
+                assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
+            assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = SequenceClassification.read
+
+    def read_but_seven_tokens(self: Any, rows: Any, counts: Any) -> Any:
+        if any(len(text.input_ids) == 7 for text in running[-1]):
+            raise RuntimeError("cannot do seven tokens")
+        return read(self, rows, counts)
+
+    running: list[Any] = []
+    run = PackedForward.run
+
+    def remember_and_run(self: Any, texts: Any) -> Any:
+        running.append(texts)
+        return run(self, texts)
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        monkeypatch.setattr(PackedForward, "run", remember_and_run)
+        monkeypatch.setattr(SequenceClassification, "read", read_but_seven_tokens)
+        texts = ["one two three four five", "one", "one two", "one two three"] * 3
+        answers = await asyncio.gather(
+            *(runner.infer([TextInput(text)], runner.default_options) for text in texts), return_exceptions=True
+        )
+        assert [isinstance(answer, Exception) for answer in answers] == [True, False, False, False] * 3
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    read = SequenceClassification.read
+
+    def slow_read(*given: Any) -> Any:
+        let_go.wait(30)
+        return read(*given)
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments.model_copy(update={"max_concurrent_requests": 2}))
+        await runner.load()
+        monkeypatch.setattr(SequenceClassification, "read", slow_read)
+        async with connect(runner) as client:
+            accepted = [asyncio.create_task(client.post(PREDICT, json=BODY)) for _ in range(2)]
+            await asyncio.sleep(0.1)
+            refused = await client.post(PREDICT, json=BODY)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json() == {
+                "error": "the server is busy with 2 requests, which is the most it takes (max_concurrent_requests); "
+                "try again later"
+            }
+            let_go.set()
+            assert [(await task).status_code for task in accepted] == [200, 200]
+            assert (await client.post(PREDICT, json=BODY)).status_code == 200
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_texts_of_a_caller_that_has_gone_do_not_run(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    ran: list[int] = []
+    run = PackedForward.run
+
+    def slow_run(self: Any, texts: Any) -> Any:
+        ran.extend(len(text.input_ids) for text in texts)
+        let_go.wait(30)
+        return run(self, texts)
+
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        monkeypatch.setattr(PackedForward, "run", slow_run)
+
+        def ask(text: str) -> asyncio.Task[Any]:
+            return asyncio.create_task(runner.infer([TextInput(text)], runner.default_options))
+
+        first = ask("one")
+        await asyncio.sleep(0.1)
+        gone, stays = ask("one two"), ask("one two three")
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        await asyncio.sleep(0.01)
+        let_go.set()
+        await asyncio.gather(first, stays)
+        assert ran == [3, 5]
+        runner.close()
+
+    asyncio.run(scenario())
+
+
+def test_many_requests_at_once_get_their_own_answers(arguments: Arguments) -> None:
+    async def scenario() -> None:
+        runner = EncoderRunner(arguments)
+        await runner.load()
+        async with connect(runner) as client:
+
+            async def ask(text: str) -> Any:
+                body = {"instances": [text], "parameters": {"return_raw_logits": True}}
+                return (await client.post(PREDICT, json=body)).json()["predictions"][0]
+
+            texts = [f"text number {number} {'word ' * (number % 7)}" for number in range(40)]
+            assert await asyncio.gather(*map(ask, texts)) == [await ask(text) for text in texts]
+        runner.close()
+
+    asyncio.run(scenario())

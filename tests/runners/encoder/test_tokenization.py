@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Encoding
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from benchmarks.texts import docstrings
+from runners.core.answer_options import ReadingOptions
+from runners.core.errors import LimitExceededError
+from runners.core.predictions import TextInput
+from runners.encoder.sequences import TokenizedText
+from runners.encoder.tokenization import TextTokenizer
+from tests.families import FAMILIES
+from tests.llama_tokenizer import byte_fallback_unigram
+from tests.tokenizer_kinds import TOKENIZER_KINDS
+
+LENGTH = 24
+SIDES = ("right", "left")
+
+
+@cache
+def both(kind: str, side: str) -> tuple[PreTrainedTokenizerBase, TextTokenizer]:
+    """The tokenizer of `transformers` and ours, which changes the one that it is given."""
+    make = byte_fallback_unigram if kind == "Unigram of bytes" else TOKENIZER_KINDS[kind]
+    reference = copy.deepcopy(make())
+    reference.truncation_side = side
+    reference.model_max_length = LENGTH
+    return reference, TextTokenizer(copy.deepcopy(reference), LENGTH, add_special_tokens=True)
+
+
+def tokens(reference: PreTrainedTokenizerBase, *texts: str, **options: Any) -> dict[str, Any]:
+    """What `transformers` makes of a text or a pair; as a batch, since it takes one pair without a second for a text."""
+    batch = reference(
+        *([text] for text in texts), return_token_type_ids=True, return_offsets_mapping=True, **options
+    )  # fmt: skip
+    return {name: values[0] for name, values in batch.items()}
+
+
+def check(found: TokenizedText, reference: PreTrainedTokenizerBase, *texts: str, **options: Any) -> None:
+    """A text or a pair is what `transformers` makes of it, with its offsets if ours are there."""
+    wanted = tokens(reference, *texts, **options)
+    assert found.input_ids.tolist() == wanted["input_ids"]
+    assert found.token_type_ids.tolist() == wanted["token_type_ids"]
+    if found.offsets is not None:
+        assert found.offsets.tolist() == [list(span) for span in wanted["offset_mapping"]]
+    assert found.truncated == (len(tokens(reference, *texts)["input_ids"]) > LENGTH)
+
+
+def repeated(pieces: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Short texts, long ones, and those that are so long that only their beginning is tokenized."""
+    return st.tuples(pieces, st.sampled_from([1, 1, 3, 30])).map(lambda given: given[0] * given[1])
+
+
+PIECES = st.sampled_from(
+    [" ", "  ", "\n", "\t", " \n ", "\u00a0", "\u3000", "é", "e\u0301", "中文", "😀", "👩‍👩‍👧", "word", "unbelievable", " word", "Word ", "don't", "...", "İ", "x" * 20]
+)  # fmt: skip
+TEXTS = repeated(st.lists(PIECES, max_size=8).map("".join)) | repeated(st.text(max_size=12))
+EXAMPLES = settings(max_examples=40, deadline=None)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(text=TEXTS, offsets=st.booleans())
+def test_any_text(kind: str, side: str, text: str, offsets: bool) -> None:
+    reference, tokenizer = both(kind, side)
+    [reading] = tokenizer.tokenize([TextInput(text)], offsets)
+    check(reading.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(text=TEXTS, pair=TEXTS, offsets=st.booleans())
+@example(text=" word" * 60, pair=" other" * 60, offsets=False)
+def test_any_pair(kind: str, side: str, text: str, pair: str, offsets: bool) -> None:
+    reference, tokenizer = both(kind, side)
+    [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets)
+    check(reading.text, reference, text, pair, truncation=True)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(
+    text=TEXTS,
+    labels=st.lists(st.text(max_size=4) | st.sampled_from(["This is.", " é 中", "the " * 9]), min_size=1, max_size=3),
+    counted=st.booleans(),
+)
+def test_any_text_beside_labels(kind: str, side: str, text: str, labels: list[str], counted: bool) -> None:
+    """As zero-shot classification has them: the label is never what is truncated."""
+    reference, tokenizer = both(kind, side)
+    labels = [
+        label for label in labels if len(tokens(reference, label, add_special_tokens=False)["input_ids"]) <= LENGTH // 2
+    ]
+    if not labels:
+        return
+    [reading] = tokenizer.cross([text], labels, ReadingOptions(return_truncated_tokens=counted), 0)
+    for label, sequence in zip(labels, reading.sequences, strict=True):
+        check(sequence, reference, text, label, truncation="only_first")
+    longest = max(len(tokens(reference, text, label)["input_ids"]) for label in labels)
+    assert reading.left_out == (max(0, longest - LENGTH) if counted else 0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_length", [8, 64])
+def test_equals_transformers(family: str, max_length: int) -> None:
+    reference = FAMILIES[family].tokenizer()
+    texts = [*docstrings()[:200:10], " ".join(docstrings()[:200]), "", "é 中文 😀"]
+    pairs = [TextInput(text) for text in texts] + [TextInput(text, texts[0]) for text in texts]
+    expected = [
+        reference(*((item.text,) if item.pair is None else (item.text, item.pair)), truncation=True,
+                  max_length=max_length, return_token_type_ids=True)
+        for item in pairs
+    ]  # fmt: skip
+    readings = TextTokenizer(reference, max_length, True).tokenize(pairs, offsets=False)
+    found = [reading.text for reading in readings]
+    for one, wanted in zip(found, expected, strict=True):
+        assert one.input_ids.tolist() == wanted["input_ids"]
+        assert one.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated"),
+    [
+        ("word " * 1_000_000, True),
+        (" " * 500_000 + "word", False),
+        ("x" * 500_000, False),
+        ("中" * 1_000_000, True),
+        ("中文。" * 400_000, True),
+        ("x" * 500_000 + " word" * 600, True),
+        ("word" + " " * 20_000 + "word " * 600, True),
+        ("中" * 20_000, True),
+        ("short", False),
+    ],
+)
+def test_only_the_beginning_of_a_very_long_text_is_read(text: str, truncated: bool) -> None:
+    """The shortcut must not change a token, whatever the text is made of."""
+    reference = AutoTokenizer.from_pretrained(FAMILIES["bert"].tokenizer().name_or_path)
+    expected = reference(text, truncation=True, max_length=512)["input_ids"]
+    [reading] = TextTokenizer(reference, 512, True).tokenize([TextInput(text)], offsets=False)
+    found = reading.text
+    assert (found.input_ids.tolist(), found.truncated) == (expected, truncated)
+
+
+ONE_WORD = st.text(st.characters(codec="utf-8", exclude_characters=" "), min_size=1, max_size=40) | st.sampled_from(
+    ["x", "ab", "中", "你好世界", "e\u0301", "0123456789", "a.b,c", "-", "ﷺ", "👩‍👩‍👧", "\n", "x\u3000"]
+)
+
+
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
+@EXAMPLES
+@given(parts=st.lists(st.tuples(ONE_WORD, st.sampled_from([1, 50, 701, 2000])), min_size=1, max_size=3))
+def test_a_text_without_spaces_has_the_tokens_of_the_whole(kind: str, parts: list[tuple[str, int]]) -> None:
+    """Wherever its beginning is cut, in the middle of a word."""
+    reference, tokenizer = both(kind, "right")
+    text = "".join(piece * times for piece, times in parts)
+    # A run of bytes that are no tokens has the offsets of all of it for each, which only the whole text tells.
+    [reading] = tokenizer.tokenize([TextInput(text)], offsets=kind in TOKENIZER_KINDS)
+    check(reading.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
+@pytest.mark.parametrize("word", ["x" * 100_000, "中文" * 5000, "unbelievable" * 3000, ""])
+def test_words_of_any_length_have_the_tokens_of_the_whole(kind: str, word: str) -> None:
+    reference, tokenizer = both(kind, "right")
+    words = ("a", word, "b" * 50) * 3 + ("c",) * 3000
+    [reading] = tokenizer.tokenize([TextInput("", words=words)], offsets=False)
+    assert reading.text.input_ids.tolist() == reference([*words], is_split_into_words=True, truncation=True).input_ids
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        TextInput("x" * 600_000),
+        TextInput(" " * 600_000),
+        TextInput("a question", "x" * 600_000),
+        TextInput("", words=("x" * 600_000,)),
+    ],
+)
+def test_a_text_whose_end_decides_its_tokens_is_refused_if_it_is_too_long(given: TextInput, side: str) -> None:
+    _, tokenizer = both("WordPiece", side)
+    with pytest.raises(LimitExceededError, match=r"^text 7 .*the 524288 that --max_whole_text_characters allows"):
+        tokenizer.tokenize([given], offsets=False, first_position=7)
+
+
+def test_a_copy_has_settings_of_its_own() -> None:
+    """The tokenizer of another thread is in the middle of a text when this one turns truncation off."""
+    for kind in TOKENIZER_KINDS:
+        _, tokenizer = both(kind, "right")
+        copied = tokenizer.copy()
+        copied._encoder._backend.no_truncation()
+        texts = [TextInput("a text of [MASK] <mask> words " * 9), TextInput("É 中文")]
+        expected = tokenizer.tokenize(texts, offsets=False)
+        copied._encoder._truncate()
+        for one, other in zip(expected, copied.tokenize(texts, offsets=False), strict=True):
+            assert len(one.text.input_ids) <= LENGTH
+            assert one.text.input_ids.tolist() == other.text.input_ids.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("max_length", [512, 513])
+@pytest.mark.parametrize(
+    ("text", "pair"),
+    [
+        ("word unbelievable " * 900, "é other " * 1100),
+        ("é other " * 1100, "word unbelievable " * 900),
+        ("中文字" * 1500, "word " * 2000),
+        ("a question", "word " * 9000),
+        ("word " * 9000, "é " * 300),
+        (" " * 30_000 + "word " * 700, " " * 30_000 + "other " * 900),
+    ],
+)
+def test_long_pairs(family: str, max_length: int, text: str, pair: str) -> None:
+    """What is left aside of them must not change a token either."""
+    reference = FAMILIES[family].tokenizer()
+    wanted = reference(text, pair, truncation=True, max_length=max_length, return_token_type_ids=True)
+    [reading] = TextTokenizer(reference, max_length, True).tokenize([TextInput(text, pair)], offsets=False)
+    assert reading.text.input_ids.tolist() == wanted["input_ids"]
+    assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("max_length", [15, 16])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("a " * 320, "station " * 960),
+        # Only the ends tell which is the longer one.
+        ("a " * 900, "station " * 400 + "a " * 700),
+        ("a " * 900, "station " * 400 + "a " * 400),
+        ("station " * 400 + "a " * 500, "a " * 900),
+        # As many of both.
+        ("a " * 900, "station " * 900),
+        # The beginning of the first has so few tokens that all of it is tokenized at once.
+        (" " * 600 + "a " * 20, "station " * 400),
+    ],
+)
+def test_the_longer_of_two_long_texts_gets_the_odd_token(texts: tuple[str, str], max_length: int, side: str) -> None:
+    reference = copy.deepcopy(TOKENIZER_KINDS["WordPiece"]())
+    reference.truncation_side = side
+    tokenizer = TextTokenizer(copy.deepcopy(reference), max_length, add_special_tokens=True)
+    for text, pair in (texts, texts[::-1]):
+        wanted = reference(text, pair, truncation=True, max_length=max_length, return_token_type_ids=True)
+        [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
+        assert reading.text.input_ids.tolist() == wanted["input_ids"]
+        assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+
+
+def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An estimate decides then, which is right for texts that are alike to their ends."""
+    reference = TOKENIZER_KINDS["WordPiece"]()
+    tokenizer = TextTokenizer(copy.deepcopy(reference), 16, add_special_tokens=True)
+    texts = ("a " * 400_000, "station " * 500_000)
+    encoded: list[str] = []
+    encode = tokenizer._encoder.encode_parts
+
+    def record(parts: Sequence[str]) -> list[Encoding]:
+        encoded.extend(parts)
+        return encode(parts)
+
+    monkeypatch.setattr(tokenizer._encoder, "encode_parts", record)
+    for text, pair in (texts, texts[::-1]):
+        [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
+        kept = [
+            reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids(word)) for word in ("a", "station")
+        ]
+        assert kept == [6, 7]
+    assert max(map(len, encoded)) <= 2**19
+
+
+def test_a_label_may_have_half_of_the_model_beside_a_text_of_that_length() -> None:
+    """Truncating the longer of the two would cut the label."""
+    reference, tokenizer = both("WordPiece", "right")
+    text, label = "a " * 12, "b " * 12
+    [reading] = tokenizer.cross([text], [label], ReadingOptions(), 0)
+    check(reading.text, reference, text, label, truncation="only_first")
+    assert reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids("b")) == 12
+
+
+def test_a_pair_of_very_long_texts_takes_no_more_than_its_parts() -> None:
+    """Every part of the one beside every part of the other would be 40 GB."""
+    reference = FAMILIES["bert"].tokenizer()
+    given = TextInput("q " * 500_000, "word " * 500_000)
+    [reading] = TextTokenizer(reference, 512, True).tokenize([given], offsets=False)
+    assert (len(reading.text.input_ids), reading.text.truncated) == (512, True)

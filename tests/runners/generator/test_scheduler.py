@@ -1,0 +1,283 @@
+"""The decode loop: nobody starves, and what fails fails alone; on a real engine, with faults put in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from runners.core.admission import Admission, Admitted
+from runners.core.errors import GenerationFailedError
+from runners.core.generation import Constraint, Delta, Sampling
+from runners.core.parallel_sampling import Sequences, run
+from runners.core.request_limits import RequestLimits
+from runners.generator import generation_request as request
+from runners.generator import logprobs
+from runners.generator import running_batch as batch
+from runners.generator import token_masks as masks
+from runners.generator.constraints import GrammarMatcher
+from runners.generator.decoder import Decoder
+from runners.generator.engine import TransformersEngine
+from runners.generator.output_text import TextStream
+from runners.generator.row_budget import MAX_ROWS
+from runners.generator.sampler import SampledRow, Sampler
+from tests.runners.conftest import MakeEngine
+
+# The sequence of ten that fails has a token and a penalty that no other has.
+_TOKEN, _PENALTY = 77, 0.75
+_TEXT = "a secret of the prompt"
+
+Outcome = list[Delta] | BaseException
+
+
+def ask_ten(engine: TransformersEngine, **sampling: Any) -> list[Outcome]:
+    """Ten sampled sequences at the same time, of which the fourth is the culprit."""
+
+    async def ask(index: int) -> list[Delta]:
+        is_culprit = index == 3
+        prompt = [_TOKEN if is_culprit else 50, *range(9, 12 + index % 4)]
+        given = {"seed": index, "temperature": 1.2, "max_tokens": 12, "ignore_eos": True}
+        settings = {"presence_penalty": 0.5, "logprobs": 2, "stop": ("never there",), "top_p": 0.9}
+        own = {"presence_penalty": _PENALTY, **sampling} if is_culprit else {}
+        asked = Sampling(**{**given, **settings, **own})
+        return [delta async for delta in engine.generate(prompt, asked)]
+
+    async def ask_all() -> list[Outcome]:
+        return await asyncio.gather(*(ask(index) for index in range(10)), return_exceptions=True)
+
+    return asyncio.run(ask_all())
+
+
+def written(outcome: Outcome) -> list[Any]:
+    """All but log probabilities, whose last bits are those of the batch that a step happens to have."""
+    assert isinstance(outcome, list), outcome
+    return [(delta.text, delta.token_ids, delta.finish_reason, delta.stop_reason) for delta in outcome]
+
+
+def is_culprit(row: SampledRow) -> bool:
+    return row.settings.presence_penalty == _PENALTY
+
+
+def fail() -> None:
+    raise ValueError(_TEXT)
+
+
+def in_forward(patch: pytest.MonkeyPatch) -> None:
+    step = batch.Batch.step
+
+    def faulty(self: batch.Batch) -> Any:
+        if any(_TOKEN in each.request.prompt and len(each.outputs[0]) >= 4 for each in self.generations):
+            fail()
+        return step(self)
+
+    patch.setattr(batch.Batch, "step", faulty)
+
+
+def in_prefill(patch: pytest.MonkeyPatch) -> None:
+    advance = Decoder.advance
+
+    def faulty(self: Decoder, prefill: Any, tokens: int) -> Any:
+        if (prefill.ids == _TOKEN).any():
+            fail()
+        return advance(self, prefill, tokens)
+
+    patch.setattr(Decoder, "advance", faulty)
+
+
+def in_sampler(method: str) -> Callable[[pytest.MonkeyPatch], None]:
+    def put(patch: pytest.MonkeyPatch) -> None:
+        work = getattr(Sampler, method)
+
+        def faulty(self: Sampler, *given: Any) -> Any:
+            rows = given[0] if method == "__init__" else self._rows
+            if any(is_culprit(row) and (method == "__init__" or len(row.output) >= 4) for row in rows):
+                fail()
+            return work(self, *given)
+
+        patch.setattr(Sampler, method, faulty)
+
+    return put
+
+
+def in_text(patch: pytest.MonkeyPatch) -> None:
+    take = request.Output.take
+
+    def faulty(self: request.Output, *given: Any) -> Any:
+        if _TOKEN in self._request.prompt and self._tokens == 4:
+            fail()
+        return take(self, *given)
+
+    patch.setattr(request.Output, "take", faulty)
+
+
+def in_stop_strings(patch: pytest.MonkeyPatch) -> None:
+    push = TextStream.push
+
+    def faulty(self: TextStream, *given: Any) -> Any:
+        if any(search.string == "culprit" for search in self._searches):
+            fail()
+        return push(self, *given)
+
+    patch.setattr(TextStream, "push", faulty)
+
+
+def in_logprobs(patch: pytest.MonkeyPatch) -> None:
+    describe = logprobs.describe
+
+    def faulty(vocabulary: Any, token: int, ranked: Any, offset: int) -> Any:
+        if len(ranked.top) == 5:
+            fail()
+        return describe(vocabulary, token, ranked, offset)
+
+    patch.setattr(request, "describe", faulty)
+
+
+def in_grammar(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(GrammarMatcher, "consume", lambda *_: fail())
+
+
+def in_masks(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(masks, "fill_masks", lambda _: fail())
+
+
+def in_prompt_scores(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(logprobs.PromptScores, "add", lambda *_: fail())
+
+
+@pytest.mark.parametrize(
+    ("put", "sampling"),
+    [
+        (in_forward, {}),
+        (in_prefill, {}),
+        *((in_sampler(method), {}) for method in ("adjust", "_penalise", "_draw", "rank")),
+        (in_sampler("__init__"), {}),
+        (in_text, {}),
+        (in_stop_strings, {"stop": ("culprit",)}),
+        (in_logprobs, {"logprobs": 5}),
+        (in_grammar, {"constraint": Constraint("regex", "[a-z]+")}),
+        (in_masks, {"constraint": Constraint("regex", "[a-z]+")}),
+        (in_prompt_scores, {"prompt_logprobs": 1}),
+    ],
+    ids=lambda value: getattr(value, "__qualname__", ""),
+)
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_one_of_ten_fails_alone(
+    family: str,
+    put: Callable[[pytest.MonkeyPatch], None],
+    sampling: dict[str, Any],
+    make_engine: MakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The other nine are what they are without it; its error repeats no text, nor does the log."""
+    if family == "t5" and "prompt_logprobs" in sampling:
+        pytest.skip("encoder-decoders have none")
+    engine = make_engine(family)
+    undisturbed = ask_ten(engine)
+    put(monkeypatch)
+    caplog.set_level(logging.DEBUG)
+    outcomes = ask_ten(engine, **sampling)
+    failed = outcomes.pop(3)
+    undisturbed.pop(3)
+    assert isinstance(failed, GenerationFailedError)
+    assert [written(each) for each in outcomes] == [written(each) for each in undisturbed]
+    assert "an output has failed: ValueError" in caplog.text
+    assert _TEXT not in f"{failed}{caplog.text}"
+
+
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first tokens of prompts, in the order in which the model begins with them."""
+    order: list[int] = []
+    start = Decoder.start
+
+    def record(self: Decoder, prompts: Sequence[Sequence[int]], keep_logits: bool = False) -> Any:
+        order.extend(prompt[0] for prompt in prompts)
+        return start(self, prompts, keep_logits)
+
+    monkeypatch.setattr(Decoder, "start", record)
+    return order
+
+
+async def ask(engine: TransformersEngine, admitted: Admitted, first: int, count: int, tokens: int) -> list[list[int]]:
+    """The tokens of each sequence; each has a seed of its own."""
+    sequences = Sequences([[first, 9, 10]], Sampling(max_tokens=tokens, ignore_eos=True, seed=1), count)
+    outputs: list[list[int]] = [[] for _ in range(count)]
+    async with aclosing(run(engine, sequences, admitted)) as deltas:
+        async for item in deltas:
+            if item is not None:
+                outputs[item[0]] += item[1].token_ids
+    return outputs
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
+    family: str, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone, the large one holds all rows; some pause for the next request, which has its row in the next step."""
+    engine = make_engine(family)
+    order = begun(monkeypatch)
+    admission = Admission(RequestLimits())
+
+    async def scenario() -> None:
+        with admission.admit() as large, admission.admit() as small:
+            undisturbed = await ask(engine, large, 20, MAX_ROWS + 6, 40)
+            order.clear()
+            many = asyncio.create_task(ask(engine, large, 20, MAX_ROWS + 6, 40))
+            while len(order) < MAX_ROWS:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert len(order) == MAX_ROWS
+            await ask(engine, small, 30, 1, 1)
+            assert order.index(30) == MAX_ROWS, "nobody goes before it"
+            assert not many.done()
+            assert await many == undisturbed, "what has paused goes on as it was"
+
+    asyncio.run(scenario())
+    assert admission.tokens == admission.requests == 0
+
+
+def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:
+    admission = Admission(RequestLimits())
+    scheduler = own_engine._model().scheduler
+
+    async def scenario() -> None:
+        with admission.admit() as large, admission.admit() as small:
+            many = asyncio.create_task(ask(own_engine, large, 20, MAX_ROWS, 50))
+            while len(scheduler._running) < MAX_ROWS:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            other = asyncio.create_task(ask(own_engine, small, 30, 1, 40))
+            while not len(scheduler._paused):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            many.cancel()
+            await asyncio.gather(many, return_exceptions=True)
+            await other
+            await ask(own_engine, small, 30, 1, 2)
+
+    asyncio.run(scenario())
+    assert scheduler.count == 0
+
+
+def test_what_waits_and_is_left_is_not_computed(
+    own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = begun(monkeypatch)
+    admission = Admission(RequestLimits())
+
+    async def scenario() -> None:
+        with admission.admit() as admitted:
+            # They hold all rows that a request may hold, so that the rest of it waits.
+            tasks = [asyncio.create_task(ask(own_engine, admitted, 20, 138, 50))]
+            while len(own_engine._model().scheduler._waiting) < 90:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert len(own_engine._model().scheduler._waiting) == 0
+            await ask(own_engine, admitted, 30, 1, 1)
+
+    asyncio.run(scenario())
+    # The model thread goes on to start what has rows while the tasks are cancelled.
+    assert len(order) <= MAX_ROWS + 1

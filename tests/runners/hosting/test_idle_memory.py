@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from runners.hosting.idle_memory import Excess, _resident, release_memory
+
+MIB = 2**20
+IDLE, BUSY = False, True
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems give memory back themselves")
+
+
+@pytest.mark.parametrize(
+    ("looks", "found"),
+    [
+        pytest.param([(500, IDLE), (520, IDLE), (540, IDLE), (505, IDLE)], [0, 0, 1, 0], id="idle: what is over the least"),
+        pytest.param([(500, IDLE), *[(540, IDLE)] * 5], [0, 1, 1, 1, 0, 0], id="idle: what does not go is in use"),
+        pytest.param([(500, IDLE), (400, IDLE), (500, IDLE)], [0, 0, 1], id="the least may shrink"),
+        pytest.param([(500, IDLE), *[(700, BUSY)] * 4], [0, 1, 0, 0, 0], id="busy: what is back at once is needed"),
+        pytest.param([(500, IDLE), (700, BUSY), (520, BUSY), (600, BUSY)], [0, 1, 0, 1], id="busy: what a request left"),
+        pytest.param([(500, IDLE), (700, BUSY), (700, BUSY), (900, BUSY)], [0, 1, 0, 1], id="busy: more than before"),
+        pytest.param([(500, IDLE), (700, BUSY), (700, BUSY), (700, IDLE)], [0, 1, 0, 1], id="it idles again"),
+        pytest.param([(700, BUSY), (710, BUSY), (500, IDLE), (700, IDLE)], [0, 0, 0, 1], id="busy from the start"),
+    ],
+)  # fmt: skip
+def test_what_is_more_than_needed(looks: list[tuple[int, bool]], found: list[int]) -> None:
+    excess = Excess()
+    assert [excess.find(resident * MIB, is_busy) for resident, is_busy in looks] == [bool(each) for each in found]
+
+
+@on_linux
+def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
+    async def run() -> None:
+        giving = asyncio.create_task(release_memory(lambda: True, lambda: False, period=0.05))
+        await asyncio.sleep(0.5)
+        # Pieces too small for mappings of their own; the last one keeps the heap from ending before the others.
+        pieces = [bytes(100_000) for _ in range(2000)]
+        last = pieces.pop()
+        most = _resident()
+        pieces.clear()
+        await wait_below(most - 100 * MIB)
+        giving.cancel()
+        del last
+
+    asyncio.run(run())
+
+
+@on_linux
+def test_what_an_error_keeps_goes_back_to_the_system() -> None:
+    async def run() -> None:
+        gc.collect()
+        gc.disable()
+        try:
+            giving = asyncio.create_task(release_memory(lambda: True, lambda: False, period=0.05))
+            await asyncio.sleep(0.5)
+            most = fail_with(200 * MIB)
+            await wait_below(most - 150 * MIB)
+            giving.cancel()
+        finally:
+            gc.enable()
+
+    asyncio.run(run())
+
+
+def fail_with(size: int) -> int:
+    """Let an error and its frame keep each other and so many bytes; how many are in memory then."""
+    body = bytearray(size)
+    body[::4096] = b"a" * len(body[::4096])
+    try:
+        raise ValueError(len(body))
+    except ValueError as error:
+        kept = error
+    assert kept.__traceback__ is not None
+    return _resident()
+
+
+async def wait_below(size: int) -> None:
+    async with asyncio.timeout(60):
+        while _resident() > size:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
+class _Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def passes() -> Iterator[list[int]]:
+    """The generation of each pass of the collector."""
+    seen: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            seen.append(info["generation"])
+
+    gc.callbacks.append(note)
+    yield seen
+    gc.callbacks.remove(note)
+
+
+def grow() -> list[list[int]]:
+    """So many objects that Python would look at all of them, again and again."""
+    return [[] for _ in range(500_000)]
+
+
+async def run_beside(busy: bool, longest: float, seconds: float) -> None:
+    # Never ready, so that no excess of memory is looked for.
+    task = asyncio.create_task(release_memory(lambda: False, lambda: busy, period=0.01, longest=longest))
+    await asyncio.sleep(0)
+    grow()
+    await asyncio.sleep(seconds)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_without_it_a_growing_heap_is_looked_at_as_a_whole(passes: list[int]) -> None:
+    grow()
+    assert 2 in passes
+
+
+def test_under_load_there_is_no_full_pass(passes: list[int]) -> None:
+    asyncio.run(run_beside(busy=True, longest=60, seconds=0.1))
+    assert 1 in passes
+    assert 2 not in passes
+
+
+@pytest.mark.parametrize(("busy", "longest"), [(False, 60), (True, 0.02)])
+def test_when_idle_or_after_a_while_old_garbage_is_collected(busy: bool, longest: float) -> None:
+    cycle = _Cycle()
+    gc.collect()
+    gone = weakref.ref(cycle)
+    del cycle
+    asyncio.run(run_beside(busy, longest, seconds=0.2))
+    assert gone() is None
+
+
+def test_python_decides_again_once_it_is_stopped() -> None:
+    before = gc.get_threshold()
+    asyncio.run(run_beside(busy=False, longest=60, seconds=0))
+    assert gc.get_threshold() == before
+
+
+def test_nothing_is_looked_at_where_nothing_happened(passes: list[int]) -> None:
+    async def run() -> None:
+        gc.collect()
+        passes.clear()
+        task = asyncio.create_task(release_memory(lambda: False, lambda: False, period=0.01))
+        await asyncio.sleep(0.1)
+        task.cancel()
+
+    asyncio.run(run())
+    assert passes.count(2) <= 1
