@@ -14,13 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.core.arguments import (
-    HANDED_OVER,
-    LaunchArguments,
-    create_parser,
-    parse_command_line,
-    read_launch_arguments,
-)
+from runners.core.argument_sources import HANDED_OVER, read_launch_arguments
+from runners.core.arguments import LaunchArguments
+from runners.core.command_line import create_parser, parse_command_line
 from runners.core.errors import ArgumentsError
 from runners.hosting.ports import check_port
 

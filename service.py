@@ -24,7 +24,7 @@ from protocol.http.middleware.authentication import BENTOML_ASSETS, BENTOML_PATH
 from protocol.http.middleware.request_id import EchoRequestId, label_log_records
 from protocol.open_inference.grpc.server import GrpcServer
 from protocol.open_inference.predictor.client import connect_predictor
-from runners.core.arguments import read_arguments
+from runners.core.argument_sources import read_arguments
 from runners.core.errors import RunnerError
 from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner

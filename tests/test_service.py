@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runners.core.arguments import read_arguments
+from runners.core.argument_sources import read_arguments
 from runners.hosting import startup
 from tests.protocol.openapi.test_document import BENTOML_OPERATIONS
 from tests.servers import ROOT

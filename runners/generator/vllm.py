@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pydantic import ValidationError
 
-from runners.core.arguments import Arguments, EngineArgument
+from runners.core.arguments import Arguments
 from runners.core.draining import DRAIN_SECONDS
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,

@@ -22,7 +22,8 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.images import Image
 
 from runners.core.api_keys import check_key_file
-from runners.core.arguments import Arguments, forget_keys, read_arguments
+from runners.core.argument_sources import forget_keys, read_arguments
+from runners.core.arguments import Arguments
 from runners.core.certificates import CIPHERS, create_ssl_context
 from runners.core.draining import DRAIN_SECONDS
 from runners.core.errors import ArgumentsError, RunnerError, one_line

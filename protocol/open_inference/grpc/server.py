@@ -28,6 +28,7 @@ from protocol.open_inference import repository
 from protocol.open_inference.dataplane import describe_model
 from protocol.open_inference.grpc.authentication import REQUEST_ID, RefuseForbidden
 from protocol.open_inference.grpc.calls import BoundCalls, decode_message, describe_for_grpc, read_off_loop
+from protocol.open_inference.grpc.credentials import read_grpc_credentials
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import (
@@ -37,7 +38,6 @@ from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import (
 from protocol.open_inference.grpc.tensors import encode_answer, encode_field, read_call
 from protocol.versions import SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.core.arguments import Arguments
-from runners.core.certificates import read_grpc_credentials
 from runners.core.draining import DRAIN_SECONDS
 from runners.core.models import Models
 
