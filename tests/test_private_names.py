@@ -6,7 +6,7 @@ After an update of a library a failure here says what is gone, and where the pro
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 from collections.abc import Iterator
@@ -135,7 +135,8 @@ def find_uses(file: Path) -> Iterator[str]:
             case ast.Attribute(attr="HTTP_PROTOCOLS"):
                 yield ast.unparse(node)
             case ast.Constant(value=str(text)) if _DOTTED.fullmatch(text) and is_private(text):
-                yield text
+                if importlib.util.find_spec(text.partition(".")[0]) is not None:
+                    yield text
             case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr"), args=[_, ast.Constant(value=name), *_]):
                 if is_private(name) and name not in own:
                     yield name
