@@ -30,7 +30,7 @@ python launch.py [--argument=value | --argument value | --flag] ...
   python launch.py --model_dir=/mnt/models --model_name=ner --return_probabilities
   python launch.py --model_id=HuggingFaceTB/SmolLM2-135M-Instruct --max_model_len=2048 -tp 2
 
-An installed package has the command `huggingface-runtime` for `python launch.py`. --version prints the version.
+An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
 as a whole command line, in RUNTIME_ARGS; the command line wins over RUNTIME_MODEL_ID, that over RUNTIME_ARGS."""
 
