@@ -294,7 +294,8 @@ async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_w
     thread.start()
     try:
         async with asyncio.timeout(30):
-            while load() != (0, 0):
+            # The model thread tells nobody.
+            while load() != (0, 0):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         queue.release(job)
         assert load() == (0, 0)
