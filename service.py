@@ -26,7 +26,7 @@ from protocol.predictor import connect_predictor
 from protocol.request_id import EchoRequestId, label_log_records
 from runners.arguments import read_arguments
 from runners.errors import RunnerError
-from runners.free_memory import release_memory
+from runners.free_memory import limit_heaps, release_memory
 from runners.generator.runner import GeneratorRunner
 from runners.inference import Models
 from runners.selection import create_runner
@@ -53,6 +53,7 @@ IN_BENTO = (HERE.parent / "bento.yaml").is_file()
 
 configure_logging()
 label_log_records()
+limit_heaps()
 given = vars(bentoml.use_arguments())
 try:
     arguments = read_arguments(
