@@ -23,9 +23,8 @@ from runners.core.errors import ModelNotReadyError
 from runners.core.models import Models
 from runners.core.predictions import Options, Output, Prediction, Table, Text, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
-from runners.core.runner import Runner
+from runners.core.runner import Runner, TextGenerator
 from runners.core.task import Task
-from runners.generator.runner import GeneratorRunner
 
 T = TypeVar("T")
 TextOptions = TypeVar("TextOptions", AnswerOptions, ReadingOptions)
@@ -150,7 +149,7 @@ def check_ready(runner: Runner) -> None:
         raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
 
 
-def find_generator(models: Models, name: str, what: str) -> GeneratorRunner:
+def find_generator(models: Models, name: str, what: str) -> TextGenerator:
     """The model of that name, once it is loaded, if it generates text.
 
     Args:
@@ -160,25 +159,25 @@ def find_generator(models: Models, name: str, what: str) -> GeneratorRunner:
         InvalidRequestError: it does something else; the message says what.
     """
     runner = find_ready_model(models, name)
-    if not isinstance(runner, GeneratorRunner) or not runner.generates:
+    if (generator := runner.generator) is None or not generator.generates:
         raise InvalidRequestError(f"{runner.name} does not serve {what}: {describe_service(runner)}")
-    return runner
+    return generator
 
 
 def describe_service(runner: Runner) -> str:
     """What a model does, and where, for whoever asked it for something else."""
     name = runner.name
     routes = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer"]
-    if isinstance(runner, GeneratorRunner):
-        routes = [*routes, f"/v2/models/{name}/generate"] if runner.generates else []
+    if runner.generator is not None:
+        routes = [*routes, f"/v2/models/{name}/generate"] if runner.generator.generates else []
     routes += [path for path in map("/v1/{}".format, OPENAI_PATHS) if serves_openai(runner, path)]
     return f"it serves {runner.task} at {', '.join(routes) or 'the paths that /openapi.json lists'}"
 
 
 def serves_openai(runner: Runner, path: str) -> bool:
     """Whether a model answers at a path of OpenAI's API, such as `/v1/completions`."""
-    if isinstance(runner, GeneratorRunner):
-        return runner.serves_openai(path)
+    if runner.generator is not None:
+        return runner.generator.serves_openai(path)
     return runner.task is not None and path in _OPENAI_PATHS_BY_TASK.get(runner.task, ())
 
 
@@ -203,10 +202,10 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None, limits
         InvalidRequestError: a parameter is no boolean, or they exclude each other.
     """
     options = runner.default_options
-    if isinstance(runner, GeneratorRunner):
-        if not runner.generates:
+    if (generator := runner.generator) is not None:
+        if not generator.generates:
             raise InvalidRequestError(f"{runner.name} does not generate text: {describe_service(runner)}")
-        sampling, prompt = read_sampling(parameters, runner.limits)
+        sampling, prompt = read_sampling(parameters, generator.limits)
         return replace(options, sampling=sampling, prompt=prompt)
     if not parameters:
         return options

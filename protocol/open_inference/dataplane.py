@@ -25,7 +25,6 @@ from runners.core.predictions import Numbers, Options, Output, Prediction, Table
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import Task
-from runners.generator.runner import GeneratorRunner
 
 T = TypeVar("T")
 
@@ -155,7 +154,7 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     Raises:
         InvalidRequestError, RunnerError: as `infer`.
     """
-    if not isinstance(runner, GeneratorRunner) or not runner.generates:
+    if (generator := runner.generator) is None or not generator.generates:
         yield await infer(runner, call, limits, lambda answer: answer), True
         return
     texts, _ = await _read_inputs(runner, call.inputs, limits)
@@ -163,7 +162,7 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
         raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, call.parameters, limits)
     [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
-    async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
+    async with contextlib.aclosing(generator.stream(texts[0], options)) as deltas:
         async for delta in deltas:
             if delta is not None and (delta.text or delta.finish_reason):
                 yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None

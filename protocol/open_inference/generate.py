@@ -23,7 +23,7 @@ from protocol.versions import MODEL_VERSION
 from runners.core.models import Models
 from runners.core.predictions import Options, Text, TextInput
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
 
 _TEXT = "text_input"
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -81,13 +81,13 @@ def _options(parameters: dict[str, Any], limits: RequestLimits) -> Options:
     return Options(sampling=sampling, prompt=prompt)
 
 
-def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[str, Any]:
+def _answer(runner: TextGenerator, call: dict[str, Any], text: str) -> dict[str, Any]:
     answer = {"model_name": runner.name, "model_version": MODEL_VERSION, "text_output": text}
     return {"id": call["id"], **answer} if isinstance(call.get("id"), str) else answer
 
 
 async def _stream(
-    runner: GeneratorRunner, call: dict[str, Any], text: str, options: Options
+    runner: TextGenerator, call: dict[str, Any], text: str, options: Options
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events, from None, once the request is accepted."""
     async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:

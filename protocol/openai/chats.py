@@ -35,7 +35,7 @@ from runners.core.generation import Constraint, Delta, Sampling, TokenLogprobs
 from runners.core.models import Models
 from runners.core.parallel_sampling import Sequences
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
 
 Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -96,7 +96,7 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 
-async def answer_chat(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_chat(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `chat/completions`; tools are put into the prompt, and are called where the request forces that.
 
     Raises:
@@ -165,7 +165,7 @@ class _ChatForm(Form):
     whole, part = "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, call: ChatRequest, runner: GeneratorRunner, prompt: Sequence[int], last: Mapping[str, Any]
+        self, call: ChatRequest, runner: TextGenerator, prompt: Sequence[int], last: Mapping[str, Any]
     ) -> None:
         super().__init__("chatcmpl", call.model or runner.name, call.request_id)
         self._call = call

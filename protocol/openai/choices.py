@@ -21,7 +21,7 @@ from protocol.http.sse import stream_events
 from runners.core.admission import Admitted
 from runners.core.generation import Delta, FinishReason, TokenLogprobs
 from runners.core.parallel_sampling import Sequences, run
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class Form(ABC):
 
 
 async def answer(
-    runner: GeneratorRunner,
+    runner: TextGenerator,
     characters: int,
     prepare: Callable[[], Awaitable[tuple[Form, Sequences]]],
     streaming: Streaming | None,
@@ -151,7 +151,7 @@ def count_logprobs(entries: Iterable[TokenLogprobs | None]) -> int:
 
 
 def count_usage(
-    runner: GeneratorRunner, sequences: Sequences, prompts: Sequence[int], tokens: Sequence[int]
+    runner: TextGenerator, sequences: Sequences, prompts: Sequence[int], tokens: Sequence[int]
 ) -> dict[str, Any]:
     """The `usage` of some prompts and of choices of so many tokens; there is no cache of prompts."""
     given, made = sum(len(sequences.prompts[prompt]) for prompt in prompts), sum(tokens)
@@ -166,7 +166,7 @@ def _render(form: Form, index: int, delta: Delta, is_first: bool) -> dict[str, A
     return said
 
 
-async def complete(runner: GeneratorRunner, sequences: Sequences, admitted: Admitted) -> list[Choice]:
+async def complete(runner: TextGenerator, sequences: Sequences, admitted: Admitted) -> list[Choice]:
     """All choices, whole.
 
     Raises:
@@ -186,7 +186,7 @@ async def complete(runner: GeneratorRunner, sequences: Sequences, admitted: Admi
 
 
 async def _stream(
-    runner: GeneratorRunner,
+    runner: TextGenerator,
     characters: int,
     prepare: Callable[[], Awaitable[tuple[Form, Sequences]]],
     streaming: Streaming,
@@ -210,7 +210,7 @@ async def _stream(
 class _Chunks:
     """What a stream says of each delta, and how many tokens it has told of."""
 
-    def __init__(self, runner: GeneratorRunner, form: Form, sequences: Sequences, streaming: Streaming) -> None:
+    def __init__(self, runner: TextGenerator, form: Form, sequences: Sequences, streaming: Streaming) -> None:
         self._runner = runner
         self._form = form
         self._sequences = sequences

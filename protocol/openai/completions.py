@@ -23,7 +23,7 @@ from runners.core.generation import Delta, PromptOptions, Sampling, TokenLogprob
 from runners.core.models import Models
 from runners.core.parallel_sampling import Sequences
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
 
 # OpenAI's default.
 _MAX_TOKENS = 16
@@ -40,7 +40,7 @@ class CompletionRequest(CommonFields, kw_only=True):
     echo: bool | None = None
 
 
-async def answer_completion(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_completion(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `completions`: every prompt is continued `n` times, all in one batch.
 
     Raises:
@@ -112,7 +112,7 @@ class _Echoes:
     @classmethod
     async def make(
         cls,
-        runner: GeneratorRunner,
+        runner: TextGenerator,
         given: Sequence[Prompt],
         prompts: Sequence[Sequence[int]],
         options: PromptOptions,
@@ -134,7 +134,7 @@ class _CompletionForm(Form):
     whole = part = "text_completion"
 
     def __init__(
-        self, call: CompletionRequest, runner: GeneratorRunner, sequences: Sequences, echoes: _Echoes | None
+        self, call: CompletionRequest, runner: TextGenerator, sequences: Sequences, echoes: _Echoes | None
     ) -> None:
         super().__init__("cmpl", call.model or runner.name, call.request_id)
         self.sequences = sequences

@@ -33,7 +33,7 @@ from runners.core.generation import Constraint, PromptOptions, Sampling, TokenLo
 from runners.core.models import Models
 from runners.core.parallel_sampling import Sequences, run
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
 
 _WITH_LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
@@ -87,7 +87,7 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
-async def answer_response(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_response(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `responses`: a message of text.
 
     Raises:
@@ -158,7 +158,7 @@ class _Answering:
     def __init__(
         self,
         call: ResponsesRequest,
-        runner: GeneratorRunner,
+        runner: TextGenerator,
         characters: int,
         prepare: Callable[[], Awaitable[Sequences]],
     ) -> None:

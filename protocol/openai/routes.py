@@ -53,8 +53,7 @@ from protocol.versions import SERVER_NAME
 from runners.core.errors import GenerationFailedError, ModelNotReadyError, OverloadedError, without_message
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
-from runners.core.runner import Runner
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import Runner, TextGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -95,19 +94,19 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
         if not serves_openai(runner, path):
             raise InvalidRequestError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, limits) if request.method == "POST" else Body(b"")
-        if not isinstance(runner, GeneratorRunner):
+        if (generator := runner.generator) is None:
             return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
-        if (application := runner.openai_application) is not None:
+        if (application := generator.openai_application) is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
-            return _Forwarded(application, path, body.data, runner, characters)
-        return await until_disconnect(request, _ANSWERS[path](models, runner, body, limits))
+            return _Forwarded(application, path, body.data, generator, characters)
+        return await until_disconnect(request, _ANSWERS[path](models, generator, body, limits))
 
     async def unknown(request: Request) -> Response:
         path, runner = request.url.path.removeprefix(prefix), models.first
         if path in ADMIN_PATHS:
             access.check_change_over_http(request)
         if (path in ADMIN_PATHS or is_for_clients(path)) and serves_openai(runner, path):
-            if request.method != "POST" and not isinstance(runner, GeneratorRunner):
+            if request.method != "POST" and runner.generator is None:
                 raise MethodNotAllowedError(
                     f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
                 )
@@ -165,7 +164,7 @@ def model_card(runner: Runner, name: str) -> dict[str, Any]:
 
 async def _model_cards(models: Models) -> list[dict[str, Any]]:
     runner = models.first
-    if isinstance(runner, GeneratorRunner) and runner.ready and (cards := await runner.model_cards()):
+    if runner.generator is not None and runner.ready and (cards := await runner.generator.model_cards()):
         return cards
     return [model_card(runner, name) for name in models.names]
 
@@ -196,7 +195,7 @@ def _shape(error: Exception, render: Callable[[Exception], Response] = render_op
 class _Forwarded(Response):
     """The answer of another application in this process, to a body that is read already."""
 
-    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: GeneratorRunner, characters: int) -> None:
+    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: TextGenerator, characters: int) -> None:
         self._application = application
         self._characters = characters
         self._path = path
@@ -243,9 +242,9 @@ class ForwardPreflights:
             path = scope["path"].removeprefix(self._prefix)
             at_root = path in (COHERE_PATH, *TOKENIZER_PATHS) or path.removeprefix("/v1/") in OPENAI_PATHS
             forwarded = is_for_clients(path) if path != scope["path"] else at_root
-            runner = self._models.first
-            if forwarded and isinstance(runner, GeneratorRunner) and runner.ready and runner.serves_openai(path):
-                application = runner.openai_application
+            generator = self._models.first.generator
+            if forwarded and generator is not None and generator.ready and generator.serves_openai(path):
+                application = generator.openai_application
                 if application is not None:
                     await application(_inner_scope(scope, path), receive, send)
                     return

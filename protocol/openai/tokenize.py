@@ -20,7 +20,7 @@ from runners.core.admission import check_prompts
 from runners.core.generation import PromptOptions
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
 
 _MAX_TOKENS = 2**20
 
@@ -59,7 +59,7 @@ _fields_decoder = msgspec.json.Decoder(dict[str, Any])
 _tokens_decoder = msgspec.json.Decoder(DetokenizeRequest)
 
 
-async def answer_tokenize(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `tokenize`: the token ids of a text or a chat.
 
     Raises:
@@ -98,7 +98,7 @@ async def answer_tokenize(models: Models, runner: GeneratorRunner, body: Body, l
     )
 
 
-async def answer_detokenize(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_detokenize(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `detokenize`: the text of tokens, special ones included.
 
     Raises:

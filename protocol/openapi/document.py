@@ -40,7 +40,6 @@ from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.core.arguments import Arguments
 from runners.core.models import Models
 from runners.core.runner import Runner
-from runners.generator.runner import GeneratorRunner
 
 _BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 _MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -193,7 +192,7 @@ def _add_open_inference(paths: Paths, examples: Examples, errors: Sequence[HTTPS
     answer = json_answer("InferResponse", texts)
     answer["content"][BINARY] = {"schema": {"type": "string", "format": "binary"}}
     answer["headers"] = {BINARY_HEADER: {"description": "the bytes of the JSON before binary tensors", "schema": COUNT}}
-    generates = isinstance(runner, GeneratorRunner) and runner.generates
+    generates = runner.generator is not None and runner.generator.generates
     event = event_of(reference("GenerateEvent"), reference("Error"))
     stream = {"description": "A stream of events", "content": {EVENTS: {"schema": event}}}
     paths.add("get", "/v2/models", tag, "The models", {200: json_answer("ModelNames")})
@@ -329,7 +328,7 @@ def _add_forwarded(
 
 def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:
     """The paths that vLLM's own document describes, and its schemas under names that no others have."""
-    application: Any = runner.openai_application if isinstance(runner, GeneratorRunner) else None
+    application: Any = None if runner.generator is None else runner.generator.openai_application
     if application is None:
         return {}, {}
     written = orjson.dumps(application.openapi()).replace(b'"#/components/schemas/', b'"#/components/schemas/vLLM.')

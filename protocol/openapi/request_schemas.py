@@ -22,7 +22,6 @@ from protocol.openapi.schemas import BOOLEAN, STRING, Schema, event_schema, or_n
 from protocol.tei.routes import TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
 from runners.core.answer_options import AnswerOptions, ReadingOptions
 from runners.core.runner import Runner
-from runners.generator.runner import GeneratorRunner
 
 _REFERENCE = "#/components/schemas/{name}"
 # Each field of these has its meaning in one table.
@@ -46,7 +45,7 @@ def request_schemas(runner: Runner) -> dict[str, Schema]:
     answers, definitions = _answer_schemas(runner.answer_options)
     schemas |= definitions
     options = {"type": "object", "properties": dict.fromkeys(OPTION_PARAMETERS, BOOLEAN) | answers}
-    schemas["Parameters"] = sampling if isinstance(runner, GeneratorRunner) else options
+    schemas["Parameters"] = options if runner.generator is None else sampling
     predict = schemas["PredictRequest"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))
     predict["anyOf"] = [{"required": ["inputs"]}, {"required": ["instances"]}]

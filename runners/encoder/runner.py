@@ -81,6 +81,10 @@ class EncoderRunner:
         return self._loaded.task if self._loaded is not None else None
 
     @property
+    def generator(self) -> None:
+        return None
+
+    @property
     def ready(self) -> bool:
         loaded = self._loaded
         return loaded is not None and (loaded.watch is None or loaded.watch.ready)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from runners.core.machine import limit_spinning
 from runners.core.parallel_sampling import Sequences, run
 from runners.core.predictions import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.runner import Application, TextGenerator
 from runners.core.task import Task, infer_task
 from runners.generator import vllm
 from runners.generator.vllm import VllmEngine
@@ -50,9 +51,6 @@ _TOKENS_DETAILS = "enable_prompt_tokens_details"
 # Token ids of which a list is made at once: a ms.
 _IDS_AT_ONCE = 2**16
 _HONOURED = frozenset({"chat_template", _TOKENS_DETAILS})
-
-# An ASGI application: a runner hands it on and does not speak HTTP itself.
-Application = Callable[..., Awaitable[None]]
 
 
 class GeneratorRunner:
@@ -76,6 +74,10 @@ class GeneratorRunner:
     @property
     def task(self) -> Task | None:
         return self._task
+
+    @property
+    def generator(self) -> TextGenerator:
+        return self
 
     @property
     def ready(self) -> bool:

@@ -37,6 +37,7 @@ class ScriptedRunner:
     name = "model"
     names = ("model",)
     task = Task.SEQUENCE_CLASSIFICATION
+    generator = None
     failed = False
     default_options = Options()
     ready = True
