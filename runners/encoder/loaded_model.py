@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.task import Task
 
@@ -26,6 +27,7 @@ class LoadedModel:
     task: Task
     model: PreTrainedModel
     head: Head
+    default_options: Options
     tokenizer: TextTokenizer
     lanes: TokenizerLanes
     token_limits: TokenLimits

@@ -49,6 +49,10 @@ class Head(ABC):
     needs_pairs: ClassVar[bool] = False
     accepts_words: ClassVar[bool] = False
     rows: ClassVar[Rows] = Rows.ALL
+    # How many tensors the model's output layer gives; a predictor returns one.
+    tensors_of_model: ClassVar[int] = 1
+    # Whether an answer can have the place of each token in its text.
+    returns_offsets: ClassVar[bool] = False
     # Weights that may be missing from a checkpoint because the task does not read them.
     unused_weights: ClassVar[tuple[str, ...]] = ()
     # Those of `AnswerOptions` that the task has.

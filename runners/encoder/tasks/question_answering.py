@@ -26,6 +26,7 @@ class QuestionAnswering(Head):
 
     auto_class = AutoModelForQuestionAnswering
     accepts_pairs = needs_pairs = True
+    tensors_of_model = 2
     answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
     reading_options = frozenset({"stride"})
 

@@ -26,6 +26,7 @@ class TokenClassification(ClassificationHead):
 
     auto_class = AutoModelForTokenClassification
     accepts_words = True
+    returns_offsets = True
     answer_options = frozenset({"labels", "aggregation_strategy", "ignore_labels"})
     reading_options = TRUNCATION | {"stride"}
 

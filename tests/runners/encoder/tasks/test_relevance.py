@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from transformers import AutoConfig
 
 from runners.core.errors import ModelLoadError
-from runners.encoder.runner import _infer_task
+from runners.encoder.loader import choose_task
 from tests.conftest import ModelFolder, Serve
 
 PAIRS = [("Where do pandas live?", "In China."), ("x", ""), ("word " * 300, "and " * 600)]
@@ -159,4 +159,4 @@ def test_a_model_with_several_classes(model_folder: ModelFolder, serve: Serve) -
 )
 def test_the_task_is_inferred(config: dict[str, Any], task: str) -> None:
     architectures = {"architectures": ["BertForSequenceClassification"]}
-    assert _infer_task(AutoConfig.for_model("bert", **architectures | config), embedder=False) == task
+    assert choose_task(AutoConfig.for_model("bert", **architectures | config), is_embedder=False) == task

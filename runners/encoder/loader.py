@@ -1,0 +1,236 @@
+"""Loading an encoder: from the operator's arguments to a `LoadedModel`, in the model thread."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from runners.core.answer_options import ReadingOptions
+from runners.core.arguments import Arguments
+from runners.core.errors import ArgumentsError, InputError, ModelLoadError
+from runners.core.machine import count_cores
+from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
+from runners.core.predictions import Options
+from runners.core.predictor import Predictor, PredictorWatch
+from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
+from runners.encoder.default_options import read_default_options, warn_of_unsupported
+from runners.encoder.forward import Forward, ModelInputs
+from runners.encoder.intake import TokenizerLanes
+from runners.encoder.loaded_model import LoadedModel
+from runners.encoder.queue import BatchQueue
+from runners.encoder.remote import RemoteForward
+from runners.encoder.tasks import HEADS, Head
+from runners.encoder.token_limits import TokenLimits, find_padding_id
+from runners.encoder.tokenization import TextTokenizer
+from runners.encoder.transformer_settings import load_transformer_settings
+from runners.encoder.trial import Trial
+from runners.modeling.loading import (
+    holds_embedder,
+    limit_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    outline_model,
+    resolve_batch_tokens,
+)
+from runners.modeling.weights import copy_mapped_weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """What the model's files hold; the model of a predictor has no weights here."""
+
+    task: Task
+    head: Head
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+
+
+def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor] | None) -> LoadedModel:
+    """Load and warm the model that the arguments name.
+
+    Args:
+        connect: opens the connection to the predictor, if the arguments name one.
+
+    Raises:
+        ArgumentsError: an argument does not fit the model.
+        ModelLoadError: the model cannot be served.
+    """
+    _silence_transformers()
+    torch.set_num_threads(count_cores(arguments.workers))
+    checkpoint = _load_checkpoint(arguments)
+    head, model = checkpoint.head, checkpoint.model
+    default_options = _resolve_default_options(arguments, checkpoint)
+    input_names = _input_names(arguments, model, checkpoint.tokenizer)
+    _create_counters(arguments.model_name)
+    max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, head.recommended_length)
+    tokenizer = _make_tokenizer(arguments, checkpoint, max_length)
+    token_limits = _find_token_limits(arguments, checkpoint, max_length, input_names)
+    max_batch_tokens = resolve_batch_tokens(arguments, checkpoint.device)
+    predictor = watch = None
+    forward: Forward
+    if arguments.predictor_host is not None:
+        assert connect is not None
+        predictor = connect(arguments)
+        forward = RemoteForward(predictor, head, input_names, find_padding_id(model))
+        watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
+    else:
+        # The probe texts may be longer than the model takes, also where the operator has long texts refused.
+        trial = Trial(head, tokenizer, token_limits, replace(default_options, reading=ReadingOptions()))
+        forward = _prepare_forward(checkpoint, trial, input_names, max_batch_tokens)
+    loaded = LoadedModel(
+        task=checkpoint.task,
+        model=model,
+        head=head,
+        default_options=default_options,
+        tokenizer=tokenizer,
+        token_limits=token_limits,
+        lanes=TokenizerLanes(tokenizer),
+        forward=forward,
+        queue=BatchQueue(max_batch_tokens, arguments, Load(arguments.model_name)),
+        predictor=predictor,
+        watch=watch,
+    )
+    # What is loaded stays: the collector need not look at it again (its pauses were the tail of the latency).
+    gc.collect()
+    gc.freeze()
+    return loaded
+
+
+def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:
+    """The task of a model whose operator names none.
+
+    Args:
+        is_embedder: whether the model comes with the files of a SentenceTransformer; they win over its architecture.
+
+    Raises:
+        ModelLoadError: the architecture names no task, or one of generation.
+    """
+    if is_embedder:
+        return Task.TEXT_EMBEDDING
+    task = infer_task(config.architectures)
+    if task in GENERATION:
+        raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
+    if task is not Task.SEQUENCE_CLASSIFICATION:
+        return task
+    names = [str(name).lower() for name in (config.id2label or {}).values()]
+    if any(name.startswith(ENTAILMENT) for name in names):
+        # The answers are those of sequence classification, unless a request has candidate labels.
+        return Task.ZERO_SHOT_CLASSIFICATION
+    # With one class there is nothing to choose from: it is a cross-encoder, or answers as one.
+    if config.num_labels == 1 and getattr(config, "problem_type", None) != "multi_label_classification":
+        return Task.TEXT_RANKING
+    return task
+
+
+def _silence_transformers() -> None:
+    """Our own errors and log lines say what matters about a load."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
+    is_remote = arguments.predictor_host is not None
+    device = torch.device("cuda" if torch.cuda.is_available() and not is_remote else "cpu")
+    config = load_config(arguments)
+    task = arguments.task or choose_task(config, holds_embedder(arguments))
+    head_class = HEADS[task]
+    if is_remote and head_class.tensors_of_model > 1:
+        raise ArgumentsError(f"predictor_host: a predictor gives one tensor, and {task} needs several")
+    settings = load_transformer_settings(arguments, task)
+    if settings.config:
+        config = load_config(arguments, settings.config)
+    tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
+    if is_remote:
+        model = outline_model(arguments, head_class.auto_class, config)
+    else:
+        model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights, config)
+    head = head_class(arguments, settings, model, tokenizer, device)
+    return _Checkpoint(task, head, model, tokenizer, device)
+
+
+def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> Options:
+    """The operator's options, as far as the task has them.
+
+    Raises:
+        ArgumentsError: an option does not fit the model.
+    """
+    head = checkpoint.head
+    warn_of_unsupported(arguments, checkpoint.task, head.options, head.returns_offsets)
+    options = read_default_options(arguments, head.options)
+    try:
+        head.check_options(options)
+    except InputError as error:
+        raise ArgumentsError(str(error)) from error
+    return options
+
+
+def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Names of the tensors that the model gets; by default those that `tokenizer(text)` returns.
+
+    Raises:
+        ArgumentsError: the arguments name a tensor that this model does not take.
+    """
+    taken = frozenset(inspect.signature(model.forward).parameters) & {"input_ids", "attention_mask", "token_type_ids"}
+    if arguments.return_token_type_ids and "token_type_ids" not in taken:
+        raise ArgumentsError(f"return_token_type_ids: {type(model).__name__} takes no token_type_ids")
+    if arguments.tensor_input_names is None:
+        requested = ["token_type_ids"] if arguments.return_token_type_ids else []
+        return taken & {*tokenizer.model_input_names, *requested}
+    names = frozenset(arguments.tensor_input_names)
+    if not names <= taken or "input_ids" not in names:
+        raise ArgumentsError(
+            f"tensor_input_names is {','.join(arguments.tensor_input_names)}; {type(model).__name__} needs input_ids "
+            f"and takes {', '.join(sorted(taken))}"
+        )
+    return names
+
+
+def _create_counters(model_name: str) -> None:
+    """A counter without a value is not exported; from here on both are, as 0."""
+    TRUNCATED_TEXTS.labels(model_name)
+    NON_FINITE_TEXTS.labels(model_name)
+
+
+def _make_tokenizer(arguments: Arguments, checkpoint: _Checkpoint, max_length: int) -> TextTokenizer:
+    return TextTokenizer(
+        checkpoint.tokenizer,
+        max_length=max_length,
+        add_special_tokens=not arguments.disable_special_tokens,
+        lower_case=checkpoint.head.lower_case,
+        most_characters=arguments.max_whole_text_characters,
+    )
+
+
+def _find_token_limits(
+    arguments: Arguments, checkpoint: _Checkpoint, max_length: int, input_names: frozenset[str]
+) -> TokenLimits:
+    head = checkpoint.head
+    return TokenLimits.of(checkpoint.model, max_length, "token_type_ids" in input_names).compare(
+        checkpoint.tokenizer,
+        add_special_tokens=not arguments.disable_special_tokens,
+        accepts_pairs=head.accepts_pairs,
+        needs_pairs=head.needs_pairs,
+        needed_tokens=head.needed_tokens,
+    )
+
+
+def _prepare_forward(
+    checkpoint: _Checkpoint, trial: Trial, input_names: frozenset[str], max_batch_tokens: int
+) -> Forward:
+    """Choose the forward pass by trying, and warm it."""
+    model = checkpoint.model
+    padding_id = find_padding_id(model)
+    inputs = ModelInputs(model, input_names, checkpoint.head.rows, checkpoint.tokenizer.mask_token_id, padding_id)
+    forward = trial.choose_forward(inputs, max_batch_tokens)
+    # Packed layers hold copies of their weights already.
+    copy_mapped_weights(model)
+    trial.warm_up(model, forward)
+    return forward
