@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, PromptOptions, Sampling
 
 # The output that a model which ranks texts has for the score of a pair.
@@ -54,7 +54,7 @@ class Options:
 
     output: Output = Output.LABELS
     answer: AnswerOptions = field(default_factory=AnswerOptions)
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    overflow: OverflowOptions = field(default_factory=OverflowOptions)
     offsets: bool = False
     tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)

@@ -11,7 +11,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from runners.core.answer_options import ReadingOptions
+from runners.core.answer_options import OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
 from runners.core.machine import count_cores
@@ -83,7 +83,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
     else:
         # The probe texts may be longer than the model takes, also where the operator has long texts refused.
-        trial = Trial(head, tokenizer, token_limits, replace(default_options, reading=ReadingOptions()))
+        trial = Trial(head, tokenizer, token_limits, replace(default_options, overflow=OverflowOptions()))
         forward = _prepare_forward(checkpoint, trial, input_names, max_batch_tokens)
     loaded = LoadedModel(
         task=checkpoint.task,

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
 from runners.core.predictions import Numbers, Options, Prediction, Table, TextInput
@@ -344,7 +344,7 @@ class _Runner:
         match self._task:
             case Task.QUESTION_ANSWERING:
                 answer = AnswerOptions(top_k=_ANSWERS, max_answer_len=1)
-                return Options(answer=answer, reading=ReadingOptions(stride=_STRIDE))
+                return Options(answer=answer, overflow=OverflowOptions(stride=_STRIDE))
             case Task.TEXT_EMBEDDING:
                 return Options()
             case _:

@@ -32,7 +32,7 @@ class FillMask(ClassificationHead):
     accepts_pairs = True
     rows = Rows.MASKS
     answer_options = frozenset({"top_k", "targets"})
-    reading_options = TRUNCATION | {"stride"}
+    overflow_options = TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         if self.tokenizer.mask_token_id is None:

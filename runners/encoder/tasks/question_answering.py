@@ -28,7 +28,7 @@ class QuestionAnswering(Head):
     accepts_pairs = needs_pairs = True
     tensors_of_model = 2
     answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
-    reading_options = frozenset({"stride"})
+    overflow_options = frozenset({"stride"})
 
     def prepare(self) -> None:
         # What models are trained with and `transformers`' pipeline reads at a time.
@@ -43,7 +43,7 @@ class QuestionAnswering(Head):
     ) -> list[Reading]:
         """A long context is always read to its end, in windows that share fewer tokens beside a long question."""
         usual = min(_USUAL_STRIDE, tokenizer.max_length // 3)
-        return tokenizer.tokenize_contexts(texts, options.reading.stride, usual, first_position)
+        return tokenizer.tokenize_contexts(texts, options.overflow.stride, usual, first_position)
 
     def check_options(self, options: Options) -> None:
         length = options.answer.max_answer_len

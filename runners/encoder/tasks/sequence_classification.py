@@ -31,7 +31,7 @@ class SequenceClassification(ClassificationHead):
     accepts_pairs = True
     rows = Rows.FIRST
     answer_options = frozenset({"labels", "top_k", "threshold", "function_to_apply"})
-    reading_options = TRUNCATION | {"stride", "window_aggregation"}
+    overflow_options = TRUNCATION | {"stride", "window_aggregation"}
 
     def prepare(self) -> None:
         problem: str | None = getattr(self.config, "problem_type", None)
@@ -43,7 +43,7 @@ class SequenceClassification(ClassificationHead):
     def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
         """The mean or maximum of the windows' logits, class by class: float32 [1, classes]."""
         windows = np.stack(parts)
-        mean = options.reading.window_aggregation is WindowAggregation.MEAN
+        mean = options.overflow.window_aggregation is WindowAggregation.MEAN
         return np.asarray(windows.mean(axis=0) if mean else windows.max(axis=0))
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:

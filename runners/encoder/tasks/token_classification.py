@@ -28,7 +28,7 @@ class TokenClassification(ClassificationHead):
     accepts_words = True
     returns_offsets = True
     answer_options = frozenset({"labels", "aggregation_strategy", "ignore_labels"})
-    reading_options = TRUNCATION | {"stride"}
+    overflow_options = TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         self._finder = EntityFinder([self.class_name(index) for index in range(self.classes)])

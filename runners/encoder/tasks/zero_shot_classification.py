@@ -56,7 +56,7 @@ class ZeroShotClassification(SequenceClassification):
             if premise.pair is not None:
                 raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
-        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, first_position)
+        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.overflow, first_position)
 
     def check(self, reading: Reading, wanted: AnswerOptions) -> None:
         super().check(reading, wanted)
