@@ -14,7 +14,7 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from runners.core.answer_options import OverflowOptions
-from runners.core.errors import InputError, naming_text
+from runners.core.errors import InputError, with_text_position
 from runners.core.predictions import TextInput
 from runners.encoder.fast_tokenizer import TextEncoder
 from runners.encoder.sequences import Reading, Source, TokenizedText, find_carrying_on, join_windows
@@ -88,7 +88,7 @@ class TextTokenizer:
             return [Reading(text, [text]) for text in tokenized]
         readings = []
         for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
-            with naming_text(position):
+            with with_text_position(position):
                 readings.append(self._read_on(item, text, offsets, source, prompt, overflow))
         return readings
 
@@ -113,7 +113,7 @@ class TextTokenizer:
                 readings.append(Reading(text, [text]))
                 continue
             prepared = self._prepare(item, "")
-            with naming_text(position):
+            with with_text_position(position):
                 whole = self._encode_whole(item, prepared)
                 question = whole.sequence_ids.count(0)
                 room = self.max_length - question - self._special_of_pair
@@ -276,7 +276,7 @@ class TextTokenizer:
                 )
         readings = []
         for position, text in enumerate(texts, first_position):
-            with naming_text(position):
+            with with_text_position(position):
                 encoded, _ = self._encoder.encode_part(text, to_end=overflow != TRUNCATE)
             length = len(encoded)
             # One token more than the model takes, so that the pair is marked as truncated.
@@ -287,7 +287,7 @@ class TextTokenizer:
                 tokens = length + max(map(len, seconds_encoded)) + self._special_of_pair
                 left_out = tokens - self.max_length
                 if not overflow.truncation:
-                    with naming_text(position):
+                    with with_text_position(position):
                         raise self._too_long(tokens)
             readings.append(Reading(pairs[0], pairs, left_out=left_out))
         return readings
