@@ -21,7 +21,7 @@ from protocol.versions import MODEL_VERSION
 from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.errors import ModelNotReadyError
 from runners.core.models import Models
-from runners.core.predictions import Options, Output, Prediction, Table, Text, TextInput, TokenInput
+from runners.core.predictions import Options, Output, Prediction, Records, Text, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import Task
@@ -382,7 +382,7 @@ def count_numbers(prediction: Prediction) -> int:
     match prediction.output:
         case Text(value):
             beside = 1 + len(value) // CHARACTERS_A_NUMBER
-        case Table():
+        case Records():
             beside = _NUMBERS_A_NAME * prediction.output.size
         case output:
             beside = output.values.size

@@ -95,8 +95,8 @@ class VocabularyScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Records: columns by name, float32, int64 or str objects, all of one shape.
+class Records:
+    """Named columns, float32, int64 or str objects, all of one shape.
 
     [] is a record, [records] a list of them, [masks, records] a list for every mask.
     """
@@ -117,7 +117,7 @@ class Prediction:
     `tokens` is how many the model read, special ones and a prompt's included; 0 where nobody counts them.
     """
 
-    output: Numbers | Text | ClassScores | VocabularyScores | Table
+    output: Numbers | Text | ClassScores | VocabularyScores | Records
     offsets: NDArray[np.int64] | None = None
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     tokens: int = 0

@@ -21,7 +21,7 @@ from runners.core.predictions import (
     Numbers,
     Options,
     Prediction,
-    Table,
+    Records,
     TensorSpec,
     Text,
     TextInput,
@@ -192,7 +192,7 @@ class Head(ABC):
         """One text's scores from those of its sequences, for a task that makes several of one text."""
         raise NotImplementedError
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Records | None:
         """The answer to one text as records, where the options ask for that; None where they do not."""
         return None
 

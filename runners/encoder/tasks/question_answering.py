@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, Table, TensorSpec, TextInput
+from runners.core.predictions import Numbers, Options, Records, TensorSpec, TextInput
 from runners.encoder.sequences import Reading, TokenizedText
 from runners.encoder.tasks.answer_spans import find_answers, find_candidates
 from runners.encoder.tasks.encoder_task import Head
@@ -69,14 +69,14 @@ class QuestionAnswering(Head):
         """Those of all windows."""
         return np.concatenate(parts)
 
-    def tabulate(self, scores: NDArray[Any], reading: Reading, wanted: AnswerOptions) -> Table:
+    def tabulate(self, scores: NDArray[Any], reading: Reading, wanted: AnswerOptions) -> Records:
         """`answer`, `score`, `start` and `end`; lists of them for `top_k`."""
         source = reading.text.source
         assert source is not None
         table = find_answers(scores, source, wanted)
         if wanted.top_k is not None:
             return table
-        return Table({name: column.reshape(()) for name, column in table.columns.items()})
+        return Records({name: column.reshape(()) for name, column in table.columns.items()})
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         raise AssertionError("its answers are records")
