@@ -18,16 +18,16 @@ from protocol.http.errors import InvalidRequestError, MethodNotAllowedError, Mod
 from protocol.http.offload import offload
 from protocol.openai.sampling_parameters import read_sampling
 from protocol.versions import MODEL_VERSION
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.errors import ModelNotReadyError
 from runners.core.models import Models
-from runners.core.predictions import Options, Output, Prediction, Table, Text, TextInput, TokenInput
+from runners.core.predictions import Options, Output, Prediction, Records, Text, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner, TextGenerator
 from runners.core.task import Task
 
 T = TypeVar("T")
-TextOptions = TypeVar("TextOptions", AnswerOptions, ReadingOptions)
+TextOptions = TypeVar("TextOptions", AnswerOptions, OverflowOptions)
 
 # What clients of OpenAI's API ask for below /v1; which of them a model answers depends on its engine.
 OPENAI_PATHS = (
@@ -212,7 +212,7 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None, limits
     options = replace(
         options,
         answer=_change_options(runner, options.answer, _StrictAnswerOptions, parameters, limits),
-        reading=_change_options(runner, options.reading, _StrictReadingOptions, parameters, limits),
+        overflow=_change_options(runner, options.overflow, _StrictOverflowOptions, parameters, limits),
     )
     for one, other in _EXCLUDE_EACH_OTHER:
         if parameters.get(one) and other in parameters:
@@ -237,7 +237,7 @@ class _StrictAnswerOptions(AnswerOptions):
     model_config = ConfigDict(strict=True)
 
 
-class _StrictReadingOptions(ReadingOptions):
+class _StrictOverflowOptions(OverflowOptions):
     """The same."""
 
     model_config = ConfigDict(strict=True)
@@ -381,7 +381,7 @@ def count_numbers(prediction: Prediction) -> int:
     match prediction.output:
         case Text(value):
             beside = 1 + len(value) // CHARACTERS_A_NUMBER
-        case Table():
+        case Records():
             beside = _NUMBERS_A_NAME * prediction.output.size
         case output:
             beside = output.values.size

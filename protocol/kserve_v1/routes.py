@@ -23,7 +23,7 @@ from protocol.open_inference.outputs import extra_tensors
 from protocol.open_inference.tensors import Tensor
 from protocol.openai.routes import model_card
 from runners.core.models import Models
-from runners.core.predictions import ClassScores, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
+from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
 from runners.core.request_limits import RequestLimits
 
 
@@ -164,7 +164,7 @@ def _render_one(prediction: Prediction) -> Any:
             keys = class_keys(values.shape[-1])
             rows = map(dict, map(zip, repeat(keys), class_rows(prediction.output)))
             return next(rows) if values.ndim == 1 else rows
-        case Table(columns):
+        case Records(columns):
             return _records({name: column.tolist() for name, column in columns.items()})
         case VocabularyScores():
             masks = vocabulary_entries(prediction.output, '{"', '":', '"')

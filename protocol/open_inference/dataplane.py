@@ -21,7 +21,7 @@ from protocol.http.offload import give_way, offload
 from protocol.open_inference.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
-from runners.core.predictions import Numbers, Options, Output, Prediction, Table, TensorSpec, TextInput, TokenInput
+from runners.core.predictions import Numbers, Options, Output, Prediction, Records, TensorSpec, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import Task
@@ -182,7 +182,7 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
         copied = output.binary and isinstance(predictions[0].output, Numbers)
         return numbers // _COPIED if copied else numbers
     name = output.scores or output.name
-    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
+    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Records)]
     if tables and name in tables[0].columns:
         numbers = sum(table.columns[name].size for table in tables)
     else:

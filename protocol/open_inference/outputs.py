@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from protocol.open_inference.class_scores import class_rows, vocabulary_entries
 from protocol.open_inference.tensors import BYTES, Tensor
-from runners.core.predictions import ClassScores, Numbers, Prediction, Table, Text, VocabularyScores
+from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, VocabularyScores
 
 OUTPUT = "output-0"
 OFFSETS = "offset_mapping"
@@ -31,7 +31,7 @@ def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0)
     """
     if name == OFFSETS:
         return _stack(name, [prediction.offsets for prediction in predictions if prediction.offsets is not None])
-    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
+    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Records)]
     if tables and name in tables[0].columns:
         return _stack(name, [table.columns[name] for table in tables])
     if name != OUTPUT:

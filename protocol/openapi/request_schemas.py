@@ -20,7 +20,7 @@ from protocol.openai.sampling_parameters import PROTOCOL_PARAMETERS, SamplingPar
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from protocol.openapi.schemas import BOOLEAN, STRING, Schema, event_schema, or_null, reference
 from protocol.tei.routes import TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.runner import Runner
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -76,7 +76,7 @@ def request_schemas(runner: Runner) -> dict[str, Schema]:
 def _answer_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The options of answers by name, and what their schemas refer to."""
     template = _REFERENCE.format(name="{model}")
-    answers, readings = (kind.model_json_schema(ref_template=template) for kind in (AnswerOptions, ReadingOptions))
+    answers, readings = (kind.model_json_schema(ref_template=template) for kind in (AnswerOptions, OverflowOptions))
     schema = {key: answers[key] | readings[key] for key in ("properties", "$defs")}
     # A comma list does for a list: parameters of tensors have none.
     lists = {

@@ -34,7 +34,7 @@ from protocol.openai.embeddings import Inputs, list_vectors, read_inputs
 from protocol.openai.ranking import sort_by_score, unit_vectors
 from protocol.openai.routes import shaped
 from runners.core.models import Models
-from runners.core.predictions import Prediction, Table, TextInput, TokenInput
+from runners.core.predictions import Prediction, Records, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import Task
@@ -201,7 +201,7 @@ _ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}
 
 
 def _columns(prediction: Prediction) -> dict[str, list[Any]]:
-    assert isinstance(prediction.output, Table)
+    assert isinstance(prediction.output, Records)
     return {name: column.tolist() for name, column in prediction.output.columns.items()}
 
 

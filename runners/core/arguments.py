@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions, split_names
+from runners.core.answer_options import AnswerOptions, OverflowOptions, split_names
 from runners.core.api_keys import digest_keys
 from runners.core.errors import ArgumentsError
 from runners.core.request_limits import RequestLimits
@@ -198,7 +198,7 @@ class PredictorArguments(_Group):
     )
 
 
-class AnswerArguments(_Group, ReadingOptions, AnswerOptions):
+class AnswerArguments(_Group, OverflowOptions, AnswerOptions):
     title = "Answers of encoders"
 
     return_token_type_ids: bool = Field(

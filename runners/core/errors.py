@@ -112,7 +112,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def name_text(error: InputError, position: int) -> InputError:
+def add_text_position(error: InputError, position: int) -> InputError:
     """The error, of the same kind, with the position of the text in its request."""
     kind = type(error)
     named = kind.__new__(kind, f"text {position} cannot be served: {error}")
@@ -121,7 +121,7 @@ def name_text(error: InputError, position: int) -> InputError:
 
 
 @contextlib.contextmanager
-def naming_text(position: int) -> Iterator[None]:
+def with_text_position(position: int) -> Iterator[None]:
     """Say which text of the request an error is about.
 
     Raises:
@@ -130,7 +130,7 @@ def naming_text(position: int) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise name_text(error, position) from error
+        raise add_text_position(error, position) from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, PromptOptions, Sampling
 
 # The output that a model which ranks texts has for the score of a pair.
@@ -54,7 +54,7 @@ class Options:
 
     output: Output = Output.LABELS
     answer: AnswerOptions = field(default_factory=AnswerOptions)
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
+    overflow: OverflowOptions = field(default_factory=OverflowOptions)
     offsets: bool = False
     tensors: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
@@ -95,8 +95,8 @@ class VocabularyScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Records: columns by name, float32, int64 or str objects, all of one shape.
+class Records:
+    """Named columns, float32, int64 or str objects, all of one shape.
 
     [] is a record, [records] a list of them, [masks, records] a list for every mask.
     """
@@ -117,7 +117,7 @@ class Prediction:
     `tokens` is how many the model read, special ones and a prompt's included; 0 where nobody counts them.
     """
 
-    output: Numbers | Text | ClassScores | VocabularyScores | Table
+    output: Numbers | Text | ClassScores | VocabularyScores | Records
     offsets: NDArray[np.int64] | None = None
     tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     tokens: int = 0

@@ -60,7 +60,7 @@ class Runner(Protocol):
 
     @property
     def answer_options(self) -> frozenset[str]:
-        """The names of `AnswerOptions` and `ReadingOptions` that its task has; none until it is loaded."""
+        """The names of `AnswerOptions` and `OverflowOptions` that its task has; none until it is loaded."""
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         """The tensors of an answer, where the request names none."""

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Collection
 from dataclasses import replace
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.predictions import TRUNCATED_TOKENS, Options, Output
 from runners.core.task import Task
 
 logger = logging.getLogger(__name__)
 
-_NAMES = frozenset({*AnswerOptions.model_fields, *ReadingOptions.model_fields})
+_NAMES = frozenset({*AnswerOptions.model_fields, *OverflowOptions.model_fields})
 
 
 def read_default_options(arguments: Arguments, supported: Collection[str] = _NAMES) -> Options:
@@ -28,7 +28,7 @@ def read_default_options(arguments: Arguments, supported: Collection[str] = _NAM
     elif arguments.return_raw_logits:
         output = Output.RAW_LOGITS
     values = arguments.model_dump(include={*supported})
-    answer, overflow = AnswerOptions.model_validate(values), ReadingOptions.model_validate(values)
+    answer, overflow = AnswerOptions.model_validate(values), OverflowOptions.model_validate(values)
     return Options(output, answer, overflow, arguments.return_offsets_mapping)
 
 
@@ -44,7 +44,7 @@ def warn_of_unsupported(arguments: Arguments, task: Task, supported: Collection[
 def count_truncated_tokens(options: Options) -> Options:
     """The same options, with `return_truncated_tokens` and the output `truncated_tokens` both set if either is."""
     if TRUNCATED_TOKENS.name in options.tensors:
-        return replace(options, reading=options.reading.model_copy(update={"return_truncated_tokens": True}))
-    if options.reading.return_truncated_tokens:
+        return replace(options, overflow=options.overflow.model_copy(update={"return_truncated_tokens": True}))
+    if options.overflow.return_truncated_tokens:
         return replace(options, tensors=options.tensors | {TRUNCATED_TOKENS.name})
     return options

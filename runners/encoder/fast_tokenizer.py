@@ -13,7 +13,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
 
-from runners.core.errors import ArgumentsError, LimitExceededError, naming_text
+from runners.core.errors import ArgumentsError, LimitExceededError, with_text_position
 
 Words = tuple[str, ...]
 # Several times what a token of most languages has on average.
@@ -214,11 +214,11 @@ class TextEncoder:
     def _encode_long(self, item: str | tuple[str, str], position: int) -> Encoding:
         if isinstance(item, str):
             return self._encode_long_text(item, position)
-        with naming_text(position):
+        with with_text_position(position):
             return self._encode_long_pair(*item)
 
     def _encode_long_text(self, text: str | Words, position: int) -> Encoding:
-        with naming_text(position):
+        with with_text_position(position):
             encoding, _ = self.encode_part(text)
         # One token more than the model takes, so that it is marked as truncated.
         return self.join(self.keep(encoding, self.max_length + 1))

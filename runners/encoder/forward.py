@@ -8,7 +8,7 @@ is found out by trying, at load (forward_choice.py).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from itertools import chain
 from typing import Any
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from runners.encoder.queue import BatchMode
-from runners.encoder.rope import LengthDependentRope
 from runners.encoder.sequences import TokenizedText
+from runners.modeling.attention import SparseAttention
+from runners.modeling.rotary import LengthDependentRope
 
 Groups = list[list[int]]
 
@@ -143,7 +144,7 @@ class ModelInputs:
         # Only generation reads what a decoder would keep of a text.
         model.config.get_text_config().use_cache = False
         self._selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None
-        self._attention_types = AttentionTypes(model)
+        self._sparse_attention = SparseAttention(model)
         self.rope = LengthDependentRope(model)
 
     def count_rows(self, texts: Sequence[TokenizedText]) -> list[int]:
@@ -161,10 +162,10 @@ class ModelInputs:
         if self._selector is not None:
             self._selector.select = select
         tokens = tensors["input_ids"].shape[1]
-        self._attention_types.restore(tokens)
+        self._sparse_attention.restore(tokens)
         self.rope.reset()
         output = self.model(**tensors)
-        self._attention_types.learn(tokens)
+        self._sparse_attention.observe(tokens)
         if hasattr(output, "start_logits"):
             return torch.stack((output.start_logits, output.end_logits), dim=-1)
         logits: Tensor | None = getattr(output, "logits", None)
@@ -286,35 +287,3 @@ def _selected_module(model: PreTrainedModel, rows: Rows) -> nn.Module:
     if rows is Rows.FIRST and getattr(base, "pooler", None) is not None and isinstance(encoder, nn.Module):
         return encoder
     return base
-
-
-class AttentionTypes:
-    """The sparse attention of BigBird and BigBird-Pegasus, which a short batch turns off for all that come after it.
-
-    It is turned on again before a batch of more tokens than any that has turned it off.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        found = _find_outermost(model, "set_attention_type")
-        # The module's own may have been turned off already.
-        self._modules = {module: module.config.attention_type for module in found}
-        self._short = 0
-
-    def restore(self, tokens: int) -> None:
-        """Before a batch of so many tokens a row."""
-        if tokens > self._short:
-            for module, attention_type in self._modules.items():
-                module.set_attention_type(attention_type)
-
-    def learn(self, tokens: int) -> None:
-        """After it."""
-        if any(module.attention_type != attention_type for module, attention_type in self._modules.items()):
-            self._short = max(self._short, tokens)
-
-
-def _find_outermost(module: nn.Module, attribute: str) -> Iterable[Any]:
-    if hasattr(module, attribute):
-        yield module
-        return
-    for child in module.children():
-        yield from _find_outermost(child, attribute)

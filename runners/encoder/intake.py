@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from runners.core.errors import naming_text
+from runners.core.errors import with_text_position
 from runners.core.predictions import Options, Output, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.encoder.fair_thread import FairThread, Share
@@ -159,7 +159,7 @@ class Intake:
                 return
             accepted = []
             for position, given in enumerate(texts[start : start + _SLICE_TEXTS], start):
-                with naming_text(position):
+                with with_text_position(position):
                     accepted.append(self._loaded.token_limits.accept(given))
             self._put(start, accepted)
             if start + _SLICE_TEXTS < len(texts):
@@ -168,7 +168,7 @@ class Intake:
     def _put(self, start: int, readings: Sequence[Reading]) -> None:
         loaded, options = self._loaded, self._options
         for position, reading in enumerate(readings, start):
-            with naming_text(position):
+            with with_text_position(position):
                 loaded.head.check(reading, options.answer)
                 loaded.token_limits.check(reading)
         answers_scores = options.output is not Output.LABELS or options.tensors & _SCORES

@@ -11,11 +11,11 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from runners.core.answer_options import ReadingOptions
+from runners.core.answer_options import OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
 from runners.core.machine import count_cores
-from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, Load
+from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
@@ -31,12 +31,12 @@ from runners.encoder.tokenization import TextTokenizer
 from runners.encoder.transformer_settings import load_transformer_settings
 from runners.encoder.trial import Trial
 from runners.modeling.loading import (
+    build_meta_model,
     holds_embedder,
     limit_length,
     load_config,
     load_model,
     load_tokenizer,
-    outline_model,
     resolve_batch_tokens,
 )
 from runners.modeling.weights import copy_mapped_weights
@@ -83,7 +83,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
     else:
         # The probe texts may be longer than the model takes, also where the operator has long texts refused.
-        trial = Trial(head, tokenizer, token_limits, replace(default_options, reading=ReadingOptions()))
+        trial = Trial(head, tokenizer, token_limits, replace(default_options, overflow=OverflowOptions()))
         forward = _prepare_forward(checkpoint, trial, input_names, max_batch_tokens)
     loaded = LoadedModel(
         task=checkpoint.task,
@@ -94,7 +94,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         token_limits=token_limits,
         lanes=TokenizerLanes(tokenizer),
         forward=forward,
-        queue=BatchQueue(max_batch_tokens, arguments, Load(arguments.model_name)),
+        queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name)),
         predictor=predictor,
         watch=watch,
     )
@@ -149,7 +149,7 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
         config = load_config(arguments, settings.config)
     tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
     if is_remote:
-        model = outline_model(arguments, head_class.auto_class, config)
+        model = build_meta_model(arguments, head_class.auto_class, config)
     else:
         model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights, config)
     head = head_class(arguments, settings, model, tokenizer, device)

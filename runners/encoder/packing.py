@@ -53,7 +53,7 @@ class _Watch:
     windows: set[int] = field(default_factory=set)
     mask_sizes: set[int] = field(default_factory=set)
 
-    def find_obstacle(self, layers: int) -> str | None:
+    def unsupported_reason(self, layers: int) -> str | None:
         """Why the texts were not computed by themselves; None if they were."""
         if self.calls < layers:
             return f"{self.calls} of its {layers} layers call the attention interface"
@@ -234,7 +234,7 @@ class PackedForward(Forward):
         watch = _Watch()
         result = self._run(texts, watch)
         layers = int(getattr(self._inputs.model.config.get_text_config(), "num_hidden_layers", 1))
-        if (obstacle := watch.find_obstacle(layers)) is not None:
+        if (obstacle := watch.unsupported_reason(layers)) is not None:
             raise ValueError(obstacle)
         return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
 from runners.encoder.sequences import TokenizedText
+from runners.modeling.attention import read_attention_windows
 from runners.modeling.loading import count_positions
 
 # Words of the texts that are tried; others are longer than what the model's attention reaches, up to a limit.
@@ -25,22 +26,11 @@ _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual
 
 def count_probe_words(config: PretrainedConfig) -> tuple[int, ...]:
     """The lengths, in words, of texts that show how a model of this config is to be run."""
-    reach = max(read_reaches(config.get_text_config()))
+    reach = max(read_attention_windows(config.get_text_config()))
     if not reach:
         return PROBE_WORDS
     # One that is read whole, and one that is not.
     return (*PROBE_WORDS, min(reach // 2, _MOST_PROBE_WORDS), min(reach + PROBE_WORDS[-1], _MOST_PROBE_WORDS))
-
-
-def read_reaches(config: PretrainedConfig) -> Iterator[int]:
-    """How many tokens attention reaches, where it does not reach all; 0 where it does."""
-    # Layers may differ, and then no value holds for all.
-    for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:
-        for name in ("sliding_window", "local_attention", "attention_window"):
-            value = getattr(each, name, None) or 0
-            yield from value if isinstance(value, list) else [value]
-    if getattr(config, "attention_type", None) == "block_sparse":
-        yield (5 + 2 * config.num_random_blocks) * config.block_size
 
 
 class Probe:

@@ -20,7 +20,7 @@ from itertools import count
 from typing import NoReturn
 
 from runners.core.errors import ModelNotReadyError, OverloadedError
-from runners.core.metrics import Load
+from runners.core.metrics import QueueMetrics
 from runners.core.predictions import Options
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import release_when_sent
@@ -58,12 +58,12 @@ class BatchMode(StrEnum):
 class BatchQueue:
     """Texts wait here for the model; thread-safe."""
 
-    def __init__(self, max_batch_tokens: int, limits: RequestLimits, load: Load) -> None:
+    def __init__(self, max_batch_tokens: int, limits: RequestLimits, metrics: QueueMetrics) -> None:
         """
         Args:
             max_batch_tokens: budget of a batch; a longer text is a batch of its own.
             limits: how many requests, characters and tokens may be under way; what exceeds them is refused.
-            load: is told how many texts wait and run.
+            metrics: the gauges of the texts that wait and run.
         """
         self._max_batch_tokens = max_batch_tokens
         self._limits = limits
@@ -74,7 +74,7 @@ class BatchQueue:
         self._numbers = 0
         self._entries = EntryOrder()
         self._waiting_tokens = 0
-        self._load = load
+        self._metrics = metrics
         self._waiting_texts = 0
         self._running_texts = 0
         self._abandoned_texts = 0
@@ -151,7 +151,7 @@ class BatchQueue:
                 self._abandoned_texts += job.waiting
                 job.waiting = job.waiting_tokens = 0
                 self._sweep()
-                self._tell_load()
+                self._update_gauges()
 
     def _release_numbers(self, numbers: int) -> None:
         with self._changed:
@@ -180,7 +180,7 @@ class BatchQueue:
             self._stamp(job, entries)
             for entry in entries:
                 self._push(entry)
-            self._tell_load()
+            self._update_gauges()
             self._changed.notify()
 
     def _make_entry(self, job: Job, position: int, reading: Reading, part: int, options: Options) -> Entry:
@@ -219,12 +219,12 @@ class BatchQueue:
                     self._served += sum(entry.cost for entry in batch)
                     self._entries.charge(batch)
                     self._running_texts += len(batch)
-                    self._tell_load()
+                    self._update_gauges()
                     return batch
                 if self._closed:
                     return []
                 # What nobody waits for any more has left the queue.
-                self._tell_load()
+                self._update_gauges()
                 self._changed.wait()
 
     def finish(self, batch: Sequence[Entry]) -> None:
@@ -232,9 +232,9 @@ class BatchQueue:
         with self._changed:
             self._running_texts -= len(batch)
             # Also where entries are left: they may be of callers who have gone, and then there is no next batch.
-            self._tell_load()
+            self._update_gauges()
 
-    def note_speed(self, tokens: int, seconds: float) -> None:
+    def record_throughput(self, tokens: int, seconds: float) -> None:
         """Learn how fast the model is, for the Retry-After of refused requests."""
         speed = tokens / max(seconds, 1e-6)
         self._tokens_a_second += 0.2 * (speed - self._tokens_a_second) if self._tokens_a_second else speed
@@ -250,7 +250,7 @@ class BatchQueue:
             self._waiting_tokens = 0
             self._waiting_texts = 0
             self._abandoned_texts = 0
-            self._tell_load()
+            self._update_gauges()
             self._changed.notify_all()
 
     @property
@@ -284,9 +284,9 @@ class BatchQueue:
             self._entries.keep(lambda entry: entry.job.waiting > 0)
             self._abandoned_texts = 0
 
-    def _tell_load(self) -> None:
-        self._load.waiting.set(self._waiting_texts)
-        self._load.running.set(self._running_texts)
+    def _update_gauges(self) -> None:
+        self._metrics.waiting.set(self._waiting_texts)
+        self._metrics.running.set(self._running_texts)
 
     def _next(self) -> Entry | None:
         """The oldest entry that somebody still waits for."""

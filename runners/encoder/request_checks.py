@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runners.core.errors import InputError, LimitExceededError, name_text
+from runners.core.errors import InputError, LimitExceededError, add_text_position
 from runners.core.predictions import Options, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.encoder.intake import count_characters
@@ -72,5 +72,5 @@ def _check_kinds(
             raise InputError(f"text {position} is split into words, and {task} takes whole texts")
         if limit is not None and length > limit:
             what = "characters of a text that is not simply truncated"
-            raise name_text(LimitExceededError(length, what, "max_whole_text_characters", limit), position)
+            raise add_text_position(LimitExceededError(length, what, "max_whole_text_characters", limit), position)
     return total

@@ -207,10 +207,10 @@ class EncoderRunner:
         return self._loaded.head.options if self._loaded is not None else frozenset()
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        counted = [TRUNCATED_TOKENS] if options.reading.return_truncated_tokens else []
+        counted = [TRUNCATED_TOKENS] if options.overflow.return_truncated_tokens else []
         return [*self._model().head.outputs(options), *counted]
 
     def named_outputs(self) -> Sequence[TensorSpec]:
         head = self._model().head
-        counted = [TRUNCATED_TOKENS] if "return_truncated_tokens" in head.reading_options else []
+        counted = [TRUNCATED_TOKENS] if "return_truncated_tokens" in head.overflow_options else []
         return [*head.named_outputs(), *counted]

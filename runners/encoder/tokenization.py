@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from runners.core.answer_options import ReadingOptions
-from runners.core.errors import InputError, naming_text
+from runners.core.answer_options import OverflowOptions
+from runners.core.errors import InputError, with_text_position
 from runners.core.predictions import TextInput
 from runners.encoder.fast_tokenizer import TextEncoder
 from runners.encoder.sequences import Reading, Source, TokenizedText, find_carrying_on, join_windows
 
-TRUNCATE = ReadingOptions()
+TRUNCATE = OverflowOptions()
 
 
 class TextTokenizer:
@@ -64,7 +64,7 @@ class TextTokenizer:
         offsets: bool,
         source: bool = False,
         prompt: str = "",
-        reading: ReadingOptions = TRUNCATE,
+        overflow: OverflowOptions = TRUNCATE,
         first_position: int = 0,
     ) -> list[Reading]:
         """Tokenize texts, the longer of a pair truncated first.
@@ -73,7 +73,7 @@ class TextTokenizer:
             offsets: whether these are wanted.
             source: whether that is wanted, of texts without a prompt; it always comes with words.
             prompt: put in front of every text.
-            reading: what to do with what is too long.
+            overflow: what to do with what is too long.
             first_position: where the first text stands in its request, for errors.
 
         Raises:
@@ -84,12 +84,12 @@ class TextTokenizer:
         split = {position: item for position, item in zip(positions, texts, strict=True) if item.words is not None}
         found = self._tokenize_whole(whole, offsets, source, prompt) | self._tokenize_words(split, offsets)
         tokenized = [found[position] for position in positions]
-        if reading == TRUNCATE:
+        if overflow == TRUNCATE:
             return [Reading(text, [text]) for text in tokenized]
         readings = []
         for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
-            with naming_text(position):
-                readings.append(self._read_on(item, text, offsets, source, prompt, reading))
+            with with_text_position(position):
+                readings.append(self._read_on(item, text, offsets, source, prompt, overflow))
         return readings
 
     def tokenize_contexts(
@@ -113,7 +113,7 @@ class TextTokenizer:
                 readings.append(Reading(text, [text]))
                 continue
             prepared = self._prepare(item, "")
-            with naming_text(position):
+            with with_text_position(position):
                 whole = self._encode_whole(item, prepared)
                 question = whole.sequence_ids.count(0)
                 room = self.max_length - question - self._special_of_pair
@@ -130,7 +130,7 @@ class TextTokenizer:
         return readings
 
     def _read_on(
-        self, item: TextInput, text: TokenizedText, offsets: bool, source: bool, prompt: str, options: ReadingOptions
+        self, item: TextInput, text: TokenizedText, offsets: bool, source: bool, prompt: str, options: OverflowOptions
     ) -> Reading:
         """What is done with a text that may be too long."""
         if not text.truncated:
@@ -255,12 +255,12 @@ class TextTokenizer:
         return prompt + item.text if item.pair is None else (prompt + item.text, item.pair)
 
     def cross(
-        self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, first_position: int
+        self, texts: Sequence[str], seconds: Sequence[str], overflow: OverflowOptions, first_position: int
     ) -> list[Reading]:
         """Pair every text with each of `seconds`, tokenizing each once; only the text is truncated.
 
         Args:
-            reading: what to do with a text that is too long; it has no windows.
+            overflow: what to do with a text that is too long; it has no windows.
             first_position: where the first text stands in its request, for errors.
 
         Raises:
@@ -276,18 +276,18 @@ class TextTokenizer:
                 )
         readings = []
         for position, text in enumerate(texts, first_position):
-            with naming_text(position):
-                encoded, _ = self._encoder.encode_part(text, to_end=reading != TRUNCATE)
+            with with_text_position(position):
+                encoded, _ = self._encoder.encode_part(text, to_end=overflow != TRUNCATE)
             length = len(encoded)
             # One token more than the model takes, so that the pair is marked as truncated.
             kept = self._encoder.keep(encoded, self.max_length + 1)
             pairs = [_tokenized(joined, False) for joined in self._encoder.join_with_each(kept, seconds_encoded)]
             left_out = 0
-            if reading != TRUNCATE and any(pair.truncated for pair in pairs):
+            if overflow != TRUNCATE and any(pair.truncated for pair in pairs):
                 tokens = length + max(map(len, seconds_encoded)) + self._special_of_pair
                 left_out = tokens - self.max_length
-                if not reading.truncation:
-                    with naming_text(position):
+                if not overflow.truncation:
+                    with with_text_position(position):
                         raise self._too_long(tokens)
             readings.append(Reading(pairs[0], pairs, left_out=left_out))
         return readings

@@ -18,8 +18,8 @@ from runners.core.errors import (
     PredictorAnswerError,
     PredictorError,
     PredictorRefusalError,
+    add_text_position,
     brief,
-    name_text,
 )
 from runners.core.metrics import NON_FINITE_TEXTS
 from runners.core.predictions import Prediction
@@ -92,7 +92,7 @@ class ModelWorker:
                     run_batch(loaded, batch)
                 finally:
                     loaded.queue.finish(batch)
-                loaded.queue.note_speed(sum(entry.tokens for entry in batch), time.perf_counter() - start)
+                loaded.queue.record_throughput(sum(entry.tokens for entry in batch), time.perf_counter() - start)
         finally:
             # Whatever ends this thread, no request may wait for it.
             loaded.close()
@@ -115,7 +115,9 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
             for half in (batch[:middle], batch[middle:]):
                 run_batch(loaded, half)
             return
-        predictions = [name_text(error, entry.position) if isinstance(error, InputError) else error for entry in batch]
+        predictions = [
+            add_text_position(error, entry.position) if isinstance(error, InputError) else error for entry in batch
+        ]
     answers: dict[Job, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
@@ -143,7 +145,7 @@ def _answer(loaded: LoadedModel, entry: Entry, rows: NDArray[np.float32]) -> Pre
         parts = entry.reading.accept(entry.part, condensed)
         return None if parts is None else loaded.head.predict(parts, entry.reading, entry.options)
     except InputError as error:
-        return name_text(error, entry.position)
+        return add_text_position(error, entry.position)
     except Exception as error:
         # Whoever answers the request logs it.
         return error

@@ -19,11 +19,11 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from runners.encoder.forward import AttentionTypes
 from runners.generator.kv_cache import GrowingCache, join_masks
 from runners.generator.positions import find_restart, find_row_positions
 from runners.generator.rope import RowRope
 from runners.generator.stepwise_generation import StockSequence
+from runners.modeling.attention import SparseAttention
 
 # Where RecurrentGemma keeps what other models have a cache for.
 _MODULE_STATES = ("recurrent_states", "conv1d_state")
@@ -165,7 +165,7 @@ class Decoder:
         decoding: Any = model if decoder_start is None else model.get_decoder()  # type: ignore[no-untyped-call]
         self.rope = RowRope(decoding)
         self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
-        self._attention_types = AttentionTypes(model)
+        self._sparse_attention = SparseAttention(model)
         self._states = [
             (module, name) for module in model.modules() for name in _MODULE_STATES if hasattr(module, name)
         ]
@@ -203,7 +203,7 @@ class Decoder:
         self.rope.reset()
         for module, name in self._states:
             setattr(module, name, None)
-        self._attention_types.restore(1)
+        self._sparse_attention.restore(1)
 
     def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:
         """Compute about so many tokens of the prompts, or all where a model cannot stop in between.

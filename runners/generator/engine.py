@@ -20,7 +20,7 @@ from runners.core.arguments import Arguments
 from runners.core.errors import EngineDeadError, InputError, ModelNotReadyError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
 from runners.core.machine import count_cores
-from runners.core.metrics import Load
+from runners.core.metrics import QueueMetrics
 
 if TYPE_CHECKING:
     from runners.core.admission import Admitted
@@ -379,5 +379,5 @@ class TransformersEngine:
             Grammars(vocabulary, defaults.vocabulary, defaults.eos),
             limits,
             defaults,
-            Scheduler(decoder, defaults.vocabulary, max_batch_tokens, Load(arguments.model_name)),
+            Scheduler(decoder, defaults.vocabulary, max_batch_tokens, QueueMetrics(arguments.model_name)),
         )

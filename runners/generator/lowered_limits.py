@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from runners.encoder.probe import read_reaches
 from runners.generator.decoder import Decoder
+from runners.modeling.attention import read_attention_windows
 
 # What configs and modules call the reach of an attention, and the tokens that an expert takes.
 _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "expert_capacity")
@@ -27,7 +27,7 @@ def read_windows(decoder: Decoder) -> list[int]:
     found: list[Any] = []
     for config in _configs(decoder):
         found += [_read(config, name) for name in (*_WINDOWS, *_FIXED)]
-        found += read_reaches(config)
+        found += read_attention_windows(config)
     return sorted({number for number in found if isinstance(number, int) and number > 0})
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.modeling.rotary import LengthDependentEmbedding, find_length_dependent
+from runners.modeling.rotary import LengthDependentEmbedding, LengthDependentRope
 
 
-class RowRope:
+class RowRope(LengthDependentRope):
     """Makes the rotary embeddings of a decoder, or of an encoder, go by `lengths`.
 
     A stock embedding looks for the largest position of its call. It is called once for all rows of the same
@@ -23,18 +23,13 @@ class RowRope:
     """
 
     def __init__(self, part: nn.Module) -> None:
+        super().__init__(part)
         self.lengths: Sequence[int] | None = None
-        self._embeddings = list(find_length_dependent(part))
         by_module: dict[Any, dict[str | None, LengthDependentEmbedding]] = {}
         for embedding in self._embeddings:
             by_module.setdefault(embedding.module, {})[embedding.layer_type] = embedding
         for module, embeddings in by_module.items():
             module.forward = _by_row(self, module.forward, embeddings)
-
-    @property
-    def limit(self) -> int | None:
-        """Up to how many tokens all rows get the same frequencies; None where they always do."""
-        return min((embedding.limit for embedding in self._embeddings), default=None)
 
     @contextlib.contextmanager
     def at(self, lengths: Sequence[int]) -> Iterator[None]:
@@ -44,19 +39,6 @@ class RowRope:
             yield
         finally:
             self.lengths = None
-
-    @contextlib.contextmanager
-    def lowered(self, limit: int) -> Iterator[None]:
-        """Another limit meanwhile, so that it can be crossed by short texts."""
-        with contextlib.ExitStack() as stack:
-            for embedding in self._embeddings:
-                stack.enter_context(embedding.lowered(limit))
-            yield
-
-    def reset(self) -> None:
-        """Forget what earlier batches have made dynamic scaling grow to."""
-        for embedding in self._embeddings:
-            embedding.reset()
 
 
 def _by_row(rope: RowRope, stock: Any, embeddings: dict[str | None, LengthDependentEmbedding]) -> Any:

@@ -23,9 +23,9 @@ from runners.core.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
+    add_text_position,
     load_errors,
-    name_text,
-    naming_text,
+    with_text_position,
 )
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions
 from runners.core.machine import limit_spinning
@@ -184,7 +184,7 @@ class GeneratorRunner:
         with self.admit(check_prompts(self.limits, prompts)) as admitted:
             tokens = []
             for position, prompt in enumerate(prompts):
-                with naming_text(position):
+                with with_text_position(position):
                     tokens.append(await self.tokenize(prompt, options.prompt))
             sequences = Sequences(tokens, options.sampling)
             async with contextlib.aclosing(run(self.engine, sequences, admitted, _name_text)) as deltas:
@@ -253,7 +253,7 @@ class GeneratorRunner:
             raise ModelLoadError("backend vllm cannot fill masks: leave it at auto")
         obstacle: str | None = "backend is huggingface"
         if arguments.backend != "huggingface":
-            obstacle = await asyncio.to_thread(vllm.find_obstacle, arguments, architectures, encoder_decoder)
+            obstacle = await asyncio.to_thread(vllm.unsupported_reason, arguments, architectures, encoder_decoder)
         if obstacle is None:
             if arguments.workers > 1:
                 # Each would be given the same devices, and nearly all of their memory.
@@ -294,7 +294,7 @@ async def _read_prompts(texts: Sequence[TextInput | TokenInput]) -> list[str | l
 
 
 def _name_text(position: int, error: Exception) -> Exception:
-    return name_text(error, position) if isinstance(error, InputError) else error
+    return add_text_position(error, position) if isinstance(error, InputError) else error
 
 
 def _served_names(arguments: Arguments) -> tuple[str, ...]:

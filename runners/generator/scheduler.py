@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
-from runners.core.metrics import Load
+from runners.core.metrics import QueueMetrics
 from runners.generator.decoder import Batching, Decoder, Prefill
 from runners.generator.failures import as_failure
 from runners.generator.fair_queue import FairQueue, Verdict
@@ -48,7 +48,7 @@ class _Joining:
 class Scheduler:
     """Runs generations; `run` is the model thread's, the rest is for any thread."""
 
-    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, load: Load) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, load: QueueMetrics) -> None:
         """
         Args:
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt goes in parts, or alone

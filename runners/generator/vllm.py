@@ -84,7 +84,7 @@ _SHUTDOWN_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
 
 
-def find_obstacle(arguments: Arguments, architectures: Sequence[str], encoder_decoder: bool) -> str | None:
+def unsupported_reason(arguments: Arguments, architectures: Sequence[str], encoder_decoder: bool) -> str | None:
     """Why vLLM cannot run the model here, in words that follow "because"; None where it can.
 
     Imports vLLM, if it is installed.

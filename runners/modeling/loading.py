@@ -212,7 +212,7 @@ def _refuse_missing_weights(model: PreTrainedModel, missing: Sequence[str]) -> N
         )
 
 
-def outline_model(arguments: Arguments, auto_class: type[Any], config: PretrainedConfig) -> PreTrainedModel:
+def build_meta_model(arguments: Arguments, auto_class: type[Any], config: PretrainedConfig) -> PreTrainedModel:
     """The model of one task without its weights, which a predictor has; its inputs and positions can be asked for."""
     model_class = encoder_class(auto_class, config)
     with torch.device("meta"):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.answer_options import AnswerOptions
-from runners.core.predictions import Table
+from runners.core.predictions import Records
 from runners.encoder.sequences import Source
 from runners.encoder.tasks.probabilities import softmax
 
@@ -18,7 +18,7 @@ from runners.encoder.tasks.probabilities import softmax
 _CANDIDATES = 2048
 
 
-def find_answers(candidates: NDArray[np.float64], source: Source, wanted: AnswerOptions) -> Table:
+def find_answers(candidates: NDArray[np.float64], source: Source, wanted: AnswerOptions) -> Records:
     """Columns `answer`, `score`, `start` and `end` of the best answers, best first, `top_k` of them at most.
 
     Args:
@@ -33,7 +33,7 @@ def find_answers(candidates: NDArray[np.float64], source: Source, wanted: Answer
     # Scores that round to nothing are none, but there is always an answer.
     records = records[: wanted.top_k or 1] or [[0.0, 0, 0]]
     spans = [(int(start), int(end)) for _, start, end in records]
-    return Table(
+    return Records(
         {
             "answer": np.array([source.cut(start, end) for start, end in spans], dtype=object),
             "score": np.array([score for score, _, _ in records], dtype=np.float32),

@@ -21,7 +21,7 @@ from runners.core.predictions import (
     Numbers,
     Options,
     Prediction,
-    Table,
+    Records,
     TensorSpec,
     Text,
     TextInput,
@@ -57,8 +57,8 @@ class Head(ABC):
     unused_weights: ClassVar[tuple[str, ...]] = ()
     # Those of `AnswerOptions` that the task has.
     answer_options: ClassVar[frozenset[str]] = frozenset()
-    # Those of `ReadingOptions`.
-    reading_options: ClassVar[frozenset[str]] = TRUNCATION
+    # Those of `OverflowOptions`.
+    overflow_options: ClassVar[frozenset[str]] = TRUNCATION
     # How many numbers a text's vector may have that a predictor has pooled, for a task that pools rows.
     pooled_widths: tuple[int, ...] = ()
 
@@ -119,7 +119,7 @@ class Head(ABC):
     @property
     def options(self) -> frozenset[str]:
         """All that may be asked for."""
-        return self.answer_options | self.reading_options
+        return self.answer_options | self.overflow_options
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
@@ -137,7 +137,7 @@ class Head(ABC):
             options.offsets,
             self.needs_source(options),
             self.prompt(options.answer),
-            options.reading,
+            options.overflow,
             first_position,
         )
 
@@ -147,7 +147,7 @@ class Head(ABC):
 
     def reads_to_end(self, options: Options) -> bool:
         """Whether a text is tokenized to its end, however long it is."""
-        return options.reading != TRUNCATE
+        return options.overflow != TRUNCATE
 
     def needs_source(self, options: Options) -> bool:
         """Whether the answer is made of more of the text than its token ids."""
@@ -192,7 +192,7 @@ class Head(ABC):
         """One text's scores from those of its sequences, for a task that makes several of one text."""
         raise NotImplementedError
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Records | None:
         """The answer to one text as records, where the options ask for that; None where they do not."""
         return None
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.answer_options import AggregationStrategy
-from runners.core.predictions import Table
+from runners.core.predictions import Records
 from runners.encoder.sequences import Source
 
 _BY_WORD = (AggregationStrategy.FIRST, AggregationStrategy.AVERAGE, AggregationStrategy.MAX)
@@ -37,7 +37,7 @@ class EntityFinder:
         source: Source,
         strategy: AggregationStrategy,
         ignored: Collection[str],
-    ) -> Table:
+    ) -> Records:
         """Columns of one row an entity, or for `none` one a token, or a word where the text was given as words.
 
         Args:
@@ -64,7 +64,7 @@ class EntityFinder:
         kept = np.flatnonzero(np.array([name not in ignored for name in names.tolist()], dtype=bool)[classes])
         spans = spans[kept]
         texts = [source.cut(start, end) for start, end in spans.tolist()]
-        return Table(
+        return Records(
             {
                 "label": labels[kept],
                 "score": values[kept],

@@ -10,7 +10,7 @@ from transformers import AutoModelForMaskedLM
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError, ModelLoadError
-from runners.core.predictions import Options, Output, Table, TensorSpec, Text, TextInput, VocabularyScores
+from runners.core.predictions import Options, Output, Records, TensorSpec, Text, TextInput, VocabularyScores
 from runners.encoder.forward import Rows
 from runners.encoder.sequences import Reading, TokenizedText
 from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
@@ -32,7 +32,7 @@ class FillMask(ClassificationHead):
     accepts_pairs = True
     rows = Rows.MASKS
     answer_options = frozenset({"top_k", "targets"})
-    reading_options = TRUNCATION | {"stride"}
+    overflow_options = TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         if self.tokenizer.mask_token_id is None:
@@ -84,7 +84,7 @@ class FillMask(ClassificationHead):
         windows = zip(parts, reading.sequences, reading.own, strict=True)
         return np.concatenate([part[own[self._find_masks(window)]] for part, window, own in windows])
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Records | None:
         """`score`, `token` (its id), `token_str` and `sequence` (the text with it) of the best tokens at every mask.
 
         As `transformers.FillMaskPipeline`: of several masks only one is filled in a sequence, and the others show.
@@ -107,7 +107,7 @@ class FillMask(ClassificationHead):
                 ids[mask] = token
                 shown = ids[ids != self.tokenizer.pad_token_id]
                 sequences.append(str(self.tokenizer.decode(shown, skip_special_tokens=len(masks) == 1)))
-        return Table(
+        return Records(
             {
                 "score": np.take_along_axis(values, best, axis=-1),
                 "token": tokens,

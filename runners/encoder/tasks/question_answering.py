@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, Table, TensorSpec, TextInput
+from runners.core.predictions import Numbers, Options, Records, TensorSpec, TextInput
 from runners.encoder.sequences import Reading, TokenizedText
 from runners.encoder.tasks.answer_spans import find_answers, find_candidates
 from runners.encoder.tasks.encoder_task import Head
@@ -28,7 +28,7 @@ class QuestionAnswering(Head):
     accepts_pairs = needs_pairs = True
     tensors_of_model = 2
     answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
-    reading_options = frozenset({"stride"})
+    overflow_options = frozenset({"stride"})
 
     def prepare(self) -> None:
         # What models are trained with and `transformers`' pipeline reads at a time.
@@ -43,7 +43,7 @@ class QuestionAnswering(Head):
     ) -> list[Reading]:
         """A long context is always read to its end, in windows that share fewer tokens beside a long question."""
         usual = min(_USUAL_STRIDE, tokenizer.max_length // 3)
-        return tokenizer.tokenize_contexts(texts, options.reading.stride, usual, first_position)
+        return tokenizer.tokenize_contexts(texts, options.overflow.stride, usual, first_position)
 
     def check_options(self, options: Options) -> None:
         length = options.answer.max_answer_len
@@ -69,14 +69,14 @@ class QuestionAnswering(Head):
         """Those of all windows."""
         return np.concatenate(parts)
 
-    def tabulate(self, scores: NDArray[Any], reading: Reading, wanted: AnswerOptions) -> Table:
+    def tabulate(self, scores: NDArray[Any], reading: Reading, wanted: AnswerOptions) -> Records:
         """`answer`, `score`, `start` and `end`; lists of them for `top_k`."""
         source = reading.text.source
         assert source is not None
         table = find_answers(scores, source, wanted)
         if wanted.top_k is not None:
             return table
-        return Table({name: column.reshape(()) for name, column in table.columns.items()})
+        return Records({name: column.reshape(()) for name, column in table.columns.items()})
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         raise AssertionError("its answers are records")

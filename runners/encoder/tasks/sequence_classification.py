@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from runners.core.answer_options import AnswerOptions, ScoreFunction, WindowAggregation
-from runners.core.predictions import ClassScores, Numbers, Options, Output, Table, TensorSpec
+from runners.core.predictions import ClassScores, Numbers, Options, Output, Records, TensorSpec
 from runners.encoder.forward import Rows
 from runners.encoder.sequences import Reading
 from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
@@ -31,7 +31,7 @@ class SequenceClassification(ClassificationHead):
     accepts_pairs = True
     rows = Rows.FIRST
     answer_options = frozenset({"labels", "top_k", "threshold", "function_to_apply"})
-    reading_options = TRUNCATION | {"stride", "window_aggregation"}
+    overflow_options = TRUNCATION | {"stride", "window_aggregation"}
 
     def prepare(self) -> None:
         problem: str | None = getattr(self.config, "problem_type", None)
@@ -43,7 +43,7 @@ class SequenceClassification(ClassificationHead):
     def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
         """The mean or maximum of the windows' logits, class by class: float32 [1, classes]."""
         windows = np.stack(parts)
-        mean = options.reading.window_aggregation is WindowAggregation.MEAN
+        mean = options.overflow.window_aggregation is WindowAggregation.MEAN
         return np.asarray(windows.mean(axis=0) if mean else windows.max(axis=0))
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
@@ -73,7 +73,7 @@ class SequenceClassification(ClassificationHead):
     def _on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         return sigmoid(logits) > _ON
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Records | None:
         """`label` and `score` of the best class; a list of them for `top_k`, `threshold` or several labels at once."""
         if not wanted.records:
             return None
@@ -84,7 +84,7 @@ class SequenceClassification(ClassificationHead):
             best = pick_best(values, wanted.top_k, least)
         else:
             [best] = pick_best(values, 1, None)
-        return Table({"label": self._names(best), "score": values[best]})
+        return Records({"label": self._names(best), "score": values[best]})
 
     def _apply(self, function: ScoreFunction | None, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         match function:

@@ -10,7 +10,7 @@ from transformers import AutoModelForTokenClassification
 
 from runners.core.answer_options import AggregationStrategy, AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import ClassScores, Numbers, Options, Output, Table, TensorSpec
+from runners.core.predictions import ClassScores, Numbers, Options, Output, Records, TensorSpec
 from runners.encoder.sequences import Reading, TokenizedText
 from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
 from runners.encoder.tasks.entities import EntityFinder
@@ -28,7 +28,7 @@ class TokenClassification(ClassificationHead):
     accepts_words = True
     returns_offsets = True
     answer_options = frozenset({"labels", "aggregation_strategy", "ignore_labels"})
-    reading_options = TRUNCATION | {"stride"}
+    overflow_options = TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         self._finder = EntityFinder([self.class_name(index) for index in range(self.classes)])
@@ -48,7 +48,7 @@ class TokenClassification(ClassificationHead):
                 "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"
             )
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Records | None:
         """`label`, `score`, `text`, `start` and `end` of every token, word or entity."""
         source = reading.text.source
         if source is None or not (wanted.records or source.split):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError, ModelLoadError
-from runners.core.predictions import Options, Table, TextInput
+from runners.core.predictions import Options, Records, TextInput
 from runners.core.task import ENTAILMENT
 from runners.encoder.sequences import Reading
 from runners.encoder.tasks.encoder_task import OF_CLASSES
@@ -56,7 +56,7 @@ class ZeroShotClassification(SequenceClassification):
             if premise.pair is not None:
                 raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
-        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, first_position)
+        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.overflow, first_position)
 
     def check(self, reading: Reading, wanted: AnswerOptions) -> None:
         super().check(reading, wanted)
@@ -70,7 +70,7 @@ class ZeroShotClassification(SequenceClassification):
         """As for every classification, or the logits of every label: float32 [labels, classes]."""
         return np.concatenate(parts) if options.answer.candidate_labels else super().gather(parts, reading, options)
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
+    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Records | None:
         """`label` and `score` of every label, best first."""
         labels = wanted.candidate_labels
         if not labels:
@@ -80,7 +80,7 @@ class ZeroShotClassification(SequenceClassification):
         else:
             values = softmax(scores[:, self._entailment])
         best = pick_best(values, wanted.top_k, wanted.threshold)
-        return Table({"label": np.array(labels, dtype=object)[best], "score": values[best]})
+        return Records({"label": np.array(labels, dtype=object)[best], "score": values[best]})
 
     def _lists(self, wanted: AnswerOptions) -> bool:
         return bool(wanted.candidate_labels) or super()._lists(wanted)

@@ -32,8 +32,8 @@ from tests.conftest import GeneratorFolder, ModelFolder
 
 WORKER = """
 import sys, time
-from runners.core.metrics import Load
-load = Load("shared")
+from runners.core.metrics import QueueMetrics
+load = QueueMetrics("shared")
 load.waiting.set(int(sys.argv[1]))
 load.running.set(1)
 print("set", flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runners.core.answer_options import ReadingOptions
+from runners.core.answer_options import OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError, LimitExceededError, OverloadedError
 from runners.core.predictions import Options, TextInput, TokenInput
@@ -60,7 +60,7 @@ def runner(model_folder: ModelFolder) -> Iterator[EncoderRunner]:
 
 def infer(runner: EncoderRunner, *texts: TextInput | TokenInput, **reading: Any) -> asyncio.Future[list[Any]]:
     options = runner.default_options
-    options = Options(options.output, options.answer, ReadingOptions(**reading))
+    options = Options(options.output, options.answer, OverflowOptions(**reading))
     return asyncio.ensure_future(runner.infer(texts, options))
 
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from runners.core.errors import ModelNotReadyError, OverloadedError
-from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
+from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, QueueMetrics
 from runners.core.predictions import Numbers, Options, Prediction
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import collect_releases
@@ -56,7 +56,7 @@ def queue() -> BatchQueue:
     for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
         # What other tests have left in their queues.
         gauge.remove(MODEL)
-    return BatchQueue(BUDGET, LIMITS, Load(MODEL))
+    return BatchQueue(BUDGET, LIMITS, QueueMetrics(MODEL))
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -152,7 +152,7 @@ def test_a_text_alone_waits_for_no_more_than_three_batches(
 
 @in_a_loop
 async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -> None:
-    queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), Load(MODEL))
+    queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), QueueMetrics(MODEL))
     for _ in range(400):
         put(queue, *[4] * 8)
     for _ in range(50):
@@ -202,7 +202,7 @@ async def test_a_caller_that_has_gone_is_dropped(queue: BatchQueue) -> None:
 @in_a_loop
 async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
     jobs = [put(queue, 1000) for _ in range(8)]
-    queue.note_speed(tokens=100, seconds=1)
+    queue.record_throughput(tokens=100, seconds=1)
     with pytest.raises(OverloadedError, match="busy with 8 requests") as error:
         queue.admit(1, 1)
     assert error.value.retry_after == 60, "80 s of work wait, and nobody is told to wait for more than a minute"

@@ -12,7 +12,7 @@ from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
-from runners.core.answer_options import ReadingOptions
+from runners.core.answer_options import OverflowOptions
 from runners.core.errors import LimitExceededError
 from runners.core.predictions import TextInput
 from runners.encoder.sequences import TokenizedText
@@ -102,7 +102,7 @@ def test_any_text_beside_labels(kind: str, side: str, text: str, labels: list[st
     ]
     if not labels:
         return
-    [reading] = tokenizer.cross([text], labels, ReadingOptions(return_truncated_tokens=counted), 0)
+    [reading] = tokenizer.cross([text], labels, OverflowOptions(return_truncated_tokens=counted), 0)
     for label, sequence in zip(labels, reading.sequences, strict=True):
         check(sequence, reference, text, label, truncation="only_first")
     longest = max(len(tokens(reference, text, label)["input_ids"]) for label in labels)
@@ -281,7 +281,7 @@ def test_a_label_may_have_half_of_the_model_beside_a_text_of_that_length() -> No
     """Truncating the longer of the two would cut the label."""
     reference, tokenizer = both("WordPiece", "right")
     text, label = "a " * 12, "b " * 12
-    [reading] = tokenizer.cross([text], [label], ReadingOptions(), 0)
+    [reading] = tokenizer.cross([text], [label], OverflowOptions(), 0)
     check(reading.text, reference, text, label, truncation="only_first")
     assert reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids("b")) == 12
 

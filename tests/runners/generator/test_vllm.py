@@ -20,7 +20,7 @@ LLAMA, T5 = ["LlamaForCausalLM"], ["T5ForConditionalGeneration"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _prepared() -> None:
-    assert vllm.find_obstacle(Arguments(), LLAMA, False) is None
+    assert vllm.unsupported_reason(Arguments(), LLAMA, False) is None
 
 
 def parse(environment: dict[str, str] | None = None, **given: Any) -> Any:
@@ -110,7 +110,7 @@ def test_what_vllm_refuses_is_one_line(given: dict[str, Any], message: str) -> N
     ],
 )
 def test_what_vllm_runs(architectures: list[str], encoder_decoder: bool, backend: Any, obstacle: str | None) -> None:
-    assert vllm.find_obstacle(Arguments(backend=backend), architectures, encoder_decoder) == obstacle
+    assert vllm.unsupported_reason(Arguments(backend=backend), architectures, encoder_decoder) == obstacle
 
 
 @pytest.mark.parametrize(
