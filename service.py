@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.application import create_application
 from protocol.http.connections.server import bound_connections, bound_handshakes
-from protocol.http.middleware.allowed_methods import AnswerOptions
+from protocol.http.middleware.allowed_methods import ReportAllowedMethods
 from protocol.http.middleware.authentication import BENTOML_ASSETS, BENTOML_PATHS
 from protocol.http.middleware.request_id import EchoRequestId, label_log_records
 from protocol.open_inference.grpc.server import GrpcServer
@@ -81,7 +81,7 @@ class DirectService(Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         bound_connections(arguments)
-        behind_middleware = EchoRequestId(AnswerOptions(super().to_asgi(is_main), models))
+        behind_middleware = EchoRequestId(ReportAllowedMethods(super().to_asgi(is_main), models))
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")

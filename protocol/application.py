@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 
 from protocol.http.body_budget import BoundBodies
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
-from protocol.http.middleware.allowed_methods import AnswerOptions
+from protocol.http.middleware.allowed_methods import ReportAllowedMethods
 from protocol.http.middleware.authentication import Access, RequireKey
 from protocol.http.middleware.compression import CompressResponses
 from protocol.http.middleware.latency import LogLatency
@@ -52,7 +52,7 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
         },
     )
     # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
-    application = AnswerOptions(application, models)
+    application = ReportAllowedMethods(application, models)
     application = openai.ForwardPreflights(application, models, openai_prefix)
     if access.asks_clients:
         application = RequireKey(application, access)

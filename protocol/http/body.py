@@ -13,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body_budget import BodyShare, count_kept, get_share
-from protocol.http.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+from protocol.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from protocol.http.json_pieces import encode_json, join_pieces
 from protocol.http.json_structure import check_amounts, decode_in_pieces
 from protocol.http.middleware.compression import inflate, read_encoding
 from protocol.http.offload import offload
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ async def read_body(
             otherwise than with gzip or deflate.
         BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
         BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
-        InvalidRequestError: it is empty, or not what its Content-Encoding says.
+        InputError: it is empty, or not what its Content-Encoding says.
     """
     _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
     encoding = read_encoding(request.headers.getlist("content-encoding"))
@@ -95,7 +96,7 @@ async def read_body(
     if body and encoding is not None:
         body = await inflate(body, encoding, limit, share)
     if not body:
-        raise InvalidRequestError("the body is empty; it must be a JSON object")
+        raise InputError("the body is empty; it must be a JSON object")
     return Body(body, share)
 
 
@@ -122,7 +123,7 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
 
     Raises:
         LimitExceededError: it has more values, containers or levels than the operator allows.
-        InvalidRequestError: as `parse_json`.
+        InputError: as `parse_json`.
     """
     if len(body) <= _ONE_CALL_BYTES:
         check_amounts(body, limits)
@@ -149,7 +150,7 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode JSON into the decoder's type.
 
     Raises:
-        InvalidRequestError: it is no JSON or of another form; the message says where, and repeats none of it.
+        InputError: it is no JSON or of another form; the message says where, and repeats none of it.
     """
     with _request_errors(what):
         return decoder.decode(body)
@@ -159,7 +160,7 @@ def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
     """What was decoded already, as a type.
 
     Raises:
-        InvalidRequestError: it is of another form.
+        InputError: it is of another form.
     """
     with _request_errors(what):
         return msgspec.convert(value, form)
@@ -172,11 +173,11 @@ def _request_errors(what: str) -> Iterator[None]:
     except msgspec.ValidationError as error:
         found = _FIELD.search(str(error))
         param = None if found is None else found[1] or found[2]
-        raise InvalidRequestError(f"{what} is not as expected: {error}", param) from error
+        raise InputError(f"{what} is not as expected: {error}", param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{what} is not valid JSON: {error}") from error
+        raise InputError(f"{what} is not valid JSON: {error}") from error
     except RecursionError as error:
-        raise InvalidRequestError(f"{what} is nested too deeply") from error
+        raise InputError(f"{what} is nested too deeply") from error
 
 
 def json_response(payload: Any, values: int = 0) -> Response:

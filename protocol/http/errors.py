@@ -18,6 +18,7 @@ from runners.core.errors import (
     InputError,
     LimitExceededError,
     ModelLoadError,
+    ModelNotFoundError,
     ModelNotReadyError,
     NonFiniteScoresError,
     OverloadedError,
@@ -33,45 +34,12 @@ class ProtocolError(Exception):
 
     status = HTTPStatus.BAD_REQUEST
     headers: Mapping[str, str] = MappingProxyType({})
-    # OpenAI's word for it, where it has one.
-    code: str | None = None
-
-
-class InvalidRequestError(ProtocolError):
-    """The body or a parameter is not what the protocol says; `param` names it, for OpenAI's API."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 class MessageTimeoutError(ProtocolError):
     """A message of gRPC does not arrive in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
-
-
-class UnsupportedError(InvalidRequestError):
-    """The body asks for what vLLM knows and this server does not do."""
-
-    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
-        """
-        Args:
-            on_vllm: whether OpenAI's API has it where vLLM runs the model.
-        """
-        where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
-        super().__init__(f"{what} is not supported here{where}", param)
-
-
-class ModelNotFoundError(ProtocolError):
-    """KServe's text: clients look for it."""
-
-    status = HTTPStatus.NOT_FOUND
-    param = "model"
-    code = "model_not_found"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Model with name {name} does not exist.")
 
 
 class NotFoundError(ProtocolError):
@@ -146,9 +114,10 @@ class NotImplementedByModelError(ProtocolError):
 
 # Messages name what the client sent, which may be of any length.
 _LONGEST_MESSAGE = 400
-_STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
+_STATUS_BY_RUNNER_ERROR: dict[type, HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ModelNotFoundError: HTTPStatus.NOT_FOUND,
     # Whoever asks for a model to be loaded is to know why it is not.
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # It is the model's fault, and the message names the text, so that the caller can ask for the others.
@@ -193,8 +162,9 @@ def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
             return HTTPStatus(error.status_code), error.detail, error.headers or {}
         case OverloadedError():
             return HTTPStatus.TOO_MANY_REQUESTS, _cut(str(error)), {"retry-after": str(math.ceil(error.retry_after))}
-    if (status := _STATUS_BY_RUNNER_ERROR.get(type(error))) is not None:
-        return status, _cut(str(error)), {}
+    for kind in type(error).__mro__:
+        if (status := _STATUS_BY_RUNNER_ERROR.get(kind)) is not None:
+            return status, _cut(str(error)), {}
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
 
 
@@ -224,14 +194,17 @@ def render_openai_error(error: Exception) -> Response:
 
 
 def openai_error(error: Exception) -> dict[str, object]:
-    """The `{"error": {...}}` body of OpenAI's API; `type` is vLLM's, `code` one of OpenAI's words, or null."""
+    """The `{"error": {...}}` body of OpenAI's API: `type` is vLLM's, `code` is OpenAI's or null."""
     status, message, _ = describe(error)
     param = getattr(error, "param", None)
-    code = error.code if isinstance(error, ProtocolError) else _OPENAI_CODE_BY_STATUS.get(status)
+    code = _OPENAI_CODES.get(type(error))
     return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": code}}
 
 
-_OPENAI_CODE_BY_STATUS = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+_OPENAI_CODES: dict[type[Exception], str] = {
+    ModelNotFoundError: "model_not_found",
+    OverloadedError: "rate_limit_exceeded",
+}
 
 
 def openai_error_type(status: HTTPStatus) -> str:

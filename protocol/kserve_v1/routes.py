@@ -15,16 +15,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import check_beside_texts, convert_json, decode_json, json_response, read_body
-from protocol.http.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
-from protocol.http.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
+from protocol.http.disconnects import until_disconnect
+from protocol.http.errors import NotFoundError, NotImplementedByModelError
+from protocol.http.rendering import render
+from protocol.http.routing import post_route
 from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
+from protocol.model_cards import model_card
 from protocol.open_inference.class_scores import class_keys, class_rows, vocabulary_entries
 from protocol.open_inference.outputs import extra_tensors
 from protocol.open_inference.tensors import Tensor
-from protocol.openai.routes import model_card
-from runners.core.models import Models
+from protocol.service_paths import check_generates
+from runners.core.errors import InputError
+from runners.core.models import Models, find_model, find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,7 +82,9 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         runner = find_ready_model(models, request.path_params["name"])
         body = await read_body(request, limits, allow_event=True)
         event, texts, parameters = await body.decode(lambda data: _read(request, data, limits))
-        predictions = await infer(request, runner, texts, resolve_options(runner, parameters, limits))
+        check_generates(runner)
+        options = resolve_options(runner, parameters, limits)
+        predictions = await until_disconnect(request, runner.infer(texts, options))
         response = await render(_render, predictions)
         return response if event is None else answer_event(event, response, request.path_params["name"])
 
@@ -125,11 +132,11 @@ def _read_texts(body: PredictRequest) -> list[TextInput]:
         for position, instance in enumerate(body.instances):
             _read_text(instance, "instances", position)
     if isinstance(given, UnsetType):
-        raise InvalidRequestError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
+        raise InputError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
     if isinstance(given, str):
         return [TextInput(given)]
     if not given:
-        raise InvalidRequestError(f"'{key}' is empty; give at least one text")
+        raise InputError(f"'{key}' is empty; give at least one text")
     return [_read_text(instance, key, position) for position, instance in enumerate(given)]
 
 
@@ -141,10 +148,10 @@ def _read_text(instance: str | Instance | list[str], key: str, position: int) ->
             try:
                 return instance.read()
             except ValueError as error:
-                raise InvalidRequestError(f"{key}[{position}] {error}") from error
+                raise InputError(f"{key}[{position}] {error}") from error
         case [text, pair]:
             return TextInput(text, pair)
-    raise InvalidRequestError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
+    raise InputError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
 
 
 def _render(predictions: Sequence[Prediction]) -> dict[str, Any]:

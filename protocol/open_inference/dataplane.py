@@ -14,15 +14,17 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.http.calls import count_numbers, describe_service, read_boolean, render_off_loop, resolve_options
-from protocol.http.errors import InvalidRequestError
 from protocol.http.middleware.request_id import request_id
 from protocol.http.offload import give_way, offload
+from protocol.http.rendering import count_numbers, render_off_loop
 from protocol.open_inference.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.open_inference.tensors import BYTES, Tensor
+from protocol.service_paths import check_generates, describe_service
 from protocol.versions import MODEL_VERSION
+from runners.core.errors import InputError
 from runners.core.predictions import Numbers, Options, Output, Prediction, Records, TensorSpec, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
@@ -129,10 +131,11 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
 
     Raises:
         LimitExceededError: it asks for more than the operator allows.
-        InvalidRequestError: the request is not what the model takes.
+        InputError: the request is not what the model takes.
         RunnerError: the model cannot answer it.
     """
     texts, columns = await _read_inputs(runner, call.inputs, limits)
+    check_generates(runner)
     asked = resolve_options(runner, call.parameters, limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
         # The answer to words is always a record for each.
@@ -152,14 +155,14 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
 
     Raises:
-        InvalidRequestError, RunnerError: as `infer`.
+        InputError, RunnerError: as `infer`.
     """
     if (generator := runner.generator) is None or not generator.generates:
         yield await infer(runner, call, limits, lambda answer: answer), True
         return
     texts, _ = await _read_inputs(runner, call.inputs, limits)
     if len(texts) != 1:
-        raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
+        raise InputError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, call.parameters, limits)
     [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
     async with contextlib.aclosing(generator.stream(texts[0], options)) as deltas:
@@ -204,14 +207,14 @@ def _make_inputs(
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
-        raise InvalidRequestError("the request has two inputs of one name")
+        raise InputError("the request has two inputs of one name")
     for tensor in tensors[:1]:
         limits.check("max_client_batch_size", tensor.shape[0] if tensor.shape else 1, "texts", "inputs")
     if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
         limits.check("max_queue_tokens", len(by_name[_TOKENS].flat), "tokens of all texts", "inputs")
         return _read_tokens(by_name)
     if len(tensors) != 1:
-        raise InvalidRequestError(
+        raise InputError(
             f"the request has {len(tensors)} inputs; it takes one tensor of texts, or {', '.join(_TOKEN_INPUTS)}"
         )
     return _read_texts(runner, tensors[0]), 0
@@ -221,12 +224,12 @@ def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
     """[N] or [N, 1] are texts, [N, 2] pairs, [] one text; [N, W] under the name `words` texts split into words."""
     texts = tensor.flat
     if not isinstance(texts, list):
-        raise InvalidRequestError(
+        raise InputError(
             f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES, or tokens as {_TOKENS}: "
             f"{describe_service(runner)}"
         )
     if not texts:
-        raise InvalidRequestError(f"input {tensor.name!r} is empty; give at least one text")
+        raise InputError(f"input {tensor.name!r} is empty; give at least one text")
     match tensor.shape:
         case [_, count] if tensor.name == _WORDS:
             return [_read_words(texts[start : start + count]) for start in range(0, len(texts), count)]
@@ -234,7 +237,7 @@ def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
             return [TextInput(text) for text in texts]
         case [_, 2]:
             return [TextInput(text, pair) for text, pair in zip(texts[::2], texts[1::2], strict=True)]
-    raise InvalidRequestError(
+    raise InputError(
         f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
         f"[texts, 2]; an input named {_WORDS} has [texts, words]"
     )
@@ -249,31 +252,27 @@ def _read_words(row: Sequence[str]) -> TextInput:
 def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
     """Rectangles of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
     if unknown := [name for name in tensors if name not in _TOKEN_INPUTS]:
-        raise InvalidRequestError(
-            f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}"
-        )
+        raise InputError(f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}")
     shape = tensors[_TOKENS].shape
     arrays: dict[str, NDArray[np.int64]] = {}
     for name, tensor in tensors.items():
         if tensor.datatype not in _TOKEN_DATATYPES:
-            raise InvalidRequestError(
-                f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}"
-            )
+            raise InputError(f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}")
         if len(tensor.shape) != 2 or tensor.shape != shape:
-            raise InvalidRequestError(
+            raise InputError(
                 f"input {name!r} has the shape {tensor.shape}; it must be [texts, tokens] like that of {_TOKENS}"
             )
         give_way()
         arrays[name] = np.asarray(tensor.flat, dtype=np.int64).reshape(shape)
     texts, columns = shape
     if not texts or not columns:
-        raise InvalidRequestError(f"input {_TOKENS!r} is empty; give at least one text of one token")
+        raise InputError(f"input {_TOKENS!r} is empty; give at least one text of one token")
     lengths = np.full(texts, columns)
     if (mask := arrays.get("attention_mask")) is not None:
         lengths = mask.sum(axis=1)
         padded_right = (mask == (np.arange(columns) < lengths[:, None])).all(axis=1) & (lengths > 0)
         if not padded_right.all():
-            raise InvalidRequestError(
+            raise InputError(
                 f"attention_mask of text {int(np.argmin(padded_right))} is not ones and then zeros: texts are to be "
                 "padded on the right"
             )
@@ -288,7 +287,7 @@ def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
     """The outputs of the answer, and the options with what they need."""
-    all_binary = read_boolean(call.parameters, "binary_data_output", call.binary)
+    all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
         # Tokens have no place in a text.
         options = replace(options, offsets=False)
@@ -296,17 +295,17 @@ def _resolve_outputs(
     if not call.outputs:
         return [_Wanted(name, all_binary) for name in own], options
     if len({output.name for output in call.outputs}) < len(call.outputs):
-        raise InvalidRequestError("the request names an output twice")
+        raise InputError("the request names an output twice")
     by_name = list(dict.fromkeys([*own, *(spec.name for spec in runner.named_outputs())]))
     wanted = []
     for output in call.outputs:
         if output.name not in by_name:
-            raise InvalidRequestError(
+            raise InputError(
                 f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(by_name)}"
             )
         if output.name == OFFSETS and from_tokens:
-            raise InvalidRequestError(f"{OFFSETS} is of texts, and the request has tokens")
-        binary = read_boolean(output.parameters, "binary_data", all_binary)
+            raise InputError(f"{OFFSETS} is of texts, and the request has tokens")
+        binary = _read_boolean(output.parameters, "binary_data", all_binary)
         top = output.parameters.get("classification")
         if top is None:
             wanted.append(_Wanted(output.name, binary))
@@ -318,9 +317,16 @@ def _resolve_outputs(
     return wanted, replace(options, offsets=OFFSETS in names, tensors=frozenset(names - {OUTPUT, OFFSETS}))
 
 
+def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"the parameter {name} must be true or false")
+    return value
+
+
 def _read_top(top: Any, limits: RequestLimits) -> int:
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-        raise InvalidRequestError("the parameter classification must be a number of classes, 1 or more")
+        raise InputError("the parameter classification must be a number of classes, 1 or more")
     limits.check("max_top_k", top, "classes (classification)", "classification")
     return top
 
@@ -329,7 +335,5 @@ def _find_scores(name: str, names: Sequence[str], options: Options) -> str:
     """Where the scores of an output are whose best classes are asked for; the model's own output is of classes."""
     scores = {OUTPUT: "logits" if options.output is Output.RAW_LOGITS else "probabilities"}.get(name, name)
     if scores not in ("logits", "probabilities") or scores not in names:
-        raise InvalidRequestError(
-            f"output {name!r} has no scores of classes, which the parameter classification asks for"
-        )
+        raise InputError(f"output {name!r} has no scores of classes, which the parameter classification asks for")
     return scores

@@ -15,15 +15,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import Body, check_beside_texts, decode_json, json_response, read_body
-from protocol.http.calls import find_generator, infer, post_route, served_name, until_disconnect
-from protocol.http.errors import InvalidRequestError, describe
+from protocol.http.disconnects import until_disconnect
+from protocol.http.errors import describe
+from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
-from protocol.openai.sampling_parameters import read_sampling
+from protocol.service_paths import describe_service
 from protocol.versions import MODEL_VERSION
-from runners.core.models import Models
+from runners.core.errors import InputError
+from runners.core.models import Models, find_ready_model
 from runners.core.predictions import Options, Text, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import read_sampling
 
 _TEXT = "text_input"
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -33,14 +36,14 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """`generate` and `generate_stream` of every model."""
 
     async def generate(request: Request) -> Response:
-        runner = find_generator(models, served_name(request), "generate")
+        runner = _find_generator(models, served_name(request), "generate")
         call, text, options = await _read(await read_body(request, limits), limits)
-        [prediction] = await infer(request, runner, [TextInput(text)], options)
+        [prediction] = await until_disconnect(request, runner.infer([TextInput(text)], options))
         assert isinstance(prediction.output, Text)
         return json_response(_answer(runner, call, prediction.output.value))
 
     async def generate_stream(request: Request) -> Response:
-        runner = find_generator(models, served_name(request), "generate_stream")
+        runner = _find_generator(models, served_name(request), "generate_stream")
         call, text, options = await _read(await read_body(request, limits), limits)
         streaming = stream_events(_stream(runner, call, text, options), _render_error)
         return await until_disconnect(request, streaming)
@@ -50,6 +53,18 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         for verb, endpoint in (("generate", generate), ("generate_stream", generate_stream))
         for form in ("/versions/{version}", "")
     ]
+
+
+def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
+    """
+    Raises:
+        ModelNotFoundError, ModelNotReadyError: there is no such model, or it is not loaded.
+        InputError: it does not generate text; the message says what it serves.
+    """
+    runner = find_ready_model(models, name)
+    if (generator := runner.generator) is None or not generator.generates:
+        raise InputError(f"{runner.name} does not serve {call}: {describe_service(runner)}")
+    return generator
 
 
 async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
@@ -63,10 +78,10 @@ async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str,
     call = await body.decode(read)
     text = call.get(_TEXT)
     if not isinstance(text, str):
-        raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
+        raise InputError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
     parameters = call.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidRequestError("parameters must be an object")
+        raise InputError("parameters must be an object")
     limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     if not parameters:

@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import Body, decode_json, json_response, read_body
-from protocol.http.calls import find_model, post_route
-from protocol.http.errors import InvalidRequestError, NotImplementedByModelError
+from protocol.http.errors import NotImplementedByModelError
 from protocol.http.middleware.authentication import Access
+from protocol.http.routing import post_route
 from protocol.versions import MODEL_VERSION
-from runners.core.models import Models, ModelState
+from runners.core.errors import InputError
+from runners.core.models import Models, ModelState, find_model
 from runners.core.request_limits import RequestLimits
 
 
@@ -56,14 +57,14 @@ async def load(models: Models, name: str, parameters: Container[str] = ()) -> No
         parameters: Triton's; what they change there, a model's config and files, is the operator's here.
 
     Raises:
-        InvalidRequestError: there are parameters.
+        InputError: there are parameters.
         ModelNotFoundError: there is none of that name.
         NotImplementedByModelError: there are workers that this call would not reach.
         RunnerError: it cannot be served.
     """
     _check(models, name)
     if parameters:
-        raise InvalidRequestError("load takes no parameters: a model is loaded as the server was started with it")
+        raise InputError("load takes no parameters: a model is loaded as the server was started with it")
     await models.load(name)
 
 

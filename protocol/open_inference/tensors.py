@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from protocol.http.errors import InvalidRequestError
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 # BF16, which numpy has no type for, is float32 in memory.
@@ -65,20 +65,20 @@ def check_datatype(name: str, datatype: str, kind: str = "input") -> str:
     """The datatype in capitals; KServe's clients send small letters too.
 
     Raises:
-        InvalidRequestError: there is no such datatype.
+        InputError: there is no such datatype.
     """
     if (capitals := datatype.upper()) not in DATATYPES:
-        raise InvalidRequestError(f"{kind} {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
+        raise InputError(f"{kind} {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
     return capitals
 
 
 def check_placement(name: str, parameters: Container[str]) -> None:
     """
     Raises:
-        InvalidRequestError: the data is in shared memory, which Triton's clients can be told to use.
+        InputError: the data is in shared memory, which Triton's clients can be told to use.
     """
     if "shared_memory_region" in parameters:
-        raise InvalidRequestError(f"input {name!r} is in shared memory, which this server does not read: send the data")
+        raise InputError(f"input {name!r} is in shared memory, which this server does not read: send the data")
 
 
 def check_elements(name: str, datatype: str, size: int, shape: Sequence[int], limits: RequestLimits) -> None:
@@ -96,15 +96,15 @@ def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "inp
     """The shape, if a tensor of so many elements can have it; `[]` is one element.
 
     Raises:
-        InvalidRequestError: it cannot.
+        InputError: it cannot.
     """
     if len(shape) > MAX_DIMENSIONS or not all(0 <= size <= MAX_DIMENSION for size in shape):
-        raise InvalidRequestError(
+        raise InputError(
             f"{kind} {name!r} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}; there may be {MAX_DIMENSIONS} "
             f"dimensions of 0 to {MAX_DIMENSION}"
         )
     if (wanted := math.prod(shape)) != elements:
-        raise InvalidRequestError(
+        raise InputError(
             f"{kind} {name!r} has the shape {list(shape)}, which is {wanted} elements, but {elements} are given"
         )
     return list(shape)
@@ -114,12 +114,12 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: Any, 
     """A tensor from its decoded `data`, flat or nested as the shape is.
 
     Raises:
-        InvalidRequestError: the data is not of that type or shape, or of a type that JSON cannot carry.
+        InputError: the data is not of that type or shape, or of a type that JSON cannot carry.
     """
     datatype = check_datatype(name, datatype, kind)
     if datatype in _NOT_IN_JSON:
         # KServe's words.
-        raise InvalidRequestError(
+        raise InputError(
             f"Sending {datatype} data via JSON is not supported. Please use the binary data format for {kind} {name}"
         )
     values = _read_elements(data, datatype, shape, f"the data of {kind} {name!r}")
@@ -132,15 +132,15 @@ def to_array(name: str, datatype: str, values: Sequence[Any], kind: str = "input
     """Python numbers as an array.
 
     Raises:
-        InvalidRequestError: a number is out of the datatype's range.
+        InputError: a number is out of the datatype's range.
     """
     try:
         with np.errstate(over="ignore"):
             array = np.array(values, dtype=DTYPES[datatype])
     except OverflowError as error:
-        raise InvalidRequestError(f"a number of {kind} {name!r} is out of the range of {datatype}") from error
+        raise InputError(f"a number of {kind} {name!r} is out of the range of {datatype}") from error
     if datatype == "FP32" and not np.isfinite(array).all():
-        raise InvalidRequestError(f"a number of {kind} {name!r} is out of the range of {datatype}")
+        raise InputError(f"a number of {kind} {name!r} is out of the range of {datatype}")
     return array
 
 
@@ -150,7 +150,7 @@ def tensor_from_binary(
     """A tensor from its bytes; numbers are not copied.
 
     Raises:
-        InvalidRequestError: the bytes are not those of such a tensor.
+        InputError: the bytes are not those of such a tensor.
     """
     datatype = check_datatype(name, datatype, kind)
     if datatype == BYTES:
@@ -158,14 +158,12 @@ def tensor_from_binary(
         return Tensor(name, datatype, check_shape(name, shape, len(strings), kind), strings)
     size = 2 if datatype == BFLOAT16 else DTYPES[datatype].itemsize
     if len(buffer) % size:
-        raise InvalidRequestError(
-            f"the data of {kind} {name!r} has {len(buffer)} bytes, and {datatype} has {size} each"
-        )
+        raise InputError(f"the data of {kind} {name!r} has {len(buffer)} bytes, and {datatype} has {size} each")
     shape = check_shape(name, shape, len(buffer) // size, kind)
     if datatype == BFLOAT16:
         return Tensor(name, datatype, shape, _from_bfloat16(np.frombuffer(buffer, "<u2")))
     if datatype == "BOOL" and len(buffer) and np.frombuffer(buffer, np.uint8).max() > 1:
-        raise InvalidRequestError(f"the data of {kind} {name!r} has a byte that is neither 0 nor 1, which BOOL has")
+        raise InputError(f"the data of {kind} {name!r} has a byte that is neither 0 nor 1, which BOOL has")
     return Tensor(name, datatype, shape, np.frombuffer(buffer, DTYPES[datatype]))
 
 
@@ -189,11 +187,11 @@ def _read_elements(data: Any, datatype: str, shape: Sequence[int], what: str) ->
     if isinstance(data, list) and any(isinstance(element, list) for element in data):
         elements = []
         if not _flatten(data, shape, elements):
-            raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
+            raise InputError(f"{what} is nested, but not as the shape {list(shape)} says")
     try:
         read: list[Any] = msgspec.convert(elements, _list_types[datatype])
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{what} is not as expected: {error}") from error
+        raise InputError(f"{what} is not as expected: {error}") from error
     return read
 
 
@@ -213,11 +211,11 @@ def _read_strings(buffer: memoryview, most: int, what: str) -> list[str]:
     position = 0
     while position < len(buffer) and len(strings) <= most:
         if position + 4 > len(buffer):
-            raise InvalidRequestError(f"{what} ends inside the length of element {len(strings)}")
+            raise InputError(f"{what} ends inside the length of element {len(strings)}")
         (length,) = struct.unpack_from("<I", buffer, position)
         position += 4
         if position + length > len(buffer):
-            raise InvalidRequestError(
+            raise InputError(
                 f"{what} says that element {len(strings)} has {length} bytes, but {len(buffer) - position} are left"
             )
         strings.append(read_text(buffer[position : position + length], len(strings), what))
@@ -229,12 +227,12 @@ def read_text(element: bytes | memoryview, position: int, what: str) -> str:
     """One element of a BYTES tensor.
 
     Raises:
-        InvalidRequestError: it is not UTF-8.
+        InputError: it is not UTF-8.
     """
     try:
         return str(element, "utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"element {position} of {what} is not UTF-8") from error
+        raise InputError(f"element {position} of {what} is not UTF-8") from error
 
 
 def _from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

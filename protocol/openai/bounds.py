@@ -41,7 +41,7 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> int:
         body: of a request that vLLM will answer.
 
     Raises:
-        InvalidRequestError: it is no JSON object, or has a constraint that is too large.
+        InputError: it is no JSON object, or has a constraint that is too large.
         LimitExceededError: it has too many texts, messages, outputs, or whatever costs something at each token.
     """
     call: Any = decode_json(body, _decoder, limits)

@@ -13,13 +13,11 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import count_characters, read_messages
 from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
-from protocol.openai.sampling_parameters import check_counts
 from protocol.openai.tools import (
     CallReader,
     NamedTool,
@@ -31,11 +29,13 @@ from protocol.openai.tools import (
     read_calls,
 )
 from runners.core.admission import check_prompts
+from runners.core.errors import InputError
 from runners.core.generation import Constraint, Delta, Sampling, TokenLogprobs
 from runners.core.models import Models
 from runners.core.parallel_sampling import Sequences
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import check_counts
 
 Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
@@ -55,15 +55,13 @@ class Templated:
         """Of the template; the request's own fields win over `chat_template_kwargs`.
 
         Raises:
-            InvalidRequestError: it brings a template, or fields contradict each other.
+            InputError: it brings a template, or fields contradict each other.
         """
         kwargs = self.chat_template_kwargs or {}
         if self.chat_template is not None or kwargs.get("chat_template") is not None:
-            raise InvalidRequestError("this server does not take chat templates of requests", "chat_template")
+            raise InputError("this server does not take chat templates of requests", "chat_template")
         if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidRequestError(
-                "continue_final_message needs add_generation_prompt to be false", "continue_final_message"
-            )
+            raise InputError("continue_final_message needs add_generation_prompt to be false", "continue_final_message")
         flags = {
             "add_generation_prompt": self.add_generation_prompt,
             "continue_final_message": self.continue_final_message,
@@ -101,7 +99,7 @@ async def answer_chat(models: Models, runner: TextGenerator, body: Body, limits:
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        InputError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
     call = await read_request(body, ChatRequest, Route.CHATS, limits)
@@ -124,12 +122,12 @@ async def answer_chat(models: Models, runner: TextGenerator, body: Body, limits:
 
 def _check(call: ChatRequest) -> None:
     if call.top_logprobs and not call.logprobs:
-        raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
+        raise InputError("top_logprobs needs logprobs to be true", "top_logprobs")
     if call.max_tokens == 0:
-        raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+        raise InputError("max_tokens must be at least 1", "max_tokens")
     check_choice(call.tools, call.tool_choice)
     if call.forced is not None and call.structured_outputs is not None:
-        raise InvalidRequestError("give one of structured_outputs and a forced tool_choice", "structured_outputs")
+        raise InputError("give one of structured_outputs and a forced tool_choice", "structured_outputs")
 
 
 def _variables(call: ChatRequest) -> dict[str, Any]:

@@ -12,18 +12,18 @@ from typing import Any
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.choices import Choice, Form, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
 from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
-from protocol.openai.sampling_parameters import TokenId, check_counts
 from runners.core.admission import check_prompts
+from runners.core.errors import InputError
 from runners.core.generation import Delta, PromptOptions, Sampling, TokenLogprobs
 from runners.core.models import Models
 from runners.core.parallel_sampling import Sequences
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import TokenId, check_counts
 
 # OpenAI's default.
 _MAX_TOKENS = 16
@@ -45,7 +45,7 @@ async def answer_completion(models: Models, runner: TextGenerator, body: Body, l
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        InputError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
     call = await read_request(body, CompletionRequest, Route.COMPLETIONS, limits)
@@ -68,13 +68,13 @@ async def answer_completion(models: Models, runner: TextGenerator, body: Body, l
 
 def _check(call: CompletionRequest) -> None:
     if (call.best_of or 1) > call.choices:
-        raise InvalidRequestError("best_of is not supported beyond n", "best_of")
+        raise InputError("best_of is not supported beyond n", "best_of")
     if call.max_tokens == 0 and not call.echo:
-        raise InvalidRequestError("max_tokens must be at least 1, unless echo is true", "max_tokens")
+        raise InputError("max_tokens must be at least 1, unless echo is true", "max_tokens")
     if call.echo and call.use_beam_search and call.logprobs is not None:
-        raise InvalidRequestError("echo with logprobs is not supported with use_beam_search", "echo")
+        raise InputError("echo with logprobs is not supported with use_beam_search", "echo")
     if call.echo and call.logprob_token_ids and call.max_tokens == 0:
-        raise InvalidRequestError("logprob_token_ids needs max_tokens to be at least 1", "logprob_token_ids")
+        raise InputError("logprob_token_ids needs max_tokens to be at least 1", "logprob_token_ids")
 
 
 def _read_prompts(call: CompletionRequest) -> Sequence[Prompt]:
@@ -83,9 +83,9 @@ def _read_prompts(call: CompletionRequest) -> Sequence[Prompt]:
     ids = [item for item in given if isinstance(item, int)]
     prompts = [item for item in given if not isinstance(item, int)]
     if (not ids and not prompts) or (ids and prompts):
-        raise InvalidRequestError("prompt must be a text, token ids, or a list of either, and not empty", "prompt")
+        raise InputError("prompt must be a text, token ids, or a list of either, and not empty", "prompt")
     if call.prompt == "":
-        raise InvalidRequestError("prompt must not be empty", "prompt")
+        raise InputError("prompt must not be empty", "prompt")
     return prompts or [ids]
 
 

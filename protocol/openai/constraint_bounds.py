@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.output_constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
+from runners.core.errors import InputError
+from runners.core.output_constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
 
 # Each of these takes about a second to compile.
 _MAX_CHOICE_CHARACTERS = 16_384
@@ -27,7 +27,7 @@ def check_constraint(given: dict[str, Any], param: str) -> None:
         given: vLLM's `structured_outputs`, or OpenAI's `response_format` or `text`.
 
     Raises:
-        InvalidRequestError: it has too many choices or characters, or too much that is nested or repeated.
+        InputError: it has too many choices or characters, or too much that is nested or repeated.
     """
     choices = given.get("choice")
     if isinstance(choices, list):
@@ -47,7 +47,7 @@ def check_tools(tools: list[Any]) -> None:
     """Check the schemas of functions, which the arguments of a forced call must match.
 
     Raises:
-        InvalidRequestError: as `check_constraint`.
+        InputError: as `check_constraint`.
     """
     for tool in tools:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
@@ -57,7 +57,7 @@ def check_tools(tools: list[Any]) -> None:
 
 def _check(what: str, count: int, most: int, param: str) -> None:
     if count > most:
-        raise InvalidRequestError(f"{what.format(count)}; {most} are the most", param)
+        raise InputError(f"{what.format(count)}; {most} are the most", param)
 
 
 def _check_pattern(pattern: str, what: str, param: str) -> None:
@@ -102,7 +102,7 @@ def _check_schema(schema: dict[str, Any] | str, param: str) -> None:
     for node in _iterate(schema):
         count += sum(len(node[name]) for name in _COMBINING if isinstance(node.get(name), list))
         if _refers_to_itself(node, schema):
-            raise InvalidRequestError(f"the schema of {param} has a $ref that leads to itself", param)
+            raise InputError(f"the schema of {param} has a $ref that leads to itself", param)
     _check(f"the schema of {param} has {{}} alternatives (oneOf, anyOf, allOf)", count, _MAX_ALTERNATIVES, param)
 
 

@@ -13,18 +13,20 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
-from protocol.http.calls import find_model, infer, refuse_truncation, render, resolve_options
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.sampling_parameters import TokenId
-from runners.core.models import Models
+from protocol.http.rendering import render
+from runners.core.errors import InputError
+from runners.core.models import Models, find_model
 from runners.core.predictions import Numbers, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
+from runners.core.sampling_parameters import TokenId
 
+# vLLM's truncate_prompt_tokens for the length that the model takes.
+_MODEL_LENGTH = -1
 # A text, a list of texts, the ids of a tokenized text, or a list of those.
 Inputs = str | list[TokenId | str | list[TokenId]]
 
@@ -45,14 +47,12 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
-async def answer_embeddings(
-    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
-) -> Response:
+async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        InputError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot embed a text.
     """
@@ -67,8 +67,19 @@ async def answer_embeddings(
     refuse_truncation(call.truncate_prompt_tokens)
     given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     options = resolve_options(runner, {name: value for name, value in given.items() if value is not None}, limits)
-    predictions = await infer(request, runner, inputs, options)
+    predictions = await runner.infer(inputs, options)
     return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
+
+
+def refuse_truncation(tokens: int | None) -> None:
+    """
+    Raises:
+        InputError: vLLM's `truncate_prompt_tokens` asks for another length than the model's.
+    """
+    if tokens not in (None, _MODEL_LENGTH):
+        raise InputError(
+            "truncate_prompt_tokens can only be -1: texts are truncated to the model's length", "truncate_prompt_tokens"
+        )
 
 
 def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
@@ -78,7 +89,7 @@ def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[Tex
 
     Raises:
         LimitExceededError: there are more texts than the operator allows.
-        InvalidRequestError: it is empty, or a mixture.
+        InputError: it is empty, or a mixture.
     """
     items = [given] if isinstance(given, str) else given
     kinds = {type(item) for item in items}
@@ -88,13 +99,13 @@ def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[Tex
     for position, item in enumerate(items):
         if item == "" or item == []:
             where = "" if isinstance(given, str) else f"[{position}]"
-            raise InvalidRequestError(f"{name}{where} is empty; give at least a character or a token", name)
+            raise InputError(f"{name}{where} is empty; give at least a character or a token", name)
     match [*kinds]:
         case [kind] if kind is str:
             return [TextInput(text) for text in items if isinstance(text, str)]
         case [kind] if kind is list:
             return [_tokens(ids) for ids in items if isinstance(ids, list)]
-    raise InvalidRequestError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
+    raise InputError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
 
 
 def _tokens(ids: Sequence[Any]) -> TokenInput:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from protocol.http.body import Body, convert_json, decode_json
-from protocol.http.errors import UnsupportedError
+from runners.core.errors import UnsupportedError
 from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
@@ -188,7 +188,7 @@ async def read_request(body: Body, form: type[T], route: Route, limits: RequestL
 
     Raises:
         LimitExceededError: there is more in it than the operator allows.
-        InvalidRequestError: it is of another form, or has a parameter that `refuse_unsupported` refuses.
+        InputError: it is of another form, or has a parameter that `refuse_unsupported` refuses.
     """
 
     def read(data: bytes) -> T:

@@ -17,23 +17,16 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
-from protocol.http.calls import (
-    CHARACTERS_A_NUMBER,
-    find_model,
-    infer,
-    refuse_truncation,
-    render_off_loop,
-    resolve_options,
-)
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.embeddings import count_usage, list_vectors
-from runners.core.models import Models
+from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
+from protocol.openai.embeddings import count_usage, list_vectors, refuse_truncation
+from runners.core.errors import InputError
+from runners.core.models import Models, find_model
 from runners.core.predictions import RELEVANCE, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
@@ -88,14 +81,12 @@ _rerank_decoder = msgspec.json.Decoder(RerankRequest)
 _score_decoder = msgspec.json.Decoder(ScoreRequest)
 
 
-async def answer_rerank(
-    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
-) -> Response:
+async def answer_rerank(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer `rerank`: the documents in the order of their relevance to the query, best first.
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        InputError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
@@ -105,8 +96,8 @@ async def answer_rerank(
     limits.check("max_client_batch_size", len(given), "documents", "documents")
     documents = [each.text if isinstance(each, Document) else each for each in given]
     if not documents:
-        raise InvalidRequestError("documents is empty; give at least one", "documents")
-    scores, usage = await _score(request, runner, [call.query], documents, call, limits)
+        raise InputError("documents is empty; give at least one", "documents")
+    scores, usage = await _score(runner, [call.query], documents, call, limits)
     head = {"id": f"rerank-{uuid.uuid4().hex}", "model": call.model or runner.name}
     values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
@@ -124,19 +115,19 @@ async def answer_rerank(
     return await render_off_loop(render, values)
 
 
-async def answer_score(request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+async def answer_score(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer `score`: one text with each of N, or N texts with one of N each, in the order of the request.
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        InputError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _score_decoder, limits))
     _check(call, models)
     first, second = _read_sides(call, limits)
-    scores, usage = await _score(request, runner, first, second, call, limits)
+    scores, usage = await _score(runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
     return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
@@ -151,7 +142,7 @@ def _check(call: RankingOptions, models: Models) -> None:
     """
     Raises:
         ModelNotFoundError: there is no model of that name.
-        InvalidRequestError: an option is given that this server does not have.
+        InputError: an option is given that this server does not have.
     """
     if call.model:
         find_model(models, call.model)
@@ -159,7 +150,7 @@ def _check(call: RankingOptions, models: Models) -> None:
     for name in _LIMITS:
         # vLLM's default is 0, for no limit.
         if getattr(call, name):
-            raise InvalidRequestError(
+            raise InputError(
                 f"{name} can only be 0: query and document are truncated together, to the model's length", name
             )
 
@@ -168,7 +159,7 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
     """The texts of both sides.
 
     Raises:
-        InvalidRequestError: a side is missing or empty, or they do not go together.
+        InputError: a side is missing or empty, or they do not go together.
     """
     for first_name, second_name in SIDES:
         first, second = getattr(call, first_name), getattr(call, second_name)
@@ -176,14 +167,14 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
             break
     else:
         known = ", ".join(f"{first} and {second}" for first, second in SIDES)
-        raise InvalidRequestError(f"the body has no two sides to score; give {known}")
+        raise InputError(f"the body has no two sides to score; give {known}")
     first, second = ([side] if isinstance(side, str) else side for side in (first, second))
     for name, side in ((first_name, first), (second_name, second)):
         if not side:
-            raise InvalidRequestError(f"{name} is empty; give at least one text", name)
+            raise InputError(f"{name} is empty; give at least one text", name)
         limits.check("max_client_batch_size", len(side), name, name)
     if len(first) not in (1, len(second)):
-        raise InvalidRequestError(
+        raise InputError(
             f"{first_name} has {len(first)} texts and {second_name} has {len(second)}; "
             f"{first_name} must have one, or as many",
             first_name,
@@ -192,7 +183,6 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
 
 
 async def _score(
-    request: Request,
     runner: Runner,
     first: Sequence[str],
     second: Sequence[str],
@@ -203,16 +193,16 @@ async def _score(
     options = resolve_options(runner, None, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         if call.use_activation is not None:
-            raise InvalidRequestError(
+            raise InputError(
                 f"use_activation is for models that rank; {runner.name} serves {runner.task}", "use_activation"
             )
-        predictions = await infer(request, runner, [TextInput(text) for text in (*first, *second)], options)
+        predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)
         scores = _cosines(predictions, len(first))
     else:
         output = "logits" if call.use_activation is False else RELEVANCE
         firsts = first if len(first) == len(second) else [*first] * len(second)
         pairs = [TextInput(*pair) for pair in zip(firsts, second, strict=True)]
-        predictions = await infer(request, runner, pairs, replace(options, tensors=frozenset({output})))
+        predictions = await runner.infer(pairs, replace(options, tensors=frozenset({output})))
         scores = np.array([prediction.tensors[output].item() for prediction in predictions])
     return scores.tolist(), count_usage(predictions)
 

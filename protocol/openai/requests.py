@@ -7,13 +7,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from protocol.http.calls import find_model
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.choices import Streaming
-from protocol.openai.output_constraints import ResponseFormat, read_response_format, read_structured_outputs
-from protocol.openai.sampling_parameters import MAX_CHOICES, GenerationFields, TokenId
+from runners.core.errors import InputError
 from runners.core.generation import BeamSearch, Constraint
-from runners.core.models import Models
+from runners.core.models import Models, find_model
+from runners.core.output_constraints import ResponseFormat, read_response_format, read_structured_outputs
+from runners.core.sampling_parameters import MAX_CHOICES, GenerationFields, TokenId
 
 _MAX_TOP_LOGPROBS = 20
 _MAX_LOGPROB_TOKENS = 128
@@ -52,22 +51,22 @@ class CommonFields(GenerationFields, kw_only=True):
     def check(self, models: Models, wants_logprobs: bool) -> None:
         """
         Raises:
-            InvalidRequestError: fields contradict each other.
+            InputError: fields contradict each other.
             ModelNotFoundError: there is no model of that name.
         """
         if self.model:
             find_model(models, self.model)
         options = self.stream_options
         if options is not None and not self.stream and options != StreamOptions():
-            raise InvalidRequestError("stream_options needs stream to be true", "stream_options")
+            raise InputError("stream_options needs stream to be true", "stream_options")
         if self.stream and self.use_beam_search:
-            raise InvalidRequestError("use_beam_search is not supported with stream", "use_beam_search")
+            raise InputError("use_beam_search is not supported with stream", "use_beam_search")
         if self.stream and self.prompt_logprobs:
-            raise InvalidRequestError("prompt_logprobs is not supported with stream", "prompt_logprobs")
+            raise InputError("prompt_logprobs is not supported with stream", "prompt_logprobs")
         if self.logprob_token_ids and not wants_logprobs:
-            raise InvalidRequestError("logprob_token_ids needs logprobs", "logprob_token_ids")
+            raise InputError("logprob_token_ids needs logprobs", "logprob_token_ids")
         if self.logprob_token_ids and self.use_beam_search:
-            raise InvalidRequestError("logprob_token_ids is not supported with use_beam_search", "logprob_token_ids")
+            raise InputError("logprob_token_ids is not supported with use_beam_search", "logprob_token_ids")
 
     def streaming(self) -> Streaming | None:
         """What a stream tells beside its text; None where the answer is to be whole."""
@@ -81,14 +80,14 @@ class CommonFields(GenerationFields, kw_only=True):
         """What the output must match.
 
         Raises:
-            InvalidRequestError: it is said twice, or wrong.
+            InputError: it is said twice, or wrong.
         """
         of_format, of_outputs = (
             read_response_format(self.response_format),
             read_structured_outputs(self.structured_outputs),
         )
         if of_format is not None and of_outputs is not None:
-            raise InvalidRequestError("give one of response_format and structured_outputs", "structured_outputs")
+            raise InputError("give one of response_format and structured_outputs", "structured_outputs")
         return of_format or of_outputs
 
     def beam_search(self) -> BeamSearch | None:

@@ -17,23 +17,23 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.calls import find_model
-from protocol.http.errors import InvalidRequestError, UnsupportedError, openai_error
+from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, complete, count_logprobs, count_usage, render_logprobs
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import count_characters, read_messages
-from protocol.openai.output_constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from protocol.openai.parameters import Route, read_request
 from protocol.openai.requests import TopLogprobs
-from protocol.openai.sampling_parameters import SamplingFields, check_counts
+from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
-from runners.core.models import Models
+from runners.core.models import Models, find_model
+from runners.core.output_constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from runners.core.parallel_sampling import Sequences, run
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import SamplingFields, check_counts
 
 _WITH_LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
@@ -92,7 +92,7 @@ async def answer_response(models: Models, runner: TextGenerator, body: Body, lim
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        InputError: the body is not as expected, or asks for what this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
     call = await read_request(body, ResponsesRequest, Route.RESPONSES, limits)
@@ -117,7 +117,7 @@ def _read_input(call: ResponsesRequest, limits: RequestLimits) -> list[dict[str,
     given = [{"role": "user", "content": call.input}] if isinstance(call.input, str) else call.input
     for position, item in enumerate(given):
         if (kind := item.get("type", "message")) != "message":
-            raise InvalidRequestError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
+            raise InputError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
     messages = read_messages(given, limits, "input")
     return [{"role": "system", "content": call.instructions}, *messages] if call.instructions else messages
 
@@ -125,7 +125,7 @@ def _read_input(call: ResponsesRequest, limits: RequestLimits) -> list[dict[str,
 def _variables(call: ResponsesRequest) -> dict[str, Any]:
     given = call.chat_template_kwargs or {}
     if given.get("chat_template") is not None:
-        raise InvalidRequestError("this server does not take chat templates of requests", "chat_template_kwargs")
+        raise InputError("this server does not take chat templates of requests", "chat_template_kwargs")
     flags = {"add_generation_prompt": not call.continues, "continue_final_message": call.continues}
     effort = None if call.reasoning is None else call.reasoning.effort
     return {**given, **flags, **effort_variables(effort, given)}
@@ -133,7 +133,7 @@ def _variables(call: ResponsesRequest) -> dict[str, Any]:
 
 def _read_sampling(call: ResponsesRequest) -> Sampling:
     if others := [name for name in call.include or () if name != _WITH_LOGPROBS]:
-        raise InvalidRequestError(f"include {others[0][:60]} is not supported; there is {_WITH_LOGPROBS}", "include")
+        raise InputError(f"include {others[0][:60]} is not supported; there is {_WITH_LOGPROBS}", "include")
     sampling = call.to_sampling(call.max_output_tokens, _constraint(call))
     return replace(sampling, logprobs=(call.top_logprobs or 0) if call.with_logprobs else None)
 
@@ -146,9 +146,9 @@ def _constraint(call: ResponsesRequest) -> Constraint | None:
     if text.format is None:
         return constraint
     if constraint is not None:
-        raise InvalidRequestError("give one of text.format and structured_outputs", "structured_outputs")
+        raise InputError("give one of text.format and structured_outputs", "structured_outputs")
     if text.format.type == "json_schema" and text.format.schema is None:
-        raise InvalidRequestError("text.format json_schema needs a schema", "text")
+        raise InputError("text.format json_schema needs a schema", "text")
     return read_response_format(ResponseFormat(type=text.format.type, json_schema=text.format))
 
 

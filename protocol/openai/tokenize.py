@@ -10,17 +10,16 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, convert_json, decode_json, json_response
-from protocol.http.calls import find_model
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.chats import Messages, Templated
 from protocol.openai.messages import count_characters, read_messages
-from protocol.openai.sampling_parameters import TokenId
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.admission import check_prompts
+from runners.core.errors import InputError
 from runners.core.generation import PromptOptions
-from runners.core.models import Models
+from runners.core.models import Models, find_model
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import TokenId
 
 _MAX_TOKENS = 2**20
 
@@ -64,7 +63,7 @@ async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, lim
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        InputError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
     """
 
@@ -73,7 +72,7 @@ async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, lim
         if "messages" in fields:
             return convert_json(fields, TokenizeChatRequest)
         if "prompt" not in fields:
-            raise InvalidRequestError("the body must have a prompt or messages", "prompt")
+            raise InputError("the body must have a prompt or messages", "prompt")
         return convert_json(fields, TokenizeTextRequest)
 
     call = await body.decode(read)
@@ -103,7 +102,7 @@ async def answer_detokenize(models: Models, runner: TextGenerator, body: Body, l
 
     Raises:
         LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        InputError: the body is not as expected.
         ModelNotFoundError: there is no model of that name.
     """
     call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))

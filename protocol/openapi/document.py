@@ -17,10 +17,10 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.http.body import STRUCTURED_EVENT_TYPE
-from protocol.http.calls import OPENAI_PATHS, RANKING_PATHS, TOKENIZER_PATHS, serves_openai
 from protocol.http.middleware.authentication import Access
 from protocol.open_inference.rest import BINARY_HEADER
-from protocol.openai.routes import ADMIN_PATHS, COHERE_PATH, is_for_clients, normalize_prefix
+from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, OpenAIEndpoint, changes_models, is_for_clients, is_served
+from protocol.openai.routes import normalize_prefix
 from protocol.openapi.examples import Example, Examples, describe_examples
 from protocol.openapi.operations import (
     BINARY,
@@ -250,18 +250,17 @@ def _add_openai(
 ) -> dict[str, Schema]:
     """Add OpenAI's API, and return the schemas of vLLM's part in it."""
     paths_of_vllm, schemas = _read_vllm(runner)
-    inner = {f"{base}/{path}": f"/v1/{path}" for base in (f"{prefix}/v1", "/v1") for path in OPENAI_PATHS}
-    inner |= {path: path for path in (COHERE_PATH, *TOKENIZER_PATHS)}
+    by_path = {path: path for path in AT_ROOT}
     if prefix:
-        inner |= {f"{prefix}{path}": path for path in TOKENIZER_PATHS if serves_openai(runner, path)}
-        inner |= {f"{prefix}{path}": path for path in RANKING_PATHS if serves_openai(runner, path)}
-    for outer, path in inner.items():
-        # The same call has several paths.
-        kind = path.removeprefix("/v1").removeprefix("/v2").removeprefix("/")
+        further = [path for path in ENDPOINTS if not path.startswith("/v1/") and is_served(runner, path)]
+        by_path |= {f"{prefix}{path}": path for path in (*(each for each in AT_ROOT if each[:4] == "/v1/"), *further)}
+    for outer, path in by_path.items():
+        endpoint = ENDPOINTS[path]
+        given = examples.get(endpoint.name, {})
         if (operations := paths_of_vllm.get(path)) is not None:
-            _add_forwarded(paths, outer, operations, examples.get(kind, {}))
-        elif serves_openai(runner, path):
-            _add_answered(paths, outer, kind, examples.get(kind, {}), errors)
+            _add_forwarded(paths, outer, operations, given)
+        elif is_served(runner, path):
+            _add_answered(paths, outer, endpoint, given, errors)
         else:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
             paths.add("post", outer, "OpenAI", _UNSERVED, {}, refusals, shape="OpenAI")
@@ -273,34 +272,24 @@ def _add_openai(
     model = f"{prefix}/v1/models/{{name}}"
     paths.add("get", model, "OpenAI", "A model", found, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
     for path, operations in paths_of_vllm.items():
-        if f"{prefix}{path}" not in paths.items and (path in ADMIN_PATHS or is_for_clients(path)):
-            _add_forwarded(paths, f"{prefix}{path}", operations, {}, is_change=path in ADMIN_PATHS)
+        is_change = changes_models(path)
+        if f"{prefix}{path}" not in paths.items and (is_change or is_for_clients(path)):
+            _add_forwarded(paths, f"{prefix}{path}", operations, {}, is_change)
     return schemas
 
 
 def _add_answered(
-    paths: Paths, path: str, kind: str, examples: Mapping[str, Example], errors: Sequence[HTTPStatus]
+    paths: Paths, path: str, endpoint: OpenAIEndpoint, examples: Mapping[str, Example], errors: Sequence[HTTPStatus]
 ) -> None:
-    """Add what this server answers itself."""
-    asked, answered, summary = _ANSWERED[kind]
-    answer = json_answer(answered, examples)
-    if kind in _STREAMED:
-        answer["content"][EVENTS] = {"schema": _STREAMED[kind]}
-    body = json_body(reference(asked), examples)
-    paths.add("post", path, "OpenAI", summary, {200: answer}, errors, body, shape="OpenAI")
+    """Add an operation that this server answers itself."""
+    answer = json_answer(endpoint.response, examples)
+    if (event := _STREAMED.get(endpoint.name)) is not None:
+        answer["content"][EVENTS] = {"schema": event}
+    body = json_body(reference(endpoint.request), examples)
+    paths.add("post", path, "OpenAI", endpoint.summary, {200: answer}, errors, body, shape="OpenAI")
 
 
 _CHUNK = object_of({"data": {**STRING, "description": "a chunk as JSON, or an OpenAIError; at the end [DONE]"}})
-_ANSWERED = {
-    "completions": ("CompletionRequest", "CompletionResponse", "Continue prompts"),
-    "chat/completions": ("ChatRequest", "ChatResponse", "Continue a chat"),
-    "embeddings": ("EmbeddingRequest", "EmbeddingResponse", "Embed texts"),
-    "rerank": ("RerankRequest", "RerankResponse", "Rank texts by a query"),
-    "score": ("ScoreRequest", "ScoreResponse", "Score pairs of texts"),
-    "responses": ("ResponsesRequest", "ResponsesResponse", "Answer a text or messages with text"),
-    "tokenize": ("TokenizeRequest", "TokenizeResponse", "The tokens of a text or a chat"),
-    "detokenize": ("DetokenizeRequest", "DetokenizeResponse", "The text of tokens"),
-}
 _EVENT = object_of(
     {"event": STRING, "data": {**STRING, "description": "an event as JSON, of the type that is its name"}}
 )

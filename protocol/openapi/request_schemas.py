@@ -6,7 +6,6 @@ from collections.abc import Collection
 
 import msgspec
 
-from protocol.http.calls import OPTION_PARAMETERS
 from protocol.kserve_v1.routes import PredictRequest
 from protocol.open_inference.repository import IndexRequest
 from protocol.open_inference.rest import InferRequest
@@ -16,12 +15,13 @@ from protocol.openai.embeddings import EmbeddingRequest
 from protocol.openai.parameters import MEANINGS
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
-from protocol.openai.sampling_parameters import PROTOCOL_PARAMETERS, SamplingParameters
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from protocol.openapi.schemas import BOOLEAN, STRING, Schema, event_schema, or_null, reference
 from protocol.tei.routes import TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
 from runners.core.answer_options import AnswerOptions, OverflowOptions
+from runners.core.request_options import OPTION_FLAGS
 from runners.core.runner import Runner
+from runners.core.sampling_parameters import PROTOCOL_PARAMETERS, SamplingParameters
 
 _REFERENCE = "#/components/schemas/{name}"
 # Each field of these has its meaning in one table.
@@ -42,9 +42,9 @@ def request_schemas(runner: Runner) -> dict[str, Schema]:
     schemas["TokenizeRequest"] = {"anyOf": [reference("TokenizeTextRequest"), reference("TokenizeChatRequest")]}
     sampling = schemas["SamplingParameters"]
     sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
-    answers, definitions = _answer_schemas(runner.answer_options)
+    answers, definitions = _answer_schemas(runner.supported_options.names)
     schemas |= definitions
-    options = {"type": "object", "properties": dict.fromkeys(OPTION_PARAMETERS, BOOLEAN) | answers}
+    options = {"type": "object", "properties": dict.fromkeys(OPTION_FLAGS, BOOLEAN) | answers}
     schemas["Parameters"] = options if runner.generator is None else sampling
     predict = schemas["PredictRequest"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))

@@ -20,22 +20,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import Body, decode_json, read_body
-from protocol.http.calls import (
-    CHARACTERS_A_NUMBER,
-    check_ready,
-    describe_service,
-    infer,
-    post_route,
-    render,
-    resolve_options,
-)
-from protocol.http.errors import InvalidRequestError, describe, tei_error_type
+from protocol.http.disconnects import until_disconnect
+from protocol.http.errors import describe, tei_error_type
+from protocol.http.rendering import CHARACTERS_A_NUMBER, render
+from protocol.http.routing import post_route, with_errors
 from protocol.openai.embeddings import Inputs, list_vectors, read_inputs
 from protocol.openai.ranking import sort_by_score, unit_vectors
-from protocol.openai.routes import shaped
-from runners.core.models import Models
+from protocol.service_paths import describe_service
+from runners.core.errors import InputError
+from runners.core.models import Models, check_ready
 from runners.core.predictions import Prediction, Records, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
@@ -56,10 +52,10 @@ class _TeiRequest(msgspec.Struct, kw_only=True):
         """What the request asks of the model, as the other protocols' `parameters` have it.
 
         Raises:
-            InvalidRequestError: texts are to be cut on the left.
+            InputError: texts are to be cut on the left.
         """
         if (self.truncation_direction or "right").lower() != "right":
-            raise InvalidRequestError("truncation_direction can only be right: a text's end is what is cut")
+            raise InputError("truncation_direction can only be right: a text's end is what is cut")
         return more if self.truncate is None else {**more, "truncation": self.truncate}
 
 
@@ -100,10 +96,10 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         runner, path = models.first, request.url.path
         check_ready(runner)
         if runner.task not in TASKS[path]:
-            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+            raise InputError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
         return await _ANSWERS[path](request, runner, await read_body(request, limits), limits)
 
-    return [post_route(path, shaped(answer, _render_error), _render_error) for path in TASKS]
+    return [post_route(path, with_errors(answer, _render_error), _render_error) for path in TASKS]
 
 
 async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
@@ -114,10 +110,10 @@ async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLi
     call, inputs = await body.decode(read)
     normalized = runner.properties["normalized"] == "true"
     if normalized and not call.normalize:
-        raise InvalidRequestError("normalize cannot be false: the model's vectors have length 1")
+        raise InputError("normalize cannot be false: the model's vectors have length 1")
     given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     parameters = call.parameters(**{name: value for name, value in given.items() if value is not None})
-    predictions = await infer(request, runner, inputs, resolve_options(runner, parameters, limits))
+    predictions = await _infer(request, runner, inputs, parameters, limits)
     return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
 
 
@@ -136,7 +132,7 @@ async def _predict(request: Request, runner: Runner, body: Body, limits: Request
     call, texts, single = await body.decode(read)
     # The operator's `threshold` would leave some out.
     more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
-    predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more), limits))
+    predictions = await _infer(request, runner, texts, call.parameters(**more), limits)
 
     def render_classes(answers: Sequence[Prediction]) -> Any:
         return _list_classes(answers[0]) if single else map(_list_classes, answers)
@@ -153,7 +149,7 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
     """The texts and pairs, and whether there is one that is in no list.
 
     Raises:
-        InvalidRequestError: it is none of the forms.
+        InputError: it is none of the forms.
     """
     match given:
         case str(text):
@@ -170,7 +166,7 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
             case [text, pair]:
                 batch.append(TextInput(text, pair))
     if not given or len(batch) < len(given):
-        raise InvalidRequestError(
+        raise InputError(
             "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
             "[[text], [text, text], ...]"
         )
@@ -181,11 +177,12 @@ async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestL
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
-        raise InvalidRequestError("texts is empty; give at least one")
+        raise InputError("texts is empty; give at least one")
     # That server takes a sigmoid of every model, whatever the model's files say.
     function = "none" if call.raw_scores else "sigmoid"
-    options = resolve_options(runner, call.parameters(top_k=1, threshold=None, function_to_apply=function), limits)
-    predictions = await infer(request, runner, [TextInput(call.query, text) for text in call.texts], options)
+    parameters = call.parameters(top_k=1, threshold=None, function_to_apply=function)
+    pairs = [TextInput(call.query, text) for text in call.texts]
+    predictions = await _infer(request, runner, pairs, parameters, limits)
 
     def render_scores(answers: Sequence[Prediction]) -> Any:
         scores = [_columns(prediction)["score"][0] for prediction in answers]
@@ -195,6 +192,16 @@ async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestL
         )
 
     return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
+
+
+async def _infer(
+    request: Request,
+    runner: Runner,
+    inputs: Sequence[TextInput | TokenInput],
+    parameters: dict[str, Any],
+    limits: RequestLimits,
+) -> Sequence[Prediction]:
+    return await until_disconnect(request, runner.infer(inputs, resolve_options(runner, parameters, limits)))
 
 
 _ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}

@@ -36,6 +36,18 @@ class InputError(RunnerError):
         self.param = param
 
 
+class UnsupportedError(InputError):
+    """The request asks for something that vLLM has and this server does not."""
+
+    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
+        """
+        Args:
+            on_vllm: whether OpenAI's API has it where vLLM runs the model.
+        """
+        where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
+        super().__init__(f"{what} is not supported here{where}", param)
+
+
 class LimitExceededError(InputError):
     """The caller's input has more of something than the operator allows."""
 
@@ -63,6 +75,15 @@ class OverloadedError(RunnerError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ModelNotFoundError(RunnerError):
+    """The server has no model of this name; the text is KServe's, whose clients look for it."""
+
+    param = "model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Model with name {name} does not exist.")
 
 
 class ModelNotReadyError(RunnerError):

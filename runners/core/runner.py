@@ -10,6 +10,7 @@ from runners.core.admission import Admitted
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, Engine, PromptOptions
 from runners.core.predictions import Options, Prediction, TensorSpec, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
 
 # An ASGI application: a runner hands it on and does not speak HTTP itself.
@@ -59,8 +60,8 @@ class Runner(Protocol):
         """What else a client may want to know of the model."""
 
     @property
-    def answer_options(self) -> frozenset[str]:
-        """The names of `AnswerOptions` and `OverflowOptions` that its task has; none until it is loaded."""
+    def supported_options(self) -> SupportedOptions:
+        """The encoder's options that requests may set; none until the model is loaded."""
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         """The tensors of an answer, where the request names none."""
@@ -122,7 +123,7 @@ class TextGenerator(Runner, Protocol):
         """Whether usage has the number of cached tokens of a prompt."""
 
     def serves_openai(self, path: str) -> bool:
-        """Whether the runner answers a path of OpenAI's API, such as /v1/completions."""
+        """Whether vLLM's own layer for OpenAI's API answers a path, such as /v1/completions; no on `transformers`."""
 
     async def model_cards(self) -> list[dict[str, Any]]:
         """The model and its LoRA adapters as vLLM lists them; empty on `transformers`."""

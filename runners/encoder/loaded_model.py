@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
+from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class LoadedModel:
     model: PreTrainedModel
     head: Head
     default_options: Options
+    supported_options: SupportedOptions
     tokenizer: TextTokenizer
     lanes: TokenizerLanes
     token_limits: TokenLimits

@@ -18,8 +18,8 @@ from runners.core.machine import count_cores
 from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
+from runners.core.request_options import check_options, read_default_options, warn_of_unsupported
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
-from runners.encoder.default_options import read_default_options, warn_of_unsupported
 from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.intake import TokenizerLanes
 from runners.encoder.loaded_model import LoadedModel
@@ -90,6 +90,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         model=model,
         head=head,
         default_options=default_options,
+        supported_options=head.supported_options(checkpoint.task),
         tokenizer=tokenizer,
         token_limits=token_limits,
         lanes=TokenizerLanes(tokenizer),
@@ -163,10 +164,11 @@ def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> O
         ArgumentsError: an option does not fit the model.
     """
     head = checkpoint.head
-    warn_of_unsupported(arguments, checkpoint.task, head.options, head.returns_offsets)
-    options = read_default_options(arguments, head.options)
+    supported = head.supported_options(checkpoint.task)
+    warn_of_unsupported(arguments, checkpoint.task, supported.names, head.returns_offsets)
+    options = read_default_options(arguments, supported.names)
     try:
-        head.check_options(options)
+        check_options(options, supported, arguments)
     except InputError as error:
         raise ArgumentsError(str(error)) from error
     return options

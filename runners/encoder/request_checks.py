@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from runners.core.errors import InputError, LimitExceededError, add_text_position
 from runners.core.predictions import Options, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import check_options, check_prompt_name
 from runners.encoder.intake import count_characters
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ def check_request(
     characters = _check_kinds(loaded, texts, options, limits.max_whole_text_characters)
     sequences = loaded.head.count_sequences(options) * len(texts)
     limits.check("max_request_sequences", sequences, "pairs of a text and a label", "candidate_labels")
-    loaded.head.check_options(options)
-    is_default_prompt = options.answer.prompt_name in (None, loaded.default_options.answer.prompt_name)
-    if not is_default_prompt and any(isinstance(text, TokenInput) for text in texts):
-        raise InputError("a prompt goes before texts, and the request has tokens", "prompt_name")
+    check_options(options, loaded.supported_options, limits)
+    check_prompt_name(options, loaded.default_options, any(isinstance(text, TokenInput) for text in texts))
     return characters
 
 

@@ -25,8 +25,8 @@ from runners.core.machine import limit_spinning
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, Prediction, TensorSpec, TextInput, TokenInput
 from runners.core.predictor import Predictor
+from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
 from runners.core.task import Task
-from runners.encoder.default_options import count_truncated_tokens, read_default_options
 from runners.encoder.intake import Intake
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
@@ -203,8 +203,8 @@ class EncoderRunner:
         return self._model().head.class_name(index)
 
     @property
-    def answer_options(self) -> frozenset[str]:
-        return self._loaded.head.options if self._loaded is not None else frozenset()
+    def supported_options(self) -> SupportedOptions:
+        return self._loaded.supported_options if self._loaded is not None else SupportedOptions()
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         counted = [TRUNCATED_TOKENS] if options.overflow.return_truncated_tokens else []

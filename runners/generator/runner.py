@@ -32,6 +32,7 @@ from runners.core.machine import limit_spinning
 from runners.core.parallel_sampling import Sequences, run
 from runners.core.predictions import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import SupportedOptions
 from runners.core.runner import Application, TextGenerator
 from runners.core.task import Task, infer_task
 from runners.generator import vllm
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OUTPUT = TensorSpec("output-0", "BYTES", (-1,))
-_TRANSFORMERS_PATHS = frozenset(
-    {"/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"}
-)
 # Those of vLLM's arguments that have a meaning on `transformers` too.
 _TOKENS_DETAILS = "enable_prompt_tokens_details"
 # Token ids of which a list is made at once: a ms.
@@ -103,8 +101,8 @@ class GeneratorRunner:
         raise NotImplementedError("a generator has no classes")
 
     @property
-    def answer_options(self) -> frozenset[str]:
-        return frozenset()
+    def supported_options(self) -> SupportedOptions:
+        return SupportedOptions(self._task)
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         return [_OUTPUT]
@@ -204,8 +202,8 @@ class GeneratorRunner:
         return self._engine.application if isinstance(self._engine, VllmEngine) else None
 
     def serves_openai(self, path: str) -> bool:
-        """Whether it answers a path of OpenAI's API, such as /v1/completions."""
-        return self._engine.serves(path) if isinstance(self._engine, VllmEngine) else path in _TRANSFORMERS_PATHS
+        """Whether vLLM's own layer for OpenAI's API answers a path, such as /v1/completions."""
+        return isinstance(self._engine, VllmEngine) and self._engine.serves(path)
 
     async def model_cards(self) -> list[dict[str, Any]]:
         """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""

@@ -6,14 +6,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.http.calls import find_model, served_name
-from protocol.http.errors import ProtocolError, render_error
-from runners.core.models import Models
+from protocol.http.errors import NotFoundError, render_error
+from protocol.http.routing import served_name
+from runners.core.errors import ModelNotFoundError
+from runners.core.models import Models, find_model
 
 _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
 
 
-class AnswerOptions:
+class ReportAllowedMethods:
     """Answers OPTIONS with 204 and `Allow`, or with 404 where there is nothing: HEAD tells which."""
 
     def __init__(self, app: ASGIApp, models: Models) -> None:
@@ -48,7 +49,7 @@ class AnswerOptions:
             # A path for other methods exists if its model does.
             if "name" in probe.path_params:
                 find_model(self._models, served_name(probe))
-        except ProtocolError as error:
+        except (NotFoundError, ModelNotFoundError) as error:
             return await render_error(probe, error)
         return _allow(f"OPTIONS, {headers[b'allow'].decode()}")
 

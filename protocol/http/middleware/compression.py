@@ -14,8 +14,9 @@ from itertools import islice
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.http.body_budget import BodyShare
-from protocol.http.errors import BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
+from protocol.http.errors import BodyTooLargeError, UnsupportedEncodingError
 from protocol.http.offload import offload
+from runners.core.errors import InputError
 
 # What takes longer than about a millisecond must not hold up the event loop.
 _INLINE = 64 * 2**10
@@ -61,7 +62,7 @@ async def inflate(body: bytes, encoding: str, limit: int, share: BodyShare | Non
     Raises:
         BodyTooLargeError: it has more than `limit` bytes; not much more is ever inflated.
         BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
-        InvalidRequestError: it is corrupt or ends too early.
+        InputError: it is corrupt or ends too early.
     """
     pieces = _inflate(body, encoding, limit, share)
     decoded = list(islice(pieces, 2))
@@ -84,7 +85,7 @@ def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) ->
         try:
             piece = stream.decompress(chunk, _INLINE)
         except zlib.error as error:
-            raise InvalidRequestError(f"the body is not valid {encoding}: {error}") from error
+            raise InputError(f"the body is not valid {encoding}: {error}") from error
         rest = rest[len(chunk) - len(stream.unconsumed_tail) - len(stream.unused_data) :]
         size += len(piece)
         if size > limit:
@@ -98,14 +99,14 @@ def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) ->
             if not rest:
                 return
             if encoding != "gzip":
-                raise InvalidRequestError(f"the body is not valid {encoding}: {len(rest)} bytes follow its end")
+                raise InputError(f"the body is not valid {encoding}: {len(rest)} bytes follow its end")
             # A gzip file may have several members: RFC 1952, section 2.2.
             members += 1
             if members > _MOST_MEMBERS:
                 raise BodyTooLargeError(f"the body has more than {_MOST_MEMBERS} gzip members")
             stream = zlib.decompressobj(window)
         elif not chunk and not piece:
-            raise InvalidRequestError(f"the body is not valid {encoding}: it ends too early")
+            raise InputError(f"the body is not valid {encoding}: it ends too early")
 
 
 def _is_zlib(body: bytes) -> bool:

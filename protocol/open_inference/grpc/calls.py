@@ -14,11 +14,11 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from protocol.http.errors import InvalidRequestError, ProtocolError, describe, grpc_code
+from protocol.http.errors import ProtocolError, describe, grpc_code
 from protocol.http.offload import offload
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_amounts
-from runners.core.errors import GenerationFailedError, NonFiniteScoresError, RunnerError, without_message
+from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import collect_releases
 
@@ -66,7 +66,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             form = self._forms[method]
             return data if form is None else await decode_message(data, form, self._limits)
         if len(data) > _MOST_OTHER_BYTES:
-            raise InvalidRequestError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
+            raise InputError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
         with _message_errors():
             return decode(data)
 
@@ -118,7 +118,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def _read(self, context: Context) -> bytes:
         data = await self._intake.read(context)
         if data is None:
-            raise InvalidRequestError("the call has no message")
+            raise InputError("the call has no message")
         return data
 
 
@@ -132,7 +132,7 @@ async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M
 
     Raises:
         LimitExceededError: there is more in it than the operator allows.
-        InvalidRequestError: it is none. gRPC itself would answer with UNKNOWN, in Python's words.
+        InputError: it is none. gRPC itself would answer with UNKNOWN, in Python's words.
     """
 
     def read() -> M:
@@ -153,7 +153,7 @@ def _message_errors() -> Iterator[None]:
     try:
         yield
     except DecodeError as error:
-        raise InvalidRequestError("the message is not this call's request") from error
+        raise InputError("the message is not this call's request") from error
 
 
 def _encode(encode: Callable[[Any], bytes], response: Any) -> bytes:

@@ -18,7 +18,6 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from protocol.http.calls import check_version, find_model, find_ready_model
 from protocol.http.connections.descriptors import reserve_descriptors
 from protocol.http.middleware.authentication import Access
 from protocol.http.middleware.latency import log_latency
@@ -35,11 +34,11 @@ from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from protocol.open_inference.grpc.tensors import encode_answer, encode_field, read_call
-from protocol.versions import SERVER_NAME, SERVER_VERSION, server_extensions
+from protocol.versions import SERVER_NAME, SERVER_VERSION, check_version, server_extensions
 from runners.core.arguments import Arguments
 from runners.core.certificates import read_grpc_credentials
 from runners.core.draining import DRAIN_SECONDS
-from runners.core.models import Models
+from runners.core.models import Models, find_model, find_ready_model
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from protocol.http.errors import InvalidRequestError
 from protocol.http.offload import give_way
 from protocol.open_inference import dataplane as inference
 from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, check_counts
@@ -24,6 +23,7 @@ from protocol.open_inference.tensors import (
     to_array,
 )
 from protocol.versions import MODEL_VERSION
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 # Elements that are copied at once: some ms, in which no other thread runs.
@@ -49,7 +49,7 @@ def read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> Inf
     """
     Raises:
         LimitExceededError: it has more of something than the operator allows.
-        InvalidRequestError: a tensor is not what its datatype and shape say.
+        InputError: a tensor is not what its datatype and shape say.
     """
     parameters = [tensor.parameters for tensor in request.inputs]
     check_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
@@ -77,13 +77,13 @@ def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) ->
         return [_read_contents(tensor) for tensor in request.inputs]
     if len(raw) != len(request.inputs):
         # This and the next are KServe's words.
-        raise InvalidRequestError(
+        raise InputError(
             f"the number of inputs ({len(request.inputs)}) does not match the expected number of raw input contents "
             f"({len(raw)}) for model '{request.model_name}'."
         )
     for tensor in request.inputs:
         if tensor.contents.ListFields():
-            raise InvalidRequestError(
+            raise InputError(
                 f"contents field must not be specified when using raw_input_contents for input '{tensor.name}' for "
                 f"model '{request.model_name}'"
             )
@@ -98,11 +98,9 @@ def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) ->
 def _read_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Tensor:
     name, datatype = tensor.name, check_datatype(tensor.name, tensor.datatype)
     if datatype not in _CONTENTS:
-        raise InvalidRequestError(f"input {name!r} is {datatype}: it goes into raw_input_contents only")
+        raise InputError(f"input {name!r} is {datatype}: it goes into raw_input_contents only")
     if wrong := [field.name for field, _ in tensor.contents.ListFields() if field.name != _CONTENTS[datatype]]:
-        raise InvalidRequestError(
-            f"input {name!r} is {datatype}, which goes into {_CONTENTS[datatype]}, not {wrong[0]}"
-        )
+        raise InputError(f"input {name!r} is {datatype}, which goes into {_CONTENTS[datatype]}, not {wrong[0]}")
     values: Sequence[Any] = getattr(tensor.contents, _CONTENTS[datatype])
     shape = check_shape(name, tensor.shape, len(values))
     if datatype == BYTES:

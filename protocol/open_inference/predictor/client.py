@@ -29,12 +29,12 @@ from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from protocol.http.body import parse_json
-from protocol.http.errors import InvalidRequestError
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from protocol.open_inference.tensors import BYTES, DTYPES, Tensor, check_shape, tensor_from_binary, tensor_from_json
 from runners.core.arguments import Arguments
 from runners.core.errors import (
+    InputError,
     PredictorAnswerError,
     PredictorError,
     PredictorRefusalError,
@@ -150,7 +150,7 @@ class OpenInferencePredictor:
         wanted = _choose_output(metadata.outputs) if metadata.outputs else None
         try:
             outputs = self._wire.infer(inputs, wanted, metadata.binary, self._left(deadline))
-        except InvalidRequestError as error:
+        except InputError as error:
             raise PredictorAnswerError(f"the predictor's answer is wrong: {error}") from error
         by_name = {tensor.name: tensor for tensor in outputs}
         tensor = by_name[_choose_output([*by_name])]
@@ -367,7 +367,7 @@ class _Rest:
             raise PredictorAnswerError(f"the predictor answered with an error: {_explain(response)}")
         try:
             return parse_json(response.content if body is None else body, decoder, what)
-        except InvalidRequestError as error:
+        except InputError as error:
             raise PredictorAnswerError(str(error)) from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,8 @@ from runners.core.predictions import (
     TextInput,
     VocabularyScores,
 )
+from runners.core.request_options import SupportedOptions
+from runners.core.task import Task
 from runners.encoder.forward import Rows
 from runners.encoder.sequences import Reading, TokenizedText
 from runners.encoder.tasks.probabilities import softmax
@@ -57,6 +59,10 @@ class Head(ABC):
     unused_weights: ClassVar[tuple[str, ...]] = ()
     # Those of `AnswerOptions` that the task has.
     answer_options: ClassVar[frozenset[str]] = frozenset()
+    # Whether `return_probabilities` and `return_raw_logits` change the answer.
+    scores_classes: ClassVar[bool] = True
+    # By option, the named outputs that a request cannot have beside it.
+    excluded_outputs: ClassVar[Mapping[str, frozenset[str]]] = {}
     # Those of `OverflowOptions`.
     overflow_options: ClassVar[frozenset[str]] = TRUNCATION
     # How many numbers a text's vector may have that a predictor has pooled, for a task that pools rows.
@@ -105,10 +111,10 @@ class Head(ABC):
             raise InputError("it has no tokens")
 
     def check_options(self, options: Options) -> None:  # noqa: B027
-        """Refuse options before they take anyone's time.
+        """Check what only the model can tell of options, such as the names of its prompts.
 
         Raises:
-            InputError: an option cannot be what was meant for this model.
+            InputError: the model cannot do what an option asks for.
         """
 
     @property
@@ -116,10 +122,10 @@ class Head(ABC):
         """Ids of tokens that every text must have."""
         return ()
 
-    @property
-    def options(self) -> frozenset[str]:
-        """All that may be asked for."""
-        return self.answer_options | self.overflow_options
+    def supported_options(self, task: Task) -> SupportedOptions:
+        """The options that a request may set."""
+        names = self.answer_options | self.overflow_options
+        return SupportedOptions(task, names, self.scores_classes, self.excluded_outputs, self.check_options)
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0

@@ -28,6 +28,7 @@ class QuestionAnswering(Head):
     accepts_pairs = needs_pairs = True
     tensors_of_model = 2
     answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
+    scores_classes = False
     overflow_options = frozenset({"stride"})
 
     def prepare(self) -> None:
@@ -44,10 +45,6 @@ class QuestionAnswering(Head):
         """A long context is always read to its end, in windows that share fewer tokens beside a long question."""
         usual = min(_USUAL_STRIDE, tokenizer.max_length // 3)
         return tokenizer.tokenize_contexts(texts, options.overflow.stride, usual, first_position)
-
-    def check_options(self, options: Options) -> None:
-        length = options.answer.max_answer_len
-        self.arguments.check("max_answer_tokens", length, "tokens of an answer", "max_answer_len")
 
     def reads_to_end(self, options: Options) -> bool:
         return True

@@ -28,6 +28,7 @@ class TextEmbedding(Head):
     auto_class = AutoModel
     unused_weights = ("pooler.",)
     answer_options = frozenset({"dimensions", "prompt_name"})
+    scores_classes = False
 
     def prepare(self) -> None:
         self._files = load_sentence_transformer(self.arguments, self.device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ class ZeroShotClassification(SequenceClassification):
     """
 
     answer_options = SequenceClassification.answer_options | {"candidate_labels", "hypothesis_template", "multi_label"}
+    # They are of the model's own classes.
+    excluded_outputs: ClassVar[Mapping[str, frozenset[str]]] = {"candidate_labels": OF_CLASSES}
 
     def prepare(self) -> None:
         super().prepare()
@@ -37,13 +40,6 @@ class ZeroShotClassification(SequenceClassification):
             )
         self._entailment = found[0]
         self._contradiction = -1 if self._entailment == 0 else 0
-
-    def check_options(self, options: Options) -> None:
-        if options.answer.candidate_labels and options.tensors & OF_CLASSES:
-            raise InputError(
-                f"the outputs {', '.join(sorted(OF_CLASSES))} are of the model's own classes: leave out "
-                "candidate_labels, or ask for label and score"
-            )
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0

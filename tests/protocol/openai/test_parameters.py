@@ -13,12 +13,12 @@ from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params as response_params
 
-from protocol.http.errors import UnsupportedError
 from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, Route, refuse_unsupported
 from protocol.openai.responses import ResponsesRequest
-from protocol.openai.sampling_parameters import SamplingParameters
+from runners.core.errors import UnsupportedError
+from runners.core.sampling_parameters import SamplingParameters
 
 TYPES: dict[Route, type[msgspec.Struct]] = {
     Route.COMPLETIONS: CompletionRequest,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.http.errors import InvalidRequestError, UnsupportedError
+from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import Constraint
 
 # vLLM's bound: a grammar's cost grows steeply with its nesting.
@@ -55,7 +55,7 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
 def read_structured_outputs(given: StructuredOutputs | None) -> Constraint | None:
     """
     Raises:
-        InvalidRequestError: it has no kind of constraint or several, or a schema is nested too deeply.
+        InputError: it has no kind of constraint or several, or a schema is nested too deeply.
         UnsupportedError: it asks for what only vLLM does.
     """
     if given is None:
@@ -66,7 +66,7 @@ def read_structured_outputs(given: StructuredOutputs | None) -> Constraint | Non
     kinds: tuple[Literal["json", "regex", "choice", "grammar"], ...] = ("json", "regex", "choice", "grammar")
     found = [kind for kind in kinds if getattr(given, kind) is not None]
     if len(found) + bool(given.json_object) != 1:
-        raise InvalidRequestError(
+        raise InputError(
             f"structured_outputs must have exactly one of {', '.join(kinds)} and json_object", "structured_outputs"
         )
     if not found:
@@ -81,7 +81,7 @@ def read_structured_outputs(given: StructuredOutputs | None) -> Constraint | Non
 def read_response_format(given: ResponseFormat | None) -> Constraint | None:
     """
     Raises:
-        InvalidRequestError: it has no schema where it needs one, or one that is nested too deeply.
+        InputError: it has no schema where it needs one, or one that is nested too deeply.
         UnsupportedError: it asks for what only vLLM does.
     """
     if given is None or given.type == "text":
@@ -91,7 +91,7 @@ def read_response_format(given: ResponseFormat | None) -> Constraint | None:
     if given.type == "structural_tag":
         raise UnsupportedError("response_format structural_tag", "response_format")
     if given.json_schema is None or given.json_schema.schema is None:
-        raise InvalidRequestError("response_format json_schema needs json_schema.schema", "response_format")
+        raise InputError("response_format json_schema needs json_schema.schema", "response_format")
     return constrain_to_schema(given.json_schema.schema, "response_format")
 
 
@@ -102,17 +102,17 @@ def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
         param: the field that has it.
 
     Raises:
-        InvalidRequestError: it is no JSON object, or nested too deeply.
+        InputError: it is no JSON object, or nested too deeply.
     """
     if isinstance(schema, str) and len(schema) > MAX_CHARACTERS:
-        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+        raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
     try:
         parsed = msgspec.json.decode(schema, type=dict[str, Any]) if isinstance(schema, str) else schema
         text = msgspec.json.encode(parsed).decode()
     except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"the schema of {param} is no JSON object", param) from error
+        raise InputError(f"the schema of {param} is no JSON object", param) from error
     if len(text) > MAX_CHARACTERS:
-        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+        raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
     check_schema(parsed, param)
     return Constraint("json", text, param)
 
@@ -120,12 +120,12 @@ def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
 def check_schema(schema: Any, param: str) -> None:
     """
     Raises:
-        InvalidRequestError: a schema is too long or nested too deeply, or its alternatives are.
+        InputError: a schema is too long or nested too deeply, or its alternatives are.
     """
     if isinstance(schema, str) or len(msgspec.json.encode(schema)) > MAX_CHARACTERS:
-        raise InvalidRequestError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+        raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
     if _nesting(schema) > _MAX_NESTING:
-        raise InvalidRequestError(
+        raise InputError(
             f"the schema of {param} is nested too deeply: at most {_MAX_NESTING} levels are allowed", param
         )
     level, depth = [schema], 0
@@ -134,7 +134,7 @@ def check_schema(schema: Any, param: str) -> None:
         found = [node for root in level for node in _alternatives(root)]
         depth += bool(found)
         if depth > _MAX_ALTERNATIVES:
-            raise InvalidRequestError(
+            raise InputError(
                 f"the schema of {param} has oneOf, anyOf or allOf nested more than {_MAX_ALTERNATIVES} deep", param
             )
         level = found

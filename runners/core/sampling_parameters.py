@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.output_constraints import StructuredOutputs, read_structured_outputs
+from runners.core.errors import InputError
 from runners.core.generation import MAX_ALLOWED_TOKENS, Constraint, PromptOptions, Sampling
+from runners.core.output_constraints import StructuredOutputs, read_structured_outputs
 from runners.core.request_limits import RequestLimits
 
 # The default of the Open Inference Protocol's generate extension.
@@ -63,12 +63,12 @@ class SamplingFields(msgspec.Struct, kw_only=True):
             constraint: of `structured_outputs`, or of what the protocol has beside it.
 
         Raises:
-            InvalidRequestError: a key of `logit_bias` is no token id, or fields contradict each other.
+            InputError: a key of `logit_bias` is no token id, or fields contradict each other.
         """
         if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
-            raise InvalidRequestError(f"min_tokens is {self.min_tokens}, but max_tokens is {max_tokens}", "min_tokens")
+            raise InputError(f"min_tokens is {self.min_tokens}, but max_tokens is {max_tokens}", "min_tokens")
         if self.allowed_token_ids == []:
-            raise InvalidRequestError("allowed_token_ids must not be empty", "allowed_token_ids")
+            raise InputError("allowed_token_ids must not be empty", "allowed_token_ids")
         return Sampling(
             max_tokens=max_tokens,
             default_tokens=default_tokens,
@@ -136,21 +136,21 @@ def read_sampling(parameters: Mapping[str, Any] | None, limits: RequestLimits) -
     """What a request's parameters ask for; at most 20 tokens unless they, or an encoder-decoder, say otherwise.
 
     Raises:
-        InvalidRequestError: a parameter is unknown, or has a value that is not allowed.
+        InputError: a parameter is unknown, or has a value that is not allowed.
         LimitExceededError: as `check_counts`.
     """
     given = {name: value for name, value in (parameters or {}).items() if name not in PROTOCOL_PARAMETERS}
     if unknown := sorted({*given} - {*_NAMES}):
-        raise InvalidRequestError(f"the parameter {unknown[0]} is unknown; there are {', '.join(_NAMES)}", unknown[0])
+        raise InputError(f"the parameter {unknown[0]} is unknown; there are {', '.join(_NAMES)}", unknown[0])
     try:
         fields = msgspec.convert(given, SamplingParameters)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"the parameters are not as expected: {error}") from error
+        raise InputError(f"the parameters are not as expected: {error}") from error
     check_counts(fields, limits)
     if fields.max_tokens is not None and fields.max_new_tokens is not None:
-        raise InvalidRequestError("max_tokens and max_new_tokens are the same: give one of them", "max_tokens")
+        raise InputError("max_tokens and max_new_tokens are the same: give one of them", "max_tokens")
     if fields.max_tokens == 0:
-        raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+        raise InputError("max_tokens must be at least 1", "max_tokens")
     max_tokens = fields.max_tokens or fields.max_new_tokens
     constraint = read_structured_outputs(fields.structured_outputs)
     sampling = fields.to_sampling(max_tokens, constraint, DEFAULT_MAX_TOKENS)
@@ -160,5 +160,5 @@ def read_sampling(parameters: Mapping[str, Any] | None, limits: RequestLimits) -
 def _token_ids(bias: Mapping[str, float]) -> dict[int, float]:
     for key in bias:
         if not key.isdecimal() or len(key) > 9:
-            raise InvalidRequestError("the keys of logit_bias must be token ids", "logit_bias")
+            raise InputError("the keys of logit_bias must be token ids", "logit_bias")
     return {int(key): value for key, value in bias.items()}

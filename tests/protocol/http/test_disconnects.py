@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
-from protocol.http import calls
+from protocol.http.disconnects import until_disconnect
 from runners.core.predictions import Options
 
 
@@ -33,7 +33,7 @@ def test_a_client_that_goes_cancels_its_work() -> None:
 
         runner: Any = PatientRunner()
         with pytest.raises(ClientDisconnect):
-            await calls.infer(Request({"type": "http"}, receive), runner, [], Options())
+            await until_disconnect(Request({"type": "http"}, receive), runner.infer([], Options()))
         assert runner.cancelled
 
     asyncio.run(scenario())
@@ -45,7 +45,7 @@ def test_a_cancelled_request_cancels_its_work() -> None:
             await asyncio.sleep(60)
 
         runner: Any = PatientRunner()
-        task = asyncio.create_task(calls.infer(Request({"type": "http"}, receive), runner, [], Options()))
+        task = asyncio.create_task(until_disconnect(Request({"type": "http"}, receive), runner.infer([], Options())))
         await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

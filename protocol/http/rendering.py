@@ -1,0 +1,53 @@
+"""Answers made of predictions, rendered in a thread where they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+from protocol.http.body import json_response
+from protocol.http.offload import offload
+from runners.core.predictions import Prediction, Records, Text
+
+T = TypeVar("T")
+
+# Rendering takes 0.1 to 0.5 us a number; more numbers than these would hold up the event loop for some ms.
+_RENDER_INLINE = 10_000
+# The value of a record takes as long to render as so many numbers.
+_NUMBERS_A_VALUE = 4
+# So many characters take as long to render as one number.
+CHARACTERS_A_NUMBER = 64
+
+
+async def render(
+    renderer: Callable[[Sequence[Prediction]], Any], predictions: Sequence[Prediction], more: int = 0
+) -> Response:
+    """Answer with the JSON of what a renderer makes of predictions, in a thread if it is large.
+
+    Args:
+        more: how long the rest of the answer takes to render, in numbers.
+    """
+    numbers = more + sum(map(count_numbers, predictions))
+    return await render_off_loop(lambda: json_response(renderer(predictions), numbers), numbers)
+
+
+def count_numbers(prediction: Prediction) -> int:
+    """How long a prediction takes to render, in numbers."""
+    match prediction.output:
+        case Text(value):
+            beside = 1 + len(value) // CHARACTERS_A_NUMBER
+        case Records():
+            beside = _NUMBERS_A_VALUE * prediction.output.size
+        case output:
+            beside = output.values.size
+    if prediction.tensors or prediction.offsets is not None:
+        offsets = 0 if prediction.offsets is None else prediction.offsets.size
+        return beside + offsets + sum(tensor.size for tensor in prediction.tensors.values())
+    return beside
+
+
+async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
+    """Call a renderer, in a thread if it renders so many numbers that the event loop would be held up."""
+    return renderer() if numbers <= _RENDER_INLINE else await offload(renderer)
