@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol.application import create_application
 from protocol.http.connections.server import bound_connections, bound_handshakes
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.authentication import BENTOML_ASSETS, BENTOML_PATHS
 from protocol.http.middleware.request_id import EchoRequestId, label_log_records
+from protocol.http.open_paths import BENTOML_ASSETS, BENTOML_PATHS
 from protocol.open_inference.grpc.server import GrpcServer
 from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.arguments import read_arguments

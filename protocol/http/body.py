@@ -17,7 +17,7 @@ from protocol.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from protocol.http.json_pieces import encode_json, join_pieces
 from protocol.http.json_structure import check_amounts, decode_in_pieces
 from protocol.http.middleware.compression import inflate, read_encoding
-from protocol.http.offload import offload
+from protocol.http.offload import offload, offload_large
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
@@ -52,7 +52,7 @@ class Body:
     async def decode(self, read: Callable[[bytes], T]) -> T:
         """What `read` makes of the bytes, in a thread if there are many; only what it makes is counted from then on."""
         data, self.data = self.data, b""
-        value = await _read_off_loop(lambda: read(data), self.size)
+        value = await offload_large(lambda: read(data), self.size, _INLINE_BYTES)
         share = self._share
         # All requests that may be under way can keep smaller shares; only larger ones are worth the counting.
         if share is not None and share.taken > _INLINE_BYTES:
@@ -61,7 +61,7 @@ class Body:
 
     async def check(self, read: Callable[[bytes], T]) -> T:
         """What `read` finds in bytes that go on to another application; all are counted until the request has ended."""
-        return await _read_off_loop(lambda: read(self.data), self.size)
+        return await offload_large(lambda: read(self.data), self.size, _INLINE_BYTES)
 
 
 async def read_body(
@@ -111,11 +111,6 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in _UTF8:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
-
-
-async def _read_off_loop(read: Callable[[], T], size: int) -> T:
-    """Do what makes objects of a body of so many bytes, in a thread if there is much to do."""
-    return read() if size <= _INLINE_BYTES else await offload(read)
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLimits, what: str = "the body") -> T:

@@ -1,8 +1,7 @@
-"""Work that would hold up the event loop: decoding, rendering and compressing what is large.
+"""Threads for work that would hold up the event loop: decoding, rendering and compressing large bodies.
 
-Each work has a thread, of which one runs at a time: a call into a C library may hold the GIL for some ms, and several
-threads would do so in turn. What takes longer gives way between its pieces, so that no request waits for all of
-another's work.
+One of the threads runs at a time: a call into a C library may hold the GIL for some ms, and several threads would do so
+in turn. Long work gives way between its pieces, so that no request waits for all of another's work.
 """
 
 from __future__ import annotations
@@ -82,6 +81,11 @@ async def offload(work: Callable[[], T]) -> T:
     """Do work in a thread, while no other does; none of its steps may hold the GIL for over 20 ms."""
     run = partial(contextvars.copy_context().run, _run, work)
     return await asyncio.get_running_loop().run_in_executor(_threads, run)
+
+
+async def offload_large(work: Callable[[], T], size: int, inline_size: int) -> T:
+    """Do work here, or in a thread if its size is larger than one that holds up nobody."""
+    return work() if size <= inline_size else await offload(work)
 
 
 def give_way() -> None:

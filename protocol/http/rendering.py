@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from protocol.http.body import json_response
-from protocol.http.offload import offload
+from protocol.http.offload import offload_large
 from runners.core.predictions import Prediction, Records, Text
 
 T = TypeVar("T")
@@ -50,4 +50,4 @@ def count_numbers(prediction: Prediction) -> int:
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
     """Call a renderer, in a thread if it renders so many numbers that the event loop would be held up."""
-    return renderer() if numbers <= _RENDER_INLINE else await offload(renderer)
+    return await offload_large(renderer, numbers, _RENDER_INLINE)

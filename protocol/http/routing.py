@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.errors import MethodNotAllowedError, ProtocolError, describe
-from protocol.versions import check_version
+from protocol.http.errors import MethodNotAllowedError, NotFoundError, ProtocolError, describe
+from protocol.versions import MODEL_VERSION
 from runners.core.errors import GenerationFailedError, ModelNotReadyError, without_message
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,19 @@ def served_name(request: Request) -> str:
     name: str = request.path_params["name"]
     check_version(name, request.path_params.get("version", ""))
     return name
+
+
+def check_version(name: str, version: str) -> None:
+    """Check the version of a model that a request asks for.
+
+    Args:
+        version: empty if the request names none.
+
+    Raises:
+        NotFoundError: the version is not the served one.
+    """
+    if version not in ("", MODEL_VERSION):
+        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
 
 
 def with_errors(endpoint: Endpoint, render_error: RenderError) -> Endpoint:

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.class_scores import class_keys, class_rows, vocabulary_entries
+from protocol.context import ServerContext
 from protocol.http.body import check_beside_texts, convert_json, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import NotFoundError, NotImplementedByModelError
@@ -21,12 +23,11 @@ from protocol.http.rendering import render
 from protocol.http.routing import post_route
 from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
 from protocol.model_cards import model_card
-from protocol.open_inference.class_scores import class_keys, class_rows, vocabulary_entries
 from protocol.open_inference.outputs import extra_tensors
 from protocol.open_inference.tensors import Tensor
-from protocol.service_paths import check_generates
+from protocol.openai.service_paths import check_generates
 from runners.core.errors import InputError
-from runners.core.models import Models, find_model, find_ready_model
+from runners.core.models import find_model, find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -67,8 +68,9 @@ class PredictRequest(msgspec.Struct):
 _decoder = msgspec.json.Decoder(PredictRequest)
 
 
-def routes(models: Models, limits: RequestLimits) -> list[Route]:
+def routes(context: ServerContext) -> list[Route]:
     """The routes of V1, and KServe's `GET /`."""
+    models, limits = context.models, context.arguments
 
     async def alive(_: Request) -> Response:
         return json_response({"status": "alive"})

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.http.middleware.request_id import request_id
-from protocol.http.offload import give_way, offload
+from protocol.http.offload import give_way, offload_large
 from protocol.http.rendering import count_numbers, render_off_loop
 from protocol.open_inference.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
 from protocol.open_inference.tensors import BYTES, Tensor
-from protocol.service_paths import check_generates, describe_service
+from protocol.openai.service_paths import check_generates, describe_service
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.predictions import Numbers, Options, Output, Prediction, Records, TensorSpec, TextInput, TokenInput
@@ -197,9 +197,8 @@ async def _read_inputs(
     runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
     """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
-    if sum(len(tensor.flat) for tensor in tensors) <= _READ_INLINE:
-        return _make_inputs(runner, tensors, limits)
-    return await offload(lambda: _make_inputs(runner, tensors, limits))
+    elements = sum(len(tensor.flat) for tensor in tensors)
+    return await offload_large(lambda: _make_inputs(runner, tensors, limits), elements, _READ_INLINE)
 
 
 def _make_inputs(

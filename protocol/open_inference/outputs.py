@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.open_inference.class_scores import class_rows, vocabulary_entries
+from protocol.class_scores import class_rows, vocabulary_entries
 from protocol.open_inference.tensors import BYTES, Tensor
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, VocabularyScores
 

@@ -17,18 +17,17 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
 from protocol.http.rendering import render
+from protocol.text_inputs import Inputs, read_inputs
+from protocol.vectors import list_vectors
 from runners.core.errors import InputError
 from runners.core.models import Models, find_model
-from runners.core.predictions import Numbers, Prediction, TextInput, TokenInput
+from runners.core.predictions import Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
-from runners.core.sampling_parameters import TokenId
 
 # vLLM's truncate_prompt_tokens for the length that the model takes.
 _MODEL_LENGTH = -1
-# A text, a list of texts, the ids of a tokenized text, or a list of those.
-Inputs = str | list[TokenId | str | list[TokenId]]
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
@@ -82,47 +81,12 @@ def refuse_truncation(tokens: int | None) -> None:
         )
 
 
-def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
-    """
-    Args:
-        name: the field they are in.
-
-    Raises:
-        LimitExceededError: there are more texts than the operator allows.
-        InputError: it is empty, or a mixture.
-    """
-    items = [given] if isinstance(given, str) else given
-    kinds = {type(item) for item in items}
-    if kinds == {int}:
-        return [_tokens(items)]
-    limits.check("max_client_batch_size", len(items), "texts", name)
-    for position, item in enumerate(items):
-        if item == "" or item == []:
-            where = "" if isinstance(given, str) else f"[{position}]"
-            raise InputError(f"{name}{where} is empty; give at least a character or a token", name)
-    match [*kinds]:
-        case [kind] if kind is str:
-            return [TextInput(text) for text in items if isinstance(text, str)]
-        case [kind] if kind is list:
-            return [_tokens(ids) for ids in items if isinstance(ids, list)]
-    raise InputError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
-
-
-def _tokens(ids: Sequence[Any]) -> TokenInput:
-    return TokenInput(np.array(ids, dtype=np.int64))
-
-
 def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> dict[str, Any]:
     data = (
         {"object": "embedding", "index": index, "embedding": _encode(vector, call.encoding_format)}
         for index, vector in enumerate(list_vectors(predictions))
     )
     return {"object": "list", "data": data, "model": model, "usage": count_usage(predictions)}
-
-
-def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
-    """Float32 [dimensions] each."""
-    return [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
 
 
 def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:

@@ -21,7 +21,8 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
-from protocol.openai.embeddings import count_usage, list_vectors, refuse_truncation
+from protocol.openai.embeddings import count_usage, refuse_truncation
+from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.models import Models, find_model
 from runners.core.predictions import RELEVANCE, Prediction, TextInput
@@ -133,11 +134,6 @@ async def answer_score(models: Models, runner: Runner, body: Body, limits: Reque
     return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
 
 
-def sort_by_score(scores: Sequence[float]) -> list[int]:
-    """Where the scores are, highest first; those that are alike as they came."""
-    return sorted(range(len(scores)), key=lambda index: -scores[index])
-
-
 def _check(call: RankingOptions, models: Models) -> None:
     """
     Raises:
@@ -211,9 +207,3 @@ def _cosines(predictions: Sequence[Prediction], first: int) -> NDArray[np.float3
     """The cosine of the first vectors, or the only one of them, and each of the others: float32 [others]."""
     vectors = unit_vectors(np.stack(list_vectors(predictions)))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
-
-
-def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same, each of length 1: float32 [vectors, dimensions]."""
-    # As torch's `normalize`, whose epsilon this is.
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

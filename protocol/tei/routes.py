@@ -19,16 +19,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.context import ServerContext
 from protocol.http.body import Body, decode_json, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import describe, tei_error_type
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route, with_errors
-from protocol.openai.embeddings import Inputs, list_vectors, read_inputs
-from protocol.openai.ranking import sort_by_score, unit_vectors
-from protocol.service_paths import describe_service
+from protocol.openai.service_paths import describe_service
+from protocol.text_inputs import Inputs, read_inputs
+from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
-from runners.core.models import Models, check_ready
+from runners.core.models import check_ready
 from runners.core.predictions import Prediction, Records, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -89,8 +90,9 @@ _predict_decoder = msgspec.json.Decoder(TeiPredictRequest)
 _rerank_decoder = msgspec.json.Decoder(TeiRerankRequest)
 
 
-def routes(models: Models, limits: RequestLimits) -> list[Route]:
+def routes(context: ServerContext) -> list[Route]:
     """The three routes, at the root as that server has them."""
+    models, limits = context.models, context.arguments
 
     async def answer(request: Request) -> Response:
         runner, path = models.first, request.url.path

@@ -118,14 +118,17 @@ class ConnectionTable:
         self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None
 
     def _bound_unsent(self) -> None:
-        """Leave the clients that have read little for longest, until little enough is unsent."""
-        holding = [connection for connection in self._open if connection.unsent > _LEAST_UNSENT]
-        excess = sum(connection.unsent for connection in holding) - _UNSENT_MULTIPLE * self.limits.max_buffered_bytes
+        """Close the connections of clients that have read little for longest, until few enough bytes are unsent."""
+        holding = [connection for connection in self._open if connection.answer_clock.unsent > _LEAST_UNSENT]
+        excess = (
+            sum(connection.answer_clock.unsent for connection in holding)
+            - _UNSENT_MULTIPLE * self.limits.max_buffered_bytes
+        )
         if excess <= 0:
             return
-        for connection in sorted(holding, key=lambda each: (each.sent_since, -each.unsent)):
+        for connection in sorted(holding, key=lambda each: (each.answer_clock.since, -each.answer_clock.unsent)):
             self.log.add(_UNREAD)
             connection.transport.abort()
-            excess -= connection.unsent
+            excess -= connection.answer_clock.unsent
             if excess <= 0:
                 return

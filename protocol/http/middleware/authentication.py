@@ -1,6 +1,6 @@
-"""Who may do what: the paths and calls that need no key, clients' keys, and what is an operator's to change.
+"""Who may do what: calls that need no key, clients' keys, and an operator's changes of what is loaded.
 
-Everything that is not listed here as open asks for a key, if there is one.
+Every path and call that is not listed as open needs a key, if the operator has set one.
 """
 
 from __future__ import annotations
@@ -12,16 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.http.errors import ForbiddenError, UnauthorizedError, render_error
 from protocol.http.middleware.bearer_keys import Keys
+from protocol.http.open_paths import OPEN_PATHS
 from runners.core.arguments import Arguments
 
-# BentoML's application answers these, behind its own middleware.
-BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
-# Swagger UI, which BentoML carries and /docs shows; a prefix.
-BENTOML_ASSETS = "/static_content/"
-# What probes and scrapers ask, which have no key, and what says that there are keys.
-OPEN_PATHS = BENTOML_PATHS | {
-    "/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json", "/docs.json", "/docs",
-}  # fmt: skip
 _HEALTH, _INFERENCE = "/grpc.health.v1.Health/", "/inference.GRPCInferenceService/"
 OPEN_CALLS = frozenset(
     {

@@ -33,7 +33,7 @@ async def answer_failure(request: Request, error: Exception) -> Response:
     return await render_error(request, error)
 
 
-class KeepAlive:
+class DrainUnreadBody:
     """Leaves every connection either ready for the next request or announced to be closed."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -15,12 +15,12 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 
 from protocol.http.errors import ProtocolError, describe, grpc_code
-from protocol.http.offload import offload
+from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_amounts
 from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
 from runners.core.request_limits import RequestLimits
-from runners.core.sent_answers import collect_releases
+from runners.core.sent_answers import collect_releases, release_all
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ M = TypeVar("M", bound=Message)
 Decode: TypeAlias = Callable[[bytes], Awaitable[Any]]
 
 # Larger messages may hold up the event loop for some ms: their elements are smaller than those of JSON.
-_INLINE_BYTES = 32 * 2**10
+INLINE_BYTES = 32 * 2**10
 # Of messages that have names only.
 _MOST_OTHER_BYTES = 64 * 2**10
 
@@ -81,7 +81,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def _answer(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> Any:
         request = await self._begin(decode, context)
         releases = collect_releases()
-        context.add_done_callback(partial(_call_all, releases))
+        context.add_done_callback(lambda _: release_all(releases))
         response = await answer(request, context)
         if isinstance(response, bytes):
             try:
@@ -122,11 +122,6 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return data
 
 
-def _call_all(functions: Iterable[Callable[[], None]], _: Context) -> None:
-    for function in functions:
-        function()
-
-
 async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:
     """A message of its bytes; off the loop if it is large.
 
@@ -140,12 +135,7 @@ async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M
             check_amounts(data, form, limits)
             return form.FromString(data)
 
-    return await read_off_loop(read, len(data))
-
-
-async def read_off_loop(read: Callable[[], T], size: int) -> T:
-    """Do what makes objects of a message of so many bytes, in a thread if there is much to do."""
-    return read() if size <= _INLINE_BYTES else await offload(read)
+    return await offload_large(read, len(data), INLINE_BYTES)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from protocol.http.offload import give_way
+from protocol.http.offload import give_way, offload_large
+from protocol.http.routing import check_version
 from protocol.open_inference import dataplane as inference
 from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, check_counts
+from protocol.open_inference.grpc.calls import INLINE_BYTES
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.tensors import (
     BYTES,
@@ -24,7 +26,9 @@ from protocol.open_inference.tensors import (
 )
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
+from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
 
 # Elements that are copied at once: some ms, in which no other thread runs.
 _AT_ONCE = 2**15
@@ -43,6 +47,24 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     BYTES: "bytes_contents",
 }
+
+
+async def read_infer(
+    models: Models, request: messages.ModelInferRequest, size: int, limits: RequestLimits
+) -> tuple[Runner, InferCall]:
+    """The model that a request names, and what the request asks of it.
+
+    Args:
+        size: the bytes of the encoded request.
+
+    Raises:
+        NotFoundError, ModelNotFoundError: there is no such model or version.
+        ModelNotReadyError: the model is not loaded.
+        InputError: as `read_call`.
+    """
+    check_version(request.model_name, request.model_version)
+    runner = find_ready_model(models, request.model_name)
+    return runner, await offload_large(lambda: read_call(request, limits), size, INLINE_BYTES)
 
 
 def read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> InferCall:

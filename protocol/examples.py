@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -11,6 +10,7 @@ import orjson
 from protocol.open_inference.dataplane import INPUT
 from protocol.open_inference.outputs import OFFSETS, OUTPUT
 from protocol.open_inference.tensors import BYTES, Tensor
+from protocol.openapi.operations import Example, Examples
 from protocol.versions import MODEL_VERSION
 from runners.core.predictions import RELEVANCE
 from runners.core.task import Task
@@ -31,19 +31,6 @@ _GREEDY = {"max_tokens": 2, "temperature": 0}
 _PAIR = ["A man eats.", "Somebody has a meal."]
 _QUERY = "Where do pandas live?"
 _DOCUMENTS = ["Rome is in Italy.", "The panda lives in China."]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A request, and what comes back; None where that has no place in a document."""
-
-    summary: str
-    request: Any
-    answer: Any = None
-
-
-# By the kind of the request (predict, infer, infer_binary, generate, ...) and the example's name.
-Examples = Mapping[str, Mapping[str, Example]]
 
 
 def describe_examples(task: Task | None, name: str, mask: str) -> Examples:
