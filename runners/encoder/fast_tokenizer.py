@@ -199,7 +199,7 @@ class TextEncoder:
         """
         if len(encoding) <= most:
             return encoding
-        # `truncate` moves what it cuts into `overflowing`, in parts. Those are merged, so it cuts from the other end.
+        # `truncate` moves the tokens it cuts to `overflowing`, in parts. Cut from the other end, and keep those parts.
         if self.side == "right":
             encoding.truncate(len(encoding) - most, direction="left")
             parts = encoding.overflowing[::-1]

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 # Do not probe in float32 if the weights need more than this share of the free memory.
 _SHARE_OF_MEMORY = 0.8
-# How many texts a padded batch and prepacked linear layers are probed with.
+# How many texts a padded batch and packed linear layers are probed with.
 _PADDED_TEXTS = 3
 _MODE_PHRASES = {
     BatchMode.PACKED: "in packed batches",
@@ -51,7 +51,7 @@ _MODE_PHRASES = {
 
 
 def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
-    """Prepack the model's linear layers and select its forward pass.
+    """Pack the model's linear layers and select its forward pass.
 
     Args:
         padding_side: where the model's tokenizer pads, `right` or `left`; the other side is probed after it.
@@ -70,7 +70,7 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
     few = slice(_PADDED_TEXTS)
     expected = torch.cat(probe.expected[few])
     logger.info("%s", pack_linears(probe.inputs.model, lambda: torch.cat(probe.run_alone(probe.texts[few])), expected))
-    forward, difference = _choose(probe, candidates, probe.expected, refusals)
+    forward, difference = _find_correct(probe, candidates, probe.expected, refusals)
     limit = probe.inputs.rope.limit
     if limit is None:
         return forward, _explain(probe, forward, refusals, difference)
@@ -87,7 +87,7 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
 
 
 @torch.inference_mode()
-def _choose(
+def _find_correct(
     probe: Probe, candidates: Sequence[Forward], expected: Sequence[Tensor], refusals: dict[str, str]
 ) -> tuple[Forward, float | None]:
     """The first correct candidate, and how much its scores differ from those of the stock model.
@@ -109,7 +109,7 @@ def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
     """All forward passes, fastest first."""
     inputs = probe.inputs
     other_side = "left" if padding_side == "right" else "right"
-    selects = _selects(probe)
+    selects = _can_select_tokens(probe)
     return [
         PackedForward(inputs),
         PaddedForward(inputs, padding_side, selects),
@@ -120,7 +120,7 @@ def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
 
 
 @torch.inference_mode()
-def _selects(probe: Probe) -> bool:
+def _can_select_tokens(probe: Probe) -> bool:
     """Whether tokens can be selected before the model's head runs, without changing scores; probed with one text."""
     if probe.inputs.selection is not TokenSelection.MASKS:
         return False
@@ -139,7 +139,7 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
     """
     try:
         with in_float32(probe.inputs):
-            forward, _ = _choose(probe, candidates, probe.run_alone(probe.texts), refusals)
+            forward, _ = _find_correct(probe, candidates, probe.run_alone(probe.texts), refusals)
             forward.detach()
         return candidates[candidates.index(forward) :]
     except (MemoryError, torch.OutOfMemoryError) as error:

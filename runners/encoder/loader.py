@@ -99,7 +99,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         predictor=predictor,
         watch=watch,
     )
-    # What is loaded stays: the collector need not look at it again (its pauses were the tail of the latency).
+    # Loaded objects stay, so the garbage collector skips them from now on. Its pauses were the tail of the latency.
     gc.collect()
     gc.freeze()
     return loaded

@@ -55,7 +55,7 @@ class _AttentionCalls:
     mask_sizes: set[int] = field(default_factory=set)
 
     def unsupported_reason(self, layers: int) -> str | None:
-        """Why packed attention is not what the model needs; None if it is."""
+        """Why packed attention does not fit the model; None if it fits."""
         if self.count < layers:
             return f"{self.count} of its {layers} layers call the attention interface"
         if self.unsupported:
@@ -243,7 +243,7 @@ class PackedForward(Forward):
         """Run a batch, and check how the model calls attention.
 
         Raises:
-            ValueError: a layer does not call the attention function, or needs what it does not compute.
+            ValueError: a layer does not call the attention function, or with an option that it does not support.
         """
         calls = _AttentionCalls()
         result = self._run(texts, calls)

@@ -30,12 +30,12 @@ from runners.encoder.sequences import EncodedText
 # Factor on the cost of entries beyond the first batch of a request; such requests get at least 1 / factor of the model.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
-# A request is small if it is one text, or if it has at most so many texts and that share of a batch's tokens.
+# A request is small if it is a single text, or has at most this many texts and this share of a batch's tokens.
 _SMALL_REQUEST_TEXTS = 64
 _SMALL_REQUEST_SHARE = 1 / 3
 # How many waiting entries are searched for texts of similar or equal length.
 _LENGTH_CANDIDATES = 128
-# A request's next texts are tokenized when fewer of its tokens wait than fit into so many batches.
+# A request's next texts are tokenized when fewer of its tokens wait than fit into this many batches.
 _BATCHES_AHEAD = 4
 # All open answers together may have as many numbers as this many of the largest answers.
 _MAX_ANSWERS = 8

@@ -64,7 +64,7 @@ class EncodedText:
 
     Attributes:
         text: all tokens of the text that the model reads.
-        sequences: what the model computes; each is an entry of the queue.
+        sequences: the sequences that the model computes; each is an entry of the queue.
         kept_tokens: bool [tokens] for each window: True for the tokens whose scores are taken from this window. Empty
             if the sequences are no windows of one text.
         truncated_tokens: how many tokens the model does not read; 0 unless the request counts them.

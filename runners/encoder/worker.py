@@ -38,7 +38,7 @@ class ModelWorker:
     """The thread that loads one model and then runs its batches until its queue is closed.
 
     Loading and running share a thread because of libgomp: after another thread has run a parallel operator, batches
-    take 8-26 % longer. A predictor computes `Forward.at_once` batches at a time, each sent by a thread of its own.
+    take 8-26 % longer. A predictor computes `Forward.at_once` batches at a time, each in its own thread.
     """
 
     def __init__(self, load: Callable[[], LoadedModel], on_end: Callable[[LoadedModel], None]) -> None:
@@ -62,10 +62,10 @@ class ModelWorker:
         return await asyncio.wrap_future(loading)
 
     def join(self, seconds: float) -> None:
-        """Wait until the threads have ended; so long at most."""
+        """Wait until the threads have ended, at most `seconds`."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
-            # A thread that is killed inside torch takes the process down with a message.
+            # A thread that is killed inside torch aborts the process.
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start_thread(self, target: Callable[..., None], argument: object) -> None:

@@ -18,7 +18,7 @@ from runners.encoder.tasks.probabilities import softmax
 _CANDIDATES = 2048
 
 
-def find_answers(candidates: NDArray[np.float64], token_spans: TokenSpans, wanted: AnswerOptions) -> Records:
+def find_answers(candidates: NDArray[np.float64], token_spans: TokenSpans, answer_options: AnswerOptions) -> Records:
     """Pick the best answers of a context.
 
     Args:
@@ -29,12 +29,12 @@ def find_answers(candidates: NDArray[np.float64], token_spans: TokenSpans, wante
         `answer`, `score`, `start` and `end`, [at most top_k] each, best first.
     """
     is_none = candidates[:, 1] < 0
-    records = _pick_best(candidates[~is_none], wanted.top_k or 1).tolist()
-    if wanted.handle_impossible_answer:
+    records = _pick_best(candidates[~is_none], answer_options.top_k or 1).tolist()
+    if answer_options.handle_impossible_answer:
         records.append([min([1.0, *candidates[is_none, 0].tolist()]), 0, 0])
     records.sort(key=lambda record: -record[0])
     # Candidates whose score rounds to 0 were dropped, but there is always an answer.
-    records = records[: wanted.top_k or 1] or [[0.0, 0, 0]]
+    records = records[: answer_options.top_k or 1] or [[0.0, 0, 0]]
     spans = [(int(start), int(end)) for _, start, end in records]
     return Records(
         {
@@ -46,7 +46,9 @@ def find_answers(candidates: NDArray[np.float64], token_spans: TokenSpans, wante
     )
 
 
-def find_candidates(logits: NDArray[np.float32], token_spans: TokenSpans, wanted: AnswerOptions) -> NDArray[np.float64]:
+def find_candidates(
+    logits: NDArray[np.float32], token_spans: TokenSpans, answer_options: AnswerOptions
+) -> NDArray[np.float64]:
     """Find the best answers in a window.
 
     Args:
@@ -60,19 +62,19 @@ def find_candidates(logits: NDArray[np.float32], token_spans: TokenSpans, wanted
     context = ~token_spans.special
     allowed = context.copy()
     # The score of the first token, [CLS], says that there is no answer.
-    allowed[0] |= wanted.handle_impossible_answer
+    allowed[0] |= answer_options.handle_impossible_answer
     starts, ends = softmax(logits[allowed], axis=0).T
     none = np.empty((0, 3))
-    if wanted.handle_impossible_answer and not context[0]:
+    if answer_options.handle_impossible_answer and not context[0]:
         none = np.array([[float(starts[0] * ends[0]), -1, -1]])
         starts, ends = starts[1:], ends[1:]
-    products, first, last = _find_candidates(starts, ends, np.flatnonzero(context), token_spans, wanted)
+    products, first, last = _find_candidates(starts, ends, np.flatnonzero(context), token_spans, answer_options)
     if not len(products):
         return none
     low = int(first.min())
     begins, finishes = _find_edges(token_spans.cut(low, int(last.max())))
     stripped = [np.minimum(begins[first - low] + low, last), np.maximum(finishes[last - low] + low, first)]
-    return np.concatenate([_pick_best(np.column_stack([products, *stripped]), wanted.top_k or 1), none])
+    return np.concatenate([_pick_best(np.column_stack([products, *stripped]), answer_options.top_k or 1), none])
 
 
 def _pick_best(candidates: NDArray[np.float64], most: int) -> NDArray[np.float64]:
@@ -100,7 +102,7 @@ def _find_candidates(
     ends: NDArray[np.float32],
     tokens: NDArray[np.int64],
     token_spans: TokenSpans,
-    wanted: AnswerOptions,
+    answer_options: AnswerOptions,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
     """The best spans of a window, in no order; a span covers whole words.
 
@@ -112,13 +114,13 @@ def _find_candidates(
     Returns:
         Scores, starts and ends: float32, int64 and int64 [spans].
     """
-    count, most = len(starts), min(wanted.max_answer_len, len(starts))
+    count, most = len(starts), min(answer_options.max_answer_len, len(starts))
     # [tokens of an answer - 1, first token]
     products = np.zeros((most, count), dtype=np.float32)
     for more in range(most):
         products[more, : count - more] = starts[: count - more] * ends[more:]
     # Several spans of tokens may cover the same words.
-    enough = min(products.size, _CANDIDATES + 4 * (wanted.top_k or 1))
+    enough = min(products.size, _CANDIDATES + 4 * (answer_options.top_k or 1))
     best = np.argpartition(-products, enough - 1, axis=None)[:enough]
     best = best[products.ravel()[best] > 0]
     longer, first = np.divmod(best, count)

@@ -105,7 +105,7 @@ class EncoderTask(ABC):
     def set_width(self, width: int) -> None:  # noqa: B027
         """Set the size of the model's token vectors, for a task that pools them."""
 
-    def check(self, encoded: EncodedText, wanted: AnswerOptions) -> None:
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
         """Refuse a text before the model runs it.
 
         Raises:
@@ -163,7 +163,7 @@ class EncoderTask(ABC):
         """Whether the answer needs the places of tokens in the text."""
         return False
 
-    def prompt(self, wanted: AnswerOptions) -> str:
+    def prompt(self, answer_options: AnswerOptions) -> str:
         """The prompt that is put in front of every text."""
         return ""
 
@@ -216,7 +216,9 @@ class EncoderTask(ABC):
         """Merge the scores of a text's sequences, for a task that has several sequences per text."""
         raise NotImplementedError
 
-    def to_records(self, scores: NDArray[np.float32], encoded: EncodedText, wanted: AnswerOptions) -> Records | None:
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
         """The answer to one text as records; None if the options ask for no records."""
         return None
 

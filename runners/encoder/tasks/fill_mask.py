@@ -43,17 +43,21 @@ class FillMask(ClassificationTask):
     def needed_tokens(self) -> Collection[int]:
         return (int(self.tokenizer.mask_token_id),)
 
-    def check(self, encoded: EncodedText, wanted: AnswerOptions) -> None:
-        super().check(encoded, wanted)
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
         text = encoded.text
         masks = len(self._find_masks(text))
         if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-        sequences = masks * (wanted.top_k or len(wanted.targets) or _TOP_TOKENS)
-        if wanted.records and sequences * max(len(text.input_ids), _TYPICAL_TOKENS) > _MOST_SEQUENCES * _TYPICAL_TOKENS:
+        sequences = masks * (answer_options.top_k or len(answer_options.targets) or _TOP_TOKENS)
+        if (
+            answer_options.records
+            and sequences * max(len(text.input_ids), _TYPICAL_TOKENS) > _MOST_SEQUENCES * _TYPICAL_TOKENS
+        ):
             raise InputError(
-                f"its {masks} masks and top_k {wanted.top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
+                f"its {masks} masks and top_k {answer_options.top_k} make more than the {_MOST_SEQUENCES} sequences of one "
+                "text"
                 + (f" (fewer for one of {len(text.input_ids)} tokens)" if len(text.input_ids) > _TYPICAL_TOKENS else "")
             )
 
@@ -88,21 +92,23 @@ class FillMask(ClassificationTask):
         windows = zip(parts, encoded.sequences, encoded.kept_tokens, strict=True)
         return np.concatenate([part[kept[self._find_masks(window)]] for part, window, kept in windows])
 
-    def to_records(self, scores: NDArray[np.float32], encoded: EncodedText, wanted: AnswerOptions) -> Records | None:
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
         """The best tokens at every mask, as `transformers.FillMaskPipeline` returns them.
 
         Returns:
             `score`, `token` (its id), `token_str` and `sequence` (the text with the token), [masks, top_k] each. In a
             sequence only one mask is filled in; the other masks stay.
         """
-        if not wanted.records:
+        if not answer_options.records:
             return None
         text = encoded.text
-        allowed = self._find_targets(wanted.targets)
+        allowed = self._find_targets(answer_options.targets)
         values = self.probabilities(scores)
         if allowed is not None:
             values = values[:, allowed]
-        top_k = wanted.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
+        top_k = answer_options.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
         best = _argtop(values, top_k)
         tokens = best if allowed is None else allowed[best]
         masks = self._find_masks(text)

@@ -52,8 +52,8 @@ class QuestionAnswering(EncoderTask):
     def reads_to_end(self, options: Options) -> bool:
         return True
 
-    def check(self, encoded: EncodedText, wanted: AnswerOptions) -> None:
-        super().check(encoded, wanted)
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
         text = encoded.text
         if text.token_spans is None:
             raise InputError("it is given as tokens, and an answer is a part of a text")
@@ -69,12 +69,12 @@ class QuestionAnswering(EncoderTask):
         """The candidates of all windows: float64 [candidates, 3]."""
         return np.concatenate(parts)
 
-    def to_records(self, scores: NDArray[Any], encoded: EncodedText, wanted: AnswerOptions) -> Records:
+    def to_records(self, scores: NDArray[Any], encoded: EncodedText, answer_options: AnswerOptions) -> Records:
         """`answer`, `score`, `start` and `end`; a list of these if `top_k` is set."""
         spans = encoded.text.token_spans
         assert spans is not None
-        records = find_answers(scores, spans, wanted)
-        if wanted.top_k is not None:
+        records = find_answers(scores, spans, answer_options)
+        if answer_options.top_k is not None:
             return records
         return Records({name: column.reshape(()) for name, column in records.columns.items()})
 

@@ -77,15 +77,21 @@ class SequenceClassification(ClassificationTask):
     def _applies(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         return sigmoid(logits) > _APPLIES
 
-    def to_records(self, scores: NDArray[np.float32], encoded: EncodedText, wanted: AnswerOptions) -> Records | None:
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
         """`label` and `score` of the best class; a list of these for `top_k`, `threshold` or a multi-label model."""
-        if not wanted.records:
+        if not answer_options.records:
             return None
         [logits] = scores
-        values = self._apply(wanted.function_to_apply, logits)
-        if self._lists(wanted):
-            least = _APPLIES if wanted.threshold is None and wanted.top_k is None else wanted.threshold
-            best = pick_best(values, wanted.top_k, least)
+        values = self._apply(answer_options.function_to_apply, logits)
+        if self._lists(answer_options):
+            least = (
+                _APPLIES
+                if answer_options.threshold is None and answer_options.top_k is None
+                else answer_options.threshold
+            )
+            best = pick_best(values, answer_options.top_k, least)
         else:
             [best] = pick_best(values, 1, None)
         return Records({"label": self._names(best), "score": values[best]})
@@ -101,8 +107,8 @@ class SequenceClassification(ClassificationTask):
             case None:
                 return self.probabilities(logits)
 
-    def _lists(self, wanted: AnswerOptions) -> bool:
-        return self._multi_label or wanted.top_k is not None or wanted.threshold is not None
+    def _lists(self, answer_options: AnswerOptions) -> bool:
+        return self._multi_label or answer_options.top_k is not None or answer_options.threshold is not None
 
     @property
     def rows_shape(self) -> tuple[int, ...]:

@@ -70,8 +70,8 @@ class TextEmbedding(EncoderTask):
         if name is not None and prompts[name] and not self._files.pools_prompts:
             raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
 
-    def prompt(self, wanted: AnswerOptions) -> str:
-        name = wanted.prompt_name or self._files.default_prompt_name
+    def prompt(self, answer_options: AnswerOptions) -> str:
+        name = answer_options.prompt_name or self._files.default_prompt_name
         return self._files.prompts[name] if name is not None else ""
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:

@@ -42,21 +42,23 @@ class TokenClassification(ClassificationTask):
         """The scores of every token, from the window with the most context around it: float32 [tokens, classes]."""
         return np.concatenate([part[kept] for part, kept in zip(parts, encoded.kept_tokens, strict=True)])
 
-    def check(self, encoded: EncodedText, wanted: AnswerOptions) -> None:
-        super().check(encoded, wanted)
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
         text = encoded.text
-        if wanted.records and text.token_spans is None:
+        if answer_options.records and text.token_spans is None:
             raise InputError(
                 "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"
             )
 
-    def to_records(self, scores: NDArray[np.float32], encoded: EncodedText, wanted: AnswerOptions) -> Records | None:
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
         """`label`, `score`, `text`, `start` and `end` of every token, word or entity: [records]."""
         spans = encoded.text.token_spans
-        if spans is None or not (wanted.records or spans.split):
+        if spans is None or not (answer_options.records or spans.split):
             return None
-        strategy = wanted.aggregation_strategy or AggregationStrategy.NONE
-        ignored = wanted.ignore_labels
+        strategy = answer_options.aggregation_strategy or AggregationStrategy.NONE
+        ignored = answer_options.ignore_labels
         if ignored is None:
             # A caller that splits the text into words gets a record for each word.
             ignored = () if spans.split and strategy is AggregationStrategy.NONE else _NO_ENTITY

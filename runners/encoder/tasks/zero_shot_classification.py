@@ -58,9 +58,9 @@ class ZeroShotClassification(SequenceClassification):
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
         return tokenizer.cross([premise.text for premise in texts], hypotheses, options.overflow, first_position)
 
-    def check(self, encoded: EncodedText, wanted: AnswerOptions) -> None:
-        super().check(encoded, wanted)
-        if wanted.candidate_labels and len(encoded.sequences) != len(wanted.candidate_labels):
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
+        if answer_options.candidate_labels and len(encoded.sequences) != len(answer_options.candidate_labels):
             raise InputError("it is given as tokens, and candidate_labels are put to texts")
 
     def count_sequences(self, options: Options) -> int:
@@ -74,17 +74,19 @@ class ZeroShotClassification(SequenceClassification):
             np.concatenate(parts) if options.answer.candidate_labels else super().merge_windows(parts, encoded, options)
         )
 
-    def to_records(self, scores: NDArray[np.float32], encoded: EncodedText, wanted: AnswerOptions) -> Records | None:
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
         """`label` and `score` of every label, best first: [labels]."""
-        labels = wanted.candidate_labels
+        labels = answer_options.candidate_labels
         if not labels:
-            return super().to_records(scores, encoded, wanted)
-        if wanted.multi_label or len(labels) == 1:
+            return super().to_records(scores, encoded, answer_options)
+        if answer_options.multi_label or len(labels) == 1:
             values = softmax(scores[:, [self._contradiction, self._entailment]])[:, 1]
         else:
             values = softmax(scores[:, self._entailment])
-        best = pick_best(values, wanted.top_k, wanted.threshold)
+        best = pick_best(values, answer_options.top_k, answer_options.threshold)
         return Records({"label": np.array(labels, dtype=object)[best], "score": values[best]})
 
-    def _lists(self, wanted: AnswerOptions) -> bool:
-        return bool(wanted.candidate_labels) or super()._lists(wanted)
+    def _lists(self, answer_options: AnswerOptions) -> bool:
+        return bool(answer_options.candidate_labels) or super()._lists(answer_options)

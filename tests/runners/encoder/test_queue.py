@@ -190,8 +190,8 @@ async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: Ba
 
 @in_a_loop
 async def test_requests_within_a_batch_are_served_in_order(queue: BatchQueue) -> None:
-    jobs = [put(queue, 30, 30, 30) for _ in range(3)]
-    for request in jobs:
+    requests = [put(queue, 30, 30, 30) for _ in range(3)]
+    for request in requests:
         assert [entry.request for entry in queue.take()] == [request] * 3
 
 
@@ -204,12 +204,12 @@ async def test_a_caller_that_has_gone_is_dropped(queue: BatchQueue) -> None:
 
 @in_a_loop
 async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
-    jobs = [put(queue, 1000) for _ in range(8)]
+    requests = [put(queue, 1000) for _ in range(8)]
     queue.record_throughput(tokens=100, seconds=1)
     with pytest.raises(OverloadedError, match="busy with 8 requests") as error:
         queue.admit(1, 1)
     assert error.value.retry_after == 60, "80 s of work wait, and nobody is told to wait for more than a minute"
-    queue.release(jobs[0])
+    queue.release(requests[0])
     queue.admit(1, 1)
 
 
