@@ -50,15 +50,20 @@ class FillMask(ClassificationTask):
         if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-        sequences = masks * (answer_options.top_k or len(answer_options.targets) or _TOP_TOKENS)
-        if (
-            answer_options.records
-            and sequences * max(len(text.input_ids), _TYPICAL_TOKENS) > _MOST_SEQUENCES * _TYPICAL_TOKENS
-        ):
+        if answer_options.records:
+            self._check_sequences(masks, len(text.input_ids), answer_options)
+
+    def _check_sequences(self, masks: int, tokens: int, answer_options: AnswerOptions) -> None:
+        """
+        Raises:
+            InputError: too many sequences would be decoded for one text of this many tokens.
+        """
+        top_k = answer_options.top_k
+        sequences = masks * (top_k or len(answer_options.targets) or _TOP_TOKENS)
+        if sequences * max(tokens, _TYPICAL_TOKENS) > _MOST_SEQUENCES * _TYPICAL_TOKENS:
             raise InputError(
-                f"its {masks} masks and top_k {answer_options.top_k} make more than the {_MOST_SEQUENCES} sequences of one "
-                "text"
-                + (f" (fewer for one of {len(text.input_ids)} tokens)" if len(text.input_ids) > _TYPICAL_TOKENS else "")
+                f"its {masks} masks and top_k {top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
+                + (f" (fewer for one of {tokens} tokens)" if tokens > _TYPICAL_TOKENS else "")
             )
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
