@@ -21,15 +21,15 @@ from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.request_options import check_options, read_default_options, warn_of_unsupported
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
 from runners.encoder.forward import Forward, ModelInputs
-from runners.encoder.intake import TokenizerLanes
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.queue import BatchQueue
 from runners.encoder.remote import RemoteForward
-from runners.encoder.tasks import HEADS, Head
+from runners.encoder.request_tokenizer import TokenizerThreads
+from runners.encoder.sample_texts import SampleTexts
+from runners.encoder.tasks import ENCODER_TASKS, EncoderTask
 from runners.encoder.token_limits import TokenLimits, find_padding_id
 from runners.encoder.tokenization import TextTokenizer
 from runners.encoder.transformer_settings import load_transformer_settings
-from runners.encoder.trial import Trial
 from runners.modeling.loading import (
     build_meta_model,
     holds_embedder,
@@ -47,7 +47,7 @@ class _Checkpoint:
     """What the model's files hold; the model of a predictor has no weights here."""
 
     task: Task
-    head: Head
+    encoder_task: EncoderTask
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
@@ -66,11 +66,11 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
     _silence_transformers()
     torch.set_num_threads(count_cores(arguments.workers))
     checkpoint = _load_checkpoint(arguments)
-    head, model = checkpoint.head, checkpoint.model
+    encoder_task, model = checkpoint.encoder_task, checkpoint.model
     default_options = _resolve_default_options(arguments, checkpoint)
     input_names = _input_names(arguments, model, checkpoint.tokenizer)
     _create_counters(arguments.model_name)
-    max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, head.recommended_length)
+    max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, encoder_task.recommended_length)
     tokenizer = _make_tokenizer(arguments, checkpoint, max_length)
     token_limits = _find_token_limits(arguments, checkpoint, max_length, input_names)
     max_batch_tokens = resolve_batch_tokens(arguments, checkpoint.device)
@@ -79,27 +79,28 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
     if arguments.predictor_host is not None:
         assert connect is not None
         predictor = connect(arguments)
-        forward = RemoteForward(predictor, head, input_names, find_padding_id(model))
+        forward = RemoteForward(predictor, encoder_task, input_names, find_padding_id(model))
         watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
     else:
-        # The probe texts may be longer than the model takes, also where the operator has long texts refused.
-        trial = Trial(head, tokenizer, token_limits, replace(default_options, overflow=OverflowOptions()))
-        forward = _prepare_forward(checkpoint, trial, input_names, max_batch_tokens)
+        # Probe texts may be longer than the model takes, so the operator's `truncation=false` does not hold for them.
+        options = replace(default_options, overflow=OverflowOptions())
+        samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
+        forward = _prepare_forward(checkpoint, samples, input_names, max_batch_tokens)
     loaded = LoadedModel(
         task=checkpoint.task,
         model=model,
-        head=head,
+        encoder_task=encoder_task,
         default_options=default_options,
-        supported_options=head.supported_options(checkpoint.task),
+        supported_options=encoder_task.supported_options(checkpoint.task),
         tokenizer=tokenizer,
         token_limits=token_limits,
-        lanes=TokenizerLanes(tokenizer),
+        tokenizer_threads=TokenizerThreads(tokenizer),
         forward=forward,
         queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name)),
         predictor=predictor,
         watch=watch,
     )
-    # What is loaded stays: the collector need not look at it again (its pauses were the tail of the latency).
+    # Loaded objects stay, so the garbage collector skips them from now on. Its pauses were the tail of the latency.
     gc.collect()
     gc.freeze()
     return loaded
@@ -142,19 +143,19 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
     device = torch.device("cuda" if torch.cuda.is_available() and not is_remote else "cpu")
     config = load_config(arguments)
     task = arguments.task or choose_task(config, holds_embedder(arguments))
-    head_class = HEADS[task]
-    if is_remote and head_class.tensors_of_model > 1:
+    task_class = ENCODER_TASKS[task]
+    if is_remote and task_class.model_outputs > 1:
         raise ArgumentsError(f"predictor_host: a predictor gives one tensor, and {task} needs several")
-    settings = load_transformer_settings(arguments, task)
+    settings = load_transformer_settings(arguments, task_class.sentence_transformer)
     if settings.config:
         config = load_config(arguments, settings.config)
     tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
     if is_remote:
-        model = build_meta_model(arguments, head_class.auto_class, config)
+        model = build_meta_model(arguments, task_class.auto_class, config)
     else:
-        model = load_model(arguments, head_class.auto_class, device, head_class.unused_weights, config)
-    head = head_class(arguments, settings, model, tokenizer, device)
-    return _Checkpoint(task, head, model, tokenizer, device)
+        model = load_model(arguments, task_class.auto_class, device, task_class.unused_weights, config)
+    encoder_task = task_class(arguments, settings, model, tokenizer, device)
+    return _Checkpoint(task, encoder_task, model, tokenizer, device)
 
 
 def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> Options:
@@ -163,9 +164,9 @@ def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> O
     Raises:
         ArgumentsError: an option does not fit the model.
     """
-    head = checkpoint.head
-    supported = head.supported_options(checkpoint.task)
-    warn_of_unsupported(arguments, checkpoint.task, supported.names, head.returns_offsets)
+    encoder_task = checkpoint.encoder_task
+    supported = encoder_task.supported_options(checkpoint.task)
+    warn_of_unsupported(arguments, checkpoint.task, supported.names, encoder_task.returns_offsets)
     options = read_default_options(arguments, supported.names)
     try:
         check_options(options, supported, arguments)
@@ -206,33 +207,35 @@ def _make_tokenizer(arguments: Arguments, checkpoint: _Checkpoint, max_length: i
         checkpoint.tokenizer,
         max_length=max_length,
         add_special_tokens=not arguments.disable_special_tokens,
-        lower_case=checkpoint.head.lower_case,
-        most_characters=arguments.max_whole_text_characters,
+        lower_case=checkpoint.encoder_task.lower_case,
+        max_characters=arguments.max_whole_text_characters,
     )
 
 
 def _find_token_limits(
     arguments: Arguments, checkpoint: _Checkpoint, max_length: int, input_names: frozenset[str]
 ) -> TokenLimits:
-    head = checkpoint.head
+    encoder_task = checkpoint.encoder_task
     return TokenLimits.of(checkpoint.model, max_length, "token_type_ids" in input_names).compare(
         checkpoint.tokenizer,
         add_special_tokens=not arguments.disable_special_tokens,
-        accepts_pairs=head.accepts_pairs,
-        needs_pairs=head.needs_pairs,
-        needed_tokens=head.needed_tokens,
+        accepts_pairs=encoder_task.accepts_pairs,
+        needs_pairs=encoder_task.needs_pairs,
+        needed_tokens=encoder_task.needed_tokens,
     )
 
 
 def _prepare_forward(
-    checkpoint: _Checkpoint, trial: Trial, input_names: frozenset[str], max_batch_tokens: int
+    checkpoint: _Checkpoint, samples: SampleTexts, input_names: frozenset[str], max_batch_tokens: int
 ) -> Forward:
     """Choose the forward pass by trying, and warm it."""
     model = checkpoint.model
     padding_id = find_padding_id(model)
-    inputs = ModelInputs(model, input_names, checkpoint.head.rows, checkpoint.tokenizer.mask_token_id, padding_id)
-    forward = trial.choose_forward(inputs, max_batch_tokens)
+    inputs = ModelInputs(
+        model, input_names, checkpoint.encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id
+    )
+    forward = samples.select_forward(inputs, max_batch_tokens)
     # Packed layers hold copies of their weights already.
     copy_mapped_weights(model)
-    trial.warm_up(model, forward)
+    samples.warm_up(model, forward)
     return forward

@@ -9,7 +9,7 @@ from runners.core.errors import InputError, LimitExceededError, add_text_positio
 from runners.core.predictions import Options, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import check_options, check_prompt_name
-from runners.encoder.intake import count_characters
+from runners.encoder.request_tokenizer import count_characters
 
 if TYPE_CHECKING:
     from runners.encoder.loaded_model import LoadedModel
@@ -31,7 +31,7 @@ def check_request(
         raise InputError("the request has no texts; give at least one")
     limits.check_texts(texts, options)
     characters = _check_kinds(loaded, texts, options, limits.max_whole_text_characters)
-    sequences = loaded.head.count_sequences(options) * len(texts)
+    sequences = loaded.encoder_task.count_sequences(options) * len(texts)
     limits.check("max_request_sequences", sequences, "pairs of a text and a label", "candidate_labels")
     check_options(options, loaded.supported_options, limits)
     check_prompt_name(options, loaded.default_options, any(isinstance(text, TokenInput) for text in texts))
@@ -53,9 +53,13 @@ def _check_kinds(
         InputError: a text is of another kind; the message names its position.
         LimitExceededError: a text that is tokenized to its end is too long.
     """
-    head, task = loaded.head, loaded.task
-    accepts_pairs, needs_pairs, accepts_words = head.accepts_pairs, head.needs_pairs, head.accepts_words
-    limit = max_whole_characters if head.reads_to_end(options) else None
+    encoder_task, task = loaded.encoder_task, loaded.task
+    accepts_pairs, needs_pairs, accepts_words = (
+        encoder_task.accepts_pairs,
+        encoder_task.needs_pairs,
+        encoder_task.accepts_words,
+    )
+    limit = max_whole_characters if encoder_task.reads_to_end(options) else None
     total = 0
     for position, text in enumerate(texts):
         length = count_characters(text)

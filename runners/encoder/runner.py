@@ -3,7 +3,7 @@
 A request passes these stages (docs/engine.md):
 
 1. `EncoderRunner.infer` checks and admits the request on the event loop (`request_checks`, `queue`).
-2. `Intake` tokenizes its texts in slices, in the tokenizer threads, and puts them into the queue (`intake`).
+2. `RequestTokenizer` tokenizes its texts in slices, in the tokenizer threads, and puts them into the queue (`intake`).
 3. The model thread takes batches from the queue and runs them: forward pass, scores, predictions (`worker`).
 
 `torch` and `transformers` are imported in the model thread only. BentoML imports service.py in its parent process and
@@ -27,14 +27,14 @@ from runners.core.predictions import TRUNCATED_TOKENS, Options, Prediction, Tens
 from runners.core.predictor import Predictor
 from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
 from runners.core.task import Task
-from runners.encoder.intake import Intake
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
+from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.worker import ModelWorker
 
 if TYPE_CHECKING:
-    from runners.encoder.queue import BatchMode
-    from runners.encoder.sequences import Reading
+    from runners.encoder.batch_mode import BatchMode
+    from runners.encoder.sequences import EncodedText
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +74,14 @@ class EncoderRunner:
         options = count_truncated_tokens(options)
         request = loaded.queue.admit(len(texts), characters)
         try:
-            await Intake(loaded, request, options, self._arguments, self._note_truncation).run(texts)
+            await RequestTokenizer(loaded, request, options, self._arguments, self._note_truncation).run(texts)
             return await request.result
         finally:
             loaded.queue.release(request)
 
-    def _note_truncation(self, readings: Sequence[Reading]) -> None:
+    def _note_truncation(self, encoded_texts: Sequence[EncodedText]) -> None:
         """Count the truncated texts; log the first one. Called from the tokenizer threads."""
-        truncated = [reading for reading in readings if any(sequence.truncated for sequence in reading.sequences)]
+        truncated = [encoded for encoded in encoded_texts if any(sequence.truncated for sequence in encoded.sequences)]
         if not truncated:
             return
         TRUNCATED_TEXTS.labels(self.name).inc(len(truncated))
@@ -197,10 +197,14 @@ class EncoderRunner:
     @property
     def properties(self) -> Mapping[str, str]:
         loaded = self._model()
-        return {"task": loaded.task, "max_length": str(loaded.token_limits.max_length), **loaded.head.properties}
+        return {
+            "task": loaded.task,
+            "max_length": str(loaded.token_limits.max_length),
+            **loaded.encoder_task.properties,
+        }
 
     def class_name(self, index: int) -> str:
-        return self._model().head.class_name(index)
+        return self._model().encoder_task.class_name(index)
 
     @property
     def supported_options(self) -> SupportedOptions:
@@ -208,9 +212,9 @@ class EncoderRunner:
 
     def outputs(self, options: Options) -> Sequence[TensorSpec]:
         counted = [TRUNCATED_TOKENS] if options.overflow.return_truncated_tokens else []
-        return [*self._model().head.outputs(options), *counted]
+        return [*self._model().encoder_task.outputs(options), *counted]
 
     def named_outputs(self) -> Sequence[TensorSpec]:
-        head = self._model().head
-        counted = [TRUNCATED_TOKENS] if "return_truncated_tokens" in head.overflow_options else []
-        return [*head.named_outputs(), *counted]
+        encoder_task = self._model().encoder_task
+        counted = [TRUNCATED_TOKENS] if "return_truncated_tokens" in encoder_task.overflow_options else []
+        return [*encoder_task.named_outputs(), *counted]

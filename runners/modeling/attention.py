@@ -1,4 +1,4 @@
-"""How far attention reaches, by a model's config, and the attention of BigBird, which a short batch changes."""
+"""Attention windows in a model's config, and the sparse attention of BigBird."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 
 def read_attention_windows(config: PretrainedConfig) -> Iterator[int]:
-    """How many tokens attention reaches, where it does not reach all; 0 where it does."""
+    """The sizes of the attention windows in a config, in tokens; 0 for full attention."""
     # A heterogeneous config has no value for all layers.
     for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:
         for name in ("sliding_window", "local_attention", "attention_window"):

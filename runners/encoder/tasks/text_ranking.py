@@ -14,7 +14,10 @@ from runners.encoder.tasks.sequence_classification import SequenceClassification
 
 
 class TextRanking(SequenceClassification):
-    """How relevant a text is to a query, the two a pair: a classification with one class, and `relevance` by name."""
+    """Scores how relevant a text is to a query; the two are a pair.
+
+    It is a classification with one class, with the additional named output `relevance`.
+    """
 
     def prepare(self) -> None:
         super().prepare()
@@ -23,7 +26,7 @@ class TextRanking(SequenceClassification):
         self._activation = load_activation(self.arguments, self.config)
 
     def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """As above; float32 [] for `relevance`, what sentence-transformers' `CrossEncoder.predict` says."""
+        """See `SequenceClassification.tensor`; `relevance` is float32 [], as `CrossEncoder.predict` returns it."""
         if name == RELEVANCE:
             return self._apply(self._activation, scores).reshape(())
         return super().tensor(name, scores)

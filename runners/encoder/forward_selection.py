@@ -1,10 +1,11 @@
-"""The forward pass that a model is run with, found out by trying at load.
+"""Selects the forward pass of a model, by probing at load.
 
-A forward pass is trusted if a batch of unequal texts gives what the stock model gives for each of them alone, in any
-order, and if the scores of a text do not change when the other texts are replaced by others of the same lengths. The
-fastest that is trusted serves: packed batches, padded ones, batches of texts of equal length, or one text at a time.
+A forward pass is correct if two conditions hold. A batch of texts of different lengths, in any order, gives the scores
+that the stock model gives for each text alone. And the scores of a text do not change if the other texts of its batch
+are replaced by others of the same lengths. The fastest correct forward pass is selected: packed batches, padded
+batches, batches of texts of equal length, or one text at a time.
 
-Rounding in 16 bit hides what a neighbour does to an answer. Models in 16 bit are therefore tried in float32 first.
+Rounding in 16 bits can hide the influence of other texts, so 16-bit models are probed in float32 first.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from torch import Tensor
 
 from runners.core.errors import ModelLoadError, brief
 from runners.core.machine import available_memory
+from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import (
     Forward,
     GroupedForward,
     ModelInputs,
     PaddedForward,
-    Rows,
+    TokenSelection,
     group_above,
     group_by_length,
     group_singly,
 )
 from runners.encoder.packing import PackedForward
 from runners.encoder.probe import Probe, name_dtype
-from runners.encoder.queue import BatchMode
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.packed_linear import pack_linears
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 
 logger = logging.getLogger(__name__)
 
-# Skip the float32 trial if its weights need more than this share of the free memory.
+# Do not probe in float32 if the weights need more than this share of the free memory.
 _SHARE_OF_MEMORY = 0.8
-# Texts that are tried in a padded batch, and that packed layers are tried on.
+# How many texts a padded batch and packed linear layers are probed with.
 _PADDED_TEXTS = 3
 _MODE_PHRASES = {
     BatchMode.PACKED: "in packed batches",
@@ -49,14 +50,14 @@ _MODE_PHRASES = {
 }
 
 
-def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
-    """Pack the model's linear layers and choose its forward pass.
+def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
+    """Pack the model's linear layers and select its forward pass.
 
     Args:
-        padding_side: where the model's tokenizer puts padding, `right` or `left`; the other side is tried after it.
+        padding_side: where the model's tokenizer pads, `right` or `left`; the other side is probed after it.
 
     Returns:
-        The forward pass and why it was chosen, for the log.
+        The forward pass, and the reason for the log.
 
     Raises:
         ModelLoadError: the model's scores are not finite.
@@ -69,7 +70,7 @@ def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
     few = slice(_PADDED_TEXTS)
     expected = torch.cat(probe.expected[few])
     logger.info("%s", pack_linears(probe.inputs.model, lambda: torch.cat(probe.run_alone(probe.texts[few])), expected))
-    forward, difference = _choose(probe, candidates, probe.expected, refusals)
+    forward, difference = _find_correct(probe, candidates, probe.expected, refusals)
     limit = probe.inputs.rope.limit
     if limit is None:
         return forward, _explain(probe, forward, refusals, difference)
@@ -86,12 +87,12 @@ def choose_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
 
 
 @torch.inference_mode()
-def _choose(
+def _find_correct(
     probe: Probe, candidates: Sequence[Forward], expected: Sequence[Tensor], refusals: dict[str, str]
 ) -> tuple[Forward, float | None]:
-    """The first candidate that can be trusted, and how far its scores are from the stock ones.
+    """The first correct candidate, and how much its scores differ from those of the stock model.
 
-    The last one, a text at a time, is the stock model itself.
+    The last candidate, one text at a time, is the stock model itself; for it there is no difference.
     """
     *batched, alone = candidates
     for forward in batched:
@@ -105,10 +106,10 @@ def _choose(
 
 
 def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
-    """All forward passes, the fastest first."""
+    """All forward passes, fastest first."""
     inputs = probe.inputs
     other_side = "left" if padding_side == "right" else "right"
-    selects = _selects(probe)
+    selects = _can_select_tokens(probe)
     return [
         PackedForward(inputs),
         PaddedForward(inputs, padding_side, selects),
@@ -119,9 +120,9 @@ def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
 
 
 @torch.inference_mode()
-def _selects(probe: Probe) -> bool:
-    """Whether the head gives the same for rows that are selected before it, tried on one text."""
-    if probe.inputs.rows is not Rows.MASKS:
+def _can_select_tokens(probe: Probe) -> bool:
+    """Whether tokens can be selected before the model's head runs, without changing scores; probed with one text."""
+    if probe.inputs.selection is not TokenSelection.MASKS:
         return False
     try:
         found, _ = PaddedForward(probe.inputs).run(probe.texts[:1])
@@ -132,13 +133,13 @@ def _selects(probe: Probe) -> bool:
 
 
 def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dict[str, str]) -> Sequence[Forward]:
-    """The first candidate that can be trusted in float32, and all after it.
+    """The first candidate that is correct in float32, and all after it.
 
-    Where there is no memory for that a padded batch is never trusted: what padding changes looks like rounding.
+    Without memory for float32, padded batches are left out: in 16 bits the influence of padding looks like rounding.
     """
     try:
         with in_float32(probe.inputs):
-            forward, _ = _choose(probe, candidates, probe.run_alone(probe.texts), refusals)
+            forward, _ = _find_correct(probe, candidates, probe.run_alone(probe.texts), refusals)
             forward.detach()
         return candidates[candidates.index(forward) :]
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -151,13 +152,13 @@ def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dic
 
 @contextlib.contextmanager
 def in_float32(inputs: ModelInputs) -> Iterator[None]:
-    """The model with its weights as float32 meanwhile, which hold the same numbers.
+    """Convert the model's weights to float32 within the block.
 
     Raises:
-        MemoryError: they would take more than most of the memory that is free.
+        MemoryError: they need too much of the free memory.
     """
     dtype, model = inputs.dtype, inputs.model
-    # CTRL casts a buffer of its own at each run.
+    # CTRL casts one of its buffers itself.
     every = (*model.parameters(), *model.buffers())
     tensors = [tensor for tensor in every if tensor.dtype == dtype and not tensor.is_inference()]
     wanted = 2 * sum(tensor.nbytes for tensor in tensors)
@@ -177,22 +178,22 @@ def in_float32(inputs: ModelInputs) -> Iterator[None]:
 
 
 def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
-    """Try a forward pass.
+    """Check that a forward pass is correct.
 
     Args:
-        expected: what the stock model says of the probe's texts.
+        expected: the stock model's scores of each of the probe's texts, [rows, classes] each.
 
     Returns:
-        How far its scores are from those.
+        How much the scores of the forward pass differ from these.
 
     Raises:
-        ValueError: it gives something else, or the answer to a text depends on the others.
+        ValueError: they differ by more than the tolerance, or a text's scores depend on the other texts.
     """
     dtype = probe.inputs.dtype
     tolerance = TOLERANCES[dtype]
     texts, expected = list(probe.texts), list(expected)
     if forward.mode is not BatchMode.PACKED and len(texts) > _PADDED_TEXTS:
-        # Each is filled up to the longest: the shortest one, and the longest ones.
+        # The shortest text, which gets the most padding, and the longest ones.
         texts, expected = [texts[0], *texts[-2:]], [expected[0], *expected[-2:]]
     if forward.mode is BatchMode.EQUAL_LENGTH or len(texts) == 1:
         texts = [each for text in texts for each in (text, probe.replace(text))]
@@ -204,10 +205,10 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
     replacements = [probe.replace]
     if forward.mode is BatchMode.PACKED:
         _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
-        # Some models look at the length of the row: CLIP's refuses one of more tokens than it has positions.
+        # Some models read the length of the row: CLIP refuses more tokens than it has positions.
         _compare(_split(forward, texts * probe.copies), [*expected] * probe.copies, tolerance)
         replacements.append(probe.replace_all)
-    # Padding mixes no texts, and in float32 what depends on the other rows of a batch is the order of sums.
+    # Padding does not mix texts; in float32 only the order of sums depends on the other rows of a batch.
     exact = forward.mode is BatchMode.PACKED or dtype != torch.float32
     for kept, replace in enumerate(replacements):
         beside = _split(forward, [text if index % 2 == kept else replace(text) for index, text in enumerate(texts)])
@@ -218,17 +219,17 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
 
 
 def _split(forward: Forward, texts: Sequence[TokenizedText]) -> list[Tensor]:
-    """What a forward pass says of each text: [rows, classes]."""
+    """The scores of each text by a forward pass: [rows, classes] each."""
     with torch.inference_mode():
         rows, counts = forward.run_checked(texts)
     return list(torch.split(rows, counts))
 
 
 def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
-    """How far scores are from what is expected.
+    """The largest relative difference of scores (see `measure_difference`).
 
     Raises:
-        ValueError: it is more than the tolerance.
+        ValueError: it is larger than the tolerance.
     """
     difference = measure_difference(torch.cat(list(found)), torch.cat(list(expected)))
     if not difference <= tolerance:
@@ -238,14 +239,14 @@ def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: flo
 
 @torch.inference_mode()
 def _check_finite(probe: Probe) -> None:
-    """Refuse a checkpoint with a NaN, and a dtype that scores overflow in.
+    """Refuse a checkpoint with NaN or infinity, and a dtype in which scores overflow.
 
     Raises:
         ModelLoadError: a weight or a score is not finite.
     """
     dtype = name_dtype(probe.inputs)
     for name, weight in probe.inputs.model.named_parameters():
-        # One pass over the weights, without a copy of them.
+        # A sum needs one pass over the weights, and no copy.
         if not torch.isfinite(weight.sum(dtype=torch.float32)):
             raise ModelLoadError(
                 f"the weights {name} hold NaN or infinity in {dtype}: the checkpoint is broken or wants another --dtype"

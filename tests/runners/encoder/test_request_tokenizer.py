@@ -1,4 +1,4 @@
-"""How a request's texts come to the queue: in slices, in two lanes, only so far ahead of the model."""
+"""How a request's texts come to the queue: in slices, in two threads, only so far ahead of the model."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def runner(model_folder: ModelFolder) -> Iterator[EncoderRunner]:
     runner.close()
 
 
-def infer(runner: EncoderRunner, *texts: TextInput | TokenInput, **reading: Any) -> asyncio.Future[list[Any]]:
+def infer(runner: EncoderRunner, *texts: TextInput | TokenInput, **overflow: Any) -> asyncio.Future[list[Any]]:
     options = runner.default_options
-    options = Options(options.output, options.answer, OverflowOptions(**reading))
+    options = Options(options.output, options.answer, OverflowOptions(**overflow))
     return asyncio.ensure_future(runner.infer(texts, options))
 
 
@@ -126,7 +126,7 @@ def test_short_texts_do_not_wait_for_long_ones_of_others(
     asyncio.run(scenario())
 
 
-def test_answers_of_both_lanes_are_in_order(runner: EncoderRunner) -> None:
+def test_answers_of_both_threads_are_in_order(runner: EncoderRunner) -> None:
     async def scenario() -> None:
         texts = [TextInput(f"{'word ' * (5000 * (number % 3 == 1))} {number}") for number in range(40)]
         options = runner.default_options
@@ -262,10 +262,10 @@ def test_an_error_in_a_head_fails_one_request_alone(runner: EncoderRunner, monke
     gate = Gate(monkeypatch)
     predict = SequenceClassification.predict
 
-    def fail_on_one(self: Any, parts: Any, reading: Any, options: Any) -> Any:
-        if len(reading.text.input_ids) == 21:
+    def fail_on_one(self: Any, parts: Any, encoded: Any, options: Any) -> Any:
+        if len(encoded.text.input_ids) == 21:
             raise IndexError("a secret text")
-        return predict(self, parts, reading, options)
+        return predict(self, parts, encoded, options)
 
     monkeypatch.setattr(SequenceClassification, "predict", fail_on_one)
 
