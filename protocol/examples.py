@@ -8,13 +8,14 @@ from typing import Any
 import orjson
 
 from protocol.open_inference.dataplane import INPUT
-from protocol.open_inference.outputs import OFFSETS, OUTPUT
+from protocol.open_inference.outputs import wire_name
 from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.openapi.operations import Example, Examples
 from protocol.versions import MODEL_VERSION
-from runners.core.predictions import RELEVANCE
+from runners.core.predictions import MAIN, OFFSETS, RELEVANCE
 from runners.core.task import Task
 
+_OUTPUT = wire_name(MAIN)
 _FRANCE = "The capital of France is"
 _QUESTION = "What is the capital of France?"
 _CITY = {
@@ -67,7 +68,7 @@ def _describe_fill_mask(name: str, mask: str) -> Examples:
     texts = [f"{_FRANCE} {mask}.", f"The capital of {mask} is paris."]
     return {
         "predict": {"texts": Example("Two texts", {"instances": texts}, {"predictions": ["paris", "france"]})},
-        "infer": {"text": Example("A text", _ask(texts[0]), _answer(name, _tensor(OUTPUT, BYTES, [1], ["paris"])))},
+        "infer": {"text": Example("A text", _ask(texts[0]), _answer(name, _tensor(_OUTPUT, BYTES, [1], ["paris"])))},
         "infer_binary": _describe_binary(texts[0]),
     }
 
@@ -75,7 +76,7 @@ def _describe_fill_mask(name: str, mask: str) -> Examples:
 def _describe_sequence_classification(name: str) -> Examples:
     texts = ["Hello, my dog is cute", "I am feeling sad"]
     asked = {"instances": texts[1:], "parameters": {"return_probabilities": True}}
-    best = {"outputs": [{"name": OUTPUT, "parameters": {"classification": 1}}]}
+    best = {"outputs": [{"name": _OUTPUT, "parameters": {"classification": 1}}]}
     return {
         "predict": {
             "texts": Example("Two texts", {"instances": texts}, {"predictions": [1, 0]}),
@@ -83,7 +84,7 @@ def _describe_sequence_classification(name: str) -> Examples:
             "pair": Example("A pair of texts", {"instances": [_PAIR]}),
         },
         "infer": {
-            "texts": Example("Two texts", _ask(*texts), _answer(name, _tensor(OUTPUT, "INT64", [2], [1, 0]))),
+            "texts": Example("Two texts", _ask(*texts), _answer(name, _tensor(_OUTPUT, "INT64", [2], [1, 0]))),
             "best": Example("The best class of a text, with its score and name", _ask(texts[1], **best)),
         },
         "infer_binary": _describe_binary(*texts),
@@ -155,7 +156,7 @@ def _describe_token_classification(name: str) -> Examples:
     texts = ["Have you met Sarah?", "Maria flew to Munich"]
     labels = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, -100]
     offsets = [0, 0, 0, 4, 5, 8, 9, 12, 13, 18, 18, 19, 0, 0, 0, 0, 0, 5, 6, 10, 11, 13, 14, 20, 0, 0, -100, -100]
-    tensors = [_tensor(OUTPUT, "INT64", [2, 1, 7], labels), _tensor(OFFSETS, "INT64", [2, 7, 2], offsets)]
+    tensors = [_tensor(_OUTPUT, "INT64", [2, 1, 7], labels), _tensor(wire_name(OFFSETS), "INT64", [2, 7, 2], offsets)]
     asked = _ask(*texts, parameters={"return_offsets_mapping": True})
     entities = {"parameters": {"aggregation_strategy": "simple"}}
     return {
@@ -178,7 +179,7 @@ def _describe_text_embedding(name: str) -> Examples:
     summary = f"A text; of the 384 numbers of its answer these are the first {len(beginning)}"
     return {
         "predict": {"text": Example(summary, {"instances": [text]}, {"predictions": [beginning]})},
-        "infer": {"text": Example(summary, _ask(text), _answer(name, _tensor(OUTPUT, "FP32", [1, 384], beginning)))},
+        "infer": {"text": Example(summary, _ask(text), _answer(name, _tensor(_OUTPUT, "FP32", [1, 384], beginning)))},
         "infer_binary": _describe_binary(text),
         "embeddings": {
             "text": Example(
@@ -272,7 +273,7 @@ def _describe_continuation(name: str, text: str, continuation: str | None) -> Ex
             "text": Example(
                 "A text",
                 _ask(text, parameters=_GREEDY),
-                _answer(name, _tensor(OUTPUT, BYTES, [1], [continuation])) if known else None,
+                _answer(name, _tensor(_OUTPUT, BYTES, [1], [continuation])) if known else None,
             )
         },
         "infer_binary": _describe_binary(text),

@@ -12,7 +12,7 @@ from runners.core.predictions import Numbers, Prediction
 
 def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
     """The embedding of each text: float32 [dimensions]."""
-    return [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
+    return [prediction.main.values for prediction in predictions if isinstance(prediction.main, Numbers)]
 
 
 def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

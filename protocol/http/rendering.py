@@ -35,17 +35,16 @@ async def render(
 
 def count_numbers(prediction: Prediction) -> int:
     """How long a prediction takes to render, in numbers."""
-    match prediction.output:
+    match prediction.main:
         case Text(value):
-            beside = 1 + len(value) // CHARACTERS_A_NUMBER
-        case Records():
-            beside = _NUMBERS_A_VALUE * prediction.output.size
-        case output:
-            beside = output.values.size
-    if prediction.tensors or prediction.offsets is not None:
-        offsets = 0 if prediction.offsets is None else prediction.offsets.size
-        return beside + offsets + sum(tensor.size for tensor in prediction.tensors.values())
-    return beside
+            numbers = 1 + len(value) // CHARACTERS_A_NUMBER
+        case Records() as records:
+            numbers = _NUMBERS_A_VALUE * records.size
+        case main:
+            numbers = main.values.size
+    if len(prediction.outputs) > 1:
+        numbers += sum(array.size for array in prediction.arrays.values())
+    return numbers
 
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:

@@ -164,19 +164,19 @@ def _render(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def _render_one(prediction: Prediction) -> Any:
-    match prediction.output:
+    match prediction.main:
         case Text(value):
             return value
         case Numbers(values):
             return values if values.ndim else values.item()
-        case ClassScores(values):
+        case ClassScores(values) as scores:
             keys = class_keys(values.shape[-1])
-            rows = map(dict, map(zip, repeat(keys), class_rows(prediction.output)))
+            rows = map(dict, map(zip, repeat(keys), class_rows(scores)))
             return next(rows) if values.ndim == 1 else rows
         case Records(columns):
             return _records({name: column.tolist() for name, column in columns.items()})
-        case VocabularyScores():
-            masks = vocabulary_entries(prediction.output, '{"', '":', '"')
+        case VocabularyScores() as scores:
+            masks = vocabulary_entries(scores, '{"', '":', '"')
             return ((orjson.Fragment(",".join(entries)) for entries in mask) for mask in masks)
 
 

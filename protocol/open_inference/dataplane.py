@@ -17,12 +17,31 @@ from numpy.typing import NDArray
 from protocol.http.middleware.request_id import request_id
 from protocol.http.offload import give_way, offload_large
 from protocol.http.rendering import count_numbers, render_off_loop
-from protocol.open_inference.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
+from protocol.open_inference.outputs import (
+    TensorSpec,
+    build_tensor,
+    classification_tensor,
+    describe_output,
+    output_name,
+    wire_name,
+)
 from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.openai.service_paths import check_generates, describe_service
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, Output, Prediction, Records, TensorSpec, TextInput, TokenInput
+from runners.core.predictions import (
+    LOGITS,
+    MAIN,
+    OFFSETS,
+    PROBABILITIES,
+    AnswerForm,
+    Numbers,
+    Options,
+    Prediction,
+    Records,
+    TextInput,
+    TokenInput,
+)
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
@@ -68,9 +87,10 @@ class _Wanted:
     """An output of the answer.
 
     Attributes:
+        name: the runners' name of the output.
         binary: whether it goes out in the binary form.
         top: how many classes are wanted, of those with the highest scores; None for the tensor itself.
-        scores: where those scores are.
+        scores: the output with those scores.
     """
 
     name: str
@@ -86,12 +106,13 @@ Answer = list[tuple[Tensor, bool]]
 def describe_model(runner: Runner) -> dict[str, Any]:
     """The metadata of a model: what it takes, what it returns, and what it returns when asked for by name."""
     outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
+    tensors = map(describe_output, outputs.values())
     return {
         "name": runner.name,
         "versions": [MODEL_VERSION],
         "platform": "pytorch_transformers",
         "inputs": [_describe_tensor(_PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
-        "outputs": [_describe_tensor(spec) for spec in outputs.values()],
+        "outputs": [_describe_tensor(spec) for spec in tensors],
         "properties": {**runner.properties, "token_inputs": ",".join(_TOKEN_INPUTS)},
     }
 
@@ -168,28 +189,31 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     async with contextlib.aclosing(generator.stream(texts[0], options)) as deltas:
         async for delta in deltas:
             if delta is not None and (delta.text or delta.finish_reason):
-                yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
+                yield (
+                    [(Tensor(wire_name(MAIN), BYTES, [1], [delta.text]), wanted.binary)],
+                    delta.finish_reason is not None,
+                )
 
 
 def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:
     if output.top is None:
         return build_tensor(output.name, predictions, columns)
-    scores = [prediction.tensors[output.scores] for prediction in predictions]
-    return classification_tensor(output.name, scores, output.top, runner.class_name, columns)
+    scores = [prediction.arrays[output.scores] for prediction in predictions]
+    return classification_tensor(wire_name(output.name), scores, output.top, runner.class_name, columns)
 
 
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
     """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
-    if output.name == OUTPUT and output.top is None:
+    if output.name == MAIN and output.top is None:
         numbers = sum(map(count_numbers, predictions))
-        copied = output.binary and isinstance(predictions[0].output, Numbers)
+        copied = output.binary and isinstance(predictions[0].main, Numbers)
         return numbers // _COPIED if copied else numbers
     name = output.scores or output.name
-    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Records)]
-    if tables and name in tables[0].columns:
-        numbers = sum(table.columns[name].size for table in tables)
+    records = [prediction.main for prediction in predictions if isinstance(prediction.main, Records)]
+    if records and name in records[0].columns:
+        numbers = sum(each.columns[name].size for each in records)
     else:
-        numbers = sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
+        numbers = sum(prediction.arrays[name].size for prediction in predictions if name in prediction.outputs)
     return numbers // _COPIED if output.binary and output.top is None else numbers
 
 
@@ -289,31 +313,45 @@ def _resolve_outputs(
     all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
         # Tokens have no place in a text.
-        options = replace(options, offsets=False)
-    own = [spec.name for spec in runner.outputs(options)]
+        options = replace(options, outputs=options.outputs - {OFFSETS})
+    defaults = [spec.name for spec in runner.outputs(options)]
     if not call.outputs:
-        return [_Wanted(name, all_binary) for name in own], options
+        return [_Wanted(name, all_binary) for name in defaults], options
     if len({output.name for output in call.outputs}) < len(call.outputs):
         raise InputError("the request names an output twice")
-    by_name = list(dict.fromkeys([*own, *(spec.name for spec in runner.named_outputs())]))
-    wanted = []
-    for output in call.outputs:
-        if output.name not in by_name:
-            raise InputError(
-                f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(by_name)}"
-            )
-        if output.name == OFFSETS and from_tokens:
-            raise InputError(f"{OFFSETS} is of texts, and the request has tokens")
-        binary = _read_boolean(output.parameters, "binary_data", all_binary)
-        top = output.parameters.get("classification")
-        if top is None:
-            wanted.append(_Wanted(output.name, binary))
-        else:
-            wanted.append(
-                _Wanted(output.name, binary, _read_top(top, limits), _find_scores(output.name, by_name, options))
-            )
+    known = list(dict.fromkeys([*defaults, *(spec.name for spec in runner.named_outputs())]))
+    wanted = [_resolve_output(runner, output, known, all_binary, options, limits) for output in call.outputs]
     names = {output.scores or output.name for output in wanted}
-    return wanted, replace(options, offsets=OFFSETS in names, tensors=frozenset(names - {OUTPUT, OFFSETS}))
+    if OFFSETS in names and from_tokens:
+        raise InputError(f"{wire_name(OFFSETS)} is of texts, and the request has tokens")
+    return wanted, replace(options, outputs=frozenset(names - {MAIN}))
+
+
+def _resolve_output(
+    runner: Runner,
+    requested: RequestedOutput,
+    known: Sequence[str],
+    all_binary: bool,
+    options: Options,
+    limits: RequestLimits,
+) -> _Wanted:
+    """An output that the request names.
+
+    Args:
+        known: the runners' names of the outputs that there are.
+        all_binary: whether outputs are binary if the request does not say.
+    """
+    name = output_name(requested.name)
+    if name not in known or requested.name != wire_name(name):
+        raise InputError(
+            f"Unexpected inference output '{requested.name}' for model '{runner.name}'; "
+            f"there are {', '.join(map(wire_name, known))}"
+        )
+    binary = _read_boolean(requested.parameters, "binary_data", all_binary)
+    top = requested.parameters.get("classification")
+    if top is None:
+        return _Wanted(name, binary)
+    return _Wanted(name, binary, _read_top(top, limits), _find_scores(name, known, options))
 
 
 def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -330,9 +368,12 @@ def _read_top(top: Any, limits: RequestLimits) -> int:
     return top
 
 
-def _find_scores(name: str, names: Sequence[str], options: Options) -> str:
-    """Where the scores of an output are whose best classes are asked for; the model's own output is of classes."""
-    scores = {OUTPUT: "logits" if options.output is Output.RAW_LOGITS else "probabilities"}.get(name, name)
-    if scores not in ("logits", "probabilities") or scores not in names:
-        raise InputError(f"output {name!r} has no scores of classes, which the parameter classification asks for")
+def _find_scores(name: str, known: Sequence[str], options: Options) -> str:
+    """The output with the scores of an output's classes; the main output is of classes."""
+    of_main = LOGITS if options.form is AnswerForm.RAW_LOGITS else PROBABILITIES
+    scores = of_main if name == MAIN else name
+    if scores not in (LOGITS, PROBABILITIES) or scores not in known:
+        raise InputError(
+            f"output {wire_name(name)!r} has no scores of classes, which the parameter classification asks for"
+        )
     return scores

@@ -39,8 +39,9 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         runner = _find_generator(models, served_name(request), "generate")
         call, text, options = await _read(await read_body(request, limits), limits)
         [prediction] = await until_disconnect(request, runner.infer([TextInput(text)], options))
-        assert isinstance(prediction.output, Text)
-        return json_response(_answer(runner, call, prediction.output.value))
+        output = prediction.main
+        assert isinstance(output, Text)
+        return json_response(_answer(runner, call, output.value))
 
     async def generate_stream(request: Request) -> Response:
         runner = _find_generator(models, served_name(request), "generate_stream")

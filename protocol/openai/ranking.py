@@ -25,7 +25,7 @@ from protocol.openai.embeddings import count_usage, refuse_truncation
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.models import Models, find_model
-from runners.core.predictions import RELEVANCE, Prediction, TextInput
+from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
@@ -195,11 +195,11 @@ async def _score(
         predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)
         scores = _cosines(predictions, len(first))
     else:
-        output = "logits" if call.use_activation is False else RELEVANCE
+        output = LOGITS if call.use_activation is False else RELEVANCE
         firsts = first if len(first) == len(second) else [*first] * len(second)
         pairs = [TextInput(*pair) for pair in zip(firsts, second, strict=True)]
-        predictions = await runner.infer(pairs, replace(options, tensors=frozenset({output})))
-        scores = np.array([prediction.tensors[output].item() for prediction in predictions])
+        predictions = await runner.infer(pairs, replace(options, outputs=frozenset({output})))
+        scores = np.array([prediction.arrays[output].item() for prediction in predictions])
     return scores.tolist(), count_usage(predictions)
 
 

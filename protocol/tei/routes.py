@@ -210,8 +210,9 @@ _ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}
 
 
 def _columns(prediction: Prediction) -> dict[str, list[Any]]:
-    assert isinstance(prediction.output, Records)
-    return {name: column.tolist() for name, column in prediction.output.columns.items()}
+    records = prediction.main
+    assert isinstance(records, Records)
+    return {name: column.tolist() for name, column in records.columns.items()}
 
 
 def _render_error(error: Exception) -> Response:

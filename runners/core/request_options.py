@@ -11,7 +11,7 @@ from pydantic import ConfigDict, ValidationError
 
 from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.errors import InputError
-from runners.core.predictions import TRUNCATED_TOKENS, Options, Output
+from runners.core.predictions import OFFSETS, TRUNCATED_TOKENS, AnswerForm, Options
 from runners.core.request_limits import RequestLimits
 from runners.core.sampling_parameters import read_sampling
 from runners.core.task import Task
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 # Flags that say what an answer is made of; every task takes them, those without an effect too.
 OPTION_FLAGS = ("return_probabilities", "return_raw_logits", "return_offsets_mapping")
 _NAMES = frozenset({*AnswerOptions.model_fields, *OverflowOptions.model_fields})
-_OUTPUT_BY_FLAG = {"return_probabilities": Output.PROBABILITIES, "return_raw_logits": Output.RAW_LOGITS}
+_FORM_BY_FLAG = {"return_probabilities": AnswerForm.PROBABILITIES, "return_raw_logits": AnswerForm.RAW_LOGITS}
 # The labels of a request replace the model's classes, which the second option of each pair is about.
 _EXCLUSIONS = (("candidate_labels", "function_to_apply"), ("candidate_labels", "stride"))
 _LISTS_OF_NAMES = ("candidate_labels", "targets", "ignore_labels")
@@ -70,14 +70,15 @@ def read_default_options(arguments: Arguments, names: Collection[str] = _NAMES) 
     Args:
         names: the options that the task has; the others keep their own defaults.
     """
-    output = Output.LABELS
+    form = AnswerForm.LABELS
     if arguments.return_probabilities:
-        output = Output.PROBABILITIES
+        form = AnswerForm.PROBABILITIES
     elif arguments.return_raw_logits:
-        output = Output.RAW_LOGITS
+        form = AnswerForm.RAW_LOGITS
     values = arguments.model_dump(include={*names})
     answer, overflow = AnswerOptions.model_validate(values), OverflowOptions.model_validate(values)
-    return Options(output, answer, overflow, arguments.return_offsets_mapping)
+    outputs = frozenset({OFFSETS} if arguments.return_offsets_mapping else ())
+    return Options(form, answer, overflow, outputs)
 
 
 def warn_of_unsupported(arguments: Arguments, task: Task, names: Collection[str], returns_offsets: bool) -> None:
@@ -129,25 +130,27 @@ def _change_options(
         defaults,
         answer=defaults.answer.model_copy(update=answer) if answer else defaults.answer,
         overflow=defaults.overflow.model_copy(update=overflow) if overflow else defaults.overflow,
-        offsets=values.get("return_offsets_mapping", defaults.offsets),
     )
-    return _choose_output(options, values, answer, supported)
+    if (with_offsets := values.get("return_offsets_mapping")) is not None:
+        outputs = options.outputs | {OFFSETS} if with_offsets else options.outputs - {OFFSETS}
+        options = replace(options, outputs=outputs)
+    return _choose_form(options, values, answer, supported)
 
 
-def _choose_output(
+def _choose_form(
     options: Options, values: Mapping[str, Any], answer: Mapping[str, Any], supported: SupportedOptions
 ) -> Options:
-    """The options, with the output that the flags of a request ask for."""
-    outputs = [output for flag, output in _OUTPUT_BY_FLAG.items() if values.get(flag)]
-    if len(outputs) > 1:
-        raise InputError(f"the parameters {' and '.join(_OUTPUT_BY_FLAG)} exclude each other")
-    if outputs and supported.scores_classes:
+    """The options, with the form of answer that the flags of a request ask for."""
+    forms = [form for flag, form in _FORM_BY_FLAG.items() if values.get(flag)]
+    if len(forms) > 1:
+        raise InputError(f"the parameters {' and '.join(_FORM_BY_FLAG)} exclude each other")
+    if forms and supported.scores_classes:
         if answer:
             name = next(name for name in AnswerOptions.model_fields if name in answer)
-            raise InputError(f"the parameters {name} and return_{outputs[0]} exclude each other")
-        return replace(options, output=outputs[0], answer=AnswerOptions())
-    if any(values.get(flag) is False and options.output is output for flag, output in _OUTPUT_BY_FLAG.items()):
-        return replace(options, output=Output.LABELS)
+            raise InputError(f"the parameters {name} and return_{forms[0]} exclude each other")
+        return replace(options, form=forms[0], answer=AnswerOptions())
+    if any(values.get(flag) is False and options.form is form for flag, form in _FORM_BY_FLAG.items()):
+        return replace(options, form=AnswerForm.LABELS)
     return options
 
 
@@ -198,7 +201,7 @@ def check_options(options: Options, supported: SupportedOptions, limits: Request
     if "max_answer_len" in supported.names:
         limits.check("max_answer_tokens", options.answer.max_answer_len, "tokens of an answer", "max_answer_len")
     for option, outputs in supported.excluded_outputs.items():
-        if getattr(options.answer, option) and options.tensors & outputs:
+        if getattr(options.answer, option) and options.outputs & outputs:
             raise InputError(
                 f"the outputs {', '.join(sorted(outputs))} are of the model's own classes: leave out {option}, or ask "
                 "for label and score"
@@ -220,8 +223,8 @@ def check_prompt_name(options: Options, defaults: Options, has_tokens: bool) -> 
 
 def count_truncated_tokens(options: Options) -> Options:
     """The same options, with `return_truncated_tokens` and the output `truncated_tokens` both set if either is."""
-    if TRUNCATED_TOKENS.name in options.tensors:
+    if TRUNCATED_TOKENS in options.outputs:
         return replace(options, overflow=options.overflow.model_copy(update={"return_truncated_tokens": True}))
     if options.overflow.return_truncated_tokens:
-        return replace(options, tensors=options.tensors | {TRUNCATED_TOKENS.name})
+        return replace(options, outputs=options.outputs | {TRUNCATED_TOKENS})
     return options

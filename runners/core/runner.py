@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from runners.core.admission import Admitted
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, Engine, PromptOptions
-from runners.core.predictions import Options, Prediction, TensorSpec, TextInput, TokenInput
+from runners.core.predictions import Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
@@ -63,11 +63,11 @@ class Runner(Protocol):
     def supported_options(self) -> SupportedOptions:
         """The encoder's options that requests may set; none until the model is loaded."""
 
-    def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        """The tensors of an answer, where the request names none."""
+    def outputs(self, options: Options) -> Sequence[OutputSpec]:
+        """The outputs of an answer to a request that names none; the columns of its records, if it has records."""
 
-    def named_outputs(self) -> Sequence[TensorSpec]:
-        """The tensors that a request gets only by their name."""
+    def named_outputs(self) -> Sequence[OutputSpec]:
+        """The outputs that a request gets only by their name."""
 
     async def load(self) -> None:
         """Load and warm the model.

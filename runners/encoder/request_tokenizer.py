@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from runners.core.errors import with_text_position
-from runners.core.predictions import Options, Output, TextInput, TokenInput
+from runners.core.predictions import LOGITS, PROBABILITIES, AnswerForm, Options, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.encoder.fair_thread import FairThread, Flow
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SLICE_CHARACTERS = 2**14
 _SLICE_TEXTS = 64
 _CHARACTERS_PER_TOKEN = 4
-_SCORES = frozenset({"logits", "probabilities"})
+_SCORES = frozenset({LOGITS, PROBABILITIES})
 
 
 class TokenizerThread:
@@ -189,7 +189,7 @@ class RequestTokenizer:
     def _count_numbers(self, encoded: EncodedText) -> int:
         """How many numbers are kept for a text until it is answered."""
         task, options = self._loaded.encoder_task, self._options
-        answers_scores = options.output is not Output.LABELS or options.tensors & _SCORES
+        answers_scores = options.form is not AnswerForm.LABELS or options.outputs & _SCORES
         # The scores of windows are kept until the last window's are there.
         scores = task.count_scores(encoded.text) if answers_scores or encoded.kept_tokens else 0
         return scores + task.count_records(encoded.text, options)

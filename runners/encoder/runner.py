@@ -18,12 +18,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from runners.core.arguments import Arguments
 from runners.core.draining import wait_until
 from runners.core.errors import ModelNotReadyError, load_errors
 from runners.core.machine import limit_spinning
 from runners.core.metrics import TRUNCATED_TEXTS
-from runners.core.predictions import TRUNCATED_TOKENS, Options, Prediction, TensorSpec, TextInput, TokenInput
+from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.predictor import Predictor
 from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
 from runners.core.task import Task
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from runners.encoder.sequences import EncodedText
 
 logger = logging.getLogger(__name__)
+
+_TRUNCATED_TOKENS = OutputSpec(TRUNCATED_TOKENS, np.int64, (-1,))
 
 _LONGEST_BATCH_SECONDS = 10
 
@@ -210,11 +214,11 @@ class EncoderRunner:
     def supported_options(self) -> SupportedOptions:
         return self._loaded.supported_options if self._loaded is not None else SupportedOptions()
 
-    def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        counted = [TRUNCATED_TOKENS] if options.overflow.return_truncated_tokens else []
+    def outputs(self, options: Options) -> Sequence[OutputSpec]:
+        counted = [_TRUNCATED_TOKENS] if options.overflow.return_truncated_tokens else []
         return [*self._model().encoder_task.outputs(options), *counted]
 
-    def named_outputs(self) -> Sequence[TensorSpec]:
+    def named_outputs(self) -> Sequence[OutputSpec]:
         encoder_task = self._model().encoder_task
-        counted = [TRUNCATED_TOKENS] if "return_truncated_tokens" in encoder_task.overflow_options else []
+        counted = [_TRUNCATED_TOKENS] if "return_truncated_tokens" in encoder_task.overflow_options else []
         return [*encoder_task.named_outputs(), *counted]

@@ -30,7 +30,7 @@ from runners.core.errors import (
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions
 from runners.core.machine import limit_spinning
 from runners.core.parallel_sampling import Sequences, run
-from runners.core.predictions import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
+from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.runner import Application, TextGenerator
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OUTPUT = TensorSpec("output-0", "BYTES", (-1,))
+_OUTPUT = OutputSpec(MAIN, str, (-1,))
 # Those of vLLM's arguments that have a meaning on `transformers` too.
 _TOKENS_DETAILS = "enable_prompt_tokens_details"
 # Token ids of which a list is made at once: a ms.
@@ -104,10 +104,10 @@ class GeneratorRunner:
     def supported_options(self) -> SupportedOptions:
         return SupportedOptions(self._task)
 
-    def outputs(self, options: Options) -> Sequence[TensorSpec]:
+    def outputs(self, options: Options) -> Sequence[OutputSpec]:
         return [_OUTPUT]
 
-    def named_outputs(self) -> Sequence[TensorSpec]:
+    def named_outputs(self) -> Sequence[OutputSpec]:
         return []
 
     @property
@@ -189,7 +189,7 @@ class GeneratorRunner:
                 async for item in deltas:
                     if item is not None:
                         outputs[item[0]].append(item[1].text)
-        return [Prediction(Text("".join(parts))) for parts in outputs]
+        return [Prediction({MAIN: Text("".join(parts))}) for parts in outputs]
 
     @property
     def generates(self) -> bool:

@@ -348,17 +348,17 @@ class _Runner:
             case Task.TEXT_EMBEDDING:
                 return Options()
             case _:
-                return Options(tensors=frozenset({"logits"}))
+                return Options(outputs=frozenset({"logits"}))
 
     def _read(self, prediction: Prediction) -> Answer:
         if self._task is Task.QUESTION_ANSWERING:
-            assert isinstance(prediction.output, Records)
-            columns = (prediction.output.columns[name].tolist() for name in ("start", "end", "score"))
+            assert isinstance(prediction.main, Records)
+            columns = (prediction.main.columns[name].tolist() for name in ("start", "end", "score"))
             return _spans_answer({(start, end): np.log(score) for start, end, score in zip(*columns, strict=True)})
         if self._task is Task.TEXT_EMBEDDING:
-            assert isinstance(prediction.output, Numbers)
-            return Answer(prediction.output.values)
-        return Answer(prediction.tensors["logits"])
+            assert isinstance(prediction.main, Numbers)
+            return Answer(prediction.main.values)
+        return Answer(prediction.arrays["logits"])
 
 
 class _logged:  # noqa: N801

@@ -17,6 +17,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from protocol.open_inference.outputs import wire_name
 from protocol.open_inference.predictor.grpc import GrpcWire
 from protocol.open_inference.predictor.rest import RestWire
 from protocol.open_inference.predictor.wire import Metadata, Wire, too_slow
@@ -153,7 +154,7 @@ def _choose_output(names: Sequence[str]) -> str:
     if _LOGITS in names:
         return _LOGITS
     # A server like this one can also say what it has left out.
-    others = [name for name in names if name != TRUNCATED_TOKENS.name]
+    others = [name for name in names if name != wire_name(TRUNCATED_TOKENS)]
     if len(others) == 1:
         return others[0]
     raise PredictorAnswerError(

@@ -16,13 +16,19 @@ from runners.core.answer_options import AnswerOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError
 from runners.core.predictions import (
+    LABELS,
+    LOGITS,
+    MAIN,
+    OFFSETS,
+    PROBABILITIES,
     TRUNCATED_TOKENS,
     ClassScores,
+    MainOutput,
     Numbers,
     Options,
+    OutputSpec,
     Prediction,
     Records,
-    TensorSpec,
     Text,
     TextInput,
     VocabularyScores,
@@ -40,7 +46,7 @@ PROBABILITY_DECIMALS = 4
 # The options for texts that are too long that most tasks have.
 TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
 # The named outputs of every classification.
-CLASS_OUTPUTS = frozenset({"logits", "probabilities", "labels"})
+CLASS_OUTPUTS = frozenset({LOGITS, PROBABILITIES, LABELS})
 
 
 class EncoderTask(ABC):
@@ -150,7 +156,7 @@ class EncoderTask(ABC):
         """
         return tokenizer.tokenize(
             texts,
-            options.offsets,
+            OFFSETS in options.outputs,
             self.needs_token_spans(options),
             self.prompt(options.answer),
             options.overflow,
@@ -206,15 +212,16 @@ class EncoderTask(ABC):
         scores = self.merge_windows(parts, encoded, options) if encoded.kept_tokens or len(parts) > 1 else parts[0]
         records = self.to_records(scores, encoded, options.answer)
         columns = frozenset() if records is None else records.columns.keys()
-        return Prediction(
-            self.output(scores, options) if records is None else records,
-            encoded.text.offsets if options.offsets else None,
-            {
-                name: np.array(encoded.truncated_tokens) if name == TRUNCATED_TOKENS.name else self.tensor(name, scores)
-                for name in options.tensors - columns
-            },
-            tokens=encoded.tokens,
-        )
+        outputs: dict[str, MainOutput | NDArray[Any]] = {}
+        outputs[MAIN] = self.output(scores, options) if records is None else records
+        for name in options.outputs - columns:
+            if name == TRUNCATED_TOKENS:
+                outputs[name] = np.array(encoded.truncated_tokens)
+            elif name != OFFSETS:
+                outputs[name] = self.named_output(name, scores)
+            elif encoded.text.offsets is not None:
+                outputs[name] = encoded.text.offsets
+        return Prediction(outputs, encoded.tokens)
 
     def merge_windows(
         self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
@@ -235,18 +242,18 @@ class EncoderTask(ABC):
 
     @abstractmethod
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | Text | ClassScores | VocabularyScores:
-        """The output `output-0` of one text."""
+        """The main output of one text, if that is no records."""
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
         """One of `named_outputs` for one text."""
         raise NotImplementedError(name)
 
     @abstractmethod
-    def outputs(self, options: Options) -> list[TensorSpec]:
-        """The tensors of an answer to a request that names none; the columns of the records, if the answer has any."""
+    def outputs(self, options: Options) -> list[OutputSpec]:
+        """The outputs of an answer to a request that names none; the columns of its records, if it has records."""
 
-    def named_outputs(self) -> list[TensorSpec]:
-        """The tensors that a request gets only if it names them."""
+    def named_outputs(self) -> list[OutputSpec]:
+        """The outputs that a request gets only if it names them."""
         return []
 
     def class_name(self, index: int) -> str:
@@ -262,7 +269,7 @@ class EncoderTask(ABC):
 class ClassificationTask(EncoderTask):
     """A task whose model scores every class; its named outputs are `CLASS_OUTPUTS`."""
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
         """float32 [..., classes] for `logits` and `probabilities`, str objects [...] for `labels`."""
         match name:
             case "logits":
@@ -271,7 +278,7 @@ class ClassificationTask(EncoderTask):
                 return self.probabilities(scores)
             case "labels":
                 return self._names(scores.argmax(axis=-1))
-        return super().tensor(name, scores)
+        return super().named_output(name, scores)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32, in the shape of the logits."""
@@ -281,9 +288,9 @@ class ClassificationTask(EncoderTask):
         names: dict[int, str] = self.config.id2label  # type: ignore[assignment]
         return str(names.get(index, f"LABEL_{index}"))
 
-    def named_outputs(self) -> list[TensorSpec]:
-        scores = [TensorSpec(name, "FP32", (*self.rows_shape, self.classes)) for name in ("logits", "probabilities")]
-        return [*scores, TensorSpec("labels", "BYTES", self.rows_shape)]
+    def named_outputs(self) -> list[OutputSpec]:
+        scores = [OutputSpec(name, np.float32, (*self.rows_shape, self.classes)) for name in (LOGITS, PROBABILITIES)]
+        return [*scores, OutputSpec(LABELS, str, self.rows_shape)]
 
     @property
     def width(self) -> int:

@@ -10,7 +10,17 @@ from transformers import AutoModelForMaskedLM
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError, ModelLoadError
-from runners.core.predictions import Options, Output, Records, TensorSpec, Text, TextInput, VocabularyScores
+from runners.core.predictions import (
+    MAIN,
+    AnswerForm,
+    ElementType,
+    Options,
+    OutputSpec,
+    Records,
+    Text,
+    TextInput,
+    VocabularyScores,
+)
 from runners.encoder.forward import TokenSelection
 from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationTask
@@ -67,12 +77,12 @@ class FillMask(ClassificationTask):
             )
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
-        match options.output:
-            case Output.LABELS:
+        match options.form:
+            case AnswerForm.LABELS:
                 return Text(str(self.tokenizer.decode(scores.argmax(axis=-1))))
-            case Output.PROBABILITIES:
+            case AnswerForm.PROBABILITIES:
                 return VocabularyScores(self.probabilities(scores), PROBABILITY_DECIMALS)
-            case Output.RAW_LOGITS:
+            case AnswerForm.RAW_LOGITS:
                 return VocabularyScores(scores, None)
 
     def check_options(self, options: Options) -> None:
@@ -178,13 +188,15 @@ class FillMask(ClassificationTask):
         """[texts, masks]."""
         return (-1, -1)
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
+    def outputs(self, options: Options) -> list[OutputSpec]:
         if options.answer.records:
-            columns = {"score": "FP32", "token": "INT64", "token_str": "BYTES", "sequence": "BYTES"}
-            return [TensorSpec(name, datatype, (-1, -1, -1)) for name, datatype in columns.items()]
-        if options.output is Output.LABELS:
-            return [TensorSpec("output-0", "BYTES", (-1,))]
-        return [TensorSpec("output-0", "BYTES", (-1, -1, self.classes))]
+            columns: dict[str, ElementType] = {
+                "score": np.float32, "token": np.int64, "token_str": str, "sequence": str
+            }  # fmt: skip
+            return [OutputSpec(name, dtype, (-1, -1, -1)) for name, dtype in columns.items()]
+        if options.form is AnswerForm.LABELS:
+            return [OutputSpec(MAIN, str, (-1,))]
+        return [OutputSpec(MAIN, np.float32, (-1, -1, self.classes), VocabularyScores)]
 
 
 def _argtop(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, Records, TensorSpec, TextInput
+from runners.core.predictions import ElementType, Numbers, Options, OutputSpec, Records, TextInput
 from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.answer_spans import find_answers, find_candidates
 from runners.encoder.tasks.encoder_task import EncoderTask
@@ -78,7 +78,7 @@ class QuestionAnswering(EncoderTask):
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         raise AssertionError("question answering always answers with records")
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
+    def outputs(self, options: Options) -> list[OutputSpec]:
         shape = (-1,) if options.answer.top_k is None else (-1, -1)
-        columns = {"answer": "BYTES", "score": "FP32", "start": "INT64", "end": "INT64"}
-        return [TensorSpec(name, datatype, shape) for name, datatype in columns.items()]
+        columns: dict[str, ElementType] = {"answer": str, "score": np.float32, "start": np.int64, "end": np.int64}
+        return [OutputSpec(name, dtype, shape) for name, dtype in columns.items()]

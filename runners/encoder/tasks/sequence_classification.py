@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from runners.core.answer_options import AnswerOptions, ScoreFunction, WindowAggregation
-from runners.core.predictions import ClassScores, Numbers, Options, Output, Records, TensorSpec
+from runners.core.predictions import LABELS, MAIN, AnswerForm, ClassScores, Numbers, Options, OutputSpec, Records
 from runners.encoder.forward import TokenSelection
 from runners.encoder.sequences import EncodedText
 from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationTask
@@ -52,9 +52,9 @@ class SequenceClassification(ClassificationTask):
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         [scores] = scores
-        if options.output is Output.RAW_LOGITS:
+        if options.form is AnswerForm.RAW_LOGITS:
             return ClassScores(scores, None)
-        if options.output is Output.PROBABILITIES:
+        if options.form is AnswerForm.PROBABILITIES:
             return ClassScores(self.probabilities(scores), PROBABILITY_DECIMALS)
         if self._regression:
             return Numbers(scores.reshape(()) if self.classes == 1 else scores)
@@ -62,12 +62,12 @@ class SequenceClassification(ClassificationTask):
             return Numbers(self._applies(scores).astype(np.int64))
         return Numbers(np.asarray(scores.argmax()))
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
         """See `ClassificationTask.tensor`; for a multi-label model, `labels` is empty where a label does not apply."""
         [scores] = scores
         if name == "labels" and self._multi_label:
             return np.where(self._applies(scores), self._names(np.arange(self.classes)), "")
-        return np.asarray(super().tensor(name, scores))
+        return np.asarray(super().named_output(name, scores))
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._raw_scores:
@@ -114,20 +114,20 @@ class SequenceClassification(ClassificationTask):
     def rows_shape(self) -> tuple[int, ...]:
         return (-1,)
 
-    def named_outputs(self) -> list[TensorSpec]:
+    def named_outputs(self) -> list[OutputSpec]:
         *scores, labels = super().named_outputs()
         if self._regression:
             return scores
-        return [*scores, TensorSpec("labels", "BYTES", (-1, self.classes)) if self._multi_label else labels]
+        return [*scores, OutputSpec(LABELS, str, (-1, self.classes)) if self._multi_label else labels]
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
+    def outputs(self, options: Options) -> list[OutputSpec]:
         if options.answer.records:
             records = (-1, -1) if self._lists(options.answer) else (-1,)
-            return [TensorSpec("label", "BYTES", records), TensorSpec("score", "FP32", records)]
-        if options.output is not Output.LABELS:
-            return [TensorSpec("output-0", "BYTES", (-1,))]
+            return [OutputSpec("label", str, records), OutputSpec("score", np.float32, records)]
+        if options.form is not AnswerForm.LABELS:
+            return [OutputSpec(MAIN, np.float32, (-1, self.classes), ClassScores)]
         shape = (-1, self.classes) if self._multi_label or (self._regression and self.classes > 1) else (-1,)
-        return [TensorSpec("output-0", "FP32" if self._regression else "INT64", shape)]
+        return [OutputSpec(MAIN, np.float32 if self._regression else np.int64, shape)]
 
 
 def pick_best(values: NDArray[np.float32], top_k: int | None, least: float | None) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from transformers import AutoModel
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, TensorSpec
+from runners.core.predictions import MAIN, Numbers, Options, OutputSpec
 from runners.encoder.tasks.encoder_task import EncoderTask, to_numpy
 from runners.encoder.tasks.pooling import load_sentence_transformer
 from runners.encoder.transformer_settings import EMBEDDER
@@ -85,8 +85,8 @@ class TextEmbedding(EncoderTask):
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return Numbers(vector)
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
-        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
+    def outputs(self, options: Options) -> list[OutputSpec]:
+        return [OutputSpec(MAIN, np.float32, (-1, options.answer.dimensions or self._dimensions))]
 
     @property
     def properties(self) -> dict[str, str]:

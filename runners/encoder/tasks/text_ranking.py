@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.errors import ModelLoadError
-from runners.core.predictions import RELEVANCE, TensorSpec
+from runners.core.predictions import RELEVANCE, OutputSpec
 from runners.encoder.tasks.relevance import load_activation
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 
@@ -25,11 +25,11 @@ class TextRanking(SequenceClassification):
             raise ModelLoadError(f"the model has {self.classes} classes, and text_ranking is for models with one")
         self._activation = load_activation(self.arguments, self.config)
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
         """See `SequenceClassification.tensor`; `relevance` is float32 [], as `CrossEncoder.predict` returns it."""
         if name == RELEVANCE:
             return self._apply(self._activation, scores).reshape(())
-        return super().tensor(name, scores)
+        return super().named_output(name, scores)
 
-    def named_outputs(self) -> list[TensorSpec]:
-        return [*super().named_outputs(), TensorSpec(RELEVANCE, "FP32", (-1,))]
+    def named_outputs(self) -> list[OutputSpec]:
+        return [*super().named_outputs(), OutputSpec(RELEVANCE, np.float32, (-1,))]

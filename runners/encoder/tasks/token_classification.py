@@ -10,7 +10,17 @@ from transformers import AutoModelForTokenClassification
 
 from runners.core.answer_options import AggregationStrategy, AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import ClassScores, Numbers, Options, Output, Records, TensorSpec
+from runners.core.predictions import (
+    MAIN,
+    OFFSETS,
+    AnswerForm,
+    ClassScores,
+    ElementType,
+    Numbers,
+    Options,
+    OutputSpec,
+    Records,
+)
 from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationTask
 from runners.encoder.tasks.entities import EntityFinder
@@ -18,7 +28,7 @@ from runners.encoder.tasks.entities import EntityFinder
 # What `transformers.TokenClassificationPipeline` ignores by default.
 _NO_ENTITY = ("O",)
 _VALUES_PER_RECORD = 5
-_OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
+_OFFSETS = OutputSpec(OFFSETS, np.int64, (-1, -1, 2))
 
 
 class TokenClassification(ClassificationTask):
@@ -71,26 +81,32 @@ class TokenClassification(ClassificationTask):
         return len(text.input_ids) * _VALUES_PER_RECORD if self.needs_token_spans(options) else 0
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
-        match options.output:
-            case Output.LABELS:
+        match options.form:
+            case AnswerForm.LABELS:
                 return Numbers(scores.argmax(axis=-1)[None])
-            case Output.PROBABILITIES:
+            case AnswerForm.PROBABILITIES:
                 return ClassScores(self.probabilities(scores), PROBABILITY_DECIMALS)
-            case Output.RAW_LOGITS:
+            case AnswerForm.RAW_LOGITS:
                 return ClassScores(scores, None)
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
         return (-1, -1)
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
-        offsets = [_OFFSETS] if options.offsets else []
+    def outputs(self, options: Options) -> list[OutputSpec]:
+        offsets = [_OFFSETS] if OFFSETS in options.outputs else []
         if options.answer.records:
-            columns = {"label": "BYTES", "score": "FP32", "text": "BYTES", "start": "INT64", "end": "INT64"}
-            return [*(TensorSpec(name, datatype, (-1, -1)) for name, datatype in columns.items()), *offsets]
-        labels = options.output is Output.LABELS
-        datatype, shape = ("INT64", (-1, 1, -1)) if labels else ("BYTES", (-1, -1))
-        return [TensorSpec("output-0", datatype, shape), *offsets]
+            columns: dict[str, ElementType] = {
+                "label": str,
+                "score": np.float32,
+                "text": str,
+                "start": np.int64,
+                "end": np.int64,
+            }
+            return [*(OutputSpec(name, dtype, (-1, -1)) for name, dtype in columns.items()), *offsets]
+        if options.form is AnswerForm.LABELS:
+            return [OutputSpec(MAIN, np.int64, (-1, 1, -1)), *offsets]
+        return [OutputSpec(MAIN, np.float32, (-1, -1, self.classes), ClassScores), *offsets]
 
-    def named_outputs(self) -> list[TensorSpec]:
+    def named_outputs(self) -> list[OutputSpec]:
         return [*super().named_outputs(), _OFFSETS]

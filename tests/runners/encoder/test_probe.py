@@ -117,10 +117,10 @@ def test_padding_goes_where_the_tokenizer_puts_it(tmp_path: Path, caplog: pytest
     with loaded(tmp_path) as runner:
         assert runner.forward_mode is BatchMode.PADDED
         text = TextInput("Good Rome.")
-        options = Options(tensors=frozenset({"logits"}))
+        options = Options(outputs=frozenset({"logits"}))
         [alone] = asyncio.run(runner.infer([text], options))
         beside, _ = asyncio.run(runner.infer([text, TextInput("a longer text " * 9)], options))
-        np.testing.assert_allclose(beside.tensors["logits"], alone.tensors["logits"], atol=2e-5)
+        np.testing.assert_allclose(beside.arrays["logits"], alone.arrays["logits"], atol=2e-5)
 
 
 def test_what_the_stock_model_does_not_run_in_a_dtype_is_said(tmp_path: Path) -> None:
@@ -255,8 +255,8 @@ def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:
     save_model(Pair("reformer", Task.TEXT_EMBEDDING), tmp_path)
     with loaded(tmp_path) as runner:
         [prediction] = asyncio.run(runner.infer([TextInput("good")], runner.default_options))
-        assert isinstance(prediction.output, Numbers)
-        assert prediction.output.values.shape == (64,)
+        assert isinstance(prediction.main, Numbers)
+        assert prediction.main.values.shape == (64,)
         assert runner.properties["dimensions"] == "64"
 
 

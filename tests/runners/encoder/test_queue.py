@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from runners.core.errors import ModelNotReadyError, OverloadedError
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, QueueMetrics
-from runners.core.predictions import Numbers, Options, Prediction
+from runners.core.predictions import MAIN, Numbers, Options, Prediction
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import collect_releases
 from runners.encoder.batch_mode import BatchMode
@@ -42,7 +42,7 @@ def lengths(batch: list[Entry]) -> list[int]:
 
 def answer(batch: list[Entry]) -> None:
     for entry in batch:
-        entry.request.deliver([(entry.position, Prediction(Numbers(np.asarray(entry.tokens))))])
+        entry.request.deliver([(entry.position, Prediction({MAIN: Numbers(np.asarray(entry.tokens))}))])
 
 
 def load() -> tuple[float | None, float | None]:
@@ -219,7 +219,7 @@ async def test_answers_come_back_in_order(queue: BatchQueue) -> None:
     while not request.result.done():
         answer(queue.take()[::-1])
         await asyncio.sleep(0)
-    outputs = [prediction.output for prediction in await request.result]
+    outputs = [prediction.main for prediction in await request.result]
     assert outputs == [Numbers(np.asarray(length)) for length in (90, 20, 50)]
 
 

@@ -60,7 +60,7 @@ def runner(model_folder: ModelFolder) -> Iterator[EncoderRunner]:
 
 def infer(runner: EncoderRunner, *texts: TextInput | TokenInput, **overflow: Any) -> asyncio.Future[list[Any]]:
     options = runner.default_options
-    options = Options(options.output, options.answer, OverflowOptions(**overflow))
+    options = Options(options.form, options.answer, OverflowOptions(**overflow))
     return asyncio.ensure_future(runner.infer(texts, options))
 
 
