@@ -167,7 +167,7 @@ def test_each_sequence_is_checked(tokenized: str, ids: list[int], types: list[in
         if tokenized == "here":
             limits.check(EncodedText(right, [right, wrong]))
         else:
-            limits.add_scores(TokenInput(wrong.input_ids, wrong.token_type_ids))
+            limits.encode(TokenInput(wrong.input_ids, wrong.token_type_ids))
 
     if message is None:
         check()

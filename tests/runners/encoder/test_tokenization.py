@@ -260,11 +260,11 @@ def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPa
     reference = TOKENIZER_KINDS["WordPiece"]()
     tokenizer = TextTokenizer(copy.deepcopy(reference), 16, add_special_tokens=True)
     texts = ("a " * 400_000, "station " * 500_000)
-    encoded: list[str] = []
+    tokenized_parts: list[str] = []
     encode = tokenizer._encoder.encode_parts
 
     def record(parts: Sequence[str]) -> list[Encoding]:
-        encoded.extend(parts)
+        tokenized_parts.extend(parts)
         return encode(parts)
 
     monkeypatch.setattr(tokenizer._encoder, "encode_parts", record)
@@ -274,7 +274,7 @@ def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPa
             encoded.text.input_ids.tolist().count(reference.convert_tokens_to_ids(word)) for word in ("a", "station")
         ]
         assert kept == [6, 7]
-    assert max(map(len, encoded)) <= 2**19
+    assert max(map(len, tokenized_parts)) <= 2**19
 
 
 def test_a_label_may_have_half_of_the_model_beside_a_text_of_that_length() -> None:
