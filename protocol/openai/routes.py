@@ -96,9 +96,9 @@ def routes(models: Models, limits: RequestLimits, access: Access, prefix: str) -
         body = await read_body(request, limits) if request.method == "POST" else Body(b"")
         if (generator := runner.generator) is None:
             return await _ENCODER_ANSWERS[path](request, models, runner, body, limits)
-        if (application := generator.openai_application) is not None:
+        if generator.openai_application is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
-            return _Forwarded(application, path, body.data, generator, characters)
+            return _Forwarded(generator, path, body.data, characters)
         return await until_disconnect(request, _ANSWERS[path](models, generator, body, limits))
 
     async def unknown(request: Request) -> Response:
@@ -193,14 +193,17 @@ def _shape(error: Exception, render: Callable[[Exception], Response] = render_op
 
 
 class _Forwarded(Response):
-    """The answer of another application in this process, to a body that is read already."""
+    """The answer of vLLM's OpenAI layer to a request whose body has been read."""
 
-    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: TextGenerator, characters: int) -> None:
-        self._application = application
-        self._characters = characters
+    def __init__(self, runner: TextGenerator, path: str, body: bytes, characters: int) -> None:
+        """
+        Args:
+            characters: number of characters of the request's texts.
+        """
+        self._runner = runner
         self._path = path
         self._body = body
-        self._runner = runner
+        self._characters = characters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body: bytes | None = self._body
@@ -220,8 +223,7 @@ class _Forwarded(Response):
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         try:
-            with self._runner.admit(self._characters):
-                await self._application(inner, replay, send)
+            await self._runner.forward(self._characters, inner, replay, send)
         except OverloadedError as error:
             await _shape(error)(scope, receive, send)
 
