@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from protocol.http.errors import render_openai_error
 from runners.core.errors import OverloadedError
@@ -13,14 +13,17 @@ from runners.core.runner import TextGenerator
 
 
 class Forwarded(Response):
-    """The answer of another ASGI application in this process, to a request whose body has been read."""
+    """The answer of vLLM's layer for OpenAI's API to a request whose body has been read."""
 
-    def __init__(self, application: ASGIApp, path: str, body: bytes, runner: TextGenerator, characters: int) -> None:
-        self._application = application
-        self._characters = characters
+    def __init__(self, runner: TextGenerator, path: str, body: bytes, characters: int) -> None:
+        """
+        Args:
+            characters: how many characters the request's texts have.
+        """
+        self._runner = runner
         self._path = path
         self._body = body
-        self._runner = runner
+        self._characters = characters
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body: bytes | None = self._body
@@ -40,8 +43,7 @@ class Forwarded(Response):
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         try:
-            with self._runner.admit(self._characters):
-                await self._application(inner, replay, send)
+            await self._runner.forward(self._characters, inner, replay, send)
         except OverloadedError as error:
             await render_openai_error(error)(scope, receive, send)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -43,33 +42,6 @@ def check_messages(messages: Sequence[Any], limits: RequestLimits, param: str = 
     contents = [message.get("content") for message in messages if isinstance(message, dict)]
     parts = sum(len(content) for content in contents if isinstance(content, list))
     limits.check("max_client_batch_size", parts, "parts of messages", param)
-
-
-def count_characters(
-    limits: RequestLimits,
-    messages: Sequence[Any],
-    tools: Sequence[Any] | None = None,
-    variables: Mapping[str, Any] = MappingProxyType({}),
-) -> int:
-    """The characters of a chat as JSON, of which its prompt is made; what is no text, as an image, does not count.
-
-    Raises:
-        LimitExceededError: there are too many of them, or too many tools.
-    """
-    limits.check("max_parameters", len(tools or ()), "tools", "tools")
-    characters = 0
-    # Piece by piece, so that what is far too large is not encoded as a whole.
-    for piece in (*map(_leave_out_media, messages), *(tools or ()), *variables.values()):
-        characters += len(msgspec.json.encode(piece).decode())
-        limits.check("max_text_characters", characters, "characters of a chat")
-    return characters
-
-
-def _leave_out_media(message: Any) -> Any:
-    """The message with only those parts of its content that are text."""
-    if not isinstance(message, dict) or not isinstance(content := message.get("content"), list):
-        return message
-    return {**message, "content": [part for part in content if not isinstance(part, dict) or "text" in part]}
 
 
 def _read_message(message: Mapping[str, Any], name: str, param: str) -> dict[str, Any]:

@@ -74,9 +74,9 @@ class _Api:
             raise InputError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, limits) if request.method == "POST" else Body(b"")
         generator = runner.generator
-        if generator is not None and (application := generator.openai_application) is not None:
+        if generator is not None and generator.openai_application is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
-            return Forwarded(application, path, body.data, generator, characters)
+            return Forwarded(generator, path, body.data, characters)
         answer = ENDPOINTS[path].answer
         assert answer is not None, "a path that vLLM alone answers is served only on vLLM"
         return await until_disconnect(request, answer(models, runner, body, limits))

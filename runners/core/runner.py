@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
-from runners.core.admission import Admitted
-from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, Engine, PromptOptions
+from runners.core.generation import (
+    DEFAULT_PROMPT_OPTIONS,
+    AcceptedRequest,
+    Delta,
+    GenerationRequest,
+    Prompt,
+    PromptOptions,
+)
 from runners.core.predictions import Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
@@ -92,59 +98,84 @@ class Runner(Protocol):
 
 
 class TextGenerator(Runner, Protocol):
-    """A runner with an engine for generation: `transformers`, or vLLM, which may embed or score instead."""
+    """A runner with an engine for generation: `transformers`, or vLLM, which may embed or score instead.
+
+    Each call that asks the engine for something is admitted first, and counts as a request until it is over.
+    """
 
     @property
     def limits(self) -> RequestLimits:
-        """What one request may ask for."""
+        """The limits of one request."""
 
     @property
     def generates(self) -> bool:
         """Whether the model generates text; on vLLM it may embed or score instead."""
 
     @property
-    def engine(self) -> Engine:
-        """
+    def max_length(self) -> int:
+        """Most tokens of a prompt and its output together; of an encoder-decoder's prompt.
+
         Raises:
             ModelNotReadyError: the model is not loaded.
             EngineDeadError: the engine has died.
         """
 
     @property
-    def chat_engine(self) -> ChatEngine:
-        """The engine, where this server renders its chats: not on vLLM, which renders them itself."""
+    def reports_cached_tokens(self) -> bool:
+        """Whether usage has the number of cached tokens of the prompts."""
+
+    def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AcceptedRequest]:
+        """Continue prompts; the context begins once the request is accepted, and its end frees the sequences.
+
+        Raises:
+            LimitExceededError: there are too many prompts or outputs, or too many characters or tokens.
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: a prompt cannot be continued, or too many log probabilities are asked for.
+            EngineDeadError: the engine has died.
+        """
+
+    def stream(self, text: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
+        """Continue a text. None comes first, once the request is accepted; closing the iterator frees the sequence.
+
+        Raises:
+            RunnerError: as `generate`.
+        """
+
+    async def tokenize(
+        self, prompt: Prompt, options: PromptOptions = DEFAULT_PROMPT_OPTIONS, with_strings: bool = False
+    ) -> tuple[list[int], list[str] | None]:
+        """The token ids of a prompt, and, if `with_strings`, the tokens as the vocabulary writes them.
+
+        Raises:
+            LimitExceededError: the prompt is too long.
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: the prompt cannot be tokenized.
+        """
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special tokens included.
+
+        Raises:
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: a token id is outside of the vocabulary.
+        """
 
     @property
     def openai_application(self) -> Application | None:
         """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
 
-    @property
-    def tells_cached_tokens(self) -> bool:
-        """Whether usage has the number of cached tokens of a prompt."""
+    async def forward(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
+        """Let `openai_application` answer a request, which has so many characters of text.
+
+        Args:
+            scope, receive, send: as ASGI defines them.
+
+        Raises:
+            OverloadedError: too many requests are under way, or too much waits; nothing has been sent then.
+        """
 
     def serves_openai(self, path: str) -> bool:
-        """Whether vLLM's own layer for OpenAI's API answers a path, such as /v1/completions; no on `transformers`."""
+        """Whether `openai_application` answers a path, such as /v1/completions; no without one."""
 
     async def model_cards(self) -> list[dict[str, Any]]:
         """The model and its LoRA adapters as vLLM lists them; empty on `transformers`."""
-
-    def admit(self, characters: int = 0) -> AbstractContextManager[Admitted]:
-        """Let a request in, from before its prompts are tokenized, for as long as the context lasts.
-
-        Args:
-            characters: of its prompts.
-
-        Raises:
-            OverloadedError: too many requests are under way, or too much waits.
-        """
-
-    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
-        """The token ids of a prompt; of one that is token ids already, those that are kept."""
-
-    def stream(self, given: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
-        """Continue a text. None comes first, once the request is accepted; closing the iterator frees the sequence.
-
-        Raises:
-            InputError: the text cannot be continued.
-            OverloadedError: too much is under way.
-        """

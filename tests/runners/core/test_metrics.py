@@ -26,8 +26,8 @@ from runners.core.predictions import TextInput
 from runners.encoder import worker as encoder_worker
 from runners.encoder.runner import EncoderRunner
 from runners.generator.decoder import Decoder
-from runners.generator.engine import TransformersEngine
-from runners.generator.row_budget import MAX_ROWS
+from runners.generator.row_allocation import MAX_ROWS
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
 
 WORKER = """

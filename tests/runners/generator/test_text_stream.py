@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from runners.generator.output_text import TextStream
+from runners.generator.text_stream import TextStream
 from runners.generator.vocabulary import Vocabulary
 from tests.families import albert_unigram, roberta_bpe
 

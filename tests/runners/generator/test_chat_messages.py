@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from runners.generator.chat_template import find_content_format, shape_messages
+from runners.generator.chat_messages import find_content_format, shape_messages
 
 AS_TEXT = "{% for message in messages %}<{{ message.role }}>{{ message['content'] }}{% endfor %}"
 AS_PARTS = "{% for message in messages %}{% for part in message['content'] %}{{ part.text }}{% endfor %}{% endfor %}"

@@ -10,9 +10,10 @@ import pytest
 
 from runners.core.arguments import Arguments, EngineArgument
 from runners.core.errors import InputError
-from runners.generator import templates
-from runners.generator.engine import TransformersEngine
-from runners.generator.templates import TimedJob, render_template
+from runners.core.generation import Chat
+from runners.generator import chat_templates
+from runners.generator.chat_templates import TimedJob, render_template
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 
 HELLO = [{"role": "user", "content": "a secret"}]
@@ -136,7 +137,7 @@ def test_an_interruption_hits_no_work_that_comes_later() -> None:
 def test_an_endless_template_holds_up_no_completion(
     generator_folder: GeneratorFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(templates, "SECONDS", 0.3)
+    monkeypatch.setattr(chat_templates, "SECONDS", 0.3)
     file = tmp_path / "endless.jinja"
     file.write_text(ENDLESS)
     given = {"chat_template": EngineArgument(str(file), "the command line")}
@@ -144,11 +145,11 @@ def test_an_endless_template_holds_up_no_completion(
     engine.load()
 
     async def scenario() -> None:
-        left = asyncio.create_task(engine.tokenize_chat(HELLO, None))
+        left = asyncio.create_task(engine.tokenize_chat(Chat(HELLO)))
         await asyncio.sleep(0.05)
         # The template goes on running, and ends too.
         left.cancel()
-        chats = [asyncio.create_task(engine.tokenize_chat(HELLO, None)) for _ in range(2)]
+        chats = [asyncio.create_task(engine.tokenize_chat(Chat(HELLO))) for _ in range(2)]
         await asyncio.sleep(0)
         assert await engine.tokenize("hello")
         assert not any(chat.done() for chat in chats), "prompts wait for no template"

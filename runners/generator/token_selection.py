@@ -1,4 +1,4 @@
-"""The next tokens of all rows of a batch: plain rows are sampled together, each request's beams search on their own."""
+"""Selects the next tokens of all rows of a batch: sampled rows together, the beams of each request on their own."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from runners.core.errors import InputError
 from runners.generator.beams import Beams
 from runners.generator.failures import as_failure
 from runners.generator.generation_request import Generation, Item
-from runners.generator.sampler import Ranked, SampledRow, Sampler
+from runners.generator.logprobs import Ranked
+from runners.generator.sampler import SampledRow, Sampler
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class Step:
-    """What a step has made.
+    """The result of a step.
 
     Attributes:
-        items: for each generation what there is for its caller: a delta, all that its beams have found, or why it ends.
-        sources: for each row of the next step, the row of this one that it continues.
-        tokens: for each row of the next step, the token that it is given.
+        items: for each sequence the item for its caller: a delta, the result of its beam search, or its error.
+        sources: for each row of the next step, the row of this step that it continues.
+        tokens: for each row of the next step, its input token.
     """
 
     items: list[tuple[Generation, Item]] = field(default_factory=list)
@@ -33,23 +34,23 @@ class Step:
     tokens: list[int] = field(default_factory=list)
 
 
-class Chooser:
-    """The rows of generations, in their order; made anew when one leaves or joins."""
+class TokenSelector:
+    """Selects the next tokens of sequences, in the order of their rows; a new one is made when rows leave or join."""
 
     def __init__(self, generations: Sequence[Generation], vocabulary: int, device: torch.device) -> None:
         self._generations = generations
-        plain = [generation.sampled for generation in generations if generation.beams is None]
-        self._sampler = FaultTolerantSampler(plain, vocabulary, device) if plain else None
-        self._has_beams = len(plain) < len(generations)
+        sampled = [generation.sampled for generation in generations if generation.beams is None]
+        self._sampler = FaultTolerantSampler(sampled, vocabulary, device) if sampled else None
+        self._has_beams = len(sampled) < len(generations)
 
-    def choose(self, logits: Tensor) -> Step:
-        """Choose for every row; [rows, vocabulary]."""
-        plain = iter(self._sample(logits))
+    def select(self, logits: Tensor) -> Step:
+        """Select a token for every row; [rows, vocabulary]."""
+        sampled = iter(self._sample(logits))
         step = Step()
         row = 0
         for generation in self._generations:
             if generation.beams is None:
-                token, ranked = next(plain)
+                token, ranked = next(sampled)
                 step.items.append((generation, self._take(generation, token, ranked)))
                 if not generation.finished:
                     step.sources.append(row)
@@ -62,7 +63,7 @@ class Chooser:
         return step
 
     def _sample(self, logits: Tensor) -> list[tuple[int, Ranked | None]]:
-        """The tokens of the plain rows, and log probabilities where asked for."""
+        """The tokens of the sampled rows, and their log probabilities where requested."""
         if self._sampler is None:
             return []
         if self._has_beams:
@@ -75,7 +76,7 @@ class Chooser:
         return [(token, ranked.get(row)) for row, token in enumerate(tokens)]
 
     def _take(self, generation: Generation, token: int, ranked: Ranked | None) -> Item:
-        """What a token adds; a fault, as of a tokenizer that is written in Python, is of its request alone."""
+        """The delta of a token; an error, for example of a tokenizer in Python, ends this sequence only."""
         try:
             return generation.take(token, ranked)
         except Exception as error:
@@ -88,7 +89,7 @@ class Chooser:
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            # A fault of one request, as in a processor of its own.
+            # An error of this request only, for example in one of its processors.
             generation.finished = True
             step.items.append((generation, as_failure(error)))
             return
@@ -100,7 +101,7 @@ class Chooser:
 
 
 class FaultTolerantSampler:
-    """Samples all rows together; where that fails, each alone, and only what fails again is marked with its error."""
+    """Samples all rows together. If that fails, samples each row alone, and marks those that fail again."""
 
     def __init__(self, rows: Sequence[SampledRow], vocabulary: int, device: torch.device) -> None:
         self._rows = rows
@@ -109,7 +110,7 @@ class FaultTolerantSampler:
         self._together: Sampler | None = None
 
     def choose(self, logits: Tensor) -> tuple[list[int], dict[int, Ranked]]:
-        """As `Sampler.choose`; the token of a row with an error means nothing."""
+        """As `Sampler.choose`; the token of a row with an error is meaningless."""
         try:
             if self._together is None:
                 self._together = Sampler(self._rows, self._vocabulary, self._device)
@@ -118,15 +119,15 @@ class FaultTolerantSampler:
             raise
         except Exception as error:
             logger.warning("sampling of %d rows has failed (%s): each is alone", len(self._rows), type(error).__name__)
-        # What the rows count is theirs again: each has a part of the tensors of all.
+        # The rows keep their counts, which are views of this sampler's tensors.
         self._together = None
         tokens: list[int] = []
         ranked: dict[int, Ranked] = {}
         for index, row in enumerate(self._rows):
-            token, place = self._choose_alone(row, logits[index : index + 1])
+            token, ranking = self._choose_alone(row, logits[index : index + 1])
             tokens.append(token)
-            if place is not None:
-                ranked[index] = place
+            if ranking is not None:
+                ranked[index] = ranking
         return tokens, ranked
 
     def _choose_alone(self, row: SampledRow, logits: Tensor) -> tuple[int, Ranked | None]:
