@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from runners.core.arguments import read_arguments
-from runners.hosting import startup
+from runners.core.argument_sources import read_arguments
+from runners.hosting import resources as gpu_resources
 from tests.protocol.openapi.test_document import BENTOML_OPERATIONS
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """
 import json, service
+from protocol.http.middleware.authentication import BENTOML_PATHS
 from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
-print(json.dumps({"arguments": service.arguments.model_dump(), "bentoml_paths": sorted(service.BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
+print(json.dumps({"arguments": service.arguments.model_dump(), "bentoml_paths": sorted(BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
                   "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
 """
 
@@ -74,5 +75,7 @@ def test_importing_the_service_is_cheap() -> None:
 def test_resources(
     arguments: dict[str, Any], in_bento: bool, gpus: int, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(startup, "_count_gpus", lambda: gpus)
-    assert startup.resolve_resources(read_arguments(arguments, {}, {}), in_bento) == resources
+    monkeypatch.setattr(gpu_resources, "_count_gpus", lambda: gpus)
+    merged = read_arguments(arguments, {}, {})
+    requested = gpu_resources.request_gpus(merged, merged.parallel_size)
+    assert ({} if not in_bento and gpu_resources.is_without_gpus(merged) else requested) == resources

@@ -12,6 +12,7 @@ from protocol.http.connections.descriptors import reserve_descriptors
 from protocol.http.middleware.authentication import Access
 from protocol.open_inference.grpc.authentication import RefuseForbidden
 from protocol.open_inference.grpc.calls import BoundCalls
+from protocol.open_inference.grpc.credentials import read_grpc_credentials
 from protocol.open_inference.grpc.health import Health
 from protocol.open_inference.grpc.intake import Intake
 from protocol.open_inference.grpc.methods import MESSAGES, SERVICE
@@ -19,7 +20,6 @@ from protocol.open_inference.grpc.service import InferenceService
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from runners.core.arguments import Arguments
-from runners.core.certificates import read_grpc_credentials
 from runners.core.draining import DRAIN_SECONDS
 from runners.core.models import Models
 
