@@ -15,7 +15,7 @@ _LONGEST_PATH = 400
 
 
 class LogLatency:
-    """Logs each request once its answer is sent; outside of what labels log records, since the line has the id."""
+    """Logs each request once its answer is sent; the line has the request's id, so no label adds it again."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -46,8 +46,8 @@ def log_latency(given: str | None, method: str, path: str, status: int | str | N
     """Log one request.
 
     Args:
-        given: the client's id for it.
-        started: when, in seconds of `time.perf_counter`.
+        given: the client's id of the request.
+        started: when the request began, in seconds of `time.perf_counter`.
     """
     logger.info(
         "requestId: %s, method: %s, path: %s, status: %s, milliseconds: %.3f",
