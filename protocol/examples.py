@@ -1,4 +1,4 @@
-"""Examples of requests and their answers, for the OpenAPI document; the answers are those of the README's models."""
+"""Examples of requests and answers for the OpenAPI document; the answers come from the README's models."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _DOCUMENTS = ["Rome is in Italy.", "The panda lives in China."]
 
 
 def describe_examples(task: Task | None, name: str, mask: str) -> Examples:
-    """What can be asked of a model.
+    """The examples of requests that a model answers.
 
     Args:
-        task: what it does; there are no examples where that is not known.
-        mask: how a model that fills masks writes one.
+        task: the model's task; an unknown one has no examples.
+        mask: the mask token of a model that fills masks.
     """
     match task:
         case Task.FILL_MASK:
@@ -97,7 +97,7 @@ def _describe_sequence_classification(name: str) -> Examples:
 
 
 def _describe_zero_shot_classification() -> Examples:
-    """Without answers, which are any model's own."""
+    """Examples without answers, which differ by model."""
     texts = ["The new phone has a better camera.", "They won the cup final."]
     asked = {"parameters": {"candidate_labels": ["sports", "technology"]}}
     by_commas = {"candidate_labels": "sports,technology", "hypothesis_template": "This text is about {}."}
@@ -112,7 +112,7 @@ def _describe_zero_shot_classification() -> Examples:
 
 
 def _describe_question_answering() -> Examples:
-    """Without answers, which are any model's own."""
+    """Examples without answers, which differ by model."""
     question, context = "Where does Maria live?", "Maria flew to Rome, but she lives in Munich."
     asked = {"instances": [{"question": question, "context": context}]}
     tensor = _tensor(INPUT.name, BYTES, [1, 2], [question, context])
@@ -141,7 +141,7 @@ def _describe_text_ranking(name: str) -> Examples:
 
 
 def _describe_ranking(name: str) -> Examples:
-    """What ranks texts over OpenAI's API."""
+    """The examples of ranking over OpenAI's API."""
     return {
         "rerank": {
             "documents": Example("Two documents", {"model": name, "query": _QUERY, "documents": _DOCUMENTS}),
@@ -257,7 +257,7 @@ def _describe_tokenizer(text: str) -> Examples:
 
 
 def _describe_continuation(name: str, text: str, continuation: str | None) -> Examples:
-    """What generates over V1 and the Open Inference Protocol; without answers where they are not known."""
+    """The examples of generation over V1 and the Open Inference Protocol, without answers if these are unknown."""
     asked = {"text_input": text, "parameters": _GREEDY}
     known = continuation is not None
     of_model = {"model_name": name, "model_version": MODEL_VERSION}
@@ -283,7 +283,7 @@ def _describe_continuation(name: str, text: str, continuation: str | None) -> Ex
 
 
 def _describe_binary(*texts: str, pairs: bool = False) -> Mapping[str, Example]:
-    """A body of the binary extension: its JSON, and after it every text with its length before it."""
+    """A body of the binary extension: the JSON, and then each text after its length."""
     shape = [len(texts) // 2, 2] if pairs else [len(texts)]
     data = bytes(Tensor(INPUT.name, BYTES, shape, [*texts]).to_binary())
     tensor = {

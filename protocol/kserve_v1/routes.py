@@ -34,7 +34,7 @@ from runners.core.request_options import resolve_options
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as `transformers` pipelines take it, a question and its context, or a text's words."""
+    """A text or a pair, as in `transformers` pipelines; a question and its context; or the words of a text."""
 
     text: str | UnsetType = UNSET
     text_pair: str | None = None
@@ -45,7 +45,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
     def read(self) -> TextInput:
         """
         Raises:
-            ValueError: it is no text, or several.
+            ValueError: there is no text, or there are several.
         """
         match (self.text, self.text_pair, self.words, self.question, self.context):
             case (str(text), pair, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET):
@@ -58,7 +58,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(msgspec.Struct):
-    """A body of `:predict`; `inputs` wins where both are given, as in KServe."""
+    """A body of `:predict`; `inputs` wins over `instances`, as in KServe."""
 
     instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
     inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET
@@ -77,7 +77,7 @@ def routes(context: ServerContext) -> list[Route]:
 
     async def model_status(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        # OpenAI's clients ask the same path.
+        # OpenAI's clients use the same path.
         return json_response({"name": runner.name, "ready": True, **model_card(runner, request.path_params["name"])})
 
     async def predict(request: Request) -> Response:
@@ -111,7 +111,7 @@ def routes(context: ServerContext) -> list[Route]:
 def _read(
     request: Request, body: bytes, limits: RequestLimits
 ) -> tuple[Event | None, list[TextInput], Mapping[str, Any] | None]:
-    """The event without its data if the body is one, the texts and the parameters."""
+    """The event of a body, without its data, and the body's texts and parameters."""
     event = read_event(request, body, limits)
     if event is None:
         call = decode_json(body, _decoder, limits)
@@ -130,7 +130,7 @@ def _read(
 def _read_texts(body: PredictRequest) -> list[TextInput]:
     key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
     if key == "inputs" and isinstance(body.instances, list):
-        # They are not answered, but what is wrong of them is wrong of the body.
+        # They are not answered, but the body is refused if one of them is wrong.
         for position, instance in enumerate(body.instances):
             _read_text(instance, "instances", position)
     if isinstance(given, UnsetType):
@@ -181,7 +181,7 @@ def _render_one(prediction: Prediction) -> Any:
 
 
 def _records(columns: Mapping[str, Any]) -> Any:
-    """Columns, nested alike, as records that are nested so."""
+    """Records of columns, nested as the columns are."""
     values = list(columns.values())
     if not isinstance(values[0], list):
         return columns

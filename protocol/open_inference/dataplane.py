@@ -1,6 +1,6 @@
-"""What `infer` of the Open Inference Protocol means, whatever carries it: tensors in, tensors out.
+"""The `infer` call of the Open Inference Protocol without its wire: tensors in, tensors out.
 
-REST and gRPC only translate to and from this, so that they cannot disagree.
+REST and gRPC translate to and from this module, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _WORDS = "words"
 _TOKENS = "input_ids"
 _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
 _TOKEN_DATATYPES = ("INT32", "INT64")
-# Numbers whose bytes are copied in the time that it takes to print one.
+# Copying so many numbers takes as long as printing one.
 _COPIED = 64
-# Of more elements texts and tokens are made beside the event loop: some ms.
+# More elements are read in a thread, since that takes some ms.
 _READ_INLINE = 2**14
 
 
@@ -71,9 +71,11 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """A request without its wire; no outputs are the model's own.
+    """A request without its wire.
 
-    `binary` says whether they are to be in the binary form where the client says nothing of that.
+    Attributes:
+        outputs: the requested outputs; empty for the model's default outputs.
+        binary: whether outputs are binary if the client does not say.
     """
 
     inputs: Sequence[Tensor]
@@ -89,7 +91,7 @@ class _Wanted:
     Attributes:
         name: the runners' name of the output.
         binary: whether it goes out in the binary form.
-        top: how many classes are wanted, of those with the highest scores; None for the tensor itself.
+        top: how many of the best classes are wanted; None for the tensor itself.
         scores: the output with those scores.
     """
 
@@ -99,12 +101,12 @@ class _Wanted:
     scores: str = ""
 
 
-# What goes out: the tensors, each with whether the client wants it in the binary form.
+# The tensors of an answer, each with whether it is binary.
 Answer = list[tuple[Tensor, bool]]
 
 
 def describe_model(runner: Runner) -> dict[str, Any]:
-    """The metadata of a model: what it takes, what it returns, and what it returns when asked for by name."""
+    """The metadata of a model: its inputs, and its outputs, those that a request gets only by name included."""
     outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
     tensors = map(describe_output, outputs.values())
     return {
@@ -118,7 +120,7 @@ def describe_model(runner: Runner) -> dict[str, Any]:
 
 
 def answer_id(asked: str | None) -> str:
-    """The id of an answer: the request's, or X-Request-Id, or a new one, since KServe's clients expect one."""
+    """The id of an answer: the request's, X-Request-Id, or a new one, since KServe's clients need one."""
     return asked or request_id.get() or str(uuid.uuid4())
 
 
@@ -148,22 +150,22 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     """Answer a request.
 
     Args:
-        encode: what the wire makes of the answer; called in a thread where there is much of it.
+        encode: encodes the answer for the wire; called in a thread for a large answer.
 
     Raises:
-        LimitExceededError: it asks for more than the operator allows.
-        InputError: the request is not what the model takes.
+        LimitExceededError: the request exceeds a limit.
+        InputError: the model does not take such a request.
         RunnerError: the model cannot answer it.
     """
     texts, columns = await _read_inputs(runner, call.inputs, limits)
     check_generates(runner)
     asked = resolve_options(runner, call.parameters, limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
-        # The answer to words is always a record for each.
+        # Words are always answered with a record for each word.
         asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
     wanted, options = _resolve_outputs(runner, call, asked, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
-    # A tensor has places for all tokens that the client's has, also where they are padding.
+    # The answer has a place for each token of the client's tensors, padding included.
     columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
 
     def render() -> T:
@@ -173,7 +175,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
 
 
 async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> AsyncGenerator[tuple[Answer, bool], None]:
-    """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
+    """Answer a request in parts, each with whether it is the last; only generators answer with several parts.
 
     Raises:
         InputError, RunnerError: as `infer`.
@@ -203,7 +205,7 @@ def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], c
 
 
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
-    """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
+    """How many numbers are printed for an output; for a binary output, how many numbers could be printed meanwhile."""
     if output.name == MAIN and output.top is None:
         numbers = sum(map(count_numbers, predictions))
         copied = output.binary and isinstance(predictions[0].main, Numbers)
@@ -220,7 +222,7 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
 async def _read_inputs(
     runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
-    """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
+    """The inputs, and the number of columns of the client's token tensors; 0 for texts."""
     elements = sum(len(tensor.flat) for tensor in tensors)
     return await offload_large(lambda: _make_inputs(runner, tensors, limits), elements, _READ_INLINE)
 
@@ -244,7 +246,7 @@ def _make_inputs(
 
 
 def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
-    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text; [N, W] under the name `words` texts split into words."""
+    """Read a tensor of texts: [N] or [N, 1] are texts, [N, 2] pairs, [] one text; `words` [N, W] are words of texts."""
     texts = tensor.flat
     if not isinstance(texts, list):
         raise InputError(
@@ -267,13 +269,13 @@ def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
 
 
 def _read_words(row: Sequence[str]) -> TextInput:
-    """A text's words; empty ones after the last are there because another text has more."""
+    """The words of a text, without the empty words that pad its row."""
     count = next((count for count in range(len(row), 0, -1) if row[count - 1]), 0)
     return TextInput(" ".join(row[:count]), words=tuple(row[:count]))
 
 
 def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
-    """Rectangles of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
+    """Read tensors of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
     if unknown := [name for name in tensors if name not in _TOKEN_INPUTS]:
         raise InputError(f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}")
     shape = tensors[_TOKENS].shape
@@ -309,10 +311,10 @@ def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
 def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
-    """The outputs of the answer, and the options with what they need."""
+    """The outputs of the answer, and the options, which request these outputs of the model."""
     all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
-        # Tokens have no place in a text.
+        # Tokens have no offsets in a text.
         options = replace(options, outputs=options.outputs - {OFFSETS})
     defaults = [spec.name for spec in runner.outputs(options)]
     if not call.outputs:

@@ -173,7 +173,7 @@ class _Answer:
             return self._finished(accepted, choice, await self._part(choice.text, choice.logprobs))
 
     async def stream(self) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """The events, from None, once the request is accepted."""
+        """The events; None comes first, once the request is accepted."""
         choice = Choice()
         place = {"output_index": 0, "item_id": self._message_id, "content_index": 0}
         async with self._runner.generate(self._request) as accepted:

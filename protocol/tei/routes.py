@@ -1,7 +1,7 @@
 """The calls of Text Embeddings Inference: `/embed`, `/predict` and `/rerank`, for its clients.
 
-https://huggingface.github.io/text-embeddings-inference; texts that are too long are truncated unless `truncate` is
-false, as that server does by default, and a model of another task is a 400 here.
+https://huggingface.github.io/text-embeddings-inference; long texts are truncated unless `truncate` is false, which is
+that server's default, and a model of another task is answered with 400.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
-# Which tasks answer a path.
+# The tasks that answer each path.
 TASKS = {
     "/embed": (Task.TEXT_EMBEDDING,),
     "/predict": (Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION),
@@ -46,14 +46,14 @@ TASKS = {
 
 class _TeiRequest(msgspec.Struct, kw_only=True):
     truncate: bool | None = None
-    # Read to be refused where it is the other one.
+    # This field is read so that `left` can be refused.
     truncation_direction: str | None = None
 
     def parameters(self, **more: Any) -> dict[str, Any]:
-        """What the request asks of the model, as the other protocols' `parameters` have it.
+        """The request's options, under the names of the other protocols' `parameters`.
 
         Raises:
-            InputError: texts are to be cut on the left.
+            InputError: texts are to be truncated on the left.
         """
         if (self.truncation_direction or "right").lower() != "right":
             raise InputError("truncation_direction can only be right: a text's end is what is cut")
@@ -61,7 +61,7 @@ class _TeiRequest(msgspec.Struct, kw_only=True):
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):
-    """A body of `/embed`: a text, texts or token ids; `normalize` is to length 1."""
+    """A body of `/embed`: a text, texts or token ids; `normalize` scales vectors to length 1."""
 
     inputs: Inputs
     normalize: bool = True
@@ -91,7 +91,7 @@ _rerank_decoder = msgspec.json.Decoder(TeiRerankRequest)
 
 
 def routes(context: ServerContext) -> list[Route]:
-    """The three routes, at the root as that server has them."""
+    """The three routes, at the root as in that server."""
     models, limits = context.models, context.arguments
 
     async def answer(request: Request) -> Response:
@@ -132,7 +132,7 @@ async def _predict(request: Request, runner: Runner, body: Body, limits: Request
         return call, *_read_texts(call.inputs)
 
     call, texts, single = await body.decode(read)
-    # The operator's `threshold` would leave some out.
+    # The operator's `threshold` would leave out classes.
     more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
     predictions = await _infer(request, runner, texts, call.parameters(**more), limits)
 
@@ -148,10 +148,10 @@ def _list_classes(prediction: Prediction) -> list[dict[str, Any]]:
 
 
 def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
-    """The texts and pairs, and whether there is one that is in no list.
+    """The texts and pairs, and whether the body has a single one outside of a list.
 
     Raises:
-        InputError: it is none of the forms.
+        InputError: the value has another form.
     """
     match given:
         case str(text):
@@ -180,7 +180,7 @@ async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestL
     limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
         raise InputError("texts is empty; give at least one")
-    # That server takes a sigmoid of every model, whatever the model's files say.
+    # That server applies a sigmoid to every model's logits, whatever the model's files say.
     function = "none" if call.raw_scores else "sigmoid"
     parameters = call.parameters(top_k=1, threshold=None, function_to_apply=function)
     pairs = [TextInput(call.query, text) for text in call.texts]

@@ -69,7 +69,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         async def answer() -> messages.ModelMetadataResponse:
             check_version(request.name, request.version)
             described = describe_model(find_ready_model(self._models, request.name))
-            # MLServer's clients have another type under the number of `properties`, and fail on any.
+            # MLServer's clients fail on `properties`: they have another type under its number.
             return messages.ModelMetadataResponse(**{**described, "properties": {}})
 
         return await self._guard(context, "ModelMetadata", answer)
