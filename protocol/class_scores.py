@@ -51,12 +51,12 @@ def _entries(
 ) -> Iterator[list[str]]:
     prefixes = _prefixes(len(row), opening, closing)
     for start in range(0, len(row), _AT_ONCE):
-        own, part = prefixes[start : start + _AT_ONCE], row[start : start + _AT_ONCE].astype(np.float64)
+        heads, part = prefixes[start : start + _AT_ONCE], row[start : start + _AT_ONCE].astype(np.float64)
         if decimals is None:
-            yield list(map("".join, zip(own, map(repr, part.tolist()), repeat("}"))))
+            yield list(map("".join, zip(heads, map(repr, part.tolist()), repeat("}"))))
         else:
             steps = np.rint(part * 10**decimals).astype(np.int64)
-            yield list(map("".join, zip(own, _printed_fractions(decimals, quote)[steps], strict=True)))
+            yield list(map("".join, zip(heads, _printed_fractions(decimals, quote)[steps], strict=True)))
 
 
 @lru_cache(maxsize=4)

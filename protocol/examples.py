@@ -75,12 +75,12 @@ def _describe_fill_mask(name: str, mask: str) -> Examples:
 
 def _describe_sequence_classification(name: str) -> Examples:
     texts = ["Hello, my dog is cute", "I am feeling sad"]
-    asked = {"instances": texts[1:], "parameters": {"return_probabilities": True}}
+    request = {"instances": texts[1:], "parameters": {"return_probabilities": True}}
     best = {"outputs": [{"name": _OUTPUT, "parameters": {"classification": 1}}]}
     return {
         "predict": {
             "texts": Example("Two texts", {"instances": texts}, {"predictions": [1, 0]}),
-            "probabilities": Example("Probabilities", asked, {"predictions": [{"0": 0.8518, "1": 0.1482}]}),
+            "probabilities": Example("Probabilities", request, {"predictions": [{"0": 0.8518, "1": 0.1482}]}),
             "pair": Example("A pair of texts", {"instances": [_PAIR]}),
         },
         "infer": {
@@ -99,11 +99,11 @@ def _describe_sequence_classification(name: str) -> Examples:
 def _describe_zero_shot_classification() -> Examples:
     """Examples without answers, which differ by model."""
     texts = ["The new phone has a better camera.", "They won the cup final."]
-    asked = {"parameters": {"candidate_labels": ["sports", "technology"]}}
+    request = {"parameters": {"candidate_labels": ["sports", "technology"]}}
     by_commas = {"candidate_labels": "sports,technology", "hypothesis_template": "This text is about {}."}
     return {
         "predict": {
-            "labels": Example("Scores of two labels for two texts", {"instances": texts, **asked}),
+            "labels": Example("Scores of two labels for two texts", {"instances": texts, **request}),
             "pair": Example("Whether the second text follows from the first", {"instances": [_PAIR]}),
         },
         "infer": {"labels": Example("Scores of two labels for two texts", _ask(*texts, parameters=by_commas))},
@@ -114,12 +114,12 @@ def _describe_zero_shot_classification() -> Examples:
 def _describe_question_answering() -> Examples:
     """Examples without answers, which differ by model."""
     question, context = "Where does Maria live?", "Maria flew to Rome, but she lives in Munich."
-    asked = {"instances": [{"question": question, "context": context}]}
+    request = {"instances": [{"question": question, "context": context}]}
     tensor = _tensor(INPUT.name, BYTES, [1, 2], [question, context])
     return {
         "predict": {
-            "question": Example("A question and where its answer is", asked),
-            "answers": Example("The three best answers", {**asked, "parameters": {"top_k": 3}}),
+            "question": Example("A question and where its answer is", request),
+            "answers": Example("The three best answers", {**request, "parameters": {"top_k": 3}}),
         },
         "infer": {"question": Example("A question and where its answer is", {"id": "1", "inputs": [tensor]})},
         "infer_binary": _describe_binary(question, context, pairs=True),
@@ -129,10 +129,10 @@ def _describe_question_answering() -> Examples:
 def _describe_text_ranking(name: str) -> Examples:
     pair = [_QUERY, _DOCUMENTS[1]]
     tensor = {"name": INPUT.name, "shape": [1, 2], "datatype": BYTES, "data": pair}
-    asked = {"id": "1", "inputs": [tensor], "outputs": [{"name": RELEVANCE}]}
+    request = {"id": "1", "inputs": [tensor], "outputs": [{"name": RELEVANCE}]}
     return {
         "predict": {"pair": Example("The logit of a query and a text", {"instances": [pair]})},
-        "infer": {"relevance": Example("The score of a query and a text", asked)},
+        "infer": {"relevance": Example("The score of a query and a text", request)},
         "infer_binary": _describe_binary(_DOCUMENTS[0]),
         **_describe_ranking(name),
         "/predict": {"pair": Example("A query and a text", {"inputs": pair})},
@@ -157,7 +157,7 @@ def _describe_token_classification(name: str) -> Examples:
     labels = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, -100]
     offsets = [0, 0, 0, 4, 5, 8, 9, 12, 13, 18, 18, 19, 0, 0, 0, 0, 0, 5, 6, 10, 11, 13, 14, 20, 0, 0, -100, -100]
     tensors = [_tensor(_OUTPUT, "INT64", [2, 1, 7], labels), _tensor(wire_name(OFFSETS), "INT64", [2, 7, 2], offsets)]
-    asked = _ask(*texts, parameters={"return_offsets_mapping": True})
+    request = _ask(*texts, parameters={"return_offsets_mapping": True})
     entities = {"parameters": {"aggregation_strategy": "simple"}}
     return {
         "predict": {
@@ -166,7 +166,7 @@ def _describe_token_classification(name: str) -> Examples:
             "words": Example("A text as words, a label for each", {"instances": [{"words": texts[1].split()}]}),
         },
         "infer": {
-            "offsets": Example("Two texts, and where their tokens are", asked, _answer(name, *tensors)),
+            "offsets": Example("Two texts, and where their tokens are", request, _answer(name, *tensors)),
             "entities": Example("Entities of two texts, a tensor for each column", _ask(*texts, **entities)),
         },
         "infer_binary": _describe_binary(*texts),
@@ -258,7 +258,7 @@ def _describe_tokenizer(text: str) -> Examples:
 
 def _describe_continuation(name: str, text: str, continuation: str | None) -> Examples:
     """The examples of generation over V1 and the Open Inference Protocol, without answers if these are unknown."""
-    asked = {"text_input": text, "parameters": _GREEDY}
+    request = {"text_input": text, "parameters": _GREEDY}
     known = continuation is not None
     of_model = {"model_name": name, "model_version": MODEL_VERSION}
     return {
@@ -277,8 +277,8 @@ def _describe_continuation(name: str, text: str, continuation: str | None) -> Ex
             )
         },
         "infer_binary": _describe_binary(text),
-        "generate": {"text": Example("A text", asked, {**of_model, "text_output": continuation} if known else None)},
-        "generate_stream": {"text": Example("A text", asked)},
+        "generate": {"text": Example("A text", request, {**of_model, "text_output": continuation} if known else None)},
+        "generate_stream": {"text": Example("A text", request)},
     }
 
 

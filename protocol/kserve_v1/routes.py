@@ -120,26 +120,26 @@ def _read(
     else:
         call = convert_json(event.data, PredictRequest, "the event's data")
     limits.check("max_parameters", len(call.parameters or ()), "parameters", "parameters")
-    for name, given in (("inputs", call.inputs), ("instances", call.instances)):
-        if isinstance(given, list):
-            limits.check("max_client_batch_size", len(given), name, name)
+    for name, instances in (("inputs", call.inputs), ("instances", call.instances)):
+        if isinstance(instances, list):
+            limits.check("max_client_batch_size", len(instances), name, name)
     check_beside_texts(body, (event and event.attributes, call.parameters), limits)
     return event and replace(event, data=None), _read_texts(call), call.parameters
 
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:
-    key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
+    key, instances = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
     if key == "inputs" and isinstance(body.instances, list):
         # They are not answered, but the body is refused if one of them is wrong.
         for position, instance in enumerate(body.instances):
             _read_text(instance, "instances", position)
-    if isinstance(given, UnsetType):
+    if isinstance(instances, UnsetType):
         raise InputError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
-    if isinstance(given, str):
-        return [TextInput(given)]
-    if not given:
+    if isinstance(instances, str):
+        return [TextInput(instances)]
+    if not instances:
         raise InputError(f"'{key}' is empty; give at least one text")
-    return [_read_text(instance, key, position) for position, instance in enumerate(given)]
+    return [_read_text(instance, key, position) for position, instance in enumerate(instances)]
 
 
 def _read_text(instance: str | Instance | list[str], key: str, position: int) -> TextInput:

@@ -119,9 +119,9 @@ def describe_model(runner: Runner) -> dict[str, Any]:
     }
 
 
-def answer_id(asked: str | None) -> str:
+def answer_id(client_id: str | None) -> str:
     """The id of an answer: the request's, X-Request-Id, or a new one, since KServe's clients need one."""
-    return asked or request_id.get() or str(uuid.uuid4())
+    return client_id or request_id.get() or str(uuid.uuid4())
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -159,11 +159,11 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     """
     texts, columns = await _read_inputs(runner, call.inputs, limits)
     check_generates(runner)
-    asked = resolve_options(runner, call.parameters, limits)
-    if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
+    resolved = resolve_options(runner, call.parameters, limits)
+    if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.records:
         # Words are always answered with a record for each word.
-        asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
-    wanted, options = _resolve_outputs(runner, call, asked, limits, from_tokens=isinstance(texts[0], TokenInput))
+        resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
+    wanted, options = _resolve_outputs(runner, call, resolved, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
     # The answer has a place for each token of the client's tensors, padding included.
     columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0

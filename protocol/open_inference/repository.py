@@ -94,15 +94,15 @@ def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]
 
     async def list_models(request: Request) -> Response:
         body = await read_optional(request)
-        asked = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
-        return json_response(index(models, asked.ready))
+        call = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
+        return json_response(index(models, call.ready))
 
     async def load_model(request: Request) -> Response:
         access.check_change_over_http(request)
         name = request.path_params["name"]
         body = await read_optional(request)
-        asked = await body.decode(lambda data: decode_json(data, _load_decoder, limits))
-        await load(models, name, asked.parameters or {})
+        call = await body.decode(lambda data: decode_json(data, _load_decoder, limits))
+        await load(models, name, call.parameters or {})
         return json_response({"name": name, "load": True})
 
     async def unload_model(request: Request) -> Response:

@@ -108,8 +108,8 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
         body = await read_body(request, limits, allow_binary=True)
-        given_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
-        request_id = answer_id(given_id)
+        client_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
+        request_id = answer_id(client_id)
         return await until_disconnect(
             request, inference.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
         )

@@ -21,25 +21,25 @@ _COMBINING = ("oneOf", "anyOf", "allOf")
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|[*+?]\??|\{(\d+)(?:,(\d*))?\}", re.DOTALL)
 
 
-def check_constraint(given: dict[str, Any], param: str) -> None:
+def check_constraint(constraint: dict[str, Any], param: str) -> None:
     """
     Args:
-        given: vLLM's `structured_outputs`, or OpenAI's `response_format` or `text`.
+        constraint: vLLM's `structured_outputs`, or OpenAI's `response_format` or `text`.
 
     Raises:
         InputError: it has too many choices or characters, or too many nested or repeated parts.
     """
-    choices = given.get("choice")
+    choices = constraint.get("choice")
     if isinstance(choices, list):
         _check(f"{param} has {{}} choices", len(choices), MAX_CHOICES, param)
         characters = sum(len(choice) for choice in choices if isinstance(choice, str))
         _check(f"the choices of {param} have {{}} characters", characters, _MAX_CHOICE_CHARACTERS, param)
     for kind in ("regex", "grammar", "structural_tag"):
-        if isinstance(value := given.get(kind), str):
+        if isinstance(value := constraint.get(kind), str):
             _check(f"the {kind} of {param} has {{}} characters", len(value), MAX_CHARACTERS, param)
-    if isinstance(pattern := given.get("regex"), str):
+    if isinstance(pattern := constraint.get("regex"), str):
         _check_pattern(pattern, f"the regex of {param}", param)
-    if (schema := _find_schema(given)) is not None:
+    if (schema := _find_schema(constraint)) is not None:
         _check_schema(schema, param)
 
 
@@ -82,9 +82,9 @@ def _check_pattern(pattern: str, what: str, param: str) -> None:
     _check(f"{what} counts to {{}} inside each other", max(counted), _MAX_COUNT, param)
 
 
-def _find_schema(given: dict[str, Any]) -> dict[str, Any] | str | None:
+def _find_schema(constraint: dict[str, Any]) -> dict[str, Any] | str | None:
     """The JSON schema, decoded; None if there is none, or one that vLLM will refuse."""
-    nested = given["format"] if isinstance(given.get("format"), dict) else given
+    nested = constraint["format"] if isinstance(constraint.get("format"), dict) else constraint
     schema = nested.get("json", nested.get("schema", nested.get("json_schema")))
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         schema = schema["schema"]

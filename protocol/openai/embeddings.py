@@ -64,8 +64,8 @@ async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: 
     if call.model:
         find_model(models, call.model)
     refuse_truncation(call.truncate_prompt_tokens)
-    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None}, limits)
+    fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)
     predictions = await runner.infer(inputs, options)
     return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
 

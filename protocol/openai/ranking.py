@@ -92,9 +92,9 @@ async def answer_rerank(models: Models, runner: Runner, body: Body, limits: Requ
     """
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     _check(call, models)
-    given = [call.documents] if isinstance(call.documents, str) else call.documents
-    limits.check("max_client_batch_size", len(given), "documents", "documents")
-    documents = [each.text if isinstance(each, Document) else each for each in given]
+    items = [call.documents] if isinstance(call.documents, str) else call.documents
+    limits.check("max_client_batch_size", len(items), "documents", "documents")
+    documents = [each.text if isinstance(each, Document) else each for each in items]
     if not documents:
         raise InputError("documents is empty; give at least one", "documents")
     scores, usage = await _score(runner, [call.query], documents, call, limits)

@@ -113,8 +113,8 @@ async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLi
     normalized = runner.properties["normalized"] == "true"
     if normalized and not call.normalize:
         raise InputError("normalize cannot be false: the model's vectors have length 1")
-    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    parameters = call.parameters(**{name: value for name, value in given.items() if value is not None})
+    fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    parameters = call.parameters(**{name: value for name, value in fields.items() if value is not None})
     predictions = await _infer(request, runner, inputs, parameters, limits)
     return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
 
@@ -147,13 +147,13 @@ def _list_classes(prediction: Prediction) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for score, label in zip(columns["score"], columns["label"], strict=True)]
 
 
-def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
     """The texts and pairs, and whether the body has a single one outside of a list.
 
     Raises:
         InputError: the value has another form.
     """
-    match given:
+    match inputs:
         case str(text):
             return [TextInput(text)], True
         case [str(text)]:
@@ -161,13 +161,13 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
         case [str(text), str(pair)]:
             return [TextInput(text, pair)], True
     batch = []
-    for each in given:
+    for each in inputs:
         match each:
             case [text]:
                 batch.append(TextInput(text))
             case [text, pair]:
                 batch.append(TextInput(text, pair))
-    if not given or len(batch) < len(given):
+    if not inputs or len(batch) < len(inputs):
         raise InputError(
             "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
             "[[text], [text, text], ...]"

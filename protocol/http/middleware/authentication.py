@@ -60,9 +60,9 @@ class Access:
         """
         if not self._clients.configured:
             return
-        given = _authorization(headers)
+        authorization = _authorization(headers)
         # Both kinds are compared, so that the time does not tell which kind matched.
-        if not any([self._clients.include(given), self._admins.include(given)]):
+        if not any([self._clients.include(authorization), self._admins.include(authorization)]):
             raise UnauthorizedError("this server asks for a key: send it as Authorization: Bearer KEY")
 
     def check_change(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -73,11 +73,11 @@ class Access:
             ForbiddenError: the request has a client's key instead of an admin's, or the server has no keys and does not
                 allow changes.
         """
-        given = _authorization(headers)
+        authorization = _authorization(headers)
         if self._admins.configured:
-            if self._admins.include(given):
+            if self._admins.include(authorization):
                 return
-            if self._clients.configured and self._clients.include(given):
+            if self._clients.configured and self._clients.include(authorization):
                 raise ForbiddenError("loading and unloading need an admin's key, which this one is not")
             raise UnauthorizedError("loading and unloading ask for an admin's key: Authorization: Bearer KEY")
         if self._clients.configured:

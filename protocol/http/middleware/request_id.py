@@ -34,20 +34,20 @@ class EchoRequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = read_request_id(scope)
+        client_id = read_request_id(scope)
         # Also without an id: a pipelined request starts in the context of the one before it.
-        token = request_id.set(None if given is None else given.decode("latin-1"))
+        token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
         try:
-            await self._app(scope, receive, send if given is None else _echo(send, given))
+            await self._app(scope, receive, send if client_id is None else _echo(send, client_id))
         finally:
             request_id.reset(token)
 
 
-def _echo(send: Send, given: bytes) -> Send:
+def _echo(send: Send, client_id: bytes) -> Send:
     async def echo(message: Message) -> None:
         if message["type"] == "http.response.start":
             others = (header for header in message.get("headers", ()) if header[0] != _HEADER)
-            message = {**message, "headers": [*others, (_HEADER, given)]}
+            message = {**message, "headers": [*others, (_HEADER, client_id)]}
         await send(message)
 
     return echo
@@ -63,9 +63,9 @@ def labelled(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.Lo
 
     def make_labelled(*args: object, **kwargs: object) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        given = request_id.get()
-        if given is not None and record.name.partition(".")[0] in _PACKAGES:
-            record.msg, record.args = f"{record.getMessage()} (request_id={printable(given)})", None
+        client_id = request_id.get()
+        if client_id is not None and record.name.partition(".")[0] in _PACKAGES:
+            record.msg, record.args = f"{record.getMessage()} (request_id={printable(client_id)})", None
         return record
 
     return make_labelled
