@@ -126,6 +126,7 @@ bench-generation: $(VENV)/installed-bench
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mypy
 
 $(VENV)/installed: pyproject.toml

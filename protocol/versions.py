@@ -12,7 +12,7 @@ MODEL_VERSION = "1"
 
 
 def server_extensions(models: Models) -> list[str]:
-    """The protocol's extensions that work here, under Triton's names."""
-    # `model_repository_extension` is KServe's name for it.
+    """The extensions of the Open Inference Protocol that this server has, under Triton's names."""
+    # KServe calls the extension `model_repository_extension`.
     repository = ["model_repository", "model_repository_extension"] if models.changeable else []
     return ["binary_tensor_data", "classification", *repository]

@@ -41,7 +41,8 @@ from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
 from runners.core.models import Models
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
-from runners.generator import vllm
+from runners.generator.vllm.command_line import parse_arguments
+from runners.generator.vllm.installation import name_distribution
 from tests.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -295,8 +296,8 @@ def check_arguments(document: Document) -> Iterator[str]:
             if not document.generates:
                 yield from (f"{name} is vLLM's, and this is not for generation" for name in arguments.engine)
             elif arguments.engine:
-                vllm.name_distribution()
-                vllm._parse(arguments, [arguments.model_name])
+                name_distribution()
+                parse_arguments(arguments, [arguments.model_name])
         except ArgumentsError as error:
             yield str(error)
 

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from protocol.http.body import decode_json
-from protocol.http.errors import InvalidRequestError
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 from runners.hosting.storage import initializer
 from tests.servers import ROOT
@@ -213,6 +213,6 @@ def test_text_of_msgspec_s_errors() -> None:
         field: int
 
     for body in (b"{}", b'{"field": "a"}'):
-        with pytest.raises(InvalidRequestError) as error:
+        with pytest.raises(InputError) as error:
             decode_json(body, msgspec.json.Decoder(Body), RequestLimits(), "the body")
         assert error.value.param == "field"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.http.middleware.allowed_methods import AnswerOptions
-from protocol.http.middleware.authentication import BENTOML_ASSETS, BENTOML_PATHS
+from protocol.http.middleware.allowed_methods import ReportAllowedMethods
 from protocol.http.middleware.request_id import EchoRequestId
+from protocol.http.open_paths import BENTOML_ASSETS, BENTOML_PATHS
 from runners.core.models import Models
 
 
@@ -16,7 +16,7 @@ def route_directly(application: ASGIApp, bentoml_application: ASGIApp, models: M
     BentoML's own paths, and the events of the server's start and end, go to BentoML's application. Tracing, timeouts
     and limits of concurrency are part of the middleware; the queue of the model has its own limits.
     """
-    behind_middleware = EchoRequestId(AnswerOptions(bentoml_application, models))
+    behind_middleware = EchoRequestId(ReportAllowedMethods(bentoml_application, models))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import STRUCTURED_EVENT_TYPE, convert_json, decode_json
-from protocol.http.errors import InvalidRequestError
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 _REQUIRED = ("specversion", "id", "source", "type")
@@ -50,7 +50,7 @@ def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | 
 
     Raises:
         LimitExceededError: the event exceeds a limit.
-        InvalidRequestError: a required attribute or the data is missing, or the version is unknown.
+        InputError: a required attribute or the data is missing, or the version is unknown.
     """
     headers = request.scope["headers"]
     if any(name == b"content-type" and _is_structured(value) for name, value in headers):
@@ -63,9 +63,9 @@ def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | 
         name for name in _REQUIRED if not (isinstance(event.attributes.get(name), str) and event.attributes[name])
     ]
     if missing:
-        raise InvalidRequestError(f"the event has no {', '.join(missing)}: each must be a string that is not empty")
+        raise InputError(f"the event has no {', '.join(missing)}: each must be a string that is not empty")
     if (version := event.attributes["specversion"]) not in _VERSIONS:
-        raise InvalidRequestError(f"the event's specversion is {version}; this server takes {' and '.join(_VERSIONS)}")
+        raise InputError(f"the event's specversion is {version}; this server takes {' and '.join(_VERSIONS)}")
     return event
 
 
@@ -87,9 +87,7 @@ def _read_structured(body: bytes, limits: RequestLimits) -> Event:
     if data is UNSET and encoded is not UNSET:
         return Event(attributes, convert_json(encoded, bytes, "the event's data_base64"), structured=True)
     if data is UNSET:
-        raise InvalidRequestError(
-            "the event has no data: it must be an object, as the body of a request without an event"
-        )
+        raise InputError("the event has no data: it must be an object, as the body of a request without an event")
     return Event(attributes, data, structured=True)
 
 

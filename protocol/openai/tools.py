@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.output_constraints import constrain_to_schema
+from runners.core.errors import InputError
 from runners.core.generation import Constraint
+from runners.core.output_constraints import constrain_to_schema
 
 _MAX_TOOLS = 128
 _NAME = re.compile(r'"name"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -60,14 +60,14 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 def check_choice(tools: Sequence[Tool] | None, choice: ToolChoice | None) -> None:
     """
     Raises:
-        InvalidRequestError: there is no such tool.
+        InputError: there is no such tool.
     """
     if choice in (None, "none"):
         return
     if tools is None:
-        raise InvalidRequestError("tool_choice needs tools", "tool_choice")
+        raise InputError("tool_choice needs tools", "tool_choice")
     if isinstance(choice, NamedTool) and all(tool.function.name != choice.function.name for tool in tools):
-        raise InvalidRequestError("tool_choice names none of the tools", "tool_choice")
+        raise InputError("tool_choice names none of the tools", "tool_choice")
 
 
 def describe_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def constrain_to_tools(tools: Sequence[Tool], choice: ToolChoice, parallel: bool
         parallel: whether there may be several calls.
 
     Raises:
-        InvalidRequestError: two tools have different definitions of the same name.
+        InputError: two tools have different definitions of the same name.
     """
     if isinstance(choice, NamedTool):
         [named, *_] = [tool.function for tool in tools if tool.function.name == choice.function.name]
@@ -105,11 +105,11 @@ def constrain_to_tools(tools: Sequence[Tool], choice: ToolChoice, parallel: bool
 def _parameters(function: Function) -> dict[str, Any]:
     """
     Raises:
-        InvalidRequestError: they are no object, which arguments must be.
+        InputError: they are no object, which arguments must be.
     """
     parameters = function.parameters or {"type": "object", "properties": {}}
     if (kind := parameters.get("type", "object")) != "object":
-        raise InvalidRequestError(f"parameters of the tool {function.name} must be of type object, not {kind}", "tools")
+        raise InputError(f"parameters of the tool {function.name} must be of type object, not {kind}", "tools")
     return parameters if "type" in parameters or "$ref" in parameters else {**parameters, "type": "object"}
 
 
@@ -129,10 +129,10 @@ def _collect_definitions(tools: Sequence[Tool]) -> dict[str, Any]:
     for tool in tools:
         definitions = (tool.function.parameters or {}).get("$defs", {})
         if not isinstance(definitions, dict):
-            raise InvalidRequestError(f"$defs of the tool {tool.function.name} must be an object", "tools")
+            raise InputError(f"$defs of the tool {tool.function.name} must be an object", "tools")
         for name, definition in definitions.items():
             if found.setdefault(name, definition) != definition:
-                raise InvalidRequestError(f"two tools have different definitions of {name}", "tools")
+                raise InputError(f"two tools have different definitions of {name}", "tools")
     return found
 
 

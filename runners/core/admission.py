@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from runners.core.errors import OverloadedError
 from runners.core.request_limits import RequestLimits
@@ -119,20 +119,6 @@ class Admitted:
     def _forget_characters(self) -> None:
         self._admission.characters -= self._characters
         self._characters = 0
-
-
-def check_prompts(limits: RequestLimits, prompts: Sequence[str | Sequence[int]], choices: int = 1) -> int:
-    """Refuse prompts that are too many or too long, before they are tokenized; their characters.
-
-    Raises:
-        LimitExceededError: there are too many outputs, or characters of a prompt or of all.
-    """
-    limits.check("max_choices", len(prompts) * choices, "outputs, prompts times n,")
-    lengths = [len(prompt) for prompt in prompts if isinstance(prompt, str)]
-    limits.check("max_text_characters", max(lengths, default=0), "characters of a prompt")
-    characters = sum(lengths)
-    limits.check("max_request_characters", characters, "characters of all prompts")
-    return characters
 
 
 def _overloaded(count: int, what: str, argument: str, limit: int) -> OverloadedError:

@@ -137,7 +137,7 @@ _WITHOUT_RECORDS = {
 }  # fmt: skip
 
 
-class ReadingOptions(BaseModel):
+class OverflowOptions(BaseModel):
     """What is to be done with a text that is longer than the model takes, under one name for both as above."""
 
     model_config = ConfigDict(frozen=True)

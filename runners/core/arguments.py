@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions, split_names
+from runners.core.answer_options import AnswerOptions, OverflowOptions, split_names
 from runners.core.api_keys import digest_keys
 from runners.core.engine_arguments import EngineArgument
 from runners.core.request_limits import RequestLimits
@@ -171,7 +171,7 @@ class PredictorArguments(ArgumentGroup):
     )
 
 
-class AnswerArguments(ArgumentGroup, ReadingOptions, AnswerOptions):
+class AnswerArguments(ArgumentGroup, OverflowOptions, AnswerOptions):
     title = "Answers of encoders"
 
     return_token_type_ids: bool = Field(

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from protocol.openai.logprobs import chat_logprobs, completion_logprobs
 from runners.core.admission import Admitted
 from runners.core.generation import Sampling, TokenLogprob, TokenLogprobs
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import Serve
 
 PROMPT = "Return the"

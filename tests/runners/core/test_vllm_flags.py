@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runners.core import vllm_flags as flags
-from runners.generator.vllm import name_distribution
+from runners.generator.vllm.installation import name_distribution
 from tests.servers import ROOT
 
 

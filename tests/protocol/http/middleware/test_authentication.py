@@ -20,7 +20,9 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from protocol.application import create_application, create_routes
-from protocol.http.middleware.authentication import BENTOML_PATHS, CHANGING_CALLS, OPEN_CALLS, OPEN_PATHS, Access
+from protocol.context import make_context
+from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS
+from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.open_inference.grpc.stubs import open_inference_pb2
 from runners.core import file_watch
 from runners.core.api_keys import digest_keys
@@ -55,7 +57,7 @@ def keyed(start: Callable[..., TestClient]) -> TestClient:
 
 def test_every_route_that_is_not_listed_asks_for_a_key(keyed: TestClient) -> None:
     models, arguments = keyed.app_state["served"]
-    routes = create_routes(models, arguments, Access(arguments), "/openai")
+    routes = create_routes(make_context(models, arguments))
     asked = 0
     for route in routes:
         path = re.sub(r"{(\w+)(:path)?}", "model", route.path)
