@@ -237,9 +237,9 @@ def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(client: TestClient
     time.sleep(0.5)
     call.cancel()
     deadline = time.monotonic() + 10
-    while queue.requests and time.monotonic() < deadline:
+    while queue.admission.requests and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert queue.requests == 0
+    assert queue.admission.requests == 0
     assert stub(channel).ModelInfer(infer_request("a"), timeout=10).outputs
     assert queue._served - before < 3000 * 400, "what nobody waits for does not run"
 
