@@ -27,6 +27,7 @@ from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.models import Models
 from runners.hosting.configuration import configure_service, read_service_arguments
 from runners.hosting.failures import exit_on_error, stop_on_error
+from runners.hosting.idle_memory import limit_heaps
 from runners.hosting.logs import configure_logging
 from runners.hosting.preparation import prepare_workers
 from runners.hosting.resources import is_without_gpus, request_gpus
@@ -42,6 +43,7 @@ IN_BENTO = (Path(__file__).resolve().parents[1] / "bento.yaml").is_file()
 enter_launch_folder(os.environ)
 configure_logging()
 label_log_records()
+limit_heaps()
 with exit_on_error():
     arguments = read_service_arguments(NAME, IN_BENTO)
     one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))

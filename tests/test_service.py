@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,39 @@ def test_the_paths_that_are_bentoml_s_are_in_the_document() -> None:
 
 def test_importing_the_service_is_cheap() -> None:
     assert effective_config()["modules"] == []
+
+
+_IMPORT_WITHOUT_DEVICES_AND_NETWORK = """
+import socket, pynvml
+def refuse(*_, **__):
+    raise AssertionError("an import connects to nothing and probes no device")
+socket.socket.connect = socket.getaddrinfo = pynvml.nvmlInit = refuse
+import service
+print(service.Runtime.inner.__name__, service.Runtime.config["resources"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "declared"),
+    [
+        ({"RUNTIME_MODEL_ID": "owner/model"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_DIR": "s3://bucket/model"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_DIR": "ftp://host/model"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_DIR": "s3://bucket/model", "RUNTIME_TASK": "text_generation"}, "Generator {'gpu': 1}"),
+        ({"RUNTIME_MODEL_ID": "owner/model", "RUNTIME_ARGS": "-tp 2 -pp 2"}, "Generator {'gpu': 4}"),
+        ({"RUNTIME_MODEL_ID": "owner/model", "RUNTIME_ARGS": "-tp 2 --task=fill_mask"}, "Encoder {'gpu': 1}"),
+    ],
+)
+def test_importing_the_service_downloads_and_probes_nothing(
+    environment: dict[str, str], declared: str, tmp_path: Path
+) -> None:
+    """Builds import it too; what it needs is done once in the parent process, before the workers start."""
+    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    shown = subprocess.run(
+        [sys.executable, "-c", _IMPORT_WITHOUT_DEVICES_AND_NETWORK], cwd=ROOT,
+        env={**os.environ, **online, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.splitlines()[-1] == declared
 
 
 @pytest.mark.parametrize(

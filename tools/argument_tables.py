@@ -31,7 +31,7 @@ def describe_limits(page: str) -> str:
     """The page of limits, whose last column is kept, with the current defaults and descriptions."""
     for name, field in LimitArguments.model_fields.items():
         row = f"| `{name}` | `{field.default}` | {field.description} |"
-        page = re.sub(rf"^\| `{name}` \| [^|]* \| [^|]* \|", lambda _, row=row: row, page, flags=re.MULTILINE)
+        page = re.sub(rf"^\| `{name}` \| [^|]* \| [^|]* \|", row.replace("\\", r"\\"), page, flags=re.MULTILINE)
     return page
 
 

@@ -57,7 +57,7 @@ def build_bento(flavor: str, model: str | None = None, revision: str | None = No
 
 
 def keep_model(model: str, revision: str | None = None) -> bentoml.Tag:
-    """Put a model into BentoML's model store, unless the store has it; the version is a hash of its files.
+    """Put a model into BentoML's model store unless it has it; the version is a hash of the files, or the commit.
 
     Raises:
         ValueError: there is no such model.

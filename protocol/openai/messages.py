@@ -1,4 +1,4 @@
-"""The messages of a chat, checked, and in the form in which chat templates expect them; the rules are vLLM's."""
+"""The messages of a chat, checked and brought into the form that chat templates expect; the rules are vLLM's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runners.core.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 
-# By its type, where a part has its text.
+# The field with the text of a part, by the part's type.
 _TEXT_BY_TYPE = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking",
 }  # fmt: skip
@@ -22,12 +22,12 @@ _TEXT_BY_TYPE = {
 def read_messages(
     messages: Sequence[Mapping[str, Any]], limits: RequestLimits, param: str = "messages"
 ) -> list[dict[str, Any]]:
-    """Messages with what templates know of them: their content is a string, a list of text parts, or None.
+    """Messages with the fields that templates know; the content is a string, a list of text parts, or None.
 
     Raises:
         LimitExceededError: there are too many messages, or parts of all messages.
-        InputError: a message has no role, content that is no text, or tool calls that are none; the message
-            names its position in the field `param`.
+        InputError: a message has no role, content that is no text, or malformed tool calls. The error names the
+            message's position in the field `param`.
     """
     check_messages(messages, limits, param)
     return [_read_message(message, f"{param}[{position}]", param) for position, message in enumerate(messages)]
@@ -83,7 +83,7 @@ def _read_part(part: Any) -> str | None:
 
 
 def _read_tool_calls(calls: Any, name: str, param: str) -> list[dict[str, Any]]:
-    """Calls whose arguments are an object: clients send them as JSON in a string."""
+    """Tool calls with their arguments as an object: clients send these as a string of JSON."""
     if not isinstance(calls, list):
         raise InputError(f"{name}.tool_calls must be a list", param)
     read = []
@@ -96,7 +96,7 @@ def _read_tool_calls(calls: Any, name: str, param: str) -> list[dict[str, Any]]:
 
 
 def _read_arguments(arguments: Any) -> dict[str, Any]:
-    """What is no object becomes an empty one: a chat that has such a call would else be lost for ever."""
+    """The arguments of a call as an object; an empty one if they are none, so that the chat can still continue."""
     if isinstance(arguments, str) and arguments:
         try:
             arguments = msgspec.json.decode(arguments)

@@ -16,9 +16,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
-from typing import NoReturn
 
-from runners.core.errors import ModelNotReadyError, OverloadedError
+from runners.core.admission import Admission, Messages
+from runners.core.errors import ModelNotReadyError
 from runners.core.metrics import QueueMetrics
 from runners.core.predictions import Options
 from runners.core.request_limits import RequestLimits
@@ -42,13 +42,19 @@ _MAX_ANSWERS = 8
 # Abandoned entries are removed when there are more than this, and more than half of all entries.
 _MANY_ABANDONED = 1024
 _LONGEST_RETRY = 60.0
+_MESSAGES = Messages(
+    characters="the server is busy with {held} characters of texts; with the {amount} of this request they are more "
+    "than the {limit} it takes",
+    tokens="the server is busy with {held} tokens, more than the {limit} it takes",
+    numbers="the server is busy with answers of {held} numbers, and {limit} is what it takes",
+)
 
 
 class BatchQueue:
     """The texts that wait for the model; thread-safe.
 
     Attributes:
-        requests: how many requests are under way.
+        admission: counts the requests under way and what they hold.
     """
 
     def __init__(self, max_batch_tokens: int, limits: RequestLimits, metrics: QueueMetrics) -> None:
@@ -59,13 +65,9 @@ class BatchQueue:
             metrics: the gauges of the texts that wait and run.
         """
         self._max_batch_tokens = max_batch_tokens
-        self._limits = limits
-        self.requests = 0
-        self._characters = 0
-        # Numbers of all open answers.
-        self._numbers = 0
+        # Tokens and numbers are counted by other threads too, under this queue's lock.
+        self.admission = Admission(limits, self._drain_seconds, _MESSAGES, _MAX_ANSWERS)
         self._entries = EntryOrder()
-        self._waiting_tokens = 0
         self._metrics = metrics
         self._waiting_texts = 0
         self._running_texts = 0
@@ -86,24 +88,7 @@ class BatchQueue:
         Raises:
             OverloadedError: too many requests, characters or tokens are under way.
         """
-        if self.requests >= self._limits.max_concurrent_requests:
-            self._refuse(
-                f"the server is busy with {self.requests} requests, which is the most it takes "
-                "(max_concurrent_requests)"
-            )
-        # A single request is bounded by the limits of one request only.
-        if self.requests and self._characters + characters > self._limits.max_queue_characters:
-            self._refuse(
-                f"the server is busy with {self._characters} characters of texts; with the {characters} of this "
-                f"request they are more than the {self._limits.max_queue_characters} it takes"
-            )
-        if self._waiting_tokens > self._limits.max_queue_tokens:
-            self._refuse(
-                f"the server is busy with {self._waiting_tokens} tokens, more than the {self._limits.max_queue_tokens} "
-                "it takes"
-            )
-        self.requests += 1
-        self._characters += characters
+        self.admission.enter(characters)
         return PendingRequest(texts, characters, self._served)
 
     def reserve(self, request: PendingRequest, numbers: int) -> None:
@@ -112,23 +97,17 @@ class BatchQueue:
         Raises:
             OverloadedError: all open answers together have too many numbers.
         """
-        most = _MAX_ANSWERS * self._limits.max_answer_numbers
         with self._changed:
             if request.abandoned:
                 # It may have been released already.
                 return
-            if self._numbers + numbers > most and self._numbers > request.numbers:
-                self._refuse(f"the server is busy with answers of {self._numbers} numbers, and {most} is what it takes")
+            self.admission.numbers.check(numbers, self._drain_seconds, own=request.numbers)
             request.numbers += numbers
-            self._numbers += numbers
-
-    def _refuse(self, reason: str) -> NoReturn:
-        raise OverloadedError(f"{reason}; try again later", retry_after=self._drain_seconds())
+            self.admission.numbers.held += numbers
 
     def release(self, request: PendingRequest) -> None:
         """End a request, answered or not; its entries that still wait are abandoned."""
-        self.requests -= 1
-        self._characters -= request.characters
+        self.admission.leave(request.characters)
         if not request.result.cancel() and not request.result.cancelled():
             # Mark its error as retrieved; the caller may have got another error.
             request.result.exception()
@@ -139,7 +118,7 @@ class BatchQueue:
         if request.waiting:
             with self._changed:
                 self._waiting_texts -= request.waiting
-                self._waiting_tokens -= request.waiting_tokens
+                self.admission.tokens.held -= request.waiting_tokens
                 self._abandoned_texts += request.waiting
                 request.waiting = request.waiting_tokens = 0
                 self._sweep()
@@ -147,7 +126,7 @@ class BatchQueue:
 
     def _release_numbers(self, numbers: int) -> None:
         with self._changed:
-            self._numbers -= numbers
+            self.admission.numbers.held -= numbers
 
     async def wait_for_room(self, request: PendingRequest) -> None:
         """Wait until few of the request's tokens are in the queue, or until the request is over."""
@@ -247,7 +226,7 @@ class BatchQueue:
                 request.deliver([(position, ModelNotReadyError("the server is shutting down"))])
                 request.waiting = request.waiting_tokens = 0
             self._entries.clear()
-            self._waiting_tokens = 0
+            self.admission.tokens.held = 0
             self._waiting_texts = 0
             self._abandoned_texts = 0
             self._update_gauges()
@@ -260,7 +239,7 @@ class BatchQueue:
 
     def _push(self, entry: Entry) -> None:
         self._entries.push(entry)
-        self._waiting_tokens += entry.tokens
+        self.admission.tokens.held += entry.tokens
         self._waiting_texts += 1
         entry.request.waiting += 1
         entry.request.waiting_tokens += entry.tokens
@@ -271,7 +250,7 @@ class BatchQueue:
         if not request.waiting:
             self._abandoned_texts -= 1
             return entry
-        self._waiting_tokens -= entry.tokens
+        self.admission.tokens.held -= entry.tokens
         self._waiting_texts -= 1
         request.waiting -= 1
         request.waiting_tokens -= entry.tokens
@@ -338,5 +317,5 @@ class BatchQueue:
 
     def _drain_seconds(self) -> float:
         """Estimated time until the waiting tokens have run, for Retry-After."""
-        seconds = self._waiting_tokens / self._tokens_per_second if self._tokens_per_second else 1.0
+        seconds = self.admission.tokens.held / self._tokens_per_second if self._tokens_per_second else 1.0
         return min(_LONGEST_RETRY, max(1.0, seconds))

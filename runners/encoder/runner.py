@@ -131,7 +131,7 @@ class EncoderRunner:
         if loaded is None:
             return
         queue = loaded.queue
-        await wait_until(lambda: not queue.requests)
+        await wait_until(lambda: not queue.admission.requests)
         await asyncio.to_thread(self._stop, loaded)
         del loaded
         # The model was frozen when it was loaded; only an unfrozen object is collected.
@@ -192,7 +192,7 @@ class EncoderRunner:
 
     @property
     def busy(self) -> bool:
-        return self._loaded is not None and self._loaded.queue.requests > 0
+        return self._loaded is not None and self._loaded.queue.admission.requests > 0
 
     @property
     def default_options(self) -> Options:

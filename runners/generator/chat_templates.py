@@ -68,11 +68,11 @@ class TimedJob(Generic[T]):
         with self._lock:
             if self._thread is None:
                 return self._seconds
-            left = self._deadline - time.monotonic()
-            if left <= 0 and not self._interrupted:
+            remaining = self._deadline - time.monotonic()
+            if remaining <= 0 and not self._interrupted:
                 self._interrupted = True
                 _raise_in(self._thread, _RenderTimeoutError)
-            return max(0.0, left)
+            return max(0.0, remaining)
 
     def _end(self) -> None:
         with self._lock:

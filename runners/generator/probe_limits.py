@@ -1,4 +1,4 @@
-"""A model whose windows and rotary limits are short meanwhile, so that short texts cross them."""
+"""Shortens the attention windows and rotary limits of a model, so that the short texts of a probe cross them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from transformers import PreTrainedConfig
 from runners.generator.decoder import Decoder
 from runners.modeling.attention import read_attention_windows
 
-# What configs and modules call the reach of an attention, and the tokens that an expert takes.
+# Names of attention windows, and of the capacity of an expert, in configs and modules.
 _WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "window_size", "expert_capacity")
-# Reaches that modules have built tensors of, or that must fit other sizes.
+# Windows that cannot be changed: modules have tensors of these sizes, or they must fit other sizes.
 _FIXED = ("local_radius", "local_attn_chunk_length")
 
 
 def has_limits(decoder: Decoder) -> bool:
-    """Whether there is anything that a short text does not cross."""
+    """Whether the model has limits that a short text does not cross."""
     return decoder.rope.limit is not None or bool(read_windows(decoder))
 
 
 def read_windows(decoder: Decoder) -> list[int]:
-    """How many tokens attention reaches, or an expert takes, where it is not all."""
+    """The sizes of attention windows and expert capacities in tokens, without unlimited ones."""
     found: list[Any] = []
     for config in _configs(decoder):
         found += [_read(config, name) for name in (*_WINDOWS, *_FIXED)]
@@ -32,13 +32,13 @@ def read_windows(decoder: Decoder) -> list[int]:
 
 
 def selects_columns(decoder: Decoder) -> bool:
-    """Whether attention looks only at columns with the best scores, as DeepSeek's sparse attention."""
+    """Whether attention uses only the columns with the best scores, as DeepSeek's sparse attention does."""
     return any(_read(config, "index_topk") for config in _configs(decoder))
 
 
 @contextlib.contextmanager
 def lowered(decoder: Decoder, limit: int) -> Iterator[None]:
-    """Windows of at most so many tokens, and rotary positions that change at as many."""
+    """Shorten windows to at most `limit` tokens, and make rotary positions change at `limit`, within the context."""
     stored: list[tuple[Any, str, int]] = []
     restarts_above = decoder.restarts_above
     holders: list[Any] = [*_configs(decoder), *decoder.model.modules()]
@@ -60,7 +60,7 @@ def lowered(decoder: Decoder, limit: int) -> Iterator[None]:
 
 
 def _read(holder: Any, name: str) -> Any:
-    """An attribute; None where there is none, or where layers have different ones."""
+    """The value of an attribute; None if there is none, or if layers have different values."""
     try:
         return getattr(holder, name, None)
     except ValueError:
@@ -68,7 +68,7 @@ def _read(holder: Any, name: str) -> Any:
 
 
 def _configs(decoder: Decoder) -> list[PreTrainedConfig]:
-    """That of the model and those of its parts, each once."""
+    """The configs of the model and its parts, each once."""
     parts = [getattr(module, "config", None) for module in decoder.model.modules()]
     found = {id(config): config for config in parts if isinstance(config, PreTrainedConfig)}
     return list(found.values())

@@ -1,4 +1,4 @@
-"""Token ids to text as they come: whole characters only, and nothing that may turn out to be a stop string."""
+"""The text of an output as its tokens come, which ends at a stop string."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runners.generator.vocabulary import Vocabulary
 
 
 class TextStream:
-    """The text of one sequence of tokens, which ends with the first stop string that is complete."""
+    """Decodes the tokens of one sequence, and holds back text that may be the beginning of a stop string."""
 
     def __init__(
         self,
@@ -22,19 +22,19 @@ class TextStream:
     ) -> None:
         """
         Args:
-            context: the tokens that the sequence continues, if any.
+            context: the tokens before the sequence in the same text.
             stop: strings that end the text; none may be empty.
-            include_stop: keep the stop string in the text.
+            include_stop: whether the text keeps the stop string.
         """
         self._detokenizer = Detokenizer(vocabulary, context, skip_special_tokens)
         self._searches = [_Search(string) for string in stop]
         self._include_stop = include_stop
-        # The end of the text, which may be the beginning of a stop string and is not given out yet.
+        # The end of the text that may be the beginning of a stop string, and has not been returned yet.
         self._held = ""
 
     @property
     def length(self) -> int:
-        """Characters that the tokens have so far, without those of an incomplete one."""
+        """Number of characters of the tokens so far, without an incomplete one."""
         return self._detokenizer.length
 
     def push(self, token: int, may_stop: bool = True) -> tuple[str, str | None]:
@@ -44,12 +44,12 @@ class TextStream:
             may_stop: whether a stop string that this token completes ends the text.
 
         Returns:
-            The text that is certain now, and the stop string that has come, which ends the text.
+            The text that is certain now, and the stop string that ended the text, if any.
         """
         return self._release(self._detokenizer.push(token), may_stop)
 
     def finish(self) -> str:
-        """What is left of the text; no more tokens come."""
+        """The rest of the text after the last token."""
         return self._held + self._detokenizer.finish()
 
     def _release(self, added: str, may_stop: bool) -> tuple[str, str | None]:
@@ -57,7 +57,7 @@ class TextStream:
             return added, None
         before = len(self._held)
         text = self._held + added
-        # Of those that this token completes the one that ends first, as in vLLM.
+        # If the token completes several stop strings, the one that ends first counts, as in vLLM.
         found = min(
             ((end, search.string) for search in self._searches if (end := search.push(added)) and may_stop),
             key=lambda pair: pair[0],
@@ -73,10 +73,10 @@ class TextStream:
 
 
 class _Search:
-    """Finds a string in a text that comes in pieces, by Knuth, Morris and Pratt: in constant time a character.
+    """Searches a string in a text that comes in pieces, by the algorithm of Knuth, Morris and Pratt.
 
     Attributes:
-        matched: how many characters at the end of the text are the beginning of the string, and not all of it.
+        matched: number of characters at the end of the text that are a proper prefix of the string.
     """
 
     def __init__(self, string: str) -> None:
@@ -85,7 +85,7 @@ class _Search:
         self._shorter = _find_shorter(string)
 
     def push(self, text: str) -> int:
-        """Go on with a piece of text; after how many of its characters the string is first complete, or 0."""
+        """Take a piece of text; returns the position in it after the first match of the string, or 0."""
         first = 0
         for end, character in enumerate(text, 1):
             self.matched = _match(self.string, self._shorter, self.matched, character)
@@ -96,7 +96,7 @@ class _Search:
 
 
 def _match(string: str, shorter: Sequence[int], matched: int, character: str) -> int:
-    """How many characters match once another one has come."""
+    """Number of matching characters after one more character."""
     while matched and string[matched] != character:
         matched = shorter[matched]
     return matched + (string[matched] == character)
@@ -105,7 +105,7 @@ def _match(string: str, shorter: Sequence[int], matched: int, character: str) ->
 # The choices of a request have the same stop strings.
 @functools.lru_cache(maxsize=256)
 def _find_shorter(string: str) -> Sequence[int]:
-    """By characters that match, the longest beginning of the string that is shorter and at their end."""
+    """The prefix function: for each number of matching characters, the length of their longest border."""
     shorter = [0, 0]
     for character in string[1:]:
         shorter.append(_match(string, shorter, shorter[-1], character))

@@ -20,6 +20,12 @@ _RARELY = 1000
 _SLACK = 32 * 2**20
 # Consecutive checks at which an idle process returns memory without an effect.
 _MOST_TRIES = 3
+# Checks after which the least is the estimate again: a minute.
+_CHECKS_PER_TRIAL = 12
+# Heaps that all threads share. By default each thread gets its own, and glibc never returns up to 64 MiB of each.
+_MOST_HEAPS = 2
+# https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.h
+_M_ARENA_MAX = -8
 _PAGES = Path("/proc/self/statm")
 
 
@@ -28,12 +34,13 @@ class Excess:
 
     The estimate of the need is the least memory that the process has had. If the process still holds more after memory
     was returned (several times while it is idle, once under load), that is the new estimate: the memory is in use, or
-    would be allocated again at once, which takes time. When load ends, the least is the estimate again.
+    would be allocated again at once, which takes time. When load ends, and every minute, the least is
+    the estimate again.
     """
 
     def __init__(self) -> None:
         self._least = self._needed = math.inf
-        self._tries = 0
+        self._checks = self._tries = 0
         self._was_busy = False
 
     def find(self, resident: int, is_busy: bool) -> bool:
@@ -44,7 +51,8 @@ class Excess:
             is_busy: whether requests are running.
         """
         self._least = min(self._least, resident)
-        if self._was_busy and not is_busy:
+        self._checks += 1
+        if (self._was_busy and not is_busy) or self._checks % _CHECKS_PER_TRIAL == 0:
             self._needed, self._tries = self._least, 0
         elif self._tries >= (1 if is_busy else _MOST_TRIES) or math.isinf(self._needed):
             self._needed, self._tries = resident, 0
@@ -53,6 +61,13 @@ class Excess:
         is_excess = resident > self._needed + _SLACK
         self._tries = self._tries + 1 if is_excess else 0
         return is_excess
+
+
+def limit_heaps() -> None:
+    """Make all threads share few heaps, unless the operator sets MALLOC_ARENA_MAX; call it before threads start."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_M_ARENA_MAX, _MOST_HEAPS)
 
 
 async def release_memory(

@@ -61,7 +61,7 @@ def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> N
     client = serve(model_dir=model_folder("bert", "fill_mask"), enable_repository=True)
     runner: Any = client.app_state["served"][0].first
     model = weakref.ref(runner._loaded.model)
-    [thread] = runner._threads
+    [thread] = runner._worker._threads
     client.post(UNLOAD)
     gc.collect()
     assert model() is None
@@ -75,7 +75,7 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/models/model:predict", json=body)))
     asking.start()
     runner: Any = client.app_state["served"][0].first
-    while not runner._loaded.queue.requests:
+    while not runner._loaded.queue.admission.requests:
         time.sleep(0.001)
     assert client.post(UNLOAD).status_code == 200
     asking.join(20)

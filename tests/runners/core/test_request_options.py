@@ -45,7 +45,7 @@ def test_without_parameters_the_options_are_the_operator_s() -> None:
     defaults = read_default_options(Arguments(top_k=3, return_offsets_mapping=True))
     for parameters in (None, {}, {"unknown": 1}):
         assert resolve(parameters, defaults=defaults) is defaults
-    assert (defaults.answer.top_k, defaults.outputs) == (3, {OFFSETS})
+    assert (defaults.answer.top_k, defaults.outputs) == (3, frozenset({OFFSETS}))
 
 
 def test_parameters_win_over_the_operator_s() -> None:

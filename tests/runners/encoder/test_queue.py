@@ -327,10 +327,10 @@ async def test_an_answer_counts_until_it_is_sent(queue: BatchQueue) -> None:
     request = queue.admit(1, 1)
     queue.reserve(request, 5)
     queue.release(request)
-    assert queue._numbers == 5
+    assert queue.admission.numbers.held == 5
     for release in releases:
         release()
-    assert queue._numbers == 0
+    assert queue.admission.numbers.held == 0
 
 
 @in_a_loop
@@ -338,4 +338,4 @@ async def test_what_is_tokenized_after_its_request_is_over_counts_nowhere(queue:
     request = queue.admit(1, 1)
     queue.release(request)
     queue.reserve(request, 5)
-    assert queue._numbers == 0
+    assert queue.admission.numbers.held == 0

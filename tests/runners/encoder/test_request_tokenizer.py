@@ -188,7 +188,8 @@ def test_a_client_that_leaves_while_its_texts_wait_leaves_nothing(
         for each in gone:
             each.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
-        assert (queue.requests, queue._characters, queue._waiting_tokens) == (0, 0, 0)
+        admission = queue.admission
+        assert (admission.requests, admission.characters.held, admission.tokens.held) == (0, 0, 0)
         gate.open()
         assert len(await infer(runner, SMALL)) == 1
         assert not len(queue._entries)
@@ -235,15 +236,15 @@ def test_a_full_server_refuses_before_it_tokenizes(runner: EncoderRunner, monkey
     async def scenario() -> None:
         assert runner._loaded is not None
         queue = runner._loaded.queue
-        queue._limits = queue._limits.model_copy(update={"max_queue_tokens": 500})
+        queue.admission.tokens.limit = 500
         first = infer(runner, *[tokens(64)] * 30)
-        await until(lambda: queue._waiting_tokens > 500)
+        await until(lambda: queue.admission.tokens.held > 500)
         with pytest.raises(OverloadedError, match="tokens, more than the 500 it takes"):
             await infer(runner, SMALL)
         assert tokenized == []
         gate.open()
         assert len(await first) == 30
-        queue._limits = queue._limits.model_copy(update={"max_queue_characters": 1000})
+        queue.admission.characters.limit = 1000
         gate.allowed = threading.Semaphore(0)
         second = infer(runner, *[tokens(64)] * 4)
         await asyncio.sleep(0)

@@ -234,7 +234,7 @@ def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
             assert await many == undisturbed, "what has paused goes on as it was"
 
     asyncio.run(scenario())
-    assert admission.tokens == admission.requests == 0
+    assert admission.tokens.held == admission.requests == 0
 
 
 def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:
