@@ -48,7 +48,7 @@ def describe(document: OpenApiDocument) -> None:
     paths.add("get", model, _TAG, "Whether a model is ready", {200: json_answer("ModelStatus")}, MODEL)
     paths.add("post", f"{model}:predict", _TAG, "Ask a model", {200: answer}, document.errors, body)
     refusals = (*MODEL, HTTPStatus.NOT_IMPLEMENTED)
-    paths.add("post", f"{model}:explain", _TAG, "Explain a prediction, which no model can", {}, refusals)
+    paths.add("post", f"{model}:explain", _TAG, "Explain a prediction; no model implements it", {}, refusals)
 
 
 def _add_schemas(document: OpenApiDocument) -> None:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class ScoreFunction(StrEnum):
-    """What makes scores of logits, under the names of `transformers`' pipelines."""
+    """The functions that convert logits to scores, under the names of `transformers`' pipelines."""
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
@@ -17,7 +17,7 @@ class ScoreFunction(StrEnum):
 
 
 class AggregationStrategy(StrEnum):
-    """What makes entities of tokens, under the names of `transformers`' pipeline."""
+    """The ways to merge tokens into entities, under the names of `transformers`' pipeline."""
 
     NONE = "none"
     SIMPLE = "simple"
@@ -27,7 +27,7 @@ class AggregationStrategy(StrEnum):
 
 
 class WindowAggregation(StrEnum):
-    """What makes one row of logits of those that the windows of a text have."""
+    """The functions that combine the logits of a text's windows."""
 
     MEAN = "mean"
     MAX = "max"
