@@ -27,23 +27,19 @@ from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.models import Models
 from runners.hosting.configuration import configure_service, read_service_arguments
 from runners.hosting.failures import exit_on_error, stop_on_error
-from runners.hosting.idle_memory import limit_heaps
-from runners.hosting.logs import configure_logging
 from runners.hosting.preparation import prepare_workers
+from runners.hosting.process import configure_process
 from runners.hosting.resources import is_without_gpus, request_gpus
 from runners.hosting.selection import create_runner, expects_generator
 from runners.hosting.storage.localize import localize_model
 from runners.hosting.worker import Worker
-from runners.hosting.working_folder import enter_launch_folder
 
 NAME = "huggingface_runtime"
 # A built Bento has this file in src/, beside its bento.yaml.
 IN_BENTO = (Path(__file__).resolve().parents[1] / "bento.yaml").is_file()
 
-enter_launch_folder(os.environ)
-configure_logging()
+configure_process()
 label_log_records()
-limit_heaps()
 with exit_on_error():
     arguments = read_service_arguments(NAME, IN_BENTO)
     one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))
@@ -61,6 +57,8 @@ def create_worker() -> Worker:
 
 class DirectService(bentoml.Service[Any]):
     """A service whose requests do not pass BentoML's middleware."""
+
+    config: dict[str, Any]
 
     def inject_config(self) -> None:
         """Allocate no GPU on a machine without one; a Bento requests what its class declares."""
@@ -117,8 +115,8 @@ class Encoder(Server):
 class Generator(Server):
     """Generation of texts and chats.
 
-    vLLM runs in processes of its own, on as many GPUs as its parallel sizes make, or on the CPU. A model that vLLM does
-    not support runs on transformers, in a thread of the worker.
+    vLLM runs in processes of its own, on as many GPUs as its parallel sizes make, or on the CPU; or transformers runs
+    in a thread of the worker.
     """
 
 

@@ -137,7 +137,9 @@ def find_uses(file: Path) -> Iterator[str]:
             case ast.Constant(value=str(text)) if _DOTTED.fullmatch(text) and is_private(text):
                 if importlib.util.find_spec(text.partition(".")[0]) is not None:
                     yield text
-            case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr"), args=[_, ast.Constant(value=name), *_]):
+            case ast.Call(
+                func=ast.Name(id="getattr" | "hasattr" | "setattr"), args=[_, ast.Constant(value=str(name)), *_]
+            ):
                 if is_private(name) and name not in own:
                     yield name
 
