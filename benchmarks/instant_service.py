@@ -40,6 +40,6 @@ class InstantRunner(runner.EncoderRunner):
 # service.py, imported after this, takes it for the real one.
 runner.EncoderRunner = InstantRunner  # type: ignore[misc]
 
-from service import Runtime, application  # noqa: E402
+from service import Runtime, create_worker  # noqa: E402
 
-__all__ = ["Runtime", "application"]
+__all__ = ["Runtime", "create_worker"]

@@ -1,4 +1,4 @@
-"""Examples of requests and their answers, for the OpenAPI document; the answers are those of the README's models."""
+"""Examples of requests and answers for the OpenAPI document; the answers come from the README's models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from protocol.open_inference.dataplane import INPUT
+from protocol.open_inference.inputs import INPUT
 from protocol.open_inference.outputs import wire_name
 from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.openapi.operations import Example, Examples
@@ -35,11 +35,11 @@ _DOCUMENTS = ["Rome is in Italy.", "The panda lives in China."]
 
 
 def describe_examples(task: Task | None, name: str, mask: str) -> Examples:
-    """What can be asked of a model.
+    """The examples of requests that a model answers.
 
     Args:
-        task: what it does; there are no examples where that is not known.
-        mask: how a model that fills masks writes one.
+        task: the model's task; an unknown one has no examples.
+        mask: the mask token of a model that fills masks.
     """
     match task:
         case Task.FILL_MASK:
@@ -75,12 +75,12 @@ def _describe_fill_mask(name: str, mask: str) -> Examples:
 
 def _describe_sequence_classification(name: str) -> Examples:
     texts = ["Hello, my dog is cute", "I am feeling sad"]
-    asked = {"instances": texts[1:], "parameters": {"return_probabilities": True}}
+    request = {"instances": texts[1:], "parameters": {"return_probabilities": True}}
     best = {"outputs": [{"name": _OUTPUT, "parameters": {"classification": 1}}]}
     return {
         "predict": {
             "texts": Example("Two texts", {"instances": texts}, {"predictions": [1, 0]}),
-            "probabilities": Example("Probabilities", asked, {"predictions": [{"0": 0.8518, "1": 0.1482}]}),
+            "probabilities": Example("Probabilities", request, {"predictions": [{"0": 0.8518, "1": 0.1482}]}),
             "pair": Example("A pair of texts", {"instances": [_PAIR]}),
         },
         "infer": {
@@ -97,13 +97,13 @@ def _describe_sequence_classification(name: str) -> Examples:
 
 
 def _describe_zero_shot_classification() -> Examples:
-    """Without answers, which are any model's own."""
+    """Examples without answers, which differ by model."""
     texts = ["The new phone has a better camera.", "They won the cup final."]
-    asked = {"parameters": {"candidate_labels": ["sports", "technology"]}}
+    request = {"parameters": {"candidate_labels": ["sports", "technology"]}}
     by_commas = {"candidate_labels": "sports,technology", "hypothesis_template": "This text is about {}."}
     return {
         "predict": {
-            "labels": Example("Scores of two labels for two texts", {"instances": texts, **asked}),
+            "labels": Example("Scores of two labels for two texts", {"instances": texts, **request}),
             "pair": Example("Whether the second text follows from the first", {"instances": [_PAIR]}),
         },
         "infer": {"labels": Example("Scores of two labels for two texts", _ask(*texts, parameters=by_commas))},
@@ -112,14 +112,14 @@ def _describe_zero_shot_classification() -> Examples:
 
 
 def _describe_question_answering() -> Examples:
-    """Without answers, which are any model's own."""
+    """Examples without answers, which differ by model."""
     question, context = "Where does Maria live?", "Maria flew to Rome, but she lives in Munich."
-    asked = {"instances": [{"question": question, "context": context}]}
+    request = {"instances": [{"question": question, "context": context}]}
     tensor = _tensor(INPUT.name, BYTES, [1, 2], [question, context])
     return {
         "predict": {
-            "question": Example("A question and where its answer is", asked),
-            "answers": Example("The three best answers", {**asked, "parameters": {"top_k": 3}}),
+            "question": Example("A question and where its answer is", request),
+            "answers": Example("The three best answers", {**request, "parameters": {"top_k": 3}}),
         },
         "infer": {"question": Example("A question and where its answer is", {"id": "1", "inputs": [tensor]})},
         "infer_binary": _describe_binary(question, context, pairs=True),
@@ -129,10 +129,10 @@ def _describe_question_answering() -> Examples:
 def _describe_text_ranking(name: str) -> Examples:
     pair = [_QUERY, _DOCUMENTS[1]]
     tensor = {"name": INPUT.name, "shape": [1, 2], "datatype": BYTES, "data": pair}
-    asked = {"id": "1", "inputs": [tensor], "outputs": [{"name": RELEVANCE}]}
+    request = {"id": "1", "inputs": [tensor], "outputs": [{"name": RELEVANCE}]}
     return {
         "predict": {"pair": Example("The logit of a query and a text", {"instances": [pair]})},
-        "infer": {"relevance": Example("The score of a query and a text", asked)},
+        "infer": {"relevance": Example("The score of a query and a text", request)},
         "infer_binary": _describe_binary(_DOCUMENTS[0]),
         **_describe_ranking(name),
         "/predict": {"pair": Example("A query and a text", {"inputs": pair})},
@@ -141,7 +141,7 @@ def _describe_text_ranking(name: str) -> Examples:
 
 
 def _describe_ranking(name: str) -> Examples:
-    """What ranks texts over OpenAI's API."""
+    """The examples of ranking over OpenAI's API."""
     return {
         "rerank": {
             "documents": Example("Two documents", {"model": name, "query": _QUERY, "documents": _DOCUMENTS}),
@@ -157,7 +157,7 @@ def _describe_token_classification(name: str) -> Examples:
     labels = [0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 2, 0, -100]
     offsets = [0, 0, 0, 4, 5, 8, 9, 12, 13, 18, 18, 19, 0, 0, 0, 0, 0, 5, 6, 10, 11, 13, 14, 20, 0, 0, -100, -100]
     tensors = [_tensor(_OUTPUT, "INT64", [2, 1, 7], labels), _tensor(wire_name(OFFSETS), "INT64", [2, 7, 2], offsets)]
-    asked = _ask(*texts, parameters={"return_offsets_mapping": True})
+    request = _ask(*texts, parameters={"return_offsets_mapping": True})
     entities = {"parameters": {"aggregation_strategy": "simple"}}
     return {
         "predict": {
@@ -166,7 +166,7 @@ def _describe_token_classification(name: str) -> Examples:
             "words": Example("A text as words, a label for each", {"instances": [{"words": texts[1].split()}]}),
         },
         "infer": {
-            "offsets": Example("Two texts, and where their tokens are", asked, _answer(name, *tensors)),
+            "offsets": Example("Two texts, and where their tokens are", request, _answer(name, *tensors)),
             "entities": Example("Entities of two texts, a tensor for each column", _ask(*texts, **entities)),
         },
         "infer_binary": _describe_binary(*texts),
@@ -257,8 +257,8 @@ def _describe_tokenizer(text: str) -> Examples:
 
 
 def _describe_continuation(name: str, text: str, continuation: str | None) -> Examples:
-    """What generates over V1 and the Open Inference Protocol; without answers where they are not known."""
-    asked = {"text_input": text, "parameters": _GREEDY}
+    """The examples of generation over V1 and the Open Inference Protocol, without answers if these are unknown."""
+    request = {"text_input": text, "parameters": _GREEDY}
     known = continuation is not None
     of_model = {"model_name": name, "model_version": MODEL_VERSION}
     return {
@@ -277,13 +277,13 @@ def _describe_continuation(name: str, text: str, continuation: str | None) -> Ex
             )
         },
         "infer_binary": _describe_binary(text),
-        "generate": {"text": Example("A text", asked, {**of_model, "text_output": continuation} if known else None)},
-        "generate_stream": {"text": Example("A text", asked)},
+        "generate": {"text": Example("A text", request, {**of_model, "text_output": continuation} if known else None)},
+        "generate_stream": {"text": Example("A text", request)},
     }
 
 
 def _describe_binary(*texts: str, pairs: bool = False) -> Mapping[str, Example]:
-    """A body of the binary extension: its JSON, and after it every text with its length before it."""
+    """A body of the binary extension: the JSON, and then each text after its length."""
     shape = [len(texts) // 2, 2] if pairs else [len(texts)]
     data = bytes(Tensor(INPUT.name, BYTES, shape, [*texts]).to_binary())
     tensor = {

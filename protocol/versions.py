@@ -1,12 +1,13 @@
-"""The names and versions of the server and its models."""
+"""The names and versions of the server and its models, and its extensions."""
 
 from __future__ import annotations
 
 from runners.core.models import Models
+from runners.core.version import VERSION
 
 SERVER_NAME = "bentoml-huggingface-runtime"
-SERVER_VERSION = "0.1.0"
-# Each model is served in one version, named as Triton names a model's first.
+SERVER_VERSION = VERSION
+# A model is served in one version, which has the name of Triton's first.
 MODEL_VERSION = "1"
 
 

@@ -33,13 +33,9 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
-from runners.core.arguments import (
-    ENVIRONMENT_COMMAND_LINE,
-    ENVIRONMENT_PREFIX,
-    Arguments,
-    parse_command_line,
-    read_arguments,
-)
+from runners.core.argument_sources import ENVIRONMENT_COMMAND_LINE, ENVIRONMENT_PREFIX, read_arguments
+from runners.core.arguments import Arguments
+from runners.core.command_line import parse_command_line
 from runners.core.errors import ArgumentsError
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
 from runners.core.models import Models

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from runners.core.arguments import GROUPS, LimitArguments
+from runners.core.arguments import LimitArguments
 from tests.servers import ROOT, ServerProcess
+from tools.argument_tables import describe_arguments
 
 README = (ROOT / "README.md").read_text()
 _BLOCK = re.compile(r"^```(sh|json|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -102,19 +103,7 @@ def assert_alike(found: Any, expected: Any) -> None:
 
 
 def test_the_table_of_arguments_is_complete() -> None:
-    assert argument_table() in README, f"the table should be:\n{argument_table()}"
-
-
-def argument_table() -> str:
-    rows = ["| argument | default | |", "|---|---|---|"]
-    for group in GROUPS:
-        if group is LimitArguments:
-            continue
-        rows.append(f"| **{group.title}** | | |")
-        for name, field in group.model_fields.items():
-            default = "" if field.default is None or field.default is False else f"`{field.default}`"
-            rows.append(f"| `{name}` | {default} | {field.description} |")
-    return "\n".join(rows)
+    assert describe_arguments() in README, f"`make arguments-table` writes it:\n{describe_arguments()}"
 
 
 def test_the_table_of_limits_is_complete() -> None:

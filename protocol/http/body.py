@@ -1,4 +1,4 @@
-"""Request bodies: their type, their size, their JSON; and responses."""
+"""The bodies of requests, checked and decoded, and JSON responses."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
 
-# curl sends the form type for any body unless told otherwise.
+# curl sends the form's type for any body by default.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
 STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
-# More digits than any length has, and fewer than Python refuses to turn into a number.
+# More digits than any length has; Python refuses to parse a number of some thousands.
 MAX_DIGITS = 18
-# Where msgspec names a field of the body: missing, or with a value that it cannot have.
+# The field of the body in msgspec's message about a missing field or a wrong value.
 _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
-# As many parameters of a content type are looked at; none has more than three.
+# Parameters of a content type that are read; real ones have at most three.
 _MOST_PARAMETERS = 16
 # Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
 _INLINE_BYTES = 256 * 2**10
@@ -40,7 +40,7 @@ _ONE_CALL_BYTES = 4 * 2**20
 
 
 class Body:
-    """The bytes of a request's body, which are kept until they are decoded, and how many they are."""
+    """The bytes of a request's body, which are kept until they are decoded, and their number."""
 
     __slots__ = ("_share", "data", "size")
 
@@ -50,17 +50,17 @@ class Body:
         self.size = len(data)
 
     async def decode(self, read: Callable[[bytes], T]) -> T:
-        """What `read` makes of the bytes, in a thread if there are many; only what it makes is counted from then on."""
+        """Decode the bytes with `read`, in a thread if they are many; only the result counts as held from then on."""
         data, self.data = self.data, b""
         value = await offload_large(lambda: read(data), self.size, _INLINE_BYTES)
         share = self._share
-        # All requests that may be under way can keep smaller shares; only larger ones are worth the counting.
+        # Smaller shares of all requests under way fit into memory, so they are not counted again.
         if share is not None and share.taken > _INLINE_BYTES:
             share.give_back(but=await offload(lambda: count_kept(value)))
         return value
 
     async def check(self, read: Callable[[bytes], T]) -> T:
-        """What `read` finds in bytes that go on to another application; all are counted until the request has ended."""
+        """Check bytes with `read` that another application will get; they count as held until the request has ended."""
         return await offload_large(lambda: read(self.data), self.size, _INLINE_BYTES)
 
 
@@ -72,9 +72,9 @@ async def read_body(
     Raises:
         UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
             otherwise than with gzip or deflate.
-        BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
-        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
-        InputError: it is empty, or not what its Content-Encoding says.
+        BodyTooLargeError: its Content-Length, its bytes or its decoded bytes exceed the limit.
+        BodiesTooLargeError: the bodies of other requests leave no room for it now.
+        InputError: it is empty, or its Content-Encoding is wrong.
     """
     _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
     encoding = read_encoding(request.headers.getlist("content-encoding"))
@@ -114,7 +114,7 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
 
 
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLimits, what: str = "the body") -> T:
-    """Decode JSON of a client into the decoder's type; no call into msgspec takes long.
+    """Decode a client's JSON into the decoder's type, without a long call into msgspec.
 
     Raises:
         LimitExceededError: it has more values, containers or levels than the operator allows.
@@ -130,10 +130,10 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
 
 
 def check_beside_texts(body: bytes, kept: object, limits: RequestLimits) -> None:
-    """Check how much of a body, parameters or names, is kept with its texts until the answer.
+    """Check the size of the parameters and names of a body, which are kept with its texts until the answer.
 
     Raises:
-        LimitExceededError: it is more than the longest text and all labels that a request may have.
+        LimitExceededError: they are larger than the longest text and all labels that a request may have.
     """
     if len(body) > limits.max_text_characters:
         labels = limits.max_labels * limits.max_label_characters
@@ -145,17 +145,17 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode JSON into the decoder's type.
 
     Raises:
-        InputError: it is no JSON or of another form; the message says where, and repeats none of it.
+        InputError: it is no JSON, or of another type; the message says where, and repeats none of the body.
     """
     with _request_errors(what):
         return decoder.decode(body)
 
 
 def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
-    """What was decoded already, as a type.
+    """Convert a decoded value to a type.
 
     Raises:
-        InputError: it is of another form.
+        InputError: the value is not of that type.
     """
     with _request_errors(what):
         return msgspec.convert(value, form)
@@ -179,11 +179,11 @@ def json_response(payload: Any, values: int = 0) -> Response:
     """A 200 with a JSON body; numpy arrays and iterators are JSON lists.
 
     Args:
-        values: about how many numbers and names there are; of many only a part is encoded at a time.
+        values: about how many numbers and names the body has; many are encoded in parts.
     """
     return Response(encode_json(payload, values), media_type="application/json")
 
 
 def encode_part(payload: Any) -> orjson.Fragment:
-    """What is to be a part of an answer, encoded piece by piece."""
+    """Encode a part of an answer, piece by piece."""
     return orjson.Fragment(join_pieces(payload))

@@ -1,4 +1,4 @@
-"""Errors of the wire, and the one table from any error to a status."""
+"""Errors of protocols, and the table of the HTTP status of every error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ProtocolError(Exception):
 
 
 class MessageTimeoutError(ProtocolError):
-    """A message of gRPC does not arrive in time."""
+    """A gRPC message did not arrive in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
 
@@ -56,13 +56,13 @@ class UnauthorizedError(ProtocolError):
 
 
 class ForbiddenError(ProtocolError):
-    """The request is understood, and the operator does not allow it."""
+    """The operator does not allow the request."""
 
     status = HTTPStatus.FORBIDDEN
 
 
 class MethodNotAllowedError(ProtocolError):
-    """The path exists, for other methods."""
+    """The path allows other methods only."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
@@ -78,7 +78,7 @@ class BodyTooLargeError(ProtocolError):
 
 
 class BodiesTooLargeError(ProtocolError):
-    """The bodies of all requests under way are larger than the operator allows; the same may pass later."""
+    """The bodies of all requests under way are larger than the operator allows; the client may try again."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     headers: Mapping[str, str] = MappingProxyType({"retry-after": "1"})
@@ -90,14 +90,14 @@ class BodiesTooLargeError(ProtocolError):
 
 
 class UnsupportedMediaTypeError(ProtocolError):
-    """The body's content type or encoding is none that this server reads."""
+    """This server does not read bodies of this content type or encoding."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class UnsupportedEncodingError(UnsupportedMediaTypeError):
-    """The body comes in a content coding that this server does not decode; the answer says which it does (RFC 9110,
-    section 15.5.16)."""
+    """This server does not decode the body's content coding; the answer lists those that it decodes (RFC 9110, section
+    15.5.16)."""
 
     def __init__(self, encoding: str, allowed: Sequence[str]) -> None:
         super().__init__(
@@ -107,20 +107,20 @@ class UnsupportedEncodingError(UnsupportedMediaTypeError):
 
 
 class NotImplementedByModelError(ProtocolError):
-    """The protocol knows the call, the model does not."""
+    """The protocol has the call, but the model does not implement it."""
 
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
-# Messages name what the client sent, which may be of any length.
+# Messages repeat parts of the request, which may be of any length.
 _LONGEST_MESSAGE = 400
 _STATUS_BY_RUNNER_ERROR: dict[type, HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ModelNotFoundError: HTTPStatus.NOT_FOUND,
-    # Whoever asks for a model to be loaded is to know why it is not.
+    # The client that asked to load the model learns why it was not loaded.
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
-    # It is the model's fault, and the message names the text, so that the caller can ask for the others.
+    # The message names the text, so that the client can ask for the others.
     NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -132,7 +132,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type, HTTPStatus] = {
 }
 
 
-# The codes that gRPC has for these; https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
+# gRPC's codes: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
 _GRPC_CODE_BY_STATUS = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
     HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
@@ -154,7 +154,7 @@ def grpc_code(status: HTTPStatus) -> str:
 
 
 def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
-    """Status, message and headers of any error; what is not meant for the client is hidden."""
+    """The status, message and headers of an error; the messages of unexpected errors are hidden."""
     match error:
         case ProtocolError():
             return error.status, _cut(str(error)), error.headers
@@ -169,7 +169,7 @@ def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
 
 
 async def ignore_disconnect(_: Request, __: Exception) -> Response:
-    """The client went away before it had sent its body: there is nobody to answer, and nothing to log."""
+    """The answer to a client that disconnected before it had sent its body, which nobody reads."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
@@ -177,7 +177,7 @@ async def render_error(request: Request, error: Exception) -> Response:
     """The `{"error": ...}` body of V1 and the Open Inference Protocol."""
     status, message, headers = describe(error)
     if isinstance(error, HTTPException):
-        # Raised by the router, which knows the path but says nothing of it.
+        # Starlette's router raised it, without a message about the path.
         match status:
             case HTTPStatus.METHOD_NOT_ALLOWED:
                 allowed = ", ".join(sorted(headers["Allow"].split(", ")))

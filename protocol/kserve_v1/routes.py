@@ -34,7 +34,7 @@ from runners.core.request_options import resolve_options
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as `transformers` pipelines take it, a question and its context, or a text's words."""
+    """A text or a pair, as in `transformers` pipelines; a question and its context; or the words of a text."""
 
     text: str | UnsetType = UNSET
     text_pair: str | None = None
@@ -45,7 +45,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
     def read(self) -> TextInput:
         """
         Raises:
-            ValueError: it is no text, or several.
+            ValueError: there is no text, or there are several.
         """
         match (self.text, self.text_pair, self.words, self.question, self.context):
             case (str(text), pair, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET):
@@ -58,7 +58,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(msgspec.Struct):
-    """A body of `:predict`; `inputs` wins where both are given, as in KServe."""
+    """A body of `:predict`; `inputs` wins over `instances`, as in KServe."""
 
     instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
     inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET
@@ -77,7 +77,7 @@ def routes(context: ServerContext) -> list[Route]:
 
     async def model_status(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        # OpenAI's clients ask the same path.
+        # OpenAI's clients use the same path.
         return json_response({"name": runner.name, "ready": True, **model_card(runner, request.path_params["name"])})
 
     async def predict(request: Request) -> Response:
@@ -111,7 +111,7 @@ def routes(context: ServerContext) -> list[Route]:
 def _read(
     request: Request, body: bytes, limits: RequestLimits
 ) -> tuple[Event | None, list[TextInput], Mapping[str, Any] | None]:
-    """The event without its data if the body is one, the texts and the parameters."""
+    """The event of a body, without its data, and the body's texts and parameters."""
     event = read_event(request, body, limits)
     if event is None:
         call = decode_json(body, _decoder, limits)
@@ -120,26 +120,26 @@ def _read(
     else:
         call = convert_json(event.data, PredictRequest, "the event's data")
     limits.check("max_parameters", len(call.parameters or ()), "parameters", "parameters")
-    for name, given in (("inputs", call.inputs), ("instances", call.instances)):
-        if isinstance(given, list):
-            limits.check("max_client_batch_size", len(given), name, name)
+    for name, instances in (("inputs", call.inputs), ("instances", call.instances)):
+        if isinstance(instances, list):
+            limits.check("max_client_batch_size", len(instances), name, name)
     check_beside_texts(body, (event and event.attributes, call.parameters), limits)
     return event and replace(event, data=None), _read_texts(call), call.parameters
 
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:
-    key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
+    key, instances = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
     if key == "inputs" and isinstance(body.instances, list):
-        # They are not answered, but what is wrong of them is wrong of the body.
+        # They are not answered, but the body is refused if one of them is wrong.
         for position, instance in enumerate(body.instances):
             _read_text(instance, "instances", position)
-    if isinstance(given, UnsetType):
+    if isinstance(instances, UnsetType):
         raise InputError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
-    if isinstance(given, str):
-        return [TextInput(given)]
-    if not given:
+    if isinstance(instances, str):
+        return [TextInput(instances)]
+    if not instances:
         raise InputError(f"'{key}' is empty; give at least one text")
-    return [_read_text(instance, key, position) for position, instance in enumerate(given)]
+    return [_read_text(instance, key, position) for position, instance in enumerate(instances)]
 
 
 def _read_text(instance: str | Instance | list[str], key: str, position: int) -> TextInput:
@@ -181,7 +181,7 @@ def _render_one(prediction: Prediction) -> Any:
 
 
 def _records(columns: Mapping[str, Any]) -> Any:
-    """Columns, nested alike, as records that are nested so."""
+    """Records of columns, nested as the columns are."""
     values = list(columns.values())
     if not isinstance(values[0], list):
         return columns

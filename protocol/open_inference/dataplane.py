@@ -1,6 +1,6 @@
-"""What `infer` of the Open Inference Protocol means, whatever carries it: tensors in, tensors out.
+"""The `infer` call of the Open Inference Protocol without its wire: tensors in, tensors out.
 
-REST and gRPC only translate to and from this, so that they cannot disagree.
+REST and gRPC translate to and from this module, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from protocol.http.middleware.request_id import request_id
-from protocol.http.offload import give_way, offload_large
 from protocol.http.rendering import count_numbers, render_off_loop
+from protocol.open_inference.inputs import INPUT, PAIRS, TOKEN_INPUTS, read_inputs
 from protocol.open_inference.outputs import (
     TensorSpec,
     build_tensor,
@@ -26,7 +23,7 @@ from protocol.open_inference.outputs import (
     wire_name,
 )
 from protocol.open_inference.tensors import BYTES, Tensor
-from protocol.openai.service_paths import check_generates, describe_service
+from protocol.openai.service_paths import check_generates
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.predictions import (
@@ -49,16 +46,8 @@ from runners.core.task import Task
 
 T = TypeVar("T")
 
-INPUT = TensorSpec("input-0", BYTES, (-1,))
-_PAIRS = TensorSpec(INPUT.name, BYTES, (-1, 2))
-_WORDS = "words"
-_TOKENS = "input_ids"
-_TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
-_TOKEN_DATATYPES = ("INT32", "INT64")
-# Numbers whose bytes are copied in the time that it takes to print one.
+# Copying so many numbers takes as long as printing one.
 _COPIED = 64
-# Of more elements texts and tokens are made beside the event loop: some ms.
-_READ_INLINE = 2**14
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +60,11 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """A request without its wire; no outputs are the model's own.
+    """A request without its wire.
 
-    `binary` says whether they are to be in the binary form where the client says nothing of that.
+    Attributes:
+        outputs: the requested outputs; empty for the model's default outputs.
+        binary: whether outputs are binary if the client does not say.
     """
 
     inputs: Sequence[Tensor]
@@ -89,7 +80,7 @@ class _Wanted:
     Attributes:
         name: the runners' name of the output.
         binary: whether it goes out in the binary form.
-        top: how many classes are wanted, of those with the highest scores; None for the tensor itself.
+        top: how many of the best classes are wanted; None for the tensor itself.
         scores: the output with those scores.
     """
 
@@ -99,27 +90,27 @@ class _Wanted:
     scores: str = ""
 
 
-# What goes out: the tensors, each with whether the client wants it in the binary form.
+# The tensors of an answer, each with whether it is binary.
 Answer = list[tuple[Tensor, bool]]
 
 
 def describe_model(runner: Runner) -> dict[str, Any]:
-    """The metadata of a model: what it takes, what it returns, and what it returns when asked for by name."""
+    """The metadata of a model: its inputs, and its outputs, those that a request gets only by name included."""
     outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
     tensors = map(describe_output, outputs.values())
     return {
         "name": runner.name,
         "versions": [MODEL_VERSION],
         "platform": "pytorch_transformers",
-        "inputs": [_describe_tensor(_PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
+        "inputs": [_describe_tensor(PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
         "outputs": [_describe_tensor(spec) for spec in tensors],
-        "properties": {**runner.properties, "token_inputs": ",".join(_TOKEN_INPUTS)},
+        "properties": {**runner.properties, "token_inputs": ",".join(TOKEN_INPUTS)},
     }
 
 
-def answer_id(asked: str | None) -> str:
-    """The id of an answer: the request's, or X-Request-Id, or a new one, since KServe's clients expect one."""
-    return asked or request_id.get() or str(uuid.uuid4())
+def answer_id(client_id: str | None) -> str:
+    """The id of an answer: the request's, X-Request-Id, or a new one, since KServe's clients need one."""
+    return client_id or request_id.get() or str(uuid.uuid4())
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -148,22 +139,22 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     """Answer a request.
 
     Args:
-        encode: what the wire makes of the answer; called in a thread where there is much of it.
+        encode: encodes the answer for the wire; called in a thread for a large answer.
 
     Raises:
-        LimitExceededError: it asks for more than the operator allows.
-        InputError: the request is not what the model takes.
+        LimitExceededError: the request exceeds a limit.
+        InputError: the model does not take such a request.
         RunnerError: the model cannot answer it.
     """
-    texts, columns = await _read_inputs(runner, call.inputs, limits)
+    texts, columns = await read_inputs(runner, call.inputs, limits)
     check_generates(runner)
-    asked = resolve_options(runner, call.parameters, limits)
-    if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
-        # The answer to words is always a record for each.
-        asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
-    wanted, options = _resolve_outputs(runner, call, asked, limits, from_tokens=isinstance(texts[0], TokenInput))
+    resolved = resolve_options(runner, call.parameters, limits)
+    if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.records:
+        # Words are always answered with a record for each word.
+        resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
+    wanted, options = _resolve_outputs(runner, call, resolved, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
-    # A tensor has places for all tokens that the client's has, also where they are padding.
+    # The answer has a place for each token of the client's tensors, padding included.
     columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
 
     def render() -> T:
@@ -173,7 +164,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
 
 
 async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> AsyncGenerator[tuple[Answer, bool], None]:
-    """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
+    """Answer a request in parts, each with whether it is the last; only generators answer with several parts.
 
     Raises:
         InputError, RunnerError: as `infer`.
@@ -181,7 +172,7 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     if (generator := runner.generator) is None or not generator.generates:
         yield await infer(runner, call, limits, lambda answer: answer), True
         return
-    texts, _ = await _read_inputs(runner, call.inputs, limits)
+    texts, _ = await read_inputs(runner, call.inputs, limits)
     if len(texts) != 1:
         raise InputError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, call.parameters, limits)
@@ -203,7 +194,7 @@ def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], c
 
 
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
-    """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
+    """How many numbers are printed for an output; for a binary output, how many numbers could be printed meanwhile."""
     if output.name == MAIN and output.top is None:
         numbers = sum(map(count_numbers, predictions))
         copied = output.binary and isinstance(predictions[0].main, Numbers)
@@ -217,102 +208,13 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
     return numbers // _COPIED if output.binary and output.top is None else numbers
 
 
-async def _read_inputs(
-    runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
-) -> tuple[Sequence[TextInput | TokenInput], int]:
-    """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
-    elements = sum(len(tensor.flat) for tensor in tensors)
-    return await offload_large(lambda: _make_inputs(runner, tensors, limits), elements, _READ_INLINE)
-
-
-def _make_inputs(
-    runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
-) -> tuple[Sequence[TextInput | TokenInput], int]:
-    by_name = {tensor.name: tensor for tensor in tensors}
-    if len(by_name) < len(tensors):
-        raise InputError("the request has two inputs of one name")
-    for tensor in tensors[:1]:
-        limits.check("max_client_batch_size", tensor.shape[0] if tensor.shape else 1, "texts", "inputs")
-    if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
-        limits.check("max_queue_tokens", len(by_name[_TOKENS].flat), "tokens of all texts", "inputs")
-        return _read_tokens(by_name)
-    if len(tensors) != 1:
-        raise InputError(
-            f"the request has {len(tensors)} inputs; it takes one tensor of texts, or {', '.join(_TOKEN_INPUTS)}"
-        )
-    return _read_texts(runner, tensors[0]), 0
-
-
-def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
-    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text; [N, W] under the name `words` texts split into words."""
-    texts = tensor.flat
-    if not isinstance(texts, list):
-        raise InputError(
-            f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES, or tokens as {_TOKENS}: "
-            f"{describe_service(runner)}"
-        )
-    if not texts:
-        raise InputError(f"input {tensor.name!r} is empty; give at least one text")
-    match tensor.shape:
-        case [_, count] if tensor.name == _WORDS:
-            return [_read_words(texts[start : start + count]) for start in range(0, len(texts), count)]
-        case [] | [_] | [_, 1]:
-            return [TextInput(text) for text in texts]
-        case [_, 2]:
-            return [TextInput(text, pair) for text, pair in zip(texts[::2], texts[1::2], strict=True)]
-    raise InputError(
-        f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
-        f"[texts, 2]; an input named {_WORDS} has [texts, words]"
-    )
-
-
-def _read_words(row: Sequence[str]) -> TextInput:
-    """A text's words; empty ones after the last are there because another text has more."""
-    count = next((count for count in range(len(row), 0, -1) if row[count - 1]), 0)
-    return TextInput(" ".join(row[:count]), words=tuple(row[:count]))
-
-
-def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
-    """Rectangles of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
-    if unknown := [name for name in tensors if name not in _TOKEN_INPUTS]:
-        raise InputError(f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}")
-    shape = tensors[_TOKENS].shape
-    arrays: dict[str, NDArray[np.int64]] = {}
-    for name, tensor in tensors.items():
-        if tensor.datatype not in _TOKEN_DATATYPES:
-            raise InputError(f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}")
-        if len(tensor.shape) != 2 or tensor.shape != shape:
-            raise InputError(
-                f"input {name!r} has the shape {tensor.shape}; it must be [texts, tokens] like that of {_TOKENS}"
-            )
-        give_way()
-        arrays[name] = np.asarray(tensor.flat, dtype=np.int64).reshape(shape)
-    texts, columns = shape
-    if not texts or not columns:
-        raise InputError(f"input {_TOKENS!r} is empty; give at least one text of one token")
-    lengths = np.full(texts, columns)
-    if (mask := arrays.get("attention_mask")) is not None:
-        lengths = mask.sum(axis=1)
-        padded_right = (mask == (np.arange(columns) < lengths[:, None])).all(axis=1) & (lengths > 0)
-        if not padded_right.all():
-            raise InputError(
-                f"attention_mask of text {int(np.argmin(padded_right))} is not ones and then zeros: texts are to be "
-                "padded on the right"
-            )
-    types = arrays.get("token_type_ids")
-    return [
-        TokenInput(ids[:length], None if types is None else types[row, :length])
-        for row, (ids, length) in enumerate(zip(arrays[_TOKENS], lengths.tolist(), strict=True))
-    ], columns
-
-
 def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
-    """The outputs of the answer, and the options with what they need."""
+    """The outputs of the answer, and the options, which request these outputs of the model."""
     all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
-        # Tokens have no place in a text.
+        # Tokens have no offsets in a text.
         options = replace(options, outputs=options.outputs - {OFFSETS})
     defaults = [spec.name for spec in runner.outputs(options)]
     if not call.outputs:

@@ -60,7 +60,7 @@ def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
     """
     Raises:
         ModelNotFoundError, ModelNotReadyError: there is no such model, or it is not loaded.
-        InputError: it does not generate text; the message says what it serves.
+        InputError: the model does not generate text; the message lists what it serves.
     """
     runner = find_ready_model(models, name)
     if (generator := runner.generator) is None or not generator.generates:
@@ -69,7 +69,7 @@ def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
 
 
 async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
-    """The body, its text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+    """The body, its text, and the options of its `parameters` and, as in Triton, of the fields beside the text."""
 
     def read(data: bytes) -> dict[str, Any]:
         call = decode_json(data, _decoder, limits)
@@ -87,7 +87,7 @@ async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str,
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     if not parameters:
         return call, text, _options(beside, limits)
-    # What is wrong is refused also where the parameters win over it.
+    # A wrong field is refused even if `parameters` overrides it.
     read_sampling(beside, limits)
     return call, text, _options({**beside, **parameters}, limits)
 
@@ -105,7 +105,7 @@ def _answer(runner: TextGenerator, call: dict[str, Any], text: str) -> dict[str,
 async def _stream(
     runner: TextGenerator, call: dict[str, Any], text: str, options: Options
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """The events, from None, once the request is accepted."""
+    """The events; None comes first, once the request is accepted."""
     async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:
         async for delta in deltas:
             if delta is None:

@@ -26,11 +26,11 @@ from runners.core.predictions import (
 # The protocol's names of outputs, where they differ from the runners'.
 _WIRE_NAMES = {MAIN: "output-0", OFFSETS: "offset_mapping"}
 _OUTPUT_NAMES = {name: output for output, name in _WIRE_NAMES.items()}
-# What stands where a shorter text has no token or mask: the index that PyTorch's losses ignore, no score, no name.
+# The elements for missing tokens and masks of shorter texts: the index that PyTorch's losses ignore, no score, no name.
 _PADDING: dict[str, int | float | str] = {"INT64": -100, "FP32": 0.0, BYTES: ""}
-# A printed map without classes, so that clients that evaluate every element still can.
+# A map without classes, so that clients can evaluate every element.
 _NO_SCORES = "{}"
-# Objects that are listed at once.
+# Objects that are put into a list at once.
 _AT_ONCE = 2**16
 # By numpy's name of a type.
 _DATATYPES = {"int64": "INT64", "float32": "FP32", "object": BYTES, "str": BYTES}
@@ -68,7 +68,7 @@ def build_tensor(output: str, predictions: Sequence[Prediction], columns: int = 
 
     Args:
         output: the runners' name of it, or that of a column of records.
-        columns: for tensors with a place for every token, how many places there are at least.
+        columns: the least number of places of tensors with a place for every token.
     """
     name = wire_name(output)
     records = [prediction.main for prediction in predictions if isinstance(prediction.main, Records)]
@@ -121,9 +121,9 @@ def classification_tensor(
 
 
 def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_axis: int = 0) -> Tensor:
-    """Stack arrays of one rank; shorter ones are filled up."""
+    """Stack arrays of one rank; shorter ones are padded."""
     shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
-    # A count of a text has no places for tokens.
+    # A single number of a text has no places for tokens.
     if columns and shape:
         shape[token_axis] = max(shape[token_axis], columns)
     datatype = _DATATYPES[arrays[0].dtype.name]

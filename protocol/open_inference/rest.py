@@ -45,7 +45,7 @@ Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
 
 
 class InferInput(msgspec.Struct):
-    """A tensor of a request; what `data` has is checked once its datatype is known."""
+    """A tensor of a request; `data` is checked once the datatype is known."""
 
     name: str
     shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
@@ -74,7 +74,7 @@ _decoder = msgspec.json.Decoder(InferRequest)
 
 
 def health_routes(models: Models) -> list[Route]:
-    """Whether the server lives, and whether it is ready: the routes that probes ask."""
+    """The routes of probes: whether the server lives, and whether it is ready."""
 
     async def live(_: Request) -> Response:
         response = json_response({"live": models.live})
@@ -108,8 +108,8 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
         body = await read_body(request, limits, allow_binary=True)
-        given_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
-        request_id = answer_id(given_id)
+        client_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
+        request_id = answer_id(client_id)
         return await until_disconnect(
             request, inference.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
         )
@@ -145,7 +145,7 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     if not declared.isdecimal() or len(declared) > MAX_DIGITS or int(declared) > len(body):
         raise InputError(f"{BINARY_HEADER} must be a number of bytes, at most the body's {len(body)}")
     length = int(declared)
-    # Copies, so that a tensor does not keep the JSON.
+    # These are copies, so that a tensor does not keep the JSON in memory.
     return body[:length], memoryview(body[length:])
 
 

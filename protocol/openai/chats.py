@@ -17,7 +17,7 @@ from protocol.http.body import Body
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import read_messages
-from protocol.openai.parameters import Route, read_request
+from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
 from protocol.openai.tools import (
     CallReader,
@@ -110,7 +110,7 @@ async def answer_chat(models: Models, runner: TextGenerator, body: Body, limits:
         InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = await read_request(body, ChatRequest, Route.CHATS, limits)
+    call = await read_request(body, ChatRequest, ParameterSet.CHATS, limits)
     call.check(models, bool(call.logprobs))
     _check(call)
     check_counts(call, runner.limits)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from protocol.http.body import Body
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
-from protocol.openai.parameters import Route, read_request
+from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
 from runners.core.errors import InputError
 from runners.core.generation import AcceptedRequest, Delta, GenerationRequest, Prompt, Sampling, TokenLogprobs
@@ -45,7 +45,7 @@ async def answer_completion(models: Models, runner: TextGenerator, body: Body, l
         InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = await read_request(body, CompletionRequest, Route.COMPLETIONS, limits)
+    call = await read_request(body, CompletionRequest, ParameterSet.COMPLETIONS, limits)
     call.check(models, call.logprobs is not None)
     _check(call)
     check_counts(call, runner.limits)

@@ -1,6 +1,6 @@
-"""OpenAI's embeddings, for a model that this server's own engine embeds with.
+"""OpenAI's embeddings, for models on this server's own engine; vLLM answers for a model on vLLM.
 
-https://platform.openai.com/docs/api-reference/embeddings; a model on vLLM is answered by vLLM.
+https://platform.openai.com/docs/api-reference/embeddings
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MODEL_LENGTH = -1
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
-    """A body of `embeddings`; `prompt_name` is one of the model's prompts, which sentence-transformers calls so."""
+    """A body of `embeddings`; `prompt_name` names one of the model's prompts, as in sentence-transformers."""
 
     input: Inputs
     model: str | None = None
@@ -39,7 +39,7 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     prompt_name: str | None = None
     user: str | None = None
-    # Read to be refused: to leave it out silently would change the vectors.
+    # This field is read so that it can be refused: ignoring it would change the vectors.
     truncate_prompt_tokens: int | None = None
 
 
@@ -47,11 +47,11 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
-    """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
+    """Answer `embeddings` with a vector for every text.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InputError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot embed a text.
     """
@@ -64,8 +64,8 @@ async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: 
     if call.model:
         find_model(models, call.model)
     refuse_truncation(call.truncate_prompt_tokens)
-    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None}, limits)
+    fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)
     predictions = await runner.infer(inputs, options)
     return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
 
@@ -90,7 +90,7 @@ def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: st
 
 
 def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """`usage` of what only reads."""
+    """The `usage` of a request that generates nothing."""
     tokens = sum(prediction.tokens for prediction in predictions)
     return {"prompt_tokens": tokens, "total_tokens": tokens}
 

@@ -33,7 +33,7 @@ class Place(Enum):
 
     # At the root and below the prefix (`/openai`).
     EVERYWHERE = "everywhere"
-    # Below the prefix alone: the root's path is another protocol's, or nobody's.
+    # Below the prefix only: another protocol has the path at the root, or none has.
     PREFIX = "prefix"
 
 
@@ -44,12 +44,12 @@ class OpenAIEndpoint:
     Attributes:
         name: the call's name, which all its paths share.
         answer: how this server answers it without vLLM; None if only vLLM answers it.
-        tasks: whose models this server answers it for, without vLLM.
+        tasks: the tasks of the models that this server answers it for, without vLLM.
         request: the name of the request body's schema.
         response: the name of the answer's schema.
-        summary: what the call does, for the OpenAPI document.
+        summary: the call's summary in the OpenAPI document.
         place: where the path is served.
-        changes_models: whether it loads or unloads something, which is an operator's.
+        changes_models: whether it loads or unloads something, which only operators may do.
     """
 
     name: str
@@ -121,7 +121,7 @@ _CLIENT_RESOURCES = frozenset({"audio", "models", *(name.partition("/")[0] for n
 
 
 def is_for_clients(path: str) -> bool:
-    """Whether one of vLLM's paths is for everybody; the others are for operators, and unserved."""
+    """Whether one of vLLM's paths is for everybody; the others are for operators, and not served."""
     if (endpoint := ENDPOINTS.get(path)) is not None:
         return not endpoint.changes_models
     return path.startswith("/v1/") and path.split("/")[2] in _CLIENT_RESOURCES

@@ -1,8 +1,7 @@
-"""Reranking and scoring as vLLM has them, for a model that this server's own engine runs.
+"""vLLM's reranking and scoring, for models on this server's own engine; vLLM answers for a model on vLLM.
 
-`rerank` is also Jina's and Cohere's. A model that ranks reads query and text as one pair; one that embeds reads each by
-itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/latest/models/pooling_models/scoring/;
-a model on vLLM is answered by vLLM.
+Jina and Cohere also have `rerank`. A model that ranks reads query and text as one pair; one that embeds reads each by
+itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/latest/models/pooling_models/scoring/
 """
 
 from __future__ import annotations
@@ -33,32 +32,32 @@ from runners.core.task import Task
 
 Texts = str | list[str]
 
-# The names that the two sides of `score` have, in the order in which vLLM looks for them.
+# The names of the two sides of `score`, in the order in which vLLM looks for them.
 SIDES = (("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2"))
 _LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
 _VALUES_A_RESULT = 4
 
 
 class RankingOptions(msgspec.Struct, kw_only=True):
-    """What both calls take; `use_activation` is whether a score is made of the logit, which it is if not given."""
+    """The fields of both calls; without `use_activation` of false, an activation makes the score of the logit."""
 
     model: str | None = None
     use_activation: bool | None = None
     user: str | None = None
-    # Read to be refused: to leave them out silently would change the scores.
+    # These fields are read so that they can be refused: ignoring them would change the scores.
     truncate_prompt_tokens: int | None = None
     max_tokens_per_query: int | None = None
     max_tokens_per_doc: int | None = None
 
 
 class Document(msgspec.Struct):
-    """A text as Cohere's clients may send it."""
+    """A text in the form of Cohere's clients."""
 
     text: str
 
 
 class RerankRequest(RankingOptions, kw_only=True):
-    """A body of `rerank`; a `top_n` of 0 is all of them."""
+    """A body of `rerank`; a `top_n` of 0 returns all documents."""
 
     query: str
     documents: str | list[str | Document]
@@ -67,7 +66,7 @@ class RerankRequest(RankingOptions, kw_only=True):
 
 
 class ScoreRequest(RankingOptions, kw_only=True):
-    """A body of `score`: two sides, whatever they are called."""
+    """A body of `score`: two sides, under any of their names."""
 
     queries: Texts | UnsetType = UNSET
     documents: Texts | UnsetType = UNSET
@@ -83,19 +82,19 @@ _score_decoder = msgspec.json.Decoder(ScoreRequest)
 
 
 async def answer_rerank(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
-    """Answer `rerank`: the documents in the order of their relevance to the query, best first.
+    """Answer `rerank` with the documents in the order of their relevance to the query, best first.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InputError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     _check(call, models)
-    given = [call.documents] if isinstance(call.documents, str) else call.documents
-    limits.check("max_client_batch_size", len(given), "documents", "documents")
-    documents = [each.text if isinstance(each, Document) else each for each in given]
+    items = [call.documents] if isinstance(call.documents, str) else call.documents
+    limits.check("max_client_batch_size", len(items), "documents", "documents")
+    documents = [each.text if isinstance(each, Document) else each for each in items]
     if not documents:
         raise InputError("documents is empty; give at least one", "documents")
     scores, usage = await _score(runner, [call.query], documents, call, limits)
@@ -117,11 +116,11 @@ async def answer_rerank(models: Models, runner: Runner, body: Body, limits: Requ
 
 
 async def answer_score(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
-    """Answer `score`: one text with each of N, or N texts with one of N each, in the order of the request.
+    """Answer `score` with the scores of one text and each of N, or of N texts and one of N each, in order.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InputError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
@@ -138,7 +137,7 @@ def _check(call: RankingOptions, models: Models) -> None:
     """
     Raises:
         ModelNotFoundError: there is no model of that name.
-        InputError: an option is given that this server does not have.
+        InputError: this server does not have one of the options.
     """
     if call.model:
         find_model(models, call.model)
@@ -155,7 +154,7 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
     """The texts of both sides.
 
     Raises:
-        InputError: a side is missing or empty, or they do not go together.
+        InputError: a side is missing or empty, or their lengths do not fit.
     """
     for first_name, second_name in SIDES:
         first, second = getattr(call, first_name), getattr(call, second_name)
@@ -185,7 +184,7 @@ async def _score(
     call: RankingOptions,
     limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
-    """A score for each of the second texts, with its own or with the only one of the first, and the tokens read."""
+    """The score of each of the second texts with its own or the only first text, and the usage."""
     options = resolve_options(runner, None, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         if call.use_activation is not None:
@@ -204,6 +203,6 @@ async def _score(
 
 
 def _cosines(predictions: Sequence[Prediction], first: int) -> NDArray[np.float32]:
-    """The cosine of the first vectors, or the only one of them, and each of the others: float32 [others]."""
+    """The cosines of the first vectors, or the only first one, and each of the others: float32 [others]."""
     vectors = unit_vectors(np.stack(list_vectors(predictions)))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))

@@ -23,7 +23,7 @@ from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, count_logprobs, count_usage, render_logprobs
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
-from protocol.openai.parameters import Route, read_request
+from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import TopLogprobs
 from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import (
@@ -101,7 +101,7 @@ async def answer_response(models: Models, runner: TextGenerator, body: Body, lim
         InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = await read_request(body, ResponsesRequest, Route.RESPONSES, limits)
+    call = await read_request(body, ResponsesRequest, ParameterSet.RESPONSES, limits)
     if call.model:
         find_model(models, call.model)
     sampling = _read_sampling(call)
@@ -173,7 +173,7 @@ class _Answer:
             return self._finished(accepted, choice, await self._part(choice.text, choice.logprobs))
 
     async def stream(self) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """The events, from None, once the request is accepted."""
+        """The events; None comes first, once the request is accepted."""
         choice = Choice()
         place = {"output_index": 0, "item_id": self._message_id, "content_index": 0}
         async with self._runner.generate(self._request) as accepted:

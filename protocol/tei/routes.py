@@ -1,7 +1,7 @@
 """The calls of Text Embeddings Inference: `/embed`, `/predict` and `/rerank`, for its clients.
 
-https://huggingface.github.io/text-embeddings-inference; texts that are too long are truncated unless `truncate` is
-false, as that server does by default, and a model of another task is a 400 here.
+https://huggingface.github.io/text-embeddings-inference; long texts are truncated unless `truncate` is false, which is
+that server's default, and a model of another task is answered with 400.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
-# Which tasks answer a path.
+# The tasks that answer each path.
 TASKS = {
     "/embed": (Task.TEXT_EMBEDDING,),
     "/predict": (Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION),
@@ -46,14 +46,14 @@ TASKS = {
 
 class _TeiRequest(msgspec.Struct, kw_only=True):
     truncate: bool | None = None
-    # Read to be refused where it is the other one.
+    # This field is read so that `left` can be refused.
     truncation_direction: str | None = None
 
     def parameters(self, **more: Any) -> dict[str, Any]:
-        """What the request asks of the model, as the other protocols' `parameters` have it.
+        """The request's options, under the names of the other protocols' `parameters`.
 
         Raises:
-            InputError: texts are to be cut on the left.
+            InputError: texts are to be truncated on the left.
         """
         if (self.truncation_direction or "right").lower() != "right":
             raise InputError("truncation_direction can only be right: a text's end is what is cut")
@@ -61,7 +61,7 @@ class _TeiRequest(msgspec.Struct, kw_only=True):
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):
-    """A body of `/embed`: a text, texts or token ids; `normalize` is to length 1."""
+    """A body of `/embed`: a text, texts or token ids; `normalize` scales vectors to length 1."""
 
     inputs: Inputs
     normalize: bool = True
@@ -91,7 +91,7 @@ _rerank_decoder = msgspec.json.Decoder(TeiRerankRequest)
 
 
 def routes(context: ServerContext) -> list[Route]:
-    """The three routes, at the root as that server has them."""
+    """The three routes, at the root as in that server."""
     models, limits = context.models, context.arguments
 
     async def answer(request: Request) -> Response:
@@ -113,8 +113,8 @@ async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLi
     normalized = runner.properties["normalized"] == "true"
     if normalized and not call.normalize:
         raise InputError("normalize cannot be false: the model's vectors have length 1")
-    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    parameters = call.parameters(**{name: value for name, value in given.items() if value is not None})
+    fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    parameters = call.parameters(**{name: value for name, value in fields.items() if value is not None})
     predictions = await _infer(request, runner, inputs, parameters, limits)
     return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
 
@@ -132,7 +132,7 @@ async def _predict(request: Request, runner: Runner, body: Body, limits: Request
         return call, *_read_texts(call.inputs)
 
     call, texts, single = await body.decode(read)
-    # The operator's `threshold` would leave some out.
+    # The operator's `threshold` would leave out classes.
     more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
     predictions = await _infer(request, runner, texts, call.parameters(**more), limits)
 
@@ -147,13 +147,13 @@ def _list_classes(prediction: Prediction) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for score, label in zip(columns["score"], columns["label"], strict=True)]
 
 
-def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
-    """The texts and pairs, and whether there is one that is in no list.
+def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+    """The texts and pairs, and whether the body has a single one outside of a list.
 
     Raises:
-        InputError: it is none of the forms.
+        InputError: the value has another form.
     """
-    match given:
+    match inputs:
         case str(text):
             return [TextInput(text)], True
         case [str(text)]:
@@ -161,13 +161,13 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
         case [str(text), str(pair)]:
             return [TextInput(text, pair)], True
     batch = []
-    for each in given:
+    for each in inputs:
         match each:
             case [text]:
                 batch.append(TextInput(text))
             case [text, pair]:
                 batch.append(TextInput(text, pair))
-    if not given or len(batch) < len(given):
+    if not inputs or len(batch) < len(inputs):
         raise InputError(
             "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
             "[[text], [text, text], ...]"
@@ -180,7 +180,7 @@ async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestL
     limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
         raise InputError("texts is empty; give at least one")
-    # That server takes a sigmoid of every model, whatever the model's files say.
+    # That server applies a sigmoid to every model's logits, whatever the model's files say.
     function = "none" if call.raw_scores else "sigmoid"
     parameters = call.parameters(top_k=1, threshold=None, function_to_apply=function)
     pairs = [TextInput(call.query, text) for text in call.texts]

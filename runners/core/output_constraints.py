@@ -1,4 +1,4 @@
-"""What an output must match, as requests say it: OpenAI's `response_format`, vLLM's `structured_outputs`."""
+"""Constraints of outputs in requests: OpenAI's `response_format` and vLLM's `structured_outputs`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from msgspec import Meta
 from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import Constraint
 
-# vLLM's bound: a grammar's cost grows steeply with its nesting.
+# vLLM has the same limit: the cost of a grammar grows steeply with its nesting.
 _MAX_NESTING = 64
-# Combinations of alternatives are tried: twelve of them take seconds.
+# All combinations of alternatives are tried: twelve levels take seconds.
 _MAX_ALTERNATIVES = 8
 _COMBINING = frozenset({"oneOf", "anyOf", "allOf"})
 MAX_CHOICES = 1024
@@ -29,7 +29,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
     grammar: Pattern | None = None
     json_object: bool | None = None
-    # Read to be refused.
+    # These fields are read so that they can be refused.
     structural_tag: str | None = None
     whitespace_pattern: str | None = None
     disable_any_whitespace: bool = False
@@ -37,7 +37,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class JsonSchema(msgspec.Struct, kw_only=True):
-    """A schema and its name, as OpenAI's API has it."""
+    """A schema and its name, in the form of OpenAI's API."""
 
     name: str | None = None
     description: str | None = None
@@ -52,57 +52,57 @@ class ResponseFormat(msgspec.Struct, kw_only=True):
     json_schema: JsonSchema | None = None
 
 
-def read_structured_outputs(given: StructuredOutputs | None) -> Constraint | None:
+def read_structured_outputs(outputs: StructuredOutputs | None) -> Constraint | None:
     """
     Raises:
-        InputError: it has no kind of constraint or several, or a schema is nested too deeply.
-        UnsupportedError: it asks for what only vLLM does.
+        InputError: there is no constraint, or several, or a schema is nested too deeply.
+        UnsupportedError: only vLLM implements a field.
     """
-    if given is None:
+    if outputs is None:
         return None
     for name in ("structural_tag", "whitespace_pattern", "disable_any_whitespace", "disable_additional_properties"):
-        if getattr(given, name):
+        if getattr(outputs, name):
             raise UnsupportedError(f"structured_outputs.{name}", "structured_outputs")
     kinds: tuple[Literal["json", "regex", "choice", "grammar"], ...] = ("json", "regex", "choice", "grammar")
-    found = [kind for kind in kinds if getattr(given, kind) is not None]
-    if len(found) + bool(given.json_object) != 1:
+    found = [kind for kind in kinds if getattr(outputs, kind) is not None]
+    if len(found) + bool(outputs.json_object) != 1:
         raise InputError(
             f"structured_outputs must have exactly one of {', '.join(kinds)} and json_object", "structured_outputs"
         )
     if not found:
         return Constraint("json_object", param="structured_outputs")
-    if given.choice is not None:
-        return Constraint("choice", tuple(given.choice), "structured_outputs")
-    if given.json is not None:
-        return constrain_to_schema(given.json, "structured_outputs")
-    return Constraint(found[0], given.regex or given.grammar or "", "structured_outputs")
+    if outputs.choice is not None:
+        return Constraint("choice", tuple(outputs.choice), "structured_outputs")
+    if outputs.json is not None:
+        return constrain_to_schema(outputs.json, "structured_outputs")
+    return Constraint(found[0], outputs.regex or outputs.grammar or "", "structured_outputs")
 
 
-def read_response_format(given: ResponseFormat | None) -> Constraint | None:
+def read_response_format(response_format: ResponseFormat | None) -> Constraint | None:
     """
     Raises:
-        InputError: it has no schema where it needs one, or one that is nested too deeply.
-        UnsupportedError: it asks for what only vLLM does.
+        InputError: the schema is missing or nested too deeply.
+        UnsupportedError: only vLLM implements the type.
     """
-    if given is None or given.type == "text":
+    if response_format is None or response_format.type == "text":
         return None
-    if given.type == "json_object":
+    if response_format.type == "json_object":
         return Constraint("json_object", param="response_format")
-    if given.type == "structural_tag":
+    if response_format.type == "structural_tag":
         raise UnsupportedError("response_format structural_tag", "response_format")
-    if given.json_schema is None or given.json_schema.schema is None:
+    if response_format.json_schema is None or response_format.json_schema.schema is None:
         raise InputError("response_format json_schema needs json_schema.schema", "response_format")
-    return constrain_to_schema(given.json_schema.schema, "response_format")
+    return constrain_to_schema(response_format.json_schema.schema, "response_format")
 
 
 def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
     """
     Args:
-        schema: or its JSON text.
-        param: the field that has it.
+        schema: the schema, or its JSON text.
+        param: the field with the schema.
 
     Raises:
-        InputError: it is no JSON object, or nested too deeply.
+        InputError: the schema is no JSON object, or is nested too deeply.
     """
     if isinstance(schema, str) and len(schema) > MAX_CHARACTERS:
         raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
@@ -120,7 +120,7 @@ def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
 def check_schema(schema: Any, param: str) -> None:
     """
     Raises:
-        InputError: a schema is too long or nested too deeply, or its alternatives are.
+        InputError: the schema is too long, or the schema or its alternatives are nested too deeply.
     """
     if isinstance(schema, str) or len(msgspec.json.encode(schema)) > MAX_CHARACTERS:
         raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
@@ -130,7 +130,7 @@ def check_schema(schema: Any, param: str) -> None:
         )
     level, depth = [schema], 0
     while level:
-        # Of each schema the alternatives next below it, whatever stands between.
+        # The next alternatives below each schema, at any depth.
         found = [node for root in level for node in _alternatives(root)]
         depth += bool(found)
         if depth > _MAX_ALTERNATIVES:
@@ -157,7 +157,7 @@ def _alternatives(root: Any) -> list[Any]:
 
 
 def _nesting(value: Any) -> int:
-    """How many objects and lists are inside each other; stops where it is too many."""
+    """How deeply objects and lists are nested; counting stops at too many levels."""
     level, depth = [value], 0
     while level and depth <= _MAX_NESTING:
         children = [list(node.values()) if isinstance(node, dict) else node for node in level]

@@ -1,4 +1,4 @@
-"""Sampling parameters as requests carry them, under OpenAI's and vLLM's names."""
+"""Sampling parameters of requests, under OpenAI's and vLLM's names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runners.core.request_limits import RequestLimits
 # The default of the Open Inference Protocol's generate extension.
 DEFAULT_MAX_TOKENS = 20
 MAX_CHOICES = 128
-# Of a stop string, and of a bad word.
+# Most characters of a stop string, and of a bad word.
 _MAX_CHARACTERS = 1024
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -25,7 +25,7 @@ TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """The fields that the bodies of all protocols share; the ranges are OpenAI's and vLLM's."""
+    """The fields of all protocols; the ranges are OpenAI's and vLLM's."""
 
     min_tokens: Tokens | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -44,7 +44,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     allowed_token_ids: Annotated[list[TokenId], Meta(max_length=MAX_ALLOWED_TOKENS)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    # A smaller one would make infinities of logits.
+    # A smaller one would make logits infinite.
     repetition_penalty: Annotated[float, Meta(ge=1e-6)] | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     ignore_eos: bool | None = None
@@ -58,9 +58,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     ) -> Sampling:
         """
         Args:
-            max_tokens: as the request says it.
-            default_tokens: the protocol's, where it does not.
-            constraint: of `structured_outputs`, or of what the protocol has beside it.
+            max_tokens: the request's; None if it has none.
+            default_tokens: the protocol's default.
+            constraint: the constraint of `structured_outputs`, or of another field of the protocol.
 
         Raises:
             InputError: a key of `logit_bias` is no token id, or fields contradict each other.
@@ -95,7 +95,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
 
 class GenerationFields(SamplingFields, kw_only=True):
-    """Beside them how long an output may be, and how a prompt is read: of all but OpenAI's responses."""
+    """The fields of all calls but OpenAI's responses: also the length of an output, and how a prompt is read."""
 
     max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     add_special_tokens: bool | None = None
@@ -107,12 +107,12 @@ class GenerationFields(SamplingFields, kw_only=True):
 
 
 class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
-    """`parameters` of V1 and the Open Inference Protocol; `max_new_tokens` is `transformers`' name for `max_tokens`."""
+    """`parameters` of V1 and the Open Inference Protocol; `transformers` calls `max_tokens` `max_new_tokens`."""
 
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 
 
-# What the protocols themselves put among the parameters.
+# The protocols' own entries of the parameters.
 PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "content_type", "headers", "stream", "triton_enable_empty_final_response"}
 )
@@ -120,7 +120,7 @@ _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters
 
 
 def check_counts(fields: SamplingFields, limits: RequestLimits) -> None:
-    """Bound what costs something at every token.
+    """Check the amounts that cost time at every token.
 
     Raises:
         LimitExceededError: there are too many stop strings, bad words, or tokens in a list.
@@ -133,17 +133,17 @@ def check_counts(fields: SamplingFields, limits: RequestLimits) -> None:
 
 
 def read_sampling(parameters: Mapping[str, Any] | None, limits: RequestLimits) -> tuple[Sampling, PromptOptions]:
-    """What a request's parameters ask for; at most 20 tokens unless they, or an encoder-decoder, say otherwise.
+    """The options in a request's parameters; by default 20 tokens, or as many as an encoder-decoder's defaults say.
 
     Raises:
         InputError: a parameter is unknown, or has a value that is not allowed.
-        LimitExceededError: as `check_counts`.
+        LimitExceededError: as for `check_counts`.
     """
-    given = {name: value for name, value in (parameters or {}).items() if name not in PROTOCOL_PARAMETERS}
-    if unknown := sorted({*given} - {*_NAMES}):
+    values = {name: value for name, value in (parameters or {}).items() if name not in PROTOCOL_PARAMETERS}
+    if unknown := sorted({*values} - {*_NAMES}):
         raise InputError(f"the parameter {unknown[0]} is unknown; there are {', '.join(_NAMES)}", unknown[0])
     try:
-        fields = msgspec.convert(given, SamplingParameters)
+        fields = msgspec.convert(values, SamplingParameters)
     except msgspec.ValidationError as error:
         raise InputError(f"the parameters are not as expected: {error}") from error
     check_counts(fields, limits)

@@ -249,7 +249,7 @@ def _check_finite(probe: Probe) -> None:
         # A sum needs one pass over the weights, and no copy.
         if not torch.isfinite(weight.sum(dtype=torch.float32)):
             raise ModelLoadError(
-                f"the weights {name} hold NaN or infinity in {dtype}: the checkpoint is broken or wants another --dtype"
+                f"the weights {name} hold NaN or infinity in {dtype}: the checkpoint is broken or needs another --dtype"
             )
     if not all(torch.isfinite(scores).all() for scores in probe.expected):
         others = {"float16": ": set --dtype to bfloat16 or float32", "bfloat16": ": set --dtype to float32"}

@@ -128,7 +128,7 @@ class TokenLimits:
             if index >= self.vocabulary:
                 raise ModelLoadError(
                     f"every text has the token {tokens.get(index, '')!r}, whose id is {index}, and the model's table "
-                    f"of embeddings has {self.vocabulary} rows: the tokenizer is another model's"
+                    f"of embeddings has {self.vocabulary} rows: the tokenizer belongs to another model"
                 )
         unreadable = {index: tokens[index] for index in sorted(tokens) if index >= self.vocabulary}
         if unreadable:

@@ -150,7 +150,9 @@ def _check_modalities(modalities: object, output: TransformerOutput, filename: s
         return
     # sentence-transformers 6 writes `message` for language models: every text becomes a chat message.
     if isinstance(modalities, dict) and "message" in modalities:
-        raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
+        raise ModelLoadError(
+            "its texts go through a chat template (modality_config), which this server does not support"
+        )
     text = {"method": "forward", "method_output_name": output.method_output_name}
     if not isinstance(modalities, dict) or modalities.get("text") != text:
         raise _unsupported(filename, "modality_config", modalities)
@@ -159,9 +161,7 @@ def _check_modalities(modalities: object, output: TransformerOutput, filename: s
 def _check_model(group: Mapping[str, Any], filename: str) -> None:
     for name, value in group.items():
         if name in _DTYPES:
-            logger.info(
-                "model_kwargs.%s in %s is %s; here --dtype says what the model computes in", name, filename, value
-            )
+            logger.info("model_kwargs.%s in %s is %s; here --dtype sets the model's dtype", name, filename, value)
         elif name not in _MODEL_WITHOUT_EFFECT:
             raise _unsupported(filename, f"model_kwargs.{name}", value)
 
@@ -202,4 +202,4 @@ def _pick_length(lengths: Mapping[str, Any], filename: str) -> int | None:
 
 
 def _unsupported(filename: str, name: str, value: object) -> ModelLoadError:
-    return ModelLoadError(f"{name} in {filename} is {str(value)[:80]!r}, which this server does not follow")
+    return ModelLoadError(f"{name} in {filename} is {str(value)[:80]!r}, which this server does not support")

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from runners.core.arguments import EngineArgument
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError, InputError, one_line
 from runners.core.generation import PromptOptions
 from runners.generator.chat_messages import shape_messages

@@ -59,14 +59,14 @@ def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise ModelLoadError(f"num_labels in {arguments.model}/config.json is {count!r}, not a number of classes")
     if labels is not None and count is not None and len(labels) != count:
-        logger.warning("num_labels in config.json is %d, and id2label has %d names, which holds", count, len(labels))
+        logger.warning("num_labels in config.json is %d, but id2label has %d names, which count", count, len(labels))
     if labels is not None and {*map(int, labels)} != {*range(len(labels))}:
         logger.warning(
             "id2label in config.json names the classes %s of 0 to %d; a class without a name is LABEL_ and its number",
             ", ".join(sorted(labels, key=int)), len(labels) - 1,
         )  # fmt: skip
     if isinstance(written.get("architectures"), str):
-        logger.warning("architectures in config.json is a name, not a list: it is taken for %s", architectures)
+        logger.warning("architectures in config.json is a name, not a list; it is read as %s", architectures)
         return {"architectures": architectures}
     return {}
 

@@ -280,7 +280,7 @@ def bound_length(requested: int, positions: int | None) -> int:
 
 def assume_length() -> int:
     """The length of a model without any limit; logs a warning."""
-    logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
+    logger.warning("neither model nor tokenizer limits the length of texts; assuming %d tokens", _FALLBACK_LENGTH)
     return _FALLBACK_LENGTH
 
 

@@ -1,4 +1,4 @@
-"""OPTIONS: which methods a path has (RFC 9110, section 9.3.7)."""
+"""OPTIONS: the methods that a path allows (RFC 9110, section 9.3.7)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
 
 
 class ReportAllowedMethods:
-    """Answers OPTIONS with 204 and `Allow`, or with 404 where there is nothing: HEAD tells which."""
+    """Answers OPTIONS with 204 and `Allow`, or with 404 for an unknown path, as a HEAD of the path tells."""
 
     def __init__(self, app: ASGIApp, models: Models) -> None:
         self._app = app
@@ -46,7 +46,7 @@ class ReportAllowedMethods:
         if status != 405:
             return _allow("GET, HEAD, OPTIONS")
         try:
-            # A path for other methods exists if its model does.
+            # The path allows other methods if its model exists.
             if "name" in probe.path_params:
                 find_model(self._models, served_name(probe))
         except (NotFoundError, ModelNotFoundError) as error:

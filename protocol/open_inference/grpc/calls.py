@@ -1,6 +1,7 @@
-"""What goes around every call of gRPC: its messages are read, counted and decoded within limits, its answers sent.
+"""The interceptor of all gRPC calls, which reads, counts and decodes messages within limits, and sends answers.
 
-Every handler is made one that reads its messages itself: gRPC reads a unary call's before it asks anybody.
+It replaces every handler by one that reads its own messages: gRPC reads the message of a unary call before it calls the
+handler.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 Decode: TypeAlias = Callable[[bytes], Awaitable[Any]]
 
-# Larger messages may hold up the event loop for some ms: their elements are smaller than those of JSON.
+# Decoding more takes some ms, which the event loop must not wait; elements are smaller than those of JSON.
 INLINE_BYTES = 32 * 2**10
-# Of messages that have names only.
+# The most bytes of messages that have names only.
 _MOST_OTHER_BYTES = 64 * 2**10
 
 
@@ -40,7 +41,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, intake: Intake, limits: RequestLimits, forms: Mapping[str, type[Message] | None]) -> None:
         """
         Args:
-            forms: the messages that may be large, by the methods that take them; None of a method that decodes its own.
+            forms: by method, the message that it takes if that may be large; None for a method that decodes its own.
         """
         self._intake = intake
         self._limits = limits
@@ -71,7 +72,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return decode(data)
 
     async def _begin(self, decode: Decode, context: Context) -> Any:
-        """The only message of a call, which counts from now on; the call is aborted if it cannot be taken."""
+        """Count a call and read its only message, or abort it if there is no room for it."""
         try:
             self._intake.enter(context)
             return await decode(await self._read(context))
@@ -123,11 +124,11 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:
-    """A message of its bytes; off the loop if it is large.
+    """Decode a message, in a thread if it is large.
 
     Raises:
-        LimitExceededError: there is more in it than the operator allows.
-        InputError: it is none. gRPC itself would answer with UNKNOWN, in Python's words.
+        LimitExceededError: it has more fields or elements than the operator allows.
+        InputError: the bytes are not such a message; gRPC itself would answer with UNKNOWN.
     """
 
     def read() -> M:
@@ -157,9 +158,9 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 
 def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
-    """Code, message and trailing metadata of any error; what is not meant for the client is logged and hidden."""
+    """The code, message and trailing metadata of an error; unexpected errors are logged, and their messages hidden."""
     status, message, headers = describe(error)
-    # A line for a batch of these is in the log already.
+    # The log already has a line for the batch of these errors.
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
     return grpc.StatusCode[grpc_code(status)], message, headers

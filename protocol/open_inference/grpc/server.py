@@ -12,6 +12,7 @@ from protocol.http.connections.descriptors import reserve_descriptors
 from protocol.http.middleware.authentication import Access
 from protocol.open_inference.grpc.authentication import RefuseForbidden
 from protocol.open_inference.grpc.calls import BoundCalls
+from protocol.open_inference.grpc.credentials import read_grpc_credentials
 from protocol.open_inference.grpc.health import Health
 from protocol.open_inference.grpc.intake import Intake
 from protocol.open_inference.grpc.methods import MESSAGES, SERVICE
@@ -19,7 +20,6 @@ from protocol.open_inference.grpc.service import InferenceService
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from runners.core.arguments import Arguments
-from runners.core.certificates import read_grpc_credentials
 from runners.core.draining import DRAIN_SECONDS
 from runners.core.models import Models
 
@@ -41,7 +41,7 @@ class GrpcServer:
         """Listen.
 
         Raises:
-            ArgumentsError: the port cannot be used, or the certificate not be read.
+            ArgumentsError: the port cannot be used, or the certificate cannot be read.
         """
         arguments = self._arguments
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_fault)
@@ -80,12 +80,12 @@ def _server_options(arguments: Arguments) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 1),
         ("grpc.max_send_message_length", arguments.grpc_max_send_message_length),
         ("grpc.max_receive_message_length", arguments.grpc_max_receive_message_length),
-        # Clients may ask whether the connection lives while nothing else goes over it.
+        # Clients may ping over idle connections.
         ("grpc.keepalive_permit_without_calls", 1),
-        # More is read of a message only once its turn has come.
+        # Without this, gRPC reads more of a message before its turn.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.max_concurrent_streams", arguments.max_concurrent_requests),
-        # Else calls of a client that keeps to that are refused, with UNAVAILABLE, while earlier ones are freed.
+        # Otherwise a client within that limit gets UNAVAILABLE while its earlier calls are freed.
         ("grpc.http.overload_protection", 0),
         ("grpc.max_metadata_size", arguments.max_header_bytes),
         ("grpc.max_allowed_incoming_connections", reserve_descriptors(arguments.max_connections)),
@@ -105,6 +105,6 @@ def _enable_reflection(server: grpc.aio.Server) -> None:
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """Whether it is more than that a message, or a status, found no client: one has left, as clients may."""
+    """Whether a record tells of more than a client that has disconnected before its message or status was sent."""
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ != "ExecuteBatchError"

@@ -69,7 +69,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         async def answer() -> messages.ModelMetadataResponse:
             check_version(request.name, request.version)
             described = describe_model(find_ready_model(self._models, request.name))
-            # MLServer's clients have another type under the number of `properties`, and fail on any.
+            # MLServer's clients fail on `properties`: they have another type under its number.
             return messages.ModelMetadataResponse(**{**described, "properties": {}})
 
         return await self._guard(context, "ModelMetadata", answer)
@@ -120,9 +120,9 @@ class InferenceService(GRPCInferenceServiceServicer):
         """Await the answer, or end the call with the error's code; answer and log get the client's request id."""
         started = time.perf_counter()
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        given = metadata.get(REQUEST_ID) or None
-        request_id.set(given)
-        echo = () if given is None else ((REQUEST_ID, given),)
+        client_id = metadata.get(REQUEST_ID) or None
+        request_id.set(client_id)
+        echo = () if client_id is None else ((REQUEST_ID, client_id),)
         context.set_trailing_metadata(echo)
         status = grpc.StatusCode.CANCELLED
         try:
@@ -136,7 +136,7 @@ class InferenceService(GRPCInferenceServiceServicer):
             if self._log_latency:
                 # The line itself has the id.
                 request_id.set(None)
-                log_latency(given, "gRPC", f"/{SERVICE}/{method}", status.name, started)
+                log_latency(client_id, "gRPC", f"/{SERVICE}/{method}", status.name, started)
         return response
 
     async def _infer(self, data: bytes) -> bytes:

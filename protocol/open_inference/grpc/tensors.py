@@ -30,9 +30,9 @@ from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 
-# Elements that are copied at once: some ms, in which no other thread runs.
+# Elements that are copied at once, which takes some ms and stops other threads.
 _AT_ONCE = 2**15
-# Of a field of bytes: https://protobuf.dev/programming-guides/encoding/#structure
+# The wire type of a field of bytes: https://protobuf.dev/programming-guides/encoding/#structure
 _LENGTH_DELIMITED = 2
 _OUTPUTS = messages.ModelInferResponse.OUTPUTS_FIELD_NUMBER
 _RAW_CONTENTS = messages.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
@@ -70,8 +70,8 @@ async def read_infer(
 def read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> InferCall:
     """
     Raises:
-        LimitExceededError: it has more of something than the operator allows.
-        InputError: a tensor is not what its datatype and shape say.
+        LimitExceededError: the request exceeds a limit.
+        InputError: a tensor does not fit its datatype and shape.
     """
     parameters = [tensor.parameters for tensor in request.inputs]
     check_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
@@ -98,7 +98,7 @@ def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) ->
     if not raw:
         return [_read_contents(tensor) for tensor in request.inputs]
     if len(raw) != len(request.inputs):
-        # This and the next are KServe's words.
+        # This text and the next are KServe's.
         raise InputError(
             f"the number of inputs ({len(request.inputs)}) does not match the expected number of raw input contents "
             f"({len(raw)}) for model '{request.model_name}'."
@@ -136,13 +136,13 @@ def encode_answer(request: messages.ModelInferRequest, answer: Answer, is_final:
     """An encoded ModelInferResponse: all tensors raw or none, as the protocol has it.
 
     Args:
-        is_final: of a response in a stream, whether it is the request's last.
+        is_final: whether a response of a stream is its request's last; None outside of streams.
     """
     response = messages.ModelInferResponse(
         model_name=request.model_name, model_version=MODEL_VERSION, id=inference.answer_id(request.id)
     )
     if is_final is not None:
-        # As KServe's and Triton's streams have it.
+        # KServe's and Triton's streams have this parameter.
         response.parameters["triton_final_response"].bool_param = is_final
     raw = any(binary for _, binary in answer)
     parts: list[bytes | memoryview] = [response.SerializeToString()]
@@ -159,7 +159,7 @@ def encode_answer(request: messages.ModelInferRequest, answer: Answer, is_final:
 
 
 def encode_field(number: int, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """A field of a message, or of bytes, that is in parts."""
+    """A field of a message or of bytes, whose content is in parts."""
     head = bytearray()
     for value in (number << 3 | _LENGTH_DELIMITED, sum(map(len, parts))):
         while value > 0x7F:

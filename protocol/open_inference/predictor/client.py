@@ -43,7 +43,7 @@ _LONGEST_BACKOFF = 2.0
 
 
 def connect_predictor(arguments: Arguments) -> Predictor:
-    """A connection to the predictor that the arguments name; nothing is sent yet."""
+    """A connection to the predictor in the arguments; this call sends nothing."""
     wire = GrpcWire(arguments) if arguments.predictor_protocol == "grpc-v2" else RestWire(arguments)
     return OpenInferencePredictor(
         wire, arguments.predictor_request_timeout_seconds, arguments.predictor_request_retries
@@ -51,13 +51,13 @@ def connect_predictor(arguments: Arguments) -> Predictor:
 
 
 class OpenInferencePredictor:
-    """The predictor, whatever the wire; thread-safe."""
+    """The predictor over either wire; thread-safe."""
 
     def __init__(self, wire: Wire, seconds: float, retries: int) -> None:
         """
         Args:
-            seconds: the longest that a call may take, retries included.
-            retries: how often what can succeed later is tried again.
+            seconds: the time limit of a call, retries included.
+            retries: how often a call that may succeed later is tried again.
         """
         self._wire = wire
         self._seconds = seconds
@@ -122,9 +122,9 @@ class OpenInferencePredictor:
         return left
 
     def _note(self, error: PredictorError | None) -> None:
-        """Log when the predictor begins to fail and when it answers again, not every batch between."""
+        """Log when the predictor begins to fail and when it answers again."""
         if isinstance(error, PredictorRefusalError):
-            # Where only the size is wrong, every large batch is refused, and its parts are answered.
+            # A predictor may refuse all large batches and answer their parts, so this is logged once.
             if not self._refused:
                 logger.warning("%s; this is said once", error)
             self._refused = True
@@ -139,7 +139,7 @@ class OpenInferencePredictor:
 
 
 def _input_datatype(name: str, metadata: Metadata) -> str:
-    # Of a server like this one the metadata has only the texts that it takes too, and KServe's has nothing.
+    # The metadata of a server like this one lists only the input for texts, and KServe's lists none.
     if all(datatype == BYTES for datatype in metadata.datatypes.values()):
         return _TOKEN_DATATYPE
     if (datatype := metadata.datatypes.get(name)) in DTYPES:
@@ -153,7 +153,7 @@ def _input_datatype(name: str, metadata: Metadata) -> str:
 def _choose_output(names: Sequence[str]) -> str:
     if _LOGITS in names:
         return _LOGITS
-    # A server like this one can also say what it has left out.
+    # A server like this one can also return the number of truncated tokens.
     others = [name for name in names if name != wire_name(TRUNCATED_TOKENS)]
     if len(others) == 1:
         return others[0]

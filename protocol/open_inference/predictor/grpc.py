@@ -25,27 +25,27 @@ from runners.core.errors import (
 _GRPC_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # By default a predictor that was down is not looked for again for up to two minutes.
+    # By default gRPC tries to reconnect to a predictor after up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 _GRPC_REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
-# What gRPC itself says of a message above the predictor's limit, whichever way it goes.
+# A part of gRPC's own message about a message above the predictor's limit, in either direction.
 _TOO_LARGE = "larger than max"
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 
 
 class GrpcWire:
-    """Over gRPC, tensors as raw contents."""
+    """The predictor over gRPC, with tensors as raw contents."""
 
     def __init__(self, arguments: Arguments) -> None:
         host = str(arguments.predictor_host)
         if ":" not in host.rpartition("]")[2]:
-            # As over REST; gRPC's own default is 443 also without TLS.
+            # The ports of REST; gRPC's default is 443 even without TLS.
             host += ":443" if arguments.predictor_use_ssl else ":80"
         self._model = arguments.model_name
         if arguments.predictor_use_ssl:
-            # The variable that Python's own TLS, and so REST, follows.
+            # Python's TLS, and so REST, follows the same variable.
             certificates = os.environ.get("SSL_CERT_FILE")
             roots = Path(certificates).read_bytes() if certificates else None
             self._channel = grpc.secure_channel(host, grpc.ssl_channel_credentials(roots), _GRPC_OPTIONS)
@@ -101,7 +101,7 @@ def _explain_grpc(error: Any, infers: bool) -> PredictorError:
     code, words = error.code(), quote_words(error.details() or "")
     match code:
         case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
-            # The details may be of the network, which is not for clients.
+            # The details may tell of the network, which clients must not learn.
             return PredictorUnavailableError("the predictor cannot be reached, or its model is not ready")
         case grpc.StatusCode.RESOURCE_EXHAUSTED if infers and _TOO_LARGE in words:
             return PredictorRefusalError(f"the predictor refuses the tensors: {words}")

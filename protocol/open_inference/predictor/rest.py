@@ -40,7 +40,7 @@ class _TensorMetadata(msgspec.Struct):
 
 
 class _ModelMetadata(msgspec.Struct):
-    # KServe's are null or empty.
+    # KServe's lists are null or empty.
     inputs: list[_TensorMetadata] | None = None
     outputs: list[_TensorMetadata] | None = None
 
@@ -75,7 +75,7 @@ _REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPSta
 
 
 class RestWire:
-    """Over REST, on an event loop of its own: only there a whole call can be bounded, and given up at the end."""
+    """The predictor over REST, on an event loop of its own, where a whole call has a time-out and can be cancelled."""
 
     def __init__(self, arguments: Arguments) -> None:
         scheme = "https" if arguments.predictor_use_ssl else "http"
@@ -83,9 +83,9 @@ class RestWire:
         self._client = httpx.AsyncClient(
             base_url=f"{scheme}://{arguments.predictor_host}",
             timeout=None,
-            # To pack and unpack megabytes of floats takes longer than to send them.
+            # Compressing megabytes of floats takes longer than sending them.
             headers={"accept-encoding": "identity"},
-            # Shorter than servers keep a connection, so that none is used that they are closing.
+            # Servers keep connections for longer, so that no connection is used while a server closes it.
             limits=httpx.Limits(keepalive_expiry=3.0),
         )
         self._loop = asyncio.new_event_loop()
@@ -170,10 +170,10 @@ class RestWire:
     def _read(
         self, response: httpx.Response, decoder: msgspec.json.Decoder[T], what: str, body: bytes | None = None
     ) -> T:
-        """The JSON of an answer.
+        """Decode the JSON of an answer.
 
         Raises:
-            PredictorError: the answer is an error, or no such JSON.
+            PredictorError: the answer is an error, or its JSON is of another form.
         """
         status = response.status_code
         if status in _UNAVAILABLE:
@@ -189,7 +189,7 @@ class RestWire:
 
 
 def _explain(response: httpx.Response) -> str:
-    """The status of an answer, and the protocol's error where it has one: a gateway's page says nothing to clients."""
+    """The status of an answer, and the protocol's error if it has one; clients do not get a gateway's page."""
     try:
         return f"{response.status_code}, {quote_words(_failure_decoder.decode(response.content).error)}"
     except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -9,7 +9,7 @@ from typing import Protocol
 from protocol.open_inference.tensors import Tensor
 from runners.core.errors import PredictorTimeoutError
 
-# How much of the predictor's own words is shown to clients.
+# Characters of the predictor's own message that clients get.
 _LONGEST_QUOTE = 200
 
 
@@ -18,9 +18,9 @@ class Metadata:
     """The predictor's description of its model.
 
     Attributes:
-        datatypes: those of the inputs by name; empty where it does not say.
-        outputs: their names; empty where it does not say.
-        binary: whether it takes the binary tensor extension; gRPC needs none.
+        datatypes: the datatypes of the inputs by name; empty if it lists none.
+        outputs: the names of the outputs; empty if it lists none.
+        binary: whether it has the extension for binary tensors; always true over gRPC.
     """
 
     datatypes: Mapping[str, str]
@@ -34,7 +34,7 @@ class Wire(Protocol):
     def metadata(self, seconds: float) -> Metadata: ...
 
     def infer(self, inputs: Sequence[Tensor], output: str | None, binary: bool, seconds: float) -> list[Tensor]:
-        """The named output, or all where None is named."""
+        """The named output, or all outputs if `output` is None."""
 
     def ready(self, seconds: float) -> bool: ...
 
@@ -46,6 +46,6 @@ def too_slow() -> PredictorTimeoutError:
 
 
 def quote_words(words: str) -> str:
-    """What the predictor says, on one line."""
+    """The predictor's message on one line."""
     line = " ".join(words.split())
     return line if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE]} ..."

@@ -68,7 +68,7 @@ def find_candidates(
     if answer_options.handle_impossible_answer and not context[0]:
         none = np.array([[float(starts[0] * ends[0]), -1, -1]])
         starts, ends = starts[1:], ends[1:]
-    products, first, last = _find_candidates(starts, ends, np.flatnonzero(context), token_spans, answer_options)
+    products, first, last = _find_spans(starts, ends, np.flatnonzero(context), token_spans, answer_options)
     if not len(products):
         return none
     low = int(first.min())
@@ -85,10 +85,11 @@ def _pick_best(candidates: NDArray[np.float64], most: int) -> NDArray[np.float64
 
 
 def _find_edges(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each place in a text: the next place that is no space, and the place after the last that is none before it.
+    """Where a span of a text starts and ends without the spaces around it.
 
     Returns:
-        int64 [characters + 1] each.
+        Two arrays, int64 [characters + 1] each. A span from place i to place j starts at `begins[i]`, the first
+        character from i on that is no space, and ends at `finishes[j]`, after the last character before j that is none.
     """
     spaces = np.array([*map(str.isspace, text)], dtype=bool)
     places = np.arange(len(text) + 1)
@@ -97,7 +98,7 @@ def _find_edges(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.minimum.accumulate(begins[::-1])[::-1], np.maximum.accumulate(finishes)
 
 
-def _find_candidates(
+def _find_spans(
     starts: NDArray[np.float32],
     ends: NDArray[np.float32],
     tokens: NDArray[np.int64],

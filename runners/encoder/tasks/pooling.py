@@ -109,7 +109,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
         match kind:
             case "Transformer" if folder:
                 raise ModelLoadError(
-                    f"modules.json has its Transformer in {folder}, and this server reads the folder above"
+                    f"modules.json has its Transformer in {folder}, and this server only supports the model's folder"
                 )
             case "Transformer" | "Dropout":
                 pass
@@ -118,7 +118,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 modes = _read_modes(config)
                 pools_prompts = bool(config.get("include_prompt", True))
                 if not pools_prompts and prompts.get(default_prompt_name or ""):
-                    raise ModelLoadError(f"{folder} pools without the prompt, which this server does not do")
+                    raise ModelLoadError(f"{folder} pools without the prompt, which this server does not support")
             case "Dense":
                 layers.append(_load_dense(arguments, folder).to(device))
             case "Normalize":

@@ -26,7 +26,7 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
     settings = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
     if (settings.get("prompts") or {}).get(settings.get("default_prompt_name")):
         raise ModelLoadError(
-            "it has a prompt by default (default_prompt_name), which this server does not put in pairs"
+            "it has a prompt by default (default_prompt_name), which this server does not support for pairs"
         )
     named = _find_name(settings, config)
     if named is None:

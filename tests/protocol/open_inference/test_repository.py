@@ -61,7 +61,7 @@ def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> N
     client = serve(model_dir=model_folder("bert", "fill_mask"), enable_repository=True)
     runner: Any = client.app_state["served"][0].first
     model = weakref.ref(runner._loaded.model)
-    [thread] = runner._threads
+    [thread] = runner._worker._threads
     client.post(UNLOAD)
     gc.collect()
     assert model() is None

@@ -179,7 +179,7 @@ def test_the_id_of_the_request_is_in_the_answers(http: TestClient) -> None:
 
 
 def test_cached_tokens_are_told_where_the_operator_says_so(chat_folder: Path, serve: Serve, http: TestClient) -> None:
-    from runners.core.arguments import EngineArgument
+    from runners.core.engine_arguments import EngineArgument
 
     engine = {"enable_prompt_tokens_details": EngineArgument("true", "the command line")}
     telling = serve(model_dir=chat_folder, backend="huggingface", engine=engine)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runners.core.arguments import Arguments, EngineArgument
+from runners.core.arguments import Arguments
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import InputError
 from runners.core.generation import Chat
 from runners.generator import chat_templates

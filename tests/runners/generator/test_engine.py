@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from runners.core.arguments import Arguments, EngineArgument
+from runners.core.arguments import Arguments
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import EngineDeadError, GenerationFailedError, InputError, ModelLoadError, ModelNotReadyError
 from runners.core.generation import Chat, Sampling
 from runners.generator.decoder import Batching, Decoder

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runners.core.arguments import Arguments, read_arguments
+from runners.core.argument_sources import read_arguments
+from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, InputError, RunnerError
 from runners.core.generation import BeamSearch, Constraint, Sampling
 from runners.generator.runner import GeneratorRunner

@@ -24,7 +24,7 @@ from protocol.context import make_context
 from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS
 from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.open_inference.grpc.stubs import open_inference_pb2
-from runners.core import api_keys
+from runners.core import file_watch
 from runners.core.api_keys import digest_keys
 from runners.core.arguments import Arguments
 from runners.core.models import Models
@@ -300,7 +300,7 @@ def test_keys_from_a_file_are_read_again(
     start: Callable[..., TestClient], dial: Dial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is a link, as in a secret of Kubernetes, which points elsewhere once the secret has changed."""
-    monkeypatch.setattr(api_keys, "_CHECK_SECONDS", 0)
+    monkeypatch.setattr(file_watch, "_CHECK_SECONDS", 0)
     (tmp_path / "old").write_text("# of team A\nfirst\n\n second \n")
     (tmp_path / "new").write_text("third")
     link = tmp_path / "keys"

@@ -23,6 +23,7 @@ from protocol.open_inference.grpc.stubs.generate import HERE, generate
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.core.api_keys import digest_keys
 from runners.core.models import Models
+from runners.core.version import VERSION
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
 from tests.wire import read_outputs, set_parameters, to_binary
 
@@ -67,7 +68,7 @@ def test_server_calls(channel: grpc.Channel) -> None:
     assert server.ServerLive(messages.ServerLiveRequest()).live is True
     assert server.ServerReady(messages.ServerReadyRequest()).ready is True
     metadata = server.ServerMetadata(messages.ServerMetadataRequest())
-    assert (metadata.name, metadata.version) == ("bentoml-huggingface-runtime", "0.1.0")
+    assert (metadata.name, metadata.version) == ("bentoml-huggingface-runtime", VERSION)
     assert list(metadata.extensions) == [
         "binary_tensor_data", "classification", "model_repository", "model_repository_extension",
     ]  # fmt: skip
