@@ -86,7 +86,7 @@ class Server:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        create_worker().models.changeable = arguments.workers == 1
+        create_worker().models.can_reload = arguments.workers == 1
         if arguments.ssl_certfile is not None:
             bound_handshakes(arguments.header_timeout)
         await create_worker().start()

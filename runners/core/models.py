@@ -39,8 +39,8 @@ class Models:
     """The models of this server by name; they are loaded and unloaded one after another."""
 
     def __init__(self, runners: Sequence[Runner]) -> None:
-        # Whether a call reaches all there are: another worker has models of its own.
-        self.changeable = True
+        # Whether models can be loaded and unloaded: not with several workers, each of which has its own models.
+        self.can_reload = True
         slots = [_Slot(runner) for runner in runners]
         self._slots: Mapping[str, _Slot] = {name: slot for slot in slots for name in slot.runner.names}
 
