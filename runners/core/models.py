@@ -39,7 +39,7 @@ class Models:
     """The models of this server by name; they are loaded and unloaded one after another."""
 
     def __init__(self, runners: Sequence[Runner]) -> None:
-        # Whether a call can load and unload models: it would not reach the models of other workers.
+        # Whether models can be loaded and unloaded: not with several workers, each of which has its own models.
         self.can_reload = True
         slots = [_Slot(runner) for runner in runners]
         self._slots: Mapping[str, _Slot] = {name: slot for slot in slots for name in slot.runner.names}
