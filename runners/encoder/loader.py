@@ -83,8 +83,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
     else:
         # Probe texts may be longer than the model takes, so the operator's `truncation=false` does not hold for them.
-        options = replace(default_options, overflow=OverflowOptions())
-        samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
+        samples = SampleTexts(encoder_task, tokenizer, token_limits, replace(default_options, overflow=OverflowOptions()))
         forward = _prepare_forward(checkpoint, samples, input_names, max_batch_tokens)
     loaded = LoadedModel(
         task=checkpoint.task,
