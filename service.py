@@ -19,7 +19,7 @@ import bentoml
 from starlette.types import ASGIApp
 
 from protocol.application import create_application
-from protocol.http.connections.server import bound_connections, bound_handshakes
+from protocol.http.connections.uvicorn_settings import bound_connections, bound_handshakes
 from protocol.http.direct import route_directly
 from protocol.http.middleware.request_id import label_log_records
 from protocol.open_inference.grpc.server import GrpcServer
@@ -84,7 +84,7 @@ class Server:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        create_worker().models.changeable = arguments.workers == 1
+        create_worker().models.can_reload = arguments.workers == 1
         if arguments.ssl_certfile is not None:
             bound_handshakes(arguments.header_timeout)
         await create_worker().start()

@@ -20,7 +20,7 @@ from protocol.http.middleware.request_id import EchoRequestId
 from protocol.http.middleware.unread_bodies import DrainUnreadBody, answer_failure
 from protocol.kserve_v1 import openapi as kserve_v1_document
 from protocol.kserve_v1 import routes as kserve_v1
-from protocol.metrics import metrics_route
+from protocol.metrics_route import metrics_route
 from protocol.open_inference import openapi as open_inference_document
 from protocol.open_inference import routes as open_inference
 from protocol.openai import openapi as openai_document

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from protocol.open_inference.dataplane import INPUT
+from protocol.open_inference.inputs import INPUT
 from protocol.open_inference.outputs import wire_name
 from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.openapi.operations import Example, Examples

@@ -14,5 +14,5 @@ MODEL_VERSION = "1"
 def server_extensions(models: Models) -> list[str]:
     """The extensions of the Open Inference Protocol that this server has, under Triton's names."""
     # KServe calls the extension `model_repository_extension`.
-    repository = ["model_repository", "model_repository_extension"] if models.changeable else []
+    repository = ["model_repository", "model_repository_extension"] if models.can_reload else []
     return ["binary_tensor_data", "classification", *repository]

@@ -24,15 +24,15 @@ _threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="offload")
 _TURN_SECONDS = 0.01
 
 
-class _Share(threading.local):
-    """The time that the work of this thread has used, in seconds on the clock of `_Turns`."""
+class _ThreadShare(threading.local):
+    """The time that the work of this thread has used, in seconds on the clock of `_ThreadTurns`."""
 
     is_running = False
     finish = 0.0
     since = 0.0
 
 
-class _Turns:
+class _ThreadTurns:
     """Lets one thread run at a time, in the order of start-time fair queueing.
 
     A turn starts where the last one of its work ended, or at the turn that runs now, whichever is later, so that the
@@ -73,8 +73,8 @@ class _Turns:
         turn.release()
 
 
-_turns = _Turns()
-_share = _Share()
+_turns = _ThreadTurns()
+_share = _ThreadShare()
 
 
 async def offload(work: Callable[[], T]) -> T:

@@ -8,7 +8,7 @@ from typing import Any
 
 from protocol.http.body import STRUCTURED_EVENT_TYPE
 from protocol.kserve_v1.routes import PredictRequest
-from protocol.openapi.document import Document
+from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import MODEL, Example, content_of, json_answer, json_body
 from protocol.openapi.schemas import (
     BOOLEAN,
@@ -33,7 +33,7 @@ from runners.core.task import GENERATION, Task
 _TAG = "V1"
 
 
-def describe(document: Document) -> None:
+def describe(document: OpenApiDocument) -> None:
     """Add V1's operations and schemas."""
     document.add_tag(_TAG, "KServe's V1 protocol.")
     _add_schemas(document)
@@ -48,10 +48,10 @@ def describe(document: Document) -> None:
     paths.add("get", model, _TAG, "Whether a model is ready", {200: json_answer("ModelStatus")}, MODEL)
     paths.add("post", f"{model}:predict", _TAG, "Ask a model", {200: answer}, document.errors, body)
     refusals = (*MODEL, HTTPStatus.NOT_IMPLEMENTED)
-    paths.add("post", f"{model}:explain", _TAG, "Explain a prediction, which no model can", {}, refusals)
+    paths.add("post", f"{model}:explain", _TAG, "Explain a prediction; no model implements it", {}, refusals)
 
 
-def _add_schemas(document: Document) -> None:
+def _add_schemas(document: OpenApiDocument) -> None:
     types = document.add_types(PredictRequest)
     predict, instance = types["PredictRequest"], types["Instance"]
     predict["properties"]["parameters"] = or_null(reference("Parameters"))

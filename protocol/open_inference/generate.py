@@ -25,8 +25,8 @@ from runners.core.errors import InputError
 from runners.core.models import Models, find_ready_model
 from runners.core.predictions import Options, Text, TextInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import TextGenerator
-from runners.core.sampling_parameters import read_sampling
 
 _TEXT = "text_input"
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -37,7 +37,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 
     async def generate(request: Request) -> Response:
         runner = _find_generator(models, served_name(request), "generate")
-        call, text, options = await _read(await read_body(request, limits), limits)
+        call, text, options = await _read(runner, await read_body(request, limits), limits)
         [prediction] = await until_disconnect(request, runner.infer([TextInput(text)], options))
         output = prediction.main
         assert isinstance(output, Text)
@@ -45,7 +45,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 
     async def generate_stream(request: Request) -> Response:
         runner = _find_generator(models, served_name(request), "generate_stream")
-        call, text, options = await _read(await read_body(request, limits), limits)
+        call, text, options = await _read(runner, await read_body(request, limits), limits)
         streaming = stream_events(_stream(runner, call, text, options), _render_error)
         return await until_disconnect(request, streaming)
 
@@ -68,7 +68,7 @@ def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
     return generator
 
 
-async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
+async def _read(runner: TextGenerator, body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
     """The body, its text, and the options of its `parameters` and, as in Triton, of the fields beside the text."""
 
     def read(data: bytes) -> dict[str, Any]:
@@ -85,16 +85,9 @@ async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str,
         raise InputError("parameters must be an object")
     limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
-    if not parameters:
-        return call, text, _options(beside, limits)
     # A wrong field is refused even if `parameters` overrides it.
-    read_sampling(beside, limits)
-    return call, text, _options({**beside, **parameters}, limits)
-
-
-def _options(parameters: dict[str, Any], limits: RequestLimits) -> Options:
-    sampling, prompt = read_sampling(parameters, limits)
-    return Options(sampling=sampling, prompt=prompt)
+    options = resolve_options(runner, beside, limits)
+    return call, text, resolve_options(runner, {**beside, **parameters}, limits) if parameters else options
 
 
 def _answer(runner: TextGenerator, call: dict[str, Any], text: str) -> dict[str, Any]:

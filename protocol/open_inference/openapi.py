@@ -7,7 +7,7 @@ from http import HTTPStatus
 from protocol.open_inference.repository import IndexRequest
 from protocol.open_inference.rest import BINARY_HEADER, InferRequest
 from protocol.open_inference.tensors import DATATYPES
-from protocol.openapi.document import Document
+from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import (
     BINARY,
     BODY,
@@ -38,7 +38,7 @@ from runners.core.models import ModelState
 _TAG, _REPOSITORY = "Open Inference Protocol", "Repository"
 
 
-def describe(document: Document) -> None:
+def describe(document: OpenApiDocument) -> None:
     """Add the protocol's operations and schemas, and those of its extensions."""
     document.add_tag(_TAG, "V2, with the extensions for binary tensors, classification and generation.")
     document.add_tag(_REPOSITORY, "Triton's model repository extension.")
@@ -50,7 +50,7 @@ def describe(document: Document) -> None:
         _add_repository(document, f"/v2/repository{repository}")
 
 
-def _add_model(document: Document, model: str) -> None:
+def _add_model(document: OpenApiDocument, model: str) -> None:
     paths, texts = document.paths, document.examples("infer")
     body = json_body(reference("InferRequest"), texts)
     binary = {"type": "string", "format": "binary"}
@@ -69,7 +69,7 @@ def _add_model(document: Document, model: str) -> None:
     _add_generate(document, model)
 
 
-def _add_generate(document: Document, model: str) -> None:
+def _add_generate(document: OpenApiDocument, model: str) -> None:
     generator = document.runner.generator
     event = event_of(reference("GenerateEvent"), reference("Error"))
     stream = {"description": "A stream of events.", "content": {EVENTS: {"schema": event}}}
@@ -85,7 +85,7 @@ def _add_generate(document: Document, model: str) -> None:
             document.paths.add("post", path, _TAG, UNSERVED, {}, (*MODEL, HTTPStatus.BAD_REQUEST))
 
 
-def _add_repository(document: Document, base: str) -> None:
+def _add_repository(document: OpenApiDocument, base: str) -> None:
     index, body = {200: json_answer("RepositoryIndex")}, json_body(reference("IndexRequest"), required=False)
     document.paths.add("post", f"{base}/index", _REPOSITORY, "The models and their states", index, BODY, body)
     failures = (HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED)
@@ -95,7 +95,7 @@ def _add_repository(document: Document, base: str) -> None:
         document.paths.add("post", path, _REPOSITORY, summary, answers, failures, is_change=True)
 
 
-def _add_schemas(document: Document) -> None:
+def _add_schemas(document: OpenApiDocument) -> None:
     infer = document.add_types(InferRequest, IndexRequest)["InferRequest"]
     binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
     infer["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})

@@ -81,7 +81,7 @@ async def unload(models: Models, name: str) -> None:
 
 def _check(models: Models, name: str) -> None:
     find_model(models, name)
-    if not models.changeable:
+    if not models.can_reload:
         raise NotImplementedByModelError("several workers have the model, and a call reaches one of them")
 
 

@@ -17,7 +17,7 @@ from protocol.openai.parameters import MEANINGS
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
-from protocol.openapi.document import Document
+from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import CALL, EVENTS, JSON, UNSERVED, Example, json_answer, json_body, requests_of
 from protocol.openapi.schemas import Schema, reference
 from runners.core.runner import Runner
@@ -27,7 +27,7 @@ _TAG = "OpenAI"
 _STREAMED = {"completions": CHUNK, "chat/completions": CHUNK, "responses": EVENT}
 
 
-def describe(document: Document) -> None:
+def describe(document: OpenApiDocument) -> None:
     """Add the calls that the model serves, and vLLM's own description where vLLM serves them."""
     document.add_tag(_TAG, "OpenAI's API.")
     _add_schemas(document)
@@ -58,7 +58,7 @@ def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
     return by_outer
 
 
-def _add_below_prefix(document: Document, prefix: str, forwarded: Mapping[str, Any]) -> None:
+def _add_below_prefix(document: OpenApiDocument, prefix: str, forwarded: Mapping[str, Any]) -> None:
     """Add what is served below the prefix only: models, and vLLM's further paths."""
     paths, cards = document.paths, {200: json_answer("ModelCards")}
     paths.add("get", f"{prefix}/v1/models", _TAG, "The models and LoRA adapters", cards, shape="OpenAI")
@@ -70,7 +70,9 @@ def _add_below_prefix(document: Document, prefix: str, forwarded: Mapping[str, A
             _add_forwarded(document, f"{prefix}{path}", operations, {}, is_change)
 
 
-def _add_answered(document: Document, path: str, endpoint: OpenAIEndpoint, examples: Mapping[str, Example]) -> None:
+def _add_answered(
+    document: OpenApiDocument, path: str, endpoint: OpenAIEndpoint, examples: Mapping[str, Example]
+) -> None:
     """Add an operation that this server answers itself."""
     answer = json_answer(endpoint.response, examples)
     if (event := _STREAMED.get(endpoint.name)) is not None:
@@ -80,7 +82,7 @@ def _add_answered(document: Document, path: str, endpoint: OpenAIEndpoint, examp
 
 
 def _add_forwarded(
-    document: Document,
+    document: OpenApiDocument,
     path: str,
     operations: Mapping[str, Any],
     examples: Mapping[str, Example],
@@ -109,7 +111,7 @@ def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:
     return paths, {f"vLLM.{name}": schema for name, schema in vllm["components"]["schemas"].items()}
 
 
-def _add_schemas(document: Document) -> None:
+def _add_schemas(document: OpenApiDocument) -> None:
     generation = (CompletionRequest, ChatRequest, ResponsesRequest)
     schemas = document.add_types(
         *generation,

@@ -31,7 +31,7 @@ class ParameterSet(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class RefusedParameter:
     """The refusal of a parameter that would change the answer.
 
     Attributes:
@@ -129,52 +129,55 @@ NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
 }
 
 # Parameters of vLLM's that all calls refuse.
-_OF_VLLM: Mapping[str, Refusal] = {
-    "spaces_between_special_tokens": Refusal((True,)),
-    "watermarking": Refusal((False,)),
-    "priority": Refusal((0,)),
-    "kv_transfer_params": Refusal(),
-    "ec_transfer_params": Refusal(),
-    "vllm_xargs": Refusal(({},)),
-    "repetition_detection": Refusal(),
-    "thinking_token_budget": Refusal((-1,)),
-    "stream_interval": Refusal((1,)),
+_OF_VLLM: Mapping[str, RefusedParameter] = {
+    "spaces_between_special_tokens": RefusedParameter((True,)),
+    "watermarking": RefusedParameter((False,)),
+    "priority": RefusedParameter((0,)),
+    "kv_transfer_params": RefusedParameter(),
+    "ec_transfer_params": RefusedParameter(),
+    "vllm_xargs": RefusedParameter(({},)),
+    "repetition_detection": RefusedParameter(),
+    "thinking_token_budget": RefusedParameter((-1,)),
+    "stream_interval": RefusedParameter((1,)),
     # Removed from vLLM, for `structured_outputs`.
     **dict.fromkeys(
         ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_whitespace_pattern"),
-        Refusal(on_vllm=False),
+        RefusedParameter(on_vllm=False),
     ),
 }
-_OF_MEDIA: Mapping[str, Refusal] = {"media_io_kwargs": Refusal(({},)), "mm_processor_kwargs": Refusal(({},))}
-_OF_OPENAI = Refusal(on_vllm=False)
-REFUSED: Mapping[ParameterSet, Mapping[str, Refusal]] = {
-    ParameterSet.COMPLETIONS: {**_OF_VLLM, "suffix": _OF_OPENAI, "prompt_embeds": Refusal(([],))},
+_OF_MEDIA: Mapping[str, RefusedParameter] = {
+    "media_io_kwargs": RefusedParameter(({},)),
+    "mm_processor_kwargs": RefusedParameter(({},)),
+}
+_OF_OPENAI = RefusedParameter(on_vllm=False)
+REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
+    ParameterSet.COMPLETIONS: {**_OF_VLLM, "suffix": _OF_OPENAI, "prompt_embeds": RefusedParameter(([],))},
     ParameterSet.CHATS: {
         **_OF_VLLM,
         **_OF_MEDIA,
-        "return_prompt_text": Refusal((False,)),
+        "return_prompt_text": RefusedParameter((False,)),
         "audio": _OF_OPENAI,
-        "modalities": Refusal((["text"],), on_vllm=False),
+        "modalities": RefusedParameter((["text"],), on_vllm=False),
         "moderation": _OF_OPENAI,
-        "function_call": Refusal(("none",), on_vllm=False),
-        "functions": Refusal(([],), on_vllm=False),
-        "store": Refusal((False,), on_vllm=False),
-        "verbosity": Refusal(("medium",), on_vllm=False),
+        "function_call": RefusedParameter(("none",), on_vllm=False),
+        "functions": RefusedParameter(([],), on_vllm=False),
+        "store": RefusedParameter((False,), on_vllm=False),
+        "verbosity": RefusedParameter(("medium",), on_vllm=False),
         "web_search_options": _OF_OPENAI,
     },
     ParameterSet.RESPONSES: {
         **_OF_VLLM,
         **_OF_MEDIA,
-        "background": Refusal((False,)),
-        "context_management": Refusal(([],), on_vllm=False),
+        "background": RefusedParameter((False,)),
+        "context_management": RefusedParameter(([],), on_vllm=False),
         "conversation": _OF_OPENAI,
-        "enable_response_messages": Refusal((False,)),
+        "enable_response_messages": RefusedParameter((False,)),
         "moderation": _OF_OPENAI,
-        "previous_input_messages": Refusal(),
-        "previous_response_id": Refusal(),
+        "previous_input_messages": RefusedParameter(),
+        "previous_response_id": RefusedParameter(),
         "prompt": _OF_OPENAI,
-        "tools": Refusal(([],)),
-        "tool_choice": Refusal(("auto", "none")),
+        "tools": RefusedParameter(([],)),
+        "tool_choice": RefusedParameter(("auto", "none")),
         **dict.fromkeys(("access_programs", "background_options", "image"), _OF_OPENAI),
     },
     ParameterSet.PARAMETERS: {},

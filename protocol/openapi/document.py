@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from protocol.context import ServerContext
 from protocol.openapi.operations import CALL, JSON, PREDICTOR, Example, Examples, Paths, json_answer, text_answer
-from protocol.openapi.parameters import describe_parameters
+from protocol.openapi.parameter_schemas import describe_parameters
 from protocol.openapi.schemas import COMMON_SCHEMAS, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.core.sampling_parameters import SamplingParameters
@@ -36,7 +36,7 @@ _DESCRIPTION = (
 DescribeExamples = Callable[[Task | None, str, str], Examples]
 
 
-class Document:
+class OpenApiDocument:
     """The document, to which each protocol adds its tags, operations and schemas.
 
     Attributes:
@@ -90,21 +90,21 @@ class Document:
         return document
 
 
-Describe = Callable[[Document], None]
+Describe = Callable[[OpenApiDocument], None]
 
 
 def describe_server(
     context: ServerContext, protocols: Sequence[Describe], describe_examples: DescribeExamples
 ) -> dict[str, Any]:
     """The document; complete once the model is ready."""
-    document = Document(context, describe_examples)
+    document = OpenApiDocument(context, describe_examples)
     for describe in protocols:
         describe(document)
     _describe_server_paths(document)
     return document.build()
 
 
-def _describe_server_paths(document: Document) -> None:
+def _describe_server_paths(document: OpenApiDocument) -> None:
     document.add_tag("Server", "Health, metrics and this document.")
     document.add_tag("BentoML", "Paths that BentoML answers.")
     paths = document.paths

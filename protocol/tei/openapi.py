@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from protocol.openapi.document import Document
+from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import UNSERVED, json_answer, json_body
 from protocol.openapi.schemas import CLASS, COUNT, NUMBER, STRING, Schema, array_of, object_of, one_of, reference
 from protocol.tei.routes import TASKS, TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
@@ -26,7 +26,7 @@ _SCHEMAS: dict[str, Schema] = {
 }
 
 
-def describe(document: Document) -> None:
+def describe(document: OpenApiDocument) -> None:
     """Add the three calls."""
     document.add_tag(_TAG, "The calls of Text Embeddings Inference.")
     document.add_types(TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest)

@@ -70,7 +70,7 @@ class TeiEmbedRequest(_TeiRequest, kw_only=True):
 
 
 class TeiPredictRequest(_TeiRequest, kw_only=True):
-    """A body of `/predict`: a text, a pair of two, or a list of lists that have one or two."""
+    """A body of `/predict`: a text, a pair of texts, or a list whose items are lists of one text or a pair."""
 
     inputs: str | list[str | list[str]]
     raw_scores: bool = False

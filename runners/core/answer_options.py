@@ -1,4 +1,4 @@
-"""What may be asked of an encoder's answer, by a request or, for all requests, by the operator."""
+"""The options of an encoder's answer, which a request or, for all requests, the operator sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class ScoreFunction(StrEnum):
-    """What makes scores of logits, under the names of `transformers`' pipelines."""
+    """The functions that convert logits to scores, under the names of `transformers`' pipelines."""
 
     SOFTMAX = "softmax"
     SIGMOID = "sigmoid"
@@ -17,7 +17,7 @@ class ScoreFunction(StrEnum):
 
 
 class AggregationStrategy(StrEnum):
-    """What makes entities of tokens, under the names of `transformers`' pipeline."""
+    """The ways to merge tokens into entities, under the names of `transformers`' pipeline."""
 
     NONE = "none"
     SIMPLE = "simple"
@@ -27,14 +27,14 @@ class AggregationStrategy(StrEnum):
 
 
 class WindowAggregation(StrEnum):
-    """What makes one row of logits of those that the windows of a text have."""
+    """The functions that combine the logits of a text's windows."""
 
     MEAN = "mean"
     MAX = "max"
 
 
 def split_names(value: object) -> object:
-    """A comma list as a command line has it, or a list as a request has it, as a tuple."""
+    """A tuple of the names in a list, or in a string with commas."""
     if isinstance(value, str):
         return tuple(name.strip() for name in value.split(",") if name.strip())
     return tuple(value) if isinstance(value, list) else value
@@ -47,16 +47,16 @@ def _check_template(value: str) -> str:
 
 
 class AnswerOptions(BaseModel):
-    """The options under one name for both: a flag, and a name in a request's `parameters`, which wins.
+    """Options of answers: arguments of the server, and `parameters` of requests, which win.
 
-    Which of them a task has is its head's to say.
+    Each task has some of them (`EncoderTask.answer_options`).
     """
 
     model_config = ConfigDict(frozen=True)
 
     @property
     def records(self) -> bool:
-        """Whether anything is asked for that has names and scores for an answer."""
+        """Whether the options ask for an answer of records, with names and scores."""
         return any(getattr(self, name) != default for name, default in _WITHOUT_RECORDS.items())
 
     labels: bool = Field(
@@ -138,7 +138,7 @@ _WITHOUT_RECORDS = {
 
 
 class OverflowOptions(BaseModel):
-    """What is to be done with a text that is longer than the model takes, under one name for both as above."""
+    """Options for texts that are longer than the model takes: arguments of the server, and `parameters` of requests."""
 
     model_config = ConfigDict(frozen=True)
 

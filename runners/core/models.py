@@ -1,4 +1,4 @@
-"""The models of this server by name, and where each is on its way."""
+"""The models of this server by name, their states, and their loading and unloading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runners.core.runner import Runner
 
 
 class ModelState(StrEnum):
-    """Where a model is on its way; the names are those of Triton's repository extension."""
+    """The state of a model, under the names of Triton's repository extension."""
 
     UNAVAILABLE = "UNAVAILABLE"
     LOADING = "LOADING"
@@ -20,7 +20,7 @@ class ModelState(StrEnum):
 
 
 class _Slot:
-    """A model's place: the model, and what is being done with it."""
+    """A model with its state."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -39,8 +39,8 @@ class Models:
     """The models of this server by name; they are loaded and unloaded one after another."""
 
     def __init__(self, runners: Sequence[Runner]) -> None:
-        # Whether a call reaches all there are: another worker has models of its own.
-        self.changeable = True
+        # Whether models can be loaded and unloaded: not with several workers, each of which has its own models.
+        self.can_reload = True
         slots = [_Slot(runner) for runner in runners]
         self._slots: Mapping[str, _Slot] = {name: slot for slot in slots for name in slot.runner.names}
 
@@ -50,7 +50,7 @@ class Models:
 
     @property
     def first(self) -> Runner:
-        """The model that a request means which names none."""
+        """The model of requests that name none."""
         return next(iter(self._slots.values())).runner
 
     @property
@@ -60,7 +60,7 @@ class Models:
 
     @property
     def busy(self) -> bool:
-        """Whether requests are under way."""
+        """Whether a model has running requests."""
         return any(slot.runner.busy for slot in self._slots.values())
 
     @property
@@ -73,7 +73,7 @@ class Models:
         return None if slot is None else slot.runner
 
     def state(self, name: str) -> tuple[ModelState, str]:
-        """A model's state, and why it is unavailable."""
+        """A model's state, and the reason if it is unavailable."""
         slot = self._slots[name]
         return slot.state, slot.reason if slot.state is ModelState.UNAVAILABLE else ""
 
@@ -81,7 +81,7 @@ class Models:
         """Load a model, unless it is loaded.
 
         Raises:
-            RunnerError: it cannot be served.
+            RunnerError: the model cannot be loaded.
         """
         slot = self._slots[name]
         async with slot.lock:
@@ -97,7 +97,7 @@ class Models:
                 slot.changing = None
 
     async def unload(self, name: str) -> None:
-        """Unload a model, once what is under way has ended."""
+        """Unload a model, once its requests have ended."""
         slot = self._slots[name]
         async with slot.lock:
             slot.changing = ModelState.UNLOADING

@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 # Flags that say what an answer is made of; every task takes them, those without an effect too.
 OPTION_FLAGS = ("return_probabilities", "return_raw_logits", "return_offsets_mapping")
-_NAMES = frozenset({*AnswerOptions.model_fields, *OverflowOptions.model_fields})
+_ANSWER_NAMES, _OVERFLOW_NAMES = tuple(AnswerOptions.model_fields), tuple(OverflowOptions.model_fields)
+_NAMES = frozenset({*_ANSWER_NAMES, *_OVERFLOW_NAMES})
+_PARAMETERS = (*_ANSWER_NAMES, *_OVERFLOW_NAMES, *OPTION_FLAGS)
 _FORM_BY_FLAG = {"return_probabilities": AnswerForm.PROBABILITIES, "return_raw_logits": AnswerForm.RAW_LOGITS}
 # The labels of a request replace the model's classes, which the second option of each pair is about.
 _EXCLUSIONS = (("candidate_labels", "function_to_apply"), ("candidate_labels", "stride"))
@@ -107,7 +109,7 @@ def resolve_options(runner: Runner, parameters: Mapping[str, Any] | None, limits
     if (generator := runner.generator) is not None:
         sampling, prompt = read_sampling(parameters, generator.limits)
         return replace(options, sampling=sampling, prompt=prompt)
-    values = {name: parameters[name] for name in _Parameters.model_fields if name in parameters} if parameters else {}
+    values = {name: parameters[name] for name in _PARAMETERS if name in parameters} if parameters else {}
     return _change_options(options, values, runner.supported_options, limits) if values else options
 
 
@@ -124,8 +126,8 @@ def _change_options(
     for one, other in _EXCLUSIONS:
         if values.get(one) and other in values:
             raise InputError(f"the parameters {one} and {other} exclude each other", other)
-    answer = {name: getattr(parameters, name) for name in values if name in AnswerOptions.model_fields}
-    overflow = {name: getattr(parameters, name) for name in values if name in OverflowOptions.model_fields}
+    answer = {name: getattr(parameters, name) for name in values if name in _ANSWER_NAMES}
+    overflow = {name: getattr(parameters, name) for name in values if name in _OVERFLOW_NAMES}
     options = replace(
         defaults,
         answer=defaults.answer.model_copy(update=answer) if answer else defaults.answer,
@@ -146,7 +148,7 @@ def _choose_form(
         raise InputError(f"the parameters {' and '.join(_FORM_BY_FLAG)} exclude each other")
     if forms and supported.scores_classes:
         if answer:
-            name = next(name for name in AnswerOptions.model_fields if name in answer)
+            name = next(name for name in _ANSWER_NAMES if name in answer)
             raise InputError(f"the parameters {name} and return_{forms[0]} exclude each other")
         return replace(options, form=forms[0], answer=AnswerOptions())
     if any(values.get(flag) is False and options.form is form for flag, form in _FORM_BY_FLAG.items()):

@@ -32,15 +32,15 @@ class Runner(Protocol):
 
     @property
     def names(self) -> Sequence[str]:
-        """All its names, the one above first."""
+        """All names of the model, beginning with `name`."""
 
     @property
     def task(self) -> Task | None:
-        """What it does; None until that is known."""
+        """The model's task; None until it is known."""
 
     @property
     def generator(self) -> TextGenerator | None:
-        """The runner itself where its engine is one for generation; None for an encoder."""
+        """The runner itself if it has an engine for generation; None for an encoder."""
 
     @property
     def ready(self) -> bool:
@@ -48,7 +48,7 @@ class Runner(Protocol):
 
     @property
     def failed(self) -> bool:
-        """Whether it has died for good, so that the process must end."""
+        """Whether the model has died, so that the process must end."""
 
     @property
     def busy(self) -> bool:
@@ -56,14 +56,14 @@ class Runner(Protocol):
 
     @property
     def default_options(self) -> Options:
-        """What the operator's arguments ask of every text."""
+        """The options of a request that sets none, from the operator's arguments."""
 
     def class_name(self, index: int) -> str:
-        """What one of the classes is called that `logits` has scores for; for fill-mask a token of the vocabulary."""
+        """The name of a class by its index in `logits`; for fill-mask a token of the vocabulary."""
 
     @property
     def properties(self) -> Mapping[str, str]:
-        """What else a client may want to know of the model."""
+        """Further properties of the model for clients."""
 
     @property
     def supported_options(self) -> SupportedOptions:
@@ -79,17 +79,17 @@ class Runner(Protocol):
         """Load and warm the model.
 
         Raises:
-            RunnerError: it cannot be served.
+            RunnerError: the model cannot be served.
         """
 
     async def unload(self) -> None:
-        """Refuse what comes, let what is under way end, and free the memory; `load` may follow."""
+        """Refuse new requests, wait for those under way, and free the memory; `load` may follow."""
 
     def close(self) -> None:
-        """Stop; what waits fails. Blocks until what runs is done."""
+        """Stop: waiting requests fail. Blocks until the current batch is done."""
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
-        """One prediction a text, in order.
+        """A prediction for each text, in order.
 
         Raises:
             InputError: a text cannot be served; the message names its position.

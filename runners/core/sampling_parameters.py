@@ -107,7 +107,7 @@ class GenerationFields(SamplingFields, kw_only=True):
 
 
 class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
-    """`parameters` of V1 and the Open Inference Protocol; `transformers` calls `max_tokens` `max_new_tokens`."""
+    """`parameters` of V1 and the Open Inference Protocol; `max_new_tokens` is `transformers`' name of `max_tokens`."""
 
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 

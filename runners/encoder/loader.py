@@ -18,7 +18,7 @@ from runners.core.machine import count_cores
 from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
-from runners.core.request_options import check_options, read_default_options, warn_of_unsupported
+from runners.core.request_options import SupportedOptions, check_options, read_default_options, warn_of_unsupported
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
 from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.loaded_model import LoadedModel
@@ -67,7 +67,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
     torch.set_num_threads(count_cores(arguments.workers))
     checkpoint = _load_checkpoint(arguments)
     encoder_task, model = checkpoint.encoder_task, checkpoint.model
-    default_options = _resolve_default_options(arguments, checkpoint)
+    supported, default_options = _resolve_options(arguments, checkpoint)
     input_names = _input_names(arguments, model, checkpoint.tokenizer)
     _create_counters(arguments.model_name)
     max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, encoder_task.recommended_length)
@@ -82,7 +82,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         forward = RemoteForward(predictor, encoder_task, input_names, find_padding_id(model))
         watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
     else:
-        # Probe texts may be longer than the model takes, so the operator's `truncation=false` does not hold for them.
+        # Probe texts may be longer than the model takes: the operator's `truncation=false` does not hold for them.
         options = replace(default_options, overflow=OverflowOptions())
         samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
         forward = _prepare_forward(checkpoint, samples, input_names, max_batch_tokens)
@@ -91,7 +91,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         model=model,
         encoder_task=encoder_task,
         default_options=default_options,
-        supported_options=encoder_task.supported_options(checkpoint.task),
+        supported_options=supported,
         tokenizer=tokenizer,
         token_limits=token_limits,
         tokenizer_threads=TokenizerThreads(tokenizer),
@@ -100,10 +100,14 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         predictor=predictor,
         watch=watch,
     )
-    # Loaded objects stay, so the garbage collector skips them from now on. Its pauses were the tail of the latency.
+    _freeze_objects()
+    return loaded
+
+
+def _freeze_objects() -> None:
+    """Exclude the loaded objects, which stay, from garbage collection: its pauses were the tail of the latency."""
     gc.collect()
     gc.freeze()
-    return loaded
 
 
 def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:
@@ -158,8 +162,8 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
     return _Checkpoint(task, encoder_task, model, tokenizer, device)
 
 
-def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> Options:
-    """The operator's options, as far as the task has them.
+def _resolve_options(arguments: Arguments, checkpoint: _Checkpoint) -> tuple[SupportedOptions, Options]:
+    """The options that the task has, and the operator's options, as far as the task has them.
 
     Raises:
         ArgumentsError: an option does not fit the model.
@@ -172,7 +176,7 @@ def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> O
         check_options(options, supported, arguments)
     except InputError as error:
         raise ArgumentsError(str(error)) from error
-    return options
+    return supported, options
 
 
 def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:

@@ -49,7 +49,7 @@ class _ServerMetadata(msgspec.Struct):
     extensions: list[str] | None = None
 
 
-class _Output(msgspec.Struct):
+class _OutputTensor(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
@@ -57,8 +57,8 @@ class _Output(msgspec.Struct):
     parameters: dict[str, Any] | None = None
 
 
-class _Answer(msgspec.Struct):
-    outputs: list[_Output]
+class _InferAnswer(msgspec.Struct):
+    outputs: list[_OutputTensor]
 
 
 class _Failure(msgspec.Struct):
@@ -67,7 +67,7 @@ class _Failure(msgspec.Struct):
 
 _model_decoder = msgspec.json.Decoder(_ModelMetadata)
 _server_decoder = msgspec.json.Decoder(_ServerMetadata)
-_answer_decoder = msgspec.json.Decoder(_Answer)
+_answer_decoder = msgspec.json.Decoder(_InferAnswer)
 _failure_decoder = msgspec.json.Decoder(_Failure)
 
 _UNAVAILABLE = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -196,7 +196,7 @@ def _explain(response: httpx.Response) -> str:
         return str(response.status_code)
 
 
-def _read_outputs(answer: _Answer, binary: memoryview) -> list[Tensor]:
+def _read_outputs(answer: _InferAnswer, binary: memoryview) -> list[Tensor]:
     tensors = []
     position = 0
     for output in answer.outputs:

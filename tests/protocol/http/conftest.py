@@ -17,7 +17,7 @@ import uvicorn.config
 from starlette.types import Receive, Scope, Send
 
 from protocol.http.connections.connection_table import ConnectionTable
-from protocol.http.connections.server import bound_connections
+from protocol.http.connections.uvicorn_settings import bound_connections
 from runners.core.arguments import Arguments
 
 StartUvicorn: TypeAlias = Callable[..., int]

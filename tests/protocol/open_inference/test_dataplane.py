@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from protocol.open_inference import dataplane as inference
+from protocol.open_inference import inputs as inputs_module
 from protocol.open_inference.outputs import build_tensor
 from protocol.open_inference.tensors import Tensor
 from tests.conftest import Dial, ModelFolder, Serve
@@ -263,13 +264,13 @@ def test_large_tensors_are_read_beside_the_event_loop(
     is_offloaded: bool,
 ) -> None:
     threads: list[str] = []
-    make_inputs = inference._make_inputs
+    make_inputs = inputs_module._make_inputs
 
     def make(*args: Any) -> Any:
         threads.append(threading.current_thread().name)
         return make_inputs(*args)
 
-    monkeypatch.setattr(inference, "_make_inputs", make)
+    monkeypatch.setattr(inputs_module, "_make_inputs", make)
     client = serve(model_dir=model_folder("bert", "token_classification"))
     answer = client.post("/v2/models/model/infer", json={"inputs": given, "parameters": {"truncation": True}})
     assert answer.status_code == 200, answer.text

@@ -144,7 +144,7 @@ def test_wrong_requests(
 
 def test_several_workers_do_not_pretend(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
-    client.app_state["served"][0].changeable = False
+    client.app_state["served"][0].can_reload = False
     for path in (LOAD, UNLOAD):
         response = client.post(path)
         assert (response.status_code, response.json()["error"]) == (

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from protocol.http.connections.server import bound_handshakes
+from protocol.http.connections.uvicorn_settings import bound_handshakes
 from runners.core.certificates import CIPHERS
 from tests.conftest import Certificate, renew
 from tests.protocol.http.conftest import StartUvicorn, connect, find_table, read_all, report, statuses

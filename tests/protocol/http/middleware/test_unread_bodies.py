@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from protocol.application import create_application
-from protocol.http.connections.server import bound_connections
+from protocol.http.connections.uvicorn_settings import bound_connections
 from protocol.http.middleware import unread_bodies as connection
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError, OverloadedError

@@ -1,0 +1,42 @@
+"""The table of paths against what is derived from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, changes_models, is_for_clients
+from runners.core.task import GENERATION
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+def test_a_path_is_answered_here_for_some_task_or_by_vllm_alone(path: str) -> None:
+    endpoint = ENDPOINTS[path]
+    own = (bool(endpoint.tasks), endpoint.answer is not None, bool(endpoint.request), bool(endpoint.summary))
+    assert len({*own}) == 1
+    # Whether a generator that is not loaded answers a path does not depend on its task.
+    assert endpoint.tasks.isdisjoint(GENERATION) or endpoint.tasks >= GENERATION
+
+
+def test_calls_of_one_name_are_one_call() -> None:
+    for name in {endpoint.name for endpoint in ENDPOINTS.values()}:
+        same = [endpoint for endpoint in ENDPOINTS.values() if endpoint.name == name]
+        assert len({(each.answer, each.tasks, each.request, each.response, each.summary) for each in same}) == 1
+
+
+def test_the_root_has_no_path_of_other_protocols() -> None:
+    assert not {"/rerank", "/score", "/classify", "/pooling"} & {*AT_ROOT}
+    assert {"/v1/completions", "/v2/rerank", "/tokenize"} <= {*AT_ROOT}
+
+
+@pytest.mark.parametrize(
+    ("path", "for_clients"),
+    [
+        ("/v1/chat/completions", True), ("/v1/chat/completions/render", True), ("/v1/models/a", True),
+        ("/v1/audio/transcriptions", True), ("/rerank", True), ("/tokenize", True), ("/v1/load_lora_adapter", False),
+        ("/v1/unload_lora_adapter", False), ("/v1/pause", False), ("/pause", False), ("/sleep", False), ("/v1", False),
+        ("/server_info", False),
+    ],
+)  # fmt: skip
+def test_paths_of_vllm(path: str, for_clients: bool) -> None:
+    assert is_for_clients(path) == for_clients
+    assert changes_models(path) == path.endswith("lora_adapter")
