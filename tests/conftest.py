@@ -13,6 +13,7 @@ import grpc
 import pytest
 import torch
 import trustme
+from anyio.from_thread import start_blocking_portal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -42,6 +43,12 @@ ModelFolder = Callable[..., Path]
 GeneratorFolder = Callable[[str], Path]
 Serve = Callable[..., TestClient]
 Dial = Callable[..., grpc.Channel]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Where tests that are coroutines run."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +100,9 @@ def serve() -> Iterator[Serve]:
         runner = create_runner(given, connect_predictor)
         runners.append(runner)
         models = Models([runner])
-        asyncio.run(models.load(runner.name))
+        # A loop of its own, as the test may run in one.
+        with start_blocking_portal() as portal:
+            portal.call(models.load, runner.name)
         client = TestClient(create_application(models, given), raise_server_exceptions=False)
         client.app_state["served"] = (models, given)
         return client

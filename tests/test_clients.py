@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import subprocess
@@ -151,41 +150,34 @@ def test_triton_over_grpc(served: Served) -> None:
         ]
 
 
-def test_kserve_over_rest(served: Served) -> None:
-    async def ask() -> tuple[Any, Any]:
-        answers = []
-        for protocol in ("v1", "v2"):
-            client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
-            assert await client.is_model_ready(served.server.url, "model") is True
-            if protocol == "v1":
-                body: Any = {"instances": TEXTS, "parameters": served.parameters}
-            else:
-                tensor = InferInput(name="input-0", shape=[2], datatype="BYTES", data=TEXTS)
-                body = InferRequest(model_name="model", infer_inputs=[tensor], parameters=served.parameters)
-            answers.append(await client.infer(served.server.url, body, model_name="model"))
-        return answers[0]["predictions"], answers[1].outputs[0].as_numpy()
-
-    v1, v2 = asyncio.run(ask())
-    assert v1 == served.outputs
-    served.check(v2)
+async def test_kserve_over_rest(served: Served) -> None:
+    answers = []
+    for protocol in ("v1", "v2"):
+        client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
+        assert await client.is_model_ready(served.server.url, "model") is True
+        if protocol == "v1":
+            body: Any = {"instances": TEXTS, "parameters": served.parameters}
+        else:
+            tensor = InferInput(name="input-0", shape=[2], datatype="BYTES", data=TEXTS)
+            body = InferRequest(model_name="model", infer_inputs=[tensor], parameters=served.parameters)
+        answers.append(await client.infer(served.server.url, body, model_name="model"))
+    assert answers[0]["predictions"] == served.outputs
+    served.check(answers[1].outputs[0].as_numpy())
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_kserve_over_grpc(served: Served, raw: bool) -> None:
-    async def ask() -> Any:
-        async with InferenceGRPCClient(f"localhost:{served.server.grpc_port}") as client:
-            assert await client.is_server_live() is True
-            assert await client.is_server_ready() is True
-            assert await client.is_model_ready("model") is True
-            tensor = InferInput("input-0", [2], "BYTES", None if raw else TEXTS)
-            if raw:
-                tensor.set_data_from_numpy(np.array(TEXTS, dtype=object))
-            request = InferRequest("model", [tensor], request_id="7", parameters=served.parameters)
-            answer = await client.infer(request)
-            assert answer.id == "7"
-            return answer.outputs[0].as_numpy()
-
-    served.check(asyncio.run(ask()))
+async def test_kserve_over_grpc(served: Served, raw: bool) -> None:
+    async with InferenceGRPCClient(f"localhost:{served.server.grpc_port}") as client:
+        assert await client.is_server_live() is True
+        assert await client.is_server_ready() is True
+        assert await client.is_model_ready("model") is True
+        tensor = InferInput("input-0", [2], "BYTES", None if raw else TEXTS)
+        if raw:
+            tensor.set_data_from_numpy(np.array(TEXTS, dtype=object))
+        request = InferRequest("model", [tensor], request_id="7", parameters=served.parameters)
+        answer = await client.infer(request)
+        assert answer.id == "7"
+        served.check(answer.outputs[0].as_numpy())
 
 
 @pytest.mark.parametrize("options", [[], ["--batch-size", "2"], ["--binary-data"]])

@@ -5,7 +5,6 @@ How long others wait is only printed: what else runs on the machine would decide
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -53,8 +52,8 @@ def test_fuzzed_bytes_are_no_fault_of_the_server(target: Target) -> None:
 
 
 @pytest.mark.parametrize("task", SEEDS)
-def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: Path) -> None:
-    report = asyncio.run(fuzz([task], 300, 1, tmp_path))
+async def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: Path) -> None:
+    report = await fuzz([task], 300, 1, tmp_path)
     assert not report.failures, report.failures[:3]
 
 
@@ -66,8 +65,8 @@ def application(serve: Serve, model_folder: ModelFolder) -> ASGIApp:
 
 @settings(max_examples=200, deadline=None)
 @given(random=st.randoms(use_true_random=False))
-def test_hypothesis_finds_no_fault(application: ASGIApp, random: Random) -> None:
+async def test_hypothesis_finds_no_fault(application: ASGIApp, random: Random) -> None:
     """As above, but what fails is made as small as it can be."""
     request = fuzz_requests.make_request(random, SEEDS["sequence_classification"])
-    status, raised = asyncio.run(fuzz_requests.ask(application, request))
+    status, raised = await fuzz_requests.ask(application, request)
     assert not fuzz_requests.is_failure(status), (status, raised, request)

@@ -133,7 +133,7 @@ def test_a_stream_goes_on(start: Start, dial: Dial) -> None:
     assert found == {"fine": "", WORD: message_for(0), "also": ""}
 
 
-def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
+async def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = load(model_dir=str(model_folder("bert", "sequence_classification")))
@@ -151,11 +151,11 @@ def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
         answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
         return [each if isinstance(each, BaseException) else each[0].main.values.tolist() for each in answers]
 
-    alone = [asyncio.run(ask([text]))[0] for text in texts]
+    alone = [(await ask([text]))[0] for text in texts]
     break_token(runner, WORD)
     monkeypatch.setattr(PackedForward, "run", count)
     before = counted()
-    beside = asyncio.run(ask(texts))
+    beside = await ask(texts)
     runner.close()
     assert [isinstance(answer, NonFiniteScoresError) for answer in beside] == [False, True, False, True, False]
     assert beside[::2] == alone[::2]

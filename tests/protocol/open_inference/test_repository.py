@@ -99,21 +99,18 @@ def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve
     assert client.post(LOAD).status_code == 200
 
 
-def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
+async def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
     models = client.app_state["served"][0]
 
-    async def scenario() -> list[str]:
-        seen = []
-        for change in (models.unload("model"), models.load("model")):
-            task = asyncio.create_task(change)
-            await asyncio.sleep(0)
-            seen.append(models.state("model")[0])
-            await task
-            seen.append(models.state("model")[0])
-        return seen
-
-    assert asyncio.run(scenario()) == ["UNLOADING", "UNAVAILABLE", "LOADING", "READY"]
+    seen = []
+    for change in (models.unload("model"), models.load("model")):
+        task = asyncio.create_task(change)
+        await asyncio.sleep(0)
+        seen.append(models.state("model")[0])
+        await task
+        seen.append(models.state("model")[0])
+    assert seen == ["UNLOADING", "UNAVAILABLE", "LOADING", "READY"]
 
 
 @pytest.mark.parametrize(

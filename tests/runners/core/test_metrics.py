@@ -66,7 +66,7 @@ def test_parts_of_a_gauge_do_not_disturb_each_other() -> None:
     assert load("parts")[0] == 2
 
 
-def test_an_encoder_counts_its_texts_and_forgets_them(
+async def test_an_encoder_counts_its_texts_and_forgets_them(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After answers, a failed batch, a caller that has gone, and an unload while texts wait."""
@@ -77,47 +77,44 @@ def test_an_encoder_counts_its_texts_and_forgets_them(
     gate = asyncio.Event()
     predict = encoder_worker._predict
 
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
-        def behind_the_gate(*given: Any) -> Any:
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
-            return predict(*given)
+    def behind_the_gate(*given: Any) -> Any:
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
+        return predict(*given)
 
-        def fail(*_: Any) -> Any:
-            raise RuntimeError("the model fails")
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("the model fails")
 
-        await runner.load()
-        assert load(name) == (0, 0)
-        monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
-        request = asyncio.create_task(runner.infer(texts, runner.default_options))
-        await eventually((19, 1), name)
-        leaving = asyncio.create_task(runner.infer(texts, runner.default_options))
-        await eventually((39, 1), name)
-        leaving.cancel()
-        await eventually((19, 1), name)
-        gate.set()
-        assert len(await request) == 20
-        await eventually((0, 0), name)
+    await runner.load()
+    assert load(name) == (0, 0)
+    monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
+    request = asyncio.create_task(runner.infer(texts, runner.default_options))
+    await eventually((19, 1), name)
+    leaving = asyncio.create_task(runner.infer(texts, runner.default_options))
+    await eventually((39, 1), name)
+    leaving.cancel()
+    await eventually((19, 1), name)
+    gate.set()
+    assert len(await request) == 20
+    await eventually((0, 0), name)
 
-        monkeypatch.setattr(encoder_worker, "_predict", fail)
-        with pytest.raises(RuntimeError):
-            await runner.infer(texts, runner.default_options)
-        await eventually((0, 0), name)
+    monkeypatch.setattr(encoder_worker, "_predict", fail)
+    with pytest.raises(RuntimeError):
+        await runner.infer(texts, runner.default_options)
+    await eventually((0, 0), name)
 
-        monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
-        gate.clear()
-        request = asyncio.create_task(runner.infer(texts, runner.default_options))
-        await eventually((19, 1), name)
-        loop.call_later(0.1, gate.set)
-        await asyncio.to_thread(runner.close)
-        assert (await asyncio.gather(request, return_exceptions=True))[0].__class__.__name__ == "ModelNotReadyError"
-        await eventually((0, 0), name)
-
-    asyncio.run(test())
+    monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
+    gate.clear()
+    request = asyncio.create_task(runner.infer(texts, runner.default_options))
+    await eventually((19, 1), name)
+    loop.call_later(0.1, gate.set)
+    await asyncio.to_thread(runner.close)
+    assert (await asyncio.gather(request, return_exceptions=True))[0].__class__.__name__ == "ModelNotReadyError"
+    await eventually((0, 0), name)
 
 
-def test_transformers_generation_counts_its_sequences(
+async def test_transformers_generation_counts_its_sequences(
     generator_folder: GeneratorFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that are cancelled while they wait behind others, and the end of the engine."""
@@ -144,7 +141,7 @@ def test_transformers_generation_counts_its_sequences(
             steps.release()
         raise AssertionError(f"{load(name)} instead of {expected}")
 
-    async def test() -> None:
+    try:
         assert load(name) == (0, 0)
         monkeypatch.setattr(Decoder, "step", step_when_told)
         prompt = await engine.tokenize("Return the value")
@@ -163,9 +160,6 @@ def test_transformers_generation_counts_its_sequences(
         await asyncio.to_thread(engine.close)
         await asyncio.gather(*tasks, return_exceptions=True)
         await eventually((0, 0), name)
-
-    try:
-        asyncio.run(test())
     finally:
         steps.release(1000)
         engine.close()

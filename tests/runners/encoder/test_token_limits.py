@@ -244,7 +244,7 @@ def request_of(texts: list[Any], parameters: Any) -> Any:
     }
 
 
-def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[str], Path]) -> None:
+async def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[str], Path]) -> None:
     runner = load(model_dir=str(extra_token("sequence_classification")))
 
     async def ask() -> list[Any]:
@@ -252,7 +252,7 @@ def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[s
         asked = [runner.infer([TextInput(text)], runner.default_options) for text in texts]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    answers = asyncio.run(ask())
+    answers = await ask()
     runner.close()
     assert [isinstance(answer, InputError) for answer in answers] == [False, True, False]
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import os
@@ -69,14 +68,14 @@ def test_encodings_that_are_not_decoded(values: list[str]) -> None:
         (raw_deflate(TEXT), "deflate"),
     ],
 )
-def test_inflate(body: bytes, encoding: str) -> None:
-    assert asyncio.run(inflate(body, encoding, len(TEXT))) == TEXT
+async def test_inflate(body: bytes, encoding: str) -> None:
+    assert await inflate(body, encoding, len(TEXT)) == TEXT
 
 
-def test_inflate_of_more_than_one_piece() -> None:
+async def test_inflate_of_more_than_one_piece() -> None:
     data = os.urandom(300_000) + bytes(300_000)
     for encoding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", raw_deflate)):
-        assert asyncio.run(inflate(compress(data), encoding, len(data))) == data
+        assert await inflate(compress(data), encoding, len(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -94,33 +93,33 @@ def test_inflate_of_more_than_one_piece() -> None:
         (b"x", "deflate", "the body is not valid deflate: it ends too early"),
     ],
 )  # fmt: skip
-def test_corrupt_data(body: bytes, encoding: str, error: str) -> None:
+async def test_corrupt_data(body: bytes, encoding: str, error: str) -> None:
     with pytest.raises(InputError) as raised:
-        asyncio.run(inflate(body, encoding, 10_000))
+        await inflate(body, encoding, 10_000)
     assert str(raised.value).startswith(error)
 
 
 @pytest.mark.parametrize("limit", [1, 70_000, 2**20])
-def test_a_bomb_is_not_inflated(limit: int) -> None:
+async def test_a_bomb_is_not_inflated(limit: int) -> None:
     bomb = gzip.compress(bytes(64 * 2**20))
     tracemalloc.start()
     try:
         with pytest.raises(BodyTooLargeError, match=f"more than {limit} bytes once it is decoded"):
-            asyncio.run(inflate(bomb, "gzip", limit))
+            await inflate(bomb, "gzip", limit)
         assert tracemalloc.get_traced_memory()[1] < limit + 2**19
     finally:
         tracemalloc.stop()
 
 
-def test_a_bomb_of_empty_members_ends_soon() -> None:
+async def test_a_bomb_of_empty_members_ends_soon() -> None:
     bomb = gzip.compress(b"") * 500_000
     started = time.process_time()
     with pytest.raises(BodyTooLargeError, match="the body has more than 16384 gzip members"):
-        asyncio.run(inflate(bomb, "gzip", 2**20))
+        await inflate(bomb, "gzip", 2**20)
     assert time.process_time() - started < 2
 
 
-def test_large_bodies_do_not_hold_up_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_bodies_do_not_hold_up_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: set[str] = set()
     inflate_pieces = compression._inflate
 
@@ -130,10 +129,10 @@ def test_large_bodies_do_not_hold_up_the_event_loop(monkeypatch: pytest.MonkeyPa
             yield piece
 
     monkeypatch.setattr(compression, "_inflate", watched)
-    asyncio.run(inflate(gzip.compress(bytes(10_000)), "gzip", 10_000))
+    await inflate(gzip.compress(bytes(10_000)), "gzip", 10_000)
     assert threads == {threading.current_thread().name}
     threads.clear()
-    asyncio.run(inflate(gzip.compress(bytes(10_000_000)), "gzip", 10_000_000))
+    await inflate(gzip.compress(bytes(10_000_000)), "gzip", 10_000_000)
     assert {name.partition("_")[0] for name in threads} == {threading.current_thread().name, "offload"}
 
 
@@ -284,7 +283,7 @@ def test_what_is_compressed_already_stays(responses: TestClient) -> None:
     assert (response.headers["content-encoding"], len(response.content)) == ("gzip", 2000)
 
 
-def test_a_stream_is_not_held_back() -> None:
+async def test_a_stream_is_not_held_back() -> None:
     """Each event goes on as it comes."""
     sent: list[Any] = []
 
@@ -301,7 +300,7 @@ def test_a_stream_is_not_held_back() -> None:
     async def receive() -> Any: ...
 
     scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
-    asyncio.run(CompressResponses(app)(scope, receive, send))
+    await CompressResponses(app)(scope, receive, send)
     assert len(sent) == 5
 
 

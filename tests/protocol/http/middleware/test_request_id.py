@@ -75,7 +75,7 @@ def test_a_stream_has_the_id(generator_folder: GeneratorFolder, serve: Serve) ->
         ([(b"x-request-id", b"first"), (b"x-request-id", b"second")], "first", [b"first"]),
     ],
 )
-def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None, echoed: list[bytes]) -> None:
+async def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None, echoed: list[bytes]) -> None:
     """It is the request's own, whatever was set around it, and set for its time only."""
     found: list[str | None] = []
     sent: list[Any] = []
@@ -89,12 +89,9 @@ def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None, echo
     async def send(message: Any) -> None:
         sent.append(message)
 
-    async def scenario() -> None:
-        request_id.set("around")
-        await EchoRequestId(app)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
-        assert request_id.get() == "around"
-
-    asyncio.run(scenario())
+    request_id.set("around")
+    await EchoRequestId(app)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
+    assert request_id.get() == "around"
     assert found == [seen, seen]
     assert [value for _, value in sent[0]["headers"] if value] == echoed
 

@@ -406,32 +406,31 @@ def test_metadata_is_read_once_and_after_an_error(closing: Callable[[Any], Any])
     assert predictor.requests == ["/v2", model, *[f"{model}/infer"] * 3, "/v2", model, f"{model}/infer"]
 
 
-def run_together(arguments: Arguments, given: list[str]) -> list[Any]:
+async def run_together(arguments: Arguments, given: list[str]) -> list[Any]:
     """Ask a runner for each text in a request of its own, all at once."""
 
-    async def scenario() -> list[Any]:
-        runner = EncoderRunner(arguments, connect_predictor)
-        await runner.load()
-        try:
-            return await asyncio.gather(
-                *(runner.infer([TextInput(text)], runner.default_options) for text in given), return_exceptions=True
-            )
-        finally:
-            runner.close()
-
-    return asyncio.run(scenario())
+    runner = EncoderRunner(arguments, connect_predictor)
+    await runner.load()
+    try:
+        return await asyncio.gather(
+            *(runner.infer([TextInput(text)], runner.default_options) for text in given), return_exceptions=True
+        )
+    finally:
+        runner.close()
 
 
-def test_a_failed_predictor_is_asked_once_a_batch(model_folder: ModelFolder, closing: Callable[[Any], Any]) -> None:
+async def test_a_failed_predictor_is_asked_once_a_batch(
+    model_folder: ModelFolder, closing: Callable[[Any], Any]
+) -> None:
     predictor = closing(RestPredictor(stand_in(lambda _: failure(503))))
     folder = model_folder("bert", "sequence_classification")
-    found = run_together(Arguments(model_dir=str(folder), predictor_host=predictor.host), ["a"] * 20)
+    found = await run_together(Arguments(model_dir=str(folder), predictor_host=predictor.host), ["a"] * 20)
     assert [type(answer) for answer in found] == [PredictorUnavailableError] * 20
     asked = sum(path.endswith("/infer") for path in predictor.requests)
     assert asked < 10, "batches, not texts"
 
 
-def test_a_predictor_that_takes_only_small_batches(
+async def test_a_predictor_that_takes_only_small_batches(
     model_folder: ModelFolder, closing: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Triton refuses more texts than its max_batch_size: what is refused is halved."""
@@ -445,7 +444,7 @@ def test_a_predictor_that_takes_only_small_batches(
 
     predictor = closing(GrpcPredictor(compute))
     arguments = Arguments(model_dir=str(folder), predictor_host=predictor.host, predictor_protocol="grpc-v2")
-    found = run_together(arguments, [f"text {number}" for number in range(24)])
+    found = await run_together(arguments, [f"text {number}" for number in range(24)])
     assert not [answer for answer in found if isinstance(answer, Exception)]
     assert caplog.text.count("refuses the tensors: inference request batch-size must be <= 4; this is said once") == 1
 
@@ -478,7 +477,7 @@ def test_readiness_follows_the_predictor_where_asked(
 
 
 @pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
-def test_close_does_not_wait_for_a_predictor_that_hangs(
+async def test_close_does_not_wait_for_a_predictor_that_hangs(
     protocol: str, model_folder: ModelFolder, closing: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.encoder.runner._LONGEST_BATCH_SECONDS", 0.2)
@@ -493,40 +492,34 @@ def test_close_does_not_wait_for_a_predictor_that_hangs(
     )
     closing(predictor)
 
-    async def scenario() -> None:
-        arguments = Arguments(
-            model_dir=str(folder), predictor_host=predictor.host, predictor_protocol=protocol,
-            enable_predictor_health_check=True,
-        )  # fmt: skip
-        runner = EncoderRunner(arguments, connect_predictor)
-        await runner.load()
-        waiting = asyncio.create_task(runner.infer([TextInput("a")], runner.default_options))
-        await asyncio.sleep(0.3)
-        start = time.monotonic()
-        await asyncio.to_thread(runner.close)
-        with pytest.raises(PredictorUnavailableError):
-            await waiting
-        assert time.monotonic() - start < 2
-        with pytest.raises(ModelNotReadyError):
-            await runner.infer([TextInput("a")], runner.default_options)
-
-    asyncio.run(scenario())
+    arguments = Arguments(
+        model_dir=str(folder), predictor_host=predictor.host, predictor_protocol=protocol,
+        enable_predictor_health_check=True,
+    )  # fmt: skip
+    runner = EncoderRunner(arguments, connect_predictor)
+    await runner.load()
+    waiting = asyncio.create_task(runner.infer([TextInput("a")], runner.default_options))
+    await asyncio.sleep(0.3)
+    start = time.monotonic()
+    await asyncio.to_thread(runner.close)
+    with pytest.raises(PredictorUnavailableError):
+        await waiting
+    assert time.monotonic() - start < 2
+    with pytest.raises(ModelNotReadyError):
+        await runner.infer([TextInput("a")], runner.default_options)
 
 
-def test_unload_and_load(model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any]) -> None:
+async def test_unload_and_load(model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any]) -> None:
     folder = model_folder("bert", "sequence_classification")
     predictor = closing(RestPredictor(serve(model_dir=folder).app))
 
-    async def scenario() -> None:
-        runner = EncoderRunner(Arguments(model_dir=str(folder), predictor_host=predictor.host), connect_predictor)
-        for _ in range(2):
-            await runner.load()
-            assert len(await runner.infer([TextInput("a")], runner.default_options)) == 1
-            await runner.unload()
-            assert not runner.ready
-        runner.close()
-
-    asyncio.run(scenario())
+    runner = EncoderRunner(Arguments(model_dir=str(folder), predictor_host=predictor.host), connect_predictor)
+    for _ in range(2):
+        await runner.load()
+        assert len(await runner.infer([TextInput("a")], runner.default_options)) == 1
+        await runner.unload()
+        assert not runner.ready
+    runner.close()
 
 
 def test_a_generator_has_no_predictor() -> None:
