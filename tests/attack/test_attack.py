@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from tests.attack import fuzz_requests
-from tests.attack.case import Case, Served
+from tests.attack.case import Case, ServerKind
 from tests.attack.fuzz import fuzz, fuzz_server
 from tests.attack.harness import BUDGET, Target
 from tests.attack.seeds import SEEDS
@@ -25,7 +25,7 @@ from tests.conftest import ModelFolder, Serve
 
 pytestmark = pytest.mark.slow
 
-QUICK = [case for case in CASES if case.quick and case.served is Served.EMBEDDER]
+QUICK = [case for case in CASES if case.quick and case.served is ServerKind.EMBEDDER]
 # What would leave no model to ask, were it not refused, comes last.
 QUICK.sort(key=lambda case: "load by" in case.name)
 
@@ -33,7 +33,7 @@ QUICK.sort(key=lambda case: "load by" in case.name)
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("attack")
-    started = Target(Served.EMBEDDER, start_server(Served.EMBEDDER, folder), folder)
+    started = Target(ServerKind.EMBEDDER, start_server(ServerKind.EMBEDDER, folder), folder)
     yield started
     started.close()
 
@@ -59,7 +59,7 @@ async def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: P
 
 @pytest.fixture(scope="module")
 def application(serve: Serve, model_folder: ModelFolder) -> ASGIApp:
-    served: ASGIApp = serve(model_dir=model_folder("bert", "sequence_classification")).app
+    served: ASGIApp = serve(model_dir=model_folder("bert", "sequence_classification")).client.app
     return served
 
 

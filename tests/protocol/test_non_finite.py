@@ -56,9 +56,9 @@ def start(model_folder: ModelFolder, serve: Serve) -> Start:
     def make(task: str) -> TestClient:
         # The word's row in fill-mask's output layer must stay whole.
         config = {"tie_word_embeddings": False} if task == "fill_mask" else {}
-        client = serve(model_dir=model_folder("bert", task, **TASKS.get(task, {}), **config))
-        break_token(client.app_state["served"][0].first, WORD)
-        return client
+        served = serve(model_dir=model_folder("bert", task, **TASKS.get(task, {}), **config))
+        break_token(served.runner, WORD)
+        return served
 
     return make
 
@@ -81,12 +81,12 @@ def start(model_folder: ModelFolder, serve: Serve) -> Start:
 def test_every_task_over_the_open_inference_protocol(
     task: str, texts: list[Any], parameters: Any, position: int, start: Start, dial: Dial
 ) -> None:
-    client = start(task)
-    channel = dial(client)
+    served = start(task)
+    channel = dial(served)
     tensor = {"name": "x", "shape": [*np.shape(texts)], "datatype": BYTES, "data": np.ravel(texts).tolist()}
     for wire in WIRES:
         before = counted()
-        found = wire(client, channel, "model", {"inputs": [tensor], "parameters": parameters})
+        found = wire(served.client, channel, "model", {"inputs": [tensor], "parameters": parameters})
         assert (found.code, found.error) == ("INTERNAL", message_for(position))
         assert counted() == before + 1
 
@@ -105,7 +105,7 @@ def test_every_task_over_the_open_inference_protocol(
     ],
 )
 def test_every_http_protocol(task: str, path: str, body: Any, position: int, error: Any, start: Start) -> None:
-    response = start(task).post(path, json=body)
+    response = start(task).client.post(path, json=body)
     message = message_for(position)
     forms = {
         "openai": {"error": {"message": message, "type": "InternalServerError", "param": None, "code": None}},
@@ -117,7 +117,7 @@ def test_every_http_protocol(task: str, path: str, body: Any, position: int, err
 @pytest.mark.parametrize("convert", [to_structured, to_binary])
 def test_cloud_events(convert: Any, start: Start) -> None:
     headers, body = convert(CloudEvent(EVENT, {"instances": [WORD]}))
-    response = start("sequence_classification").post(PREDICT, content=body, headers=headers)
+    response = start("sequence_classification").client.post(PREDICT, content=body, headers=headers)
     assert (response.status_code, response.json()) == (500, {"error": message_for(0)})
 
 
@@ -178,7 +178,7 @@ def test_a_predictor_that_answers_so(score: float, model_folder: ModelFolder, se
     client = serve(
         model_dir=model_folder("bert", "sequence_classification"), predictor_host=predictor.host,
         predictor_protocol="grpc-v2",
-    )  # fmt: skip
+    ).client  # fmt: skip
     before = counted()
     found = [client.post(PREDICT, json={"instances": texts}) for texts in (["fine", WORD], ["fine"])]
     predictor.close()

@@ -38,7 +38,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "text_embedding"), max_request_bytes=LIMIT)
+    return serve(model_dir=model_folder("bert", "text_embedding"), max_request_bytes=LIMIT).client
 
 
 @pytest.mark.parametrize(

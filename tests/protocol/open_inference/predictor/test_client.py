@@ -141,14 +141,15 @@ def test_this_server_as_predictor(
     closing: Callable[[Any], Any],
 ) -> None:
     folder = model_folder(family, task)
-    local = serve(model_dir=folder)
+    served = serve(model_dir=folder)
+    local = served.client
     if protocol == "v2":
         host = closing(RestPredictor(local.app)).host
     else:
         # A limit that a few masks' logits are above: such batches are halved.
-        dial(local, grpc_port=(port := free_port()), grpc_max_send_message_length=400_000)
+        dial(served, grpc_port=(port := free_port()), grpc_max_send_message_length=400_000)
         host = f"127.0.0.1:{port}"
-    remote = serve(model_dir=folder, predictor_host=host, predictor_protocol=protocol)
+    remote = serve(model_dir=folder, predictor_host=host, predictor_protocol=protocol).client
     found = answers(remote, task, family)
     assert_close(found, answers(local, task, family))
     assert remote.get("/v2/models/model").json() == local.get("/v2/models/model").json()
@@ -162,8 +163,8 @@ def test_a_model_that_answers_for_every_token(
     """As an exported model on Triton does: hidden states are pooled here, masks picked here."""
     folder = model_folder(family, task)
     predictor = closing(GrpcPredictor(local_model(folder, task)))
-    remote = serve(model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2")
-    assert_close(answers(remote, task, family), answers(serve(model_dir=folder), task, family))
+    remote = serve(model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
+    assert_close(answers(remote, task, family), answers(serve(model_dir=folder).client, task, family))
     assert max(len(request.raw_input_contents) for request in predictor.infers) == (2 if family == "roberta" else 3)
 
 
@@ -176,7 +177,7 @@ def test_vectors_that_a_predictor_has_pooled(
     reference = SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu", truncate_dim=20)
     reference.save(str(tmp_path))
     predictor = closing(GrpcPredictor(pooled_model(tmp_path, answered)))
-    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2")
+    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
     given = ["Hello, my dog is cute", "a b c"]
     for dimensions, expected in {None: 20, 8: 8, 20: 20}.items():
         parameters = {} if dimensions is None else {"dimensions": dimensions}
@@ -217,8 +218,10 @@ def test_only_the_tensors_that_are_named_are_sent(
     predictor = closing(GrpcPredictor(local_model(folder, "token_classification")))
     remote = serve(
         model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2", tensor_input_names="input_ids"
+    ).client
+    assert_close(
+        answers(remote, "token_classification"), answers(serve(model_dir=folder).client, "token_classification")
     )
-    assert_close(answers(remote, "token_classification"), answers(serve(model_dir=folder), "token_classification"))
     assert {tensor.name for request in predictor.infers for tensor in request.inputs} == {"input_ids"}
 
 
@@ -228,11 +231,11 @@ def test_a_model_whose_tokenizer_pads_on_the_left_gets_no_padding(
     """XLNet classifies by the last column, which on the right may be padding."""
     save_model(Pair("xlnet", Task.SEQUENCE_CLASSIFICATION), tmp_path)
     predictor = closing(GrpcPredictor(local_model(tmp_path, "sequence_classification")))
-    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2")
+    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
     body = {"instances": ["Good Rome.", "a longer text " * 9, "Rome is good."], "parameters": {"top_k": 5}}
     found, expected = (
         client.post("/v1/models/model:predict", json=body).json()["predictions"]
-        for client in (remote, serve(model_dir=tmp_path))
+        for client in (remote, serve(model_dir=tmp_path).client)
     )
     for labels, stock in zip(found, expected, strict=True):
         assert [label["label"] for label in labels] == [label["label"] for label in stock]
@@ -311,7 +314,7 @@ def test_wrong_answers(
 ) -> None:
     folder = model_folder("bert", "sequence_classification")
     predictor = closing(RestPredictor(stand_in(lambda _: answer, model)))
-    response = serve(model_dir=folder, predictor_host=predictor.host).post(PREDICT, json={"instances": ["a"]})
+    response = serve(model_dir=folder, predictor_host=predictor.host).client.post(PREDICT, json={"instances": ["a"]})
     expected = {"predictions": [0]} if status == 200 else {"error": message}
     assert (response.status_code, response.json()) == (status, expected)
 
@@ -322,13 +325,13 @@ def test_a_predictor_that_is_down_and_comes_back(
 ) -> None:
     folder = model_folder("bert", "sequence_classification")
     port = free_port()
-    client = serve(model_dir=folder, predictor_host=f"127.0.0.1:{port}", predictor_protocol=protocol)
+    client = serve(model_dir=folder, predictor_host=f"127.0.0.1:{port}", predictor_protocol=protocol).client
     assert client.get("/v2/health/ready").status_code == 200
     response = client.post(PREDICT, json={"instances": ["a", "b"]})
     words = ", or its model is not ready" if protocol == "grpc-v2" else ""
     assert (response.status_code, response.json()) == (503, {"error": f"the predictor cannot be reached{words}"})
     if protocol == "v2":
-        local = serve(model_dir=folder)
+        local = serve(model_dir=folder).client
         closing(RestPredictor(local.app, port))
         body = {"instances": ["a", "b"]}
         assert client.post(PREDICT, json=body).json() == local.post(PREDICT, json=body).json()
@@ -455,11 +458,11 @@ def test_readiness_follows_the_predictor_where_asked(
 ) -> None:
     folder = model_folder("bert", "sequence_classification")
     model = local_model(folder, "sequence_classification")
-    local = serve(model_dir=folder)
+    local = serve(model_dir=folder).client
     predictor: Any = GrpcPredictor(model) if protocol == "grpc-v2" else RestPredictor(local.app)
     closing(predictor)
     common = {"model_dir": folder, "predictor_host": predictor.host, "predictor_protocol": protocol}
-    client, unchecked = serve(**common, enable_predictor_health_check=True), serve(**common)
+    client, unchecked = serve(**common, enable_predictor_health_check=True).client, serve(**common).client
     assert client.get("/v2/health/ready").status_code == 200
     predictor.close()
     deadline = time.monotonic() + 10
@@ -511,7 +514,7 @@ async def test_close_does_not_wait_for_a_predictor_that_hangs(
 
 async def test_unload_and_load(model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any]) -> None:
     folder = model_folder("bert", "sequence_classification")
-    predictor = closing(RestPredictor(serve(model_dir=folder).app))
+    predictor = closing(RestPredictor(serve(model_dir=folder).client.app))
 
     runner = EncoderRunner(Arguments(model_dir=str(folder), predictor_host=predictor.host), connect_predictor)
     for _ in range(2):
@@ -532,7 +535,7 @@ def test_no_weights_are_loaded(model_folder: ModelFolder, serve: Serve, tmp_path
     for file in model_folder("bert", "sequence_classification").iterdir():
         if file.suffix == ".json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    client = serve(model_dir=tmp_path, predictor_host=f"127.0.0.1:{free_port()}")
+    client = serve(model_dir=tmp_path, predictor_host=f"127.0.0.1:{free_port()}").client
     assert client.get("/v2/models/model").json()["properties"]["max_length"] == "512"
 
 
@@ -548,21 +551,22 @@ def test_tls(
 ) -> None:
     """The certificates of SSL_CERT_FILE are trusted over both wires; others are not."""
     folder = model_folder("bert", "sequence_classification")
-    local = serve(model_dir=folder)
+    served = serve(model_dir=folder)
+    local = served.client
     if protocol == "v2":
         port = closing(
             RestPredictor(local.app, ssl_keyfile=str(certificate.key), ssl_certfile=str(certificate.certificate))
         ).port
     else:
         dial(
-            local,
+            served,
             grpc_port=(port := free_port()),
             ssl_keyfile=str(certificate.key),
             ssl_certfile=str(certificate.certificate),
         )
     common = {"predictor_host": f"localhost:{port}", "predictor_protocol": protocol, "predictor_use_ssl": True}
-    distrustful = serve(model_dir=folder, **common)
+    distrustful = serve(model_dir=folder, **common).client
     assert distrustful.post(PREDICT, json={"instances": ["a"]}).status_code == 503
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
-    response = serve(model_dir=folder, **common).post(PREDICT, json={"instances": ["a"]})
+    response = serve(model_dir=folder, **common).client.post(PREDICT, json={"instances": ["a"]})
     assert (response.status_code, response.json()) == (200, local.post(PREDICT, json={"instances": ["a"]}).json())
