@@ -13,7 +13,6 @@ import pytest
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent
 from prometheus_client import REGISTRY
-from starlette.testclient import TestClient
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -26,6 +25,7 @@ from tests.encoders import load
 from tests.faults import break_token
 from tests.predictors import GrpcPredictor
 from tests.protocol.conftest import TASKS
+from tests.served import Served
 from tests.wire import WIRES
 
 # The word whose embedding is NaN.
@@ -34,7 +34,7 @@ LONG = "word " * 600
 PREDICT = "/v1/models/model:predict"
 EVENT = {"specversion": "1.0", "id": "1", "source": "https://here.example", "type": "asked"}
 
-Start = Callable[[str], TestClient]
+Start = Callable[[str], Served]
 
 
 def message_for(text: int) -> str:
@@ -53,7 +53,7 @@ def start(model_folder: ModelFolder, serve: Serve) -> Start:
     """A model of a task that is NaN for texts with `WORD`."""
 
     @cache
-    def make(task: str) -> TestClient:
+    def make(task: str) -> Served:
         # The word's row in fill-mask's output layer must stay whole.
         config = {"tie_word_embeddings": False} if task == "fill_mask" else {}
         served = serve(model_dir=model_folder("bert", task, **TASKS.get(task, {}), **config))

@@ -13,11 +13,14 @@ from runners.core.predictions import Options
 class PatientRunner:
     """Never answers, and remembers whether it was cancelled."""
 
-    cancelled = False
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+        self.cancelled = False
 
     async def infer(self, *_: Any) -> Any:
+        self.started.set()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             self.cancelled = True
             raise
@@ -38,11 +41,11 @@ async def test_a_client_that_goes_cancels_its_work() -> None:
 
 async def test_a_cancelled_request_cancels_its_work() -> None:
     async def receive() -> Any:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     runner: Any = PatientRunner()
     task = asyncio.create_task(until_disconnect(Request({"type": "http"}, receive), runner.infer([], Options())))
-    await asyncio.sleep(0.01)
+    await runner.started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

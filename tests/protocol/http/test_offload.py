@@ -11,6 +11,7 @@ import pytest
 
 from protocol.http import offload as module
 from protocol.http.offload import give_way, offload
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +25,8 @@ async def run_beside(long: Callable[[], None], *others: Callable[[], None]) -> N
 
     def begin() -> None:
         started.set()
-        while others and not module._turns.is_awaited:
-            time.sleep(0.001)
+        if others:
+            wait_until(lambda: module._turns.is_awaited)
         long()
 
     works = [asyncio.create_task(offload(begin))]

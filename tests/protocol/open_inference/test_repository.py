@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.testclient import TestClient
 
 from runners.core.errors import ModelLoadError
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
+from tests.waiting import wait_until
 
 INDEX = "/v2/repository/index"
 LOAD, UNLOAD = (f"/v2/repository/models/model/{verb}" for verb in ("load", "unload"))
@@ -74,8 +74,7 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
     body = {"instances": ["word " * 300] * 200}
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/models/model:predict", json=body)))
     asking.start()
-    while not served.runner._loaded.queue.admission.requests:
-        time.sleep(0.001)
+    wait_until(lambda: served.runner._loaded.queue.admission.requests)
     assert client.post(UNLOAD).status_code == 200
     asking.join(20)
     assert [len(answer.json()["predictions"]) for answer in answers] == [200]
@@ -83,18 +82,18 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
 
 def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve: Serve) -> None:
     served = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
-    client, models = served.client, served.models
+    client, runner = served.client, served.runner
 
     async def fail() -> None:
         raise ModelLoadError("the disk is gone")
 
     client.post(UNLOAD)
-    load, models.first.load = models.first.load, fail
+    load, runner.load = runner.load, fail
     response = client.post(LOAD)
     assert (response.status_code, response.json()) == (500, {"error": "the disk is gone"})
     assert index(client)[0]["state"] == "UNAVAILABLE"
     assert index(client)[0]["reason"] == "the disk is gone"
-    models.first.load = load
+    runner.load = load
     assert client.post(LOAD).status_code == 200
 
 

@@ -16,6 +16,7 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue import BatchQueue
 from runners.encoder.queue_entries import Entry, PendingRequest
 from runners.encoder.sequences import EncodedText, TokenizedText
+from tests.waiting import eventually
 
 BUDGET = 100
 MODEL = "queued"
@@ -261,10 +262,8 @@ async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_w
     thread = threading.Thread(target=queue.take)
     thread.start()
     try:
-        async with asyncio.timeout(30):
-            # The model thread tells nobody.
-            while load() != (0, 0):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+        # The model thread tells nobody.
+        await eventually(lambda: load() == (0, 0))
         queue.release(request)
         assert load() == (0, 0)
     finally:

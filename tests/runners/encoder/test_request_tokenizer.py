@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from runners.encoder.runner import EncoderRunner
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 from runners.encoder.tokenization import TextTokenizer
 from tests.conftest import ModelFolder
+from tests.waiting import eventually
 
 SMALL = TextInput("a small one")
 LONG = TextInput("word " * 20_000)
@@ -43,6 +45,9 @@ class Gate:
     def open(self) -> None:
         self.allowed.release(1_000_000)
 
+    def has_run(self, batches: int) -> bool:
+        return len(self.batches) >= batches
+
 
 @pytest.fixture
 def runner(model_folder: ModelFolder) -> Iterator[EncoderRunner]:
@@ -64,11 +69,6 @@ def infer(runner: EncoderRunner, *texts: TextInput | TokenInput, **overflow: Any
     return asyncio.ensure_future(runner.infer(texts, options))
 
 
-async def until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
 def tokens(count: int) -> TokenInput:
     return TokenInput(np.full(count, 5, dtype=np.int64))
 
@@ -84,7 +84,8 @@ async def test_a_single_text_is_at_most_three_batches_late(
     large = infer(runner, *texts)
     for batches in (1, 5, 20):
         gate.allowed.release(batches)
-        await until(lambda count=batches: len(gate.batches) >= count)
+        await eventually(partial(gate.has_run, batches))
+        # Until it is tokenized as far ahead as it may be, which nothing tells.
         await asyncio.sleep(0.2)
         single = infer(runner, tokens(41))
         await asyncio.sleep(0)
@@ -143,6 +144,7 @@ async def test_texts_are_tokenized_only_a_few_batches_ahead_of_the_model(
     monkeypatch.setattr(TextTokenizer, "tokenize", count)
 
     request = infer(runner, *[TextInput("word " * 60)] * 800)
+    # Long enough to tokenize all of them, if nothing held it.
     await asyncio.sleep(0.5)
     assert 0 < len(tokenized) <= 128
     gate.open()
@@ -168,7 +170,7 @@ async def test_a_client_that_leaves_while_its_texts_wait_leaves_nothing(
     assert runner._loaded is not None
     queue = runner._loaded.queue
     gone = [infer(runner, *[TextInput("word " * 60)] * 500) for _ in range(2)]
-    await asyncio.sleep(0.3)
+    await eventually(lambda: len(queue._entries) > 0)
     for each in gone:
         each.cancel()
     await asyncio.gather(*gone, return_exceptions=True)
@@ -217,7 +219,7 @@ async def test_a_full_server_refuses_before_it_tokenizes(
     queue = runner._loaded.queue
     queue.admission.tokens.limit = 500
     first = infer(runner, *[tokens(64)] * 30)
-    await until(lambda: queue.admission.tokens.held > 500)
+    await eventually(lambda: queue.admission.tokens.held > 500)
     with pytest.raises(OverloadedError, match="tokens, more than the 500 it takes"):
         await infer(runner, SMALL)
     assert tokenized == []

@@ -16,9 +16,11 @@ from runners.core.errors import ModelNotReadyError
 from runners.core.models import Models
 from runners.core.predictions import TextInput
 from runners.encoder.packing import PackedForward
+from runners.encoder.queue import BatchQueue
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 from tests.conftest import ModelFolder
+from tests.waiting import eventually
 
 PREDICT = "/v1/models/model:predict"
 BODY = {"instances": ["a text"]}
@@ -29,6 +31,11 @@ def connect(runner: EncoderRunner) -> httpx.AsyncClient:
         create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False
     )
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+
+def loaded_queue(runner: EncoderRunner) -> BatchQueue:
+    assert runner._loaded is not None
+    return runner._loaded.queue
 
 
 @pytest.fixture
@@ -151,7 +158,7 @@ async def test_too_many_requests_are_refused_at_once(arguments: Arguments, monke
     monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
     async with connect(runner) as client:
         accepted = [asyncio.create_task(client.post(PREDICT, json=BODY)) for _ in range(2)]
-        await asyncio.sleep(0.1)
+        await eventually(lambda: loaded_queue(runner).admission.requests == 2)
         refused = await client.post(PREDICT, json=BODY)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
@@ -185,11 +192,11 @@ async def test_texts_of_a_caller_that_has_gone_do_not_run(
         return asyncio.create_task(runner.infer([TextInput(text)], runner.default_options))
 
     first = ask("one")
-    await asyncio.sleep(0.1)
+    await eventually(lambda: ran)
     gone, stays = ask("one two"), ask("one two three")
-    await asyncio.sleep(0.1)
+    await eventually(lambda: len(loaded_queue(runner)._entries) == 2)
     gone.cancel()
-    await asyncio.sleep(0.01)
+    await eventually(lambda: loaded_queue(runner).admission.requests == 2)
     let_go.set()
     await asyncio.gather(first, stays)
     assert ran == [3, 5]

@@ -24,6 +24,7 @@ from tests.conftest import GeneratorFolder
 from tests.families import roberta_bpe
 from tests.generators import CONFIGS, collect, complete
 from tests.runners.conftest import MakeEngine
+from tests.waiting import eventually
 
 # Prompts of different lengths, which end at different lengths.
 PROMPTS = (
@@ -229,11 +230,7 @@ async def test_a_caller_that_goes_frees_its_row(make_engine: MakeEngine) -> None
     cancelled.cancel()
     # What comes after is served, and by then those before it have left.
     assert len(await collect(engine, prompt, max_tokens=4, ignore_eos=True)) == 4
-    for _ in range(500):
-        if engine.count == 0:
-            break
-        await asyncio.sleep(0.01)
-    assert engine.count == 0
+    await eventually(lambda: engine.count == 0, seconds=5)
 
 
 async def test_close_fails_what_runs(own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from runners.generator.runner import GeneratorRunner
 from runners.generator.transformers_engine import TransformersEngine
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.waiting import wait_until
 
 PATHS = ("/v1/completions", "/v1/models/model:predict", "/v2/models/model/generate", "/v2/models/model/generate_stream")
 
@@ -51,10 +51,7 @@ def count(runner: GeneratorRunner) -> int:
 
 def wait_until_idle(runner: GeneratorRunner) -> None:
     """What has ended leaves before the model thread's next step."""
-    deadline = time.monotonic() + 10
-    while count(runner):
-        assert time.monotonic() < deadline, "a sequence goes on"
-        time.sleep(0.001)
+    wait_until(lambda: count(runner) == 0, seconds=10)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from runners.hosting.idle_memory import Excess, _resident, release_memory
+from tests.waiting import eventually
 
 MIB = 2**20
 IDLE, BUSY = False, True
@@ -118,9 +119,7 @@ def fail_with(size: int) -> int:
 
 
 async def wait_below(size: int) -> None:
-    async with asyncio.timeout(60):
-        while _resident() > size:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await eventually(lambda: _resident() <= size, seconds=60)
 
 
 class _Cycle:

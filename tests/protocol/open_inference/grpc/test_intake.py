@@ -21,6 +21,7 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from tests.attack.cases_grpc import ASKED, frame, head
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.served import Served
+from tests.waiting import wait_until
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER, STREAM, WATCH, REFLECT = (
@@ -105,9 +106,7 @@ def test_slow_messages_have_places_of_their_own(served: Served, dial: Dial) -> N
     channel = dial(served, max_buffered_bytes=1)
     calls = [begin(channel) for _ in range(6)]
     assert is_live(another(channel))
-    deadline = time.monotonic() + 10
-    while sum(call.done() for call in calls) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: sum(call.done() for call in calls) >= 3)
     refused = [code(call) for call in calls if call.done()]
     assert refused == ["RESOURCE_EXHAUSTED: as many messages as the server takes (max_buffered_bytes) arrive slowly; try again later"] * 3  # fmt: skip
     for call in calls:
@@ -119,9 +118,7 @@ def test_calls_are_bounded_together(served: Served, dial: Dial) -> None:
     channel = dial(served, max_concurrent_requests=1)
     channels = [another(channel) for _ in range(5)]
     calls = [begin(each) for each in channels]
-    deadline = time.monotonic() + 10
-    while not any(call.done() for call in calls) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: any(call.done() for call in calls))
     [refused] = [code(call) for call in calls if call.done()]
     assert refused == "RESOURCE_EXHAUSTED: the server has 4 calls, 4 times max_concurrent_requests; try again later"
     for call in calls:
@@ -146,6 +143,7 @@ def test_a_stream_that_idles_gives_its_place_to_another(served: Served, dial: Di
     channel = dial(served, max_streams=1, timeout_keep_alive=1)
     idle = open_stream(channel)
     assert code(open_stream(channel)).startswith("RESOURCE_EXHAUSTED: the server has 1 streams, which is the most")
+    # The time that a stream may idle.
     time.sleep(1.2)
     new = open_stream(channel)
     assert code(idle).startswith("RESOURCE_EXHAUSTED: nothing has gone over the stream for long")
@@ -160,6 +158,7 @@ def test_answers_that_nobody_reads_are_bounded(served: Served, dial: Dial) -> No
     request.outputs.add(name="logits").parameters["binary_data"].bool_param = True
     asked = request.SerializeToString()
     responses = channel.stream_stream(STREAM, None, None)(iter([asked] * 20))
+    # Nothing tells that the server has stopped because its buffers are full.
     time.sleep(3)
     answers = [messages.ModelStreamInferResponse.FromString(response) for response in responses]
     errors = {answer.error_message for answer in answers} - {""}
@@ -195,6 +194,7 @@ def test_a_connection_without_calls_is_closed_and_its_client_notices_nothing(ser
     assert is_closed(connect(channel, PREFACE))
     for _ in range(3):
         assert is_live(channel)
+        # The time that a connection may idle.
         time.sleep(1.1)
 
 
@@ -233,11 +233,13 @@ def test_clients_that_leave_are_no_errors(
     with caplog.at_level(logging.WARNING):
         for wait in (0, 0, 0, 0.002, 0.005, 0.01, 0.02, 0.05):
             connection = connect(channel, PREFACE + frame(1, 4, 1, head(method)) + data)
+            # They leave at various moments of the call.
             time.sleep(wait)
             if leave:
                 connection.sendall(leave)
             connection.close()
         assert is_live(channel)
+        # An error would be logged now.
         time.sleep(0.1)
         gc.collect()
     assert not caplog.records, caplog.text
@@ -250,6 +252,7 @@ def test_a_client_that_reads_nothing_and_leaves_is_no_error(
     requests = b"".join(frame(0, 0, 1, message(ASKED) * 300) for _ in range(4))
     for _ in range(3):
         connection = connect(channel, PREFACE + frame(1, 4, 1, head(STREAM)) + requests)
+        # Nothing tells that the answers have filled the buffers, nor that no error is logged afterwards.
         time.sleep(2)
         connection.close()
         time.sleep(0.2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from runners.core.api_keys import digest_keys
 from runners.core.version import VERSION
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
 from tests.served import Served
+from tests.waiting import wait_until
 from tests.wire import read_outputs, set_parameters, to_binary
 
 SERVICE = "inference.GRPCInferenceService"
@@ -192,11 +192,8 @@ def test_the_clients_id_goes_back_and_to_the_log(served: Served, dial: Dial, cap
     assert dict(error.trailing_metadata())["x-request-id"] == "my id"
     line = "requestId: my id, method: gRPC, path: /inference.GRPCInferenceService/ModelInfer, status: "
     # The line may be written after the client has its answer.
-    deadline = time.monotonic() + 5
-    while line + "NOT_FOUND" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: line + "NOT_FOUND" in caplog.text)
     assert line + "OK" in caplog.text
-    assert line + "NOT_FOUND" in caplog.text
 
 
 def test_both_forms_of_a_models_name_in_the_repository(channel: grpc.Channel) -> None:
@@ -232,13 +229,11 @@ def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(served: Served, ch
     before = queue._served
     error = raises(lambda: stub(channel).ModelInfer(infer_request(*texts), timeout=0.5))
     assert error.code().name == "DEADLINE_EXCEEDED"
+    wait_until(lambda: queue.admission.requests == 0)
     call = stub(channel).ModelInfer.future(infer_request(*texts))
-    time.sleep(0.5)
+    wait_until(lambda: queue.admission.requests == 1)
     call.cancel()
-    deadline = time.monotonic() + 10
-    while queue.admission.requests and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert queue.admission.requests == 0
+    wait_until(lambda: queue.admission.requests == 0)
     assert stub(channel).ModelInfer(infer_request("a"), timeout=10).outputs
     assert queue._served - before < 3000 * 400, "what nobody waits for does not run"
 
@@ -425,8 +420,7 @@ def test_mutual_tls_and_a_changed_certificate(served: Served, dial: Dial, files:
     assert not connects(port, files.authority)
     assert not connects(port, files.authority, trustme.CA().issue_cert("client"))
     new = renew(files, tmp_path)
-    time.sleep(1.1)
-    assert connects(port, new, pair)
+    wait_until(lambda: connects(port, new, pair))
     assert not connects(port, files.authority, pair)
 
 

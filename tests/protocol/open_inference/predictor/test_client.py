@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ from tests.conftest import Certificate, Dial, ModelFolder, Serve
 from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
 from tests.servers import free_port
+from tests.waiting import eventually, wait_until
 
 TASKS = ("fill_mask", "sequence_classification", "text_embedding", "text_ranking", "token_classification")
 PREDICT = "/v1/models/model:predict"
@@ -465,17 +467,13 @@ def test_readiness_follows_the_predictor_where_asked(
     client, unchecked = serve(**common, enable_predictor_health_check=True).client, serve(**common).client
     assert client.get("/v2/health/ready").status_code == 200
     predictor.close()
-    deadline = time.monotonic() + 10
-    while client.get("/v2/health/ready").status_code == 200 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert client.get("/v2/health/ready").status_code == 503
+    wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
     assert client.post(PREDICT, json={"instances": ["a"]}).json() == {"error": "Model with name model is not ready."}
     assert client.get("/v2/health/live").status_code == 200
     assert unchecked.get("/v2/health/ready").status_code == 200
     if protocol == "v2":
         closing(RestPredictor(local.app, predictor.port))
-        while client.get("/v2/health/ready").status_code == 503 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: client.get("/v2/health/ready").status_code == 200)
         assert client.post(PREDICT, json={"instances": ["a"]}).status_code == 200
 
 
@@ -486,13 +484,18 @@ async def test_close_does_not_wait_for_a_predictor_that_hangs(
     monkeypatch.setattr("runners.encoder.runner._LONGEST_BATCH_SECONDS", 0.2)
     folder = model_folder("bert", "sequence_classification")
 
+    asked = threading.Event()
+
     def hang(_: Any) -> Any:
+        asked.set()
         time.sleep(3)
         raise ValueError
 
-    predictor: Any = (
-        GrpcPredictor(hang) if protocol == "grpc-v2" else RestPredictor(stand_in(lambda _: asyncio.sleep(60)))
-    )
+    async def hang_longer(_: Any) -> None:
+        asked.set()
+        await asyncio.sleep(60)
+
+    predictor: Any = GrpcPredictor(hang) if protocol == "grpc-v2" else RestPredictor(stand_in(hang_longer))
     closing(predictor)
 
     arguments = Arguments(
@@ -502,7 +505,7 @@ async def test_close_does_not_wait_for_a_predictor_that_hangs(
     runner = EncoderRunner(arguments, connect_predictor)
     await runner.load()
     waiting = asyncio.create_task(runner.infer([TextInput("a")], runner.default_options))
-    await asyncio.sleep(0.3)
+    await eventually(asked.is_set)
     start = time.monotonic()
     await asyncio.to_thread(runner.close)
     with pytest.raises(PredictorUnavailableError):
