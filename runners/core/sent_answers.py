@@ -1,4 +1,4 @@
-"""What is given back once the answer of a request has been sent: until then its client decides how long it is kept."""
+"""Releases resources of a request once its answer has been sent; until then its client decides how long that takes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _releases: ContextVar[list[Release] | None] = ContextVar("releases", default=Non
 
 
 def collect_releases() -> list[Release]:
-    """Let what the running task holds be given back by the caller, who must call all of the list in the end."""
+    """Collect the releases of the running task from now on; the caller must call all of the list in the end."""
     releases: list[Release] = []
     _releases.set(releases)
     return releases
 
 
 def release_when_sent(release: Release) -> None:
-    """Give something back once the answer has been sent; at once if nobody tells when that is."""
+    """Call `release` once the answer has been sent, or now if the running task does not collect releases."""
     releases = _releases.get()
     if releases is None:
         release()
