@@ -26,7 +26,7 @@ def count_cores(workers: int = 1, cgroup: Path = _CGROUP) -> int:
 
 
 def limit_spinning() -> None:
-    """Make OpenMP's threads spin only shortly at barriers, unless GOMP_SPINCOUNT is set; call it before importing torch.
+    """Make OpenMP's threads spin shortly at barriers, unless GOMP_SPINCOUNT is set; call it before importing torch.
 
     By libgomp's default they spin so long that a model is 5 to 20 times slower while another process needs the cores.
     """
