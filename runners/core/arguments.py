@@ -138,7 +138,7 @@ class ModelArguments(_Group):
     model_name: str = Field("model", min_length=1, description="name of the model in URLs")
     model_dir: str = Field(
         "/mnt/models", description="folder of the model, or a URI of it such as `s3://bucket/bert/` "
-        "([docs/storage.md](docs/storage.md)); ignored where `model_id` is set",
+        "([docs/how-to/storage.md](docs/how-to/storage.md)); ignored where `model_id` is set",
     )  # fmt: skip
     model_id: str | None = Field(None, description="Hugging Face hub id, or a folder")
     model_revision: str | None = Field(None, description="branch, tag or commit of the model on the hub")
@@ -180,8 +180,8 @@ class PredictorArguments(_Group):
 
     predictor_host: str | None = Field(
         None, description="`host:port` of a Triton or other server of the Open Inference Protocol that runs the model; "
-        "no weights are loaded here, texts become tensors and logits become answers ([docs/predictor.md](docs/predictor"
-        ".md))",
+        "no weights are loaded here, texts become tensors and logits become answers ([docs/how-to/predictor.md]("
+        "docs/how-to/predictor.md))",
     )  # fmt: skip
     predictor_protocol: Annotated[Literal["v2", "grpc-v2"], BeforeValidator(_tensor_protocol)] = Field(
         "v2", description="`v2` is REST, `grpc-v2` gRPC; KServe's default `v1` cannot carry tensors"
@@ -258,7 +258,7 @@ class ServerArguments(_Group):
 
 
 class LimitArguments(_Group, RequestLimits):
-    title = "Limits (docs/limits.md says what each protects)"
+    title = "Limits (docs/reference/limits.md says what each protects)"
 
 
 class ResourceArguments(_Group):

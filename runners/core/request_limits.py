@@ -16,7 +16,7 @@ _MIB = 2**20
 
 
 class RequestLimits(BaseModel):
-    """Each is an argument of the server; docs/limits.md says what it protects and what a client gets that exceeds it.
+    """Each is an argument of the server; docs/reference/limits.md says what it protects and what exceeding it gets.
 
     Counts of one request are checked while it is parsed or before any work is done for it.
     """
