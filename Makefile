@@ -10,7 +10,7 @@ NEEDED := 'import sys; from importlib.metadata import requires; from pip._vendor
 	print(*(f"{each.name}{[*each.extras] or str()}{each.specifier}".replace(chr(39), "") for each in needed \
 	if each.name not in sys.argv[1:] and (each.marker is None or each.marker.evaluate({"extra": ""}))), sep="\n")'
 
-.PHONY: attack serve vllm demo sentiment stubs bento docs lock test test-architectures test-clients test-image test-triton \
+.PHONY: attack serve vllm demo sentiment stubs arguments-table bento docs lock test test-architectures test-clients test-image test-triton \
 	test-vllm-suite architectures-table bench bench-answers bench-encoders bench-generation bench-infinity bench-wires \
 	lint clean
 
@@ -124,9 +124,12 @@ bench-infinity: $(VENV)/installed-bench $(VENV)-infinity/installed
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
 
-# Builds README's docs as a site in site/; a broken link or anchor is an error. Nothing is downloaded.
+# Writes the lists of arguments, limits and generation parameters in docs/reference.
+arguments-table: $(VENV)/installed
+	$(PYTHON) -m tools.generated_pages
+
+# Builds docs/ as a site in site/; a broken link or anchor is an error, and nothing is downloaded.
 docs: $(VENV)/installed-test
-	$(PYTHON) -m tests.docs.generated
 	NO_MKDOCS_2_WARNING=true $(PYTHON) -m mkdocs build --strict --quiet
 
 lint: $(VENV)/installed-test

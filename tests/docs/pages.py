@@ -21,7 +21,7 @@ DOCS = ROOT / "docs"
 _BLOCK = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _NOT_TESTED = re.compile(r'title="not tested: (?P<reason>[^"]+)"')
 # Run by tests of their own, since they ask no server.
-BUILDS = ("make demo", "make bento")
+_OWN_TESTS = ("make demo", "make bento", "make test")
 # What blocks of these languages hold is run.
 _RUN = frozenset({"sh", "python"})
 
@@ -41,8 +41,10 @@ class Block:
         return self.language == "sh" and words[:2] == ["make", "serve"]
 
     @property
-    def is_build(self) -> bool:
-        return self.text.startswith(BUILDS)
+    def asks(self) -> bool:
+        """Whether it is run against the server that its page has started."""
+        run = self.language in _RUN and self.reason is None and not self.is_server
+        return run and not self.text.startswith(_OWN_TESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,13 @@ def find_questions(page: str, text: str) -> list[Question]:
     """
     questions, server = [], ""
     blocks = find_blocks(page, text)
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-        if block.language not in _RUN or block.reason is not None or block.is_build:
-            continue
-        if block.is_server:
+    for position, block in enumerate(blocks):
+        if block.is_server and block.reason is None:
             server = block.text
-            continue
-        if not server and block.text != "make test":
-            raise ValueError(f"{page}: no server is started before this block:\n{block.text}")
-        if block.text != "make test":
+        elif block.asks:
+            if not server:
+                raise ValueError(f"{page}: no server is started before this block:\n{block.text}")
+            following = blocks[position + 1] if position + 1 < len(blocks) else None
             answer = following.text if following is not None and following.language == "json" else None
             questions.append(Question(page, server, block, answer))
     return questions

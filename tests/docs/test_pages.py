@@ -15,9 +15,9 @@ from prometheus_client import REGISTRY
 from runners.core.arguments import GROUPS
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
-from tests.docs.generated import PAGES, PROTECTS, generate
 from tests.docs.pages import DOCS, all_blocks, find_blocks, find_questions, page_names, read_page
 from tests.servers import ROOT
+from tools.generated_pages import PAGES, PROTECTS, generate
 
 LONGEST_LINE = 120
 # Below these lines a page is measured, or written from the code.
@@ -66,8 +66,6 @@ def test_links(page: str) -> None:
     """Files, and headings in them; `make docs` looks at the site's own."""
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]+))?\)", read_page(page)):
         path = (ROOT / page).parent / target if target else ROOT / page
-        if page == "README.md" and target == "CONTRIBUTING.md" and not path.exists():
-            pytest.skip("CONTRIBUTING.md is not there yet")
         assert path.exists(), target
         if anchor:
             assert anchor in headings(path), f"{target}#{anchor}"
@@ -82,7 +80,7 @@ def headings(path: Path) -> set[str]:
 @pytest.mark.parametrize("page", page_names())
 def test_files_that_are_named_exist(page: str) -> None:
     text = "\n".join(line for line in read_page(page).splitlines() if "VERSION" not in line)
-    for path in re.findall(r"`((?:benchmarks|demo|deploy|docs|protocol|runners|tests)/[\w./-]*)`", text):
+    for path in re.findall(r"`((?:benchmarks|demo|deploy|docs|protocol|runners|tests|tools)/[\w./-]*)`", text):
         if not path.startswith(("benchmarks/results", "demo/models")) and "*" not in path:
             assert (ROOT / path).exists(), path
 
@@ -116,7 +114,7 @@ def test_every_block_is_of_a_language_that_is_known(page: str) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_what_is_generated_is_up_to_date(path: Path) -> None:
     page = path.read_text(encoding="utf-8")
-    assert generate(page, PAGES[path]) == page, "run `python -m tests.docs.generated`"
+    assert generate(page, PAGES[path]) == page, "run `make arguments-table`"
 
 
 def test_every_argument_is_on_a_page() -> None:

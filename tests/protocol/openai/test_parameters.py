@@ -13,8 +13,7 @@ from openai.types.responses import response_create_params as response_params
 
 from protocol.http.errors import UnsupportedError
 from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, Route, refuse_unsupported
-from tests.docs.generated import done, parameter_rows
-from tests.docs.pages import DOCS
+from tools.generated_pages import DOCS, done, parameter_rows
 
 CLIENT: dict[Route, Any] = {
     Route.COMPLETIONS: completion_params.CompletionCreateParamsBase,

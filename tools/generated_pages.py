@@ -1,11 +1,12 @@
-"""The parts of pages that are written from the code: `python -m tests.docs.generated` writes them.
+"""Writes the parts of docs/ that come from the code: `python -m tools.generated_pages`, or `make arguments-table`.
 
-Arguments, limits and generation parameters have their names, defaults and descriptions in the code alone.
+The names, defaults and descriptions of arguments, limits and generation parameters are in the code alone.
 """
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,33 +18,10 @@ from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, Route
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.sampling_parameters import SamplingParameters
 from runners.core.arguments import GROUPS, LimitArguments
-from tests.docs.pages import DOCS
 
-MARK = "<!-- Written by `python -m tests.docs.generated`; do not edit below. -->\n"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+MARK = "<!-- Written by `make arguments-table`; do not edit below. -->\n"
 
-_ARGUMENTS = """\
-On the command line (`make serve ARGS="--model_id=..."`, `python launch.py --model_id=...`, `bentoml serve . --arg
-model_id=...`) or in the environment (`RUNTIME_MODEL_ID=...`, or a whole command line in `RUNTIME_ARGS`). `-` and `_` are
-the same.
-
-The command line wins over the environment, the environment over what `bentoml build --arg ...` put into a Bento, and that
-over the default. In the environment `RUNTIME_<ARGUMENT>` wins over `RUNTIME_ARGS`.
-
-`launch.py` is KServe's command line, with its ports 8080 and 8081. `python launch.py --help` prints all arguments. An
-unknown one ends the start with the nearest known name.
-
-vLLM's arguments are taken under their own names (`--tensor-parallel-size 2`, `-tp 2`, `--enable-lora --lora-modules
-sql=/path`, `--arg max_num_seqs=32`, `RUNTIME_KV_CACHE_MEMORY_BYTES=8G`) and checked by vLLM's own parser; if vLLM does not
-run the model each causes a warning.
-
-`SAFETENSORS_FAST_GPU=1` and `HF_HUB_DISABLE_TELEMETRY=1` are set everywhere unless you set them otherwise.
-"""
-_LIMITS = """\
-How much a request may have of anything, and how long a client may take. A request that exceeds a limit is refused before
-work is done for it, with an error that names the amount, the limit and the argument: 413 (over gRPC `RESOURCE_EXHAUSTED`)
-unless the description says otherwise. [Change limits](../how-to/limits.md) says which to change,
-[bounded work](../explanation/bounded-work.md) how they are enforced and tested.
-"""
 # What each limit protects, which the code does not say.
 PROTECTS: Mapping[str, str] = {
     "max_header_bytes": "the event loop: the time to parse headers is quadratic in their size",
@@ -57,8 +35,8 @@ PROTECTS: Mapping[str, str] = {
     "max_json_containers": "the same: a list or an object costs ten times a number",
     "max_json_depth": "the stack",
     "max_client_batch_size": "the event loop, which handles each text; other requests in the queue",
-    "max_text_characters": "the tokenizer. So many characters, beside those of as many labels as there may be, may also "
-    "be kept of a body with its texts: parameters, attributes of an event, an id",
+    "max_text_characters": "the tokenizer. So many characters, beside those of as many labels as there may be, may "
+    "also be kept of a body with its texts: parameters, attributes of an event, an id",
     "max_whole_text_characters": "the tokenizer, which reads all of such a text",
     "max_request_characters": "the tokenizer: a long query with many documents",
     "max_request_sequences": "the model: labels and windows multiply texts",
@@ -93,7 +71,7 @@ TYPES: Mapping[Route, type[msgspec.Struct]] = {
 
 def render_arguments() -> str:
     """Every argument by group, but for the limits, which have a page of their own."""
-    parts = [_ARGUMENTS]
+    parts = []
     for group in GROUPS:
         if group is LimitArguments:
             parts.append("## Limits\n\nSee [limits](limits.md).\n")
@@ -107,20 +85,18 @@ def render_arguments() -> str:
 
 
 def render_limits() -> str:
-    return "\n".join(
-        [_LIMITS]
-        + [
-            _render_argument(name, field.default, field.description, f"Protects {PROTECTS[name]}.")
-            for name, field in LimitArguments.model_fields.items()
-        ]
-        + [""]
-    )
+    """Every limit with what it protects."""
+    lines = []
+    for name, field in LimitArguments.model_fields.items():
+        lines.append(_render_argument(name, field.default, field.description, f"Protects {PROTECTS[name]}."))
+    return "\n".join([*lines, ""])
 
 
 def _render_argument(name: str, default: object, description: str | None, more: str = "") -> str:
     shown = "" if default in (None, False, ()) else f" (default `{default}`)"
     text = (description or "").replace("](docs/", "](../").rstrip(".")
-    return f"- `{name}`{shown}: {text}. {more}".rstrip()
+    item = f"- `{name}`{shown}: {text}. {more}".rstrip()
+    return textwrap.fill(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def done(route: Route) -> set[str]:
