@@ -28,7 +28,7 @@ from runners.core.arguments import read_arguments
 from runners.core.errors import RunnerError
 from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
-from runners.hosting.idle_memory import release_memory
+from runners.hosting.idle_memory import limit_heaps, release_memory
 from runners.hosting.selection import create_runner
 from runners.hosting.startup import (
     being_built,
@@ -53,6 +53,7 @@ IN_BENTO = (HERE.parent / "bento.yaml").is_file()
 
 configure_logging()
 label_log_records()
+limit_heaps()
 given = vars(bentoml.use_arguments())
 try:
     arguments = read_arguments(

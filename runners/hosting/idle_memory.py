@@ -20,6 +20,12 @@ _RARELY = 1000
 _SLACK = 32 * 2**20
 # Looks, one after the other, at which an idle process gives back memory in vain.
 _MOST_TRIES = 3
+# Looks after which what was needed may not be needed any more: a minute.
+_LOOKS_A_TRIAL = 12
+# Heaps that all threads share. By default each thread gets one, and of each up to 64 MiB stay, which are never trimmed.
+_MOST_HEAPS = 2
+# https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.h
+_M_ARENA_MAX = -8
 _PAGES = Path("/proc/self/statm")
 
 
@@ -28,12 +34,12 @@ class Excess:
 
     It needs the least that it has had, until that is tried: what is still or again in memory after memory was given
     back, some times while the process idles, once under load, is needed. It is in use, or is taken again at once, which
-    costs time. When load ends the least is tried again.
+    costs time. When load ends, and every minute, the least is tried again.
     """
 
     def __init__(self) -> None:
         self._least = self._needed = math.inf
-        self._tries = 0
+        self._looks = self._tries = 0
         self._was_busy = False
 
     def find(self, resident: int, is_busy: bool) -> bool:
@@ -43,7 +49,8 @@ class Excess:
             resident: bytes that the process has in memory.
         """
         self._least = min(self._least, resident)
-        if self._was_busy and not is_busy:
+        self._looks += 1
+        if (self._was_busy and not is_busy) or self._looks % _LOOKS_A_TRIAL == 0:
             self._needed, self._tries = self._least, 0
         elif self._tries >= (1 if is_busy else _MOST_TRIES) or math.isinf(self._needed):
             self._needed, self._tries = resident, 0
@@ -52,6 +59,13 @@ class Excess:
         is_excess = resident > self._needed + _SLACK
         self._tries = self._tries + 1 if is_excess else 0
         return is_excess
+
+
+def limit_heaps() -> None:
+    """Let all threads allocate in few heaps, unless the operator says how many; before they are started."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_M_ARENA_MAX, _MOST_HEAPS)
 
 
 async def release_memory(

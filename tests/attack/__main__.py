@@ -70,6 +70,9 @@ def _attack(served: Served, cases: Iterable[Case], folder: Path) -> bool:
             target.close()
             target = None
     if target is not None:
+        row = target.rest()
+        _print_row(row)
+        passed &= row.passed
         target.close()
     return passed
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems giv
         pytest.param([(500, IDLE), (700, BUSY), (700, BUSY), (900, BUSY)], [0, 1, 0, 1], id="busy: more than before"),
         pytest.param([(500, IDLE), (700, BUSY), (700, BUSY), (700, IDLE)], [0, 1, 0, 1], id="it idles again"),
         pytest.param([(700, BUSY), (710, BUSY), (500, IDLE), (700, IDLE)], [0, 0, 0, 1], id="busy from the start"),
+        pytest.param([(500, IDLE), *[(700, BUSY)] * 12], [0, 1, *[0] * 9, 1, 0], id="always busy: again after a minute"),
     ],
 )  # fmt: skip
 def test_what_is_more_than_needed(looks: list[tuple[int, bool]], found: list[int]) -> None:
@@ -49,6 +52,46 @@ def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
         del last
 
     asyncio.run(run())
+
+
+THREADS = """
+import ctypes, sys, threading
+from runners.hosting.idle_memory import _resident, limit_heaps
+
+if sys.argv[1] == "few":
+    limit_heaps()
+before = _resident()
+ready = threading.Barrier(16)
+
+def allocate():
+    # Beyond the end of a heap of 64 MiB there is another one; what is freed first lets the threshold of trimming grow.
+    bytes(30 * 2**20)
+    ready.wait()
+    pieces = [bytes(100_000) for _ in range(200)]
+    ready.wait()
+    del pieces
+    ready.wait()
+
+threads = [threading.Thread(target=allocate, daemon=True) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+ctypes.CDLL(None).malloc_trim(0)
+print((_resident() - before) // 2**20)
+"""
+
+
+def kept_by_threads(heaps: str) -> int:
+    """MiB that 16 threads of a new process leave in its heaps."""
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    run = subprocess.run([sys.executable, "-c", THREADS, heaps], env=environment, capture_output=True, check=True)
+    return int(run.stdout)
+
+
+@on_linux
+def test_threads_keep_little_in_few_heaps() -> None:
+    assert kept_by_threads("few") < 100 < kept_by_threads("many")
 
 
 @on_linux
