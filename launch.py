@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""KServe's command line for this bundle: `python launch.py --model_name=... --model_id=... [--http_port=8080]`.
+"""KServe's command line for this server: `huggingface-runtime --model_name=... --model_id=... [--http_port=8080]`.
 
-It becomes `bentoml serve` of the folder, or of the Bento, that this file is in. The arguments go by the environment,
-which a built Bento heeds too, and which others cannot see.
+It runs `bentoml serve` of the Bento, the source folder or the installed package that contains this file. The arguments
+are passed by the environment, which a built Bento reads too, and which other users cannot see.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.core.arguments import (
-    HANDED_OVER,
-    LaunchArguments,
-    create_parser,
-    parse_command_line,
-    read_launch_arguments,
-)
+from runners.core.argument_sources import HANDED_OVER, read_launch_arguments
+from runners.core.arguments import LaunchArguments
+from runners.core.command_line import create_parser, parse_command_line
 from runners.core.errors import ArgumentsError
+from runners.core.version import VERSION
 from runners.hosting.ports import check_port
+from runners.hosting.working_folder import LAUNCH_FOLDER
 
 _HERE = Path(__file__).resolve().parent
+_SERVICE = "service:Runtime"
 _USAGE = """\
 python launch.py [--argument=value | --argument value | --flag] ...
 
   python launch.py --model_dir=/mnt/models --model_name=ner --return_probabilities
   python launch.py --model_id=HuggingFaceTB/SmolLM2-135M-Instruct --max_model_len=2048 -tp 2
 
+An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
 as a whole command line, in RUNTIME_ARGS; the command line wins over RUNTIME_MODEL_ID, that over RUNTIME_ARGS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What a command line stands for.
+    """A parsed command line.
 
     Attributes:
-        server: where to listen.
+        server: the address to listen on.
         command: the `bentoml serve` command.
-        environment: what that command's environment has on top.
+        environment: variables that the command needs in addition to those of this process.
     """
 
     server: LaunchArguments
@@ -51,22 +51,30 @@ class Launch:
 
 
 def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
-    """Turn the words of KServe's command line into BentoML's.
+    """Translate KServe's command line to BentoML's.
 
     Args:
-        folder: where the source is; in a Bento beside its bento.yaml.
+        words: the words after the program's name.
+        folder: the folder of service.py: a source folder, `src` of a Bento, or that of installed packages.
 
     Raises:
-        ArgumentsError: an argument is unknown or lacks its value, or one of the server's own is wrong.
+        ArgumentsError: an argument is unknown or has no value, or the address is wrong.
     """
-    given = parse_command_line(words)
-    server = read_launch_arguments({name: given.pop(name) for name in LaunchArguments.model_fields if name in given})
-    target = folder.parent if (folder.parent / "bento.yaml").is_file() else folder
-    command = (
-        *(sys.executable, "-m", "bentoml", "serve", str(target)),
-        *(f"--port={server.http_port}", f"--host={server.host}"),
+    arguments = parse_command_line(words)
+    server = read_launch_arguments(
+        {name: arguments.pop(name) for name in LaunchArguments.model_fields if name in arguments}
     )
-    return Launch(server, command, {HANDED_OVER: json.dumps(given)})
+    environment = {HANDED_OVER: json.dumps(arguments)}
+    if (folder.parent / "bento.yaml").is_file():
+        target = [str(folder.parent)]
+    elif (folder / "bentofile.yaml").is_file():
+        target = [str(folder)]
+    else:
+        # BentoML imports from the working folder, which must not be the user's: that may have a service.py of its own.
+        target = [_SERVICE, f"--working-dir={folder}"]
+        environment[LAUNCH_FOLDER] = str(Path.cwd())
+    address = (f"--port={server.http_port}", f"--host={server.host}")
+    return Launch(server, (sys.executable, "-m", "bentoml", "serve", *target, *address), environment)
 
 
 def main() -> None:
@@ -75,6 +83,9 @@ def main() -> None:
         parser = create_parser()
         parser.usage = _USAGE
         parser.print_help()
+        return
+    if "--version" in words:
+        sys.stdout.write(f"huggingface-runtime {VERSION}\n")
         return
     try:
         launch = plan_launch(words)

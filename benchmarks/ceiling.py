@@ -29,8 +29,8 @@ def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
     """In the thread that loads the model, as in the server."""
     runner = EncoderRunner(Arguments.model_validate({"model_dir": folder, "dtype": dtype}))
     loaded = runner._load()
-    readings = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
-    tokenized = [reading.text for reading in readings]
+    encoded_texts = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
+    tokenized = [encoded.text for encoded in encoded_texts]
     batches: list[list[Any]] = [[]]
     for text in tokenized:
         if sum(len(one.input_ids) for one in batches[-1]) + len(text.input_ids) > BATCH_TOKENS_ON_CPU:
@@ -41,7 +41,7 @@ def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:
     def run(groups: list[list[Any]]) -> float:
         start = time.perf_counter()
         for group in groups:
-            loaded.head.read(*loaded.forward.run(group))
+            loaded.encoder_task.split_scores(*loaded.forward.run(group))
         return sum(map(len, groups)) / (time.perf_counter() - start)
 
     run(batches)

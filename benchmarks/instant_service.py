@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runners.core.predictions import Numbers, Options, Prediction, TensorSpec, TextInput, TokenInput
+from runners.core.predictions import LOGITS, MAIN, Numbers, Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.encoder import runner
 
 TOKENS, CLASSES = 512, 9
@@ -26,20 +26,20 @@ class InstantRunner(runner.EncoderRunner):
     async def load(self) -> None:
         """There is nothing to load."""
 
-    def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        return [TensorSpec("output-0", "INT64", (-1,))]
+    def outputs(self, options: Options) -> Sequence[OutputSpec]:
+        return [OutputSpec(MAIN, np.int64, (-1,))]
 
-    def named_outputs(self) -> Sequence[TensorSpec]:
-        return [TensorSpec("logits", "FP32", (-1, TOKENS, CLASSES))]
+    def named_outputs(self) -> Sequence[OutputSpec]:
+        return [OutputSpec(LOGITS, np.float32, (-1, TOKENS, CLASSES))]
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
-        tensors = {"logits": _LOGITS} if "logits" in options.tensors else {}
-        return [Prediction(Numbers(np.asarray(1)), tensors=tensors)] * len(texts)
+        logits = {LOGITS: _LOGITS} if LOGITS in options.outputs else {}
+        return [Prediction({MAIN: Numbers(np.asarray(1)), **logits})] * len(texts)
 
 
 # service.py, imported after this, takes it for the real one.
 runner.EncoderRunner = InstantRunner  # type: ignore[misc]
 
-from service import Runtime, application  # noqa: E402
+from service import Runtime, create_worker  # noqa: E402
 
-__all__ = ["Runtime", "application"]
+__all__ = ["Runtime", "create_worker"]

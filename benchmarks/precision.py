@@ -27,7 +27,7 @@ async def predict(folder: Path, dtype: str, texts: list[str]) -> list[NDArray[An
     await runner.load()
     predictions = await runner.infer([TextInput(text) for text in texts], runner.default_options)
     runner.close()
-    outputs = [prediction.output for prediction in predictions]
+    outputs = [prediction.main for prediction in predictions]
     return [output.values if isinstance(output, Numbers) else output.value for output in outputs
             if isinstance(output, Numbers | Text)]  # fmt: skip
 

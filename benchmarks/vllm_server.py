@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import runpy
 
-from runners.generator.vllm import name_distribution
+from runners.generator.vllm.installation import name_distribution
 
 if __name__ == "__main__":
     # The build for CPUs does not find its own version otherwise.

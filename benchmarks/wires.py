@@ -94,11 +94,13 @@ def _compare_forms() -> None:
 
         _time_forms("over a connection, read by the client", ask)
 
-    from benchmarks.instant_service import application
+    from benchmarks.instant_service import create_worker
 
+    application = create_worker().application
     loop = asyncio.new_event_loop()
     _time_forms(
-        "in the server, from request to answer", lambda body: loop.run_until_complete(_answer(application, body))
+        "in the server, from request to answer",
+        lambda body: loop.run_until_complete(_answer(application, body)),
     )
 
 

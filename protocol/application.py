@@ -2,47 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from pathlib import Path
-
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from protocol.context import ServerContext, make_context
+from protocol.examples import describe_examples
 from protocol.http.body_budget import BoundBodies
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
-from protocol.http.middleware.allowed_methods import AnswerOptions
-from protocol.http.middleware.authentication import Access, RequireKey
+from protocol.http.middleware.allowed_methods import ReportAllowedMethods
+from protocol.http.middleware.authentication import RequireKey
 from protocol.http.middleware.compression import CompressResponses
 from protocol.http.middleware.latency import LogLatency
 from protocol.http.middleware.request_id import EchoRequestId
-from protocol.http.middleware.unread_bodies import KeepAlive, answer_failure
-from protocol.kserve_v1 import routes as v1
-from protocol.open_inference import generate, repository
-from protocol.open_inference import rest as open_inference
+from protocol.http.middleware.unread_bodies import DrainUnreadBody, answer_failure
+from protocol.kserve_v1 import openapi as kserve_v1_document
+from protocol.kserve_v1 import routes as kserve_v1
+from protocol.metrics import metrics_route
+from protocol.open_inference import openapi as open_inference_document
+from protocol.open_inference import routes as open_inference
+from protocol.openai import openapi as openai_document
 from protocol.openai import routes as openai
+from protocol.openai.preflights import ForwardPreflights
 from protocol.openapi import document as openapi
+from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
 from runners.core.models import Models
+
+# A line for each protocol: its routes, and its part of the OpenAPI document. Routes are tried in this order.
+PROTOCOLS = (
+    (open_inference.routes, open_inference_document.describe),
+    (kserve_v1.routes, kserve_v1_document.describe),
+    (openai.routes, openai_document.describe),
+    (tei.routes, tei_document.describe),
+)
 
 
 def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ASGIApp:
     """The application that serves `models`.
 
     Args:
-        openai_prefix: where OpenAI's API is served, beside `/v1`.
+        openai_prefix: where OpenAI's API is served beside `/v1`.
     """
-    access = Access(arguments)
+    context = make_context(models, arguments, openai_prefix)
     application: ASGIApp = Starlette(
-        routes=create_routes(models, arguments, access, openai_prefix),
+        routes=create_routes(context),
         exception_handlers={
             ProtocolError: render_error,
             RunnerError: render_error,
@@ -51,50 +59,20 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             Exception: answer_failure,
         },
     )
-    # Around Starlette, not in it: its own answer to a failure is outside of its middleware.
-    application = AnswerOptions(application, models)
-    application = openai.ForwardPreflights(application, models, openai_prefix)
-    if access.asks_clients:
-        application = RequireKey(application, access)
+    # Around Starlette and not in it: Starlette answers a failure outside of its middleware.
+    application = ReportAllowedMethods(application, models)
+    application = ForwardPreflights(application, context)
+    if context.access.asks_clients:
+        application = RequireKey(application, context.access)
     application = BoundBodies(CompressResponses(application), arguments.max_buffered_bytes)
-    application = EchoRequestId(KeepAlive(application))
+    application = EchoRequestId(DrainUnreadBody(application))
     return LogLatency(application) if arguments.enable_latency_logging else application
 
 
-def create_routes(models: Models, arguments: Arguments, access: Access, openai_prefix: str) -> list[Route]:
+def create_routes(context: ServerContext) -> list[Route]:
     """The routes of all protocols, in the order in which they are tried."""
     return [
-        # A flood of probes is to cost little.
-        *open_inference.health_routes(models),
-        *openai.routes(models, arguments, access, openai_prefix),
-        *v1.routes(models, arguments),
-        *generate.routes(models, arguments),
-        *repository.routes(models, arguments, access),
-        *tei.routes(models, arguments),
-        *open_inference.routes(models, arguments),
-        *openapi.routes(models, arguments, access, openai_prefix),
-        Route("/metrics", _metrics),
+        *(route for routes, _ in PROTOCOLS for route in routes(context)),
+        *openapi.routes(context, [describe for _, describe in PROTOCOLS], describe_examples),
+        metrics_route(),
     ]
-
-
-async def _metrics(_: Request) -> Response:
-    """Prometheus metrics of all workers: BentoML gives them one folder to write to."""
-    registry = REGISTRY
-    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        _forget_dead_workers(Path(folder))
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _forget_dead_workers(folder: Path) -> None:
-    """Take a worker that was killed out of the gauges of what is under way; its counters stay."""
-    for pid in {path.stem.rpartition("_")[2] for path in folder.glob("gauge_live*.db")}:
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            with contextlib.suppress(FileNotFoundError):
-                # Another worker may be at it too.
-                mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
-        except PermissionError:
-            continue

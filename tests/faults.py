@@ -34,9 +34,9 @@ def break_token(runner: EncoderRunner, token: str) -> None:
     """
     loaded = runner._loaded
     assert loaded is not None
-    index = loaded.head.tokenizer.convert_tokens_to_ids(token)
+    index = loaded.encoder_task.tokenizer.convert_tokens_to_ids(token)
     assert isinstance(index, int)
-    assert index != loaded.head.tokenizer.unk_token_id, f"{token!r} is no token"
+    assert index != loaded.encoder_task.tokenizer.unk_token_id, f"{token!r} is no token"
     table = loaded.model.get_input_embeddings()
     assert isinstance(table, torch.nn.Embedding)
     with torch.inference_mode():

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from runners.encoder.forward import Forward, ModelInputs, Rows
-from runners.encoder.forward_choice import choose_forward
+from runners.encoder.forward import Forward, ModelInputs, TokenSelection
+from runners.encoder.forward_selection import select_forward
 from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
 from tests.families import AUTO_CLASSES
 
 ROWS = {
-    "fill_mask": Rows.MASKS,
-    "sequence_classification": Rows.FIRST,
-    "text_embedding": Rows.ALL,
-    "token_classification": Rows.ALL,
+    "fill_mask": TokenSelection.MASKS,
+    "sequence_classification": TokenSelection.FIRST,
+    "text_embedding": TokenSelection.ALL,
+    "token_classification": TokenSelection.ALL,
 }
 PROBE_LENGTHS = (7, 60, 21, 2)
 MAX_BATCH_TOKENS = 1536
@@ -42,7 +42,7 @@ class ForwardCase:
             self.model, frozenset(names), ROWS[task], self.mask, self.model.config.pad_token_id or 0
         )
         self.forward: Forward
-        self.forward, self.reason = choose_forward(self.probe(), tokenizer.padding_side)
+        self.forward, self.reason = select_forward(self.probe(), tokenizer.padding_side)
 
     def probe(self) -> Probe:
         ordinary_ids = np.arange(10, self.model.config.vocab_size)

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
 from runners.core.generation import Delta, Sampling
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 
 PROMPTS = ("Return the", "Open the file and return its contents as a string", "An exception is raised")
 

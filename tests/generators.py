@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from runners.core.generation import Delta, Sampling
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.families import albert_unigram, roberta_bpe
 
 CHAT_TEMPLATE = (

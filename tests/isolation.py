@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from transformers import PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
-from runners.encoder.queue import BatchMode
+from runners.encoder.batch_mode import BatchMode
 from runners.encoder.runner import EncoderRunner
 from runners.modeling.packed_linear import PackedLinear
 from tests.families import FAMILIES, Family, albert_unigram
@@ -116,7 +116,7 @@ class Server:
         self.exact_beside_same_lengths = (
             case.mode in (BatchMode.PACKED, BatchMode.ONE_BY_ONE) or case.dtype != "float32"
         )
-        tokenizer = runner._loaded.head.tokenizer
+        tokenizer = runner._loaded.encoder_task.tokenizer
         self._mask: str = tokenizer.mask_token
         # After another word, since some tokenizers see the first one otherwise.
         known = len(tokenizer.tokenize("it"))

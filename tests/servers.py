@@ -32,7 +32,9 @@ def free_port() -> int:
 class ServerProcess:
     """`command` run with PORT in its environment; `{port}` in its words is the port too."""
 
-    def __init__(self, command: Sequence[str] | str, home: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str] | str, home: Path, environment: dict[str, str] | None = None, folder: Path = ROOT
+    ) -> None:
         self.port = free_port()
         self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -41,7 +43,7 @@ class ServerProcess:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [word.replace("{port}", str(self.port)) for word in words],
-                cwd=ROOT,
+                cwd=folder,
                 # Two servers with one home would delete each other's metrics.
                 env={
                     **os.environ,

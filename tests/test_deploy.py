@@ -33,19 +33,16 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
-from runners.core.arguments import (
-    ENVIRONMENT_COMMAND_LINE,
-    ENVIRONMENT_PREFIX,
-    Arguments,
-    parse_command_line,
-    read_arguments,
-)
+from runners.core.argument_sources import ENVIRONMENT_COMMAND_LINE, ENVIRONMENT_PREFIX, read_arguments
+from runners.core.arguments import Arguments
+from runners.core.command_line import parse_command_line
 from runners.core.errors import ArgumentsError
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
 from runners.core.models import Models
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
-from runners.generator import vllm
+from runners.generator.vllm.command_line import parse_arguments
+from runners.generator.vllm.installation import name_distribution
 from tests.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -299,8 +296,8 @@ def check_arguments(document: Document) -> Iterator[str]:
             if not document.generates:
                 yield from (f"{name} is vLLM's, and this is not for generation" for name in arguments.engine)
             elif arguments.engine:
-                vllm.name_distribution()
-                vllm._parse(arguments, [arguments.model_name])
+                name_distribution()
+                parse_arguments(arguments, [arguments.model_name])
         except ArgumentsError as error:
             yield str(error)
 

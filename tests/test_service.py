@@ -6,21 +6,23 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runners.core.arguments import read_arguments
-from runners.hosting import startup
+from runners.core.argument_sources import read_arguments
+from runners.hosting import resources as gpu_resources
 from tests.protocol.openapi.test_document import BENTOML_OPERATIONS
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """
 import json, service
+from protocol.http.middleware.authentication import BENTOML_PATHS
 from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
-print(json.dumps({"arguments": service.arguments.model_dump(), "bentoml_paths": sorted(service.BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
+print(json.dumps({"arguments": service.arguments.model_dump(), "bentoml_paths": sorted(BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
                   "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
 """
 
@@ -55,6 +57,39 @@ def test_importing_the_service_is_cheap() -> None:
     assert effective_config()["modules"] == []
 
 
+_IMPORT_WITHOUT_DEVICES_AND_NETWORK = """
+import socket, pynvml
+def refuse(*_, **__):
+    raise AssertionError("an import connects to nothing and probes no device")
+socket.socket.connect = socket.getaddrinfo = pynvml.nvmlInit = refuse
+import service
+print(service.Runtime.inner.__name__, service.Runtime.config["resources"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment", "declared"),
+    [
+        ({"RUNTIME_MODEL_ID": "owner/model"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_DIR": "s3://bucket/model"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_DIR": "ftp://host/model"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_DIR": "s3://bucket/model", "RUNTIME_TASK": "text_generation"}, "Generator {'gpu': 1}"),
+        ({"RUNTIME_MODEL_ID": "owner/model", "RUNTIME_ARGS": "-tp 2 -pp 2"}, "Generator {'gpu': 4}"),
+        ({"RUNTIME_MODEL_ID": "owner/model", "RUNTIME_ARGS": "-tp 2 --task=fill_mask"}, "Encoder {'gpu': 1}"),
+    ],
+)
+def test_importing_the_service_downloads_and_probes_nothing(
+    environment: dict[str, str], declared: str, tmp_path: Path
+) -> None:
+    """Builds import it too; what it needs is done once in the parent process, before the workers start."""
+    online = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    shown = subprocess.run(
+        [sys.executable, "-c", _IMPORT_WITHOUT_DEVICES_AND_NETWORK], cwd=ROOT,
+        env={**os.environ, **online, **environment}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout.splitlines()[-1] == declared
+
+
 @pytest.mark.parametrize(
     ("arguments", "in_bento", "gpus", "resources"),
     [
@@ -74,5 +109,7 @@ def test_importing_the_service_is_cheap() -> None:
 def test_resources(
     arguments: dict[str, Any], in_bento: bool, gpus: int, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(startup, "_count_gpus", lambda: gpus)
-    assert startup.resolve_resources(read_arguments(arguments, {}, {}), in_bento) == resources
+    monkeypatch.setattr(gpu_resources, "_count_gpus", lambda: gpus)
+    merged = read_arguments(arguments, {}, {})
+    requested = gpu_resources.request_gpus(merged, merged.parallel_size)
+    assert ({} if not in_bento and gpu_resources.is_without_gpus(merged) else requested) == resources

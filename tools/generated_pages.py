@@ -14,10 +14,10 @@ import msgspec
 
 from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
-from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, Route
+from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet
 from protocol.openai.responses import ResponsesRequest
-from protocol.openai.sampling_parameters import SamplingParameters
 from runners.core.arguments import GROUPS, LimitArguments
+from runners.core.sampling_parameters import SamplingParameters
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MARK = "<!-- Written by `make arguments-table`; do not edit below. -->\n"
@@ -61,11 +61,11 @@ PROTECTS: Mapping[str, str] = {
     "answer_timeout": "memory of answers that nobody reads",
     "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
 }
-TYPES: Mapping[Route, type[msgspec.Struct]] = {
-    Route.COMPLETIONS: CompletionRequest,
-    Route.CHATS: ChatRequest,
-    Route.RESPONSES: ResponsesRequest,
-    Route.PARAMETERS: SamplingParameters,
+TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {
+    ParameterSet.COMPLETIONS: CompletionRequest,
+    ParameterSet.CHATS: ChatRequest,
+    ParameterSet.RESPONSES: ResponsesRequest,
+    ParameterSet.PARAMETERS: SamplingParameters,
 }
 
 
@@ -99,7 +99,7 @@ def _render_argument(name: str, default: object, description: str | None, more: 
     return textwrap.fill(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def done(route: Route) -> set[str]:
+def done(route: ParameterSet) -> set[str]:
     """The parameters that a route's types have."""
     return {field.name for field in msgspec.structs.fields(TYPES[route])}
 
@@ -116,10 +116,10 @@ def parameter_rows() -> dict[str, list[str]]:
     names = dict.fromkeys(
         [*MEANINGS, *sorted(set().union(*NO_EFFECT.values())), *sorted(set().union(*REFUSED.values()))]
     )
-    return {name: [*(_describe(name, route) for route in Route), MEANINGS.get(name, "")] for name in names}
+    return {name: [*(_describe(name, route) for route in ParameterSet), MEANINGS.get(name, "")] for name in names}
 
 
-def _describe(name: str, route: Route) -> str:
+def _describe(name: str, route: ParameterSet) -> str:
     if name in done(route):
         return "refused" if name == "chat_template" else "yes"
     if name in NO_EFFECT[route]:

@@ -1,4 +1,4 @@
-"""Builds the Bento of one flavour, and puts a model into it: `python -m deploy.bento.build cpu --model=DIR`."""
+"""Builds the Bento of one flavour, with a model if one is named: `python -m deploy.bento.build cpu --model=DIR`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ BENTOFILES = {
     "cuda": ROOT / "deploy/bento/cuda.yaml",
     "encoder-cpu": ROOT / "deploy/bento/encoder-cpu.yaml",
 }
-# Weights in other formats than safetensors, which are not read where those are beside them.
+# Weights in other formats than safetensors; the server ignores them if there are safetensors in the same folder.
 _OTHER_WEIGHTS = frozenset({".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth"})
-# Folders of the same weights for other engines.
+# Folders with the same weights for other engines.
 _OTHER_ENGINES = frozenset({"onnx", "openvino", "original", "coreml"})
 
 
@@ -33,19 +33,20 @@ def build_bento(flavor: str, model: str | None = None, revision: str | None = No
     """Build a Bento into BentoML's store.
 
     Args:
-        model: a folder or a hub id, which goes into the Bento and is what it serves unless told otherwise.
-        revision: branch, tag or commit of a hub id.
+        flavor: a key of BENTOFILES.
+        model: a folder or a hub id; the Bento contains this model, and serves it by default.
+        revision: the branch, tag or commit of a hub id.
 
     Raises:
-        ValueError: `model` is none.
-        BentoMLException: BentoML cannot build.
+        ValueError: there is no such model.
+        BentoMLException: BentoML cannot build the Bento.
     """
     bentofile = BENTOFILES[flavor]
     if model is None:
         return bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
     tag = keep_model(model, revision)
     options = yaml.safe_load(bentofile.read_text())
-    # A name of its own: it serves this model where the other serves what is mounted.
+    # Another name than that of the Bento without a model, which serves a mounted one.
     options["name"] = f"{options['name']}-{tag.name}"
     options["models"] = [str(tag)]
     options["args"] = {**options.get("args", {}), "model_dir": f"bentoml://{tag}"}
@@ -56,10 +57,10 @@ def build_bento(flavor: str, model: str | None = None, revision: str | None = No
 
 
 def keep_model(model: str, revision: str | None = None) -> bentoml.Tag:
-    """Put a model into BentoML's model store, unless it is there; its version is that of its contents.
+    """Put a model into BentoML's model store unless it has it; the version is a hash of the files, or the commit.
 
     Raises:
-        ValueError: it is no model.
+        ValueError: there is no such model.
     """
     folder = Path(model)
     if folder.is_dir():
@@ -77,14 +78,14 @@ def keep_model(model: str, revision: str | None = None) -> bentoml.Tag:
 
     def download(to: Path) -> None:
         snapshot_download(model, revision=info.sha, local_dir=to, allow_patterns=names)
-        # huggingface_hub's own notes.
+        # huggingface_hub keeps its own metadata there.
         shutil.rmtree(to / ".cache", ignore_errors=True)
 
     return _store(model.replace("/", "--"), str(info.sha)[:16], download)
 
 
 def _choose_files(files: Iterable[Path]) -> list[Path]:
-    """The files of a model that serve: no hidden ones (histories, caches, secrets), no weights that are there twice."""
+    """The files that the server reads: no hidden ones (history, caches, secrets), and no second copy of the weights."""
     shown = sorted(file for file in files if not any(part.startswith(".") for part in file.parts))
     with_safetensors = {file.parent for file in shown if file.suffix == ".safetensors"}
     return [
@@ -122,11 +123,11 @@ def _store(name: str, version: str, fill: Callable[[Path], None]) -> bentoml.Tag
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("flavor", choices=BENTOFILES)
-    parser.add_argument("--model", help="a folder or hub id, which goes into the Bento")
-    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
-    given = parser.parse_args()
+    parser.add_argument("--model", help="a folder or hub id of the model that the Bento contains")
+    parser.add_argument("--revision", help="the branch, tag or commit of a hub id")
+    options = parser.parse_args()
     try:
-        bento = build_bento(given.flavor, given.model, given.revision)
+        bento = build_bento(options.flavor, options.model, options.revision)
     except (ValueError, OSError, BentoMLException) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from None
     sys.stdout.write(f"{bento.tag}\n")

@@ -1,4 +1,4 @@
-"""Request bodies: their type, their size, their JSON; and responses."""
+"""The bodies of requests, checked and decoded, and JSON responses."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body_budget import BodyShare, count_kept, get_share
-from protocol.http.errors import BodyTooLargeError, InvalidRequestError, UnsupportedMediaTypeError
+from protocol.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from protocol.http.json_pieces import encode_json, join_pieces
 from protocol.http.json_structure import check_amounts, decode_in_pieces
 from protocol.http.middleware.compression import inflate, read_encoding
-from protocol.http.offload import offload
+from protocol.http.offload import offload, offload_large
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
 
-# curl sends the form type for any body unless told otherwise.
+# curl sends the form's type for any body by default.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
 STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
-# More digits than any length has, and fewer than Python refuses to turn into a number.
+# More digits than any length has; Python refuses to parse a number of some thousands.
 MAX_DIGITS = 18
-# Where msgspec names a field of the body: missing, or with a value that it cannot have.
+# The field of the body in msgspec's message about a missing field or a wrong value.
 _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
-# As many parameters of a content type are looked at; none has more than three.
+# Parameters of a content type that are read; real ones have at most three.
 _MOST_PARAMETERS = 16
 # Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
 _INLINE_BYTES = 256 * 2**10
@@ -39,7 +40,7 @@ _ONE_CALL_BYTES = 4 * 2**20
 
 
 class Body:
-    """The bytes of a request's body, which are kept until they are decoded, and how many they are."""
+    """The bytes of a request's body, which are kept until they are decoded, and their number."""
 
     __slots__ = ("_share", "data", "size")
 
@@ -49,18 +50,18 @@ class Body:
         self.size = len(data)
 
     async def decode(self, read: Callable[[bytes], T]) -> T:
-        """What `read` makes of the bytes, in a thread if there are many; only what it makes is counted from then on."""
+        """Decode the bytes with `read`, in a thread if they are many; only the result counts as held from then on."""
         data, self.data = self.data, b""
-        value = await _read_off_loop(lambda: read(data), self.size)
+        value = await offload_large(lambda: read(data), self.size, _INLINE_BYTES)
         share = self._share
-        # All requests that may be under way can keep smaller shares; only larger ones are worth the counting.
+        # Smaller shares of all requests under way fit into memory, so they are not counted again.
         if share is not None and share.taken > _INLINE_BYTES:
             share.give_back(but=await offload(lambda: count_kept(value)))
         return value
 
     async def check(self, read: Callable[[bytes], T]) -> T:
-        """What `read` finds in bytes that go on to another application; all are counted until the request has ended."""
-        return await _read_off_loop(lambda: read(self.data), self.size)
+        """Check bytes with `read` that another application will get; they count as held until the request has ended."""
+        return await offload_large(lambda: read(self.data), self.size, _INLINE_BYTES)
 
 
 async def read_body(
@@ -71,9 +72,9 @@ async def read_body(
     Raises:
         UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
             otherwise than with gzip or deflate.
-        BodyTooLargeError: it is larger, by its Content-Length, as it arrives or as it is decoded.
-        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
-        InvalidRequestError: it is empty, or not what its Content-Encoding says.
+        BodyTooLargeError: its Content-Length, its bytes or its decoded bytes exceed the limit.
+        BodiesTooLargeError: the bodies of other requests leave no room for it now.
+        InputError: it is empty, or its Content-Encoding is wrong.
     """
     _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
     encoding = read_encoding(request.headers.getlist("content-encoding"))
@@ -95,7 +96,7 @@ async def read_body(
     if body and encoding is not None:
         body = await inflate(body, encoding, limit, share)
     if not body:
-        raise InvalidRequestError("the body is empty; it must be a JSON object")
+        raise InputError("the body is empty; it must be a JSON object")
     return Body(body, share)
 
 
@@ -112,17 +113,12 @@ def _check_type(request: Request, others: Sequence[str]) -> None:
             raise UnsupportedMediaTypeError(f"the charset {value.strip()} is not supported; send utf-8")
 
 
-async def _read_off_loop(read: Callable[[], T], size: int) -> T:
-    """Do what makes objects of a body of so many bytes, in a thread if there is much to do."""
-    return read() if size <= _INLINE_BYTES else await offload(read)
-
-
 def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLimits, what: str = "the body") -> T:
-    """Decode JSON of a client into the decoder's type; no call into msgspec takes long.
+    """Decode a client's JSON into the decoder's type, without a long call into msgspec.
 
     Raises:
         LimitExceededError: it has more values, containers or levels than the operator allows.
-        InvalidRequestError: as `parse_json`.
+        InputError: as `parse_json`.
     """
     if len(body) <= _ONE_CALL_BYTES:
         check_amounts(body, limits)
@@ -134,10 +130,10 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
 
 
 def check_beside_texts(body: bytes, kept: object, limits: RequestLimits) -> None:
-    """Check how much of a body, parameters or names, is kept with its texts until the answer.
+    """Check the size of the parameters and names of a body, which are kept with its texts until the answer.
 
     Raises:
-        LimitExceededError: it is more than the longest text and all labels that a request may have.
+        LimitExceededError: they are larger than the longest text and all labels that a request may have.
     """
     if len(body) > limits.max_text_characters:
         labels = limits.max_labels * limits.max_label_characters
@@ -149,17 +145,17 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     """Decode JSON into the decoder's type.
 
     Raises:
-        InvalidRequestError: it is no JSON or of another form; the message says where, and repeats none of it.
+        InputError: it is no JSON, or of another type; the message says where, and repeats none of the body.
     """
     with _request_errors(what):
         return decoder.decode(body)
 
 
 def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
-    """What was decoded already, as a type.
+    """Convert a decoded value to a type.
 
     Raises:
-        InvalidRequestError: it is of another form.
+        InputError: the value is not of that type.
     """
     with _request_errors(what):
         return msgspec.convert(value, form)
@@ -172,22 +168,22 @@ def _request_errors(what: str) -> Iterator[None]:
     except msgspec.ValidationError as error:
         found = _FIELD.search(str(error))
         param = None if found is None else found[1] or found[2]
-        raise InvalidRequestError(f"{what} is not as expected: {error}", param) from error
+        raise InputError(f"{what} is not as expected: {error}", param) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"{what} is not valid JSON: {error}") from error
+        raise InputError(f"{what} is not valid JSON: {error}") from error
     except RecursionError as error:
-        raise InvalidRequestError(f"{what} is nested too deeply") from error
+        raise InputError(f"{what} is nested too deeply") from error
 
 
 def json_response(payload: Any, values: int = 0) -> Response:
     """A 200 with a JSON body; numpy arrays and iterators are JSON lists.
 
     Args:
-        values: about how many numbers and names there are; of many only a part is encoded at a time.
+        values: about how many numbers and names the body has; many are encoded in parts.
     """
     return Response(encode_json(payload, values), media_type="application/json")
 
 
 def encode_part(payload: Any) -> orjson.Fragment:
-    """What is to be a part of an answer, encoded piece by piece."""
+    """Encode a part of an answer, piece by piece."""
     return orjson.Fragment(join_pieces(payload))

@@ -1,4 +1,4 @@
-"""The bytes of request bodies that all connections hold together."""
+"""A limit on the bytes of request bodies that all connections hold together."""
 
 from __future__ import annotations
 
@@ -11,25 +11,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.http.errors import BodiesTooLargeError
 
-# What a body may always have, so that small requests pass while large bodies have taken everything.
+# Every body may have as many bytes, so that small requests pass while large bodies have taken all others.
 FREE_BYTES = 16 * 2**10
 _KEY = "runtime.body_share"
-# Of a place in a list, a tuple or a dictionary.
+# The bytes of a place in a list, a tuple or a dictionary.
 _PLACE_BYTES = 8
 
 
 class BoundBodies:
-    """Counts the bytes of each body as they come; all but what decoding left are given back once it is decoded, and the
-    rest when its request has ended.
+    """Counts the bytes of each body as they come, of its decoded value later, until its request has ended.
 
-    A request whose body is too much gets a 503 where it reads its body.
+    A request whose body does not fit gets a 503 when it reads the body.
     """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self.most = most
         self.left = most
-        # Bodies are inflated in a thread.
+        # Bodies are decompressed in a thread.
         self.lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +51,7 @@ class BoundBodies:
 
 
 class BodyShare:
-    """What one request has taken."""
+    """The bytes that one request holds."""
 
     __slots__ = ("_budget", "_free", "_taken")
 
@@ -62,10 +61,10 @@ class BodyShare:
         self._taken = 0
 
     def take(self, count: int) -> None:
-        """Hold as many bytes more.
+        """Hold more bytes.
 
         Raises:
-            BodiesTooLargeError: there are not as many left.
+            BodiesTooLargeError: fewer bytes are left.
         """
         if count <= self._free:
             self._free -= count
@@ -80,21 +79,21 @@ class BodyShare:
             self._taken += count
 
     def check(self, count: int) -> None:
-        """Check that so many bytes more could be held now.
+        """Check whether more bytes can be held now.
 
         Raises:
-            BodiesTooLargeError: they could not.
+            BodiesTooLargeError: fewer bytes are left.
         """
         if count - self._free > self._budget.left:
             raise BodiesTooLargeError(self._budget.most)
 
     @property
     def taken(self) -> int:
-        """Bytes that are held, without those that any body may have."""
+        """The held bytes, without those that every body may have."""
         return self._taken
 
     def give_back(self, but: int = 0) -> None:
-        """Hold no more than so many bytes."""
+        """Give back all bytes but so many."""
         if self._taken > but:
             with self._budget.lock:
                 self._budget.left += self._taken - but
@@ -108,7 +107,7 @@ def get_share(scope: Scope) -> BodyShare | None:
 
 
 def count_kept(value: object) -> int:
-    """About how many bytes a decoded body keeps: its characters, bytes and arrays, and the places of its lists."""
+    """About how many bytes a decoded body has: of its characters, bytes and arrays, and of the places of its lists."""
     count = 0
     waiting = [value]
     while waiting:

@@ -1,4 +1,4 @@
-"""Errors of the wire, and the one table from any error to a status."""
+"""Errors of protocols, and the table of the HTTP status of every error."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from runners.core.errors import (
     InputError,
     LimitExceededError,
     ModelLoadError,
+    ModelNotFoundError,
     ModelNotReadyError,
     NonFiniteScoresError,
     OverloadedError,
@@ -33,45 +34,12 @@ class ProtocolError(Exception):
 
     status = HTTPStatus.BAD_REQUEST
     headers: Mapping[str, str] = MappingProxyType({})
-    # OpenAI's word for it, where it has one.
-    code: str | None = None
-
-
-class InvalidRequestError(ProtocolError):
-    """The body or a parameter is not what the protocol says; `param` names it, for OpenAI's API."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
 
 
 class MessageTimeoutError(ProtocolError):
-    """A message of gRPC does not arrive in time."""
+    """A gRPC message did not arrive in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
-
-
-class UnsupportedError(InvalidRequestError):
-    """The body asks for what vLLM knows and this server does not do."""
-
-    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
-        """
-        Args:
-            on_vllm: whether OpenAI's API has it where vLLM runs the model.
-        """
-        where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
-        super().__init__(f"{what} is not supported here{where}", param)
-
-
-class ModelNotFoundError(ProtocolError):
-    """KServe's text: clients look for it."""
-
-    status = HTTPStatus.NOT_FOUND
-    param = "model"
-    code = "model_not_found"
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Model with name {name} does not exist.")
 
 
 class NotFoundError(ProtocolError):
@@ -88,13 +56,13 @@ class UnauthorizedError(ProtocolError):
 
 
 class ForbiddenError(ProtocolError):
-    """The request is understood, and the operator does not allow it."""
+    """The operator does not allow the request."""
 
     status = HTTPStatus.FORBIDDEN
 
 
 class MethodNotAllowedError(ProtocolError):
-    """The path exists, for other methods."""
+    """The path allows other methods only."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
@@ -110,7 +78,7 @@ class BodyTooLargeError(ProtocolError):
 
 
 class BodiesTooLargeError(ProtocolError):
-    """The bodies of all requests under way are larger than the operator allows; the same may pass later."""
+    """The bodies of all requests under way are larger than the operator allows; the client may try again."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     headers: Mapping[str, str] = MappingProxyType({"retry-after": "1"})
@@ -122,14 +90,14 @@ class BodiesTooLargeError(ProtocolError):
 
 
 class UnsupportedMediaTypeError(ProtocolError):
-    """The body's content type or encoding is none that this server reads."""
+    """This server does not read bodies of this content type or encoding."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class UnsupportedEncodingError(UnsupportedMediaTypeError):
-    """The body comes in a content coding that this server does not decode; the answer says which it does (RFC 9110,
-    section 15.5.16)."""
+    """This server does not decode the body's content coding; the answer lists those that it decodes (RFC 9110, section
+    15.5.16)."""
 
     def __init__(self, encoding: str, allowed: Sequence[str]) -> None:
         super().__init__(
@@ -139,19 +107,20 @@ class UnsupportedEncodingError(UnsupportedMediaTypeError):
 
 
 class NotImplementedByModelError(ProtocolError):
-    """The protocol knows the call, the model does not."""
+    """The protocol has the call, but the model does not implement it."""
 
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
-# Messages name what the client sent, which may be of any length.
+# Messages repeat parts of the request, which may be of any length.
 _LONGEST_MESSAGE = 400
-_STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
+_STATUS_BY_RUNNER_ERROR: dict[type, HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    # Whoever asks for a model to be loaded is to know why it is not.
+    ModelNotFoundError: HTTPStatus.NOT_FOUND,
+    # The client that asked to load the model learns why it was not loaded.
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
-    # It is the model's fault, and the message names the text, so that the caller can ask for the others.
+    # The message names the text, so that the client can ask for the others.
     NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,
     GenerationFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelNotReadyError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -163,7 +132,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type[Exception], HTTPStatus] = {
 }
 
 
-# The codes that gRPC has for these; https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
+# gRPC's codes: https://github.com/grpc/grpc/blob/master/doc/statuscodes.md
 _GRPC_CODE_BY_STATUS = {
     HTTPStatus.UNAUTHORIZED: "UNAUTHENTICATED",
     HTTPStatus.FORBIDDEN: "PERMISSION_DENIED",
@@ -185,7 +154,7 @@ def grpc_code(status: HTTPStatus) -> str:
 
 
 def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
-    """Status, message and headers of any error; what is not meant for the client is hidden."""
+    """The status, message and headers of an error; the messages of unexpected errors are hidden."""
     match error:
         case ProtocolError():
             return error.status, _cut(str(error)), error.headers
@@ -193,13 +162,14 @@ def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
             return HTTPStatus(error.status_code), error.detail, error.headers or {}
         case OverloadedError():
             return HTTPStatus.TOO_MANY_REQUESTS, _cut(str(error)), {"retry-after": str(math.ceil(error.retry_after))}
-    if (status := _STATUS_BY_RUNNER_ERROR.get(type(error))) is not None:
-        return status, _cut(str(error)), {}
+    for kind in type(error).__mro__:
+        if (status := _STATUS_BY_RUNNER_ERROR.get(kind)) is not None:
+            return status, _cut(str(error)), {}
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
 
 
 async def ignore_disconnect(_: Request, __: Exception) -> Response:
-    """The client went away before it had sent its body: there is nobody to answer, and nothing to log."""
+    """The answer to a client that disconnected before it had sent its body, which nobody reads."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
@@ -207,7 +177,7 @@ async def render_error(request: Request, error: Exception) -> Response:
     """The `{"error": ...}` body of V1 and the Open Inference Protocol."""
     status, message, headers = describe(error)
     if isinstance(error, HTTPException):
-        # Raised by the router, which knows the path but says nothing of it.
+        # Starlette's router raised it, without a message about the path.
         match status:
             case HTTPStatus.METHOD_NOT_ALLOWED:
                 allowed = ", ".join(sorted(headers["Allow"].split(", ")))
@@ -224,14 +194,17 @@ def render_openai_error(error: Exception) -> Response:
 
 
 def openai_error(error: Exception) -> dict[str, object]:
-    """The `{"error": {...}}` body of OpenAI's API; `type` is vLLM's, `code` one of OpenAI's words, or null."""
+    """The `{"error": {...}}` body of OpenAI's API: `type` is vLLM's, `code` is OpenAI's or null."""
     status, message, _ = describe(error)
     param = getattr(error, "param", None)
-    code = error.code if isinstance(error, ProtocolError) else _OPENAI_CODE_BY_STATUS.get(status)
+    code = _OPENAI_CODES.get(type(error))
     return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": code}}
 
 
-_OPENAI_CODE_BY_STATUS = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+_OPENAI_CODES: dict[type[Exception], str] = {
+    ModelNotFoundError: "model_not_found",
+    OverloadedError: "rate_limit_exceeded",
+}
 
 
 def openai_error_type(status: HTTPStatus) -> str:

@@ -1,7 +1,7 @@
-"""JSON of large answers, encoded piece by piece: each call of an encoder holds all threads for as long as it takes.
+"""JSON of large answers, encoded piece by piece: a call of the encoder stops all other threads.
 
-What is to be encoded may have iterators in the place of lists, of which only a piece exists at a time: many objects at
-once would have the garbage collector stop all threads for as long as it looks at them.
+Payloads may have iterators in place of lists, so that only a piece of them exists at a time: the garbage collector
+stops all threads while it visits many objects.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from protocol.http.offload import give_way
 
-# What is encoded at once, in values; some ms.
+# Values that are encoded at once, which takes some ms.
 _PIECE = 2**14
 _CHARACTERS_A_VALUE = 64
-# Of fewer each is weighed; of more the first stands for all.
+# Up to so many children are weighed one by one; of more the first stands for all.
 _FEW = 8
 
 
 def encode_json(payload: Any, values: int) -> bytes:
-    """Encode what has about so many numbers and names; numpy arrays and iterators are JSON lists."""
+    """Encode a payload of about so many numbers and names; numpy arrays and iterators become lists."""
     return dump_json(payload) if values <= _PIECE else join_pieces(payload)
 
 
 def join_pieces(payload: Any) -> bytes:
-    """The same in pieces, between which the thread works for others."""
+    """Encode a payload in pieces, between which other work may run."""
     parts = []
     for part in encode_pieces(payload):
         parts.append(part)
@@ -37,7 +37,7 @@ def join_pieces(payload: Any) -> bytes:
 
 
 def dump_json(payload: Any) -> bytes:
-    """The same in one call, for small answers."""
+    """Encode a payload in one call, for small answers."""
     return orjson.dumps(payload, default=list, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -91,14 +91,14 @@ def _encode_array(values: NDArray[Any]) -> Iterator[bytes]:
         return
     rows, opening = _PIECE // max(row, 1), b"["
     for start in range(0, len(values), rows):
-        # orjson reads an array only where it is all there is of its memory.
+        # orjson encodes contiguous arrays only.
         yield opening + dump_json(np.ascontiguousarray(values[start : start + rows]))[1:-1]
         opening = b","
     yield b"]"
 
 
 def _weigh(payload: Any) -> int:
-    """About how many values there are in a payload; more than a piece where it is not known."""
+    """About how many values a payload has; more than a piece if that is unknown."""
     match payload:
         case str():
             return 1 + len(payload) // _CHARACTERS_A_VALUE
@@ -109,7 +109,7 @@ def _weigh(payload: Any) -> int:
         case np.ndarray():
             return payload.size
         case orjson.Fragment():
-            # Only copied.
+            # A fragment is copied, not encoded.
             return _PIECE // _FEW
         case Iterator():
             return _PIECE + 1

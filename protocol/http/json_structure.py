@@ -1,7 +1,7 @@
-"""How much there is in a JSON text, counted before any of it becomes an object; and its decoding piece by piece.
+"""The amounts in a JSON text, counted before it becomes objects, and its decoding piece by piece.
 
-Both need to know where its brackets, commas and colons are. Decoding holds all threads for as long as it takes
-(2 ms per MiB of strings), so that a large text is decoded in pieces, each by msgspec, with the same result.
+Both find the brackets, commas and colons first. Decoding stops all other threads (2 ms per MiB of strings), so a large
+text is decoded in pieces, each by msgspec, with the same result.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from protocol.http.offload import give_way
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
 
-# What is looked at, or decoded, at a time: some ms.
+# Bytes that are searched or decoded at a time, which takes some ms.
 _PIECE = 2**20
 _OPENING, _CLOSING, _COMMA, _COLON, _QUOTE = b"[{", b"]}", b",", b":", b'"'
 _COUNTED = _OPENING + _COMMA + _COLON
 _PAIRS = {b"[]", b"{}"}
 _BLANK = b" \t\r\n"
-# The bytes of a character that is written as \u0061.
+# The length of an escape such as \u0061.
 _LONGEST_ESCAPE = 6
-# Far more digits than Python makes a number of.
+# Python refuses to parse a number with so many digits.
 _LONGEST_NUMBER = 2**16
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(_OPENING)], _STEPS[list(_CLOSING)] = 1, -1
@@ -40,7 +40,7 @@ class JsonStructure:
     Attributes:
         positions: int64 [characters].
         characters: uint8 [characters].
-        depths: int32 [characters], how many brackets are open behind each.
+        depths: int32 [characters], how many brackets are open after each.
     """
 
     positions: NDArray[np.int64]
@@ -49,12 +49,12 @@ class JsonStructure:
 
 
 def check_amounts(body: bytes, limits: RequestLimits) -> None:
-    """Check how many values, containers and levels a JSON text has at most; a small text costs a microsecond.
+    """Check how many values, containers and levels a JSON text has at most; a small text takes a microsecond.
 
     Raises:
         LimitExceededError: there are more than the operator allows.
     """
-    # Those in strings count here: an upper bound, which few texts exceed.
+    # This count includes the characters in strings: an upper bound, which few texts exceed.
     if len(body) <= limits.max_json_containers and len(body) <= limits.max_json_values:
         exceeds = body.count(b"[") + body.count(b"{") > limits.max_json_depth
     else:
@@ -69,7 +69,7 @@ def check_amounts(body: bytes, limits: RequestLimits) -> None:
 
 
 def find_structure(body: bytes, limits: RequestLimits) -> JsonStructure:
-    """Find a text's structure, and check its amounts meanwhile.
+    """Find a text's structure, and check its amounts.
 
     Raises:
         LimitExceededError: there are more values, containers or levels than the operator allows.
@@ -101,7 +101,7 @@ def _count_characters(body: bytes) -> tuple[int, int, int]:
 
 
 def _find_characters(body: bytes) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8]]]:
-    """Where a text's structure is outside of strings, piece by piece."""
+    """The positions of a text's structure outside of strings, piece by piece."""
     in_string = is_escaped = False
     for start in range(0, max(len(body), 1), _PIECE):
         give_way()
@@ -136,7 +136,7 @@ def decode_in_pieces(body: bytes, limits: RequestLimits) -> Any:
 
 
 class _Pieces:
-    """A text on its way to be decoded."""
+    """The decoder of one text."""
 
     def __init__(self, body: bytes, structure: JsonStructure, limits: RequestLimits) -> None:
         self._body = body
@@ -145,7 +145,7 @@ class _Pieces:
         self._structure = structure
 
     def decode(self, start: int, end: int, first: int, last: int) -> Any:
-        """The value between two positions, whose structure is in `first:last`."""
+        """Decode the value between two positions, whose structure is in `first:last`."""
         give_way()
         if end - start > _PIECE:
             start, end = self._strip(start, end)
@@ -167,7 +167,7 @@ class _Pieces:
         return {name: value for piece in pieces for name, value in self._decode_members(*piece).items()}
 
     def _strip(self, start: int, end: int) -> tuple[int, int]:
-        """A range without the white space around it, of which a MiB takes some ms to find."""
+        """A range without the white space around it; a MiB of it takes some ms to skip."""
         while start < end:
             piece = self._body[start : min(start + _PIECE, end)]
             rest = piece.lstrip(_BLANK)
@@ -183,7 +183,7 @@ class _Pieces:
         return start, end
 
     def _decode_scalar(self, text: bytes) -> Any:
-        """A string, a number or a word: msgspec reads it in one call, so that it must not be long."""
+        """Decode a string, a number or a word in one call, for which it must not be long."""
         if text.startswith(_QUOTE):
             characters = self._limits.max_text_characters
             if len(text) > characters * _LONGEST_ESCAPE + 2:
@@ -193,7 +193,7 @@ class _Pieces:
         return msgspec.json.decode(text)
 
     def _split(self, start: int, end: int, first: int, last: int) -> Iterator[tuple[int, int, int, int, bool]]:
-        """Ranges of children, as for `decode`, each with whether it is a single one that is larger than a piece."""
+        """The ranges of children, as for `decode`, and whether each is one child that is larger than a piece."""
         inner = slice(first, last)
         depth = self._structure.depths[first - 1]
         is_comma = (self._structure.characters[inner] == _COMMA[0]) & (self._structure.depths[inner] == depth)

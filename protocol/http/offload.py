@@ -1,8 +1,7 @@
-"""Work that would hold up the event loop: decoding, rendering and compressing what is large.
+"""Threads for work that would hold up the event loop: decoding, rendering and compressing large bodies.
 
-Each work has a thread, of which one runs at a time: a call into a C library may hold the GIL for some ms, and several
-threads would do so in turn. What takes longer gives way between its pieces, so that no request waits for all of
-another's work.
+One of the threads runs at a time: a call into a C library may hold the GIL for some ms, and several threads would do so
+in turn. Long work gives way between its pieces, so that no request waits for all of another's work.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# A thread costs little while it waits; further works wait for one of these to end.
+# A waiting thread costs little; further work waits until one of these threads is free.
 _threads = ThreadPoolExecutor(max_workers=64, thread_name_prefix="offload")
 _TURN_SECONDS = 0.01
 
 
 class _Share(threading.local):
-    """What the work of this thread has had of the time, in seconds on the clock of `_Turns`."""
+    """The time that the work of this thread has used, in seconds on the clock of `_Turns`."""
 
     is_running = False
     finish = 0.0
@@ -52,7 +51,7 @@ class _Turns:
         return bool(self._waiting)
 
     def take(self, finish: float) -> float:
-        """Wait for a turn; where it starts."""
+        """Wait for a turn, and return when it starts."""
         with self._lock:
             start = max(self._now, finish)
             if not self._is_taken:
@@ -61,7 +60,7 @@ class _Turns:
             turn = threading.Lock()
             turn.acquire()
             heapq.heappush(self._waiting, (start, next(self._ages), turn))
-        # Released by who hands the turn over.
+        # The thread that hands over its turn releases it.
         turn.acquire()
         return start
 
@@ -79,13 +78,18 @@ _share = _Share()
 
 
 async def offload(work: Callable[[], T]) -> T:
-    """Do work in a thread, while no other does; none of its steps may hold the GIL for over 20 ms."""
+    """Do work in a thread, while no other thread of these works; no step may hold the GIL for over 20 ms."""
     run = partial(contextvars.copy_context().run, _run, work)
     return await asyncio.get_running_loop().run_in_executor(_threads, run)
 
 
+async def offload_large(work: Callable[[], T], size: int, inline_size: int) -> T:
+    """Do work in a thread if it is larger than `inline_size`, else at once."""
+    return work() if size <= inline_size else await offload(work)
+
+
 def give_way() -> None:
-    """Let other works run if this one has had its turn; called between the pieces of a long one, in any thread."""
+    """Let other work run if this work has had its turn; long work calls this between its pieces, in any thread."""
     if not _share.is_running or (seconds := time.perf_counter() - _share.since) < _TURN_SECONDS:
         return
     _share.finish += seconds

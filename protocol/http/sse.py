@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 # Shorter than the idle time-outs of proxies, which are 30 or 60 s.
 KEEP_ALIVE_SECONDS = 15.0
-# A comment, which clients leave out: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+# A comment, which clients ignore: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -27,14 +27,14 @@ async def stream_events(
     last: str | None = None,
     named: bool = False,
 ) -> StreamingResponse:
-    """Send each event as JSON, as it comes; if the client leaves, `events` is closed.
+    """Send each event as JSON when it comes; `events` is closed if the client disconnects.
 
-    The first item of `events` is None: the request is accepted, and the answer begins. An error before that is raised,
-    so that it gets a status of its own; a later one is an event.
+    The first item of `events` is None: the request is accepted, and the answer begins. An earlier error is raised, so
+    that the answer has its status; a later error becomes an event.
 
     Args:
-        render_error: the event that tells of an error.
-        last: sent as it is at the end.
+        render_error: makes the event of an error.
+        last: a text that is sent at the end.
         named: whether an event's `type` is also its name.
     """
     accepted = await anext(events)
@@ -70,7 +70,7 @@ class _EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # Also where the client has left before the first line.
+            # Also if the client has disconnected before the first line.
             await self._lines.aclose()
             await self._events.aclose()
 

@@ -1,4 +1,4 @@
-"""CloudEvents over HTTP around V1's `:predict`: an event comes in, an event of the same mode goes out, as in KServe.
+"""CloudEvents over HTTP around V1's `:predict`: an event is answered by an event of the same mode, as in KServe.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
 """
@@ -6,8 +6,10 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protoc
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -18,11 +20,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import STRUCTURED_EVENT_TYPE, convert_json, decode_json
-from protocol.http.errors import InvalidRequestError
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 _REQUIRED = ("specversion", "id", "source", "type")
-# Those that KServe takes.
+# The versions of the specification that KServe accepts.
 _VERSIONS = ("1.0", "0.3")
 _PREFIX = b"ce-"
 _REQUIRED_HEADERS = frozenset(_PREFIX + name.encode() for name in _REQUIRED)
@@ -31,9 +33,11 @@ _envelope_decoder = msgspec.json.Decoder(dict[str, Any])
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event that came in: its attributes, its data, and whether both were in the body (structured mode).
+    """An event in a request.
 
-    The data are JSON, or what was decoded of it.
+    Attributes:
+        data: JSON in bytes, or a decoded JSON value.
+        structured: whether attributes and data were in the body (structured mode), or the attributes in headers.
     """
 
     attributes: Mapping[str, Any]
@@ -42,11 +46,11 @@ class Event:
 
 
 def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | None:
-    """The event that a request carries; None if it carries none.
+    """The event in a request; None if there is none.
 
     Raises:
-        LimitExceededError: there is more in the event than the operator allows.
-        InvalidRequestError: a required attribute or the data is missing, or the version is unknown.
+        LimitExceededError: the event exceeds a limit.
+        InputError: a required attribute or the data is missing, or the version is unknown.
     """
     headers = request.scope["headers"]
     if any(name == b"content-type" and _is_structured(value) for name, value in headers):
@@ -59,9 +63,9 @@ def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | 
         name for name in _REQUIRED if not (isinstance(event.attributes.get(name), str) and event.attributes[name])
     ]
     if missing:
-        raise InvalidRequestError(f"the event has no {', '.join(missing)}: each must be a string that is not empty")
+        raise InputError(f"the event has no {', '.join(missing)}: each must be a string that is not empty")
     if (version := event.attributes["specversion"]) not in _VERSIONS:
-        raise InvalidRequestError(f"the event's specversion is {version}; this server takes {' and '.join(_VERSIONS)}")
+        raise InputError(f"the event's specversion is {version}; this server takes {' and '.join(_VERSIONS)}")
     return event
 
 
@@ -77,36 +81,38 @@ def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 def _read_structured(body: bytes, limits: RequestLimits) -> Event:
     envelope = decode_json(body, _envelope_decoder, limits, "the event")
     data, encoded = envelope.pop("data", UNSET), envelope.pop("data_base64", UNSET)
-    # What is null is unset.
+    # The specification treats null as unset.
     attributes = {name: value for name, value in envelope.items() if value is not None}
     limits.check("max_parameters", len(attributes), "attributes of an event")
     if data is UNSET and encoded is not UNSET:
         return Event(attributes, convert_json(encoded, bytes, "the event's data_base64"), structured=True)
     if data is UNSET:
-        raise InvalidRequestError(
-            "the event has no data: it must be an object, as the body of a request without an event"
-        )
+        raise InputError("the event has no data: it must be an object, as the body of a request without an event")
     return Event(attributes, data, structured=True)
 
 
 def answer_event(event: Event, response: Response, model_name: str) -> Response:
-    """The response as an event in the mode of the one that it answers.
+    """The response as an event, in the mode of the event that it answers.
 
-    As in KServe the environment's CE_TYPE and CE_SOURCE are its type and source, and with CE_MERGE=true it keeps all
-    other attributes of the request's event but the id and the time.
+    As in KServe, the environment's CE_TYPE and CE_SOURCE are the answer's type and source, and with CE_MERGE=true the
+    answer keeps all other attributes of the request's event, except its id and time.
     """
-    # Takes 20 ms, which servers without events need not spend.
-    from cloudevents.http import CloudEvent
-
-    merged = dict(event.attributes) if os.environ.get("CE_MERGE", "false").lower() == "true" else {}
-    for name in ("id", "time") if event.structured else ("id", "time", "datacontenttype"):
-        merged.pop(name, None)
-    merged["type"] = os.environ.get("CE_TYPE", "io.kserve.inference.response")
-    # A source is a URI reference.
-    merged["source"] = os.environ.get("CE_SOURCE", f"io.kserve.inference.{quote(model_name, safe='/:')}")
-    answer = CloudEvent(merged)
+    attributes = _create_attributes(event, model_name)
     if event.structured:
-        envelope = b"".join((orjson.dumps(dict(answer.get_attributes()))[:-1], b',"data":', response.body, b"}"))
+        envelope = b"".join((orjson.dumps(attributes)[:-1], b',"data":', response.body, b"}"))
         return Response(envelope, media_type=STRUCTURED_EVENT_TYPE)
-    response.headers.update({f"ce-{name}": value for name, value in answer.get_attributes().items()})
+    response.headers.update({f"ce-{name}": value for name, value in attributes.items()})
     return response
+
+
+def _create_attributes(event: Event, model_name: str) -> dict[str, Any]:
+    is_merged = os.environ.get("CE_MERGE", "false").lower() == "true"
+    # The names of attributes are in lower case.
+    attributes = {name.lower(): value for name, value in event.attributes.items()} if is_merged else {}
+    for name in ("id", "time") if event.structured else ("id", "time", "datacontenttype"):
+        attributes.pop(name, None)
+    attributes["type"] = os.environ.get("CE_TYPE", "io.kserve.inference.response")
+    # A source is a URI reference.
+    attributes["source"] = os.environ.get("CE_SOURCE", f"io.kserve.inference.{quote(model_name, safe='/:')}")
+    attributes.setdefault("specversion", "1.0")
+    return attributes | {"id": str(uuid.uuid4()), "time": datetime.now(UTC).isoformat()}

@@ -14,21 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.class_scores import class_keys, class_rows, vocabulary_entries
+from protocol.context import ServerContext
 from protocol.http.body import check_beside_texts, convert_json, decode_json, json_response, read_body
-from protocol.http.calls import find_model, find_ready_model, infer, post_route, render, resolve_options
-from protocol.http.errors import InvalidRequestError, NotFoundError, NotImplementedByModelError
+from protocol.http.disconnects import until_disconnect
+from protocol.http.errors import NotFoundError, NotImplementedByModelError
+from protocol.http.rendering import render
+from protocol.http.routing import post_route
 from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
-from protocol.open_inference.class_scores import class_keys, class_rows, vocabulary_entries
+from protocol.model_cards import model_card
 from protocol.open_inference.outputs import extra_tensors
 from protocol.open_inference.tensors import Tensor
-from protocol.openai.routes import model_card
-from runners.core.models import Models
-from runners.core.predictions import ClassScores, Numbers, Prediction, Table, Text, TextInput, VocabularyScores
+from protocol.openai.service_paths import check_generates
+from runners.core.errors import InputError
+from runners.core.models import find_model, find_ready_model
+from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as `transformers` pipelines take it, a question and its context, or a text's words."""
+    """A text or a pair, as in `transformers` pipelines; a question and its context; or the words of a text."""
 
     text: str | UnsetType = UNSET
     text_pair: str | None = None
@@ -39,7 +45,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
     def read(self) -> TextInput:
         """
         Raises:
-            ValueError: it is no text, or several.
+            ValueError: there is no text, or there are several.
         """
         match (self.text, self.text_pair, self.words, self.question, self.context):
             case (str(text), pair, msgspec.UNSET, msgspec.UNSET, msgspec.UNSET):
@@ -52,7 +58,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(msgspec.Struct):
-    """A body of `:predict`; `inputs` wins where both are given, as in KServe."""
+    """A body of `:predict`; `inputs` wins over `instances`, as in KServe."""
 
     instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
     inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET
@@ -62,22 +68,25 @@ class PredictRequest(msgspec.Struct):
 _decoder = msgspec.json.Decoder(PredictRequest)
 
 
-def routes(models: Models, limits: RequestLimits) -> list[Route]:
+def routes(context: ServerContext) -> list[Route]:
     """The routes of V1, and KServe's `GET /`."""
+    models, limits = context.models, context.arguments
 
     async def alive(_: Request) -> Response:
         return json_response({"status": "alive"})
 
     async def model_status(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        # OpenAI's clients ask the same path.
+        # OpenAI's clients use the same path.
         return json_response({"name": runner.name, "ready": True, **model_card(runner, request.path_params["name"])})
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
         body = await read_body(request, limits, allow_event=True)
         event, texts, parameters = await body.decode(lambda data: _read(request, data, limits))
-        predictions = await infer(request, runner, texts, resolve_options(runner, parameters, limits))
+        check_generates(runner)
+        options = resolve_options(runner, parameters, limits)
+        predictions = await until_disconnect(request, runner.infer(texts, options))
         response = await render(_render, predictions)
         return response if event is None else answer_event(event, response, request.path_params["name"])
 
@@ -102,7 +111,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 def _read(
     request: Request, body: bytes, limits: RequestLimits
 ) -> tuple[Event | None, list[TextInput], Mapping[str, Any] | None]:
-    """The event without its data if the body is one, the texts and the parameters."""
+    """The event of a body, without its data, and the body's texts and parameters."""
     event = read_event(request, body, limits)
     if event is None:
         call = decode_json(body, _decoder, limits)
@@ -111,26 +120,26 @@ def _read(
     else:
         call = convert_json(event.data, PredictRequest, "the event's data")
     limits.check("max_parameters", len(call.parameters or ()), "parameters", "parameters")
-    for name, given in (("inputs", call.inputs), ("instances", call.instances)):
-        if isinstance(given, list):
-            limits.check("max_client_batch_size", len(given), name, name)
+    for name, instances in (("inputs", call.inputs), ("instances", call.instances)):
+        if isinstance(instances, list):
+            limits.check("max_client_batch_size", len(instances), name, name)
     check_beside_texts(body, (event and event.attributes, call.parameters), limits)
     return event and replace(event, data=None), _read_texts(call), call.parameters
 
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:
-    key, given = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
+    key, instances = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
     if key == "inputs" and isinstance(body.instances, list):
-        # They are not answered, but what is wrong of them is wrong of the body.
+        # They are not answered, but the body is refused if one of them is wrong.
         for position, instance in enumerate(body.instances):
             _read_text(instance, "instances", position)
-    if isinstance(given, UnsetType):
-        raise InvalidRequestError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
-    if isinstance(given, str):
-        return [TextInput(given)]
-    if not given:
-        raise InvalidRequestError(f"'{key}' is empty; give at least one text")
-    return [_read_text(instance, key, position) for position, instance in enumerate(given)]
+    if isinstance(instances, UnsetType):
+        raise InputError("the body has neither 'instances' nor 'inputs'; give a list of texts in one of them")
+    if isinstance(instances, str):
+        return [TextInput(instances)]
+    if not instances:
+        raise InputError(f"'{key}' is empty; give at least one text")
+    return [_read_text(instance, key, position) for position, instance in enumerate(instances)]
 
 
 def _read_text(instance: str | Instance | list[str], key: str, position: int) -> TextInput:
@@ -141,10 +150,10 @@ def _read_text(instance: str | Instance | list[str], key: str, position: int) ->
             try:
                 return instance.read()
             except ValueError as error:
-                raise InvalidRequestError(f"{key}[{position}] {error}") from error
+                raise InputError(f"{key}[{position}] {error}") from error
         case [text, pair]:
             return TextInput(text, pair)
-    raise InvalidRequestError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
+    raise InputError(f"{key}[{position}] has {len(instance)} texts; a pair is a list of two")
 
 
 def _render(predictions: Sequence[Prediction]) -> dict[str, Any]:
@@ -155,24 +164,24 @@ def _render(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def _render_one(prediction: Prediction) -> Any:
-    match prediction.output:
+    match prediction.main:
         case Text(value):
             return value
         case Numbers(values):
             return values if values.ndim else values.item()
-        case ClassScores(values):
+        case ClassScores(values) as scores:
             keys = class_keys(values.shape[-1])
-            rows = map(dict, map(zip, repeat(keys), class_rows(prediction.output)))
+            rows = map(dict, map(zip, repeat(keys), class_rows(scores)))
             return next(rows) if values.ndim == 1 else rows
-        case Table(columns):
+        case Records(columns):
             return _records({name: column.tolist() for name, column in columns.items()})
-        case VocabularyScores():
-            masks = vocabulary_entries(prediction.output, '{"', '":', '"')
+        case VocabularyScores() as scores:
+            masks = vocabulary_entries(scores, '{"', '":', '"')
             return ((orjson.Fragment(",".join(entries)) for entries in mask) for mask in masks)
 
 
 def _records(columns: Mapping[str, Any]) -> Any:
-    """Columns, nested alike, as records that are nested so."""
+    """Records of columns, nested as the columns are."""
     values = list(columns.values())
     if not isinstance(values[0], list):
         return columns

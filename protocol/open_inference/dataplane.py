@@ -1,6 +1,6 @@
-"""What `infer` of the Open Inference Protocol means, whatever carries it: tensors in, tensors out.
+"""The `infer` call of the Open Inference Protocol without its wire: tensors in, tensors out.
 
-REST and gRPC only translate to and from this, so that they cannot disagree.
+REST and gRPC translate to and from this module, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -14,18 +14,38 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.http.calls import count_numbers, describe_service, read_boolean, render_off_loop, resolve_options
-from protocol.http.errors import InvalidRequestError
 from protocol.http.middleware.request_id import request_id
-from protocol.http.offload import give_way, offload
-from protocol.open_inference.outputs import OFFSETS, OUTPUT, build_tensor, classification_tensor
+from protocol.http.offload import give_way, offload_large
+from protocol.http.rendering import count_numbers, render_off_loop
+from protocol.open_inference.outputs import (
+    TensorSpec,
+    build_tensor,
+    classification_tensor,
+    describe_output,
+    output_name,
+    wire_name,
+)
 from protocol.open_inference.tensors import BYTES, Tensor
+from protocol.openai.service_paths import check_generates, describe_service
 from protocol.versions import MODEL_VERSION
-from runners.core.predictions import Numbers, Options, Output, Prediction, Table, TensorSpec, TextInput, TokenInput
+from runners.core.errors import InputError
+from runners.core.predictions import (
+    LOGITS,
+    MAIN,
+    OFFSETS,
+    PROBABILITIES,
+    AnswerForm,
+    Numbers,
+    Options,
+    Prediction,
+    Records,
+    TextInput,
+    TokenInput,
+)
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
-from runners.generator.runner import GeneratorRunner
 
 T = TypeVar("T")
 
@@ -35,9 +55,9 @@ _WORDS = "words"
 _TOKENS = "input_ids"
 _TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
 _TOKEN_DATATYPES = ("INT32", "INT64")
-# Numbers whose bytes are copied in the time that it takes to print one.
+# Copying so many numbers takes as long as printing one.
 _COPIED = 64
-# Of more elements texts and tokens are made beside the event loop: some ms.
+# More elements are read in a thread, since that takes some ms.
 _READ_INLINE = 2**14
 
 
@@ -51,9 +71,11 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """A request without its wire; no outputs are the model's own.
+    """A request without its wire.
 
-    `binary` says whether they are to be in the binary form where the client says nothing of that.
+    Attributes:
+        outputs: the requested outputs; empty for the model's default outputs.
+        binary: whether outputs are binary if the client does not say.
     """
 
     inputs: Sequence[Tensor]
@@ -67,9 +89,10 @@ class _Wanted:
     """An output of the answer.
 
     Attributes:
+        name: the runners' name of the output.
         binary: whether it goes out in the binary form.
-        top: how many classes are wanted, of those with the highest scores; None for the tensor itself.
-        scores: where those scores are.
+        top: how many of the best classes are wanted; None for the tensor itself.
+        scores: the output with those scores.
     """
 
     name: str
@@ -78,26 +101,27 @@ class _Wanted:
     scores: str = ""
 
 
-# What goes out: the tensors, each with whether the client wants it in the binary form.
+# The tensors of an answer, each with whether it is binary.
 Answer = list[tuple[Tensor, bool]]
 
 
 def describe_model(runner: Runner) -> dict[str, Any]:
-    """The metadata of a model: what it takes, what it returns, and what it returns when asked for by name."""
+    """The metadata of a model: its inputs, and its outputs, those that a request gets only by name included."""
     outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
+    tensors = map(describe_output, outputs.values())
     return {
         "name": runner.name,
         "versions": [MODEL_VERSION],
         "platform": "pytorch_transformers",
         "inputs": [_describe_tensor(_PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
-        "outputs": [_describe_tensor(spec) for spec in outputs.values()],
+        "outputs": [_describe_tensor(spec) for spec in tensors],
         "properties": {**runner.properties, "token_inputs": ",".join(_TOKEN_INPUTS)},
     }
 
 
-def answer_id(asked: str | None) -> str:
-    """The id of an answer: the request's, or X-Request-Id, or a new one, since KServe's clients expect one."""
-    return asked or request_id.get() or str(uuid.uuid4())
+def answer_id(client_id: str | None) -> str:
+    """The id of an answer: the request's, X-Request-Id, or a new one, since KServe's clients need one."""
+    return client_id or request_id.get() or str(uuid.uuid4())
 
 
 def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -126,21 +150,22 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     """Answer a request.
 
     Args:
-        encode: what the wire makes of the answer; called in a thread where there is much of it.
+        encode: encodes the answer for the wire; called in a thread for a large answer.
 
     Raises:
-        LimitExceededError: it asks for more than the operator allows.
-        InvalidRequestError: the request is not what the model takes.
+        LimitExceededError: the request exceeds a limit.
+        InputError: the model does not take such a request.
         RunnerError: the model cannot answer it.
     """
     texts, columns = await _read_inputs(runner, call.inputs, limits)
-    asked = resolve_options(runner, call.parameters, limits)
-    if isinstance(texts[0], TextInput) and texts[0].words is not None and not asked.answer.records:
-        # The answer to words is always a record for each.
-        asked = replace(asked, answer=asked.answer.model_copy(update={"labels": True}))
-    wanted, options = _resolve_outputs(runner, call, asked, limits, from_tokens=isinstance(texts[0], TokenInput))
+    check_generates(runner)
+    resolved = resolve_options(runner, call.parameters, limits)
+    if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.records:
+        # Words are always answered with a record for each word.
+        resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
+    wanted, options = _resolve_outputs(runner, call, resolved, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
-    # A tensor has places for all tokens that the client's has, also where they are padding.
+    # The answer has a place for each token of the client's tensors, padding included.
     columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
 
     def render() -> T:
@@ -150,54 +175,56 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
 
 
 async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> AsyncGenerator[tuple[Answer, bool], None]:
-    """Answer a request bit by bit, each with whether it is the last; what does not generate answers at once.
+    """Answer a request in parts, each with whether it is the last; only generators answer with several parts.
 
     Raises:
-        InvalidRequestError, RunnerError: as `infer`.
+        InputError, RunnerError: as `infer`.
     """
-    if not isinstance(runner, GeneratorRunner) or not runner.generates:
+    if (generator := runner.generator) is None or not generator.generates:
         yield await infer(runner, call, limits, lambda answer: answer), True
         return
     texts, _ = await _read_inputs(runner, call.inputs, limits)
     if len(texts) != 1:
-        raise InvalidRequestError(f"the request has {len(texts)} texts; a stream continues one a request")
+        raise InputError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, call.parameters, limits)
     [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
-    async with contextlib.aclosing(runner.stream(texts[0], options)) as deltas:
+    async with contextlib.aclosing(generator.stream(texts[0], options)) as deltas:
         async for delta in deltas:
             if delta is not None and (delta.text or delta.finish_reason):
-                yield [(Tensor(OUTPUT, BYTES, [1], [delta.text]), wanted.binary)], delta.finish_reason is not None
+                yield (
+                    [(Tensor(wire_name(MAIN), BYTES, [1], [delta.text]), wanted.binary)],
+                    delta.finish_reason is not None,
+                )
 
 
 def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:
     if output.top is None:
         return build_tensor(output.name, predictions, columns)
-    scores = [prediction.tensors[output.scores] for prediction in predictions]
-    return classification_tensor(output.name, scores, output.top, runner.class_name, columns)
+    scores = [prediction.arrays[output.scores] for prediction in predictions]
+    return classification_tensor(wire_name(output.name), scores, output.top, runner.class_name, columns)
 
 
 def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
-    """How many numbers are to be printed for an output; copying some hundreds costs as much as printing one."""
-    if output.name == OUTPUT and output.top is None:
+    """How many numbers are printed for an output; for a binary output, how many numbers could be printed meanwhile."""
+    if output.name == MAIN and output.top is None:
         numbers = sum(map(count_numbers, predictions))
-        copied = output.binary and isinstance(predictions[0].output, Numbers)
+        copied = output.binary and isinstance(predictions[0].main, Numbers)
         return numbers // _COPIED if copied else numbers
     name = output.scores or output.name
-    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
-    if tables and name in tables[0].columns:
-        numbers = sum(table.columns[name].size for table in tables)
+    records = [prediction.main for prediction in predictions if isinstance(prediction.main, Records)]
+    if records and name in records[0].columns:
+        numbers = sum(each.columns[name].size for each in records)
     else:
-        numbers = sum(prediction.tensors[name].size for prediction in predictions if name in prediction.tensors)
+        numbers = sum(prediction.arrays[name].size for prediction in predictions if name in prediction.outputs)
     return numbers // _COPIED if output.binary and output.top is None else numbers
 
 
 async def _read_inputs(
     runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
-    """The texts, and how many places for tokens the client's tensors have; 0 where they are texts."""
-    if sum(len(tensor.flat) for tensor in tensors) <= _READ_INLINE:
-        return _make_inputs(runner, tensors, limits)
-    return await offload(lambda: _make_inputs(runner, tensors, limits))
+    """The inputs, and the number of columns of the client's token tensors; 0 for texts."""
+    elements = sum(len(tensor.flat) for tensor in tensors)
+    return await offload_large(lambda: _make_inputs(runner, tensors, limits), elements, _READ_INLINE)
 
 
 def _make_inputs(
@@ -205,29 +232,29 @@ def _make_inputs(
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
     by_name = {tensor.name: tensor for tensor in tensors}
     if len(by_name) < len(tensors):
-        raise InvalidRequestError("the request has two inputs of one name")
+        raise InputError("the request has two inputs of one name")
     for tensor in tensors[:1]:
         limits.check("max_client_batch_size", tensor.shape[0] if tensor.shape else 1, "texts", "inputs")
     if _TOKENS in by_name and by_name[_TOKENS].datatype != BYTES:
         limits.check("max_queue_tokens", len(by_name[_TOKENS].flat), "tokens of all texts", "inputs")
         return _read_tokens(by_name)
     if len(tensors) != 1:
-        raise InvalidRequestError(
+        raise InputError(
             f"the request has {len(tensors)} inputs; it takes one tensor of texts, or {', '.join(_TOKEN_INPUTS)}"
         )
     return _read_texts(runner, tensors[0]), 0
 
 
 def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
-    """[N] or [N, 1] are texts, [N, 2] pairs, [] one text; [N, W] under the name `words` texts split into words."""
+    """Read a tensor of texts: [N] or [N, 1] are texts, [N, 2] pairs, [] one text; `words` [N, W] are words of texts."""
     texts = tensor.flat
     if not isinstance(texts, list):
-        raise InvalidRequestError(
+        raise InputError(
             f"input {tensor.name!r} is {tensor.datatype!r}; this model takes BYTES, or tokens as {_TOKENS}: "
             f"{describe_service(runner)}"
         )
     if not texts:
-        raise InvalidRequestError(f"input {tensor.name!r} is empty; give at least one text")
+        raise InputError(f"input {tensor.name!r} is empty; give at least one text")
     match tensor.shape:
         case [_, count] if tensor.name == _WORDS:
             return [_read_words(texts[start : start + count]) for start in range(0, len(texts), count)]
@@ -235,46 +262,42 @@ def _read_texts(runner: Runner, tensor: Tensor) -> list[TextInput]:
             return [TextInput(text) for text in texts]
         case [_, 2]:
             return [TextInput(text, pair) for text, pair in zip(texts[::2], texts[1::2], strict=True)]
-    raise InvalidRequestError(
+    raise InputError(
         f"input {tensor.name!r} has the shape {tensor.shape}; this model takes [texts], [texts, 1] or, for pairs, "
         f"[texts, 2]; an input named {_WORDS} has [texts, words]"
     )
 
 
 def _read_words(row: Sequence[str]) -> TextInput:
-    """A text's words; empty ones after the last are there because another text has more."""
+    """The words of a text, without the empty words that pad its row."""
     count = next((count for count in range(len(row), 0, -1) if row[count - 1]), 0)
     return TextInput(" ".join(row[:count]), words=tuple(row[:count]))
 
 
 def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
-    """Rectangles of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
+    """Read tensors of token ids, [texts, tokens], padded on the right where attention_mask is 0."""
     if unknown := [name for name in tensors if name not in _TOKEN_INPUTS]:
-        raise InvalidRequestError(
-            f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}"
-        )
+        raise InputError(f"there is no input {unknown[0]!r} beside {_TOKENS}; there are {', '.join(_TOKEN_INPUTS)}")
     shape = tensors[_TOKENS].shape
     arrays: dict[str, NDArray[np.int64]] = {}
     for name, tensor in tensors.items():
         if tensor.datatype not in _TOKEN_DATATYPES:
-            raise InvalidRequestError(
-                f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}"
-            )
+            raise InputError(f"input {name!r} is {tensor.datatype!r}; it must be {' or '.join(_TOKEN_DATATYPES)}")
         if len(tensor.shape) != 2 or tensor.shape != shape:
-            raise InvalidRequestError(
+            raise InputError(
                 f"input {name!r} has the shape {tensor.shape}; it must be [texts, tokens] like that of {_TOKENS}"
             )
         give_way()
         arrays[name] = np.asarray(tensor.flat, dtype=np.int64).reshape(shape)
     texts, columns = shape
     if not texts or not columns:
-        raise InvalidRequestError(f"input {_TOKENS!r} is empty; give at least one text of one token")
+        raise InputError(f"input {_TOKENS!r} is empty; give at least one text of one token")
     lengths = np.full(texts, columns)
     if (mask := arrays.get("attention_mask")) is not None:
         lengths = mask.sum(axis=1)
         padded_right = (mask == (np.arange(columns) < lengths[:, None])).all(axis=1) & (lengths > 0)
         if not padded_right.all():
-            raise InvalidRequestError(
+            raise InputError(
                 f"attention_mask of text {int(np.argmin(padded_right))} is not ones and then zeros: texts are to be "
                 "padded on the right"
             )
@@ -288,49 +311,71 @@ def _read_tokens(tensors: Mapping[str, Tensor]) -> tuple[list[TokenInput], int]:
 def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
 ) -> tuple[list[_Wanted], Options]:
-    """The outputs of the answer, and the options with what they need."""
-    all_binary = read_boolean(call.parameters, "binary_data_output", call.binary)
+    """The outputs of the answer, and the options, which request these outputs of the model."""
+    all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
-        # Tokens have no place in a text.
-        options = replace(options, offsets=False)
-    own = [spec.name for spec in runner.outputs(options)]
+        # Tokens have no offsets in a text.
+        options = replace(options, outputs=options.outputs - {OFFSETS})
+    defaults = [spec.name for spec in runner.outputs(options)]
     if not call.outputs:
-        return [_Wanted(name, all_binary) for name in own], options
+        return [_Wanted(name, all_binary) for name in defaults], options
     if len({output.name for output in call.outputs}) < len(call.outputs):
-        raise InvalidRequestError("the request names an output twice")
-    by_name = list(dict.fromkeys([*own, *(spec.name for spec in runner.named_outputs())]))
-    wanted = []
-    for output in call.outputs:
-        if output.name not in by_name:
-            raise InvalidRequestError(
-                f"Unexpected inference output '{output.name}' for model '{runner.name}'; there are {', '.join(by_name)}"
-            )
-        if output.name == OFFSETS and from_tokens:
-            raise InvalidRequestError(f"{OFFSETS} is of texts, and the request has tokens")
-        binary = read_boolean(output.parameters, "binary_data", all_binary)
-        top = output.parameters.get("classification")
-        if top is None:
-            wanted.append(_Wanted(output.name, binary))
-        else:
-            wanted.append(
-                _Wanted(output.name, binary, _read_top(top, limits), _find_scores(output.name, by_name, options))
-            )
+        raise InputError("the request names an output twice")
+    known = list(dict.fromkeys([*defaults, *(spec.name for spec in runner.named_outputs())]))
+    wanted = [_resolve_output(runner, output, known, all_binary, options, limits) for output in call.outputs]
     names = {output.scores or output.name for output in wanted}
-    return wanted, replace(options, offsets=OFFSETS in names, tensors=frozenset(names - {OUTPUT, OFFSETS}))
+    if OFFSETS in names and from_tokens:
+        raise InputError(f"{wire_name(OFFSETS)} is of texts, and the request has tokens")
+    return wanted, replace(options, outputs=frozenset(names - {MAIN}))
+
+
+def _resolve_output(
+    runner: Runner,
+    requested: RequestedOutput,
+    known: Sequence[str],
+    all_binary: bool,
+    options: Options,
+    limits: RequestLimits,
+) -> _Wanted:
+    """An output that the request names.
+
+    Args:
+        known: the runners' names of the outputs that there are.
+        all_binary: whether outputs are binary if the request does not say.
+    """
+    name = output_name(requested.name)
+    if name not in known or requested.name != wire_name(name):
+        raise InputError(
+            f"Unexpected inference output '{requested.name}' for model '{runner.name}'; "
+            f"there are {', '.join(map(wire_name, known))}"
+        )
+    binary = _read_boolean(requested.parameters, "binary_data", all_binary)
+    top = requested.parameters.get("classification")
+    if top is None:
+        return _Wanted(name, binary)
+    return _Wanted(name, binary, _read_top(top, limits), _find_scores(name, known, options))
+
+
+def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(f"the parameter {name} must be true or false")
+    return value
 
 
 def _read_top(top: Any, limits: RequestLimits) -> int:
     if not isinstance(top, int) or isinstance(top, bool) or top < 1:
-        raise InvalidRequestError("the parameter classification must be a number of classes, 1 or more")
+        raise InputError("the parameter classification must be a number of classes, 1 or more")
     limits.check("max_top_k", top, "classes (classification)", "classification")
     return top
 
 
-def _find_scores(name: str, names: Sequence[str], options: Options) -> str:
-    """Where the scores of an output are whose best classes are asked for; the model's own output is of classes."""
-    scores = {OUTPUT: "logits" if options.output is Output.RAW_LOGITS else "probabilities"}.get(name, name)
-    if scores not in ("logits", "probabilities") or scores not in names:
-        raise InvalidRequestError(
-            f"output {name!r} has no scores of classes, which the parameter classification asks for"
+def _find_scores(name: str, known: Sequence[str], options: Options) -> str:
+    """The output with the scores of an output's classes; the main output is of classes."""
+    of_main = LOGITS if options.form is AnswerForm.RAW_LOGITS else PROBABILITIES
+    scores = of_main if name == MAIN else name
+    if scores not in (LOGITS, PROBABILITIES) or scores not in known:
+        raise InputError(
+            f"output {wire_name(name)!r} has no scores of classes, which the parameter classification asks for"
         )
     return scores

@@ -15,15 +15,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import Body, check_beside_texts, decode_json, json_response, read_body
-from protocol.http.calls import find_generator, infer, post_route, served_name, until_disconnect
-from protocol.http.errors import InvalidRequestError, describe
+from protocol.http.disconnects import until_disconnect
+from protocol.http.errors import describe
+from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
-from protocol.openai.sampling_parameters import read_sampling
+from protocol.openai.service_paths import describe_service
 from protocol.versions import MODEL_VERSION
-from runners.core.models import Models
+from runners.core.errors import InputError
+from runners.core.models import Models, find_ready_model
 from runners.core.predictions import Options, Text, TextInput
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import read_sampling
 
 _TEXT = "text_input"
 _decoder = msgspec.json.Decoder(dict[str, Any])
@@ -33,14 +36,15 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """`generate` and `generate_stream` of every model."""
 
     async def generate(request: Request) -> Response:
-        runner = find_generator(models, served_name(request), "generate")
+        runner = _find_generator(models, served_name(request), "generate")
         call, text, options = await _read(await read_body(request, limits), limits)
-        [prediction] = await infer(request, runner, [TextInput(text)], options)
-        assert isinstance(prediction.output, Text)
-        return json_response(_answer(runner, call, prediction.output.value))
+        [prediction] = await until_disconnect(request, runner.infer([TextInput(text)], options))
+        output = prediction.main
+        assert isinstance(output, Text)
+        return json_response(_answer(runner, call, output.value))
 
     async def generate_stream(request: Request) -> Response:
-        runner = find_generator(models, served_name(request), "generate_stream")
+        runner = _find_generator(models, served_name(request), "generate_stream")
         call, text, options = await _read(await read_body(request, limits), limits)
         streaming = stream_events(_stream(runner, call, text, options), _render_error)
         return await until_disconnect(request, streaming)
@@ -52,8 +56,20 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     ]
 
 
+def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
+    """
+    Raises:
+        ModelNotFoundError, ModelNotReadyError: there is no such model, or it is not loaded.
+        InputError: the model does not generate text; the message lists what it serves.
+    """
+    runner = find_ready_model(models, name)
+    if (generator := runner.generator) is None or not generator.generates:
+        raise InputError(f"{runner.name} does not serve {call}: {describe_service(runner)}")
+    return generator
+
+
 async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
-    """The body, its text, and the parameters: those of `parameters`, and, as Triton has them, those beside the text."""
+    """The body, its text, and the options of its `parameters` and, as in Triton, of the fields beside the text."""
 
     def read(data: bytes) -> dict[str, Any]:
         call = decode_json(data, _decoder, limits)
@@ -63,15 +79,15 @@ async def _read(body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str,
     call = await body.decode(read)
     text = call.get(_TEXT)
     if not isinstance(text, str):
-        raise InvalidRequestError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
+        raise InputError(f"{_TEXT} must be a string" if _TEXT in call else f"the body has no {_TEXT}")
     parameters = call.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidRequestError("parameters must be an object")
+        raise InputError("parameters must be an object")
     limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     if not parameters:
         return call, text, _options(beside, limits)
-    # What is wrong is refused also where the parameters win over it.
+    # A wrong field is refused even if `parameters` overrides it.
     read_sampling(beside, limits)
     return call, text, _options({**beside, **parameters}, limits)
 
@@ -81,15 +97,15 @@ def _options(parameters: dict[str, Any], limits: RequestLimits) -> Options:
     return Options(sampling=sampling, prompt=prompt)
 
 
-def _answer(runner: GeneratorRunner, call: dict[str, Any], text: str) -> dict[str, Any]:
+def _answer(runner: TextGenerator, call: dict[str, Any], text: str) -> dict[str, Any]:
     answer = {"model_name": runner.name, "model_version": MODEL_VERSION, "text_output": text}
     return {"id": call["id"], **answer} if isinstance(call.get("id"), str) else answer
 
 
 async def _stream(
-    runner: GeneratorRunner, call: dict[str, Any], text: str, options: Options
+    runner: TextGenerator, call: dict[str, Any], text: str, options: Options
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """The events, from None, once the request is accepted."""
+    """The events; None comes first, once the request is accepted."""
     async with contextlib.aclosing(runner.stream(TextInput(text), options)) as deltas:
         async for delta in deltas:
             if delta is None:

@@ -1,42 +1,84 @@
-"""Predictions as tensors of the Open Inference Protocol."""
+"""Predictions as tensors of the Open Inference Protocol, under its names and datatypes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.open_inference.class_scores import class_rows, vocabulary_entries
+from protocol.class_scores import class_rows, vocabulary_entries
 from protocol.open_inference.tensors import BYTES, Tensor
-from runners.core.predictions import ClassScores, Numbers, Prediction, Table, Text, VocabularyScores
+from runners.core.predictions import (
+    MAIN,
+    OFFSETS,
+    ClassScores,
+    Numbers,
+    OutputSpec,
+    Prediction,
+    Records,
+    Text,
+    VocabularyScores,
+)
 
-OUTPUT = "output-0"
-OFFSETS = "offset_mapping"
-# What stands where a shorter text has no token or mask: the index that PyTorch's losses ignore, no score, no name.
+# The protocol's names of outputs, where they differ from the runners'.
+_WIRE_NAMES = {MAIN: "output-0", OFFSETS: "offset_mapping"}
+_OUTPUT_NAMES = {name: output for output, name in _WIRE_NAMES.items()}
+# The elements for missing tokens and masks of shorter texts: the index that PyTorch's losses ignore, no score, no name.
 _PADDING: dict[str, int | float | str] = {"INT64": -100, "FP32": 0.0, BYTES: ""}
-# A printed map without classes, so that clients that evaluate every element still can.
+# A map without classes, so that clients can evaluate every element.
 _NO_SCORES = "{}"
-# Objects that are listed at once.
+# Objects that are put into a list at once.
 _AT_ONCE = 2**16
-_DATATYPES = {"int64": "INT64", "float32": "FP32", "object": BYTES}
+# By numpy's name of a type.
+_DATATYPES = {"int64": "INT64", "float32": "FP32", "object": BYTES, "str": BYTES}
 
 
-def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0) -> Tensor:
-    """The tensor that a request knows by this name.
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor in the protocol's metadata; -1 is a dimension that varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def wire_name(output: str) -> str:
+    """The protocol's name of an output."""
+    return _WIRE_NAMES.get(output, output)
+
+
+def output_name(name: str) -> str:
+    """The runners' name of an output of the protocol."""
+    return _OUTPUT_NAMES.get(name, name)
+
+
+def describe_output(spec: OutputSpec) -> TensorSpec:
+    """The tensor of an output; scores are printed as maps, each an element."""
+    if spec.kind is ClassScores:
+        return TensorSpec(wire_name(spec.name), BYTES, spec.shape[:-1])
+    datatype = BYTES if spec.kind is VocabularyScores else _DATATYPES[spec.dtype.__name__]
+    return TensorSpec(wire_name(spec.name), datatype, spec.shape)
+
+
+def build_tensor(output: str, predictions: Sequence[Prediction], columns: int = 0) -> Tensor:
+    """The tensor of an output.
 
     Args:
-        columns: for tensors with a place for every token, how many places there are at least.
+        output: the runners' name of it, or that of a column of records.
+        columns: the least number of places of tensors with a place for every token.
     """
-    if name == OFFSETS:
-        return _stack(name, [prediction.offsets for prediction in predictions if prediction.offsets is not None])
-    tables = [prediction.output for prediction in predictions if isinstance(prediction.output, Table)]
-    if tables and name in tables[0].columns:
-        return _stack(name, [table.columns[name] for table in tables])
-    if name != OUTPUT:
-        return _stack(name, [prediction.tensors[name] for prediction in predictions], columns)
-    outputs = [prediction.output for prediction in predictions]
+    name = wire_name(output)
+    records = [prediction.main for prediction in predictions if isinstance(prediction.main, Records)]
+    if records and output in records[0].columns:
+        return _stack(name, [each.columns[output] for each in records])
+    if output == OFFSETS:
+        return _stack(name, [prediction.arrays[output] for prediction in predictions])
+    if output != MAIN:
+        return _stack(name, [prediction.arrays[output] for prediction in predictions], columns)
+    outputs = [prediction.main for prediction in predictions]
     match outputs[0]:
         case Text():
             texts = [output.value for output in outputs if isinstance(output, Text)]
@@ -48,13 +90,13 @@ def build_tensor(name: str, predictions: Sequence[Prediction], columns: int = 0)
             return _class_tensor(name, [output for output in outputs if isinstance(output, ClassScores)], columns)
         case VocabularyScores():
             return _vocabulary_tensor(name, [output for output in outputs if isinstance(output, VocabularyScores)])
-    raise AssertionError(f"there is no {name} among records")
+    raise AssertionError("records have no main tensor")
 
 
 def extra_tensors(predictions: Sequence[Prediction]) -> list[Tensor]:
-    """What was asked for beside the answer: `offset_mapping`, INT64 [texts, tokens, 2], and tensors by their names."""
-    offsets = [OFFSETS] if predictions[0].offsets is not None else []
-    return [build_tensor(name, predictions) for name in (*offsets, *sorted(predictions[0].tensors))]
+    """The tensors beside the answer: `offset_mapping`, INT64 [texts, tokens, 2], and then the others by name."""
+    names = sorted(predictions[0].outputs.keys() - {MAIN}, key=lambda name: (name != OFFSETS, name))
+    return [build_tensor(name, predictions) for name in names]
 
 
 def classification_tensor(
@@ -79,9 +121,9 @@ def classification_tensor(
 
 
 def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_axis: int = 0) -> Tensor:
-    """Stack arrays of one rank; shorter ones are filled up."""
+    """Stack arrays of one rank; shorter ones are padded."""
     shape = [max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)]
-    # A count of a text has no places for tokens.
+    # A single number of a text has no places for tokens.
     if columns and shape:
         shape[token_axis] = max(shape[token_axis], columns)
     datatype = _DATATYPES[arrays[0].dtype.name]

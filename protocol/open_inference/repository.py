@@ -1,7 +1,7 @@
-"""Triton's model repository extension: what models there are, and loading and unloading them.
+"""Triton's model repository extension: the list of models, and their loading and unloading.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
-The answers of load and unload have KServe's fields, where Triton's have none.
+The answers to load and unload have KServe's fields; Triton's have none.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import Body, decode_json, json_response, read_body
-from protocol.http.calls import find_model, post_route
-from protocol.http.errors import InvalidRequestError, NotImplementedByModelError
+from protocol.http.errors import NotImplementedByModelError
 from protocol.http.middleware.authentication import Access
+from protocol.http.routing import post_route
 from protocol.versions import MODEL_VERSION
-from runners.core.models import Models, ModelState
+from runners.core.errors import InputError
+from runners.core.models import Models, ModelState, find_model
 from runners.core.request_limits import RequestLimits
 
 
@@ -40,7 +41,7 @@ _load_decoder = msgspec.json.Decoder(LoadRequest)
 
 
 def index(models: Models, ready: bool) -> list[dict[str, str]]:
-    """Every model with its state; only those that are ready where `ready`."""
+    """The models with their states; if `ready`, only those that are ready."""
     listed = []
     for name in models.names:
         state, reason = models.state(name)
@@ -53,26 +54,26 @@ async def load(models: Models, name: str, parameters: Container[str] = ()) -> No
     """Load a model, unless it is loaded.
 
     Args:
-        parameters: Triton's; what they change there, a model's config and files, is the operator's here.
+        parameters: Triton's, which change a model's config and files; here only the operator may change them.
 
     Raises:
-        InvalidRequestError: there are parameters.
-        ModelNotFoundError: there is none of that name.
-        NotImplementedByModelError: there are workers that this call would not reach.
-        RunnerError: it cannot be served.
+        InputError: there are parameters.
+        ModelNotFoundError: there is no model of that name.
+        NotImplementedByModelError: this call would not reach all workers.
+        RunnerError: the model cannot be loaded.
     """
     _check(models, name)
     if parameters:
-        raise InvalidRequestError("load takes no parameters: a model is loaded as the server was started with it")
+        raise InputError("load takes no parameters: a model is loaded as the server was started with it")
     await models.load(name)
 
 
 async def unload(models: Models, name: str) -> None:
-    """Unload a model, once what is under way has ended.
+    """Unload a model, once its requests have ended.
 
     Raises:
-        ModelNotFoundError: there is none of that name.
-        NotImplementedByModelError: there are workers that this call would not reach.
+        ModelNotFoundError: there is no model of that name.
+        NotImplementedByModelError: this call would not reach all workers.
     """
     _check(models, name)
     await models.unload(name)
@@ -93,15 +94,15 @@ def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]
 
     async def list_models(request: Request) -> Response:
         body = await read_optional(request)
-        asked = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
-        return json_response(index(models, asked.ready))
+        call = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
+        return json_response(index(models, call.ready))
 
     async def load_model(request: Request) -> Response:
         access.check_change_over_http(request)
         name = request.path_params["name"]
         body = await read_optional(request)
-        asked = await body.decode(lambda data: decode_json(data, _load_decoder, limits))
-        await load(models, name, asked.parameters or {})
+        call = await body.decode(lambda data: decode_json(data, _load_decoder, limits))
+        await load(models, name, call.parameters or {})
         return json_response({"name": name, "load": True})
 
     async def unload_model(request: Request) -> Response:
@@ -111,7 +112,7 @@ def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]
         return json_response({"name": name, "unload": True})
 
     def repository_route(path: str, endpoint: Any) -> list[Route]:
-        # Triton knows several repositories by name; here all names mean the one there is.
+        # Triton has several repositories by name; here every name means the only repository.
         return [post_route(f"/v2/repository{form}{path}", endpoint) for form in ("", "/{repository}")]
 
     return [

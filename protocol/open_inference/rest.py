@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import MAX_DIGITS, check_beside_texts, decode_json, json_response, read_body
-from protocol.http.calls import find_ready_model, post_route, served_name, until_disconnect
-from protocol.http.errors import InvalidRequestError
+from protocol.http.disconnects import until_disconnect
 from protocol.http.json_pieces import encode_json
+from protocol.http.routing import post_route, served_name
 from protocol.open_inference import dataplane as inference
 from protocol.open_inference.dataplane import (
     Answer,
@@ -35,7 +35,8 @@ from protocol.open_inference.tensors import (
     tensor_from_json,
 )
 from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
-from runners.core.models import Models
+from runners.core.errors import InputError
+from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
 
 BINARY_HEADER = "inference-header-content-length"
@@ -44,7 +45,7 @@ Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
 
 
 class InferInput(msgspec.Struct):
-    """A tensor of a request; what `data` has is checked once its datatype is known."""
+    """A tensor of a request; `data` is checked once the datatype is known."""
 
     name: str
     shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
@@ -73,7 +74,7 @@ _decoder = msgspec.json.Decoder(InferRequest)
 
 
 def health_routes(models: Models) -> list[Route]:
-    """Whether the server lives, and whether it is ready: the routes that probes ask."""
+    """The routes of probes: whether the server lives, and whether it is ready."""
 
     async def live(_: Request) -> Response:
         response = json_response({"live": models.live})
@@ -107,8 +108,8 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, served_name(request))
         body = await read_body(request, limits, allow_binary=True)
-        given_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
-        request_id = answer_id(given_id)
+        client_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
+        request_id = answer_id(client_id)
         return await until_disconnect(
             request, inference.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
         )
@@ -139,12 +140,12 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     declared = headers.get(BINARY_HEADER)
     if declared is None:
         if headers.get("content-type", "").lower().startswith("application/octet-stream"):
-            raise InvalidRequestError(f"a binary body needs the header {BINARY_HEADER}, the bytes of its JSON part")
+            raise InputError(f"a binary body needs the header {BINARY_HEADER}, the bytes of its JSON part")
         return body, memoryview(b"")
     if not declared.isdecimal() or len(declared) > MAX_DIGITS or int(declared) > len(body):
-        raise InvalidRequestError(f"{BINARY_HEADER} must be a number of bytes, at most the body's {len(body)}")
+        raise InputError(f"{BINARY_HEADER} must be a number of bytes, at most the body's {len(body)}")
     length = int(declared)
-    # Copies, so that a tensor does not keep the JSON.
+    # These are copies, so that a tensor does not keep the JSON in memory.
     return body[:length], memoryview(body[length:])
 
 
@@ -156,12 +157,12 @@ def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits)
         size = (tensor.parameters or {}).get("binary_data_size")
         if size is None:
             if isinstance(tensor.data, UnsetType):
-                raise InvalidRequestError(f"input {tensor.name!r} has neither data nor the parameter binary_data_size")
+                raise InputError(f"input {tensor.name!r} has neither data nor the parameter binary_data_size")
             tensors.append(tensor_from_json(tensor.name, tensor.datatype, tensor.shape, tensor.data))
             continue
         left = len(binary) - position
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= left:
-            raise InvalidRequestError(
+            raise InputError(
                 f"binary_data_size of input {tensor.name!r} must be a number of bytes, at most the {left} that follow"
             )
         data = binary[position : position + size]
@@ -169,7 +170,7 @@ def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits)
         tensors.append(tensor_from_binary(tensor.name, tensor.datatype, tensor.shape, data))
         position += size
     if position != len(binary):
-        raise InvalidRequestError(
+        raise InputError(
             f"{len(binary)} bytes follow the JSON, but the inputs' binary_data_size are {position} together"
         )
     return tensors

@@ -3,7 +3,7 @@
 The binary extension is Triton's `binary_tensor_data`: a BYTES element is its length as a 4-byte little-endian number
 and then its bytes; all other types are their row-major little-endian bytes. The raw contents of gRPC are the same.
 
-What a client sends are inputs; what a predictor answers are outputs, which errors call by that `kind`.
+Errors call a client's tensors inputs and a predictor's tensors outputs, by `kind`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from protocol.http.errors import InvalidRequestError
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
-# BF16, which numpy has no type for, is float32 in memory.
+# numpy has no type for BF16, which is float32 in memory.
 BFLOAT16 = "BF16"
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -37,7 +37,7 @@ BYTES = "BYTES"
 DATATYPES = (*DTYPES, BYTES)
 _NOT_IN_JSON = frozenset({"FP16", BFLOAT16})
 MAX_DIMENSIONS = 8
-# Of the length before each string.
+# The bytes of the length before each string.
 _LENGTH_BYTES = 4
 MAX_DIMENSION = 2**31 - 1
 
@@ -52,7 +52,7 @@ class Tensor:
     flat: NDArray[Any] | list[str]
 
     def to_binary(self) -> bytes | memoryview:
-        """The elements in the binary extension's form; numbers are not copied where they lie in memory like that."""
+        """The elements in the form of the binary extension; numbers that already have this form are not copied."""
         if isinstance(self.flat, list):
             encoded = [element.encode() for element in self.flat]
             return b"".join(part for element in encoded for part in (struct.pack("<I", len(element)), element))
@@ -62,27 +62,27 @@ class Tensor:
 
 
 def check_datatype(name: str, datatype: str, kind: str = "input") -> str:
-    """The datatype in capitals; KServe's clients send small letters too.
+    """The datatype in capitals; KServe's clients also send lower case.
 
     Raises:
-        InvalidRequestError: there is no such datatype.
+        InputError: there is no such datatype.
     """
     if (capitals := datatype.upper()) not in DATATYPES:
-        raise InvalidRequestError(f"{kind} {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
+        raise InputError(f"{kind} {name!r} has the datatype {datatype!r}; there are {', '.join(DATATYPES)}")
     return capitals
 
 
 def check_placement(name: str, parameters: Container[str]) -> None:
     """
     Raises:
-        InvalidRequestError: the data is in shared memory, which Triton's clients can be told to use.
+        InputError: the data is in shared memory, which Triton's clients can use.
     """
     if "shared_memory_region" in parameters:
-        raise InvalidRequestError(f"input {name!r} is in shared memory, which this server does not read: send the data")
+        raise InputError(f"input {name!r} is in shared memory, which this server does not read: send the data")
 
 
 def check_elements(name: str, datatype: str, size: int, shape: Sequence[int], limits: RequestLimits) -> None:
-    """Check how many strings a tensor of so many bytes can have, before any of them is read.
+    """Check how many strings a tensor of this size can have, before any of them is read.
 
     Raises:
         LimitExceededError: there are more than the operator allows.
@@ -93,18 +93,18 @@ def check_elements(name: str, datatype: str, size: int, shape: Sequence[int], li
 
 
 def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "input") -> list[int]:
-    """The shape, if a tensor of so many elements can have it; `[]` is one element.
+    """The shape of a tensor with so many elements; `[]` is one element.
 
     Raises:
-        InvalidRequestError: it cannot.
+        InputError: the tensor cannot have the shape.
     """
     if len(shape) > MAX_DIMENSIONS or not all(0 <= size <= MAX_DIMENSION for size in shape):
-        raise InvalidRequestError(
+        raise InputError(
             f"{kind} {name!r} has the shape {list(shape)[: MAX_DIMENSIONS + 1]}; there may be {MAX_DIMENSIONS} "
             f"dimensions of 0 to {MAX_DIMENSION}"
         )
     if (wanted := math.prod(shape)) != elements:
-        raise InvalidRequestError(
+        raise InputError(
             f"{kind} {name!r} has the shape {list(shape)}, which is {wanted} elements, but {elements} are given"
         )
     return list(shape)
@@ -114,12 +114,12 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[int], data: Any, 
     """A tensor from its decoded `data`, flat or nested as the shape is.
 
     Raises:
-        InvalidRequestError: the data is not of that type or shape, or of a type that JSON cannot carry.
+        InputError: the data does not have that type or shape, or JSON cannot carry the type.
     """
     datatype = check_datatype(name, datatype, kind)
     if datatype in _NOT_IN_JSON:
-        # KServe's words.
-        raise InvalidRequestError(
+        # The text is KServe's.
+        raise InputError(
             f"Sending {datatype} data via JSON is not supported. Please use the binary data format for {kind} {name}"
         )
     values = _read_elements(data, datatype, shape, f"the data of {kind} {name!r}")
@@ -132,15 +132,15 @@ def to_array(name: str, datatype: str, values: Sequence[Any], kind: str = "input
     """Python numbers as an array.
 
     Raises:
-        InvalidRequestError: a number is out of the datatype's range.
+        InputError: a number is out of the datatype's range.
     """
     try:
         with np.errstate(over="ignore"):
             array = np.array(values, dtype=DTYPES[datatype])
     except OverflowError as error:
-        raise InvalidRequestError(f"a number of {kind} {name!r} is out of the range of {datatype}") from error
+        raise InputError(f"a number of {kind} {name!r} is out of the range of {datatype}") from error
     if datatype == "FP32" and not np.isfinite(array).all():
-        raise InvalidRequestError(f"a number of {kind} {name!r} is out of the range of {datatype}")
+        raise InputError(f"a number of {kind} {name!r} is out of the range of {datatype}")
     return array
 
 
@@ -150,7 +150,7 @@ def tensor_from_binary(
     """A tensor from its bytes; numbers are not copied.
 
     Raises:
-        InvalidRequestError: the bytes are not those of such a tensor.
+        InputError: the bytes do not fit the datatype and the shape.
     """
     datatype = check_datatype(name, datatype, kind)
     if datatype == BYTES:
@@ -158,26 +158,24 @@ def tensor_from_binary(
         return Tensor(name, datatype, check_shape(name, shape, len(strings), kind), strings)
     size = 2 if datatype == BFLOAT16 else DTYPES[datatype].itemsize
     if len(buffer) % size:
-        raise InvalidRequestError(
-            f"the data of {kind} {name!r} has {len(buffer)} bytes, and {datatype} has {size} each"
-        )
+        raise InputError(f"the data of {kind} {name!r} has {len(buffer)} bytes, and {datatype} has {size} each")
     shape = check_shape(name, shape, len(buffer) // size, kind)
     if datatype == BFLOAT16:
         return Tensor(name, datatype, shape, _from_bfloat16(np.frombuffer(buffer, "<u2")))
     if datatype == "BOOL" and len(buffer) and np.frombuffer(buffer, np.uint8).max() > 1:
-        raise InvalidRequestError(f"the data of {kind} {name!r} has a byte that is neither 0 nor 1, which BOOL has")
+        raise InputError(f"the data of {kind} {name!r} has a byte that is neither 0 nor 1, which BOOL has")
     return Tensor(name, datatype, shape, np.frombuffer(buffer, DTYPES[datatype]))
 
 
 def _list_type(datatype: str) -> Any:
-    """What msgspec is to read of a datatype's elements."""
+    """The type as which msgspec reads the elements of a datatype."""
     dtype = DTYPES.get(datatype)
     if dtype is None:
         return list[str]
     if dtype.kind not in "iu":
         return list[bool] if dtype.kind == "b" else list[float]
     limits = np.iinfo(dtype)
-    # What has 64 bits is judged by numpy: msgspec's own bounds are smaller.
+    # numpy checks numbers of 64 bits: msgspec's bounds are smaller.
     return list[int] if limits.bits == 64 else list[Annotated[int, Meta(ge=int(limits.min), le=int(limits.max))]]
 
 
@@ -189,16 +187,16 @@ def _read_elements(data: Any, datatype: str, shape: Sequence[int], what: str) ->
     if isinstance(data, list) and any(isinstance(element, list) for element in data):
         elements = []
         if not _flatten(data, shape, elements):
-            raise InvalidRequestError(f"{what} is nested, but not as the shape {list(shape)} says")
+            raise InputError(f"{what} is nested, but not as the shape {list(shape)} says")
     try:
         read: list[Any] = msgspec.convert(elements, _list_types[datatype])
     except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"{what} is not as expected: {error}") from error
+        raise InputError(f"{what} is not as expected: {error}") from error
     return read
 
 
 def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
-    """Append the elements in row-major order; whether the nesting is that of the shape."""
+    """Append the elements in row-major order, and tell whether they are nested as the shape says."""
     if not shape or len(nested) != shape[0]:
         return False
     if len(shape) == 1:
@@ -208,16 +206,16 @@ def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
 
 
 def _read_strings(buffer: memoryview, most: int, what: str) -> list[str]:
-    """The elements; what follows the first one that is too many is not read."""
+    """The elements, at most one more than `most`."""
     strings: list[str] = []
     position = 0
     while position < len(buffer) and len(strings) <= most:
         if position + 4 > len(buffer):
-            raise InvalidRequestError(f"{what} ends inside the length of element {len(strings)}")
+            raise InputError(f"{what} ends inside the length of element {len(strings)}")
         (length,) = struct.unpack_from("<I", buffer, position)
         position += 4
         if position + length > len(buffer):
-            raise InvalidRequestError(
+            raise InputError(
                 f"{what} says that element {len(strings)} has {length} bytes, but {len(buffer) - position} are left"
             )
         strings.append(read_text(buffer[position : position + length], len(strings), what))
@@ -229,12 +227,12 @@ def read_text(element: bytes | memoryview, position: int, what: str) -> str:
     """One element of a BYTES tensor.
 
     Raises:
-        InvalidRequestError: it is not UTF-8.
+        InputError: it is not UTF-8.
     """
     try:
         return str(element, "utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidRequestError(f"element {position} of {what} is not UTF-8") from error
+        raise InputError(f"element {position} of {what} is not UTF-8") from error
 
 
 def _from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:

@@ -1,25 +1,24 @@
-"""OpenAI's chat completions, for a model whose engine has no OpenAI layer of its own.
+"""OpenAI's chat completions, for models that `transformers` runs; vLLM answers for those that it runs.
 
-https://platform.openai.com/docs/api-reference/chat; where vLLM answers more, so does this.
+https://platform.openai.com/docs/api-reference/chat, with vLLM's additions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.choices import Choice, Form, answer
+from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
-from protocol.openai.messages import count_characters, read_messages
-from protocol.openai.parameters import Route, read_request
+from protocol.openai.messages import read_messages
+from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
-from protocol.openai.sampling_parameters import check_counts
 from protocol.openai.tools import (
     CallReader,
     NamedTool,
@@ -30,19 +29,28 @@ from protocol.openai.tools import (
     describe_tools,
     read_calls,
 )
-from runners.core.admission import check_prompts
-from runners.core.generation import Constraint, Delta, Sampling, TokenLogprobs
+from runners.core.errors import InputError
+from runners.core.generation import (
+    AcceptedRequest,
+    Chat,
+    Constraint,
+    Delta,
+    GenerationRequest,
+    Sampling,
+    TokenLogprobs,
+    join_text_parts,
+)
 from runners.core.models import Models
-from runners.core.parallel_sampling import Sequences
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import check_counts
 
 Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Templated:
-    """What becomes a prompt by the chat template; a struct can have no second one with fields of its own."""
+    """The fields of a body that the chat template reads; its struct declares them, as it has another base struct."""
 
     __slots__ = ()
 
@@ -52,18 +60,16 @@ class Templated:
     chat_template_kwargs: dict[str, Any] | None
 
     def template_variables(self) -> dict[str, Any]:
-        """Of the template; the request's own fields win over `chat_template_kwargs`.
+        """The variables of the template; the request's fields win over `chat_template_kwargs`.
 
         Raises:
-            InvalidRequestError: it brings a template, or fields contradict each other.
+            InputError: the request brings a template, or its fields contradict each other.
         """
         kwargs = self.chat_template_kwargs or {}
         if self.chat_template is not None or kwargs.get("chat_template") is not None:
-            raise InvalidRequestError("this server does not take chat templates of requests", "chat_template")
+            raise InputError("this server does not take chat templates of requests", "chat_template")
         if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidRequestError(
-                "continue_final_message needs add_generation_prompt to be false", "continue_final_message"
-            )
+            raise InputError("continue_final_message needs add_generation_prompt to be false", "continue_final_message")
         flags = {
             "add_generation_prompt": self.add_generation_prompt,
             "continue_final_message": self.continue_final_message,
@@ -92,44 +98,44 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
 
     @property
     def forced(self) -> ToolChoice | None:
-        """The tool that must be called, or that one must; None where the model writes text."""
+        """The tool that must be called, or `required`; None where the model writes text."""
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 
-async def answer_chat(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
-    """Answer `chat/completions`; tools are put into the prompt, and are called where the request forces that.
+async def answer_chat(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+    """Answer `chat/completions`; the template puts tools into the prompt, and the request may force their calls.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        LimitExceededError: the body exceeds a limit of the operator's.
+        InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = await read_request(body, ChatRequest, Route.CHATS, limits)
+    call = await read_request(body, ChatRequest, ParameterSet.CHATS, limits)
     call.check(models, bool(call.logprobs))
     _check(call)
     check_counts(call, runner.limits)
     messages = read_messages(call.messages, runner.limits)
     sampling = _read_sampling(call)
     tools = None if call.tools is None else describe_tools(call.tools)
-    variables = _variables(call)
-    characters = count_characters(runner.limits, messages, tools, variables)
-    check_prompts(runner.limits, [""], call.choices)
-
-    async def prepare() -> tuple[Form, Sequences]:
-        prompt = await runner.chat_engine.tokenize_chat(messages, tools, variables, call.to_prompt_options())
-        return _ChatForm(call, runner, prompt, messages[-1]), Sequences([prompt], sampling, call.choices)
-
-    return await answer(runner, characters, prepare, call.streaming())
+    request = GenerationRequest(
+        [Chat(messages, tools, _variables(call))],
+        sampling,
+        call.to_prompt_options(),
+        call.choices,
+        collected=not call.stream,
+    )
+    make_renderer = partial(_ChatRenderer, call, runner, messages[-1])
+    return await answer(runner, request, make_renderer, call.stream_settings())
 
 
 def _check(call: ChatRequest) -> None:
     if call.top_logprobs and not call.logprobs:
-        raise InvalidRequestError("top_logprobs needs logprobs to be true", "top_logprobs")
+        raise InputError("top_logprobs needs logprobs to be true", "top_logprobs")
     if call.max_tokens == 0:
-        raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+        raise InputError("max_tokens must be at least 1", "max_tokens")
     check_choice(call.tools, call.tool_choice)
     if call.forced is not None and call.structured_outputs is not None:
-        raise InvalidRequestError("give one of structured_outputs and a forced tool_choice", "structured_outputs")
+        raise InputError("give one of structured_outputs and a forced tool_choice", "structured_outputs")
 
 
 def _variables(call: ChatRequest) -> dict[str, Any]:
@@ -139,12 +145,16 @@ def _variables(call: ChatRequest) -> dict[str, Any]:
     return {**variables, **effort_variables(call.reasoning_effort, call.chat_template_kwargs)}
 
 
-def effort_variables(effort: Effort | None, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a template knows of the effort: some know only whether the model is to think."""
+def effort_variables(effort: Effort | None, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The variables of a template for the effort; some templates only know whether the model thinks.
+
+    Args:
+        kwargs: the request's `chat_template_kwargs`, which win.
+    """
     if effort is None:
         return {}
-    thinks = {} if "enable_thinking" in (given or {}) else {"enable_thinking": effort != "none"}
-    return {"reasoning_effort": effort, **thinks}
+    thinking = {} if "enable_thinking" in (kwargs or {}) else {"enable_thinking": effort != "none"}
+    return {"reasoning_effort": effort, **thinking}
 
 
 def _read_sampling(call: ChatRequest) -> Sampling:
@@ -157,23 +167,24 @@ def _read_sampling(call: ChatRequest) -> Sampling:
 def _constraint(call: ChatRequest) -> Constraint | None:
     if call.forced is None or call.tools is None:
         return call.constraint()
-    # A forced call wins over `response_format`, as in vLLM.
+    # A forced call takes precedence over `response_format`, as in vLLM.
     return constrain_to_tools(call.tools, call.forced, call.parallel_tool_calls is not False)
 
 
-class _ChatForm(Form):
-    whole, part = "chat.completion", "chat.completion.chunk"
+class _ChatRenderer(Renderer):
+    whole_object, chunk_object = "chat.completion", "chat.completion.chunk"
 
     def __init__(
-        self, call: ChatRequest, runner: GeneratorRunner, prompt: Sequence[int], last: Mapping[str, Any]
+        self, call: ChatRequest, runner: TextGenerator, last_message: Mapping[str, Any], accepted: AcceptedRequest
     ) -> None:
         super().__init__("chatcmpl", call.model or runner.name, call.request_id)
         self._call = call
-        self._prompt = prompt
-        self._role = "assistant" if call.add_generation_prompt else last["role"]
-        self._echo = _text_of(last["content"]) if call.echo and last["role"] == self._role else ""
-        # By index.
-        self._calls: dict[int, CallReader] = {}
+        self._prompt = list(accepted.prompts[0])
+        self._role = "assistant" if call.add_generation_prompt else last_message["role"]
+        echoes = call.echo and last_message["role"] == self._role
+        self._echo = join_text_parts(last_message["content"]) if echoes else ""
+        # By the index of the choice.
+        self._call_readers: dict[int, CallReader] = {}
 
     def choice(self, index: int, choice: Choice) -> dict[str, Any]:
         call = self._call
@@ -190,35 +201,35 @@ class _ChatForm(Form):
             "token_ids": choice.token_ids if call.return_token_ids else None,
         }
 
-    def extras(self, first: Choice) -> dict[str, Any]:
+    def extra_fields(self, first: Choice) -> dict[str, Any]:
         return {
             "prompt_logprobs": prompt_logprobs(first.prompt_logprobs),
-            "prompt_token_ids": list(self._prompt) if self._call.return_token_ids else None,
+            "prompt_token_ids": self._prompt if self._call.return_token_ids else None,
         }
 
-    def open(self, index: int) -> list[dict[str, Any]]:
-        beginning = {"role": self._role, "content": ""}
-        chunks: list[dict[str, Any]] = [{"choices": [_opening(index, beginning)]}]
+    def opening(self, index: int) -> list[dict[str, Any]]:
+        empty = {"role": self._role, "content": ""}
+        chunks: list[dict[str, Any]] = [{"choices": [_opening_choice(index, empty)]}]
         if self._call.return_token_ids:
-            chunks[0]["prompt_token_ids"] = list(self._prompt)
+            chunks[0]["prompt_token_ids"] = self._prompt
         if self._echo:
-            chunks.append({"choices": [_opening(index, {"content": self._echo})]})
+            chunks.append({"choices": [_opening_choice(index, {"content": self._echo})]})
         return chunks
 
     def delta(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
-        said: dict[str, Any] = {"content": delta.text}
+        message: dict[str, Any] = {"content": delta.text}
         has_calls = False
         if self._call.forced is not None:
-            reader = self._calls.setdefault(index, CallReader(self._call.forced))
+            reader = self._call_readers.setdefault(index, CallReader(self._call.forced))
             calls = reader.read(delta.text)
-            said = {"tool_calls": calls} if calls else {}
+            message = {"tool_calls": calls} if calls else {}
             has_calls = reader.has_calls
         with_ids = bool(self._call.return_token_ids and delta.token_ids)
-        if not (said.get("content") or "tool_calls" in said or delta.finish_reason or delta.logprobs or with_ids):
+        if not (message.get("content") or "tool_calls" in message or delta.finish_reason or delta.logprobs or with_ids):
             return None
         choice = {
             "index": index,
-            "delta": said,
+            "delta": message,
             "logprobs": self._logprobs(delta.logprobs),
             "finish_reason": self._finish_reason(delta.finish_reason, has_calls),
         }
@@ -227,17 +238,13 @@ class _ChatForm(Form):
         return {**choice, "token_ids": list(delta.token_ids)} if with_ids else choice
 
     def _finish_reason(self, reason: str | None, has_calls: bool) -> str | None:
-        """OpenAI's for a call, but for one of a tool that is named, which is `stop`."""
-        named = isinstance(self._call.forced, NamedTool)
-        return "tool_calls" if reason == "stop" and has_calls and not named else reason
+        """`tool_calls` after calls, except those of a named tool, which end with `stop`, as in OpenAI's API."""
+        is_named = isinstance(self._call.forced, NamedTool)
+        return "tool_calls" if reason == "stop" and has_calls and not is_named else reason
 
     def _logprobs(self, entries: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
         return chat_logprobs(entries, bool(self._call.return_tokens_as_token_ids)) if self._call.logprobs else None
 
 
-def _opening(index: int, delta: dict[str, Any]) -> dict[str, Any]:
+def _opening_choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-
-def _text_of(content: str | list[dict[str, str]] | None) -> str:
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())

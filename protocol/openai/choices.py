@@ -1,12 +1,11 @@
-"""The continuations that a request asks for: run together, and answered at once or as a stream."""
+"""The answers to completions and chats: choices as they come from the generator, rendered whole or as a stream."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -18,25 +17,23 @@ from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable, request_id
 from protocol.http.offload import offload
 from protocol.http.sse import stream_events
-from runners.core.admission import Admitted
-from runners.core.generation import Delta, FinishReason, TokenLogprobs
-from runners.core.parallel_sampling import Sequences, run
-from runners.generator.runner import GeneratorRunner
+from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from runners.core.runner import TextGenerator
 
 T = TypeVar("T")
 
 _LAST_LINE = "[DONE]"
-# They take 2 ms to render.
+# This many log probabilities take 2 ms to render.
 _INLINE_LOGPROBS = 256
 
 
 @dataclass(slots=True)
 class Choice:
-    """One continuation of one prompt, as far as it has come.
+    """One continuation of one prompt, as far as it has been generated.
 
     Attributes:
-        texts: its text in parts.
-        logprobs_count: how many log probabilities it has in all.
+        texts: the parts of its text.
+        logprobs_count: number of all its log probabilities.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -63,158 +60,140 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Streaming:
-    """What a stream tells beside its text."""
+class StreamSettings:
+    """Which chunks of a stream have the usage.
 
-    usage: bool = False
-    usage_of_each: bool = False
+    Attributes:
+        include_usage: the last chunk has the usage of all choices.
+        continuous_usage: every other chunk has the usage so far.
+    """
+
+    include_usage: bool = False
+    continuous_usage: bool = False
 
 
-class Form(ABC):
-    """How answers look; completions and chats differ."""
+class Renderer(ABC):
+    """Renders the choices of an answer; completions and chats have different objects."""
 
-    whole: str
-    part: str
+    whole_object: str
+    chunk_object: str
 
-    def __init__(self, prefix: str, model: str, given_id: str | None) -> None:
+    def __init__(self, id_prefix: str, model: str, client_id: str | None) -> None:
         """
         Args:
-            given_id: what the request calls itself; X-Request-Id goes before it, as in vLLM.
+            client_id: the id that the client gave the request; X-Request-Id wins over it, as in vLLM.
         """
-        name = request_id.get() or given_id or uuid.uuid4().hex
-        self._head = {"id": f"{prefix}-{printable(name)}", "created": int(time.time()), "model": model}
+        answer_id = request_id.get() or client_id or uuid.uuid4().hex
+        self._head = {"id": f"{id_prefix}-{printable(answer_id)}", "created": int(time.time()), "model": model}
 
     def head(self, kind: str) -> dict[str, Any]:
+        """The fields that all chunks, or the whole answer, begin with."""
         return {**self._head, "object": kind}
 
     @abstractmethod
     def choice(self, index: int, choice: Choice) -> dict[str, Any]:
         """A whole choice."""
 
-    def extras(self, first: Choice) -> dict[str, Any]:
-        """What stands beside the choices of a whole answer."""
+    def extra_fields(self, first: Choice) -> dict[str, Any]:
+        """The fields beside the choices of a whole answer.
+
+        Args:
+            first: the first choice.
+        """
         return {}
 
-    def open(self, index: int) -> Sequence[dict[str, Any]]:
-        """The chunks, but for their head, that come before a choice's first part."""
+    def opening(self, index: int) -> Sequence[dict[str, Any]]:
+        """The chunks, without their head, before the first delta of a choice."""
         return ()
 
     @abstractmethod
     def delta(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
-        """A part of a choice; None where there is nothing to say."""
+        """A choice of a chunk; None where the delta adds nothing."""
+
+
+# Makes the renderer of a request from the request, once it is accepted.
+MakeRenderer = Callable[[AcceptedRequest], Renderer]
 
 
 async def answer(
-    runner: GeneratorRunner,
-    characters: int,
-    prepare: Callable[[], Awaitable[tuple[Form, Sequences]]],
-    streaming: Streaming | None,
+    runner: TextGenerator, request: GenerationRequest, make_renderer: MakeRenderer, settings: StreamSettings | None
 ) -> Response:
     """
     Args:
-        characters: of the prompts.
-        prepare: tokenizes them, once the request is admitted.
-        streaming: None for a whole answer.
+        settings: None for a whole answer.
 
     Raises:
         InputError: there would be too many log probabilities, or a prompt cannot be continued.
-        OverloadedError: too much is under way.
+        LimitExceededError: there are too many prompts, outputs, or characters or tokens of prompts.
+        OverloadedError: too many requests are under way, or too much waits.
     """
-    if streaming is not None:
-        return await stream_events(_stream(runner, characters, prepare, streaming), openai_error, _LAST_LINE)
-    with runner.admit(characters) as admitted:
-        form, sequences = await prepare()
-        choices = await complete(runner, sequences, admitted)
-        usage = count_usage(runner, sequences, range(len(sequences.prompts)), [len(each.token_ids) for each in choices])
-        head = {**form.head(form.whole), "service_tier": None, "system_fingerprint": None}
+    if settings is not None:
+        return await stream_events(_stream(runner, request, make_renderer, settings), openai_error, _LAST_LINE)
+    async with runner.generate(request) as accepted:
+        renderer = make_renderer(accepted)
+        choices = [Choice() for _ in range(len(accepted.prompts) * accepted.choices)]
+        async for index, delta in accepted.deltas:
+            choices[index].add(delta)
+        usage = count_usage(runner, accepted.prompts, [len(choice.token_ids) for choice in choices])
+        head = {**renderer.head(renderer.whole_object), "service_tier": None, "system_fingerprint": None}
 
         def render() -> Response:
-            answered = [
-                encode_part(form.choice(index, choice))
+            rendered = [
+                encode_part(renderer.choice(index, choice))
                 for index, choice in enumerate(choices)
                 if choice.finish_reason is not None
             ]
-            extras = {name: encode_part(value) for name, value in form.extras(choices[0]).items()}
-            return json_response({**head, "choices": answered, "usage": usage, **extras})
+            extras = {name: encode_part(value) for name, value in renderer.extra_fields(choices[0]).items()}
+            return json_response({**head, "choices": rendered, "usage": usage, **extras})
 
-        return await render_logprobs(render, sum(each.logprobs_count for each in choices))
+        return await render_logprobs(render, sum(choice.logprobs_count for choice in choices))
 
 
-async def render_logprobs(renderer: Callable[[], T], count: int) -> T:
-    """Call a renderer, off the event loop where it has so many log probabilities that it would hold that up."""
-    return renderer() if count <= _INLINE_LOGPROBS else await offload(renderer)
+async def render_logprobs(render: Callable[[], T], count: int) -> T:
+    """Call a renderer, in a thread where it has so many log probabilities that it would block the event loop."""
+    return render() if count <= _INLINE_LOGPROBS else await offload(render)
 
 
 def count_logprobs(entries: Iterable[TokenLogprobs | None]) -> int:
-    """How many log probabilities there are in a part of an answer."""
+    """The number of log probabilities of some positions."""
     return sum(1 + len(entry.top) for entry in entries if entry is not None)
 
 
 def count_usage(
-    runner: GeneratorRunner, sequences: Sequences, prompts: Sequence[int], tokens: Sequence[int]
+    runner: TextGenerator, prompts: Iterable[Sequence[int]], output_tokens: Iterable[int]
 ) -> dict[str, Any]:
-    """The `usage` of some prompts and of choices of so many tokens; there is no cache of prompts."""
-    given, made = sum(len(sequences.prompts[prompt]) for prompt in prompts), sum(tokens)
-    usage: dict[str, Any] = {"prompt_tokens": given, "completion_tokens": made, "total_tokens": given + made}
-    return {**usage, "prompt_tokens_details": {"cached_tokens": 0}} if runner.tells_cached_tokens else usage
-
-
-def _render(form: Form, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
-    said = form.delta(index, delta, is_first)
-    if said is not None and said.get("logprobs"):
-        return {**said, "logprobs": encode_part(said["logprobs"])}
-    return said
-
-
-async def complete(runner: GeneratorRunner, sequences: Sequences, admitted: Admitted) -> list[Choice]:
-    """All choices, whole.
-
-    Raises:
-        InputError: there are too many log probabilities, or a prompt cannot be continued.
-    """
-    sequences.check_asked()
-    tokens = 0
-    choices = [Choice() for _ in range(sequences.count)]
-    async with contextlib.aclosing(run(runner.engine, sequences, admitted)) as deltas:
-        async for item in deltas:
-            if item is not None:
-                index, delta = item
-                choices[index].add(delta)
-                tokens += len(delta.token_ids)
-                sequences.check_logprobs(tokens)
-    return choices
+    """The `usage` of prompts and of choices with these numbers of tokens; `transformers` has no cache of prompts."""
+    in_prompts, in_outputs = sum(map(len, prompts)), sum(output_tokens)
+    usage: dict[str, Any] = {
+        "prompt_tokens": in_prompts, "completion_tokens": in_outputs, "total_tokens": in_prompts + in_outputs,
+    }  # fmt: skip
+    return {**usage, "prompt_tokens_details": {"cached_tokens": 0}} if runner.reports_cached_tokens else usage
 
 
 async def _stream(
-    runner: GeneratorRunner,
-    characters: int,
-    prepare: Callable[[], Awaitable[tuple[Form, Sequences]]],
-    streaming: Streaming,
+    runner: TextGenerator, request: GenerationRequest, make_renderer: MakeRenderer, settings: StreamSettings
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The chunks of an answer, from None, once it is accepted."""
-    with runner.admit(characters) as admitted:
-        form, sequences = await prepare()
-        sequences.check_asked()
-        chunks = _Chunks(runner, form, sequences, streaming)
-        async with contextlib.aclosing(run(runner.engine, sequences, admitted)) as deltas:
-            async for item in deltas:
-                if item is None:
-                    yield None
-                else:
-                    for chunk in await chunks.add(*item):
-                        yield chunk
-        if streaming.usage:
+    async with runner.generate(request) as accepted:
+        chunks = _Chunks(runner, accepted, make_renderer(accepted), settings)
+        yield None
+        async for index, delta in accepted.deltas:
+            for chunk in await chunks.add(index, delta):
+                yield chunk
+        if settings.include_usage:
             yield chunks.usage()
 
 
 class _Chunks:
-    """What a stream says of each delta, and how many tokens it has told of."""
+    """Renders the deltas of a stream, and counts the tokens so far."""
 
-    def __init__(self, runner: GeneratorRunner, form: Form, sequences: Sequences, streaming: Streaming) -> None:
+    def __init__(
+        self, runner: TextGenerator, accepted: AcceptedRequest, renderer: Renderer, settings: StreamSettings
+    ) -> None:
         self._runner = runner
-        self._form = form
-        self._sequences = sequences
-        self._streaming = streaming
+        self._accepted = accepted
+        self._renderer = renderer
+        self._settings = settings
         # By index, of those choices that have begun.
         self._tokens: dict[int, int] = {}
 
@@ -224,21 +203,26 @@ class _Chunks:
         chunks = []
         if is_first:
             self._tokens[index] = 0
-            chunks = [self._chunk(index, said) for said in self._form.open(index)]
+            chunks = [self._chunk(index, fields) for fields in self._renderer.opening(index)]
         self._tokens[index] += len(delta.token_ids)
         count = count_logprobs((*delta.logprobs, *(delta.prompt_logprobs or ())))
-        choice = await render_logprobs(partial(_render, self._form, index, delta, is_first), count)
+        choice = await render_logprobs(partial(self._render, index, delta, is_first), count)
         return chunks if choice is None else [*chunks, self._chunk(index, {"choices": [choice]})]
 
     def usage(self) -> dict[str, Any]:
-        """The chunk that tells the usage of all choices."""
-        sequences = self._sequences
-        usage = count_usage(self._runner, sequences, range(len(sequences.prompts)), [*self._tokens.values()])
-        return {**self._form.head(self._form.part), "choices": [], "usage": usage}
+        """The chunk with the usage of all choices."""
+        usage = count_usage(self._runner, self._accepted.prompts, self._tokens.values())
+        return {**self._renderer.head(self._renderer.chunk_object), "choices": [], "usage": usage}
 
-    def _chunk(self, index: int, said: dict[str, Any]) -> dict[str, Any]:
-        whole = {**self._form.head(self._form.part), **said}
-        if not self._streaming.usage_of_each:
-            return whole
-        prompt = index // self._sequences.choices
-        return {**whole, "usage": count_usage(self._runner, self._sequences, [prompt], [self._tokens[index]])}
+    def _render(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
+        choice = self._renderer.delta(index, delta, is_first)
+        if choice is not None and choice.get("logprobs"):
+            return {**choice, "logprobs": encode_part(choice["logprobs"])}
+        return choice
+
+    def _chunk(self, index: int, fields: dict[str, Any]) -> dict[str, Any]:
+        chunk = {**self._renderer.head(self._renderer.chunk_object), **fields}
+        if not self._settings.continuous_usage:
+            return chunk
+        prompt = self._accepted.prompts[self._accepted.prompt_of(index)]
+        return {**chunk, "usage": count_usage(self._runner, [prompt], [self._tokens[index]])}

@@ -1,4 +1,4 @@
-"""What a constraint may cost that vLLM compiles: its library, xgrammar, takes minutes for some that are short."""
+"""Limits of constraints that vLLM compiles: its library, xgrammar, takes minutes for some short ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.output_constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
+from runners.core.errors import InputError
+from runners.core.output_constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
 
 # Each of these takes about a second to compile.
 _MAX_CHOICE_CHARACTERS = 16_384
@@ -21,25 +21,25 @@ _COMBINING = ("oneOf", "anyOf", "allOf")
 _PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()]|[*+?]\??|\{(\d+)(?:,(\d*))?\}", re.DOTALL)
 
 
-def check_constraint(given: dict[str, Any], param: str) -> None:
+def check_constraint(constraint: dict[str, Any], param: str) -> None:
     """
     Args:
-        given: vLLM's `structured_outputs`, or OpenAI's `response_format` or `text`.
+        constraint: vLLM's `structured_outputs`, or OpenAI's `response_format` or `text`.
 
     Raises:
-        InvalidRequestError: it has too many choices or characters, or too much that is nested or repeated.
+        InputError: it has too many choices or characters, or too many nested or repeated parts.
     """
-    choices = given.get("choice")
+    choices = constraint.get("choice")
     if isinstance(choices, list):
         _check(f"{param} has {{}} choices", len(choices), MAX_CHOICES, param)
         characters = sum(len(choice) for choice in choices if isinstance(choice, str))
         _check(f"the choices of {param} have {{}} characters", characters, _MAX_CHOICE_CHARACTERS, param)
     for kind in ("regex", "grammar", "structural_tag"):
-        if isinstance(value := given.get(kind), str):
+        if isinstance(value := constraint.get(kind), str):
             _check(f"the {kind} of {param} has {{}} characters", len(value), MAX_CHARACTERS, param)
-    if isinstance(pattern := given.get("regex"), str):
+    if isinstance(pattern := constraint.get("regex"), str):
         _check_pattern(pattern, f"the regex of {param}", param)
-    if (schema := _find_schema(given)) is not None:
+    if (schema := _find_schema(constraint)) is not None:
         _check_schema(schema, param)
 
 
@@ -47,7 +47,7 @@ def check_tools(tools: list[Any]) -> None:
     """Check the schemas of functions, which the arguments of a forced call must match.
 
     Raises:
-        InvalidRequestError: as `check_constraint`.
+        InputError: as `check_constraint`.
     """
     for tool in tools:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
@@ -57,12 +57,12 @@ def check_tools(tools: list[Any]) -> None:
 
 def _check(what: str, count: int, most: int, param: str) -> None:
     if count > most:
-        raise InvalidRequestError(f"{what.format(count)}; {most} are the most", param)
+        raise InputError(f"{what.format(count)}; {most} are the most", param)
 
 
 def _check_pattern(pattern: str, what: str, param: str) -> None:
     repetitions, counted = 0, [1]
-    # The count inside the group, class or character before.
+    # The count inside the previous group, class or character.
     last = 1
     for part in _PART.finditer(pattern):
         match part[0][0]:
@@ -82,9 +82,9 @@ def _check_pattern(pattern: str, what: str, param: str) -> None:
     _check(f"{what} counts to {{}} inside each other", max(counted), _MAX_COUNT, param)
 
 
-def _find_schema(given: dict[str, Any]) -> dict[str, Any] | str | None:
-    """The JSON schema, decoded if it is one; None where there is none, or one that vLLM will refuse."""
-    nested = given["format"] if isinstance(given.get("format"), dict) else given
+def _find_schema(constraint: dict[str, Any]) -> dict[str, Any] | str | None:
+    """The JSON schema, decoded; None if there is none, or one that vLLM will refuse."""
+    nested = constraint["format"] if isinstance(constraint.get("format"), dict) else constraint
     schema = nested.get("json", nested.get("schema", nested.get("json_schema")))
     if isinstance(schema, dict) and isinstance(schema.get("schema"), dict):
         schema = schema["schema"]
@@ -102,12 +102,12 @@ def _check_schema(schema: dict[str, Any] | str, param: str) -> None:
     for node in _iterate(schema):
         count += sum(len(node[name]) for name in _COMBINING if isinstance(node.get(name), list))
         if _refers_to_itself(node, schema):
-            raise InvalidRequestError(f"the schema of {param} has a $ref that leads to itself", param)
+            raise InputError(f"the schema of {param} has a $ref that leads to itself", param)
     _check(f"the schema of {param} has {{}} alternatives (oneOf, anyOf, allOf)", count, _MAX_ALTERNATIVES, param)
 
 
 def _iterate(value: object) -> Iterator[dict[str, Any]]:
-    """All objects in a value; it is not nested deeply."""
+    """All objects in a value, which is not nested deeply."""
     if isinstance(value, dict):
         yield value
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -116,7 +116,7 @@ def _iterate(value: object) -> Iterator[dict[str, Any]]:
 
 
 def _refers_to_itself(node: dict[str, Any], root: object) -> bool:
-    """Whether references lead from one to the next in a circle, so that there is nothing to match."""
+    """Whether references lead in a circle, so that nothing can match."""
     seen: set[str] = set()
     found: object = node
     while isinstance(found, dict) and isinstance(reference := found.get("$ref"), str):
@@ -128,7 +128,7 @@ def _refers_to_itself(node: dict[str, Any], root: object) -> bool:
 
 
 def _resolve(reference: str, root: object) -> object:
-    """What a reference within the schema points to: https://www.rfc-editor.org/rfc/rfc6901; None for others."""
+    """The target of a reference within the schema (https://www.rfc-editor.org/rfc/rfc6901); None for other ones."""
     if not reference.startswith("#"):
         return None
     found = root

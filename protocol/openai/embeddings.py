@@ -1,6 +1,6 @@
-"""OpenAI's embeddings, for a model that this server's own engine embeds with.
+"""OpenAI's embeddings, for models on this server's own engine; vLLM answers for a model on vLLM.
 
-https://platform.openai.com/docs/api-reference/embeddings; a model on vLLM is answered by vLLM.
+https://platform.openai.com/docs/api-reference/embeddings
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
-from protocol.http.calls import find_model, infer, refuse_truncation, render, resolve_options
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.sampling_parameters import TokenId
-from runners.core.models import Models
-from runners.core.predictions import Numbers, Prediction, TextInput, TokenInput
+from protocol.http.rendering import render
+from protocol.text_inputs import Inputs, read_inputs
+from protocol.vectors import list_vectors
+from runners.core.errors import InputError
+from runners.core.models import Models, find_model
+from runners.core.predictions import Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 
-# A text, a list of texts, the ids of a tokenized text, or a list of those.
-Inputs = str | list[TokenId | str | list[TokenId]]
+# vLLM's truncate_prompt_tokens for the length that the model takes.
+_MODEL_LENGTH = -1
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
-    """A body of `embeddings`; `prompt_name` is one of the model's prompts, which sentence-transformers calls so."""
+    """A body of `embeddings`; `prompt_name` names one of the model's prompts, as in sentence-transformers."""
 
     input: Inputs
     model: str | None = None
@@ -38,21 +39,19 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     prompt_name: str | None = None
     user: str | None = None
-    # Read to be refused: to leave it out silently would change the vectors.
+    # This field is read so that it can be refused: ignoring it would change the vectors.
     truncate_prompt_tokens: int | None = None
 
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
-async def answer_embeddings(
-    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
-) -> Response:
-    """Answer `embeddings`: a vector for every text, from the same batches that the other protocols' texts are in.
+async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer `embeddings` with a vector for every text.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot embed a text.
     """
@@ -65,40 +64,21 @@ async def answer_embeddings(
     if call.model:
         find_model(models, call.model)
     refuse_truncation(call.truncate_prompt_tokens)
-    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    options = resolve_options(runner, {name: value for name, value in given.items() if value is not None}, limits)
-    predictions = await infer(request, runner, inputs, options)
+    fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)
+    predictions = await runner.infer(inputs, options)
     return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
 
 
-def read_inputs(given: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
+def refuse_truncation(tokens: int | None) -> None:
     """
-    Args:
-        name: the field they are in.
-
     Raises:
-        LimitExceededError: there are more texts than the operator allows.
-        InvalidRequestError: it is empty, or a mixture.
+        InputError: vLLM's `truncate_prompt_tokens` asks for another length than the model's.
     """
-    items = [given] if isinstance(given, str) else given
-    kinds = {type(item) for item in items}
-    if kinds == {int}:
-        return [_tokens(items)]
-    limits.check("max_client_batch_size", len(items), "texts", name)
-    for position, item in enumerate(items):
-        if item == "" or item == []:
-            where = "" if isinstance(given, str) else f"[{position}]"
-            raise InvalidRequestError(f"{name}{where} is empty; give at least a character or a token", name)
-    match [*kinds]:
-        case [kind] if kind is str:
-            return [TextInput(text) for text in items if isinstance(text, str)]
-        case [kind] if kind is list:
-            return [_tokens(ids) for ids in items if isinstance(ids, list)]
-    raise InvalidRequestError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
-
-
-def _tokens(ids: Sequence[Any]) -> TokenInput:
-    return TokenInput(np.array(ids, dtype=np.int64))
+    if tokens not in (None, _MODEL_LENGTH):
+        raise InputError(
+            "truncate_prompt_tokens can only be -1: texts are truncated to the model's length", "truncate_prompt_tokens"
+        )
 
 
 def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: str) -> dict[str, Any]:
@@ -109,13 +89,8 @@ def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: st
     return {"object": "list", "data": data, "model": model, "usage": count_usage(predictions)}
 
 
-def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
-    """Float32 [dimensions] each."""
-    return [prediction.output.values for prediction in predictions if isinstance(prediction.output, Numbers)]
-
-
 def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """`usage` of what only reads."""
+    """The `usage` of a request that generates nothing."""
     tokens = sum(prediction.tokens for prediction in predictions)
     return {"prompt_tokens": tokens, "total_tokens": tokens}
 

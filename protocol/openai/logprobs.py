@@ -1,4 +1,4 @@
-"""Log probabilities as completions and chats have them."""
+"""Log probabilities in the forms of completions and chats."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from runners.core.generation import TokenLogprob, TokenLogprobs
 
 
 def name_token(entry: TokenLogprob, as_id: bool) -> str:
-    """A token's text; of one that is no whole characters its bytes, as OpenAI's API writes them.
+    """A token's text, or its bytes in OpenAI's notation if they are no whole characters.
 
     Args:
-        as_id: whether its id stands for it, vLLM's `return_tokens_as_token_ids`.
+        as_id: return the token's id instead, for vLLM's `return_tokens_as_token_ids`.
     """
     if as_id:
         return f"token_id:{entry.token_id}"
@@ -32,9 +32,9 @@ def completion_logprobs(
     """The `logprobs` of a completion's choice.
 
     Args:
-        entries: by position; of the first token of a prompt, which has no probability, only its name.
-        prompt_length: characters before the output in the text.
-        prompt_entries: how many of the entries are the prompt's.
+        entries: by position; the first token of a prompt, which has no log probability, as its name.
+        prompt_length: number of characters before the output in the text.
+        prompt_entries: number of entries of the prompt.
     """
     tokens: list[str] = []
     logprobs: list[float | None] = []
@@ -55,12 +55,12 @@ def completion_logprobs(
 
 
 def _by_name(entries: Iterable[TokenLogprob], as_ids: bool) -> dict[str, float]:
-    """The tokens' probabilities by name; where two have the same text, the id is the later one's name."""
-    found: dict[str, float] = {}
+    """The log probabilities of tokens by name; the second token of the same text is named by its id."""
+    by_name: dict[str, float] = {}
     for entry in {entry.token_id: entry for entry in entries}.values():
         name = name_token(entry, as_ids)
-        found[f"token_id:{entry.token_id}" if name in found else name] = entry.logprob
-    return found
+        by_name[f"token_id:{entry.token_id}" if name in by_name else name] = entry.logprob
+    return by_name
 
 
 def chat_logprobs(entries: Sequence[TokenLogprobs], as_ids: bool) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def _chat_logprob(entry: TokenLogprob, as_ids: bool) -> dict[str, Any]:
 def prompt_logprobs(
     entries: Sequence[TokenLogprobs | None] | None,
 ) -> orjson.Fragment | None:
-    """vLLM's `prompt_logprobs`: by position the chosen token and the most likely ones, by id."""
+    """vLLM's `prompt_logprobs`: for each position, the prompt's token and the most likely ones, by id."""
     if entries is None:
         return None
     return encode_part(
-        None if entry is None else {str(one.token_id): _prompt_logprob(one) for one in (entry.chosen, *entry.top)}
+        None if entry is None else {str(token.token_id): _prompt_logprob(token) for token in (entry.chosen, *entry.top)}
         for entry in entries
     )
 

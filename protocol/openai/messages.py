@@ -1,20 +1,19 @@
-"""The messages of a chat, checked, and in the form in which chat templates expect them; the rules are vLLM's."""
+"""The messages of a chat, checked and brought into the form that chat templates expect; the rules are vLLM's."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
-from protocol.http.errors import InvalidRequestError
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 logger = logging.getLogger(__name__)
 
-# By its type, where a part has its text.
+# The field with the text of a part, by the part's type.
 _TEXT_BY_TYPE = {
     "text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking",
 }  # fmt: skip
@@ -23,12 +22,12 @@ _TEXT_BY_TYPE = {
 def read_messages(
     messages: Sequence[Mapping[str, Any]], limits: RequestLimits, param: str = "messages"
 ) -> list[dict[str, Any]]:
-    """Messages with what templates know of them: their content is a string, a list of text parts, or None.
+    """Messages with the fields that templates know; the content is a string, a list of text parts, or None.
 
     Raises:
         LimitExceededError: there are too many messages, or parts of all messages.
-        InvalidRequestError: a message has no role, content that is no text, or tool calls that are none; the message
-            names its position in the field `param`.
+        InputError: a message has no role, content that is no text, or malformed tool calls. The error names the
+            message's position in the field `param`.
     """
     check_messages(messages, limits, param)
     return [_read_message(message, f"{param}[{position}]", param) for position, message in enumerate(messages)]
@@ -45,37 +44,10 @@ def check_messages(messages: Sequence[Any], limits: RequestLimits, param: str = 
     limits.check("max_client_batch_size", parts, "parts of messages", param)
 
 
-def count_characters(
-    limits: RequestLimits,
-    messages: Sequence[Any],
-    tools: Sequence[Any] | None = None,
-    variables: Mapping[str, Any] = MappingProxyType({}),
-) -> int:
-    """The characters of a chat as JSON, of which its prompt is made; what is no text, as an image, does not count.
-
-    Raises:
-        LimitExceededError: there are too many of them, or too many tools.
-    """
-    limits.check("max_parameters", len(tools or ()), "tools", "tools")
-    characters = 0
-    # Piece by piece, so that what is far too large is not encoded as a whole.
-    for piece in (*map(_leave_out_media, messages), *(tools or ()), *variables.values()):
-        characters += len(msgspec.json.encode(piece).decode())
-        limits.check("max_text_characters", characters, "characters of a chat")
-    return characters
-
-
-def _leave_out_media(message: Any) -> Any:
-    """The message with only those parts of its content that are text."""
-    if not isinstance(message, dict) or not isinstance(content := message.get("content"), list):
-        return message
-    return {**message, "content": [part for part in content if not isinstance(part, dict) or "text" in part]}
-
-
 def _read_message(message: Mapping[str, Any], name: str, param: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str):
-        raise InvalidRequestError(f"{name} has no role", param)
+        raise InputError(f"{name} has no role", param)
     read: dict[str, Any] = {"role": role, "content": _read_content(message.get("content"), name, param)}
     if role == "assistant":
         if calls := message.get("tool_calls"):
@@ -97,7 +69,7 @@ def _read_content(content: Any, name: str, param: str) -> str | list[dict[str, s
         return content
     texts = [_read_part(part) for part in content] if isinstance(content, list) else [None]
     if None in texts:
-        raise InvalidRequestError(f"{name} has content that is no text", param)
+        raise InputError(f"{name} has content that is no text", param)
     return [{"type": "text", "text": text} for text in texts if text is not None]
 
 
@@ -111,20 +83,20 @@ def _read_part(part: Any) -> str | None:
 
 
 def _read_tool_calls(calls: Any, name: str, param: str) -> list[dict[str, Any]]:
-    """Calls whose arguments are an object: clients send them as JSON in a string."""
+    """Tool calls with their arguments as an object: clients send these as a string of JSON."""
     if not isinstance(calls, list):
-        raise InvalidRequestError(f"{name}.tool_calls must be a list", param)
+        raise InputError(f"{name}.tool_calls must be a list", param)
     read = []
     for call in calls:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or call.get("type", "function") != "function":
-            raise InvalidRequestError(f"{name}.tool_calls must be calls of functions", param)
+            raise InputError(f"{name}.tool_calls must be calls of functions", param)
         read.append({**call, "function": {**function, "arguments": _read_arguments(function.get("arguments"))}})
     return read
 
 
 def _read_arguments(arguments: Any) -> dict[str, Any]:
-    """What is no object becomes an empty one: a chat that has such a call would else be lost for ever."""
+    """The arguments of a call as an object; an empty one if they are none, so that the chat can still continue."""
     if isinstance(arguments, str) and arguments:
         try:
             arguments = msgspec.json.decode(arguments)

@@ -1,7 +1,7 @@
-"""Every parameter of OpenAI's API that OpenAI or vLLM know: what it does here, that it changes nothing, or a refusal.
+"""Every parameter that OpenAI or vLLM knows: implemented, without effect, or refused.
 
-What is done is what the types have that parse the bodies; this module says the rest, and what each means. Fields that
-nobody knows are accepted, as by OpenAI and vLLM.
+The types that parse bodies have the implemented parameters; this module has their meanings and all other parameters.
+Unknown fields are accepted, as by OpenAI and vLLM.
 """
 
 from __future__ import annotations
@@ -14,103 +14,103 @@ from typing import Any, TypeVar
 import msgspec
 
 from protocol.http.body import Body, convert_json, decode_json
-from protocol.http.errors import UnsupportedError
+from runners.core.errors import UnsupportedError
 from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
 
 
-class Route(StrEnum):
-    """Whose parameters are meant."""
+class ParameterSet(StrEnum):
+    """The call whose parameters are meant."""
 
     COMPLETIONS = "completions"
     CHATS = "chat/completions"
     RESPONSES = "responses"
-    # Of V1 and of the Open Inference Protocol, whose unknown parameters are refused.
+    # The `parameters` of V1 and the Open Inference Protocol; unknown ones are refused.
     PARAMETERS = "parameters"
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Of a parameter that would change the answer.
+    """The refusal of a parameter that would change the answer.
 
     Attributes:
-        neutral: values that ask for nothing, beside null.
-        on_vllm: whether vLLM has it, perhaps with an argument of the server's.
+        neutral: the values that ask for nothing, beside null.
+        on_vllm: whether vLLM implements the parameter, perhaps only with an argument of the server.
     """
 
     neutral: tuple[Any, ...] = ()
     on_vllm: bool = True
 
 
-# What each parameter means that is done by some route; `{default}` is what the engine or the model has.
+# The meaning of each parameter that some call implements.
 MEANINGS: Mapping[str, str] = {
-    "model": "the model's name; the only one there is if left out",
+    "model": "the model's name; without it the first model answers",
     "prompt": "a text, token ids, or a list of either",
     "messages": "the chat so far; content is a text or a list of text parts",
     "input": "a text, or a list of messages",
-    "instructions": "a message of the system before the input",
+    "instructions": "a system message before the input",
     "max_tokens": "most tokens of the output; 0 with `echo` only reads the prompt",
-    "max_completion_tokens": "the same, and wins over it",
+    "max_completion_tokens": "most tokens of the output; wins over `max_tokens`",
     "max_output_tokens": "most tokens of the output",
-    "max_new_tokens": "the same as `max_tokens`",
-    "min_tokens": "no end before so many tokens",
-    "temperature": "0 is greedy",
-    "top_p": "sample from the most likely tokens with this probability together",
-    "top_k": "sample from so many most likely tokens; 0 or -1 is all",
-    "min_p": "leave out tokens less likely than this part of the most likely one",
+    "max_new_tokens": "another name of `max_tokens`",
+    "min_tokens": "fewest tokens of the output",
+    "temperature": "divides the logits before sampling; 0 takes the most likely token",
+    "top_p": "sample from the most likely tokens whose probabilities add up to this",
+    "top_k": "sample from this many most likely tokens; 0 or -1 is all",
+    "min_p": "leave out tokens whose probability is below this fraction of the most likely token's",
     "seed": "makes sampling repeatable",
-    "n": "how many continuations of each prompt",
-    "best_of": "not above `n`",
+    "n": "number of continuations of each prompt",
+    "best_of": "must not be above `n`",
     "stop": "texts that end the output",
     "include_stop_str_in_output": "keep the text that ended the output",
     "stop_token_ids": "tokens that end the output",
     "bad_words": "texts that are not generated",
     "allowed_token_ids": "the only tokens that are generated",
-    "presence_penalty": "subtracted from the logits of tokens that were generated",
-    "frequency_penalty": "the same, for each time",
-    "repetition_penalty": "divides the logits of tokens of prompt and output",
-    "logit_bias": "added to the logits, by token id",
-    "ignore_eos": "go on where the model would end",
+    "presence_penalty": "is subtracted from the logits of generated tokens, once for each token",
+    "frequency_penalty": "is subtracted from the logits of generated tokens, once for each time a token was generated",
+    "repetition_penalty": "divides the logits of tokens in the prompt and the output",
+    "logit_bias": "numbers that are added to the logits, by token id",
+    "ignore_eos": "continue after the end-of-sequence token",
     "skip_special_tokens": "leave special tokens out of the text",
-    "echo": "the prompt, or the last message of the same role, before the output",
-    "logprobs": "log probabilities; for completions of so many most likely tokens",
-    "top_logprobs": "of so many most likely tokens at each position",
-    "logprob_token_ids": "tokens whose log probabilities are given instead of the most likely ones'",
-    "prompt_logprobs": "the same of the prompt's tokens; not with `stream`",
-    "return_tokens_as_token_ids": "`token_id:7` instead of a token's text in log probabilities",
-    "return_token_ids": "the ids of prompt and output beside the text",
-    "stream": "events as the output comes",
-    "stream_options": "`include_usage`, and `continuous_usage_stats` in every event",
-    "use_beam_search": "the `n` best sequences of `n` beams; not with `stream`",
-    "length_penalty": "of beam search: a score is divided by the length to this power",
+    "echo": "repeat the prompt, or the last message of the same role, before the output",
+    "logprobs": "return log probabilities; for completions of this many most likely tokens",
+    "top_logprobs": "return the log probabilities of this many most likely tokens at each position",
+    "logprob_token_ids": "return the log probabilities of these tokens instead of the most likely ones",
+    "prompt_logprobs": "return log probabilities of this many tokens at each position of the prompt; not with `stream`",
+    "return_tokens_as_token_ids": "write tokens as `token_id:7` in log probabilities",
+    "return_token_ids": "return the token ids of the prompt and the output",
+    "stream": "send the output as events while it is generated",
+    "stream_options": "`include_usage`, and `continuous_usage_stats` for usage in every event",
+    "use_beam_search": "return the `n` best sequences of `n` beams; not with `stream`",
+    "length_penalty": "beam search divides a score by the length to this power",
     "response_format": "`text`, `json_object` or `json_schema`",
-    "structured_outputs": "what the output must match: `json`, `json_object`, `regex`, `choice` or `grammar`",
-    "text": "`format` as `response_format` has it",
-    "tools": "functions that the template puts into the prompt",
-    "tool_choice": "`none`, `auto`, `required`, or a function: the last two force calls",
-    "parallel_tool_calls": "whether `required` may be several calls",
-    "add_generation_prompt": "end the prompt where the assistant's answer begins",
-    "continue_final_message": "go on with the last message",
-    "chat_template": "refused: templates of requests are not trusted",
+    "structured_outputs": "the constraint of the output: `json`, `json_object`, `regex`, `choice` or `grammar`",
+    "text": "`format`, with the fields of `response_format`",
+    "tools": "functions that the chat template puts into the prompt",
+    "tool_choice": "`none`, `auto`, `required` or a function; `required` and a function force calls",
+    "parallel_tool_calls": "whether `required` allows several calls",
+    "add_generation_prompt": "end the prompt with the beginning of the assistant's answer",
+    "continue_final_message": "continue the last message",
+    "chat_template": "refused: this server does not trust templates of requests",
     "chat_template_kwargs": "variables of the chat template",
     "documents": "a variable of the chat template",
-    "reasoning_effort": "a variable of the chat template, with `enable_thinking`",
-    "reasoning": "`effort`, the same",
-    "add_special_tokens": "put the model's special tokens into the prompt: by default for texts, not for chats",
-    "truncate_prompt_tokens": "keep so many tokens of the prompt; -1 as many as the model takes",
-    "truncation_side": "where tokens are dropped; by default left, for encoder-decoders the tokenizer's side",
+    "reasoning_effort": "a variable of the chat template, which also sets `enable_thinking`",
+    "reasoning": "`effort`, as `reasoning_effort`",
+    "add_special_tokens": "add the model's special tokens to the prompt; by default for texts, not for chats",
+    "truncate_prompt_tokens": "keep this many tokens of the prompt; -1 keeps as many as the model takes",
+    "truncation_side": "the side that loses tokens; left by default, for encoder-decoders the tokenizer's side",
     "truncation": "`auto` is `truncate_prompt_tokens` of -1",
     "request_id": "a part of the answer's id",
-    "src_lang": "the language of the text, for models that translate, by the tokenizer's name",
-    "tgt_lang": "the language of the output",
+    "src_lang": "the tokenizer's name of the text's language, for models that translate",
+    "tgt_lang": "the tokenizer's name of the output's language, for models that translate",
     "include": "`message.output_text.logprobs`",
-    "service_tier": "comes back",
-    "metadata": "comes back",
-    "user": "comes back",
+    "service_tier": "the answer repeats it",
+    "metadata": "the answer repeats it",
+    "user": "the answer repeats it",
 }
 
-# They are read by others than this server, or are about something that it does not have.
+# Parameters for other servers, or about something that this server does not have.
 _NO_EFFECT = frozenset(
     {
         "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
@@ -119,16 +119,16 @@ _NO_EFFECT = frozenset(
         "guided_decoding_backend",
     }
 )  # fmt: skip
-NO_EFFECT: Mapping[Route, frozenset[str]] = {
-    Route.COMPLETIONS: _NO_EFFECT,
-    Route.CHATS: _NO_EFFECT,
-    Route.RESPONSES: (_NO_EFFECT - {"user", "metadata", "service_tier"})
-    # The answers are not stored, and no tool is called.
+NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
+    ParameterSet.COMPLETIONS: _NO_EFFECT,
+    ParameterSet.CHATS: _NO_EFFECT,
+    ParameterSet.RESPONSES: (_NO_EFFECT - {"user", "metadata", "service_tier"})
+    # Answers are not stored, and no tool is called.
     | {"store", "stream_options", "max_tool_calls", "parallel_tool_calls"},
-    Route.PARAMETERS: frozenset(),
+    ParameterSet.PARAMETERS: frozenset(),
 }
 
-# vLLM's, of all routes.
+# Parameters of vLLM's that all calls refuse.
 _OF_VLLM: Mapping[str, Refusal] = {
     "spaces_between_special_tokens": Refusal((True,)),
     "watermarking": Refusal((False,)),
@@ -147,9 +147,9 @@ _OF_VLLM: Mapping[str, Refusal] = {
 }
 _OF_MEDIA: Mapping[str, Refusal] = {"media_io_kwargs": Refusal(({},)), "mm_processor_kwargs": Refusal(({},))}
 _OF_OPENAI = Refusal(on_vllm=False)
-REFUSED: Mapping[Route, Mapping[str, Refusal]] = {
-    Route.COMPLETIONS: {**_OF_VLLM, "suffix": _OF_OPENAI, "prompt_embeds": Refusal(([],))},
-    Route.CHATS: {
+REFUSED: Mapping[ParameterSet, Mapping[str, Refusal]] = {
+    ParameterSet.COMPLETIONS: {**_OF_VLLM, "suffix": _OF_OPENAI, "prompt_embeds": Refusal(([],))},
+    ParameterSet.CHATS: {
         **_OF_VLLM,
         **_OF_MEDIA,
         "return_prompt_text": Refusal((False,)),
@@ -162,7 +162,7 @@ REFUSED: Mapping[Route, Mapping[str, Refusal]] = {
         "verbosity": Refusal(("medium",), on_vllm=False),
         "web_search_options": _OF_OPENAI,
     },
-    Route.RESPONSES: {
+    ParameterSet.RESPONSES: {
         **_OF_VLLM,
         **_OF_MEDIA,
         "background": Refusal((False,)),
@@ -177,37 +177,37 @@ REFUSED: Mapping[Route, Mapping[str, Refusal]] = {
         "tool_choice": Refusal(("auto", "none")),
         **dict.fromkeys(("access_programs", "background_options", "image"), _OF_OPENAI),
     },
-    Route.PARAMETERS: {},
+    ParameterSet.PARAMETERS: {},
 }
 
 _fields_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-async def read_request(body: Body, form: type[T], route: Route, limits: RequestLimits) -> T:
-    """A body as what its route takes.
+async def read_request(body: Body, form: type[T], kind: ParameterSet, limits: RequestLimits) -> T:
+    """Decode a body into the type of its call.
 
     Raises:
-        LimitExceededError: there is more in it than the operator allows.
-        InvalidRequestError: it is of another form, or has a parameter that `refuse_unsupported` refuses.
+        LimitExceededError: the body exceeds a limit of the operator's.
+        InputError: the body is malformed, or has a parameter that `refuse_unsupported` refuses.
     """
 
     def read(data: bytes) -> T:
         fields = decode_json(data, _fields_decoder, limits)
         call = convert_json(fields, form)
-        refuse_unsupported(fields, route)
+        refuse_unsupported(fields, kind)
         return call
 
     return await body.decode(read)
 
 
-def refuse_unsupported(fields: Mapping[str, Any], route: Route) -> None:
+def refuse_unsupported(fields: Mapping[str, Any], call: ParameterSet) -> None:
     """
     Args:
-        fields: of a body.
+        fields: the fields of a body.
 
     Raises:
-        UnsupportedError: it has a parameter that would change the answer and is not done here.
+        UnsupportedError: a parameter would change the answer, and this server does not implement it.
     """
-    for name, refusal in REFUSED[route].items():
+    for name, refusal in REFUSED[call].items():
         if fields.get(name) not in (None, *refusal.neutral):
             raise UnsupportedError(name, name, refusal.on_vllm)

@@ -1,8 +1,7 @@
-"""Reranking and scoring as vLLM has them, for a model that this server's own engine runs.
+"""vLLM's reranking and scoring, for models on this server's own engine; vLLM answers for a model on vLLM.
 
-`rerank` is also Jina's and Cohere's. A model that ranks reads query and text as one pair; one that embeds reads each by
-itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/latest/models/pooling_models/scoring/;
-a model on vLLM is answered by vLLM.
+Jina and Cohere also have `rerank`. A model that ranks reads query and text as one pair; one that embeds reads each by
+itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/latest/models/pooling_models/scoring/
 """
 
 from __future__ import annotations
@@ -17,54 +16,48 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
-from protocol.http.calls import (
-    CHARACTERS_A_NUMBER,
-    find_model,
-    infer,
-    refuse_truncation,
-    render_off_loop,
-    resolve_options,
-)
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.embeddings import count_usage, list_vectors
-from runners.core.models import Models
-from runners.core.predictions import RELEVANCE, Prediction, TextInput
+from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
+from protocol.openai.embeddings import count_usage, refuse_truncation
+from protocol.vectors import list_vectors, sort_by_score, unit_vectors
+from runners.core.errors import InputError
+from runners.core.models import Models, find_model
+from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
 Texts = str | list[str]
 
-# The names that the two sides of `score` have, in the order in which vLLM looks for them.
+# The names of the two sides of `score`, in the order in which vLLM looks for them.
 SIDES = (("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2"))
 _LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
 _VALUES_A_RESULT = 4
 
 
 class RankingOptions(msgspec.Struct, kw_only=True):
-    """What both calls take; `use_activation` is whether a score is made of the logit, which it is if not given."""
+    """The fields of both calls; without `use_activation` of false, an activation makes the score of the logit."""
 
     model: str | None = None
     use_activation: bool | None = None
     user: str | None = None
-    # Read to be refused: to leave them out silently would change the scores.
+    # These fields are read so that they can be refused: ignoring them would change the scores.
     truncate_prompt_tokens: int | None = None
     max_tokens_per_query: int | None = None
     max_tokens_per_doc: int | None = None
 
 
 class Document(msgspec.Struct):
-    """A text as Cohere's clients may send it."""
+    """A text in the form of Cohere's clients."""
 
     text: str
 
 
 class RerankRequest(RankingOptions, kw_only=True):
-    """A body of `rerank`; a `top_n` of 0 is all of them."""
+    """A body of `rerank`; a `top_n` of 0 returns all documents."""
 
     query: str
     documents: str | list[str | Document]
@@ -73,7 +66,7 @@ class RerankRequest(RankingOptions, kw_only=True):
 
 
 class ScoreRequest(RankingOptions, kw_only=True):
-    """A body of `score`: two sides, whatever they are called."""
+    """A body of `score`: two sides, under any of their names."""
 
     queries: Texts | UnsetType = UNSET
     documents: Texts | UnsetType = UNSET
@@ -88,25 +81,23 @@ _rerank_decoder = msgspec.json.Decoder(RerankRequest)
 _score_decoder = msgspec.json.Decoder(ScoreRequest)
 
 
-async def answer_rerank(
-    request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits
-) -> Response:
-    """Answer `rerank`: the documents in the order of their relevance to the query, best first.
+async def answer_rerank(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer `rerank` with the documents in the order of their relevance to the query, best first.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     _check(call, models)
-    given = [call.documents] if isinstance(call.documents, str) else call.documents
-    limits.check("max_client_batch_size", len(given), "documents", "documents")
-    documents = [each.text if isinstance(each, Document) else each for each in given]
+    items = [call.documents] if isinstance(call.documents, str) else call.documents
+    limits.check("max_client_batch_size", len(items), "documents", "documents")
+    documents = [each.text if isinstance(each, Document) else each for each in items]
     if not documents:
-        raise InvalidRequestError("documents is empty; give at least one", "documents")
-    scores, usage = await _score(request, runner, [call.query], documents, call, limits)
+        raise InputError("documents is empty; give at least one", "documents")
+    scores, usage = await _score(runner, [call.query], documents, call, limits)
     head = {"id": f"rerank-{uuid.uuid4().hex}", "model": call.model or runner.name}
     values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
@@ -124,34 +115,29 @@ async def answer_rerank(
     return await render_off_loop(render, values)
 
 
-async def answer_score(request: Request, models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
-    """Answer `score`: one text with each of N, or N texts with one of N each, in the order of the request.
+async def answer_score(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer `score` with the scores of one text and each of N, or of N texts and one of N each, in order.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _score_decoder, limits))
     _check(call, models)
     first, second = _read_sides(call, limits)
-    scores, usage = await _score(request, runner, first, second, call, limits)
+    scores, usage = await _score(runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
     return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
-
-
-def sort_by_score(scores: Sequence[float]) -> list[int]:
-    """Where the scores are, highest first; those that are alike as they came."""
-    return sorted(range(len(scores)), key=lambda index: -scores[index])
 
 
 def _check(call: RankingOptions, models: Models) -> None:
     """
     Raises:
         ModelNotFoundError: there is no model of that name.
-        InvalidRequestError: an option is given that this server does not have.
+        InputError: this server does not have one of the options.
     """
     if call.model:
         find_model(models, call.model)
@@ -159,7 +145,7 @@ def _check(call: RankingOptions, models: Models) -> None:
     for name in _LIMITS:
         # vLLM's default is 0, for no limit.
         if getattr(call, name):
-            raise InvalidRequestError(
+            raise InputError(
                 f"{name} can only be 0: query and document are truncated together, to the model's length", name
             )
 
@@ -168,7 +154,7 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
     """The texts of both sides.
 
     Raises:
-        InvalidRequestError: a side is missing or empty, or they do not go together.
+        InputError: a side is missing or empty, or their lengths do not fit.
     """
     for first_name, second_name in SIDES:
         first, second = getattr(call, first_name), getattr(call, second_name)
@@ -176,14 +162,14 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
             break
     else:
         known = ", ".join(f"{first} and {second}" for first, second in SIDES)
-        raise InvalidRequestError(f"the body has no two sides to score; give {known}")
+        raise InputError(f"the body has no two sides to score; give {known}")
     first, second = ([side] if isinstance(side, str) else side for side in (first, second))
     for name, side in ((first_name, first), (second_name, second)):
         if not side:
-            raise InvalidRequestError(f"{name} is empty; give at least one text", name)
+            raise InputError(f"{name} is empty; give at least one text", name)
         limits.check("max_client_batch_size", len(side), name, name)
     if len(first) not in (1, len(second)):
-        raise InvalidRequestError(
+        raise InputError(
             f"{first_name} has {len(first)} texts and {second_name} has {len(second)}; "
             f"{first_name} must have one, or as many",
             first_name,
@@ -192,38 +178,31 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
 
 
 async def _score(
-    request: Request,
     runner: Runner,
     first: Sequence[str],
     second: Sequence[str],
     call: RankingOptions,
     limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
-    """A score for each of the second texts, with its own or with the only one of the first, and the tokens read."""
+    """The score of each of the second texts with its own or the only first text, and the usage."""
     options = resolve_options(runner, None, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         if call.use_activation is not None:
-            raise InvalidRequestError(
+            raise InputError(
                 f"use_activation is for models that rank; {runner.name} serves {runner.task}", "use_activation"
             )
-        predictions = await infer(request, runner, [TextInput(text) for text in (*first, *second)], options)
+        predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)
         scores = _cosines(predictions, len(first))
     else:
-        output = "logits" if call.use_activation is False else RELEVANCE
+        output = LOGITS if call.use_activation is False else RELEVANCE
         firsts = first if len(first) == len(second) else [*first] * len(second)
         pairs = [TextInput(*pair) for pair in zip(firsts, second, strict=True)]
-        predictions = await infer(request, runner, pairs, replace(options, tensors=frozenset({output})))
-        scores = np.array([prediction.tensors[output].item() for prediction in predictions])
+        predictions = await runner.infer(pairs, replace(options, outputs=frozenset({output})))
+        scores = np.array([prediction.arrays[output].item() for prediction in predictions])
     return scores.tolist(), count_usage(predictions)
 
 
 def _cosines(predictions: Sequence[Prediction], first: int) -> NDArray[np.float32]:
-    """The cosine of the first vectors, or the only one of them, and each of the others: float32 [others]."""
+    """The cosines of the first vectors, or the only first one, and each of the others: float32 [others]."""
     vectors = unit_vectors(np.stack(list_vectors(predictions)))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
-
-
-def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same, each of length 1: float32 [vectors, dimensions]."""
-    # As torch's `normalize`, whose epsilon this is.
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -1,4 +1,4 @@
-"""What completions and chats have in common: fields, and the rules between them, which are vLLM's."""
+"""The fields that completions and chats share, and the rules between them, which are vLLM's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from protocol.http.calls import find_model
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.choices import Streaming
-from protocol.openai.output_constraints import ResponseFormat, read_response_format, read_structured_outputs
-from protocol.openai.sampling_parameters import MAX_CHOICES, GenerationFields, TokenId
+from protocol.openai.choices import StreamSettings
+from runners.core.errors import InputError
 from runners.core.generation import BeamSearch, Constraint
-from runners.core.models import Models
+from runners.core.models import Models, find_model
+from runners.core.output_constraints import ResponseFormat, read_response_format, read_structured_outputs
+from runners.core.sampling_parameters import MAX_CHOICES, GenerationFields, TokenId
 
 _MAX_TOP_LOGPROBS = 20
 _MAX_LOGPROB_TOKENS = 128
@@ -22,7 +21,7 @@ TopLogprobs = Annotated[int, Meta(ge=0, le=_MAX_TOP_LOGPROBS)]
 
 
 class StreamOptions(msgspec.Struct):
-    """What a stream tells of its usage."""
+    """OpenAI's `stream_options`, with vLLM's `continuous_usage_stats`."""
 
     include_usage: bool | UnsetType | None = UNSET
     continuous_usage_stats: bool | UnsetType | None = UNSET
@@ -46,50 +45,48 @@ class CommonFields(GenerationFields, kw_only=True):
 
     @property
     def choices(self) -> int:
-        """How many continuations of each prompt there are."""
+        """Number of continuations of each prompt."""
         return self.n or 1
 
     def check(self, models: Models, wants_logprobs: bool) -> None:
         """
         Raises:
-            InvalidRequestError: fields contradict each other.
+            InputError: fields contradict each other.
             ModelNotFoundError: there is no model of that name.
         """
         if self.model:
             find_model(models, self.model)
         options = self.stream_options
         if options is not None and not self.stream and options != StreamOptions():
-            raise InvalidRequestError("stream_options needs stream to be true", "stream_options")
+            raise InputError("stream_options needs stream to be true", "stream_options")
         if self.stream and self.use_beam_search:
-            raise InvalidRequestError("use_beam_search is not supported with stream", "use_beam_search")
+            raise InputError("use_beam_search is not supported with stream", "use_beam_search")
         if self.stream and self.prompt_logprobs:
-            raise InvalidRequestError("prompt_logprobs is not supported with stream", "prompt_logprobs")
+            raise InputError("prompt_logprobs is not supported with stream", "prompt_logprobs")
         if self.logprob_token_ids and not wants_logprobs:
-            raise InvalidRequestError("logprob_token_ids needs logprobs", "logprob_token_ids")
+            raise InputError("logprob_token_ids needs logprobs", "logprob_token_ids")
         if self.logprob_token_ids and self.use_beam_search:
-            raise InvalidRequestError("logprob_token_ids is not supported with use_beam_search", "logprob_token_ids")
+            raise InputError("logprob_token_ids is not supported with use_beam_search", "logprob_token_ids")
 
-    def streaming(self) -> Streaming | None:
-        """What a stream tells beside its text; None where the answer is to be whole."""
+    def stream_settings(self) -> StreamSettings | None:
+        """Which chunks have the usage; None for a whole answer."""
         if not self.stream:
             return None
         options = self.stream_options or StreamOptions()
-        usage = options.include_usage is True
-        return Streaming(usage, usage and options.continuous_usage_stats is True)
+        include_usage = options.include_usage is True
+        return StreamSettings(include_usage, include_usage and options.continuous_usage_stats is True)
 
     def constraint(self) -> Constraint | None:
-        """What the output must match.
+        """The constraint of `response_format` or `structured_outputs`.
 
         Raises:
-            InvalidRequestError: it is said twice, or wrong.
+            InputError: there are two constraints, or one is malformed.
         """
-        of_format, of_outputs = (
-            read_response_format(self.response_format),
-            read_structured_outputs(self.structured_outputs),
-        )
-        if of_format is not None and of_outputs is not None:
-            raise InvalidRequestError("give one of response_format and structured_outputs", "structured_outputs")
-        return of_format or of_outputs
+        response_format = read_response_format(self.response_format)
+        structured_outputs = read_structured_outputs(self.structured_outputs)
+        if response_format is not None and structured_outputs is not None:
+            raise InputError("give one of response_format and structured_outputs", "structured_outputs")
+        return response_format or structured_outputs
 
     def beam_search(self) -> BeamSearch | None:
         """As many beams as choices, as in vLLM."""
@@ -99,7 +96,7 @@ class CommonFields(GenerationFields, kw_only=True):
         return BeamSearch(self.choices, self.choices, penalty)
 
     def special_fields(self) -> dict[str, Any]:
-        """Of the sampling, what V1 and the Open Inference Protocol do not have."""
+        """The fields of `Sampling` that only OpenAI's API sets."""
         return {
             "beam_search": self.beam_search(),
             "logprob_token_ids": tuple(self.logprob_token_ids or ()),

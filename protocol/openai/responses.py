@@ -1,14 +1,13 @@
-"""OpenAI's responses, as far as plain text and its streams go, for a model whose engine has no OpenAI layer of its own.
+"""OpenAI's responses with text output, for models that `transformers` runs; vLLM answers for those that it runs.
 
 Nothing is stored. https://platform.openai.com/docs/api-reference/responses
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -17,30 +16,37 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.calls import find_model
-from protocol.http.errors import InvalidRequestError, UnsupportedError, openai_error
+from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
 from protocol.openai.chats import Effort, effort_variables
-from protocol.openai.choices import Choice, complete, count_logprobs, count_usage, render_logprobs
+from protocol.openai.choices import Choice, count_logprobs, count_usage, render_logprobs
 from protocol.openai.logprobs import chat_logprobs
-from protocol.openai.messages import count_characters, read_messages
-from protocol.openai.output_constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
-from protocol.openai.parameters import Route, read_request
+from protocol.openai.messages import read_messages
+from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import TopLogprobs
-from protocol.openai.sampling_parameters import SamplingFields, check_counts
-from runners.core.generation import Constraint, PromptOptions, Sampling, TokenLogprobs
-from runners.core.models import Models
-from runners.core.parallel_sampling import Sequences, run
+from runners.core.errors import InputError, UnsupportedError
+from runners.core.generation import (
+    AcceptedRequest,
+    Chat,
+    Constraint,
+    GenerationRequest,
+    PromptOptions,
+    Sampling,
+    TokenLogprobs,
+)
+from runners.core.models import Models, find_model
+from runners.core.output_constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import SamplingFields, check_counts
 
 _WITH_LOGPROBS = "message.output_text.logprobs"
 _UNFINISHED = frozenset({"in_progress", "incomplete"})
 
 
 class TextFormat(JsonSchema, kw_only=True):
-    """What the text must be; its schema stands beside its type."""
+    """The format of the text; its schema stands beside its type."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
 
@@ -83,57 +89,52 @@ class ResponsesRequest(SamplingFields, kw_only=True):
 
     @property
     def continues(self) -> bool:
-        """Whether the last message is to be gone on with."""
+        """Whether the last message is unfinished: the output continues it."""
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
-async def answer_response(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
-    """Answer `responses`: a message of text.
+async def answer_response(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+    """Answer `responses` with a message of text.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected, or asks for what this engine does not do.
+        LimitExceededError: the body exceeds a limit of the operator's.
+        InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError: there is no model of that name.
     """
-    call = await read_request(body, ResponsesRequest, Route.RESPONSES, limits)
+    call = await read_request(body, ResponsesRequest, ParameterSet.RESPONSES, limits)
     if call.model:
         find_model(models, call.model)
     sampling = _read_sampling(call)
     options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
     check_counts(call, runner.limits)
-    messages, variables = _read_input(call, runner.limits), _variables(call)
-
-    async def prepare() -> Sequences:
-        prompt = await runner.chat_engine.tokenize_chat(messages, None, variables, options)
-        return Sequences([prompt], sampling)
-
-    answering = _Answering(call, runner, count_characters(runner.limits, messages, None, variables), prepare)
+    chat = Chat(_read_input(call, runner.limits), None, _variables(call))
+    answer = _Answer(call, runner, GenerationRequest([chat], sampling, options))
     if call.stream:
-        return await stream_events(answering.stream(), answering.describe_error, named=True)
-    return json_response(await answering.complete())
+        return await stream_events(answer.stream(), answer.describe_error, named=True)
+    return json_response(await answer.complete())
 
 
 def _read_input(call: ResponsesRequest, limits: RequestLimits) -> list[dict[str, Any]]:
-    given = [{"role": "user", "content": call.input}] if isinstance(call.input, str) else call.input
-    for position, item in enumerate(given):
+    items = [{"role": "user", "content": call.input}] if isinstance(call.input, str) else call.input
+    for position, item in enumerate(items):
         if (kind := item.get("type", "message")) != "message":
-            raise InvalidRequestError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
-    messages = read_messages(given, limits, "input")
+            raise InputError(f"input[{position}] is of type {str(kind)[:40]}: only messages are read", "input")
+    messages = read_messages(items, limits, "input")
     return [{"role": "system", "content": call.instructions}, *messages] if call.instructions else messages
 
 
 def _variables(call: ResponsesRequest) -> dict[str, Any]:
-    given = call.chat_template_kwargs or {}
-    if given.get("chat_template") is not None:
-        raise InvalidRequestError("this server does not take chat templates of requests", "chat_template_kwargs")
+    kwargs = call.chat_template_kwargs or {}
+    if kwargs.get("chat_template") is not None:
+        raise InputError("this server does not take chat templates of requests", "chat_template_kwargs")
     flags = {"add_generation_prompt": not call.continues, "continue_final_message": call.continues}
     effort = None if call.reasoning is None else call.reasoning.effort
-    return {**given, **flags, **effort_variables(effort, given)}
+    return {**kwargs, **flags, **effort_variables(effort, kwargs)}
 
 
 def _read_sampling(call: ResponsesRequest) -> Sampling:
     if others := [name for name in call.include or () if name != _WITH_LOGPROBS]:
-        raise InvalidRequestError(f"include {others[0][:60]} is not supported; there is {_WITH_LOGPROBS}", "include")
+        raise InputError(f"include {others[0][:60]} is not supported; there is {_WITH_LOGPROBS}", "include")
     sampling = call.to_sampling(call.max_output_tokens, _constraint(call))
     return replace(sampling, logprobs=(call.top_logprobs or 0) if call.with_logprobs else None)
 
@@ -146,90 +147,72 @@ def _constraint(call: ResponsesRequest) -> Constraint | None:
     if text.format is None:
         return constraint
     if constraint is not None:
-        raise InvalidRequestError("give one of text.format and structured_outputs", "structured_outputs")
+        raise InputError("give one of text.format and structured_outputs", "structured_outputs")
     if text.format.type == "json_schema" and text.format.schema is None:
-        raise InvalidRequestError("text.format json_schema needs a schema", "text")
+        raise InputError("text.format json_schema needs a schema", "text")
     return read_response_format(ResponseFormat(type=text.format.type, json_schema=text.format))
 
 
-class _Answering:
-    """A response on its way: its object, and the events of its stream."""
+class _Answer:
+    """The answer to a request: its response object, or the events of its stream."""
 
-    def __init__(
-        self,
-        call: ResponsesRequest,
-        runner: GeneratorRunner,
-        characters: int,
-        prepare: Callable[[], Awaitable[Sequences]],
-    ) -> None:
-        """
-        Args:
-            characters: of the prompt.
-            prepare: tokenizes it, once the request is admitted.
-        """
+    def __init__(self, call: ResponsesRequest, runner: TextGenerator, request: GenerationRequest) -> None:
         self._call = call
         self._runner = runner
-        self._characters = characters
-        self._prepare = prepare
+        self._request = request
         self._id = printable(call.request_id) if call.request_id else f"resp_{uuid.uuid4().hex}"
         self._message_id = f"msg_{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._events = 0
 
     async def complete(self) -> dict[str, Any]:
-        with self._runner.admit(self._characters) as admitted:
-            sequences = await self._prepare()
-            [choice] = await complete(self._runner, sequences, admitted)
-            return self._finished(sequences, choice, await self._part(choice.text, choice.logprobs))
+        choice = Choice()
+        async with self._runner.generate(self._request) as accepted:
+            async for _, delta in accepted.deltas:
+                choice.add(delta)
+            return self._finished(accepted, choice, await self._part(choice.text, choice.logprobs))
 
     async def stream(self) -> AsyncGenerator[dict[str, Any] | None, None]:
-        """The events, from None, once the request is accepted."""
+        """The events; None comes first, once the request is accepted."""
         choice = Choice()
         place = {"output_index": 0, "item_id": self._message_id, "content_index": 0}
-        with self._runner.admit(self._characters) as admitted:
-            sequences = await self._prepare()
-            sequences.check_asked()
-            async with contextlib.aclosing(run(self._runner.engine, sequences, admitted)) as deltas:
-                async for item in deltas:
-                    if item is None:
-                        yield None
-                        for event in self._open(place):
-                            yield event
-                        continue
-                    delta = item[1]
-                    choice.add(delta)
-                    sequences.check_logprobs(len(choice.token_ids))
-                    if delta.text or delta.logprobs:
-                        logprobs = self._logprobs(delta.logprobs)
-                        yield self._event("response.output_text.delta", **place, delta=delta.text, logprobs=logprobs)
+        async with self._runner.generate(self._request) as accepted:
+            yield None
+            for event in self._opening(place):
+                yield event
+            async for _, delta in accepted.deltas:
+                choice.add(delta)
+                if delta.text or delta.logprobs:
+                    logprobs = self._logprobs(delta.logprobs)
+                    yield self._event("response.output_text.delta", **place, delta=delta.text, logprobs=logprobs)
             part = await self._part(choice.text, choice.logprobs)
             yield self._event("response.output_text.done", **place, text=choice.text, logprobs=part["logprobs"])
             yield self._event("response.content_part.done", **place, part=part)
-            finished = self._finished(sequences, choice, part)
+            finished = self._finished(accepted, choice, part)
             yield self._event("response.output_item.done", output_index=0, item=finished["output"][0])
             yield self._event("response.completed", response=finished)
 
-    def _open(self, place: dict[str, Any]) -> list[dict[str, Any]]:
-        beginning = self._describe("in_progress", [], None, None)
+    def _opening(self, place: dict[str, Any]) -> list[dict[str, Any]]:
+        response = self._describe("in_progress", [], None, None)
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         return [
-            self._event("response.created", response=beginning),
-            self._event("response.in_progress", response=beginning),
+            self._event("response.created", response=response),
+            self._event("response.in_progress", response=response),
             self._event("response.output_item.added", output_index=0, item=self._message("in_progress", [])),
             self._event("response.content_part.added", **place, part=part),
         ]
 
     def describe_error(self, error: Exception) -> dict[str, Any]:
-        """The event of an error after the first one."""
-        said: Any = openai_error(error)["error"]
-        return self._event("error", message=said["message"], code=said["code"], param=said["param"])
+        """The event of an error after the stream has begun."""
+        described: Any = openai_error(error)["error"]
+        return self._event("error", message=described["message"], code=described["code"], param=described["param"])
 
     def _event(self, kind: str, **fields: Any) -> dict[str, Any]:
         self._events += 1
         return {"type": kind, "sequence_number": self._events - 1, **fields}
 
-    def _finished(self, sequences: Sequences, choice: Choice, part: dict[str, Any]) -> dict[str, Any]:
-        usage = count_usage(self._runner, sequences, [0], [len(choice.token_ids)])
+    def _finished(self, accepted: AcceptedRequest, choice: Choice, part: dict[str, Any]) -> dict[str, Any]:
+        usage = count_usage(self._runner, accepted.prompts, [len(choice.token_ids)])
         counted = {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -1,8 +1,7 @@
-"""vLLM's calls of a tokenizer: a prompt's or chat's tokens, and the text of tokens."""
+"""vLLM's `tokenize` and `detokenize`: the token ids of a text or a chat, and the text of token ids."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -10,17 +9,15 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, convert_json, decode_json, json_response
-from protocol.http.calls import find_model
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.chats import Messages, Templated
-from protocol.openai.messages import count_characters, read_messages
-from protocol.openai.sampling_parameters import TokenId
+from protocol.openai.messages import read_messages
 from protocol.openai.tools import Tools, describe_tools
-from runners.core.admission import check_prompts
-from runners.core.generation import PromptOptions
-from runners.core.models import Models
+from runners.core.errors import InputError
+from runners.core.generation import Chat, Prompt, PromptOptions
+from runners.core.models import Models, find_model
 from runners.core.request_limits import RequestLimits
-from runners.generator.runner import GeneratorRunner
+from runners.core.runner import TextGenerator
+from runners.core.sampling_parameters import TokenId
 
 _MAX_TOKENS = 2**20
 
@@ -59,12 +56,12 @@ _fields_decoder = msgspec.json.Decoder(dict[str, Any])
 _tokens_decoder = msgspec.json.Decoder(DetokenizeRequest)
 
 
-async def answer_tokenize(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `tokenize`: the token ids of a text or a chat.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit of the operator's.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
     """
 
@@ -73,41 +70,34 @@ async def answer_tokenize(models: Models, runner: GeneratorRunner, body: Body, l
         if "messages" in fields:
             return convert_json(fields, TokenizeChatRequest)
         if "prompt" not in fields:
-            raise InvalidRequestError("the body must have a prompt or messages", "prompt")
+            raise InputError("the body must have a prompt or messages", "prompt")
         return convert_json(fields, TokenizeTextRequest)
 
     call = await body.decode(read)
     if call.model:
         find_model(models, call.model)
-    options = PromptOptions(call.add_special_tokens)
-    engine = runner.chat_engine
+    prompt: Prompt
     if isinstance(call, TokenizeTextRequest):
-        characters = check_prompts(runner.limits, [call.prompt])
-        tokenize = partial(engine.tokenize, call.prompt, options)
+        prompt = call.prompt
     else:
-        messages = read_messages(call.messages, runner.limits)
         tools = None if call.tools is None else describe_tools(call.tools)
-        variables = call.template_variables()
-        characters = count_characters(runner.limits, messages, tools, variables)
-        tokenize = partial(engine.tokenize_chat, messages, tools, variables, options)
-    with runner.admit(characters):
-        tokens = await tokenize()
-        names = await engine.token_strings(tokens) if call.return_token_strs else None
+        prompt = Chat(read_messages(call.messages, runner.limits), tools, call.template_variables())
+    options = PromptOptions(call.add_special_tokens)
+    tokens, strings = await runner.tokenize(prompt, options, with_strings=bool(call.return_token_strs))
     return json_response(
-        {"count": len(tokens), "max_model_len": engine.max_length, "tokens": tokens, "token_strs": names}
+        {"count": len(tokens), "max_model_len": runner.max_length, "tokens": tokens, "token_strs": strings}
     )
 
 
-async def answer_detokenize(models: Models, runner: GeneratorRunner, body: Body, limits: RequestLimits) -> Response:
+async def answer_detokenize(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
     """Answer `detokenize`: the text of tokens, special ones included.
 
     Raises:
-        LimitExceededError: there is more in the body than the operator allows.
-        InvalidRequestError: the body is not as expected.
+        LimitExceededError: the body exceeds a limit of the operator's.
+        InputError: the body is malformed.
         ModelNotFoundError: there is no model of that name.
     """
     call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
     if call.model:
         find_model(models, call.model)
-    with runner.admit():
-        return json_response({"prompt": await runner.chat_engine.detokenize(call.tokens)})
+    return json_response({"prompt": await runner.detokenize(call.tokens)})

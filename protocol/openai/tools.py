@@ -1,7 +1,7 @@
-"""Tools of a chat: what the model is made to call, and the calls in what it wrote.
+"""Tools of a chat: the constraint that forces calls, and the calls in an output.
 
-A tool is forced by a JSON schema of the whole output, as in vLLM: the arguments themselves where one tool is named, a
-list of calls where any will do.
+Calls are forced by a JSON schema of the whole output, as in vLLM. If the request names a tool, the output is its
+arguments; if it requires any tool, the output is a list of calls.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.http.errors import InvalidRequestError
-from protocol.openai.output_constraints import constrain_to_schema
+from runners.core.errors import InputError
 from runners.core.generation import Constraint
+from runners.core.output_constraints import constrain_to_schema
 
 _MAX_TOOLS = 128
 _NAME = re.compile(r'"name"\s*:\s*("(?:[^"\\]|\\.)*")')
-# The list, the call and its arguments.
+# Depths of brackets in a list of calls: within a call, and within its arguments.
 _IN_CALL, _IN_ARGUMENTS = 2, 3
 
 Name = Annotated[str, Meta(min_length=1)]
@@ -36,7 +36,7 @@ class Function(msgspec.Struct, kw_only=True):
 
 
 class Tool(msgspec.Struct, kw_only=True):
-    """A tool as OpenAI's chats have it."""
+    """An item of OpenAI's `tools`."""
 
     type: Literal["function"] = "function"
     function: Function
@@ -47,7 +47,7 @@ class NamedFunction(msgspec.Struct, kw_only=True):
 
 
 class NamedTool(msgspec.Struct, kw_only=True):
-    """The tool that is to be called."""
+    """OpenAI's `tool_choice` that names a tool."""
 
     type: Literal["function"] = "function"
     function: NamedFunction
@@ -60,18 +60,18 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 def check_choice(tools: Sequence[Tool] | None, choice: ToolChoice | None) -> None:
     """
     Raises:
-        InvalidRequestError: there is no such tool.
+        InputError: there is no such tool.
     """
     if choice in (None, "none"):
         return
     if tools is None:
-        raise InvalidRequestError("tool_choice needs tools", "tool_choice")
+        raise InputError("tool_choice needs tools", "tool_choice")
     if isinstance(choice, NamedTool) and all(tool.function.name != choice.function.name for tool in tools):
-        raise InvalidRequestError("tool_choice names none of the tools", "tool_choice")
+        raise InputError("tool_choice names none of the tools", "tool_choice")
 
 
 def describe_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
-    """The tools as chat templates expect them."""
+    """The tools in the form that chat templates expect."""
     return [{"type": tool.type, "function": _describe_function(tool.function)} for tool in tools]
 
 
@@ -81,14 +81,14 @@ def _describe_function(function: Function) -> dict[str, Any]:
 
 
 def constrain_to_tools(tools: Sequence[Tool], choice: ToolChoice, parallel: bool) -> Constraint:
-    """What an output must match to be calls of tools.
+    """The constraint of an output that consists of calls of tools.
 
     Args:
-        choice: a tool, or that one is required.
+        choice: the named tool, or `required`.
         parallel: whether there may be several calls.
 
     Raises:
-        InvalidRequestError: two tools have different definitions of the same name.
+        InputError: two tools have different definitions of the same name.
     """
     if isinstance(choice, NamedTool):
         [named, *_] = [tool.function for tool in tools if tool.function.name == choice.function.name]
@@ -103,13 +103,14 @@ def constrain_to_tools(tools: Sequence[Tool], choice: ToolChoice, parallel: bool
 
 
 def _parameters(function: Function) -> dict[str, Any]:
-    """
+    """The JSON schema of a function's arguments.
+
     Raises:
-        InvalidRequestError: they are no object, which arguments must be.
+        InputError: the schema is not of type object.
     """
     parameters = function.parameters or {"type": "object", "properties": {}}
     if (kind := parameters.get("type", "object")) != "object":
-        raise InvalidRequestError(f"parameters of the tool {function.name} must be of type object, not {kind}", "tools")
+        raise InputError(f"parameters of the tool {function.name} must be of type object, not {kind}", "tools")
     return parameters if "type" in parameters or "$ref" in parameters else {**parameters, "type": "object"}
 
 
@@ -124,22 +125,22 @@ def _describe_call(function: Function) -> dict[str, Any]:
 
 
 def _collect_definitions(tools: Sequence[Tool]) -> dict[str, Any]:
-    """The definitions of all tools: references are to those of the whole schema."""
+    """The `$defs` of all tools: references within the schemas refer to the root of the combined schema."""
     found: dict[str, Any] = {}
     for tool in tools:
         definitions = (tool.function.parameters or {}).get("$defs", {})
         if not isinstance(definitions, dict):
-            raise InvalidRequestError(f"$defs of the tool {tool.function.name} must be an object", "tools")
+            raise InputError(f"$defs of the tool {tool.function.name} must be an object", "tools")
         for name, definition in definitions.items():
             if found.setdefault(name, definition) != definition:
-                raise InvalidRequestError(f"two tools have different definitions of {name}", "tools")
+                raise InputError(f"two tools have different definitions of {name}", "tools")
     return found
 
 
 class CallReader:
-    """The calls in a text that comes in parts, as OpenAI's deltas of `tool_calls`.
+    """Reads the calls in a text that comes in pieces, as OpenAI's deltas of `tool_calls`.
 
-    A call's name comes first, then its arguments in parts.
+    The first delta of a call has its name; the arguments follow in pieces.
     """
 
     def __init__(self, choice: ToolChoice) -> None:
@@ -156,7 +157,7 @@ class CallReader:
         return bool(self._calls)
 
     def read(self, text: str) -> list[dict[str, Any]]:
-        """The deltas of the next part of the text."""
+        """The deltas of the next piece of text."""
         if isinstance(self._choice, NamedTool):
             if not text:
                 return []
@@ -170,15 +171,15 @@ class CallReader:
             if before < _IN_ARGUMENTS <= self._depth and (found := _NAME.search(self._head)):
                 start, name = position, msgspec.json.decode(found[1], type=str)
             elif self._depth < _IN_ARGUMENTS <= before and start is not None:
-                deltas.append(self._say(name, text[start : position + 1]))
+                deltas.append(self._make_delta(name, text[start : position + 1]))
                 start, name, self._head = None, "", ""
             elif self._depth == _IN_CALL:
                 self._head += character
         if start is not None and start < len(text):
-            deltas.append(self._say(name, text[start:]))
+            deltas.append(self._make_delta(name, text[start:]))
         return deltas
 
-    def _say(self, name: str, arguments: str) -> dict[str, Any]:
+    def _make_delta(self, name: str, arguments: str) -> dict[str, Any]:
         return self._open(name, arguments) if name else self._continue(arguments)
 
     def _track(self, character: str) -> None:
@@ -202,7 +203,7 @@ class CallReader:
 
 
 def read_calls(choice: ToolChoice, text: str) -> list[dict[str, Any]]:
-    """The calls in a whole text, as a message has them."""
+    """The calls in a whole text, as the `tool_calls` of a message."""
     calls: list[dict[str, Any]] = []
     for delta in CallReader(choice).read(text):
         if "id" in delta:

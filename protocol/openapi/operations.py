@@ -1,23 +1,46 @@
-"""Operations of the OpenAPI document: their parameters, bodies, answers and errors."""
+"""Operations of the OpenAPI document: parameters, bodies, answers and errors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from protocol.http.errors import openai_error_type, tei_error_type
-from protocol.http.middleware.authentication import OPEN_PATHS, Access
-from protocol.openapi.examples import Example
+from protocol.http.middleware.authentication import Access
+from protocol.http.open_paths import OPEN_PATHS
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
 from protocol.versions import MODEL_VERSION
+
+# The statuses of a body that is refused, of a model that is missing, and of any call of a model.
+BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
+MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+CALL = (*BODY, *MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
+# And those of a call that a predictor runs.
+PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+# The summary of an operation that other models have.
+UNSERVED = "This server's model does not serve this call"
 
 JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "application/octet-stream", "text/plain"
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A request and its answer; None where the answer is too long, or differs by model."""
+
+    summary: str
+    request: Any
+    answer: Any = None
+
+
+# By the kind of call (predict, infer, infer_binary, generate, ...) and the example's name.
+Examples = Mapping[str, Mapping[str, Example]]
+
+
 class Paths:
-    """The operations as they are added, and the errors that they share."""
+    """The operations, and the errors that they share."""
 
     def __init__(self, names: Sequence[str], access: Access) -> None:
         self.items: dict[str, dict[str, Any]] = {}
@@ -41,21 +64,22 @@ class Paths:
         shape: str = "",
         is_change: bool = False,
     ) -> None:
-        """
+        """Add an operation.
+
         Args:
-            answers: by status, what is no error.
-            headers: of the request.
-            shape: of the errors; "OpenAI", "TEI", "BentoML", or else KServe's.
-            is_change: whether only those may call it who may load and unload.
+            answers: the successful answers by status.
+            headers: the schemas of the request's headers by name.
+            shape: the form of the errors: "OpenAI", "TEI", "BentoML", or empty for KServe's.
+            is_change: whether the operation loads or unloads a model, so that it needs an admin's key.
         """
-        found = [*errors, HTTPStatus.METHOD_NOT_ALLOWED]
+        failures = [*errors, HTTPStatus.METHOD_NOT_ALLOWED]
         responses = {str(status): answer for status, answer in answers.items()}
-        responses |= {f"{status:d}": self._error(shape, status) for status in found}
+        responses |= {f"{status:d}": self._error(shape, status) for status in failures}
         if is_change:
             responses["403"] = self._error(shape, HTTPStatus.FORBIDDEN)
         needs_admin = is_change and self._access.asks_admins
         if needs_admin or (self._access.asks_clients and path not in OPEN_PATHS):
-            # A client's key is asked for before anybody knows whose path it is.
+            # The client's key is checked before the path is, so this error has KServe's form.
             responses["401"] = self._error("" if self._access.asks_clients else shape, HTTPStatus.UNAUTHORIZED)
         in_path = [
             _parameter("path", name, self._parameters.get(name, STRING)) for name in re.findall(r"{(\w+)}", path)

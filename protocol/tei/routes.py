@@ -1,7 +1,7 @@
 """The calls of Text Embeddings Inference: `/embed`, `/predict` and `/rerank`, for its clients.
 
-https://huggingface.github.io/text-embeddings-inference; texts that are too long are truncated unless `truncate` is
-false, as that server does by default, and a model of another task is a 400 here.
+https://huggingface.github.io/text-embeddings-inference; long texts are truncated unless `truncate` is false, which is
+that server's default, and a model of another task is answered with 400.
 """
 
 from __future__ import annotations
@@ -19,27 +19,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.context import ServerContext
 from protocol.http.body import Body, decode_json, read_body
-from protocol.http.calls import (
-    CHARACTERS_A_NUMBER,
-    check_ready,
-    describe_service,
-    infer,
-    post_route,
-    render,
-    resolve_options,
-)
-from protocol.http.errors import InvalidRequestError, describe, tei_error_type
-from protocol.openai.embeddings import Inputs, list_vectors, read_inputs
-from protocol.openai.ranking import sort_by_score, unit_vectors
-from protocol.openai.routes import shaped
-from runners.core.models import Models
-from runners.core.predictions import Prediction, Table, TextInput, TokenInput
+from protocol.http.disconnects import until_disconnect
+from protocol.http.errors import describe, tei_error_type
+from protocol.http.rendering import CHARACTERS_A_NUMBER, render
+from protocol.http.routing import post_route, with_errors
+from protocol.openai.service_paths import describe_service
+from protocol.text_inputs import Inputs, read_inputs
+from protocol.vectors import list_vectors, sort_by_score, unit_vectors
+from runners.core.errors import InputError
+from runners.core.models import check_ready
+from runners.core.predictions import Prediction, Records, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
-# Which tasks answer a path.
+# The tasks that answer each path.
 TASKS = {
     "/embed": (Task.TEXT_EMBEDDING,),
     "/predict": (Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION),
@@ -49,22 +46,22 @@ TASKS = {
 
 class _TeiRequest(msgspec.Struct, kw_only=True):
     truncate: bool | None = None
-    # Read to be refused where it is the other one.
+    # This field is read so that `left` can be refused.
     truncation_direction: str | None = None
 
     def parameters(self, **more: Any) -> dict[str, Any]:
-        """What the request asks of the model, as the other protocols' `parameters` have it.
+        """The request's options, under the names of the other protocols' `parameters`.
 
         Raises:
-            InvalidRequestError: texts are to be cut on the left.
+            InputError: texts are to be truncated on the left.
         """
         if (self.truncation_direction or "right").lower() != "right":
-            raise InvalidRequestError("truncation_direction can only be right: a text's end is what is cut")
+            raise InputError("truncation_direction can only be right: a text's end is what is cut")
         return more if self.truncate is None else {**more, "truncation": self.truncate}
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):
-    """A body of `/embed`: a text, texts or token ids; `normalize` is to length 1."""
+    """A body of `/embed`: a text, texts or token ids; `normalize` scales vectors to length 1."""
 
     inputs: Inputs
     normalize: bool = True
@@ -93,17 +90,18 @@ _predict_decoder = msgspec.json.Decoder(TeiPredictRequest)
 _rerank_decoder = msgspec.json.Decoder(TeiRerankRequest)
 
 
-def routes(models: Models, limits: RequestLimits) -> list[Route]:
-    """The three routes, at the root as that server has them."""
+def routes(context: ServerContext) -> list[Route]:
+    """The three routes, at the root as in that server."""
+    models, limits = context.models, context.arguments
 
     async def answer(request: Request) -> Response:
         runner, path = models.first, request.url.path
         check_ready(runner)
         if runner.task not in TASKS[path]:
-            raise InvalidRequestError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+            raise InputError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
         return await _ANSWERS[path](request, runner, await read_body(request, limits), limits)
 
-    return [post_route(path, shaped(answer, _render_error), _render_error) for path in TASKS]
+    return [post_route(path, with_errors(answer, _render_error), _render_error) for path in TASKS]
 
 
 async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
@@ -114,10 +112,10 @@ async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLi
     call, inputs = await body.decode(read)
     normalized = runner.properties["normalized"] == "true"
     if normalized and not call.normalize:
-        raise InvalidRequestError("normalize cannot be false: the model's vectors have length 1")
-    given = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    parameters = call.parameters(**{name: value for name, value in given.items() if value is not None})
-    predictions = await infer(request, runner, inputs, resolve_options(runner, parameters, limits))
+        raise InputError("normalize cannot be false: the model's vectors have length 1")
+    fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
+    parameters = call.parameters(**{name: value for name, value in fields.items() if value is not None})
+    predictions = await _infer(request, runner, inputs, parameters, limits)
     return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
 
 
@@ -134,9 +132,9 @@ async def _predict(request: Request, runner: Runner, body: Body, limits: Request
         return call, *_read_texts(call.inputs)
 
     call, texts, single = await body.decode(read)
-    # The operator's `threshold` would leave some out.
+    # The operator's `threshold` would leave out classes.
     more = {"top_k": limits.max_top_k, "threshold": None, **({"function_to_apply": "none"} if call.raw_scores else {})}
-    predictions = await infer(request, runner, texts, resolve_options(runner, call.parameters(**more), limits))
+    predictions = await _infer(request, runner, texts, call.parameters(**more), limits)
 
     def render_classes(answers: Sequence[Prediction]) -> Any:
         return _list_classes(answers[0]) if single else map(_list_classes, answers)
@@ -149,13 +147,13 @@ def _list_classes(prediction: Prediction) -> list[dict[str, Any]]:
     return [{"score": score, "label": label} for score, label in zip(columns["score"], columns["label"], strict=True)]
 
 
-def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
-    """The texts and pairs, and whether there is one that is in no list.
+def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+    """The texts and pairs, and whether the body has a single one outside of a list.
 
     Raises:
-        InvalidRequestError: it is none of the forms.
+        InputError: the value has another form.
     """
-    match given:
+    match inputs:
         case str(text):
             return [TextInput(text)], True
         case [str(text)]:
@@ -163,14 +161,14 @@ def _read_texts(given: str | list[str | list[str]]) -> tuple[list[TextInput], bo
         case [str(text), str(pair)]:
             return [TextInput(text, pair)], True
     batch = []
-    for each in given:
+    for each in inputs:
         match each:
             case [text]:
                 batch.append(TextInput(text))
             case [text, pair]:
                 batch.append(TextInput(text, pair))
-    if not given or len(batch) < len(given):
-        raise InvalidRequestError(
+    if not inputs or len(batch) < len(inputs):
+        raise InputError(
             "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
             "[[text], [text, text], ...]"
         )
@@ -181,11 +179,12 @@ async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestL
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
     limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
-        raise InvalidRequestError("texts is empty; give at least one")
-    # That server takes a sigmoid of every model, whatever the model's files say.
+        raise InputError("texts is empty; give at least one")
+    # That server applies a sigmoid to every model's logits, whatever the model's files say.
     function = "none" if call.raw_scores else "sigmoid"
-    options = resolve_options(runner, call.parameters(top_k=1, threshold=None, function_to_apply=function), limits)
-    predictions = await infer(request, runner, [TextInput(call.query, text) for text in call.texts], options)
+    parameters = call.parameters(top_k=1, threshold=None, function_to_apply=function)
+    pairs = [TextInput(call.query, text) for text in call.texts]
+    predictions = await _infer(request, runner, pairs, parameters, limits)
 
     def render_scores(answers: Sequence[Prediction]) -> Any:
         scores = [_columns(prediction)["score"][0] for prediction in answers]
@@ -197,12 +196,23 @@ async def _rerank(request: Request, runner: Runner, body: Body, limits: RequestL
     return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
 
 
+async def _infer(
+    request: Request,
+    runner: Runner,
+    inputs: Sequence[TextInput | TokenInput],
+    parameters: dict[str, Any],
+    limits: RequestLimits,
+) -> Sequence[Prediction]:
+    return await until_disconnect(request, runner.infer(inputs, resolve_options(runner, parameters, limits)))
+
+
 _ANSWERS = {"/embed": _embed, "/predict": _predict, "/rerank": _rerank}
 
 
 def _columns(prediction: Prediction) -> dict[str, list[Any]]:
-    assert isinstance(prediction.output, Table)
-    return {name: column.tolist() for name, column in prediction.output.columns.items()}
+    records = prediction.main
+    assert isinstance(records, Records)
+    return {name: column.tolist() for name, column in records.columns.items()}
 
 
 def _render_error(error: Exception) -> Response:

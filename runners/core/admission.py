@@ -1,146 +1,186 @@
-"""Which requests a generator takes: as many as are under way, and as much as waits before the model."""
+"""Admission of requests: how many may be under way, and how much they may hold together."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from runners.core.errors import OverloadedError
 from runners.core.request_limits import RequestLimits
 
-_RETRY_SECONDS = 1.0
+
+class Budget:
+    """An amount that all requests under way hold together, up to a limit; not thread-safe.
+
+    Attributes:
+        held: the amount that they hold now.
+    """
+
+    def __init__(self, limit: int, message: str) -> None:
+        """
+        Args:
+            message: why a request is refused, with `{held}`, `{amount}` (the request's own) and `{limit}`.
+        """
+        self.held = 0
+        self.limit = limit
+        self._message = message
+
+    def check(self, amount: int, retry_after: Callable[[], float], own: int = 0) -> None:
+        """Refuse an amount beyond the limit. A request alone is not refused: the limits of one request bound it.
+
+        Args:
+            retry_after: seconds after which the client may try again.
+            own: the part of `held` that the request itself holds.
+
+        Raises:
+            OverloadedError: the amount would exceed the limit, and other requests hold a part of it.
+        """
+        if self.held > own and self.held + amount > self.limit:
+            message = self._message.format(held=self.held, amount=amount, limit=self.limit)
+            raise OverloadedError(f"{message}; try again later", retry_after())
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Why requests are refused, by what they hold too much of; see `Budget`."""
+
+    characters: str = "{held} characters of other requests are under way, and --max_queue_characters allows {limit}"
+    tokens: str = "{held} tokens of other requests are under way, and --max_queue_tokens allows {limit}"
+    numbers: str = "{held} log probabilities of other requests are under way, and --max_answer_numbers allows {limit}"
+
+
+DEFAULT_MESSAGES = Messages()
 
 
 class Admission:
-    """Counts requests from before their prompts are tokenized until they are answered; of one event loop.
+    """Counts the requests of a model and what they hold; used by one event loop.
 
     Attributes:
-        requests: how many are under way.
-        characters: of prompts that are not tokenized yet.
-        tokens: of prompts that wait for the model, once for each of their outputs.
-        logprobs: log probabilities that requests under way have asked for.
+        requests: number of requests under way.
+        characters: of their texts: a generator's until they are tokenized, an encoder's until the request is over.
+        tokens: that wait for the model; a generator's prompts count once for each output.
+        numbers: of answers: a generator's requested log probabilities, or an encoder's scores.
     """
 
-    def __init__(self, limits: RequestLimits) -> None:
+    def __init__(
+        self,
+        limits: RequestLimits,
+        retry_after: Callable[[], float] = lambda: 1.0,
+        messages: Messages = DEFAULT_MESSAGES,
+        answers: int = 1,
+    ) -> None:
+        """
+        Args:
+            retry_after: seconds after which a refused client may try again.
+            answers: as many of the largest answers' numbers may be held together.
+        """
         self.requests = 0
-        self.characters = 0
-        self.tokens = 0
-        self.logprobs = 0
-        self._limits = limits
+        self.limits = limits
+        self.retry_after = retry_after
+        self.characters = Budget(limits.max_queue_characters, messages.characters)
+        self.tokens = Budget(limits.max_queue_tokens, messages.tokens)
+        self.numbers = Budget(answers * limits.max_answer_numbers, messages.numbers)
+
+    def enter(self, characters: int) -> None:
+        """Admit a request, before any work is done for it; call `leave` when it is over.
+
+        Args:
+            characters: of its texts.
+
+        Raises:
+            OverloadedError: too many requests are under way, or they hold too much.
+        """
+        if self.requests >= self.limits.max_concurrent_requests:
+            raise OverloadedError(
+                f"the server is busy with {self.requests} requests, which is the most it takes "
+                "(max_concurrent_requests); try again later",
+                self.retry_after(),
+            )
+        self.characters.check(characters, self.retry_after)
+        # The request will have one token at least.
+        self.tokens.check(1, self.retry_after)
+        self.requests += 1
+        self.characters.held += characters
+
+    def leave(self, characters: int) -> None:
+        """End a request.
+
+        Args:
+            characters: that it still holds.
+        """
+        self.requests -= 1
+        self.characters.held -= characters
 
     @contextlib.contextmanager
     def admit(self, characters: int = 0) -> Iterator[Admitted]:
-        """Let a request in for as long as the context lasts.
+        """Admit a request of a generator for as long as the context lasts.
 
         Args:
             characters: of its prompts.
 
         Raises:
-            OverloadedError: too many requests are under way, or too much waits.
+            OverloadedError: too many requests are under way, or they hold too much.
         """
-        limits = self._limits
-        if self.requests >= limits.max_concurrent_requests:
-            raise OverloadedError(
-                f"the server is busy with {self.requests} requests, which is the most it takes "
-                "(max_concurrent_requests); try again later",
-                _RETRY_SECONDS,
-            )
-        if self.characters and self.characters + characters > limits.max_queue_characters:
-            raise _overloaded(self.characters, "characters", "max_queue_characters", limits.max_queue_characters)
-        if self.tokens >= limits.max_queue_tokens:
-            raise _overloaded(self.tokens, "tokens", "max_queue_tokens", limits.max_queue_tokens)
+        self.enter(characters)
         admitted = Admitted(self, characters)
-        self.requests += 1
-        self.characters += characters
         try:
             yield admitted
         finally:
-            self.requests -= 1
-            admitted.leave()
-
-    def check(self, tokens: int, logprobs: int) -> None:
-        """
-        Raises:
-            LimitExceededError: a request has more tokens than may wait at all.
-            OverloadedError: too many wait already, or so many log probabilities are too much memory.
-        """
-        most = self._limits.max_queue_tokens
-        self._limits.check("max_queue_tokens", tokens, "tokens of prompts, each times its outputs,")
-        if self.tokens + tokens > most:
-            raise _overloaded(self.tokens, "tokens", "max_queue_tokens", most)
-        most = self._limits.max_answer_numbers
-        if logprobs and self.logprobs + logprobs > most:
-            raise _overloaded(self.logprobs, "log probabilities", "max_answer_numbers", most)
+            admitted.release()
+            self.leave(0)
 
 
 class Admitted:
-    """A request of a client that is under way; its outputs share the model's time with those of others.
+    """A request of a generator that is under way; its outputs share the model's time with those of other requests.
 
     Attributes:
-        on_queued: is called for each output that waits for the model from then on.
+        on_queued: is called for each output that begins to wait for the model.
     """
 
     def __init__(self, admission: Admission, characters: int) -> None:
-        self.on_queued: Callable[[], None] = _nothing
+        self.on_queued: Callable[[], None] = lambda: None
         self._admission = admission
         self._characters = characters
         self._tokens = 0
         self._logprobs = 0
 
     def queue(self, tokens: int, logprobs: int = 0) -> None:
-        """The prompts are tokenized, and wait with so many tokens, each prompt's counted once for each output.
+        """Count the prompts as tokens instead of characters, once they are tokenized and wait for the model.
 
         Args:
-            logprobs: how many log probabilities the request asks for.
+            tokens: of all prompts, each counted once for each output.
+            logprobs: number of log probabilities that the request asks for.
 
         Raises:
-            LimitExceededError, OverloadedError: as `Admission.check`.
+            LimitExceededError: the request has more tokens or log probabilities than all requests together may have.
+            OverloadedError: all requests together have too many tokens or log probabilities.
         """
-        self._forget_characters()
-        self._admission.check(tokens, logprobs)
-        self._admission.logprobs += logprobs
+        self._release_characters()
+        admission = self._admission
+        admission.limits.check("max_queue_tokens", tokens, "tokens of prompts, each times its outputs,")
+        admission.tokens.check(tokens, admission.retry_after)
+        if logprobs:
+            admission.limits.check("max_answer_numbers", logprobs, "log probabilities")
+            admission.numbers.check(logprobs, admission.retry_after)
+        admission.numbers.held += logprobs
         self._logprobs += logprobs
-        self._admission.tokens += tokens
+        admission.tokens.held += tokens
         self._tokens += tokens
 
     def start(self, tokens: int) -> None:
-        """So many of them wait no more: an output has begun."""
+        """Release tokens that do not wait any more, because an output has begun."""
         tokens = min(tokens, self._tokens)
-        self._admission.tokens -= tokens
+        self._admission.tokens.held -= tokens
         self._tokens -= tokens
 
-    def leave(self) -> None:
-        """Nothing of it waits any more, and its answer has been made."""
-        self._forget_characters()
+    def release(self) -> None:
+        """Release everything that the request holds."""
+        self._release_characters()
         self.start(self._tokens)
-        self._admission.logprobs -= self._logprobs
+        self._admission.numbers.held -= self._logprobs
         self._logprobs = 0
 
-    def _forget_characters(self) -> None:
-        self._admission.characters -= self._characters
+    def _release_characters(self) -> None:
+        self._admission.characters.held -= self._characters
         self._characters = 0
-
-
-def check_prompts(limits: RequestLimits, prompts: Sequence[str | Sequence[int]], choices: int = 1) -> int:
-    """Refuse prompts that are too many or too long, before they are tokenized; their characters.
-
-    Raises:
-        LimitExceededError: there are too many outputs, or characters of a prompt or of all.
-    """
-    limits.check("max_choices", len(prompts) * choices, "outputs, prompts times n,")
-    lengths = [len(prompt) for prompt in prompts if isinstance(prompt, str)]
-    limits.check("max_text_characters", max(lengths, default=0), "characters of a prompt")
-    characters = sum(lengths)
-    limits.check("max_request_characters", characters, "characters of all prompts")
-    return characters
-
-
-def _overloaded(count: int, what: str, argument: str, limit: int) -> OverloadedError:
-    return OverloadedError(
-        f"{count} {what} of other requests are under way, and --{argument} allows {limit}; try again later",
-        _RETRY_SECONDS,
-    )
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""

@@ -60,53 +60,71 @@ class AnswerOptions(BaseModel):
         return any(getattr(self, name) != default for name, default in _WITHOUT_RECORDS.items())
 
     labels: bool = Field(
-        False, description="classification: name and score of the best class instead of its number; of every token for "
-        "token classification",
-    )  # fmt: skip
+        False,
+        description="classification answers with the name and the score of the best class instead of its number; "
+        "token classification does so for every token",
+    )
     top_k: int | None = Field(
-        None, ge=1, description="classification and fill-mask: names and scores of so many, best first"
+        None,
+        ge=1,
+        description="classification and fill-mask answer with the names and scores of this many best classes or tokens",
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, description="classification: only classes with at least this score; 0.5 for several labels "
-        "at once if unset",
-    )  # fmt: skip
+        None,
+        ge=0,
+        le=1,
+        description="classification answers only with classes that have at least this score; unset, 0.5 applies if "
+        "a text can have several labels",
+    )
     function_to_apply: ScoreFunction | None = Field(
-        None, strict=False, description="classification: `softmax`, `sigmoid` or `none` makes scores of logits; if "
-        "unset what the model was trained for",
-    )  # fmt: skip
+        None,
+        strict=False,
+        description="classification converts logits to scores with this function: `softmax`, `sigmoid` or `none`; "
+        "unset, with the one that the model was trained for",
+    )
     targets: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
-        (), description="fill-mask: only these words, each one token of the vocabulary"
+        (), description="fill-mask scores only these words, each of which must be one token of the vocabulary"
     )
     aggregation_strategy: AggregationStrategy | None = Field(
-        None, strict=False, description="token classification: `simple`, `first`, `average` or `max` makes entities of "
-        "tokens, `none` gives a record for every token",
-    )  # fmt: skip
+        None,
+        strict=False,
+        description="token classification merges tokens into entities with this strategy: `simple`, `first`, "
+        "`average` or `max`; `none` answers with a record for every token",
+    )
     ignore_labels: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
-        None, description="token classification: no records of these; `O` if unset, an empty list keeps all"
+        None,
+        description="token classification leaves out records with these labels; unset, `O`; an empty list keeps all",
     )
     candidate_labels: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(split_names)] = Field(
-        (), description="zero-shot classification: names and scores of these instead of the model's "
-        "own classes, best first",
-    )  # fmt: skip
+        (),
+        description="zero-shot classification scores these labels and answers with their names and scores, best first",
+    )
     hypothesis_template: Annotated[str, AfterValidator(_check_template)] = Field(
-        "This example is {}.", description="zero-shot classification: the sentence that a label makes, in place of `{}`"
+        "This example is {}.", description="zero-shot classification puts each label in place of `{}` in this sentence"
     )
     multi_label: bool = Field(
-        False, description="zero-shot classification: a score for each label by itself; if unset they add up to 1"
+        False,
+        description="zero-shot classification scores each label on its own; unset, the scores of all labels add up "
+        "to 1",
     )
-    max_answer_len: int = Field(15, ge=1, description="question answering: most tokens of an answer")
+    max_answer_len: int = Field(15, ge=1, description="question answering finds answers of at most this many tokens")
     handle_impossible_answer: bool = Field(
         False,
-        description="question answering: that there is none may be the answer, an empty one, for models trained so",
+        description="question answering may answer with an empty text, meaning that the context has no answer, if "
+        "the model was trained for that",
     )
     dimensions: int | None = Field(
-        None, ge=1, lt=2**31, description="text embedding: only the first so many numbers of a vector, of length 1 "
-        "again if the model's vectors are; for models trained so (Matryoshka)",
-    )  # fmt: skip
+        None,
+        ge=1,
+        lt=2**31,
+        description="text embedding returns only the first so many numbers of each vector, normalized again if the "
+        "model normalizes its vectors; only for models trained for that (Matryoshka)",
+    )
     prompt_name: str | None = Field(
-        None, description="text embedding: which of the prompts in the model's `config_sentence_transformers.json` "
-        "goes before every text; its default prompt if unset",
-    )  # fmt: skip
+        None,
+        description="text embedding puts the prompt with this name in the model's "
+        "`config_sentence_transformers.json` before every text; unset, its default prompt",
+    )
 
 
 # What the options are that make records, where nothing is asked for; the others only say how.
@@ -119,23 +137,27 @@ _WITHOUT_RECORDS = {
 }  # fmt: skip
 
 
-class ReadingOptions(BaseModel):
+class OverflowOptions(BaseModel):
     """What is to be done with a text that is longer than the model takes, under one name for both as above."""
 
     model_config = ConfigDict(frozen=True)
 
     truncation: bool = Field(
-        True, description="a longer text is cut to the length that the model takes; `false` refuses it"
+        True, description="the server truncates a text that is longer than the model accepts; `false` refuses it"
     )
     stride: int | None = Field(
-        None, ge=0, lt=2**31, description="classification, fill-mask, question answering: a longer text is read to its "
-        "end, in windows that share so many tokens",
-    )  # fmt: skip
+        None,
+        ge=0,
+        lt=2**31,
+        description="classification, fill-mask and question answering read a longer text to its end, in windows "
+        "that overlap by this many tokens",
+    )
     window_aggregation: WindowAggregation = Field(
         WindowAggregation.MEAN,
         strict=False,
-        description="sequence classification: `mean` or `max` of the windows' logits",
+        description="sequence classification combines the logits of the windows of a text with this function: "
+        "`mean` or `max`",
     )
     return_truncated_tokens: bool = Field(
-        False, description="say how many tokens of each text were left out, as `truncated_tokens`"
+        False, description="the answer says how many tokens of each text were truncated, as `truncated_tokens`"
     )

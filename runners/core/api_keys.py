@@ -1,22 +1,21 @@
-"""The operator's keys as arguments and files have them; only their digests are kept."""
+"""API keys from arguments and files; only their digests are kept in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from runners.core.answer_options import split_names
 from runners.core.errors import ArgumentsError
+from runners.core.file_watch import FileWatch
 
 logger = logging.getLogger(__name__)
 
-# What an Authorization header carries unchanged in HTTP and in gRPC's metadata: printable ASCII.
+# Printable ASCII: an Authorization header carries it unchanged in HTTP and in gRPC's metadata.
 _KEY = re.compile(r"[!-~]+")
-_CHECK_SECONDS = 1.0
 
 
 def digest_key(key: bytes) -> bytes:
@@ -25,10 +24,10 @@ def digest_key(key: bytes) -> bytes:
 
 
 def digest_keys(value: object) -> object:
-    """The digests of a comma list of keys, or of a list of them; None for None.
+    """The digests of keys that are separated by commas, or in a list; None for None.
 
     Raises:
-        ValueError: there is no key, or one that no client can send; the message does not have it.
+        ValueError: there is no key, or one that no client can send; the message does not contain it.
     """
     if value is None:
         return None
@@ -51,11 +50,11 @@ def _digest_all(keys: Sequence[str]) -> tuple[bytes, ...]:
 
 
 def read_key_file(path: Path) -> tuple[bytes, ...]:
-    """The digests of the keys in a file: one a line, where empty lines and those that begin with `#` count for nothing.
+    """The digests of the keys in a file: one a line; empty lines and lines that start with `#` are ignored.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: there is no key in it, or one that no client can send; the message does not have it.
+        OSError: the file cannot be read.
+        ValueError: the file contains no key, or one that no client can send; the message does not contain it.
     """
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     return _digest_all([line for line in lines if line and not line.startswith("#")])
@@ -64,62 +63,58 @@ def read_key_file(path: Path) -> tuple[bytes, ...]:
 def check_key_file(name: str, path: str | None) -> None:
     """
     Args:
-        name: of the argument.
+        name: the name of the argument, for the message.
+        path: the file, or None if the argument is unset.
 
     Raises:
-        ArgumentsError: the file cannot be read, or holds no keys.
+        ArgumentsError: the file cannot be read, or contains no keys.
     """
     if path is None:
         return
     try:
         read_key_file(Path(path))
     except (OSError, ValueError) as error:
-        raise ArgumentsError(f"{name} is {path}, which cannot be used: {_reason(error)}") from None
+        raise ArgumentsError(f"{name} is {path}, which cannot be used: {_explain(error)}") from None
 
 
 class KeyFile:
-    """A file of keys that is read again once it has changed, which is looked for once a second at most.
+    """A file of keys that is read again when it changes.
 
-    A file that is gone or wrong leaves the keys as they are, so that neither everybody nor nobody gets in; before it
-    could be read for the first time there are none, and nobody gets in.
+    While the file is missing or wrong the keys stay as they are, so that a mistake neither admits nor excludes
+    everybody. Before the file has been read for the first time there are no keys, and nobody is admitted.
     """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
+        self._watch = FileWatch([path])
         self._digests: tuple[bytes, ...] = ()
-        self._seen: tuple[int, ...] = ()
+        self._was_read = False
         self._failure = ""
-        self._next_check = 0.0
 
     @property
     def digests(self) -> tuple[bytes, ...]:
-        now = time.monotonic()
-        if now >= self._next_check:
-            self._next_check = now + _CHECK_SECONDS
+        if self._watch.has_changed():
             self._reload()
         return self._digests
 
     def _reload(self) -> None:
         try:
-            # Follows links: Kubernetes replaces a secret by pointing a link elsewhere.
-            status = self._path.stat()
-            seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-            if seen == self._seen:
-                return
             digests = read_key_file(self._path)
         except (OSError, ValueError) as error:
-            failure = _reason(error)
+            failure = _explain(error)
             if failure != self._failure:
                 logger.error("%s cannot be used, the keys stay as they are: %s", self._path, failure)
             self._failure = failure
+            # The state is not accepted, so that the next check tries again.
             return
-        if self._seen:
+        if self._was_read:
             logger.info("%s has changed: %d keys", self._path, len(digests))
-        self._digests, self._seen, self._failure = digests, seen, ""
+        self._watch.accept()
+        self._digests, self._was_read, self._failure = digests, True, ""
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _explain(error: OSError | ValueError) -> str:
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    # Its own message has the bytes.
+    # The message of the error itself would contain bytes of the file.
     return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)

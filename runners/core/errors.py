@@ -36,6 +36,18 @@ class InputError(RunnerError):
         self.param = param
 
 
+class UnsupportedError(InputError):
+    """The request asks for something that vLLM has and this server does not."""
+
+    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
+        """
+        Args:
+            on_vllm: whether OpenAI's API has it where vLLM runs the model.
+        """
+        where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
+        super().__init__(f"{what} is not supported here{where}", param)
+
+
 class LimitExceededError(InputError):
     """The caller's input has more of something than the operator allows."""
 
@@ -63,6 +75,15 @@ class OverloadedError(RunnerError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ModelNotFoundError(RunnerError):
+    """The server has no model of this name; the text is KServe's, whose clients look for it."""
+
+    param = "model"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Model with name {name} does not exist.")
 
 
 class ModelNotReadyError(RunnerError):
@@ -112,7 +133,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def name_text(error: InputError, position: int) -> InputError:
+def add_text_position(error: InputError, position: int) -> InputError:
     """The error, of the same kind, with the position of the text in its request."""
     kind = type(error)
     named = kind.__new__(kind, f"text {position} cannot be served: {error}")
@@ -121,7 +142,7 @@ def name_text(error: InputError, position: int) -> InputError:
 
 
 @contextlib.contextmanager
-def naming_text(position: int) -> Iterator[None]:
+def with_text_position(position: int) -> Iterator[None]:
     """Say which text of the request an error is about.
 
     Raises:
@@ -130,7 +151,7 @@ def naming_text(position: int) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise name_text(error, position) from error
+        raise add_text_position(error, position) from error
 
 
 @contextlib.contextmanager

@@ -1,36 +1,27 @@
-"""The typed call between the protocols and the generators: token ids and sampling in, deltas of text out.
-
-Imports no torch and no HTTP, so that both sides can.
-"""
+"""The types that protocols and generators exchange: prompts and sampling go in, deltas of text come out."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
-from runners.core.errors import InputError
-
-if TYPE_CHECKING:
-    from runners.core.admission import Admitted
-
 FinishReason = Literal["stop", "length"]
-# Of `allowed_token_ids`, once for each choice.
+# Most ids in `allowed_token_ids`, counted once for each choice.
 MAX_ALLOWED_TOKENS = 2**19
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What the whole output must match; the names are those of vLLM's `structured_outputs`.
+    """A format that the whole output must match; the names are those of vLLM's `structured_outputs`.
 
     Attributes:
-        kind: of `value`.
-        value: a JSON schema as JSON text, a regular expression, a grammar (Lark or EBNF), or the choices; nothing for
+        kind: the kind of `value`.
+        value: a JSON schema as JSON text, a regular expression, a grammar (Lark or EBNF), or the choices; empty for
             `json_object`.
-        param: the field of the request that has it, for errors.
+        param: the field of the request that sets the constraint, for error messages.
     """
 
     kind: Literal["json", "json_object", "regex", "choice", "grammar"]
@@ -43,8 +34,8 @@ class BeamSearch:
     """Beam search instead of sampling.
 
     Attributes:
-        width: beams that are kept, at least as many as there are choices.
-        choices: how many of the best sequences are returned, best first.
+        width: number of beams, at least the number of choices.
+        choices: number of sequences that are returned, best first.
         length_penalty: a sequence's score is its log probability divided by its length to this power.
     """
 
@@ -55,13 +46,12 @@ class BeamSearch:
 
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
-    """How a prompt becomes token ids.
+    """How a prompt is tokenized.
 
     Attributes:
-        add_special_tokens: None for what the route does by default: yes for texts, no for chats.
-        truncate_to: most tokens that are kept; -1 for as many as the model takes, None to refuse a prompt that is
-            longer.
-        truncation_side: where tokens are dropped; None for left, or, of an encoder-decoder, the tokenizer's own side.
+        add_special_tokens: None for the default: yes for texts, no for chats.
+        truncate_to: most tokens that are kept; -1 for the model's limit, None to refuse longer prompts.
+        truncation_side: where tokens are dropped; None for left, or, for an encoder-decoder, the tokenizer's side.
         source_language: the tokenizer's name for the language of the text (NLLB, mBART, M2M100).
     """
 
@@ -76,31 +66,31 @@ DEFAULT_PROMPT_OPTIONS = PromptOptions()
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a prompt is continued; names and meanings are OpenAI's, those it lacks (top_k, ...) are vLLM's.
+    """How a prompt is continued; names and meanings are OpenAI's, those that OpenAI lacks (top_k, ...) are vLLM's.
 
-    None is the model's own default (its generation_config.json), or, where it has none, OpenAI's.
+    None is the model's own default (its generation_config.json), or OpenAI's where the model has none.
 
     Attributes:
         max_tokens: most tokens to generate; 0 only computes the prompt.
-        default_tokens: the same where neither the request nor an encoder-decoder itself says how many; None for as many
-            as the context has room for.
-        min_tokens: before so many tokens neither an end token nor one of `stop_token_ids` is generated.
+        default_tokens: the limit where neither the request nor an encoder-decoder's configuration sets one; None for
+            as many tokens as the context has room for.
+        min_tokens: number of tokens before which neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
-        top_k: 0 or less is all of the vocabulary.
-        stop: strings that end the text and are left out of it, unless `include_stop`.
-        stop_token_ids: tokens that end the text, as an end token does.
+        top_k: 0 or less allows the whole vocabulary.
+        stop: strings that end the output; they are not part of it, unless `include_stop` is set.
+        stop_token_ids: tokens that end the output, as an end token does.
         bad_words: texts that are not generated.
         allowed_token_ids: the only tokens that are generated; None for all.
-        presence_penalty, frequency_penalty: subtracted from the logits of tokens generated before, once or for each
-            time; https://platform.openai.com/docs/advanced-usage#frequency-and-presence-penalties
+        presence_penalty, frequency_penalty: subtracted from the logits of generated tokens, once or once for each
+            occurrence; https://platform.openai.com/docs/advanced-usage#frequency-and-presence-penalties
         repetition_penalty: divides (multiplies, where negative) the logits of tokens of prompt and output.
         logit_bias: added to the logits, by token id.
-        ignore_eos: go on where the model would end.
+        ignore_eos: continue after the model's end token.
         skip_special_tokens: leave special tokens out of the text.
-        logprobs: with each token its log probability and those of so many most likely ones; None for neither.
-        logprob_token_ids: tokens whose log probabilities are given instead of the most likely ones'.
-        prompt_logprobs: the same as `logprobs` for the tokens of the prompt.
-        target_language: the tokenizer's name for the language that is generated (NLLB, mBART, M2M100).
+        logprobs: return each token's log probability, and those of this many most likely tokens; None for neither.
+        logprob_token_ids: tokens whose log probabilities are returned instead of those of the most likely ones.
+        prompt_logprobs: like `logprobs`, for the tokens of the prompt.
+        target_language: the tokenizer's name for the language of the output (NLLB, mBART, M2M100).
     """
 
     max_tokens: int | None = None
@@ -130,13 +120,90 @@ class Sampling:
     target_language: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Messages that become a prompt by the model's chat template.
+
+    Attributes:
+        messages: each has a role and content: a string, a list of parts with a `type` and a `text`, or None.
+        tools: in the form that chat templates expect.
+        variables: further variables of the template.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+def join_text_parts(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """The content of a chat's message as one text, with its text parts in lines of their own."""
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())
+
+
+# A text, the token ids of one, or a chat.
+Prompt = str | Sequence[int] | Chat
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Prompts, and how each of them is continued.
+
+    Attributes:
+        choices: number of continuations of each prompt.
+        echo: whether the prompts are returned as text (`AcceptedRequest.echoes`).
+        collected: whether the caller keeps the deltas until the last one. Their log probabilities are then limited,
+            also where the request does not say how many tokens it wants.
+    """
+
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    options: PromptOptions = DEFAULT_PROMPT_OPTIONS
+    choices: int = 1
+    echo: bool = False
+    collected: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EchoedPrompt:
+    """A prompt as text.
+
+    Attributes:
+        first_token: the text of its first token, which has no log probability; empty unless these were asked for.
+    """
+
+    text: str
+    first_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRequest:
+    """A request whose sequences wait for the model or run.
+
+    Attributes:
+        prompts: the token ids of each prompt.
+        choices: number of continuations of each prompt.
+        echoes: the prompts as text; empty unless the request asks for them.
+        deltas: the deltas of all choices as they come, with the choice's index: the choices of the first prompt come
+            first. Beam search may find fewer sequences than there are choices.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    choices: int
+    echoes: Sequence[EchoedPrompt]
+    deltas: AsyncIterator[tuple[int, Delta]]
+
+    def prompt_of(self, index: int) -> int:
+        """The position of the prompt that a choice continues."""
+        return index // self.choices
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     """A token and its log probability before temperature and truncation, at least -9999: JSON has no infinity.
 
     Attributes:
-        text: what it decodes to, with its leading space; where its bytes are no whole characters, not unique.
-        data: its true bytes in UTF-8.
-        rank: its place among all tokens by probability, from 1.
+        text: the token's text, with its leading space; not unique where its bytes are no whole characters.
+        data: the token's bytes in UTF-8.
+        rank: its rank among all tokens by probability, from 1.
     """
 
     token_id: int
@@ -148,12 +215,12 @@ class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """One position of an output or a prompt.
+    """The log probabilities at one position of an output or a prompt.
 
     Attributes:
-        chosen: the token that stands there.
-        top: the most likely ones, best first, or those that `logprob_token_ids` names.
-        offset: characters of the text (of the output, or of the prompt) before this token.
+        chosen: the token at this position.
+        top: the most likely tokens, best first, or those of `logprob_token_ids`.
+        offset: number of characters of the text (of the output, or of the prompt) before this token.
     """
 
     chosen: TokenLogprob
@@ -163,14 +230,14 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What has been generated since the last one; the last one of a choice has a finish reason.
+    """The output of a choice since the delta before; the last delta of a choice has a finish reason.
 
     Attributes:
-        text: may be empty, while a character is incomplete or may be the beginning of a stop string.
-        token_ids: the tokens that were generated; one that ends the sequence counts, as in vLLM.
+        text: may be empty, while a character is incomplete or the text may be the beginning of a stop string.
+        token_ids: the generated tokens; a token that ends the sequence counts, as in vLLM.
         stop_reason: the stop string or token of the request that ended the choice.
-        choice: 0 unless beam search returns several.
-        prompt_logprobs: of the whole prompt, with the first delta, where asked for; None for its first token.
+        choice: 0 unless beam search returns several choices.
+        prompt_logprobs: by position of the prompt, with the first delta, if requested; None for the first token.
     """
 
     text: str
@@ -180,93 +247,3 @@ class Delta:
     stop_reason: int | str | None = None
     choice: int = 0
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
-
-
-def check_characters(text: str, max_length: int, longest_token: int) -> None:
-    """Refuse a text that is surely too long before it is tokenized, which takes 20 s for 20 MB; vLLM does the same.
-
-    Args:
-        longest_token: the characters of the vocabulary's longest token.
-
-    Raises:
-        InputError: it has more characters than so many tokens can have.
-    """
-    if len(text) > (most := max_length * longest_token):
-        raise InputError(
-            f"This model's maximum context length is {max_length} tokens, which have {most} characters at most, but "
-            f"the prompt has {len(text)} characters"
-        )
-
-
-class Engine(Protocol):
-    """What runs the model of a generator: vLLM or `transformers`."""
-
-    @property
-    def max_length(self) -> int:
-        """Most tokens a sequence may have; for a decoder prompt and output together."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether the engine has died: it answers nothing any more."""
-
-    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
-        """The token ids of a prompt, with the special tokens that the model expects."""
-
-    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
-        """As many tokens of a prompt as the options keep.
-
-        Raises:
-            InputError: more are to be kept than the model takes.
-        """
-
-    def generate(
-        self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None
-    ) -> AsyncGenerator[Delta, None]:
-        """Continue a prompt; to close the iterator frees the sequence at once.
-
-        Args:
-            admitted: the request that it is of, which shares the model fairly with others, and is told once the
-                sequence is accepted; None for one of its own.
-
-        Raises:
-            InputError: the prompt is too long; the message has both lengths.
-            EngineDeadError: the engine has died.
-        """
-
-    def close(self) -> None:
-        """Stop; what runs fails. Blocks until it has."""
-
-
-class ChatEngine(Engine, Protocol):
-    """An engine whose chats are rendered, and whose prompts are shown, by this server."""
-
-    async def tokenize_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any] = MappingProxyType({}),
-        options: PromptOptions = DEFAULT_PROMPT_OPTIONS,
-    ) -> list[int]:
-        """The token ids of a chat by the model's chat template.
-
-        Args:
-            messages: their content is a string, a list of parts with a `type` and a `text`, or None.
-            variables: of the template.
-
-        Raises:
-            InputError: the model has no chat template, or it refuses the messages.
-        """
-
-    async def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones too.
-
-        Raises:
-            InputError: a token id is outside of the vocabulary.
-        """
-
-    async def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Tokens as the vocabulary has them.
-
-        Raises:
-            InputError: a token id is outside of the vocabulary.
-        """

@@ -46,7 +46,7 @@ class Level:
             self._value = value
 
 
-class Load:
+class QueueMetrics:
     """How many texts of a model wait and run."""
 
     def __init__(self, model_name: str) -> None:

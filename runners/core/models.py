@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from runners.core.errors import RunnerError
+from runners.core.errors import ModelNotFoundError, ModelNotReadyError, RunnerError
 from runners.core.runner import Runner
 
 
@@ -106,3 +106,37 @@ class Models:
                 slot.reason = "unloaded"
             finally:
                 slot.changing = None
+
+
+def find_model(models: Models, name: str) -> Runner:
+    """The model of that name.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    runner = models.find(name)
+    if runner is None:
+        raise ModelNotFoundError(name)
+    return runner
+
+
+def find_ready_model(models: Models, name: str) -> Runner:
+    """The model of that name, if it is loaded; protocols call this before they read a request's body.
+
+    Raises:
+        ModelNotFoundError: there is none.
+        ModelNotReadyError: it is not loaded.
+    """
+    runner = find_model(models, name)
+    check_ready(runner)
+    return runner
+
+
+def check_ready(runner: Runner) -> None:
+    """
+    Raises:
+        ModelNotReadyError: the model is not loaded.
+    """
+    if not runner.ready:
+        # KServe's text.
+        raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")

@@ -1,4 +1,4 @@
-"""What a request asks of a model: texts or tokens and options in, one prediction a text out."""
+"""The inputs and outputs of a model: texts or tokens with options, and one prediction for each text."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, PromptOptions, Sampling
 
-# The output that a model which ranks texts has for the score of a pair.
+# Names of outputs; a protocol may call them otherwise on its wire.
+# The answer itself, and the first output of every prediction.
+MAIN = "main"
+LOGITS = "logits"
+PROBABILITIES = "probabilities"
+LABELS = "labels"
+# The score of a pair, of a model that ranks texts.
 RELEVANCE = "relevance"
+# Where each token starts and ends in the text.
+OFFSETS = "offsets"
+# How many tokens of the text were left out.
+TRUNCATED_TOKENS = "truncated_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +47,8 @@ class TokenInput:
     token_type_ids: NDArray[np.int64] | None = None
 
 
-class Output(StrEnum):
-    """What a classification or fill-mask prediction is made of."""
+class AnswerForm(StrEnum):
+    """The form of the main output of a classification or of fill-mask."""
 
     LABELS = "labels"
     PROBABILITIES = "probabilities"
@@ -47,16 +57,17 @@ class Output(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the caller wants of each text; `sampling` and `prompt` are for generators, the rest for the others.
+    """The options of a request, resolved; `sampling` and `prompt` are a generator's, the others an encoder's.
 
-    `tensors` are outputs wanted by name, of those that `Runner.named_outputs` lists.
+    Attributes:
+        form: the form of the main output.
+        outputs: the names of the outputs that a prediction has beside the main one.
     """
 
-    output: Output = Output.LABELS
+    form: AnswerForm = AnswerForm.LABELS
     answer: AnswerOptions = field(default_factory=AnswerOptions)
-    reading: ReadingOptions = field(default_factory=ReadingOptions)
-    offsets: bool = False
-    tensors: frozenset[str] = frozenset()
+    overflow: OverflowOptions = field(default_factory=OverflowOptions)
+    outputs: frozenset[str] = frozenset()
     sampling: Sampling = field(default_factory=Sampling)
     prompt: PromptOptions = DEFAULT_PROMPT_OPTIONS
 
@@ -95,8 +106,8 @@ class VocabularyScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Records: columns by name, float32, int64 or str objects, all of one shape.
+class Records:
+    """Named columns, float32, int64 or str objects, all of one shape.
 
     [] is a record, [records] a list of them, [masks, records] a list for every mask.
     """
@@ -108,29 +119,48 @@ class Table:
         return sum(column.size for column in self.columns.values())
 
 
+MainOutput = Numbers | Text | ClassScores | VocabularyScores | Records
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """The answer to one text.
 
-    `offsets` is int64 [tokens, 2]: where each token starts and ends in the text, (0, 0) for special tokens.
-    `tensors` are those asked for by name, each of one text's shape: float32, int64, or str objects.
-    `tokens` is how many the model read, special ones and a prompt's included; 0 where nobody counts them.
+    Attributes:
+        outputs: by name, the main output first. The others are arrays of one text's shape: float32, int64, or str
+            objects; `offsets` is int64 [tokens, 2], with (0, 0) for special tokens.
+        tokens: how many tokens the model read, special ones and a prompt's included; 0 if nobody counts them.
     """
 
-    output: Numbers | Text | ClassScores | VocabularyScores | Table
-    offsets: NDArray[np.int64] | None = None
-    tensors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    outputs: Mapping[str, MainOutput | NDArray[Any]]
     tokens: int = 0
+
+    @property
+    def main(self) -> MainOutput:
+        output = self.outputs[MAIN]
+        assert not isinstance(output, np.ndarray)
+        return output
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The outputs beside the main one."""
+        return {name: output for name, output in self.outputs.items() if isinstance(output, np.ndarray)}
+
+
+# The numpy type of an output's elements; str for texts.
+ElementType = type[np.int64] | type[np.float32] | type[str]
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A tensor as the Open Inference Protocol describes it; -1 is a dimension that varies."""
+class OutputSpec:
+    """An output of a batch.
+
+    Attributes:
+        shape: -1 is a dimension that varies; the first one is the texts'.
+        kind: `ClassScores` or `VocabularyScores` for the scores that protocols may print as maps, else `Numbers`.
+    """
 
     name: str
-    datatype: str
+    dtype: ElementType
     shape: tuple[int, ...]
-
-
-# How many tokens of a text were left out; a named output of every model that reads whole texts or truncates them.
-TRUNCATED_TOKENS = TensorSpec("truncated_tokens", "INT64", (-1,))
+    kind: type[Numbers | ClassScores | VocabularyScores] = Numbers

@@ -1,4 +1,4 @@
-"""How much one request, and all requests together, may ask of the server."""
+"""Limits of one request, and of all requests together."""
 
 from __future__ import annotations
 
@@ -16,107 +16,157 @@ _MIB = 2**20
 
 
 class RequestLimits(BaseModel):
-    """Each is an argument of the server; docs/reference/limits.md says what it protects and what exceeding it gets.
+    """The limits, each an argument of the server; docs/reference/limits.md says what they protect.
 
-    Counts of one request are checked while it is parsed or before any work is done for it.
+    The counts of one request are checked while it is parsed, or before any work is done for it.
     """
 
     model_config = ConfigDict(frozen=True)
 
     max_header_bytes: int = Field(
-        64 * 2**10, ge=1024, description="largest request line and headers together in bytes, larger ones are a 431"
+        64 * 2**10, ge=1024, description="the request line and the headers may have at most this many bytes, else a 431"
     )
-    max_headers: int = Field(256, ge=16, description="most headers of a request, more are a 431")
-    max_url_bytes: int = Field(8 * 2**10, ge=256, description="longest URL in bytes, a longer one is a 414")
-    max_request_bytes: int = Field(32 * _MIB, ge=1, description="largest request body in bytes, a larger one is a 413")
+    max_headers: int = Field(256, ge=16, description="a request may have at most this many headers, else a 431")
+    max_url_bytes: int = Field(8 * 2**10, ge=256, description="a URL may have at most this many bytes, else a 414")
+    max_request_bytes: int = Field(
+        32 * _MIB, ge=1, description="a request body may have at most this many bytes, else a 413"
+    )
     max_buffered_bytes: int = Field(
-        256 * _MIB, ge=1, description="most bytes of request bodies that all connections may hold together, further "
-        "ones are a 503 with Retry-After",
-    )  # fmt: skip
-    max_json_values: int = Field(2**19, ge=1, description="most values in a JSON body, or elements of a gRPC message")
+        256 * _MIB,
+        ge=1,
+        description="the request bodies of all connections together may hold at most this many bytes, else a 503 with "
+        "Retry-After",
+    )
+    max_json_values: int = Field(
+        2**19, ge=1, description="a JSON body may have at most this many values, and a gRPC message this many elements"
+    )
     max_json_containers: int = Field(
-        2**16, ge=1, description="most lists, objects and members of objects in a JSON body, or fields of all "
-        "messages in a gRPC message",
-    )  # fmt: skip
-    max_json_depth: int = Field(64, ge=8, le=256, description="deepest nesting of a JSON body")
+        2**16,
+        ge=1,
+        description="a JSON body may have at most this many lists, objects and members of objects, and a gRPC message "
+        "this many fields in all its messages",
+    )
+    max_json_depth: int = Field(64, ge=8, le=256, description="a JSON body may be nested at most this deeply")
     max_client_batch_size: int = Field(
-        4096, ge=1, description="most texts, pairs or documents in a request, and parts of a chat's messages"
+        4096,
+        ge=1,
+        description="a request may have at most this many texts, pairs or documents, and a chat this many parts of "
+        "messages",
     )
-    max_text_characters: int = Field(_MIB, ge=1, description="most characters of a text")
+    max_text_characters: int = Field(_MIB, ge=1, description="a text may have at most this many characters")
     max_whole_text_characters: int = Field(
-        _MIB // 2, ge=1, description="most characters of a text that is read to its end: with `stride`, without "
-        "`truncation`, or where truncated tokens are counted",
-    )  # fmt: skip
-    max_request_characters: int = Field(
-        32 * _MIB, ge=1, description="most characters of all texts of a request, where a text counts each time it is "
-        "paired with another",
-    )  # fmt: skip
-    max_request_sequences: int = Field(
-        2**15, ge=1, description="most sequences that the model computes for a request: texts times labels, and windows"
+        _MIB // 2,
+        ge=1,
+        description="a text that the tokenizer reads to its end may have at most this many characters: with `stride`, "
+        "without `truncation`, or with `return_truncated_tokens`",
     )
-    max_labels: int = Field(1000, ge=1, description="most names in candidate_labels, targets or ignore_labels")
-    max_label_characters: int = Field(4096, ge=1, description="most characters of such a name")
-    max_top_k: int = Field(1000, ge=1, description="largest top_k of an answer")
-    max_answer_tokens: int = Field(1000, ge=1, description="largest max_answer_len of question answering")
-    max_tensors: int = Field(64, ge=1, description="most inputs, and most outputs, of the Open Inference Protocol")
+    max_request_characters: int = Field(
+        32 * _MIB,
+        ge=1,
+        description="all texts of a request together may have at most this many characters; a text counts each time "
+        "it is paired with another",
+    )
+    max_request_sequences: int = Field(
+        2**15,
+        ge=1,
+        description="a request may make at most this many sequences for the model: one for each label and window of a "
+        "text",
+    )
+    max_labels: int = Field(
+        1000, ge=1, description="candidate_labels, targets and ignore_labels may each have at most this many names"
+    )
+    max_label_characters: int = Field(
+        4096, ge=1, description="a name in these lists may have at most this many characters"
+    )
+    max_top_k: int = Field(1000, ge=1, description="top_k may be at most this large")
+    max_answer_tokens: int = Field(1000, ge=1, description="max_answer_len may be at most this large")
+    max_tensors: int = Field(
+        64,
+        ge=1,
+        description="a request of the Open Inference Protocol may have at most this many inputs, and as many outputs",
+    )
     max_parameters: int = Field(
-        256, ge=1, description="most entries of a request's, an input's or output's parameters, attributes of a "
-        "CloudEvent, and tools of a chat",
-    )  # fmt: skip
-    max_choices: int = Field(1024, ge=1, description="most outputs of a generation request: prompts times n")
-    max_stop_strings: int = Field(64, ge=1, description="most stop strings, and most bad_words, of a request")
-    max_logit_bias: int = Field(1024, ge=1, description="most tokens in logit_bias, and in stop_token_ids")
-    max_messages: int = Field(2048, ge=1, description="most messages of a chat")
+        256,
+        ge=1,
+        description="a request, an input and an output may each have at most this many parameters, a CloudEvent this "
+        "many attributes and a chat this many tools",
+    )
+    max_choices: int = Field(
+        1024, ge=1, description="a generation request may ask for at most this many outputs: its prompts times n"
+    )
+    max_stop_strings: int = Field(
+        64, ge=1, description="a generation request may have at most this many stop strings, and as many bad_words"
+    )
+    max_logit_bias: int = Field(
+        1024, ge=1, description="logit_bias and stop_token_ids may each have at most this many tokens"
+    )
+    max_messages: int = Field(2048, ge=1, description="a chat may have at most this many messages")
     max_answer_numbers: int = Field(
-        8 * _MIB, ge=1, description="most numbers and names in an answer, eight times as many in all answers until "
-        "they are read, and as many log probabilities in all of generation",
-    )  # fmt: skip
+        8 * _MIB,
+        ge=1,
+        description="an answer may have at most this many numbers and names, all unread answers together 8 times as "
+        "many, and all running generation requests together this many log probabilities",
+    )
     max_concurrent_requests: int = Field(
-        512, ge=1, description="most requests under way at once, further ones are a 429 with Retry-After"
+        512, ge=1, description="at most this many requests may run at once, else a 429 with Retry-After"
     )
     max_queue_characters: int = Field(
-        64 * _MIB, ge=1, description="most characters of texts that wait, further requests are a 429 with Retry-After"
+        64 * _MIB,
+        ge=1,
+        description="all waiting texts together may have at most this many characters, else a 429 with Retry-After",
     )
     max_queue_tokens: int = Field(
-        4 * _MIB, ge=1, description="most tokens that wait for the model, and tokens of a request, further requests "
-        "are a 429 with Retry-After",
-    )  # fmt: skip
+        4 * _MIB,
+        ge=1,
+        description="all texts that wait for the model together may have at most this many tokens, else a 429 with "
+        "Retry-After; the limit also holds for the token ids of one request",
+    )
     max_connections: int = Field(
-        4096, ge=1, description="most connections of HTTP, of which idle ones are closed first, and as many of gRPC"
+        4096,
+        ge=1,
+        description="the server holds at most this many HTTP connections, where a further one closes an idle one, and "
+        "as many gRPC connections",
     )
     max_streams: int = Field(
-        128, ge=1, description="most streams over gRPC; a further one ends the one that idles longest, or is refused"
+        128,
+        ge=1,
+        description="the server holds at most this many gRPC streams; a further one ends the one that has been idle "
+        "for longest, or is refused",
     )
-    header_timeout: float = Field(10, gt=0, description="seconds in which a request's headers must arrive")
+    header_timeout: float = Field(10, gt=0, description="the headers of a request must arrive within this many seconds")
     body_timeout: float = Field(
-        30, gt=0, description="seconds after which a request body that makes no progress ends, "
-        "with a 408; progress is 64 KiB or its end",
-    )  # fmt: skip
+        30,
+        gt=0,
+        description="64 KiB of a request body, or its rest, must arrive within this many seconds, else a 408",
+    )
     answer_timeout: float = Field(
-        60, gt=0, description="seconds in which a client must read 64 KiB of its answer, or the rest"
+        60, gt=0, description="a client must read 64 KiB of its answer, or its rest, within this many seconds"
     )
     timeout_keep_alive: int = Field(
-        65, ge=1, description="seconds after which a connection over which no request comes is closed"
+        65, ge=1, description="the server closes a connection that has no request for this many seconds"
     )
 
     def check(self, argument: str, count: int, what: str, param: str | None = None) -> None:
-        """Check an amount against the limit that an argument of the server sets.
+        """Check an amount of a request against a limit.
 
         Args:
-            what: of what there are so many, as a plural: "texts".
+            argument: the name of the limit.
+            count: the amount.
+            what: a plural that names what is counted, for the message: "texts".
+            param: the parameter of the request, for errors that name it.
 
         Raises:
-            LimitExceededError: there are more.
+            LimitExceededError: the amount exceeds the limit.
         """
         limit = getattr(self, argument)
         if count > limit:
             raise LimitExceededError(count, what, argument, limit, param)
 
     def check_texts(self, texts: Sequence[TextInput | TokenInput], options: Options) -> None:
-        """Check how many texts a request has, and how many characters each and all have, before any work for them.
+        """Check the number of texts of a request, and the characters of each and of all, before any work for them.
 
         Raises:
-            LimitExceededError: there are more than the operator allows.
+            LimitExceededError: one of them exceeds its limit.
         """
         self.check("max_client_batch_size", len(texts), "texts")
         longest = characters = tokens = 0

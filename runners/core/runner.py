@@ -1,16 +1,30 @@
-"""What protocols call: a model that can be loaded and asked."""
+"""The runners as protocols see them: a model that is loaded and asked, and one that generates text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
-from runners.core.predictions import Options, Prediction, TensorSpec, TextInput, TokenInput
+from runners.core.generation import (
+    DEFAULT_PROMPT_OPTIONS,
+    AcceptedRequest,
+    Delta,
+    GenerationRequest,
+    Prompt,
+    PromptOptions,
+)
+from runners.core.predictions import Options, OutputSpec, Prediction, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
+
+# An ASGI application: a runner hands it on and does not speak HTTP itself.
+Application = Callable[..., Awaitable[None]]
 
 
 class Runner(Protocol):
-    """A model that can be asked."""
+    """A model that is loaded and asked."""
 
     @property
     def name(self) -> str:
@@ -23,6 +37,10 @@ class Runner(Protocol):
     @property
     def task(self) -> Task | None:
         """What it does; None until that is known."""
+
+    @property
+    def generator(self) -> TextGenerator | None:
+        """The runner itself where its engine is one for generation; None for an encoder."""
 
     @property
     def ready(self) -> bool:
@@ -48,14 +66,14 @@ class Runner(Protocol):
         """What else a client may want to know of the model."""
 
     @property
-    def answer_options(self) -> frozenset[str]:
-        """The names of `AnswerOptions` and `ReadingOptions` that its task has; none until it is loaded."""
+    def supported_options(self) -> SupportedOptions:
+        """The encoder's options that requests may set; none until the model is loaded."""
 
-    def outputs(self, options: Options) -> Sequence[TensorSpec]:
-        """The tensors of an answer, where the request names none."""
+    def outputs(self, options: Options) -> Sequence[OutputSpec]:
+        """The outputs of an answer to a request that names none; the columns of its records, if it has records."""
 
-    def named_outputs(self) -> Sequence[TensorSpec]:
-        """The tensors that a request gets only by their name."""
+    def named_outputs(self) -> Sequence[OutputSpec]:
+        """The outputs that a request gets only by their name."""
 
     async def load(self) -> None:
         """Load and warm the model.
@@ -77,3 +95,87 @@ class Runner(Protocol):
             InputError: a text cannot be served; the message names its position.
             ModelNotReadyError: the model is not loaded.
         """
+
+
+class TextGenerator(Runner, Protocol):
+    """A runner with an engine for generation: `transformers`, or vLLM, which may embed or score instead.
+
+    Each call that asks the engine for something is admitted first, and counts as a request until it is over.
+    """
+
+    @property
+    def limits(self) -> RequestLimits:
+        """The limits of one request."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text; on vLLM it may embed or score instead."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a prompt and its output together; of an encoder-decoder's prompt.
+
+        Raises:
+            ModelNotReadyError: the model is not loaded.
+            EngineDeadError: the engine has died.
+        """
+
+    @property
+    def reports_cached_tokens(self) -> bool:
+        """Whether usage has the number of cached tokens of the prompts."""
+
+    def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AcceptedRequest]:
+        """Continue prompts; the context begins once the request is accepted, and its end frees the sequences.
+
+        Raises:
+            LimitExceededError: there are too many prompts or outputs, or too many characters or tokens.
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: a prompt cannot be continued, or too many log probabilities are asked for.
+            EngineDeadError: the engine has died.
+        """
+
+    def stream(self, text: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
+        """Continue a text. None comes first, once the request is accepted; closing the iterator frees the sequence.
+
+        Raises:
+            RunnerError: as `generate`.
+        """
+
+    async def tokenize(
+        self, prompt: Prompt, options: PromptOptions = DEFAULT_PROMPT_OPTIONS, with_strings: bool = False
+    ) -> tuple[list[int], list[str] | None]:
+        """The token ids of a prompt, and, if `with_strings`, the tokens as the vocabulary writes them.
+
+        Raises:
+            LimitExceededError: the prompt is too long.
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: the prompt cannot be tokenized.
+        """
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special tokens included.
+
+        Raises:
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: a token id is outside of the vocabulary.
+        """
+
+    @property
+    def openai_application(self) -> Application | None:
+        """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
+
+    async def forward(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
+        """Let `openai_application` answer a request, which has so many characters of text.
+
+        Args:
+            scope, receive, send: as ASGI defines them.
+
+        Raises:
+            OverloadedError: too many requests are under way, or too much waits; nothing has been sent then.
+        """
+
+    def serves_openai(self, path: str) -> bool:
+        """Whether `openai_application` answers a path, such as /v1/completions; no without one."""
+
+    async def model_cards(self) -> list[dict[str, Any]]:
+        """The model and its LoRA adapters as vLLM lists them; empty on `transformers`."""

@@ -1,4 +1,4 @@
-"""What is given back once the answer of a request has been sent: until then its client decides how long it is kept."""
+"""Resources of an answer, given back once the answer has been sent: its client decides how long that takes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ _releases: ContextVar[list[Release] | None] = ContextVar("releases", default=Non
 
 
 def collect_releases() -> list[Release]:
-    """Let what the running task holds be given back by the caller, who must call all of the list in the end."""
+    """A list that `release_when_sent` fills in the running task; the caller must call `release_all` with it."""
     releases: list[Release] = []
     _releases.set(releases)
     return releases
+
+
+def release_all(releases: list[Release]) -> None:
+    """Give back what an answer holds, once its client has read it."""
+    for release in releases:
+        release()
 
 
 def release_when_sent(release: Release) -> None:

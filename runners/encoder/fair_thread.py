@@ -1,4 +1,4 @@
-"""A thread that serves many requests, of which none waits for all of another's work."""
+"""A thread that is shared fairly by the work of many requests."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from runners.core.errors import ModelNotReadyError
 T = TypeVar("T")
 
 
-class Share:
-    """What one request has had of a thread so far, in units of cost."""
+class Flow:
+    """The work of one request.
+
+    Attributes:
+        finish: finish tag of its last piece, in units of cost.
+    """
 
     __slots__ = ("finish",)
 
@@ -26,19 +30,19 @@ class Share:
 
 
 @dataclass(slots=True, order=True)
-class _Task(Generic[T]):
-    """A piece of work, ordered by the place where it starts, and by age."""
+class _Piece(Generic[T]):
+    """A piece of work, ordered by its start tag and then by age."""
 
     start: int
     age: int
     work: Callable[[], T] = field(compare=False)
-    # What the log says of the request is in it.
+    # It holds the context of log lines.
     context: contextvars.Context = field(compare=False)
     loop: asyncio.AbstractEventLoop = field(compare=False)
     result: asyncio.Future[T] = field(compare=False)
 
     def run(self) -> None:
-        """Do the work, unless nobody waits for it any more."""
+        """Do the work, unless its caller has been cancelled."""
         if self.result.cancelled():
             return
         try:
@@ -49,14 +53,14 @@ class _Task(Generic[T]):
             self._call(self._succeed, value)
 
     def fail(self, error: BaseException) -> None:
-        """Tell who waits that there is no result; from any thread."""
+        """Raise an error in the caller; from any thread."""
         self._call(self._fail, error)
 
     def _call(self, settle: Callable[..., None], outcome: object) -> None:
         try:
             self.loop.call_soon_threadsafe(settle, outcome)
         except RuntimeError:
-            # The caller's event loop is closed, and nobody waits.
+            # The caller's event loop is closed.
             return
 
     def _succeed(self, value: T) -> None:
@@ -69,14 +73,17 @@ class _Task(Generic[T]):
 
 
 class FairThread:
-    """Runs pieces of work one after another, in the order of start-time fair queueing.
+    """Runs pieces of work one after another, ordered by start-time fair queueing.
 
-    A piece starts where the last piece of its request ended, or at the piece that runs now, whichever is later. Ends
-    are starts plus costs, so that the first piece of a new request overtakes the later ones of a large request.
+    The start tag of a piece is the finish tag of the last piece of its flow, or the start tag of the piece that runs
+    now, whichever is later. Its finish tag is its start tag plus its cost. So the first piece of a new request runs
+    before the later pieces of a large request.
+
+    Source: Goyal, Vin, Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
     """
 
     def __init__(self, name: str) -> None:
-        self._tasks: list[_Task[object]] = []
+        self._pieces: list[_Piece[object]] = []
         self._ages = count()
         self._now = 0
         self._closed = False
@@ -84,45 +91,46 @@ class FairThread:
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, share: Share, cost: int, work: Callable[[], T]) -> T:
-        """What `work` returns or raises, once it has had its turn; a caller that is cancelled before gives it up.
+    async def run(self, flow: Flow, cost: int, work: Callable[[], T]) -> T:
+        """Run `work` when its turn comes, and return what it returns; it is skipped if the caller is cancelled before.
 
         Raises:
             ModelNotReadyError: the thread is closed.
+            Exception: whatever `work` raises.
         """
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
         with self._changed:
             if self._closed:
                 raise ModelNotReadyError("the server is shutting down")
-            start = max(self._now, share.finish)
-            share.finish = start + cost
-            task = _Task(start, next(self._ages), work, contextvars.copy_context(), loop, result)
-            heapq.heappush(self._tasks, task)  # type: ignore[misc]
+            start = max(self._now, flow.finish)
+            flow.finish = start + cost
+            piece = _Piece(start, next(self._ages), work, contextvars.copy_context(), loop, result)
+            heapq.heappush(self._pieces, piece)  # type: ignore[misc]
             self._changed.notify()
         return await result
 
     def close(self) -> None:
-        """Fail what waits; what runs ends by itself."""
+        """Fail the waiting pieces; the piece that runs ends normally."""
         with self._changed:
             self._closed = True
-            for task in self._tasks:
-                task.fail(ModelNotReadyError("the server is shutting down"))
-            self._tasks.clear()
+            for piece in self._pieces:
+                piece.fail(ModelNotReadyError("the server is shutting down"))
+            self._pieces.clear()
             self._changed.notify()
 
     def _work(self) -> None:
-        while (task := self._take()) is not None:
-            task.run()
-            # While the thread waits it would hold the last texts.
-            del task
+        while (piece := self._take()) is not None:
+            piece.run()
+            # Else the waiting thread would keep the last texts in memory.
+            del piece
 
-    def _take(self) -> _Task[object] | None:
+    def _take(self) -> _Piece[object] | None:
         with self._changed:
-            while not self._tasks:
+            while not self._pieces:
                 if self._closed:
                     return None
                 self._changed.wait()
-            task = heapq.heappop(self._tasks)
-            self._now = task.start
-            return task
+            piece = heapq.heappop(self._pieces)
+            self._now = piece.start
+            return piece

@@ -1,4 +1,7 @@
-"""Texts through the Rust tokenizer of a `transformers` fast tokenizer, of long ones no more than is needed."""
+"""Encodings of texts by the Rust tokenizer of a `transformers` fast tokenizer.
+
+Of a text that will be truncated only the beginning is tokenized, as far as it decides the first `max_length` tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,23 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
 
-from runners.core.errors import ArgumentsError, LimitExceededError, naming_text
+from runners.core.errors import ArgumentsError, LimitExceededError, with_text_position
 
 Words = tuple[str, ...]
-# Several times what a token of most languages has on average.
-_CHARACTERS_A_TOKEN = 16
-# How much more of a text is tokenized where its beginning was too short.
+# Several times the average of most languages.
+_CHARACTERS_PER_TOKEN = 16
+# Factor by which the beginning grows if it had too few tokens.
 _GROWTH = 4
-# So many words before a cut their tokens may be others than those of the whole text.
-_WORDS_AT_A_CUT = 4
-# Tokens inside one long word are those of the whole text if they do not depend on where around here it is cut.
+# The tokens of the last words before a cut may differ from those of the whole text.
+_UNCERTAIN_WORDS = 4
+# The first tokens of one long word are trusted if as many other cuts of the word give the same tokens.
 _OTHER_CUTS = 3
 
 
 class TextEncoder:
-    """Encodes texts without padding, in one thread; frees the GIL while it works.
+    """Encodes texts without padding, in one thread; releases the GIL while it works.
 
-    `encode_batch` frees the GIL, `encode` does not: that one is never called.
+    `Tokenizer.encode_batch` releases the GIL. `Tokenizer.encode` does not, so it is never called here.
     """
 
     def __init__(
@@ -38,12 +41,12 @@ class TextEncoder:
         max_length: int,
         add_special_tokens: bool,
         lower_case: bool,
-        most_characters: int,
+        max_characters: int,
     ) -> None:
         """
         Args:
-            most_characters: how many characters of a text are tokenized at most.
-            tokenizer, max_length, add_special_tokens, lower_case: as `TextTokenizer` has them.
+            max_characters: how many characters of a text are tokenized at most.
+            tokenizer, max_length, add_special_tokens, lower_case: see `TextTokenizer`.
 
         Raises:
             ArgumentsError: `max_length` leaves no room for a text beside the special tokens.
@@ -56,23 +59,23 @@ class TextEncoder:
         if lower_case and not _lower_cases(backend.normalizer):
             normalizers = [] if backend.normalizer is None else [backend.normalizer]
             backend.normalizer = Normalizers([Lowercase(), *normalizers])
-        # `post_process` sets token types only if there is a post-processor; this one changes nothing else.
+        # `post_process` sets token types only if there is a post-processor. This one does nothing else.
         backend.post_processor = backend.post_processor or processors.ByteLevel(trim_offsets=False)
         self.max_length = max_length
         self.special_of_pair = special
         self.side: str = tokenizer.truncation_side
         self._backend = backend
         self._add_special_tokens = add_special_tokens
-        self._most_characters = most_characters
-        # A text that is truncated on the left is tokenized whole.
-        beginning = max_length * _CHARACTERS_A_TOKEN if self.side == "right" else most_characters
-        self._long_text = min(beginning, most_characters)
-        # What the tokens of a word are, in WordPiece, only its end decides.
-        self._words_are_whole = isinstance(backend.model, WordPiece | WordLevel)
+        self._max_characters = max_characters
+        # If texts are truncated on the left, the end of a text decides its tokens, so all of it is tokenized.
+        beginning = max_length * _CHARACTERS_PER_TOKEN if self.side == "right" else max_characters
+        self._long_text = min(beginning, max_characters)
+        # In WordPiece the first tokens of a word depend on its last character.
+        self._needs_whole_words = isinstance(backend.model, WordPiece | WordLevel)
         self._truncate()
 
     def copy(self) -> TextEncoder:
-        """An encoder for another thread, of its own settings; both read one vocabulary."""
+        """An encoder for another thread, with its own settings; both share one vocabulary."""
         other = copy.copy(self)
         other._backend = _copy_backend(self._backend)
         other._truncate()
@@ -80,24 +83,24 @@ class TextEncoder:
 
     @property
     def model(self) -> Model:
-        """What makes tokens of words."""
+        """The model of the tokenizer (WordPiece, BPE, Unigram): it splits words into tokens."""
         model: Model = self._backend.model
         return model
 
     @property
     def vocabulary(self) -> Mapping[str, int]:
-        """All tokens by name, added ones too."""
+        """Token ids by token, added tokens included."""
         return self._backend.get_vocab(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str | tuple[str, str]], offsets: bool, positions: Sequence[int]) -> list[Encoding]:
-        """Texts and pairs, truncated to `max_length`, the longer of a pair first.
+        """Encode texts and pairs, truncated to `max_length`; of a pair the longer text is truncated first.
 
         Args:
-            offsets: whether these are wanted; without them it is faster.
-            positions: where the texts stand in their request, for errors.
+            offsets: whether to compute offsets; without them it is faster.
+            positions: positions of the texts in their request, for errors.
 
         Raises:
-            LimitExceededError: a text that would have to be tokenized whole has too many characters.
+            LimitExceededError: a text that has to be tokenized to its end has too many characters.
         """
         short = [item for item in texts if not self._is_long(item)]
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
@@ -108,7 +111,7 @@ class TextEncoder:
         ]
 
     def encode_words(self, texts: Sequence[Words], positions: Sequence[int]) -> list[Encoding]:
-        """As `encode`, of texts that are split into words."""
+        """As `encode`, for texts that are split into words."""
         long = [_count_characters(words) > self._long_text for words in texts]
         short = [words for words, is_long in zip(texts, long, strict=True) if not is_long]
         encoded = iter(
@@ -120,13 +123,13 @@ class TextEncoder:
         ]
 
     def encode_whole(self, item: str | tuple[str, str], settings: Mapping[str, Any] | None = None) -> Encoding:
-        """A text or a pair to its end, truncated by other settings; None truncates nothing."""
+        """Encode all of a text or a pair; truncate it by `settings`, or not at all if None."""
         with self._truncating(settings):
             [encoding] = self._backend.encode_batch([item], add_special_tokens=self._add_special_tokens)
         return encoding
 
     def encode_words_whole(self, words: Words, settings: Mapping[str, Any] | None = None) -> Encoding:
-        """As `encode_whole`, of a text that is split into words."""
+        """As `encode_whole`, for a text that is split into words."""
         with self._truncating(settings):
             [encoding] = self._backend.encode_batch(
                 [words], is_pretokenized=True, add_special_tokens=self._add_special_tokens
@@ -134,13 +137,16 @@ class TextEncoder:
         return encoding
 
     def encode_part(self, text: str | Words, to_end: bool = False) -> tuple[Encoding, bool]:
-        """A text without special tokens, or as much of its beginning as decides its first `max_length` tokens.
+        """Encode a text without special tokens, or the part of it that decides its first `max_length` tokens.
+
+        Args:
+            to_end: whether to tokenize all of the text.
 
         Returns:
-            The encoding, for `keep` and `join`, and whether it is that of the whole text.
+            The encoding, for `keep` and `join`, and whether it covers the whole text.
 
         Raises:
-            LimitExceededError: more of the text would have to be tokenized than may be.
+            LimitExceededError: more characters would have to be tokenized than `max_characters`.
         """
         characters = _count_characters(text)
         length = characters if to_end else self._long_text
@@ -150,22 +156,22 @@ class TextEncoder:
             enough = self.side == "right" and len(encoding) > 2 * self.max_length
             if enough and (at_space or self._is_certain(piece, encoding)):
                 return encoding, False
-            if length >= self._most_characters:
+            if length >= self._max_characters:
                 raise LimitExceededError(
                     characters, "characters of a text that has to be tokenized to its end",
-                    "max_whole_text_characters", self._most_characters,
+                    "max_whole_text_characters", self._max_characters,
                 )  # fmt: skip
-            length = min(length * _GROWTH, self._most_characters)
+            length = min(length * _GROWTH, self._max_characters)
         return self.encode_parts([text])[0], True
 
     def encode_parts(self, texts: Sequence[str | Words]) -> list[Encoding]:
-        """Texts without special tokens or truncation, as the tokenizer encodes them before it joins a pair.
+        """Encode texts without special tokens and truncation, as the tokenizer does before it joins a pair.
 
         Args:
-            texts: all of them texts, or all of them words.
+            texts: either all texts or all split into words.
         """
         post_processor = self._backend.post_processor
-        # It would trim the offsets here and again in `join`.
+        # It would trim the offsets twice: here, and in `join`.
         self._backend.post_processor = None
         try:
             with self._truncating(None):
@@ -178,22 +184,22 @@ class TextEncoder:
             self._backend.post_processor = post_processor
 
     def join(self, first: Encoding, second: Encoding | None = None) -> Encoding:
-        """One encoding with special tokens of one or two that `keep` has cut, truncated to `max_length`."""
+        """Join one or two encodings that `keep` has cut: add special tokens and truncate to `max_length`."""
         return self._backend.post_process(first, second, self._add_special_tokens)
 
     def join_with_each(self, first: Encoding, seconds: Sequence[Encoding]) -> list[Encoding]:
-        """As `join`, with each of the second ones, which are never truncated."""
+        """Join an encoding with each of `seconds`; only the first is truncated."""
         with self._truncating({"strategy": "only_first", "direction": self.side}):
             return [self.join(first, second) for second in seconds]
 
     def keep(self, encoding: Encoding, most: int) -> Encoding:
-        """Cut an encoding to `most` tokens, those on the side that truncation keeps; this consumes the encoding.
+        """Cut an encoding to `most` tokens on the side that truncation keeps; this consumes the encoding.
 
-        We cut tokens, not the text: the tokens of a piece of text depend on the characters around it.
+        Tokens are cut, not the text, because the tokens of a piece of text depend on the characters around it.
         """
         if len(encoding) <= most:
             return encoding
-        # `truncate` moves what it cuts into `overflowing`. We want that part, so we cut from the other end.
+        # `truncate` moves the tokens it cuts to `overflowing`, in parts. Cut from the other end, and keep those parts.
         if self.side == "right":
             encoding.truncate(len(encoding) - most, direction="left")
             parts = encoding.overflowing[::-1]
@@ -203,9 +209,9 @@ class TextEncoder:
         return Encoding.merge(parts, growing_offsets=False)
 
     def _is_long(self, item: str | tuple[str, str]) -> bool:
-        """Whether only the beginning of a text is tokenized, or each of two texts by itself.
+        """Whether a text is tokenized in parts, or the texts of a pair apart.
 
-        The tokenizer pairs every overflowing part of one text with every part of the other: quadratic work.
+        The tokenizer pairs every overflowing part of one text with every part of the other, which is quadratic work.
         """
         if isinstance(item, str):
             return len(item) > self._long_text
@@ -214,23 +220,23 @@ class TextEncoder:
     def _encode_long(self, item: str | tuple[str, str], position: int) -> Encoding:
         if isinstance(item, str):
             return self._encode_long_text(item, position)
-        with naming_text(position):
+        with with_text_position(position):
             return self._encode_long_pair(*item)
 
     def _encode_long_text(self, text: str | Words, position: int) -> Encoding:
-        with naming_text(position):
+        with with_text_position(position):
             encoding, _ = self.encode_part(text)
-        # One token more than the model takes, so that it is marked as truncated.
+        # One token more than fits, so that the text is marked as truncated.
         return self.join(self.keep(encoding, self.max_length + 1))
 
     def _encode_long_pair(self, text: str, pair: str) -> Encoding:
-        """Encode a pair as the tokenizer does, from no more tokens than decide which text is the longer one.
+        """Encode a pair as the tokenizer does, and tokenize only as much as decides which text is longer.
 
-        For texts of more characters than are tokenized that is an estimate. A wrong one keeps one token too many of
-        one text and one too few of the other.
+        If that takes more characters than may be tokenized, the lengths are estimated. A wrong estimate keeps one token
+        too many of one text and one too few of the other.
         """
         (first, first_ends), (second, second_ends) = self.encode_part(text), self.encode_part(pair)
-        # The tokenizer gives the odd token to the longer text, so the longer one keeps one token more than the other.
+        # The tokenizer gives an odd token to the longer text, so that one keeps one token more.
         longer_first = len(first) > len(second)
         room = self.max_length - self.special_of_pair
         has_odd_token = room % 2 == 1 and min(len(first), len(second)) > room // 2
@@ -242,25 +248,25 @@ class TextEncoder:
         )
 
     def _estimate_tokens(self, text: str) -> float:
-        """How many tokens a text has; extrapolated from the beginning of one that is not tokenized to its end."""
-        beginning, _ = cut(text, self._most_characters)
+        """How many tokens a text has, extrapolated from its beginning."""
+        beginning, _ = cut(text, self._max_characters)
         [encoding] = self.encode_parts([beginning])
         return len(encoding) * len(text) / len(beginning)
 
     def _is_certain(self, piece: str | Words, encoding: Encoding) -> bool:
-        """Whether the first tokens of a text are those of a piece of it that may end inside a word.
+        """Whether the first tokens of a piece are the first tokens of its text, if the piece may end inside a word.
 
-        They are if their words end well before the piece does. Of a longer word it depends on the kind of tokenizer:
-        the tokens of BPE and Unigram are those of any text with this beginning, except for patterns such as one letter
-        for ever, where each token depends on how many letters follow. Other cuts show such a pattern.
+        They are if their words end well before the piece does. Otherwise they are inside one long word. BPE and Unigram
+        give it the same first tokens wherever it is cut, except for patterns such as one letter repeated, where each
+        token depends on how many letters follow. Comparing several cuts detects such a pattern.
         """
-        # One token more than the model takes, which `keep` keeps.
+        # `keep` keeps one token more than fits.
         kept = self.max_length + 1
         words = [word for word in encoding.word_ids if word is not None]
         kept_words = [word for word in encoding.word_ids[:kept] if word is not None]
-        if words and kept_words and words[-1] - kept_words[-1] > _WORDS_AT_A_CUT:
+        if words and kept_words and words[-1] - kept_words[-1] > _UNCERTAIN_WORDS:
             return True
-        if self._words_are_whole:
+        if self._needs_whole_words:
             return False
         others = self.encode_parts([_shorten(piece, by) for by in range(1, _OTHER_CUTS + 1)])
         return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
@@ -271,7 +277,7 @@ class TextEncoder:
 
     @contextlib.contextmanager
     def _truncating(self, settings: Mapping[str, Any] | None) -> Iterator[None]:
-        """Truncate by other settings within the block; None turns truncation off."""
+        """Truncate by other settings within the block, or not at all if None."""
         if settings is None:
             self._backend.no_truncation()
         else:
@@ -283,10 +289,11 @@ class TextEncoder:
 
 
 def cut(text: str | Words, length: int) -> tuple[str | Words, bool]:
-    """The beginning of a longer text: up to the last space before `length` if that is near, else `length` characters.
+    """Cut a text that is longer than `length` characters.
 
     Returns:
-        The beginning, and whether it ends before a space.
+        Its beginning, up to the last space in the second half of `length` characters if there is one, and whether it
+        ends before a space.
     """
     if isinstance(text, str):
         end = text.rfind(" ", length // 2, length)
@@ -301,17 +308,17 @@ def cut(text: str | Words, length: int) -> tuple[str | Words, bool]:
 
 
 def _shorten(piece: str | Words, by: int) -> str | Words:
-    """A piece without its last characters, one at least of which a text that is cut has more."""
+    """A piece without its last characters."""
     return piece[:-by] if isinstance(piece, str) else (*piece[:-1], piece[-1][:-by])
 
 
 def _count_characters(text: str | Words) -> int:
-    """How many characters a text has; words count one more each, since an empty one takes time too."""
+    """How many characters a text has; each word counts one more, since an empty word takes time too."""
     return len(text) if isinstance(text, str) else sum(map(len, text)) + len(text)
 
 
 def _copy_backend(backend: Tokenizer) -> Tokenizer:
-    """A tokenizer of the same parts, whose vocabulary is not copied."""
+    """A tokenizer with the same components; the vocabulary is shared."""
     other = Tokenizer(backend.model)
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         if (value := getattr(backend, part)) is not None:
@@ -319,12 +326,12 @@ def _copy_backend(backend: Tokenizer) -> Tokenizer:
     added = backend.get_added_tokens_decoder()
     other.add_tokens([added[index] for index in sorted(added)])
     other.encode_special_tokens = backend.encode_special_tokens
-    # An added token whose id does not follow from its place gets another one.
+    # An added token gets another id if its id does not follow from its order. Then the vocabulary is copied too.
     return other if other.get_added_tokens_decoder() == added else copy.deepcopy(backend)
 
 
 def _lower_cases(normalizer: object) -> bool:
-    """Whether a normalizer lower-cases, by the rule of sentence-transformers."""
+    """Whether a normalizer lower-cases, as sentence-transformers tests it."""
     return isinstance(normalizer, Lowercase) or (
         isinstance(normalizer, Normalizers) and any(isinstance(each, Lowercase) for each in normalizer)  # type: ignore[attr-defined]
     )

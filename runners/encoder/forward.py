@@ -1,14 +1,14 @@
-"""The forward pass of a batch as rectangles of tokens, and what every forward pass shares.
+"""The forward pass of a padded batch, and what all forward passes share.
 
-A model runs padding-free where it can (packing.py). Where it cannot, its batches are padded; where padding changes its
-answers they are made of texts of one length; and where even other rows do, a text runs by itself. Which of these holds
-is found out by trying, at load (forward_choice.py).
+There are four kinds, the fastest first. A batch is packed without padding (packing.py). If the model does not support
+that, the batch is padded. If padding changes answers, a batch has texts of one length only. If the other rows of a
+batch change answers too, each text runs alone. The kind is selected by probing at load (forward_selection.py).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from itertools import chain
 from typing import Any
@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from runners.encoder.queue import BatchMode
-from runners.encoder.rope import LengthDependentRope
+from runners.encoder.batch_mode import BatchMode
 from runners.encoder.sequences import TokenizedText
+from runners.modeling.attention import SparseAttention
+from runners.modeling.rotary import LengthDependentRope
 
 Groups = list[list[int]]
 
 
-class Rows(Enum):
-    """Which token rows a head reads."""
+class TokenSelection(Enum):
+    """Which tokens' scores a task reads: all, those of the first token, or those of the mask tokens."""
 
     ALL = auto()
     FIRST = auto()
@@ -38,9 +39,9 @@ class Forward(ABC):
     """A forward pass over a batch of texts.
 
     Attributes:
-        name: what the log calls it.
+        name: its name in the log.
         mode: which texts may share a batch.
-        at_once: how many batches may be under way, each in a thread of its own.
+        at_once: how many batches may run at the same time, each in its own thread.
     """
 
     name: str
@@ -49,13 +50,17 @@ class Forward(ABC):
 
     @abstractmethod
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
-        """What the head says of the rows it reads: [rows, classes], and how many rows are each text's."""
+        """Run a batch.
+
+        Returns:
+            The scores of the selected tokens of all texts, [rows, classes], and how many rows belong to each text.
+        """
 
     def run_checked(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
-        """As `run`.
+        """Run a batch, and check that the model does what this forward pass relies on.
 
         Raises:
-            ValueError: the model does not compute what this forward pass relies on.
+            ValueError: it does not.
         """
         return self.run(texts)
 
@@ -63,22 +68,26 @@ class Forward(ABC):
         """Prepare the model for this forward pass."""
 
     def detach(self) -> None:  # noqa: B027
-        """Give the model back as it was before `attach`."""
+        """Undo `attach`."""
 
 
-def count_rows(texts: Sequence[TokenizedText], rows: Rows, mask_token_id: int | None) -> list[int]:
-    """How many rows of each text a head reads."""
-    match rows:
-        case Rows.ALL:
+def count_rows(texts: Sequence[TokenizedText], selection: TokenSelection, mask_token_id: int | None) -> list[int]:
+    """How many rows of scores each text has."""
+    match selection:
+        case TokenSelection.ALL:
             return [len(text.input_ids) for text in texts]
-        case Rows.FIRST:
+        case TokenSelection.FIRST:
             return [1] * len(texts)
-        case Rows.MASKS:
+        case TokenSelection.MASKS:
             return [int((text.input_ids == mask_token_id).sum()) for text in texts]
 
 
 def pad(texts: Sequence[TokenizedText], padding_id: int, side: str) -> dict[str, NDArray[np.int64]]:
-    """The texts as rectangles, [texts, tokens] each, padded on the `right` or the `left`."""
+    """Pad texts on the `right` or the `left`.
+
+    Returns:
+        `input_ids`, `attention_mask` and `token_type_ids`: int64 [texts, tokens of the longest text] each.
+    """
     longest = max(len(text.input_ids) for text in texts)
     arrays = {
         name: np.zeros((len(texts), longest), dtype=np.int64)
@@ -95,7 +104,7 @@ def pad(texts: Sequence[TokenizedText], padding_id: int, side: str) -> dict[str,
 
 
 def group_by_length(texts: Sequence[TokenizedText]) -> Groups:
-    """The positions of the texts, those of one length together."""
+    """Group texts of equal length: their positions."""
     groups: dict[int, list[int]] = {}
     for position, text in enumerate(texts):
         groups.setdefault(len(text.input_ids), []).append(position)
@@ -103,7 +112,7 @@ def group_by_length(texts: Sequence[TokenizedText]) -> Groups:
 
 
 def group_above(limit: int, texts: Sequence[TokenizedText]) -> Groups:
-    """The positions of the texts, all up to a limit of tokens together, of longer ones those of one length."""
+    """Group all texts up to `limit` tokens, and longer texts of equal length: their positions."""
     groups = group_by_length(texts)
     short = sorted(chain.from_iterable(group for group in groups if len(texts[group[0]].input_ids) <= limit))
     longer = [group for group in groups if len(texts[group[0]].input_ids) > limit]
@@ -111,95 +120,103 @@ def group_above(limit: int, texts: Sequence[TokenizedText]) -> Groups:
 
 
 def group_singly(texts: Sequence[TokenizedText]) -> Groups:
-    """The positions of the texts, each by itself."""
+    """Each text alone: their positions."""
     return [[position] for position in range(len(texts))]
 
 
 class ModelInputs:
-    """What a model is given, and where its output is."""
+    """Calls a model: passes the tensors that it takes, and finds its scores in its output."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         names: frozenset[str],
-        rows: Rows,
+        selection: TokenSelection,
         mask_token_id: int | None,
         padding_id: int,
     ) -> None:
         """
         Args:
-            names: which of input_ids, attention_mask and token_type_ids the model is given.
-            rows: which the head reads.
-            padding_id: the token that padding is made of.
+            names: which of input_ids, attention_mask and token_type_ids the model gets.
+            selection: which tokens' scores are read.
+            padding_id: token id of the padding.
         """
         self.model = model
         self.names = names
-        self.rows = rows
+        self.selection = selection
         self.mask_token_id = mask_token_id
         self.padding_id = padding_id
-        # Some weights of a model in 16 bit may be float32.
+        # A 16-bit model may have some float32 weights.
         floating = (weight.dtype for weight in model.parameters() if weight.is_floating_point())
         self.dtype = min(floating, key=lambda dtype: dtype.itemsize)
-        # Only generation reads what a decoder would keep of a text.
+        # Only generation uses the cache of a decoder.
         model.config.get_text_config().use_cache = False
-        self._selector = _RowSelector(_selected_module(model, rows)) if rows is not Rows.ALL else None
-        self._attention_types = AttentionTypes(model)
+        self._selector: _RowSelector | None = None
+        if selection is not TokenSelection.ALL:
+            self._selector = _RowSelector(_selected_module(model, selection))
+        self._sparse_attention = SparseAttention(model)
         self.rope = LengthDependentRope(model)
 
     def count_rows(self, texts: Sequence[TokenizedText]) -> list[int]:
-        return count_rows(texts, self.rows, self.mask_token_id)
+        return count_rows(texts, self.selection, self.mask_token_id)
 
     def call(self, tensors: dict[str, Tensor], select: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Run the model; the head's output where it has one, else the last hidden state.
-
-        A head for question answering has two outputs, which become the last dimension.
+        """Run the model.
 
         Args:
-            tensors: [texts, tokens] each.
-            select: leaves only some rows of the last hidden state, before the head reads it.
+            tensors: int64 [texts, tokens] each.
+            select: selects rows of the last hidden state, [texts, tokens, hidden], before the model's head runs.
+
+        Returns:
+            The output of the model's head, or the last hidden state if it has none: [texts, tokens, classes], or
+            [texts, classes] if the head reads one token. The two outputs of a head for question answering are stacked
+            as classes.
+
+        Raises:
+            ValueError: the model has neither of these outputs.
         """
         if self._selector is not None:
             self._selector.select = select
         tokens = tensors["input_ids"].shape[1]
-        self._attention_types.restore(tokens)
+        self._sparse_attention.restore(tokens)
         self.rope.reset()
         output = self.model(**tensors)
-        self._attention_types.learn(tokens)
+        self._sparse_attention.observe(tokens)
         if hasattr(output, "start_logits"):
             return torch.stack((output.start_logits, output.end_logits), dim=-1)
         logits: Tensor | None = getattr(output, "logits", None)
         scores: Tensor | None = getattr(output, "last_hidden_state", None) if logits is None else logits
         if scores is None:
             raise ValueError(f"it gives {' and '.join(output.keys())}, and no vector for each token")
-        # Perceiver answers for as many tokens as it has positions.
-        return scores[:, :tokens] if self.rows is not Rows.FIRST and select is None else scores
+        # Perceiver returns a row for each of its positions.
+        return scores[:, :tokens] if self.selection is not TokenSelection.FIRST and select is None else scores
 
     def run_alone(self, text: TokenizedText) -> Tensor:
-        """What the stock model says of one text, without padding: [rows, classes].
+        """The scores of one text that runs alone without padding, by the stock model: [rows, classes].
 
         Raises:
-            ValueError: it does not answer row by row.
+            ValueError: the model does not return a row per token.
         """
         tensors = self.to_tensors(pad([text], self.padding_id, "right"))
         output = self.call(tensors)
         tokens = len(text.input_ids)
-        expected = (1,) if self.rows is Rows.FIRST else (1, tokens)
+        expected = (1,) if self.selection is TokenSelection.FIRST else (1, tokens)
         if output.shape[:-1] != expected:
             raise ValueError(f"it answers a text of {tokens} tokens with the shape {list(output.shape)}")
-        match self.rows:
-            case Rows.ALL:
+        match self.selection:
+            case TokenSelection.ALL:
                 return output[0]
-            case Rows.FIRST:
+            case TokenSelection.FIRST:
                 return output
-            case Rows.MASKS:
+            case TokenSelection.MASKS:
                 return output[0, torch.from_numpy(np.flatnonzero(text.input_ids == self.mask_token_id))]
 
     def to_tensors(self, arrays: dict[str, NDArray[np.int64]]) -> dict[str, Tensor]:
-        """Those of the arrays that the model takes, where the model is."""
+        """The arrays that the model takes, as tensors on its device."""
         return {name: self.to_device(array) for name, array in arrays.items() if name in self.names}
 
     def to_device(self, array: NDArray[Any]) -> Tensor:
-        """As a tensor where the model is; to a GPU through pinned memory."""
+        """A tensor on the model's device; to a GPU through pinned memory."""
         tensor = torch.from_numpy(array)
         if self.model.device.type != "cuda":
             return tensor
@@ -207,7 +224,7 @@ class ModelInputs:
 
 
 class PaddedForward(Forward):
-    """A batch as a rectangle, the texts' order kept; batches are best made of texts of like length."""
+    """Runs a batch as a padded rectangle; best for texts of similar length."""
 
     mode = BatchMode.PADDED
 
@@ -215,7 +232,7 @@ class PaddedForward(Forward):
         """
         Args:
             side: where padding goes, `right` or `left`.
-            selects: whether rows can be selected before the head reads them, which saves their part of the head.
+            selects: whether tokens are selected before the model's head runs, so that it runs on fewer rows.
         """
         self.name = f"padded on the {side}"
         self._inputs = inputs
@@ -228,12 +245,12 @@ class PaddedForward(Forward):
         real = arrays["attention_mask"].astype(bool)
         tensors = inputs.to_tensors(arrays)
         counts = inputs.count_rows(texts)
-        match inputs.rows:
-            case Rows.ALL:
+        match inputs.selection:
+            case TokenSelection.ALL:
                 return inputs.call(tensors)[inputs.to_device(real)], counts
-            case Rows.FIRST:
+            case TokenSelection.FIRST:
                 output = inputs.call(tensors)
-            case Rows.MASKS:
+            case TokenSelection.MASKS:
                 masks = inputs.to_device(np.flatnonzero(real & (arrays["input_ids"] == inputs.mask_token_id)))
 
                 def select(hidden: Tensor) -> Tensor:
@@ -244,14 +261,14 @@ class PaddedForward(Forward):
 
 
 class GroupedForward(Forward):
-    """A batch in parts, each of which another forward pass runs by itself."""
+    """Splits a batch into groups, and runs each with another forward pass."""
 
     def __init__(self, forward: Forward, mode: BatchMode, group: Callable[[Sequence[TokenizedText]], Groups]) -> None:
         """
         Args:
-            forward: runs the parts.
-            mode: how the queue is to make batches.
-            group: the positions of the texts, those of a part together.
+            forward: runs the groups.
+            mode: how the queue makes batches.
+            group: groups the texts of a batch, by their positions.
         """
         self._forward = forward
         self._group = group
@@ -267,7 +284,7 @@ class GroupedForward(Forward):
 
 
 class _RowSelector:
-    """Leaves only some token rows of a module's output, while a selection is set."""
+    """Selects rows of a module's last hidden state with a hook, while `select` is set."""
 
     def __init__(self, module: nn.Module) -> None:
         self.select: Callable[[Tensor], Tensor] | None = None
@@ -279,42 +296,14 @@ class _RowSelector:
         return output
 
 
-def _selected_module(model: PreTrainedModel, rows: Rows) -> nn.Module:
-    """The module whose output the head reads; a pooler in between must get the selected rows too."""
+def _selected_module(model: PreTrainedModel, selection: TokenSelection) -> nn.Module:
+    """The module whose output the model's head reads; with a pooler in between, the module before the pooler."""
     base = model.base_model
     encoder = getattr(base, "encoder", None)
-    if rows is Rows.FIRST and getattr(base, "pooler", None) is not None and isinstance(encoder, nn.Module):
+    if (
+        selection is TokenSelection.FIRST
+        and getattr(base, "pooler", None) is not None
+        and isinstance(encoder, nn.Module)
+    ):
         return encoder
     return base
-
-
-class AttentionTypes:
-    """The sparse attention of BigBird and BigBird-Pegasus, which a short batch turns off for all that come after it.
-
-    It is turned on again before a batch of more tokens than any that has turned it off.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        found = _find_outermost(model, "set_attention_type")
-        # The module's own may have been turned off already.
-        self._modules = {module: module.config.attention_type for module in found}
-        self._short = 0
-
-    def restore(self, tokens: int) -> None:
-        """Before a batch of so many tokens a row."""
-        if tokens > self._short:
-            for module, attention_type in self._modules.items():
-                module.set_attention_type(attention_type)
-
-    def learn(self, tokens: int) -> None:
-        """After it."""
-        if any(module.attention_type != attention_type for module, attention_type in self._modules.items()):
-            self._short = max(self._short, tokens)
-
-
-def _find_outermost(module: nn.Module, attribute: str) -> Iterable[Any]:
-    if hasattr(module, attribute):
-        yield module
-        return
-    for child in module.children():
-        yield from _find_outermost(child, attribute)

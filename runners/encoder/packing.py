@@ -1,8 +1,8 @@
-"""The padding-free ("packed") forward pass: the texts of a batch lie end to end as one row of T tokens.
+"""The packed (padding-free) forward pass: the texts of a batch are concatenated to one row of T tokens.
 
-Attention is confined to each text. Stock `transformers` models run so without a change: an attention function is
+Attention stays within each text. Stock `transformers` models run this way without changes: an attention function is
 registered under a name (`AttentionInterface`), positions restart at every text, and a hook on the encoder's output
-leaves only the tokens that the head reads.
+selects the tokens that the model's head reads.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
-from runners.encoder.forward import Forward, ModelInputs, Rows
-from runners.encoder.queue import BatchMode
+from runners.encoder.batch_mode import BatchMode
+from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.loading import position_padding
 
 _NAME = "packed"
-# Kernels are built and cached a number of rows, so batches are rounded up to a multiple of this.
+# Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.
 ROW_MULTIPLE = 16
-# The options that models call attention with: those that packed attention computes, and those that change no score.
+# The options that models call attention with: first those that packed attention computes, then those that change no
+# score.
 _KNOWN_OPTIONS = frozenset({"is_causal", "position_bias", "scaling", "sliding_window"}) | frozenset(
     {
         "attention_mask", "cu_seq_lens_k", "cu_seq_lens_q", "deterministic", "max_length_k", "max_length_q",
@@ -38,29 +39,29 @@ _KNOWN_OPTIONS = frozenset({"is_causal", "position_bias", "scaling", "sliding_wi
 
 
 @dataclass(slots=True)
-class _Watch:
-    """What a model asks of attention while it runs a batch.
+class _AttentionCalls:
+    """What a model requests of attention while it runs a batch.
 
     Attributes:
-        calls: how many there were.
-        obstacles: why packed attention does not compute what was asked for.
-        windows: the sliding windows of the calls.
-        mask_sizes: to how many tokens the model's masks confine attention, which packed attention never sees.
+        count: how many calls there were.
+        unsupported: what packed attention does not compute.
+        windows: the sliding windows of the calls, in tokens.
+        mask_sizes: the windows of the model's masks, in tokens; packed attention does not get these masks.
     """
 
-    calls: int = 0
-    obstacles: list[str] = field(default_factory=list)
+    count: int = 0
+    unsupported: list[str] = field(default_factory=list)
     windows: set[int] = field(default_factory=set)
     mask_sizes: set[int] = field(default_factory=set)
 
-    def find_obstacle(self, layers: int) -> str | None:
-        """Why the texts were not computed by themselves; None if they were."""
-        if self.calls < layers:
-            return f"{self.calls} of its {layers} layers call the attention interface"
-        if self.obstacles:
-            return self.obstacles[0]
+    def unsupported_reason(self, layers: int) -> str | None:
+        """Why packed attention does not fit the model; None if it fits."""
+        if self.count < layers:
+            return f"{self.count} of its {layers} layers call the attention interface"
+        if self.unsupported:
+            return self.unsupported[0]
         for size in sorted(self.mask_sizes):
-            # The mask of a window to both sides includes its end, which the option does not.
+            # A mask of a two-sided window includes the window's end; the option `sliding_window` does not.
             if not {size, size + 1} & self.windows:
                 return f"its mask confines attention to {size} tokens"
         return None
@@ -68,23 +69,28 @@ class _Watch:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the texts of a packed batch lie: bounds[i] to bounds[i + 1] is text i, T rows in all.
+    """Where the texts of a packed batch are.
 
     Attributes:
-        watch: is told of each call of the attention function; None where nobody watches.
+        bounds: text i has the rows from bounds[i] to bounds[i + 1].
+        cu_seqlens: the bounds as int32 [texts + 1], on the model's device.
+        longest: tokens of the longest text.
+        total: T, the rows of the batch, padding rows included.
+        calls: records the calls of the attention function; None unless the model is probed.
+        window_masks: the masks that have been made for this batch.
     """
 
     bounds: list[int]
     cu_seqlens: Tensor
     longest: int
     total: int
-    watch: _Watch | None = None
+    calls: _AttentionCalls | None = None
     window_masks: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
 
     def window_mask(self, length: int, window: int | None, is_causal: bool) -> Tensor | None:
-        """Which tokens see which, bool [length, length], where a window of |i - j| < window leaves some out.
+        """The mask of a sliding window, |i - j| < window: bool [length, length]; None if it masks nothing.
 
-        Made once a batch: all layers with a window ask for the same.
+        It is made once per batch, since all layers with a window need the same mask.
         """
         if window is None or length <= window:
             return None
@@ -97,22 +103,29 @@ class _Layout:
         return self.window_masks[key]
 
 
-# A model runs in one thread; the attention function finds the layout of that thread's batch here.
+# The layout of the batch that this thread runs; the attention function reads it.
 _current = threading.local()
 
 
 def _packed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """Attention inside each text: [1, heads, T, d] to [1, T, heads, d]."""
+    """Attention within each text.
+
+    Args:
+        query, key, value: [1, heads, T, d]; key and value may have fewer heads (grouped-query attention).
+
+    Returns:
+        [1, T, heads, d], and no attention weights.
+    """
     layout: _Layout = _current.layout
-    if layout.watch is not None:
-        _watch_call(layout.watch, query, key, mask, options, layout.total)
+    if layout.calls is not None:
+        _record_call(layout.calls, query, key, mask, options, layout.total)
     scale: float | None = options.get("scaling")
     window: int | None = options.get("sliding_window")
     is_causal = options.get("is_causal")
     if is_causal is None:
-        # The same default as in `transformers`' own function for SDPA.
+        # The default of `sdpa_attention_forward` in `transformers`.
         is_causal = bool(getattr(module, "is_causal", True))
     bias: Tensor | None = options.get("position_bias")
     if query.device.type == "cuda" and query.dtype != torch.float32:
@@ -136,25 +149,25 @@ def _packed_attention(
 
 
 def _add_bias(bias: Tensor, seen: Tensor | None, is_causal: bool) -> Tensor:
-    """The position bias of one text, [1, heads, length, length], with -inf where a token does not see another."""
+    """Mask the position bias of one text with -inf: [1, heads, length, length]."""
     if seen is None and is_causal:
         seen = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
     return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
 
-def _watch_call(
-    watch: _Watch, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], total: int
+def _record_call(
+    calls: _AttentionCalls, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any], total: int
 ) -> None:
-    watch.calls += 1
+    calls.count += 1
     if (window := options.get("sliding_window")) is not None:
-        watch.windows.add(int(window))
+        calls.windows.add(int(window))
     unknown = [name for name, value in options.items() if name not in _KNOWN_OPTIONS and _is_set(value)]
     if unknown:
-        watch.obstacles.append(f"its attention has {unknown[0]}")
+        calls.unsupported.append(f"its attention has {unknown[0]}")
     if query.shape[2] != total or key.shape[2] != total:
-        watch.obstacles.append("it attends to other rows than those of the batch")
+        calls.unsupported.append("it attends to other rows than those of the batch")
     if mask is not None and bool((~mask if mask.dtype == torch.bool else mask).any()):
-        watch.obstacles.append("it makes an attention mask of its own")
+        calls.unsupported.append("it makes an attention mask of its own")
 
 
 def _is_set(value: object) -> bool:
@@ -170,6 +183,7 @@ def _attend_on_gpu(
     window: int | None,
     is_causal: bool,
 ) -> Tensor:
+    """As `_packed_attention`, in one kernel for 16-bit dtypes: [1, T, heads, d]."""
     from torch.nn.attention.varlen import varlen_attn
 
     rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
@@ -183,11 +197,11 @@ def _attend_on_gpu(
 
 
 def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
-    """The mask of packed attention: the layout takes its place."""
+    """Packed attention gets no mask; the layout replaces it."""
     layout: _Layout = _current.layout
-    # Some configs say 0 for a window that no layer has.
-    if layout.watch is not None and local_size:
-        layout.watch.mask_sizes.add(int(local_size))
+    # Some configs have a window of 0 tokens, which no layer uses.
+    if layout.calls is not None and local_size:
+        layout.calls.mask_sizes.add(int(local_size))
 
 
 AttentionInterface.register(_NAME, _packed_attention)
@@ -195,7 +209,7 @@ AttentionMaskInterface.register(_NAME, _no_mask)
 
 
 class PackedForward(Forward):
-    """All texts of a batch in one row of tokens."""
+    """Runs all texts of a batch as one row of tokens."""
 
     name = mode = BatchMode.PACKED
 
@@ -210,15 +224,15 @@ class PackedForward(Forward):
         self._stock_attention = [(config, config._attn_implementation) for config in _find_configs(inputs.model)]
 
     def attach(self) -> None:
-        """Let the model call packed attention; one that does not call the interface keeps its own.
+        """Let the model call packed attention, if it calls attention through the interface.
 
         Raises:
-            Exception: a part of the model takes no other attention.
+            Exception: a part of the model does not allow another attention function.
         """
         self._inputs.model.set_attn_implementation(_NAME)
 
     def detach(self) -> None:
-        """Give the model its own attention back."""
+        """Restore the model's own attention."""
         for config, implementation in self._stock_attention:
             config._attn_implementation_internal = implementation
 
@@ -226,19 +240,19 @@ class PackedForward(Forward):
         return self._run(texts, None)
 
     def run_checked(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
-        """As `run`.
+        """Run a batch, and check how the model calls attention.
 
         Raises:
-            ValueError: a layer has not called the attention function, or not for the texts by themselves.
+            ValueError: a layer does not call the attention function, or with an option that it does not support.
         """
-        watch = _Watch()
-        result = self._run(texts, watch)
+        calls = _AttentionCalls()
+        result = self._run(texts, calls)
         layers = int(getattr(self._inputs.model.config.get_text_config(), "num_hidden_layers", 1))
-        if (obstacle := watch.find_obstacle(layers)) is not None:
-            raise ValueError(obstacle)
+        if (reason := calls.unsupported_reason(layers)) is not None:
+            raise ValueError(reason)
         return result
 
-    def _run(self, texts: Sequence[TokenizedText], watch: _Watch | None) -> tuple[Tensor, list[int]]:
+    def _run(self, texts: Sequence[TokenizedText], calls: _AttentionCalls | None) -> tuple[Tensor, list[int]]:
         inputs = self._inputs
         lengths = [len(text.input_ids) for text in texts]
         bounds = np.cumsum([0, *lengths], dtype=np.int32)
@@ -250,7 +264,7 @@ class PackedForward(Forward):
             arrays["token_type_ids"] = _join([text.token_type_ids for text in texts], total)
         tensors = {name: inputs.to_device(array[None]) for name, array in arrays.items()}
         cu_seqlens = torch.from_numpy(bounds).to(inputs.model.device)
-        _current.layout = _Layout(bounds.tolist(), cu_seqlens, max(lengths), total, watch)
+        _current.layout = _Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls)
         counts = inputs.count_rows(texts)
         output = inputs.call(tensors, self._selection(arrays["input_ids"], bounds, lengths))
         return output.reshape(-1, output.shape[-1])[: sum(counts)], counts
@@ -265,31 +279,34 @@ class PackedForward(Forward):
     def _selection(
         self, input_ids: NDArray[np.int64], bounds: NDArray[np.int32], lengths: list[int]
     ) -> Callable[[Tensor], Tensor] | None:
-        match self._inputs.rows:
-            case Rows.ALL:
+        match self._inputs.selection:
+            case TokenSelection.ALL:
                 return None
-            case Rows.FIRST if self._mean:
+            case TokenSelection.FIRST if self._mean:
                 return lambda hidden: torch.stack(
                     [text.mean(0, keepdim=True) for text in torch.split(hidden[0, : bounds[-1]], lengths)]
                 )
-            case Rows.FIRST:
+            case TokenSelection.FIRST:
                 firsts = self._inputs.to_device(bounds[:-1].astype(np.int64))
                 return lambda hidden: hidden[0, firsts][:, None]
-            case Rows.MASKS:
+            case TokenSelection.MASKS:
                 found = np.flatnonzero(input_ids[: bounds[-1]] == self._inputs.mask_token_id)
                 masks = self._inputs.to_device(found)
                 return lambda hidden: hidden[:, masks]
 
 
 def _find_configs(model: PreTrainedModel) -> list[PretrainedConfig]:
-    """The configs of a model and of all the models in it."""
+    """The configs of a model and of the models inside it, each once."""
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     configs += [getattr(config, name) for config in configs for name in config.sub_configs if getattr(config, name)]
     return list({id(config): config for config in configs}.values())
 
 
 def _join(arrays: Sequence[NDArray[np.int64]], total: int) -> NDArray[np.int64]:
-    """One row of `total` numbers; what the texts leave free repeats the first, which every table has an entry for."""
+    """Concatenate arrays to one row: int64 [total].
+
+    Padding repeats the first number, since every embedding table has a row for it.
+    """
     row = np.full(total, arrays[0][0], dtype=np.int64)
     np.concatenate(arrays, out=row[: sum(map(len, arrays))])
     return row

@@ -1,9 +1,9 @@
-"""Texts that show how a model is to be run, and what the stock model says of each alone."""
+"""Probe texts, and the stock model's scores of each text alone."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,45 +15,35 @@ from transformers import PretrainedConfig
 from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
 from runners.encoder.sequences import TokenizedText
+from runners.modeling.attention import read_attention_windows
 from runners.modeling.loading import count_positions
 
-# Words of the texts that are tried; others are longer than what the model's attention reaches, up to a limit.
+# Lengths of the probe texts in words. If attention has a window, longer texts are added, up to a limit.
 PROBE_WORDS = (1, 8, 24)
 _MOST_PROBE_WORDS = 1100
 _INPUTS_BESIDE_TEXT = ("bbox", "image", "pixel_values", "visual_embeds", "visual_feats")
 
 
 def count_probe_words(config: PretrainedConfig) -> tuple[int, ...]:
-    """The lengths, in words, of texts that show how a model of this config is to be run."""
-    reach = max(read_reaches(config.get_text_config()))
-    if not reach:
+    """The lengths of the probe texts for a model with this config, in words."""
+    window = max(read_attention_windows(config.get_text_config()))
+    if not window:
         return PROBE_WORDS
-    # One that is read whole, and one that is not.
-    return (*PROBE_WORDS, min(reach // 2, _MOST_PROBE_WORDS), min(reach + PROBE_WORDS[-1], _MOST_PROBE_WORDS))
-
-
-def read_reaches(config: PretrainedConfig) -> Iterator[int]:
-    """How many tokens attention reaches, where it does not reach all; 0 where it does."""
-    # Layers may differ, and then no value holds for all.
-    for each in config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]:
-        for name in ("sliding_window", "local_attention", "attention_window"):
-            value = getattr(each, name, None) or 0
-            yield from value if isinstance(value, list) else [value]
-    if getattr(config, "attention_type", None) == "block_sparse":
-        yield (5 + 2 * config.num_random_blocks) * config.block_size
+    # One text that fits into the window, and one that does not.
+    return (*PROBE_WORDS, min(window // 2, _MOST_PROBE_WORDS), min(window + PROBE_WORDS[-1], _MOST_PROBE_WORDS))
 
 
 class Probe:
-    """Texts of unequal lengths that the stock model runs, and others to put in their places.
+    """Texts of different lengths that the stock model runs, and replacements for them.
 
     Attributes:
-        texts: those up to the length above which positions depend on the longest text of a batch.
-        expected: what the stock model says of each: [rows, classes].
-        long_texts: one above that length, if there is one, and another one as long.
-        long_expected: the same of these.
-        copies: how many of the texts make a batch of more tokens than the model has positions for a text; 1 where no
+        texts: the texts up to the rotary limit, above which positions depend on the longest text of a batch.
+        expected: the stock model's scores of each of these texts: [rows, classes] each.
+        long_texts: one text above the rotary limit, if there is one, and its replacement.
+        long_expected: the stock model's scores of the long texts: [rows, classes] each.
+        copies: how often `texts` are repeated in a batch that has more tokens than the model has positions; 1 if no
             batch is so large.
-        refused: why the stock model does not run some of the texts that it was given; empty if it runs all.
+        refused: why the stock model refuses some of the texts; empty if it runs all.
     """
 
     def __init__(
@@ -65,13 +55,13 @@ class Probe:
     ) -> None:
         """
         Args:
-            max_batch_tokens: budget of the batches that are served.
-            texts: as the model's own tokenizer makes them; those that the stock model refuses are left out.
-            ordinary_ids: token ids that texts are made of, which the model has embeddings for: int64 [ids].
+            texts: as the model's tokenizer encodes them; texts that the stock model refuses are left out.
+            ordinary_ids: int64 [ids], ids of tokens that are not special and that the model has embeddings for.
+            max_batch_tokens: the largest batch that is served, in tokens.
 
         Raises:
-            ModelLoadError: the stock model refuses all of them.
-            torch.OutOfMemoryError: there is no memory to run one.
+            ModelLoadError: the stock model refuses all texts.
+            torch.OutOfMemoryError: there is not enough memory to run a text.
         """
         self.inputs = inputs
         self._ordinary_ids = ordinary_ids
@@ -94,7 +84,7 @@ class Probe:
 
     @torch.inference_mode()
     def run_alone(self, texts: Sequence[TokenizedText]) -> list[Tensor]:
-        """What the stock model says of each text alone: [rows, classes]."""
+        """The stock model's scores of each text alone: [rows, classes] each."""
         return [self.inputs.run_alone(text) for text in texts]
 
     def replace(self, text: TokenizedText) -> TokenizedText:
@@ -102,20 +92,20 @@ class Probe:
         return self._replace(text, ~np.isin(text.input_ids, self._ordinary_ids))
 
     def replace_all(self, text: TokenizedText) -> TokenizedText:
-        """Another text of the same length, with the same masks, and no special tokens if the stock model runs such."""
+        """Another text of the same length and masks, without special tokens if the stock model allows that."""
         return self._replace_all(text) if self._runs_without_specials else self.replace(text)
 
     def _replace_all(self, text: TokenizedText) -> TokenizedText:
         return self._replace(text, text.input_ids == self.inputs.mask_token_id)
 
     def _replace(self, text: TokenizedText, kept: NDArray[np.bool_]) -> TokenizedText:
-        # Drawn by the text, so that what replaces a replacement is another one.
+        # Seeded by the text, so that the replacement of a replacement is another text.
         ids = np.random.default_rng(text.input_ids).choice(self._ordinary_ids, len(text.input_ids))
         ids[kept] = text.input_ids[kept]
         return replace(text, input_ids=ids)
 
     def _try_without_specials(self) -> bool:
-        """Some classifiers want an end of text, for example."""
+        """Whether the stock model runs a text without special tokens; some classifiers need an end-of-text token."""
         try:
             self.run_alone([self._replace_all(self.texts[0])])
         except Exception:
@@ -123,7 +113,7 @@ class Probe:
         return True
 
     def _run_all(self, texts: Sequence[TokenizedText]) -> tuple[list[TokenizedText], list[Tensor]]:
-        """The texts that the stock model runs, and what it says of them."""
+        """The texts that the stock model runs, and their scores."""
         ran, scores = [], []
         for text in texts:
             try:
@@ -138,12 +128,12 @@ class Probe:
 
 
 def name_dtype(inputs: ModelInputs) -> str:
-    """As `--dtype` has it."""
+    """The dtype's name, as in `--dtype`."""
     return str(inputs.dtype).removeprefix("torch.")
 
 
 def _name_other_inputs(inputs: ModelInputs) -> str:
-    """What the model takes beside text, which may be what it lacks."""
+    """The inputs other than text that the model takes: perhaps it needs one of them."""
     taken = inspect.signature(inputs.model.forward).parameters
     others = [name for name in _INPUTS_BESIDE_TEXT if name in taken]
     return f", it takes {' and '.join(others)} beside it" if others else ""

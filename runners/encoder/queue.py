@@ -1,216 +1,195 @@
-"""The queue between the requests and the model: one entry a text or part of one, batches made when the model is free.
+"""The queue between the requests and the model. An entry is one sequence; a batch is made when the model is free.
 
-No timer: a batch is whatever waits at that moment, in order, up to a budget of tokens and of texts. A model that is
-idle starts at once, a busy one finds a full batch waiting.
+There is no timer: a batch is the first entries of the queue, up to a budget of tokens and of texts. An idle model
+starts at once, and a busy model finds a full batch waiting.
 
-Order is by a tag that an entry gets when it is queued: the tokens that had been served when its request came, so that
-older requests go first. A request of more than one batch pays for the rest of its texts with later tags (the idea of
-start-time fair queueing): newer, smaller requests overtake it, and since tags only grow it is never overtaken for ever.
-What exceeds a batch is never earlier than the moment it is queued: a request whose texts take long to tokenize has no
-claim to the time that others used meanwhile.
+Entries are ordered by tags. The tag of a small request's entries is described in `EntryOrder`. The tag of another entry
+is the number of tokens that had been served when its request arrived, so older requests go first. The part of a request
+that exceeds one batch gets later tags, as in start-time fair queueing: newer, smaller requests overtake it, and since
+tags only grow, it waits for a bounded time. A tag of that part is never earlier than the time when its entry is queued:
+a request whose texts take long to tokenize has no claim to the time that others have used meanwhile.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from functools import partial
 from itertools import count
-from typing import NoReturn
 
-from runners.core.errors import ModelNotReadyError, OverloadedError
-from runners.core.metrics import Load
+from runners.core.admission import Admission, Messages
+from runners.core.errors import ModelNotReadyError
+from runners.core.metrics import QueueMetrics
 from runners.core.predictions import Options
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import release_when_sent
-from runners.encoder.queue_entries import Entry, EntryOrder, Job
-from runners.encoder.sequences import Reading
+from runners.encoder.batch_mode import BatchMode
+from runners.encoder.queue_entries import Entry, EntryOrder, PendingRequest
+from runners.encoder.sequences import EncodedText
 
-# How much later than one of a small request a text of a large one is: it gets at least 1 of so many parts of the model.
+# Factor on the cost of entries beyond the first batch of a request; such requests get at least 1 / factor of the model.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
-# A request of so few texts, which have so small a part of a batch's tokens, goes first, as does a text alone.
+# A request is small if it is a single text, or has at most this many texts and this share of a batch's tokens.
 _SMALL_REQUEST_TEXTS = 64
 _SMALL_REQUEST_SHARE = 1 / 3
-# Among how many waiting texts a batch looks for those of like or equal length.
+# How many waiting entries are searched for texts of similar or equal length.
 _LENGTH_CANDIDATES = 128
-# A request's next texts are tokenized once fewer of its tokens wait than so many batches have.
+# A request's next texts are tokenized when fewer of its tokens wait than fit into this many batches.
 _BATCHES_AHEAD = 4
-# All answers that are made, or sent, may have as many numbers as so many of the largest.
-_ANSWERS = 8
-# Entries that nobody waits for are swept out once they are so many and half of all.
+# All open answers together may have as many numbers as this many of the largest answers.
+_MAX_ANSWERS = 8
+# Abandoned entries are removed when there are more than this, and more than half of all entries.
 _MANY_ABANDONED = 1024
 _LONGEST_RETRY = 60.0
-
-
-class BatchMode(StrEnum):
-    """Which texts may share a batch, and how they lie in it."""
-
-    # Any, end to end.
-    PACKED = "packed"
-    # Any, filled up to the longest; best of like length.
-    PADDED = "padded"
-    EQUAL_LENGTH = "equal length"
-    ONE_BY_ONE = "one by one"
+_MESSAGES = Messages(
+    characters="the server is busy with {held} characters of texts; with the {amount} of this request they are more "
+    "than the {limit} it takes",
+    tokens="the server is busy with {held} tokens, more than the {limit} it takes",
+    numbers="the server is busy with answers of {held} numbers, and {limit} is what it takes",
+)
 
 
 class BatchQueue:
-    """Texts wait here for the model; thread-safe."""
+    """The texts that wait for the model; thread-safe.
 
-    def __init__(self, max_batch_tokens: int, limits: RequestLimits, load: Load) -> None:
+    Attributes:
+        admission: counts the requests under way and what they hold.
+    """
+
+    def __init__(self, max_batch_tokens: int, limits: RequestLimits, metrics: QueueMetrics) -> None:
         """
         Args:
-            max_batch_tokens: budget of a batch; a longer text is a batch of its own.
-            limits: how many requests, characters and tokens may be under way; what exceeds them is refused.
-            load: is told how many texts wait and run.
+            max_batch_tokens: budget of a batch; a longer text is a batch alone.
+            limits: most requests, characters and tokens under way; requests beyond them are refused.
+            metrics: the gauges of the texts that wait and run.
         """
         self._max_batch_tokens = max_batch_tokens
-        self._limits = limits
-        # How many are under way, and of how many characters.
-        self.requests = 0
-        self._characters = 0
-        # Of all answers that are made, or sent.
-        self._numbers = 0
+        # Tokens and numbers are counted by other threads too, under this queue's lock.
+        self.admission = Admission(limits, self._drain_seconds, _MESSAGES, _MAX_ANSWERS)
         self._entries = EntryOrder()
-        self._waiting_tokens = 0
-        self._load = load
+        self._metrics = metrics
         self._waiting_texts = 0
         self._running_texts = 0
         self._abandoned_texts = 0
         self._ages = count()
         self._served = 0.0
-        self._tokens_a_second = 0.0
+        self._tokens_per_second = 0.0
         self._closed = False
         self._changed = threading.Condition()
 
-    def admit(self, texts: int, characters: int) -> Job:
-        """Let a request in, before any work is done for it; `release` must follow.
+    def admit(self, texts: int, characters: int) -> PendingRequest:
+        """Admit a request before any work is done for it; call `release` when it is over.
 
         Args:
-            texts: how many answers it wants.
-            characters: of all its texts and pairs, four for a token of what is tokenized already.
+            texts: number of its texts.
+            characters: of all its texts (see `count_characters`).
 
         Raises:
-            OverloadedError: too many requests, or requests of too many characters or tokens, are under way.
+            OverloadedError: too many requests, characters or tokens are under way.
         """
-        if self.requests >= self._limits.max_concurrent_requests:
-            self._refuse(
-                f"the server is busy with {self.requests} requests, which is the most it takes "
-                "(max_concurrent_requests)"
-            )
-        # A request alone is only bounded by what a request may have.
-        if self.requests and self._characters + characters > self._limits.max_queue_characters:
-            self._refuse(
-                f"the server is busy with {self._characters} characters of texts; with the {characters} of this "
-                f"request they are more than the {self._limits.max_queue_characters} it takes"
-            )
-        if self._waiting_tokens > self._limits.max_queue_tokens:
-            self._refuse(
-                f"the server is busy with {self._waiting_tokens} tokens, more than the {self._limits.max_queue_tokens} "
-                "it takes"
-            )
-        self.requests += 1
-        self._characters += characters
-        return Job(texts, characters, self._served)
+        self.admission.enter(characters)
+        return PendingRequest(texts, characters, self._served)
 
-    def reserve(self, job: Job, numbers: int) -> None:
-        """Take so many more numbers of a job's answer into the account, until it has been sent; from any thread.
+    def reserve(self, request: PendingRequest, numbers: int) -> None:
+        """Reserve memory for numbers of a request's answer, until it has been sent; from any thread.
 
         Raises:
-            OverloadedError: the answers of all jobs together have too many.
+            OverloadedError: all open answers together have too many numbers.
         """
-        most = _ANSWERS * self._limits.max_answer_numbers
         with self._changed:
-            if job.abandoned:
-                # It may have been released meanwhile.
+            if request.abandoned:
+                # It may have been released already.
                 return
-            if self._numbers + numbers > most and self._numbers > job.numbers:
-                self._refuse(f"the server is busy with answers of {self._numbers} numbers, and {most} is what it takes")
-            job.numbers += numbers
-            self._numbers += numbers
+            self.admission.numbers.check(numbers, self._drain_seconds, own=request.numbers)
+            request.numbers += numbers
+            self.admission.numbers.held += numbers
 
-    def _refuse(self, reason: str) -> NoReturn:
-        raise OverloadedError(f"{reason}; try again later", retry_after=self._drain_seconds())
-
-    def release(self, job: Job) -> None:
-        """The request of this job is over, however it ended; what is left of it will not run."""
-        self.requests -= 1
-        self._characters -= job.characters
-        if not job.result.cancel() and not job.result.cancelled():
-            # Its error may not be the one that its caller is told.
-            job.result.exception()
+    def release(self, request: PendingRequest) -> None:
+        """End a request, answered or not; its entries that still wait are abandoned."""
+        self.admission.leave(request.characters)
+        if not request.result.cancel() and not request.result.cancelled():
+            # Mark its error as retrieved; the caller may have got another error.
+            request.result.exception()
         with self._changed:
-            numbers = job.numbers
+            numbers = request.numbers
         if numbers:
             release_when_sent(partial(self._release_numbers, numbers))
-        if job.waiting:
+        if request.waiting:
             with self._changed:
-                self._waiting_texts -= job.waiting
-                self._waiting_tokens -= job.waiting_tokens
-                self._abandoned_texts += job.waiting
-                job.waiting = job.waiting_tokens = 0
+                self._waiting_texts -= request.waiting
+                self.admission.tokens.held -= request.waiting_tokens
+                self._abandoned_texts += request.waiting
+                request.waiting = request.waiting_tokens = 0
                 self._sweep()
-                self._tell_load()
+                self._update_gauges()
 
     def _release_numbers(self, numbers: int) -> None:
         with self._changed:
-            self._numbers -= numbers
+            self.admission.numbers.held -= numbers
 
-    async def wait_for_room(self, job: Job) -> None:
-        """Wait until few of the job's tokens wait for the model, or until the job is over."""
+    async def wait_for_room(self, request: PendingRequest) -> None:
+        """Wait until few of the request's tokens are in the queue, or until the request is over."""
         with self._changed:
-            if self._closed or job.waiting_tokens <= self._ahead:
+            if self._closed or request.waiting_tokens <= self._ahead:
                 return
-            job.wants_room = True
-        await job.wait()
+            request.wants_room = True
+        await request.wait()
 
-    def put(self, job: Job, first_position: int, readings: Iterable[Reading], options: Options) -> None:
-        """Queue texts of a job, which stand at `first_position` and after in its request; from any thread."""
+    def put(
+        self, request: PendingRequest, first_position: int, encoded_texts: Iterable[EncodedText], options: Options
+    ) -> None:
+        """Queue consecutive texts of a request; from any thread.
+
+        Args:
+            first_position: position of the first text in the request.
+        """
         with self._changed:
             if self._closed:
-                job.deliver([(first_position, ModelNotReadyError("the server is shutting down"))])
-            if self._closed or job.abandoned:
+                request.deliver([(first_position, ModelNotReadyError("the server is shutting down"))])
+            if self._closed or request.abandoned:
                 return
             entries = [
-                self._make_entry(job, position, reading, part, options)
-                for position, reading in enumerate(readings, first_position)
-                for part in range(len(reading.sequences))
+                self._make_entry(request, position, encoded, part, options)
+                for position, encoded in enumerate(encoded_texts, first_position)
+                for part in range(len(encoded.sequences))
             ]
-            self._stamp(job, entries)
+            self._set_tags(request, entries)
             for entry in entries:
                 self._push(entry)
-            self._tell_load()
+            self._update_gauges()
             self._changed.notify()
 
-    def _make_entry(self, job: Job, position: int, reading: Reading, part: int, options: Options) -> Entry:
-        cost = max(len(reading.sequences[part].input_ids), self._max_batch_tokens / _MAX_BATCH_TEXTS)
-        return Entry(0.0, next(self._ages), job, position, reading, part, options, cost)
+    def _make_entry(
+        self, request: PendingRequest, position: int, encoded: EncodedText, part: int, options: Options
+    ) -> Entry:
+        cost = max(len(encoded.sequences[part].input_ids), self._max_batch_tokens / _MAX_BATCH_TEXTS)
+        return Entry(0.0, next(self._ages), request, position, encoded, part, options, cost)
 
-    def _stamp(self, job: Job, entries: Sequence[Entry]) -> None:
-        """Give the job's next entries their places."""
+    def _set_tags(self, request: PendingRequest, entries: Sequence[Entry]) -> None:
+        """Set the tags of a request's next entries."""
         budget = self._max_batch_tokens
         cost = sum(entry.cost for entry in entries)
-        is_little = job.texts <= _SMALL_REQUEST_TEXTS and job.queued_cost + cost <= budget * _SMALL_REQUEST_SHARE
-        if is_little or (job.texts == 1 and len(entries) == 1):
-            job.queued_cost += cost
+        is_small = request.texts <= _SMALL_REQUEST_TEXTS and request.queued_cost + cost <= budget * _SMALL_REQUEST_SHARE
+        if is_small or (request.texts == 1 and len(entries) == 1):
+            request.queued_cost += cost
             tag = self._entries.time + min(cost, budget)
             for entry in entries:
                 entry.is_small, entry.tag, entry.cost = True, tag, min(entry.cost, budget)
             return
         for entry in entries:
-            if job.queued_cost > budget:
-                job.tag = max(job.tag, self._served)
-            entry.tag = job.tag
-            job.queued_cost += entry.cost
-            job.tag += _LARGE_REQUEST_PENALTY * max(0, min(entry.cost, job.queued_cost - budget))
+            if request.queued_cost > budget:
+                request.tag = max(request.tag, self._served)
+            entry.tag = request.tag
+            request.queued_cost += entry.cost
+            request.tag += _LARGE_REQUEST_PENALTY * max(0, min(entry.cost, request.queued_cost - budget))
 
     def take(self, mode: BatchMode = BatchMode.PACKED) -> list[Entry]:
-        """The next batch; waits for one, and `finish` must follow. Empty once the queue is closed.
+        """Wait for entries and return the next batch; call `finish` after it. Empty once the queue is closed.
 
         Args:
-            mode: which texts may be in it: any, in order; those of like or equal length around the oldest one; or the
-                oldest one alone.
+            mode: PACKED takes the first entries; PADDED and EQUAL_LENGTH take entries of a length similar or equal to
+                the first entry's; ONE_BY_ONE takes the first entry alone.
         """
         with self._changed:
             while True:
@@ -219,78 +198,79 @@ class BatchQueue:
                     self._served += sum(entry.cost for entry in batch)
                     self._entries.charge(batch)
                     self._running_texts += len(batch)
-                    self._tell_load()
+                    self._update_gauges()
                     return batch
                 if self._closed:
                     return []
-                # What nobody waits for any more has left the queue.
-                self._tell_load()
+                # `_take_batch` may have removed abandoned entries.
+                self._update_gauges()
                 self._changed.wait()
 
     def finish(self, batch: Sequence[Entry]) -> None:
-        """A batch that was taken runs no more, however it ended."""
+        """End a batch that was taken, successful or not."""
         with self._changed:
             self._running_texts -= len(batch)
-            # Also where entries are left: they may be of callers who have gone, and then there is no next batch.
-            self._tell_load()
+            # Always, since the remaining entries may be abandoned, and then no batch follows.
+            self._update_gauges()
 
-    def note_speed(self, tokens: int, seconds: float) -> None:
-        """Learn how fast the model is, for the Retry-After of refused requests."""
+    def record_throughput(self, tokens: int, seconds: float) -> None:
+        """Update the moving average of tokens per second, from which Retry-After is computed."""
         speed = tokens / max(seconds, 1e-6)
-        self._tokens_a_second += 0.2 * (speed - self._tokens_a_second) if self._tokens_a_second else speed
+        self._tokens_per_second += 0.2 * (speed - self._tokens_per_second) if self._tokens_per_second else speed
 
     def close(self) -> None:
-        """Fail what waits, and let `take` return."""
+        """Fail the waiting requests, and let `take` return."""
         with self._changed:
             self._closed = True
-            for job, position in {entry.job: entry.position for entry in self._entries}.items():
-                job.deliver([(position, ModelNotReadyError("the server is shutting down"))])
-                job.waiting = job.waiting_tokens = 0
+            for request, position in {entry.request: entry.position for entry in self._entries}.items():
+                request.deliver([(position, ModelNotReadyError("the server is shutting down"))])
+                request.waiting = request.waiting_tokens = 0
             self._entries.clear()
-            self._waiting_tokens = 0
+            self.admission.tokens.held = 0
             self._waiting_texts = 0
             self._abandoned_texts = 0
-            self._tell_load()
+            self._update_gauges()
             self._changed.notify_all()
 
     @property
     def _ahead(self) -> int:
+        """Most tokens of one request that wait, before its next texts are tokenized."""
         return _BATCHES_AHEAD * self._max_batch_tokens
 
     def _push(self, entry: Entry) -> None:
         self._entries.push(entry)
-        self._waiting_tokens += entry.tokens
+        self.admission.tokens.held += entry.tokens
         self._waiting_texts += 1
-        entry.job.waiting += 1
-        entry.job.waiting_tokens += entry.tokens
+        entry.request.waiting += 1
+        entry.request.waiting_tokens += entry.tokens
 
     def _pop(self) -> Entry:
         entry = self._entries.pop()
-        job = entry.job
-        if not job.waiting:
+        request = entry.request
+        if not request.waiting:
             self._abandoned_texts -= 1
             return entry
-        self._waiting_tokens -= entry.tokens
+        self.admission.tokens.held -= entry.tokens
         self._waiting_texts -= 1
-        job.waiting -= 1
-        job.waiting_tokens -= entry.tokens
-        if job.wants_room and job.waiting_tokens <= self._ahead:
-            job.give_room()
+        request.waiting -= 1
+        request.waiting_tokens -= entry.tokens
+        if request.wants_room and request.waiting_tokens <= self._ahead:
+            request.give_room()
         return entry
 
     def _sweep(self) -> None:
-        """Drop what nobody waits for, once that is much: its place may come late."""
+        """Remove abandoned entries if there are many; otherwise they would stay until their turn comes."""
         if self._abandoned_texts > max(_MANY_ABANDONED, len(self._entries) // 2):
-            self._entries.keep(lambda entry: entry.job.waiting > 0)
+            self._entries.keep(lambda entry: entry.request.waiting > 0)
             self._abandoned_texts = 0
 
-    def _tell_load(self) -> None:
-        self._load.waiting.set(self._waiting_texts)
-        self._load.running.set(self._running_texts)
+    def _update_gauges(self) -> None:
+        self._metrics.waiting.set(self._waiting_texts)
+        self._metrics.running.set(self._running_texts)
 
     def _next(self) -> Entry | None:
-        """The oldest entry that somebody still waits for."""
-        while (entry := self._entries.first()) is not None and entry.job.abandoned:
+        """The first entry that is not abandoned; removes those before it."""
+        while (entry := self._entries.first()) is not None and entry.request.abandoned:
             self._pop()
         return entry
 
@@ -321,7 +301,7 @@ class BatchQueue:
         if not candidates:
             return []
         oldest = candidates[0]
-        # Of the same length in the order in which they came out of the queue.
+        # The sort is stable: entries of the same length stay in the order of the queue.
         candidates.sort(key=lambda entry: abs(entry.tokens - oldest.tokens))
         longest, size = 0, 0
         for entry in candidates:
@@ -336,5 +316,6 @@ class BatchQueue:
         return candidates[:size]
 
     def _drain_seconds(self) -> float:
-        seconds = self._waiting_tokens / self._tokens_a_second if self._tokens_a_second else 1.0
+        """Estimated time until the waiting tokens have run, for Retry-After."""
+        seconds = self.admission.tokens.held / self._tokens_per_second if self._tokens_per_second else 1.0
         return min(_LONGEST_RETRY, max(1.0, seconds))

@@ -1,4 +1,4 @@
-"""What waits for the model: requests, their sequences of tokens, and the order in which batches take these."""
+"""The requests and sequences that wait for the model, and the order in which batches take them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,31 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from runners.core.predictions import Options, Prediction
-from runners.encoder.sequences import Reading, TokenizedText
+from runners.encoder.sequences import EncodedText, TokenizedText
 
-# So many batches of all while both wait begin with large requests, the others with small ones.
+# One batch of this many begins with large requests, the others with small ones.
 _LARGE_TURN = 4
 
 
-class Job:
-    """The texts of one request on their way through the queue."""
+class PendingRequest:
+    """A request from its admission until it is answered.
+
+    Attributes:
+        texts: number of its texts.
+        result: its predictions, in order, or the first error.
+        characters: of its texts (see `count_characters`).
+        numbers: numbers of its answer, as far as they are reserved.
+        tag: the tag of its next entry, unless it is small.
+        queued_cost: cost of all its entries so far.
+        waiting: how many of its entries are in the queue; 0 once it is released, although they may still be there.
+        waiting_tokens: the tokens of these entries.
+        wants_room: whether `wait` waits for the queue to take more.
+    """
 
     def __init__(self, texts: int, characters: int, arrival: float) -> None:
         """
         Args:
-            texts: how many predictions make the job complete.
-            characters: what the job has been admitted for.
-            arrival: what the queue had served when the request came.
+            arrival: how many tokens the queue had served when the request arrived.
         """
         self._loop = asyncio.get_running_loop()
         self._predictions: list[Prediction | None] = [None] * texts
@@ -31,11 +41,9 @@ class Job:
         self.texts = texts
         self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
         self.characters = characters
-        # Of its answer, as far as they are counted.
         self.numbers = 0
         self.tag = arrival
         self.queued_cost = 0.0
-        # Its texts in the queue, and their tokens; none once it is released, although they may still lie there.
         self.waiting = 0
         self.waiting_tokens = 0
         self.wants_room = False
@@ -43,7 +51,7 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody waits for it any more: the caller has gone, or another of its texts has failed."""
+        """Whether it is over: answered, failed, or cancelled by its caller."""
         return self.result.done()
 
     def give_room(self) -> None:
@@ -58,17 +66,17 @@ class Job:
             await self._room.wait()
 
     def deliver(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
-        """Take answers by position, from any thread."""
-        self._call(self._accept, answers)
+        """Add answers, by the positions of their texts; from any thread."""
+        self._call(self._add_answers, answers)
 
     def _call(self, function: Callable[..., None], *values: object) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *values)
         except RuntimeError:
-            # The caller's event loop is closed, and nobody waits.
+            # The caller's event loop is closed.
             return
 
-    def _accept(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
+    def _add_answers(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
         for position, answer in answers:
             if self.result.done():
                 return
@@ -76,7 +84,7 @@ class Job:
                 self.result.set_exception(answer)
                 self._room.set()
                 return
-            # Two threads that run parts of one text may both have seen its last one come.
+            # Two threads that run sequences of one text may both have completed it.
             self._missing -= self._predictions[position] is None
             self._predictions[position] = answer
         if not self._missing:
@@ -85,23 +93,28 @@ class Job:
 
 @dataclass(slots=True, order=True)
 class Entry:
-    """A sequence of tokens in the queue, the whole of a text or a part, ordered by its tag and then by age."""
+    """A sequence in the queue, ordered by its tag and then by its age.
+
+    Attributes:
+        position: position of its text in the request.
+        part: position of the sequence in its text.
+        cost: in tokens, at least a batch's tokens divided by its texts; for a small request at most a batch's tokens.
+        is_small: whether its request is small.
+    """
 
     tag: float
     age: int
-    job: Job = field(compare=False)
+    request: PendingRequest = field(compare=False)
     position: int = field(compare=False)
-    reading: Reading = field(compare=False)
+    encoded: EncodedText = field(compare=False)
     part: int = field(compare=False)
     options: Options = field(compare=False)
-    # In tokens: at least the part of a batch's that each of its texts takes; of a small request at most a batch's.
     cost: float = field(compare=False)
-    # Whether it is of a request that has little for the model.
     is_small: bool = field(compare=False, default=False)
 
     @property
     def text(self) -> TokenizedText:
-        return self.reading.sequences[self.part]
+        return self.encoded.sequences[self.part]
 
     @property
     def tokens(self) -> int:
@@ -109,15 +122,15 @@ class Entry:
 
 
 class EntryOrder:
-    """The entries of small requests, and those of all others, each in the order of their tags.
+    """The waiting entries: those of small requests and those of large ones, each ordered by their tags.
 
-    Small ones come first in a batch, so that one text waits neither for many texts of one request nor for many
-    requests of some texts; but one batch in four begins with the others, which so get on whoever else comes.
+    A batch begins with small requests, so that a single text waits neither for a request of many texts nor for many
+    requests of some texts. One batch in four begins with large requests, so that they progress under any load.
 
     Attributes:
-        time: what each small entry would have had by now, had they shared the model equally: the virtual time of
-            weighted fair queueing. A small request's tag is this and its cost, so that the cheapest goes first, and
-            none is overtaken for ever.
+        time: the virtual time of weighted fair queueing: the cost that each small entry would have been served by now
+            if all shared the model equally. The tag of a small request is this time plus its cost, so that the cheapest
+            request goes first, and every request waits for a bounded time.
     """
 
     def __init__(self) -> None:
@@ -130,18 +143,18 @@ class EntryOrder:
         return len(self._small) + len(self._large)
 
     def __iter__(self) -> Iterator[Entry]:
-        """In no order."""
+        """All entries, in no order."""
         return chain(self._small, self._large)
 
     def start_batch(self) -> None:
-        """What is taken from now on is another batch."""
+        """The entries popped from now on belong to another batch."""
         self._batches += 1
 
     def push(self, entry: Entry) -> None:
         heapq.heappush(self._small if entry.is_small else self._large, entry)
 
     def first(self) -> Entry | None:
-        """What `pop` takes."""
+        """The entry that `pop` will return."""
         heap = self._due()
         return heap[0] if heap else None
 
@@ -149,13 +162,13 @@ class EntryOrder:
         return heapq.heappop(self._due())
 
     def charge(self, batch: Sequence[Entry]) -> None:
-        """These have been popped, and run."""
+        """Advance the virtual time by the entries of a batch, after they have been popped."""
         costs = [entry.cost for entry in batch if entry.is_small]
         if costs:
             self.time += sum(costs) / (len(self._small) + len(costs))
 
     def keep(self, wanted: Callable[[Entry], bool]) -> None:
-        """Drop all others."""
+        """Keep the wanted entries and remove all others."""
         for heap in (self._small, self._large):
             heap[:] = filter(wanted, heap)
             heapq.heapify(heap)
@@ -165,6 +178,7 @@ class EntryOrder:
         self._large.clear()
 
     def _due(self) -> list[Entry]:
+        """The heap that the current batch takes from."""
         if self._batches % _LARGE_TURN == 0:
             return self._large or self._small
         return self._small or self._large

@@ -1,6 +1,6 @@
-"""Which token ids a model can read, and whether its tokenizer makes others.
+"""Which token ids a model has embeddings for, and whether its tokenizer can produce others.
 
-An id beyond an embedding table is an IndexError on a CPU; on a GPU it ends the CUDA context, and with it the server.
+An id beyond an embedding table raises an IndexError on a CPU. On a GPU it destroys the CUDA context, and so the server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from runners.core.errors import InputError, ModelLoadError
 from runners.core.predictions import TokenInput
-from runners.encoder.sequences import Reading, TokenizedText
+from runners.encoder.sequences import EncodedText, TokenizedText
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,12 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class _EncodingSummary:
-    """What a tokenizer makes of the shortest text, or pair of texts, padding left out.
+    """What a tokenizer adds to a short text or pair.
 
     Attributes:
-        special_tokens: what it adds, by id.
-        highest_type: of all tokens.
-        complete: whether something of each text is left, so that their token types are seen.
+        special_tokens: the special tokens, by id.
+        highest_type: the highest token type id.
+        complete: whether each text has a token, so that `highest_type` covers the token types of all texts.
     """
 
     special_tokens: Mapping[int, str]
@@ -53,14 +53,14 @@ class _EncodingSummary:
 
 @dataclass(frozen=True, slots=True)
 class TokenLimits:
-    """What token ids must be for the model to read them.
+    """Limits of the token ids that a model takes.
 
     Attributes:
-        max_length: most tokens of a text.
-        vocabulary: how many token ids there are; None where the model takes any.
-        token_types: how many token type ids there are; 0 where the model takes none, None where it takes any.
-        unreadable: the tokens that the tokenizer can make and the model has no embedding for, by id.
-        covers_tokenizer: whether the model reads whatever the tokenizer makes, so that its texts need no check.
+        max_length: longest sequence in tokens.
+        vocabulary: the number of token ids; None if the model takes any.
+        token_types: the number of token type ids; 0 if the model takes none, None if it takes any.
+        unreadable: tokens that the tokenizer can produce and the model has no embedding for, by id.
+        covers_tokenizer: whether the model takes all ids that the tokenizer produces, so that texts need no check.
     """
 
     max_length: int
@@ -71,7 +71,7 @@ class TokenLimits:
 
     @classmethod
     def of(cls, model: PreTrainedModel, max_length: int, takes_token_types: bool) -> TokenLimits:
-        """Those of a model by its embedding tables, whose weights may be on the meta device."""
+        """The limits by the model's embedding tables; its weights may be on the meta device."""
         return cls(max_length, count_token_ids(model), count_token_types(model) if takes_token_types else 0)
 
     def compare(
@@ -82,17 +82,17 @@ class TokenLimits:
         needs_pairs: bool = False,
         needed_tokens: Collection[int] = (),
     ) -> TokenLimits:
-        """The same limits, and what a tokenizer makes that is beyond them; one warning tells of that.
+        """The same limits, with `unreadable` and `covers_tokenizer` by a tokenizer; warns of unreadable tokens.
 
         Args:
             tokenizer: a fast tokenizer.
             add_special_tokens: whether texts get its special tokens.
             accepts_pairs: whether a text may be a pair.
-            needs_pairs: whether every text is one.
-            needed_tokens: ids of tokens that every text must have beside the special ones.
+            needs_pairs: whether every text is a pair.
+            needed_tokens: ids of tokens that every text must have, beside the special tokens.
 
         Raises:
-            ModelLoadError: the model cannot read a token, or a token type, that every text has.
+            ModelLoadError: the model has no embedding for a token, or a token type, that every text has.
         """
         backend: Tokenizer = tokenizer.backend_tokenizer
         pair = _EncodingSummary.of(backend.encode("a", "a", add_special_tokens=add_special_tokens), 2)
@@ -102,7 +102,7 @@ class TokenLimits:
         summaries = [every, pair] if accepts_pairs else [every]
         tokens = {index: token for token, index in backend.get_vocab(with_added_tokens=True).items()}
         for summary in summaries:
-            # A post-processor may add tokens that the vocabulary does not have.
+            # A post-processor may add tokens that are not in the vocabulary.
             tokens |= summary.special_tokens
         unreadable = self._find_unreadable(tokens, {*every.special_tokens, *needed_tokens})
         highest = max(summary.highest_type for summary in summaries)
@@ -113,7 +113,11 @@ class TokenLimits:
         return replace(self, unreadable=unreadable, covers_tokenizer=not unreadable and types_fit and known)
 
     def _find_unreadable(self, tokens: Mapping[int, str], needed: Collection[int]) -> dict[int, str]:
-        """Those tokens that the model has no embedding for, by id.
+        """The tokens that the model has no embedding for, by id.
+
+        Args:
+            tokens: all tokens of the tokenizer, by id.
+            needed: ids of tokens that every text has.
 
         Raises:
             ModelLoadError: one of them is needed.
@@ -124,7 +128,7 @@ class TokenLimits:
             if index >= self.vocabulary:
                 raise ModelLoadError(
                     f"every text has the token {tokens.get(index, '')!r}, whose id is {index}, and the model's table "
-                    f"of embeddings has {self.vocabulary} rows: the tokenizer is another model's"
+                    f"of embeddings has {self.vocabulary} rows: the tokenizer belongs to another model"
                 )
         unreadable = {index: tokens[index] for index in sorted(tokens) if index >= self.vocabulary}
         if unreadable:
@@ -147,26 +151,26 @@ class TokenLimits:
             raise ModelLoadError(f"every text has the token type {of_every_text}, and {rows}")
         logger.warning("pairs have the token type %d, and %s; pairs are refused", highest, rows)
 
-    def check(self, reading: Reading) -> None:
-        """Refuse a text of the tokenizer's before it is queued.
+    def check(self, encoded: EncodedText) -> None:
+        """Refuse a tokenized text before it is queued.
 
         Raises:
-            InputError: a sequence of it has an id that the model does not know.
+            InputError: it has an id that the model has no embedding for.
         """
         if self.covers_tokenizer:
             return
-        for sequence in reading.sequences:
+        for sequence in encoded.sequences:
             self._check_ids(sequence.input_ids, self.vocabulary, "input_ids")
             if self.token_types != 0:
                 self._check_ids(sequence.token_type_ids, self.token_types, "token_type_ids")
 
-    def accept(self, given: TokenInput) -> Reading:
-        """A text as the caller has tokenized it; it is not truncated, since its last token may be a special one.
+    def encode(self, text: TokenInput) -> EncodedText:
+        """Check a text that the caller has tokenized; it is not truncated, since its last token may be a special one.
 
         Raises:
-            InputError: it is too long, or has an id that the model does not know.
+            InputError: it is too long, or has an id that the model has no embedding for.
         """
-        ids, types = given.input_ids, given.token_type_ids
+        ids, types = text.input_ids, text.token_type_ids
         if len(ids) > self.max_length:
             raise InputError(f"it has {len(ids)} tokens; the model takes {self.max_length}")
         self._check_ids(ids, self.vocabulary, "input_ids")
@@ -174,8 +178,8 @@ class TokenLimits:
             raise InputError("it has token_type_ids, and the model takes none")
         if types is not None:
             self._check_ids(types, self.token_types, "token_type_ids")
-        text = TokenizedText(ids, np.zeros_like(ids) if types is None else types, None, truncated=False)
-        return Reading(text, [text])
+        tokenized = TokenizedText(ids, np.zeros_like(ids) if types is None else types, None, truncated=False)
+        return EncodedText(tokenized, [tokenized])
 
     def _check_ids(self, ids: NDArray[np.int64], count: int | None, name: str) -> None:
         if not len(ids):
@@ -190,9 +194,9 @@ class TokenLimits:
 
 
 def count_token_ids(model: PreTrainedModel) -> int | None:
-    """How many token ids a model has embeddings for: the rows of its table, else what its config says.
+    """The number of token ids that a model has embeddings for: the rows of its table, else its config's `vocab_size`.
 
-    None where neither says it: CANINE hashes whatever it is given.
+    None if neither exists: CANINE hashes any id.
     """
     try:
         table = model.get_input_embeddings()
@@ -205,17 +209,17 @@ def count_token_ids(model: PreTrainedModel) -> int | None:
 
 
 def count_token_types(model: PreTrainedModel) -> int | None:
-    """How many token type ids a model reads; None for any.
+    """The number of token type ids that a model takes; None if it takes any.
 
-    Some have no table of them: they ignore them, as DeBERTa, compare them, as XLNet, or look them up among the token
-    ids, as GPT-2, so that their limit is that of token ids.
+    A model without a table of token types ignores them (DeBERTa), compares them (XLNet), or looks them up in the table
+    of token ids (GPT-2); so its limit is that of token ids.
     """
     tables = [module for name, module in model.named_modules() if name.rpartition(".")[2] == _TOKEN_TYPE_TABLE]
     return min((rows for rows in map(_rows, tables) if rows is not None), default=count_token_ids(model))
 
 
 def find_padding_id(model: PreTrainedModel) -> int:
-    """What pads texts: the config's padding token where the model has an embedding for that, else 0.
+    """The token id of padding: that of the config if the model has an embedding for it, else 0.
 
     Some configs have none, or a negative one.
     """
@@ -225,5 +229,6 @@ def find_padding_id(model: PreTrainedModel) -> int:
 
 
 def _rows(table: object) -> int | None:
+    """The rows of an embedding table; None if the object is no such table."""
     weight = getattr(table, "weight", None)
     return int(weight.shape[0]) if isinstance(weight, Tensor) and weight.ndim == 2 else None

@@ -1,4 +1,4 @@
-"""Texts to token ids, straight through the Rust tokenizer of a `transformers` fast tokenizer."""
+"""Texts to token ids: truncation, windows, pairs and spans, for a `transformers` fast tokenizer."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from runners.core.answer_options import ReadingOptions
-from runners.core.errors import InputError, naming_text
+from runners.core.answer_options import OverflowOptions
+from runners.core.errors import InputError, with_text_position
 from runners.core.predictions import TextInput
 from runners.encoder.fast_tokenizer import TextEncoder
-from runners.encoder.sequences import Reading, Source, TokenizedText, find_carrying_on, join_windows
+from runners.encoder.sequences import EncodedText, TokenizedText, TokenSpans, find_word_continuations, join_windows
 
-TRUNCATE = ReadingOptions()
+TRUNCATE = OverflowOptions()
 
 
 class TextTokenizer:
-    """Tokenizes batches of texts without padding, in one thread; frees the GIL while it works."""
+    """Tokenizes batches of texts without padding, in one thread; releases the GIL while it works."""
 
     def __init__(
         self,
@@ -31,29 +31,29 @@ class TextTokenizer:
         max_length: int,
         add_special_tokens: bool,
         lower_case: bool = False,
-        most_characters: int = 2**19,
+        max_characters: int = 2**19,
     ) -> None:
         """
         Args:
-            tokenizer: a fast tokenizer; its truncation settings are taken over.
-            max_length: longest text in tokens, special ones included.
-            add_special_tokens: whether to add [CLS], [SEP] and their like.
-            lower_case: lower-case texts first, as sentence-transformers can be told to: special tokens in them stay.
-            most_characters: how many characters of a text that is truncated are tokenized at most.
+            tokenizer: a fast tokenizer; its truncation settings are replaced.
+            max_length: longest sequence in tokens, special tokens included.
+            add_special_tokens: whether to add [CLS], [SEP] and the like.
+            lower_case: lower-case texts first, as sentence-transformers does on request; special tokens in a text stay.
+            max_characters: how many characters of a truncated text are tokenized at most.
 
         Raises:
             ArgumentsError: `max_length` leaves no room for a text beside the special tokens.
         """
-        self._encoder = TextEncoder(tokenizer, max_length, add_special_tokens, lower_case, most_characters)
+        self._encoder = TextEncoder(tokenizer, max_length, add_special_tokens, lower_case, max_characters)
         self.max_length = max_length
         self._special_of_pair = self._encoder.special_of_pair
         self._unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
         self._seconds: tuple[tuple[str, ...], list[Encoding]] = ((), [])
-        # WordPiece marks the tokens that carry on a word.
-        self._marks_words = bool(getattr(self._encoder.model, "continuing_subword_prefix", None))
+        # WordPiece marks the tokens that continue a word.
+        self._marks_continuations = bool(getattr(self._encoder.model, "continuing_subword_prefix", None))
 
     def copy(self) -> TextTokenizer:
-        """A tokenizer for another thread; both read one vocabulary."""
+        """A tokenizer for another thread; both share one vocabulary."""
         other = copy.copy(self)
         other._encoder = self._encoder.copy()
         return other
@@ -62,112 +62,131 @@ class TextTokenizer:
         self,
         texts: Sequence[TextInput],
         offsets: bool,
-        source: bool = False,
+        token_spans: bool = False,
         prompt: str = "",
-        reading: ReadingOptions = TRUNCATE,
+        overflow: OverflowOptions = TRUNCATE,
         first_position: int = 0,
-    ) -> list[Reading]:
-        """Tokenize texts, the longer of a pair truncated first.
+    ) -> list[EncodedText]:
+        """Tokenize texts and pairs; of a pair the longer text is truncated first.
 
         Args:
-            offsets: whether these are wanted.
-            source: whether that is wanted, of texts without a prompt; it always comes with words.
+            offsets: whether to return the offsets of tokens.
+            token_spans: whether to return token spans; requires that there is no prompt. A text that is split into
+                words always has them.
             prompt: put in front of every text.
-            reading: what to do with what is too long.
-            first_position: where the first text stands in its request, for errors.
+            overflow: what to do with texts that are too long.
+            first_position: position of the first text in its request, for errors.
 
         Raises:
-            InputError: a text is longer than it may be; the message names its position.
+            InputError: a text is too long; the message names its position.
         """
         positions = range(first_position, first_position + len(texts))
         whole = {position: item for position, item in zip(positions, texts, strict=True) if item.words is None}
         split = {position: item for position, item in zip(positions, texts, strict=True) if item.words is not None}
-        found = self._tokenize_whole(whole, offsets, source, prompt) | self._tokenize_words(split, offsets)
+        found = self._tokenize_whole(whole, offsets, token_spans, prompt) | self._tokenize_words(split, offsets)
         tokenized = [found[position] for position in positions]
-        if reading == TRUNCATE:
-            return [Reading(text, [text]) for text in tokenized]
-        readings = []
+        if overflow == TRUNCATE:
+            return [EncodedText(text, [text]) for text in tokenized]
+        encoded_texts = []
         for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
-            with naming_text(position):
-                readings.append(self._read_on(item, text, offsets, source, prompt, reading))
-        return readings
+            with with_text_position(position):
+                encoded_texts.append(self._handle_overflow(item, text, offsets, token_spans, prompt, overflow))
+        return encoded_texts
 
     def tokenize_contexts(
-        self, texts: Sequence[TextInput], stride: int | None, usual_stride: int, first_position: int = 0
-    ) -> list[Reading]:
-        """Tokenize questions and their contexts, with sources; long contexts in windows beside the whole question.
+        self, texts: Sequence[TextInput], stride: int | None, default_stride: int, first_position: int = 0
+    ) -> list[EncodedText]:
+        """Tokenize questions with their contexts, with token spans.
+
+        A long context is split into windows. Each window comes with the whole question.
 
         Args:
-            stride: how many tokens the windows of a context share.
-            usual_stride: how many they share where `stride` is None, or fewer beside a long question.
-            first_position: where the first text stands in its request, for errors.
+            stride: how many tokens neighbouring windows share; None for `default_stride`, or less with a long question.
+            first_position: position of the first text in its request, for errors.
 
         Raises:
             InputError: a question leaves too little room for its context, or for windows of this stride; the message
                 names its position.
         """
         tokenized = self._tokenize_whole(dict(enumerate(texts, first_position)), False, True, "")
-        readings = []
+        encoded_texts = []
         for item, (position, text) in zip(texts, tokenized.items(), strict=True):
             if not text.truncated:
-                readings.append(Reading(text, [text]))
+                encoded_texts.append(EncodedText(text, [text]))
                 continue
             prepared = self._prepare(item, "")
-            with naming_text(position):
-                whole = self._encode_whole(item, prepared)
-                question = whole.sequence_ids.count(0)
-                room = self.max_length - question - self._special_of_pair
-                if room < self._least_room:
-                    most = self.max_length - self._special_of_pair - self._least_room
-                    raise InputError(
-                        f"its question has {question} tokens; beside a context that does not fit into the model's "
-                        f"{self.max_length} tokens it may have {most}"
+            with with_text_position(position):
+                room = self._room_for_context(self._encode_whole(item, prepared).sequence_ids.count(0))
+                shared = min(default_stride, room // 2) if stride is None else stride
+                encoded_texts.append(
+                    self._make_windows(
+                        item, prepared, room, of_second=True, offsets=False, token_spans=True, stride=shared
                     )
-                shared = min(usual_stride, room // 2) if stride is None else stride
-                readings.append(
-                    self._read_windows(item, prepared, room, of_second=True, offsets=False, source=True, stride=shared)
                 )
-        return readings
+        return encoded_texts
 
-    def _read_on(
-        self, item: TextInput, text: TokenizedText, offsets: bool, source: bool, prompt: str, options: ReadingOptions
-    ) -> Reading:
-        """What is done with a text that may be too long."""
+    def _room_for_context(self, question_tokens: int) -> int:
+        """How many tokens of a context fit next to a question.
+
+        Raises:
+            InputError: there are too few.
+        """
+        room = self.max_length - question_tokens - self._special_of_pair
+        if room < self._min_room:
+            most = self.max_length - self._special_of_pair - self._min_room
+            raise InputError(
+                f"its question has {question_tokens} tokens; beside a context that does not fit into the model's "
+                f"{self.max_length} tokens it may have {most}"
+            )
+        return room
+
+    def _handle_overflow(
+        self,
+        item: TextInput,
+        text: TokenizedText,
+        offsets: bool,
+        token_spans: bool,
+        prompt: str,
+        overflow: OverflowOptions,
+    ) -> EncodedText:
+        """Split a text that is too long into windows, refuse it, or count its truncated tokens."""
         if not text.truncated:
-            return Reading(text, [text])
+            return EncodedText(text, [text])
         prepared = self._prepare(item, prompt)
         whole = self._encode_whole(item, prepared)
-        if options.stride is not None:
+        if overflow.stride is not None:
             counts = [whole.sequence_ids.count(0), whole.sequence_ids.count(1)]
             room = self.max_length - len(whole) + max(counts)
-            return self._read_windows(item, prepared, room, counts[1] > counts[0], offsets, source, options.stride)
-        if not options.truncation:
+            return self._make_windows(
+                item, prepared, room, counts[1] > counts[0], offsets, token_spans, overflow.stride
+            )
+        if not overflow.truncation:
             raise self._too_long(len(whole))
-        return Reading(text, [text], left_out=len(whole) - len(text.input_ids))
+        return EncodedText(text, [text], truncated_tokens=len(whole) - len(text.input_ids))
 
     @property
-    def _least_room(self) -> int:
-        """The fewest tokens of a window; it bounds how many windows a text has."""
+    def _min_room(self) -> int:
+        """The fewest tokens of the text in a window; this bounds how many windows a text has."""
         return max(1, self.max_length // 4)
 
-    def _read_windows(
+    def _make_windows(
         self,
         item: TextInput,
         prepared: str | tuple[str, str],
         room: int,
         of_second: bool,
         offsets: bool,
-        source: bool,
+        token_spans: bool,
         stride: int,
-    ) -> Reading:
-        """Split a text that is too long into windows that overlap; of a pair one text, beside all of the other.
+    ) -> EncodedText:
+        """Split a long text into overlapping windows; of a pair, split one text and repeat the other in each window.
 
         Args:
-            room: how many tokens of the text fit into a window.
-            of_second: whether the text is the second of a pair.
+            room: how many tokens of the split text fit into a window.
+            of_second: whether the split text is the second of a pair.
         """
         # Each window must add at least as many tokens as it repeats.
-        if room < (least := max(self._least_room, 2 * stride)):
+        if room < (least := max(self._min_room, 2 * stride)):
             beside = "the other text" if isinstance(prepared, tuple) else "the special tokens"
             raise InputError(
                 f"stride {stride} needs windows of at least {least} tokens, but only {max(0, room)} of "
@@ -177,75 +196,78 @@ class TextTokenizer:
         strategy = "only_second" if of_second else "only_first"
         first = self._encode_whole(item, prepared, {"stride": stride, "strategy": strategy, "direction": "right"})
         encodings = [first, *first.overflowing]
-        windows = [replace(_tokenized(encoding, offsets or source), truncated=False) for encoding in encodings]
-        if source or item.words is not None:
+        windows = [replace(_to_tokenized(encoding, offsets or token_spans), truncated=False) for encoding in encodings]
+        if token_spans or item.words is not None:
             windows = [
-                replace(window, source=self._find_source(item, encoding, window))
+                replace(window, token_spans=self._find_token_spans(item, encoding, window))
                 for window, encoding in zip(windows, encodings, strict=True)
             ]
         if isinstance(prepared, tuple):
-            return Reading(windows[0], windows)
+            return EncodedText(windows[0], windows)
         special = [np.array(encoding.special_tokens_mask, dtype=bool) for encoding in encodings]
         return join_windows(windows, special, stride)
 
     def _encode_whole(
         self, item: TextInput, prepared: str | tuple[str, str], settings: Mapping[str, Any] | None = None
     ) -> Encoding:
-        """A text to its end; truncated by these settings if there are some."""
+        """All of a text, truncated by `settings`, or not at all."""
         if item.words is not None:
             return self._encoder.encode_words_whole(item.words, settings)
         return self._encoder.encode_whole(prepared, settings)
 
     def _tokenize_whole(
-        self, texts: Mapping[int, TextInput], offsets: bool, source: bool, prompt: str
+        self, texts: Mapping[int, TextInput], offsets: bool, token_spans: bool, prompt: str
     ) -> dict[int, TokenizedText]:
-        """By positions."""
-        located = offsets or source
-        encodings = self._encoder.encode([self._prepare(item, prompt) for item in texts.values()], located, [*texts])
+        """Truncated texts and pairs, by their positions."""
+        with_offsets = offsets or token_spans
+        prepared = [self._prepare(item, prompt) for item in texts.values()]
+        encodings = self._encoder.encode(prepared, with_offsets, [*texts])
         tokenized = {
-            position: _tokenized(encoding, located) for position, encoding in zip(texts, encodings, strict=True)
+            position: _to_tokenized(encoding, with_offsets) for position, encoding in zip(texts, encodings, strict=True)
         }
-        if not source:
+        if not token_spans:
             return tokenized
         return {
-            position: replace(text, source=self._find_source(texts[position], encoding, text))
+            position: replace(text, token_spans=self._find_token_spans(texts[position], encoding, text))
             for (position, text), encoding in zip(tokenized.items(), encodings, strict=True)
         }
 
-    def _find_source(self, item: TextInput, encoding: Encoding, tokenized: TokenizedText) -> Source:
-        special = np.array(encoding.special_tokens_mask, dtype=bool)
-        if item.words is not None:
-            # Tokens of one word are where it is.
-            words = _words(encoding)
-            return Source(item.words, np.stack([words, words + 1], axis=1), special, find_carrying_on(words, special))
-        spans = tokenized.offsets
-        assert spans is not None
-        if item.pair is not None:
-            special = np.array([sequence != 1 for sequence in encoding.sequence_ids], dtype=bool)
-            return Source(item.pair, spans, special, find_carrying_on(_words(encoding), special))
-        return Source(item.text, spans, special, self._find_pipeline_words(item.text, tokenized, spans))
-
-    def _find_pipeline_words(self, text: str, tokenized: TokenizedText, spans: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """What carries on a word as `transformers.TokenClassificationPipeline` tells it: bool [tokens]."""
-        if self._marks_words:
-            continues = self._token_lengths[tokenized.input_ids] != spans[:, 1] - spans[:, 0]
-        else:
-            starts = spans[:, 0].tolist()
-            continues = np.array([start > 0 and " " not in text[start - 1 : start + 1] for start in starts], dtype=bool)
-        return np.asarray(continues & (tokenized.input_ids != self._unknown))
-
     def _tokenize_words(self, texts: Mapping[int, TextInput], offsets: bool) -> dict[int, TokenizedText]:
-        """By positions."""
+        """Truncated texts that are split into words, by their positions."""
         encodings = self._encoder.encode_words([item.words or () for item in texts.values()], [*texts])
-        tokenized = [_tokenized(encoding, offsets) for encoding in encodings]
+        tokenized = [_to_tokenized(encoding, offsets) for encoding in encodings]
         return {
-            position: replace(text, source=self._find_source(item, encoding, text))
+            position: replace(text, token_spans=self._find_token_spans(item, encoding, text))
             for (position, item), encoding, text in zip(texts.items(), encodings, tokenized, strict=True)
         }
 
+    def _find_token_spans(self, item: TextInput, encoding: Encoding, tokenized: TokenizedText) -> TokenSpans:
+        special = np.array(encoding.special_tokens_mask, dtype=bool)
+        if item.words is not None:
+            # All tokens of a word have the word's position.
+            words = _word_positions(encoding)
+            spans = np.stack([words, words + 1], axis=1)
+            return TokenSpans(item.words, spans, special, find_word_continuations(words, special))
+        offsets = tokenized.offsets
+        assert offsets is not None
+        if item.pair is not None:
+            special = np.array([sequence != 1 for sequence in encoding.sequence_ids], dtype=bool)
+            continues = find_word_continuations(_word_positions(encoding), special)
+            return TokenSpans(item.pair, offsets, special, continues)
+        return TokenSpans(item.text, offsets, special, self._find_continuations(item.text, tokenized, offsets))
+
+    def _find_continuations(self, text: str, tokenized: TokenizedText, offsets: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which tokens continue a word, by the rule of `transformers.TokenClassificationPipeline`: bool [tokens]."""
+        if self._marks_continuations:
+            continues = self._token_lengths[tokenized.input_ids] != offsets[:, 1] - offsets[:, 0]
+        else:
+            starts = offsets[:, 0].tolist()
+            continues = np.array([start > 0 and " " not in text[start - 1 : start + 1] for start in starts], dtype=bool)
+        return np.asarray(continues & (tokenized.input_ids != self._unknown))
+
     @cached_property
     def _token_lengths(self) -> NDArray[np.int64]:
-        """How many characters each token of the vocabulary has, marks included: int64 [tokens]."""
+        """How many characters each token of the vocabulary has, its marks included: int64 [vocabulary]."""
         vocabulary = self._encoder.vocabulary
         lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
         lengths[list(vocabulary.values())] = list(map(len, vocabulary))
@@ -255,16 +277,19 @@ class TextTokenizer:
         return prompt + item.text if item.pair is None else (prompt + item.text, item.pair)
 
     def cross(
-        self, texts: Sequence[str], seconds: Sequence[str], reading: ReadingOptions, first_position: int
-    ) -> list[Reading]:
-        """Pair every text with each of `seconds`, tokenizing each once; only the text is truncated.
+        self, texts: Sequence[str], seconds: Sequence[str], overflow: OverflowOptions, first_position: int
+    ) -> list[EncodedText]:
+        """Pair every text with each of `seconds`; each is tokenized once, and only `texts` are truncated.
 
         Args:
-            reading: what to do with a text that is too long; it has no windows.
-            first_position: where the first text stands in its request, for errors.
+            overflow: what to do with texts that are too long; they are never split into windows.
+            first_position: position of the first text in its request, for errors.
+
+        Returns:
+            For each text its pairs, one sequence for each of `seconds`.
 
         Raises:
-            InputError: one of `seconds` takes more than half of the model's length, or a text is longer than it may be.
+            InputError: one of `seconds` takes more than half of the model's length, or a text is too long.
         """
         room = self.max_length - self._special_of_pair
         seconds_encoded = self._encode_seconds(tuple(seconds))
@@ -274,26 +299,26 @@ class TextTokenizer:
                     f"{second[:40]!r}... has {len(encoding)} tokens, more than half of the {self.max_length} that the "
                     "model takes"
                 )
-        readings = []
+        encoded_texts = []
         for position, text in enumerate(texts, first_position):
-            with naming_text(position):
-                encoded, _ = self._encoder.encode_part(text, to_end=reading != TRUNCATE)
-            length = len(encoded)
-            # One token more than the model takes, so that the pair is marked as truncated.
-            kept = self._encoder.keep(encoded, self.max_length + 1)
-            pairs = [_tokenized(joined, False) for joined in self._encoder.join_with_each(kept, seconds_encoded)]
-            left_out = 0
-            if reading != TRUNCATE and any(pair.truncated for pair in pairs):
+            with with_text_position(position):
+                encoding, _ = self._encoder.encode_part(text, to_end=overflow != TRUNCATE)
+            length = len(encoding)
+            # One token more than fits, so that the pair is marked as truncated.
+            kept = self._encoder.keep(encoding, self.max_length + 1)
+            pairs = [_to_tokenized(joined, False) for joined in self._encoder.join_with_each(kept, seconds_encoded)]
+            truncated_tokens = 0
+            if overflow != TRUNCATE and any(pair.truncated for pair in pairs):
                 tokens = length + max(map(len, seconds_encoded)) + self._special_of_pair
-                left_out = tokens - self.max_length
-                if not reading.truncation:
-                    with naming_text(position):
+                truncated_tokens = tokens - self.max_length
+                if not overflow.truncation:
+                    with with_text_position(position):
                         raise self._too_long(tokens)
-            readings.append(Reading(pairs[0], pairs, left_out=left_out))
-        return readings
+            encoded_texts.append(EncodedText(pairs[0], pairs, truncated_tokens=truncated_tokens))
+        return encoded_texts
 
     def _encode_seconds(self, seconds: tuple[str, ...]) -> list[Encoding]:
-        """Those of the last call where they are the same: a request's slices follow each other."""
+        """Cached for one list of seconds: the slices of a request, which share one, are tokenized in a row."""
         if self._seconds[0] != seconds:
             self._seconds = (seconds, self._encoder.encode_parts(seconds))
         return self._seconds[1]
@@ -304,12 +329,12 @@ class TextTokenizer:
         )
 
 
-def _words(encoding: Encoding) -> NDArray[np.int64]:
-    """Which word of its text each token is of: int64 [tokens], 0 for special ones."""
+def _word_positions(encoding: Encoding) -> NDArray[np.int64]:
+    """The position of each token's word in its text: int64 [tokens], 0 for special tokens."""
     return np.array([0 if word is None else word for word in encoding.word_ids], dtype=np.int64)
 
 
-def _tokenized(encoding: Encoding, offsets: bool) -> TokenizedText:
+def _to_tokenized(encoding: Encoding, offsets: bool) -> TokenizedText:
     return TokenizedText(
         input_ids=np.array(encoding.ids, dtype=np.int64),
         token_type_ids=np.array(encoding.type_ids, dtype=np.int64),

@@ -1,4 +1,4 @@
-"""What the files of sentence-transformers say of the transformer itself: its config, its tokenizer and its texts."""
+"""The settings of a transformer in a model's sentence-transformers files: for its config, tokenizer and texts."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Any
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
-from runners.core.task import Task
 from runners.modeling.model_files import load_json
 
 logger = logging.getLogger(__name__)
 
-# sentence-transformers reads the first of these that is there and not empty.
+# sentence-transformers reads the first of these files that exists and is not empty.
 _FILENAMES = tuple(
     f"sentence_{family}_config.json"
     for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# The names that releases before 6 wrote; where a file has both, the old one wins.
+# The names in files of releases before 6; if a file has both names, the old one wins.
 _OLD_NAMES = {"processor_kwargs": "tokenizer_args", "config_kwargs": "config_args", "model_kwargs": "model_args"}
-# The operator decides where a model comes from and whether its code runs; sentence-transformers ignores these, too.
-_OPERATORS = frozenset(
+# The operator decides where a model comes from and whether its code runs. sentence-transformers ignores these too.
+_OPERATOR_DECIDES = frozenset(
     {"cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code"}
 )
 # Allowed only as null; every other value is refused.
-_NULL = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
-_READ = frozenset({"max_seq_length", "do_lower_case", "modality_config", "processing_kwargs"})
-# This server skips padding and runs the model in its own way.
+_ONLY_NULL = ("query_length", "document_length", "query_expansion", "tokenizer_name_or_path")
+_SUPPORTED = frozenset({"max_seq_length", "do_lower_case", "modality_config", "processing_kwargs"})
+# This server has its own forward pass, without padding.
 _WITHOUT_EFFECT = frozenset({"unpad_inputs", "backend", "cache_dir"})
 _MODEL_WITHOUT_EFFECT = frozenset(
     {
@@ -48,33 +47,33 @@ _PROCESSING_WITHOUT_EFFECT = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Output:
-    """What sentence-transformers calls a transformer's task, its output, and that output among its own."""
+class TransformerOutput:
+    """How sentence-transformers names the task of a transformer and its output.
+
+    Attributes:
+        transformer_task: the task, as `transformers` pipelines name it.
+        method_output_name: the output of the `transformers` model that is used.
+        module_output_name: the name of this output among those of sentence-transformers.
+    """
 
     transformer_task: str
     method_output_name: str
     module_output_name: str
 
 
-_EMBEDDER = _Output("feature-extraction", "last_hidden_state", "token_embeddings")
-_CROSS_ENCODER = _Output("sequence-classification", "logits", "scores")
-_OUTPUT_BY_TASK = {
-    Task.TEXT_EMBEDDING: _EMBEDDER,
-    Task.SEQUENCE_CLASSIFICATION: _CROSS_ENCODER,
-    Task.TEXT_RANKING: _CROSS_ENCODER,
-    Task.ZERO_SHOT_CLASSIFICATION: _CROSS_ENCODER,
-}
+EMBEDDER = TransformerOutput("feature-extraction", "last_hidden_state", "token_embeddings")
+CROSS_ENCODER = TransformerOutput("sequence-classification", "logits", "scores")
 
 
 @dataclass(frozen=True, slots=True)
 class TransformerSettings:
-    """How sentence-transformers loads a transformer, and what it does with texts first.
+    """How sentence-transformers loads a transformer and prepares texts.
 
     Attributes:
-        max_length: longest text in tokens, whatever the tokenizer's own limit is.
+        max_length: longest text in tokens; it wins over the tokenizer's limit.
         lower_case: whether texts are lower-cased first.
-        tokenizer: what the tokenizer is loaded with.
-        config: what the config is loaded with.
+        tokenizer: keyword arguments to load the tokenizer with.
+        config: keyword arguments to load the config with.
     """
 
     max_length: int | None = None
@@ -83,15 +82,17 @@ class TransformerSettings:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_transformer_settings(arguments: Arguments, task: Task) -> TransformerSettings:
-    """Read the settings that come with an embedder or a cross-encoder.
+def load_transformer_settings(arguments: Arguments, output: TransformerOutput | None) -> TransformerSettings:
+    """Read the settings of an embedder or a cross-encoder.
 
-    A model without modules.json has none, and neither have other tasks, as in sentence-transformers.
+    As in sentence-transformers, a model without modules.json has none.
+
+    Args:
+        output: the output that the task reads; None for a task that sentence-transformers does not have.
 
     Raises:
-        ModelLoadError: a setting that would change the vectors and is not supported; the message names it.
+        ModelLoadError: a setting that would change the scores is not supported; the message names it.
     """
-    output = _OUTPUT_BY_TASK.get(task)
     if output is None or load_json(arguments, "modules.json") is None:
         return TransformerSettings()
     filename, settings = next(
@@ -100,11 +101,11 @@ def load_transformer_settings(arguments: Arguments, task: Task) -> TransformerSe
     if not isinstance(settings, dict):
         raise ModelLoadError(f"{arguments.model}/{filename} is no JSON object")
     groups = {new: _read_group(settings, new, old, filename) for new, old in _OLD_NAMES.items()}
-    names = {*_READ, *_WITHOUT_EFFECT, *_OLD_NAMES, *_OLD_NAMES.values()}
+    names = {*_SUPPORTED, *_WITHOUT_EFFECT, *_OLD_NAMES, *_OLD_NAMES.values()}
     plain: dict[str, tuple[str | None, ...]] = {
         "transformer_task": (None, output.transformer_task),
         "module_output_name": (None, output.module_output_name),
-        **dict.fromkeys(_NULL, (None,)),
+        **dict.fromkeys(_ONLY_NULL, (None,)),
     }
     for name, value in settings.items():
         if name not in names and value not in plain.get(name, ()):
@@ -130,26 +131,28 @@ def load_transformer_settings(arguments: Arguments, task: Task) -> TransformerSe
 
 def _read_group(settings: Mapping[str, Any], name: str, old_name: str, filename: str) -> dict[str, Any]:
     group = _as_object(settings.get(old_name, settings.get(name)), name, filename)
-    return {key: value for key, value in group.items() if key not in _OPERATORS}
+    return {key: value for key, value in group.items() if key not in _OPERATOR_DECIDES}
 
 
 def _as_object(value: Any, name: str, filename: str) -> Mapping[str, Any]:
-    """A group of settings; an empty one for null.
+    """A group of settings; null is an empty group.
 
     Raises:
-        ModelLoadError: it is no JSON object.
+        ModelLoadError: the value is no JSON object.
     """
     if not isinstance(value or {}, dict):
         raise ModelLoadError(f"{name} in {filename} is {value!r:.80}, not an object")
     return value or {}
 
 
-def _check_modalities(modalities: object, output: _Output, filename: str) -> None:
+def _check_modalities(modalities: object, output: TransformerOutput, filename: str) -> None:
     if modalities is None:
         return
-    # sentence-transformers 6 writes `message` for language models, and then turns every text into a chat message.
+    # sentence-transformers 6 writes `message` for language models: every text becomes a chat message.
     if isinstance(modalities, dict) and "message" in modalities:
-        raise ModelLoadError("its texts go through a chat template (modality_config), which this server does not do")
+        raise ModelLoadError(
+            "its texts go through a chat template (modality_config), which this server does not support"
+        )
     text = {"method": "forward", "method_output_name": output.method_output_name}
     if not isinstance(modalities, dict) or modalities.get("text") != text:
         raise _unsupported(filename, "modality_config", modalities)
@@ -158,18 +161,16 @@ def _check_modalities(modalities: object, output: _Output, filename: str) -> Non
 def _check_model(group: Mapping[str, Any], filename: str) -> None:
     for name, value in group.items():
         if name in _DTYPES:
-            logger.info(
-                "model_kwargs.%s in %s is %s; here --dtype says what the model computes in", name, filename, value
-            )
+            logger.info("model_kwargs.%s in %s is %s; here --dtype sets the model's dtype", name, filename, value)
         elif name not in _MODEL_WITHOUT_EFFECT:
             raise _unsupported(filename, f"model_kwargs.{name}", value)
 
 
 def _read_processing(arguments: Arguments, value: Any, filename: str) -> Any:
-    """The `max_length` of the tokenizer's call, if there is one."""
+    """The `max_length` in `processing_kwargs`, if there is one."""
     groups = _as_object(value, "processing_kwargs", filename)
     length = None
-    # `common` comes last, because it wins over the modality's own.
+    # `common` comes last, since it wins over the modality.
     for modality in ("text", "common"):
         group = _as_object(groups.get(modality), f"processing_kwargs.{modality}", filename)
         for name, value in group.items():
@@ -201,4 +202,4 @@ def _pick_length(lengths: Mapping[str, Any], filename: str) -> int | None:
 
 
 def _unsupported(filename: str, name: str, value: object) -> ModelLoadError:
-    return ModelLoadError(f"{name} in {filename} is {str(value)[:80]!r}, which this server does not follow")
+    return ModelLoadError(f"{name} in {filename} is {str(value)[:80]!r}, which this server does not support")

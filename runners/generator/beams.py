@@ -1,7 +1,7 @@
-"""Beam search of one request: which continuations of its beams are kept, and when none can get better.
+"""Beam search for one request: which continuations of its beams are kept, and when the search ends.
 
-The search is that of `generate(num_beams=...)`, or vLLM's, which differs in three points (`BeamRules`). The rows of the
-batch are the scheduler's; this module sees logits and says which row goes on with which token.
+The search is that of `generate(num_beams=...)`, or vLLM's, which differs in three points (`BeamRules`). The scheduler
+owns the rows of the batch; this module selects, from logits, the row and the token that each beam continues with.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from runners.generator.sampler import Ranked
+from runners.generator.logprobs import Ranked
 
-# Changes the log probabilities of beams, float32 [beams, vocabulary], given the ids of their outputs so far.
+# Takes the log probabilities of beams, float32 [beams, vocabulary], and the ids of their outputs; returns new ones.
 Adjust = Callable[[Tensor, Sequence[Sequence[int]]], Tensor]
-# Tells the log probabilities of a token of each row, [rows, vocabulary].
+# Takes log probabilities, [rows, vocabulary], and a token for each row; returns the ranks of these tokens.
 Rank = Callable[[Tensor, Sequence[int]], list[Ranked]]
 
 
 @dataclass(frozen=True, slots=True)
 class BeamRules:
-    """How sequences are found and compared.
+    """The rules by which sequences are found and compared.
 
     Attributes:
-        width: beams that are kept.
-        choices: how many sequences are returned, at most `width`.
+        width: number of beams.
+        choices: number of sequences that are returned, at most `width`.
         length_penalty: a score is a log probability divided by a length to this power.
-        early_stopping: whether `width` finished sequences end the search; if not, it ends when the best beam cannot
-            become better than the worst of them at its length now (False), or at any length ("never").
-        as_vllm: a continuation that ends is a finished sequence whatever its rank, not only among the `width` best
-            ones, and a length is that of prompt and output without the token that ends it, not of the output with it.
+        early_stopping: True ends the search with `width` finished sequences. Otherwise the search ends when the best
+            beam cannot become better than the worst of them, at its current length (False) or at any length ("never").
+        as_vllm: continuations of any rank can finish a sequence, not only the `width` best ones; and a length is that
+            of prompt and output without the end token, instead of that of the output with it.
     """
 
     width: int
@@ -45,11 +45,11 @@ class BeamRules:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A sequence that has ended.
+    """A finished sequence.
 
     Attributes:
-        tokens: of the output, with the one that ended it.
-        ranked: of each token, where asked for.
+        tokens: the output, with its end token.
+        ranked: the log probability and rank of each token; empty unless requested.
     """
 
     tokens: tuple[int, ...]
@@ -62,12 +62,12 @@ class _Beam:
     tokens: tuple[int, ...]
     logprob: float
     ranked: tuple[Ranked, ...] = ()
-    # The row that it continues.
+    # The row that the beam continues.
     parent: int = 0
 
 
 class Beams:
-    """The beams of one request; it has one row of the batch at first, and `width` after the first step."""
+    """The beams of one request, which have one row of the batch at first, and `width` rows after the first step."""
 
     def __init__(
         self,
@@ -80,10 +80,11 @@ class Beams:
     ) -> None:
         """
         Args:
-            prompt_length: of what the output continues: a causal model's prompt, an encoder-decoder's start token.
+            prompt_length: tokens before the output: those of a causal model's prompt, or an encoder-decoder's start
+                token.
             ends: tokens that end a sequence.
-            adjust: what changes the scores; None for nothing.
-            rank: what tells log probabilities; None where nobody asks.
+            adjust: changes the scores; None to leave them.
+            rank: computes log probabilities for callers; None where they are not requested.
         """
         self._rules = rules
         self._prompt_length = prompt_length
@@ -96,17 +97,17 @@ class Beams:
         self.over = False
 
     def __len__(self) -> int:
-        """The rows of the batch that they have."""
+        """Number of rows of the batch."""
         return len(self._beams)
 
     @property
     def outputs(self) -> list[tuple[int, ...]]:
-        """What the beam of each row has generated."""
+        """The tokens that the beam of each row has generated."""
         return [beam.tokens for beam in self._beams]
 
     @property
     def best(self) -> list[Hypothesis]:
-        """The sequences that are returned, best first, once the search is over; fewer where there are no more."""
+        """The sequences that are returned once the search is over, best first; there may be fewer than `choices`."""
         return self._finished[: self._rules.choices]
 
     def advance(self, logits: Tensor) -> tuple[list[int], list[int]]:
@@ -116,7 +117,7 @@ class Beams:
             logits: [beams, vocabulary].
 
         Returns:
-            By row: the row that it continues, and its token. Where a row can go on with a beam of its own, it does.
+            For each row of the next step, the row that it continues, and its token. A row continues itself if it can.
         """
         logprobs = logits.float().log_softmax(-1)
         length = len(self._beams[0].tokens) + 1
@@ -137,10 +138,10 @@ class Beams:
         return [beam.parent for beam in self._beams], [beam.tokens[-1] for beam in self._beams]
 
     def _find_candidates(self, logprobs: Tensor) -> list[tuple[float, int, int]]:
-        """The best continuations of all beams, best first; enough that `width` of them do not end.
+        """The best continuations of all beams, best first; so many that at least `width` of them do not end.
 
         Returns:
-            For each the log probability of the sequence, the row that it continues and the token.
+            For each continuation: the log probability of the sequence, the row that it continues, and the token.
         """
         if self._adjust is not None:
             logprobs = self._adjust(logprobs, [beam.tokens for beam in self._beams])
@@ -157,7 +158,7 @@ class Beams:
         return found if self._rules.as_vllm else found[:count]
 
     def _extend(self, logprobs: Tensor, candidates: list[tuple[float, int, int]]) -> list[tuple[_Beam, bool]]:
-        """Those continuations that may be kept, best first, and whether each may be a finished sequence."""
+        """The continuations that may be kept, best first, and whether each may finish a sequence."""
         kept: list[tuple[tuple[float, int, int], bool]] = []
         alive = 0
         for rank, candidate in enumerate(candidates):
@@ -171,7 +172,7 @@ class Beams:
         ranked: list[tuple[Ranked, ...]] = [()] * len(kept)
         if self._rank is not None and kept:
             rows = torch.tensor([row for (_, row, _), _ in kept], device=logprobs.device)
-            ranked = [(one,) for one in self._rank(logprobs[rows], [token for (_, _, token), _ in kept])]
+            ranked = [(token_rank,) for token_rank in self._rank(logprobs[rows], [token for (_, _, token), _ in kept])]
         return [
             (_Beam((*parent.tokens, token), logprob, parent.ranked + new, row), counts)
             for ((logprob, row, token), counts), new in zip(kept, ranked, strict=True)
@@ -185,7 +186,12 @@ class Beams:
         self._finished.append(Hypothesis(beam.tokens, beam.logprob / length**self._rules.length_penalty, beam.ranked))
 
     def _can_improve(self, logprob: float, length: int) -> bool:
-        """Whether the best beam can still become better than a finished sequence."""
+        """Whether the best beam can still become better than a finished sequence.
+
+        Args:
+            logprob: of the best beam.
+            length: its number of tokens.
+        """
         rules = self._rules
         if len(self._finished) < rules.width:
             return True
@@ -199,17 +205,17 @@ class Beams:
         return score > self._finished[-1].score
 
     def _arrange(self, alive: Sequence[_Beam]) -> list[_Beam]:
-        """A beam a row, each in the row of the one that it continues, where that is free.
+        """A beam for each row: in the row of the beam that it continues, if that is free.
 
-        Where there are too few, the others are copies without probability.
+        If there are too few beams, the other rows get copies with probability zero.
         """
         rows: list[_Beam | None] = [None] * self._rules.width
-        moved = []
+        displaced = []
         for beam in alive:
             if rows[beam.parent] is None:
                 rows[beam.parent] = beam
             else:
-                moved.append(beam)
+                displaced.append(beam)
         filler = replace(alive[0], logprob=-math.inf)
-        rest = iter(moved)
-        return [beam if beam is not None else next(rest, filler) for beam in rows]
+        remaining = iter(displaced)
+        return [beam if beam is not None else next(remaining, filler) for beam in rows]

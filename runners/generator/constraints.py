@@ -1,4 +1,4 @@
-"""Constraints of outputs (JSON, regular expressions, choices, grammars), by llguidance, as vLLM's guidance backend."""
+"""Constraints of outputs: JSON, regular expressions, choices and grammars, by llguidance, which vLLM uses too."""
 
 from __future__ import annotations
 
@@ -25,38 +25,39 @@ from runners.generator.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
-# Of a schema, regular expression or grammar; and of what is converted to the library's own syntax, in Python.
-_MOST_CHARACTERS = 65_536
-_MOST_CONVERTED = 16_384
-_LONGEST_MESSAGE = 500
-# A state takes 1 to 2 kB, and each running request has its own. The work of a step, which the whole batch waits for, is
-# bounded by items: so many are some 10 ms of an ambiguous grammar, and enough for objects of 300 optional properties.
-# The fuel is what compiling takes: some 0.2 s.
+# Most characters of a schema, regular expression or grammar; and of a grammar that Python converts to Lark's syntax.
+_MAX_CHARACTERS = 65_536
+_MAX_CONVERTED = 16_384
+_MAX_MESSAGE = 500
+# A lexer state takes 1 to 2 kB, and each running request has its own. Items limit the work of a step, for which the
+# whole batch waits: 3000 take some 10 ms with an ambiguous grammar, and allow objects of 300 optional properties. Fuel
+# limits the time of compiling, to some 0.2 s.
 _LIMITS = llguidance.LLParserLimits(
     max_lexer_states=50_000, initial_lexer_fuel=200_000, step_max_items=3000, verbose_errors=False
 )
-# The library makes a state a remainder, for any number, and nothing else bounds that: these take some 50 ms.
+# The library makes a state for each remainder of a `multipleOf`, without a limit; this many take some 50 ms.
 _LARGEST_MULTIPLE = 10_000
 _MULTIPLE = re.compile(r'"multipleOf"\s*:\s*([-+.0-9eE]+)')
 _ESCAPE = re.compile(r"\\u00([0-9a-fA-F]{2})")
-# What the library says of what is too much for its limits, and of what nothing can match.
+# Parts of the library's messages about constraints that exceed its limits, and about those that no text can match.
 _TOO_COMPLEX = re.compile("Too many items|Current row has|ParserTooComplex|LexerTooComplex")
 _IMPOSSIBLE = re.compile("NoExtension")
-# A tokenizer must give these back, byte by byte.
-_TRIED = ("maybe", "a b", '{"')
-# Keywords of schemas of which several hold for one object: any of these, or `properties` beside another.
+# Texts that a tokenizer must decode to the same bytes.
+_PROBE_TEXTS = ("maybe", "a b", '{"')
+# Keywords by which several schemas apply to one object: any of the first, or `properties` beside another of the second.
 _COMBINING = frozenset({"allOf", "not", "if", "dependentSchemas"})
 _COMBINED = frozenset({"properties", "anyOf", "oneOf", "$ref"})
 
 
 class GrammarMatcher:
-    """How far the output of one row has come in its constraint."""
+    """The state of one row in its constraint."""
 
     def __init__(self, matcher: llguidance.LLMatcher, size: int, ends: frozenset[int], param: str | None) -> None:
         """
         Args:
-            size: tokens of a mask.
-            param: the request's field that has the constraint.
+            size: number of tokens of a mask.
+            ends: the tokens that end an output.
+            param: the request's field with the constraint, for errors.
         """
         self.matcher = matcher
         self.size = size
@@ -65,16 +66,16 @@ class GrammarMatcher:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing may follow, and there is no end token to say so."""
+        """Whether the output is complete, for a model without an end token."""
         return not self._ends and self.matcher.is_stopped()
 
     @property
     def error(self) -> InputError | None:
-        """Why it cannot go on."""
+        """The error that ends the output, if there is one."""
         return _refusal("the constraint", self.matcher.get_error(), self._param) if self.matcher.is_error() else None
 
     def consume(self, token: int) -> None:
-        """Go on with a token that the mask allows.
+        """Advance by a token that the mask allows.
 
         Raises:
             InputError: the constraint is too complex.
@@ -89,13 +90,13 @@ class Grammars:
     def __init__(self, vocabulary: Vocabulary, size: int, ends: frozenset[int]) -> None:
         """
         Args:
-            size: of the model's logits.
-            ends: the tokens that end an output, which a constraint takes where the output may be complete.
+            size: number of the model's logits.
+            ends: the tokens that end an output; a constraint allows them where the output may be complete.
         """
         self._vocabulary = vocabulary
         self._size = size
         self._ends = ends
-        # At load: it takes up to a second, and the interpreter's lock for half of it.
+        # At load: this takes up to a second, half of it with the interpreter's lock.
         self._tokenizer: llguidance.LLTokenizer | None = None
         try:
             self._tokenizer = self._wrap()
@@ -108,11 +109,11 @@ class Grammars:
         """Make a matcher; takes up to a second, without the interpreter's lock.
 
         Raises:
-            InputError: the constraint is none, is too large, or has something that is not supported.
+            InputError: the constraint is malformed, too large, or not supported.
         """
         what, param = f"the {_NAMES.get(constraint.kind, constraint.kind)}", constraint.param
-        if sum(map(len, constraint.value)) > _MOST_CHARACTERS:
-            raise InputError(f"{what} has more than {_MOST_CHARACTERS} characters", param)
+        if sum(map(len, constraint.value)) > _MAX_CHARACTERS:
+            raise InputError(f"{what} has more than {_MAX_CHARACTERS} characters", param)
         if constraint.kind in ("json", "choice", "grammar") and not constraint.value:
             raise InputError(f"{what} is empty", param)
         if "\0" in constraint.value:
@@ -128,7 +129,7 @@ class Grammars:
             raise InputError("this model's tokenizer takes no constraints", param)
         matcher = llguidance.LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
         if not matcher.is_error():
-            # It takes the longest of all masks, and finds what nothing can match.
+            # The first mask takes the longest of all, and shows whether any text can match.
             matcher.compute_bitmask()
         if matcher.is_error():
             raise _refusal(what, matcher.get_error(), param)
@@ -137,13 +138,13 @@ class Grammars:
     def _wrap(self) -> llguidance.LLTokenizer:
         tokenizer = self._vocabulary.tokenizer
         size = max(self._size, len(tokenizer))
-        # The library wants an end token: without one it is a token that does not exist.
+        # The library needs an end token: a model without one gets the id of a token that does not exist.
         ends = sorted(self._ends) or [size]
         size = max(size, *(end + 1 for end in ends))
-        # It does not know how some tokenizers decode, and some put a space before what they encode.
+        # The library does not support the decoders of some tokenizers, and some add a space before a text.
         with contextlib.suppress(ValueError):
             wrapped = llguidance.hf.from_tokenizer(tokenizer, size, ends)  # type: ignore[arg-type]
-            if all(wrapped.decode_bytes(wrapped.tokenize_str(text)) == text.encode() for text in _TRIED):
+            if all(wrapped.decode_bytes(wrapped.tokenize_str(text)) == text.encode() for text in _PROBE_TEXTS):
                 return wrapped
         wrapper = llguidance.TokenizerWrapper(_TokenBytes(self._vocabulary, size, ends[0]))
         return llguidance.LLTokenizer(wrapper, size, ends)
@@ -176,7 +177,11 @@ class _TokenBytes:
 
 
 def fill_masks(matchers: Sequence[GrammarMatcher]) -> npt.NDArray[np.int32]:
-    """Which tokens may come next, a bit a token, [matchers, tokens / 32]; computed in parallel."""
+    """The tokens that may come next, computed in parallel.
+
+    Returns:
+        A bit for each token, [matchers, tokens / 32].
+    """
     masks = llguidance.numpy.allocate_token_bitmask(len(matchers), matchers[0].size)
     llguidance.numpy.fill_next_token_bitmask_par(
         _executor(), [(matcher.matcher, row) for row, matcher in enumerate(matchers)], masks
@@ -194,9 +199,9 @@ def _compile_json(schema: str) -> str:
 
 
 def _compile_schema(schema: str) -> str:
-    """Without properties that the schema does not name, unless it allows them, as vLLM's xgrammar: models invent some.
+    """Compile a schema that excludes properties it does not name, unless it allows them, as vLLM's xgrammar does.
 
-    Where schemas are combined, one does not name the properties of the other, so all are left as they are.
+    Models invent properties otherwise. Combined schemas stay as they are: one does not name the properties of another.
     """
     parsed = json.loads(schema)
     schemas = [*_iterate_schemas(parsed)]
@@ -222,8 +227,8 @@ def _iterate_schemas(schema: object) -> Iterator[dict[str, Any]]:
 
 
 def _compile_grammar(text: str) -> str:
-    if len(text) > _MOST_CONVERTED and not gbnf_to_lark.is_lark_syntax(text):
-        raise ValueError(f"in EBNF it may have {_MOST_CONVERTED} characters; use Lark's syntax for more")
+    if len(text) > _MAX_CONVERTED and not gbnf_to_lark.is_lark_syntax(text):
+        raise ValueError(f"in EBNF it may have {_MAX_CONVERTED} characters; use Lark's syntax for more")
     return llguidance.grammar_from("grammar", text)
 
 
@@ -240,7 +245,7 @@ _NAMES = {"json": "JSON schema", "json_object": "JSON object"}
 def _check_multiples(what: str, text: str, param: str | None) -> None:
     """
     Raises:
-        InputError: what the library would make of all `multipleOf` together is too large.
+        InputError: the least common multiple of all `multipleOf` is too large for the library.
     """
     together = 1
     for number in _MULTIPLE.findall(_ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)):
@@ -255,10 +260,10 @@ def _check_multiples(what: str, text: str, param: str | None) -> None:
 
 
 def _refusal(what: str, message: str, param: str | None) -> InputError:
-    """The library's message in one line."""
+    """An error with the library's message in one line."""
     line = " ".join(message.removesuffix("<non-verbose/>").split())
     if _IMPOSSIBLE.search(line):
         line = f"no text can match it ({line})"
     elif _TOO_COMPLEX.search(line):
         line = f"it is too complex or too ambiguous ({line})"
-    return InputError(f"{what} cannot be used: {textwrap.shorten(line, _LONGEST_MESSAGE, placeholder=' ...')}", param)
+    return InputError(f"{what} cannot be used: {textwrap.shorten(line, _MAX_MESSAGE, placeholder=' ...')}", param)

@@ -1,7 +1,7 @@
-"""The forward passes of a batch of sequences: prompts in, then a token a row, with a cache of keys and values.
+"""The forward passes of a batch of sequences: first the prompts, then a token of each row, with a key-value cache.
 
-Rows of one batch may have been started at different times. What that takes of a model (positions by row, padding at the
-left of what it has seen) is found out by trying, at load.
+Rows of one batch may have started at different times. Whether a model supports that (positions by row, padding at the
+left of the cache) is tested at load.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from runners.encoder.forward import AttentionTypes
 from runners.generator.kv_cache import GrowingCache, join_masks
 from runners.generator.positions import find_restart, find_row_positions
 from runners.generator.rope import RowRope
-from runners.generator.stepwise_generation import StockSequence
+from runners.generator.stock_sequence import StockSequence
+from runners.modeling.attention import SparseAttention
 
-# Where RecurrentGemma keeps what other models have a cache for.
+# Attributes in which RecurrentGemma keeps the state that other models keep in a cache.
 _MODULE_STATES = ("recurrent_states", "conv1d_state")
 
 
 class Batching(StrEnum):
-    """How sequences may share a batch."""
+    """The ways in which sequences can share a batch."""
 
     CONTINUOUS = "continuous batches"
     TOGETHER = "batches that start together"
@@ -39,14 +39,14 @@ class Batching(StrEnum):
 
 @dataclass(slots=True)
 class Rows:
-    """Sequences that run together.
+    """The rows of sequences that run together.
 
     Attributes:
-        cache: of all rows; an `EncoderDecoderCache` for encoder-decoders.
-        mask: [rows, columns], which columns of the (decoder's) cache are a row's.
-        lengths: how many columns are a row's once its prompt is complete: [rows].
-        encoder_mask: as `mask`, of the encoder's output; None without an encoder.
-        stock: what runs a sequence that shares no batch, or its beams; there is no cache then.
+        cache: the cache of all rows; an `EncoderDecoderCache` for encoder-decoders.
+        mask: [rows, columns], the columns of the (decoder's) cache that a row has; the others are padding.
+        lengths: number of columns that each row has once its prompt is complete, [rows].
+        encoder_mask: as `mask`, for the encoder's output; None without an encoder.
+        stock: runs a sequence that shares no batch, or its beams; there is no cache then.
     """
 
     cache: Any
@@ -59,7 +59,7 @@ class Rows:
         return len(self.mask)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop all other rows, and columns that only they had; a row that is named twice becomes two."""
+        """Drop all other rows, and the columns that only they had; a row that is given twice becomes two rows."""
         index = torch.tensor(rows, device=self.mask.device)
         self.mask = self.mask[index]
         self.lengths = [self.lengths[row] for row in rows]
@@ -74,13 +74,13 @@ class Rows:
             self.encoder_mask = _select(parts[1], index, self.encoder_mask)
 
     def copy(self, rows: Sequence[int]) -> Rows:
-        """These rows as a batch of their own; only of continuous batches."""
+        """A copy of these rows; only for continuous batches."""
         cache = copy.copy(self.cache)
         if isinstance(cache, EncoderDecoderCache):
-            own, of_prompt = cache.self_attention_cache, cache.cross_attention_cache
-            assert isinstance(own, GrowingCache), "continuous batches have no other"
-            assert isinstance(of_prompt, GrowingCache), "continuous batches have no other"
-            cache.self_attention_cache, cache.cross_attention_cache = own.share(), of_prompt.share()
+            decoded, encoded = cache.self_attention_cache, cache.cross_attention_cache
+            assert isinstance(decoded, GrowingCache), "continuous batches have no other"
+            assert isinstance(encoded, GrowingCache), "continuous batches have no other"
+            cache.self_attention_cache, cache.cross_attention_cache = decoded.share(), encoded.share()
             cache.is_updated = dict(cache.is_updated)
         else:
             assert isinstance(cache, GrowingCache), "continuous batches have no other"
@@ -90,7 +90,11 @@ class Rows:
         return part
 
     def follow(self, sources: Sequence[int]) -> None:
-        """Let rows go on from others, which have the same prompt and are as long: for each row, which one."""
+        """Replace rows by others with the same prompt and length.
+
+        Args:
+            sources: for each row, the row that it continues.
+        """
         moved = [(row, source) for row, source in enumerate(sources) if row != source]
         if not moved:
             return
@@ -99,7 +103,7 @@ class Rows:
             self._reorder(torch.tensor(sources, device=self.mask.device))
             return
         targets, origins = torch.tensor(moved, device=self.mask.device).T
-        # The masks, and what is cached of the encoder's output, are equal.
+        # The masks and the cached encoder outputs of these rows are equal.
         parts[0].copy(origins, targets)
 
     def _reorder(self, rows: Tensor) -> None:
@@ -109,7 +113,7 @@ class Rows:
             self.cache.reorder_cache(rows)
 
     def join(self, other: Rows) -> None:
-        """Add other rows below; only for continuous batches."""
+        """Append other rows; only for continuous batches."""
         for part, other_part in zip(self._growing(), other._growing(), strict=True):
             part.join(other_part)
         self.mask = join_masks(self.mask, other.mask)
@@ -118,7 +122,7 @@ class Rows:
             self.encoder_mask = join_masks(self.encoder_mask, other.encoder_mask)
 
     def _growing(self) -> list[GrowingCache]:
-        """The caches that rows can join: of the decoder, and of the encoder's output."""
+        """The caches that rows can join: the decoder's, and that of the encoder's output."""
         caches = (
             [self.cache.self_attention_cache, self.cache.cross_attention_cache]
             if isinstance(self.cache, EncoderDecoderCache)
@@ -128,10 +132,13 @@ class Rows:
 
 
 class Prefill:
-    """Prompts on their way into the cache, some columns at a time.
+    """Prompts that are computed into the cache, some columns at a time.
 
     Attributes:
-        logits: after each of the columns that were computed last, [rows, columns, vocabulary], if they are kept.
+        ids: token ids, [rows, columns].
+        mask: [rows, columns], the columns that are tokens of a row's prompt; the others are padding.
+        done: number of columns that have been computed.
+        logits: of the columns that were computed last, [rows, columns, vocabulary], if `keep_logits` is set.
     """
 
     def __init__(self, ids: Tensor, mask: Tensor, rows: Rows, keep_logits: bool) -> None:
@@ -152,8 +159,8 @@ class Decoder:
             decoder_start: the token that an encoder-decoder begins with; None for a causal model.
 
         Attributes:
-            restarts_above: a sequence that comes to have more tokens is computed anew, from its first token; None where
-                what is computed stays.
+            restarts_above: number of tokens above which a sequence is computed anew from its first token; None where
+                cached tokens stay valid.
         """
         self.model = model
         self.batching = Batching.CONTINUOUS
@@ -165,7 +172,7 @@ class Decoder:
         decoding: Any = model if decoder_start is None else model.get_decoder()  # type: ignore[no-untyped-call]
         self.rope = RowRope(decoding)
         self._encoder_rope = None if decoder_start is None else RowRope(model.get_encoder())
-        self._attention_types = AttentionTypes(model)
+        self._sparse_attention = SparseAttention(model)
         self._states = [
             (module, name) for module in model.modules() for name in _MODULE_STATES if hasattr(module, name)
         ]
@@ -176,16 +183,16 @@ class Decoder:
         return self.start_token is not None
 
     def start(self, prompts: Sequence[Sequence[int]], keep_logits: bool = False) -> Prefill:
-        """Begin with prompts; `advance` computes them.
+        """Begin to compute prompts; `advance` computes them.
 
         Args:
-            keep_logits: of all columns, not of the last one alone; for causal models.
+            keep_logits: keep the logits of all columns instead of the last one; for causal models.
         """
         width = max(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         mask = torch.zeros(len(prompts), width, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
-            # Encoders count positions from the left, and caches are aligned at the right.
+            # Prompts of encoders are padded at the right, those of causal models at the left.
             columns = slice(0, len(prompt)) if self.has_encoder else slice(width - len(prompt), width)
             ids[row, columns] = torch.tensor(prompt)
             mask[row, columns] = True
@@ -199,14 +206,17 @@ class Decoder:
         return Prefill(ids, mask, rows, keep_logits)
 
     def forget(self) -> None:
-        """Undo what earlier sequences have left in the stock model: dynamic scaling, BigBird's attention, states."""
+        """Reset the state that earlier sequences left in the stock model: dynamic scaling, BigBird's attention, ..."""
         self.rope.reset()
         for module, name in self._states:
             setattr(module, name, None)
-        self._attention_types.restore(1)
+        self._sparse_attention.restore(1)
 
     def advance(self, prefill: Prefill, tokens: int) -> Tensor | None:
-        """Compute about so many tokens of the prompts, or all where a model cannot stop in between.
+        """Compute a part of the prompts.
+
+        Args:
+            tokens: about how many tokens are computed; models that cannot compute parts compute all.
 
         Returns:
             The logits of the first tokens, [rows, vocabulary], once the prompts are complete.
@@ -230,7 +240,7 @@ class Decoder:
         return _last(logits) if end == width else None
 
     def step(self, rows: Rows, tokens: Sequence[int]) -> Tensor:
-        """Append a token to every row; the logits of the next, [rows, vocabulary]."""
+        """Append a token to every row; returns the logits of the next tokens, [rows, vocabulary]."""
         rows.lengths = [length + 1 for length in rows.lengths]
         if rows.stock is not None:
             return rows.stock.step(tokens)
@@ -238,7 +248,7 @@ class Decoder:
         rows.mask = torch.cat([rows.mask, torch.ones_like(ids, dtype=torch.bool)], 1)
         if rows.encoder_mask is None:
             return _last(self._decode(rows, ids))
-        # The cache has keys and values of the encoder's output: only its rows and columns are looked at.
+        # The cache has the keys and values of the encoder's output, so that only the shape of this is used.
         hidden = torch.zeros(1, 1, 1, dtype=self.model.dtype, device=self.model.device)
         return self._decode_encoded(rows, ids, hidden.expand(*rows.encoder_mask.shape, 1))
 
@@ -257,7 +267,7 @@ class Decoder:
         return self._decode_encoded(rows, ids, hidden)
 
     def _decode(self, rows: Rows, ids: Tensor, keep_logits: bool = False) -> Tensor:
-        """The logits after the last of these columns at least, or after all of them; [rows, columns, vocabulary]."""
+        """The logits of at least the last of these columns, or of all of them; [rows, columns, vocabulary]."""
         positions = (rows.mask.cumsum(1)[:, -ids.shape[1] :] - 1).clamp(min=0)
         options: dict[str, Any] = {"position_ids": positions} if self._takes_positions else {}
         if self._takes_last_only and not keep_logits:
@@ -281,7 +291,7 @@ class Decoder:
 
     @contextlib.contextmanager
     def _at(self, rows: Rows, positions: Tensor) -> Iterator[None]:
-        """Positions by row meanwhile: [rows, columns]."""
+        """Apply positions by row, [rows, columns], within the context."""
         for module in self._row_positions:
             module.positions = positions
         try:
@@ -293,7 +303,7 @@ class Decoder:
 
     def _new_cache(self) -> Any:
         def new() -> DynamicCache:
-            # A model's own kind of cache cannot be joined, but knows layers that ours does not.
+            # The stock cache cannot be joined, but supports kinds of layers that `GrowingCache` does not.
             if self.batching is not Batching.CONTINUOUS:
                 return DynamicCache(config=self.model.config.get_text_config(decoder=True))
             return GrowingCache()
@@ -303,18 +313,18 @@ class Decoder:
 
 @dataclass
 class _EncoderOutput(BaseModelOutput):
-    """The output of an encoder; models with experts pass on what their routers gave, for training."""
+    """The output of an encoder; models with experts read `router_logits`, which is only used in training."""
 
     router_logits: Any = None
 
 
 def _select(cache: GrowingCache, rows: Tensor, mask: Tensor) -> Tensor:
-    """Keep these rows of a cache, and the columns that the mask of these rows has; the mask of what is kept."""
+    """Keep these rows of a cache, and the columns in their mask; returns the mask of the columns that are kept."""
     columns = mask.any(0).nonzero()[:, 0]
     cache.select(rows, columns)
     return mask[:, columns]
 
 
 def _last(logits: Tensor) -> Tensor:
-    """[rows, columns, vocabulary] to that of the last column."""
+    """The logits of the last column: [rows, columns, vocabulary] -> [rows, vocabulary]."""
     return logits[:, -1]

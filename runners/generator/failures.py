@@ -1,4 +1,4 @@
-"""What goes wrong with one sequence, as its caller and the log get it."""
+"""Errors of one sequence, as its caller and the log get them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def as_failure(error: Exception) -> RunnerError:
-    """An error that is meant to be shown; any other is logged, without its message, which may repeat a text."""
+    """A RunnerError as it is. Any other error is logged without its message, which may repeat a request's text."""
     if isinstance(error, RunnerError):
         return error
     logger.error("an output has failed: %s", type(error).__name__, exc_info=without_message(error))

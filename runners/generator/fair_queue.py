@@ -1,8 +1,8 @@
-"""The sequences that wait, in an order that is fair between the requests of clients.
+"""The waiting sequences, in an order that is fair to the requests of clients.
 
-Start-time fair queueing (Goyal, Vin, Cheng 1996): the first sequence of a request is tagged with the tag of what was
-taken last, each further one with as many tokens more as the one before it has, and the smallest tag is next. So a
-request of one sequence waits for a few of a request of a thousand, not for all of them.
+Start-time fair queueing (Goyal, Vin, Cheng 1996). The first sequence of a request gets the tag of the sequence that was
+taken last. The tag of each further one is larger by the number of tokens of the one before. The sequence with the
+smallest tag is next, so that a request of one sequence does not wait for all sequences of a request of a thousand.
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ from enum import Enum, auto
 
 from runners.generator.generation_request import Generation
 
-# So many entries of requests that have gone may stay in the heap, beside as many as there are requests.
-_MOST_STALE = 64
+# Entries of ended requests that may stay in the heap, in addition to as many as there are requests.
+_MAX_STALE = 64
 
 
 class Verdict(Enum):
-    """Whether a sequence may run now."""
+    """Whether a sequence may run now.
+
+    PASS: not yet, but sequences of other requests may. STOP: no further sequence may.
+    """
 
     TAKE = auto()
-    # Not yet, but those of other requests may.
     PASS = auto()
     STOP = auto()
 
 
 class _Share:
-    """The sequences of a request.
+    """The waiting sequences of a request.
 
     Attributes:
-        live: how many of them are still waited for.
+        live: number of sequences that have not been cancelled.
     """
 
     __slots__ = ("live", "owner", "waiting")
@@ -44,7 +46,7 @@ class _Share:
 
 
 class FairQueue:
-    """Sequences by their `owner`, the request of a client; each call takes logarithmic time. Not thread-safe."""
+    """Waiting sequences by `owner`, the client's request. Each call takes logarithmic time; not thread-safe."""
 
     def __init__(self) -> None:
         self._shares: dict[Hashable, _Share] = {}
@@ -56,15 +58,16 @@ class FairQueue:
         self._count = 0
 
     def __len__(self) -> int:
-        """How many sequences are still waited for."""
+        """Number of sequences that have not been cancelled."""
         return self._count
 
     def has_others(self, owner: Hashable) -> bool:
         """Whether sequences of other requests wait."""
-        return len(self._shares) > (owner in self._shares) or any(each.owner != owner for each in self._restarted)
+        restarted = any(generation.owner != owner for generation in self._restarted)
+        return restarted or len(self._shares) > (owner in self._shares)
 
     def push(self, generation: Generation) -> None:
-        """Let a sequence wait behind those of its request."""
+        """Add a sequence after those of its request."""
         share = self._shares.get(generation.owner)
         if share is None:
             share = self._shares[generation.owner] = _Share(generation.owner)
@@ -74,13 +77,13 @@ class FairQueue:
         self._begin(generation)
 
     def push_first(self, generations: Sequence[Generation]) -> None:
-        """Let sequences that have run before wait before all others."""
+        """Add sequences that have run before, ahead of all others."""
         self._restarted.extendleft(reversed(generations))
         for generation in generations:
             self._begin(generation)
 
     def discard(self, generation: Generation) -> None:
-        """Nobody waits any more for a sequence, which is `cancelled`."""
+        """Remove a sequence that has been cancelled; its entry is dropped later."""
         if not generation.waiting:
             return
         self._end(generation)
@@ -91,12 +94,12 @@ class FairQueue:
         if not share.live:
             del self._shares[share.owner]
             share.waiting.clear()
-        if len(self._heap) > 2 * len(self._shares) + _MOST_STALE:
+        if len(self._heap) > 2 * len(self._shares) + _MAX_STALE:
             self._heap = [entry for entry in self._heap if entry[2].waiting]
             heapq.heapify(self._heap)
 
     def take(self, judge: Callable[[Generation], Verdict]) -> Generation | None:
-        """The next sequence that may run now, which then waits no more."""
+        """Remove and return the next sequence that may run now."""
         while self._restarted:
             generation = self._restarted[0]
             if not generation.cancelled and judge(generation) is not Verdict.TAKE:
@@ -126,19 +129,19 @@ class FairQueue:
         return None
 
     def drain(self) -> list[Generation]:
-        """All that are still waited for, which wait no more."""
-        left = [
+        """Remove and return all sequences that have not been cancelled."""
+        drained = [
             generation
             for waiting in (self._restarted, *(share.waiting for share in self._shares.values()))
             for generation in waiting
             if generation.waiting
         ]
-        for generation in left:
+        for generation in drained:
             self._end(generation)
         self._restarted.clear()
         self._shares.clear()
         self._heap.clear()
-        return left
+        return drained
 
     def _take(self, entry: tuple[float, int, _Share]) -> Generation:
         tag, _, share = entry

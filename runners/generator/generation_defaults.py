@@ -1,4 +1,4 @@
-"""What a model does where a request says nothing: its generation_config.json, or the like of its config.json."""
+"""A model's defaults for requests: its generation_config.json, or the same settings in its config.json."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from runners.generator.sampler import Processor, Settings
 logger = logging.getLogger(__name__)
 
 MAX_BEAMS = 32
-# A length to a larger power is beyond what a number holds.
-_MOST_LENGTH_PENALTY = 10.0
+# A length to a larger power would overflow.
+_MAX_LENGTH_PENALTY = 10.0
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 
 
@@ -30,13 +30,14 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 class Defaults:
     """
     Attributes:
+        vocabulary: number of the model's logits.
         eos: the tokens that end an output.
-        decoder_start: what an encoder-decoder's output begins with, unseen; None for causal models.
-        max_tokens: of an output; None where the model does not say.
+        decoder_start: the token before an encoder-decoder's output; None for causal models.
+        max_tokens: most tokens of an output; None if the model sets no limit.
         stop: strings that end an output.
-        sampling: temperature and its like, where set explicitly.
-        samples: whether an output is drawn where the request does not say.
-        beams: None where the model does not search.
+        sampling: temperature, top_k, top_p and min_p, if set explicitly.
+        samples: whether tokens are sampled if the request does not say.
+        beams: the model's beam search; None if it has none.
     """
 
     vocabulary: int
@@ -55,7 +56,7 @@ class Defaults:
     def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Defaults:
         """
         Raises:
-            ModelLoadError: generation_config.json has a value that means nothing.
+            ModelLoadError: generation_config.json has a value that is not allowed.
         """
         config: Any = model.generation_config
         _check_numbers(config)
@@ -65,7 +66,7 @@ class Defaults:
         start = None
         if model.config.is_encoder_decoder:
             start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
-        _tell_without_effect(config)
+        _warn_of_ignored(config)
         return cls(
             vocabulary=model.config.get_text_config(decoder=True).vocab_size,
             eos=known_ends,
@@ -74,7 +75,7 @@ class Defaults:
             stop=tuple(stop for stop in _listed(config.stop_strings) if stop),
             sampling={name: value for name in _SAMPLING if (value := getattr(config, name, None)) is not None},
             repetition_penalty=config.repetition_penalty or 1.0,
-            # What causal models do is vLLM's, and OpenAI's: a temperature of 1.
+            # Causal models sample with a temperature of 1 by default, as in vLLM and OpenAI's API.
             samples=config.do_sample is True or start is None,
             beams=_find_beams(config),
             languages=Languages.of(tokenizer),
@@ -82,7 +83,7 @@ class Defaults:
         )
 
     def check(self, prompt: Sequence[int]) -> None:
-        """Refuse token ids that are none: they would fail the batch that they run in.
+        """Check the token ids of a prompt: an invalid one would fail its batch.
 
         Raises:
             InputError: a token id is outside of the vocabulary.
@@ -93,7 +94,7 @@ class Defaults:
             raise InputError(f"the prompt has token {outside}, but the vocabulary ends at {self.vocabulary - 1}")
 
     def resolve(self, sampling: Sampling) -> Settings:
-        """Put the defaults in.
+        """The sampler's settings of a request, with the model's defaults.
 
         Raises:
             InputError: a logit_bias is outside of the vocabulary, or as `find_beams`.
@@ -103,16 +104,16 @@ class Defaults:
             raise InputError(
                 f"logit_bias has token {outside[0]}, but the vocabulary ends at {self.vocabulary - 1}", "logit_bias"
             )
-        given = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
-        drawn = self.sampling | given
+        requested = {name: value for name in _SAMPLING if (value := getattr(sampling, name)) is not None}
+        values = self.sampling | requested
         greedy = sampling.temperature is None and not self.samples and not _asks_to_sample(sampling)
         if greedy or self.find_beams(sampling) is not None:
-            drawn["temperature"] = 0.0
-        if drawn.get("top_k", 0) <= 0:
-            drawn["top_k"] = None
+            values["temperature"] = 0.0
+        if values.get("top_k", 0) <= 0:
+            values["top_k"] = None
         repetition = sampling.repetition_penalty
         return Settings(
-            **drawn,
+            **values,
             repetition_penalty=self.repetition_penalty if repetition is None else repetition,
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
@@ -121,22 +122,22 @@ class Defaults:
         )
 
     def limit(self, sampling: Sampling) -> int | None:
-        """Most tokens of an output, where the request does not name them; None for as many as there is room for."""
+        """Most tokens of an output if the request sets no limit; None for as many as there is room for."""
         if self.decoder_start is not None and self.max_tokens is not None:
             return self.max_tokens
-        # As vLLM: a route's own default is as if the request had named it.
+        # A route's default wins over the model's, as in vLLM.
         return self.max_tokens if sampling.default_tokens is None else sampling.default_tokens
 
     def process(
         self, settings: Settings, sampling: Sampling, prompt: Sequence[int], max_tokens: int
     ) -> tuple[Settings, tuple[Processor, ...]]:
-        """What the model itself does to logits, where it does anything.
+        """The model's logits processors for a request.
 
         Args:
-            max_tokens: how many tokens the prompt is continued with at most.
+            max_tokens: most tokens of the output.
 
         Returns:
-            The settings without what the processors do, and these.
+            The settings without those that the processors apply, and the processors.
 
         Raises:
             InputError: the model has no such language.
@@ -149,7 +150,7 @@ class Defaults:
             overrides |= {"min_length": None, "min_new_tokens": None}
         warps = self.processors.warp and not settings.greedy
         if warps:
-            # Some of what leaves tokens out comes after what the sampler knows: then all is done there, in order.
+            # The processors apply all filters of tokens, in order: some come after those that the sampler knows.
             overrides |= {"do_sample": True} | {name: getattr(settings, name) for name in _SAMPLING}
             moved |= {"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": 0.0}
         if not (self.processors.exist or warps or target is not None):
@@ -158,46 +159,46 @@ class Defaults:
         return replace(settings, **moved), (self.processors.make(prompt, start, max_tokens, overrides),)
 
     def find_beams(self, sampling: Sampling) -> BeamRules | None:
-        """How a request's beams search; None where it has none.
+        """The rules of a request's beam search; None for sampling.
 
         Raises:
-            InputError: beam search is not possible so, or not with the other parameters.
+            InputError: the beam search's parameters are not allowed, or contradict other parameters.
         """
-        asked = sampling.beam_search
-        if asked is None:
-            # What beams cannot do is done without them.
+        search = sampling.beam_search
+        if search is None:
+            # The model's own beam search is not used with parameters that it does not support.
             return None if _asks_to_sample(sampling) or sampling.constraint is not None else self.beams
         if sampling.constraint is not None:
             raise InputError("beam search takes no grammar, JSON schema or other constraint: leave one of them out")
-        return _check_beams(asked)
+        return _check_beams(search)
 
     def _find_target(self, sampling: Sampling) -> int | None:
-        """The first token of the output by its language."""
+        """The first token of an output in the request's target language, or in the model's default one."""
         if sampling.target_language is not None:
             return self.languages.find(sampling.target_language, "tgt_lang").token
         return self.languages.default_target
 
 
 def leave_defaults(model: PreTrainedModel) -> None:
-    """Let the stock model's `generate`, by which some models run, prepare a plain search, whatever its own is."""
+    """Reset the model's generation_config: `generate`, which runs some models, must only prepare a greedy search."""
     config: Any = model.generation_config
     kept = ("bos_token_id", "cache_implementation", "decoder_start_token_id", "eos_token_id", "pad_token_id")
     model.generation_config = GenerationConfig(**{name: getattr(config, name) for name in kept})  # type: ignore[no-untyped-call]
 
 
-def _check_beams(asked: BeamSearch) -> BeamRules:
-    if not 1 <= asked.choices <= asked.width <= MAX_BEAMS:
-        raise InputError(f"beam search takes n from 1 to {MAX_BEAMS}, not {asked.width}")
-    if not (math.isfinite(asked.length_penalty) and abs(asked.length_penalty) <= _MOST_LENGTH_PENALTY):
+def _check_beams(search: BeamSearch) -> BeamRules:
+    if not 1 <= search.choices <= search.width <= MAX_BEAMS:
+        raise InputError(f"beam search takes n from 1 to {MAX_BEAMS}, not {search.width}")
+    if not (math.isfinite(search.length_penalty) and abs(search.length_penalty) <= _MAX_LENGTH_PENALTY):
         raise InputError(
-            f"length_penalty must be from -{_MOST_LENGTH_PENALTY:.0f} to {_MOST_LENGTH_PENALTY:.0f}, not "
-            f"{asked.length_penalty}"
+            f"length_penalty must be from -{_MAX_LENGTH_PENALTY:.0f} to {_MAX_LENGTH_PENALTY:.0f}, not "
+            f"{search.length_penalty}"
         )
-    return BeamRules(asked.width, asked.choices, asked.length_penalty, as_vllm=True)
+    return BeamRules(search.width, search.choices, search.length_penalty, as_vllm=True)
 
 
 def _find_beams(config: Any) -> BeamRules | None:
-    """The beams of a model, which it does not sample with."""
+    """The beam search of a generation_config; None if it has none, or samples."""
     width = config.num_beams or 1
     if width == 1 or width > MAX_BEAMS or config.do_sample:
         return None
@@ -223,12 +224,12 @@ def _listed(value: Any) -> list[Any]:
 def _check_numbers(config: Any) -> None:
     """
     Raises:
-        ModelLoadError: a setting of sampling is no number, or none that sampling has.
+        ModelLoadError: a sampling setting is no number, or has a value that is not allowed.
     """
     for name in (*_SAMPLING, "repetition_penalty"):
         value = getattr(config, name, None)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        # A `top_k` of -1 is all of the vocabulary.
+        # A `top_k` of -1 allows the whole vocabulary.
         if value is not None and not (is_number and (value >= 0 or name == "top_k")):
             raise ModelLoadError(f"generation_config.json has {name} {value!r}, which must be a number from 0")
     for token in _listed(config.eos_token_id):
@@ -236,7 +237,7 @@ def _check_numbers(config: Any) -> None:
             raise ModelLoadError(f"generation_config.json has eos_token_id {token!r}, which must be a token id")
 
 
-def _tell_without_effect(config: Any) -> None:
+def _warn_of_ignored(config: Any) -> None:
     names = find_without_effect(config)
     if (config.num_beams or 1) > 1 and _find_beams(config) is None:
         names.append(f"num_beams (it is {config.num_beams}, with do_sample {config.do_sample})")

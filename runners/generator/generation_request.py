@@ -1,4 +1,4 @@
-"""A request to a model: what is asked for, and how far it has come."""
+"""A sequence to generate: its request, its state in the scheduler, and the delivery of its deltas."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch import Tensor
 from runners.core.generation import Delta, FinishReason
 from runners.generator.beams import BeamRules, Beams, Hypothesis
 from runners.generator.constraints import GrammarMatcher
-from runners.generator.logprobs import PromptScores, describe
-from runners.generator.output_text import TextStream
-from runners.generator.sampler import NamedTokens, Processor, Ranked, SampledRow, Sampler, Settings
+from runners.generator.logprobs import PromptScores, Ranked, describe
+from runners.generator.sampler import NamedTokens, Processor, SampledRow, Sampler, Settings
+from runners.generator.text_stream import TextStream
 from runners.generator.vocabulary import Vocabulary
 
-# What a caller gets: a delta, all that beams have found, or why there is no more.
+# An item for a caller: a delta, the sequences of a beam search, or the error that ends the sequence.
 Item = Delta | list[Hypothesis] | Exception
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt and how it is continued.
+    """A tokenized prompt, and how it is continued, with the model's defaults.
 
     Attributes:
-        counted: the tokens that the repetition penalty counts beside the output's.
-        context: the tokens before the first one in the same text; none for encoder-decoders.
+        counted: the tokens that the repetition penalty counts in addition to the output.
+        context: the tokens before the output in the same text; empty for encoder-decoders.
         max_tokens: 0 only computes the prompt.
-        ends: the tokens that end the output, and the reason that is given for each.
-        processors: change the logits of this request alone.
-        matcher: of the constraint of the output.
-        beams: None to sample.
-        prompt_logprobs: how many of the most likely tokens are told at each position of the prompt; None for nothing.
+        ends: the tokens that end the output, with the stop reason of each.
+        processors: change the logits of this request only.
+        matcher: of the output's constraint.
+        beams: None for sampling.
+        prompt_logprobs: number of the most likely tokens at each position of the prompt; None for no log probabilities.
     """
 
     prompt: Sequence[int]
@@ -54,7 +54,7 @@ class Request:
 
 
 class Output:
-    """One sequence of a request, as its tokens come."""
+    """The text of a sequence, built token by token."""
 
     def __init__(self, request: Request, vocabulary: Vocabulary) -> None:
         self.finished = False
@@ -66,7 +66,7 @@ class Output:
         self._tokens = 0
 
     def take(self, token: int, ranked: Ranked | None) -> Delta:
-        """What the next token adds, and whether it is the last."""
+        """The delta of the next token; sets `finished` with the last one."""
         offset = self._text.length
         text, reason, stop_reason = self._add(token)
         self.finished = reason is not None
@@ -74,7 +74,7 @@ class Output:
         return Delta(text, (token,), reason, logprobs, stop_reason)
 
     def _add(self, token: int) -> tuple[str, FinishReason | None, int | str | None]:
-        """The text that is certain now, and why it ends."""
+        """The text that is certain after a token, and, at the end, the finish and stop reasons."""
         self._tokens += 1
         request = self._request
         if token in request.ends:
@@ -91,22 +91,22 @@ class Output:
 
 
 class Generation:
-    """A request under way; made on the event loop that waits for it."""
+    """A sequence that waits or runs, or a beam search; made on the event loop that reads its items."""
 
     def __init__(self, request: Request, vocabulary: Vocabulary, owner: Hashable) -> None:
         """
         Args:
-            owner: the request of the client, of which there may be other sequences.
+            owner: the client's request, which may have other sequences.
         """
         self.request = request
         self.owner = owner
         self.sampled = SampledRow(request.settings, request.seed, request.counted, request.processors, request.matcher)
         self.beams = None if request.beams is None else begin_beams(request, request.beams)
-        asked = request.prompt_logprobs
-        self.prompt_scores = None if asked is None else PromptScores(asked, [])
+        count = request.prompt_logprobs
+        self.prompt_scores = None if count is None else PromptScores(count, [])
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Item] = asyncio.Queue()
-        # The scheduler's own; `cancelled` is read between steps.
+        # Set by the scheduler; `cancelled` is read between steps.
         self.waiting = False
         self.cancelled = False
         self.finished = False
@@ -114,36 +114,36 @@ class Generation:
 
     @property
     def is_scored(self) -> bool:
-        """Whether log probabilities of the prompt are asked for, and not told yet."""
+        """Whether log probabilities of the prompt are still to be computed."""
         return self.prompt_scores is not None and not self.outputs[0]
 
     @property
     def sequences(self) -> list[list[int]]:
-        """Prompt and output of each row; some models compute a sequence anew at some length."""
+        """Prompt and output of each row: some models compute a sequence anew at some length."""
         return [[*self.request.prompt, *output] for output in self.outputs]
 
     @property
     def length(self) -> int:
-        """The tokens of each of these."""
+        """Number of tokens of each of `sequences`."""
         return len(self.request.prompt) + len(self.outputs[0])
 
     @property
     def outputs(self) -> Sequence[Sequence[int]]:
-        """What each row has generated."""
+        """The tokens that each row has generated."""
         return [self.sampled.output] if self.beams is None else self.beams.outputs
 
     @property
     def rows(self) -> int:
-        """The rows of the batch that it has now."""
+        """Current number of rows in the batch."""
         return 1 if self.beams is None else len(self.beams)
 
     @property
     def most_rows(self) -> int:
-        """The rows of a batch that it has at most."""
+        """Largest number of rows in the batch."""
         return 1 if self.request.beams is None else self.request.beams.width
 
     def take(self, token: int, ranked: Ranked | None) -> Delta | Exception:
-        """What the next token adds, and whether it is the last; or why there is none."""
+        """The delta of the next token, or the error of the row; sets `finished` at the end."""
         if self.sampled.error is not None:
             self.finished = True
             return self.sampled.error
@@ -156,7 +156,7 @@ class Generation:
 
 
 def begin_beams(request: Request, rules: BeamRules) -> Beams:
-    """The beams of a request; its settings and processors hold for each, by its own output."""
+    """The beams of a request; its settings and processors apply to each beam's output."""
     settings = request.settings
     named = NamedTokens(settings)
 
@@ -190,18 +190,37 @@ def begin_beams(request: Request, rules: BeamRules) -> Beams:
     )
 
 
-def tell_found(request: Request, vocabulary: Vocabulary, hypothesis: Hypothesis, choice: int) -> Delta:
-    """What beams have found as the delta of a choice; a stop string cuts the text."""
+def describe_beam(request: Request, vocabulary: Vocabulary, hypothesis: Hypothesis, choice: int) -> Delta:
+    """A sequence of a beam search as the only delta of a choice; a stop string ends its text."""
     output = Output(request, vocabulary)
-    taken: list[Delta] = []
+    deltas: list[Delta] = []
     for token, ranked in zip_longest(hypothesis.tokens, hypothesis.ranked):
-        taken.append(output.take(token, ranked))
+        deltas.append(output.take(token, ranked))
         if output.finished:
             break
     return replace(
-        taken[-1],
-        text="".join(delta.text for delta in taken),
-        token_ids=hypothesis.tokens[: len(taken)],
-        logprobs=tuple(logprobs for delta in taken for logprobs in delta.logprobs),
+        deltas[-1],
+        text="".join(delta.text for delta in deltas),
+        token_ids=hypothesis.tokens[: len(deltas)],
+        logprobs=tuple(logprobs for delta in deltas for logprobs in delta.logprobs),
         choice=choice,
     )
+
+
+def deliver(items: Sequence[tuple[Generation, Item]]) -> None:
+    """Give the items of a step to their callers, with one call for each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Generation, Item]]] = {}
+    for generation, item in items:
+        by_loop.setdefault(generation.loop, []).append((generation, item))
+    for loop, loop_items in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_put, loop_items)
+        except RuntimeError:
+            # The event loop is closed, so that nobody waits.
+            for generation, _ in loop_items:
+                generation.cancelled = True
+
+
+def _put(items: Sequence[tuple[Generation, Item]]) -> None:
+    for generation, item in items:
+        generation.queue.put_nowait(item)

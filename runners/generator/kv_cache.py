@@ -1,6 +1,6 @@
-"""The keys and values of the running rows: appended in place, rows leave and join.
+"""A key-value cache that grows in place, and that rows can leave and join.
 
-Rows are aligned at the right: what one lacks in columns (tokens) is padding at its left, which a mask leaves out.
+Rows are aligned at the right: shorter rows have padding columns (tokens) at their left, which a mask excludes.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# A full buffer grows by this part of itself, and at least by so many columns.
+# A full buffer grows by this part of its columns, and at least by so many columns.
 _GROWTH = 0.25
-_LEAST_GROWTH = 64
+_MIN_GROWTH = 64
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values [rows, heads, columns, size] as views of buffers with room, where the stock layer copies all.
+    """Keys and values [rows, heads, columns, size] as views of larger buffers; the stock layer copies all in each step.
 
-    It keeps every column also for layers with a sliding window: the model's mask leaves out what is too old.
+    All columns are kept, also for layers with a sliding window: the model's mask excludes those that are too old.
     """
 
     keys: Tensor
@@ -31,7 +31,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append columns; all of them."""
+        """Append columns; returns the keys and values of all columns."""
         if self._buffers is None:
             self._put((key_states, value_states), key_states.shape[-2])
             return key_states, value_states
@@ -51,12 +51,12 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self._put((keys, values), len(columns))
 
     def copy(self, sources: Tensor, targets: Tensor) -> None:
-        """Replace rows by others."""
+        """Copy rows over other rows."""
         for states in (self.keys, self.values):
             states[targets] = states[sources]
 
     def join(self, other: GrowingLayer) -> None:
-        """Add the rows of another layer below."""
+        """Append the rows of another layer."""
         width = max(self.keys.shape[-2], other.keys.shape[-2])
         self._put((_joined(self.keys, other.keys, width), _joined(self.values, other.values, width)), width)
 
@@ -75,7 +75,7 @@ class GrowingCache(DynamicCache):
         Cache.__init__(self, layer_class_to_replicate=GrowingLayer)
 
     def share(self) -> GrowingCache:
-        """A cache of the same keys and values, of which rows can be selected apart."""
+        """A cache with the same keys and values, whose rows can be selected independently."""
         shared = copy.copy(self)
         shared.layers = [copy.copy(layer) for layer in self.layers]
         return shared
@@ -86,12 +86,12 @@ class GrowingCache(DynamicCache):
             layer.select(rows, columns)
 
     def copy(self, sources: Tensor, targets: Tensor) -> None:
-        """Replace rows by others."""
+        """Copy rows over other rows."""
         for layer in self.layers:
             layer.copy(sources, targets)
 
     def join(self, other: GrowingCache) -> None:
-        """Add the rows of another cache below."""
+        """Append the rows of another cache."""
         for layer, other_layer in zip(self.layers, other.layers, strict=True):
             layer.join(other_layer)
 
@@ -106,7 +106,7 @@ def join_masks(upper: Tensor, lower: Tensor) -> Tensor:
 
 
 def _capacity(width: int) -> int:
-    return width + max(_LEAST_GROWTH, int(width * _GROWTH))
+    return width + max(_MIN_GROWTH, int(width * _GROWTH))
 
 
 def _with_room(states: Tensor, width: int) -> Tensor:
@@ -121,7 +121,7 @@ def _joined(upper: Tensor, lower: Tensor, width: int) -> Tensor:
     buffer = upper.new_empty(split + len(lower), upper.shape[1], _capacity(width), upper.shape[3])
     for part, states in ((buffer[:split], upper), (buffer[split:], lower)):
         padding = width - states.shape[2]
-        # Masked columns weigh nothing, but nothing times an uninitialised NaN is NaN.
+        # Masked columns have the weight 0, but 0 times an uninitialised NaN is NaN.
         part[:, :, :padding] = 0
         part[:, :, padding:width] = states
     return buffer

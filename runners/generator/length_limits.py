@@ -1,4 +1,4 @@
-"""How long the prompts and outputs of a model may be."""
+"""Limits of the lengths of prompts and outputs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from runners.core.errors import InputError
 from runners.modeling.loading import limit_sequence
 
-# Where neither the request nor the model says how much an encoder-decoder is to write.
+# The output limit of an encoder-decoder where neither the request nor the model sets one.
 _DEFAULT_OUTPUT = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Lengths in tokens.
+    """Limits in tokens.
 
     Attributes:
-        prompt: of a causal model's prompt and output together, of an encoder-decoder's prompt.
-        output: most that an encoder-decoder can write; None for no limit, and for causal models.
-        default_output: what an encoder-decoder writes at most where a request says nothing; None for causal models.
+        prompt: of a causal model's prompt and output together, or of an encoder-decoder's prompt.
+        output: of an encoder-decoder's output; None for no limit, and for causal models.
+        default_output: of an encoder-decoder's output where a request sets no limit; None for causal models.
     """
 
     prompt: int
@@ -29,25 +29,33 @@ class Limits:
     default_output: int | None = None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: int | None) -> Limits:
-        """Those of a model, or what the operator asked for, as far as there are positions."""
-        prompt = limit_sequence(model, tokenizer, asked)
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> Limits:
+        """The limits of a model.
+
+        Args:
+            max_length: the operator's limit, which must not exceed the model's number of positions.
+        """
+        prompt = limit_sequence(model, tokenizer, max_length)
         if not model.config.is_encoder_decoder:
             return cls(prompt)
-        # Of the kinds of config only those with a table of decoder positions have these.
+        # Only configs of models with a table of decoder positions have these attributes.
         keys = ("max_decoder_position_embeddings", "max_position_embeddings")
-        # Where encoder and decoder are two models, the decoder has a config of its own.
+        # An encoder-decoder of two models has a separate config of the decoder.
         decoder: Any = getattr(model.config, "decoder", None) or model.config
         known = [value for key in keys if (value := getattr(decoder, key, None)) is not None]
-        output = min([*known[:1], asked] if asked is not None else known[:1], default=None)
+        output = min([*known[:1], max_length] if max_length is not None else known[:1], default=None)
         default = configured_output(model) or output or _DEFAULT_OUTPUT
         return cls(prompt, output, default if output is None else min(default, output))
 
     def room(self, prompt: int, max_tokens: int | None) -> int:
-        """How many tokens a prompt may be continued with.
+        """The most tokens of an output.
+
+        Args:
+            prompt: number of tokens of the prompt.
+            max_tokens: the request's limit.
 
         Raises:
-            InputError: there is less room than was asked for.
+            InputError: the prompt is empty or too long, or there is no room for `max_tokens`.
         """
         context = f"This model's maximum context length is {self.prompt} tokens, but"
         if prompt == 0:
@@ -76,7 +84,7 @@ class Limits:
 
 
 def configured_output(model: PreTrainedModel) -> int | None:
-    """How many tokens an encoder-decoder writes, by its generation_config; `max_length` counts the decoder's start."""
+    """The output limit of an encoder-decoder's generation_config; its `max_length` includes the start token."""
     config: Any = model.generation_config
     if config.max_new_tokens is not None:
         return int(config.max_new_tokens)

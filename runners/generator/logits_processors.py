@@ -1,4 +1,4 @@
-"""What a model's generation_config.json does to logits, by the processors that `generate()` makes of it."""
+"""The logits processors that `generate()` makes of a model's generation_config.json."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from transformers import (
 from runners.core.errors import ModelLoadError, brief
 from runners.generator.sampler import Processor
 
-# What does nothing between the first two tokens and the last one.
+# These change nothing between the first two tokens and the last one.
 _AT_THE_ENDS = (
     ForcedBOSTokenLogitsProcessor,
     ForcedEOSTokenLogitsProcessor,
     SuppressTokensAtBeginLogitsProcessor,
 )
-# Of what leaves tokens out when sampling, what only `transformers` computes, and its values that do nothing.
+# Settings that filter tokens when sampling and that only `transformers` implements, with their neutral values.
 _WARPERS: Mapping[str, tuple[float | None, ...]] = {
     "typical_p": (None, 1.0),
     "epsilon_cutoff": (None, 0.0),
     "eta_cutoff": (None, 0.0),
     "top_h": (None,),
 }
-# Settings that make `generate()` choose otherwise than it does here, and their values that do nothing.
+# Settings of `generate()` that this server does not implement, with their neutral values.
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "penalty_alpha": (None, 0.0),
     "dola_layers": (None,),
@@ -49,7 +49,12 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 
 
 class ModelProcessors:
-    """Makes a request's processor; where the model asks for none, there is none."""
+    """Makes the processors of requests from a model's generation_config.json.
+
+    Attributes:
+        warp: whether tokens are filtered when sampling.
+        exist: whether there are processors without sampling.
+    """
 
     def __init__(self, model: PreTrainedModel, eos: Collection[int]) -> None:
         """
@@ -57,7 +62,7 @@ class ModelProcessors:
             eos: the tokens that end an output.
 
         Raises:
-            ModelLoadError: generation_config.json has what no processor can be made of.
+            ModelLoadError: no processors can be made of generation_config.json.
         """
         self._model = model
         self._template: Any = copy.deepcopy(model.generation_config)
@@ -78,13 +83,13 @@ class ModelProcessors:
     ) -> Processor:
         """
         Args:
-            start: what the output continues: the prompt of a causal model, an encoder-decoder's start token.
-            overrides: settings that hold instead of generation_config.json's.
+            start: the tokens before the output: the prompt of a causal model, or an encoder-decoder's start token.
+            overrides: settings instead of those of generation_config.json.
         """
 
         @cache
         def prepare() -> tuple[LogitsProcessorList, Tensor, bool]:
-            """In the model's thread: on a GPU tensors wait for what runs."""
+            """Called in the model's thread: making tensors on a GPU waits for the current step."""
             listed = self._list(prompt, len(start), max_tokens, overrides)
             before = torch.tensor(start, device=self._model.device)
             return listed, before, all(isinstance(each, _AT_THE_ENDS) for each in listed)
@@ -105,7 +110,7 @@ class ModelProcessors:
         config = copy.copy(self._template)
         for name, value in overrides.items():
             setattr(config, name, value)
-        # As `generate` does before it makes them.
+        # `generate` sets these before it makes the processors.
         if config.min_new_tokens is not None:
             config.min_length = start + config.min_new_tokens
         config.max_length = start + max_tokens
@@ -121,5 +126,5 @@ class ModelProcessors:
 
 
 def find_without_effect(config: Any) -> list[str]:
-    """The settings of a generation_config.json that this server does not do."""
+    """The settings of a generation_config.json that this server does not implement."""
     return [name for name, neutral in _WITHOUT_EFFECT.items() if getattr(config, name, None) not in neutral]

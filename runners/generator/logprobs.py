@@ -1,56 +1,121 @@
-"""Log probabilities of tokens as callers get them, and those of prompts."""
+"""Log probabilities of tokens: computed from logits, and described for callers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from runners.core.generation import TokenLogprob, TokenLogprobs
 from runners.generator.detokenizer import Detokenizer
-from runners.generator.sampler import Ranked, rank
 from runners.generator.vocabulary import Vocabulary
 
-# As vLLM: what cannot come has no infinite number, which JSON lacks.
-_LEAST = -9999.0
+# Instead of minus infinity, which JSON lacks; the number is vLLM's.
+_MIN_LOGPROB = -9999.0
 _LOGPROBS_AT_A_TIME = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The log probability and the rank of a token.
+
+    Attributes:
+        top: the most likely tokens: id, log probability and rank of each.
+    """
+
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float, int], ...]
+
+
+def rank(logprobs: Tensor, tokens: Tensor, count: int) -> list[Ranked]:
+    """The log probabilities and ranks of tokens, and the most likely tokens.
+
+    A token's rank also counts the other tokens that are as likely, as in vLLM.
+
+    Args:
+        logprobs: [rows, vocabulary].
+        tokens: [rows].
+        count: number of the most likely tokens.
+    """
+    chosen = logprobs.gather(1, tokens[:, None])
+    ranks = (logprobs >= chosen).sum(-1).tolist()
+    values, ids = (part.tolist() for part in logprobs.topk(min(count, logprobs.shape[1])))
+    return [
+        # Tokens without a probability are left out: their order is arbitrary.
+        Ranked(
+            logprob,
+            place,
+            tuple(top for top in zip(ids[row], values[row], range(1, count + 1), strict=False) if top[1] > -math.inf),
+        )
+        for row, (logprob, place) in enumerate(zip(chosen[:, 0].tolist(), ranks, strict=True))
+    ]
+
+
+def count_as_likely(logprobs: Tensor, named: Tensor) -> Tensor:
+    """For each named log probability, the number of log probabilities that are at least as high.
+
+    Args:
+        logprobs: [vocabulary].
+        named: [tokens].
+
+    Returns:
+        [tokens].
+    """
+    edges, order = named.sort()
+    # Each token is searched among the few edges, which is faster than a pass over all tokens for each edge.
+    reached = torch.bucketize(logprobs, edges, right=True).bincount(minlength=len(named) + 1)
+    counts = torch.empty_like(order)
+    counts[order] = reached.flip(0).cumsum(0).flip(0)[1:]
+    return counts
+
+
 def describe(vocabulary: Vocabulary, token: int, ranked: Ranked, offset: int) -> TokenLogprobs:
-    """A position of a text, at an offset in characters."""
+    """A position of a text for callers.
+
+    Args:
+        offset: number of characters of the text before the token.
+    """
     return TokenLogprobs(
         _entry(vocabulary, token, ranked.logprob, ranked.rank),
-        tuple(_entry(vocabulary, *each) for each in ranked.top),
+        tuple(_entry(vocabulary, *top) for top in ranked.top),
         offset,
     )
 
 
-def _entry(vocabulary: Vocabulary, token: int, logprob: float, place: int) -> TokenLogprob:
-    return TokenLogprob(token, vocabulary.text(token), vocabulary.data(token), max(logprob, _LEAST), place)
+def _entry(vocabulary: Vocabulary, token: int, logprob: float, token_rank: int) -> TokenLogprob:
+    return TokenLogprob(token, vocabulary.text(token), vocabulary.data(token), max(logprob, _MIN_LOGPROB), token_rank)
 
 
 @dataclass(slots=True)
 class PromptScores:
-    """What is known of a prompt's tokens, but for the first one, as far as the prompt has been computed.
+    """The log probabilities of a prompt's tokens after the first, as far as the prompt has been computed.
 
     Attributes:
-        count: how many of the most likely tokens are told at each position.
+        count: number of the most likely tokens at each position.
     """
 
     count: int
     ranked: list[Ranked]
 
     def add(self, logits: Tensor, tokens: Tensor) -> None:
-        """Take the next tokens, [tokens], and the logits before each, [tokens, vocabulary]."""
+        """Add the next tokens of the prompt.
+
+        Args:
+            logits: before each token, [tokens, vocabulary].
+            tokens: [tokens].
+        """
         self.ranked += rank(logits.float().log_softmax(-1), tokens, self.count)
 
 
 class PromptDescription:
-    """A prompt's positions, described some at a time: they are many, and others wait for the thread.
+    """Describes a prompt's positions, a part at a time, so that other work of the thread does not wait long.
 
     Attributes:
-        positions: those that are described; None for the first, of which nothing is known.
+        positions: those that have been described; None for the first, which has no log probability.
     """
 
     def __init__(
@@ -68,7 +133,7 @@ class PromptDescription:
         return len(self.positions) == len(self._prompt)
 
     def extend(self) -> None:
-        """Describe the next positions, which takes some 10 ms."""
+        """Describe the next positions; takes some 10 ms."""
         start = len(self.positions)
         end = min(start + max(1, _LOGPROBS_AT_A_TIME // (1 + len(self._ranked[0].top))), len(self._prompt))
         for position in range(start, end):

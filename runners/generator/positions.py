@@ -1,4 +1,4 @@
-"""Positions of rows that share a batch: by row where a model counts columns, and where a sequence must start anew."""
+"""Absolute positions of rows that share a batch, and lengths at which a model computes a sequence anew."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 
 class RowPositions:
-    """Gives a decoder's table of absolute positions a position a row, while set.
+    """Replaces the output of a decoder's table of absolute positions by that of `positions`, while these are set.
 
-    Such models (BART, Marian, Pegasus, M2M100, ...) take the columns of the cache for positions.
+    Models with such tables (BART, Marian, Pegasus, M2M100, ...) use the columns of the cache as positions.
+
+    Attributes:
+        positions: [rows, columns].
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -28,7 +31,7 @@ class RowPositions:
 
 
 def find_row_positions(model: PreTrainedModel) -> Iterator[RowPositions]:
-    """The tables of absolute positions of a model's decoder, each with a hook."""
+    """Hooks of all tables of absolute positions of a model's decoder."""
     decoder: Any = model.get_decoder()  # type: ignore[no-untyped-call]
     for name, module in decoder.named_modules():
         has_table = isinstance(module, nn.Embedding) or isinstance(getattr(module, "weights", None), Tensor)
@@ -37,7 +40,7 @@ def find_row_positions(model: PreTrainedModel) -> Iterator[RowPositions]:
 
 
 class _FilledCache(DynamicCache):
-    """A cache that says to have so many columns."""
+    """A cache that reports a number of columns."""
 
     def __init__(self, length: int) -> None:
         super().__init__()
@@ -51,10 +54,9 @@ class _FilledCache(DynamicCache):
 
 
 def find_restart(model: Any) -> int | None:
-    """Up to how many tokens the cache of a sequence holds, where `generate` gives it up at some length.
+    """The number of tokens above which `generate` drops a sequence's cache and computes it anew; None if it never does.
 
-    Phi-3 and its like do at the length where LongRoPE changes, and the sequence is to be computed anew; whether a model
-    does is tried. Others go on with what has been computed.
+    Phi-3 and similar models do so at the length where LongRoPE changes. Whether a model does is tested.
     """
     limit = getattr(model.config, "original_max_position_embeddings", None)
     if not isinstance(limit, int):

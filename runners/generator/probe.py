@@ -1,8 +1,8 @@
-"""What a model can do, found out by trying at load: batches of which kind, and packed linear layers.
+"""Probes of a model at load: how its sequences can share batches, and whether its linear layers can be packed.
 
-A way to batch is trusted if rows that join and leave get the logits that `generate` gets for each of them alone. It is
-tried with texts that cross what attention reaches and where rotary positions change: as it is, where a text of that
-length takes seconds at most, and with all such limits lowered to a few tokens.
+A way of batching is used if rows that join and leave get the same logits as `generate` computes for each row alone. The
+probe's texts cross the attention windows and the lengths at which rotary positions change: at their real lengths if
+such a text takes seconds at most, and with all these limits lowered to a few tokens.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from runners.core.errors import ModelLoadError, brief
 from runners.generator.decoder import Batching, Decoder, Rows
-from runners.generator.lowered_limits import has_limits, lowered, read_windows, selects_columns
+from runners.generator.probe_limits import has_limits, lowered, read_windows, selects_columns
 from runners.modeling.loading import count_positions
 from runners.modeling.packed_linear import pack_linears
 from runners.modeling.score_difference import TOLERANCES
 
-# The first text crosses a limit of 8 tokens while it runs, the second begins beyond it, the third one stays below.
+# Lengths of texts: the first crosses a limit of 8 tokens while it runs, the second begins above, the third stays below.
 _PROMPTS = (5, 23, 2, 12)
 _OUTPUT = 7
 _LOWERED = 8
-# Tokens beyond a window.
+# Tokens of a text beyond a window.
 _BEYOND = 24
-# Most tokens times weights that a text may take: some seconds.
+# Most tokens times weights of a text, which take some seconds, by device.
 _AFFORDABLE = {"cpu": 10**11, "cuda": 10**13}
-_MOST_TOKENS = 1100
+_MAX_TOKENS = 1100
 
 
 @torch.inference_mode()
 def choose_batching(decoder: Decoder) -> str:
-    """Set `decoder.batching` to the first way that gives what `generate` gives for each sequence alone.
+    """Set `decoder.batching` to the first way of batching that gives the same logits as `generate`.
 
     Returns:
-        What was chosen and why, for the log.
+        The choice and its reasons, for the log.
 
     Raises:
-        ModelLoadError: `generate` does not run the model, or no way gives the same.
+        ModelLoadError: `generate` does not run the model, or no way gives the same logits.
     """
     name = type(decoder.model).__name__
     try:
@@ -65,15 +65,15 @@ def choose_batching(decoder: Decoder) -> str:
 
 
 def _add_probes(decoder: Decoder, probes: list[_Probe]) -> list[str]:
-    """Add those that cross limits; what is not tried, for the log."""
+    """Add the probes that cross limits; returns what is not probed, for the log."""
     if not has_limits(decoder):
         return []
     notes = []
     reach = max([*read_windows(decoder), decoder.rope.limit or 0])
     tokens = reach + _BEYOND
     weights = sum(parameter.numel() for parameter in decoder.model.parameters())
-    positions = count_positions(decoder.model) or _MOST_TOKENS
-    most = min(_MOST_TOKENS, _AFFORDABLE.get(decoder.model.device.type, 0) // weights)
+    positions = count_positions(decoder.model) or _MAX_TOKENS
+    most = min(_MAX_TOKENS, _AFFORDABLE.get(decoder.model.device.type, 0) // weights)
     if tokens > most:
         notes.append(f"texts of more than {reach} tokens were not tried")
     elif tokens + _OUTPUT <= positions:
@@ -88,37 +88,38 @@ def _add_probes(decoder: Decoder, probes: list[_Probe]) -> list[str]:
 
 
 class _Probe:
-    """Sequences of unequal lengths, of which some join one that runs, and what `generate` makes of each alone."""
+    """Sequences of unequal lengths, some of which join a running one, and the logits of `generate` for each alone."""
 
     def __init__(self, decoder: Decoder, lengths: Sequence[int], limit: int | None = None) -> None:
         """
         Args:
-            limit: what windows and rotary limits are lowered to; None for as they are.
+            lengths: numbers of tokens of the prompts.
+            limit: lower windows and rotary limits to this; None to leave them.
         """
         self.decoder = decoder
         self._limit = limit
         config: Any = decoder.model.config
         vocabulary = config.get_text_config(decoder=True).vocab_size
         random = torch.Generator().manual_seed(0)
-        # A token that padding masks or embeddings make special would be no test of positions: none is below 8.
-        drawn = [
+        # Special tokens, which masks or embeddings treat differently, are below 8.
+        random_tokens = [
             torch.randint(min(8, vocabulary - 1), vocabulary, (length + _OUTPUT,), generator=random).tolist()
             for length in lengths
         ]
-        ends = getattr(decoder.model.generation_config, "eos_token_id", None)
-        replaced = set(ends) if isinstance(ends, list) else {ends}
-        other = next(token for token in range(vocabulary) if token >= min(8, vocabulary - 1) and token not in replaced)
-        tokens = [[other if token in replaced else token for token in each] for each in drawn]
-        self.prompts = [each[:-_OUTPUT] for each in tokens]
-        self.outputs = [each[-_OUTPUT:] for each in tokens]
+        eos = getattr(decoder.model.generation_config, "eos_token_id", None)
+        ends = set(eos) if isinstance(eos, list) else {eos}
+        other = next(token for token in range(vocabulary) if token >= min(8, vocabulary - 1) and token not in ends)
+        sequences = [[other if token in ends else token for token in tokens] for tokens in random_tokens]
+        self.prompts = [sequence[:-_OUTPUT] for sequence in sequences]
+        self.outputs = [sequence[-_OUTPUT:] for sequence in sequences]
         with self._lowered():
             self._expected = list(map(self._generate, self.prompts, self.outputs))
 
     def check(self) -> float:
-        """The largest difference, in parts of the largest logit.
+        """The largest difference of logits, divided by the largest logit.
 
         Raises:
-            ValueError: it is more than rounding.
+            ValueError: the difference is larger than rounding explains.
         """
         with self._lowered():
             found = self._run()
@@ -134,7 +135,7 @@ class _Probe:
         run = _Run(self)
         match self.decoder.batching:
             case Batching.CONTINUOUS:
-                # The first row runs, the others join it, it leaves, and then the longest does.
+                # The others join the first row; then the first row leaves, and then the longest one.
                 run.start([0])
                 run.step(2)
                 run.start([1, 2, 3])
@@ -159,22 +160,23 @@ class _Probe:
         return contextlib.nullcontext() if self._limit is None else lowered(self.decoder, self._limit)
 
     def _generate(self, prompt: list[int], output: list[int]) -> Tensor:
-        """The logits of the first token and of each after those of the output, [steps, vocabulary]."""
+        """The logits of each step of `generate` that is forced to write the output, [steps, vocabulary]."""
         model: Any = self.decoder.model
         self.decoder.forget()
         ids = torch.tensor([prompt], device=model.device)
-        made = model.generate(
-            ids, attention_mask=torch.ones_like(ids), logits_processor=[_Force(output)], num_beams=1, do_sample=False,
-            num_return_sequences=1, max_new_tokens=len(output), return_dict_in_generate=True, output_logits=True,
+        generated = model.generate(
+            ids, attention_mask=torch.ones_like(ids), logits_processor=[_ForceTokens(output)], num_beams=1,
+            do_sample=False, num_return_sequences=1, max_new_tokens=len(output), return_dict_in_generate=True,
+            output_logits=True,
             decoder_start_token_id=self.decoder.start_token,
-            # Where a sequence is computed anew `generate` of 5.19 loses what came before.
+            # `generate` of transformers 5.19 loses the cache where a sequence is computed anew.
             **({"use_cache": False} if self.decoder.restarts_above is not None else {}),
         )  # fmt: skip
-        return torch.cat(made.logits)
+        return torch.cat(generated.logits)
 
 
-class _Force(LogitsProcessor):
-    """Makes `generate` write what it is given."""
+class _ForceTokens(LogitsProcessor):
+    """Makes `generate` write these tokens."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = list(tokens)
@@ -186,7 +188,11 @@ class _Force(LogitsProcessor):
 
 
 class _Run:
-    """Rows that run, and the logits that they have had: (sequence, step, logits)."""
+    """Runs the rows of a probe.
+
+    Attributes:
+        found: (sequence, step, logits) of all steps.
+    """
 
     def __init__(self, probe: _Probe) -> None:
         self.found: list[tuple[int, int, Tensor]] = []
@@ -197,11 +203,11 @@ class _Run:
         self._steps = [0] * len(probe.prompts)
 
     def start(self, sequences: list[int]) -> None:
-        """Compute prompts and what has been written after them, and let them join what runs."""
+        """Compute prompts with the outputs so far, and let them join the running rows."""
         probe = self._probe
         texts = [probe.prompts[each] + probe.outputs[each][: self._steps[each]] for each in sequences]
         prefill = self._decoder.start(texts)
-        # In two parts, where a model can.
+        # In two parts, if the model can compute parts.
         logits = self._decoder.advance(prefill, prefill.ids.numel() // 2 + 1)
         while logits is None:
             logits = self._decoder.advance(prefill, prefill.ids.numel())
@@ -226,20 +232,19 @@ class _Run:
 
     def _step(self) -> None:
         lengths = [] if self._rows is None else self._rows.lengths
-        anew = [
-            each for each, length in zip(self._running, lengths, strict=True) if length == self._decoder.restarts_above
-        ]
-        self.leave(anew)
+        limit = self._decoder.restarts_above
+        restarting = [each for each, length in zip(self._running, lengths, strict=True) if length == limit]
+        self.leave(restarting)
         if self._rows is not None:
             outputs = self._probe.outputs
             tokens = [outputs[each][self._steps[each]] for each in self._running]
             logits = self._decoder.step(self._rows, tokens)
             self._advance(self._running)
             self._note(self._running, logits)
-        self._advance(anew)
-        # Those that cannot join are not followed any more.
-        if anew and (self._decoder.batching is Batching.CONTINUOUS or self._rows is None):
-            self.start(anew)
+        self._advance(restarting)
+        # Sequences that cannot join are not followed any further.
+        if restarting and (self._decoder.batching is Batching.CONTINUOUS or self._rows is None):
+            self.start(restarting)
 
     def _advance(self, sequences: Sequence[int]) -> None:
         for each in sequences:
@@ -251,7 +256,7 @@ class _Run:
 
 @torch.inference_mode()
 def speed_up(model: PreTrainedModel) -> str:
-    """Pack linear layers where that is faster and the model runs with them; what was done, for the log."""
+    """Pack linear layers where that is faster and the model runs with them; returns the result for the log."""
     ids = torch.tensor([[0, 1]], device=model.device)
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})}
 

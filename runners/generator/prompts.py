@@ -1,4 +1,4 @@
-"""Texts and chats to the token ids of a prompt, and back."""
+"""Texts and chats to the token ids of prompts, and back."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from runners.core.arguments import EngineArgument
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError, InputError, one_line
-from runners.core.generation import PromptOptions, check_characters
-from runners.generator.chat_template import shape_messages
+from runners.core.generation import PromptOptions
+from runners.generator.chat_messages import shape_messages
+from runners.generator.chat_templates import find_variables, render_template
+from runners.generator.engine import check_characters
 from runners.generator.languages import Languages
-from runners.generator.templates import find_variables, render_template
 from runners.generator.vocabulary import Vocabulary
 
-# What it is given anyway: a request's tools are among the variables of a template.
-_OF_ITS_CALL = frozenset({"tools"})
-# What it takes beside the variables of a template.
-_OF_TEMPLATES = frozenset({"add_generation_prompt", "continue_final_message", "documents"})
-# What `apply_chat_template` takes beside, which is the server's alone.
+# Passed as an argument of its own: a request's tools may also be in `chat_template_kwargs`.
+_TOOLS = frozenset({"tools"})
+# Options that `render_jinja_template` takes in addition to the variables of a template.
+_RENDER_OPTIONS = frozenset({"add_generation_prompt", "continue_final_message", "documents"})
+# The other parameters of `apply_chat_template`, which requests may not set.
 _RESERVED = (frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) | {"messages"}) - (
-    _OF_TEMPLATES | _OF_ITS_CALL | {"self", "kwargs"}
+    _RENDER_OPTIONS | _TOOLS | {"self", "kwargs"}
 )
 _JINJA_CHARACTERS = "{}\n"
 
@@ -37,38 +38,38 @@ class Prompts:
         vocabulary: Vocabulary,
         languages: Languages,
         max_length: int,
-        most_kept: int,
+        truncated_length: int,
         add_special_tokens: bool,
         template: str | None,
-        most_characters: int = 2**20,
+        max_characters: int = 2**20,
     ) -> None:
         """
         Args:
             max_length: most tokens of a prompt.
-            most_kept: to how many a prompt is truncated that is to be as long as the model takes.
-            add_special_tokens: to texts, unless a request says otherwise.
+            truncated_length: number of tokens of a prompt that is truncated to the model's limit.
+            add_special_tokens: the default for texts.
             template: chat template instead of the tokenizer's.
-            most_characters: that a template may write.
+            max_characters: most characters of a rendered chat.
         """
         self._vocabulary = vocabulary
         self._tokenizer = vocabulary.tokenizer
         self._languages = languages
         self._max_length = max_length
-        self._most_kept = most_kept
+        self._truncated_length = truncated_length
         self._add_special_tokens = add_special_tokens
         self._template = template
         self._special_tokens = dict(self._tokenizer.special_tokens_map)
-        self._most_characters = most_characters
+        self._max_characters = max_characters
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
     def encode(self, text: str, options: PromptOptions) -> list[int]:
         """The token ids of a text.
 
         Raises:
-            InputError: the text is so long that it is not tokenized, or the options do not fit the model.
+            InputError: the text is too long to be tokenized, or the options do not fit the model.
         """
-        asked = options.add_special_tokens
-        return self._encode(text, options, self._add_special_tokens if asked is None else asked)
+        requested = options.add_special_tokens
+        return self._encode(text, options, self._add_special_tokens if requested is None else requested)
 
     def render(
         self,
@@ -76,29 +77,29 @@ class Prompts:
         tools: Sequence[Mapping[str, Any]] | None,
         variables: Mapping[str, Any],
     ) -> str:
-        """The text of a chat by the chat template; variables that it does not have are left out, as by vLLM.
+        """Render a chat by the chat template, without variables that the template does not read, as vLLM does.
 
-        Uses no tokenizer, and may run beside what does.
+        Does not call the tokenizer, so that this is safe in another thread than the other methods.
 
         Raises:
-            InputError: the model has no chat template, or it refuses the messages.
+            InputError: the model has no chat template, or the template refuses the messages.
         """
         if reserved := sorted(_RESERVED & variables.keys()):
             raise InputError(f"chat_template_kwargs must not have {', '.join(reserved)}", "chat_template_kwargs")
         if not (self._template or self._tokenizer.chat_template):
             raise InputError("this model has no chat template: use completions")
-        given: Any = variables.get("tools", tools)
+        template_tools: Any = variables.get("tools", tools)
         try:
-            template: str = self._template or self._tokenizer.get_chat_template(tools=given)
-            known = (_OF_TEMPLATES | find_variables(template)) - _OF_ITS_CALL
+            template: str = self._template or self._tokenizer.get_chat_template(tools=template_tools)
+            known = (_RENDER_OPTIONS | find_variables(template)) - _TOOLS
             shaped = shape_messages(messages, template)
         except Exception as error:
             raise InputError(f"the chat template refuses the messages: {one_line(error)}") from error
-        own = {name: value for name, value in variables.items() if name in known}
-        return render_template(template, shaped, given, {**self._special_tokens, **own}, self._most_characters)
+        used = {name: value for name, value in variables.items() if name in known}
+        return render_template(template, shaped, template_tools, {**self._special_tokens, **used}, self._max_characters)
 
     def encode_chat(self, text: str, options: PromptOptions) -> list[int]:
-        """The token ids of what `render` made; templates write the special tokens themselves.
+        """The token ids of a rendered chat; templates write the special tokens themselves.
 
         Raises:
             InputError: as `encode`.
@@ -106,18 +107,18 @@ class Prompts:
         return self._encode(text, options, bool(options.add_special_tokens))
 
     def truncate(self, ids: Sequence[int], options: PromptOptions) -> list[int]:
-        """As many of the tokens as the options keep.
+        """The tokens that the options keep.
 
         Raises:
-            InputError: more are to be kept than the model takes.
+            InputError: the options keep more tokens than the model takes.
         """
-        kept = self._kept(options)
+        kept = self._kept_tokens(options)
         if kept is None or kept >= len(ids):
             return list(ids)
         return list(ids[len(ids) - kept :] if self._side(options) == "left" else ids[:kept])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special ones too.
+        """The text of tokens, special tokens included.
 
         Raises:
             InputError: a token id is outside of the vocabulary.
@@ -126,7 +127,7 @@ class Prompts:
         return self._vocabulary.decode(ids)
 
     def strings(self, ids: Sequence[int]) -> list[str]:
-        """The tokens as the vocabulary has them; empty for ids without a token.
+        """The tokens as the vocabulary writes them; "" for ids without a token.
 
         Raises:
             InputError: a token id is outside of the vocabulary.
@@ -141,30 +142,31 @@ class Prompts:
                 raise InputError(f"tokens has token {token}, but the vocabulary ends at {last}", "tokens")
 
     def _encode(self, text: str, options: PromptOptions, add_special_tokens: bool) -> list[int]:
-        kept = self._kept(options)
+        kept = self._kept_tokens(options)
         if kept is None:
             check_characters(text, self._max_length, self._longest_token)
             return self._tokenize(text, options.source_language, add_special_tokens)
-        most = self._max_length * self._longest_token
-        left = self._side(options) == "left"
-        text = text[-most:] if left else text[:most]
+        characters = self._max_length * self._longest_token
+        text = text[-characters:] if self._side(options) == "left" else text[:characters]
         if options.truncation_side is not None or kept == 0:
             return self.truncate(self._tokenize(text, options.source_language, add_special_tokens), options)
-        # The tokenizer keeps the special tokens that it adds.
+        # Truncation by the tokenizer keeps the special tokens that it adds.
         return self.truncate(self._tokenize(text, options.source_language, add_special_tokens, kept), options)
 
     def _tokenize(
-        self, text: str, source_language: str | None, add_special_tokens: bool, most: int | None = None
+        self, text: str, source_language: str | None, add_special_tokens: bool, max_tokens: int | None = None
     ) -> list[int]:
-        """The token ids of a text, of which the end is dropped where they are too many."""
+        """The token ids of a text, truncated by the tokenizer to `max_tokens`."""
         language = None if source_language is None else self._languages.find(source_language, "src_lang")
         before, after = (language.before, language.after) if language and add_special_tokens else ((), ())
-        truncation = {} if most is None else {"truncation": True, "max_length": max(0, most - len(before) - len(after))}
+        truncation: dict[str, Any] = {}
+        if max_tokens is not None:
+            truncation = {"truncation": True, "max_length": max(0, max_tokens - len(before) - len(after))}
         ids = self._tokenizer(text, add_special_tokens=add_special_tokens and language is None, **truncation).input_ids
         return [*before, *ids, *after]
 
-    def _kept(self, options: PromptOptions) -> int | None:
-        """Most tokens that are kept; None for all."""
+    def _kept_tokens(self, options: PromptOptions) -> int | None:
+        """Most tokens that the options keep; None for all."""
         kept = options.truncate_to
         if kept is None:
             return None
@@ -175,28 +177,28 @@ class Prompts:
                 f"truncate_prompt_tokens is {kept}, but this model's maximum context length is {self._max_length}",
                 "truncate_prompt_tokens",
             )
-        return self._most_kept if kept == -1 else kept
+        return self._truncated_length if kept == -1 else kept
 
     def _side(self, options: PromptOptions) -> str:
         return options.truncation_side or self._tokenizer.truncation_side
 
 
 def load_template(argument: EngineArgument) -> str:
-    """The chat template of vLLM's argument: a file, or the template itself.
+    """The chat template of vLLM's argument `chat_template`: a file, or the template itself.
 
     Raises:
-        ArgumentsError: there is no such file, or it is no template.
+        ArgumentsError: there is no such file, or its text is no template.
     """
-    given = argument.value
-    what = f"argument chat_template (from {argument.origin})"
+    template = argument.value
+    description = f"argument chat_template (from {argument.origin})"
     try:
-        template = Path(given).read_text(encoding="utf-8")
+        template = Path(argument.value).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        if not any(character in given for character in _JINJA_CHARACTERS):
-            raise ArgumentsError(f"{what} is {given!r}, which cannot be read: {one_line(error)}") from error
-        template = given
+        if not any(character in argument.value for character in _JINJA_CHARACTERS):
+            message = f"{description} is {argument.value!r}, which cannot be read: {one_line(error)}"
+            raise ArgumentsError(message) from error
     try:
         find_variables(template)
     except jinja2.TemplateError as error:
-        raise ArgumentsError(f"{what} is no template: {one_line(error)}") from error
+        raise ArgumentsError(f"{description} is no template: {one_line(error)}") from error
     return template

@@ -1,4 +1,4 @@
-"""Rotary positions of a batch by the length of each row, where `transformers` goes by the longest one."""
+"""Rotary embeddings by the length of each row, where `transformers` uses the longest row's length for all."""
 
 from __future__ import annotations
 
@@ -9,54 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.modeling.rotary import LengthDependentEmbedding, find_length_dependent
+from runners.modeling.rotary import LengthDependentEmbedding, LengthDependentRope
 
 
-class RowRope:
-    """Makes the rotary embeddings of a decoder, or of an encoder, go by `lengths`.
+class RowRope(LengthDependentRope):
+    """Makes the rotary embeddings of a decoder, or of an encoder, depend on `lengths`.
 
-    A stock embedding looks for the largest position of its call. It is called once for all rows of the same
-    frequencies, with one more column, which has the last position of these rows, and which is dropped again.
+    A stock embedding depends on the largest position of its call. It is called once for all rows with the same
+    frequencies, with an additional column that has the last position of these rows; that column is then dropped.
 
     Attributes:
-        lengths: of each row, those tokens too that are computed later: [rows]. None leaves the stock behaviour.
+        lengths: number of tokens of each row, [rows], including those that are computed later; None for the stock
+            behaviour.
     """
 
     def __init__(self, part: nn.Module) -> None:
+        super().__init__(part)
         self.lengths: Sequence[int] | None = None
-        self._embeddings = list(find_length_dependent(part))
         by_module: dict[Any, dict[str | None, LengthDependentEmbedding]] = {}
         for embedding in self._embeddings:
             by_module.setdefault(embedding.module, {})[embedding.layer_type] = embedding
         for module, embeddings in by_module.items():
             module.forward = _by_row(self, module.forward, embeddings)
 
-    @property
-    def limit(self) -> int | None:
-        """Up to how many tokens all rows get the same frequencies; None where they always do."""
-        return min((embedding.limit for embedding in self._embeddings), default=None)
-
     @contextlib.contextmanager
     def at(self, lengths: Sequence[int]) -> Iterator[None]:
-        """Go by these lengths meanwhile."""
+        """Use these lengths within the context."""
         self.lengths = lengths
         try:
             yield
         finally:
             self.lengths = None
-
-    @contextlib.contextmanager
-    def lowered(self, limit: int) -> Iterator[None]:
-        """Another limit meanwhile, so that it can be crossed by short texts."""
-        with contextlib.ExitStack() as stack:
-            for embedding in self._embeddings:
-                stack.enter_context(embedding.lowered(limit))
-            yield
-
-    def reset(self) -> None:
-        """Forget what earlier batches have made dynamic scaling grow to."""
-        for embedding in self._embeddings:
-            embedding.reset()
 
 
 def _by_row(rope: RowRope, stock: Any, embeddings: dict[str | None, LengthDependentEmbedding]) -> Any:
@@ -84,7 +67,7 @@ def _by_row(rope: RowRope, stock: Any, embeddings: dict[str | None, LengthDepend
 
 
 def _group(embedding: LengthDependentEmbedding, lengths: Sequence[int]) -> list[list[int]]:
-    """Rows by their frequencies."""
+    """The rows, grouped by their frequencies."""
     groups: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         beyond = length > embedding.limit
@@ -93,5 +76,5 @@ def _group(embedding: LengthDependentEmbedding, lengths: Sequence[int]) -> list[
 
 
 def _join(parts: Sequence[Tensor], order: Tensor) -> Tensor:
-    """[..., rows, columns, size] of all rows in their order, without the column that was added."""
+    """The embeddings of all rows in their order, [..., rows, columns, size], without the additional column."""
     return torch.cat([part[..., :-1, :] for part in parts], -3).index_select(-3, order)

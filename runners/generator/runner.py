@@ -1,7 +1,6 @@
-"""The flow of a generator: texts -> tokens -> engine -> deltas of text.
+"""The flow of a generator: a request is checked, admitted, tokenized and run by the engine, vLLM or `transformers`.
 
-The engine, vLLM or `transformers`, is chosen when the model loads, and batches what runs at the same time; this module
-admits requests, and tells the engine from the protocols.
+The engine is chosen when the model loads, and batches the sequences that run at the same time.
 """
 
 from __future__ import annotations
@@ -10,11 +9,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
-from runners.core.admission import Admission, Admitted, check_prompts
+from runners.core.admission import Admission
 from runners.core.arguments import Arguments
 from runners.core.draining import wait_until
 from runners.core.errors import (
@@ -23,47 +22,54 @@ from runners.core.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
+    add_text_position,
     load_errors,
-    name_text,
-    naming_text,
 )
-from runners.core.generation import DEFAULT_PROMPT_OPTIONS, ChatEngine, Delta, PromptOptions
+from runners.core.generation import (
+    DEFAULT_PROMPT_OPTIONS,
+    AcceptedRequest,
+    Chat,
+    Delta,
+    EchoedPrompt,
+    GenerationRequest,
+    Prompt,
+    PromptOptions,
+)
 from runners.core.machine import limit_spinning
-from runners.core.parallel_sampling import Sequences, run
-from runners.core.predictions import Options, Prediction, TensorSpec, Text, TextInput, TokenInput
+from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
+from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
+from runners.core.request_options import SupportedOptions
+from runners.core.runner import Application, TextGenerator
 from runners.core.task import Task, infer_task
-from runners.generator import vllm
-from runners.generator.vllm import VllmEngine
+from runners.generator.engine import ChatEngine
+from runners.generator.parallel_sampling import DescribeError, Sequences, keep_error, limit_logprobs, run
+from runners.generator.vllm.command_line import served_names
+from runners.generator.vllm.engine import VllmEngine
+from runners.generator.vllm.installation import unsupported_reason
 
 if TYPE_CHECKING:
-    from runners.generator.engine import TransformersEngine
+    from runners.generator.transformers_engine import TransformersEngine
 
 logger = logging.getLogger(__name__)
 
-_OUTPUT = TensorSpec("output-0", "BYTES", (-1,))
-_TRANSFORMERS_PATHS = frozenset(
-    {"/v1/completions", "/v1/chat/completions", "/v1/responses", "/tokenize", "/detokenize"}
-)
+_OUTPUT = OutputSpec(MAIN, str, (-1,))
+_PROMPT_TOKENS_DETAILS = "enable_prompt_tokens_details"
 # Those of vLLM's arguments that have a meaning on `transformers` too.
-_TOKENS_DETAILS = "enable_prompt_tokens_details"
-# Token ids of which a list is made at once: a ms.
+_HONOURED = frozenset({"chat_template", _PROMPT_TOKENS_DETAILS})
+# Token ids that are put into a list before other tasks of the event loop run: a ms.
 _IDS_AT_ONCE = 2**16
-_HONOURED = frozenset({"chat_template", _TOKENS_DETAILS})
-
-# An ASGI application: a runner hands it on and does not speak HTTP itself.
-Application = Callable[..., Awaitable[None]]
 
 
 class GeneratorRunner:
-    """One model that generates text, or whatever else vLLM does with one."""
+    """One model that generates text; on vLLM it may embed, score or classify instead."""
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
         self._engine: VllmEngine | TransformersEngine | None = None
         self._task = arguments.task
-        self._admission = Admission(arguments)
-        self._names = _served_names(arguments)
+        self.admission = Admission(arguments)
+        self._names = served_names(arguments)
 
     @property
     def name(self) -> str:
@@ -78,6 +84,10 @@ class GeneratorRunner:
         return self._task
 
     @property
+    def generator(self) -> TextGenerator:
+        return self
+
+    @property
     def ready(self) -> bool:
         return self._engine is not None and not self._engine.failed
 
@@ -87,7 +97,7 @@ class GeneratorRunner:
 
     @property
     def busy(self) -> bool:
-        return self._admission.requests > 0
+        return self.admission.requests > 0
 
     @property
     def default_options(self) -> Options:
@@ -101,13 +111,13 @@ class GeneratorRunner:
         raise NotImplementedError("a generator has no classes")
 
     @property
-    def answer_options(self) -> frozenset[str]:
-        return frozenset()
+    def supported_options(self) -> SupportedOptions:
+        return SupportedOptions(self._task)
 
-    def outputs(self, options: Options) -> Sequence[TensorSpec]:
+    def outputs(self, options: Options) -> Sequence[OutputSpec]:
         return [_OUTPUT]
 
-    def named_outputs(self) -> Sequence[TensorSpec]:
+    def named_outputs(self) -> Sequence[OutputSpec]:
         return []
 
     @property
@@ -126,18 +136,18 @@ class GeneratorRunner:
     async def load(self) -> None:
         with load_errors(self._arguments.model):
             engine = await self._start_engine()
-        # What is loaded stays: the collector need not look at it again.
+        # The garbage collector need not visit the loaded model again.
         gc.collect()
         gc.freeze()
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 
     async def unload(self) -> None:
-        """Refuse what comes, let what is under way end, and stop the engine; `load` starts another."""
+        """Refuse new requests, wait for those under way, and stop the engine; `load` starts another."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        await wait_until(lambda: not self._admission.requests)
+        await wait_until(lambda: not self.admission.requests)
         await asyncio.to_thread(engine.close)
         del engine
         gc.unfreeze()
@@ -149,19 +159,21 @@ class GeneratorRunner:
 
     @property
     def limits(self) -> RequestLimits:
-        """What one request may ask for."""
         return self._arguments
 
-    def admit(self, characters: int = 0) -> AbstractContextManager[Admitted]:
-        """Let a request in, from before its prompts are tokenized, for as long as the context lasts.
+    @property
+    def generates(self) -> bool:
+        return not isinstance(self._engine, VllmEngine) or self._engine.generates
 
-        Args:
-            characters: of its prompts.
+    @property
+    def max_length(self) -> int:
+        return self.engine.max_length
 
-        Raises:
-            OverloadedError: too many requests are under way, or too much waits.
-        """
-        return self._admission.admit(characters)
+    @property
+    def reports_cached_tokens(self) -> bool:
+        """Whether usage has the number of cached tokens of the prompts: vLLM's `--enable-prompt-tokens-details`."""
+        argument = self._arguments.engine.get(_PROMPT_TOKENS_DETAILS)
+        return argument is not None and argument.value.lower() != "false"
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """Continue each text; all at once, so that the engine can batch them.
@@ -171,75 +183,103 @@ class GeneratorRunner:
             LimitExceededError: there are too many texts, or too long ones.
             OverloadedError: too many requests are under way.
         """
-        self._arguments.check_texts(texts, options)
-        for position, given in enumerate(texts):
-            if isinstance(given, TextInput) and given.pair is not None:
+        self.limits.check("max_client_batch_size", len(texts), "texts")
+        for position, text in enumerate(texts):
+            if isinstance(text, TextInput) and text.pair is not None:
                 raise InputError(f"text {position} is a pair, and {self._task} takes single texts")
-            if isinstance(given, TextInput) and given.words is not None:
+            if isinstance(text, TextInput) and text.words is not None:
                 raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
-        prompts = await _read_prompts(texts)
         outputs: list[list[str]] = [[] for _ in texts]
-        with self.admit(check_prompts(self.limits, prompts)) as admitted:
-            tokens = []
-            for position, prompt in enumerate(prompts):
-                with naming_text(position):
-                    tokens.append(await self.tokenize(prompt, options.prompt))
-            sequences = Sequences(tokens, options.sampling)
-            async with contextlib.aclosing(run(self.engine, sequences, admitted, _name_text)) as deltas:
-                async for item in deltas:
-                    if item is not None:
-                        outputs[item[0]].append(item[1].text)
-        return [Prediction(Text("".join(parts))) for parts in outputs]
+        async with self._generate(await _make_request(texts, options), _name_text) as accepted:
+            async for index, delta in accepted.deltas:
+                outputs[index].append(delta.text)
+        return [Prediction({MAIN: Text("".join(parts))}) for parts in outputs]
 
-    @property
-    def generates(self) -> bool:
-        """Whether it generates text; vLLM may embed or score instead."""
-        return not isinstance(self._engine, VllmEngine) or self._engine.generates
+    async def stream(self, text: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
+        async with self.generate(await _make_request([text], options)) as accepted:
+            yield None
+            async for _, delta in accepted.deltas:
+                yield delta
+
+    def generate(self, request: GenerationRequest) -> AbstractAsyncContextManager[AcceptedRequest]:
+        return self._generate(request, keep_error)
+
+    @contextlib.asynccontextmanager
+    async def _generate(
+        self, request: GenerationRequest, describe_error: DescribeError
+    ) -> AsyncIterator[AcceptedRequest]:
+        with self.admission.admit(check_prompts(self.limits, request.prompts, request.choices)) as admitted:
+            prompts = []
+            for position, prompt in enumerate(request.prompts):
+                try:
+                    prompts.append(await self._tokenize(prompt, request.options))
+                except InputError as error:
+                    raise describe_error(position, error) from error.__cause__
+            echoes = await self._echo(request, prompts) if request.echo else ()
+            sequences = Sequences(prompts, request.sampling, request.choices)
+            sequences.check_request()
+            async with run(self.engine, sequences, admitted, describe_error) as deltas:
+                checked = limit_logprobs(deltas, sequences) if request.collected else deltas
+                yield AcceptedRequest(prompts, request.choices, echoes, checked)
+
+    async def tokenize(
+        self, prompt: Prompt, options: PromptOptions = DEFAULT_PROMPT_OPTIONS, with_strings: bool = False
+    ) -> tuple[list[int], list[str] | None]:
+        with self.admission.admit(check_prompts(self.limits, [prompt])):
+            tokens = await self._tokenize(prompt, options)
+            return tokens, await self._chat_engine.token_strings(tokens) if with_strings else None
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        with self.admission.admit():
+            return await self._chat_engine.detokenize(ids)
 
     @property
     def openai_application(self) -> Application | None:
-        """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
         return self._engine.application if isinstance(self._engine, VllmEngine) else None
 
+    async def forward(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
+        application = self.openai_application
+        assert application is not None, "there is no application of vLLM's on transformers"
+        with self.admission.admit(characters):
+            await application(scope, receive, send)
+
     def serves_openai(self, path: str) -> bool:
-        """Whether it answers a path of OpenAI's API, such as /v1/completions."""
-        return self._engine.serves(path) if isinstance(self._engine, VllmEngine) else path in _TRANSFORMERS_PATHS
+        return isinstance(self._engine, VllmEngine) and self._engine.serves(path)
 
     async def model_cards(self) -> list[dict[str, Any]]:
-        """The model as OpenAI's API lists models, by vLLM, with its LoRA adapters; empty on `transformers`."""
         return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
 
-    async def tokenize(self, prompt: str | Sequence[int], options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
-        """The token ids of a prompt; of one that is token ids already, those that are kept."""
-        if isinstance(prompt, str):
-            return await self.engine.tokenize(prompt, options)
-        return self.engine.truncate(prompt, options)
+    async def _tokenize(self, prompt: Prompt, options: PromptOptions) -> list[int]:
+        """The token ids of a prompt; of token ids, those that the options keep."""
+        match prompt:
+            case str():
+                return await self.engine.tokenize(prompt, options)
+            case Chat():
+                return await self._chat_engine.tokenize_chat(prompt, options)
+            case _:
+                return self.engine.truncate(prompt, options)
+
+    async def _echo(self, request: GenerationRequest, prompts: Sequence[Sequence[int]]) -> list[EchoedPrompt]:
+        """The prompts as text.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+        engine = self._chat_engine
+        echoes = []
+        for prompt, ids in zip(request.prompts, prompts, strict=True):
+            is_whole = isinstance(prompt, str) and request.options.truncate_to is None
+            text = str(prompt) if is_whole else await engine.detokenize(ids)
+            has_first = request.sampling.prompt_logprobs is not None and bool(ids)
+            echoes.append(EchoedPrompt(text, await engine.detokenize(ids[:1]) if has_first else ""))
+        return echoes
 
     @property
-    def chat_engine(self) -> ChatEngine:
+    def _chat_engine(self) -> ChatEngine:
         """The engine, where this server renders its chats: not on vLLM, which renders them itself."""
         engine = self.engine
         assert not isinstance(engine, VllmEngine), "vLLM renders its chats itself"
         return engine
-
-    @property
-    def tells_cached_tokens(self) -> bool:
-        """Whether usage tells how much of a prompt was in a cache: vLLM's `--enable-prompt-tokens-details`."""
-        given = self._arguments.engine.get(_TOKENS_DETAILS)
-        return given is not None and given.value.lower() != "false"
-
-    async def stream(self, given: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
-        """Continue a text, from None, once it is accepted; to close the iterator frees its sequence.
-
-        Raises:
-            InputError, OverloadedError: as `infer`.
-        """
-        [prompt] = await _read_prompts([given])
-        with self.admit(check_prompts(self.limits, [prompt])) as admitted:
-            sequences = Sequences([await self.tokenize(prompt, options.prompt)], options.sampling)
-            async with contextlib.aclosing(run(self.engine, sequences, admitted)) as deltas:
-                async for item in deltas:
-                    yield None if item is None else item[1]
 
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments
@@ -249,58 +289,50 @@ class GeneratorRunner:
             self._task = infer_task(architectures)
         if self._task is Task.FILL_MASK:
             raise ModelLoadError("backend vllm cannot fill masks: leave it at auto")
-        obstacle: str | None = "backend is huggingface"
+        reason: str | None = "backend is huggingface"
         if arguments.backend != "huggingface":
-            obstacle = await asyncio.to_thread(vllm.find_obstacle, arguments, architectures, encoder_decoder)
-        if obstacle is None:
+            reason = await asyncio.to_thread(unsupported_reason, arguments, architectures, encoder_decoder)
+        if reason is None:
             if arguments.workers > 1:
-                # Each would be given the same devices, and nearly all of their memory.
+                # Each worker would use the same devices, and nearly all of their memory.
                 raise ArgumentsError(
                     f"workers is {arguments.workers}, but vLLM runs this model, and one engine batches all requests: "
                     "set it to 1; --data-parallel-size is for copies of the model"
                 )
             return await VllmEngine.start(arguments, self._names)
         if arguments.backend == "vllm":
-            raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {obstacle}")
-        logger.info("transformers runs %s, because %s", self.name, obstacle)
-        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {obstacle}", _HONOURED)
-        from runners.generator.engine import TransformersEngine
+            raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {reason}")
+        logger.info("transformers runs %s, because %s", self.name, reason)
+        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
+        from runners.generator.transformers_engine import TransformersEngine
 
         engine = TransformersEngine(arguments)
         await asyncio.to_thread(engine.load)
         return engine
 
 
-async def _read_prompts(texts: Sequence[TextInput | TokenInput]) -> list[str | list[int]]:
-    """Texts, or lists of token ids, of which so many are made at a time that nothing else is held up."""
-    prompts: list[str | list[int]] = []
-    made = 0
-    for given in texts:
-        if isinstance(given, TextInput):
-            prompts.append(given.text)
+async def _make_request(texts: Sequence[TextInput | TokenInput], options: Options) -> GenerationRequest:
+    """The request of V1 or the Open Inference Protocol; lists of token ids are made beside other work of the loop."""
+    prompts: list[Prompt] = []
+    converted = 0
+    for text in texts:
+        if isinstance(text, TextInput):
+            prompts.append(text.text)
             continue
         prompt: list[int] = []
-        for start in range(0, len(given.input_ids), _IDS_AT_ONCE):
-            piece = given.input_ids[start : start + _IDS_AT_ONCE].tolist()
-            prompt += piece
-            made += len(piece)
-            if made >= _IDS_AT_ONCE:
-                made = 0
+        for start in range(0, len(text.input_ids), _IDS_AT_ONCE):
+            ids = text.input_ids[start : start + _IDS_AT_ONCE].tolist()
+            prompt += ids
+            converted += len(ids)
+            if converted >= _IDS_AT_ONCE:
+                converted = 0
                 await asyncio.sleep(0)
         prompts.append(prompt)
-    return prompts
+    return GenerationRequest(prompts, options.sampling, options.prompt)
 
 
 def _name_text(position: int, error: Exception) -> Exception:
-    return name_text(error, position) if isinstance(error, InputError) else error
-
-
-def _served_names(arguments: Arguments) -> tuple[str, ...]:
-    """`model_name`, and vLLM's `served_model_name`, which alone counts where the former is not given."""
-    given = arguments.engine.get("served_model_name")
-    others = vllm.split_words(given.value) if given is not None else []
-    own = [arguments.model_name] if "model_name" in arguments.model_fields_set or not others else []
-    return tuple(dict.fromkeys([*own, *others]))
+    return add_text_position(error, position) if isinstance(error, InputError) else error
 
 
 def _read_config(arguments: Arguments) -> tuple[list[str], bool]:

@@ -1,24 +1,42 @@
-"""Sequences that run together: their rows, a step of all of them, and how rows leave and join."""
+"""A batch of sequences that run together: steps of all rows, and rows that leave and join."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from runners.generator.decoder import Decoder, Prefill, Rows
 from runners.generator.failures import as_failure
 from runners.generator.generation_request import Generation, Item
-from runners.generator.token_choice import Chooser
+from runners.generator.token_selection import TokenSelector
 
 Items = Sequence[tuple[Generation, Item]]
 
 
-class Batch:
-    """Rows of sequences, each with the token that its next step begins with.
+@dataclass(slots=True)
+class PromptGroup:
+    """Sequences whose prompts are computed together.
 
     Attributes:
-        generations: whose the rows are, in the rows' order.
+        prefill: None until the first part of the prompts is computed.
+    """
+
+    generations: list[Generation]
+    prefill: Prefill | None = None
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether log probabilities of the prompts are computed."""
+        return self.generations[0].is_scored
+
+
+class Batch:
+    """Rows of sequences, each with the token that is the input of its next step.
+
+    Attributes:
+        generations: the sequences, in the order of their rows.
     """
 
     def __init__(self, decoder: Decoder, vocabulary: int) -> None:
@@ -27,31 +45,31 @@ class Batch:
         self._vocabulary = vocabulary
         self._rows: Rows | None = None
         self._tokens: list[int] = []
-        self._chooser: Chooser | None = None
+        self._selector: TokenSelector | None = None
 
     def __len__(self) -> int:
         return len(self.generations)
 
     def begin(self, generations: Sequence[Generation], rows: Rows, logits: Tensor) -> Items:
-        """Let sequences whose prompts are computed be all that run.
+        """Fill the batch with sequences whose prompts have been computed.
 
         Args:
-            logits: of their first tokens, [rows, vocabulary].
+            logits: of the first tokens, [rows, vocabulary].
 
         Returns:
-            What their first tokens are.
+            The first deltas.
         """
         self.generations, self._rows, self._tokens = list(generations), rows, [0] * len(rows)
-        return self._choose(logits)
+        return self._select(logits)
 
     def step(self) -> Items:
-        """Append a token to every row; what the step has made."""
+        """Append a token to every row; the deltas of the step."""
         if self._rows is None:
             return []
-        return self._choose(self._decoder.step(self._rows, self._tokens))
+        return self._select(self._decoder.step(self._rows, self._tokens))
 
     def join(self, other: Batch) -> None:
-        """Add the rows of another batch below; only for continuous batches."""
+        """Append the rows of another batch; only for continuous batches."""
         if other._rows is None:
             return
         if self._rows is None:
@@ -60,51 +78,56 @@ class Batch:
             self._rows.join(other._rows)
         self.generations += other.generations
         self._tokens += other._tokens
-        self._chooser = None
+        self._selector = None
 
     def keep(self, stays: Callable[[Generation], bool]) -> None:
-        """Let the rows of all other sequences leave."""
-        stay = [generation for generation in self.generations if stays(generation)]
-        if len(stay) < len(self.generations):
-            kept = frozenset(stay)
-            rows = [row for row, owner in enumerate(self._row_owners()) if owner in kept]
-            self._go_on(stay, rows, [self._tokens[row] for row in rows])
+        """Remove the rows of all sequences for which `stays` is false."""
+        staying = [generation for generation in self.generations if stays(generation)]
+        if len(staying) < len(self.generations):
+            kept = frozenset(staying)
+            rows = [row for row, sequence in enumerate(self._row_sequences()) if sequence in kept]
+            self._continue(staying, rows, [self._tokens[row] for row in rows])
 
     def split(self, leaving: Set[Generation]) -> Batch:
-        """Let these sequences leave for a batch of their own; only for continuous batches."""
+        """Move sequences to a new batch; only for continuous batches."""
         part = Batch(self._decoder, self._vocabulary)
         if self._rows is not None:
             part.generations = [generation for generation in self.generations if generation in leaving]
-            rows = [row for row, owner in enumerate(self._row_owners()) if owner in leaving]
+            rows = [row for row, sequence in enumerate(self._row_sequences()) if sequence in leaving]
             part._rows, part._tokens = self._rows.copy(rows), [self._tokens[row] for row in rows]
             self.keep(lambda generation: generation not in leaving)
         return part
 
     def find_at(self, length: int) -> list[Generation]:
-        """The sequences with a row of that length."""
+        """The sequences with a row of this length."""
         if self._rows is None:
             return []
-        owners = zip(self._row_owners(), self._rows.lengths, strict=True)
-        return list(dict.fromkeys(owner for owner, own in owners if own == length))
+        rows = zip(self._row_sequences(), self._rows.lengths, strict=True)
+        return list(dict.fromkeys(sequence for sequence, row_length in rows if row_length == length))
 
     def clear(self) -> list[Generation]:
-        """Let all leave; which they were."""
-        left, self.generations = self.generations, []
-        self._rows, self._tokens, self._chooser = None, [], None
-        return left
+        """Remove all rows; returns their sequences."""
+        removed, self.generations = self.generations, []
+        self._rows, self._tokens, self._selector = None, [], None
+        return removed
 
-    def _choose(self, logits: Tensor) -> Items:
-        if self._chooser is None:
-            self._chooser = Chooser(self.generations, self._vocabulary, self._decoder.model.device)
-        step = self._chooser.choose(logits)
-        self._go_on([each for each in self.generations if not each.finished], step.sources, step.tokens)
+    def _select(self, logits: Tensor) -> Items:
+        if self._selector is None:
+            self._selector = TokenSelector(self.generations, self._vocabulary, self._decoder.model.device)
+        step = self._selector.select(logits)
+        unfinished = [generation for generation in self.generations if not generation.finished]
+        self._continue(unfinished, step.sources, step.tokens)
         return step.items
 
-    def _row_owners(self) -> list[Generation]:
+    def _row_sequences(self) -> list[Generation]:
         return [generation for generation in self.generations for _ in range(generation.rows)]
 
-    def _go_on(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
-        """Let only these of what runs go on; rows as in `Step`."""
+    def _continue(self, generations: list[Generation], sources: list[int], tokens: list[int]) -> None:
+        """Continue with these sequences only.
+
+        Args:
+            sources, tokens: the rows of the next step, as in `Step`.
+        """
         all_stay = len(generations) == len(self.generations)
         if self._rows is None or not generations:
             self.clear()
@@ -115,14 +138,17 @@ class Batch:
         else:
             self._rows.keep(sources)
         if not all_stay:
-            self._chooser = None
+            self._selector = None
 
 
 def compute(decoder: Decoder, generation: Generation, budget: int) -> tuple[Rows, Tensor]:
-    """The rows of a sequence alone, from its prompt to what it has generated, and the logits after them.
+    """Compute one sequence from its prompt to the tokens that it has generated.
 
     Args:
-        budget: tokens of the prompt that are computed at once.
+        budget: number of tokens of the prompt that are computed at once.
+
+    Returns:
+        Its rows, and the logits of the next tokens, [rows, vocabulary].
     """
     is_scored = generation.is_scored
     if is_scored and generation.prompt_scores is not None:
@@ -135,7 +161,7 @@ def compute(decoder: Decoder, generation: Generation, budget: int) -> tuple[Rows
             score_prompts([generation], prefill)
     outputs = generation.outputs
     if decoder.has_encoder and outputs[0]:
-        # What a decoder has written cannot be computed at once: its first step begins with the encoder's output.
+        # The decoder's tokens are computed one by one: the first step of a decoder computes the encoder's output.
         if len(outputs) > 1:
             prefill.rows.keep([0] * len(outputs))
         for tokens in zip(*outputs, strict=True):
@@ -144,7 +170,7 @@ def compute(decoder: Decoder, generation: Generation, budget: int) -> tuple[Rows
 
 
 def score_prompts(generations: Sequence[Generation], prefill: Prefill) -> None:
-    """Tell the log probabilities of the tokens after the columns that have just been computed."""
+    """Add the log probabilities of the prompt tokens after the columns that have just been computed."""
     assert prefill.logits is not None
     width = prefill.ids.shape[1]
     start = prefill.done - prefill.logits.shape[1]

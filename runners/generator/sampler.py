@@ -1,15 +1,13 @@
-"""Logits to tokens, for all rows of a batch at once.
+"""The sampler: chooses the next tokens of all rows of a batch from their logits.
 
-The order is vLLM's for what changes logits (constraint, of which on log probabilities are told; forbidden tokens, bias,
-repetition, frequency and presence penalty, temperature) and that of `transformers` for what leaves tokens out (top_k,
-top_p, min_p). What a row draws depends on its seed and its logits
-only: a row's random numbers are its own, and a token is found where the number falls among the cumulative
-probabilities in vocabulary order.
+Logits are changed in vLLM's order: constraint, forbidden tokens, bias, repetition, frequency and presence penalty,
+temperature. Log probabilities are those after the constraint. Tokens are then filtered in the order of `transformers`:
+top_k, top_p, min_p. A row's token depends on its seed and its logits only: each row has its own random numbers, and the
+token is the one at which the cumulative probabilities, in vocabulary order, exceed the random number.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,25 +18,26 @@ from torch import Tensor
 
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.failures import as_failure
+from runners.generator.logprobs import Ranked, count_as_likely, rank
+from runners.generator.token_filter import least_kept
 from runners.generator.token_masks import Bans, ConstraintMasks, index_pairs
-from runners.generator.truncation import least_kept
 
-# Changes a row's logits, float32 [vocabulary], in place or as a new tensor, given the ids of its output so far.
+# Takes a row's logits, float32 [vocabulary], and the ids of its output so far; changes them in place or returns others.
 Processor = Callable[[Tensor, Sequence[int]], Tensor]
 
-# As vLLM: a smaller temperature is greedy.
-_LEAST_TEMPERATURE = 1e-5
+# A smaller temperature is greedy, as in vLLM.
+_MIN_TEMPERATURE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`runners.core.generation.Sampling` with the model's defaults put in; top_k is None for all of the vocabulary.
+    """`runners.core.generation.Sampling` with the model's defaults; top_k is None for the whole vocabulary.
 
     Attributes:
         ends: tokens that are not generated before `min_tokens`.
-        bad_words: sequences of tokens whose last one is not generated after the others.
+        bad_words: sequences of tokens; the last token is not generated after the others.
         allowed: the only tokens that are generated; None for all.
-        logprob_ids: tokens whose log probabilities are told instead of the most likely ones'.
+        logprob_ids: tokens whose log probabilities are returned instead of those of the most likely ones.
     """
 
     temperature: float = 1.0
@@ -58,7 +57,7 @@ class Settings:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature < _LEAST_TEMPERATURE
+        return self.temperature < _MIN_TEMPERATURE
 
     @property
     def truncated(self) -> bool:
@@ -67,8 +66,8 @@ class Settings:
     @property
     def adjusts(self) -> bool:
         """Whether logits are changed before a token is chosen."""
-        narrows = self.bad_words or self.allowed is not None or self.min_tokens
-        return bool(narrows or self.logit_bias or self.penalised)
+        forbids = self.bad_words or self.allowed is not None or self.min_tokens
+        return bool(forbids or self.logit_bias or self.penalised)
 
     @property
     def penalised(self) -> bool:
@@ -76,39 +75,30 @@ class Settings:
 
 
 class NamedTokens:
-    """The tokens that settings name, as tensors on the CPU; made once a request, since lists may be long."""
+    """The token ids of settings as tensors on the CPU; made once for each request, since the lists may be long."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     @cached_property
     def allowed(self) -> Tensor:
-        """The only ones: [tokens]; none where all are allowed."""
+        """The only tokens that are generated, [tokens]; empty where all are allowed."""
         return torch.tensor(self._settings.allowed or (), dtype=torch.long)
 
     @cached_property
     def ends(self) -> Tensor:
-        """Those that are not generated at first, [tokens]."""
+        """The tokens that are not generated before `min_tokens`, [tokens]."""
         return torch.tensor(self._settings.ends, dtype=torch.long)
 
     @cached_property
     def biases(self) -> tuple[Tensor, Tensor]:
-        """Ids and what is added to their logits, [tokens] each."""
+        """Token ids, and the biases of their logits, [tokens] each."""
         bias = self._settings.logit_bias
         return torch.tensor([*bias], dtype=torch.long), torch.tensor([*bias.values()], dtype=torch.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """The log probability and the rank of a token, and the most likely ones with theirs."""
-
-    logprob: float
-    rank: int
-    top: tuple[tuple[int, float, int], ...]
-
-
 class SampledRow:
-    """What a row remembers from step to step."""
+    """The state of a row between steps."""
 
     def __init__(
         self,
@@ -123,11 +113,11 @@ class SampledRow:
         """
         Args:
             seed: None for a random one.
-            prompt: what the repetition penalty counts beside the output.
+            prompt: the tokens that the repetition penalty counts in addition to the output.
             processors: change the logits in this order, before penalties and temperature.
-            matcher: of the constraint that the output must keep.
-            output: what it has generated before.
-            named: of these settings, where they are made already.
+            matcher: of the output's constraint.
+            output: the tokens that the row has generated before.
+            named: the named tokens of these settings, if they exist already.
         """
         self.settings = settings
         self.named = named or NamedTokens(settings)
@@ -135,23 +125,23 @@ class SampledRow:
         self.processors = processors
         self.matcher = matcher
         self.output = list(output)
-        # The random number of a step, until the step is done.
+        # The random number of the current step, until the step is complete.
         self.drawn: float | None = None
-        # Why the row cannot go on: set by the sampler, and its tokens mean nothing from then on.
+        # Set by the sampler once the row has failed; its further tokens are meaningless.
         self.error: Exception | None = None
         self._prompt = prompt
-        # By vocabulary: how often a token was generated, and whether it was or is in the prompt.
+        # By token: how often it was generated, and whether it was generated or is in the prompt.
         self.counts: Tensor | None = None
         self.seen: Tensor | None = None
 
     def draw(self) -> float:
-        """The random number of this step, from 0 to 1."""
+        """The random number of the current step, from 0 to 1."""
         if self.drawn is None:
             self.drawn = self.random.random()
         return self.drawn
 
     def begin(self, vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Its counts, empty at first."""
+        """The counts of the row's tokens, made at the first call: how often each was generated, and which were seen."""
         if self.counts is None or self.seen is None:
             self.counts = torch.zeros(vocabulary, device=device)
             self.seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
@@ -162,7 +152,7 @@ class SampledRow:
 
 
 class Sampler:
-    """The rows of a batch, as tensors; made anew when rows leave or join."""
+    """Samples the rows of a batch; a new one is made when rows leave or join."""
 
     def __init__(self, rows: Sequence[SampledRow], vocabulary: int, device: torch.device) -> None:
         self._rows = rows
@@ -171,7 +161,7 @@ class Sampler:
         self._constraints = ConstraintMasks(rows)
         self._bans = Bans(rows, vocabulary, device)
         self._processed = [index for index, row in enumerate(rows) if row.processors]
-        # Rows of which nothing may be left to choose from.
+        # Rows in which all tokens may be forbidden.
         self._narrowed = sorted({*self._bans.rows, *self._processed})
         self._plain = not self._narrowed and all(
             setting.greedy and not setting.penalised and not setting.logit_bias for setting in settings
@@ -199,16 +189,19 @@ class Sampler:
         self._counts, self._seen = self._gather_counts(penalised, vocabulary)
 
     def choose(self, logits: Tensor) -> tuple[list[int], dict[int, Ranked]]:
-        """The next token of every row; [rows, vocabulary].
+        """The next token of every row.
+
+        Args:
+            logits: [rows, vocabulary].
 
         Returns:
-            Tokens by row, and log probabilities of those rows that ask for them.
+            Tokens by row, and the log probabilities of the rows that ask for them.
         """
         logits = self._constraints.apply(logits.float())
         tokens = logits.argmax(-1) if self._plain else self._sample(logits)
         ranked = self.rank(logits, tokens)
         chosen = tokens.tolist()
-        # From here on nothing fails: rows remember all of a step or nothing.
+        # Nothing below fails, so that the state of all rows changes or none.
         if len(self._penalised_rows):
             counted = tokens[self._penalised_rows][:, None]
             self._counts.scatter_add_(1, counted, torch.ones_like(counted, dtype=self._counts.dtype))
@@ -220,7 +213,7 @@ class Sampler:
         return chosen, ranked
 
     def adjust(self, raw: Tensor) -> Tensor:
-        """What settings and processors make of logits before a temperature; float32 [rows, vocabulary]."""
+        """The logits after settings and processors, before the temperature; float32 [rows, vocabulary]."""
         logits = raw.clone()
         self._bans.apply(logits)
         if self._biases is not None:
@@ -242,7 +235,7 @@ class Sampler:
         return tokens
 
     def _process(self, row: SampledRow, logits: Tensor) -> None:
-        """Change the logits of a row, [vocabulary], in place; what fails is that row's matter alone."""
+        """Change the logits of a row, [vocabulary], in place; an error ends this row only."""
         try:
             for processor in row.processors:
                 logits.copy_(processor(logits, row.output))
@@ -250,7 +243,7 @@ class Sampler:
             row.error = as_failure(error)
 
     def _revive(self, logits: Tensor, raw: Tensor) -> None:
-        """Let a row to which all is forbidden generate what its constraint, or else `allowed`, has left."""
+        """Where all tokens of a row are forbidden, allow those of its constraint, or of `allowed` if it has none."""
         dead = (logits[self._narrowed].amax(-1) == -torch.inf).tolist()
         for index, is_dead in zip(self._narrowed, dead, strict=True):
             if is_dead:
@@ -277,23 +270,28 @@ class Sampler:
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1:]
         drawn = torch.tensor([[row.draw()] for row in self._random], dtype=torch.float64, device=self._device)
-        # Rounded up to the total, a number would fall behind the last token that has a probability.
+        # A number that is rounded up to the total would be beyond the last token with a probability.
         below = torch.nextafter(total, torch.zeros_like(total))
         found = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)
         return found[:, 0].clamp(max=logits.shape[1] - 1)
 
     def rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
-        """The log probabilities of tokens, by row, where asked for; float32 [rows, vocabulary] and [rows]."""
+        """The log probabilities of tokens, for the rows that ask for them.
+
+        Args:
+            logits: float32 [rows, vocabulary].
+            tokens: [rows].
+        """
         if not self._ranked:
             return {}
         logprobs = logits[self._ranked].log_softmax(-1)
         settings = [self._rows[index].settings for index in self._ranked]
         chosen = rank(logprobs, tokens[self._ranked], max(setting.logprobs or 0 for setting in settings))
         return {
-            index: self._rank_named(one, logprobs[row], setting.logprob_ids)
+            index: self._rank_named(ranked, logprobs[row], setting.logprob_ids)
             if setting.logprob_ids
-            else replace(one, top=one.top[: setting.logprobs])
-            for row, (index, setting, one) in enumerate(zip(self._ranked, settings, chosen, strict=True))
+            else replace(ranked, top=ranked.top[: setting.logprobs])
+            for row, (index, setting, ranked) in enumerate(zip(self._ranked, settings, chosen, strict=True))
         }
 
     def _rank_named(self, chosen: Ranked, logprobs: Tensor, ids: tuple[int, ...]) -> Ranked:
@@ -304,8 +302,8 @@ class Sampler:
     def _column(self, values: list[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)[:, None]
 
-    def _rows_where(self, chosen: list[bool]) -> Tensor:
-        return torch.tensor([index for index, yes in enumerate(chosen) if yes], dtype=torch.long, device=self._device)
+    def _rows_where(self, flags: list[bool]) -> Tensor:
+        return torch.tensor([index for index, flag in enumerate(flags) if flag], dtype=torch.long, device=self._device)
 
     def _bias_tensors(self) -> tuple[Tensor, Tensor, Tensor] | None:
         biased = [(index, *row.named.biases) for index, row in enumerate(self._rows) if row.settings.logit_bias]
@@ -316,7 +314,7 @@ class Sampler:
         return rows.to(self._device), tokens.to(self._device), torch.cat(values).to(self._device)
 
     def _gather_counts(self, rows: Sequence[SampledRow], vocabulary: int) -> tuple[Tensor, Tensor]:
-        """The counts of these rows as one, of which each row then has its part."""
+        """The counts of these rows as one tensor; each row's counts become a view of it."""
         if not rows:
             return torch.empty(0, device=self._device), torch.empty(0, device=self._device)
         counts, seen = (
@@ -325,35 +323,3 @@ class Sampler:
         for row, row_counts, row_seen in zip(rows, counts, seen, strict=True):
             row.counts, row.seen = row_counts, row_seen
         return counts, seen
-
-
-def rank(logprobs: Tensor, tokens: Tensor, count: int) -> list[Ranked]:
-    """Tokens among all, and the most likely ones; a token's rank counts those as likely too, as in vLLM.
-
-    Args:
-        logprobs: [rows, vocabulary].
-        tokens: [rows].
-        count: how many of the most likely ones.
-    """
-    chosen = logprobs.gather(1, tokens[:, None])
-    ranks = (logprobs >= chosen).sum(-1).tolist()
-    values, ids = (part.tolist() for part in logprobs.topk(min(count, logprobs.shape[1])))
-    return [
-        # Which of those that cannot come would be told is chance.
-        Ranked(
-            logprob,
-            place,
-            tuple(top for top in zip(ids[row], values[row], range(1, count + 1), strict=False) if top[1] > -math.inf),
-        )
-        for row, (logprob, place) in enumerate(zip(chosen[:, 0].tolist(), ranks, strict=True))
-    ]
-
-
-def count_as_likely(logprobs: Tensor, named: Tensor) -> Tensor:
-    """How many of all log probabilities are as high as each of the named ones; [vocabulary] and [named] -> [named]."""
-    edges, order = named.sort()
-    # By how many of the edges they reach: a search in a few edges a token, instead of a pass over all tokens an edge.
-    reached = torch.bucketize(logprobs, edges, right=True).bincount(minlength=len(named) + 1)
-    counts = torch.empty_like(order)
-    counts[order] = reached.flip(0).cumsum(0).flip(0)[1:]
-    return counts

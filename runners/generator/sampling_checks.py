@@ -1,4 +1,4 @@
-"""What a request asks of the sampler, checked against the model: token ids, words, what contradicts itself."""
+"""The sampler's settings of a request, checked against the model: token ids, bad words, contradictions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from runners.generator.generation_defaults import Defaults
 from runners.generator.sampler import Settings
 
 # vLLM's: VLLM_MAX_NUM_BAD_WORDS, VLLM_MAX_BAD_WORDS_TOTAL_TOKENS and MAX_LOGPROB_TOKEN_IDS.
-_MOST_BAD_WORDS = 128
-_MOST_BAD_TOKENS = 1024
-_MOST_LOGPROB_IDS = 128
+_MAX_BAD_WORDS = 128
+_MAX_BAD_TOKENS = 1024
+_MAX_LOGPROB_IDS = 128
 
 
 def resolve(sampling: Sampling, defaults: Defaults, tokenizer: PreTrainedTokenizerBase) -> Settings:
-    """The settings of a row; tokenizes `bad_words`.
+    """The settings of a request's rows; tokenizes `bad_words`.
 
     Raises:
         InputError: a token id is outside of the vocabulary, or parameters contradict each other.
@@ -34,8 +34,8 @@ def resolve(sampling: Sampling, defaults: Defaults, tokenizer: PreTrainedTokeniz
     if sampling.min_tokens < 0:
         raise InputError(f"min_tokens must be at least 0, not {sampling.min_tokens}", "min_tokens")
     named = len(sampling.logprob_token_ids)
-    if named > _MOST_LOGPROB_IDS:
-        raise InputError(f"logprob_token_ids has {named} tokens, {_MOST_LOGPROB_IDS} are the most", "logprob_token_ids")
+    if named > _MAX_LOGPROB_IDS:
+        raise InputError(f"logprob_token_ids has {named} tokens, {_MAX_LOGPROB_IDS} are the most", "logprob_token_ids")
     ends = {*sampling.stop_token_ids, *(end for end in defaults.eos if end < vocabulary)}
     return replace(
         settings,
@@ -49,13 +49,13 @@ def resolve(sampling: Sampling, defaults: Defaults, tokenizer: PreTrainedTokeniz
 
 
 def find_ends(sampling: Sampling, defaults: Defaults, primary: int | None) -> dict[int, int | None]:
-    """The tokens that end an output, and the reason that is given: as in vLLM, none for the tokenizer's end token.
+    """The tokens that end an output, each with its stop reason: as in vLLM, None for the tokenizer's end token.
 
     Args:
         primary: the tokenizer's end token.
     """
     ends: dict[int, int | None] = {token: token for token in sampling.stop_token_ids}
-    # What a constraint takes nothing after has ended, whatever is to be ignored.
+    # A completed constraint allows no further token but an end token, also with `ignore_eos`.
     if not sampling.ignore_eos or sampling.constraint is not None:
         ends |= {token: None if token == primary else token for token in defaults.eos}
     return ends
@@ -70,7 +70,7 @@ def _check_ids(name: str, ids: Iterable[int], vocabulary: int) -> None:
 def _encode_words(
     words: Sequence[str], tokenizer: PreTrainedTokenizerBase, vocabulary: int
 ) -> tuple[tuple[int, ...], ...]:
-    """The tokens of words, as vLLM has them: at the beginning of a text, and with a space before where that differs."""
+    """The tokens of words as in vLLM: at the beginning of a text, and after a space where these differ."""
     found: list[tuple[int, ...]] = []
     for word in dict.fromkeys(words):
         if not word:
@@ -83,9 +83,9 @@ def _encode_words(
         if len(spaced) == len(plain) and spaced[0] != plain[0]:
             found.append(spaced)
         tokens = sum(map(len, found))
-        if len(found) > _MOST_BAD_WORDS or tokens > _MOST_BAD_TOKENS:
+        if len(found) > _MAX_BAD_WORDS or tokens > _MAX_BAD_TOKENS:
             raise InputError(
-                f"bad_words has more than {_MOST_BAD_WORDS} words or {_MOST_BAD_TOKENS} tokens, each word counted with "
+                f"bad_words has more than {_MAX_BAD_WORDS} words or {_MAX_BAD_TOKENS} tokens, each word counted with "
                 "and without a space before",
                 "bad_words",
             )

@@ -1,6 +1,7 @@
-"""What a chat template may make: one operation is not interrupted, and a loop of them fills the memory.
+"""Limits of the texts and lists that a chat template makes: a single operation cannot be interrupted.
 
-The size of a text or list is estimated before an operator, filter or method makes it, and all sizes are added up.
+The size of a text or list is estimated before an operator, filter or method makes it. The sizes of a rendering are
+added up, because a loop of operations could fill the memory.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from runners.core.errors import InputError
 
-# Of one operation that repeats, of any other one, and of all in a rendering: in characters, or items of lists.
-_MOST_REPEATED = 2**20
-_MOST_MADE = 2**22
-_MOST_TOGETHER = 2**26
-_MOST_BITS = 4096
-# An item of a list takes the memory of so many characters.
+# Largest sizes in characters: of the result of a repetition, of any other operation, and of all of a rendering.
+_MAX_REPEATED = 2**20
+_MAX_MADE = 2**22
+_MAX_TOTAL = 2**26
+_MAX_BITS = 4096
+# An item of a list takes the memory of this many characters.
 _ITEM = 8
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(\d*)\.?(\d*)")
 _BRACES = re.compile(r"\{[^{}:]*:[^}]*")
 _DIGITS = re.compile(r"\d+")
-_MOST_DIGITS = 9
-# What these make is small, or made when it is asked for.
+_MAX_DIGITS = 9
+# Filters whose results are small or lazy.
 _SMALL_FILTERS = frozenset({
     "abs", "attr", "count", "d", "default", "first", "float", "int", "items", "last", "length", "map", "max", "min",
     "random", "reject", "rejectattr", "reverse", "select", "selectattr", "unique",
 })  # fmt: skip
 _LIST_FILTERS = frozenset({"dictsort", "groupby", "list", "sort"})
 _SMALL_METHODS = ("count", "ends", "find", "index", "is", "rfind", "rindex", "starts")
-# Those that put what they are given at each place of a text.
+# Methods and filters that insert their arguments at several places of a text; the function counts these places.
 _AT_EACH_PLACE: Mapping[str, Callable[[str], int]] = {
     "expandtabs": lambda text: text.count("\t"),
     "indent": lambda text: len(text.splitlines()) + 1,
@@ -47,7 +48,7 @@ _AT_EACH_PLACE: Mapping[str, Callable[[str], int]] = {
 
 
 class _Made(threading.local):
-    """The size of all that the template of this thread has made."""
+    """The size of all texts and lists that the template in this thread has made."""
 
     size = 0
 
@@ -56,14 +57,14 @@ _made = _Made()
 
 
 def start_counting() -> None:
-    """A rendering begins in this thread."""
+    """Begin to count the sizes of a rendering in this thread."""
     _made.size = 0
 
 
 def bound_sizes(environment: SandboxedEnvironment) -> None:
-    """Have templates of an environment make nothing large.
+    """Limit the sizes of texts and lists that the templates of an environment make.
 
-    What they would make is an InputError.
+    An operation beyond the limits raises an InputError.
     """
     environment.intercepted_binops = frozenset(("*", "**", "+", "%"))
     environment.binop_table.update({"*": _multiply, "**": _raise_to_power, "+": _add, "%": _take_modulo})
@@ -76,7 +77,7 @@ def bound_sizes(environment: SandboxedEnvironment) -> None:
 
 
 class _BoundedGenerator(CodeGenerator):
-    """Compiles `~` and slices, which the sandbox does not intercept, to calls."""
+    """Compiles `~` and slices to calls, since the sandbox does not intercept these."""
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.join_bounded((")
@@ -95,15 +96,15 @@ class _BoundedGenerator(CodeGenerator):
 def _multiply(left: Any, right: Any) -> Any:
     for sequence, times in ((left, right), (right, left)):
         if isinstance(sequence, str | bytes | list | tuple) and isinstance(times, int):
-            _count(_length(sequence) * max(0, times), _MOST_REPEATED)
+            _count(_length(sequence) * max(0, times), _MAX_REPEATED)
     if isinstance(left, int) and isinstance(right, int):
-        _check(left.bit_length() + right.bit_length(), _MOST_BITS)
+        _check(left.bit_length() + right.bit_length(), _MAX_BITS)
     return left * right
 
 
 def _raise_to_power(left: Any, right: Any) -> Any:
     if isinstance(left, int) and isinstance(right, int):
-        _check(left.bit_length() * right, _MOST_BITS)
+        _check(left.bit_length() * right, _MAX_BITS)
     return left**right
 
 
@@ -114,8 +115,8 @@ def _add(left: Any, right: Any) -> Any:
 
 def _take_modulo(left: Any, right: Any) -> Any:
     if isinstance(left, str | bytes):
-        given = right.values() if isinstance(right, Mapping) else right if isinstance(right, tuple) else (right,)
-        _count(_estimate_format(left, list(given)))
+        values = right.values() if isinstance(right, Mapping) else right if isinstance(right, tuple) else (right,)
+        _count(_estimate_format(left, list(values)))
     return left % right
 
 
@@ -139,7 +140,7 @@ def _check_printed(value: Any) -> Any:
 def _bound_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
     if name in _SMALL_FILTERS:
         return made
-    # The context, which some ask for, comes first.
+    # Some filters take the context as their first argument.
     first = 0 if getattr(made, "jinja_pass_arg", None) is None else 1
 
     @wraps(made)
@@ -155,7 +156,7 @@ def _bound_filter(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
 
 def _bound_calls(call: Callable[..., Any]) -> Callable[..., Any]:
     def bounded(context: Any, called: Any, /, *args: Any, **kwargs: Any) -> Any:
-        # The sandbox wraps str.format.
+        # The sandbox wraps `str.format`.
         method = getattr(called, "__wrapped__", called)
         subject, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         if isinstance(called, type):
@@ -163,7 +164,7 @@ def _bound_calls(call: Callable[..., Any]) -> Callable[..., Any]:
         elif isinstance(subject, str | bytes) and not name.startswith(_SMALL_METHODS):
             _count(_estimate(name, subject, args, kwargs))
         elif isinstance(subject, int):
-            _check(_add_numbers([*args, *kwargs.values()]), _MOST_BITS)
+            _check(_add_numbers([*args, *kwargs.values()]), _MAX_BITS)
         elif name == "copy":
             _count(_length(subject))
         return call(context, called, *args, **kwargs)
@@ -172,36 +173,36 @@ def _bound_calls(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _estimate_filter(name: str, subject: Any, values: Sequence[Any], named: Mapping[str, Any]) -> int:
-    given = [*values, *named.values()]
+    arguments = [*values, *named.values()]
     if name in _LIST_FILTERS:
         return _length(subject)
-    if name == "sum" and any(isinstance(value, list | tuple) for value in given):
-        # Each is copied as often as others follow it, which is not interrupted.
+    if name == "sum" and any(isinstance(value, list | tuple) for value in arguments):
+        # Each list is copied once for each list after it, which cannot be interrupted.
         raise InputError("the chat template adds up lists")
     if name == "round":
-        _check(_add_numbers(given), _MOST_BITS)
+        _check(_add_numbers(arguments), _MAX_BITS)
     if name == "join":
         return _estimate_join(values[0] if values else named.get("d", ""), subject)
     return _estimate(name, subject, values, named)
 
 
 def _estimate(name: str, subject: Any, values: Sequence[Any], named: Mapping[str, Any]) -> int:
-    """At most so many characters a method of a text, or a filter, makes."""
-    given = [*values, *named.values()]
+    """An upper bound of the characters that a method of a text, or a filter, makes."""
+    arguments = [*values, *named.values()]
     if name == "replace":
         texts = dict(zip(("old", "new"), values, strict=False)) | dict(named)
         old, new = (str(texts.get(each, "")) for each in ("old", "new"))
         return _weigh(subject) + _text(subject).count(old) * len(new)
     if name == "join":
-        return _estimate_join(subject, given[0] if given else ())
+        return _estimate_join(subject, arguments[0] if arguments else ())
     if name in ("format", "format_map"):
-        return _estimate_format(subject, given)
-    size, more = _weigh(subject), _add_numbers(given) + sum(map(_weigh, given))
+        return _estimate_format(subject, arguments)
+    size, more = _weigh(subject), _add_numbers(arguments) + sum(map(_weigh, arguments))
     places = _AT_EACH_PLACE.get(name)
     if places is None:
         return size + more
     if name == "wordwrap":
-        more = sum(len(each) for each in given if isinstance(each, str))
+        more = sum(len(argument) for argument in arguments if isinstance(argument, str))
     return size + more * (places(_text(subject)) if isinstance(subject, str | bytes) else size)
 
 
@@ -210,13 +211,13 @@ def _estimate_join(separator: Any, items: Any) -> int:
     return _weigh(items) + count * _weigh(separator)
 
 
-def _estimate_format(template: str | bytes, given: Sequence[Any]) -> int:
+def _estimate_format(template: str | bytes, values: Sequence[Any]) -> int:
     text = _text(template)
     widths = [digits for found in _PERCENT.findall(text) for digits in found if digits]
     widths += [digits for part in _BRACES.findall(text) for digits in _DIGITS.findall(part.partition(":")[2])]
     places = text.count("%") + text.count("{")
-    longest = max(map(_weigh, given), default=0) + (_add_numbers(given) if "*" in text or "{" in text else 0)
-    return len(text) + places * longest + sum(int(digits[:_MOST_DIGITS]) for digits in widths)
+    longest = max(map(_weigh, values), default=0) + (_add_numbers(values) if "*" in text or "{" in text else 0)
+    return len(text) + places * longest + sum(int(digits[:_MAX_DIGITS]) for digits in widths)
 
 
 def _text(subject: Any) -> str:
@@ -228,33 +229,33 @@ def _add_numbers(values: Iterable[Any]) -> int:
 
 
 def _length(value: Any) -> int:
-    """The size of a text or list itself."""
+    """The size of a text or list, without the contents of its items."""
     if isinstance(value, str | bytes):
         return len(value)
     return _ITEM * len(value) if isinstance(value, list | tuple | dict | range) else 0
 
 
 def _weigh(value: Any) -> int:
-    """About as many characters as a value has that is printed; no more is counted than may be made."""
+    """About the number of characters of a printed value; the count ends beyond the limit of one operation."""
     if isinstance(value, str | bytes):
         return len(value)
-    size, rest = 0, [value]
-    while rest and size <= _MOST_MADE:
-        item = rest.pop()
+    size, remaining = 0, [value]
+    while remaining and size <= _MAX_MADE:
+        item = remaining.pop()
         size += len(item) if isinstance(item, str | bytes | list | tuple | dict) else 1
         if isinstance(item, dict):
-            rest += item.keys()
-            rest += item.values()
+            remaining += item.keys()
+            remaining += item.values()
         elif isinstance(item, list | tuple):
-            rest += item
+            remaining += item
     return size
 
 
-def _count(size: int, most: int = _MOST_MADE) -> None:
+def _count(size: int, most: int = _MAX_MADE) -> None:
     _check(size, most)
     _made.size += size
-    if _made.size > _MOST_TOGETHER:
-        raise InputError(f"the chat template makes texts and lists of more than {_MOST_TOGETHER} characters together")
+    if _made.size > _MAX_TOTAL:
+        raise InputError(f"the chat template makes texts and lists of more than {_MAX_TOTAL} characters together")
 
 
 def _check(size: int, most: int) -> None:

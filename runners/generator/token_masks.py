@@ -1,4 +1,4 @@
-"""Which tokens the rows of a batch may not generate."""
+"""Masks of tokens that the rows of a batch must not generate."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class ConstraintMasks:
-    """The constraints of rows; those without one cost nothing."""
+    """Applies the constraints of rows to their logits."""
 
     def __init__(self, rows: Sequence[SampledRow]) -> None:
         self._rows = [(index, row, row.matcher) for index, row in enumerate(rows) if row.matcher is not None]
 
     def apply(self, logits: Tensor) -> Tensor:
-        """The logits with those of tokens at -inf that a constraint does not take next; [rows, vocabulary].
+        """The logits, [rows, vocabulary], with -inf for tokens that a row's constraint does not allow next.
 
-        A row whose constraint cannot go on gets an error.
+        A row whose constraint allows no token gets an error.
         """
         rows = [(index, row, matcher) for index, row, matcher in self._rows if row.error is None]
         if not rows:
             return logits
         bits = fill_masks([matcher for *_, matcher in rows])
         allowed = np.unpackbits(bits.view(np.uint8), axis=1, count=logits.shape[1], bitorder="little")
-        for own, (_, row, matcher) in zip(allowed, rows, strict=True):
+        for allowed_tokens, (_, row, matcher) in zip(allowed, rows, strict=True):
             row.error = matcher.error
-            if row.error is None and not own.any():
+            if row.error is None and not allowed_tokens.any():
                 row.error = InputError("no token of this model fits the constraint")
         indices = [index for index, *_ in rows]
         forbidden = torch.from_numpy(allowed == 0).to(logits.device)
@@ -45,7 +45,7 @@ class ConstraintMasks:
         return logits
 
     def consume(self, tokens: Sequence[int]) -> None:
-        """Go on with the tokens of all rows; what fails is that row's matter alone."""
+        """Advance the constraints by the tokens of all rows; an error ends its row only."""
         for index, row, matcher in self._rows:
             if row.error is None:
                 try:
@@ -55,7 +55,11 @@ class ConstraintMasks:
 
 
 class Bans:
-    """What `allowed`, `bad_words` and `min_tokens` of rows forbid."""
+    """Applies `allowed`, `bad_words` and `min_tokens` of rows to their logits.
+
+    Attributes:
+        rows: the indices of rows for which tokens are forbidden.
+    """
 
     def __init__(self, rows: Sequence[SampledRow], vocabulary: int, device: torch.device) -> None:
         self._device = device
@@ -67,7 +71,7 @@ class Bans:
         self._always = self._pairs(
             [(index, word[0]) for index, row in enumerate(rows) for word in row.settings.bad_words if len(word) == 1]
         )
-        self._words = [(index, row, _by_last_but_one(row.settings)) for index, row in enumerate(rows)]
+        self._words = [(index, row, _by_second_last(row.settings)) for index, row in enumerate(rows)]
         self._words = [(index, row, words) for index, row, words in self._words if words]
         self._starting = [(index, row) for index, row in enumerate(rows) if row.settings.ends and _is_starting(row)]
         self._ends = self._end_pairs()
@@ -77,7 +81,7 @@ class Bans:
         )
 
     def apply(self, logits: Tensor) -> None:
-        """Put the logits of what is forbidden at -inf, in place; [rows, vocabulary]."""
+        """Set the logits of forbidden tokens to -inf, in place; [rows, vocabulary]."""
         if len(self._limited):
             logits[self._limited] = logits[self._limited].masked_fill(self._outside, -torch.inf)
         if self._always is not None:
@@ -99,7 +103,7 @@ class Bans:
                 logits[self._ends] = -torch.inf
 
     def allow_only(self, logits: Tensor, ids: Tensor) -> None:
-        """Put all other logits at -inf, in place; [vocabulary]."""
+        """Set the logits of all other tokens to -inf, in place; [vocabulary]."""
         kept = ids.to(self._device)
         values = logits[kept]
         logits.fill_(-torch.inf)
@@ -112,7 +116,7 @@ class Bans:
         return pairs[0].to(self._device), pairs[1].to(self._device)
 
     def _pairs(self, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor] | None:
-        """Rows and tokens as an index of logits; None for none."""
+        """Rows and tokens as an index of logits; None for no pairs."""
         if not pairs:
             return None
         rows, tokens = zip(*pairs, strict=True)
@@ -120,16 +124,18 @@ class Bans:
 
 
 def index_pairs(rows: Sequence[int], tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """An index of logits: rows, and the tokens of each; [pairs] each."""
-    return torch.tensor(rows).repeat_interleave(torch.tensor([len(each) for each in tokens])), torch.cat([*tokens])
+    """An index of logits, [pairs] each, from rows and the tokens of each row."""
+    return torch.tensor(rows).repeat_interleave(torch.tensor([len(row_tokens) for row_tokens in tokens])), torch.cat(
+        [*tokens]
+    )
 
 
 def _is_starting(row: SampledRow) -> bool:
     return len(row.output) < row.settings.min_tokens
 
 
-def _by_last_but_one(settings: Settings) -> dict[int, list[tuple[int, ...]]]:
-    """Words of several tokens by the token after which their last one is forbidden."""
+def _by_second_last(settings: Settings) -> dict[int, list[tuple[int, ...]]]:
+    """Words of several tokens by their second last token."""
     words = defaultdict(list)
     for word in settings.bad_words:
         if len(word) > 1:

@@ -1,4 +1,4 @@
-"""What single tokens are: their bytes, their text beside others, and which of them a text leaves out."""
+"""The tokens of a vocabulary: their bytes, their text within a text, and whether they are special."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 
-# What bytes that are no character yet (or never) are decoded to.
+# The replacement of bytes that are no character.
 REPLACEMENT = "\ufffd"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary:
-    """The tokens of a tokenizer; what is asked for is kept."""
+    """The tokens of a tokenizer, with a cache of their texts and bytes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, size: int | None = None) -> None:
         """
         Args:
-            size: token ids of the model, where it has more than the tokenizer.
+            size: number of token ids of the model, if it has more than the tokenizer.
         """
         size = max(size or 0, len(tokenizer))
         self.tokenizer = tokenizer
@@ -32,20 +32,20 @@ class Vocabulary:
         backend = _backend(tokenizer)
         kinds = _decoder_kinds(tokenizer)
         self._decode = backend.decode if kinds else None
-        # Every token is a sequence of bytes, and a text is decoded from all of them joined.
+        # Every token is a sequence of bytes; a text is decoded from their concatenation.
         self.is_byte_level = kinds == ["ByteLevel"]
         self._has_byte_tokens = "ByteFallback" in kinds
-        # Tokens that a text leaves out where special tokens are skipped.
+        # The tokens that a text does not have if special tokens are skipped.
         self.special = frozenset(
             tokenizer.all_special_ids
             if backend is None
             else (token for token, added in backend.get_added_tokens_decoder().items() if added.special)
         )
-        # Now, since `encode` changes the tokenizer's truncation for whoever encodes at the same time.
+        # At load: `encode` changes the tokenizer's truncation, which other threads use later.
         self._anchor = self._find_anchor()
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of tokens, as it is: the clean-up of spaces of some tokenizers would change text already sent."""
+        """The text of tokens, without the tokenizer's clean-up of spaces, which would change text already sent."""
         if self._decode is not None:
             text = self._decode(list(ids), skip_special_tokens=skip_special_tokens)
         else:
@@ -56,7 +56,7 @@ class Vocabulary:
         return text
 
     def string(self, token: int) -> str | None:
-        """The token as the vocabulary has it; None for an id without a token."""
+        """The token as the vocabulary writes it; None for an id without a token."""
         if token not in self._strings:
             try:
                 string = self.tokenizer.convert_ids_to_tokens(token)
@@ -66,7 +66,7 @@ class Vocabulary:
         return self._strings[token]
 
     def byte(self, token: int) -> bytes | None:
-        """The byte that a byte token stands for (`<0xE2>`, where SentencePiece has no piece); None for any other."""
+        """The byte of a byte token (`<0xE2>`, for text without a SentencePiece piece); None for other tokens."""
         if not self._has_byte_tokens or (string := self.string(token)) is None:
             return None
         match = _BYTE_TOKEN.fullmatch(string)
@@ -79,7 +79,7 @@ class Vocabulary:
         return self._data[token]
 
     def text(self, token: int) -> str:
-        """What a token adds to a text, with its leading space; parts of characters are replacement characters."""
+        """The text that a token adds, with its leading space; parts of characters become replacement characters."""
         if token not in self._texts:
             if self.is_byte_level or self.byte(token) is not None:
                 self._texts[token] = self.data(token).decode(errors="replace")
@@ -92,14 +92,14 @@ class Vocabulary:
         if string is None:
             return b""
         if self.is_byte_level:
-            # As the decoder does: a token with any other character stands for itself.
+            # A token with any other character stands for itself, as in the decoder.
             codes = [_BYTES.get(character) for character in string]
             known = [code for code in codes if code is not None]
             return bytes(known) if len(known) == len(codes) else string.encode(errors="replace")
         return self.byte(token) or self.text(token).encode(errors="replace")
 
     def _beside_anchor(self, token: int) -> str:
-        """The text after another token: the first of a text lacks its space."""
+        """The text of a token after another one: the first token of a text lacks its space."""
         if self.string(token) is None:
             return ""
         anchor, anchor_text = self._anchor
@@ -109,7 +109,7 @@ class Vocabulary:
         return self.decode([token])
 
     def _find_anchor(self) -> tuple[list[int], str]:
-        """Tokens that do not change with what follows, and their text."""
+        """Tokens whose text does not depend on those that follow, and this text."""
         for text in ("a", "0", "."):
             ids = self.tokenizer.encode(text, add_special_tokens=False)
             if ids and not self.special.intersection(ids):
@@ -122,7 +122,7 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _decoder_kinds(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The parts of what decodes; none where Python code does."""
+    """The kinds of the decoder's parts; empty if the tokenizer decodes in Python."""
     backend = _backend(tokenizer)
     if backend is None or backend.decoder is None or type(tokenizer)._decode is not TokenizersBackend._decode:
         return []
@@ -131,7 +131,7 @@ def _decoder_kinds(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _byte_characters() -> dict[str, int]:
-    """The characters by which byte-level vocabularies write bytes; those that cannot be seen come after U+00FF."""
+    """The characters with which byte-level vocabularies write bytes; invisible bytes get characters after U+00FF."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [code for code in range(0x100) if code not in visible]
     return {chr(code): code for code in visible} | {chr(0x100 + index): code for index, code in enumerate(hidden)}

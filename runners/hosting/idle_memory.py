@@ -1,4 +1,4 @@
-"""Memory of requests that are over: what Python's garbage keeps, and what glibc keeps for what is allocated next."""
+"""Returns the memory of finished requests to the system, which Python's garbage and glibc's heaps still hold."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Seconds between two looks, and seconds after which garbage is collected also under load.
+# Seconds between two checks, and seconds after which garbage is collected under load too.
 _PERIOD = 5.0
 _LONGEST = 60.0
-# Passes over what is not young before a full one comes by itself: millions of objects.
+# Collections of the second generation before Python starts a full one itself; it never comes to that.
 _RARELY = 1000
-# What may be kept above the need: to take it again costs page faults.
+# Bytes above the need that the process keeps, because allocating them again costs page faults.
 _SLACK = 32 * 2**20
-# Looks, one after the other, at which an idle process gives back memory in vain.
+# Consecutive checks at which an idle process returns memory without an effect.
 _MOST_TRIES = 3
-# Looks after which what was needed may not be needed any more: a minute.
-_LOOKS_A_TRIAL = 12
-# Heaps that all threads share. By default each thread gets one, and of each up to 64 MiB stay, which are never trimmed.
+# Checks after which the least is the estimate again: a minute.
+_CHECKS_PER_TRIAL = 12
+# Heaps that all threads share. By default each thread gets its own, and glibc never returns up to 64 MiB of each.
 _MOST_HEAPS = 2
 # https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.h
 _M_ARENA_MAX = -8
@@ -30,27 +30,29 @@ _PAGES = Path("/proc/self/statm")
 
 
 class Excess:
-    """Tells whether a process that has a model holds more memory than it needs.
+    """Estimates whether a process with a model holds more memory than it needs.
 
-    It needs the least that it has had, until that is tried: what is still or again in memory after memory was given
-    back, some times while the process idles, once under load, is needed. It is in use, or is taken again at once, which
-    costs time. When load ends, and every minute, the least is tried again.
+    The estimate of the need is the least memory that the process has had. If the process still holds more after memory
+    was returned (several times while it is idle, once under load), that is the new estimate: the memory is in use, or
+    would be allocated again at once, which takes time. When load ends, and every minute, the least is
+    the estimate again.
     """
 
     def __init__(self) -> None:
         self._least = self._needed = math.inf
-        self._looks = self._tries = 0
+        self._checks = self._tries = 0
         self._was_busy = False
 
     def find(self, resident: int, is_busy: bool) -> bool:
-        """Whether to give back memory, at one of the regular looks.
+        """Whether to return memory now; called at each check.
 
         Args:
-            resident: bytes that the process has in memory.
+            resident: the bytes of the process in memory.
+            is_busy: whether requests are running.
         """
         self._least = min(self._least, resident)
-        self._looks += 1
-        if (self._was_busy and not is_busy) or self._looks % _LOOKS_A_TRIAL == 0:
+        self._checks += 1
+        if (self._was_busy and not is_busy) or self._checks % _CHECKS_PER_TRIAL == 0:
             self._needed, self._tries = self._least, 0
         elif self._tries >= (1 if is_busy else _MOST_TRIES) or math.isinf(self._needed):
             self._needed, self._tries = resident, 0
@@ -62,7 +64,7 @@ class Excess:
 
 
 def limit_heaps() -> None:
-    """Let all threads allocate in few heaps, unless the operator says how many; before they are started."""
+    """Make all threads share few heaps, unless the operator sets MALLOC_ARENA_MAX; call it before threads start."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(_M_ARENA_MAX, _MOST_HEAPS)
@@ -71,15 +73,21 @@ def limit_heaps() -> None:
 async def release_memory(
     is_ready: Callable[[], bool], is_busy: Callable[[], bool], period: float = _PERIOD, longest: float = _LONGEST
 ) -> None:
-    """Collect garbage and give back what the process holds beyond its need, when it hurts nobody, for ever.
+    """Forever collect garbage and return unneeded memory to the system, at times when no request has to wait for it.
 
-    An error and the frames of its traceback keep each other, and with them the body of its request, until a full pass
-    of the garbage collector. Python makes one whenever there are a fourth more objects: while 5,000 requests come at
-    once that is ten times, of up to 0.3 s each, in which nothing else runs. Cycles that die young are not concerned.
+    An error and the frames of its traceback refer to each other, and keep the body of the request until a full garbage
+    collection. Python starts one when the number of objects has grown by a fourth: ten times while 5,000 requests
+    arrive at once, and each blocks the process for up to 0.3 s. Young garbage is collected as usual.
 
-    A large request leaves holes in the heaps of several threads, and glibc itself gives back only a heap's end.
+    A large request leaves holes in the heaps of several threads, and glibc itself returns only the end of a heap.
+
+    Args:
+        is_ready: whether a model is loaded.
+        is_busy: whether requests are running.
+        period: seconds between two checks.
+        longest: seconds after which garbage is collected under load too.
     """
-    # None where there is no glibc.
+    # None without glibc.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     thresholds = gc.get_threshold()
     gc.set_threshold(thresholds[0], thresholds[1], _RARELY)
@@ -90,20 +98,20 @@ async def release_memory(
             await asyncio.sleep(period)
             busy = is_busy()
             if not is_ready():
-                # A model that is loaded again needs another amount.
+                # The model may be loaded again, and then needs another amount.
                 excess = Excess()
             is_excess = trim is not None and is_ready() and excess.find(_resident(), busy)
-            # Without as much as a pass over young objects since the last one there is nothing to find.
+            # Without a collection of young objects since the last check there is no new garbage.
             if (not busy and any(gc.get_count()[1:])) or is_excess or time.monotonic() - collected > longest:
                 collected = time.monotonic()
                 gc.collect()
             if trim is not None and is_excess:
-                # It takes some ms, in which it does not hold the GIL.
+                # It takes some milliseconds without the GIL.
                 await asyncio.to_thread(trim, 0)
     finally:
         gc.set_threshold(*thresholds)
 
 
 def _resident() -> int:
-    """Bytes in memory: https://www.kernel.org/doc/html/latest/filesystems/proc.html, table 1-3."""
+    """The bytes of this process in memory: https://www.kernel.org/doc/html/latest/filesystems/proc.html, table 1-3."""
     return int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""Whether a port can be served on."""
+"""Checks that a port is free before the server starts."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from runners.core.errors import ArgumentsError
 
 
 def check_port(port: int, argument: str, host: str = "0.0.0.0") -> None:
-    """Before the workers start, which share their ports and so would share another server's.
+    """Bind the port for a moment; workers share their port, and so would share that of another server.
 
     Raises:
-        ArgumentsError: something listens there, or it is not allowed.
+        ArgumentsError: another process listens on the port, or this process may not.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # As the server itself does: a port whose last connections are closing is free.
+        # The server sets it too: a port whose last connections are closing is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

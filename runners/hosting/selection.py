@@ -1,4 +1,4 @@
-"""Which runner serves the model that the arguments name."""
+"""Selects the runner of the model that the arguments name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
 from runners.core.arguments import Arguments
@@ -15,59 +15,86 @@ from runners.core.predictor import Predictor
 from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
+from runners.hosting.storage.localize import find_local_model
 from runners.modeling.model_files import parse_json
 
+Runner = EncoderRunner | GeneratorRunner
+# Returns the path of a file of the hub's model, by the file's name.
+_Fetch = Callable[[Arguments, str], str]
 
-def create_runner(
-    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None
-) -> EncoderRunner | GeneratorRunner:
-    """The runner of the model; it loads nothing yet.
 
-    `backend` vllm makes any task the generator's: vLLM also embeds, scores and classifies over OpenAI's API.
+def create_runner(arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None) -> Runner:
+    """The runner of the model, which loads nothing yet; asks the hub for config.json if `task` is unset.
 
     Args:
-        connect: reaches the predictor that the arguments name, if they do.
+        arguments: with a local folder or a hub id.
+        connect: connects to the predictor that the arguments name, if they do.
 
     Raises:
-        ArgumentsError: the arguments ask for what the runner cannot do.
+        ArgumentsError: the runner does not support the arguments.
     """
-    if arguments.backend == "vllm" or (arguments.task or _peek_task(arguments)) in GENERATION:
-        if arguments.predictor_host is not None:
-            raise ArgumentsError("predictor_host is for encoders, and this model generates or runs on vLLM")
-        return GeneratorRunner(arguments)
-    return EncoderRunner(arguments, connect)
+    if not _is_generator(arguments, _fetch_from_hub):
+        return EncoderRunner(arguments, connect)
+    if arguments.predictor_host is not None:
+        raise ArgumentsError("predictor_host is for encoders, and this model generates or runs on vLLM")
+    return GeneratorRunner(arguments)
 
 
-def _peek_task(arguments: Arguments) -> Task | None:
-    """The task by the model's files, read without `transformers`, which takes seconds to import.
+def expects_generator(arguments: Arguments) -> bool:
+    """Whether the model generates, by the arguments and the files on this machine; nothing is downloaded.
 
-    None if that fails; loading the model will raise the error.
+    A model that has not been downloaded is expected to generate if vLLM's parallel sizes ask for several GPUs.
+    """
+    return _is_generator(find_local_model(arguments), _find_in_cache, default=arguments.parallel_size > 1)
+
+
+def _is_generator(arguments: Arguments, fetch: _Fetch, default: bool = False) -> bool:
+    # `backend` vllm makes every task the generator's: vLLM also embeds, scores and classifies, over OpenAI's API.
+    if arguments.backend == "vllm":
+        return True
+    task = arguments.task or _infer_task(arguments, fetch)
+    return default if task is None else task in GENERATION
+
+
+def _infer_task(arguments: Arguments, fetch: _Fetch) -> Task | None:
+    """The task by the model's files, without importing `transformers`, which takes seconds.
+
+    None if a file is missing or wrong; loading the model raises an error that says so.
     """
     try:
-        task = infer_task(read_architectures(_read_json(arguments, "config.json")))
+        task = infer_task(read_architectures(_read_json(arguments, "config.json", fetch)))
     except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
         return None
-    # An embedder that was made of a language model keeps that architecture's name.
+    # An embedder that was trained from a language model keeps that architecture's name.
     if task in GENERATION and is_embedder(
-        _find_json(arguments, "modules.json"), _find_json(arguments, "config_sentence_transformers.json")
+        _find_json(arguments, "modules.json", fetch),
+        _find_json(arguments, "config_sentence_transformers.json", fetch),
     ):
         return Task.TEXT_EMBEDDING
     return task
 
 
-def _find_json(arguments: Arguments, filename: str) -> Any | None:
-    """An optional file; None if it is missing or cannot be read."""
+def _find_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any | None:
+    """An optional file; None if it is missing or wrong."""
     try:
-        return _read_json(arguments, filename)
+        return _read_json(arguments, filename, fetch)
     except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
         return None
 
 
-def _read_json(arguments: Arguments, filename: str) -> Any:
+def _read_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any:
     folder = Path(arguments.model)
-    path = (
-        folder / filename
-        if folder.is_dir() or arguments.model_id is None
-        else hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
-    )
-    return parse_json(arguments, Path(path), filename)
+    is_local = folder.is_dir() or arguments.model_id is None
+    path = folder / filename if is_local else Path(fetch(arguments, filename))
+    return parse_json(arguments, path, filename)
+
+
+def _fetch_from_hub(arguments: Arguments, filename: str) -> str:
+    return hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
+
+
+def _find_in_cache(arguments: Arguments, filename: str) -> str:
+    path = try_to_load_from_cache(arguments.model, filename, revision=arguments.model_revision)
+    if not isinstance(path, str):
+        raise FileNotFoundError(filename)
+    return path

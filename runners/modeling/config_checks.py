@@ -1,4 +1,4 @@
-"""Checks of a model's config.json, whose errors name the file and the key."""
+"""Checks of a model's config.json and weight files before they are loaded; errors name the file and the key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def refuse_adapter(arguments: Arguments) -> None:
-    """Refuse a PEFT adapter: `transformers` applies it if PEFT is installed, and else ignores it silently."""
+    """Refuse a PEFT adapter, which `transformers` would ignore silently unless PEFT is installed.
+
+    Raises:
+        ModelLoadError: the model has an adapter_config.json.
+    """
     adapter = load_json(arguments, "adapter_config.json")
     if adapter is None:
         return
@@ -32,10 +36,16 @@ def refuse_adapter(arguments: Arguments) -> None:
 
 
 def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
-    """Check the keys of config.json that `transformers` misreads silently; return corrected values.
+    """Check the keys of config.json that `transformers` misreads silently.
+
+    Args:
+        written: the parsed config.json.
+
+    Returns:
+        Values that replace those of the file.
 
     Raises:
-        ModelLoadError: a value is of a wrong type.
+        ModelLoadError: a value has a wrong type.
     """
     architectures = read_architectures(written)
     labels, count = written.get("id2label"), written.get("num_labels")
@@ -49,25 +59,28 @@ def check_config(arguments: Arguments, written: Any) -> dict[str, Any]:
     if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
         raise ModelLoadError(f"num_labels in {arguments.model}/config.json is {count!r}, not a number of classes")
     if labels is not None and count is not None and len(labels) != count:
-        logger.warning("num_labels in config.json is %d, and id2label has %d names, which holds", count, len(labels))
+        logger.warning("num_labels in config.json is %d, but id2label has %d names, which count", count, len(labels))
     if labels is not None and {*map(int, labels)} != {*range(len(labels))}:
         logger.warning(
             "id2label in config.json names the classes %s of 0 to %d; a class without a name is LABEL_ and its number",
             ", ".join(sorted(labels, key=int)), len(labels) - 1,
         )  # fmt: skip
     if isinstance(written.get("architectures"), str):
-        logger.warning("architectures in config.json is a name, not a list: it is taken for %s", architectures)
+        logger.warning("architectures in config.json is a name, not a list; it is read as %s", architectures)
         return {"architectures": architectures}
     return {}
 
 
 def refuse_kernels(arguments: Arguments, written: Any) -> None:
-    """Refuse code of the hub that a config names as its attention: `transformers` would fetch and run it.
+    """Refuse an attention implementation that is a repository of the hub: `transformers` would download and run it.
 
-    It is not asked for `trust_remote_code` where the package `kernels` is installed.
+    If the package `kernels` is installed, `transformers` does so without `trust_remote_code`.
+
+    Args:
+        written: the parsed config.json.
 
     Raises:
-        ModelLoadError: there is a name of a repository.
+        ModelLoadError: the config names a repository, and remote code is not trusted.
     """
     if arguments.trust_remote_code:
         return
@@ -80,7 +93,7 @@ def refuse_kernels(arguments: Arguments, written: Any) -> None:
 
 
 def _find_implementations(config: Any) -> Iterator[tuple[str, str]]:
-    """Keys and values of `attn_implementation` and its like, in a config and in those within it."""
+    """Keys and values of `attn_implementation` and similar keys, in a config and its nested configs."""
     if not isinstance(config, dict):
         return
     for key, value in config.items():
@@ -90,12 +103,12 @@ def _find_implementations(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def refuse_weights(arguments: Arguments) -> None:
-    """Refuse a list of weights that names other files than safetensors of the model's folder.
+    """Refuse an index of weights that names files other than safetensors in the model's folder.
 
-    `transformers` unpickles what has another ending, and follows paths out of the folder.
+    `transformers` unpickles files with other endings, and follows paths out of the folder.
 
     Raises:
-        ModelLoadError: such a file is named, or the list is none.
+        ModelLoadError: the index names such a file, or is malformed.
     """
     endings = (".safetensors", ".bin") if arguments.allow_pickle else (".safetensors",)
     for filename in ("model.safetensors.index.json", "pytorch_model.bin.index.json")[: len(endings)]:
@@ -114,19 +127,23 @@ def refuse_weights(arguments: Arguments) -> None:
 
 
 def check_inside(path: str, named_by: str) -> None:
-    """Refuse a path, which a file of a model names, that leads out of the model's folder.
+    """Refuse a path that leads out of the model's folder.
+
+    Args:
+        path: a path that one of the model's files names.
+        named_by: this file, for the error.
 
     Raises:
-        ModelLoadError: it is absolute, or has `..`.
+        ModelLoadError: the path is absolute, or has `..`.
     """
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ModelLoadError(f"{named_by} names {path!r}, which leads out of the model's folder")
 
 
 def describe_config_error(error: Exception, written: Any) -> str:
-    """An error about a config in one line, with the keys of config.json whose values the error mentions."""
+    """Describe an error about a config in one line, with the keys of config.json whose values it mentions."""
     if isinstance(error, StrictDataclassFieldValidationError):
-        # Its last line names the field, the expected type and the value.
+        # The last line names the field, the expected type and the value.
         return str(error).strip().splitlines()[-1].strip()
     text = one_line(error)
     values = written.items() if isinstance(written, dict) else ()
@@ -135,10 +152,13 @@ def describe_config_error(error: Exception, written: Any) -> str:
 
 
 def refuse_other_shapes(arguments: Arguments, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]) -> None:
-    """Refuse a checkpoint whose weights have other shapes than the config says.
+    """Refuse a checkpoint whose weights do not have the shapes that the config says.
 
     Args:
         mismatched: name, shape in the checkpoint and shape by the config of each such weight.
+
+    Raises:
+        ModelLoadError: there is such a weight.
     """
     if not mismatched:
         return

@@ -1,4 +1,4 @@
-"""From arguments to a config, a tokenizer, weights, a dtype and a length limit."""
+"""Loading a model's config, tokenizer and weights, and finding its dtype and length limit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from runners.modeling.text_part import encoder_class, take_encoder, take_text_pa
 
 logger = logging.getLogger(__name__)
 
-# The names under which configs give the number of positions, as vLLM and KServe know them.
+# The config keys for the number of positions, as in vLLM and KServe.
 _POSITION_KEYS = (
     "max_position_embeddings",
     "n_positions",
@@ -44,13 +44,13 @@ _POSITION_KEYS = (
     "max_sequence_length",
     "max_seq_length",
     "seq_len",
-    # LED's, which has others for its decoder.
+    # LED has a number for its encoder and another for its decoder.
     "max_encoder_position_embeddings",
 )
-# YaRN scales positions to so many times these; the other kinds count `max_position_embeddings` scaled already.
+# YaRN scales these positions. For the other kinds, `max_position_embeddings` is scaled already.
 _ORIGINAL_KEY = "original_max_position_embeddings"
 _SCALED_ALREADY = frozenset({"longrope", "llama3", "su", "default", "proportional", "mrope"})
-# What a tokenizer reports when it knows no limit is a number like 1e30.
+# A tokenizer without a limit reports a number like 1e30.
 _NO_LIMIT = 2**31
 _FALLBACK_LENGTH = 2048
 BATCH_TOKENS_ON_CPU = 1536
@@ -61,10 +61,10 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
     """Load config.json from a folder or the hub.
 
     Args:
-        overrides: values that hold instead of the file's, those that the model's config knows.
+        overrides: values that replace those of the file.
 
     Raises:
-        ModelLoadError: there is no such folder, or no config in it, or it names code of the hub that is not trusted.
+        ModelLoadError: the folder or its config.json does not exist, or the config cannot be used.
     """
     path = Path(arguments.model)
     if (arguments.model_id is None or path.is_absolute()) and not path.is_dir():
@@ -76,7 +76,7 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
         raise ModelLoadError(f"the folder {arguments.model} holds no config.json, so it is not a Hugging Face model")
     written = load_json(arguments, "config.json")
     refuse_kernels(arguments, written)
-    # A repository without one is for `transformers` to explain.
+    # If a repository has no config.json, `transformers` raises the error.
     corrected = check_config(arguments, written) if find_file(arguments, "config.json") else {}
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(
@@ -101,12 +101,12 @@ def load_tokenizer(
     length: int | None = None,
     needs_fast: bool = True,
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer; its own lower-casing holds unless `disable_lower_case` says otherwise.
+    """Load the tokenizer. It lower-cases as its files say, unless the argument `disable_lower_case` is set.
 
     Args:
-        overrides: settings that hold instead of those of its files.
-        length: a length of texts in tokens that its own limit is not to stand against.
-        needs_fast: whether one that is written in Python is refused; those of M2M100 and Marian have no other form.
+        overrides: settings that replace those of its files.
+        length: the tokenizer's own limit is raised to this length in tokens.
+        needs_fast: whether to refuse a tokenizer in Python. M2M100 and Marian have no other form.
 
     Raises:
         ModelLoadError: there is no tokenizer, or it has no fast (Rust) form.
@@ -121,7 +121,7 @@ def load_tokenizer(
     tokenizer.model_max_length = max(tokenizer.model_max_length, length or 0)
     if needs_fast and not tokenizer.is_fast:
         raise ModelLoadError(f"{type(tokenizer).__name__} has no fast form (a tokenizer.json), which this server needs")
-    # Without any file `transformers` makes an empty tokenizer, to which every word is unknown.
+    # Without any file, `transformers` makes an empty tokenizer, for which every word is unknown.
     filenames = sorted({*type(tokenizer).vocab_files_names.values(), "tokenizer.json"})
     if not any(find_file(arguments, filename) for filename in filenames):
         raise ModelLoadError(f"{arguments.model} has no tokenizer: none of {', '.join(filenames)}")
@@ -133,7 +133,7 @@ def load_tokenizer(
 
 
 def resolve_dtype(arguments: Arguments, device: torch.device) -> torch.dtype:
-    """The dtype of the weights; `auto` is float16 on a GPU and float32 on a CPU."""
+    """The dtype of the weights: float32 by default; `auto` is float16 on a GPU and float32 on a CPU."""
     by_name = {
         None: torch.float32,
         "float32": torch.float32,
@@ -147,7 +147,7 @@ def resolve_dtype(arguments: Arguments, device: torch.device) -> torch.dtype:
 
 
 def resolve_batch_tokens(arguments: Arguments, device: torch.device) -> int:
-    """Most tokens that are computed at once."""
+    """The largest batch in tokens."""
     return arguments.max_batch_tokens or (_BATCH_TOKENS_ON_GPU if device.type == "cuda" else BATCH_TOKENS_ON_CPU)
 
 
@@ -158,25 +158,25 @@ def load_model(
     unused_prefixes: tuple[str, ...],
     config: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
-    """Load the weights for one task, ready to run.
+    """Load the model for one task, in evaluation mode on its device.
 
-    They may lie in the mapped file; `copy_mapped_weights` copies those that are still used once the model is prepared.
+    The weights may be in a memory-mapped file. Call `copy_mapped_weights` when the model's layers are final.
 
     Args:
         auto_class: the `transformers` auto class of the task.
-        unused_prefixes: weights that may be missing because the task does not read them.
-        config: the model's config, if it is not to be read again.
+        unused_prefixes: prefixes of weights that may be missing, since the task does not read them.
+        config: the model's config; None to read it from the files.
 
     Raises:
-        ModelLoadError: there are no safetensors, or the checkpoint has no head for the task, which `transformers`
-            would fill with random numbers, or its weights are not of the shapes that its config names.
+        ModelLoadError: there are no safetensors, weights are missing, which `transformers` would fill with random
+            numbers, or weights do not have the shapes that the config says.
     """
     refuse_weights(arguments)
     try:
         model, report = encoder_class(auto_class, config).from_pretrained(
             arguments.model,
             config=config,
-            # Else `transformers` raises an error that names none of them.
+            # Otherwise `transformers` raises an error that does not name the weights.
             ignore_mismatched_sizes=True,
             revision=arguments.model_revision,
             trust_remote_code=arguments.trust_remote_code,
@@ -212,8 +212,8 @@ def _refuse_missing_weights(model: PreTrainedModel, missing: Sequence[str]) -> N
         )
 
 
-def outline_model(arguments: Arguments, auto_class: type[Any], config: PretrainedConfig) -> PreTrainedModel:
-    """The model of one task without its weights, which a predictor has; its inputs and positions can be asked for."""
+def build_meta_model(arguments: Arguments, auto_class: type[Any], config: PretrainedConfig) -> PreTrainedModel:
+    """Build a model on the meta device, without weights; its config, inputs and positions can be read."""
     model_class = encoder_class(auto_class, config)
     with torch.device("meta"):
         model: PreTrainedModel = (
@@ -225,21 +225,21 @@ def outline_model(arguments: Arguments, auto_class: type[Any], config: Pretraine
 
 
 def holds_embedder(arguments: Arguments) -> bool:
-    """Whether the model's files are those of a SentenceTransformer that pools tokens."""
+    """Whether the model's files make it a SentenceTransformer that pools tokens."""
     return is_embedder(load_json(arguments, "modules.json"), load_json(arguments, "config_sentence_transformers.json"))
 
 
 def limit_length(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None, recommended: int | None = None
 ) -> int:
-    """The longest text in tokens: what was asked for, as far as the model has positions for it.
+    """The longest text in tokens.
 
-    Where nothing was asked for, it is the smallest of the model's positions, the tokenizer's limit and what is
-    recommended.
+    It is the requested length, at most the model's positions. Without one, it is the smallest of the model's positions,
+    the tokenizer's limit and the recommended length.
 
     Args:
         requested: the operator's `max_length`.
-        recommended: the length a sentence-transformers model was made for.
+        recommended: the length that a sentence-transformers model was made for.
     """
     positions = count_positions(model)
     if requested is not None:
@@ -252,10 +252,13 @@ def limit_length(
 
 
 def limit_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requested: int | None) -> int:
-    """As `limit_length`, of a generator: the tokenizer's limit does not count, as on vLLM.
+    """The longest sequence of a generator in tokens; the tokenizer's limit does not count, as in vLLM.
 
-    Where the model has no positions that end (T5, Mamba), it is what the tokenizer says, but at least what is assumed
-    where nothing is said: T5's tokenizers say 512, which its relative positions are not bound to.
+    If the model has no limit of positions (T5, Mamba), it is the tokenizer's limit, but at least `_FALLBACK_LENGTH`:
+    T5's tokenizers say 512, but relative positions have no such limit.
+
+    Args:
+        requested: the operator's `max_length`.
     """
     positions = count_positions(model)
     if requested is not None:
@@ -268,7 +271,7 @@ def limit_sequence(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, r
 
 
 def bound_length(requested: int, positions: int | None) -> int:
-    """What was asked for, but no more than there is."""
+    """The requested length, at most the model's positions; log a warning if it is more."""
     if positions is None or requested <= positions:
         return requested
     logger.warning("max_length %d is more than the model takes, which is %d", requested, positions)
@@ -276,15 +279,16 @@ def bound_length(requested: int, positions: int | None) -> int:
 
 
 def assume_length() -> int:
-    logger.warning("neither model nor tokenizer say how long a text may be: assuming %d tokens", _FALLBACK_LENGTH)
+    """The length of a model without any limit; logs a warning."""
+    logger.warning("neither model nor tokenizer limits the length of texts; assuming %d tokens", _FALLBACK_LENGTH)
     return _FALLBACK_LENGTH
 
 
 def position_padding(model: PreTrainedModel) -> tuple[int, int] | None:
-    """For RoBERTa and its like (padding_idx, positions), else None.
+    """The padding_idx and the rows of the position table of RoBERTa and similar models; None for other models.
 
-    They count positions from `padding_idx` + 1, skip padding tokens, and say so by giving their position table a
-    `padding_idx`: 514 positions are 512 tokens.
+    These models count positions from `padding_idx` + 1 and skip padding tokens, so 514 rows are 512 tokens. Their
+    position table has a `padding_idx`.
     """
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
@@ -293,11 +297,11 @@ def position_padding(model: PreTrainedModel) -> tuple[int, int] | None:
 
 
 def count_positions(model: PreTrainedModel) -> int | None:
-    """How many tokens the model has positions for."""
+    """How many tokens the model has positions for; None if the config does not say."""
     if (padding := position_padding(model)) is not None:
         return padding[1] - padding[0] - 1
     config = model.config.get_text_config()
-    # Old configs of T5 have `n_positions` beside relative positions, which end nowhere.
+    # Old configs of T5 have `n_positions`, but its relative positions have no limit.
     keys = [
         key for key in _POSITION_KEYS if key != "n_positions" or not hasattr(config, "relative_attention_num_buckets")
     ]
@@ -306,13 +310,13 @@ def count_positions(model: PreTrainedModel) -> int | None:
 
 
 def _scale(config: PretrainedConfig, positions: int) -> int:
-    """Positions after rotary scaling, as KServe and vLLM count them.
+    """The positions after rotary scaling, as KServe and vLLM count them.
 
-    vLLM 0.32 takes YaRN's `max_position_embeddings` for scaled; where it is not, as Qwen2.5 is to be configured, this
-    is more.
+    There is one difference. vLLM 0.32 assumes that YaRN's `max_position_embeddings` is scaled already. Where it is not,
+    as in the configuration that Qwen2.5 documents, this function returns more.
     """
     parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
-    # Gemma 3 counts them scaled already.
+    # In Gemma 3 they are scaled already.
     if "gemma3" in config.model_type or config.model_type.startswith("t5gemma2"):
         return positions
     nested = [value for value in parameters.values() if isinstance(value, dict)]

@@ -1,4 +1,4 @@
-"""Files that come with a model, in its folder or on the hub; imports neither torch nor, on its own, `transformers`."""
+"""Files of a model, in its folder or on the hub. Importing this module imports neither torch nor `transformers`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from runners.core.errors import ModelLoadError
 
 
 def load_json(arguments: Arguments, filename: str) -> Any | None:
-    """Parse a JSON file that comes with the model; None where it has none.
+    """Parse a JSON file of the model; None if the file does not exist.
 
     Raises:
-        ModelLoadError: it is no JSON.
+        ModelLoadError: the file is not JSON.
     """
     path = find_file(arguments, filename)
     return None if path is None else parse_json(arguments, path, filename)
 
 
 def find_file(arguments: Arguments, filename: str) -> Path | None:
-    """A file that comes with the model, fetched from the hub if need be; None where it has none."""
-    # Takes seconds to import.
+    """Find a file of the model, downloaded from the hub if necessary; None if it does not exist."""
+    # The import takes seconds.
     from transformers.utils.hub import cached_file
 
     path = cached_file(
@@ -39,11 +39,11 @@ def parse_json(arguments: Arguments, path: Path, filename: str) -> Any:
     """Parse a JSON file of the model.
 
     Args:
-        path: where it lies.
-        filename: what it is called in the model's folder or repository, for errors.
+        path: path of the file on this machine.
+        filename: its name in the model's folder or repository, for errors.
 
     Raises:
-        ModelLoadError: it is no JSON.
+        ModelLoadError: the file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""Linear layers with weights packed once for oneDNN, for models on a CPU.
+"""Linear layers whose weights are packed for oneDNN at load, for models on a CPU.
 
-torch's float32 `F.linear` goes to MKL, which does not use AVX-512 on AMD, reorders its weight on every call, and gives
-a row other last bits in another batch; oneDNN's kernels do not. The operators used here are private to PyTorch (its own
-compiler emits them), so all is tried before it is trusted: they exist, agree with the stock layer, and hold their own.
-Where one of these fails the stock layers stay.
+In float32, `F.linear` calls MKL. MKL does not use AVX-512 on AMD, reorders the weight on every call, and gives a row
+different last bits in different batches. oneDNN with packed weights does not. The operators used here are private to
+PyTorch (its compiler emits them), so they are probed first: they must exist, agree with the stock layers, and not be
+slower. Otherwise the stock layers stay.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ from torch import Tensor, nn
 from runners.core.errors import brief
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 
-# The row counts of a short text alone and of a full batch, at which packed layers must hold their own, and how often
-# each is tried.
+# Numbers of rows at which packed layers are timed (a short text alone, and a full batch), and how often each.
 _TRIED_ROWS = {32: 20, 1024: 5}
 _LEAST_SPEEDUP = 0.8
-# Smaller layers (weights, not bytes) take microseconds either way.
+# Layers with fewer weights take microseconds in both forms, so their timing does not count.
 _SMALL_LAYER = 2**18
-# Vocabulary layers: large, but they see few rows.
+# A layer with more outputs is a vocabulary layer: it is large, but runs on few rows.
 VOCABULARY = 10_000
-# Packed weights are laid out for many rows; the layout serves few rows as well.
+# The number of rows that the packed layout is optimized for; it also serves few rows well.
 _LAYOUT_ROWS = 512
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` for inference, its weight in oneDNN's own layout."""
+    """`nn.Linear` for inference, with its weight in oneDNN's layout.
+
+    Attributes:
+        weight_was_read: whether the model has read `weight` itself.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -39,19 +42,19 @@ class PackedLinear(nn.Module):
         self.out_features = linear.out_features
         self.dtype = linear.weight.dtype
         self.bias = linear.bias
-        # In a tuple: it is no part of the model.
+        # In a tuple, so that it is not registered as a submodule.
         self._stock: tuple[nn.Linear, ...] = (linear,)
         self.weight_was_read = False
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _LAYOUT_ROWS)
 
     @property
     def weight(self) -> Tensor:
-        """The stock weight while packed layers are tried; after that an empty one of its dtype."""
+        """The stock weight while packed layers are probed; after that an empty tensor of its dtype."""
         self.weight_was_read = True
         return self._stock[0].weight if self._stock else torch.empty(0, dtype=self.dtype)
 
     def drop_stock(self) -> None:
-        """Let the memory of the stock weight go."""
+        """Free the memory of the stock weight."""
         self._stock = ()
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -62,13 +65,14 @@ class PackedLinear(nn.Module):
 
 @torch.inference_mode()
 def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) -> str:
-    """Replace the linear layers of a model in place where packed ones are equal and faster.
+    """Replace the linear layers of a model in place, if packed layers are equal and not slower.
 
-    A layer whose weight the model reads stays stock, unless the model runs with an empty weight: T5 reads its dtype.
+    If the model reads the weight of a layer, that layer stays stock, unless the model also runs with an empty weight:
+    T5 reads only its dtype.
 
     Args:
-        run: runs the model on something, and returns its scores.
-        expected: what these are with stock layers.
+        run: runs the model on a fixed input, and returns its scores.
+        expected: the scores with stock layers.
 
     Returns:
         What was done and why, for the log.
@@ -102,14 +106,14 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
     if read and _find_difference(run, expected, tolerance):
         _replace(model, read)
         stays = f"; {len(read)} stay stock, because {type(model).__name__} reads their weights"
-    # Copy the remaining parameters, so that the memory-mapped file of weights can be freed.
+    # Copy the remaining parameters, so that the memory-mapped weight file can be freed.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return f"linear layers packed for oneDNN, {faster} as fast{stays}"
 
 
 def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
-    """Put other modules in the places of some."""
+    """Replace modules of a model in place."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if child in replacements:
@@ -117,7 +121,7 @@ def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
 
 
 def _find_difference(run: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str:
-    """Why a model does not run as before; empty if it does."""
+    """Why the model's scores are not as expected; empty if they are."""
     try:
         difference = measure_difference(run(), expected)
     except Exception as error:
@@ -127,7 +131,7 @@ def _find_difference(run: Callable[[], Tensor], expected: Tensor, tolerance: flo
 
 @torch.inference_mode()
 def warm_linears(model: nn.Module, row_counts: Iterable[int]) -> None:
-    """Let oneDNN build its kernels for these numbers of rows: the first use of each costs about a millisecond."""
+    """Build oneDNN's kernels for these numbers of rows; the first use of a kernel takes about a millisecond more."""
     shapes = {
         (module.in_features, module.out_features): module
         for module in model.modules()
@@ -149,7 +153,7 @@ def _speedup(linear: nn.Linear, packed: PackedLinear, row_count: int, times: int
     rows = torch.randn(1, row_count, linear.in_features).to(linear.weight.dtype)
     calls: tuple[Callable[[], Tensor], ...] = (lambda: linear(rows), lambda: packed(rows))
     timings: tuple[list[float], list[float]] = ([], [])
-    # In turn, and the best of several, so that a noisy neighbour decides nothing.
+    # Alternate, and take the best of several runs, so that other load on the machine does not decide.
     for _ in range(times):
         for call, seconds in zip(calls, timings, strict=True):
             start = time.perf_counter()

@@ -1,7 +1,8 @@
-"""Rotary embeddings that depend on the longest text of a batch, as `transformers` computes them.
+"""Rotary position embeddings that depend on the longest text of a batch, as `transformers` computes them.
 
-LongRoPE takes other factors above the length that a model was first trained for. Dynamic scaling grows with the longest
-text above the model's length, and keeps what it has grown to. Answers must depend on neither.
+LongRoPE uses another set of factors above the length that a model was first trained for. Dynamic NTK scaling grows with
+the longest text above the model's length, and keeps the scale it has grown to. An answer must depend on neither: it
+must not change with the other texts of its batch, or of earlier batches.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class LengthDependentEmbedding:
-    """A rotary embedding whose frequencies depend on the largest position of a call.
+    """One rotary embedding whose frequencies depend on the largest position of a call.
 
     Attributes:
-        layer_type: the kind of layers that it serves, where a module serves several; None where it serves all.
-        is_dynamic: dynamic scaling, which grows with the length; else LongRoPE, which has two sets of factors.
+        layer_type: the kind of layers that it serves, if its module serves several kinds; None if it serves all.
+        is_dynamic: True for dynamic NTK scaling, False for LongRoPE.
     """
 
     module: Any
@@ -29,13 +30,13 @@ class LengthDependentEmbedding:
 
     @property
     def limit(self) -> int:
-        """Up to how many tokens all texts get the same frequencies."""
+        """Up to this many tokens all texts get the same frequencies."""
         if self.is_dynamic:
             return int(self.module.original_max_seq_len)
         return int(self._parameters["original_max_position_embeddings"])
 
     def reset(self) -> None:
-        """Forget what earlier batches have made dynamic scaling grow to."""
+        """Undo the growth of dynamic scaling in earlier batches."""
         if not self.is_dynamic:
             return
         prefix = "" if self.layer_type is None else f"{self.layer_type}_"
@@ -44,13 +45,13 @@ class LengthDependentEmbedding:
 
     @contextlib.contextmanager
     def lowered(self, limit: int) -> Iterator[None]:
-        """Another limit meanwhile, so that it can be crossed by short texts."""
+        """Lower the limit within the block, so that short texts exceed it."""
         module, config = self.module, self.module.config
         holders: list[tuple[Any, str]] = []
         if self.is_dynamic:
             holders = [(module, "original_max_seq_len"), (config, "max_position_embeddings")]
         elif hasattr(config, "original_max_position_embeddings"):
-            # Phi-3's, which wins over that of the parameters.
+            # Phi-3 has it here, and it wins over the rope parameters.
             holders = [(config, "original_max_position_embeddings")]
         stored = [getattr(holder, name) for holder, name in holders]
         parameters, limit_key = self._parameters, "original_max_position_embeddings"
@@ -75,8 +76,33 @@ class LengthDependentEmbedding:
         return parameters if self.layer_type is None else parameters[self.layer_type]
 
 
+class LengthDependentRope:
+    """All rotary embeddings of a model, or of a part of it, that depend on the longest text of a batch."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._embeddings = list(find_length_dependent(part))
+
+    @property
+    def limit(self) -> int | None:
+        """Up to this many tokens all texts get the same frequencies; None where they always do."""
+        return min((embedding.limit for embedding in self._embeddings), default=None)
+
+    def reset(self) -> None:
+        """Undo the growth of dynamic scaling in earlier batches."""
+        for embedding in self._embeddings:
+            embedding.reset()
+
+    @contextlib.contextmanager
+    def lowered(self, limit: int) -> Iterator[None]:
+        """Lower the limit of all embeddings within the block, so that short texts exceed it."""
+        with contextlib.ExitStack() as stack:
+            for embedding in self._embeddings:
+                stack.enter_context(embedding.lowered(limit))
+            yield
+
+
 def find_length_dependent(model: nn.Module) -> Iterator[LengthDependentEmbedding]:
-    """All of a model, or of a part of it."""
+    """The length-dependent rotary embeddings of a model, or of a part of it."""
     for module in model.modules():
         types: Any = getattr(module, "rope_type", None)
         for layer_type, name in types.items() if isinstance(types, dict) else [(None, types)]:

@@ -1,26 +1,31 @@
-"""How far scores are from other ones."""
+"""The relative difference of two sets of scores."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# How far scores of a model in a dtype may be from those of the stock model.
+# The largest difference from the stock model's scores, by dtype.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-# The largest of a hundred normally distributed scores is about so many times their third quartile.
+# The largest of a hundred normally distributed values is about this many times the third quartile of their sizes.
 _LARGEST = 4
-# Keeps the quotient defined where all scores are 0.
+# Avoids a division by 0 if all scores are 0.
 _SMALLEST = 1e-30
 
 
 def measure_difference(found: Tensor, expected: Tensor) -> float:
-    """The largest difference of two scores, relative to the expected one and to what is usual among them.
+    """The largest relative difference of two scores.
 
-    A few scores that are constants, such as the -1e6 of BigBird for tokens of a question, do not make the others'
-    differences look small.
+    A difference is relative to the size of the expected score, or to the typical size of all scores if that is larger.
+    The typical size is four times the third quartile, not the maximum: a few large constants, such as BigBird's -1e6
+    for the tokens of a question, must not make other differences look small.
+
+    Args:
+        found: scores of any shape and dtype.
+        expected: scores of the same shape.
 
     Raises:
-        ValueError: the shapes are not the same.
+        ValueError: the shapes differ.
     """
     if found.shape != expected.shape:
         raise ValueError(f"it answers {list(found.shape)} instead of {list(expected.shape)}")

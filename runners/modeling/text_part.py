@@ -1,4 +1,4 @@
-"""The part of a model that embeds texts: all of it, or the encoder of an encoder-decoder."""
+"""The part of a model that embeds texts: the whole model, or the encoder of an encoder-decoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from runners.core.errors import ModelLoadError, brief
 
 
 def encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> type[Any]:
-    """The class that loads the encoder alone, as in sentence-transformers; the auto class where there is none.
+    """The class that loads the encoder alone, as in sentence-transformers; the auto class if there is none.
 
-    Checkpoints of an encoder alone, as sentence-transformers saves them, name it; T5 and its like have one for whole
-    checkpoints, too.
+    A checkpoint of an encoder alone, as sentence-transformers saves it, names this class. T5 and similar models have
+    such a class for whole checkpoints too.
     """
     if auto_class is not AutoModel or config is None or hasattr(config, "auto_map"):
         return auto_class
@@ -26,7 +26,7 @@ def encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> typ
     names = [name for name in names if name.endswith(("EncoderModel", "Encoder"))]
     if not names:
         return auto_class
-    # `transformers` itself does not export all of them.
+    # `transformers` does not export all of these classes.
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
     found: type[Any] | None = next((getattr(module, name) for name in names if hasattr(module, name)), None)
     if found is None:
@@ -43,9 +43,9 @@ def take_encoder(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def take_text_part(model: PreTrainedModel) -> PreTrainedModel:
-    """The encoder of an encoder-decoder that does not run from text alone, as in sentence-transformers.
+    """The encoder, if the model is an encoder-decoder that does not run from text alone; else the model.
 
-    BART and its like run from text alone: their vectors are the decoder's.
+    As in sentence-transformers. BART and similar models run from text alone: their vectors are those of the decoder.
 
     Raises:
         ModelLoadError: the encoder does not run from text alone either.
@@ -60,7 +60,7 @@ def take_text_part(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _fails_on_text(model: PreTrainedModel) -> str | None:
-    """Why a model does not run from token ids alone; None where it does."""
+    """Why a model does not run with token ids alone; None if it does."""
     if "input_ids" not in inspect.signature(model.forward).parameters:
         return f"it takes {model.main_input_name}"
     try:

@@ -1,4 +1,4 @@
-"""Weights in memory of this process: what is mapped from a file changes, or ends the process, when the file does."""
+"""Copies memory-mapped weights: if the file changes, mapped weights change too, or reading them kills the process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MAPS = Path("/proc/self/maps")
 
 
 def copy_mapped_weights(model: nn.Module) -> int:
-    """Copy parameters and buffers that lie in a mapped file, one after another; tied ones stay tied.
+    """Copy the parameters and buffers that are in a memory-mapped file; tied weights stay tied.
 
     Returns:
         How many bytes were copied.
@@ -36,7 +36,7 @@ def copy_mapped_weights(model: nn.Module) -> int:
 
 
 def _find_mapped_files() -> list[tuple[int, int]]:
-    """Where in memory files are mapped: from and to, in order."""
+    """Start and end address of each memory-mapped file, in order."""
     found = []
     for line in _MAPS.read_text().splitlines():
         addresses, _, _, _, inode, *path = line.split(maxsplit=5)

@@ -28,10 +28,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
-from runners.core.predictions import Numbers, Options, Prediction, Table, TextInput
+from runners.core.predictions import Numbers, Options, Prediction, Records, TextInput
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
 from tests.architectures.models import LAST_TOKEN, save_model
@@ -344,21 +344,21 @@ class _Runner:
         match self._task:
             case Task.QUESTION_ANSWERING:
                 answer = AnswerOptions(top_k=_ANSWERS, max_answer_len=1)
-                return Options(answer=answer, reading=ReadingOptions(stride=_STRIDE))
+                return Options(answer=answer, overflow=OverflowOptions(stride=_STRIDE))
             case Task.TEXT_EMBEDDING:
                 return Options()
             case _:
-                return Options(tensors=frozenset({"logits"}))
+                return Options(outputs=frozenset({"logits"}))
 
     def _read(self, prediction: Prediction) -> Answer:
         if self._task is Task.QUESTION_ANSWERING:
-            assert isinstance(prediction.output, Table)
-            columns = (prediction.output.columns[name].tolist() for name in ("start", "end", "score"))
+            assert isinstance(prediction.main, Records)
+            columns = (prediction.main.columns[name].tolist() for name in ("start", "end", "score"))
             return _spans_answer({(start, end): np.log(score) for start, end, score in zip(*columns, strict=True)})
         if self._task is Task.TEXT_EMBEDDING:
-            assert isinstance(prediction.output, Numbers)
-            return Answer(prediction.output.values)
-        return Answer(prediction.tensors["logits"])
+            assert isinstance(prediction.main, Numbers)
+            return Answer(prediction.main.values)
+        return Answer(prediction.arrays["logits"])
 
 
 class _logged:  # noqa: N801

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runners.encoder.queue import BatchMode
+from runners.encoder.batch_mode import BatchMode
 from tests.architectures import table
 from tests.architectures.comparison import DTYPES, Outcome, Verdict, compare
 from tests.architectures.refusals import stock_refusal

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
 
 _TENSOR = {"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["a text", "another"]}
 _TOKENS = [
     {"name": "input_ids", "shape": [1, 4], "datatype": "INT64", "data": [5, 6, 7, 8]},
     {"name": "attention_mask", "shape": [1, 4], "datatype": "INT64", "data": [1, 1, 1, 0]},
 ]
-_GROUPS = (AnswerOptions(), ReadingOptions())
+_GROUPS = (AnswerOptions(), OverflowOptions())
 # By name with a right value: of encoders' answers, and of sampling.
 ANSWERS: Sequence[tuple[str, Any]] = (
     *(item for group in _GROUPS for item in group.model_dump(mode="json").items()),

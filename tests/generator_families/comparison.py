@@ -18,7 +18,7 @@ from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError, brief
 from runners.core.generation import Sampling
 from runners.core.machine import count_cores
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.generator_families.models import save_generator
 from tests.generator_families.registry import ORIGINAL_POSITIONS, Family
 

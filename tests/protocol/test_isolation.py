@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runners.encoder import forward_choice
+from runners.encoder import forward_selection
+from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import Forward
-from runners.encoder.queue import BatchMode
 from tests.conftest import Dial, Serve
 from tests.isolation import CASES, Case, Server, Wire
 from tests.wire import WIRES
@@ -39,14 +39,14 @@ def server(
     request: pytest.FixtureRequest, serve: Serve, dial: Dial, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     case: Case = request.param
-    candidates = forward_choice.make_candidates
+    candidates = forward_selection.make_candidates
 
     def force(*given: Any) -> list[Forward]:
         return [forward for forward in candidates(*given) if forward.mode is case.mode]
 
     with pytest.MonkeyPatch.context() as patch:
         if case.forced:
-            patch.setattr(forward_choice, "make_candidates", force)
+            patch.setattr(forward_selection, "make_candidates", force)
         folder = case.save(tmp_path_factory.mktemp("isolation"))
         client = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH)
     yield Server(case, client, dial(client))

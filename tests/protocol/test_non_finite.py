@@ -19,7 +19,7 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from protocol.open_inference.tensors import BYTES
 from runners.core.errors import NonFiniteScoresError
-from runners.core.predictions import Options, Output, TextInput
+from runners.core.predictions import AnswerForm, Options, TextInput
 from runners.encoder.packing import PackedForward
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.encoders import load
@@ -146,10 +146,10 @@ def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
         return run(self, given)
 
     async def ask(texts: list[str]) -> list[Any]:
-        options = Options(Output.RAW_LOGITS)
+        options = Options(AnswerForm.RAW_LOGITS)
         asked = [runner.infer([TextInput(text)], options) for text in texts]
         answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
-        return [each if isinstance(each, BaseException) else each[0].output.values.tolist() for each in answers]
+        return [each if isinstance(each, BaseException) else each[0].main.values.tolist() for each in answers]
 
     alone = [asyncio.run(ask([text]))[0] for text in texts]
     break_token(runner, WORD)

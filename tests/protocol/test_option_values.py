@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from protocol.http.calls import OPTION_PARAMETERS
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from protocol.openai.sampling_parameters import PROTOCOL_PARAMETERS, SamplingParameters
-from runners.core.answer_options import AnswerOptions, ReadingOptions
+from runners.core.answer_options import AnswerOptions, OverflowOptions
+from runners.core.request_options import OPTION_FLAGS
+from runners.core.sampling_parameters import PROTOCOL_PARAMETERS, SamplingParameters
 from tests.conftest import Dial, GeneratorFolder, ModelFolder, Serve
 
 # Halves of surrogate pairs, which are no text, among the letters.
@@ -30,7 +30,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=8,
 )
-ENCODER_OPTIONS = (*AnswerOptions.model_fields, *ReadingOptions.model_fields, *OPTION_PARAMETERS)
+ENCODER_OPTIONS = (*AnswerOptions.model_fields, *OverflowOptions.model_fields, *OPTION_FLAGS)
 GENERATOR_OPTIONS = (*(field.name for field in msgspec.structs.fields(SamplingParameters)), *PROTOCOL_PARAMETERS)
 # Each takes some ms.
 PROPERTY = settings(

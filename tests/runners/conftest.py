@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 
 from runners.core.arguments import Arguments
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.embedders import change
 

@@ -1,4 +1,4 @@
-"""All HTTP connections of a worker: their number, which of them are idle, and their time-outs."""
+"""All HTTP connections of a worker: their number, the idle ones, and their time-outs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from runners.core.request_limits import RequestLimits
 if TYPE_CHECKING:
     from protocol.http.connections.bounded_protocol import BoundedHttpProtocol
 
-# Connections beyond the limit, on which health is answered and all else refused.
+# Connections beyond the limit, on which only health is answered.
 _RESERVE = 64
-# What uvicorn and BentoML have where the operator sets no --timeout-keep-alive.
+# The value in uvicorn and BentoML if the operator sets no --timeout-keep-alive.
 _DEFAULT_KEEP_ALIVE = 5
 _LONGEST_INTERVAL = 1.0
-# Unsent answers of all connections together, in multiples of max_buffered_bytes: the largest of this server's answers
-# are of numbers, which are bounded until they are sent, and eight of them must not be in each other's way.
+# The bytes of all unsent answers, in multiples of max_buffered_bytes: the largest answers are of numbers, which have a
+# limit until they are sent, and eight of those answers must fit.
 _UNSENT_MULTIPLE = 4
-# Smaller ones are not worth a connection.
+# A connection with fewer unsent bytes is kept.
 _LEAST_UNSENT = 64 * 2**10
 _UNREAD = "a client that reads its answer slowest, for too much is unread (max_buffered_bytes)"
-# In an iteration of the event loop: it takes some ms where a time-out is over for all of them.
+# Connections that are checked in an iteration of the event loop; some ms if the time-outs of all are over.
 _CHECKED_AT_ONCE = 32
 
 
@@ -36,8 +36,8 @@ class ConnectionTable:
     """The connections of one event loop, checked for time-outs together, about once a second.
 
     Attributes:
-        idle: the connections on which no request is under way, that which has been so for longest first.
-        turns: of those that sent something or have ended.
+        idle: the connections without a running request, the longest idle one first.
+        turns: the turns of the connections that sent something or have ended.
     """
 
     def __init__(self, limits: RequestLimits) -> None:
@@ -53,12 +53,12 @@ class ConnectionTable:
         self._check_handle: asyncio.TimerHandle | None = None
 
     def keep_alive_seconds(self, config: Config) -> float:
-        """How long an idle connection is kept: what the operator told BentoML or, by default, this server."""
+        """How long an idle connection is kept: BentoML's value if the operator set it, else this server's."""
         configured = config.timeout_keep_alive
         return configured if configured != _DEFAULT_KEEP_ALIVE else self.limits.timeout_keep_alive
 
     def keep_certificate_current(self, config: Config) -> None:
-        """Once the first connection comes, which is before its handshake."""
+        """Start to watch the certificate; called for the first connection, before its handshake."""
         if self._certificate_is_kept:
             return
         self._certificate_is_kept = True
@@ -72,10 +72,10 @@ class ConnectionTable:
         keep_current(context, create, [str(path) for path in (certfile, keyfile, authorities) if path is not None])
 
     def add(self, connection: BoundedHttpProtocol) -> bool:
-        """Take a new connection, if need be instead of the one that has been idle for longest.
+        """Add a new connection; if the table is full, close the one that has been idle for longest.
 
         Returns:
-            Whether it may send requests; on one that may not, health is answered and all else refused.
+            Whether the connection may send requests other than for health.
         """
         allowed = True
         if len(self._open) >= self._most:
@@ -114,18 +114,21 @@ class ConnectionTable:
             return
         self._bound_unsent()
         self.log.write()
-        # Lines about the last refusals are written while there is a connection.
+        # The check goes on while there are connections, so that the last refusals are logged too.
         self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None
 
     def _bound_unsent(self) -> None:
-        """Leave the clients that have read little for longest, until little enough is unsent."""
-        holding = [connection for connection in self._open if connection.unsent > _LEAST_UNSENT]
-        excess = sum(connection.unsent for connection in holding) - _UNSENT_MULTIPLE * self.limits.max_buffered_bytes
+        """Close the connections of clients that have read little for longest, until few enough bytes are unsent."""
+        holding = [connection for connection in self._open if connection.answer_clock.unsent > _LEAST_UNSENT]
+        excess = (
+            sum(connection.answer_clock.unsent for connection in holding)
+            - _UNSENT_MULTIPLE * self.limits.max_buffered_bytes
+        )
         if excess <= 0:
             return
-        for connection in sorted(holding, key=lambda each: (each.sent_since, -each.unsent)):
+        for connection in sorted(holding, key=lambda each: (each.answer_clock.since, -each.answer_clock.unsent)):
             self.log.add(_UNREAD)
             connection.transport.abort()
-            excess -= connection.unsent
+            excess -= connection.answer_clock.unsent
             if excess <= 0:
                 return

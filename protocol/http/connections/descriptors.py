@@ -1,4 +1,4 @@
-"""File descriptors of the process: each connection takes one."""
+"""The process's file descriptors, of which each connection needs one."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import resource
 
 logger = logging.getLogger(__name__)
 
-# For files of the model, libraries and connections to other servers.
+# Descriptors for files of the model, libraries and connections to other servers.
 _OTHERS = 256
-# As high as the limit is raised; some programs close as many descriptors as there may be before they start others.
+# The limit is raised up to this: some programs close every possible descriptor before they start others.
 _HIGHEST = 2**16
 
 
 def reserve_descriptors(connections: int) -> int:
-    """Raise the process's limit of open files as far as it may, and bound a number of connections by it.
+    """Raise the process's limit of open files if possible, and lower the number of connections to fit it.
 
     Returns:
-        The connections that HTTP can have open, and gRPC as many; at least one.
+        The number of connections that HTTP may have, and gRPC as well; at least one.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * connections + _OTHERS
@@ -27,7 +27,7 @@ def reserve_descriptors(connections: int) -> int:
         soft = limit
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return connections
-    # Where there are few descriptors at all, half of them are for connections.
+    # If there are few descriptors, half of them are for connections.
     bounded = max((soft - _OTHERS) // 2, soft // 4, 1)
     logger.warning(
         "max_connections is %d, but the process may open %d files: at most %d of HTTP, and of gRPC, are held; raise "

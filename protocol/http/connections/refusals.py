@@ -1,4 +1,4 @@
-"""What a client gets that holds up its connection, and the log lines about such clients."""
+"""The refusals of connections that exceed a limit, and the log lines about them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Refusal:
     """Why a connection is closed.
 
     Attributes:
-        reason: for the log.
-        answer: the whole HTTP response; empty where there is no request to answer.
+        reason: the reason in the log.
+        answer: the whole HTTP response; empty if there is no request to answer.
     """
 
     reason: str
@@ -29,7 +29,7 @@ class Refusal:
 
 
 def refuse_with(status: HTTPStatus, message: str, retry_after: int | None = None) -> Refusal:
-    """A refusal with a response in the form of this server's other errors, after which the connection is closed."""
+    """A refusal with a response in the form of other errors, after which the connection is closed."""
     body = orjson.dumps({"error": message})
     headers = [
         f"HTTP/1.1 {status.value} {status.phrase}",
@@ -43,9 +43,9 @@ def refuse_with(status: HTTPStatus, message: str, retry_after: int | None = None
 
 
 class RefusalLog:
-    """Logs refusals with their number, one line for all of some seconds: a flood of them must not become one of lines.
+    """Logs refusals with their number, at most one line in some seconds, so that a flood of them does not fill the log.
 
-    No line repeats what a client sent.
+    No line repeats a client's bytes.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class RefusalLog:
         self.write()
 
     def write(self) -> None:
-        """Log what has been added since the last line, unless that line is too recent."""
+        """Log the refusals since the last line, unless that line is recent."""
         now = time.monotonic()
         if self._counts and now - self._last_line >= _LOG_SECONDS:
             self._last_line = now

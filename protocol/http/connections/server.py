@@ -1,4 +1,4 @@
-"""What of uvicorn BentoML's worker cannot be told to replace: it makes uvicorn's configuration itself."""
+"""Parts of uvicorn that are replaced by patching: BentoML's worker makes uvicorn's configuration itself."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from runners.core.request_limits import RequestLimits
 
 
 def bound_connections(limits: RequestLimits) -> None:
-    """Let the uvicorn server that this process starts next speak HTTP under these limits."""
+    """Make the uvicorn server that this process starts next apply these limits."""
     protocol = partial(BoundedHttpProtocol, ConnectionTable(limits))
     uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]
 
 
 def bound_handshakes(seconds: float) -> None:
-    """Let TLS handshakes that take longer end, on what the running loop listens on from now; by default they may take
-    60 s."""
+    """Set the time-out of TLS handshakes of sockets that the running loop opens from now on; the default is 60 s."""
     loop = asyncio.get_running_loop()
     loop.create_server = partial(loop.create_server, ssl_handshake_timeout=seconds)  # type: ignore[method-assign]

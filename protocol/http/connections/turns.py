@@ -1,4 +1,4 @@
-"""Turns of connections in the event loop: a flood of requests makes many iterations of it, and not a long one."""
+"""Turns of connections in the event loop, so that a flood of requests makes many short iterations of it."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-# Pieces of input handled in an iteration, each of which may start a request: some ms together.
+# Pieces of input that are handled in an iteration, each of which may start a request: some ms together.
 _MOST = 16
-# Iterations without a refill while connections come; each accepts one, in a fourth of a request's time.
+# Iterations without new turns while connections come; each accepts one, in a quarter of a request's time.
 _MOST_PASSED = 64
 
 
 class Turns:
-    """What may be done in an iteration of the event loop; what is beyond it waits for the next ones, in order.
+    """Limits the work in an iteration of the event loop; further work waits for the next iterations, in order.
 
-    uvloop handles all that has come over all connections, and then runs all tasks that this has started, before it
+    uvloop handles all bytes that have come over all connections, and then runs all tasks that they started, before it
     looks again: without turns, 4,000 requests at once make one iteration of over a second.
 
-    An iteration accepts one connection. So while connections come, fewer requests have a turn: a new connection, which
-    may be a probe's, does not wait for the requests of all that came before it.
+    An iteration accepts one connection. So while connections come, fewer requests get a turn: a new connection, which
+    may be a probe's, does not wait for the requests of all earlier connections.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Turns:
         self._passed = 0
 
     def take(self) -> bool:
-        """Whether the caller may go on now; else it waits."""
+        """Whether the caller may continue now; if not, it must `wait`."""
         if not self._left:
             return False
         self._left -= 1
@@ -38,12 +38,12 @@ class Turns:
         return True
 
     def wait(self, work: Callable[[], None]) -> None:
-        """Have something done when its turn comes."""
+        """Call `work` when its turn comes."""
         self._waiting.append(work)
         self._schedule()
 
     def note_connection(self) -> None:
-        """A connection was accepted in this iteration."""
+        """Note that a connection was accepted in this iteration."""
         self._has_new_connection = True
 
     def _schedule(self) -> None:

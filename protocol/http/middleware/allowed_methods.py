@@ -1,4 +1,4 @@
-"""OPTIONS: which methods a path has (RFC 9110, section 9.3.7)."""
+"""OPTIONS: the methods that a path allows (RFC 9110, section 9.3.7)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.http.calls import find_model, served_name
-from protocol.http.errors import ProtocolError, render_error
-from runners.core.models import Models
+from protocol.http.errors import NotFoundError, render_error
+from protocol.http.routing import served_name
+from runners.core.errors import ModelNotFoundError
+from runners.core.models import Models, find_model
 
 _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
 
 
-class AnswerOptions:
-    """Answers OPTIONS with 204 and `Allow`, or with 404 where there is nothing: HEAD tells which."""
+class ReportAllowedMethods:
+    """Answers OPTIONS with 204 and `Allow`, or with 404 for an unknown path, as a HEAD of the path tells."""
 
     def __init__(self, app: ASGIApp, models: Models) -> None:
         self._app = app
@@ -45,10 +46,10 @@ class AnswerOptions:
         if status != 405:
             return _allow("GET, HEAD, OPTIONS")
         try:
-            # A path for other methods exists if its model does.
+            # The path allows other methods if its model exists.
             if "name" in probe.path_params:
                 find_model(self._models, served_name(probe))
-        except ProtocolError as error:
+        except (NotFoundError, ModelNotFoundError) as error:
             return await render_error(probe, error)
         return _allow(f"OPTIONS, {headers[b'allow'].decode()}")
 

@@ -1,6 +1,6 @@
-"""Who may do what: the paths and calls that need no key, clients' keys, and what is an operator's to change.
+"""Who may do what: calls that need no key, clients' keys, and an operator's changes of what is loaded.
 
-Everything that is not listed here as open asks for a key, if there is one.
+Every path and call that is not listed as open needs a key, if the operator has set one.
 """
 
 from __future__ import annotations
@@ -12,16 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.http.errors import ForbiddenError, UnauthorizedError, render_error
 from protocol.http.middleware.bearer_keys import Keys
+from protocol.http.open_paths import OPEN_PATHS
 from runners.core.arguments import Arguments
 
-# BentoML's application answers these, behind its own middleware.
-BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})
-# Swagger UI, which BentoML carries and /docs shows; a prefix.
-BENTOML_ASSETS = "/static_content/"
-# What probes and scrapers ask, which have no key, and what says that there are keys.
-OPEN_PATHS = BENTOML_PATHS | {
-    "/", "/v2", "/v2/health/live", "/v2/health/ready", "/metrics", "/openapi.json", "/docs.json", "/docs",
-}  # fmt: skip
 _HEALTH, _INFERENCE = "/grpc.health.v1.Health/", "/inference.GRPCInferenceService/"
 OPEN_CALLS = frozenset(
     {
@@ -33,13 +26,13 @@ OPEN_CALLS = frozenset(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }
 )
-# What `Access.check_change` is for.
+# `Access.check_change` checks these.
 CHANGING_CALLS = frozenset({f"{_INFERENCE}RepositoryModelLoad", f"{_INFERENCE}RepositoryModelUnload"})
 _AUTHORIZATION = b"authorization"
 
 
 class Access:
-    """What the operator's arguments allow to whom."""
+    """The operator's rules: who may make which requests."""
 
     def __init__(self, arguments: Arguments) -> None:
         self._clients = Keys(arguments.api_key, arguments.api_key_file)
@@ -53,37 +46,38 @@ class Access:
 
     @property
     def asks_admins(self) -> bool:
-        """Whether changes need a key of their own."""
+        """Whether changes need an admin's key."""
         return self._admins.configured
 
     def check_client(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Check a request that changes nothing; an admin's key is good for it too.
+        """Check a request that changes nothing; an admin's key is also valid.
 
         Args:
             headers: names, in lower case, and values.
 
         Raises:
-            UnauthorizedError: clients need a key, and it carries none or several.
+            UnauthorizedError: clients need a key, and the request has no valid one, or several.
         """
         if not self._clients.configured:
             return
-        given = _authorization(headers)
-        # Both are compared, so that the time does not tell one from the other.
-        if not any([self._clients.include(given), self._admins.include(given)]):
+        authorization = _authorization(headers)
+        # Both kinds are compared, so that the time does not tell which kind matched.
+        if not any([self._clients.include(authorization), self._admins.include(authorization)]):
             raise UnauthorizedError("this server asks for a key: send it as Authorization: Bearer KEY")
 
     def check_change(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Check a request that changes which models or adapters are loaded.
+        """Check a request that loads or unloads a model or an adapter.
 
         Raises:
-            UnauthorizedError: that needs a key, and it carries none.
-            ForbiddenError: it carries a client's key where an admin's is needed, or without any key it is not enabled.
+            UnauthorizedError: changes need a key, and the request has none.
+            ForbiddenError: the request has a client's key instead of an admin's, or the server has no keys and does not
+                allow changes.
         """
-        given = _authorization(headers)
+        authorization = _authorization(headers)
         if self._admins.configured:
-            if self._admins.include(given):
+            if self._admins.include(authorization):
                 return
-            if self._clients.configured and self._clients.include(given):
+            if self._clients.configured and self._clients.include(authorization):
                 raise ForbiddenError("loading and unloading need an admin's key, which this one is not")
             raise UnauthorizedError("loading and unloading ask for an admin's key: Authorization: Bearer KEY")
         if self._clients.configured:
@@ -95,13 +89,13 @@ class Access:
             )
 
     def check_change_over_http(self, request: Request) -> None:
-        """`check_change`, and that no web page of another origin has sent the request.
+        """As `check_change`; and refuse a request from a web page of another origin.
 
-        Such a page needs no preflight for a POST without a content type, and no key where there are none.
+        Browsers send no preflight for such a page's POST without a content type.
 
         Raises:
-            ForbiddenError: it comes from another origin, or see `check_change`.
-            UnauthorizedError: see `check_change`.
+            ForbiddenError: the request comes from another origin, or as `check_change`.
+            UnauthorizedError: as `check_change`.
         """
         _refuse_other_origins(request)
         self.check_change(request.headers.raw)
@@ -112,12 +106,17 @@ def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
 
 
 def _refuse_other_origins(request: Request) -> None:
-    """As Go's http.CrossOriginProtection does: by Sec-Fetch-Site, which browsers set and pages cannot, and where an old
-    browser has none by Origin. Clients that are no browsers send neither. https://www.w3.org/TR/fetch-metadata/
+    """Refuse requests of other origins, as Go's http.CrossOriginProtection does.
+
+    Browsers set Sec-Fetch-Site, which pages cannot, and old browsers Origin; other clients send neither.
+    https://www.w3.org/TR/fetch-metadata/
+
+    Raises:
+        ForbiddenError: the request comes from another origin.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is None:
-        # The scheme may be a proxy's.
+        # The scheme is not compared: a proxy may speak another one.
         is_foreign = origin is not None and origin.partition("://")[2] != request.headers.get("host")
     else:
         is_foreign = site not in ("same-origin", "none")
@@ -126,7 +125,7 @@ def _refuse_other_origins(request: Request) -> None:
 
 
 class RequireKey:
-    """Refuses requests to what is not open that carry no key; a browser's preflight has none, so OPTIONS is open."""
+    """Refuses requests without a key, except for open paths and OPTIONS: a browser's preflight has no key."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app

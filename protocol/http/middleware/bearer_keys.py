@@ -1,4 +1,4 @@
-"""Bearer keys (RFC 6750), compared as digests in a time that depends on neither the key nor where it differs."""
+"""Bearer keys (RFC 6750), whose digests are compared in constant time."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class Keys:
     def __init__(self, digests: Sequence[bytes] | None, file: str | None) -> None:
         """
         Args:
-            digests: of the keys in the argument; None without it.
-            file: the path of a file of keys; None without one.
+            digests: the digests of the keys in the argument; None without the argument.
+            file: the path of a file of keys; None without a file.
         """
         self._digests = tuple(digests or ())
         self._file = None if file is None else KeyFile(file)
-        # A file without keys asks for keys that nobody has.
+        # With an empty file keys are needed, but nobody has one.
         self.configured = digests is not None or file is not None
 
     def include(self, authorization: Sequence[bytes]) -> bool:
-        """Whether the `Authorization` headers of a request, of which there must be one, carry one of the keys."""
+        """Whether a request has one `Authorization` header, with one of the keys."""
         if len(authorization) != 1:
             return False
         scheme, _, key = authorization[0].partition(b" ")

@@ -1,6 +1,6 @@
-"""Compressed bodies: requests that come in gzip or deflate, answers to clients that ask for one of them.
+"""Compression of bodies with gzip or deflate: of requests, and of answers for clients that accept it.
 
-Content codings are RFC 9110's, sections 8.4 and 12.5.3: https://www.rfc-editor.org/rfc/rfc9110#section-8.4
+RFC 9110, sections 8.4 and 12.5.3: https://www.rfc-editor.org/rfc/rfc9110#section-8.4
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from itertools import islice
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.http.body_budget import BodyShare
-from protocol.http.errors import BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
+from protocol.http.errors import BodyTooLargeError, UnsupportedEncodingError
 from protocol.http.offload import offload
+from runners.core.errors import InputError
 
-# What takes longer than about a millisecond must not hold up the event loop.
+# More bytes take over a ms, for which the event loop must not wait.
 _INLINE = 64 * 2**10
-# A member of a gzip file costs time of its own, some 10 us, however little it holds.
+# Each member of a gzip file takes some 10 us, however small it is.
 _MOST_MEMBERS = 2**14
-# Pieces that are inflated, or parts of _INLINE that are compressed, in one go in the thread.
+# Pieces that are decompressed, or parts of _INLINE bytes that are compressed, in one step of the thread.
 _STEP = 16
-# Longer headers about codings are none that a client needs.
+# No client needs a longer header about codings.
 _LONGEST = 2**10
 _SMALLEST = 2**10
 _LEVEL = 1
 
-# zlib's number for a container: 15 is zlib, negative none at all, 16 more gzip.
+# zlib's numbers of containers: 15 is zlib, 31 is gzip, a negative one is a bare stream.
 _WINDOWS = {"gzip": 31, "deflate": 15}
 _RAW = -15
 _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
@@ -37,10 +38,10 @@ Header = tuple[bytes, bytes]
 
 
 def read_encoding(values: Sequence[str]) -> str | None:
-    """The coding that the values of Content-Encoding name: `gzip`, `deflate`, or None for a body as it is.
+    """The coding in the values of Content-Encoding: `gzip`, `deflate`, or None for an uncompressed body.
 
     Raises:
-        UnsupportedEncodingError: another one, or several.
+        UnsupportedEncodingError: there is another coding, or several.
     """
     if sum(map(len, values)) > _LONGEST:
         raise UnsupportedEncodingError(f"{values[0][:_LONGEST]} ...", [*_WINDOWS])
@@ -53,28 +54,28 @@ def read_encoding(values: Sequence[str]) -> str | None:
 
 
 async def inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None = None) -> bytes:
-    """Decode a body, in a thread where it is large.
+    """Decompress a body, in a thread if it is large.
 
     Args:
-        share: what counts the decoded bytes, beside the encoded ones.
+        share: counts the decompressed bytes too.
 
     Raises:
-        BodyTooLargeError: it has more than `limit` bytes; not much more is ever inflated.
-        BodiesTooLargeError: there is no room for it now, beside the bodies of other requests.
-        InvalidRequestError: it is corrupt or ends too early.
+        BodyTooLargeError: it has more than `limit` bytes; decompression stops soon after these.
+        BodiesTooLargeError: the bodies of other requests leave no room for it now.
+        InputError: it is corrupt or ends too early.
     """
     pieces = _inflate(body, encoding, limit, share)
     decoded = list(islice(pieces, 2))
     if len(decoded) < 2:
         return b"".join(decoded)
-    # Step by step, between which the thread works for others.
+    # In steps, between which the threads do other work.
     while step := await offload(lambda: list(islice(pieces, _STEP))):
         decoded += step
     return await offload(lambda: b"".join(decoded))
 
 
 def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) -> Iterator[bytes]:
-    """The decoded body in pieces, each quickly made."""
+    """The decompressed body in small pieces."""
     window = _RAW if encoding == "deflate" and not _is_zlib(body) else _WINDOWS[encoding]
     rest = memoryview(body)
     size, members = 0, 1
@@ -84,7 +85,7 @@ def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) ->
         try:
             piece = stream.decompress(chunk, _INLINE)
         except zlib.error as error:
-            raise InvalidRequestError(f"the body is not valid {encoding}: {error}") from error
+            raise InputError(f"the body is not valid {encoding}: {error}") from error
         rest = rest[len(chunk) - len(stream.unconsumed_tail) - len(stream.unused_data) :]
         size += len(piece)
         if size > limit:
@@ -98,23 +99,23 @@ def _inflate(body: bytes, encoding: str, limit: int, share: BodyShare | None) ->
             if not rest:
                 return
             if encoding != "gzip":
-                raise InvalidRequestError(f"the body is not valid {encoding}: {len(rest)} bytes follow its end")
+                raise InputError(f"the body is not valid {encoding}: {len(rest)} bytes follow its end")
             # A gzip file may have several members: RFC 1952, section 2.2.
             members += 1
             if members > _MOST_MEMBERS:
                 raise BodyTooLargeError(f"the body has more than {_MOST_MEMBERS} gzip members")
             stream = zlib.decompressobj(window)
         elif not chunk and not piece:
-            raise InvalidRequestError(f"the body is not valid {encoding}: it ends too early")
+            raise InputError(f"the body is not valid {encoding}: it ends too early")
 
 
 def _is_zlib(body: bytes) -> bool:
-    """Whether it has zlib's header, which deflate means; some clients send the bare stream (RFC 9110, 8.4.1.2)."""
+    """Whether a body of deflate has zlib's header; some clients send the bare stream (RFC 9110, 8.4.1.2)."""
     return body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
 class CompressResponses:
-    """Compresses complete answers over 1 KiB for clients that ask for it, large ones in a thread; no streams."""
+    """Compresses answers over 1 KiB for clients that accept it, large ones in a thread; streams stay as they are."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -152,7 +153,7 @@ class CompressResponses:
 
 
 def _is_compressible(headers: Sequence[Header]) -> bool:
-    """Whether an answer is complete, as one is that knows its length, large, and not compressed yet."""
+    """Whether an answer has a length of at least 1 KiB and is not compressed yet."""
     length = 0
     for name, value in headers:
         if name == b"content-length":
@@ -163,14 +164,14 @@ def _is_compressible(headers: Sequence[Header]) -> bool:
 
 
 def _accepted(headers: Sequence[Header]) -> str:
-    """The values of Accept-Encoding; empty, which asks for nothing, where they are absurdly long."""
+    """The values of Accept-Encoding; empty if they are absurdly long."""
     accepted = ",".join(value.decode("latin-1") for name, value in headers if name == b"accept-encoding")
     return accepted if len(accepted) <= _LONGEST else ""
 
 
 @lru_cache(maxsize=64)
 def choose_encoding(accepted: str) -> str | None:
-    """The coding that an Accept-Encoding prefers, gzip where it does not care; None if it takes or prefers neither."""
+    """The preferred coding in an Accept-Encoding, gzip if both are equal; None if it prefers no compression."""
     weights: dict[str, float] = {}
     for item in accepted.split(","):
         name, *parameters = item.split(";")
@@ -187,7 +188,7 @@ def _coding(name: str) -> str:
 
 
 def _weight(parameters: Sequence[str]) -> float:
-    """The q-value among a coding's parameters, 1 if there is none, 0 if it is no number."""
+    """The q-value in a coding's parameters: 1 without one, 0 if it is no number."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "q":
@@ -213,5 +214,5 @@ def _encoded(headers: Sequence[Header], encoding: str, length: int) -> list[Head
 
 
 def _with_vary(headers: Sequence[Header]) -> list[Header]:
-    """The headers, and one for caches: the answer depends on what the client accepts."""
+    """The headers, and `Vary` for caches: the answer depends on Accept-Encoding."""
     return [*headers, (b"vary", b"Accept-Encoding")]

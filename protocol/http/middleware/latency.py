@@ -15,7 +15,7 @@ _LONGEST_PATH = 400
 
 
 class LogLatency:
-    """Logs each request once its answer is sent; outside of what labels log records, since the line has the id."""
+    """Logs each request once its answer is sent; the line has the request's id, so no label adds it again."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,23 +36,27 @@ class LogLatency:
         try:
             await self._app(scope, receive, note)
         finally:
-            given = read_request_id(scope)
+            client_id = read_request_id(scope)
             log_latency(
-                None if given is None else given.decode("latin-1"), scope["method"], scope["path"], status, started
+                None if client_id is None else client_id.decode("latin-1"),
+                scope["method"],
+                scope["path"],
+                status,
+                started,
             )
 
 
-def log_latency(given: str | None, method: str, path: str, status: int | str | None, started: float) -> None:
+def log_latency(client_id: str | None, method: str, path: str, status: int | str | None, started: float) -> None:
     """Log one request.
 
     Args:
-        given: the client's id for it.
-        started: when, in seconds of `time.perf_counter`.
+        client_id: the client's id of the request.
+        started: when the request began, in seconds of `time.perf_counter`.
     """
     logger.info(
         "requestId: %s, method: %s, path: %s, status: %s, milliseconds: %.3f",
-        # KServe's word for none.
-        "N.A." if given is None else printable(given),
+        # KServe's text for a missing id.
+        "N.A." if client_id is None else printable(client_id),
         method,
         printable(path, _LONGEST_PATH),
         status,

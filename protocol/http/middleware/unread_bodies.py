@@ -1,7 +1,7 @@
-"""Connections outlive errors: what was not read of a body is drained, or the connection's end is announced.
+"""The unread rest of a request's body: it is drained, or the answer announces the connection's end.
 
 RFC 9112, section 9.3: a server that does not read the whole request must close the connection after its answer, and
-says so with `Connection: close`. Uvicorn drains what is left once it has answered, however much that is.
+announces that with `Connection: close`. Uvicorn would drain any amount after its answer.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from runners.core.errors import without_message
 
 logger = logging.getLogger(__name__)
 
-# The rest of a body that is worth a connection.
+# A larger rest of a body costs more than a new connection.
 DRAINED_BYTES = 64 * 2**20
 _DRAIN_SECONDS = 2.0
-# So long a client that still sends may take to find the answer; to close at once could lose it (RFC 9112, 9.6).
+# The time that a client which still sends has to read the answer; to close at once could lose it (RFC 9112, 9.6).
 _LINGER_SECONDS = 5.0
 _ANSWERED = "runtime.failure_answered"
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:
-    """The 500 of an error that nothing foresaw: it is logged, and the client is told nothing of it."""
+    """The answer to an unexpected error: a 500 without details, which are logged."""
     logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))
     request.scope[_ANSWERED] = True
     return await render_error(request, error)
 
 
-class KeepAlive:
-    """Leaves every connection either ready for the next request or announced to be closed."""
+class DrainUnreadBody:
+    """Drains the rest of a body, so that the connection can be reused, or announces that the connection is closed."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -46,13 +46,13 @@ class KeepAlive:
         try:
             await self._app(scope, receive, send)
         except Exception:
-            # Raised on by Starlette once it is answered; uvicorn would close the connection without a word.
+            # Starlette raises it again after the answer; uvicorn would close the connection without notice.
             if _ANSWERED not in scope:
                 raise
 
 
 def _is_drainable(scope: Scope) -> bool | None:
-    """Whether it is worth waiting for the end of the body, which is not known; None where uvicorn may drain it."""
+    """Whether the end of the body, which has no known length, may be waited for; None if uvicorn may drain it."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             return None if int(value) <= DRAINED_BYTES else False
@@ -84,7 +84,7 @@ class _Exchange:
                 self._closing = True
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
         elif self._closing and not message.get("more_body", False):
-            # The client has the whole answer; the connection is closed with the message that says so.
+            # The client has the whole answer; the last message closes the connection.
             await self._send({**message, "more_body": True})
             await self._drain(_LINGER_SECONDS)
             message = {"type": "http.response.body"}

@@ -1,4 +1,4 @@
-"""Access over gRPC: a call that may not be made is refused before its message is read."""
+"""Access over gRPC: a forbidden call is refused before its message is read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ REQUEST_ID = "x-request-id"
 
 
 class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Checks the key of every call, unknown ones included, that is not open."""
+    """Checks the key of every call that is not open, unknown calls included."""
 
     def __init__(self, access: Access, limits: RequestLimits, log_calls: bool) -> None:
         """
         Args:
-            log_calls: whether a refused call is logged, as those that are answered.
+            log_calls: whether refused calls are logged, as answered ones are.
         """
         self._access = access
         self._limits = limits
@@ -32,13 +32,13 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         metadata = details.invocation_metadata or ()
         try:
-            # gRPC takes headers of 16 MiB from a client that does not acknowledge its settings, which say less.
+            # gRPC accepts headers of 16 MiB from a client that has not acknowledged its settings.
             self._limits.check("max_headers", len(metadata), "headers")
         except LimitExceededError as error:
             return self._refuse(error, details.method, None)
         if details.method in OPEN_CALLS:
             return await continuation(details)
-        # Values that are bytes are those of names that end in -bin.
+        # Values of names that end in -bin are bytes.
         texts = [(name, value) for name, value in metadata if isinstance(value, str)]
         headers = [(name.encode(), value.encode()) for name, value in texts]
         try:
@@ -61,5 +61,5 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 log_latency(request_id, "gRPC", method, code.name, started)
             await context.abort(code, message, (*echo.items(), *headers.items()))
 
-        # As a stream, of which nothing is read, whatever the call is.
+        # A stream, whatever the call is, so that no message is read.
         return grpc.stream_stream_rpc_method_handler(refuse)

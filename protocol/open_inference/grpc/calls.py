@@ -1,26 +1,27 @@
-"""What goes around every call of gRPC: its messages are read, counted and decoded within limits, its answers sent.
+"""The interceptor of all gRPC calls, which reads, counts and decodes messages within limits, and sends answers.
 
-Every handler is made one that reads its messages itself: gRPC reads a unary call's before it asks anybody.
+It replaces every handler by one that reads its own messages: gRPC reads the message of a unary call before it calls the
+handler.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from protocol.http.errors import InvalidRequestError, ProtocolError, describe, grpc_code
-from protocol.http.offload import offload
+from protocol.http.errors import ProtocolError, describe, grpc_code
+from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_amounts
-from runners.core.errors import GenerationFailedError, NonFiniteScoresError, RunnerError, without_message
+from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
 from runners.core.request_limits import RequestLimits
-from runners.core.sent_answers import collect_releases
+from runners.core.sent_answers import collect_releases, release_all
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +29,9 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 Decode: TypeAlias = Callable[[bytes], Awaitable[Any]]
 
-# Larger messages may hold up the event loop for some ms: their elements are smaller than those of JSON.
-_INLINE_BYTES = 32 * 2**10
-# Of messages that have names only.
+# Decoding more takes some ms, which the event loop must not wait; elements are smaller than those of JSON.
+INLINE_BYTES = 32 * 2**10
+# The most bytes of messages that have names only.
 _MOST_OTHER_BYTES = 64 * 2**10
 
 
@@ -40,7 +41,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def __init__(self, intake: Intake, limits: RequestLimits, forms: Mapping[str, type[Message] | None]) -> None:
         """
         Args:
-            forms: the messages that may be large, by the methods that take them; None of a method that decodes its own.
+            forms: by method, the message that it takes if that may be large; None for a method that decodes its own.
         """
         self._intake = intake
         self._limits = limits
@@ -66,12 +67,12 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             form = self._forms[method]
             return data if form is None else await decode_message(data, form, self._limits)
         if len(data) > _MOST_OTHER_BYTES:
-            raise InvalidRequestError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
+            raise InputError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
         with _message_errors():
             return decode(data)
 
     async def _begin(self, decode: Decode, context: Context) -> Any:
-        """The only message of a call, which counts from now on; the call is aborted if it cannot be taken."""
+        """Count a call and read its only message, or abort it if there is no room for it."""
         try:
             self._intake.enter(context)
             return await decode(await self._read(context))
@@ -81,7 +82,7 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def _answer(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> Any:
         request = await self._begin(decode, context)
         releases = collect_releases()
-        context.add_done_callback(partial(_call_all, releases))
+        context.add_done_callback(lambda _: release_all(releases))
         response = await answer(request, context)
         if isinstance(response, bytes):
             try:
@@ -118,21 +119,16 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     async def _read(self, context: Context) -> bytes:
         data = await self._intake.read(context)
         if data is None:
-            raise InvalidRequestError("the call has no message")
+            raise InputError("the call has no message")
         return data
 
 
-def _call_all(functions: Iterable[Callable[[], None]], _: Context) -> None:
-    for function in functions:
-        function()
-
-
 async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:
-    """A message of its bytes; off the loop if it is large.
+    """Decode a message, in a thread if it is large.
 
     Raises:
-        LimitExceededError: there is more in it than the operator allows.
-        InvalidRequestError: it is none. gRPC itself would answer with UNKNOWN, in Python's words.
+        LimitExceededError: it has more fields or elements than the operator allows.
+        InputError: the bytes are not such a message; gRPC itself would answer with UNKNOWN.
     """
 
     def read() -> M:
@@ -140,12 +136,7 @@ async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M
             check_amounts(data, form, limits)
             return form.FromString(data)
 
-    return await read_off_loop(read, len(data))
-
-
-async def read_off_loop(read: Callable[[], T], size: int) -> T:
-    """Do what makes objects of a message of so many bytes, in a thread if there is much to do."""
-    return read() if size <= _INLINE_BYTES else await offload(read)
+    return await offload_large(read, len(data), INLINE_BYTES)
 
 
 @contextlib.contextmanager
@@ -153,7 +144,7 @@ def _message_errors() -> Iterator[None]:
     try:
         yield
     except DecodeError as error:
-        raise InvalidRequestError("the message is not this call's request") from error
+        raise InputError("the message is not this call's request") from error
 
 
 def _encode(encode: Callable[[Any], bytes], response: Any) -> bytes:
@@ -167,9 +158,9 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 
 def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
-    """Code, message and trailing metadata of any error; what is not meant for the client is logged and hidden."""
+    """The code, message and trailing metadata of an error; unexpected errors are logged, and their messages hidden."""
     status, message, headers = describe(error)
-    # A line for a batch of these is in the log already.
+    # The log already has a line for the batch of these errors.
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
     return grpc.StatusCode[grpc_code(status)], message, headers

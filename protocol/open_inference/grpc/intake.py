@@ -1,7 +1,7 @@
-"""How much of gRPC may be under way: calls, messages that arrive, streams, answers that nobody has read.
+"""Limits of all gRPC calls together: calls, arriving messages, streams, and answers that nobody has read.
 
-gRPC reads a message into memory whatever its length, and tells nobody of it before its end; and it keeps an answer for
-as long as its client likes. So what is bounded is how many arrive at a time, and the bytes of answers.
+gRPC reads a message of any length into memory before it tells the server, and keeps an answer until its client has read
+it. So the number of messages that arrive at a time is limited, and the bytes of answers.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from runners.core.errors import OverloadedError
 
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
-# Calls of a worker, as a multiple of what it answers at a time: others wait for their messages or watch its health.
+# Calls of a worker, in multiples of the requests that it answers at a time: others wait for messages or watch health.
 _CALLS = 4
-# Seconds in which a message that needs no time-out has arrived.
+# A message that arrives within so many seconds needs no time-out.
 _SOON = 0.25
 _RETRY_SECONDS = 1
-# Answers that are not counted.
+# Smaller answers are not counted.
 _SMALL_BYTES = 16 * 2**10
 
 
@@ -34,15 +34,15 @@ class Intake:
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
-        # Messages that may arrive at a time, whatever their lengths; a quarter of them have just begun.
+        # The messages that may arrive at a time; a quarter of the places is for messages that have just begun.
         places = max(4, arguments.max_buffered_bytes // arguments.grpc_max_receive_message_length)
         self._free = max(1, places // 4)
         self._slow = places - self._free
-        # Calls whose messages wait to be read, by connection.
+        # The calls whose messages wait to be read, by connection.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._calls = 0
         self._answer_bytes = 0
-        # The streams' clocks, those first over which nothing has gone for longest, and since when.
+        # The clocks of the streams, and when each last had a message; the longest idle stream is first.
         self._streams: dict[asyncio.Timeout, float] = {}
 
     def enter(self, context: Context) -> None:
@@ -63,11 +63,11 @@ class Intake:
         self._calls -= 1
 
     async def read(self, context: Context) -> bytes | None:
-        """The only message of a call; None if its client has none.
+        """The only message of a call; None if its client sends none.
 
         Raises:
-            MessageTimeoutError: it does not arrive in time.
-            OverloadedError: it does not arrive soon, as too many others do not.
+            MessageTimeoutError: the message does not arrive in time.
+            OverloadedError: the message arrives slowly, as too many others do.
         """
         await self._wait_for_turn(context)
         arriving = _Arriving(self)
@@ -104,7 +104,7 @@ class Intake:
         self._free += 1
 
     def take_slow_place(self) -> bool:
-        """Whether one more message may take its time; `give_slow_place` must follow."""
+        """Whether one more message may arrive slowly; if so, `give_slow_place` must follow."""
         if not self._slow:
             return False
         self._slow -= 1
@@ -115,15 +115,15 @@ class Intake:
 
     @property
     def message_seconds(self) -> float:
-        """In which a message must arrive."""
+        """The seconds in which a message must arrive."""
         return self._arguments.body_timeout
 
     @contextlib.asynccontextmanager
     async def stream(self) -> AsyncIterator[asyncio.Timeout]:
-        """A stream of messages, each of which may be half there for as long as the stream lives.
+        """Count a stream, whose messages may arrive slowly.
 
         Raises:
-            OverloadedError: there are too many streams, or it is idle and another needs its place.
+            OverloadedError: there are too many streams, or the stream is idle and another one needs its place.
         """
         limits = self._arguments
         now = asyncio.get_running_loop().time()
@@ -149,7 +149,7 @@ class Intake:
             ) from None
 
     def touch(self, stream: asyncio.Timeout) -> None:
-        """Something has gone over the stream."""
+        """Note that a message has gone over the stream."""
         if self._streams.pop(stream, None) is not None:
             self._streams[stream] = asyncio.get_running_loop().time()
 
@@ -175,7 +175,7 @@ class Intake:
 
 
 class _Arriving:
-    """A message that arrives: soon, or in a place for those that take their time."""
+    """A message that arrives; one that arrives slowly needs a place of its own."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake

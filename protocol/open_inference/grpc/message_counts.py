@@ -1,4 +1,4 @@
-"""How many fields and elements there are in an encoded protobuf message, counted before they become objects.
+"""The number of fields and elements in an encoded protobuf message, counted before they become objects.
 
 https://protobuf.dev/programming-guides/encoding/
 """
@@ -20,7 +20,7 @@ _FIXED = {1: 8, 5: 4}
 _ONE_BYTE = 127
 _VARINT_BYTES = 10
 _TOO_SHORT = "a field ends behind its message"
-# Fields that are counted without a pause, about half a ms, and the pause.
+# Fields that are counted without a pause, which takes about half a ms, and the pause.
 _AT_ONCE = 512
 _PAUSE_SECONDS = 2e-5
 _WIDTHS = {
@@ -28,12 +28,12 @@ _WIDTHS = {
     **dict.fromkeys((FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_FIXED32, FieldDescriptor.TYPE_SFIXED32), 4),
 }
 _STRINGS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
-# Of a message that can be decoded in a few ms whatever is in it.
+# A message of so many bytes is decoded in a few ms, whatever is in it.
 _SMALL_BYTES = 16 * 2**10
 
 
 def check_amounts(data: bytes, form: type[Message], limits: RequestLimits) -> None:
-    """Check how many fields and elements an encoded message has; a small one, which cannot have many, is not read.
+    """Check how many fields and elements an encoded message has; a small message cannot have many.
 
     Raises:
         LimitExceededError: there are more than the operator allows.
@@ -49,7 +49,7 @@ def check_amounts(data: bytes, form: type[Message], limits: RequestLimits) -> No
 
 
 class _Counter:
-    """A message that is being read."""
+    """Counts the fields and elements of one message."""
 
     def __init__(self, data: bytes, limits: RequestLimits) -> None:
         self._data = data
@@ -57,16 +57,16 @@ class _Counter:
         self._elements = 0
 
     def count(self, descriptor: Descriptor, start: int, end: int, depth: int, fields: int) -> int:
-        """Count what is between two positions, and return how many fields there are with those before it."""
+        """Count the fields between two positions, and return their number together with the fields before them."""
         data = self._data
         self._limits.check("max_json_depth", depth, "levels of nesting")
         kinds = _read_kinds(descriptor)
-        # A field takes half a us like this; read by calls, three times as long.
+        # A field takes half a us in this loop, and three times as long with a call for each.
         while start < end:
             fields += 1
             if not fields % _AT_ONCE:
                 self.check_fields(fields)
-                # Else other threads would get the interpreter after 5 ms, each time that they want it.
+                # Without the pause another thread would wait 5 ms for the interpreter, each time.
                 time.sleep(_PAUSE_SECONDS)
             tag = data[start]
             start += 1
@@ -123,7 +123,7 @@ class _Counter:
 
 @cache
 def _read_kinds(descriptor: Descriptor) -> dict[int, Descriptor | int | None]:
-    """By number: a field's message, or the bytes of its numbers, 0 where they differ; None if it is a string."""
+    """By field number: the field's message; or the bytes of its numbers, 0 if they vary; or None for a string."""
     return {
         number: field.message_type or (None if field.type in _STRINGS else _WIDTHS.get(field.type, 0))
         for number, field in descriptor.fields_by_number.items()

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from protocol.http.errors import InvalidRequestError
-from protocol.http.offload import give_way
+from protocol.http.offload import give_way, offload_large
+from protocol.http.routing import check_version
 from protocol.open_inference import dataplane as inference
 from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, check_counts
+from protocol.open_inference.grpc.calls import INLINE_BYTES
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.tensors import (
     BYTES,
@@ -24,11 +25,14 @@ from protocol.open_inference.tensors import (
     to_array,
 )
 from protocol.versions import MODEL_VERSION
+from runners.core.errors import InputError
+from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
 
-# Elements that are copied at once: some ms, in which no other thread runs.
+# Elements that are copied at once, which takes some ms and stops other threads.
 _AT_ONCE = 2**15
-# Of a field of bytes: https://protobuf.dev/programming-guides/encoding/#structure
+# The wire type of a field of bytes: https://protobuf.dev/programming-guides/encoding/#structure
 _LENGTH_DELIMITED = 2
 _OUTPUTS = messages.ModelInferResponse.OUTPUTS_FIELD_NUMBER
 _RAW_CONTENTS = messages.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER
@@ -45,11 +49,29 @@ _CONTENTS = {
 }
 
 
+async def read_infer(
+    models: Models, request: messages.ModelInferRequest, size: int, limits: RequestLimits
+) -> tuple[Runner, InferCall]:
+    """The model that a request names, and what the request asks of it.
+
+    Args:
+        size: the bytes of the encoded request.
+
+    Raises:
+        NotFoundError, ModelNotFoundError: there is no such model or version.
+        ModelNotReadyError: the model is not loaded.
+        InputError: as `read_call`.
+    """
+    check_version(request.model_name, request.model_version)
+    runner = find_ready_model(models, request.model_name)
+    return runner, await offload_large(lambda: read_call(request, limits), size, INLINE_BYTES)
+
+
 def read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> InferCall:
     """
     Raises:
-        LimitExceededError: it has more of something than the operator allows.
-        InvalidRequestError: a tensor is not what its datatype and shape say.
+        LimitExceededError: the request exceeds a limit.
+        InputError: a tensor does not fit its datatype and shape.
     """
     parameters = [tensor.parameters for tensor in request.inputs]
     check_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
@@ -76,14 +98,14 @@ def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) ->
     if not raw:
         return [_read_contents(tensor) for tensor in request.inputs]
     if len(raw) != len(request.inputs):
-        # This and the next are KServe's words.
-        raise InvalidRequestError(
+        # This text and the next are KServe's.
+        raise InputError(
             f"the number of inputs ({len(request.inputs)}) does not match the expected number of raw input contents "
             f"({len(raw)}) for model '{request.model_name}'."
         )
     for tensor in request.inputs:
         if tensor.contents.ListFields():
-            raise InvalidRequestError(
+            raise InputError(
                 f"contents field must not be specified when using raw_input_contents for input '{tensor.name}' for "
                 f"model '{request.model_name}'"
             )
@@ -98,11 +120,9 @@ def _read_tensors(request: messages.ModelInferRequest, limits: RequestLimits) ->
 def _read_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Tensor:
     name, datatype = tensor.name, check_datatype(tensor.name, tensor.datatype)
     if datatype not in _CONTENTS:
-        raise InvalidRequestError(f"input {name!r} is {datatype}: it goes into raw_input_contents only")
+        raise InputError(f"input {name!r} is {datatype}: it goes into raw_input_contents only")
     if wrong := [field.name for field, _ in tensor.contents.ListFields() if field.name != _CONTENTS[datatype]]:
-        raise InvalidRequestError(
-            f"input {name!r} is {datatype}, which goes into {_CONTENTS[datatype]}, not {wrong[0]}"
-        )
+        raise InputError(f"input {name!r} is {datatype}, which goes into {_CONTENTS[datatype]}, not {wrong[0]}")
     values: Sequence[Any] = getattr(tensor.contents, _CONTENTS[datatype])
     shape = check_shape(name, tensor.shape, len(values))
     if datatype == BYTES:
@@ -116,13 +136,13 @@ def encode_answer(request: messages.ModelInferRequest, answer: Answer, is_final:
     """An encoded ModelInferResponse: all tensors raw or none, as the protocol has it.
 
     Args:
-        is_final: of a response in a stream, whether it is the request's last.
+        is_final: whether a response of a stream is its request's last; None outside of streams.
     """
     response = messages.ModelInferResponse(
         model_name=request.model_name, model_version=MODEL_VERSION, id=inference.answer_id(request.id)
     )
     if is_final is not None:
-        # As KServe's and Triton's streams have it.
+        # KServe's and Triton's streams have this parameter.
         response.parameters["triton_final_response"].bool_param = is_final
     raw = any(binary for _, binary in answer)
     parts: list[bytes | memoryview] = [response.SerializeToString()]
@@ -139,7 +159,7 @@ def encode_answer(request: messages.ModelInferRequest, answer: Answer, is_final:
 
 
 def encode_field(number: int, parts: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """A field of a message, or of bytes, that is in parts."""
+    """A field of a message or of bytes, whose content is in parts."""
     head = bytearray()
     for value in (number << 3 | _LENGTH_DELIMITED, sum(map(len, parts))):
         while value > 0x7F:

@@ -1,9 +1,12 @@
-"""A file a task: which model it loads, how it reads the forward pass, and what it answers."""
+"""The tasks, one class each: which model a task loads, how it tokenizes texts, and how it answers.
+
+A new task is a class here and a line in `ENCODER_TASKS`.
+"""
 
 from __future__ import annotations
 
 from runners.core.task import Task
-from runners.encoder.tasks.encoder_task import Head
+from runners.encoder.tasks.encoder_task import EncoderTask
 from runners.encoder.tasks.fill_mask import FillMask
 from runners.encoder.tasks.question_answering import QuestionAnswering
 from runners.encoder.tasks.sequence_classification import SequenceClassification
@@ -12,7 +15,7 @@ from runners.encoder.tasks.text_ranking import TextRanking
 from runners.encoder.tasks.token_classification import TokenClassification
 from runners.encoder.tasks.zero_shot_classification import ZeroShotClassification
 
-HEADS: dict[Task, type[Head]] = {
+ENCODER_TASKS: dict[Task, type[EncoderTask]] = {
     Task.FILL_MASK: FillMask,
     Task.QUESTION_ANSWERING: QuestionAnswering,
     Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
@@ -22,4 +25,4 @@ HEADS: dict[Task, type[Head]] = {
     Task.ZERO_SHOT_CLASSIFICATION: ZeroShotClassification,
 }
 
-__all__ = ["HEADS", "Head"]
+__all__ = ["ENCODER_TASKS", "EncoderTask"]

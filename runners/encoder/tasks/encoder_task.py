@@ -1,9 +1,9 @@
-"""What all tasks have in common, and what those have that score classes."""
+"""The base class of all tasks, and that of the tasks that score classes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,46 +16,72 @@ from runners.core.answer_options import AnswerOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError
 from runners.core.predictions import (
+    LABELS,
+    LOGITS,
+    MAIN,
+    OFFSETS,
+    PROBABILITIES,
     TRUNCATED_TOKENS,
     ClassScores,
+    MainOutput,
     Numbers,
     Options,
+    OutputSpec,
     Prediction,
-    Table,
-    TensorSpec,
+    Records,
     Text,
     TextInput,
     VocabularyScores,
 )
-from runners.encoder.forward import Rows
-from runners.encoder.sequences import Reading, TokenizedText
+from runners.core.request_options import SupportedOptions
+from runners.core.task import Task
+from runners.encoder.forward import TokenSelection
+from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.probabilities import softmax
 from runners.encoder.tokenization import TRUNCATE, TextTokenizer
-from runners.encoder.transformer_settings import TransformerSettings
+from runners.encoder.transformer_settings import TransformerOutput, TransformerSettings
 
 # KServe prints probabilities with four decimals.
 PROBABILITY_DECIMALS = 4
-# What may be asked of a text that is too long, whatever the task.
+# The options for texts that are too long that most tasks have.
 TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
 # The named outputs of every classification.
-OF_CLASSES = frozenset({"logits", "probabilities", "labels"})
+CLASS_OUTPUTS = frozenset({LOGITS, PROBABILITIES, LABELS})
 
 
-class Head(ABC):
-    """A task on a loaded model."""
+class EncoderTask(ABC):
+    """What is done with one loaded model: how texts are tokenized, and how scores become an answer.
+
+    Attributes:
+        auto_class: the `transformers` auto class that loads the model.
+        accepts_pairs: whether a text may be a pair.
+        needs_pairs: whether every text must be a pair.
+        accepts_words: whether a text may be split into words.
+        selection: which tokens' scores the task reads.
+        model_outputs: how many tensors the model's head returns; a predictor can return one only.
+        returns_offsets: whether an answer can have the offsets of tokens.
+        sentence_transformer: what sentence-transformers calls the outputs of such a model; None if it has no such task.
+        unused_weights: prefixes of weights that may be missing from a checkpoint, since the task does not read them.
+        answer_options: names of the `AnswerOptions` that the task has.
+        overflow_options: names of the `OverflowOptions` that the task has.
+        scores_classes: whether `return_probabilities` and `return_raw_logits` change the answer.
+        excluded_outputs: by option, the named outputs that a request cannot have beside it.
+        pooled_widths: which sizes a text's vector may have that a predictor has pooled, for a task that pools tokens.
+    """
 
     auto_class: ClassVar[type[Any]]
     accepts_pairs: ClassVar[bool] = False
     needs_pairs: ClassVar[bool] = False
     accepts_words: ClassVar[bool] = False
-    rows: ClassVar[Rows] = Rows.ALL
-    # Weights that may be missing from a checkpoint because the task does not read them.
+    selection: ClassVar[TokenSelection] = TokenSelection.ALL
+    model_outputs: ClassVar[int] = 1
+    returns_offsets: ClassVar[bool] = False
+    sentence_transformer: ClassVar[TransformerOutput | None] = None
     unused_weights: ClassVar[tuple[str, ...]] = ()
-    # Those of `AnswerOptions` that the task has.
     answer_options: ClassVar[frozenset[str]] = frozenset()
-    # Those of `ReadingOptions`.
-    reading_options: ClassVar[frozenset[str]] = TRUNCATION
-    # How many numbers a text's vector may have that a predictor has pooled, for a task that pools rows.
+    scores_classes: ClassVar[bool] = True
+    excluded_outputs: ClassVar[Mapping[str, frozenset[str]]] = {}
+    overflow_options: ClassVar[frozenset[str]] = TRUNCATION
     pooled_widths: tuple[int, ...] = ()
 
     def __init__(
@@ -68,10 +94,10 @@ class Head(ABC):
     ) -> None:
         """
         Args:
-            arguments: where the model came from; some heads read more files from there.
-            settings: what the model's sentence-transformers files say of texts.
-            model: its config and form are read here; its weights may be elsewhere.
-            device: where the head's own weights go, if it has some.
+            arguments: they say where the model's files are; some tasks read more of them.
+            settings: the model's sentence-transformers settings.
+            model: only its config and its class are read; the weights may be on a predictor.
+            device: where the task's own weights go, if it has any.
         """
         self.arguments = arguments
         self.config = model.config
@@ -82,29 +108,29 @@ class Head(ABC):
         self.prepare()
 
     def prepare(self) -> None:  # noqa: B027
-        """Read what the task needs to know of the model; not every task does.
+        """Read what the task needs from the model's config and files.
 
         Raises:
             ModelLoadError: the model cannot do the task.
         """
 
-    def learn_width(self, width: int) -> None:  # noqa: B027
-        """Take how many numbers a row of the loaded model has, for a head that makes vectors of rows."""
+    def set_width(self, width: int) -> None:  # noqa: B027
+        """Set the size of the model's token vectors, for a task that pools them."""
 
-    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
-        """Refuse a text before it takes the model's time.
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        """Refuse a text before the model runs it.
 
         Raises:
             InputError: the text cannot be served; the caller adds its position.
         """
-        if not len(reading.text.input_ids):
+        if not len(encoded.text.input_ids):
             raise InputError("it has no tokens")
 
     def check_options(self, options: Options) -> None:  # noqa: B027
-        """Refuse options before they take anyone's time.
+        """Check what only the model can tell of options, such as the names of its prompts.
 
         Raises:
-            InputError: an option cannot be what was meant for this model.
+            InputError: the model cannot do what an option asks for.
         """
 
     @property
@@ -112,122 +138,139 @@ class Head(ABC):
         """Ids of tokens that every text must have."""
         return ()
 
-    @property
-    def options(self) -> frozenset[str]:
-        """All that may be asked for."""
-        return self.answer_options | self.reading_options
+    def supported_options(self, task: Task) -> SupportedOptions:
+        """The options that a request may set."""
+        names = self.answer_options | self.overflow_options
+        return SupportedOptions(task, names, self.scores_classes, self.excluded_outputs, self.check_options)
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
-    ) -> list[Reading]:
-        """What the model is to read of each text; called in the tokenizer's thread.
+    ) -> list[EncodedText]:
+        """Encode texts for the model; called in a tokenizer thread.
 
         Args:
-            first_position: where the first text stands in its request.
+            first_position: position of the first text in its request.
 
         Raises:
-            InputError: a text cannot be read as the options say; the message names its position.
+            InputError: the options do not allow a text; the message names its position.
         """
         return tokenizer.tokenize(
             texts,
-            options.offsets,
-            self.needs_source(options),
+            OFFSETS in options.outputs,
+            self.needs_token_spans(options),
             self.prompt(options.answer),
-            options.reading,
+            options.overflow,
             first_position,
         )
 
     def count_sequences(self, options: Options) -> int:
-        """How many sequences a text makes that is not too long."""
+        """How many sequences the model computes for a text that is not too long."""
         return 1
 
     def reads_to_end(self, options: Options) -> bool:
-        """Whether a text is tokenized to its end, however long it is."""
-        return options.reading != TRUNCATE
+        """Whether all of a text is tokenized, however long it is."""
+        return options.overflow != TRUNCATE
 
-    def needs_source(self, options: Options) -> bool:
-        """Whether the answer is made of more of the text than its token ids."""
+    def needs_token_spans(self, options: Options) -> bool:
+        """Whether the answer needs the places of tokens in the text."""
         return False
 
-    def prompt(self, wanted: AnswerOptions) -> str:
-        """What goes in front of every text."""
+    def prompt(self, answer_options: AnswerOptions) -> str:
+        """The prompt that is put in front of every text."""
         return ""
 
     def count_scores(self, text: TokenizedText) -> int:
-        """How many numbers the scores of a text are, where that is worth counting."""
+        """How many numbers the scores of a text have; 0 if they are few, as those of one row."""
         return 0
 
     def count_records(self, text: TokenizedText, options: Options) -> int:
-        """How many values the records of a text have at most, where that is worth counting."""
+        """How many values the records of a text have at most; 0 if they are few."""
         return 0
 
-    def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Share out what the model says of the rows the task reads: float32 [rows of the text, classes] each."""
+    def split_scores(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+        """Split the scores of a batch by text.
+
+        Args:
+            rows: [rows, classes], of all texts.
+            counts: how many of the rows belong to each text.
+
+        Returns:
+            float32 [rows of the text, classes] for each text.
+        """
         return np.split(to_numpy(rows), np.cumsum(counts)[:-1])
 
     def condense(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> NDArray[Any]:
-        """What is kept of the scores of one sequence until those of all the text's sequences are there."""
+        """What is kept of the scores of one sequence until the text's other sequences have run."""
         return scores
 
-    def predict(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> Prediction:
-        """The answer to one text from what `read` gave of its sequences."""
-        scores = self.gather(parts, reading, options) if reading.own or len(parts) > 1 else parts[0]
-        table = self.tabulate(scores, reading, options.answer)
-        columns = frozenset() if table is None else table.columns.keys()
-        return Prediction(
-            self.output(scores, options) if table is None else table,
-            reading.text.offsets if options.offsets else None,
-            {
-                name: np.array(reading.left_out) if name == TRUNCATED_TOKENS.name else self.tensor(name, scores)
-                for name in options.tensors - columns
-            },
-            tokens=reading.tokens,
-        )
+    def predict(self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options) -> Prediction:
+        """The answer to one text.
 
-    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
-        """One text's scores from those of its sequences, for a task that makes several of one text."""
+        Args:
+            parts: what `condense` has returned for each of its sequences.
+        """
+        scores = self.merge_windows(parts, encoded, options) if encoded.kept_tokens or len(parts) > 1 else parts[0]
+        records = self.to_records(scores, encoded, options.answer)
+        columns = frozenset() if records is None else records.columns.keys()
+        outputs: dict[str, MainOutput | NDArray[Any]] = {}
+        outputs[MAIN] = self.output(scores, options) if records is None else records
+        for name in options.outputs - columns:
+            if name == TRUNCATED_TOKENS:
+                outputs[name] = np.array(encoded.truncated_tokens)
+            elif name != OFFSETS:
+                outputs[name] = self.named_output(name, scores)
+            elif encoded.text.offsets is not None:
+                outputs[name] = encoded.text.offsets
+        return Prediction(outputs, encoded.tokens)
+
+    def merge_windows(
+        self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
+    ) -> NDArray[np.float32]:
+        """Merge the scores of a text's sequences, for a task that has several sequences per text."""
         raise NotImplementedError
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
-        """The answer to one text as records, where the options ask for that; None where they do not."""
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
+        """The answer to one text as records; None if the options ask for no records."""
         return None
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """How many numbers the model says of a row."""
+        """How many numbers the model returns per row."""
 
     @abstractmethod
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | Text | ClassScores | VocabularyScores:
-        """`output-0` of one text."""
+        """The main output of one text, if that is no records."""
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """One of `named_outputs`, of one text."""
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """One of `named_outputs` for one text."""
         raise NotImplementedError(name)
 
     @abstractmethod
-    def outputs(self, options: Options) -> list[TensorSpec]:
-        """The tensors of an answer, where the request names none: the columns of its records, if it has those."""
+    def outputs(self, options: Options) -> list[OutputSpec]:
+        """The outputs of an answer to a request that names none; the columns of its records, if it has records."""
 
-    def named_outputs(self) -> list[TensorSpec]:
-        """The tensors that a request gets only by name."""
+    def named_outputs(self) -> list[OutputSpec]:
+        """The outputs that a request gets only if it names them."""
         return []
 
     def class_name(self, index: int) -> str:
-        """What a class is called, for a task that has some."""
+        """The name of a class, for a task that has classes."""
         raise NotImplementedError
 
     @property
     def properties(self) -> dict[str, str]:
-        """What a client has to know to ask."""
+        """What else a client needs to know to use the model."""
         return {}
 
 
-class ClassificationHead(Head):
-    """A head with a score for every class; its named outputs are those of `OF_CLASSES`."""
+class ClassificationTask(EncoderTask):
+    """A task whose model scores every class; its named outputs are `CLASS_OUTPUTS`."""
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """float32 [..., classes] for `logits` and `probabilities`, str [...] for `labels`."""
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """float32 [..., classes] for `logits` and `probabilities`, str objects [...] for `labels`."""
         match name:
             case "logits":
                 return scores
@@ -235,19 +278,19 @@ class ClassificationHead(Head):
                 return self.probabilities(scores)
             case "labels":
                 return self._names(scores.argmax(axis=-1))
-        return super().tensor(name, scores)
+        return super().named_output(name, scores)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Float32 of the logits' shape."""
+        """float32, in the shape of the logits."""
         return softmax(logits)
 
     def class_name(self, index: int) -> str:
         names: dict[int, str] = self.config.id2label  # type: ignore[assignment]
         return str(names.get(index, f"LABEL_{index}"))
 
-    def named_outputs(self) -> list[TensorSpec]:
-        scores = [TensorSpec(name, "FP32", (*self.rows_shape, self.classes)) for name in ("logits", "probabilities")]
-        return [*scores, TensorSpec("labels", "BYTES", self.rows_shape)]
+    def named_outputs(self) -> list[OutputSpec]:
+        scores = [OutputSpec(name, np.float32, (*self.rows_shape, self.classes)) for name in (LOGITS, PROBABILITIES)]
+        return [*scores, OutputSpec(LABELS, str, self.rows_shape)]
 
     @property
     def width(self) -> int:
@@ -255,13 +298,13 @@ class ClassificationHead(Head):
 
     @property
     def classes(self) -> int:
-        """How many there are."""
+        """The number of classes."""
         return int(self.config.num_labels or 0)
 
     @property
     @abstractmethod
     def rows_shape(self) -> tuple[int, ...]:
-        """What a batch has a row of scores for: [texts] or [texts, tokens]."""
+        """The shape of a batch without its classes: [texts] or [texts, tokens], -1 each."""
 
     def _names(self, indices: NDArray[np.int64]) -> NDArray[np.object_]:
         names = [self.class_name(index) for index in np.ravel(indices).tolist()]
@@ -269,5 +312,6 @@ class ClassificationHead(Head):
 
 
 def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
+    """A tensor of any dtype on any device, as float32."""
     array: NDArray[np.float32] = tensor.float().cpu().numpy()
     return array

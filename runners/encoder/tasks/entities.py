@@ -1,7 +1,7 @@
-"""Entities of token classification, as `transformers.TokenClassificationPipeline` makes them of the tokens' scores.
+"""Entities of token classification, by the rules of `transformers.TokenClassificationPipeline`.
 
-Which tokens carry on a word is a matter of the text alone and is found where that is tokenized. What is left, grouping
-by scores, runs in the model's thread, so that it is numpy over all tokens of a text at once.
+Which tokens continue a word depends on the text alone, and is found when the text is tokenized. Grouping by scores runs
+in the model thread, so it is vectorized over the tokens of a text.
 """
 
 from __future__ import annotations
@@ -13,41 +13,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.answer_options import AggregationStrategy
-from runners.core.predictions import Table
-from runners.encoder.sequences import Source
+from runners.core.predictions import Records
+from runners.encoder.sequences import TokenSpans
 
 _BY_WORD = (AggregationStrategy.FIRST, AggregationStrategy.AVERAGE, AggregationStrategy.MAX)
 
 
 class EntityFinder:
-    """Finds the entities of texts by the names of a model's classes, such as O, B-PER and I-PER."""
+    """Groups tokens to entities by the names of a model's classes, such as O, B-PER and I-PER."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = np.array(names, dtype=object)
         self._begins = np.array([name.startswith("B-") for name in names])
         tags = [name[2:] if name.startswith(("B-", "I-")) else name for name in names]
-        # Classes of one number go on with each other.
+        # Neighbouring tokens of one tag are one entity, unless a B- begins another.
         self._tags = np.array([tags.index(tag) for tag in tags])
-        # An entity's name has no prefix, whatever that is.
+        # As in the pipeline, any prefix is removed.
         self._entity_names = np.array([name.split("-", 1)[-1] for name in names], dtype=object)
 
     def find(
         self,
         scores: NDArray[np.float32],
-        source: Source,
+        token_spans: TokenSpans,
         strategy: AggregationStrategy,
         ignored: Collection[str],
-    ) -> Table:
-        """Columns of one row an entity, or for `none` one a token, or a word where the text was given as words.
+    ) -> Records:
+        """Find the entities of a text.
 
         Args:
             scores: float32 [tokens, classes].
-            ignored: names that get no row: of classes for `none`, else of entities.
+            ignored: names without a record: of classes for the strategy `none`, else of entities.
+
+        Returns:
+            `label`, `score`, `text`, `start` and `end`, [records] each: one record per entity. For the strategy `none`
+            one record per token, or per word if the caller has split the text into words.
         """
-        tokens = np.flatnonzero(~source.special)
-        scores, spans = scores[tokens], source.spans[tokens]
-        if strategy in _BY_WORD or (source.split and strategy is AggregationStrategy.NONE):
-            words = _Runs.between(~source.continues[tokens])
+        tokens = np.flatnonzero(~token_spans.special)
+        scores, spans = scores[tokens], token_spans.spans[tokens]
+        if strategy in _BY_WORD or (token_spans.split and strategy is AggregationStrategy.NONE):
+            words = _Runs.between(~token_spans.continues[tokens])
             classes, values = _decide(scores, words, strategy)
             spans = words.merge(spans)
         else:
@@ -63,8 +67,8 @@ class EntityFinder:
         labels = names[classes]
         kept = np.flatnonzero(np.array([name not in ignored for name in names.tolist()], dtype=bool)[classes])
         spans = spans[kept]
-        texts = [source.cut(start, end) for start, end in spans.tolist()]
-        return Table(
+        texts = [token_spans.cut(start, end) for start, end in spans.tolist()]
+        return Records(
             {
                 "label": labels[kept],
                 "score": values[kept],
@@ -77,37 +81,46 @@ class EntityFinder:
 
 @dataclass(frozen=True, slots=True)
 class _Runs:
-    """Neighbours that belong together: int64 [runs] each, where they start, where they end and how many they are."""
+    """Runs of neighbouring elements that belong together.
+
+    Attributes:
+        starts: int64 [runs], position of each run's first element.
+        ends: int64 [runs], position after its last element.
+    """
 
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
     @classmethod
     def between(cls, begins: NDArray[np.bool_]) -> _Runs:
-        """Runs that begin at those elements, and at the first since nothing comes before it."""
+        """Runs that begin at the marked elements; the first element always begins a run.
+
+        Args:
+            begins: bool [elements].
+        """
         begins[:1] = True
         starts = np.flatnonzero(begins)
-        # np.append and np.diff take several times as long.
+        # np.append and np.diff are several times slower.
         ends = np.empty_like(starts)
         ends[:-1] = starts[1:]
         ends[-1:] = len(begins)
         return cls(starts, ends)
 
     def merge(self, spans: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Int64 [runs, 2]: from where a run's first span starts to where its last one ends."""
+        """The span of each run, int64 [runs, 2], from the spans of its elements, int64 [elements, 2]."""
         merged = np.empty((len(self.starts), 2), dtype=np.int64)
         merged[:, 0] = spans[self.starts, 0]
         merged[:, 1] = spans[self.ends - 1, 1]
         return merged
 
     def average(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Float32 [runs, ...] of [elements, ...]."""
+        """The mean of each run, float32 [runs, ...], of [elements, ...]."""
         lengths = (self.ends - self.starts).astype(np.float32)
         sums: NDArray[np.float32] = np.add.reduceat(values, self.starts, axis=0)
         return (sums.T / lengths).T
 
     def find_highest(self, values: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Where each run has its highest value first: int64 [runs]."""
+        """Position of the first highest value in each run: int64 [runs]."""
         highest = values == np.repeat(np.maximum.reduceat(values, self.starts), self.ends - self.starts)
         places = np.flatnonzero(highest)
         return places[np.searchsorted(places, self.starts)]

@@ -10,29 +10,39 @@ from transformers import AutoModelForMaskedLM
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError, ModelLoadError
-from runners.core.predictions import Options, Output, Table, TensorSpec, Text, TextInput, VocabularyScores
-from runners.encoder.forward import Rows
-from runners.encoder.sequences import Reading, TokenizedText
-from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
+from runners.core.predictions import (
+    MAIN,
+    AnswerForm,
+    ElementType,
+    Options,
+    OutputSpec,
+    Records,
+    Text,
+    TextInput,
+    VocabularyScores,
+)
+from runners.encoder.forward import TokenSelection
+from runners.encoder.sequences import EncodedText, TokenizedText
+from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationTask
 from runners.encoder.tokenization import TextTokenizer
 
-# As many as `transformers.FillMaskPipeline` gives.
+# The default of `transformers.FillMaskPipeline`.
 _TOP_TOKENS = 5
-# Each is decoded, which takes a microsecond a token: half a second of the model's thread.
+# Each is decoded in the model thread, which takes a microsecond per token: half a second in total.
 _MOST_SEQUENCES = 10_000
-_USUAL_TOKENS = 52
-# Of a target that is no token: it is split while others wait.
+_TYPICAL_TOKENS = 52
+# How much of an unknown target is tokenized for the error; other requests wait meanwhile.
 _SHOWN_CHARACTERS = 100
 
 
-class FillMask(ClassificationHead):
-    """The most likely token at every mask of a text, decoded together."""
+class FillMask(ClassificationTask):
+    """Finds the most likely tokens at every mask of a text."""
 
     auto_class = AutoModelForMaskedLM
     accepts_pairs = True
-    rows = Rows.MASKS
+    selection = TokenSelection.MASKS
     answer_options = frozenset({"top_k", "targets"})
-    reading_options = TRUNCATION | {"stride"}
+    overflow_options = TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         if self.tokenizer.mask_token_id is None:
@@ -43,27 +53,36 @@ class FillMask(ClassificationHead):
     def needed_tokens(self) -> Collection[int]:
         return (int(self.tokenizer.mask_token_id),)
 
-    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
-        super().check(reading, wanted)
-        text = reading.text
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
+        text = encoded.text
         masks = len(self._find_masks(text))
         if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-        sequences = masks * (wanted.top_k or len(wanted.targets) or _TOP_TOKENS)
-        if wanted.records and sequences * max(len(text.input_ids), _USUAL_TOKENS) > _MOST_SEQUENCES * _USUAL_TOKENS:
+        if answer_options.records:
+            self._check_sequences(masks, len(text.input_ids), answer_options)
+
+    def _check_sequences(self, masks: int, tokens: int, answer_options: AnswerOptions) -> None:
+        """
+        Raises:
+            InputError: too many sequences would be decoded for one text of this many tokens.
+        """
+        top_k = answer_options.top_k
+        sequences = masks * (top_k or len(answer_options.targets) or _TOP_TOKENS)
+        if sequences * max(tokens, _TYPICAL_TOKENS) > _MOST_SEQUENCES * _TYPICAL_TOKENS:
             raise InputError(
-                f"its {masks} masks and top_k {wanted.top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
-                + (f" (fewer for one of {len(text.input_ids)} tokens)" if len(text.input_ids) > _USUAL_TOKENS else "")
+                f"its {masks} masks and top_k {top_k} make more than the {_MOST_SEQUENCES} sequences of one text"
+                + (f" (fewer for one of {tokens} tokens)" if tokens > _TYPICAL_TOKENS else "")
             )
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Text | VocabularyScores:
-        match options.output:
-            case Output.LABELS:
+        match options.form:
+            case AnswerForm.LABELS:
                 return Text(str(self.tokenizer.decode(scores.argmax(axis=-1))))
-            case Output.PROBABILITIES:
+            case AnswerForm.PROBABILITIES:
                 return VocabularyScores(self.probabilities(scores), PROBABILITY_DECIMALS)
-            case Output.RAW_LOGITS:
+            case AnswerForm.RAW_LOGITS:
                 return VocabularyScores(scores, None)
 
     def check_options(self, options: Options) -> None:
@@ -71,32 +90,40 @@ class FillMask(ClassificationHead):
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
-    ) -> list[Reading]:
-        """As every head; windows are left out whose masks, if any, other windows see more around."""
-        readings = super().tokenize(tokenizer, texts, options, first_position)
-        return [reading.keep(self._has_own_mask) if reading.own else reading for reading in readings]
+    ) -> list[EncodedText]:
+        """See `EncoderTask.tokenize`; windows without a mask among their kept tokens are dropped."""
+        encoded_texts = super().tokenize(tokenizer, texts, options, first_position)
+        return [
+            encoded.filter_windows(self._keeps_mask) if encoded.kept_tokens else encoded for encoded in encoded_texts
+        ]
 
-    def _has_own_mask(self, window: TokenizedText, own: NDArray[np.bool_]) -> bool:
-        return bool(own[self._find_masks(window)].any())
+    def _keeps_mask(self, window: TokenizedText, kept: NDArray[np.bool_]) -> bool:
+        return bool(kept[self._find_masks(window)].any())
 
-    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
-        """The scores of every mask from the window that sees most around it: float32 [masks, vocabulary]."""
-        windows = zip(parts, reading.sequences, reading.own, strict=True)
-        return np.concatenate([part[own[self._find_masks(window)]] for part, window, own in windows])
+    def merge_windows(
+        self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
+    ) -> NDArray[np.float32]:
+        """The scores of every mask, from the window with the most context around it: float32 [masks, vocabulary]."""
+        windows = zip(parts, encoded.sequences, encoded.kept_tokens, strict=True)
+        return np.concatenate([part[kept[self._find_masks(window)]] for part, window, kept in windows])
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
-        """`score`, `token` (its id), `token_str` and `sequence` (the text with it) of the best tokens at every mask.
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
+        """The best tokens at every mask, as `transformers.FillMaskPipeline` returns them.
 
-        As `transformers.FillMaskPipeline`: of several masks only one is filled in a sequence, and the others show.
+        Returns:
+            `score`, `token` (its id), `token_str` and `sequence` (the text with the token), [masks, top_k] each. In a
+            sequence only one mask is filled in; the other masks stay.
         """
-        if not wanted.records:
+        if not answer_options.records:
             return None
-        text = reading.text
-        allowed = self._find_targets(wanted.targets)
+        text = encoded.text
+        allowed = self._find_targets(answer_options.targets)
         values = self.probabilities(scores)
         if allowed is not None:
             values = values[:, allowed]
-        top_k = wanted.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
+        top_k = answer_options.top_k or (_TOP_TOKENS if allowed is None else len(allowed))
         best = _argtop(values, top_k)
         tokens = best if allowed is None else allowed[best]
         masks = self._find_masks(text)
@@ -107,7 +134,7 @@ class FillMask(ClassificationHead):
                 ids[mask] = token
                 shown = ids[ids != self.tokenizer.pad_token_id]
                 sequences.append(str(self.tokenizer.decode(shown, skip_special_tokens=len(masks) == 1)))
-        return Table(
+        return Records(
             {
                 "score": np.take_along_axis(values, best, axis=-1),
                 "token": tokens,
@@ -117,14 +144,14 @@ class FillMask(ClassificationHead):
         )
 
     def _find_masks(self, text: TokenizedText) -> NDArray[np.int64]:
-        """Where they are among the tokens: int64 [masks]."""
+        """Positions of the masks among the tokens: int64 [masks]."""
         return np.flatnonzero(text.input_ids == self.tokenizer.mask_token_id)
 
     def _find_targets(self, targets: Sequence[str]) -> NDArray[np.int64] | None:
-        """Their ids; None where there are none.
+        """Token ids of the targets, int64 [targets]; None if there are no targets.
 
         Raises:
-            InputError: one is no token.
+            InputError: a target is not one token of the vocabulary.
         """
         if not targets:
             return None
@@ -138,7 +165,7 @@ class FillMask(ClassificationHead):
         return np.array([self._vocabulary[target] for target in dict.fromkeys(targets)], dtype=np.int64)
 
     def _split(self, word: str) -> list[str]:
-        # What a `transformers` tokenizer's own calls set would stay set in the one below it, which texts are read by.
+        # Calling the `transformers` tokenizer would change the settings of its backend, which tokenizes texts.
         tokens: list[str] = self.tokenizer.backend_tokenizer.encode(word, add_special_tokens=False).tokens
         return tokens
 
@@ -158,20 +185,22 @@ class FillMask(ClassificationHead):
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
-        """[texts, masks]"""
+        """[texts, masks]."""
         return (-1, -1)
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
+    def outputs(self, options: Options) -> list[OutputSpec]:
         if options.answer.records:
-            columns = {"score": "FP32", "token": "INT64", "token_str": "BYTES", "sequence": "BYTES"}
-            return [TensorSpec(name, datatype, (-1, -1, -1)) for name, datatype in columns.items()]
-        if options.output is Output.LABELS:
-            return [TensorSpec("output-0", "BYTES", (-1,))]
-        return [TensorSpec("output-0", "BYTES", (-1, -1, self.classes))]
+            columns: dict[str, ElementType] = {
+                "score": np.float32, "token": np.int64, "token_str": str, "sequence": str
+            }  # fmt: skip
+            return [OutputSpec(name, dtype, (-1, -1, -1)) for name, dtype in columns.items()]
+        if options.form is AnswerForm.LABELS:
+            return [OutputSpec(MAIN, str, (-1,))]
+        return [OutputSpec(MAIN, np.float32, (-1, -1, self.classes), VocabularyScores)]
 
 
 def _argtop(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Where the `k` highest of each row are, highest first."""
+    """Positions of the `k` highest values of each row, highest first: int64 [rows, k]."""
     k = min(k, values.shape[-1])
     unsorted = np.argpartition(-values, k - 1, axis=-1)[..., :k]
     order = np.argsort(-np.take_along_axis(values, unsorted, axis=-1), axis=-1, kind="stable")

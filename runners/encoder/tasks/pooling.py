@@ -1,4 +1,4 @@
-"""Token vectors to one text vector, by the model's own sentence-transformers files."""
+"""Pooling token vectors to one text vector, by the model's sentence-transformers files."""
 
 from __future__ import annotations
 
@@ -46,9 +46,12 @@ class Pooling:
     def __init__(self, modes: Sequence[str], layers: Sequence[nn.Module], normalize: bool) -> None:
         """
         Args:
-            modes: names of poolings, their vectors concatenated.
-            layers: what follows the pooling, in order.
-            normalize: whether the vector gets length 1.
+            modes: names of poolings; their vectors are concatenated.
+            layers: the modules after the pooling, in order.
+            normalize: whether the vector is scaled to length 1.
+
+        Raises:
+            ModelLoadError: a mode is unknown.
         """
         if unknown := [mode for mode in modes if mode not in _POOLINGS]:
             raise ModelLoadError(f"unknown pooling {unknown[0]!r}: there are {', '.join(_POOLINGS)}")
@@ -57,7 +60,7 @@ class Pooling:
         self.normalize = normalize
 
     def pool(self, hidden: Tensor) -> Tensor:
-        """The vector of one text, float32 [dimensions], from its token vectors [tokens, hidden]."""
+        """The vector of one text, float32 [dimensions], of its token vectors, [tokens, hidden]."""
         hidden = hidden.float()
         vector = torch.cat([pooling(hidden) for pooling in self._poolings])
         for layer in self._layers:
@@ -67,12 +70,12 @@ class Pooling:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTransformer:
-    """What a model's sentence-transformers files say of the modules after the transformer, and of prompts.
+    """The pooling and the prompts of a model's sentence-transformers files.
 
     Attributes:
         truncate_dim: vectors are cut to this many dimensions after all modules, and not normalized again.
-        prompts: what can be put in front of every text, by name.
-        default_prompt_name: the one that is where nobody names one.
+        prompts: texts to put in front of every text, by name.
+        default_prompt_name: the prompt of requests that name none.
         pools_prompts: whether the tokens of a prompt are pooled too.
     """
 
@@ -84,10 +87,10 @@ class SentenceTransformer:
 
 
 def load_sentence_transformer(arguments: Arguments, device: torch.device) -> SentenceTransformer:
-    """Read modules.json and what it names; mean pooling to length 1 where a model has none.
+    """Read modules.json and the files that it names; without it, normalized mean pooling.
 
     Raises:
-        ModelLoadError: a module this server does not know, so that its vectors would be wrong.
+        ModelLoadError: a module or setting is not supported, so that vectors would be wrong.
     """
     modules = load_json(arguments, "modules.json")
     if modules is None:
@@ -106,7 +109,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
         match kind:
             case "Transformer" if folder:
                 raise ModelLoadError(
-                    f"modules.json has its Transformer in {folder}, and this server reads the folder above"
+                    f"modules.json has its Transformer in {folder}, and this server only supports the model's folder"
                 )
             case "Transformer" | "Dropout":
                 pass
@@ -115,7 +118,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 modes = _read_modes(config)
                 pools_prompts = bool(config.get("include_prompt", True))
                 if not pools_prompts and prompts.get(default_prompt_name or ""):
-                    raise ModelLoadError(f"{folder} pools without the prompt, which this server does not do")
+                    raise ModelLoadError(f"{folder} pools without the prompt, which this server does not support")
             case "Dense":
                 layers.append(_load_dense(arguments, folder).to(device))
             case "Normalize":
@@ -133,7 +136,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
 
 
 def _check_modules(modules: Any) -> None:
-    """Refuse a modules.json that is malformed or has modules that are not sentence-transformers' own."""
+    """Refuse a modules.json that is malformed or has modules from outside sentence-transformers."""
     if not isinstance(modules, list) or not all(
         isinstance(module, dict) and isinstance(module.get("type"), str) and isinstance(module.get("path"), str)
         for module in modules
@@ -164,7 +167,7 @@ def _read_truncate_dim(settings: Mapping[str, Any]) -> int | None:
 
 
 def _read_modes(config: dict[str, object]) -> list[str]:
-    """sentence-transformers 6 writes `pooling_mode`; the releases before it wrote a boolean a mode."""
+    """sentence-transformers 6 writes `pooling_mode`; earlier releases wrote one boolean per mode."""
     match config.get("pooling_mode"):
         case str(mode):
             return [mode]
@@ -174,7 +177,7 @@ def _read_modes(config: dict[str, object]) -> list[str]:
 
 
 def _read_prompts(settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
-    """The prompts by name, and the name of the default one, if there is one."""
+    """The prompts by name, and the name of the default prompt, if there is one."""
     prompts = {str(name): str(prompt or "") for name, prompt in (settings.get("prompts") or {}).items()}
     default = settings.get("default_prompt_name")
     if default is not None and default not in prompts:
@@ -199,7 +202,7 @@ def _load_dense(arguments: Arguments, folder: str) -> nn.Module:
 
 def _load_weights(arguments: Arguments, folder: str) -> dict[str, Tensor]:
     if (path := find_file(arguments, f"{folder}/model.safetensors")) is not None:
-        # Not mapped: the file may change under the server.
+        # Not memory-mapped, since the file may change while the server runs.
         return load(path.read_bytes())
     if (path := find_file(arguments, f"{folder}/pytorch_model.bin")) is None:
         raise ModelLoadError(f"the Dense module in {folder} has no weights")

@@ -11,26 +11,28 @@ from transformers import AutoModelForQuestionAnswering
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, Table, TensorSpec, TextInput
-from runners.encoder.sequences import Reading, TokenizedText
+from runners.core.predictions import ElementType, Numbers, Options, OutputSpec, Records, TextInput
+from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.answer_spans import find_answers, find_candidates
-from runners.encoder.tasks.encoder_task import Head
+from runners.encoder.tasks.encoder_task import EncoderTask
 from runners.encoder.tokenization import TextTokenizer
 
-# How many tokens the windows of a context share, as in `transformers`' pipeline.
-_USUAL_STRIDE = 128
+# How many tokens the windows of a context share, as in the pipeline of `transformers`.
+_DEFAULT_STRIDE = 128
 
 
-class QuestionAnswering(Head):
-    """Where in a context the answer to a question is; a pair is a question and a context."""
+class QuestionAnswering(EncoderTask):
+    """Finds the answer to a question in a context; a text is a pair of a question and its context."""
 
     auto_class = AutoModelForQuestionAnswering
     accepts_pairs = needs_pairs = True
+    model_outputs = 2
     answer_options = frozenset({"top_k", "max_answer_len", "handle_impossible_answer"})
-    reading_options = frozenset({"stride"})
+    scores_classes = False
+    overflow_options = frozenset({"stride"})
 
     def prepare(self) -> None:
-        # What models are trained with and `transformers`' pipeline reads at a time.
+        # The length that models are trained with, and the window of the pipeline of `transformers`.
         self.recommended_length = 384
 
     @property
@@ -39,48 +41,44 @@ class QuestionAnswering(Head):
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
-    ) -> list[Reading]:
-        """A long context is always read to its end, in windows that share fewer tokens beside a long question."""
-        usual = min(_USUAL_STRIDE, tokenizer.max_length // 3)
-        return tokenizer.tokenize_contexts(texts, options.reading.stride, usual, first_position)
-
-    def check_options(self, options: Options) -> None:
-        length = options.answer.max_answer_len
-        self.arguments.check("max_answer_tokens", length, "tokens of an answer", "max_answer_len")
+    ) -> list[EncodedText]:
+        """A long context is always read to its end, in windows."""
+        default_stride = min(_DEFAULT_STRIDE, tokenizer.max_length // 3)
+        return tokenizer.tokenize_contexts(texts, options.overflow.stride, default_stride, first_position)
 
     def reads_to_end(self, options: Options) -> bool:
         return True
 
-    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
-        super().check(reading, wanted)
-        text = reading.text
-        if text.source is None:
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
+        text = encoded.text
+        if text.token_spans is None:
             raise InputError("it is given as tokens, and an answer is a part of a text")
-        if text.source.special.all() or not text.source.cut(0, len(text.source.text)).strip():
+        if text.token_spans.special.all() or not text.token_spans.cut(0, len(text.token_spans.text)).strip():
             raise InputError("its context is empty")
 
     def condense(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> NDArray[np.float64]:
-        """The best answers of a window, as `find_candidates` gives them: the search is part of its own batch."""
-        assert text.source is not None
-        return find_candidates(scores, text.source, options.answer)
+        """The best answers of a window, float64 [candidates, 3] (see `find_candidates`)."""
+        assert text.token_spans is not None
+        return find_candidates(scores, text.token_spans, options.answer)
 
-    def gather(self, parts: Sequence[NDArray[Any]], reading: Reading, options: Options) -> NDArray[Any]:
-        """Those of all windows."""
+    def merge_windows(self, parts: Sequence[NDArray[Any]], encoded: EncodedText, options: Options) -> NDArray[Any]:
+        """The candidates of all windows: float64 [candidates, 3]."""
         return np.concatenate(parts)
 
-    def tabulate(self, scores: NDArray[Any], reading: Reading, wanted: AnswerOptions) -> Table:
-        """`answer`, `score`, `start` and `end`; lists of them for `top_k`."""
-        source = reading.text.source
-        assert source is not None
-        table = find_answers(scores, source, wanted)
-        if wanted.top_k is not None:
-            return table
-        return Table({name: column.reshape(()) for name, column in table.columns.items()})
+    def to_records(self, scores: NDArray[Any], encoded: EncodedText, answer_options: AnswerOptions) -> Records:
+        """`answer`, `score`, `start` and `end`; a list of these if `top_k` is set."""
+        spans = encoded.text.token_spans
+        assert spans is not None
+        records = find_answers(scores, spans, answer_options)
+        if answer_options.top_k is not None:
+            return records
+        return Records({name: column.reshape(()) for name, column in records.columns.items()})
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
-        raise AssertionError("its answers are records")
+        raise AssertionError("question answering always answers with records")
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
+    def outputs(self, options: Options) -> list[OutputSpec]:
         shape = (-1,) if options.answer.top_k is None else (-1, -1)
-        columns = {"answer": "BYTES", "score": "FP32", "start": "INT64", "end": "INT64"}
-        return [TensorSpec(name, datatype, shape) for name, datatype in columns.items()]
+        columns: dict[str, ElementType] = {"answer": str, "score": np.float32, "start": np.int64, "end": np.int64}
+        return [OutputSpec(name, dtype, shape) for name, dtype in columns.items()]

@@ -1,4 +1,4 @@
-"""What makes a score of a cross-encoder's logit, as sentence-transformers' `CrossEncoder` chooses it."""
+"""The activation that turns a cross-encoder's logit into a score, chosen as `CrossEncoder` does."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _FUNCTION_BY_NAME = {"Sigmoid": ScoreFunction.SIGMOID, "Identity": ScoreFunction
 
 
 def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunction:
-    """The function that the model's files name; a sigmoid where they name none.
+    """The activation that the model's files name; a sigmoid if they name none.
 
     Raises:
-        ModelLoadError: they ask for something that this server does not do, so that its scores would be wrong.
+        ModelLoadError: the files ask for something that this server does not support, so that scores would be wrong.
     """
-    # sentence-transformers reads its config file only where there is a modules.json.
+    # sentence-transformers reads its config file only if there is a modules.json.
     saved = load_json(arguments, "modules.json") is not None
     settings = (load_json(arguments, "config_sentence_transformers.json") if saved else None) or {}
     if (settings.get("prompts") or {}).get(settings.get("default_prompt_name")):
         raise ModelLoadError(
-            "it has a prompt by default (default_prompt_name), which this server does not put in pairs"
+            "it has a prompt by default (default_prompt_name), which this server does not support for pairs"
         )
     named = _find_name(settings, config)
     if named is None:
@@ -42,7 +42,7 @@ def load_activation(arguments: Arguments, config: PretrainedConfig) -> ScoreFunc
 
 
 def _find_name(settings: Mapping[str, Any], config: PretrainedConfig) -> str | None:
-    """The activation's name: sentence-transformers 6 writes it in its own file, older releases in config.json."""
+    """Name of the activation: sentence-transformers 6 writes it to its own file, older releases to config.json."""
     newer = getattr(config, "sentence_transformers", None) or {}
     older: str | None = getattr(config, "sbert_ce_default_activation_function", None)
     return settings.get("activation_fn") or newer.get("activation_fn") or older

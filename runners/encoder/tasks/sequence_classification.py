@@ -10,28 +10,30 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from runners.core.answer_options import AnswerOptions, ScoreFunction, WindowAggregation
-from runners.core.predictions import ClassScores, Numbers, Options, Output, Table, TensorSpec
-from runners.encoder.forward import Rows
-from runners.encoder.sequences import Reading
-from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
+from runners.core.predictions import LABELS, MAIN, AnswerForm, ClassScores, Numbers, Options, OutputSpec, Records
+from runners.encoder.forward import TokenSelection
+from runners.encoder.sequences import EncodedText
+from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationTask
 from runners.encoder.tasks.probabilities import sigmoid, softmax
+from runners.encoder.transformer_settings import CROSS_ENCODER
 
-# From which score on a label applies that does not exclude others.
-_ON = 0.5
+# A label of a multi-label model applies from this score on.
+_APPLIES = 0.5
 
 
-class SequenceClassification(ClassificationHead):
-    """Class of a text or of a pair; single label, several labels at once, or regression.
+class SequenceClassification(ClassificationTask):
+    """Classifies a text or a pair: single-label, multi-label or regression.
 
-    Probabilities follow `transformers.TextClassificationPipeline`: softmax for one label of several, sigmoid for
-    independent labels and for a single class, the value itself for regression.
+    Probabilities are those of `transformers.TextClassificationPipeline`: softmax for single-label models, sigmoid for
+    multi-label models and for a single class, the value itself for regression.
     """
 
     auto_class = AutoModelForSequenceClassification
     accepts_pairs = True
-    rows = Rows.FIRST
+    selection = TokenSelection.FIRST
+    sentence_transformer = CROSS_ENCODER
     answer_options = frozenset({"labels", "top_k", "threshold", "function_to_apply"})
-    reading_options = TRUNCATION | {"stride", "window_aggregation"}
+    overflow_options = TRUNCATION | {"stride", "window_aggregation"}
 
     def prepare(self) -> None:
         problem: str | None = getattr(self.config, "problem_type", None)
@@ -40,51 +42,59 @@ class SequenceClassification(ClassificationHead):
         self._regression = problem == "regression" or (self.classes == 1 and not self._multi_label)
         self._raw_scores = problem == "regression"
 
-    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
-        """The mean or maximum of the windows' logits, class by class: float32 [1, classes]."""
+    def merge_windows(
+        self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
+    ) -> NDArray[np.float32]:
+        """The mean or maximum of the windows' logits, by class: float32 [1, classes]."""
         windows = np.stack(parts)
-        mean = options.reading.window_aggregation is WindowAggregation.MEAN
+        mean = options.overflow.window_aggregation is WindowAggregation.MEAN
         return np.asarray(windows.mean(axis=0) if mean else windows.max(axis=0))
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
         [scores] = scores
-        if options.output is Output.RAW_LOGITS:
+        if options.form is AnswerForm.RAW_LOGITS:
             return ClassScores(scores, None)
-        if options.output is Output.PROBABILITIES:
+        if options.form is AnswerForm.PROBABILITIES:
             return ClassScores(self.probabilities(scores), PROBABILITY_DECIMALS)
         if self._regression:
             return Numbers(scores.reshape(()) if self.classes == 1 else scores)
         if self._multi_label:
-            return Numbers(self._on(scores).astype(np.int64))
+            return Numbers(self._applies(scores).astype(np.int64))
         return Numbers(np.asarray(scores.argmax()))
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """As above; for several labels at once `labels` has a place for every class, empty where it does not apply."""
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """See `ClassificationTask.tensor`; for a multi-label model, `labels` is empty where a label does not apply."""
         [scores] = scores
         if name == "labels" and self._multi_label:
-            return np.where(self._on(scores), self._names(np.arange(self.classes)), "")
-        return np.asarray(super().tensor(name, scores))
+            return np.where(self._applies(scores), self._names(np.arange(self.classes)), "")
+        return np.asarray(super().named_output(name, scores))
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if self._raw_scores:
             return logits
         return sigmoid(logits) if self._multi_label or self.classes == 1 else softmax(logits)
 
-    def _on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        return sigmoid(logits) > _ON
+    def _applies(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return sigmoid(logits) > _APPLIES
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
-        """`label` and `score` of the best class; a list of them for `top_k`, `threshold` or several labels at once."""
-        if not wanted.records:
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
+        """`label` and `score` of the best class; a list of these for `top_k`, `threshold` or a multi-label model."""
+        if not answer_options.records:
             return None
         [logits] = scores
-        values = self._apply(wanted.function_to_apply, logits)
-        if self._lists(wanted):
-            least = _ON if wanted.threshold is None and wanted.top_k is None else wanted.threshold
-            best = pick_best(values, wanted.top_k, least)
+        values = self._apply(answer_options.function_to_apply, logits)
+        if self._lists(answer_options):
+            least = (
+                _APPLIES
+                if answer_options.threshold is None and answer_options.top_k is None
+                else answer_options.threshold
+            )
+            best = pick_best(values, answer_options.top_k, least)
         else:
             [best] = pick_best(values, 1, None)
-        return Table({"label": self._names(best), "score": values[best]})
+        return Records({"label": self._names(best), "score": values[best]})
 
     def _apply(self, function: ScoreFunction | None, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         match function:
@@ -97,30 +107,30 @@ class SequenceClassification(ClassificationHead):
             case None:
                 return self.probabilities(logits)
 
-    def _lists(self, wanted: AnswerOptions) -> bool:
-        return self._multi_label or wanted.top_k is not None or wanted.threshold is not None
+    def _lists(self, answer_options: AnswerOptions) -> bool:
+        return self._multi_label or answer_options.top_k is not None or answer_options.threshold is not None
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
         return (-1,)
 
-    def named_outputs(self) -> list[TensorSpec]:
+    def named_outputs(self) -> list[OutputSpec]:
         *scores, labels = super().named_outputs()
         if self._regression:
             return scores
-        return [*scores, TensorSpec("labels", "BYTES", (-1, self.classes)) if self._multi_label else labels]
+        return [*scores, OutputSpec(LABELS, str, (-1, self.classes)) if self._multi_label else labels]
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
+    def outputs(self, options: Options) -> list[OutputSpec]:
         if options.answer.records:
             records = (-1, -1) if self._lists(options.answer) else (-1,)
-            return [TensorSpec("label", "BYTES", records), TensorSpec("score", "FP32", records)]
-        if options.output is not Output.LABELS:
-            return [TensorSpec("output-0", "BYTES", (-1,))]
+            return [OutputSpec("label", str, records), OutputSpec("score", np.float32, records)]
+        if options.form is not AnswerForm.LABELS:
+            return [OutputSpec(MAIN, np.float32, (-1, self.classes), ClassScores)]
         shape = (-1, self.classes) if self._multi_label or (self._regression and self.classes > 1) else (-1,)
-        return [TensorSpec("output-0", "FP32" if self._regression else "INT64", shape)]
+        return [OutputSpec(MAIN, np.float32 if self._regression else np.int64, shape)]
 
 
 def pick_best(values: NDArray[np.float32], top_k: int | None, least: float | None) -> NDArray[np.int64]:
-    """Where the highest values are, highest first: `top_k` of them, and of at least `least`, where these are given."""
+    """Positions of the highest values, highest first: int64 [at most top_k]; without values below `least`."""
     best = np.argsort(-values, kind="stable")[:top_k]
     return best if least is None else best[values[best] >= least]

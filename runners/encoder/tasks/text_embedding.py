@@ -12,37 +12,44 @@ from transformers import AutoModel
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import Numbers, Options, TensorSpec
-from runners.encoder.tasks.encoder_task import Head, to_numpy
+from runners.core.predictions import MAIN, Numbers, Options, OutputSpec
+from runners.encoder.tasks.encoder_task import EncoderTask, to_numpy
 from runners.encoder.tasks.pooling import load_sentence_transformer
+from runners.encoder.transformer_settings import EMBEDDER
 
 
-class TextEmbedding(Head):
-    """One vector a text, made as the model's sentence-transformers files say.
+class TextEmbedding(EncoderTask):
+    """One vector per text, by the model's sentence-transformers files.
 
-    The `dimensions` of a request or of the operator win over the files' `truncate_dim`, as an argument does in
-    sentence-transformers. The beginning that `dimensions` asks for gets length 1 if the model's vectors have it; what
-    `truncate_dim` alone leaves does not, as there.
+    As in sentence-transformers, `dimensions` (of a request or of the operator) wins over the files' `truncate_dim`. A
+    vector that is cut to `dimensions` is normalized again if the model normalizes; one that is cut to `truncate_dim` is
+    not.
     """
 
     auto_class = AutoModel
+    sentence_transformer = EMBEDDER
     unused_weights = ("pooler.",)
     answer_options = frozenset({"dimensions", "prompt_name"})
+    scores_classes = False
 
     def prepare(self) -> None:
         self._files = load_sentence_transformer(self.arguments, self.device)
         self._pooling = self._files.pooling
-        self.learn_width(int(self.config.get_text_config().hidden_size))
+        self.set_width(int(self.config.get_text_config().hidden_size))
 
-    def learn_width(self, width: int) -> None:
-        """Set the width of the model's rows; Reformer's is twice the `hidden_size` of its config."""
+    def set_width(self, width: int) -> None:
+        """Set the size of the token vectors, which for Reformer is twice the `hidden_size` of its config."""
         self._width = width
         self._whole = len(self._pooling.pool(torch.zeros(1, width, device=self.device)))
         self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
         self.pooled_widths = tuple(sorted({self._whole, self._dimensions}, reverse=True))
 
-    def read(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
-        """Whole vectors, float32 [1, dimensions] each; those a predictor has pooled are [texts, 1, dimensions]."""
+    def split_scores(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+        """The whole vector of each text, float32 [1, dimensions].
+
+        Args:
+            rows: [tokens of all texts, hidden], or [texts, 1, dimensions] if a predictor has pooled them.
+        """
         if rows.ndim != 3:
             rows = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])[:, None]
         return list(to_numpy(rows))
@@ -53,7 +60,7 @@ class TextEmbedding(Head):
 
     def check_options(self, options: Options) -> None:
         dimensions, name = options.answer.dimensions, options.answer.prompt_name
-        # A predictor may already cut its vectors to `truncate_dim`.
+        # A predictor may have cut its vectors to `truncate_dim` already.
         most = self._whole if self.arguments.predictor_host is None else self._dimensions
         if dimensions is not None and dimensions > most:
             raise InputError(f"dimensions is {dimensions}; the model's vectors have {most}", "dimensions")
@@ -64,8 +71,8 @@ class TextEmbedding(Head):
         if name is not None and prompts[name] and not self._files.pools_prompts:
             raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
 
-    def prompt(self, wanted: AnswerOptions) -> str:
-        name = wanted.prompt_name or self._files.default_prompt_name
+    def prompt(self, answer_options: AnswerOptions) -> str:
+        name = answer_options.prompt_name or self._files.default_prompt_name
         return self._files.prompts[name] if name is not None else ""
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
@@ -74,12 +81,12 @@ class TextEmbedding(Head):
             return Numbers(vector[: self._dimensions])
         vector = vector[: options.answer.dimensions]
         if self._pooling.normalize:
-            # As torch's `normalize`, whose epsilon this is.
+            # With the epsilon of `torch.nn.functional.normalize`.
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return Numbers(vector)
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
-        return [TensorSpec("output-0", "FP32", (-1, options.answer.dimensions or self._dimensions))]
+    def outputs(self, options: Options) -> list[OutputSpec]:
+        return [OutputSpec(MAIN, np.float32, (-1, options.answer.dimensions or self._dimensions))]
 
     @property
     def properties(self) -> dict[str, str]:

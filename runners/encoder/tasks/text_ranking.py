@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.errors import ModelLoadError
-from runners.core.predictions import RELEVANCE, TensorSpec
+from runners.core.predictions import RELEVANCE, OutputSpec
 from runners.encoder.tasks.relevance import load_activation
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 
 
 class TextRanking(SequenceClassification):
-    """How relevant a text is to a query, the two a pair: a classification with one class, and `relevance` by name."""
+    """Scores how relevant a text is to a query; the two are a pair.
+
+    It is a classification with one class, with the additional named output `relevance`.
+    """
 
     def prepare(self) -> None:
         super().prepare()
@@ -22,11 +25,11 @@ class TextRanking(SequenceClassification):
             raise ModelLoadError(f"the model has {self.classes} classes, and text_ranking is for models with one")
         self._activation = load_activation(self.arguments, self.config)
 
-    def tensor(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """As above; float32 [] for `relevance`, what sentence-transformers' `CrossEncoder.predict` says."""
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
+        """See `SequenceClassification.tensor`; `relevance` is float32 [], as `CrossEncoder.predict` returns it."""
         if name == RELEVANCE:
             return self._apply(self._activation, scores).reshape(())
-        return super().tensor(name, scores)
+        return super().named_output(name, scores)
 
-    def named_outputs(self) -> list[TensorSpec]:
-        return [*super().named_outputs(), TensorSpec(RELEVANCE, "FP32", (-1,))]
+    def named_outputs(self) -> list[OutputSpec]:
+        return [*super().named_outputs(), OutputSpec(RELEVANCE, np.float32, (-1,))]

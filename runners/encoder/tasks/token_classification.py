@@ -10,82 +10,103 @@ from transformers import AutoModelForTokenClassification
 
 from runners.core.answer_options import AggregationStrategy, AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import ClassScores, Numbers, Options, Output, Table, TensorSpec
-from runners.encoder.sequences import Reading, TokenizedText
-from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationHead
+from runners.core.predictions import (
+    MAIN,
+    OFFSETS,
+    AnswerForm,
+    ClassScores,
+    ElementType,
+    Numbers,
+    Options,
+    OutputSpec,
+    Records,
+)
+from runners.encoder.sequences import EncodedText, TokenizedText
+from runners.encoder.tasks.encoder_task import PROBABILITY_DECIMALS, TRUNCATION, ClassificationTask
 from runners.encoder.tasks.entities import EntityFinder
 
-# What `transformers.TokenClassificationPipeline` ignores where it is not told.
+# What `transformers.TokenClassificationPipeline` ignores by default.
 _NO_ENTITY = ("O",)
-_VALUES_OF_A_RECORD = 5
-_OFFSETS = TensorSpec("offset_mapping", "INT64", (-1, -1, 2))
+_VALUES_PER_RECORD = 5
+_OFFSETS = OutputSpec(OFFSETS, np.int64, (-1, -1, 2))
 
 
-class TokenClassification(ClassificationHead):
-    """Class of every token, special tokens included as KServe does; [1, tokens] a text."""
+class TokenClassification(ClassificationTask):
+    """Classifies every token of a text, special tokens included, as KServe does: [1, tokens] per text."""
 
     auto_class = AutoModelForTokenClassification
     accepts_words = True
+    returns_offsets = True
     answer_options = frozenset({"labels", "aggregation_strategy", "ignore_labels"})
-    reading_options = TRUNCATION | {"stride"}
+    overflow_options = TRUNCATION | {"stride"}
 
     def prepare(self) -> None:
         self._finder = EntityFinder([self.class_name(index) for index in range(self.classes)])
 
-    def needs_source(self, options: Options) -> bool:
+    def needs_token_spans(self, options: Options) -> bool:
         return options.answer.records
 
-    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
-        """The scores of every token from the window that sees most around it: float32 [tokens, classes]."""
-        return np.concatenate([part[own] for part, own in zip(parts, reading.own, strict=True)])
+    def merge_windows(
+        self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
+    ) -> NDArray[np.float32]:
+        """The scores of every token, from the window with the most context around it: float32 [tokens, classes]."""
+        return np.concatenate([part[kept] for part, kept in zip(parts, encoded.kept_tokens, strict=True)])
 
-    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
-        super().check(reading, wanted)
-        text = reading.text
-        if wanted.records and text.source is None:
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
+        text = encoded.text
+        if answer_options.records and text.token_spans is None:
             raise InputError(
                 "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"
             )
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
-        """`label`, `score`, `text`, `start` and `end` of every token, word or entity."""
-        source = reading.text.source
-        if source is None or not (wanted.records or source.split):
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
+        """`label`, `score`, `text`, `start` and `end` of every token, word or entity: [records]."""
+        spans = encoded.text.token_spans
+        if spans is None or not (answer_options.records or spans.split):
             return None
-        strategy = wanted.aggregation_strategy or AggregationStrategy.NONE
-        ignored = wanted.ignore_labels
+        strategy = answer_options.aggregation_strategy or AggregationStrategy.NONE
+        ignored = answer_options.ignore_labels
         if ignored is None:
-            # Whoever gives words wants to know of each.
-            ignored = () if source.split and strategy is AggregationStrategy.NONE else _NO_ENTITY
-        return self._finder.find(self.probabilities(scores), source, strategy, ignored)
+            # A caller that splits the text into words gets a record for each word.
+            ignored = () if spans.split and strategy is AggregationStrategy.NONE else _NO_ENTITY
+        return self._finder.find(self.probabilities(scores), spans, strategy, ignored)
 
     def count_scores(self, text: TokenizedText) -> int:
         return len(text.input_ids) * self.classes
 
     def count_records(self, text: TokenizedText, options: Options) -> int:
-        return len(text.input_ids) * _VALUES_OF_A_RECORD if self.needs_source(options) else 0
+        return len(text.input_ids) * _VALUES_PER_RECORD if self.needs_token_spans(options) else 0
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | ClassScores:
-        match options.output:
-            case Output.LABELS:
+        match options.form:
+            case AnswerForm.LABELS:
                 return Numbers(scores.argmax(axis=-1)[None])
-            case Output.PROBABILITIES:
+            case AnswerForm.PROBABILITIES:
                 return ClassScores(self.probabilities(scores), PROBABILITY_DECIMALS)
-            case Output.RAW_LOGITS:
+            case AnswerForm.RAW_LOGITS:
                 return ClassScores(scores, None)
 
     @property
     def rows_shape(self) -> tuple[int, ...]:
         return (-1, -1)
 
-    def outputs(self, options: Options) -> list[TensorSpec]:
-        offsets = [_OFFSETS] if options.offsets else []
+    def outputs(self, options: Options) -> list[OutputSpec]:
+        offsets = [_OFFSETS] if OFFSETS in options.outputs else []
         if options.answer.records:
-            columns = {"label": "BYTES", "score": "FP32", "text": "BYTES", "start": "INT64", "end": "INT64"}
-            return [*(TensorSpec(name, datatype, (-1, -1)) for name, datatype in columns.items()), *offsets]
-        labels = options.output is Output.LABELS
-        datatype, shape = ("INT64", (-1, 1, -1)) if labels else ("BYTES", (-1, -1))
-        return [TensorSpec("output-0", datatype, shape), *offsets]
+            columns: dict[str, ElementType] = {
+                "label": str,
+                "score": np.float32,
+                "text": str,
+                "start": np.int64,
+                "end": np.int64,
+            }
+            return [*(OutputSpec(name, dtype, (-1, -1)) for name, dtype in columns.items()), *offsets]
+        if options.form is AnswerForm.LABELS:
+            return [OutputSpec(MAIN, np.int64, (-1, 1, -1)), *offsets]
+        return [OutputSpec(MAIN, np.float32, (-1, -1, self.classes), ClassScores), *offsets]
 
-    def named_outputs(self) -> list[TensorSpec]:
+    def named_outputs(self) -> list[OutputSpec]:
         return [*super().named_outputs(), _OFFSETS]

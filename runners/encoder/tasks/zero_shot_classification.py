@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError, ModelLoadError
-from runners.core.predictions import Options, Table, TextInput
+from runners.core.predictions import Options, Records, TextInput
 from runners.core.task import ENTAILMENT
-from runners.encoder.sequences import Reading
-from runners.encoder.tasks.encoder_task import OF_CLASSES
+from runners.encoder.sequences import EncodedText
+from runners.encoder.tasks.encoder_task import CLASS_OUTPUTS
 from runners.encoder.tasks.probabilities import softmax
 from runners.encoder.tasks.sequence_classification import SequenceClassification, pick_best
 from runners.encoder.tokenization import TextTokenizer
 
 
 class ZeroShotClassification(SequenceClassification):
-    """Scores of labels that the request names, by a model that says whether one text follows from another (NLI).
+    """Scores labels that the request names, with a model for natural language inference (NLI).
 
-    Each label makes a hypothesis of its own, and the text with it one pair for the model. Without labels the answer is
-    that of the model's own classes. Scores are those of `transformers.ZeroShotClassificationPipeline`.
+    Each label makes a hypothesis, and the model scores the pair of the text and each hypothesis. Without labels the
+    answer is that of sequence classification. Scores are those of `transformers.ZeroShotClassificationPipeline`.
     """
 
     answer_options = SequenceClassification.answer_options | {"candidate_labels", "hypothesis_template", "multi_label"}
+    # They are of the model's own classes.
+    excluded_outputs: ClassVar[Mapping[str, frozenset[str]]] = {"candidate_labels": CLASS_OUTPUTS}
 
     def prepare(self) -> None:
         super().prepare()
@@ -38,17 +41,10 @@ class ZeroShotClassification(SequenceClassification):
         self._entailment = found[0]
         self._contradiction = -1 if self._entailment == 0 else 0
 
-    def check_options(self, options: Options) -> None:
-        if options.answer.candidate_labels and options.tensors & OF_CLASSES:
-            raise InputError(
-                f"the outputs {', '.join(sorted(OF_CLASSES))} are of the model's own classes: leave out "
-                "candidate_labels, or ask for label and score"
-            )
-
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0
-    ) -> list[Reading]:
-        """A sequence for every label."""
+    ) -> list[EncodedText]:
+        """One sequence per label."""
         labels = options.answer.candidate_labels
         if not labels:
             return super().tokenize(tokenizer, texts, options, first_position)
@@ -56,31 +52,37 @@ class ZeroShotClassification(SequenceClassification):
             if premise.pair is not None:
                 raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
-        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.reading, first_position)
+        return tokenizer.cross([premise.text for premise in texts], hypotheses, options.overflow, first_position)
 
-    def check(self, reading: Reading, wanted: AnswerOptions) -> None:
-        super().check(reading, wanted)
-        if wanted.candidate_labels and len(reading.sequences) != len(wanted.candidate_labels):
+    def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
+        super().check(encoded, answer_options)
+        if answer_options.candidate_labels and len(encoded.sequences) != len(answer_options.candidate_labels):
             raise InputError("it is given as tokens, and candidate_labels are put to texts")
 
     def count_sequences(self, options: Options) -> int:
         return max(1, len(options.answer.candidate_labels))
 
-    def gather(self, parts: Sequence[NDArray[np.float32]], reading: Reading, options: Options) -> NDArray[np.float32]:
-        """As for every classification, or the logits of every label: float32 [labels, classes]."""
-        return np.concatenate(parts) if options.answer.candidate_labels else super().gather(parts, reading, options)
+    def merge_windows(
+        self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
+    ) -> NDArray[np.float32]:
+        """The logits of every label, float32 [labels, classes]; without labels see `SequenceClassification`."""
+        return (
+            np.concatenate(parts) if options.answer.candidate_labels else super().merge_windows(parts, encoded, options)
+        )
 
-    def tabulate(self, scores: NDArray[np.float32], reading: Reading, wanted: AnswerOptions) -> Table | None:
-        """`label` and `score` of every label, best first."""
-        labels = wanted.candidate_labels
+    def to_records(
+        self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
+    ) -> Records | None:
+        """`label` and `score` of every label, best first: [labels]."""
+        labels = answer_options.candidate_labels
         if not labels:
-            return super().tabulate(scores, reading, wanted)
-        if wanted.multi_label or len(labels) == 1:
+            return super().to_records(scores, encoded, answer_options)
+        if answer_options.multi_label or len(labels) == 1:
             values = softmax(scores[:, [self._contradiction, self._entailment]])[:, 1]
         else:
             values = softmax(scores[:, self._entailment])
-        best = pick_best(values, wanted.top_k, wanted.threshold)
-        return Table({"label": np.array(labels, dtype=object)[best], "score": values[best]})
+        best = pick_best(values, answer_options.top_k, answer_options.threshold)
+        return Records({"label": np.array(labels, dtype=object)[best], "score": values[best]})
 
-    def _lists(self, wanted: AnswerOptions) -> bool:
-        return bool(wanted.candidate_labels) or super()._lists(wanted)
+    def _lists(self, answer_options: AnswerOptions) -> bool:
+        return bool(answer_options.candidate_labels) or super()._lists(answer_options)

@@ -1,4 +1,4 @@
-"""Archives of models, unpacked member by member: only plain files, only into the folder, only as much as fits."""
+"""Unpacks archives of models: only plain files, only into their folder, and only if the disk has room."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ ZIP = "application/zip"
 TAR = "application/x-tar"
 _MAX_DEPTH = 64
 _CHUNK = 256 * 2**10
-# Headers before one member of a tar; a zip has them all in one directory.
+# Bytes of the headers of one member of a tar, and of the directory of a zip.
 _TAR_HEADERS = 2**20
 _ZIP_HEADERS = 16 * 2**20
-# Others are inflated by `zipfile` without a limit of memory.
+# `zipfile` limits the memory of decompression only for these.
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 def unpack_archive(archive: Path, kind: str, folder: Path, shown: str) -> None:
-    """Unpack into the archive's folder, and delete the archive; the whole folder is deleted where it is refused.
+    """Unpack an archive into `folder`, and delete the archive; if it is refused, delete the whole folder.
 
     Args:
-        kind: media type: `application/zip`, or `application/x-tar`, which may be compressed by gzip, bzip2 or xz.
-        shown: where it comes from, for errors.
+        kind: the media type: `application/zip`, or `application/x-tar`, which may be compressed by gzip, bzip2 or xz.
+        shown: the URI of the archive, for errors.
 
     Raises:
-        ModelLoadError: a member is no plain file or folder, or would lie outside, or is encrypted, or there are too
-            many, or more bytes than the disk has room for; names the member.
-        Exception: what `tarfile`, `zipfile` and their decompressors raise for what is no archive.
+        ModelLoadError: a member is not a plain file or folder, lies outside of the folder or is encrypted, or there are
+            too many members, or more bytes than the disk has room for; the message names the member.
+        Exception: `tarfile`, `zipfile` or a decompressor cannot read the archive.
     """
     target = _Target(archive, folder, shown)
     try:
@@ -58,10 +58,10 @@ def unpack_archive(archive: Path, kind: str, folder: Path, shown: str) -> None:
 
 
 def refuse_links(folder: Path, shown: str) -> None:
-    """Refuse a download with links to what is outside of it, such as git's and those of images.
+    """Refuse a download with links to files outside of it; git repositories and images may contain such links.
 
     Raises:
-        ModelLoadError: there is one.
+        ModelLoadError: there is such a link.
     """
     inside = folder.resolve()
     for path in folder.rglob("*"):
@@ -90,14 +90,14 @@ class _Target:
         self._place(name).mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, declared: int, read: Callable[[int], bytes]) -> None:
-        """Write a file, of which the bytes count that are read and not those that are declared."""
+        """Write a file; the bytes that are read count, not only those that the archive declares."""
         path = self._place(name)
         room = self._room
         too_large = f"which is larger than the {size(room)} that the disk has room for"
         if declared > room:
             raise self.refuse(name, too_large)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without the modes of archives: nothing of a model is to be run, and nothing to be another user's.
+        # The modes and owners in the archive are ignored: no file of a model must be executable, or another user's.
         with path.open("wb") as out:
             while chunk := read(_CHUNK):
                 self._room -= len(chunk)
@@ -118,14 +118,14 @@ class _Target:
         if len(path.parts) > _MAX_DEPTH:
             raise self.refuse(name, f"which lies in more than {_MAX_DEPTH} folders")
         placed = self._folder / path
-        # Of a local archive this is a link to the operator's file.
+        # For a local archive this is a link to the operator's file, which must not be written.
         if placed == self._archive:
             raise self.refuse(name, "which has the name of the archive")
         return placed
 
 
 class _Metered(io.RawIOBase):
-    """A stream from which only so many bytes are read at once: readers of headers keep all of them in memory."""
+    """A stream that limits the bytes between two members: `tarfile` and `zipfile` keep headers in memory."""
 
     def __init__(self, stream: IO[bytes], limit: int, target: _Target) -> None:
         super().__init__()
@@ -135,12 +135,16 @@ class _Metered(io.RawIOBase):
         self._member = "a member"
 
     def allow(self, member: str) -> None:
-        """Start to count again, with what comes after a member."""
+        """Start to count again.
+
+        Args:
+            member: the member that comes before the next headers, for errors.
+        """
         self._left = self._limit
         self._member = member
 
     def read(self, count: int = -1) -> bytes:
-        # One more byte shows that all is more.
+        # One byte more than the limit shows that the limit is exceeded.
         data = self._stream.read(min(count, self._left + 1) if count >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
@@ -158,7 +162,7 @@ class _Metered(io.RawIOBase):
 
 
 def _open_tar(archive: Path) -> IO[bytes]:
-    """The tar of an archive that may be compressed, as its first bytes say."""
+    """The tar in an archive, decompressed as its first bytes require."""
     with archive.open("rb") as stream:
         start = stream.read(8)
     opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), None)
@@ -170,7 +174,7 @@ def _unpack_tar(stream: IO[bytes], target: _Target) -> None:
     metered = _Metered(stream, _TAR_HEADERS, target)
     with tarfile.open(fileobj=metered, mode="r:", encoding="utf-8") as archive:
         while (member := archive.next()) is not None:
-            # All would be kept, with their headers.
+            # `tarfile` would keep all members and their headers in memory.
             archive.members.clear()  # type: ignore[attr-defined]
             if member.issym() or member.islnk():
                 raise target.refuse(member.name, "a link (`tar --dereference --hard-dereference` stores files instead)")

@@ -1,4 +1,4 @@
-"""How much may be written to a disk, so that everybody else on it can still write."""
+"""Limits the bytes that a download may write, so that other processes can still write to the disk."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _RESERVED_SHARE = 0.05
 
 
 def find_room(folder: Path) -> int:
-    """Bytes that may be written to the folder's disk: what is free but for 1 GiB, or 5 % of a disk below 20 GiB."""
+    """The bytes that a download may write: the free bytes, except for 1 GiB or 5 % of a disk below 20 GiB."""
     usage = shutil.disk_usage(folder)
     return max(0, usage.free - min(_RESERVE, int(_RESERVED_SHARE * usage.total)))
 
 
 @contextlib.contextmanager
 def limit_files(room: int, shown: str) -> Iterator[None]:
-    """Let no file of this process, and of those that it forks, grow over so many bytes, whichever library writes it.
+    """Limit the size of each file that this process and its children write, whichever library writes it.
 
     Args:
-        shown: what is downloaded, for errors.
+        room: the limit in bytes.
+        shown: the URI of the download, for errors.
 
     Raises:
         ModelLoadError: a file reaches the limit.
@@ -45,7 +46,7 @@ def limit_files(room: int, shown: str) -> Iterator[None]:
 
 
 def size(count: float) -> str:
-    """Bytes as people read them."""
+    """A number of bytes with a unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

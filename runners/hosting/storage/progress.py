@@ -1,4 +1,4 @@
-"""How far a download is, as people see it."""
+"""The progress of a download, on a terminal or in the log."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ logger = logging.getLogger(__name__)
 
 _LOG_SECONDS = 5.0
 _DRAW_SECONDS = 0.25
-# Held while progress is written: KServe forks, and a lock that another thread holds then, such as that of stderr, is
-# never released in the child.
+# Held while progress is written. KServe forks, and a lock that another thread holds at that time, such as that of
+# stderr, is never released in the child.
 writing = threading.Lock()
 
 
 @dataclass
 class Progress:
-    """Says how far a download is, by what is on the disk: a bar on a terminal, else a line in the log now and then.
+    """Shows the bytes on the disk: as a bar on a terminal, else as a line in the log every few seconds.
 
     Attributes:
-        shown: the URI as people may see it.
-        complete: bytes that an earlier download left; they will not be among those that are expected.
-        room: most bytes that the folder may hold in the end, with those that it holds.
+        shown: the URI without credentials.
+        folder: the folder of the download.
+        complete: the bytes that an earlier download has left; the expected bytes do not include them.
+        room: the bytes that the folder may hold at most, including those that it holds now.
     """
 
     shown: str
@@ -58,14 +59,13 @@ class Progress:
         self._watcher.join()
 
     def expect(self, name: str, count: int) -> None:
-        """That a file of so many bytes will come."""
+        """Add a file of so many bytes to the expected bytes; a second call for the same name replaces the first."""
         self._expected[name] = count
 
     def check_room(self) -> None:
-        """Refuse what does not fit on the disk before it is there.
-
+        """
         Raises:
-            ModelLoadError: what is expected does not.
+            ModelLoadError: the expected bytes do not fit on the disk.
         """
         if (total := self._total() or 0) > self.room:
             raise ModelLoadError(
@@ -73,11 +73,11 @@ class Progress:
             )
 
     def count(self) -> int:
-        """Bytes in the folder."""
+        """The bytes in the folder."""
         total = 0
         for parent, _, names in os.walk(self.folder):
             for name in names:
-                # It may be renamed meanwhile.
+                # The file may be renamed at the same time.
                 with contextlib.suppress(OSError):
                     total += os.lstat(os.path.join(parent, name)).st_size
         return total
@@ -111,5 +111,5 @@ class Progress:
 
 
 class _Bar(tqdm):  # type: ignore[misc]
-    # Without a thread of its own, which might be writing where KServe forks.
+    # Disables the monitor thread of tqdm, which could hold a lock when KServe forks.
     monitor_interval = 0

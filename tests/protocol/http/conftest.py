@@ -20,7 +20,7 @@ from protocol.http.connections.connection_table import ConnectionTable
 from protocol.http.connections.server import bound_connections
 from runners.core.arguments import Arguments
 
-Serve: TypeAlias = Callable[..., int]
+StartUvicorn: TypeAlias = Callable[..., int]
 
 
 async def report(scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,8 +48,8 @@ async def report(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Start a server: `serve(header_timeout=0.2)`; the result is its port."""
+def start_uvicorn(monkeypatch: pytest.MonkeyPatch) -> Iterator[StartUvicorn]:
+    """Start a server: `start_uvicorn(header_timeout=0.2)`; the result is its port."""
     with contextlib.ExitStack() as stack:
 
         def start(application: Any = report, config: dict[str, Any] | None = None, **limits: Any) -> int:

@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 
 from protocol.http.body_budget import BoundBodies, count_kept
 from protocol.open_inference.rest import _read
+from runners.core.admission import Admission
 from runners.core.predictions import TextInput
 from runners.core.request_limits import RequestLimits
 from runners.encoder.runner import EncoderRunner
-from runners.generator.runner import GeneratorRunner
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 SPACES = b" " * 4 * 2**20
@@ -48,16 +48,16 @@ def find_budget(client: TestClient) -> BoundBodies:
     return application
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, budget: BoundBodies, runner: type, method: str) -> list[int]:
+def watch(monkeypatch: pytest.MonkeyPatch, budget: BoundBodies, owner: type, method: str) -> list[int]:
     """The bytes that are taken whenever the method is called."""
     taken: list[int] = []
-    original = getattr(runner, method)
+    original = getattr(owner, method)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         taken.append(budget.most - budget.left)
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(runner, method, call)
+    monkeypatch.setattr(owner, method, call)
     return taken
 
 
@@ -99,7 +99,7 @@ def test_an_encoders_bodies_are_given_back_once_they_are_decoded(
 def test_a_generators_bodies_are_given_back_once_they_are_decoded(
     generator: TestClient, monkeypatch: pytest.MonkeyPatch, path: str, body: Mapping[str, Any]
 ) -> None:
-    taken = watch(monkeypatch, find_budget(generator), GeneratorRunner, "admit")
+    taken = watch(monkeypatch, find_budget(generator), Admission, "admit")
     response = generator.post(path, content=gzip.compress(orjson.dumps(body) + SPACES), headers=ZIPPED)
     assert response.status_code == 200, response.text
     assert taken

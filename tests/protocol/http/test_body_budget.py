@@ -17,7 +17,7 @@ from protocol.http.body import read_body
 from protocol.http.body_budget import BoundBodies
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
 from runners.core.arguments import Arguments
-from tests.protocol.http.conftest import Serve, connect, read_all, statuses
+from tests.protocol.http.conftest import StartUvicorn, connect, read_all, statuses
 
 BUDGET = 100_000
 
@@ -77,9 +77,9 @@ ZIPPED = gzip.compress(bytes(90_000))
     ],
 )  # fmt: skip
 def test_what_is_left_while_others_hold_the_rest(
-    serve: Serve, budget: BoundBodies, request_bytes: bytes, status: int
+    start_uvicorn: StartUvicorn, budget: BoundBodies, request_bytes: bytes, status: int
 ) -> None:
-    port = serve(budget)
+    port = start_uvicorn(budget)
     first = hold(port, 90_000)
     wait_for(budget, BUDGET - 90_000 + 2**14)
     answer = ask(port, request_bytes)
@@ -93,8 +93,8 @@ def test_what_is_left_while_others_hold_the_rest(
     assert statuses(ask(port, post(70_000, b" " * 70_000))) == [200]
 
 
-def test_it_is_given_back_after_every_end(serve: Serve, budget: BoundBodies) -> None:
-    port = serve(budget, body_timeout=0.3)
+def test_it_is_given_back_after_every_end(start_uvicorn: StartUvicorn, budget: BoundBodies) -> None:
+    port = start_uvicorn(budget, body_timeout=0.3)
     for end in (post(80_000, b" " * 80_000, path=b"/fail"), post(len(ZIPPED), ZIPPED, b"content-encoding: gzip\r\n")):
         ask(port, end)
         wait_for(budget, BUDGET)

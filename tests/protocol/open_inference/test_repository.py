@@ -75,7 +75,7 @@ def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: S
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/models/model:predict", json=body)))
     asking.start()
     runner: Any = client.app_state["served"][0].first
-    while not runner._loaded.queue.requests:
+    while not runner._loaded.queue.admission.requests:
         time.sleep(0.001)
     assert client.post(UNLOAD).status_code == 200
     asking.join(20)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from runners.core.version import VERSION
 from tests.conftest import ModelFolder, Serve
 
 INFER = "/v2/models/model/infer"
@@ -48,8 +49,8 @@ def output(client: TestClient, texts: list[str], **parameters: Any) -> dict[str,
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v2", {"name": "bentoml-huggingface-runtime", "version": "0.1.0", "extensions": EXTENSIONS}),
-        ("/v2/", {"name": "bentoml-huggingface-runtime", "version": "0.1.0", "extensions": EXTENSIONS}),
+        ("/v2", {"name": "bentoml-huggingface-runtime", "version": VERSION, "extensions": EXTENSIONS}),
+        ("/v2/", {"name": "bentoml-huggingface-runtime", "version": VERSION, "extensions": EXTENSIONS}),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models", {"models": ["model"]}),

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from protocol.http.errors import InvalidRequestError
 from protocol.open_inference.tensors import DATATYPES, DTYPES, Tensor, tensor_from_binary, tensor_from_json
+from runners.core.errors import InputError
 from tests.conftest import ModelFolder, Serve
 from tests.wire import to_binary
 
@@ -107,7 +107,7 @@ def test_numbers_are_not_copied() -> None:
     ],
 )  # fmt: skip
 def test_wrong_json(datatype: str, shape: list[int], data: bytes, error: str) -> None:
-    with pytest.raises(InvalidRequestError) as caught:
+    with pytest.raises(InputError) as caught:
         tensor_from_json("x", datatype, shape, json.loads(data))
     assert str(caught.value).startswith(error)
 
@@ -116,7 +116,7 @@ def test_wrong_json(datatype: str, shape: list[int], data: bytes, error: str) ->
 def test_bytes_are_a_tensor_or_a_clear_error(datatype: str, shape: list[int], data: bytes) -> None:
     try:
         tensor = tensor_from_binary("x", datatype, shape, memoryview(data))
-    except InvalidRequestError as error:
+    except InputError as error:
         assert "input 'x'" in str(error)  # noqa: PT017
     else:
         assert math.prod(tensor.shape) == len(tensor.flat)
@@ -127,7 +127,7 @@ def test_bytes_are_a_tensor_or_a_clear_error(datatype: str, shape: list[int], da
 def test_a_lying_shape_takes_no_memory(datatype: str) -> None:
     tracemalloc.start()
     for shape in ([2**31 - 1], [2**31 - 1] * 8, [2**62]):
-        with pytest.raises(InvalidRequestError):
+        with pytest.raises(InputError):
             tensor_from_binary("x", datatype, shape, memoryview(struct.pack("<I", 2**32 - 1)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

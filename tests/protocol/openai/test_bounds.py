@@ -7,9 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.bounds import check_forwarded
-from runners.core.errors import LimitExceededError
+from runners.core.errors import InputError, LimitExceededError
 from runners.core.request_limits import RequestLimits
 
 
@@ -67,7 +66,7 @@ def test_amounts(body: dict[str, Any], message: str) -> None:
     ],
 )
 def test_constraints(body: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidRequestError, match=message):
+    with pytest.raises(InputError, match=message):
         check_forwarded(msgspec.json.encode({"prompt": "a", **body}), RequestLimits())
 
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from protocol.openai.logprobs import chat_logprobs, completion_logprobs
 from runners.core.admission import Admitted
 from runners.core.generation import Sampling, TokenLogprob, TokenLogprobs
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import Serve
 
 PROMPT = "Return the"
@@ -179,7 +179,7 @@ def test_the_id_of_the_request_is_in_the_answers(http: TestClient) -> None:
 
 
 def test_cached_tokens_are_told_where_the_operator_says_so(chat_folder: Path, serve: Serve, http: TestClient) -> None:
-    from runners.core.arguments import EngineArgument
+    from runners.core.engine_arguments import EngineArgument
 
     engine = {"enable_prompt_tokens_details": EngineArgument("true", "the command line")}
     telling = serve(model_dir=chat_folder, backend="huggingface", engine=engine)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.constraint_bounds import check_constraint, check_tools
+from runners.core.errors import InputError
 
 STRING = {"type": "string"}
 
@@ -51,12 +51,12 @@ def test_what_takes_long_to_compile_is_refused(given: dict[str, Any], message: s
     if message is None:
         check_constraint(given, "p")
         return
-    with pytest.raises(InvalidRequestError, match=message) as refused:
+    with pytest.raises(InputError, match=message) as refused:
         check_constraint(given, "p")
     assert refused.value.param == "p"
 
 
 @pytest.mark.parametrize("tool", [{"function": {"parameters": {"$ref": "#"}}}, {"parameters": {"$ref": "#"}}])
 def test_schemas_of_tools(tool: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequestError, match="the schema of tools"):
+    with pytest.raises(InputError, match="the schema of tools"):
         check_tools([{"type": "web_search"}, "wrong", {"function": 7}, tool])

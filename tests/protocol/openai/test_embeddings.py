@@ -201,7 +201,7 @@ def test_overload(serve: Serve, prompted: Path) -> None:
     client = serve(model_dir=prompted, max_concurrent_requests=1)
     runner = client.app_state["served"][0].first
     # A request that is under way for as long as the test wants.
-    runner._model().queue.requests = 1
+    runner._model().queue.admission.requests = 1
     response = client.post("/v1/embeddings", json={"input": "x"})
     assert (response.status_code, response.json()["error"]["type"]) == (429, "TooManyRequestsError")
     assert int(response.headers["retry-after"]) >= 1

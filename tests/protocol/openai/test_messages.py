@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.messages import read_messages
+from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 CALL = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
@@ -73,7 +73,7 @@ def test_arguments_of_calls_are_objects(arguments: Any, read: dict[str, Any]) ->
     ],
 )
 def test_what_is_refused(message: dict[str, Any], error: str) -> None:
-    with pytest.raises(InvalidRequestError) as raised:
+    with pytest.raises(InputError) as raised:
         read_messages([message], RequestLimits())
     assert str(raised.value).startswith(error)
     assert raised.value.param == "messages"

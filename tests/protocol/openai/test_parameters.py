@@ -11,24 +11,24 @@ from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params as response_params
 
-from protocol.http.errors import UnsupportedError
-from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, Route, refuse_unsupported
+from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet, refuse_unsupported
+from runners.core.errors import UnsupportedError
 from tools.generated_pages import DOCS, done, parameter_rows
 
-CLIENT: dict[Route, Any] = {
-    Route.COMPLETIONS: completion_params.CompletionCreateParamsBase,
-    Route.CHATS: chat_params.CompletionCreateParamsBase,
-    Route.RESPONSES: response_params.ResponseCreateParamsBase,
+CLIENT: dict[ParameterSet, Any] = {
+    ParameterSet.COMPLETIONS: completion_params.CompletionCreateParamsBase,
+    ParameterSet.CHATS: chat_params.CompletionCreateParamsBase,
+    ParameterSet.RESPONSES: response_params.ResponseCreateParamsBase,
 }
 DOCUMENT = DOCS / "reference" / "generation-parameters.md"
 
 
-def assert_known(route: Route, names: Iterable[str]) -> None:
+def assert_known(route: ParameterSet, names: Iterable[str]) -> None:
     assert not {*names} - done(route) - NO_EFFECT[route] - {*REFUSED[route]}
 
 
 @pytest.mark.parametrize("route", CLIENT)
-def test_every_field_of_openai_is_known(route: Route) -> None:
+def test_every_field_of_openai_is_known(route: ParameterSet) -> None:
     assert_known(route, CLIENT[route].__annotations__)
     assert len(CLIENT[route].__annotations__) > 15
 
@@ -36,26 +36,26 @@ def test_every_field_of_openai_is_known(route: Route) -> None:
 @pytest.mark.slow
 def test_every_field_of_vllm_is_known() -> None:
     protocol = pytest.importorskip("vllm.entrypoints.openai.completion.protocol")
-    assert_known(Route.COMPLETIONS, protocol.CompletionRequest.model_fields)
+    assert_known(ParameterSet.COMPLETIONS, protocol.CompletionRequest.model_fields)
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest as VllmResponsesRequest
 
-    assert_known(Route.CHATS, ChatCompletionRequest.model_fields)
-    assert_known(Route.RESPONSES, VllmResponsesRequest.model_fields)
+    assert_known(ParameterSet.CHATS, ChatCompletionRequest.model_fields)
+    assert_known(ParameterSet.RESPONSES, VllmResponsesRequest.model_fields)
 
 
-@pytest.mark.parametrize("route", Route)
-def test_a_parameter_is_in_one_place(route: Route) -> None:
+@pytest.mark.parametrize("route", ParameterSet)
+def test_a_parameter_is_in_one_place(route: ParameterSet) -> None:
     assert not done(route) & NO_EFFECT[route]
     assert not {*REFUSED[route]} & (done(route) | NO_EFFECT[route])
 
 
 def test_every_parameter_that_is_done_has_a_meaning_and_no_other() -> None:
-    assert {*MEANINGS} == set().union(*map(done, Route))
+    assert {*MEANINGS} == set().union(*map(done, ParameterSet))
 
 
-@pytest.mark.parametrize("route", [Route.COMPLETIONS, Route.CHATS, Route.RESPONSES])
-def test_what_is_not_done_is_refused_by_name(route: Route) -> None:
+@pytest.mark.parametrize("route", [ParameterSet.COMPLETIONS, ParameterSet.CHATS, ParameterSet.RESPONSES])
+def test_what_is_not_done_is_refused_by_name(route: ParameterSet) -> None:
     for name, refusal in REFUSED[route].items():
         for value in (None, *refusal.neutral):
             refuse_unsupported({name: value}, route)

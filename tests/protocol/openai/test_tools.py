@@ -10,7 +10,6 @@ import msgspec
 import openai
 import pytest
 
-from protocol.http.errors import InvalidRequestError
 from protocol.openai.tools import (
     CallReader,
     NamedFunction,
@@ -21,6 +20,7 @@ from protocol.openai.tools import (
     describe_tools,
     read_calls,
 )
+from runners.core.errors import InputError
 
 CITY = {
     "type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"],
@@ -75,7 +75,7 @@ def test_definitions_are_those_of_the_whole_schema() -> None:
     validator = jsonschema.Draft202012Validator(schema)
     assert validator.is_valid([{"name": "b", "parameters": {"city": "Rome"}}])
     assert not validator.is_valid([{"name": "b", "parameters": {"city": "Bonn"}}])
-    with pytest.raises(InvalidRequestError, match="two tools have different definitions of City"):
+    with pytest.raises(InputError, match="two tools have different definitions of City"):
         constrain_to_tools([tool("a", ["Rome"]), tool("b", ["Bonn"])], "required", True)
 
 
@@ -88,7 +88,7 @@ def test_definitions_are_those_of_the_whole_schema() -> None:
     ],
 )
 def test_a_choice_without_its_tool_is_refused(tools: Any, choice: Any, message: str) -> None:
-    with pytest.raises(InvalidRequestError, match=message):
+    with pytest.raises(InputError, match=message):
         check_choice(tools, choice)
 
 

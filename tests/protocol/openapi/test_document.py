@@ -9,8 +9,10 @@ import jsonschema
 import pytest
 from starlette.testclient import TestClient
 
-from protocol.application import create_routes
-from protocol.http.middleware.authentication import BENTOML_PATHS, OPEN_PATHS, Access
+from protocol.application import PROTOCOLS, create_routes
+from protocol.context import make_context
+from protocol.examples import describe_examples
+from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.openapi.document import describe_server
 from protocol.tei.routes import TASKS as TEI_TASKS
 from runners.core.arguments import Arguments
@@ -49,7 +51,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, Operation]]:
 def test_every_route_is_described_and_nothing_else(prefix: str, model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
     models = Models([create_runner(arguments)])
-    routes = create_routes(models, arguments, Access(arguments), prefix)
+    routes = create_routes(make_context(models, arguments, prefix))
     served = {
         (method.lower(), route.path.replace(":path}", "}"))
         for route in routes
@@ -142,14 +144,18 @@ def test_what_the_model_does_not_serve_has_no_answer(clients: dict[Task, TestCli
 def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")), predictor_host="localhost:1")
     for given, own in ((arguments, {"502", "504"}), (arguments.model_copy(update={"predictor_host": None}), set())):
-        document = describe_server(Models([create_runner(given)]), given, Access(given), "/openai")
+        document = describe_server(
+            make_context(Models([create_runner(given)]), given),
+            [describe for _, describe in PROTOCOLS],
+            describe_examples,
+        )
         for path in ("/v1/models/{name}:predict", "/v2/models/{name}/infer"):
             assert {"502", "504"} & {*document["paths"][path]["post"]["responses"]} == own
 
 
 def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
-    routes = create_routes(Models([create_runner(arguments)]), arguments, Access(arguments), "/openai")
+    routes = create_routes(make_context(Models([create_runner(arguments)]), arguments))
     [document] = [route for route in routes if route.path == "/openapi.json"]
     described = read_document(TestClient(document.app))
     content = described["paths"]["/v1/models/{name}:predict"]["post"]["requestBody"]["content"]

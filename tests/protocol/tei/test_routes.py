@@ -197,7 +197,7 @@ def test_other_methods(ranker: TestClient) -> None:
 def test_overload(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("bert", "text_ranking"), max_concurrent_requests=1)
     # A request that is under way for as long as the test wants.
-    client.app_state["served"][0].first._model().queue.requests = 1
+    client.app_state["served"][0].first._model().queue.admission.requests = 1
     response = client.post("/rerank", json={"query": "x", "texts": ["y"]})
     assert (response.status_code, response.json()["error_type"]) == (429, "Overloaded")
     assert int(response.headers["retry-after"]) >= 1

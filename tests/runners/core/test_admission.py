@@ -26,7 +26,7 @@ def refused(error: type[Exception], message: str) -> Iterator[None]:
 
 
 def count(admission: Admission) -> tuple[int, int, int, int]:
-    return admission.requests, admission.characters, admission.tokens, admission.logprobs
+    return admission.requests, admission.characters.held, admission.tokens.held, admission.numbers.held
 
 
 def test_requests(admission: Admission) -> None:
@@ -65,7 +65,7 @@ def test_logprobs_count_until_the_request_is_over(admission: Admission) -> None:
             with refused(OverloadedError, "600 log probabilities of other requests are under way"):
                 other.queue(1, 401)
             other.queue(1, 400)
-        assert admission.logprobs == 400
+        assert admission.numbers.held == 400
         other.queue(1, 600)
 
 

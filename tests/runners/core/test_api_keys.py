@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from runners.core import api_keys
+from runners.core import file_watch
 from runners.core.api_keys import KeyFile, check_key_file, digest_key, digest_keys, read_key_file
-from runners.core.arguments import forget_keys, read_arguments
+from runners.core.argument_sources import forget_keys, read_arguments
 from runners.core.errors import ArgumentsError
 
 
 @pytest.fixture(autouse=True)
 def checked_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api_keys, "_CHECK_SECONDS", 0)
+    monkeypatch.setattr(file_watch, "_CHECK_SECONDS", 0)
 
 
 def digests(*keys: str) -> tuple[bytes, ...]:
@@ -124,7 +124,7 @@ def test_a_file_is_looked_at_once_a_second_and_read_when_it_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(api_keys, "_CHECK_SECONDS", 1.0)
+    monkeypatch.setattr(file_watch, "_CHECK_SECONDS", 1.0)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     file = tmp_path / "keys"
     file.write_text("a")

@@ -5,17 +5,11 @@ from typing import Any
 import pytest
 
 from runners.core.api_keys import digest_keys
-from runners.core.arguments import (
-    ARGUMENT_NAMES,
-    GROUPS,
-    HANDED_OVER,
-    WITHOUT_EFFECT,
-    Arguments,
-    EngineArgument,
-    parse_command_line,
-    read_arguments,
-    read_launch_arguments,
-)
+from runners.core.argument_names import WITHOUT_EFFECT
+from runners.core.argument_sources import HANDED_OVER, read_arguments, read_launch_arguments
+from runners.core.arguments import ARGUMENT_NAMES, GROUPS, Arguments
+from runners.core.command_line import parse_command_line
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError
 from runners.core.request_limits import RequestLimits
 

@@ -26,14 +26,14 @@ from runners.core.predictions import TextInput
 from runners.encoder import worker as encoder_worker
 from runners.encoder.runner import EncoderRunner
 from runners.generator.decoder import Decoder
-from runners.generator.engine import TransformersEngine
-from runners.generator.row_budget import MAX_ROWS
+from runners.generator.row_allocation import MAX_ROWS
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
 
 WORKER = """
 import sys, time
-from runners.core.metrics import Load
-load = Load("shared")
+from runners.core.metrics import QueueMetrics
+load = QueueMetrics("shared")
 load.waiting.set(int(sys.argv[1]))
 load.running.set(1)
 print("set", flush=True)

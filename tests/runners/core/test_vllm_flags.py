@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from runners.core import vllm_flags as flags
-from runners.generator.vllm import name_distribution
+from runners.generator.vllm.installation import name_distribution
 from tests.servers import ROOT
 
 
@@ -47,6 +47,6 @@ def _constant(comment: str, name: str, values: Iterable[str]) -> list[str]:
 
 
 def test_the_names_are_those_of_vllm() -> None:
-    written = (ROOT / "runners" / "generator" / "flags.py").read_text()
+    written = (ROOT / "runners" / "core" / "vllm_flags.py").read_text()
     assert written.rstrip("\n") == flags_source(), f"it should be:\n{flags_source()}"
     assert "tensor_parallel_size" in flags.OPTIONS

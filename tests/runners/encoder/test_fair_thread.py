@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from runners.core.errors import ModelNotReadyError
-from runners.encoder.fair_thread import FairThread, Share
+from runners.encoder.fair_thread import FairThread, Flow
 
 
 class Busy:
@@ -20,14 +20,14 @@ class Busy:
         self.done: list[str] = []
         self._free = threading.Event()
         self.runs = threading.Event()
-        self._held = asyncio.ensure_future(self.thread.run(Share(), 1, self._hold))
+        self._held = asyncio.ensure_future(self.thread.run(Flow(), 1, self._hold))
 
     def _hold(self) -> None:
         self.runs.set()
         self._free.wait()
 
-    def ask(self, share: Share, cost: int, name: str) -> asyncio.Future[None]:
-        return asyncio.ensure_future(self.thread.run(share, cost, lambda: self.done.append(name)))
+    def ask(self, flow: Flow, cost: int, name: str) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self.thread.run(flow, cost, lambda: self.done.append(name)))
 
     async def release(self) -> None:
         await asyncio.sleep(0)
@@ -38,9 +38,9 @@ class Busy:
 def test_a_new_small_request_overtakes_the_rest_of_a_large_one() -> None:
     async def scenario() -> None:
         busy = Busy()
-        large = Share()
+        large = Flow()
         asked = [busy.ask(large, 1000, f"large {number}") for number in range(4)]
-        asked += [busy.ask(Share(), 10, "small"), busy.ask(Share(), 10, "smaller")]
+        asked += [busy.ask(Flow(), 10, "small"), busy.ask(Flow(), 10, "smaller")]
         await busy.release()
         await asyncio.gather(*asked)
         assert busy.done == ["large 0", "small", "smaller", "large 1", "large 2", "large 3"]
@@ -51,7 +51,7 @@ def test_a_new_small_request_overtakes_the_rest_of_a_large_one() -> None:
 def test_large_requests_take_turns_by_cost() -> None:
     async def scenario() -> None:
         busy = Busy()
-        costly, cheap = Share(), Share()
+        costly, cheap = Flow(), Flow()
         asked = [busy.ask(costly, 200, "costly") for _ in range(3)] + [busy.ask(cheap, 100, "cheap") for _ in range(6)]
         await busy.release()
         await asyncio.gather(*asked)
@@ -63,7 +63,7 @@ def test_large_requests_take_turns_by_cost() -> None:
 def test_who_has_gone_gets_no_turn() -> None:
     async def scenario() -> None:
         busy = Busy()
-        gone, stays = busy.ask(Share(), 1, "gone"), busy.ask(Share(), 1, "stays")
+        gone, stays = busy.ask(Flow(), 1, "gone"), busy.ask(Flow(), 1, "stays")
         await asyncio.sleep(0)
         gone.cancel()
         await busy.release()
@@ -80,8 +80,8 @@ def test_an_error_is_that_of_its_work_only() -> None:
     async def scenario() -> None:
         thread = FairThread("test")
         with pytest.raises(ValueError, match="no"):
-            await thread.run(Share(), 1, fail)
-        assert await thread.run(Share(), 1, lambda: 3) == 3
+            await thread.run(Flow(), 1, fail)
+        assert await thread.run(Flow(), 1, lambda: 3) == 3
 
     asyncio.run(scenario())
 
@@ -90,7 +90,7 @@ def test_an_error_is_that_of_its_work_only() -> None:
 def test_closing_fails_what_waits_and_what_comes(late: bool) -> None:
     async def scenario() -> None:
         busy = Busy()
-        ask: Callable[[], asyncio.Future[None]] = lambda: busy.ask(Share(), 1, "never")  # noqa: E731
+        ask: Callable[[], asyncio.Future[None]] = lambda: busy.ask(Flow(), 1, "never")  # noqa: E731
         waits = None if late else ask()
         await asyncio.to_thread(busy.runs.wait)
         busy.thread.close()

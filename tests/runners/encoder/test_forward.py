@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from runners.core.task import Task
+from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import GroupedForward, PaddedForward, group_above, group_by_length, group_singly, pad
-from runners.encoder.queue import BatchMode
 from runners.encoder.sequences import TokenizedText
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair

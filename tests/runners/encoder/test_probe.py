@@ -20,11 +20,11 @@ from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
 from runners.core.predictions import Numbers, Options, TextInput
 from runners.core.task import Task
-from runners.encoder import forward_choice
-from runners.encoder.forward import ModelInputs, Rows
-from runners.encoder.forward_choice import choose_forward, in_float32
+from runners.encoder import forward_selection
+from runners.encoder.batch_mode import BatchMode
+from runners.encoder.forward import ModelInputs, TokenSelection
+from runners.encoder.forward_selection import in_float32, select_forward
 from runners.encoder.probe import Probe, count_probe_words
-from runners.encoder.queue import BatchMode
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.sequences import TokenizedText
 from tests.architectures.models import save_model
@@ -117,10 +117,10 @@ def test_padding_goes_where_the_tokenizer_puts_it(tmp_path: Path, caplog: pytest
     with loaded(tmp_path) as runner:
         assert runner.forward_mode is BatchMode.PADDED
         text = TextInput("Good Rome.")
-        options = Options(tensors=frozenset({"logits"}))
+        options = Options(outputs=frozenset({"logits"}))
         [alone] = asyncio.run(runner.infer([text], options))
         beside, _ = asyncio.run(runner.infer([text, TextInput("a longer text " * 9)], options))
-        np.testing.assert_allclose(beside.tensors["logits"], alone.tensors["logits"], atol=2e-5)
+        np.testing.assert_allclose(beside.arrays["logits"], alone.arrays["logits"], atol=2e-5)
 
 
 def test_what_the_stock_model_does_not_run_in_a_dtype_is_said(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_what_the_stock_model_does_not_run_in_a_dtype_is_said(tmp_path: Path) ->
 def test_without_memory_for_float32_nothing_is_padded_in_16_bit(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(forward_choice, "available_memory", lambda: 1000)
+    monkeypatch.setattr(forward_selection, "available_memory", lambda: 1000)
     caplog.set_level("INFO")
     folder = model_folder("deberta-v2", "sequence_classification")
     with loaded(folder, dtype="bfloat16") as runner:
@@ -150,7 +150,7 @@ def test_without_memory_for_float32_nothing_is_padded_in_16_bit(
 def test_weights_in_16_bit_are_the_same_after_they_were_tried_in_float32(model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder("modernbert", "text_embedding"), "text_embedding", dtype="bfloat16")
     before = {name: tensor.clone() for name, tensor in case.reference.state_dict(keep_vars=True).items()}
-    inputs = ModelInputs(case.reference, frozenset({"input_ids"}), Rows.ALL, None, 0)
+    inputs = ModelInputs(case.reference, frozenset({"input_ids"}), TokenSelection.ALL, None, 0)
     with in_float32(inputs):
         assert {parameter.dtype for parameter in case.reference.parameters()} == {torch.float32}
     for name, tensor in case.reference.state_dict(keep_vars=True).items():
@@ -206,7 +206,7 @@ def test_one_text_that_the_stock_model_runs_is_enough(model_folder: ModelFolder)
     case = ForwardCase(model_folder("bert", "token_classification"), "token_classification")
     case.forward.detach()
     one = Probe(case.inputs, case.texts([9], 0), np.arange(10, 1000), MAX_BATCH_TOKENS)
-    forward, reason = choose_forward(one, "right")
+    forward, reason = select_forward(one, "right")
     assert forward.mode is BatchMode.PACKED, reason
 
 
@@ -255,8 +255,8 @@ def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:
     save_model(Pair("reformer", Task.TEXT_EMBEDDING), tmp_path)
     with loaded(tmp_path) as runner:
         [prediction] = asyncio.run(runner.infer([TextInput("good")], runner.default_options))
-        assert isinstance(prediction.output, Numbers)
-        assert prediction.output.values.shape == (64,)
+        assert isinstance(prediction.main, Numbers)
+        assert prediction.main.values.shape == (64,)
         assert runner.properties["dimensions"] == "64"
 
 

@@ -10,29 +10,30 @@ import pytest
 from prometheus_client import REGISTRY
 
 from runners.core.errors import ModelNotReadyError, OverloadedError
-from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, Load
-from runners.core.predictions import Numbers, Options, Prediction
+from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, QueueMetrics
+from runners.core.predictions import MAIN, Numbers, Options, Prediction
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import collect_releases
-from runners.encoder.queue import BatchMode, BatchQueue
-from runners.encoder.queue_entries import Entry, Job
-from runners.encoder.sequences import Reading, TokenizedText
+from runners.encoder.batch_mode import BatchMode
+from runners.encoder.queue import BatchQueue
+from runners.encoder.queue_entries import Entry, PendingRequest
+from runners.encoder.sequences import EncodedText, TokenizedText
 
 BUDGET = 100
 MODEL = "queued"
 LIMITS = RequestLimits(max_concurrent_requests=8, max_queue_characters=20_000, max_queue_tokens=15_000)
 
 
-def text(tokens: int) -> Reading:
+def text(tokens: int) -> EncodedText:
     made = TokenizedText(np.zeros(tokens, np.int64), np.zeros(tokens, np.int64), None, False)
-    return Reading(made, [made])
+    return EncodedText(made, [made])
 
 
-def put(queue: BatchQueue, *lengths: int) -> Job:
+def put(queue: BatchQueue, *lengths: int) -> PendingRequest:
     """A request of texts of these lengths."""
-    job = queue.admit(len(lengths), sum(lengths))
-    queue.put(job, 0, map(text, lengths), Options())
-    return job
+    request = queue.admit(len(lengths), sum(lengths))
+    queue.put(request, 0, map(text, lengths), Options())
+    return request
 
 
 def lengths(batch: list[Entry]) -> list[int]:
@@ -41,7 +42,7 @@ def lengths(batch: list[Entry]) -> list[int]:
 
 def answer(batch: list[Entry]) -> None:
     for entry in batch:
-        entry.job.deliver([(entry.position, Prediction(Numbers(np.asarray(entry.tokens))))])
+        entry.request.deliver([(entry.position, Prediction({MAIN: Numbers(np.asarray(entry.tokens))}))])
 
 
 def load() -> tuple[float | None, float | None]:
@@ -56,7 +57,7 @@ def queue() -> BatchQueue:
     for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
         # What other tests have left in their queues.
         gauge.remove(MODEL)
-    return BatchQueue(BUDGET, LIMITS, Load(MODEL))
+    return BatchQueue(BUDGET, LIMITS, QueueMetrics(MODEL))
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -111,8 +112,8 @@ async def test_a_huge_request_neither_starves_others_nor_is_starved(queue: Batch
             batch = queue.take()
             waited += 1
             for entry in batch:
-                served[entry.job is huge] += entry.tokens
-            if any(entry.job is small for entry in batch):
+                served[entry.request is huge] += entry.tokens
+            if any(entry.request is small for entry in batch):
                 break
         waits.append(waited)
         queue.release(small)
@@ -143,7 +144,9 @@ def test_a_text_alone_waits_for_no_more_than_three_batches(
         for _ in range(10):
             alone = put(queue, length)
             batches = iter(lambda: queue.take(mode), [])
-            waited = next(count for count, batch in enumerate(batches) if any(entry.job is alone for entry in batch))
+            waited = next(
+                count for count, batch in enumerate(batches) if any(entry.request is alone for entry in batch)
+            )
             assert waited <= 2, "beside the batch that runs"
             queue.release(alone)
 
@@ -152,12 +155,12 @@ def test_a_text_alone_waits_for_no_more_than_three_batches(
 
 @in_a_loop
 async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -> None:
-    queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), Load(MODEL))
+    queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), QueueMetrics(MODEL))
     for _ in range(400):
         put(queue, *[4] * 8)
     for _ in range(50):
         alone = put(queue, 5)
-        assert any(entry.job is alone for entry in queue.take())
+        assert any(entry.request is alone for entry in queue.take())
         queue.release(alone)
 
 
@@ -165,10 +168,10 @@ async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -
 async def test_a_small_request_is_not_overtaken_for_ever(queue: BatchQueue) -> None:
     large = put(queue, 33)
     batches = 0
-    while not any(entry.job is large for entry in queue.take()):
+    while not any(entry.request is large for entry in queue.take()):
         batches += 1
-        for job in [put(queue, 1) for _ in range(6)]:
-            asyncio.get_running_loop().call_soon(queue.release, job)
+        for request in [put(queue, 1) for _ in range(6)]:
+            asyncio.get_running_loop().call_soon(queue.release, request)
         await asyncio.sleep(0)
     assert batches < 20
 
@@ -178,45 +181,45 @@ async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: Ba
     large = put(queue, *[10] * 1000)
     served = 0
     for _ in range(40):
-        for job in [put(queue, 30) for _ in range(4)]:
-            asyncio.get_running_loop().call_later(0, queue.release, job)
-        served += sum(entry.tokens for entry in queue.take() if entry.job is large)
+        for request in [put(queue, 30) for _ in range(4)]:
+            asyncio.get_running_loop().call_later(0, queue.release, request)
+        served += sum(entry.tokens for entry in queue.take() if entry.request is large)
         await asyncio.sleep(0.001)
     assert served >= 40 // 4 * BUDGET * 0.9
 
 
 @in_a_loop
 async def test_requests_within_a_batch_are_served_in_order(queue: BatchQueue) -> None:
-    jobs = [put(queue, 30, 30, 30) for _ in range(3)]
-    for job in jobs:
-        assert [entry.job for entry in queue.take()] == [job] * 3
+    requests = [put(queue, 30, 30, 30) for _ in range(3)]
+    for request in requests:
+        assert [entry.request for entry in queue.take()] == [request] * 3
 
 
 @in_a_loop
 async def test_a_caller_that_has_gone_is_dropped(queue: BatchQueue) -> None:
     gone, stays = put(queue, 10, 10), put(queue, 20)
     queue.release(gone)
-    assert [entry.job for entry in queue.take()] == [stays]
+    assert [entry.request for entry in queue.take()] == [stays]
 
 
 @in_a_loop
 async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
-    jobs = [put(queue, 1000) for _ in range(8)]
-    queue.note_speed(tokens=100, seconds=1)
+    requests = [put(queue, 1000) for _ in range(8)]
+    queue.record_throughput(tokens=100, seconds=1)
     with pytest.raises(OverloadedError, match="busy with 8 requests") as error:
         queue.admit(1, 1)
     assert error.value.retry_after == 60, "80 s of work wait, and nobody is told to wait for more than a minute"
-    queue.release(jobs[0])
+    queue.release(requests[0])
     queue.admit(1, 1)
 
 
 @in_a_loop
 async def test_answers_come_back_in_order(queue: BatchQueue) -> None:
-    job = put(queue, 90, 20, 50)
-    while not job.result.done():
+    request = put(queue, 90, 20, 50)
+    while not request.result.done():
         answer(queue.take()[::-1])
         await asyncio.sleep(0)
-    outputs = [prediction.output for prediction in await job.result]
+    outputs = [prediction.main for prediction in await request.result]
     assert outputs == [Numbers(np.asarray(length)) for length in (90, 20, 50)]
 
 
@@ -244,24 +247,24 @@ async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:
 
 @in_a_loop
 async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
-    job = put(queue, 10)
+    request = put(queue, 10)
     queue.close()
     with pytest.raises(ModelNotReadyError, match="shutting down"):
-        await job.result
+        await request.result
 
 
 @pytest.mark.parametrize("mode", BatchMode)
 def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, mode: BatchMode) -> None:
     async def test() -> None:
         assert load() == (0, 0), "an idle queue has numbers too"
-        job = put(queue, 60, 60, 60)
+        request = put(queue, 60, 60, 60)
         other = put(queue, 60)
         assert load() == (4, 0)
         first = queue.take(mode)
         assert load() == (3, 1)
         second = queue.take(mode)
         assert load() == (2, 2), "several batches may run at once"
-        queue.release(job)
+        queue.release(request)
         assert load() == (0, 2), "nobody waits for the rest of it, although it still lies there"
         queue.finish(first)
         queue.finish(second)
@@ -274,22 +277,22 @@ def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, mode: Ba
 
 @in_a_loop
 async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
-    job = put(queue, 60, 60)
+    request = put(queue, 60, 60)
     batch = queue.take()
     queue.close()
     assert load() == (0, 1)
     queue.finish(batch)
-    queue.release(job)
+    queue.release(request)
     assert load() == (0, 0)
 
 
 @in_a_loop
 async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_waits(queue: BatchQueue) -> None:
     """Its error is known before it is released, and the model thread meets the rest of it in between."""
-    job = put(queue, 60, 60, 60)
+    request = put(queue, 60, 60, 60)
     queue.finish(queue.take())
     assert load() == (2, 0)
-    job.result.set_exception(RuntimeError("the model fails"))
+    request.result.set_exception(RuntimeError("the model fails"))
     thread = threading.Thread(target=queue.take)
     thread.start()
     try:
@@ -297,7 +300,7 @@ async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_w
             # The model thread tells nobody.
             while load() != (0, 0):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
-        queue.release(job)
+        queue.release(request)
         assert load() == (0, 0)
     finally:
         queue.close()
@@ -321,18 +324,18 @@ async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> N
 @in_a_loop
 async def test_an_answer_counts_until_it_is_sent(queue: BatchQueue) -> None:
     releases = collect_releases()
-    job = queue.admit(1, 1)
-    queue.reserve(job, 5)
-    queue.release(job)
-    assert queue._numbers == 5
+    request = queue.admit(1, 1)
+    queue.reserve(request, 5)
+    queue.release(request)
+    assert queue.admission.numbers.held == 5
     for release in releases:
         release()
-    assert queue._numbers == 0
+    assert queue.admission.numbers.held == 0
 
 
 @in_a_loop
 async def test_what_is_tokenized_after_its_request_is_over_counts_nowhere(queue: BatchQueue) -> None:
-    job = queue.admit(1, 1)
-    queue.release(job)
-    queue.reserve(job, 5)
-    assert queue._numbers == 0
+    request = queue.admit(1, 1)
+    queue.release(request)
+    queue.reserve(request, 5)
+    assert queue.admission.numbers.held == 0

@@ -87,7 +87,7 @@ def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: py
     async def scenario() -> None:
         runner = EncoderRunner(arguments)
         await runner.load()
-        monkeypatch.setattr(SequenceClassification, "read", slow_read)
+        monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
         async with connect(runner) as client:
             prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
             assert await asyncio.to_thread(running.wait, 30)
@@ -114,7 +114,7 @@ def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeyp
         await runner.load()
         async with connect(runner) as client:
             with monkeypatch.context() as patch:
-                patch.setattr(SequenceClassification, "read", faulty_read)
+                patch.setattr(SequenceClassification, "split_scores", faulty_read)
                 response = await client.post(PREDICT, json=BODY)
                 assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
             assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"
@@ -124,12 +124,12 @@ def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeyp
 
 
 def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = SequenceClassification.read
+    split_scores = SequenceClassification.split_scores
 
     def read_but_seven_tokens(self: Any, rows: Any, counts: Any) -> Any:
         if any(len(text.input_ids) == 7 for text in running[-1]):
             raise RuntimeError("cannot do seven tokens")
-        return read(self, rows, counts)
+        return split_scores(self, rows, counts)
 
     running: list[Any] = []
     run = PackedForward.run
@@ -142,7 +142,7 @@ def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypa
         runner = EncoderRunner(arguments)
         await runner.load()
         monkeypatch.setattr(PackedForward, "run", remember_and_run)
-        monkeypatch.setattr(SequenceClassification, "read", read_but_seven_tokens)
+        monkeypatch.setattr(SequenceClassification, "split_scores", read_but_seven_tokens)
         texts = ["one two three four five", "one", "one two", "one two three"] * 3
         answers = await asyncio.gather(
             *(runner.infer([TextInput(text)], runner.default_options) for text in texts), return_exceptions=True
@@ -155,16 +155,16 @@ def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypa
 
 def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
-    read = SequenceClassification.read
+    split_scores = SequenceClassification.split_scores
 
     def slow_read(*given: Any) -> Any:
         let_go.wait(30)
-        return read(*given)
+        return split_scores(*given)
 
     async def scenario() -> None:
         runner = EncoderRunner(arguments.model_copy(update={"max_concurrent_requests": 2}))
         await runner.load()
-        monkeypatch.setattr(SequenceClassification, "read", slow_read)
+        monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
         async with connect(runner) as client:
             accepted = [asyncio.create_task(client.post(PREDICT, json=BODY)) for _ in range(2)]
             await asyncio.sleep(0.1)

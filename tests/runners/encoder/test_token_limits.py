@@ -26,7 +26,7 @@ from transformers import (
 from protocol.open_inference.tensors import BYTES
 from runners.core.errors import InputError, ModelLoadError
 from runners.core.predictions import TextInput, TokenInput
-from runners.encoder.sequences import Reading, TokenizedText
+from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.token_limits import TokenLimits, count_token_ids, count_token_types, find_padding_id
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.encoders import load
@@ -165,9 +165,9 @@ def test_each_sequence_is_checked(tokenized: str, ids: list[int], types: list[in
 
     def check() -> None:
         if tokenized == "here":
-            limits.check(Reading(right, [right, wrong]))
+            limits.check(EncodedText(right, [right, wrong]))
         else:
-            limits.accept(TokenInput(wrong.input_ids, wrong.token_type_ids))
+            limits.encode(TokenInput(wrong.input_ids, wrong.token_type_ids))
 
     if message is None:
         check()
@@ -187,7 +187,7 @@ def test_each_sequence_is_checked(tokenized: str, ids: list[int], types: list[in
 )
 def test_what_has_no_limit(limits: TokenLimits, ids: list[int], types: list[int]) -> None:
     text = TokenizedText(np.array(ids), np.array(types), None, truncated=False)
-    limits.check(Reading(text, [text]))
+    limits.check(EncodedText(text, [text]))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
-from runners.core.answer_options import ReadingOptions
+from runners.core.answer_options import OverflowOptions
 from runners.core.errors import LimitExceededError
 from runners.core.predictions import TextInput
 from runners.encoder.sequences import TokenizedText
@@ -71,8 +71,8 @@ EXAMPLES = settings(max_examples=40, deadline=None)
 @given(text=TEXTS, offsets=st.booleans())
 def test_any_text(kind: str, side: str, text: str, offsets: bool) -> None:
     reference, tokenizer = both(kind, side)
-    [reading] = tokenizer.tokenize([TextInput(text)], offsets)
-    check(reading.text, reference, text, truncation=True)
+    [encoded] = tokenizer.tokenize([TextInput(text)], offsets)
+    check(encoded.text, reference, text, truncation=True)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -82,8 +82,8 @@ def test_any_text(kind: str, side: str, text: str, offsets: bool) -> None:
 @example(text=" word" * 60, pair=" other" * 60, offsets=False)
 def test_any_pair(kind: str, side: str, text: str, pair: str, offsets: bool) -> None:
     reference, tokenizer = both(kind, side)
-    [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets)
-    check(reading.text, reference, text, pair, truncation=True)
+    [encoded] = tokenizer.tokenize([TextInput(text, pair)], offsets)
+    check(encoded.text, reference, text, pair, truncation=True)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -102,11 +102,11 @@ def test_any_text_beside_labels(kind: str, side: str, text: str, labels: list[st
     ]
     if not labels:
         return
-    [reading] = tokenizer.cross([text], labels, ReadingOptions(return_truncated_tokens=counted), 0)
-    for label, sequence in zip(labels, reading.sequences, strict=True):
+    [encoded] = tokenizer.cross([text], labels, OverflowOptions(return_truncated_tokens=counted), 0)
+    for label, sequence in zip(labels, encoded.sequences, strict=True):
         check(sequence, reference, text, label, truncation="only_first")
     longest = max(len(tokens(reference, text, label)["input_ids"]) for label in labels)
-    assert reading.left_out == (max(0, longest - LENGTH) if counted else 0)
+    assert encoded.truncated_tokens == (max(0, longest - LENGTH) if counted else 0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -120,8 +120,8 @@ def test_equals_transformers(family: str, max_length: int) -> None:
                   max_length=max_length, return_token_type_ids=True)
         for item in pairs
     ]  # fmt: skip
-    readings = TextTokenizer(reference, max_length, True).tokenize(pairs, offsets=False)
-    found = [reading.text for reading in readings]
+    encoded_texts = TextTokenizer(reference, max_length, True).tokenize(pairs, offsets=False)
+    found = [encoded.text for encoded in encoded_texts]
     for one, wanted in zip(found, expected, strict=True):
         assert one.input_ids.tolist() == wanted["input_ids"]
         assert one.token_type_ids.tolist() == wanted["token_type_ids"]
@@ -145,8 +145,8 @@ def test_only_the_beginning_of_a_very_long_text_is_read(text: str, truncated: bo
     """The shortcut must not change a token, whatever the text is made of."""
     reference = AutoTokenizer.from_pretrained(FAMILIES["bert"].tokenizer().name_or_path)
     expected = reference(text, truncation=True, max_length=512)["input_ids"]
-    [reading] = TextTokenizer(reference, 512, True).tokenize([TextInput(text)], offsets=False)
-    found = reading.text
+    [encoded] = TextTokenizer(reference, 512, True).tokenize([TextInput(text)], offsets=False)
+    found = encoded.text
     assert (found.input_ids.tolist(), found.truncated) == (expected, truncated)
 
 
@@ -163,8 +163,8 @@ def test_a_text_without_spaces_has_the_tokens_of_the_whole(kind: str, parts: lis
     reference, tokenizer = both(kind, "right")
     text = "".join(piece * times for piece, times in parts)
     # A run of bytes that are no tokens has the offsets of all of it for each, which only the whole text tells.
-    [reading] = tokenizer.tokenize([TextInput(text)], offsets=kind in TOKENIZER_KINDS)
-    check(reading.text, reference, text, truncation=True)
+    [encoded] = tokenizer.tokenize([TextInput(text)], offsets=kind in TOKENIZER_KINDS)
+    check(encoded.text, reference, text, truncation=True)
 
 
 @pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
@@ -172,8 +172,8 @@ def test_a_text_without_spaces_has_the_tokens_of_the_whole(kind: str, parts: lis
 def test_words_of_any_length_have_the_tokens_of_the_whole(kind: str, word: str) -> None:
     reference, tokenizer = both(kind, "right")
     words = ("a", word, "b" * 50) * 3 + ("c",) * 3000
-    [reading] = tokenizer.tokenize([TextInput("", words=words)], offsets=False)
-    assert reading.text.input_ids.tolist() == reference([*words], is_split_into_words=True, truncation=True).input_ids
+    [encoded] = tokenizer.tokenize([TextInput("", words=words)], offsets=False)
+    assert encoded.text.input_ids.tolist() == reference([*words], is_split_into_words=True, truncation=True).input_ids
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -223,9 +223,9 @@ def test_long_pairs(family: str, max_length: int, text: str, pair: str) -> None:
     """What is left aside of them must not change a token either."""
     reference = FAMILIES[family].tokenizer()
     wanted = reference(text, pair, truncation=True, max_length=max_length, return_token_type_ids=True)
-    [reading] = TextTokenizer(reference, max_length, True).tokenize([TextInput(text, pair)], offsets=False)
-    assert reading.text.input_ids.tolist() == wanted["input_ids"]
-    assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+    [encoded] = TextTokenizer(reference, max_length, True).tokenize([TextInput(text, pair)], offsets=False)
+    assert encoded.text.input_ids.tolist() == wanted["input_ids"]
+    assert encoded.text.token_type_ids.tolist() == wanted["token_type_ids"]
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -250,9 +250,9 @@ def test_the_longer_of_two_long_texts_gets_the_odd_token(texts: tuple[str, str],
     tokenizer = TextTokenizer(copy.deepcopy(reference), max_length, add_special_tokens=True)
     for text, pair in (texts, texts[::-1]):
         wanted = reference(text, pair, truncation=True, max_length=max_length, return_token_type_ids=True)
-        [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
-        assert reading.text.input_ids.tolist() == wanted["input_ids"]
-        assert reading.text.token_type_ids.tolist() == wanted["token_type_ids"]
+        [encoded] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
+        assert encoded.text.input_ids.tolist() == wanted["input_ids"]
+        assert encoded.text.token_type_ids.tolist() == wanted["token_type_ids"]
 
 
 def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,35 +260,35 @@ def test_of_two_very_long_texts_not_all_is_compared(monkeypatch: pytest.MonkeyPa
     reference = TOKENIZER_KINDS["WordPiece"]()
     tokenizer = TextTokenizer(copy.deepcopy(reference), 16, add_special_tokens=True)
     texts = ("a " * 400_000, "station " * 500_000)
-    encoded: list[str] = []
+    tokenized_parts: list[str] = []
     encode = tokenizer._encoder.encode_parts
 
     def record(parts: Sequence[str]) -> list[Encoding]:
-        encoded.extend(parts)
+        tokenized_parts.extend(parts)
         return encode(parts)
 
     monkeypatch.setattr(tokenizer._encoder, "encode_parts", record)
     for text, pair in (texts, texts[::-1]):
-        [reading] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
+        [encoded] = tokenizer.tokenize([TextInput(text, pair)], offsets=False)
         kept = [
-            reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids(word)) for word in ("a", "station")
+            encoded.text.input_ids.tolist().count(reference.convert_tokens_to_ids(word)) for word in ("a", "station")
         ]
         assert kept == [6, 7]
-    assert max(map(len, encoded)) <= 2**19
+    assert max(map(len, tokenized_parts)) <= 2**19
 
 
 def test_a_label_may_have_half_of_the_model_beside_a_text_of_that_length() -> None:
     """Truncating the longer of the two would cut the label."""
     reference, tokenizer = both("WordPiece", "right")
     text, label = "a " * 12, "b " * 12
-    [reading] = tokenizer.cross([text], [label], ReadingOptions(), 0)
-    check(reading.text, reference, text, label, truncation="only_first")
-    assert reading.text.input_ids.tolist().count(reference.convert_tokens_to_ids("b")) == 12
+    [encoded] = tokenizer.cross([text], [label], OverflowOptions(), 0)
+    check(encoded.text, reference, text, label, truncation="only_first")
+    assert encoded.text.input_ids.tolist().count(reference.convert_tokens_to_ids("b")) == 12
 
 
 def test_a_pair_of_very_long_texts_takes_no_more_than_its_parts() -> None:
     """Every part of the one beside every part of the other would be 40 GB."""
     reference = FAMILIES["bert"].tokenizer()
     given = TextInput("q " * 500_000, "word " * 500_000)
-    [reading] = TextTokenizer(reference, 512, True).tokenize([given], offsets=False)
-    assert (len(reading.text.input_ids), reading.text.truncated) == (512, True)
+    [encoded] = TextTokenizer(reference, 512, True).tokenize([given], offsets=False)
+    assert (len(encoded.text.input_ids), encoded.text.truncated) == (512, True)

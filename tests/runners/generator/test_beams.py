@@ -21,9 +21,9 @@ from runners.core.errors import GenerationFailedError, InputError
 from runners.core.generation import BeamSearch, Constraint, Sampling
 from runners.generator.beams import BeamRules, Beams
 from runners.generator.decoder import Decoder
-from runners.generator.engine import TransformersEngine
 from runners.generator.generation_defaults import MAX_BEAMS
-from runners.generator.row_budget import MAX_ROWS
+from runners.generator.row_allocation import MAX_ROWS
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
 from tests.generator_families.models import save_generator

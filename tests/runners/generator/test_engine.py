@@ -12,13 +12,14 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from runners.core.arguments import Arguments, EngineArgument
+from runners.core.arguments import Arguments
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import EngineDeadError, GenerationFailedError, InputError, ModelLoadError, ModelNotReadyError
-from runners.core.generation import Sampling
+from runners.core.generation import Chat, Sampling
 from runners.generator.decoder import Batching, Decoder
-from runners.generator.engine import TransformersEngine
 from runners.generator.generation_request import Output
 from runners.generator.scheduler import Scheduler
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.families import roberta_bpe
 from tests.generators import CONFIGS, collect, complete
@@ -342,14 +343,14 @@ def test_a_chat_is_rendered_by_the_template(make_engine: MakeEngine) -> None:
             (None, {"add_generation_prompt": False}, "<user>hello"),
             (tools, {"mood": "glad"}, "<user>hello[look_up](glad)<assistant>"),
         ):
-            ids = await engine.tokenize_chat([hello], given_tools, options)
+            ids = await engine.tokenize_chat(Chat([hello], given_tools, options))
             assert engine._model().vocabulary.decode(ids) == text
         with pytest.raises(InputError, match="no robots"):
-            await engine.tokenize_chat([{"role": "robot", "content": ""}], None)
+            await engine.tokenize_chat(Chat([{"role": "robot", "content": ""}]))
 
     asyncio.run(scenario(make_engine("llama")))
     with pytest.raises(InputError, match="this model has no chat template: use completions"):
-        asyncio.run(make_engine("gpt2").tokenize_chat([hello], None))
+        asyncio.run(make_engine("gpt2").tokenize_chat(Chat([hello])))
 
 
 def test_a_model_without_a_head_is_refused(tmp_path: Path, generator_folder: GeneratorFolder) -> None:
@@ -401,7 +402,7 @@ def test_a_chat_template_may_be_given(generator_folder: GeneratorFolder) -> None
     engine = TransformersEngine(Arguments(model_dir=str(generator_folder("gpt2")), engine=given))
     engine.load()
     try:
-        ids = asyncio.run(engine.tokenize_chat([{"role": "user", "content": "hello"}], None))
+        ids = asyncio.run(engine.tokenize_chat(Chat([{"role": "user", "content": "hello"}])))
         assert asyncio.run(engine.detokenize(ids)) == "hello, said"
         assert "".join(asyncio.run(engine.token_strings(ids))) == "hello,\u0120said"
     finally:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from runners.core.errors import ModelLoadError
 from runners.core.generation import Sampling
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
 from tests.generator_families.models import save_generator

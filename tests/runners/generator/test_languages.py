@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from runners.core.errors import InputError
 from runners.core.generation import PromptOptions
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import collect, collect_ids, copy_with_defaults, generate, load
 from tests.runners.conftest import Start

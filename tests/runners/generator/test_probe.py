@@ -15,7 +15,7 @@ from runners.generator import probe
 from runners.generator.decoder import Batching, Decoder
 from runners.generator.probe import choose_batching
 from runners.generator.rope import RowRope
-from tests.runners.encoder.test_rope import DYNAMIC, LONGROPE, make_model, make_phi
+from tests.rotary_models import DYNAMIC, LONGROPE, make_model, make_phi
 
 
 def make_mistral(window: int | None, **config: Any) -> PreTrainedModel:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runners.core.arguments import EngineArgument
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError, InputError
 from runners.core.generation import PromptOptions
 from runners.generator.languages import Languages

@@ -17,8 +17,8 @@ from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
 from runners.core.models import Models
-from runners.generator.engine import TransformersEngine
 from runners.generator.runner import GeneratorRunner
+from runners.generator.transformers_engine import TransformersEngine
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder
 
@@ -106,7 +106,7 @@ def test_a_client_that_leaves(runner: GeneratorRunner, path: str) -> None:
         wait_until_idle(runner)
 
     asyncio.run(asyncio.wait_for(leave(), 60))
-    with runner.admit(), runner.admit():
+    with runner.admission.admit(), runner.admission.admit():
         pass
 
 

@@ -19,10 +19,11 @@ from transformers import (
 )
 
 from runners.core.generation import Constraint
-from runners.generator import truncation
+from runners.generator import token_filter
 from runners.generator.constraints import Grammars
-from runners.generator.sampler import SampledRow, Sampler, Settings, count_as_likely, rank
-from runners.generator.truncation import least_kept
+from runners.generator.logprobs import count_as_likely, rank
+from runners.generator.sampler import SampledRow, Sampler, Settings
+from runners.generator.token_filter import least_kept
 from runners.generator.vocabulary import Vocabulary
 from tests.families import roberta_bpe
 
@@ -74,7 +75,7 @@ def test_tokens_are_drawn_as_by_transformers(settings: dict[str, Any], warpers: 
 def test_truncation_of_a_large_vocabulary_is_that_of_transformers(top_k: int, top_p: float, spread: float) -> None:
     """A flat distribution takes more candidates than are looked at first."""
     logits = torch.randn(3, 3000, generator=torch.Generator().manual_seed(0)) * spread
-    assert truncation._CANDIDATES < 1500
+    assert token_filter._CANDIDATES < 1500
     ids = torch.zeros(3, 1, dtype=torch.long)
     expected = TopPLogitsWarper(top_p)(ids, TopKLogitsWarper(top_k)(ids, logits))
     least = least_kept(logits, torch.full((3,), top_k), torch.full((3, 1), top_p))

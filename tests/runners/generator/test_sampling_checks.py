@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from runners.core.errors import InputError
 from runners.core.generation import Constraint, Delta, TokenLogprobs
 from runners.generator import scheduler
-from runners.generator.engine import TransformersEngine
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generators import collect, complete, ids_of, stop_reason, text_of
 from tests.runners.conftest import MakeEngine

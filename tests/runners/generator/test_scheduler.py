@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from runners.core.admission import Admission, Admitted
 from runners.core.errors import GenerationFailedError
 from runners.core.generation import Constraint, Delta, Sampling
-from runners.core.parallel_sampling import Sequences, run
 from runners.core.request_limits import RequestLimits
 from runners.generator import generation_request as request
 from runners.generator import logprobs
@@ -21,10 +19,11 @@ from runners.generator import running_batch as batch
 from runners.generator import token_masks as masks
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.decoder import Decoder
-from runners.generator.engine import TransformersEngine
-from runners.generator.output_text import TextStream
-from runners.generator.row_budget import MAX_ROWS
+from runners.generator.parallel_sampling import Sequences, run
+from runners.generator.row_allocation import MAX_ROWS
 from runners.generator.sampler import SampledRow, Sampler
+from runners.generator.text_stream import TextStream
+from runners.generator.transformers_engine import TransformersEngine
 from tests.runners.conftest import MakeEngine
 
 # The sequence of ten that fails has a token and a penalty that no other has.
@@ -206,10 +205,9 @@ async def ask(engine: TransformersEngine, admitted: Admitted, first: int, count:
     """The tokens of each sequence; each has a seed of its own."""
     sequences = Sequences([[first, 9, 10]], Sampling(max_tokens=tokens, ignore_eos=True, seed=1), count)
     outputs: list[list[int]] = [[] for _ in range(count)]
-    async with aclosing(run(engine, sequences, admitted)) as deltas:
-        async for item in deltas:
-            if item is not None:
-                outputs[item[0]] += item[1].token_ids
+    async with run(engine, sequences, admitted) as deltas:
+        async for index, delta in deltas:
+            outputs[index] += delta.token_ids
     return outputs
 
 
@@ -236,7 +234,7 @@ def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
             assert await many == undisturbed, "what has paused goes on as it was"
 
     asyncio.run(scenario())
-    assert admission.tokens == admission.requests == 0
+    assert admission.tokens.held == admission.requests == 0
 
 
 def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from runners.core.arguments import Arguments, read_arguments
+from runners.core.argument_sources import read_arguments
+from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, InputError, RunnerError
 from runners.core.generation import BeamSearch, Constraint, Sampling
-from runners.generator import vllm
 from runners.generator.runner import GeneratorRunner
+from runners.generator.vllm.command_line import parse_arguments, split_words
+from runners.generator.vllm.installation import unsupported_reason
+from runners.generator.vllm.sampling import make_sampling_params
 from tests.conftest import ModelFolder
 
 LLAMA, T5 = ["LlamaForCausalLM"], ["T5ForConditionalGeneration"]
@@ -20,11 +23,11 @@ LLAMA, T5 = ["LlamaForCausalLM"], ["T5ForConditionalGeneration"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _prepared() -> None:
-    assert vllm.find_obstacle(Arguments(), LLAMA, False) is None
+    assert unsupported_reason(Arguments(), LLAMA, False) is None
 
 
 def parse(environment: dict[str, str] | None = None, **given: Any) -> Any:
-    return vllm._parse(read_arguments({"model_dir": "/m", **given}, environment or {}, {}), ["name"])
+    return parse_arguments(read_arguments({"model_dir": "/m", **given}, environment or {}, {}), ["name"])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +113,7 @@ def test_what_vllm_refuses_is_one_line(given: dict[str, Any], message: str) -> N
     ],
 )
 def test_what_vllm_runs(architectures: list[str], encoder_decoder: bool, backend: Any, obstacle: str | None) -> None:
-    assert vllm.find_obstacle(Arguments(backend=backend), architectures, encoder_decoder) == obstacle
+    assert unsupported_reason(Arguments(backend=backend), architectures, encoder_decoder) == obstacle
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_names(given: dict[str, Any], names: tuple[str, ...]) -> None:
     ],
 )
 def test_words_of_a_list(value: str, words: list[str]) -> None:
-    assert vllm.split_words(value) == words
+    assert split_words(value) == words
 
 
 @pytest.mark.slow
@@ -160,10 +163,7 @@ def test_the_distribution_for_cpus_gets_vllms_name() -> None:
 
 
 def params_of(sampling: Sampling, **defaults: Any) -> Any:
-    """vLLM's parameters by an engine that has not been started."""
-    engine = object.__new__(vllm.VllmEngine)
-    engine._defaults = defaults
-    return engine._sampling_params(sampling)
+    return make_sampling_params(sampling, defaults)
 
 
 def test_sampling_in_vllms_words() -> None:

@@ -13,7 +13,7 @@ from runners.core.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
 from runners.hosting import selection
-from runners.hosting.selection import create_runner
+from runners.hosting.selection import create_runner, expects_generator
 
 EMBEDDER = [
     {"path": "", "type": "sentence_transformers.models.Transformer"},
@@ -63,9 +63,15 @@ def test_the_runner_of_a_model(
             raise EntryNotFoundError(filename)
         return str(tmp_path / filename)
 
+    def find(model: str, filename: str, revision: str | None) -> str | None:
+        assert (model, revision) == ("someone/model", "v1")
+        return str(tmp_path / filename) if (tmp_path / filename).exists() else None
+
     monkeypatch.setattr(selection, "hf_hub_download", download)
+    monkeypatch.setattr(selection, "try_to_load_from_cache", find)
     source = (
         {"model_dir": str(tmp_path)} if where == "folder" else {"model_id": "someone/model", "model_revision": "v1"}
     )
     given = Arguments.model_validate({"backend": "huggingface", **source, **arguments})
     assert type(create_runner(given)) is runner
+    assert expects_generator(given) is (runner is GeneratorRunner)

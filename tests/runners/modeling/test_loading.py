@@ -127,7 +127,7 @@ def test_texts_over_the_limit_are_truncated_counted_and_said_once(
     texts = [TextInput("very long " * 1000), TextInput("short"), TextInput("x y z " * 5000)]
     for _ in range(2):
         predictions = asyncio.run(runner.infer(texts, runner.default_options))
-        lengths = [prediction.output.values.shape[1] for prediction in predictions]  # type: ignore[union-attr]
+        lengths = [prediction.main.values.shape[1] for prediction in predictions]  # type: ignore[union-attr]
         assert [length == 512 for length in lengths] == [True, False, True]
     runner.close()
     assert caplog.text.count("was truncated") == 1

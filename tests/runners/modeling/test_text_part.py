@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
-from runners.modeling.loading import load_config, load_model, outline_model
+from runners.modeling.loading import build_meta_model, load_config, load_model
 
 SIZES = {
     "d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "num_layers": 2, "vocab_size": 100, "encoder_layers": 2,
@@ -63,7 +63,7 @@ def test_an_encoder_decoder_embeds(model_type: str, loaded: str, tmp_path: Path)
         again = load_model(alone, AutoModel, torch.device("cpu"), (), load_config(alone))
         with torch.inference_mode():
             torch.testing.assert_close(again(input_ids=ids)[0], expected, rtol=0, atol=0)
-        assert type(outline_model(alone, AutoModel, load_config(alone))) is type(model)
+        assert type(build_meta_model(alone, AutoModel, load_config(alone))) is type(model)
 
 
 def test_an_encoder_of_sound_is_named(tmp_path: Path) -> None:

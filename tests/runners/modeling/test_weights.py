@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from runners.core.predictions import Options, Output, TextInput
+from runners.core.predictions import AnswerForm, Options, TextInput
 from runners.encoder.runner import EncoderRunner
 from runners.modeling.weights import copy_mapped_weights
 from tests.conftest import ModelFolder
@@ -40,8 +40,8 @@ def test_answers_stay_when_the_files_change(
 
 def answer(runner: EncoderRunner) -> list[list[float]]:
     texts = [TextInput("a text"), TextInput("another one")]
-    predictions = asyncio.run(runner.infer(texts, Options(Output.RAW_LOGITS)))
-    return [prediction.output.values.tolist() for prediction in predictions]  # type: ignore[union-attr]
+    predictions = asyncio.run(runner.infer(texts, Options(AnswerForm.RAW_LOGITS)))
+    return [prediction.main.values.tolist() for prediction in predictions]  # type: ignore[union-attr]
 
 
 def test_tied_weights_stay_tied_when_they_are_copied(tmp_path: Path) -> None:

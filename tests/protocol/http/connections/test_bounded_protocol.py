@@ -17,10 +17,10 @@ from uvicorn.server import ServerState
 
 from protocol.http.connections.bounded_protocol import BoundedHttpProtocol
 from protocol.http.connections.connection_table import ConnectionTable
-from protocol.http.middleware.unread_bodies import KeepAlive
+from protocol.http.middleware.unread_bodies import DrainUnreadBody
 from runners.core.arguments import Arguments
 from runners.core.sent_answers import release_when_sent
-from tests.protocol.http.conftest import Serve, connect, read_all, report, send_all, statuses
+from tests.protocol.http.conftest import StartUvicorn, connect, read_all, report, send_all, statuses
 
 MIB = 2**20
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -66,8 +66,8 @@ def chunked(body: bytes, path: bytes = b"/") -> bytes:
          b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n" + LAST, 200, b"/ 4 0"),
     ],
 )  # fmt: skip
-def test_requests(serve: Serve, request_bytes: bytes, status: int, answer: bytes) -> None:
-    port = serve(header_timeout=2)
+def test_requests(start_uvicorn: StartUvicorn, request_bytes: bytes, status: int, answer: bytes) -> None:
+    port = start_uvicorn(header_timeout=2)
     with connect(port) as client:
         send_all(client, request_bytes)
         received = read_all(client)
@@ -97,9 +97,9 @@ H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: A
     ],
 )
 def test_an_offer_of_http2_is_answered_as_if_there_were_none(
-    serve: Serve, request_bytes: bytes, answer: bytes, pieces: int
+    start_uvicorn: StartUvicorn, request_bytes: bytes, answer: bytes, pieces: int
 ) -> None:
-    with connect(serve()) as client:
+    with connect(start_uvicorn()) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         send_all(client, request_bytes + request_bytes + post(b"b" * 7) + LAST, pieces)
         received = read_all(client)
@@ -109,9 +109,9 @@ def test_an_offer_of_http2_is_answered_as_if_there_were_none(
 
 
 @pytest.mark.parametrize("pieces", [1, 7, 1000, 100_000])
-def test_requests_that_come_in_pieces(serve: Serve, pieces: int) -> None:
+def test_requests_that_come_in_pieces(start_uvicorn: StartUvicorn, pieces: int) -> None:
     """The size of the pieces makes no difference."""
-    port = serve()
+    port = start_uvicorn()
     requests = GET + post(b"a" * 100) + chunked(b"3\r\nabc\r\n0\r\n\r\n") + LAST
     with connect(port) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -136,16 +136,16 @@ def test_requests_that_come_in_pieces(serve: Serve, pieces: int) -> None:
         (post(b"", b"expect: 100-continue\r\n", length=100), 100),
     ],
 )
-def test_whoever_stops_to_send_is_left(serve: Serve, sent: bytes, status: int | None) -> None:
-    port = serve(header_timeout=0.2, body_timeout=0.2, timeout_keep_alive=1)
+def test_whoever_stops_to_send_is_left(start_uvicorn: StartUvicorn, sent: bytes, status: int | None) -> None:
+    port = start_uvicorn(header_timeout=0.2, body_timeout=0.2, timeout_keep_alive=1)
     with connect(port) as client:
         client.sendall(sent)
         received = read_all(client)
     assert statuses(received)[:1] == ([] if status is None else [status])
 
 
-def test_headers_that_trickle_are_refused(serve: Serve) -> None:
-    port = serve(header_timeout=0.3)
+def test_headers_that_trickle_are_refused(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn(header_timeout=0.3)
     with connect(port) as client:
         for byte in b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100:
             try:
@@ -156,8 +156,8 @@ def test_headers_that_trickle_are_refused(serve: Serve) -> None:
         assert statuses(read_all(client)) == [408]
 
 
-def test_a_body_that_trickles_is_refused_and_one_that_progresses_is_not(serve: Serve) -> None:
-    port = serve(body_timeout=0.5)
+def test_a_body_that_trickles_is_refused_and_one_that_progresses_is_not(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn(body_timeout=0.5)
     with connect(port) as slow, connect(port) as fast:
         slow.sendall(post(b"", length=10_000_000))
         fast.sendall(post(b"", b"connection: close\r\n", length=40 * 70_000))
@@ -169,8 +169,8 @@ def test_a_body_that_trickles_is_refused_and_one_that_progresses_is_not(serve: S
         assert statuses(read_all(slow)) == [408]
 
 
-def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve) -> None:
-    port = serve(answer_timeout=0.5)
+def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn(answer_timeout=0.5)
     with connect(port) as slow, connect(port) as stuck:
         for client in (slow, stuck):
             client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -182,9 +182,9 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve)
         assert len(read_all(stuck)) < 64 * MIB
 
 
-def test_where_too_much_is_unread_whoever_reads_least_is_left(serve: Serve) -> None:
+def test_where_too_much_is_unread_whoever_reads_least_is_left(start_uvicorn: StartUvicorn) -> None:
     """Two answers of 64 MiB, where four times 20 may be unread."""
-    port = serve(max_buffered_bytes=20 * MIB, header_timeout=1)
+    port = start_uvicorn(max_buffered_bytes=20 * MIB, header_timeout=1)
     with contextlib.ExitStack() as stack:
         stuck, slow = stack.enter_context(connect(port)), stack.enter_context(connect(port))
         stuck.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -266,7 +266,7 @@ def test_progress_of_an_answer_is_64_kib_or_its_end(a_second: int, size: int, le
     asyncio.run(answer())
 
 
-def test_a_stream_in_which_nothing_comes_for_long_stays(serve: Serve) -> None:
+def test_a_stream_in_which_nothing_comes_for_long_stays(start_uvicorn: StartUvicorn) -> None:
     async def stream(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -275,13 +275,13 @@ def test_a_stream_in_which_nothing_comes_for_long_stays(serve: Serve) -> None:
             await asyncio.sleep(0.6)
         await send({"type": "http.response.body"})
 
-    with connect(serve(stream, answer_timeout=0.2)) as client:
+    with connect(start_uvicorn(stream, answer_timeout=0.2)) as client:
         client.sendall(LAST)
         assert read_all(client).count(b"event") == 3
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["it is read", "its client leaves"])
-def test_what_an_answer_holds_is_given_back_once_it_is_sent(serve: Serve, reads: bool) -> None:
+def test_what_an_answer_holds_is_given_back_once_it_is_sent(start_uvicorn: StartUvicorn, reads: bool) -> None:
     released = threading.Event()
     answered = threading.Event()
 
@@ -290,7 +290,7 @@ def test_what_an_answer_holds_is_given_back_once_it_is_sent(serve: Serve, reads:
         await report(scope, receive, send)
         answered.set()
 
-    with connect(serve(application)) as client:
+    with connect(start_uvicorn(application)) as client:
         client.sendall(b"GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         assert answered.wait(20)
         assert not released.wait(0.2), "nothing is read yet"
@@ -299,9 +299,9 @@ def test_what_an_answer_holds_is_given_back_once_it_is_sent(serve: Serve, reads:
     assert released.wait(20)
 
 
-def test_a_connection_that_is_used_stays_open(serve: Serve) -> None:
+def test_a_connection_that_is_used_stays_open(start_uvicorn: StartUvicorn) -> None:
     """Every request starts the time anew."""
-    port = serve(timeout_keep_alive=1, header_timeout=0.3)
+    port = start_uvicorn(timeout_keep_alive=1, header_timeout=0.3)
     with connect(port) as client:
         for _ in range(5):
             client.sendall(GET)
@@ -310,9 +310,9 @@ def test_a_connection_that_is_used_stays_open(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("configured", "stays"), [(5, True), (1, False)])
-def test_the_operators_keep_alive_is_stronger(serve: Serve, configured: int, stays: bool) -> None:
+def test_the_operators_keep_alive_is_stronger(start_uvicorn: StartUvicorn, configured: int, stays: bool) -> None:
     """BentoML's default of 5 s is not told from a 5 s that was asked for."""
-    port = serve(config={"timeout_keep_alive": configured}, timeout_keep_alive=60, header_timeout=0.4)
+    port = start_uvicorn(config={"timeout_keep_alive": configured}, timeout_keep_alive=60, header_timeout=0.4)
     with connect(port) as client:
         client.sendall(GET)
         assert client.recv(65536)
@@ -324,8 +324,8 @@ def test_the_operators_keep_alive_is_stronger(serve: Serve, configured: int, sta
             assert client.recv(65536) == b""
 
 
-def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
-    port = serve()
+def test_pipelined_requests_are_answered_in_order(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn()
     with connect(port) as client:
         client.sendall(
             b"GET /slow HTTP/1.1\r\n\r\n"
@@ -341,8 +341,10 @@ def test_pipelined_requests_are_answered_in_order(serve: Serve) -> None:
 @pytest.mark.parametrize(
     "rest", [b"GET / HTTP/1.1\r\n\r\n" * 1000, GET + b"nonsense\r\n\r\n", b"GET /" + b"a" * 10_000]
 )
-def test_what_follows_too_much_or_wrong_is_refused_once_the_rest_is_answered(serve: Serve, rest: bytes) -> None:
-    port = serve()
+def test_what_follows_too_much_or_wrong_is_refused_once_the_rest_is_answered(
+    start_uvicorn: StartUvicorn, rest: bytes
+) -> None:
+    port = start_uvicorn()
     with connect(port) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\n\r\n" + rest)
         received = read_all(client)
@@ -353,9 +355,9 @@ def test_what_follows_too_much_or_wrong_is_refused_once_the_rest_is_answered(ser
     assert b"connection: close" in received[received.rindex(b"HTTP/1.1") :]
 
 
-def test_a_body_that_ends_in_nonsense_while_it_is_read(serve: Serve) -> None:
+def test_a_body_that_ends_in_nonsense_while_it_is_read(start_uvicorn: StartUvicorn) -> None:
     """The request is refused; the application is told that its client is gone."""
-    port = serve()
+    port = start_uvicorn()
     with connect(port) as client:
         client.sendall(chunked(b"1\r\na\r\n"))
         time.sleep(0.1)
@@ -363,9 +365,9 @@ def test_a_body_that_ends_in_nonsense_while_it_is_read(serve: Serve) -> None:
         assert statuses(read_all(client)) == [400]
 
 
-def test_bodies_that_nobody_reads_and_that_do_not_end_take_no_memory(serve: Serve) -> None:
+def test_bodies_that_nobody_reads_and_that_do_not_end_take_no_memory(start_uvicorn: StartUvicorn) -> None:
     """The answer comes first; what still comes is thrown away, and the connections end with their time-out."""
-    port = serve(KeepAlive(report), body_timeout=1)
+    port = start_uvicorn(DrainUnreadBody(report), body_timeout=1)
     process = psutil.Process()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(port)) for _ in range(20)]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.protocol.http.conftest import Serve, connect, read_all, statuses
+from tests.protocol.http.conftest import StartUvicorn, connect, read_all, statuses
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 SLOW = b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -21,8 +21,8 @@ def ask(client: socket.socket, request: bytes = GET) -> list[int]:
 
 
 @pytest.mark.parametrize("first", [b"", GET, b"GET / HTTP/1.1\r\n"])
-def test_the_connection_that_was_idle_for_longest_makes_room(serve: Serve, first: bytes) -> None:
-    port = serve(max_connections=3)
+def test_the_connection_that_was_idle_for_longest_makes_room(start_uvicorn: StartUvicorn, first: bytes) -> None:
+    port = start_uvicorn(max_connections=3)
     with contextlib.ExitStack() as stack:
         oldest, *others = [stack.enter_context(connect(port)) for _ in range(3)]
         if first == GET:
@@ -52,8 +52,10 @@ def test_the_connection_that_was_idle_for_longest_makes_room(serve: Serve, first
         (b"HEAD /livez HTTP/1.1\r\n\r\n", 200),
     ],
 )
-def test_where_none_is_idle_only_health_is_answered(serve: Serve, request_bytes: bytes, status: int) -> None:
-    port = serve(max_connections=2)
+def test_where_none_is_idle_only_health_is_answered(
+    start_uvicorn: StartUvicorn, request_bytes: bytes, status: int
+) -> None:
+    port = start_uvicorn(max_connections=2)
     with connect(port) as one, connect(port) as two:
         for client in (one, two):
             client.sendall(BODY)
@@ -69,9 +71,9 @@ def test_where_none_is_idle_only_health_is_answered(serve: Serve, request_bytes:
             assert ask(fourth) == [200]
 
 
-def test_a_flood_of_connections(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_flood_of_connections(start_uvicorn: StartUvicorn, capfd: pytest.CaptureFixture[str]) -> None:
     """Whoever asks at once is answered, among a thousand who do not."""
-    port = serve(max_connections=50)
+    port = start_uvicorn(max_connections=50)
     with contextlib.ExitStack() as stack:
         for number in range(1000):
             client = stack.enter_context(connect(port))
@@ -81,8 +83,8 @@ def test_a_flood_of_connections(serve: Serve, capfd: pytest.CaptureFixture[str])
             assert ask(last) == [200]
 
 
-def test_a_connection_with_a_request_under_way_is_left_alone(serve: Serve) -> None:
-    port = serve(max_connections=1)
+def test_a_connection_with_a_request_under_way_is_left_alone(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn(max_connections=1)
     with connect(port) as busy:
         busy.sendall(SLOW)
         time.sleep(0.1)

@@ -15,16 +15,20 @@ import trustme
 from protocol.http.connections.server import bound_handshakes
 from runners.core.certificates import CIPHERS
 from tests.conftest import Certificate, renew
-from tests.protocol.http.conftest import Serve, connect, find_table, read_all, report, statuses
+from tests.protocol.http.conftest import StartUvicorn, connect, find_table, read_all, report, statuses
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 
 def listen(
-    serve: Serve, files: Certificate, application: Any = report, limits: Mapping[str, Any] = {}, **config: Any
+    start_uvicorn: StartUvicorn,
+    files: Certificate,
+    application: Any = report,
+    limits: Mapping[str, Any] = {},
+    **config: Any,
 ) -> int:
     options = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key), "ssl_ciphers": CIPHERS}
-    return serve(application, options | config, **{"header_timeout": 10, **limits})
+    return start_uvicorn(application, options | config, **{"header_timeout": 10, **limits})
 
 
 def trust(*authorities: Path) -> ssl.SSLContext:
@@ -51,8 +55,10 @@ def ask(port: int, context: ssl.SSLContext) -> list[int]:
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_clients(serve: Serve, files: Certificate, version: ssl.TLSVersion, ciphers: str, takes: bool) -> None:
-    port = listen(serve, files)
+def test_clients(
+    start_uvicorn: StartUvicorn, files: Certificate, version: ssl.TLSVersion, ciphers: str, takes: bool
+) -> None:
+    port = listen(start_uvicorn, files)
     context = trust(files.authority)
     context.minimum_version = context.maximum_version = version
     context.set_ciphers(ciphers)
@@ -61,9 +67,9 @@ def test_clients(serve: Serve, files: Certificate, version: ssl.TLSVersion, ciph
 
 
 def test_new_connections_see_a_changed_certificate(
-    serve: Serve, files: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    start_uvicorn: StartUvicorn, files: Certificate, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = listen(serve, files)
+    port = listen(start_uvicorn, files)
     assert ask(port, trust(files.authority)) == [200]
     old = files.certificate.read_bytes()
     files.certificate.write_text("nonsense")
@@ -83,16 +89,16 @@ def test_new_connections_see_a_changed_certificate(
 
 
 def test_a_certificate_that_changed_before_the_first_connection(
-    serve: Serve, files: Certificate, tmp_path: Path
+    start_uvicorn: StartUvicorn, files: Certificate, tmp_path: Path
 ) -> None:
-    port = listen(serve, files)
+    port = listen(start_uvicorn, files)
     authority = renew(files, tmp_path)
     assert ask(port, trust(authority)) == [200]
 
 
-def test_clients_that_do_not_end_tls_make_room_at_once(serve: Serve, files: Certificate) -> None:
+def test_clients_that_do_not_end_tls_make_room_at_once(start_uvicorn: StartUvicorn, files: Certificate) -> None:
     """They answer nothing to the server's end, and never read."""
-    port = listen(serve, files, limits={"max_connections": 3})
+    port = listen(start_uvicorn, files, limits={"max_connections": 3})
     context = trust(files.authority)
     with contextlib.ExitStack() as stack:
         for _ in range(20):
@@ -102,8 +108,10 @@ def test_clients_that_do_not_end_tls_make_room_at_once(serve: Serve, files: Cert
         assert len(find_table()._open) <= 3
 
 
-def test_a_client_that_does_not_end_tls_after_its_answer_is_left(serve: Serve, files: Certificate) -> None:
-    port = listen(serve, files)
+def test_a_client_that_does_not_end_tls_after_its_answer_is_left(
+    start_uvicorn: StartUvicorn, files: Certificate
+) -> None:
+    port = listen(start_uvicorn, files)
     with connect(port) as plain, trust(files.authority).wrap_socket(plain, server_hostname="localhost") as client:
         client.sendall(GET)
         assert statuses(client.recv(65536)) == [200]
@@ -113,11 +121,13 @@ def test_a_client_that_does_not_end_tls_after_its_answer_is_left(serve: Serve, f
             time.sleep(0.05)
 
 
-def test_clients_need_a_certificate_of_the_authorities(serve: Serve, files: Certificate, tmp_path: Path) -> None:
+def test_clients_need_a_certificate_of_the_authorities(
+    start_uvicorn: StartUvicorn, files: Certificate, tmp_path: Path
+) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
     authorities = tmp_path / "clients.pem"
     authority.cert_pem.write_to_path(authorities)
-    port = listen(serve, files, ssl_ca_certs=str(authorities), ssl_cert_reqs=ssl.CERT_REQUIRED)
+    port = listen(start_uvicorn, files, ssl_ca_certs=str(authorities), ssl_cert_reqs=ssl.CERT_REQUIRED)
     known, unknown, without = (trust(files.authority) for _ in range(3))
     authority.issue_cert("client").configure_cert(known)
     stranger.issue_cert("client").configure_cert(unknown)
@@ -132,7 +142,7 @@ def test_clients_need_a_certificate_of_the_authorities(serve: Serve, files: Cert
     assert ask(port, unknown) == [200]
 
 
-def test_a_handshake_that_does_not_end_ends(serve: Serve, files: Certificate) -> None:
+def test_a_handshake_that_does_not_end_ends(start_uvicorn: StartUvicorn, files: Certificate) -> None:
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
@@ -143,15 +153,17 @@ def test_a_handshake_that_does_not_end_ends(serve: Serve, files: Certificate) ->
         else:
             await report(scope, receive, send)
 
-    port = listen(serve, files, application, lifespan="on")
+    port = listen(start_uvicorn, files, application, lifespan="on")
     with connect(port) as silent:
         assert read_all(silent) == b""
     assert ask(port, trust(files.authority)) == [200]
 
 
-def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve, files: Certificate) -> None:
+def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(
+    start_uvicorn: StartUvicorn, files: Certificate
+) -> None:
     options = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key), "ssl_ciphers": CIPHERS}
-    port = serve(report, options, answer_timeout=0.5, header_timeout=10)
+    port = start_uvicorn(report, options, answer_timeout=0.5, header_timeout=10)
     context = trust(files.authority)
     large = GET.replace(b"GET /", b"GET /large")
     with contextlib.ExitStack() as stack:
@@ -171,9 +183,9 @@ def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(serve: Serve,
         assert left < 64 * 2**20
 
 
-def test_an_answer_after_which_tls_ends_is_read_to_its_end(serve: Serve, files: Certificate) -> None:
+def test_an_answer_after_which_tls_ends_is_read_to_its_end(start_uvicorn: StartUvicorn, files: Certificate) -> None:
     """Its client pauses for longer than one that does not end TLS may."""
-    port = listen(serve, files, limits={"header_timeout": 1})
+    port = listen(start_uvicorn, files, limits={"header_timeout": 1})
     with connect(port) as plain, trust(files.authority).wrap_socket(plain, server_hostname="localhost") as client:
         client.sendall(GET.replace(b"/ ", b"/large ", 1))
         received = 0

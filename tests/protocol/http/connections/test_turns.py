@@ -13,7 +13,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from protocol.http.connections.turns import _MOST, _MOST_PASSED, Turns
-from tests.protocol.http.conftest import Serve, connect, read_all, statuses
+from tests.protocol.http.conftest import StartUvicorn, connect, read_all, statuses
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nconnection: close\r\n\r\n"
 
@@ -137,9 +137,9 @@ def _send_while_held(app: _Hold, port: int, stack: contextlib.ExitStack, request
     return clients
 
 
-def test_requests_of_a_flood_are_answered_and_health_goes_first(serve: Serve) -> None:
+def test_requests_of_a_flood_are_answered_and_health_goes_first(start_uvicorn: StartUvicorn) -> None:
     app = _Hold()
-    port = serve(app)
+    port = start_uvicorn(app)
     requests = [b"GET /%d HTTP/1.1\r\nconnection: close\r\n\r\n" % number for number in range(200)]
     with contextlib.ExitStack() as stack:
         clients = _send_while_held(app, port, stack, [*requests, LIVE])
@@ -148,8 +148,8 @@ def test_requests_of_a_flood_are_answered_and_health_goes_first(serve: Serve) ->
     assert app.paths.index("/v2/health/live") < 100
 
 
-def test_bodies_and_pipelines_of_a_flood_are_whole(serve: Serve) -> None:
-    port = serve()
+def test_bodies_and_pipelines_of_a_flood_are_whole(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn()
     body = b"POST /a HTTP/1.1\r\ncontent-length: 300000\r\n\r\n" + bytes(300_000)
     last = b"GET /b HTTP/1.1\r\nconnection: close\r\n\r\n"
     with contextlib.ExitStack() as stack:
@@ -163,8 +163,8 @@ def test_bodies_and_pipelines_of_a_flood_are_whole(serve: Serve) -> None:
             assert b"/b 1 0" in answer
 
 
-def test_clients_that_leave_at_once_free_their_connections(serve: Serve) -> None:
-    port = serve(max_connections=100)
+def test_clients_that_leave_at_once_free_their_connections(start_uvicorn: StartUvicorn) -> None:
+    port = start_uvicorn(max_connections=100)
     for _ in range(3):
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(connect(port)) for _ in range(90)]

@@ -20,9 +20,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from protocol.application import create_application, create_routes
-from protocol.http.middleware.authentication import BENTOML_PATHS, CHANGING_CALLS, OPEN_CALLS, OPEN_PATHS, Access
+from protocol.context import make_context
+from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS
+from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.open_inference.grpc.stubs import open_inference_pb2
-from runners.core import api_keys
+from runners.core import file_watch
 from runners.core.api_keys import digest_keys
 from runners.core.arguments import Arguments
 from runners.core.models import Models
@@ -55,7 +57,7 @@ def keyed(start: Callable[..., TestClient]) -> TestClient:
 
 def test_every_route_that_is_not_listed_asks_for_a_key(keyed: TestClient) -> None:
     models, arguments = keyed.app_state["served"]
-    routes = create_routes(models, arguments, Access(arguments), "/openai")
+    routes = create_routes(make_context(models, arguments))
     asked = 0
     for route in routes:
         path = re.sub(r"{(\w+)(:path)?}", "model", route.path)
@@ -298,7 +300,7 @@ def test_keys_from_a_file_are_read_again(
     start: Callable[..., TestClient], dial: Dial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is a link, as in a secret of Kubernetes, which points elsewhere once the secret has changed."""
-    monkeypatch.setattr(api_keys, "_CHECK_SECONDS", 0)
+    monkeypatch.setattr(file_watch, "_CHECK_SECONDS", 0)
     (tmp_path / "old").write_text("# of team A\nfirst\n\n second \n")
     (tmp_path / "new").write_text("third")
     link = tmp_path / "keys"

@@ -20,9 +20,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from protocol.http.errors import BodyTooLargeError, InvalidRequestError, UnsupportedEncodingError
+from protocol.http.errors import BodyTooLargeError, UnsupportedEncodingError
 from protocol.http.middleware import compression
 from protocol.http.middleware.compression import CompressResponses, choose_encoding, inflate, read_encoding
+from runners.core.errors import InputError
 from tests.conftest import ModelFolder, Serve
 
 PREDICT = "/v1/models/model:predict"
@@ -94,7 +95,7 @@ def test_inflate_of_more_than_one_piece() -> None:
     ],
 )  # fmt: skip
 def test_corrupt_data(body: bytes, encoding: str, error: str) -> None:
-    with pytest.raises(InvalidRequestError) as raised:
+    with pytest.raises(InputError) as raised:
         asyncio.run(inflate(body, encoding, 10_000))
     assert str(raised.value).startswith(error)
 

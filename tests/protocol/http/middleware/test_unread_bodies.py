@@ -22,7 +22,7 @@ from protocol.http.middleware import unread_bodies as connection
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError, OverloadedError
 from runners.core.models import Models
-from runners.core.predictions import Numbers, Options, Prediction, TextInput
+from runners.core.predictions import MAIN, Numbers, Options, Prediction, TextInput
 from runners.core.task import Task
 
 LIMIT = 100_000
@@ -37,6 +37,7 @@ class ScriptedRunner:
     name = "model"
     names = ("model",)
     task = Task.SEQUENCE_CLASSIFICATION
+    generator = None
     failed = False
     default_options = Options()
     ready = True
@@ -49,7 +50,7 @@ class ScriptedRunner:
                 raise InputError("no such text")
             case "broken":
                 raise RuntimeError("a bug")
-        return [Prediction(Numbers(np.asarray(len(text.text)))) for text in texts]
+        return [Prediction({MAIN: Numbers(np.asarray(len(text.text)))}) for text in texts]
 
 
 class LoadingRunner(ScriptedRunner):

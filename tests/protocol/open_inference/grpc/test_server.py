@@ -23,6 +23,7 @@ from protocol.open_inference.grpc.stubs.generate import HERE, generate
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.core.api_keys import digest_keys
 from runners.core.models import Models
+from runners.core.version import VERSION
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
 from tests.wire import read_outputs, set_parameters, to_binary
 
@@ -67,7 +68,7 @@ def test_server_calls(channel: grpc.Channel) -> None:
     assert server.ServerLive(messages.ServerLiveRequest()).live is True
     assert server.ServerReady(messages.ServerReadyRequest()).ready is True
     metadata = server.ServerMetadata(messages.ServerMetadataRequest())
-    assert (metadata.name, metadata.version) == ("bentoml-huggingface-runtime", "0.1.0")
+    assert (metadata.name, metadata.version) == ("bentoml-huggingface-runtime", VERSION)
     assert list(metadata.extensions) == [
         "binary_tensor_data", "classification", "model_repository", "model_repository_extension",
     ]  # fmt: skip
@@ -237,21 +238,21 @@ def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(client: TestClient
     time.sleep(0.5)
     call.cancel()
     deadline = time.monotonic() + 10
-    while queue.requests and time.monotonic() < deadline:
+    while queue.admission.requests and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert queue.requests == 0
+    assert queue.admission.requests == 0
     assert stub(channel).ModelInfer(infer_request("a"), timeout=10).outputs
     assert queue._served - before < 3000 * 400, "what nobody waits for does not run"
 
 
 def test_overload_says_when_to_try_again(client: TestClient, channel: grpc.Channel) -> None:
     models: Models = client.app_state["served"][0]
-    queue = models.first._loaded.queue  # type: ignore[attr-defined]
-    limits, queue._limits = queue._limits, queue._limits.model_copy(update={"max_concurrent_requests": 0})
+    admission = models.first._loaded.queue.admission  # type: ignore[attr-defined]
+    limits, admission.limits = admission.limits, admission.limits.model_copy(update={"max_concurrent_requests": 0})
     try:
         error = raises(lambda: stub(channel).ModelInfer(infer_request("a")))
     finally:
-        queue._limits = limits
+        admission.limits = limits
     assert error.code().name == "RESOURCE_EXHAUSTED"
     assert dict(error.trailing_metadata())["retry-after"] == "1"
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer, TokenCl
 
 from benchmarks.texts import docstrings
 from runners.core.answer_options import AggregationStrategy
-from runners.encoder.sequences import Source
+from runners.encoder.sequences import TokenSpans
 from runners.encoder.tasks.entities import EntityFinder
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
@@ -174,7 +174,7 @@ def test_words(family: str, model_folder: ModelFolder, serve: Serve) -> None:
 
 def test_no_tokens_have_no_entities() -> None:
     none = np.zeros(0, dtype=bool)
-    source = Source("", np.zeros((0, 2), dtype=np.int64), none, none)
+    source = TokenSpans("", np.zeros((0, 2), dtype=np.int64), none, none)
     for strategy in AggregationStrategy:
         table = EntityFinder(NAMES).find(np.zeros((0, 5), dtype=np.float32), source, strategy, ())
         assert {name: (column.dtype.name, column.shape) for name, column in table.columns.items()} == {

@@ -14,10 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder
 from starlette.testclient import TestClient
-from transformers import AutoConfig
 
 from runners.core.errors import ModelLoadError
-from runners.encoder.runner import _infer_task
 from tests.conftest import ModelFolder, Serve
 
 PAIRS = [("Where do pandas live?", "In China."), ("x", ""), ("word " * 300, "and " * 600)]
@@ -145,18 +143,3 @@ def test_a_model_with_several_classes(model_folder: ModelFolder, serve: Serve) -
     folder = model_folder("bert", "sequence_classification")
     with pytest.raises(ModelLoadError, match="the model has 5 classes, and text_ranking is for models with one"):
         serve(model_dir=folder, task="text_ranking")
-
-
-@pytest.mark.parametrize(
-    ("config", "task"),
-    [
-        ({"num_labels": 1}, "text_ranking"),
-        ({"num_labels": 1, "problem_type": "regression"}, "text_ranking"),
-        ({"num_labels": 1, "problem_type": "multi_label_classification"}, "sequence_classification"),
-        ({"num_labels": 2}, "sequence_classification"),
-        ({"num_labels": 1, "architectures": ["BertForTokenClassification"]}, "token_classification"),
-    ],
-)
-def test_the_task_is_inferred(config: dict[str, Any], task: str) -> None:
-    architectures = {"architectures": ["BertForSequenceClassification"]}
-    assert _infer_task(AutoConfig.for_model("bert", **architectures | config), embedder=False) == task

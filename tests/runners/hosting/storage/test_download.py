@@ -25,9 +25,10 @@ import pytest
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, RunnerError
-from runners.hosting.storage import archives, progress
-from runners.hosting.storage import download as storage
-from runners.hosting.storage.download import fetch_model, localize_model, redact
+from runners.hosting.storage import archives, initializer, progress
+from runners.hosting.storage.download import fetch_model
+from runners.hosting.storage.localize import localize_model
+from runners.hosting.storage.uris import CACHE_VARIABLE, add_revision, redact
 from tests.hub import COMMIT, Hub
 from tests.objects import Member, ObjectStore, Web, deflated, encrypted, pack_tar, pack_zip, tar, zipped
 from tests.servers import ROOT
@@ -405,7 +406,7 @@ def test_sigterm_ends_a_download(fetch: Fetch, web: Web) -> None:
 )
 def test_hf(uri: str, revision: str | None, fetch: Fetch, hub: Hub) -> None:
     fetch.environment |= {"HF_TOKEN": "hf_secret"}
-    folder, log = fetch(uri if revision is None else storage._add_revision(uri, revision))
+    folder, log = fetch(uri if revision is None else add_revision(uri, revision))
     assert contents(folder) == LARGE
     assert "Bearer hf_secret" in hub.tokens
     assert "secret" not in log
@@ -467,7 +468,7 @@ def test_hf_of_kserve_gets_one_commit(hub: Hub, tmp_path: Path, monkeypatch: pyt
     info = ModelInfo(id="owner/model", sha=COMMIT, siblings=[{"rfilename": "config.json", "size": 2}])  # type: ignore[no-untyped-call]
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: info)
     monkeypatch.setattr(Storage, "download", lambda uri, *_: asked.append(uri))
-    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(RunnerError, match=r"owner/model is not complete: the hub did not send config\.json"):
         fetch_model("hf://owner/model:refs/pr/1")
     assert asked == [f"hf://owner/model:{COMMIT}"]
@@ -509,9 +510,9 @@ def test_a_bar_on_a_terminal(fetch: Fetch, s3: ObjectStore) -> None:
 
 
 def test_storage_s_own_log_has_no_credentials(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    caplog.set_level(logging.DEBUG, "runners.hosting.storage.download")
+    caplog.set_level(logging.DEBUG, "runners.hosting.storage.initializer")
     storage_logger = logging.getLogger("storage.initializer")
-    with storage._storage_log(progress.Progress("shown", tmp_path)):
+    with initializer.follow_log(progress.Progress("shown", tmp_path)):
         storage_logger.info("Copying contents of %s to local", "https://me:pass@host/m.zip?sig=secret")
         storage_logger.warning("anonymous access")
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
@@ -557,14 +558,14 @@ def test_redact(text: str, shown: str) -> None:
 def test_wrong_arguments(
     arguments: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     with pytest.raises(ArgumentsError) as raised:
         localize_model(Arguments.model_validate(arguments))
     assert str(raised.value) == message
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(storage.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setitem(sys.modules, "kserve_storage", None)
     with pytest.raises(
         ArgumentsError, match=r"^s3://models/bert/ needs the storage extra: pip install '.\[storage\]' "

@@ -1,0 +1,52 @@
+"""Answers made of predictions, rendered in a thread where they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+from protocol.http.body import json_response
+from protocol.http.offload import offload_large
+from runners.core.predictions import Prediction, Records, Text
+
+T = TypeVar("T")
+
+# Rendering takes 0.1 to 0.5 us a number; more numbers than these would hold up the event loop for some ms.
+_RENDER_INLINE = 10_000
+# The value of a record takes as long to render as so many numbers.
+_NUMBERS_A_VALUE = 4
+# So many characters take as long to render as one number.
+CHARACTERS_A_NUMBER = 64
+
+
+async def render(
+    renderer: Callable[[Sequence[Prediction]], Any], predictions: Sequence[Prediction], more: int = 0
+) -> Response:
+    """Answer with the JSON of what a renderer makes of predictions, in a thread if it is large.
+
+    Args:
+        more: how long the rest of the answer takes to render, in numbers.
+    """
+    numbers = more + sum(map(count_numbers, predictions))
+    return await render_off_loop(lambda: json_response(renderer(predictions), numbers), numbers)
+
+
+def count_numbers(prediction: Prediction) -> int:
+    """How long a prediction takes to render, in numbers."""
+    match prediction.main:
+        case Text(value):
+            numbers = 1 + len(value) // CHARACTERS_A_NUMBER
+        case Records() as records:
+            numbers = _NUMBERS_A_VALUE * records.size
+        case main:
+            numbers = main.values.size
+    if len(prediction.outputs) > 1:
+        numbers += sum(array.size for array in prediction.arrays.values())
+    return numbers
+
+
+async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
+    """Call a renderer, in a thread if it renders so many numbers that the event loop would be held up."""
+    return await offload_large(renderer, numbers, _RENDER_INLINE)

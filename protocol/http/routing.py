@@ -1,0 +1,106 @@
+"""Routes whose endpoints answer every method themselves, and the errors of their endpoints."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable, Sequence
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.errors import MethodNotAllowedError, NotFoundError, ProtocolError, describe
+from protocol.versions import MODEL_VERSION
+from runners.core.errors import GenerationFailedError, ModelNotReadyError, without_message
+
+logger = logging.getLogger(__name__)
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+RenderError = Callable[[Exception], Response]
+
+# Errors whose cause the client or the operator knows, so that no traceback is logged.
+_EXPECTED = (ProtocolError, ModelNotReadyError, GenerationFailedError)
+
+
+def post_route(path: str, endpoint: Endpoint, render_error: RenderError | None = None) -> Route:
+    """A route for POST, which answers other methods with 405 even where a later route matches the path too.
+
+    Args:
+        render_error: makes the body of that 405; None for the application's own error handler.
+    """
+    return _guarded_route(path, endpoint, ("POST",), render_error)
+
+
+def get_route(path: str, endpoint: Endpoint, render_error: RenderError) -> Route:
+    """A route for GET and HEAD, as `post_route`."""
+    return _guarded_route(path, endpoint, ("GET", "HEAD"), render_error)
+
+
+def _guarded_route(path: str, endpoint: Endpoint, methods: Sequence[str], render_error: RenderError | None) -> Route:
+    async def guarded(request: Request) -> Response:
+        if request.method in methods:
+            return await endpoint(request)
+        allowed = ", ".join(methods)
+        error = MethodNotAllowedError(
+            f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}", allowed=allowed
+        )
+        if render_error is None:
+            raise error
+        return render_error(error)
+
+    return any_route(path, guarded)
+
+
+def any_route(path: str, endpoint: Endpoint) -> Route:
+    """A route for all methods, so that Starlette's router answers none of them itself."""
+    route = Route(path, endpoint)
+    route.methods = None
+    # A name with line breaks is an unknown model's name, not an unknown path.
+    route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
+    return route
+
+
+def served_name(request: Request) -> str:
+    """The model's name in the path, after a check of the version in the path, if there is one.
+
+    Raises:
+        NotFoundError: the version is not the served one.
+    """
+    name: str = request.path_params["name"]
+    check_version(name, request.path_params.get("version", ""))
+    return name
+
+
+def check_version(name: str, version: str) -> None:
+    """Check the version of a model that a request asks for.
+
+    Args:
+        version: empty if the request names none.
+
+    Raises:
+        NotFoundError: the version is not the served one.
+    """
+    if version not in ("", MODEL_VERSION):
+        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
+
+
+def with_errors(endpoint: Endpoint, render_error: RenderError) -> Endpoint:
+    """The endpoint, whose errors get the body that `render_error` makes."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientDisconnect:
+            raise
+        except Exception as error:
+            log_failure(error)
+            return render_error(error)
+
+    return answer
+
+
+def log_failure(error: Exception) -> None:
+    """Log an error that becomes a 5xx, unless its cause is known."""
+    if describe(error)[0] >= 500 and not isinstance(error, _EXPECTED):
+        logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))

@@ -1,0 +1,19 @@
+"""The methods of the Open Inference Protocol's service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import Message
+
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+
+SERVICE = "inference.GRPCInferenceService"
+# Their messages may be large, and are decoded where they are answered.
+_DECODED_LATER = frozenset({"ModelInfer", "ModelStreamInfer"})
+_METHODS = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
+# By method: the message that it takes; None for a method that decodes its own.
+MESSAGES: Mapping[str, type[Message] | None] = {
+    f"/{SERVICE}/{method.name}": None if method.name in _DECODED_LATER else getattr(messages, method.input_type.name)
+    for method in _METHODS
+}

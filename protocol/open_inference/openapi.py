@@ -1,0 +1,139 @@
+"""The Open Inference Protocol and its extensions in the OpenAPI document."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from protocol.open_inference.repository import IndexRequest
+from protocol.open_inference.rest import BINARY_HEADER, InferRequest
+from protocol.open_inference.tensors import DATATYPES
+from protocol.openapi.document import Document
+from protocol.openapi.operations import (
+    BINARY,
+    BODY,
+    CALL,
+    EVENTS,
+    MODEL,
+    UNSERVED,
+    content_of,
+    json_answer,
+    json_body,
+    requests_of,
+)
+from protocol.openapi.schemas import (
+    BOOLEAN,
+    COUNT,
+    STRING,
+    Schema,
+    array_of,
+    event_of,
+    map_of,
+    object_of,
+    one_of,
+    or_null,
+    reference,
+)
+from runners.core.models import ModelState
+
+_TAG, _REPOSITORY = "Open Inference Protocol", "Repository"
+
+
+def describe(document: Document) -> None:
+    """Add the protocol's operations and schemas, and those of its extensions."""
+    document.add_tag(_TAG, "V2, with the extensions for binary tensors, classification and generation.")
+    document.add_tag(_REPOSITORY, "Triton's model repository extension.")
+    _add_schemas(document)
+    document.paths.add("get", "/v2/models", _TAG, "The names of the models", {200: json_answer("ModelNames")})
+    for version in ("", "/versions/{version}"):
+        _add_model(document, f"/v2/models/{{name}}{version}")
+    for repository in ("", "/{repository}"):
+        _add_repository(document, f"/v2/repository{repository}")
+
+
+def _add_model(document: Document, model: str) -> None:
+    paths, texts = document.paths, document.examples("infer")
+    body = json_body(reference("InferRequest"), texts)
+    binary = {"type": "string", "format": "binary"}
+    body["content"][BINARY] = content_of(binary, requests_of(document.examples("infer_binary")))
+    answer = json_answer("InferResponse", texts)
+    answer["content"][BINARY] = {"schema": binary}
+    answer["headers"] = {
+        BINARY_HEADER: {"description": "The length of the JSON before binary tensors, in bytes.", "schema": COUNT}
+    }
+    metadata = {200: json_answer("ModelMetadata")}
+    paths.add("get", model, _TAG, "The inputs and outputs of a model", metadata, MODEL)
+    ready = {200: json_answer("ModelReady")}
+    paths.add("get", f"{model}/ready", _TAG, "Whether a model is ready", ready, MODEL)
+    header = {BINARY_HEADER: COUNT}
+    paths.add("post", f"{model}/infer", _TAG, "Ask a model", {200: answer}, document.errors, body, header)
+    _add_generate(document, model)
+
+
+def _add_generate(document: Document, model: str) -> None:
+    generator = document.runner.generator
+    event = event_of(reference("GenerateEvent"), reference("Error"))
+    stream = {"description": "A stream of events.", "content": {EVENTS: {"schema": event}}}
+    for verb, summary, answer in (
+        ("generate", "Continue a text", json_answer("GenerateResponse", document.examples("generate"))),
+        ("generate_stream", "Continue a text, as a stream", stream),
+    ):
+        path = f"{model}/{verb}"
+        if generator is not None and generator.generates:
+            body = json_body(reference("GenerateRequest"), document.examples(verb))
+            document.paths.add("post", path, _TAG, summary, {200: answer}, CALL, body)
+        else:
+            document.paths.add("post", path, _TAG, UNSERVED, {}, (*MODEL, HTTPStatus.BAD_REQUEST))
+
+
+def _add_repository(document: Document, base: str) -> None:
+    index, body = {200: json_answer("RepositoryIndex")}, json_body(reference("IndexRequest"), required=False)
+    document.paths.add("post", f"{base}/index", _REPOSITORY, "The models and their states", index, BODY, body)
+    failures = (HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED)
+    for verb, summary in (("load", "Load a model"), ("unload", "Unload a model")):
+        answers = {200: json_answer(f"{verb.title()}ed")}
+        path = f"{base}/models/{{name}}/{verb}"
+        document.paths.add("post", path, _REPOSITORY, summary, answers, failures, is_change=True)
+
+
+def _add_schemas(document: Document) -> None:
+    infer = document.add_types(InferRequest, IndexRequest)["InferRequest"]
+    binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
+    infer["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
+    generate = {
+        "text_input": STRING,
+        "id": {"description": "The answer repeats the id if it is a string."},
+        "parameters": or_null(reference("SamplingParameters")),
+        **document.schemas["SamplingParameters"]["properties"],
+    }
+    document.schemas |= _SCHEMAS
+    document.schemas["GenerateRequest"] = {
+        "description": "A body of `generate`; `parameters` wins over the parameters beside it.",
+        "type": "object", "properties": generate, "required": ["text_input"], "additionalProperties": False,
+    }  # fmt: skip
+
+
+_DATATYPE = one_of(*DATATYPES)
+_TENSOR = {"name": STRING, "shape": array_of(COUNT), "datatype": _DATATYPE}
+_SPEC = object_of({"name": STRING, "datatype": _DATATYPE, "shape": array_of({"type": "integer", "minimum": -1})})
+_NAMED = {"model_name": STRING, "model_version": STRING}
+_CONTINUATION = {**_NAMED, "text_output": STRING}
+_DATA = {"description": "The elements; left out if the tensor is binary.", **array_of({"type": ["number", "string"]})}
+_SCHEMAS: dict[str, Schema] = {
+    "ModelNames": object_of({"models": array_of(STRING)}),
+    "ModelReady": object_of({"name": STRING, "ready": BOOLEAN}),
+    "ModelMetadata": object_of(
+        {
+            "name": STRING, "versions": array_of(STRING), "platform": STRING, "inputs": array_of(_SPEC),
+            "outputs": array_of(_SPEC), "properties": map_of(STRING),
+        }
+    ),
+    "OutputTensor": object_of(_TENSOR, {"data": _DATA, "parameters": object_of({"binary_data_size": COUNT})}),
+    "InferResponse": object_of({**_NAMED, "id": STRING, "outputs": array_of(reference("OutputTensor"))}),
+    "GenerateResponse": object_of(_CONTINUATION, {"id": STRING}),
+    "GenerateEvent": object_of({**_CONTINUATION, "done": BOOLEAN}, {"id": STRING}),
+    "RepositoryIndex": array_of(
+        object_of({"name": STRING, "version": STRING, "state": one_of(*map(str, ModelState)), "reason": STRING})
+    ),
+    "Loaded": object_of({"name": STRING, "load": one_of(True)}),
+    "Unloaded": object_of({"name": STRING, "unload": one_of(True)}),
+}  # fmt: skip

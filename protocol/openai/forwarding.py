@@ -1,0 +1,61 @@
+"""Requests that vLLM's own application answers, in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from protocol.http.errors import render_openai_error
+from runners.core.errors import OverloadedError
+from runners.core.runner import TextGenerator
+
+
+class Forwarded(Response):
+    """The answer of vLLM's layer for OpenAI's API to a request whose body has been read."""
+
+    def __init__(self, runner: TextGenerator, path: str, body: bytes, characters: int) -> None:
+        """
+        Args:
+            characters: how many characters the request's texts have.
+        """
+        self._runner = runner
+        self._path = path
+        self._body = body
+        self._characters = characters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body: bytes | None = self._body
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            message: Message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        headers = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
+        inner = inner_scope(scope, self._path) | {
+            "headers": [*headers, (b"content-type", b"application/json")],
+            # FastAPI's routes for GET refuse HEAD; this server leaves out the body.
+            "method": "GET" if scope["method"] == "HEAD" else scope["method"],
+        }
+        try:
+            await self._runner.forward(self._characters, inner, replay, send)
+        except OverloadedError as error:
+            await render_openai_error(error)(scope, receive, send)
+
+
+def inner_scope(scope: Scope, path: str) -> dict[str, Any]:
+    """The scope as a server makes it: the keys that the outer router adds would mislead the inner one."""
+    server_scope = {key: scope[key] for key in _SERVER_KEYS if key in scope}
+    return server_scope | {"path": path, "raw_path": path.encode(), "root_path": ""}
+
+
+_SERVER_KEYS = (
+    "type", "asgi", "http_version", "method", "scheme", "query_string", "headers", "client", "server", "extensions",
+)  # fmt: skip
+# These headers describe the body as it was sent, before it was decoded.
+_BODY_HEADERS = frozenset({b"content-type", b"content-encoding", b"content-length", b"transfer-encoding"})

@@ -1,0 +1,129 @@
+"""OpenAI's API, and what this server has of vLLM's, in the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from protocol.openai.chats import ChatRequest
+from protocol.openai.completions import CompletionRequest
+from protocol.openai.embeddings import EmbeddingRequest
+from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, OpenAIEndpoint, changes_models, is_for_clients, is_served
+from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
+from protocol.openai.parameters import MEANINGS
+from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
+from protocol.openai.responses import ResponsesRequest
+from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from protocol.openapi.document import Document
+from protocol.openapi.operations import CALL, EVENTS, JSON, UNSERVED, Example, json_answer, json_body, requests_of
+from protocol.openapi.schemas import Schema, reference
+from runners.core.runner import Runner
+
+_TAG = "OpenAI"
+# By call: an event of its streams.
+_STREAMED = {"completions": CHUNK, "chat/completions": CHUNK, "responses": EVENT}
+
+
+def describe(document: Document) -> None:
+    """Add the calls that the model serves, and vLLM's own description where vLLM serves them."""
+    document.add_tag(_TAG, "OpenAI's API.")
+    _add_schemas(document)
+    runner, prefix = document.runner, document.context.openai_prefix
+    forwarded, schemas = _read_vllm(runner)
+    document.schemas |= schemas
+    for outer, path in _outer_paths(runner, prefix).items():
+        endpoint = ENDPOINTS[path]
+        examples = document.examples(endpoint.name)
+        if (operations := forwarded.get(path)) is not None:
+            _add_forwarded(document, outer, operations, examples)
+        elif is_served(runner, path):
+            _add_answered(document, outer, endpoint, examples)
+        else:
+            refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
+            document.paths.add("post", outer, _TAG, UNSERVED, {}, refusals, shape="OpenAI")
+    if prefix:
+        _add_below_prefix(document, prefix, forwarded)
+
+
+def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
+    """vLLM's paths in the table, by the paths that this server has for them."""
+    by_outer = {path: path for path in AT_ROOT}
+    if prefix:
+        further = [path for path in ENDPOINTS if not path.startswith("/v1/") and is_served(runner, path)]
+        by_outer |= {f"{prefix}{path}": path for path in AT_ROOT if path.startswith("/v1/")}
+        by_outer |= {f"{prefix}{path}": path for path in further}
+    return by_outer
+
+
+def _add_below_prefix(document: Document, prefix: str, forwarded: Mapping[str, Any]) -> None:
+    """Add what is served below the prefix only: models, and vLLM's further paths."""
+    paths, cards = document.paths, {200: json_answer("ModelCards")}
+    paths.add("get", f"{prefix}/v1/models", _TAG, "The models and LoRA adapters", cards, shape="OpenAI")
+    card = {200: json_answer("ModelCard")}
+    paths.add("get", f"{prefix}/v1/models/{{name}}", _TAG, "A model", card, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
+    for path, operations in forwarded.items():
+        is_change = changes_models(path)
+        if f"{prefix}{path}" not in paths.items and (is_change or is_for_clients(path)):
+            _add_forwarded(document, f"{prefix}{path}", operations, {}, is_change)
+
+
+def _add_answered(document: Document, path: str, endpoint: OpenAIEndpoint, examples: Mapping[str, Example]) -> None:
+    """Add an operation that this server answers itself."""
+    answer = json_answer(endpoint.response, examples)
+    if (event := _STREAMED.get(endpoint.name)) is not None:
+        answer["content"][EVENTS] = {"schema": event}
+    body = json_body(reference(endpoint.request), examples)
+    document.paths.add("post", path, _TAG, endpoint.summary, {200: answer}, document.errors, body, shape="OpenAI")
+
+
+def _add_forwarded(
+    document: Document,
+    path: str,
+    operations: Mapping[str, Any],
+    examples: Mapping[str, Example],
+    is_change: bool = False,
+) -> None:
+    """Add an operation that vLLM answers, in vLLM's description; this server adds the errors of its own checks."""
+    for method, operation in operations.items():
+        # FastAPI lists its own 422, which vLLM's application never answers with.
+        answers = {int(status): answer for status, answer in operation["responses"].items() if status != "422"}
+        body = operation.get("requestBody")
+        if body is not None and examples:
+            body["content"][JSON]["examples"] = requests_of(examples)
+        errors = [status for status in CALL if status not in answers]
+        summary = operation.get("summary", "")
+        document.paths.add(method, path, _TAG, summary, answers, errors, body, shape="OpenAI", is_change=is_change)
+
+
+def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:
+    """The paths in vLLM's own document, and its schemas under names that this server's schemas do not have."""
+    application: Any = None if runner.generator is None else runner.generator.openai_application
+    if application is None:
+        return {}, {}
+    written = orjson.dumps(application.openapi()).replace(b'"#/components/schemas/', b'"#/components/schemas/vLLM.')
+    vllm = orjson.loads(written)
+    paths = {path: operations for path, operations in vllm["paths"].items() if path != "/v1/models"}
+    return paths, {f"vLLM.{name}": schema for name, schema in vllm["components"]["schemas"].items()}
+
+
+def _add_schemas(document: Document) -> None:
+    generation = (CompletionRequest, ChatRequest, ResponsesRequest)
+    schemas = document.add_types(
+        *generation,
+        EmbeddingRequest,
+        RerankRequest,
+        ScoreRequest,
+        TokenizeTextRequest,
+        TokenizeChatRequest,
+        DetokenizeRequest,
+    )
+    for name in (*(kind.__name__ for kind in generation), "SamplingParameters"):
+        for field, schema in document.schemas[name]["properties"].items():
+            if (meaning := MEANINGS.get(field)) is not None:
+                schema["description"] = meaning
+    schemas["ScoreRequest"]["anyOf"] = [{"required": [*names]} for names in SIDES]
+    kinds = [reference("TokenizeTextRequest"), reference("TokenizeChatRequest")]
+    document.schemas |= {**ANSWER_SCHEMAS, "TokenizeRequest": {"anyOf": kinds}}

@@ -1,0 +1,38 @@
+"""Browsers' preflights of requests that vLLM answers."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from protocol.context import ServerContext
+from protocol.openai.endpoints import AT_ROOT, is_for_clients
+from protocol.openai.forwarding import inner_scope
+
+
+class ForwardPreflights:
+    """Hands a browser's preflight to vLLM's application if vLLM answers the request that follows.
+
+    vLLM's CORS middleware knows `--allowed-origins`, `--allowed-methods` and `--allowed-headers`.
+    """
+
+    def __init__(self, app: ASGIApp, context: ServerContext) -> None:
+        self._app = app
+        self._models = context.models
+        self._prefix = context.openai_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
+            path = scope["path"].removeprefix(self._prefix)
+            forwarded = path in AT_ROOT if path == scope["path"] else is_for_clients(path)
+            generator = self._models.first.generator
+            if forwarded and generator is not None and generator.ready and generator.serves_openai(path):
+                application = generator.openai_application
+                if application is not None:
+                    await application(inner_scope(scope, path), receive, send)
+                    return
+        await self._app(scope, receive, send)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Whether an OPTIONS request is a preflight: https://fetch.spec.whatwg.org/#cors-preflight-request"""
+    return {b"origin", b"access-control-request-method"} <= {name for name, _ in scope["headers"]}

@@ -1,0 +1,42 @@
+"""Schemas of a request's `parameters`, which V1 and the Open Inference Protocol share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from protocol.openapi.schemas import BOOLEAN, STRING, Schema
+from runners.core.answer_options import AnswerOptions, OverflowOptions
+from runners.core.request_options import OPTION_FLAGS
+from runners.core.runner import Runner
+from runners.core.sampling_parameters import PROTOCOL_PARAMETERS
+
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def describe_parameters(runner: Runner, sampling: Schema) -> dict[str, Schema]:
+    """The schemas of the parameters that the model takes.
+
+    Args:
+        sampling: the schema of the sampling parameters, which gets those of the protocols too.
+    """
+    sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
+    options, definitions = _option_schemas(runner.supported_options.names)
+    properties = dict.fromkeys(OPTION_FLAGS, BOOLEAN) | options
+    parameters = {"type": "object", "properties": properties} if runner.generator is None else sampling
+    return {**definitions, "SamplingParameters": sampling, "Parameters": parameters}
+
+
+def _option_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
+    """The schemas of an encoder's options by name, and the schemas that they refer to."""
+    answer, overflow = (kind.model_json_schema(ref_template=_REFERENCE) for kind in (AnswerOptions, OverflowOptions))
+    schema = {key: answer[key] | overflow[key] for key in ("properties", "$defs")}
+    # Parameters of gRPC cannot be lists: a string with commas does for a list.
+    lists = {
+        name
+        for name, option in schema["properties"].items()
+        if any(one.get("type") == "array" for one in option.get("anyOf", [option]))
+    }
+    properties = {
+        name: {"anyOf": [option, STRING]} if name in lists else option for name, option in schema["properties"].items()
+    }
+    return {name: properties[name] for name in sorted(names)}, schema["$defs"]

@@ -1,0 +1,26 @@
+"""Embeddings of predictions, and orders of scores, for the protocols that embed and rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runners.core.predictions import Numbers, Prediction
+
+
+def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]:
+    """The embedding of each text: float32 [dimensions]."""
+    return [prediction.main.values for prediction in predictions if isinstance(prediction.main, Numbers)]
+
+
+def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same vectors with length 1: float32 [vectors, dimensions]."""
+    # The epsilon is that of torch's `normalize`.
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+
+def sort_by_score(scores: Sequence[float]) -> list[int]:
+    """The positions of the scores, highest first; equal scores keep their order."""
+    return sorted(range(len(scores)), key=lambda index: -scores[index])

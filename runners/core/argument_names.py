@@ -1,0 +1,76 @@
+"""The names of arguments: this server's, KServe's and vLLM's, with their aliases."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+from runners.core.arguments import ARGUMENT_NAMES, LaunchArguments
+from runners.core.errors import ArgumentsError
+from runners.core.vllm_flags import OPTIONS, SHORT, SWITCHES
+
+# vLLM's names for arguments of this server, and vLLM's short names for those that determine the number of GPUs.
+ALIASES: Mapping[str, str] = {
+    "max_model_len": "max_length",
+    "model": "model_id",
+    "port": "http_port",
+    "revision": "model_revision",
+    "tp": "tensor_parallel_size",
+    "pp": "pipeline_parallel_size",
+    "dp": "data_parallel_size",
+    "dpl": "data_parallel_size_local",
+}
+# KServe's flags that have no effect here, and what has instead: they are accepted with a warning, so that KServe's
+# manifests start this server unchanged.
+WITHOUT_EFFECT: Mapping[str, str] = {
+    "access_log_format": "--enable_latency_logging logs a line for every request",
+    "configure_logging": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
+    "disable_log_requests": "prompts are never logged",
+    "enable_docs_url": "/docs is always there",
+    "event_loop": "every worker runs on uvloop",
+    "log_config_file": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
+    "max_asyncio_workers": "requests wait for the model in its own queue; --max_concurrent_requests bounds it",
+    "max_threads": "gRPC is served without threads; --max_concurrent_requests bounds what is under way",
+    "protocol": "--predictor_protocol is how a predictor is spoken to",
+}
+_OWN_NAMES = frozenset({*ARGUMENT_NAMES, *LaunchArguments.model_fields, *WITHOUT_EFFECT})
+_VLLM_NAMES = frozenset({*OPTIONS, *SHORT, *SWITCHES, *(f"no_{name}" for name in SWITCHES)})
+# vLLM's long names that neither this server nor an alias has.
+VLLM_ONLY = sorted({*OPTIONS, *SWITCHES} - _OWN_NAMES - {*ALIASES})
+
+
+def normalize_name(name: str) -> str:
+    """The name with `_` for `-`, and without its alias."""
+    # The part after a dot is a key of a JSON argument, as in --compilation_config.mode.
+    name, dot, key = name.strip().partition(".")
+    name = name.replace("-", "_")
+    return ALIASES.get(name, name) + dot + key
+
+
+def is_known(name: str) -> bool:
+    """Whether a normalized name is an argument of this server, of KServe or of vLLM."""
+    return name.partition(".")[0] in _OWN_NAMES | _VLLM_NAMES
+
+
+def check_name(name: str, origin: str) -> None:
+    """
+    Args:
+        name: a normalized name.
+        origin: the source of the argument, for the message.
+
+    Raises:
+        ArgumentsError: there is no such argument.
+    """
+    if not is_known(name):
+        raise ArgumentsError(_describe_unknown(name, origin))
+
+
+def _describe_unknown(name: str, origin: str) -> str:
+    # This server's names are suggested before vLLM's.
+    for names in (_OWN_NAMES | {*ALIASES}, _VLLM_NAMES):
+        # KServe accepts abbreviations; other unknown names are mostly typing errors.
+        longer = [known for known in names if known.startswith(name)]
+        close = longer if len(longer) == 1 else difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
+        if close:
+            return f"unknown argument {name!r} in {origin}: did you mean {close[0]}?"
+    return f"unknown argument {name!r} in {origin}: `python launch.py --help` shows all that there are"

@@ -1,0 +1,99 @@
+"""Parses KServe's and vLLM's command line; values stay text."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from runners.core.argument_names import ALIASES, VLLM_ONLY, WITHOUT_EFFECT, check_name, normalize_name
+from runners.core.arguments import GROUPS
+from runners.core.errors import ArgumentsError
+from runners.core.vllm_flags import SHORT
+
+_FLAGS_WITHOUT_EFFECT = frozenset({"disable_log_requests"})
+_SHORT_OPTION = re.compile(r"-(?P<name>[a-z]+(\.[\w.]+)?)(=(?P<value>.*))?$", re.DOTALL)
+# vLLM's -O3, -O=3 and -O 3.
+_OPTIMIZATION = re.compile(r"-O=?(?P<level>\d*)$")
+_LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """The parser of this server's and KServe's names, in groups for `--help`; it accepts every value."""
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS, exit_on_error=False
+    )
+    for group in GROUPS:
+        options = parser.add_argument_group(group.title)
+        for name, field in group.model_fields.items():
+            names = [name, *(alias for alias, target in ALIASES.items() if target == name)]
+            default = "" if field.default is None or field.default is False else f"; default {field.default}"
+            _add_option(options, names, field.annotation in (bool, bool | None), f"{field.description}{default}")
+    ignored = parser.add_argument_group("KServe's, accepted without effect")
+    for name, instead in WITHOUT_EFFECT.items():
+        _add_option(ignored, [name], name in _FLAGS_WITHOUT_EFFECT, instead)
+    vllm_names = [*(f"--{name}" for name in VLLM_ONLY), *(f"-{name}" for name in sorted(SHORT))]
+    parser.add_argument_group("vLLM's (docs.vllm.ai has what they do; flags also as --no_...)", " ".join(vllm_names))
+    return parser
+
+
+def _add_option(options: Any, names: Sequence[str], is_flag: bool, description: str) -> None:
+    text = _LINK.sub(r"\1", description).replace("`", "").replace("%", "%%")
+    words = [f"--{name}" for name in names]
+    if is_flag:
+        options.add_argument(*words, dest=names[0], nargs="?", const="true", metavar="true|false", help=text)
+    else:
+        options.add_argument(*words, dest=names[0], metavar="VALUE", help=text)
+
+
+def parse_command_line(words: Sequence[str], origin: str = "the command line") -> dict[str, str]:
+    """Parse `--name=value`, `--name value` and bare `--flag`; `-` and `_` are the same in names.
+
+    Args:
+        words: the words after the program's name.
+        origin: what errors call the command line.
+
+    Returns:
+        The values as text, by argument name; none is validated. Several words after one of vLLM's names are one value,
+        quoted as in a shell.
+
+    Raises:
+        ArgumentsError: an unknown name, a missing value or a stray word.
+    """
+    try:
+        namespace, rest = create_parser().parse_known_args([_normalize_word(word) for word in words])
+    except argparse.ArgumentError as error:
+        raise ArgumentsError(f"{origin} is wrong: {error}") from error
+    values: dict[str, str] = vars(namespace)
+    for name, option_words in _group_words(rest, origin):
+        check_name(name, origin)
+        values[name] = option_words[0] if len(option_words) == 1 else shlex.join(option_words) or "true"
+    return values
+
+
+def _group_words(words: Iterable[str], origin: str) -> list[tuple[str, list[str]]]:
+    """Group words by option: `--lora_modules a=x b=y` is one option with two words."""
+    options: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word.removeprefix("--").partition("=")
+            options.append((normalize_name(name), [value] if equals else []))
+        elif short := _SHORT_OPTION.match(word):
+            value = short["value"]
+            options.append((normalize_name(short["name"]), [] if value is None else [value]))
+        elif options:
+            options[-1][1].append(word)
+        else:
+            raise ArgumentsError(f"{origin} has a stray word {word!r}; arguments look like --name=value")
+    return options
+
+
+def _normalize_word(word: str) -> str:
+    if level := _OPTIMIZATION.match(word):
+        return "--optimization_level" + (f"={level['level']}" if level["level"] else "")
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}"

@@ -1,0 +1,166 @@
+"""Constraints of outputs in requests: OpenAI's `response_format` and vLLM's `structured_outputs`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from runners.core.errors import InputError, UnsupportedError
+from runners.core.generation import Constraint
+
+# vLLM has the same limit: the cost of a grammar grows steeply with its nesting.
+_MAX_NESTING = 64
+# All combinations of alternatives are tried: twelve levels take seconds.
+_MAX_ALTERNATIVES = 8
+_COMBINING = frozenset({"oneOf", "anyOf", "allOf"})
+MAX_CHOICES = 1024
+MAX_CHARACTERS = 2**18
+
+Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
+
+
+class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """vLLM's `structured_outputs`: one kind of constraint."""
+
+    json: dict[str, Any] | str | None = None
+    regex: Pattern | None = None
+    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    grammar: Pattern | None = None
+    json_object: bool | None = None
+    # These fields are read so that they can be refused.
+    structural_tag: str | None = None
+    whitespace_pattern: str | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+
+
+class JsonSchema(msgspec.Struct, kw_only=True):
+    """A schema and its name, in the form of OpenAI's API."""
+
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, kw_only=True):
+    """OpenAI's `response_format`."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+
+
+def read_structured_outputs(outputs: StructuredOutputs | None) -> Constraint | None:
+    """
+    Raises:
+        InputError: there is no constraint, or several, or a schema is nested too deeply.
+        UnsupportedError: only vLLM implements a field.
+    """
+    if outputs is None:
+        return None
+    for name in ("structural_tag", "whitespace_pattern", "disable_any_whitespace", "disable_additional_properties"):
+        if getattr(outputs, name):
+            raise UnsupportedError(f"structured_outputs.{name}", "structured_outputs")
+    kinds: tuple[Literal["json", "regex", "choice", "grammar"], ...] = ("json", "regex", "choice", "grammar")
+    found = [kind for kind in kinds if getattr(outputs, kind) is not None]
+    if len(found) + bool(outputs.json_object) != 1:
+        raise InputError(
+            f"structured_outputs must have exactly one of {', '.join(kinds)} and json_object", "structured_outputs"
+        )
+    if not found:
+        return Constraint("json_object", param="structured_outputs")
+    if outputs.choice is not None:
+        return Constraint("choice", tuple(outputs.choice), "structured_outputs")
+    if outputs.json is not None:
+        return constrain_to_schema(outputs.json, "structured_outputs")
+    return Constraint(found[0], outputs.regex or outputs.grammar or "", "structured_outputs")
+
+
+def read_response_format(response_format: ResponseFormat | None) -> Constraint | None:
+    """
+    Raises:
+        InputError: the schema is missing or nested too deeply.
+        UnsupportedError: only vLLM implements the type.
+    """
+    if response_format is None or response_format.type == "text":
+        return None
+    if response_format.type == "json_object":
+        return Constraint("json_object", param="response_format")
+    if response_format.type == "structural_tag":
+        raise UnsupportedError("response_format structural_tag", "response_format")
+    if response_format.json_schema is None or response_format.json_schema.schema is None:
+        raise InputError("response_format json_schema needs json_schema.schema", "response_format")
+    return constrain_to_schema(response_format.json_schema.schema, "response_format")
+
+
+def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
+    """
+    Args:
+        schema: the schema, or its JSON text.
+        param: the field with the schema.
+
+    Raises:
+        InputError: the schema is no JSON object, or is nested too deeply.
+    """
+    if isinstance(schema, str) and len(schema) > MAX_CHARACTERS:
+        raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    try:
+        parsed = msgspec.json.decode(schema, type=dict[str, Any]) if isinstance(schema, str) else schema
+        text = msgspec.json.encode(parsed).decode()
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(f"the schema of {param} is no JSON object", param) from error
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    check_schema(parsed, param)
+    return Constraint("json", text, param)
+
+
+def check_schema(schema: Any, param: str) -> None:
+    """
+    Raises:
+        InputError: the schema is too long, or the schema or its alternatives are nested too deeply.
+    """
+    if isinstance(schema, str) or len(msgspec.json.encode(schema)) > MAX_CHARACTERS:
+        raise InputError(f"the schema of {param} has more than {MAX_CHARACTERS} characters", param)
+    if _nesting(schema) > _MAX_NESTING:
+        raise InputError(
+            f"the schema of {param} is nested too deeply: at most {_MAX_NESTING} levels are allowed", param
+        )
+    level, depth = [schema], 0
+    while level:
+        # The next alternatives below each schema, at any depth.
+        found = [node for root in level for node in _alternatives(root)]
+        depth += bool(found)
+        if depth > _MAX_ALTERNATIVES:
+            raise InputError(
+                f"the schema of {param} has oneOf, anyOf or allOf nested more than {_MAX_ALTERNATIVES} deep", param
+            )
+        level = found
+
+
+def _alternatives(root: Any) -> list[Any]:
+    found: list[Any] = []
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if name in _COMBINING and isinstance(value, list):
+                    found += value
+                else:
+                    stack.append(value)
+        elif isinstance(node, list):
+            stack += node
+    return found
+
+
+def _nesting(value: Any) -> int:
+    """How deeply objects and lists are nested; counting stops at too many levels."""
+    level, depth = [value], 0
+    while level and depth <= _MAX_NESTING:
+        children = [list(node.values()) if isinstance(node, dict) else node for node in level]
+        level = [child for each in children for child in each if isinstance(child, dict | list)]
+        depth += 1
+    return depth

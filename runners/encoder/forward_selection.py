@@ -1,0 +1,265 @@
+"""Selects the forward pass of a model, by probing at load.
+
+A forward pass is correct if two conditions hold. A batch of texts of different lengths, in any order, gives the scores
+that the stock model gives for each text alone. And the scores of a text do not change if the other texts of its batch
+are replaced by others of the same lengths. The fastest correct forward pass is selected: packed batches, padded
+batches, batches of texts of equal length, or one text at a time.
+
+Rounding in 16 bits can hide the influence of other texts, so 16-bit models are probed in float32 first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from runners.core.errors import ModelLoadError, brief
+from runners.core.machine import available_memory
+from runners.encoder.batch_mode import BatchMode
+from runners.encoder.forward import (
+    Forward,
+    GroupedForward,
+    ModelInputs,
+    PaddedForward,
+    TokenSelection,
+    group_above,
+    group_by_length,
+    group_singly,
+)
+from runners.encoder.packing import PackedForward
+from runners.encoder.probe import Probe, name_dtype
+from runners.encoder.sequences import TokenizedText
+from runners.modeling.packed_linear import pack_linears
+from runners.modeling.score_difference import TOLERANCES, measure_difference
+
+logger = logging.getLogger(__name__)
+
+# Do not probe in float32 if the weights need more than this share of the free memory.
+_SHARE_OF_MEMORY = 0.8
+# How many texts a padded batch and packed linear layers are probed with.
+_PADDED_TEXTS = 3
+_MODE_PHRASES = {
+    BatchMode.PACKED: "in packed batches",
+    BatchMode.EQUAL_LENGTH: "in batches of equal length",
+    BatchMode.ONE_BY_ONE: "one by one",
+}
+
+
+def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
+    """Pack the model's linear layers and select its forward pass.
+
+    Args:
+        padding_side: where the model's tokenizer pads, `right` or `left`; the other side is probed after it.
+
+    Returns:
+        The forward pass, and the reason for the log.
+
+    Raises:
+        ModelLoadError: the model's scores are not finite.
+    """
+    _check_finite(probe)
+    candidates = make_candidates(probe, padding_side)
+    refusals: dict[str, str] = {}
+    if probe.inputs.dtype != torch.float32:
+        candidates = _check_in_float32(probe, candidates, refusals)
+    few = slice(_PADDED_TEXTS)
+    expected = torch.cat(probe.expected[few])
+    logger.info("%s", pack_linears(probe.inputs.model, lambda: torch.cat(probe.run_alone(probe.texts[few])), expected))
+    forward, difference = _find_correct(probe, candidates, probe.expected, refusals)
+    limit = probe.inputs.rope.limit
+    if limit is None:
+        return forward, _explain(probe, forward, refusals, difference)
+    guarded = GroupedForward(forward, forward.mode, partial(group_above, limit))
+    try:
+        texts, scores = [*probe.texts, *probe.long_texts], [*probe.expected, *probe.long_expected]
+        _compare(_split(guarded, texts), scores, TOLERANCES[probe.inputs.dtype])
+    except Exception as error:
+        refusals[forward.name] = f"longer texts, with other rotary positions, do not: {brief(error)}"
+        forward.detach()
+        return candidates[-1], _explain(probe, candidates[-1], refusals, None)
+    reason = _explain(probe, forward, refusals, difference)
+    return guarded, f"{reason}; texts of more than {limit} tokens run only beside others of their length (RoPE scaling)"
+
+
+@torch.inference_mode()
+def _find_correct(
+    probe: Probe, candidates: Sequence[Forward], expected: Sequence[Tensor], refusals: dict[str, str]
+) -> tuple[Forward, float | None]:
+    """The first correct candidate, and how much its scores differ from those of the stock model.
+
+    The last candidate, one text at a time, is the stock model itself; for it there is no difference.
+    """
+    *batched, alone = candidates
+    for forward in batched:
+        try:
+            forward.attach()
+            return forward, _check(probe, forward, expected)
+        except Exception as error:
+            forward.detach()
+            refusals.setdefault(forward.name, brief(error))
+    return alone, None
+
+
+def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
+    """All forward passes, fastest first."""
+    inputs = probe.inputs
+    other_side = "left" if padding_side == "right" else "right"
+    selects = _can_select_tokens(probe)
+    return [
+        PackedForward(inputs),
+        PaddedForward(inputs, padding_side, selects),
+        PaddedForward(inputs, other_side, selects),
+        GroupedForward(PaddedForward(inputs, selects=selects), BatchMode.EQUAL_LENGTH, group_by_length),
+        GroupedForward(PaddedForward(inputs, selects=selects), BatchMode.ONE_BY_ONE, group_singly),
+    ]
+
+
+@torch.inference_mode()
+def _can_select_tokens(probe: Probe) -> bool:
+    """Whether tokens can be selected before the model's head runs, without changing scores; probed with one text."""
+    if probe.inputs.selection is not TokenSelection.MASKS:
+        return False
+    try:
+        found, _ = PaddedForward(probe.inputs).run(probe.texts[:1])
+        _compare([found], probe.expected[:1], TOLERANCES[probe.inputs.dtype])
+    except Exception:
+        return False
+    return True
+
+
+def _check_in_float32(probe: Probe, candidates: Sequence[Forward], refusals: dict[str, str]) -> Sequence[Forward]:
+    """The first candidate that is correct in float32, and all after it.
+
+    Without memory for float32, padded batches are left out: in 16 bits the influence of padding looks like rounding.
+    """
+    try:
+        with in_float32(probe.inputs):
+            forward, _ = _find_correct(probe, candidates, probe.run_alone(probe.texts), refusals)
+            forward.detach()
+        return candidates[candidates.index(forward) :]
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        refusals[BatchMode.PADDED] = f"there is no memory to try it in float32: {brief(error)}"
+        return [forward for forward in candidates if forward.mode is not BatchMode.PADDED]
+    finally:
+        if probe.inputs.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def in_float32(inputs: ModelInputs) -> Iterator[None]:
+    """Convert the model's weights to float32 within the block.
+
+    Raises:
+        MemoryError: they need too much of the free memory.
+    """
+    dtype, model = inputs.dtype, inputs.model
+    # CTRL casts one of its buffers itself.
+    every = (*model.parameters(), *model.buffers())
+    tensors = [tensor for tensor in every if tensor.dtype == dtype and not tensor.is_inference()]
+    wanted = 2 * sum(tensor.nbytes for tensor in tensors)
+    available = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else available_memory()
+    if wanted > _SHARE_OF_MEMORY * available:
+        raise MemoryError(f"{wanted >> 20} MiB of {available >> 20} MiB that are free")
+    stored = [tensor.data for tensor in tensors]
+    try:
+        inputs.dtype = torch.float32
+        for tensor in tensors:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        inputs.dtype = dtype
+        for tensor, data in zip(tensors, stored, strict=True):
+            tensor.data = data
+
+
+def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
+    """Check that a forward pass is correct.
+
+    Args:
+        expected: the stock model's scores of each of the probe's texts, [rows, classes] each.
+
+    Returns:
+        How much the scores of the forward pass differ from these.
+
+    Raises:
+        ValueError: they differ by more than the tolerance, or a text's scores depend on the other texts.
+    """
+    dtype = probe.inputs.dtype
+    tolerance = TOLERANCES[dtype]
+    texts, expected = list(probe.texts), list(expected)
+    if forward.mode is not BatchMode.PACKED and len(texts) > _PADDED_TEXTS:
+        # The shortest text, which gets the most padding, and the longest ones.
+        texts, expected = [texts[0], *texts[-2:]], [expected[0], *expected[-2:]]
+    if forward.mode is BatchMode.EQUAL_LENGTH or len(texts) == 1:
+        texts = [each for text in texts for each in (text, probe.replace(text))]
+        forward.detach()
+        expected = probe.run_alone(texts)
+        forward.attach()
+    found = _split(forward, texts)
+    difference = _compare(found, expected, tolerance)
+    replacements = [probe.replace]
+    if forward.mode is BatchMode.PACKED:
+        _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
+        # Some models read the length of the row: CLIP refuses more tokens than it has positions.
+        _compare(_split(forward, texts * probe.copies), [*expected] * probe.copies, tolerance)
+        replacements.append(probe.replace_all)
+    # Padding does not mix texts; in float32 only the order of sums depends on the other rows of a batch.
+    exact = forward.mode is BatchMode.PACKED or dtype != torch.float32
+    for kept, replace in enumerate(replacements):
+        beside = _split(forward, [text if index % 2 == kept else replace(text) for index, text in enumerate(texts)])
+        if exact and not all(map(torch.equal, beside[kept::2], found[kept::2])):
+            raise ValueError("the answer to a text depends on the others of its batch")
+        _compare(beside[kept::2], found[kept::2], tolerance)
+    return difference
+
+
+def _split(forward: Forward, texts: Sequence[TokenizedText]) -> list[Tensor]:
+    """The scores of each text by a forward pass: [rows, classes] each."""
+    with torch.inference_mode():
+        rows, counts = forward.run_checked(texts)
+    return list(torch.split(rows, counts))
+
+
+def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
+    """The largest relative difference of scores (see `measure_difference`).
+
+    Raises:
+        ValueError: it is larger than the tolerance.
+    """
+    difference = measure_difference(torch.cat(list(found)), torch.cat(list(expected)))
+    if not difference <= tolerance:
+        raise ValueError(f"its scores differ by {difference:.0e}")
+    return difference
+
+
+@torch.inference_mode()
+def _check_finite(probe: Probe) -> None:
+    """Refuse a checkpoint with NaN or infinity, and a dtype in which scores overflow.
+
+    Raises:
+        ModelLoadError: a weight or a score is not finite.
+    """
+    dtype = name_dtype(probe.inputs)
+    for name, weight in probe.inputs.model.named_parameters():
+        # A sum needs one pass over the weights, and no copy.
+        if not torch.isfinite(weight.sum(dtype=torch.float32)):
+            raise ModelLoadError(
+                f"the weights {name} hold NaN or infinity in {dtype}: the checkpoint is broken or needs another --dtype"
+            )
+    if not all(torch.isfinite(scores).all() for scores in probe.expected):
+        others = {"float16": ": set --dtype to bfloat16 or float32", "bfloat16": ": set --dtype to float32"}
+        raise ModelLoadError(f"{probe.name} gives NaN or infinity in {dtype}{others.get(dtype, '')}")
+
+
+def _explain(probe: Probe, chosen: Forward, refusals: dict[str, str], difference: float | None) -> str:
+    parts = [f"{probe.name} gives the same as for each text alone ({difference:.0e})"] if difference is not None else []
+    parts += [f"not {refused}, since {reason}" for refused, reason in refusals.items()]
+    if probe.refused:
+        parts.append(f"some texts were not tried, since the stock model refuses them: {probe.refused}")
+    phrase = _MODE_PHRASES.get(chosen.mode, f"in batches sorted by length, {chosen.name}")
+    return f"texts are run {phrase}: {'; '.join(parts)}"

@@ -1,0 +1,241 @@
+"""Loading an encoder: from the operator's arguments to a `LoadedModel`, in the model thread."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from runners.core.answer_options import OverflowOptions
+from runners.core.arguments import Arguments
+from runners.core.errors import ArgumentsError, InputError, ModelLoadError
+from runners.core.machine import count_cores
+from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
+from runners.core.predictions import Options
+from runners.core.predictor import Predictor, PredictorWatch
+from runners.core.request_options import check_options, read_default_options, warn_of_unsupported
+from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
+from runners.encoder.forward import Forward, ModelInputs
+from runners.encoder.loaded_model import LoadedModel
+from runners.encoder.queue import BatchQueue
+from runners.encoder.remote import RemoteForward
+from runners.encoder.request_tokenizer import TokenizerThreads
+from runners.encoder.sample_texts import SampleTexts
+from runners.encoder.tasks import ENCODER_TASKS, EncoderTask
+from runners.encoder.token_limits import TokenLimits, find_padding_id
+from runners.encoder.tokenization import TextTokenizer
+from runners.encoder.transformer_settings import load_transformer_settings
+from runners.modeling.loading import (
+    build_meta_model,
+    holds_embedder,
+    limit_length,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_batch_tokens,
+)
+from runners.modeling.weights import copy_mapped_weights
+
+
+@dataclass(frozen=True, slots=True)
+class _Checkpoint:
+    """What the model's files hold; the model of a predictor has no weights here."""
+
+    task: Task
+    encoder_task: EncoderTask
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+
+
+def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor] | None) -> LoadedModel:
+    """Load and warm the model that the arguments name.
+
+    Args:
+        connect: opens the connection to the predictor, if the arguments name one.
+
+    Raises:
+        ArgumentsError: an argument does not fit the model.
+        ModelLoadError: the model cannot be served.
+    """
+    _silence_transformers()
+    torch.set_num_threads(count_cores(arguments.workers))
+    checkpoint = _load_checkpoint(arguments)
+    encoder_task, model = checkpoint.encoder_task, checkpoint.model
+    default_options = _resolve_default_options(arguments, checkpoint)
+    input_names = _input_names(arguments, model, checkpoint.tokenizer)
+    _create_counters(arguments.model_name)
+    max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, encoder_task.recommended_length)
+    tokenizer = _make_tokenizer(arguments, checkpoint, max_length)
+    token_limits = _find_token_limits(arguments, checkpoint, max_length, input_names)
+    max_batch_tokens = resolve_batch_tokens(arguments, checkpoint.device)
+    predictor = watch = None
+    forward: Forward
+    if arguments.predictor_host is not None:
+        assert connect is not None
+        predictor = connect(arguments)
+        forward = RemoteForward(predictor, encoder_task, input_names, find_padding_id(model))
+        watch = PredictorWatch(predictor) if arguments.enable_predictor_health_check else None
+    else:
+        # Probe texts may be longer than the model takes, so the operator's `truncation=false` does not hold for them.
+        options = replace(default_options, overflow=OverflowOptions())
+        samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
+        forward = _prepare_forward(checkpoint, samples, input_names, max_batch_tokens)
+    loaded = LoadedModel(
+        task=checkpoint.task,
+        model=model,
+        encoder_task=encoder_task,
+        default_options=default_options,
+        supported_options=encoder_task.supported_options(checkpoint.task),
+        tokenizer=tokenizer,
+        token_limits=token_limits,
+        tokenizer_threads=TokenizerThreads(tokenizer),
+        forward=forward,
+        queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name)),
+        predictor=predictor,
+        watch=watch,
+    )
+    # Loaded objects stay, so the garbage collector skips them from now on. Its pauses were the tail of the latency.
+    gc.collect()
+    gc.freeze()
+    return loaded
+
+
+def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:
+    """The task of a model whose operator names none.
+
+    Args:
+        is_embedder: whether the model comes with the files of a SentenceTransformer; they win over its architecture.
+
+    Raises:
+        ModelLoadError: the architecture names no task, or one of generation.
+    """
+    if is_embedder:
+        return Task.TEXT_EMBEDDING
+    task = infer_task(config.architectures)
+    if task in GENERATION:
+        raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
+    if task is not Task.SEQUENCE_CLASSIFICATION:
+        return task
+    names = [str(name).lower() for name in (config.id2label or {}).values()]
+    if any(name.startswith(ENTAILMENT) for name in names):
+        # The answers are those of sequence classification, unless a request has candidate labels.
+        return Task.ZERO_SHOT_CLASSIFICATION
+    # With one class there is nothing to choose from: it is a cross-encoder, or answers as one.
+    if config.num_labels == 1 and getattr(config, "problem_type", None) != "multi_label_classification":
+        return Task.TEXT_RANKING
+    return task
+
+
+def _silence_transformers() -> None:
+    """Our own errors and log lines say what matters about a load."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
+    is_remote = arguments.predictor_host is not None
+    device = torch.device("cuda" if torch.cuda.is_available() and not is_remote else "cpu")
+    config = load_config(arguments)
+    task = arguments.task or choose_task(config, holds_embedder(arguments))
+    task_class = ENCODER_TASKS[task]
+    if is_remote and task_class.model_outputs > 1:
+        raise ArgumentsError(f"predictor_host: a predictor gives one tensor, and {task} needs several")
+    settings = load_transformer_settings(arguments, task_class.sentence_transformer)
+    if settings.config:
+        config = load_config(arguments, settings.config)
+    tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
+    if is_remote:
+        model = build_meta_model(arguments, task_class.auto_class, config)
+    else:
+        model = load_model(arguments, task_class.auto_class, device, task_class.unused_weights, config)
+    encoder_task = task_class(arguments, settings, model, tokenizer, device)
+    return _Checkpoint(task, encoder_task, model, tokenizer, device)
+
+
+def _resolve_default_options(arguments: Arguments, checkpoint: _Checkpoint) -> Options:
+    """The operator's options, as far as the task has them.
+
+    Raises:
+        ArgumentsError: an option does not fit the model.
+    """
+    encoder_task = checkpoint.encoder_task
+    supported = encoder_task.supported_options(checkpoint.task)
+    warn_of_unsupported(arguments, checkpoint.task, supported.names, encoder_task.returns_offsets)
+    options = read_default_options(arguments, supported.names)
+    try:
+        check_options(options, supported, arguments)
+    except InputError as error:
+        raise ArgumentsError(str(error)) from error
+    return options
+
+
+def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Names of the tensors that the model gets; by default those that `tokenizer(text)` returns.
+
+    Raises:
+        ArgumentsError: the arguments name a tensor that this model does not take.
+    """
+    taken = frozenset(inspect.signature(model.forward).parameters) & {"input_ids", "attention_mask", "token_type_ids"}
+    if arguments.return_token_type_ids and "token_type_ids" not in taken:
+        raise ArgumentsError(f"return_token_type_ids: {type(model).__name__} takes no token_type_ids")
+    if arguments.tensor_input_names is None:
+        requested = ["token_type_ids"] if arguments.return_token_type_ids else []
+        return taken & {*tokenizer.model_input_names, *requested}
+    names = frozenset(arguments.tensor_input_names)
+    if not names <= taken or "input_ids" not in names:
+        raise ArgumentsError(
+            f"tensor_input_names is {','.join(arguments.tensor_input_names)}; {type(model).__name__} needs input_ids "
+            f"and takes {', '.join(sorted(taken))}"
+        )
+    return names
+
+
+def _create_counters(model_name: str) -> None:
+    """A counter without a value is not exported; from here on both are, as 0."""
+    TRUNCATED_TEXTS.labels(model_name)
+    NON_FINITE_TEXTS.labels(model_name)
+
+
+def _make_tokenizer(arguments: Arguments, checkpoint: _Checkpoint, max_length: int) -> TextTokenizer:
+    return TextTokenizer(
+        checkpoint.tokenizer,
+        max_length=max_length,
+        add_special_tokens=not arguments.disable_special_tokens,
+        lower_case=checkpoint.encoder_task.lower_case,
+        max_characters=arguments.max_whole_text_characters,
+    )
+
+
+def _find_token_limits(
+    arguments: Arguments, checkpoint: _Checkpoint, max_length: int, input_names: frozenset[str]
+) -> TokenLimits:
+    encoder_task = checkpoint.encoder_task
+    return TokenLimits.of(checkpoint.model, max_length, "token_type_ids" in input_names).compare(
+        checkpoint.tokenizer,
+        add_special_tokens=not arguments.disable_special_tokens,
+        accepts_pairs=encoder_task.accepts_pairs,
+        needs_pairs=encoder_task.needs_pairs,
+        needed_tokens=encoder_task.needed_tokens,
+    )
+
+
+def _prepare_forward(
+    checkpoint: _Checkpoint, samples: SampleTexts, input_names: frozenset[str], max_batch_tokens: int
+) -> Forward:
+    """Choose the forward pass by trying, and warm it."""
+    model = checkpoint.model
+    padding_id = find_padding_id(model)
+    inputs = ModelInputs(
+        model, input_names, checkpoint.encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id
+    )
+    forward = samples.select_forward(inputs, max_batch_tokens)
+    # Packed layers hold copies of their weights already.
+    copy_mapped_weights(model)
+    samples.warm_up(model, forward)
+    return forward

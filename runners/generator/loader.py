@@ -1,0 +1,183 @@
+"""Loads a generator that `transformers` runs: its model, tokenizer, and all that requests are prepared with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from runners.core.arguments import Arguments
+from runners.core.errors import InputError
+from runners.core.generation import Sampling
+from runners.core.machine import count_cores
+from runners.core.metrics import QueueMetrics
+from runners.generator.constraints import GrammarMatcher, Grammars
+from runners.generator.decoder import Decoder
+from runners.generator.generation_defaults import Defaults, leave_defaults
+from runners.generator.generation_request import Request
+from runners.generator.length_limits import Limits
+from runners.generator.probe import choose_batching, speed_up
+from runners.generator.prompts import Prompts, load_template
+from runners.generator.row_allocation import MAX_ROWS
+from runners.generator.sampler import Settings
+from runners.generator.sampling_checks import find_ends, resolve
+from runners.generator.scheduler import Scheduler
+from runners.generator.vocabulary import Vocabulary
+from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
+from runners.modeling.model_files import load_json
+from runners.modeling.packed_linear import warm_linears
+from runners.modeling.weights import copy_mapped_weights
+
+logger = logging.getLogger(__name__)
+
+# Most logits of a prompt, 1 GiB in float32, for models that compute a prompt as a whole.
+_MOST_LOGITS = 2**28
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGenerator:
+    """A model that is loaded, and what prepares its requests."""
+
+    vocabulary: Vocabulary
+    prompts: Prompts
+    grammars: Grammars
+    limits: Limits
+    defaults: Defaults
+    scheduler: Scheduler
+
+    def limit_output(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """The most tokens of an output; 0 to compute the prompt only.
+
+        Raises:
+            InputError: the prompt is empty or too long, a token id is outside of the vocabulary, or the output is too
+                long or too short.
+        """
+        max_tokens = self.limits.room(len(prompt), sampling.max_tokens)
+        self.defaults.check(prompt)
+        if sampling.max_tokens is None:
+            max_tokens = min(max_tokens, self.defaults.limit(sampling) or max_tokens)
+        if sampling.min_tokens > max_tokens:
+            raise InputError(f"min_tokens is {sampling.min_tokens}, but max_tokens is {max_tokens}", "min_tokens")
+        if sampling.prompt_logprobs is not None:
+            self._check_prompt_logprobs(prompt)
+        return max_tokens
+
+    def resolve(self, sampling: Sampling) -> Settings:
+        """The sampler's settings; tokenizes `bad_words`.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary, or parameters contradict each other.
+        """
+        return resolve(sampling, self.defaults, self.vocabulary.tokenizer)
+
+    def make_request(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int,
+        settings: Settings,
+        matcher: GrammarMatcher | None,
+    ) -> Request:
+        """
+        Args:
+            max_tokens: from `limit_output`.
+            settings: from `resolve`.
+            matcher: of the output's constraint, if it has one.
+
+        Raises:
+            InputError: the model has no such language, or beam search contradicts other parameters.
+        """
+        defaults = self.defaults
+        settings, processors = defaults.process(settings, sampling, prompt, max_tokens)
+        has_encoder = defaults.decoder_start is not None
+        return Request(
+            prompt=prompt,
+            counted=[defaults.decoder_start] if defaults.decoder_start is not None else prompt,
+            context=() if has_encoder else prompt,
+            settings=settings,
+            seed=sampling.seed,
+            max_tokens=max_tokens,
+            ends=find_ends(sampling, defaults, self.vocabulary.tokenizer.eos_token_id),
+            stop=tuple(stop for stop in sampling.stop if stop) or defaults.stop,
+            include_stop=sampling.include_stop,
+            skip_special_tokens=sampling.skip_special_tokens,
+            prompt_logprobs=sampling.prompt_logprobs,
+            processors=processors,
+            matcher=matcher,
+            beams=defaults.find_beams(sampling) if max_tokens else None,
+        )
+
+    def _check_prompt_logprobs(self, prompt: Sequence[int]) -> None:
+        """
+        Raises:
+            InputError: the model is an encoder-decoder, or the prompt is too long for its log probabilities.
+        """
+        if self.defaults.decoder_start is not None:
+            raise InputError("an encoder-decoder has no log probabilities of its prompt", "prompt_logprobs")
+        if not self.scheduler.computes_in_parts and len(prompt) * self.defaults.vocabulary > _MOST_LOGITS:
+            most = _MOST_LOGITS // self.defaults.vocabulary
+            raise InputError(
+                f"this model gives log probabilities of prompts of {most} tokens at most, not {len(prompt)}",
+                "prompt_logprobs",
+            )
+
+
+def load_generator(arguments: Arguments) -> LoadedGenerator:
+    """Load and warm a model; to be called in the thread that will run it.
+
+    Raises:
+        ModelLoadError: the model cannot be generated with.
+        ArgumentsError: the chat template of the arguments cannot be read.
+    """
+    # Everything worth reporting about a load is in this server's own errors and log lines.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    template_argument = arguments.engine.get("chat_template")
+    template = None if template_argument is None else load_template(template_argument)
+    torch.set_num_threads(count_cores(arguments.workers))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = _load_model(arguments, device)
+    defaults = Defaults.of(model, tokenizer)
+    limits = Limits.of(model, tokenizer, arguments.max_length)
+    leave_defaults(model)
+    logger.info("%s", speed_up(model))
+    copy_mapped_weights(model)
+    decoder = Decoder(model, defaults.decoder_start)
+    logger.info("%s", choose_batching(decoder))
+    warm_linears(model, range(1, MAX_ROWS + 1))
+    max_batch_tokens = resolve_batch_tokens(arguments, device)
+    vocabulary = Vocabulary(tokenizer, defaults.vocabulary)
+    return LoadedGenerator(
+        vocabulary,
+        Prompts(
+            vocabulary,
+            defaults.languages,
+            limits.prompt,
+            # A token of a causal model's context is kept free for the output, as in vLLM.
+            limits.prompt - (0 if model.config.is_encoder_decoder else 1),
+            not arguments.disable_special_tokens,
+            template,
+            arguments.max_text_characters,
+        ),
+        Grammars(vocabulary, defaults.vocabulary, defaults.eos),
+        limits,
+        defaults,
+        Scheduler(decoder, defaults.vocabulary, max_batch_tokens, QueueMetrics(arguments.model_name)),
+    )
+
+
+def _load_model(arguments: Arguments, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    config = load_config(arguments)
+    # `transformers` would silently use its own defaults for a file that is no JSON.
+    load_json(arguments, "generation_config.json")
+    tokenizer = load_tokenizer(arguments, needs_fast=False)
+    if not config.is_encoder_decoder:
+        # The output continues the end of a prompt, so that is kept; vLLM does the same.
+        tokenizer.truncation_side = "left"
+    auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return load_model(arguments, auto_class, device, unused_prefixes=()), tokenizer

@@ -1,0 +1,224 @@
+"""vLLM's engine, and its OpenAI layer as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import re
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from runners.core.arguments import Arguments
+from runners.core.errors import (
+    ArgumentsError,
+    EngineDeadError,
+    InputError,
+    ModelLoadError,
+    OverloadedError,
+    RunnerError,
+)
+from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.generator.engine import check_characters
+from runners.generator.vllm.command_line import parse_arguments
+from runners.generator.vllm.errors import describe_error, input_errors
+from runners.generator.vllm.sampling import check_length, make_delta, make_sampling_params, max_output_tokens
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from vllm.outputs import RequestOutput
+    from vllm.renderers import TokenizeParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from runners.core.admission import Admitted
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 1.0
+# Time in which vLLM refuses a request that it does not take.
+_REFUSAL_SECONDS = 0.2
+_NO_PATH = re.compile("(?!)")
+_SHUTDOWN_SECONDS = 10.0
+_EXIT_SECONDS = 5.0
+
+
+class VllmEngine:
+    """vLLM's AsyncLLM, which runs the model in a process of its own, and its OpenAI layer."""
+
+    def __init__(self, engine: AsyncLLM, application: FastAPI, lifespan: contextlib.AsyncExitStack) -> None:
+        self._engine = engine
+        self._lifespan = lifespan
+        self._ids = itertools.count()
+        self._defaults: dict[str, Any] = engine.model_config.get_diff_sampling_param()
+        self._loop = asyncio.get_running_loop()
+        self.application = application
+
+    @classmethod
+    async def start(cls, arguments: Arguments, names: Sequence[str]) -> VllmEngine:
+        """Start the engine; it is ready when this returns.
+
+        Args:
+            names: the names of the model in OpenAI's API.
+
+        Raises:
+            ArgumentsError: vLLM refuses an argument; the message is vLLM's, in one line.
+            ModelLoadError: vLLM cannot run the model.
+        """
+        engine: AsyncLLM | None = None
+        try:
+            parsed = await asyncio.to_thread(parse_arguments, arguments, names)
+            engine = await asyncio.to_thread(_create_engine, parsed)
+            application, lifespan = await _create_application(engine, parsed)
+            return cls(engine, application, lifespan)
+        except RunnerError:
+            raise
+        except Exception as error:
+            logger.debug("vLLM did not start", exc_info=True)
+            if engine is not None:
+                await asyncio.to_thread(engine.shutdown, timeout=0)
+            raise ModelLoadError(f"vLLM cannot run {arguments.model}: {describe_error(error)}") from error
+
+    @property
+    def max_length(self) -> int:
+        return int(self._engine.model_config.max_model_len)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text; else it embeds, scores or classifies, over OpenAI's API only."""
+        return hasattr(self.application.state, "openai_serving_completion")
+
+    def serves(self, path: str) -> bool:
+        """Whether the OpenAI layer has a route for a path."""
+        return any(getattr(route, "path_regex", _NO_PATH).match(path) for route in self.application.routes)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._engine.errored)
+
+    async def model_cards(self) -> list[dict[str, Any]]:
+        """The model under each of its names and its LoRA adapters, as OpenAI's API lists models."""
+        listed = await self.application.state.openai_serving_models.show_available_models()
+        cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]
+        return cards
+
+    async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
+        if options.source_language is not None:
+            raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
+        tokenizer = self._engine.get_tokenizer()
+        check_characters(prompt, self.max_length, tokenizer.max_chars_per_token)
+        if options.truncate_to is not None:
+            return await asyncio.to_thread(self._encode_truncated, prompt, options)
+        kwargs = {} if options.add_special_tokens is None else {"add_special_tokens": options.add_special_tokens}
+        ids: list[int] = await asyncio.to_thread(partial(tokenizer.encode, prompt, **kwargs))
+        return ids
+
+    def _encode_truncated(self, prompt: str, options: PromptOptions) -> list[int]:
+        with input_errors():
+            ids = self._engine.get_tokenizer().encode(prompt, **self._tokenize_params(options).get_encode_kwargs())
+        return self.truncate(ids, options)
+
+    def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
+        if options.truncate_to is None:
+            return list(prompt)
+        with input_errors():
+            tokenized = {"prompt_token_ids": list(prompt)}
+            kept = self._tokenize_params(options).apply_post_tokenization(self._engine.get_tokenizer(), tokenized)
+        return list(kept["prompt_token_ids"])
+
+    def _tokenize_params(self, options: PromptOptions) -> TokenizeParams:
+        from vllm.renderers import TokenizeParams
+
+        return TokenizeParams(
+            self.max_length,
+            # Truncation to -1 then leaves room for one token of output.
+            max_output_tokens=1,
+            truncate_prompt_tokens=options.truncate_to,
+            truncation_side=options.truncation_side,
+            add_special_tokens=options.add_special_tokens is not False,
+        )
+
+    async def generate(
+        self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        from vllm.exceptions import QueueOverflowError, VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmDeadError
+
+        check_length(len(prompt), max_output_tokens(sampling), self.max_length)
+        try:
+            [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
+            params = make_sampling_params(sampling, self._defaults)
+            outputs = self._engine.generate(rendered, params, f"generate-{next(self._ids)}")
+            async with contextlib.aclosing(outputs):
+                first = await _accept(outputs, admitted)
+                if admitted is not None:
+                    admitted.start(len(prompt))
+                yield make_delta(first.outputs[0])
+                async for output in outputs:
+                    yield make_delta(output.outputs[0])
+        except VllmDeadError as error:
+            raise EngineDeadError("the engine that ran the model has died") from error
+        except QueueOverflowError as error:
+            raise OverloadedError(str(error), _RETRY_SECONDS) from error
+        except (VLLMClientError, ValueError) as error:
+            raise InputError(describe_error(error)) from error
+
+    def close(self) -> None:
+        closing = asyncio.run_coroutine_threadsafe(self._lifespan.aclose(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            closing.result(_SHUTDOWN_SECONDS)
+        self._engine.shutdown(timeout=_EXIT_SECONDS)
+
+
+async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitted | None) -> RequestOutput:
+    """The first output. vLLM refuses a request at once: one that it has not refused by then counts as accepted."""
+    first = asyncio.ensure_future(anext(outputs))
+    try:
+        await asyncio.wait({first}, timeout=_REFUSAL_SECONDS)
+        if admitted is not None and not (first.done() and first.exception()):
+            admitted.on_queued()
+        return await first
+    finally:
+        first.cancel()
+
+
+def _create_engine(parsed: Namespace) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    arguments = AsyncEngineArgs.from_cli_args(parsed)
+    try:
+        config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    except Exception as error:
+        raise ArgumentsError(f"vLLM refuses the model or its arguments: {describe_error(error)}") from error
+    engine: AsyncLLM = AsyncLLM.from_vllm_config(
+        config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=arguments.enable_log_requests,
+        disable_log_stats=arguments.disable_log_stats,
+        aggregate_engine_logging=arguments.aggregate_engine_logging,
+    )
+    return engine
+
+
+async def _create_application(engine: AsyncLLM, parsed: Namespace) -> tuple[FastAPI, contextlib.AsyncExitStack]:
+    """vLLM's OpenAI layer, started.
+
+    Returns:
+        The application, and the stack that stops it.
+    """
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await engine.get_supported_tasks()
+    application: FastAPI = build_app(parsed, tasks, engine.model_config)
+    await init_app_state(engine, application.state, parsed, tasks)
+    # Its handler for a dead engine asks its server to exit; ours reads `failed` instead.
+    application.state.server = SimpleNamespace(should_exit=False)
+    lifespan = contextlib.AsyncExitStack()
+    await lifespan.enter_async_context(application.router.lifespan_context(application))
+    return application, lifespan

@@ -1,0 +1,47 @@
+"""The arguments of the service, and BentoML's configuration that follows from them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import bentoml
+
+from runners.core.argument_sources import read_arguments
+from runners.core.arguments import Arguments
+from runners.hosting.image import create_image
+from runners.hosting.resources import resolve_workers
+from runners.hosting.tls import resolve_ssl
+
+
+def read_service_arguments(service: str, in_bento: bool) -> Arguments:
+    """Read the arguments of this process from BentoML and from the environment.
+
+    Args:
+        service: the name of the service, for which BENTOML_CONFIG_OPTIONS may set the number of workers.
+        in_bento: whether BentoML's arguments are those that the Bento was built with, and not those of a command line.
+
+    Raises:
+        ArgumentsError: an argument is unknown or wrong.
+    """
+    bentoml_arguments = vars(bentoml.use_arguments())
+    command_line, baked = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
+    return resolve_workers(read_arguments(command_line, os.environ, baked), service)
+
+
+def configure_service(arguments: Arguments) -> dict[str, Any]:
+    """The keyword arguments of `bentoml.service`, without the name and the resources."""
+    return {
+        "image": create_image(),
+        "workers": arguments.workers,
+        "envs": [
+            {"name": "SAFETENSORS_FAST_GPU", "value": "1"},
+            {"name": "HF_HUB_DISABLE_TELEMETRY", "value": "1"},
+        ],
+        # gRPC reads the same arguments.
+        "ssl": resolve_ssl(arguments),
+        "extra_ports": [arguments.grpc_port] if arguments.enable_grpc else [],
+        "endpoints": {"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
+        # BentoML's request metrics have the raw path as a label; the application serves /metrics.
+        "metrics": {"enabled": False},
+    }

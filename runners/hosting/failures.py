@@ -1,0 +1,101 @@
+"""Ends the whole server, with one line that says why, if it cannot start or its model fails.
+
+BentoML itself would print a traceback and restart a failed worker forever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Protocol
+
+from runners.core.errors import ArgumentsError, RunnerError
+from runners.core.models import Models
+
+_EXIT_CODE = 1
+_CHECK_SECONDS = 1.0
+
+
+class Listener(Protocol):
+    """A server beside BentoML's HTTP server."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@contextlib.contextmanager
+def exit_on_error() -> Iterator[None]:
+    """In BentoML's parent process, or where nothing has started: end with one line on a RunnerError."""
+    try:
+        yield
+    except RunnerError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+@contextlib.contextmanager
+def stop_on_error() -> Iterator[None]:
+    """In a worker: end the whole server with one line on a RunnerError."""
+    try:
+        yield
+    except RunnerError as error:
+        _stop_server(str(error))
+
+
+def watch_for_failed_workers() -> None:
+    """In BentoML's parent process: stop with an exit code of 1 when a worker reports a failure by SIGUSR1."""
+
+    def stop(_: int, __: FrameType | None) -> None:
+        atexit.register(os._exit, _EXIT_CODE)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR1, stop)
+
+
+async def run_or_exit(models: Models) -> None:
+    """In a worker: load the model, and wait while it runs; end the whole server if it fails."""
+    runner = models.first
+    try:
+        await models.load(runner.name)
+    except RunnerError as error:
+        _stop_server(f"cannot serve {runner.name}: {error}")
+    # An engine that dies reports to nobody, so that it must be polled.
+    while not runner.failed:  # noqa: ASYNC110
+        await asyncio.sleep(_CHECK_SECONDS)
+    # Waiting requests are answered with an error first.
+    await asyncio.sleep(_CHECK_SECONDS)
+    _stop_server(f"the engine that ran {runner.name} has died")
+
+
+async def start_or_exit(listener: Listener) -> None:
+    """In a worker: start a listener; end the whole server if it fails."""
+    try:
+        await listener.start()
+    except (ArgumentsError, OSError, RuntimeError) as error:
+        _stop_server(f"gRPC cannot be served: {' '.join(str(error).split())}")
+
+
+def _stop_server(reason: str) -> NoReturn:
+    if _is_first_failure():
+        sys.stderr.write(f"error: {reason}\n")
+        sys.stderr.flush()
+    os.kill(os.getppid(), signal.SIGUSR1)
+    os._exit(_EXIT_CODE)
+
+
+def _is_first_failure() -> bool:
+    """Whether no other worker of this server has failed yet; workers mostly fail for the same reason."""
+    # All workers share this folder, which BentoML empties at every start.
+    mark = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"failed-{os.getppid()}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

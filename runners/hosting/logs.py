@@ -1,0 +1,24 @@
+"""The log of the server, as part of BentoML's."""
+
+from __future__ import annotations
+
+import logging
+
+from bentoml import server_context
+
+# Their warnings are about arguments, which BentoML's parent and every worker read.
+_ARGUMENT_LOGGERS = ("runners.core.arguments", "runners.core.argument_sources")
+
+
+def configure_logging() -> None:
+    """Send the records of this project to BentoML's handlers, at BentoML's level."""
+    bentoml_logger = logging.getLogger("bentoml")
+    for package in ("runners", "protocol"):
+        package_logger = logging.getLogger(package)
+        package_logger.handlers = bentoml_logger.handlers
+        package_logger.setLevel(bentoml_logger.getEffectiveLevel())
+        package_logger.propagate = False
+    # Only the first worker warns about arguments, so that each warning appears once.
+    if server_context.worker_index != 1:
+        for name in _ARGUMENT_LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)

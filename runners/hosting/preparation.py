@@ -1,0 +1,32 @@
+"""What BentoML's parent process does once, before it starts the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runners.core.api_keys import check_key_file
+from runners.core.arguments import Arguments
+from runners.core.predictor import Predictor
+from runners.hosting.failures import exit_on_error, watch_for_failed_workers
+from runners.hosting.ports import check_port
+from runners.hosting.selection import create_runner
+from runners.hosting.storage.localize import localize_model
+from runners.hosting.tls import check_certificates
+
+
+def prepare_workers(arguments: Arguments, connect: Callable[[Arguments], Predictor]) -> None:
+    """Check the files and the port of the arguments, and download the model, which the workers find on the disk.
+
+    BentoML would restart a worker that fails at one of these forever; here the process ends with one line.
+
+    Args:
+        connect: connects to the predictor that the arguments name, if they do.
+    """
+    with exit_on_error():
+        check_certificates(arguments)
+        check_key_file("api_key_file", arguments.api_key_file)
+        check_key_file("admin_api_key_file", arguments.admin_api_key_file)
+        if arguments.enable_grpc:
+            check_port(arguments.grpc_port, "grpc_port")
+        create_runner(localize_model(arguments), connect)
+    watch_for_failed_workers()

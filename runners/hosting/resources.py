@@ -1,0 +1,60 @@
+"""The GPUs that the service requests from BentoML, and the number of its workers."""
+
+from __future__ import annotations
+
+import os
+from typing import get_args
+
+import pynvml
+from _bentoml_sdk.service.config import GpuLiteralType
+from bentoml._internal.configuration.containers import BentoMLContainer
+
+from runners.core.arguments import Arguments
+from runners.core.errors import ArgumentsError
+
+
+def request_gpus(arguments: Arguments, gpus: int) -> dict[str, int | str]:
+    """BentoML's `resources` of a service class.
+
+    Args:
+        gpus: the number of GPUs that the class runs on; `--gpu` takes precedence.
+
+    Returns:
+        `gpu` and `gpu_type`; nothing without GPUs, because BentoML refuses `gpu: 0`.
+
+    Raises:
+        ArgumentsError: BentoML does not know the GPU type; BentoML itself would accept any text.
+    """
+    if arguments.gpu is not None:
+        gpus = arguments.gpu
+    elif arguments.predictor_host is not None:
+        # The predictor's server runs the model.
+        gpus = 0
+    if not gpus:
+        return {}
+    if arguments.gpu_type is None:
+        return {"gpu": gpus}
+    if arguments.gpu_type not in (known := get_args(GpuLiteralType)):
+        raise ArgumentsError(f"argument gpu_type is {arguments.gpu_type!r}; BentoML knows {', '.join(known)}")
+    return {"gpu": gpus, "gpu_type": arguments.gpu_type}
+
+
+def is_without_gpus(arguments: Arguments) -> bool:
+    """Whether the operator requests no GPU explicitly and this machine has none."""
+    return arguments.gpu is None and arguments.gpu_type is None and _count_gpus() == 0
+
+
+def _count_gpus() -> int:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    return int(pynvml.nvmlDeviceGetCount())
+
+
+def resolve_workers(arguments: Arguments, service: str) -> Arguments:
+    """The arguments with the number of workers that BentoML starts: BENTOML_CONFIG_OPTIONS takes precedence."""
+    services = BentoMLContainer.config.get().get("services", {})
+    configured = services.get(service, {}).get("workers") or arguments.workers
+    workers = (os.cpu_count() or 1) if configured == "cpu_count" else int(configured)
+    return arguments.model_copy(update={"workers": workers})

@@ -1,0 +1,69 @@
+"""A worker process, from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+from types import FrameType
+
+from starlette.types import ASGIApp
+
+from runners.core.argument_sources import forget_keys
+from runners.core.draining import DRAIN_SECONDS
+from runners.core.models import Models
+from runners.hosting.failures import Listener, run_or_exit, start_or_exit
+from runners.hosting.idle_memory import release_memory
+from runners.hosting.selection import Runner
+
+
+@dataclass(slots=True)
+class Worker:
+    """The model of a worker, and the protocols that serve it.
+
+    Attributes:
+        application: serves HTTP.
+        listener: the gRPC server; None if gRPC is disabled.
+    """
+
+    runner: Runner
+    models: Models
+    application: ASGIApp
+    listener: Listener | None
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Start the listener, and load the model in the background; the whole server ends if either fails."""
+        # The parent process keeps them for workers that it starts later.
+        forget_keys(os.environ)
+        if self.listener is not None:
+            await start_or_exit(self.listener)
+        releasing = release_memory(lambda: self.models.ready, lambda: self.models.busy)
+        self._tasks = [asyncio.create_task(run_or_exit(self.models)), asyncio.create_task(releasing)]
+        self._bound_shutdown()
+
+    async def stop(self) -> None:
+        if self.listener is not None:
+            await self.listener.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.to_thread(self.runner.close)
+
+    def _bound_shutdown(self) -> None:
+        """On SIGTERM stop the listener, and close the runner if requests still run after DRAIN_SECONDS.
+
+        uvicorn waits for the last answer without a limit, but Kubernetes kills the process after 30 s.
+        """
+        handler = signal.getsignal(signal.SIGTERM)
+        loop = asyncio.get_running_loop()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            close = self.runner.close
+            loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, lambda: loop.run_in_executor(None, close))
+            if self.listener is not None:
+                asyncio.run_coroutine_threadsafe(self.listener.stop(), loop)
+            if callable(handler):
+                handler(number, frame)
+
+        signal.signal(signal.SIGTERM, handle)
