@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def main(folder: Path) -> None:
 
 def train_zero_shot(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Natural language inference between a sentence and what it is about."""
-    model = _sequence_classifier(num_labels=2, id2label={0: "entailment", 1: "contradiction"})
+    model = _sequence_classifier({0: "entailment", 1: "contradiction"})
     pairs = [(text, topic, label) for topic, texts in TOPICS.items() for text in texts for label in TOPICS]
     features = _pooled(model, tokenizer, [(text, HYPOTHESIS.format(label)) for text, _, label in pairs])
     _fit(model.classifier, features, torch.tensor([int(topic != label) for _, topic, label in pairs]))
@@ -84,7 +85,7 @@ def train_zero_shot(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 def train_ranking(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """Whether a sentence answers a question; a cross-encoder has one logit."""
-    model = _sequence_classifier(num_labels=1)
+    model = _sequence_classifier({0: "relevance"})
     pairs = list(itertools.product(FACTS, FACTS.values()))
     features = _pooled(model, tokenizer, pairs)
     targets = torch.tensor([float(FACTS[question] == fact) for question, fact in pairs])
@@ -115,9 +116,11 @@ def train_question_answering(tokenizer: PreTrainedTokenizerBase) -> PreTrainedMo
     return model
 
 
-def _sequence_classifier(num_labels: int, **config: object) -> BertForSequenceClassification:
+def _sequence_classifier(labels: dict[int, str]) -> BertForSequenceClassification:
     """A classifier whose pooler passes on what the encoder says of the first token."""
-    model = BertForSequenceClassification.from_pretrained(ENCODER, num_labels=num_labels, **config).eval()
+    model = BertForSequenceClassification.from_pretrained(
+        ENCODER, id2label=labels, label2id={label: number for number, label in labels.items()}
+    ).eval()
     with torch.no_grad():
         model.bert.pooler.dense.weight.copy_(torch.eye(model.config.hidden_size))
         model.bert.pooler.dense.bias.zero_()
@@ -132,9 +135,9 @@ def _pooled(
     return pooled
 
 
-def _fit(head: nn.Module, features: Tensor, targets: Tensor, score: object = None) -> None:
+def _fit(head: nn.Module, features: Tensor, targets: Tensor, score: Callable[[Tensor], Tensor] | None = None) -> None:
     """Train a linear head on fixed features: classes as integers, or a probability as floats."""
-    compute = score if callable(score) else head
+    compute = head if score is None else score
     optimizer = torch.optim.Adam(head.parameters(), lr=0.02)
     for _ in range(300):
         optimizer.zero_grad()

@@ -30,24 +30,11 @@ def main(folder: Path) -> None:
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     tokenizer = create_tokenizer()
-    model = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=64,
-            d_kv=16,
-            d_ff=128,
-            num_layers=2,
-            num_heads=4,
-            dropout_rate=0.0,
-            pad_token_id=0,
-            eos_token_id=1,
-            decoder_start_token_id=0,
-        )
-    )
+    sizes = {"vocab_size": len(tokenizer), "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4}
+    tokens = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config.from_dict({**sizes, **tokens, "dropout_rate": 0.0}))
     train(model, tokenizer)
-    model.generation_config = GenerationConfig(
-        max_new_tokens=16, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
-    )
+    model.generation_config = GenerationConfig(max_new_tokens=16, **tokens)
     folder.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -32,7 +32,7 @@ PROTECTS: Mapping[str, str] = {
     "body are not counted, so that small requests still pass; the inflated size of a body is. Once a body is decoded "
     "only what is kept of it counts. Four times as many bytes of answers may be unread",
     "max_json_values": "the event loop: time to decode a body, and memory for the result",
-    "max_json_containers": "the same: a list or an object costs ten times a number",
+    "max_json_containers": "the event loop and memory: a list or an object costs ten times a number",
     "max_json_depth": "the stack",
     "max_client_batch_size": "the event loop, which handles each text; other requests in the queue",
     "max_text_characters": "the tokenizer. So many characters, beside those of as many labels as there may be, may "
