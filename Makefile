@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
-.PHONY: attack serve vllm demo sentiment stubs bento lock wheel test test-architectures test-clients test-image \
+.PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
 	test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders bench-generation \
 	bench-infinity bench-wires lint clean
 
@@ -22,10 +22,12 @@ $(SENTIMENT)/model.safetensors: $(addprefix demo/sentiment/,assemble.py config.j
 # Installs vLLM for this machine; without vLLM, transformers generates.
 vllm: $(VENV)/installed-vllm
 
-# Makes the small models of the README in demo/models.
+# Makes the small models of README and docs in demo/models, in two minutes.
 demo: $(VENV)/installed-demo $(SENTIMENT)/model.safetensors
 	$(PYTHON) demo/minilm.py demo/models/minilm
 	$(PYTHON) demo/train.py demo/models
+	$(PYTHON) -m demo.pairs demo/models
+	$(PYTHON) -m demo.translator demo/models/translator
 	$(PYTHON) demo/smollm.py demo/models/smollm
 
 # Trains the model of `make serve` again on downloaded sentences, in some minutes, and prints its accuracy.
@@ -92,14 +94,10 @@ attack: $(VENV)/installed-test
 	$(PYTHON) -m tests.attack $(ATTACK)
 	$(PYTHON) -m tests.attack.fuzz --requests 100000
 
-# Measures and writes the tables of docs/models.md and docs/generators.md.
+# Measures the tables of docs/reference/models.md and generators.md and writes them.
 architectures-table: $(VENV)/installed-test
 	$(PYTHON) -m tests.architectures.table
 	$(PYTHON) -m tests.generator_families.table
-
-# Writes the tables of arguments in README.md and docs/limits.md.
-arguments-table: $(VENV)/installed
-	$(PYTHON) -m tools.argument_tables
 
 # Compares with the model alone, FastAPI + pipeline and vLLM's server; BENCH and BENCH_GENERATION are options.
 bench: bench-encoders bench-wires bench-generation
@@ -122,6 +120,14 @@ bench-infinity: $(VENV)/installed-bench $(VENV)-infinity/installed
 
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
+
+# Writes the lists of arguments, limits and generation parameters in docs/reference.
+arguments-table: $(VENV)/installed
+	$(PYTHON) -m tools.generated_pages
+
+# Builds docs/ as a site in site/; a broken link or anchor is an error, and nothing is downloaded.
+docs: $(VENV)/installed-test
+	NO_MKDOCS_2_WARNING=true $(PYTHON) -m mkdocs build --strict --quiet
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff check .

@@ -117,7 +117,7 @@ def test_a_port_in_use(host: str) -> None:
 
 
 def test_the_page_on_migration_has_every_flag() -> None:
-    page = (ROOT / "docs" / "migration.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "migrate-from-kserve.md").read_text()
     marks = dict(re.findall(r"^\| `--(\w+)` \| ([a-z ]+) \|", page, re.MULTILINE))
     assert {*marks} == {*KSERVE_FLAGS}
     assert {*marks.values()} == {"kept", "changed", "no effect"}
@@ -136,7 +136,7 @@ def test_help_has_everything_and_is_quick() -> None:
     options = {*re.findall(r"--(\w+)", shown.stdout)}
     assert options >= {*KSERVE_FLAGS, *LaunchArguments.model_fields, "max_num_seqs", "enable_lora", "port", "model"}
     titles = re.findall(r"^(\S.*):$", shown.stdout, re.MULTILINE)
-    limits = "Limits (docs/limits.md says what each protects)"
+    limits = "Limits (docs/reference/limits.md says what each protects)"
     assert titles[:4] == ["Server, of launch.py only", "Server", limits, "Model"]
     assert not re.search(r"`|\]\(|PydanticUndefined", shown.stdout.split("usage:")[1])
 

@@ -85,7 +85,7 @@ class ModelArguments(ArgumentGroup):
     model_dir: str = Field(
         "/mnt/models",
         description="the model is in this folder, or at this URI, such as `s3://bucket/bert/` "
-        "([docs/storage.md](docs/storage.md)); it is ignored if `model_id` is set",
+        "([docs/how-to/storage.md](docs/how-to/storage.md)); it is ignored if `model_id` is set",
     )
     model_id: str | None = Field(
         None, description="the model has this id on the Hugging Face hub, or is in this folder"
@@ -146,7 +146,7 @@ class PredictorArguments(ArgumentGroup):
         None,
         description="another server at this `host:port`, such as Triton, runs the model over the Open Inference "
         "Protocol; this server loads no weights, and converts texts to tensors and logits to answers "
-        "([docs/predictor.md](docs/predictor.md))",
+        "([docs/how-to/predictor.md](docs/how-to/predictor.md))",
     )
     predictor_protocol: Annotated[Literal["v2", "grpc-v2"], BeforeValidator(_check_tensor_protocol)] = Field(
         "v2",
@@ -248,7 +248,7 @@ class ServerArguments(ArgumentGroup):
 
 
 class LimitArguments(ArgumentGroup, RequestLimits):
-    title = "Limits (docs/limits.md says what each protects)"
+    title = "Limits (docs/reference/limits.md says what each protects)"
 
 
 class ResourceArguments(ArgumentGroup):

@@ -1,18 +1,18 @@
-"""Waiting for what is under way to end."""
+"""Waits until running requests have ended."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-# As long as a server that is told to end has; Kubernetes kills it after 30 s.
+# Seconds; Kubernetes kills a server 30 s after it has told it to end.
 DRAIN_SECONDS = 20.0
-_LOOK_SECONDS = 0.02
+_POLL_SECONDS = 0.02
 
 
 async def wait_until(idle: Callable[[], bool]) -> None:
-    """Wait until nothing is under way, for `DRAIN_SECONDS` at most."""
+    """Wait until `idle` is true, for at most `DRAIN_SECONDS`."""
     deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-    # Many parts end what is under way, and each would have to tell.
+    # Requests end in many places, each of which would have to set an event.
     while not idle() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)

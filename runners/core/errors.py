@@ -1,4 +1,4 @@
-"""What can go wrong in a runner, without a word about HTTP; `protocol/http/errors.py` gives each its status."""
+"""Errors of runners, independent of HTTP; `protocol/http/errors.py` maps each to a status."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-# What git leaves in place of a large file where its LFS extension is not installed; they have some 130 bytes.
+# Git without its LFS extension leaves a pointer of about 130 bytes in place of a large file.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = 1024
 
 
 class RunnerError(Exception):
-    """Base of everything a runner tells its caller; the message is meant to be shown."""
+    """Base of the errors of runners; the message may be shown to clients."""
 
 
 class ArgumentsError(RunnerError):
@@ -29,7 +29,7 @@ class ModelLoadError(RunnerError):
 
 
 class InputError(RunnerError):
-    """The caller's input cannot be served as it is; `param` names the option that it is about, if it is about one."""
+    """The caller's input cannot be served; `param` is the option that causes the error, if one does."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class UnsupportedError(InputError):
 
 
 class LimitExceededError(InputError):
-    """The caller's input has more of something than the operator allows."""
+    """The caller's input exceeds a limit of the server."""
 
     def __init__(self, count: int, what: str, argument: str, limit: int, param: str | None = None) -> None:
         """
@@ -62,15 +62,15 @@ class LimitExceededError(InputError):
 
 
 class NonFiniteScoresError(RunnerError):
-    """What the model says of a text is NaN or infinity, of which no answer can be made."""
+    """The model's scores of a text contain NaN or infinity, so that there is no answer."""
 
 
 class GenerationFailedError(RunnerError):
-    """One output cannot be generated, by a fault of the server; it is logged, and others go on."""
+    """One output cannot be generated because of a fault of the server; it is logged, and other outputs continue."""
 
 
 class OverloadedError(RunnerError):
-    """Too much is under way; the caller may try again after `retry_after` seconds."""
+    """Too many requests are running; the caller may try again after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -95,41 +95,41 @@ class EngineDeadError(RunnerError):
 
 
 class PredictorError(RunnerError):
-    """The predictor, the server that runs the model for this one, has failed a batch."""
+    """The predictor (the remote server that runs the model) has failed to answer a batch."""
 
 
 class PredictorUnavailableError(PredictorError):
-    """It cannot be reached, or takes nothing now; the same may succeed later."""
+    """The predictor is unreachable or not ready; the same batch may succeed later."""
 
 
 class PredictorTimeoutError(PredictorError):
-    """It did not answer in time."""
+    """The predictor has not answered in time."""
 
 
 class PredictorAnswerError(PredictorError):
-    """What it answered is not what the model's answer is made of."""
+    """The predictor's answer does not have the tensors of the model."""
 
 
 class PredictorRefusalError(PredictorError):
-    """It refuses the tensors of this batch; it may take those of a smaller one."""
+    """The predictor refuses the tensors of this batch; it may accept those of a smaller one."""
 
 
 class UnexpectedError(Exception):
-    """An error that nothing foresaw, as the log has it; the message is the type's name."""
+    """An unexpected error in the form that is logged; the message is the type's name."""
 
 
 def without_message(error: Exception) -> UnexpectedError:
-    """An error with its frames, for the log: its own message, or that of its cause, may repeat a request's text."""
+    """The error with its traceback, for the log; its message, or that of its cause, may contain a request's text."""
     return UnexpectedError(type(error).__name__).with_traceback(error.__traceback__)
 
 
 def brief(error: Exception) -> str:
-    """An error of another library in one line of at most 200 characters."""
+    """The message of a library's error in one line of at most 200 characters."""
     return one_line(error)[:200] or type(error).__name__
 
 
 def one_line(error: Exception) -> str:
-    """All of an error of another library in one line."""
+    """The message of a library's error in one line."""
     return " ".join(str(error).split())
 
 

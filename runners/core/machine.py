@@ -1,4 +1,4 @@
-"""The cores and the memory that this process may use, and how its threads wait for each other."""
+"""The CPU cores and the memory that this process may use, and how its threads wait for each other."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-# Turns of a loop for which libgomp's threads wait at a barrier before they sleep.
+# Iterations that libgomp's threads spin at a barrier before they sleep.
 _SPIN_COUNT = "1000"
 
 
 def count_cores(workers: int = 1, cgroup: Path = _CGROUP) -> int:
-    """A worker's share of the cores of the process's affinity mask, at most its cgroup's CPU quota rounded up.
+    """The cores for one of `workers` processes: those of the affinity mask, or the cgroup's CPU quota if that is less.
 
-    PyTorch knows the mask but not the quota: in a container with 2 of 64 cores it would start 64 threads.
+    PyTorch reads the mask but not the quota: in a container with 2 of 64 cores it would start 64 threads.
     """
     cores = len(os.sched_getaffinity(0))
     quota = _read_quota(cgroup)
@@ -26,15 +26,15 @@ def count_cores(workers: int = 1, cgroup: Path = _CGROUP) -> int:
 
 
 def limit_spinning() -> None:
-    """Let OpenMP's threads spin shortly at barriers, unless the operator says otherwise; before torch is imported.
+    """Make OpenMP's threads spin shortly at barriers, unless GOMP_SPINCOUNT is set; call it before importing torch.
 
-    At libgomp's default they spin so long that, where another process wants the cores, a model is 5 to 20 times slower.
+    By libgomp's default they spin so long that a model is 5 to 20 times slower while another process needs the cores.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def _read_quota(cgroup: Path) -> float | None:
-    """CPUs by the quota of cgroup v2 (cpu.max) or v1 (cpu.cfs_quota_us); None where there is none."""
+    """The CPU quota of cgroup v2 (cpu.max) or v1 (cpu.cfs_quota_us); None without a quota."""
     try:
         if (unified := cgroup / "cpu.max").is_file():
             quota, period = unified.read_text().split()
@@ -47,13 +47,13 @@ def _read_quota(cgroup: Path) -> float | None:
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
-    """Bytes that can be had without swapping: the machine's, at most what the cgroup (v2 or v1) leaves."""
+    """The bytes that can be allocated without swapping, on the machine and in the cgroup (v2 or v1)."""
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     for limit, usage in _LIMITS:
         try:
             free = min(free, int((cgroup / limit).read_text()) - int((cgroup / usage).read_text()))
         except (OSError, ValueError):
-            # No such cgroup, or "max".
+            # There is no such cgroup, or the limit is "max".
             continue
     return max(free, 0)

@@ -16,7 +16,7 @@ _MIB = 2**20
 
 
 class RequestLimits(BaseModel):
-    """The limits, each an argument of the server; docs/limits.md says what they protect.
+    """The limits, each an argument of the server; docs/reference/limits.md says what they protect.
 
     The counts of one request are checked while it is parsed, or before any work is done for it.
     """

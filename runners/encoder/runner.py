@@ -1,9 +1,9 @@
 """One encoder model, from a request's texts to its predictions.
 
-A request passes these stages (docs/engine.md):
+A request passes these stages (docs/explanation/engine.md):
 
 1. `EncoderRunner.infer` checks and admits the request on the event loop (`request_checks`, `queue`).
-2. `RequestTokenizer` tokenizes its texts in slices, in the tokenizer threads, and puts them into the queue (`intake`).
+2. `RequestTokenizer` tokenizes its texts in slices, in the tokenizer threads, and queues them.
 3. The model thread takes batches from the queue and runs them: forward pass, scores, predictions (`worker`).
 
 `torch` and `transformers` are imported in the model thread only. BentoML imports service.py in its parent process and

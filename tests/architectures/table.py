@@ -1,4 +1,4 @@
-"""The table of docs/models.md: `python -m tests.architectures.table` measures it and writes it."""
+"""The table of docs/reference/models.md: `python -m tests.architectures.table` measures it and writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.architectures.refusals import stock_refusal
 from tests.architectures.registry import Pair, registered_pairs
 from tests.architectures.sweep import Outcomes, sweep
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 _MARK = "<!-- What follows is written by `make architectures-table`. -->\n"
 # Text ranking and zero-shot classification run the classes of sequence classification.
 TASKS = {

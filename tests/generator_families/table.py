@@ -1,4 +1,4 @@
-"""The tables of docs/generators.md: `python -m tests.generator_families.table` measures them and writes them."""
+"""The tables of docs/reference/generators.md: `python -m tests.generator_families.table` measures them and writes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.generator_families.comparison import Outcome, Verdict
 from tests.generator_families.registry import Family, registered_families
 from tests.generator_families.sweep import Outcomes, sweep
 
-PAGE = Path(__file__).parents[2] / "docs" / "generators.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "generators.md"
 _MARK = "<!-- What follows is written by `make architectures-table`. -->\n"
 _KINDS = {False: "decoder", True: "encoder-decoder"}
 # Where a temporary folder stands in a reason, and how much of one is worth a cell.

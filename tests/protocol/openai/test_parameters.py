@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import response_create_params as response_params
 
-from protocol.openai.chats import ChatRequest
-from protocol.openai.completions import CompletionRequest
 from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet, refuse_unsupported
-from protocol.openai.responses import ResponsesRequest
 from runners.core.errors import UnsupportedError
-from runners.core.sampling_parameters import SamplingParameters
+from tools.generated_pages import DOCS, done, parameter_rows
 
-TYPES: dict[ParameterSet, type[msgspec.Struct]] = {
-    ParameterSet.COMPLETIONS: CompletionRequest,
-    ParameterSet.CHATS: ChatRequest,
-    ParameterSet.RESPONSES: ResponsesRequest,
-    ParameterSet.PARAMETERS: SamplingParameters,
-}
 CLIENT: dict[ParameterSet, Any] = {
     ParameterSet.COMPLETIONS: completion_params.CompletionCreateParamsBase,
     ParameterSet.CHATS: chat_params.CompletionCreateParamsBase,
     ParameterSet.RESPONSES: response_params.ResponseCreateParamsBase,
 }
-DOCUMENT = Path(__file__).parents[3] / "docs" / "generation.md"
-
-
-def done(route: ParameterSet) -> set[str]:
-    return {field.name for field in msgspec.structs.fields(TYPES[route])}
+DOCUMENT = DOCS / "reference" / "generation-parameters.md"
 
 
 def assert_known(route: ParameterSet, names: Iterable[str]) -> None:
@@ -83,25 +68,5 @@ def test_what_is_not_done_is_refused_by_name(route: ParameterSet) -> None:
 
 def test_the_table_of_the_document() -> None:
     """One line for each parameter: what each route does with it, and what it means."""
-    [_, section, *_] = DOCUMENT.read_text(encoding="utf-8").split("\n## Parameters\n")
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section.partition("\n## ")[0], re.MULTILINE)
-    assert rows == [(name, " | ".join(cells)) for name, cells in expected_rows().items()]
-
-
-def expected_rows() -> dict[str, list[str]]:
-    names = dict.fromkeys(
-        [*MEANINGS, *sorted(set().union(*NO_EFFECT.values())), *sorted(set().union(*REFUSED.values()))]
-    )
-    return {name: [*(describe(name, route) for route in ParameterSet), MEANINGS.get(name, "")] for name in names}
-
-
-def describe(name: str, route: ParameterSet) -> str:
-    if name in done(route):
-        return "refused" if name == "chat_template" else "yes"
-    if name in NO_EFFECT[route]:
-        return "no effect"
-    if (refusal := REFUSED[route].get(name)) is None:
-        return ""
-    values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in refusal.neutral)
-    only = "vLLM" if refusal.on_vllm else "refused"
-    return f"{only}, or {values}" if values else only
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(name, " | ".join(cells)) for name, cells in parameter_rows().items()]

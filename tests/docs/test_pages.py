@@ -1,0 +1,152 @@
+"""README.md and docs/: links, lengths, generated parts, and what is not run."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from runners.core.arguments import GROUPS
+from runners.core.request_limits import RequestLimits
+from runners.core.task import Task
+from tests.docs.pages import DOCS, all_blocks, find_blocks, find_questions, page_names, read_page
+from tests.servers import ROOT
+from tools.generated_pages import PAGES, PROTECTS, generate
+
+LONGEST_LINE = 120
+# Below these lines a page is measured, or written from the code.
+GENERATED = re.compile(r"^<!-- (What follows is written|Written) by ", re.MULTILINE)
+# What is not run, by page, and why; whoever adds one adds it here.
+NOT_TESTED = {
+    "README.md": ["needs your model", "installs 2 GB", "needs Docker, a cluster, BentoCloud"],
+    "docs/explanation/generation.md": ["installs 2 GB", "installs 2 GB"],
+    "docs/how-to/api-keys.md": ["needs your file"],
+    "docs/how-to/bento.md": [
+        "downloads from the hub",
+        "needs Docker, podman or buildah; make test-image builds by buildah",
+        "needs Docker and the hub",
+        "needs Docker",
+        "needs a BentoCloud account",
+    ],
+    "docs/how-to/deploy.md": [
+        *["needs a cluster"] * 4, "needs GPUs and a cluster", "needs a BentoCloud account", "needs Docker",
+    ],
+    "docs/how-to/migrate-from-others.md": ["shows what is replaced", "needs your model"],
+    "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
+    "docs/how-to/storage.md": ["needs a bucket"],
+    "docs/how-to/tls.md": ["needs your certificate"],
+    "docs/tutorials/first-generation.md": ["installs 2 GB"],
+    "docs/tutorials/kserve.md": ["needs Docker and a registry", *["needs a cluster"] * 3],
+    "docs/tutorials/own-model.md": ["the same server once more", "downloads from the hub"],
+}  # fmt: skip
+# Languages whose blocks are no commands.
+SHOWN = {"json", "yaml"}
+
+
+def test_the_readme_is_a_front_page() -> None:
+    assert len(read_page("README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_lines_are_short(page: str) -> None:
+    """But for answers, which stay as they are sent, and for what is generated."""
+    text = GENERATED.split(read_page(page))[0]
+    text = re.sub(r"^```json\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert [line for line in text.splitlines() if len(line) > LONGEST_LINE] == []
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_links(page: str) -> None:
+    """Files, and headings in them; `make docs` looks at the site's own."""
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]+))?\)", read_page(page)):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in headings(path), f"{target}#{anchor}"
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors of a page, as Python-Markdown and GitHub make them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_files_that_are_named_exist(page: str) -> None:
+    text = "\n".join(line for line in read_page(page).splitlines() if "VERSION" not in line)
+    for path in re.findall(r"`((?:benchmarks|demo|deploy|docs|protocol|runners|tests|tools)/[\w./-]*)`", text):
+        if not path.startswith(("benchmarks/results", "demo/models")) and "*" not in path:
+            assert (ROOT / path).exists(), path
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    for path in DOCS.rglob("*.md"):
+        assert f": {path.relative_to(DOCS)}\n" in site, path
+
+
+def test_every_task_has_a_page() -> None:
+    pages = {path.stem.replace("-", "_") for path in (DOCS / "reference" / "tasks").glob("*.md")}
+    assert pages == {*Task}
+
+
+def test_what_is_not_run() -> None:
+    found: dict[str, list[str]] = {}
+    for block in all_blocks():
+        if block.reason is not None:
+            found.setdefault(block.page, []).append(block.reason)
+    assert found == NOT_TESTED
+
+
+@pytest.mark.parametrize("page", page_names())
+def test_every_block_is_of_a_language_that_is_known(page: str) -> None:
+    """A `bash` or `console` block would not be run."""
+    assert {block.language for block in find_blocks(page, read_page(page))} <= {"sh", "python"} | SHOWN
+    find_questions(page, read_page(page))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_what_is_generated_is_up_to_date(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert generate(page, PAGES[path]) == page, "run `make arguments-table`"
+
+
+def test_every_argument_is_on_a_page() -> None:
+    text = read_page("docs/reference/arguments.md") + read_page("docs/reference/limits.md")
+    for group in GROUPS:
+        for name in group.model_fields:
+            assert f"\n- `{name}`" in text
+
+
+def test_every_limit_says_what_it_protects() -> None:
+    assert {*PROTECTS} == {*RequestLimits.model_fields}
+
+
+def test_every_metric_is_on_its_page() -> None:
+    importlib.import_module("runners.core.metrics")
+    text = read_page("docs/reference/metrics.md")
+    names = [metric for metric in REGISTRY.collect() if metric.name.startswith("runtime_")]
+    for metric in names:
+        assert f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`" in text
+    assert names
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "true"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    pages = [path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")]
+    # What a page loads is in the site.
+    loaded = re.findall(
+        r"<(?:script|img)[^>]*src=\"?([^\"\s>]+)|<link[^>]*rel=\"?stylesheet\"?[^>]*href=\"?([^\"\s>]+)", "".join(pages)
+    )
+    assert not [each for pair in loaded for each in pair if each.startswith(("http", "//"))]

@@ -1,0 +1,159 @@
+"""Writes the parts of docs/ that come from the code: `python -m tools.generated_pages`, or `make arguments-table`.
+
+The names, defaults and descriptions of arguments, limits and generation parameters are in the code alone.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from protocol.openai.chats import ChatRequest
+from protocol.openai.completions import CompletionRequest
+from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet
+from protocol.openai.responses import ResponsesRequest
+from runners.core.arguments import GROUPS, LimitArguments
+from runners.core.sampling_parameters import SamplingParameters
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+MARK = "<!-- Written by `make arguments-table`; do not edit below. -->\n"
+
+# What each limit protects, which the code does not say.
+PROTECTS: Mapping[str, str] = {
+    "max_header_bytes": "the event loop: the time to parse headers is quadratic in their size",
+    "max_headers": "the event loop: each header is read several times",
+    "max_url_bytes": "the event loop and the log",
+    "max_request_bytes": "memory; a compressed body is measured as it is inflated",
+    "max_buffered_bytes": "memory, against many connections that each send a large body slowly. The first 16 KiB of a "
+    "body are not counted, so that small requests still pass; the inflated size of a body is. Once a body is decoded "
+    "only what is kept of it counts. Four times as many bytes of answers may be unread",
+    "max_json_values": "the event loop: time to decode a body, and memory for the result",
+    "max_json_containers": "the event loop and memory: a list or an object costs ten times a number",
+    "max_json_depth": "the stack",
+    "max_client_batch_size": "the event loop, which handles each text; other requests in the queue",
+    "max_text_characters": "the tokenizer. So many characters, beside those of as many labels as there may be, may "
+    "also be kept of a body with its texts: parameters, attributes of an event, an id",
+    "max_whole_text_characters": "the tokenizer, which reads all of such a text",
+    "max_request_characters": "the tokenizer: a long query with many documents",
+    "max_request_sequences": "the model: labels and windows multiply texts",
+    "max_labels": "the tokenizer and the answer",
+    "max_label_characters": "the tokenizer and the answer",
+    "max_top_k": "the answer",
+    "max_answer_tokens": "the search for spans",
+    "max_tensors": "the event loop, and the answer: an output is named once",
+    "max_parameters": "the event loop",
+    "max_choices": "the scheduler of generation",
+    "max_stop_strings": "the search in each new token of an output",
+    "max_logit_bias": "each step of generation",
+    "max_messages": "the chat template",
+    "max_answer_numbers": "memory: all scores of a whole vocabulary at every mask",
+    "max_concurrent_requests": "memory, and the latency of requests under way",
+    "max_queue_characters": "memory, and the time until an answer",
+    "max_queue_tokens": "memory, and the time until an answer",
+    "max_connections": "file descriptors: probes and clients still get through",
+    "max_streams": "memory: each may hold a part of a message",
+    "header_timeout": "connections, against headers that never end",
+    "body_timeout": "buffered bytes, against bodies that never end",
+    "answer_timeout": "memory of answers that nobody reads",
+    "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
+}
+TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {
+    ParameterSet.COMPLETIONS: CompletionRequest,
+    ParameterSet.CHATS: ChatRequest,
+    ParameterSet.RESPONSES: ResponsesRequest,
+    ParameterSet.PARAMETERS: SamplingParameters,
+}
+
+
+def render_arguments() -> str:
+    """Every argument by group, but for the limits, which have a page of their own."""
+    parts = []
+    for group in GROUPS:
+        if group is LimitArguments:
+            parts.append("## Limits\n\nSee [limits](limits.md).\n")
+            continue
+        parts.append(f"## {group.title}\n")
+        parts += [
+            _render_argument(name, field.default, field.description) for name, field in group.model_fields.items()
+        ]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def render_limits() -> str:
+    """Every limit with what it protects."""
+    lines = []
+    for name, field in LimitArguments.model_fields.items():
+        lines.append(_render_argument(name, field.default, field.description, f"Protects {PROTECTS[name]}."))
+    return "\n".join([*lines, ""])
+
+
+def _render_argument(name: str, default: object, description: str | None, more: str = "") -> str:
+    shown = "" if default in (None, False, ()) else f" (default `{default}`)"
+    text = (description or "").replace("](docs/", "](../").rstrip(".")
+    item = f"- `{name}`{shown}: {text}. {more}".rstrip()
+    return textwrap.fill(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def done(route: ParameterSet) -> set[str]:
+    """The parameters that a route's types have."""
+    return {field.name for field in msgspec.structs.fields(TYPES[route])}
+
+
+def render_parameters() -> str:
+    rows = parameter_rows().items()
+    lines = [f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows]
+    head = ["| parameter | completions | chats | responses | V1, OIP | meaning |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *lines, ""])
+
+
+def parameter_rows() -> dict[str, list[str]]:
+    """For each parameter what each route does with it, and what it means."""
+    names = dict.fromkeys(
+        [*MEANINGS, *sorted(set().union(*NO_EFFECT.values())), *sorted(set().union(*REFUSED.values()))]
+    )
+    return {name: [*(_describe(name, route) for route in ParameterSet), MEANINGS.get(name, "")] for name in names}
+
+
+def _describe(name: str, route: ParameterSet) -> str:
+    if name in done(route):
+        return "refused" if name == "chat_template" else "yes"
+    if name in NO_EFFECT[route]:
+        return "no effect"
+    if (refusal := REFUSED[route].get(name)) is None:
+        return ""
+    values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in refusal.neutral)
+    only = "vLLM" if refusal.on_vllm else "refused"
+    return f"{only}, or {values}" if values else only
+
+
+PAGES: Mapping[Path, Callable[[], str]] = {
+    DOCS / "reference" / "arguments.md": render_arguments,
+    DOCS / "reference" / "limits.md": render_limits,
+    DOCS / "reference" / "generation-parameters.md": render_parameters,
+}
+
+
+def generate(page: str, render: Callable[[], str]) -> str:
+    """A page with its generated part as it is to be."""
+    return f"{page.partition(MARK)[0]}{MARK}\n{render()}"
+
+
+def check_marks() -> None:
+    """
+    Raises:
+        ValueError: a page has lost the line that its generated part follows.
+    """
+    for path in PAGES:
+        if not re.search(re.escape(MARK), path.read_text(encoding="utf-8")):
+            raise ValueError(f"{path} has no line {MARK!r}")
+
+
+if __name__ == "__main__":
+    check_marks()
+    for path, render in PAGES.items():
+        path.write_text(generate(path.read_text(encoding="utf-8"), render), encoding="utf-8")
