@@ -46,6 +46,21 @@ Serve = Callable[..., Served]
 Dial = Callable[..., grpc.Channel]
 
 
+# Modules that write to the repository's folder, and so run one after the other.
+_WRITERS = ("tests/docs/test_commands.py", "tests/test_demo.py", "tests/test_package.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers of pytest-xdist, a module's tests share a worker, and those that take longest start first."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("writers" if module in _WRITERS else module))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Where tests that are coroutines run."""
