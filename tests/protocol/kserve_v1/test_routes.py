@@ -141,26 +141,6 @@ def test_a_body_without_a_length_is_refused_as_it_arrives(client: TestClient) ->
     assert len(sent) == 100, "the server must read on, or a client that only sends would never see the answer"
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "error"),
-    [
-        ("GET", PREDICT, 405, f"GET is not allowed on {PREDICT}; allowed: POST"),
-        ("TRACE", PREDICT, 405, f"TRACE is not allowed on {PREDICT}; allowed: POST"),
-        ("PUT", PREDICT, 405, f"PUT is not allowed on {PREDICT}; allowed: POST"),
-        ("POST", "/v1/models", 405, "POST is not allowed on /v1/models; allowed: GET, HEAD"),
-        ("POST", "/v1/models/model:classify", 404, "there is no :classify; this server offers :predict and :explain"),
-        ("POST", "/v1/models/nope:predict", 404, "Model with name nope does not exist."),
-        ("POST", "/v1/models/nope:classify", 404, "Model with name nope does not exist."),
-        ("POST", "/v1/models/model:explain", 501, "this server has no explainer; it offers :predict"),
-        ("GET", "/v3", 404, "there is nothing at /v3; the protocols are under /v1 and /v2"),
-    ],
-)
-def test_wrong_paths_and_methods(client: TestClient, method: str, path: str, status: int, error: str) -> None:
-    response = client.request(method, path)
-    assert (response.status_code, response.json()) == (status, {"error": error})
-    assert ("allow" in response.headers) == (status == 405)
-
-
 def test_a_model_name_with_a_slash_and_a_colon(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("bert", "sequence_classification"), model_name="org/bert:1").client
     assert client.get("/v1/models/org/bert:1").status_code == 200

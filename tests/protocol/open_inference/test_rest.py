@@ -265,24 +265,6 @@ def test_wrong_requests(client: TestClient, body: dict[str, Any], error: str) ->
     assert len(response.content) < 500, "an error must not repeat the input"
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "error"),
-    [
-        ("GET", INFER, 405, f"GET is not allowed on {INFER}; allowed: POST"),
-        ("GET", "/v2/models/nope", 404, "Model with name nope does not exist."),
-        ("GET", "/v2/models/nope/ready", 404, "Model with name nope does not exist."),
-        ("POST", "/v2/models/nope/infer", 404, "Model with name nope does not exist."),
-        ("GET", "/v2/models/model/versions/2", 404, "Model model has no version 2; it has version 1."),
-        ("POST", "/v2/models/model/versions/2/infer", 404, "Model model has no version 2; it has version 1."),
-        ("DELETE", "/v2/models/model", 405, "DELETE is not allowed on /v2/models/model; allowed: GET, HEAD"),
-        ("POST", "/v2/health/live", 405, "POST is not allowed on /v2/health/live; allowed: GET, HEAD"),
-    ],
-)
-def test_wrong_paths_and_methods(client: TestClient, method: str, path: str, status: int, error: str) -> None:
-    response = client.request(method, path, json={"inputs": [tensor()]})
-    assert (response.status_code, response.json()) == (status, {"error": error})
-
-
 def binary_request(payload: bytes, size: Any = None, header: Any = None, **fields: Any) -> dict[str, Any]:
     described = {"name": "input-0", "shape": [2], "datatype": "BYTES",
                  "parameters": {"binary_data_size": len(payload) if size is None else size}}  # fmt: skip

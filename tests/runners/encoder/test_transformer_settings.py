@@ -122,7 +122,7 @@ def test_settings_are_read_once(saved: Path, serve: Serve, caplog: pytest.LogCap
     change(saved / TRANSFORMER, model_args={"torch_dtype": "float16"})
     with caplog.at_level("INFO"):
         serve(model_dir=saved)
-    assert caplog.text.count("model_kwargs.torch_dtype in sentence_bert_config.json is float16; here --dtype says") == 1
+    assert caplog.text.count("model_kwargs.torch_dtype in sentence_bert_config.json is float16; here --dtype sets") == 1
 
 
 def test_special_tokens_that_the_files_leave_out(saved: Path, serve: Serve) -> None:
