@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.core.argument_sources import HANDED_OVER, read_launch_arguments
+from runners.core.argument_sources import LAUNCH_VARIABLE, read_launch_arguments
 from runners.core.arguments import LaunchArguments
 from runners.core.command_line import create_parser, parse_command_line
 from runners.core.errors import ArgumentsError
@@ -64,7 +64,7 @@ def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
     server = read_launch_arguments(
         {name: arguments.pop(name) for name in LaunchArguments.model_fields if name in arguments}
     )
-    environment = {HANDED_OVER: json.dumps(arguments)}
+    environment = {LAUNCH_VARIABLE: json.dumps(arguments)}
     if (folder.parent / "bento.yaml").is_file():
         target = [str(folder.parent)]
     elif (folder / "bentofile.yaml").is_file():

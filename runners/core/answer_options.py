@@ -47,7 +47,7 @@ def _check_template(value: str) -> str:
 
 
 class AnswerOptions(BaseModel):
-    """Options of answers: arguments of the server, and `parameters` of requests, which win.
+    """Options of answers: arguments of the server, which the `parameters` of a request override.
 
     Each task has some of them (`EncoderTask.answer_options`).
     """
@@ -127,7 +127,7 @@ class AnswerOptions(BaseModel):
     )
 
 
-# What the options are that make records, where nothing is asked for; the others only say how.
+# The defaults of the options that turn an answer into records; the other options only change what records contain.
 _WITHOUT_RECORDS = {
     name: AnswerOptions.model_fields[name].default
     for name in (

@@ -101,7 +101,7 @@ class BatchQueue:
             if request.abandoned:
                 # It may have been released already.
                 return
-            self.admission.numbers.check(numbers, self._drain_seconds, own=request.numbers)
+            self.admission.numbers.check(numbers, self._drain_seconds, held_by_request=request.numbers)
             request.numbers += numbers
             self.admission.numbers.held += numbers
 

@@ -53,7 +53,7 @@ class EncoderRunner:
         Args:
             connect: opens the connection to the predictor, if the arguments name one.
         """
-        arguments.ignore_engine_arguments("this model does not run on vLLM")
+        arguments.warn_of_engine_arguments("this model does not run on vLLM")
         self._arguments = arguments
         self._connect = connect
         self._default_options = read_default_options(arguments)

@@ -303,7 +303,7 @@ class GeneratorRunner:
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {reason}")
         logger.info("transformers runs %s, because %s", self.name, reason)
-        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
+        arguments.warn_of_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
         from runners.generator.transformers_engine import TransformersEngine
 
         engine = TransformersEngine(arguments)
