@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from runners.core.errors import ModelLoadError
-from runners.hosting.storage.disk import find_room, size
+from runners.hosting.storage.disk import find_room, format_size
 
 MAX_MEMBERS = 100_000
 ZIP = "application/zip"
@@ -93,7 +93,7 @@ class _Target:
         """Write a file; the bytes that are read count, not only those that the archive declares."""
         path = self._place(name)
         room = self._room
-        too_large = f"which is larger than the {size(room)} that the disk has room for"
+        too_large = f"which is larger than the {format_size(room)} that the disk has room for"
         if declared > room:
             raise self.refuse(name, too_large)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class _Metered(io.RawIOBase):
         data = self._stream.read(min(count, self._left + 1) if count >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
-            raise self._target.refuse(self._member, f"with or before headers of more than {size(self._limit)}")
+            raise self._target.refuse(self._member, f"with or before headers of more than {format_size(self._limit)}")
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:

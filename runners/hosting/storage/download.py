@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
 from runners.hosting.storage.archives import refuse_links
-from runners.hosting.storage.disk import limit_files, size
+from runners.hosting.storage.disk import format_size, limit_files
 from runners.hosting.storage.hub import download_from_hub
 from runners.hosting.storage.initializer import follow_log, ignore_files, replace_unpacking
 from runners.hosting.storage.locks import end_on_sigterm, lock_download
@@ -112,7 +112,7 @@ def _download(uri: str, shown: str, target: Path) -> None:
         # After the renaming there is no such folder.
         if scheme not in _RESUMABLE:
             shutil.rmtree(folder, ignore_errors=True)
-    logger.info("%s is downloaded: %s in %.0f s", shown, size(count), time.monotonic() - started)
+    logger.info("%s is downloaded: %s in %.0f s", shown, format_size(count), time.monotonic() - started)
 
 
 def _download_into(folder: Path, uri: str, shown: str) -> int:

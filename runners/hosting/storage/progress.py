@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runners.core.errors import ModelLoadError
-from runners.hosting.storage.disk import find_room, size
+from runners.hosting.storage.disk import find_room, format_size
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class Progress:
         """
         if (total := self._total() or 0) > self.room:
             raise ModelLoadError(
-                f"{self.shown} has {size(total)}, which is more than the {size(self.room)} that the disk has room for"
+                f"{self.shown} has {format_size(total)}, which is more than the {format_size(self.room)} that the disk "
+                "has room for"
             )
 
     def count(self) -> int:
@@ -103,10 +104,10 @@ class Progress:
         before = self.count()
         while not self._stopped.wait(_LOG_SECONDS):
             now, total = self.count(), self._total()
-            of = "" if total is None else f" of {size(total)}"
-            speed = size(max(now - before, 0) / _LOG_SECONDS)
+            of = "" if total is None else f" of {format_size(total)}"
+            speed = format_size(max(now - before, 0) / _LOG_SECONDS)
             with writing:
-                logger.info("%s: downloaded %s%s, %s/s", self.shown, size(now), of, speed)
+                logger.info("%s: downloaded %s%s, %s/s", self.shown, format_size(now), of, speed)
             before = now
 
 
