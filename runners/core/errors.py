@@ -89,6 +89,11 @@ class ModelNotFoundError(RunnerError):
 class ModelNotReadyError(RunnerError):
     """The model is still loading, or has stopped."""
 
+    @classmethod
+    def of_model(cls, name: str) -> ModelNotReadyError:
+        """The error with KServe's text, which clients of KServe look for."""
+        return cls(f"Model with name {name} is not ready.")
+
 
 class EngineDeadError(RunnerError):
     """The engine that ran the model has died; the server stops."""

@@ -15,7 +15,8 @@ _MAX_NESTING = 64
 # All combinations of alternatives are tried: twelve levels take seconds.
 _MAX_ALTERNATIVES = 8
 _COMBINING = frozenset({"oneOf", "anyOf", "allOf"})
-MAX_CHOICES = 1024
+# Most texts of a `choice`, and most characters of a schema, a pattern or a text.
+MAX_CHOICE_TEXTS = 1024
 MAX_CHARACTERS = 2**18
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
@@ -26,7 +27,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
     json: dict[str, Any] | str | None = None
     regex: Pattern | None = None
-    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICE_TEXTS)] | None = None
     grammar: Pattern | None = None
     json_object: bool | None = None
     # These fields are read so that they can be refused.

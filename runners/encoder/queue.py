@@ -83,7 +83,7 @@ class BatchQueue:
 
         Args:
             texts: number of its texts.
-            characters: of all its texts (see `count_characters`).
+            characters: number of characters of all its texts (see `count_characters`).
 
         Raises:
             OverloadedError: too many requests, characters or tokens are under way.

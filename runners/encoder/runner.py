@@ -98,7 +98,7 @@ class EncoderRunner:
 
     def _model(self) -> LoadedModel:
         if self._loaded is None:
-            raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
+            raise ModelNotReadyError.of_model(self.name)
         return self._loaded
 
     async def load(self) -> None:

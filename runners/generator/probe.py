@@ -18,7 +18,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from runners.core.errors import ModelLoadError, brief
 from runners.generator.decoder import Batching, Decoder, Rows
 from runners.generator.probe_limits import has_limits, lowered, read_windows, selects_columns
-from runners.modeling.loading import count_positions
+from runners.modeling.max_length import count_positions
 from runners.modeling.packed_linear import pack_linears
 from runners.modeling.score_difference import TOLERANCES
 

@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 _OUTPUT = OutputSpec(MAIN, str, (-1,))
 _PROMPT_TOKENS_DETAILS = "enable_prompt_tokens_details"
-# Those of vLLM's arguments that have a meaning on `transformers` too.
+# Arguments of vLLM that have an effect on `transformers` too.
 _HONOURED = frozenset({"chat_template", _PROMPT_TOKENS_DETAILS})
 # Token ids that are put into a list before other tasks of the event loop run: a ms.
 _IDS_AT_ONCE = 2**16
@@ -128,7 +128,7 @@ class GeneratorRunner:
             EngineDeadError: it has died.
         """
         if self._engine is None:
-            raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
+            raise ModelNotReadyError.of_model(self.name)
         if self._engine.failed:
             raise EngineDeadError("the engine that ran the model has died")
         return self._engine

@@ -115,7 +115,7 @@ class SampledRow:
             seed: None for a random one.
             prompt: the tokens that the repetition penalty counts in addition to the output.
             processors: change the logits in this order, before penalties and temperature.
-            matcher: of the output's constraint.
+            matcher: the state of the output in its constraint; None without a constraint.
             output: the tokens that the row has generated before.
             named: the named tokens of these settings, if they exist already.
         """
