@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """KServe's command line for this server: `huggingface-runtime --model_name=... --model_id=... [--http_port=8080]`.
 
-It runs `bentoml serve` of the Bento, the source folder or the installed package that contains this file. The arguments
-are passed by the environment, which a built Bento reads too, and which other users cannot see.
+It runs `bentoml serve` of the Bento, the source folder or the installed package that contains this file. It passes the
+arguments in the environment, which a built Bento reads too and other users cannot see.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ python launch.py [--argument=value | --argument value | --flag] ...
 
 An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
-as a whole command line, in RUNTIME_ARGS; the command line wins over RUNTIME_MODEL_ID, that over RUNTIME_ARGS."""
+as a whole command line, in RUNTIME_ARGS. The command line wins over RUNTIME_MODEL_ID, which wins over RUNTIME_ARGS."""
 
 
 @dataclass(frozen=True, slots=True)

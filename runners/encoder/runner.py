@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRUNCATED_TOKENS = OutputSpec(TRUNCATED_TOKENS, np.int64, (-1,))
-
 _LONGEST_BATCH_SECONDS = 10
 
 
