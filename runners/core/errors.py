@@ -146,6 +146,11 @@ def add_text_position(error: InputError, position: int) -> InputError:
     return named
 
 
+def describe_text_error(position: int, error: Exception) -> Exception:
+    """The error of a text for its caller: an InputError gets the text's position, any other error stays as it is."""
+    return add_text_position(error, position) if isinstance(error, InputError) else error
+
+
 @contextlib.contextmanager
 def with_text_position(position: int) -> Iterator[None]:
     """Say which text of the request an error is about.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Flags that say what an answer is made of; every task takes them, those without an effect too.
+# Flags that select the form and the outputs of an answer. Every task accepts them, also those without an effect.
 OPTION_FLAGS = ("return_probabilities", "return_raw_logits", "return_offsets_mapping")
 _ANSWER_NAMES, _OVERFLOW_NAMES = tuple(AnswerOptions.model_fields), tuple(OverflowOptions.model_fields)
 _NAMES = frozenset({*_ANSWER_NAMES, *_OVERFLOW_NAMES})

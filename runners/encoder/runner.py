@@ -77,12 +77,12 @@ class EncoderRunner:
         options = count_truncated_tokens(options)
         request = loaded.queue.admit(len(texts), characters)
         try:
-            await RequestTokenizer(loaded, request, options, self._arguments, self._note_truncation).run(texts)
+            await RequestTokenizer(loaded, request, options, self._arguments, self._count_truncated).run(texts)
             return await request.result
         finally:
             loaded.queue.release(request)
 
-    def _note_truncation(self, encoded_texts: Sequence[EncodedText]) -> None:
+    def _count_truncated(self, encoded_texts: Sequence[EncodedText]) -> None:
         """Count the truncated texts; log the first one. Called from the tokenizer threads."""
         truncated = [encoded for encoded in encoded_texts if any(sequence.truncated for sequence in encoded.sequences)]
         if not truncated:

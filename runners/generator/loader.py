@@ -40,7 +40,7 @@ _MOST_LOGITS = 2**28
 
 @dataclass(frozen=True, slots=True)
 class LoadedGenerator:
-    """A model that is loaded, and what prepares its requests."""
+    """A loaded model, the parts that prepare its requests, and the scheduler that runs them."""
 
     vocabulary: Vocabulary
     prompts: Prompts

@@ -166,7 +166,7 @@ class _Queued:
 
 
 class _RunningSequences:
-    """A task for each sequence, and what they have produced."""
+    """A task for each sequence, and the queue of the items that the tasks produce."""
 
     def __init__(self, engine: Engine, sequences: Sequences, admitted: Admitted, describe_error: DescribeError) -> None:
         self._engine = engine

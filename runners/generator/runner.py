@@ -22,7 +22,7 @@ from runners.core.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
-    add_text_position,
+    describe_text_error,
     load_errors,
 )
 from runners.core.generation import (
@@ -190,7 +190,7 @@ class GeneratorRunner:
             if isinstance(text, TextInput) and text.words is not None:
                 raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
         outputs: list[list[str]] = [[] for _ in texts]
-        async with self._generate(await _make_request(texts, options), _name_text) as accepted:
+        async with self._generate(await _make_request(texts, options), describe_text_error) as accepted:
             async for index, delta in accepted.deltas:
                 outputs[index].append(delta.text)
         return [Prediction({MAIN: Text("".join(parts))}) for parts in outputs]
@@ -329,10 +329,6 @@ async def _make_request(texts: Sequence[TextInput | TokenInput], options: Option
                 await asyncio.sleep(0)
         prompts.append(prompt)
     return GenerationRequest(prompts, options.sampling, options.prompt)
-
-
-def _name_text(position: int, error: Exception) -> Exception:
-    return add_text_position(error, position) if isinstance(error, InputError) else error
 
 
 def _read_config(arguments: Arguments) -> tuple[list[str], bool]:

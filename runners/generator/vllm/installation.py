@@ -1,4 +1,4 @@
-"""The installation of vLLM: whether it can run a model here, and what it reads when it is imported."""
+"""The installation of vLLM: whether it can run a model here, and the settings that it reads when it is imported."""
 
 from __future__ import annotations
 
