@@ -18,7 +18,6 @@ from runners.core.metrics import QueueMetrics
 from runners.generator.constraints import GrammarMatcher, Grammars
 from runners.generator.decoder import Decoder
 from runners.generator.generation_defaults import Defaults, reset_generation_config
-from runners.generator.generation_request import Request
 from runners.generator.length_limits import Limits
 from runners.generator.probe import choose_batching, speed_up
 from runners.generator.prompts import Prompts, load_template
@@ -26,6 +25,7 @@ from runners.generator.row_allocation import MAX_ROWS
 from runners.generator.sampler import Settings
 from runners.generator.sampling_checks import find_ends, resolve
 from runners.generator.scheduler import Scheduler
+from runners.generator.sequence_state import Request
 from runners.generator.vocabulary import Vocabulary
 from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens, silence_transformers
 from runners.modeling.model_files import load_json

@@ -17,11 +17,11 @@ import torch
 from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
 from runners.core.metrics import QueueMetrics
 from runners.generator.decoder import Batching, Decoder
-from runners.generator.failures import as_failure
 from runners.generator.fair_queue import FairQueue, Verdict
-from runners.generator.generation_request import Generation, deliver
 from runners.generator.row_allocation import FreeRows, Reservation
 from runners.generator.running_batch import Batch, PromptGroup, compute, score_prompts
+from runners.generator.sequence_errors import as_runner_error
+from runners.generator.sequence_state import Generation, deliver
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +321,7 @@ class Scheduler:
                 raise
             except Exception as second_error:
                 generation.finished = True
-                deliver([(generation, as_failure(second_error))])
+                deliver([(generation, as_runner_error(second_error))])
 
     def _restart(self) -> None:
         """Move sequences that the model must compute anew to the front of the queue."""

@@ -22,12 +22,12 @@ def find_room(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def limit_files(room: int, shown: str) -> Iterator[None]:
+def limit_files(room: int, redacted_uri: str) -> Iterator[None]:
     """Limit the size of each file that this process and its children write, whichever library writes it.
 
     Args:
         room: the limit in bytes.
-        shown: the URI of the download, for errors.
+        redacted_uri: the URI of the download without credentials, for errors.
 
     Raises:
         ModelLoadError: a file reaches the limit.
@@ -40,7 +40,9 @@ def limit_files(room: int, shown: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EFBIG or limit < room:
             raise
-        raise ModelLoadError(f"{shown} is larger than the {format_size(room)} that the disk has room for") from error
+        raise ModelLoadError(
+            f"{redacted_uri} is larger than the {format_size(room)} that the disk has room for"
+        ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
