@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from runners.core.answer_options import OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
+from runners.core.garbage import freeze_objects
 from runners.core.machine import count_cores
 from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
 from runners.core.predictions import Options
@@ -100,14 +100,8 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         predictor=predictor,
         watch=watch,
     )
-    _freeze_objects()
+    freeze_objects()
     return loaded
-
-
-def _freeze_objects() -> None:
-    """Exclude the loaded objects, which stay, from garbage collection, whose pauses would delay requests."""
-    gc.collect()
-    gc.freeze()
 
 
 def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:

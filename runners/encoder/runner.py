@@ -13,7 +13,6 @@ when it builds a Bento, so importing this module must stay cheap.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import numpy as np
 from runners.core.arguments import Arguments
 from runners.core.draining import wait_until
 from runners.core.errors import ModelNotReadyError, load_errors
+from runners.core.garbage import collect_unloaded
 from runners.core.machine import limit_spinning
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
@@ -133,9 +133,7 @@ class EncoderRunner:
         await wait_until(lambda: not queue.admission.requests)
         await asyncio.to_thread(self._stop, loaded)
         del loaded
-        # The model was frozen when it was loaded; only an unfrozen object is collected.
-        gc.unfreeze()
-        gc.collect()
+        collect_unloaded()
 
     def close(self) -> None:
         """Stop the threads and fail all waiting requests. Returns when the running batch is done."""

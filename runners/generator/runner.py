@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,6 +24,7 @@ from runners.core.errors import (
     describe_text_error,
     load_errors,
 )
+from runners.core.garbage import collect_unloaded, freeze_objects
 from runners.core.generation import (
     DEFAULT_PROMPT_OPTIONS,
     AcceptedRequest,
@@ -136,9 +136,7 @@ class GeneratorRunner:
     async def load(self) -> None:
         with load_errors(self._arguments.model):
             engine = await self._start_engine()
-        # The garbage collector need not visit the loaded model again.
-        gc.collect()
-        gc.freeze()
+        freeze_objects()
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 
@@ -150,8 +148,7 @@ class GeneratorRunner:
         await wait_until(lambda: not self.admission.requests)
         await asyncio.to_thread(engine.close)
         del engine
-        gc.unfreeze()
-        gc.collect()
+        collect_unloaded()
 
     def close(self) -> None:
         if self._engine is not None:
