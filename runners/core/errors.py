@@ -94,6 +94,11 @@ class ModelNotReadyError(RunnerError):
         """The error with KServe's text, which clients of KServe look for."""
         return cls(f"Model with name {name} is not ready.")
 
+    @classmethod
+    def of_shutdown(cls) -> ModelNotReadyError:
+        """The error of requests that wait when their model's threads are closed."""
+        return cls("the server is shutting down")
+
 
 class EngineDeadError(RunnerError):
     """The engine that ran the model has died; the server stops."""

@@ -146,7 +146,7 @@ class BatchQueue:
         """
         with self._changed:
             if self._closed:
-                request.deliver([(first_position, ModelNotReadyError("the server is shutting down"))])
+                request.deliver([(first_position, ModelNotReadyError.of_shutdown())])
             if self._closed or request.abandoned:
                 return
             entries = [
@@ -223,7 +223,7 @@ class BatchQueue:
         with self._changed:
             self._closed = True
             for request, position in {entry.request: entry.position for entry in self._entries}.items():
-                request.deliver([(position, ModelNotReadyError("the server is shutting down"))])
+                request.deliver([(position, ModelNotReadyError.of_shutdown())])
                 request.waiting = request.waiting_tokens = 0
             self._entries.clear()
             self.admission.tokens.held = 0

@@ -122,7 +122,7 @@ class Scheduler:
     def _closed_error(self) -> RunnerError:
         if self._dead:
             return EngineDeadError("the engine has died: the server stops")
-        return ModelNotReadyError("the server is shutting down")
+        return ModelNotReadyError.of_shutdown()
 
     def _busy(self) -> list[Generation]:
         """The sequences that run, or whose prompts are computed."""

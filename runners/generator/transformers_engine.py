@@ -207,8 +207,10 @@ class TransformersEngine:
                 self._model_thread.join(_LONGEST_STEP_SECONDS)
 
     def _model(self) -> LoadedGenerator:
-        if self._loaded is None or self._closed:
-            raise ModelNotReadyError("the server is shutting down" if self._closed else "the model is not loaded yet")
+        if self._closed:
+            raise ModelNotReadyError.of_shutdown()
+        if self._loaded is None:
+            raise ModelNotReadyError("the model is not loaded yet")
         if self._loaded.scheduler.failed:
             raise EngineDeadError("the engine has died: the server stops")
         return self._loaded
