@@ -34,7 +34,7 @@ from runners.core.request_options import resolve_options
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as in `transformers` pipelines; a question and its context; or the words of a text."""
+    """A text, a pair of texts, a question with its context, or a text that is split into words."""
 
     text: str | UnsetType = UNSET
     text_pair: str | None = None
@@ -58,7 +58,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(msgspec.Struct):
-    """A body of `:predict`; `inputs` wins over `instances`, as in KServe."""
+    """The body of `:predict`. If it has both `inputs` and `instances`, `inputs` wins, as in KServe."""
 
     instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
     inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET

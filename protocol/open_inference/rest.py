@@ -45,24 +45,25 @@ Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
 
 
 class InferInput(msgspec.Struct):
-    """A tensor of a request; `data` is checked once the datatype is known."""
+    """A tensor of a request."""
 
     name: str
     shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
     datatype: Annotated[str, Meta(extra_json_schema={"enum": [*DATATYPES]})]
+    # Checked once the datatype is known.
     data: Annotated[Any, Meta(extra_json_schema={"type": "array"})] = UNSET
     parameters: dict[str, Any] | None = None
 
 
 class InferOutput(msgspec.Struct):
-    """An output that the client asks for."""
+    """An output that the client requests by name."""
 
     name: str
     parameters: dict[str, Any] | None = None
 
 
 class InferRequest(msgspec.Struct):
-    """A body of `infer`."""
+    """The body of `infer`."""
 
     inputs: list[InferInput]
     id: str | None = None

@@ -78,7 +78,7 @@ class Templated:
 
 
 class ChatRequest(CommonFields, Templated, kw_only=True):
-    """A body of `chat/completions`."""
+    """The body of `chat/completions`."""
 
     messages: Messages
     tools: Tools | None = None

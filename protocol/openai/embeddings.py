@@ -31,7 +31,7 @@ _MODEL_LENGTH = -1
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
-    """A body of `embeddings`; `prompt_name` names one of the model's prompts, as in sentence-transformers."""
+    """The body of `embeddings`. `prompt_name` selects a prompt of the model, as in sentence-transformers."""
 
     input: Inputs
     model: str | None = None

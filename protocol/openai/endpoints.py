@@ -86,7 +86,7 @@ ENDPOINTS: Mapping[str, OpenAIEndpoint] = {
     ),
     "/v1/responses": OpenAIEndpoint(
         "responses", answer_response, GENERATION, "ResponsesRequest", "ResponsesResponse",
-        "Answer a text or messages with text",
+        "Answer a text or a chat",
     ),
     "/v1/messages": OpenAIEndpoint("messages"),
     "/v1/embeddings": OpenAIEndpoint(

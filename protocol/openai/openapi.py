@@ -61,9 +61,9 @@ def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
 def _add_below_prefix(document: OpenApiDocument, prefix: str, forwarded: Mapping[str, Any]) -> None:
     """Add what is served below the prefix only: models, and vLLM's further paths."""
     paths, cards = document.paths, {200: json_answer("ModelCards")}
-    paths.add("get", f"{prefix}/v1/models", _TAG, "The models and LoRA adapters", cards, shape="OpenAI")
+    paths.add("get", f"{prefix}/v1/models", _TAG, "List the models and LoRA adapters", cards, shape="OpenAI")
     card = {200: json_answer("ModelCard")}
-    paths.add("get", f"{prefix}/v1/models/{{name}}", _TAG, "A model", card, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
+    paths.add("get", f"{prefix}/v1/models/{{name}}", _TAG, "Get a model", card, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
     for path, operations in forwarded.items():
         is_change = changes_models(path)
         if f"{prefix}{path}" not in paths.items and (is_change or is_for_clients(path)):

@@ -46,26 +46,26 @@ _UNFINISHED = frozenset({"in_progress", "incomplete"})
 
 
 class TextFormat(JsonSchema, kw_only=True):
-    """The format of the text; its schema stands beside its type."""
+    """The format of the output, with the JSON schema if the type is `json_schema`."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
 
 
 class TextConfig(msgspec.Struct, kw_only=True):
-    """OpenAI's `text`."""
+    """OpenAI's `text`: the format of the output."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(msgspec.Struct, kw_only=True):
-    """OpenAI's `reasoning`."""
+    """OpenAI's `reasoning`: how long the model thinks."""
 
     effort: Effort | None = None
 
 
 class ResponsesRequest(SamplingFields, kw_only=True):
-    """A body of `responses`."""
+    """The body of `responses`."""
 
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     model: str | None = None

@@ -21,7 +21,7 @@ CALL = (*BODY, *MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_
 # And those of a call that a predictor runs.
 PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 # The summary of an operation that other models have.
-UNSERVED = "This server's model does not serve this call"
+UNSERVED = "Not served by this server's model"
 
 JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "application/octet-stream", "text/plain"
 

@@ -61,7 +61,7 @@ class _TeiRequest(msgspec.Struct, kw_only=True):
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):
-    """A body of `/embed`: a text, texts or token ids; `normalize` scales vectors to length 1."""
+    """The body of `/embed`. `inputs` is a text, texts, or token ids; `normalize` scales vectors to length 1."""
 
     inputs: Inputs
     normalize: bool = True
@@ -70,14 +70,14 @@ class TeiEmbedRequest(_TeiRequest, kw_only=True):
 
 
 class TeiPredictRequest(_TeiRequest, kw_only=True):
-    """A body of `/predict`: a text, a pair of texts, or a list whose items are lists of one text or a pair."""
+    """The body of `/predict`. `inputs` is a text, a pair of texts, or a list of lists of one or two texts."""
 
     inputs: str | list[str | list[str]]
     raw_scores: bool = False
 
 
 class TeiRerankRequest(_TeiRequest, kw_only=True):
-    """A body of `/rerank`."""
+    """The body of `/rerank`."""
 
     query: str
     texts: list[str]
