@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from protocol.http.body import Body, check_beside_texts, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
-from protocol.http.errors import describe
+from protocol.http.errors import describe_error
 from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
 from protocol.openai.service_paths import describe_service
@@ -108,4 +108,4 @@ async def _stream(
 
 
 def _render_error(error: Exception) -> dict[str, Any]:
-    return {"error": describe(error)[1]}
+    return {"error": describe_error(error)[1]}

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from protocol.http.body import encode_part, json_response
-from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable, request_id
 from protocol.http.offload import offload
 from protocol.http.sse import stream_events
+from protocol.openai.errors import openai_error
 from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
 from runners.core.runner import TextGenerator
 

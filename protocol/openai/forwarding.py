@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from protocol.http.errors import render_openai_error
+from protocol.openai.errors import render_openai_error
 from runners.core.errors import OverloadedError
 from runners.core.runner import TextGenerator
 

@@ -16,11 +16,11 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, count_logprobs, count_usage, render_logprobs
+from protocol.openai.errors import openai_error
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
 from protocol.openai.parameters import ParameterSet, read_request

@@ -17,13 +17,25 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
-from protocol.openapi.operations import CALL, JSON, PREDICTOR, Example, Examples, Paths, json_answer, text_answer
+from protocol.openapi.operations import (
+    CALL,
+    JSON,
+    PREDICTOR,
+    TEXT,
+    ErrorForm,
+    Example,
+    Examples,
+    Paths,
+    json_answer,
+    text_answer,
+)
 from protocol.openapi.parameter_schemas import describe_parameters
-from protocol.openapi.schemas import COMMON_SCHEMAS, Schema
+from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.core.sampling_parameters import SamplingParameters
 from runners.core.task import Task
 
+_BENTOML_ERRORS = ErrorForm("BentoML", STRING, media_type=TEXT)
 _ANY = {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}
 _DESCRIPTION = (
     "Every path with `GET` also answers `HEAD` and `OPTIONS`. Request bodies may be compressed with gzip or deflate. "
@@ -129,9 +141,9 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
         ("/readyz", "Check whether all models are loaded", unloaded),
     ):
         answers = {200: text_answer(), 503: text_answer(description=failure)}
-        paths.add("get", path, "BentoML", summary, answers, shape="BentoML")
+        paths.add("get", path, "BentoML", summary, answers, form=_BENTOML_ERRORS)
     paths.add(
-        "get", "/schema.json", "BentoML", "Get BentoML's description of the service", {200: _ANY}, shape="BentoML"
+        "get", "/schema.json", "BentoML", "Get BentoML's description of the service", {200: _ANY}, form=_BENTOML_ERRORS
     )
 
 

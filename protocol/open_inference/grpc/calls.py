@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from protocol.http.errors import ProtocolError, describe, grpc_code
+from protocol.http.errors import ProtocolError, describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_amounts
@@ -159,7 +159,7 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
     """The code, message and trailing metadata of an error; unexpected errors are logged, and their messages hidden."""
-    status, message, headers = describe(error)
+    status, message, headers = describe_error(error)
     # The log already has a line for the batch of these errors.
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
