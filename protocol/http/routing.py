@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 RenderError = Callable[[Exception], Response]
 
-# Errors whose cause the client or the operator knows, so that no traceback is logged.
+# Errors without a traceback in the log, because the client or the operator knows the cause.
 _EXPECTED = (ProtocolError, ModelNotReadyError, GenerationFailedError)
 
 

@@ -1,4 +1,4 @@
-"""The answers to completions and chats: choices as they come from the generator, rendered whole or as a stream."""
+"""The answers to completions and chats: the generator's choices, rendered as a whole or as a stream."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ async def answer(
 
 
 async def render_logprobs(render: Callable[[], T], count: int) -> T:
-    """Call a renderer, in a thread where it has so many log probabilities that it would block the event loop."""
+    """Call a renderer, in a thread if rendering `count` log probabilities would block the event loop."""
     return render() if count <= _INLINE_LOGPROBS else await offload(render)
 
 
@@ -173,7 +173,7 @@ def count_usage(
 async def _stream(
     runner: TextGenerator, request: GenerationRequest, make_renderer: MakeRenderer, settings: StreamSettings
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """The chunks of an answer, from None, once it is accepted."""
+    """The chunks of an answer; None comes first, once the request is accepted."""
     async with runner.generate(request) as accepted:
         chunks = _Chunks(runner, accepted, make_renderer(accepted), settings)
         yield None

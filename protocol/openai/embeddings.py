@@ -98,5 +98,5 @@ def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
 def _encode(vector: NDArray[np.float32], encoding_format: str | None) -> Any:
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    # orjson reads an array only where it is all there is of its memory.
+    # orjson reads contiguous arrays only.
     return np.ascontiguousarray(vector)

@@ -1,4 +1,4 @@
-"""OpenAI's API, and what this server has of vLLM's, in the OpenAPI document."""
+"""OpenAI's API and vLLM's further calls in the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ async def _score(
     call: RankingOptions,
     limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
-    """The score of each of the second texts with its own or the only first text, and the usage."""
+    """The score of each second text with the first text at its position, or with the only first text; and the usage."""
     options = resolve_options(runner, None, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         if call.use_activation is not None:

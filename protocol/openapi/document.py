@@ -1,7 +1,7 @@
 """The OpenAPI document of this server, and the page that shows it.
 
-Each protocol describes its own operations. The types that parse the bodies of requests describe them too, or vLLM
-where vLLM answers, so that document and parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
+Each protocol describes its own operations. The schemas of request bodies come from the types that parse them, or from
+vLLM if vLLM answers, so that the document and the parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def routes(context: ServerContext, protocols: Sequence[Describe], describe_examp
         if cached is not None:
             return Response(cached, media_type=JSON)
         is_complete = context.models.ready
-        # In a thread: vLLM takes a second to describe its part.
+        # vLLM takes a second to describe its part.
         described = await asyncio.to_thread(describe_server, context, protocols, describe_examples)
         body = orjson.dumps(described)
         if is_complete:

@@ -17,7 +17,7 @@ from protocol.versions import MODEL_VERSION
 BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 CALL = (*BODY, *MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
-# And those of a call that a predictor runs.
+# Further statuses of a call that a predictor runs.
 PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 # The summary of an operation that other models have.
 UNSERVED = "Not served by this server's model"

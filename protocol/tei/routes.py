@@ -1,7 +1,7 @@
 """The calls of Text Embeddings Inference: `/embed`, `/predict` and `/rerank`, for its clients.
 
-https://huggingface.github.io/text-embeddings-inference; long texts are truncated unless `truncate` is false, which is
-that server's default, and a model of another task is answered with 400.
+https://huggingface.github.io/text-embeddings-inference. Two things differ: long texts are truncated unless `truncate`
+is false, which is that server's default; and a call that the model's task does not support is a 400.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may do what: calls that need no key, clients' keys, and an operator's changes of what is loaded.
+"""Who may make which requests: open calls, calls with a client's key, and changes by an admin.
 
 Every path and call that is not listed as open needs a key, if the operator has set one.
 """
