@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 
 from protocol.http.errors import ProtocolError, describe_error, grpc_code
-from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS, Access
+from protocol.http.middleware.authentication import Access
 from protocol.http.middleware.latency import log_latency
+from protocol.open_inference.grpc.methods import CHANGING_CALLS, OPEN_CALLS
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from protocol.http.body import decode_json
-from protocol.openai.constraint_bounds import check_constraint, check_tools
+from protocol.openai.constraint_limits import check_constraint, check_tools
 from protocol.openai.messages import check_messages
 from protocol.openai.ranking import SIDES
 from runners.core.generation import Chat
