@@ -169,7 +169,7 @@ def describe_error(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]
 
 
 async def ignore_disconnect(_: Request, __: Exception) -> Response:
-    """The answer to a client that disconnected before it had sent its body, which nobody reads."""
+    """An answer that is never read: the client disconnected before it had sent its body."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 

@@ -27,7 +27,8 @@ class AnswerClock:
 
     def update(self, transport: asyncio.Transport, is_tls: bool, now: float) -> None:
         unsent = self.unsent = transport.get_write_buffer_size()
-        # TLS tells only what waits above the socket's own buffer, which stays the same until all of that has been sent.
+        # Over TLS the transport counts only bytes that are not in the socket's buffer yet; that number stays the same
+        # until all of them have been sent.
         sent = count_acknowledged(transport) if unsent and is_tls else self.written - unsent
         if not unsent:
             self._sent_then, self.since = 0 if is_tls else sent, now
