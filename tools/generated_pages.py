@@ -58,7 +58,7 @@ PROTECTS: Mapping[str, str] = {
     "max_streams": "memory: each may hold a part of a message",
     "header_timeout": "connections, against headers that never end",
     "body_timeout": "buffered bytes, against bodies that never end",
-    "answer_timeout": "memory of answers that nobody reads",
+    "answer_timeout": "memory, against clients that do not read their answers",
     "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
 }
 TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {

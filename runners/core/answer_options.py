@@ -117,8 +117,8 @@ class AnswerOptions(BaseModel):
         None,
         ge=1,
         lt=2**31,
-        description="text embedding returns only the first so many numbers of each vector, normalized again if the "
-        "model normalizes its vectors; only for models trained for that (Matryoshka)",
+        description="text embedding truncates each vector to this many numbers, and normalizes it again if the model "
+        "normalizes its vectors; only for models trained for that (Matryoshka)",
     )
     prompt_name: str | None = Field(
         None,

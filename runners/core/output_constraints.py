@@ -23,7 +23,7 @@ Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """vLLM's `structured_outputs`: one kind of constraint."""
+    """vLLM's `structured_outputs`: one of these constraints."""
 
     json: dict[str, Any] | str | None = None
     regex: Pattern | None = None
@@ -38,7 +38,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class JsonSchema(msgspec.Struct, kw_only=True):
-    """A schema and its name, in the form of OpenAI's API."""
+    """A JSON schema and its name."""
 
     name: str | None = None
     description: str | None = None
@@ -47,7 +47,7 @@ class JsonSchema(msgspec.Struct, kw_only=True):
 
 
 class ResponseFormat(msgspec.Struct, kw_only=True):
-    """OpenAI's `response_format`."""
+    """OpenAI's `response_format`: the form of the output."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None

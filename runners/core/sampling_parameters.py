@@ -107,8 +107,9 @@ class GenerationFields(SamplingFields, kw_only=True):
 
 
 class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
-    """`parameters` of V1 and the Open Inference Protocol; `max_new_tokens` is `transformers`' name of `max_tokens`."""
+    """The `parameters` of V1 and the Open Inference Protocol if the model generates text."""
 
+    # The name of `max_tokens` in `transformers`.
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 
 

@@ -1,4 +1,4 @@
-"""Limits of constraints that vLLM compiles: its library, xgrammar, takes minutes for some short ones."""
+"""Limits on the constraints that vLLM compiles: its library xgrammar takes minutes for some short ones."""
 
 from __future__ import annotations
 
