@@ -61,9 +61,11 @@ wheel: $(VENV)/installed
 stubs: $(VENV)/installed-test
 	$(PYTHON) -m protocol.open_inference.grpc.stubs.generate
 
+# Processes that run tests; each takes a core and some GB.
+TEST_WORKERS ?= 2
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	-@$(MAKE) --silent $(SUITE)/fetched
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 
 # Builds the image of a Bento with buildah, a package of Debian, and runs it.
 test-image: $(VENV)/installed-test

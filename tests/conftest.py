@@ -13,6 +13,7 @@ import grpc
 import pytest
 import torch
 import trustme
+from anyio.from_thread import start_blocking_portal
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -33,6 +34,7 @@ from runners.generator.runner import GeneratorRunner
 from runners.hosting.selection import create_runner
 from tests.families import FAMILIES
 from tests.generators import save_generator
+from tests.served import Served
 from tests.servers import free_port
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -40,8 +42,29 @@ transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 ModelFolder = Callable[..., Path]
 GeneratorFolder = Callable[[str], Path]
-Serve = Callable[..., TestClient]
+Serve = Callable[..., Served]
 Dial = Callable[..., grpc.Channel]
+
+
+# Modules that write to the repository's folder, and so run one after the other.
+_WRITERS = ("tests/docs/test_commands.py", "tests/test_demo.py", "tests/test_package.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers of pytest-xdist, a module's tests share a worker, and those that take longest start first."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("writers" if module in _WRITERS else module))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Where tests that are coroutines run."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")
@@ -82,21 +105,22 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """A client of the whole application in this process: `serve(model_dir=..., return_probabilities=True)`.
+    """The whole application in this process: `serve(model_dir=..., return_probabilities=True)`.
 
     What is loaded is closed with the module: a loaded model takes some 100 MB of kernels, however small it is.
     """
     runners: list[EncoderRunner | GeneratorRunner] = []
 
-    def start(**arguments: Any) -> TestClient:
+    def start(**arguments: Any) -> Served:
         given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
         runner = create_runner(given, connect_predictor)
         runners.append(runner)
         models = Models([runner])
-        asyncio.run(models.load(runner.name))
+        # A loop of its own, as the test may run in one.
+        with start_blocking_portal() as portal:
+            portal.call(models.load, runner.name)
         client = TestClient(create_application(models, given), raise_server_exceptions=False)
-        client.app_state["served"] = (models, given)
-        return client
+        return Served(client, models, given)
 
     yield start
     for runner in runners:
@@ -143,16 +167,15 @@ def renew(files: Certificate, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def dial(serve: Serve) -> Iterator[Dial]:
-    """A gRPC channel to the models of a client of `serve`, in this process: `dial(client, grpc_port=...)`."""
+    """A gRPC channel to what `serve` serves, in this process: `dial(served, max_streams=1)`."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     servers: list[GrpcServer] = []
 
-    def start(client: TestClient, **arguments: Any) -> grpc.Channel:
-        models, given = client.app_state["served"]
+    def start(served: Served, **arguments: Any) -> grpc.Channel:
         port = free_port()
-        server = GrpcServer(models, given.model_copy(update={"grpc_port": port, **arguments}))
+        server = GrpcServer(served.models, served.arguments.model_copy(update={"grpc_port": port, **arguments}))
         asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
         servers.append(server)
         return grpc.insecure_channel(f"localhost:{port}")

@@ -15,7 +15,7 @@ TEXTS = ["Hello world", "x", *docstrings()[:20:5], "a long one " * 300]
 
 
 def embed(serve: Serve, folder: Path, texts: list[str] = TEXTS, **arguments: Any) -> Any:
-    response = serve(model_dir=folder, **arguments).post("/v1/models/model:predict", json={"instances": texts})
+    response = serve(model_dir=folder, **arguments).client.post("/v1/models/model:predict", json={"instances": texts})
     assert response.status_code == 200, response.text
     return np.array(response.json()["predictions"])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
+
+from anyio.from_thread import start_blocking_portal
 
 from runners.core.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
@@ -11,5 +12,7 @@ from runners.encoder.runner import EncoderRunner
 
 def load(**arguments: Any) -> EncoderRunner:
     runner = EncoderRunner(Arguments.model_validate(arguments))
-    asyncio.run(runner.load())
+    # A loop of its own, as the caller may run in one.
+    with start_blocking_portal() as portal:
+        portal.call(runner.load)
     return runner

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,3 +168,8 @@ FAMILIES = {
          "eos_token_id": 6, "initializer_cutoff_factor": 2.0},
     ),
 }  # fmt: skip
+
+
+def name_classes(names: Sequence[str]) -> dict[str, Any]:
+    """A config's names of classes."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}

@@ -20,6 +20,7 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.runner import EncoderRunner
 from runners.modeling.packed_linear import PackedLinear
 from tests.families import FAMILIES, Family, albert_unigram
+from tests.served import Served
 from tests.wire import Outcome, Request
 
 # Of the largest number of the answer. In float32 sums may be taken in another order, in bfloat16 be rounded otherwise;
@@ -102,11 +103,11 @@ CASES = [
 class Server:
     """A case that is served over REST and gRPC."""
 
-    def __init__(self, case: Case, client: TestClient, channel: grpc.Channel) -> None:
+    def __init__(self, case: Case, served: Served, channel: grpc.Channel) -> None:
         self.case = case
-        self._client = client
+        self._client = served.client
         self._channel = channel
-        runner = client.app_state["served"][0].first
+        runner = served.runner
         assert isinstance(runner, EncoderRunner)
         assert runner._loaded is not None
         assert runner.forward_mode is case.mode

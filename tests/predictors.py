@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +19,7 @@ from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 from tests.servers import free_port
+from tests.waiting import wait_until
 
 Compute = Callable[[dict[str, NDArray[Any]]], NDArray[Any]]
 
@@ -41,8 +41,7 @@ class RestPredictor:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
+        wait_until(lambda: self._server.started)
 
     def close(self) -> None:
         self._server.should_exit = self._server.force_exit = True

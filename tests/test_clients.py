@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import subprocess
@@ -31,7 +30,7 @@ TASKS = ["fill_mask", "sequence_classification", "text_embedding", "text_generat
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedTask:
     """A server, and what V1 says of the texts.
 
     Attributes:
@@ -59,7 +58,7 @@ class Served:
 @pytest.fixture(scope="module", params=TASKS)
 def served(
     request: Any, model_folder: ModelFolder, generator_folder: GeneratorFolder, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Served]:
+) -> Iterator[ServedTask]:
     task: str = request.param
     folder: Path | str
     match task:
@@ -76,12 +75,12 @@ def served(
         parameters = {"temperature": 0, "max_tokens": 5} if task == "text_generation" else {}
         body = {"instances": TEXTS, "parameters": parameters}
         answer = httpx.post(f"{server.url}/v1/models/model:predict", json=body, timeout=30).json()
-        yield Served(task, server, answer["predictions"], parameters)
+        yield ServedTask(task, server, answer["predictions"], parameters)
     finally:
         assert server.terminate() == 0
 
 
-def test_curl(served: Served) -> None:
+def test_curl(served: ServedTask) -> None:
     tensor = {"name": "x", "shape": [2], "datatype": "BYTES", "data": TEXTS}
     body = json.dumps({"inputs": [tensor], "parameters": served.parameters})
     url = f"{served.server.url}/v2/models/model/infer"
@@ -92,7 +91,7 @@ def test_curl(served: Served) -> None:
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("compression", [None, "gzip", "deflate"])
-def test_triton_over_http(served: Served, binary: bool, compression: str | None) -> None:
+def test_triton_over_http(served: ServedTask, binary: bool, compression: str | None) -> None:
     client = tritonclient.http.InferenceServerClient(f"localhost:{served.server.port}")
     assert client.is_server_live()
     assert client.is_server_ready()
@@ -111,7 +110,7 @@ def test_triton_over_http(served: Served, binary: bool, compression: str | None)
     client.close()
 
 
-def test_triton_unloads_and_loads_over_http(served: Served) -> None:
+def test_triton_unloads_and_loads_over_http(served: ServedTask) -> None:
     client = tritonclient.http.InferenceServerClient(f"localhost:{served.server.port}", network_timeout=60)
     client.unload_model("model")
     assert not client.is_model_ready("model")
@@ -121,7 +120,7 @@ def test_triton_unloads_and_loads_over_http(served: Served) -> None:
     client.close()
 
 
-def test_triton_over_grpc(served: Served) -> None:
+def test_triton_over_grpc(served: ServedTask) -> None:
     words = ["model", json.dumps(TEXTS), json.dumps(served.parameters)]
     ran = subprocess.run(
         [sys.executable, "-m", "tests.clients.triton_grpc", f"localhost:{served.server.grpc_port}", *words],
@@ -151,45 +150,38 @@ def test_triton_over_grpc(served: Served) -> None:
         ]
 
 
-def test_kserve_over_rest(served: Served) -> None:
-    async def ask() -> tuple[Any, Any]:
-        answers = []
-        for protocol in ("v1", "v2"):
-            client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
-            assert await client.is_model_ready(served.server.url, "model") is True
-            if protocol == "v1":
-                body: Any = {"instances": TEXTS, "parameters": served.parameters}
-            else:
-                tensor = InferInput(name="input-0", shape=[2], datatype="BYTES", data=TEXTS)
-                body = InferRequest(model_name="model", infer_inputs=[tensor], parameters=served.parameters)
-            answers.append(await client.infer(served.server.url, body, model_name="model"))
-        return answers[0]["predictions"], answers[1].outputs[0].as_numpy()
-
-    v1, v2 = asyncio.run(ask())
-    assert v1 == served.outputs
-    served.check(v2)
+async def test_kserve_over_rest(served: ServedTask) -> None:
+    answers = []
+    for protocol in ("v1", "v2"):
+        client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
+        assert await client.is_model_ready(served.server.url, "model") is True
+        if protocol == "v1":
+            body: Any = {"instances": TEXTS, "parameters": served.parameters}
+        else:
+            tensor = InferInput(name="input-0", shape=[2], datatype="BYTES", data=TEXTS)
+            body = InferRequest(model_name="model", infer_inputs=[tensor], parameters=served.parameters)
+        answers.append(await client.infer(served.server.url, body, model_name="model"))
+    assert answers[0]["predictions"] == served.outputs
+    served.check(answers[1].outputs[0].as_numpy())
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_kserve_over_grpc(served: Served, raw: bool) -> None:
-    async def ask() -> Any:
-        async with InferenceGRPCClient(f"localhost:{served.server.grpc_port}") as client:
-            assert await client.is_server_live() is True
-            assert await client.is_server_ready() is True
-            assert await client.is_model_ready("model") is True
-            tensor = InferInput("input-0", [2], "BYTES", None if raw else TEXTS)
-            if raw:
-                tensor.set_data_from_numpy(np.array(TEXTS, dtype=object))
-            request = InferRequest("model", [tensor], request_id="7", parameters=served.parameters)
-            answer = await client.infer(request)
-            assert answer.id == "7"
-            return answer.outputs[0].as_numpy()
-
-    served.check(asyncio.run(ask()))
+async def test_kserve_over_grpc(served: ServedTask, raw: bool) -> None:
+    async with InferenceGRPCClient(f"localhost:{served.server.grpc_port}") as client:
+        assert await client.is_server_live() is True
+        assert await client.is_server_ready() is True
+        assert await client.is_model_ready("model") is True
+        tensor = InferInput("input-0", [2], "BYTES", None if raw else TEXTS)
+        if raw:
+            tensor.set_data_from_numpy(np.array(TEXTS, dtype=object))
+        request = InferRequest("model", [tensor], request_id="7", parameters=served.parameters)
+        answer = await client.infer(request)
+        assert answer.id == "7"
+        served.check(answer.outputs[0].as_numpy())
 
 
 @pytest.mark.parametrize("options", [[], ["--batch-size", "2"], ["--binary-data"]])
-def test_mlservers_infer_command(served: Served, options: list[str], tmp_path: Path) -> None:
+def test_mlservers_infer_command(served: ServedTask, options: list[str], tmp_path: Path) -> None:
     """It drops `parameters`, so that a generator's answers cannot be told beforehand."""
     lines = [
         {"id": str(i), "inputs": [{"name": "input-0", "shape": [1], "datatype": "BYTES", "data": [text]}]}
@@ -218,7 +210,7 @@ def test_mlservers_infer_command(served: Served, options: list[str], tmp_path: P
     served.check([row.reshape(tail).tolist() for row in rows])
 
 
-def test_reflection(served: Served) -> None:
+def test_reflection(served: ServedTask) -> None:
     with grpc.insecure_channel(f"localhost:{served.server.grpc_port}") as channel:
         assert grpcurl.list_services(channel) == [
             "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection", "inference.GRPCInferenceService",

@@ -60,7 +60,7 @@ def test_what_was_trained_replaces_what_the_encoder_has(sentiment: Path) -> None
 
 
 def test_it_tells_good_from_bad(sentiment: Path, serve: Serve) -> None:
-    client = serve(model_dir=sentiment)
+    client = serve(model_dir=sentiment).client
     instances = [*POSITIVE, *NEGATIVE]
     answer = client.post("/v1/models/model:predict", json={"instances": instances}).json()
     assert answer == {"predictions": [1] * len(POSITIVE) + [0] * len(NEGATIVE)}

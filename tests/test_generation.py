@@ -211,18 +211,19 @@ def test_lora_modules_are_models(client: openai.OpenAI) -> None:
     assert texts["smollm"] != texts["random"]
 
 
-def test_lists_for_both_kinds_of_client(server: ServerProcess, client: openai.OpenAI) -> None:
-    listed = httpx.get(f"{server.url}/v1/models").json()
+async def test_lists_for_both_kinds_of_client(server: ServerProcess, client: openai.OpenAI) -> None:
+    async with httpx.AsyncClient() as http:
+        listed = (await http.get(f"{server.url}/v1/models")).json()
     assert listed["models"] == ["smollm"]
     assert client.models.retrieve("smollm").id == "smollm"
     kserve = InferenceRESTClient(RESTConfig(protocol="v1"))
-    answer: Any = asyncio.run(
-        kserve.infer(server.url, {"instances": [CAPITAL], "parameters": {"temperature": 0, "max_tokens": 2}}, "smollm")
+    answer: Any = await kserve.infer(
+        server.url, {"instances": [CAPITAL], "parameters": {"temperature": 0, "max_tokens": 2}}, "smollm"
     )
     assert answer == {"predictions": [" Paris."]}
 
 
-def test_of_32_streams_each_is_as_if_alone(server: ServerProcess) -> None:
+async def test_of_32_streams_each_is_as_if_alone(server: ServerProcess) -> None:
     prompts = [f"{number} plus {number} is" for number in range(32)]
 
     async def ask(client: openai.AsyncOpenAI, prompt: str) -> str:
@@ -231,12 +232,9 @@ def test_of_32_streams_each_is_as_if_alone(server: ServerProcess) -> None:
         )
         return "".join([chunk.choices[0].text async for chunk in stream])
 
-    async def ask_all() -> tuple[list[str], list[str]]:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-            together = await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
-            return together, [await ask(client, prompt) for prompt in prompts]
-
-    together, alone = asyncio.run(ask_all())
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        together = await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
+        alone = [await ask(client, prompt) for prompt in prompts]
     assert together == alone
     assert len(set(alone)) > 16
 

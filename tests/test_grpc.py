@@ -18,6 +18,7 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import Certificate, ModelFolder
 from tests.servers import BENTOML, ServerProcess
+from tests.waiting import wait_until
 from tests.wire import to_binary
 
 pytestmark = pytest.mark.slow
@@ -67,13 +68,14 @@ def test_workers_share_the_port(folder: Path, home: Path) -> None:
 
 def _wait_for_answer(server: ServerProcess) -> None:
     """A worker that still loads says so; a channel of its own may reach the other."""
-    for _ in range(300):
+
+    def is_answered() -> bool:
         own = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(f"localhost:{server.grpc_port}", own) as channel, contextlib.suppress(grpc.RpcError):
-            assert infer(channel, "a").outputs
-            return
-        time.sleep(0.1)
-    raise AssertionError(server.output)
+            return len(infer(channel, "a").outputs) > 0
+        return False
+
+    wait_until(is_answered)
 
 
 def test_a_port_in_use_ends_the_start(folder: Path, home: Path) -> None:
@@ -111,14 +113,13 @@ def test_tls_for_both(folder: Path, home: Path, certificate: Certificate) -> Non
     )
     try:
         trusting = ssl.create_default_context(cafile=str(certificate.authority))
-        deadline = time.monotonic() + 60
-        answer = None
-        while answer is None or (answer.status_code != 200 and time.monotonic() < deadline):
-            try:
-                answer = httpx.get(f"https://localhost:{server.port}/v2/health/ready", verify=trusting)
-            except httpx.TransportError:
-                assert time.monotonic() < deadline, server.output
-                time.sleep(0.2)
+
+        def is_ready() -> bool:
+            with contextlib.suppress(httpx.TransportError):
+                return httpx.get(f"https://localhost:{server.port}/v2/health/ready", verify=trusting).is_success
+            return False
+
+        wait_until(is_ready, seconds=60)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://localhost:{server.port}/v2/health/ready")
         credentials = grpc.ssl_channel_credentials(certificate.authority.read_bytes())

@@ -22,6 +22,7 @@ from runners.core.errors import ArgumentsError
 from runners.hosting.ports import check_port
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.waiting import wait_until
 
 # contract/kserve.md 1.1 and 1.2, with a value that manifests may have; None is a flag that stands alone.
 KSERVE_FLAGS: dict[str, str | None] = {
@@ -185,8 +186,7 @@ def test_a_manifest_of_kserve_with_two_workers(model_folder: ModelFolder, tmp_pa
         assert server.output.count("RUNTIME_SERVICE_HOST is ignored: there is no argument service_host") == 1
 
         deadline = time.monotonic() + 60
-        while server.output.count("m is ready") < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: server.output.count("m is ready") >= 2, seconds=60)
         headers = {"authorization": "Bearer secret"}
         answered: set[str] = set()
         while answered != {"1", "2"} and time.monotonic() < deadline:

@@ -62,7 +62,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A server of SmolLM2-135M-Instruct in float32, and the model in `transformers`."""
 
     url: str
@@ -85,18 +85,18 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     home = tmp_path_factory.mktemp("clients")
     arguments = [f"--arg=model_dir={smollm}", "--arg=model_name=smollm", "--arg=backend=huggingface"]
     server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], home)
     try:
         server.wait_until("/v2/health/ready", 200)
-        yield Served(server.url, smollm, home, Reference(smollm))
+        yield ServedModel(server.url, smollm, home, Reference(smollm))
     finally:
         assert server.terminate() == 0
 
 
-def test_openai(served: Served) -> None:
+def test_openai(served: ServedModel) -> None:
     said = served.ask("openai_calls")
     assert said["plain"] == said["streamed"] == served.reference.chat(QUESTION, 8)
     assert City(**said["parsed"]) == City(**said["parsed_stream"])
@@ -112,7 +112,7 @@ def test_openai(served: Served) -> None:
     assert said["max_model_len"] == [8192]
 
 
-def test_langchain(served: Served) -> None:
+def test_langchain(served: ServedModel) -> None:
     said = served.ask("langchain_chats")
     assert said["plain"] == said["streamed"] == served.reference.chat(QUESTION, 64)
     assert said["usage"] > 0
@@ -127,7 +127,7 @@ def test_langchain(served: Served) -> None:
     assert isinstance(said["after_tool"], str)
 
 
-def test_litellm(served: Served) -> None:
+def test_litellm(served: ServedModel) -> None:
     said = served.ask("litellm_calls")
     for provider in ("openai", "hosted_vllm"):
         answer = said[provider]
@@ -137,14 +137,14 @@ def test_litellm(served: Served) -> None:
     assert said["text"] == served.reference.complete(PROMPT, 4)
 
 
-def test_instructor(served: Served) -> None:
+def test_instructor(served: ServedModel) -> None:
     said = served.ask("instructor_modes")
     assert len(said) == 3
     for city in said.values():
         City.model_validate(city)
 
 
-def test_pydantic_ai(served: Served) -> None:
+def test_pydantic_ai(served: ServedModel) -> None:
     said = served.ask("pydantic_ai_outputs")
     assert said.pop("plain") == said.pop("streamed") == served.reference.chat(QUESTION, 64)
     assert said.keys() == {"type", "tool", "native"}
@@ -178,7 +178,7 @@ metric_list: [{metric: exact_match}]
 """
 
 
-def test_lm_eval_on_completions(served: Served, tmp_path: Path) -> None:
+def test_lm_eval_on_completions(served: ServedModel, tmp_path: Path) -> None:
     """Log probabilities of given texts, and generation, are those of the model in `transformers`."""
     tokenizer = f"tokenizer={served.folder}"
     samples = _evaluate(served, tmp_path, "local-completions", "completions", ["choices", "generation"], tokenizer)
@@ -191,7 +191,7 @@ def test_lm_eval_on_completions(served: Served, tmp_path: Path) -> None:
         assert text == served.reference.complete(document["question"], 8).split("\n")[0]
 
 
-def test_lm_eval_on_chats(served: Served, tmp_path: Path) -> None:
+def test_lm_eval_on_chats(served: ServedModel, tmp_path: Path) -> None:
     samples = _evaluate(
         served, tmp_path, "local-chat-completions", "chat/completions", ["generation"], "", "--apply_chat_template"
     )
@@ -200,7 +200,7 @@ def test_lm_eval_on_chats(served: Served, tmp_path: Path) -> None:
 
 
 def _evaluate(
-    served: Served, folder: Path, model: str, route: str, tasks: list[str], model_arguments: str, *options: str
+    served: ServedModel, folder: Path, model: str, route: str, tasks: list[str], model_arguments: str, *options: str
 ) -> dict[str, list[Any]]:
     """What the model says to each document, by task."""
     data = folder / "documents.jsonl"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import http.client
 import json
@@ -103,21 +102,20 @@ def test_cloudevents(minilm: ServerProcess, expected: Any, convert: Any) -> None
 
 
 @pytest.mark.parametrize("protocol", ["v1", "v2"])
-def test_kserve_client(minilm: ServerProcess, expected: Any, protocol: str) -> None:
-    async def scenario() -> Any:
-        client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
-        assert await client.is_server_live(minilm.url) is True
-        if protocol == "v1":
-            assert await client.is_model_ready(minilm.url, "model") is True
-            return (await client.infer(minilm.url, {"instances": TEXTS}, model_name="model"))["predictions"]
+async def test_kserve_client(minilm: ServerProcess, expected: Any, protocol: str) -> None:
+    client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
+    assert await client.is_server_live(minilm.url) is True
+    if protocol == "v1":
+        assert await client.is_model_ready(minilm.url, "model") is True
+        found = (await client.infer(minilm.url, {"instances": TEXTS}, model_name="model"))["predictions"]
+    else:
         assert await client.is_server_ready(minilm.url) is True
         tensor = InferInput(name="input-0", shape=[len(TEXTS)], datatype="BYTES", data=TEXTS)
         answer = await client.infer(
             minilm.url, InferRequest(model_name="model", infer_inputs=[tensor]), model_name="model"
         )
-        return answer.outputs[0].as_numpy()
-
-    np.testing.assert_allclose(asyncio.run(scenario()), expected, atol=2e-6)
+        found = answer.outputs[0].as_numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize(

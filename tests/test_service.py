@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from protocol.http.open_paths import BENTOML_PATHS
 from runners.core.argument_sources import read_arguments
 from runners.hosting import resources as gpu_resources
-from tests.protocol.openapi.test_document import BENTOML_OPERATIONS
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """
@@ -50,7 +50,7 @@ def test_the_operator_s_workers_are_stronger(options: str, workers: int) -> None
 
 
 def test_the_paths_that_are_bentoml_s_are_in_the_document() -> None:
-    assert effective_config()["bentoml_paths"] == sorted(path for _, path in BENTOML_OPERATIONS)
+    assert effective_config()["bentoml_paths"] == sorted(BENTOML_PATHS)
 
 
 def test_importing_the_service_is_cheap() -> None:

@@ -97,22 +97,24 @@ def test_answers_are_those_of_the_model(protocol: str, name: str, triton: Runnin
         predictor_host=triton.hosts[protocol],
         predictor_protocol=protocol,
         enable_predictor_health_check=True,
-    )
+    ).client
     assert remote.get("/v2/health/ready").status_code == 200
-    np.testing.assert_allclose(predict(remote, name, TEXTS), predict(serve(**common), name, TEXTS), atol=2e-5)
+    np.testing.assert_allclose(predict(remote, name, TEXTS), predict(serve(**common).client, name, TEXTS), atol=2e-5)
 
 
 @pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
 def test_what_triton_does_not_have(protocol: str, triton: RunningTriton, serve: Serve) -> None:
     common: dict[str, Any] = {"predictor_host": triton.hosts[protocol], "predictor_protocol": protocol}
     folder = triton.folders["classifier"]
-    unknown = serve(model_dir=folder, model_name="nope", **common, enable_predictor_health_check=True)
+    unknown = serve(model_dir=folder, model_name="nope", **common, enable_predictor_health_check=True).client
     assert unknown.get("/v2/health/ready").status_code == 503
-    unknown = serve(model_dir=folder, model_name="nope", **common)
+    unknown = serve(model_dir=folder, model_name="nope", **common).client
     response = unknown.post("/v1/models/nope:predict", json={"instances": ["a"]})
     assert response.status_code == 502
     assert "Request for unknown model: 'nope' is not found" in response.json()["error"]
-    partial = serve(model_dir=folder, model_name="classifier", tensor_input_names="input_ids,attention_mask", **common)
+    partial = serve(
+        model_dir=folder, model_name="classifier", tensor_input_names="input_ids,attention_mask", **common
+    ).client
     response = partial.post("/v1/models/classifier:predict", json={"instances": ["a"]})
     assert response.status_code == 502
     assert "missing required input(s) ['token_type_ids']" in response.json()["error"]

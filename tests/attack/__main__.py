@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.attack.case import Case, Served
+from tests.attack.case import Case, ServerKind
 from tests.attack.harness import Row, Target, raise_file_limit
 from tests.attack.probe import FRESH, KEPT, OTHER, quantile
 from tests.attack.servers import start_server
@@ -33,7 +33,7 @@ _LONGEST_ON_A_QUIET_MACHINE = 0.1
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack")
     parser.add_argument("--only", default="", help="cases whose names have one of these, with | between")
-    parser.add_argument("--servers", default=",".join(each for each in Served if each is not Served.VLLM))
+    parser.add_argument("--servers", default=",".join(each for each in ServerKind if each is not ServerKind.VLLM))
     parser.add_argument("--patience", type=float, default=math.inf, help="seconds to wait for a case at most")
     parser.add_argument("--quick", action="store_true", help="only what takes less than three seconds")
     given = parser.parse_args()
@@ -46,7 +46,7 @@ def main() -> int:
     failed = False
     _print(_COLUMNS)
     _print(["---"] * len(_COLUMNS))
-    for served in map(Served, given.servers.split(",")):
+    for served in map(ServerKind, given.servers.split(",")):
         cases = [case for case in wanted if case.served is served]
         if cases:
             with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def main() -> int:
     return int(failed)
 
 
-def _attack(served: Served, cases: Iterable[Case], folder: Path) -> bool:
+def _attack(served: ServerKind, cases: Iterable[Case], folder: Path) -> bool:
     """Whether all passed; a server that a case has taken down is started again for the next one."""
     passed = True
     target: Target | None = None
@@ -77,7 +77,7 @@ def _attack(served: Served, cases: Iterable[Case], folder: Path) -> bool:
     return passed
 
 
-def _print_quiet(served: Served, target: Target) -> None:
+def _print_quiet(served: ServerKind, target: Target) -> None:
     """What the probe measures where there is no attack."""
     target.measure(1)
     seen = target.measure(3)

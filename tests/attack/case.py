@@ -24,7 +24,7 @@ ANSWERED = frozenset({"200"}) | REFUSED
 TIMED_OUT = frozenset({"408", "413", "503", CLOSED, RESET})
 
 
-class Served(StrEnum):
+class ServerKind(StrEnum):
     """The servers, by what they serve."""
 
     EMBEDDER = "embedder"
@@ -63,7 +63,7 @@ class Case:
     """
 
     name: str
-    served: Served
+    served: ServerKind
     prepare: Callable[[], Attack]
     allowed: frozenset[str]
     patience: float = 20.0

@@ -13,7 +13,7 @@ from tests.attack.case import (
     REFUSED,
     Attack,
     Case,
-    Served,
+    ServerKind,
     numbered,
     post,
     post_gzip,
@@ -34,11 +34,13 @@ SLOW_TEXTS = {
 _QUICK_TEXTS = ("CJK", "spaces", "joined emoji")
 
 
-def _cases(served: Served, rows: Iterable[tuple[str, Callable[[], Attack], frozenset[str], float, bool]]) -> list[Case]:
+def _cases(
+    served: ServerKind, rows: Iterable[tuple[str, Callable[[], Attack], frozenset[str], float, bool]]
+) -> list[Case]:
     return [Case(name, served, prepare, allowed, patience, quick) for name, prepare, allowed, patience, quick in rows]
 
 
-def _amount(name: str, path: str, before: str, item: str, times: int, after: str, served: Served) -> Case:
+def _amount(name: str, path: str, before: str, item: str, times: int, after: str, served: ServerKind) -> Case:
     """Compressed; refused however large it becomes."""
     return Case(name, served, post_gzip(path, repeat(before, item, times, after)), REFUSED)
 
@@ -59,7 +61,7 @@ def _texts(letters: str, times: int, size: int) -> Callable[[], bytes]:
 
 
 AMOUNTS = [
-    _amount(name, path, before, item, times, after, Served.EMBEDDER)
+    _amount(name, path, before, item, times, after, ServerKind.EMBEDDER)
     for name, path, before, item, times, after in [
         ("2,000,000 empty texts", PREDICT, '{"instances":[', '""', 2_000_000, "]}"),
         ("8,000,000 empty texts", PREDICT, '{"instances":[', '""', 8_000_000, "]}"),
@@ -91,10 +93,10 @@ AMOUNTS = [
     ]
 ]  # fmt: skip
 # A load may be refused as such before its body is read.
-AMOUNTS[-1] = Case(AMOUNTS[-1].name, Served.EMBEDDER, AMOUNTS[-1].prepare, REFUSED | {"403", "404", "501"})
+AMOUNTS[-1] = Case(AMOUNTS[-1].name, ServerKind.EMBEDDER, AMOUNTS[-1].prepare, REFUSED | {"403", "404", "501"})
 
 FORMS = _cases(
-    Served.EMBEDDER,
+    ServerKind.EMBEDDER,
     [
         ("one output 1,000 times", post(INFER, repeat(_ASKED, '{"name":"output-0"}', 1000, "]}")), REFUSED, 20, True),
         ("1,000,000 different parameters", post_gzip(INFER, numbered('{"inputs":[],"parameters":{', '"#":1', MIB, "}}")), REFUSED, 20, True),
@@ -126,7 +128,7 @@ TEXTS = [
         case
         for name, letters in SLOW_TEXTS.items()
         for case in _cases(
-            Served.EMBEDDER,
+            ServerKind.EMBEDDER,
             [
                 (f"a text of 31 MiB of {name}", post_gzip(PREDICT, text_body('{"instances":["', letters, 31 * MIB, '"]}')), REFUSED, 120, name in _QUICK_TEXTS),
                 # No more than a text may have, and no more of them than a request.
@@ -135,7 +137,7 @@ TEXTS = [
         )
     ),
     *_cases(
-        Served.EMBEDDER,
+        ServerKind.EMBEDDER,
         [
             ("8 MiB of CJK", post_gzip(PREDICT, text_body('{"instances":["', "漢", 8 * MIB, '"]}')), REFUSED, 60, True),
             ("8 MiB of CJK to embeddings", post_gzip(EMBEDDINGS, text_body('{"input":"', "漢", 8 * MIB, '"}')), REFUSED, 60, True),
@@ -152,7 +154,7 @@ TEXTS = [
 _TENSOR_OF_4096 = '{"inputs":[{"name":"input-0","shape":[4096],"datatype":"BYTES","data":['
 # As many texts as a request may have, which all are answered; a query is one of them.
 MOST = _cases(
-    Served.EMBEDDER,
+    ServerKind.EMBEDDER,
     [
         (f"4,096 texts to {name}", post(path, repeat(before, item, 4096 - (path in (SCORE, RERANK)), after)), frozenset({"200"}), 60, False)
         for name, path, before, item, after in [

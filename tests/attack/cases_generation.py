@@ -14,7 +14,7 @@ from tests.attack.case import (
     REFUSED,
     Attack,
     Case,
-    Served,
+    ServerKind,
     connections,
     post,
     post_gzip,
@@ -173,16 +173,16 @@ _LENIENT = {"best_of of 10^9": ANSWERED}
 
 CASES = [
     *(
-        Case(name, Served.GENERATOR, prepare, allowed, patience=60, quick=allowed is REFUSED)
+        Case(name, ServerKind.GENERATOR, prepare, allowed, patience=60, quick=allowed is REFUSED)
         for name, prepare, allowed in (*AMOUNTS, *TEMPLATES, *CONSTRAINTS, *TOKENS, *STREAMS)
     ),
     *(
-        Case(name, Served.GENERATOR, prepare, frozenset(together), together=together)
+        Case(name, ServerKind.GENERATOR, prepare, frozenset(together), together=together)
         for name, prepare, together in TOGETHER
     ),
     *(
         # The same where vLLM's own application answers, which leaves out what it does not know.
-        Case(f"vLLM: {name}", Served.VLLM, prepare, _LENIENT.get(name, allowed), patience=60, quick=False)
+        Case(f"vLLM: {name}", ServerKind.VLLM, prepare, _LENIENT.get(name, allowed), patience=60, quick=False)
         for name, prepare, allowed in (*AMOUNTS, *TEMPLATES, *CONSTRAINTS, *STREAMS[:2])
     ),
 ]

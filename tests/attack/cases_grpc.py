@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from tests.attack.case import Attack, Case, Outcomes, Ports, Served
+from tests.attack.case import Attack, Case, Outcomes, Ports, ServerKind
 from tests.attack.wire import CLOSED, PENDING, RESET, Plan, exchange
 
 MIB = 2**20
@@ -189,13 +189,13 @@ def _wait(responses: Any, seconds: float) -> None:
 
 
 def _amount(name: str, make: Callable[[], bytes], compressed: bool = False, method: str = "ModelInfer") -> Case:
-    return Case(f"gRPC: {name}", Served.EMBEDDER, call(make, method, compressed=compressed), REFUSED)
+    return Case(f"gRPC: {name}", ServerKind.EMBEDDER, call(make, method, compressed=compressed), REFUSED)
 
 
 def _case(
     name: str, prepare: Callable[[], Attack], allowed: frozenset[str], patience: float = 20, quick: bool = False
 ) -> Case:
-    return Case(f"gRPC: {name}", Served.EMBEDDER, prepare, allowed, patience, quick)
+    return Case(f"gRPC: {name}", ServerKind.EMBEDDER, prepare, allowed, patience, quick)
 
 
 def _entry(key: bytes) -> bytes:

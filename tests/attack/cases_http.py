@@ -11,7 +11,7 @@ from tests.attack.case import (
     REFUSED,
     TIMED_OUT,
     Case,
-    Served,
+    ServerKind,
     connections,
     deflate_bomb,
     repeat,
@@ -70,7 +70,7 @@ def _chunked(*chunks: bytes, trailer: bytes = b"") -> list[Plan]:
 def _case(
     name: str, make: Callable[[], Sequence[Plan]], allowed: frozenset[str], patience: float = 20, quick: bool = True
 ) -> Case:
-    return Case(name, Served.EMBEDDER, connections(make), allowed, patience, quick)
+    return Case(name, ServerKind.EMBEDDER, connections(make), allowed, patience, quick)
 
 
 def _long_header(name: str, header: str, item: str) -> Case:

@@ -12,7 +12,7 @@ from tests.attack.case import (
     PREDICT,
     REFUSED,
     Case,
-    Served,
+    ServerKind,
     connections,
     post,
     post_gzip,
@@ -112,11 +112,11 @@ TAGGER = [
 ]  # fmt: skip
 
 _BY_SERVER = {
-    Served.FILLER: FILLER,
-    Served.READER: READER,
-    Served.LABELLER: LABELLER,
-    Served.RANKER: RANKER,
-    Served.TAGGER: TAGGER,
+    ServerKind.FILLER: FILLER,
+    ServerKind.READER: READER,
+    ServerKind.LABELLER: LABELLER,
+    ServerKind.RANKER: RANKER,
+    ServerKind.TAGGER: TAGGER,
 }
 CASES = [
     # They may all be refused; those that are answered take the model's time.

@@ -33,7 +33,7 @@ from runners.core.models import Models
 from runners.core.runner import Runner
 from runners.hosting.selection import create_runner
 from tests.attack import fuzz_grpc, fuzz_requests
-from tests.attack.case import Served
+from tests.attack.case import ServerKind
 from tests.attack.fuzz_bytes import fuzz_bytes, is_fault
 from tests.attack.harness import find_worker, raise_file_limit
 from tests.attack.seeds import SEEDS
@@ -160,12 +160,12 @@ async def _repeat(application: Application, requests: int, seed: int, report: Re
 
 
 # The task of what is served as bytes.
-_SERVED = {Served.RANKER: "text_ranking", Served.GENERATOR: _GENERATION}
+_SERVED = {ServerKind.RANKER: "text_ranking", ServerKind.GENERATOR: _GENERATION}
 
 
-def fuzz_started(served: Served, requests: int, seed: int, folder: Path) -> Report:
+def fuzz_started(served: ServerKind, requests: int, seed: int, folder: Path) -> Report:
     """Send so many connections' bytes to a server that is started for it."""
-    server = start_server(served, folder, *(["max_length=48"] if served is Served.GENERATOR else []))
+    server = start_server(served, folder, *(["max_length=48"] if served is ServerKind.GENERATOR else []))
     raise_file_limit()
     try:
         return fuzz_server(server, _SERVED[served], requests, seed)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from runners.core.request_limits import RequestLimits
-from tests.attack.case import Case, Outcomes, Ports, Served
+from tests.attack.case import Case, Outcomes, Ports, ServerKind
 from tests.attack.probe import FRESH, KEPT, OTHER, Probe, Seen, weigh
 from tests.servers import ServerProcess
 
@@ -35,9 +35,9 @@ _LAST_REST = 70.0
 _LOST = 30.0
 # What another user sends, which every task answers.
 _OTHERS = {
-    Served.FILLER: "a [MASK]",
-    Served.READER: {"question": "who?", "context": "it was me"},
-    Served.LABELLER: ["a text", "another"],
+    ServerKind.FILLER: "a [MASK]",
+    ServerKind.READER: {"question": "who?", "context": "it was me"},
+    ServerKind.LABELLER: ["a text", "another"],
 }
 
 
@@ -71,7 +71,7 @@ class Row:
 class Target:
     """A started server, and the process that asks it beside the attacks."""
 
-    def __init__(self, served: Served, server: ServerProcess, folder: Path) -> None:
+    def __init__(self, served: ServerKind, server: ServerProcess, folder: Path) -> None:
         self.server = server
         self.ports = Ports(server.port, server.grpc_port)
         self._folder = folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.attack.case import Served
+from tests.attack.case import ServerKind
 from tests.families import FAMILIES, MINILM
 from tests.generators import save_generator
 from tests.servers import BENTOML, ServerProcess
@@ -13,31 +13,31 @@ from tests.servers import BENTOML, ServerProcess
 TIMEOUTS = {"header_timeout": 2, "body_timeout": 3, "answer_timeout": 3}
 # The family of each encoder, so that there is each kind of tokenizer, and its task.
 _ENCODERS = {
-    Served.FILLER: ("bert", "fill_mask"),
-    Served.RANKER: ("albert", "text_ranking"),
-    Served.READER: ("bert", "question_answering"),
-    Served.LABELLER: ("distilbert", "zero_shot_classification"),
-    Served.TAGGER: ("roberta", "token_classification"),
+    ServerKind.FILLER: ("bert", "fill_mask"),
+    ServerKind.RANKER: ("albert", "text_ranking"),
+    ServerKind.READER: ("bert", "question_answering"),
+    ServerKind.LABELLER: ("distilbert", "zero_shot_classification"),
+    ServerKind.TAGGER: ("roberta", "token_classification"),
 }
 _GENERATOR = {
-    Served.GENERATOR: ("backend=huggingface",),
-    Served.VLLM: ("backend=vllm", "kv_cache_memory_bytes=256M", "enforce_eager=true", "dtype=float32"),
+    ServerKind.GENERATOR: ("backend=huggingface",),
+    ServerKind.VLLM: ("backend=vllm", "kv_cache_memory_bytes=256M", "enforce_eager=true", "dtype=float32"),
 }
 
 
-def make_model(served: Served, folder: Path) -> Path:
+def make_model(served: ServerKind, folder: Path) -> Path:
     """The folder of what is served, made there if it is not real."""
-    if served is Served.EMBEDDER:
+    if served is ServerKind.EMBEDDER:
         return Path(MINILM)
     if served in _ENCODERS:
         family, task = _ENCODERS[served]
         return FAMILIES[family].save(folder / served, task)
     # As long a context as SmolLM's; vLLM has no attention for heads of 8.
-    size = {"hidden_size": 128, "intermediate_size": 256} if served is Served.VLLM else {}
+    size = {"hidden_size": 128, "intermediate_size": 256} if served is ServerKind.VLLM else {}
     return save_generator(folder / served, "llama", max_position_embeddings=8192, **size)
 
 
-def start_server(served: Served, folder: Path, *more: str) -> ServerProcess:
+def start_server(served: ServerKind, folder: Path, *more: str) -> ServerProcess:
     """Start `bentoml serve` of this folder, with `more` arguments, and wait until it is ready."""
     model = make_model(served, folder)
     arguments = [f"model_dir={model}", *(f"{name}={value}" for name, value in TIMEOUTS.items())]

@@ -5,7 +5,6 @@ How long others wait is only printed: what else runs on the machine would decide
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp
 
 from tests.attack import fuzz_requests
-from tests.attack.case import Case, Served
+from tests.attack.case import Case, ServerKind
 from tests.attack.fuzz import fuzz, fuzz_server
 from tests.attack.harness import BUDGET, Target
 from tests.attack.seeds import SEEDS
@@ -26,7 +25,7 @@ from tests.conftest import ModelFolder, Serve
 
 pytestmark = pytest.mark.slow
 
-QUICK = [case for case in CASES if case.quick and case.served is Served.EMBEDDER]
+QUICK = [case for case in CASES if case.quick and case.served is ServerKind.EMBEDDER]
 # What would leave no model to ask, were it not refused, comes last.
 QUICK.sort(key=lambda case: "load by" in case.name)
 
@@ -34,7 +33,7 @@ QUICK.sort(key=lambda case: "load by" in case.name)
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     folder = tmp_path_factory.mktemp("attack")
-    started = Target(Served.EMBEDDER, start_server(Served.EMBEDDER, folder), folder)
+    started = Target(ServerKind.EMBEDDER, start_server(ServerKind.EMBEDDER, folder), folder)
     yield started
     started.close()
 
@@ -53,21 +52,21 @@ def test_fuzzed_bytes_are_no_fault_of_the_server(target: Target) -> None:
 
 
 @pytest.mark.parametrize("task", SEEDS)
-def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: Path) -> None:
-    report = asyncio.run(fuzz([task], 300, 1, tmp_path))
+async def test_fuzzed_requests_are_no_fault_of_the_server(task: str, tmp_path: Path) -> None:
+    report = await fuzz([task], 300, 1, tmp_path)
     assert not report.failures, report.failures[:3]
 
 
 @pytest.fixture(scope="module")
 def application(serve: Serve, model_folder: ModelFolder) -> ASGIApp:
-    served: ASGIApp = serve(model_dir=model_folder("bert", "sequence_classification")).app
+    served: ASGIApp = serve(model_dir=model_folder("bert", "sequence_classification")).client.app
     return served
 
 
 @settings(max_examples=200, deadline=None)
 @given(random=st.randoms(use_true_random=False))
-def test_hypothesis_finds_no_fault(application: ASGIApp, random: Random) -> None:
+async def test_hypothesis_finds_no_fault(application: ASGIApp, random: Random) -> None:
     """As above, but what fails is made as small as it can be."""
     request = fuzz_requests.make_request(random, SEEDS["sequence_classification"])
-    status, raised = asyncio.run(fuzz_requests.ask(application, request))
+    status, raised = await fuzz_requests.ask(application, request)
     assert not fuzz_requests.is_failure(status), (status, raised, request)

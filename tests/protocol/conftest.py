@@ -4,23 +4,21 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import grpc
 import pytest
-from starlette.testclient import TestClient
 
 from tests.conftest import Dial, ModelFolder, Serve
-from tests.runners.encoder.tasks.test_entities import named
+from tests.families import name_classes
+from tests.served import ServedOverGrpc
 
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TASKS = {
-    "fill_mask": {}, "sequence_classification": named(["negative", "mixed", "pósitive", "other:", ""]),
-    "text_embedding": {}, "token_classification": named(NAMES),
+    "fill_mask": {}, "sequence_classification": name_classes(["negative", "mixed", "pósitive", "other:", ""]),
+    "text_embedding": {}, "token_classification": name_classes(NAMES),
     "zero_shot_classification": {}, "question_answering": {},
-    "multi_label": {**named(["calm", "glad", "sad", "sour", "mad"]), "problem_type": "multi_label_classification"},
+    "multi_label": {**name_classes(["calm", "glad", "sad", "sour", "mad"]), "problem_type": "multi_label_classification"},
 }  # fmt: skip
 
-Served = tuple[TestClient, grpc.Channel]
-Run = Callable[..., Served]
+Run = Callable[..., ServedOverGrpc]
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +26,9 @@ def run(model_folder: ModelFolder, serve: Serve, dial: Dial) -> Run:
     """A tiny model with names: `run("fill_mask", family="bert", top_k=3)`."""
 
     @cache
-    def start(kind: str, family: str = "bert", **arguments: Any) -> Served:
+    def start(kind: str, family: str = "bert", **arguments: Any) -> ServedOverGrpc:
         folder = model_folder(family, kind.replace("multi_label", "sequence_classification"), **TASKS[kind])
-        client = serve(model_dir=folder, **arguments)
-        return client, dial(client)
+        served = serve(model_dir=folder, **arguments)
+        return ServedOverGrpc(served.client, served.models, served.arguments, dial(served))
 
     return start

@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -23,20 +21,11 @@ from protocol.open_inference.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.predictors import RestPredictor
+from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask
 from tests.protocol.conftest import NAMES, TASKS, Run
-from tests.runners.encoder.test_encoder import predict
-from tests.wire import WIRES, Outcome
-
-TOLERANCE = 1e-4
-HYPOTHESIS = settings(
-    max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-WORDS = st.sampled_from(["good", "film", "É", "e\u0301", "😀", "東京", "don't", "  ", "unbelievable", ".", "\u200b"])
-RANDOM_TEXT = st.lists(WORDS | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=8).map(" ".join)
-
-
-def folder_of(client: TestClient) -> str:
-    return str(client.app_state["served"][1].model_dir)
+from tests.served import Served
+from tests.v1 import predict
+from tests.wire import WIRES
 
 
 @cache
@@ -53,11 +42,11 @@ def filler(folder: str) -> Any:
     return FillMaskPipeline(model=AutoModelForMaskedLM.from_pretrained(folder).eval(), tokenizer=tokenizer)
 
 
-def check_classes(client: TestClient, texts: list[Any], top_k: int, function: str | None, threshold: float) -> None:
-    pipeline = classifier(folder_of(client))
+def check_classes(served: Served, texts: list[Any], top_k: int, function: str | None, threshold: float) -> None:
+    pipeline = classifier(served.folder)
     given = {} if function is None else {"function_to_apply": function}
-    found = predict(client, texts, top_k=top_k, **given)
-    above = predict(client, texts, threshold=threshold, **given)
+    found = predict(served.client, texts, top_k=top_k, **given)
+    above = predict(served.client, texts, threshold=threshold, **given)
     for text, best, those in zip(texts, found, above, strict=True):
         expected = pipeline(text, top_k=None, **given)
         scores = {each["label"]: each["score"] for each in expected}
@@ -84,10 +73,10 @@ def check_classes(client: TestClient, texts: list[Any], top_k: int, function: st
 def test_classes_equal_the_pipelines(
     family: str, texts: list[str], top_k: int, function: str | None, threshold: float, run: Run
 ) -> None:
-    client, _ = run("sequence_classification", family)
-    check_classes(client, texts, top_k, function, threshold)
-    for text, record in zip(texts, predict(client, texts, labels=True), strict=True):
-        [best] = classifier(folder_of(client))(text, top_k=1)
+    served = run("sequence_classification", family)
+    check_classes(served, texts, top_k, function, threshold)
+    for text, record in zip(texts, predict(served.client, texts, labels=True), strict=True):
+        [best] = classifier(served.folder)(text, top_k=1)
         assert (record["label"], record["score"]) == (best["label"], pytest.approx(best["score"], abs=TOLERANCE))
 
 
@@ -100,7 +89,7 @@ def test_classes_equal_the_pipelines(
 )
 def test_other_problems_equal_the_pipelines(
     problem: str, texts: list[str], function: str | None, threshold: float, model_folder: ModelFolder, serve: Serve,
-    made: dict[str, TestClient],
+    made: dict[str, Served],
 ) -> None:  # fmt: skip
     if problem not in made:
         config = {"num_labels": 1} if problem == "one_class" else {"problem_type": problem}
@@ -109,28 +98,28 @@ def test_other_problems_equal_the_pipelines(
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, TestClient]:
+def made() -> dict[str, Served]:
     return {}
 
 
 def test_pairs_equal_the_pipelines(run: Run) -> None:
-    client, _ = run("sequence_classification")
-    check_classes(client, [{"text": "A man eats.", "text_pair": "He is glad."}, "É"], 5, None, 0.1)
+    served = run("sequence_classification")
+    check_classes(served, [{"text": "A man eats.", "text_pair": "He is glad."}, "É"], 5, None, 0.1)
 
 
 def test_several_labels_at_once_are_those_above_a_half(run: Run) -> None:
-    client, _ = run("multi_label")
+    served = run("multi_label")
     texts = ["Hello, my dog is cute", "É", ""]
-    found, numbers = predict(client, texts, labels=True), predict(client, texts)
+    found, numbers = predict(served.client, texts, labels=True), predict(served.client, texts)
     names = list(TASKS["multi_label"]["id2label"].values())
     for records, row in zip(found, numbers, strict=True):
         assert {each["label"] for each in records} == {name for name, on in zip(names, row, strict=True) if on}
-    assert found == predict(client, texts, threshold=0.5)
+    assert found == predict(served.client, texts, threshold=0.5)
 
 
-def check_masks(client: TestClient, texts: list[str], **options: Any) -> None:
-    pipeline = filler(folder_of(client))
-    for text, masks in zip(texts, predict(client, texts, **options), strict=True):
+def check_masks(served: Served, texts: list[str], **options: Any) -> None:
+    pipeline = filler(served.folder)
+    for text, masks in zip(texts, predict(served.client, texts, **options), strict=True):
         expected = pipeline(text, **options)
         expected = [expected] if isinstance(expected[0], dict) else expected
         assert [[each | {"score": 0} for each in records] for records in masks] == [
@@ -146,14 +135,14 @@ def check_masks(client: TestClient, texts: list[str], **options: Any) -> None:
 @HYPOTHESIS
 @given(parts=st.lists(RANDOM_TEXT, min_size=2, max_size=4), top_k=st.integers(1, 9), data=st.data())
 def test_masks_equal_the_pipelines(family: str, parts: list[str], top_k: int, data: st.DataObject, run: Run) -> None:
-    client, _ = run("fill_mask", family)
-    tokenizer = filler(folder_of(client)).tokenizer
+    served = run("fill_mask", family)
+    tokenizer = filler(served.folder).tokenizer
     vocabulary = [word for word in sorted(tokenizer.get_vocab()) if word not in tokenizer.all_special_tokens]
     targets = data.draw(st.lists(st.sampled_from(vocabulary), min_size=1, max_size=5))
     texts = [f" {tokenizer.mask_token} ".join(parts), f"a {tokenizer.mask_token}"]
-    check_masks(client, texts, top_k=top_k)
-    check_masks(client, texts, targets=targets)
-    check_masks(client, texts, targets=targets, top_k=top_k)
+    check_masks(served, texts, top_k=top_k)
+    check_masks(served, texts, targets=targets)
+    check_masks(served, texts, targets=targets, top_k=top_k)
 
 
 TEXTS = ["Sarah [MASK] lives in New York", "É [MASK] 😀 [MASK]"]
@@ -182,9 +171,9 @@ def test_records_are_typed_tensors(
     task: str, options: dict[str, Any], columns: dict[str, str], rank: int, run: Run
 ) -> None:
     """A tensor a column, of what V1 says, filled up where a text has fewer records; the same over every wire."""
-    client, channel = run(task)
-    records = predict(client, TEXTS, **options)
-    outcomes = ask(client, channel, TEXTS, options)
+    served = run(task)
+    records = predict(served.client, TEXTS, **options)
+    outcomes = ask(served, TEXTS, options)
     names = [(name, datatype) for name, datatype, _, _ in outcomes.outputs]
     assert names == list(columns.items())
     for name, datatype, shape, data in outcomes.outputs:
@@ -206,24 +195,16 @@ def place(target: Any, index: tuple[int, ...], record: Any, name: str, datatype:
         target[index] = float(np.float32(record[name])) if datatype == "FP32" else record[name]
 
 
-def ask(client: TestClient, channel: grpc.Channel, texts: list[str], parameters: dict[str, Any]) -> Outcome:
-    """The answer that all four wires give."""
-    tensor = {"name": "input-0", "shape": [len(texts)], "datatype": BYTES, "data": texts}
-    outcomes = [wire(client, channel, "model", {"inputs": [tensor], "parameters": parameters}) for wire in WIRES]
-    assert outcomes == [outcomes[0]] * len(WIRES)
-    return outcomes[0]
-
-
 def test_words_over_every_wire(run: Run) -> None:
     """A tensor named `words` has a row a text, filled up with empty words; the answer is V1's."""
-    client, channel = run("token_classification")
+    served = run("token_classification")
     rows = [["Sarah", "lives", "in", "New", "York"], ["É", "", "😀"], ["one"]]
     data = [word for row in rows for word in row + [""] * (5 - len(row))]
     tensor = {"name": "words", "shape": [3, 5], "datatype": BYTES, "data": data}
     for options in ({}, {"truncation": True}, {"labels": True}, {"aggregation_strategy": "first", "ignore_labels": ""}):
-        records = predict(client, [{"words": row} for row in rows], **options)
+        records = predict(served.client, [{"words": row} for row in rows], **options)
         for wire in WIRES:
-            outputs = wire(client, channel, "model", {"inputs": [tensor], "parameters": options}).outputs
+            outputs = wire(served.client, served.channel, "model", {"inputs": [tensor], "parameters": options}).outputs
             columns = {name: np.reshape(np.array(data, dtype=object), shape) for name, _, shape, data in outputs}
             for row, expected in enumerate(records):
                 for name in ("label", "text", "start", "end"):
@@ -231,31 +212,31 @@ def test_words_over_every_wire(run: Run) -> None:
 
 
 def test_an_unknown_target_leaves_the_tokenizer_as_it_is(run: Run) -> None:
-    client, _ = run("fill_mask")
+    served = run("fill_mask")
     long = [f"[MASK]{' word' * 700}"]
-    expected = predict(client, long)
+    expected = predict(served.client, long)
     body = {"instances": ["[MASK]"], "parameters": {"targets": ["xyzzyfoo"]}}
-    assert client.post("/v1/models/model:predict", json=body).status_code == 400
-    assert predict(client, long) == expected
+    assert served.client.post("/v1/models/model:predict", json=body).status_code == 400
+    assert predict(served.client, long) == expected
 
 
 def test_columns_stand_beside_named_outputs(run: Run) -> None:
-    client, channel = run("token_classification")
+    served = run("token_classification")
     names = ["label", "logits", "offset_mapping", "end"]
     request = {
         "inputs": [{"name": "x", "shape": [2], "datatype": BYTES, "data": TEXTS}],
         "outputs": [{"name": name} for name in names], "parameters": {"aggregation_strategy": "first"},
     }  # fmt: skip
     for wire in WIRES:
-        outputs = wire(client, channel, "model", request).outputs
+        outputs = wire(served.client, served.channel, "model", request).outputs
         assert [name for name, _, _, _ in outputs] == names
         assert outputs[0][2] == outputs[3][2]
 
 
 def test_an_operators_columns_are_in_the_metadata(run: Run) -> None:
-    client, channel = run("token_classification", aggregation_strategy="simple")
-    described = client.get("/v2/models/model").json()["outputs"]
-    found = ask(client, channel, TEXTS, {}).outputs
+    served = run("token_classification", aggregation_strategy="simple")
+    described = served.client.get("/v2/models/model").json()["outputs"]
+    found = ask(served, TEXTS, {}).outputs
     assert [(each["name"], each["datatype"]) for each in described][: len(found)] == [each[:2] for each in found]
     assert [each["shape"] for each in described][: len(found)] == [[-1, -1]] * len(found)
 
@@ -296,12 +277,12 @@ OF_CLASSES = (
 )  # fmt: skip
 def test_wrong_options(task: str, parameters: dict[str, Any], error: str, run: Run) -> None:
     """A 400 that names the option and what is allowed, in the same words by V1 and over every wire."""
-    client, channel = run(task)
-    response = client.post("/v1/models/model:predict", json={"instances": TEXTS, "parameters": parameters})
+    served = run(task)
+    response = served.client.post("/v1/models/model:predict", json={"instances": TEXTS, "parameters": parameters})
     status, code = (413, "RESOURCE_EXHAUSTED") if "are more than the" in error else (400, "INVALID_ARGUMENT")
     assert (response.status_code, list(response.json())) == (status, ["error"])
     assert response.json()["error"].startswith(error)
-    outcome = ask(client, channel, TEXTS, parameters)
+    outcome = ask(served, TEXTS, parameters)
     assert (outcome.code, outcome.error) == (code, response.json()["error"])
 
 
@@ -320,7 +301,7 @@ def test_wrong_options(task: str, parameters: dict[str, Any], error: str, run: R
     ],
 )  # fmt: skip
 def test_wrong_bodies(task: str, body: dict[str, Any], error: str, run: Run) -> None:
-    response = run(task)[0].post("/v1/models/model:predict", json=body)
+    response = run(task).client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
 
@@ -328,13 +309,13 @@ def test_wrong_bodies(task: str, body: dict[str, Any], error: str, run: Run) -> 
 @pytest.mark.parametrize("arguments", [{}, {"aggregation_strategy": "max"}])
 def test_entities_are_of_texts(arguments: dict[str, Any], run: Run) -> None:
     """Tokens have no text that an entity could be a part of, also where it is the operator who wants entities."""
-    client, channel = run("token_classification", **arguments)
+    served = run("token_classification", **arguments)
     request = {
         "inputs": [{"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [101, 7592, 102]}],
         "parameters": {} if arguments else {"aggregation_strategy": "simple"},
     }
     for wire in WIRES:
-        outcome = wire(client, channel, "model", request)
+        outcome = wire(served.client, served.channel, "model", request)
         assert outcome.code == "INVALID_ARGUMENT"
         assert outcome.error == (
             "text 0 cannot be served: it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask "
@@ -344,13 +325,13 @@ def test_entities_are_of_texts(arguments: dict[str, Any], run: Run) -> None:
 
 def test_records_of_a_predictors_scores(run: Run, serve: Serve) -> None:
     """The model is elsewhere; text, offsets and words are here."""
-    client, _ = run("token_classification")
-    predictor = RestPredictor(client.app)
+    served = run("token_classification")
+    predictor = RestPredictor(served.client.app)
     try:
-        remote = serve(model_dir=folder_of(client), predictor_host=predictor.host, predictor_protocol="v2")
+        remote = serve(model_dir=served.folder, predictor_host=predictor.host, predictor_protocol="v2").client
         for options in ({"labels": True}, {"aggregation_strategy": "average"}):
             instances = [*TEXTS, {"words": ["Sarah", "O'Connor"]}]
-            found, expected = (predict(each, instances, **options) for each in (remote, client))
+            found, expected = (predict(each, instances, **options) for each in (remote, served.client))
             for records, wanted in zip(found, expected, strict=True):
                 assert [each | {"score": 0} for each in records] == [each | {"score": 0} for each in wanted]
                 assert [each["score"] for each in records] == pytest.approx(

@@ -48,10 +48,10 @@ def server(
         if case.forced:
             patch.setattr(forward_selection, "make_candidates", force)
         folder = case.save(tmp_path_factory.mktemp("isolation"))
-        client = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH)
-    yield Server(case, client, dial(client))
+        served = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH)
+    yield Server(case, served, dial(served))
     # The kernels of a model take 100 MB.
-    client.app_state["served"][0].first.close()
+    served.runner.close()
 
 
 def test_every_forward_is_tried() -> None:

@@ -12,15 +12,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
 from protocol.open_inference.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import AUTO_CLASSES, FAMILIES
+from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask
 from tests.protocol.conftest import Run
-from tests.protocol.test_answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask, folder_of
-from tests.runners.encoder.test_encoder import predict
+from tests.served import Served
+from tests.v1 import predict
 from tests.wire import WIRES
 
 LENGTH = 40
@@ -36,9 +36,9 @@ def stock(folder: str, task: str) -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(folder), AUTO_CLASSES[task].from_pretrained(folder).eval()
 
 
-def read_windows(client: TestClient, task: str, stride: int, *texts: Any, **how: Any) -> list[tuple[Any, Array, Array]]:
+def read_windows(served: Served, task: str, stride: int, *texts: Any, **how: Any) -> list[tuple[Any, Array, Array]]:
     """Each window's encoding, the stock model's logits of it, and which of its tokens are its own."""
-    tokenizer, model = stock(folder_of(client), task)
+    tokenizer, model = stock(served.folder, task)
     windows = tokenizer(
         *texts, max_length=LENGTH, stride=stride, return_overflowing_tokens=True, **{"truncation": True, **how}
     )
@@ -62,19 +62,19 @@ def read_windows(client: TestClient, task: str, stride: int, *texts: Any, **how:
 @given(text=LONG_TEXT, stride=st.integers(2, (LENGTH - 4) // 2))
 def test_tokens_are_classified_to_the_end(family: str, text: str, stride: int, run: Run) -> None:
     """Each by the window that sees most around it; two windows share `stride` tokens, and each has the half of them."""
-    client, channel = run("token_classification", family, max_length=LENGTH)
+    served = run("token_classification", family, max_length=LENGTH)
     request = {
         "inputs": [{"name": "x", "shape": [1], "datatype": BYTES, "data": [text]}],
         "outputs": [{"name": name} for name in ("logits", "offset_mapping", "truncated_tokens")],
         "parameters": {"stride": stride},
     }
-    logits, offsets, truncated = WIRES[0](client, channel, "model", request).outputs
-    windows = read_windows(client, "token_classification", stride, text)
+    logits, offsets, truncated = WIRES[0](served.client, served.channel, "model", request).outputs
+    windows = read_windows(served, "token_classification", stride, text)
     expected = np.concatenate([scores[own] for _, scores, own in windows])
     np.testing.assert_allclose(np.reshape(logits[3], logits[2])[0], expected, atol=TOLERANCE)
     places = np.concatenate([np.array(encoding.offsets)[own] for encoding, _, own in windows])
     assert np.reshape(offsets[3], offsets[2])[0].tolist() == places.tolist()
-    tokenizer, _ = stock(folder_of(client), "token_classification")
+    tokenizer, _ = stock(served.folder, "token_classification")
     assert offsets[3] == np.ravel(tokenizer(text, return_offsets_mapping=True)["offset_mapping"]).tolist()
     assert truncated[3] == [0]
 
@@ -82,14 +82,14 @@ def test_tokens_are_classified_to_the_end(family: str, text: str, stride: int, r
 @pytest.mark.parametrize("options", [{"labels": True}, *({"aggregation_strategy": each} for each in ("simple", "max"))])
 @pytest.mark.parametrize("stride", [0, 1, 9])
 def test_records_of_windows_are_parts_of_the_whole_text(options: dict[str, Any], stride: int, run: Run) -> None:
-    client, channel = run("token_classification", max_length=LENGTH)
+    served = run("token_classification", max_length=LENGTH)
     texts = [SHORT, LONG]
-    short, found = predict(client, texts, stride=stride, ignore_labels=[], **options)
-    assert short == predict(client, texts, ignore_labels=[], **options)[0]
+    short, found = predict(served.client, texts, stride=stride, ignore_labels=[], **options)
+    assert short == predict(served.client, texts, ignore_labels=[], **options)[0]
     assert found[-1]["end"] == len(LONG.rstrip())
     assert all(record["text"] == LONG[record["start"] : record["end"]] for record in found)
     assert all(before["end"] <= after["start"] for before, after in pairwise(found))
-    columns = ask(client, channel, texts, {**options, "stride": stride, "ignore_labels": ""}).outputs
+    columns = ask(served, texts, {**options, "stride": stride, "ignore_labels": ""}).outputs
     assert [column[2] for column in columns] == [[2, len(found)]] * 5
     assert columns[2][3][len(found) :] == [record["text"] for record in found]
 
@@ -98,9 +98,9 @@ def test_records_of_windows_are_parts_of_the_whole_text(options: dict[str, Any],
 @pytest.mark.parametrize("stride", [0, 1, 8])
 def test_words_of_windows(family: str, stride: int, run: Run) -> None:
     """One record a word to the end, also of a word whose tokens two windows have."""
-    client, _ = run("token_classification", family, max_length=LENGTH)
+    served = run("token_classification", family, max_length=LENGTH)
     words = ["unbelievable", "Sarah", "O'Connor"] * 20
-    [found] = predict(client, [{"words": words}], stride=stride)
+    [found] = predict(served.client, [{"words": words}], stride=stride)
     assert [(record["text"], record["start"]) for record in found] == [(word, at) for at, word in enumerate(words)]
 
 
@@ -108,20 +108,20 @@ def test_words_of_windows(family: str, stride: int, run: Run) -> None:
 @HYPOTHESIS
 @given(parts=st.lists(LONG_TEXT, min_size=2, max_size=4), stride=st.integers(2, (LENGTH - 4) // 2))
 def test_masks_are_filled_to_the_end(family: str, parts: list[str], stride: int, run: Run) -> None:
-    client, channel = run("fill_mask", family, max_length=LENGTH)
-    tokenizer, _ = stock(folder_of(client), "fill_mask")
+    served = run("fill_mask", family, max_length=LENGTH)
+    tokenizer, _ = stock(served.folder, "fill_mask")
     text = f" {tokenizer.mask_token} ".join(parts)
     request = {
         "inputs": [{"name": "x", "shape": [1], "datatype": BYTES, "data": [text]}],
         "outputs": [{"name": "logits"}], "parameters": {"stride": stride},
     }  # fmt: skip
-    [(_, _, shape, data)] = WIRES[1](client, channel, "model", request).outputs
+    [(_, _, shape, data)] = WIRES[1](served.client, served.channel, "model", request).outputs
     expected = [
         scores[own & (np.array(encoding.ids) == tokenizer.mask_token_id)]
-        for encoding, scores, own in read_windows(client, "fill_mask", stride, text)
+        for encoding, scores, own in read_windows(served, "fill_mask", stride, text)
     ]
     np.testing.assert_allclose(np.reshape(data, shape)[0], np.concatenate(expected), atol=TOLERANCE)
-    [records] = predict(client, [text], stride=stride, top_k=1)
+    [records] = predict(served.client, [text], stride=stride, top_k=1)
     whole = tokenizer(text)["input_ids"]
     for [record], mask in zip(records, np.flatnonzero(np.array(whole) == tokenizer.mask_token_id), strict=True):
         filled = [*whole[:mask], record["token"], *whole[mask + 1 :]]
@@ -135,16 +135,16 @@ def test_masks_are_filled_to_the_end(family: str, parts: list[str], stride: int,
 )
 def test_classes_are_of_all_windows(family: str, text: str, pair: str, stride: int, mean: bool, run: Run) -> None:
     """The mean or the maximum of the windows' logits; of a pair the longer text is read in windows."""
-    client, _ = run("sequence_classification", family, max_length=LENGTH)
-    tokenizer, _ = stock(folder_of(client), "sequence_classification")
+    served = run("sequence_classification", family, max_length=LENGTH)
+    tokenizer, _ = stock(served.folder, "sequence_classification")
     options = {"stride": stride, "window_aggregation": "mean" if mean else "max", "return_raw_logits": True}
     longer = len(tokenizer.tokenize(text)) >= len(tokenizer.tokenize(pair))
     if len(tokenizer(text, pair)["input_ids"]) <= LENGTH:
         longer = True
-    single, both = predict(client, [text, [text, pair]], **options)
+    single, both = predict(served.client, [text, [text, pair]], **options)
     for found, given_texts in ((single, [text]), (both, [text, pair])):
         how = {} if len(given_texts) == 1 else {"truncation": "only_first" if longer else "only_second"}
-        windows = read_windows(client, "sequence_classification", stride, *given_texts, **how)
+        windows = read_windows(served, "sequence_classification", stride, *given_texts, **how)
         logits = np.stack([scores for _, scores, _ in windows])
         expected = logits.mean(axis=0) if mean else logits.max(axis=0)
         np.testing.assert_allclose(list(found.values()), expected, atol=TOLERANCE)
@@ -152,56 +152,58 @@ def test_classes_are_of_all_windows(family: str, text: str, pair: str, stride: i
 
 @pytest.mark.parametrize("task", ["fill_mask", "sequence_classification", "text_embedding", "token_classification"])
 def test_what_is_left_out_is_counted(task: str, run: Run) -> None:
-    client, channel = run(task, max_length=LENGTH)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder_of(client))
+    served = run(task, max_length=LENGTH)
+    tokenizer: Any = AutoTokenizer.from_pretrained(served.folder)
     texts = [SHORT, f"[MASK] {LONG}", f"[MASK]{' word' * 3000}"]
     expected = [max(0, len(tokenizer(text)["input_ids"]) - LENGTH) for text in texts]
     assert expected[0] == 0 < expected[1] < expected[2]
-    plain = client.post("/v1/models/model:predict", json={"instances": texts}).json()
+    plain = served.client.post("/v1/models/model:predict", json={"instances": texts}).json()
     asked = {"instances": texts, "parameters": {"return_truncated_tokens": True}}
-    answer = client.post("/v1/models/model:predict", json=asked).json()
+    answer = served.client.post("/v1/models/model:predict", json=asked).json()
     tensor = {"name": "truncated_tokens", "datatype": "INT64", "shape": [3], "data": expected}
     assert answer == {**plain, "outputs": [tensor]}
-    found = ask(client, channel, texts, {})
-    assert found == ask(client, channel, texts, {"truncation": True})
+    found = ask(served, texts, {})
+    assert found == ask(served, texts, {"truncation": True})
     output = ("truncated_tokens", "INT64", [3], expected)
-    assert ask(client, channel, texts, {"return_truncated_tokens": True}).outputs == [*found.outputs, output]
+    assert ask(served, texts, {"return_truncated_tokens": True}).outputs == [*found.outputs, output]
     request = {
         "inputs": [{"name": "x", "shape": [3], "datatype": BYTES, "data": texts}],
         "outputs": [{"name": "truncated_tokens"}],
     }
     for wire in WIRES:
-        assert wire(client, channel, "model", request).outputs == [("truncated_tokens", "INT64", [3], expected)]
+        assert wire(served.client, served.channel, "model", request).outputs == [
+            ("truncated_tokens", "INT64", [3], expected)
+        ]
 
 
 @pytest.mark.parametrize("task", ["fill_mask", "sequence_classification", "text_embedding", "token_classification"])
 def test_a_text_that_must_not_be_cut(task: str, run: Run) -> None:
-    client, channel = run(task, max_length=LENGTH)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder_of(client))
-    assert predict(client, [SHORT], truncation=False) == predict(client, [SHORT])
+    served = run(task, max_length=LENGTH)
+    tokenizer: Any = AutoTokenizer.from_pretrained(served.folder)
+    assert predict(served.client, [SHORT], truncation=False) == predict(served.client, [SHORT])
     tokens = len(tokenizer(LONG)["input_ids"])
-    outcome = ask(client, channel, [SHORT, LONG], {"truncation": False})
+    outcome = ask(served, [SHORT, LONG], {"truncation": False})
     assert outcome.code == "INVALID_ARGUMENT"
     assert outcome.error.startswith(
         f"text 1 cannot be served: it has {tokens} tokens, the model takes {LENGTH}, and truncation is false"
     )
     # The operator's, which a request changes.
-    strict, _ = run(task, max_length=LENGTH, truncation=False)
+    strict = run(task, max_length=LENGTH, truncation=False)
     body = {"instances": [LONG]}
-    assert strict.post("/v1/models/model:predict", json=body).status_code == 400
+    assert strict.client.post("/v1/models/model:predict", json=body).status_code == 400
     texts = [f"[MASK] {LONG}"]
-    assert predict(strict, texts, truncation=True) == predict(client, texts)
+    assert predict(strict.client, texts, truncation=True) == predict(served.client, texts)
 
 
 def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve, tmp_path: Any) -> None:
     """Windows are the same; what is left out is counted the same."""
     folder = model_folder("bert", "token_classification")
-    client = serve(model_dir=folder, max_length=LENGTH)
+    client = serve(model_dir=folder, max_length=LENGTH).client
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, truncation_side="left")
     tokenizer.save_pretrained(tmp_path)
-    left = serve(model_dir=tmp_path, max_length=LENGTH)
+    left = serve(model_dir=tmp_path, max_length=LENGTH).client
     assert predict(left, [LONG]) != predict(client, [LONG])
     for options in ({"stride": 4}, {"stride": 0}):
         assert predict(left, [LONG], **options) == predict(client, [LONG], **options)
@@ -228,17 +230,17 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
     ],
 )  # fmt: skip
 def test_what_is_refused(task: str, instance: Any, parameters: dict[str, Any], error: str, run: Run) -> None:
-    client, _ = run(task, max_length=LENGTH)
-    response = client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
+    served = run(task, max_length=LENGTH)
+    response = served.client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
     assert response.status_code == (413 if "are more than the" in error else 400)
     assert response.json()["error"].startswith(error)
 
 
 def test_windows_of_many_texts_are_one_request(run: Run) -> None:
     """Each answer stands where its text does, whatever windows ran together."""
-    client, _ = run("sequence_classification", max_length=LENGTH, max_batch_tokens=100)
+    served = run("sequence_classification", max_length=LENGTH, max_batch_tokens=100)
     texts = [LONG[: 40 * number] for number in range(12)] * 8
-    together = predict(client, texts, stride=5, labels=True)
-    alone = [predict(client, [text], stride=5, labels=True)[0] for text in texts[:12]]
+    together = predict(served.client, texts, stride=5, labels=True)
+    alone = [predict(served.client, [text], stride=5, labels=True)[0] for text in texts[:12]]
     for found, expected in zip(together, alone * 8, strict=True):
         assert (found["label"], found["score"]) == (expected["label"], pytest.approx(expected["score"], abs=TOLERANCE))

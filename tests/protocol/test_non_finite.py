@@ -13,7 +13,6 @@ import pytest
 from cloudevents.conversion import to_binary, to_structured
 from cloudevents.http import CloudEvent
 from prometheus_client import REGISTRY
-from starlette.testclient import TestClient
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
@@ -26,6 +25,7 @@ from tests.encoders import load
 from tests.faults import break_token
 from tests.predictors import GrpcPredictor
 from tests.protocol.conftest import TASKS
+from tests.served import Served
 from tests.wire import WIRES
 
 # The word whose embedding is NaN.
@@ -34,7 +34,7 @@ LONG = "word " * 600
 PREDICT = "/v1/models/model:predict"
 EVENT = {"specversion": "1.0", "id": "1", "source": "https://here.example", "type": "asked"}
 
-Start = Callable[[str], TestClient]
+Start = Callable[[str], Served]
 
 
 def message_for(text: int) -> str:
@@ -53,12 +53,12 @@ def start(model_folder: ModelFolder, serve: Serve) -> Start:
     """A model of a task that is NaN for texts with `WORD`."""
 
     @cache
-    def make(task: str) -> TestClient:
+    def make(task: str) -> Served:
         # The word's row in fill-mask's output layer must stay whole.
         config = {"tie_word_embeddings": False} if task == "fill_mask" else {}
-        client = serve(model_dir=model_folder("bert", task, **TASKS.get(task, {}), **config))
-        break_token(client.app_state["served"][0].first, WORD)
-        return client
+        served = serve(model_dir=model_folder("bert", task, **TASKS.get(task, {}), **config))
+        break_token(served.runner, WORD)
+        return served
 
     return make
 
@@ -81,12 +81,12 @@ def start(model_folder: ModelFolder, serve: Serve) -> Start:
 def test_every_task_over_the_open_inference_protocol(
     task: str, texts: list[Any], parameters: Any, position: int, start: Start, dial: Dial
 ) -> None:
-    client = start(task)
-    channel = dial(client)
+    served = start(task)
+    channel = dial(served)
     tensor = {"name": "x", "shape": [*np.shape(texts)], "datatype": BYTES, "data": np.ravel(texts).tolist()}
     for wire in WIRES:
         before = counted()
-        found = wire(client, channel, "model", {"inputs": [tensor], "parameters": parameters})
+        found = wire(served.client, channel, "model", {"inputs": [tensor], "parameters": parameters})
         assert (found.code, found.error) == ("INTERNAL", message_for(position))
         assert counted() == before + 1
 
@@ -105,7 +105,7 @@ def test_every_task_over_the_open_inference_protocol(
     ],
 )
 def test_every_http_protocol(task: str, path: str, body: Any, position: int, error: Any, start: Start) -> None:
-    response = start(task).post(path, json=body)
+    response = start(task).client.post(path, json=body)
     message = message_for(position)
     forms = {
         "openai": {"error": {"message": message, "type": "InternalServerError", "param": None, "code": None}},
@@ -117,7 +117,7 @@ def test_every_http_protocol(task: str, path: str, body: Any, position: int, err
 @pytest.mark.parametrize("convert", [to_structured, to_binary])
 def test_cloud_events(convert: Any, start: Start) -> None:
     headers, body = convert(CloudEvent(EVENT, {"instances": [WORD]}))
-    response = start("sequence_classification").post(PREDICT, content=body, headers=headers)
+    response = start("sequence_classification").client.post(PREDICT, content=body, headers=headers)
     assert (response.status_code, response.json()) == (500, {"error": message_for(0)})
 
 
@@ -133,7 +133,7 @@ def test_a_stream_goes_on(start: Start, dial: Dial) -> None:
     assert found == {"fine": "", WORD: message_for(0), "also": ""}
 
 
-def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
+async def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner = load(model_dir=str(model_folder("bert", "sequence_classification")))
@@ -151,11 +151,11 @@ def test_the_others_of_its_batch_are_answered_and_it_does_not_run_again(
         answers: list[Any] = await asyncio.gather(*asked, return_exceptions=True)
         return [each if isinstance(each, BaseException) else each[0].main.values.tolist() for each in answers]
 
-    alone = [asyncio.run(ask([text]))[0] for text in texts]
+    alone = [(await ask([text]))[0] for text in texts]
     break_token(runner, WORD)
     monkeypatch.setattr(PackedForward, "run", count)
     before = counted()
-    beside = asyncio.run(ask(texts))
+    beside = await ask(texts)
     runner.close()
     assert [isinstance(answer, NonFiniteScoresError) for answer in beside] == [False, True, False, True, False]
     assert beside[::2] == alone[::2]
@@ -178,7 +178,7 @@ def test_a_predictor_that_answers_so(score: float, model_folder: ModelFolder, se
     client = serve(
         model_dir=model_folder("bert", "sequence_classification"), predictor_host=predictor.host,
         predictor_protocol="grpc-v2",
-    )  # fmt: skip
+    ).client  # fmt: skip
     before = counted()
     found = [client.post(PREDICT, json={"instances": texts}) for texts in (["fine", WORD], ["fine"])]
     predictor.close()

@@ -61,10 +61,10 @@ def server(
 ) -> Server:
     task = request.param
     if task == "text_generation":
-        client = serve(model_dir=generator_folder("llama"), backend="huggingface")
-        return Server(client, dial(client), "a text", GENERATOR_OPTIONS)
-    client = serve(model_dir=model_folder("bert", task))
-    return Server(client, dial(client), "a [MASK]" if task == "fill_mask" else "a text", ENCODER_OPTIONS)
+        served = serve(model_dir=generator_folder("llama"), backend="huggingface")
+        return Server(served.client, dial(served), "a text", GENERATOR_OPTIONS)
+    served = serve(model_dir=model_folder("bert", task))
+    return Server(served.client, dial(served), "a [MASK]" if task == "fill_mask" else "a text", ENCODER_OPTIONS)
 
 
 @pytest.mark.parametrize("place", ["V1", "request", "input", "output"])

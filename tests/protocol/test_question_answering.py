@@ -10,14 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.testclient import TestClient
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from protocol.open_inference.tensors import BYTES
 from tests.families import FAMILIES
+from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask
 from tests.protocol.conftest import Run
-from tests.protocol.test_answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask, folder_of
-from tests.runners.encoder.test_encoder import predict
+from tests.served import Served
+from tests.v1 import predict
 from tests.wire import WIRES
 
 QUESTION = "Where does Sarah live?"
@@ -68,12 +68,12 @@ def find_spans(
 
 
 def check(
-    client: TestClient, question: str, context: str, top_k: int, most: int = 15, impossible: bool = False,
+    served: Served, question: str, context: str, top_k: int, most: int = 15, impossible: bool = False,
     stride: int = 128,
 ) -> None:  # fmt: skip
     options = {"top_k": top_k, "max_answer_len": most, "handle_impossible_answer": impossible}
-    [found] = predict(client, [{"question": question, "context": context}], **options)
-    expected = find_spans(folder_of(client), question, context, most, impossible, stride)
+    [found] = predict(served.client, [{"question": question, "context": context}], **options)
+    expected = find_spans(served.folder, question, context, most, impossible, stride)
     descending = sorted(expected.values(), reverse=True)[:top_k]
     assert [record["score"] for record in found] == pytest.approx(descending[: len(found)], abs=TOLERANCE)
     # A span whose score rounds to nothing is none.
@@ -96,13 +96,13 @@ def check(
 def test_answers_are_the_best_spans(
     family: str, question: str, context: str, top_k: int, most: int, impossible: bool, run: Run
 ) -> None:
-    client, _ = run("question_answering", family)
-    check(client, question, context, top_k, most, impossible)
+    served = run("question_answering", family)
+    check(served, question, context, top_k, most, impossible)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_long_context_is_read_to_its_end(family: str, run: Run) -> None:
-    check(run("question_answering", family)[0], QUESTION, LONG, 5, 4)
+    check(run("question_answering", family), QUESTION, LONG, 5, 4)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
@@ -113,39 +113,43 @@ def test_a_long_context_is_read_to_its_end(family: str, run: Run) -> None:
 )
 def test_beside_a_long_question_windows_share_fewer_tokens(family: str, words: int, context: str, run: Run) -> None:
     """Never the question is read in windows, however long it is; half of what a window has room for is shared."""
-    client, _ = run("question_answering", family)
+    served = run("question_answering", family)
     question = "the " * words
-    tokenizer, _ = stock(folder_of(client))
+    tokenizer, _ = stock(served.folder)
     special = tokenizer.num_special_tokens_to_add(pair=True)
     room = 384 - special - len(tokenizer(question, add_special_tokens=False)["input_ids"])
-    check(client, question, context, 5, 4, stride=min(128, room // 2))
+    check(served, question, context, 5, 4, stride=min(128, room // 2))
 
 
 def test_the_best_answer_is_a_record_and_several_are_a_list(run: Run) -> None:
-    client, _ = run("question_answering")
+    served = run("question_answering")
     instances = [[QUESTION, CONTEXT], {"text": QUESTION, "text_pair": LONG}]
-    best, lists = predict(client, instances), predict(client, instances, top_k=3)
+    best, lists = predict(served.client, instances), predict(served.client, instances, top_k=3)
     assert [records[0] for records in lists] == best
     assert [list(record) for record in best] == [["answer", "score", "start", "end"]] * 2
-    assert lists == predict(client, [{"question": QUESTION, "context": text} for text in (CONTEXT, LONG)], top_k=3)
+    assert lists == predict(
+        served.client, [{"question": QUESTION, "context": text} for text in (CONTEXT, LONG)], top_k=3
+    )
 
 
 @pytest.mark.parametrize(("options", "shape"), [({}, [2]), ({"top_k": 3}, [2, 3])])
 def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], run: Run) -> None:
-    client, channel = run("question_answering")
+    served = run("question_answering")
     tensor = {"name": "x", "shape": [2, 2], "datatype": BYTES, "data": [QUESTION, CONTEXT, QUESTION, LONG]}
-    outcomes = [wire(client, channel, "model", {"inputs": [tensor], "parameters": options}) for wire in WIRES]
+    outcomes = [
+        wire(served.client, served.channel, "model", {"inputs": [tensor], "parameters": options}) for wire in WIRES
+    ]
     assert outcomes == [outcomes[0]] * len(WIRES)
     names = [("answer", BYTES), ("score", "FP32"), ("start", "INT64"), ("end", "INT64")]
     assert [output[:3] for output in outcomes[0].outputs] == [(*name, shape) for name in names]
     answers, _, starts, ends = (output[3] for output in outcomes[0].outputs)
     contexts = np.repeat([CONTEXT, LONG], len(answers) // 2)
     assert [text[start:end] for text, start, end in zip(contexts, starts, ends, strict=True)] == answers
-    metadata = client.get("/v2/models/model").json()
+    metadata = served.client.get("/v2/models/model").json()
     assert metadata["inputs"] == [{"name": "input-0", "datatype": BYTES, "shape": [-1, 2]}]
     # The answer alone may be asked for by its name.
     alone = {"inputs": [tensor], "parameters": options, "outputs": [{"name": "answer"}]}
-    assert WIRES[0](client, channel, "model", alone).outputs == outcomes[0].outputs[:1]
+    assert WIRES[0](served.client, served.channel, "model", alone).outputs == outcomes[0].outputs[:1]
 
 
 @pytest.mark.parametrize(
@@ -167,21 +171,21 @@ def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], ru
     ],
 )  # fmt: skip
 def test_what_is_refused(instance: Any, parameters: dict[str, Any], error: str, run: Run) -> None:
-    client, _ = run("question_answering")
-    response = client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
+    served = run("question_answering")
+    response = served.client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
     assert response.status_code == (413 if "are more than the" in error else 400)
     assert response.json()["error"].startswith(error)
 
 
 def test_scores_of_classes_have_no_meaning(run: Run) -> None:
     """As for a vector: `return_probabilities`, which may be the operator's, changes nothing."""
-    client, channel = run("question_answering")
-    expected = predict(client, [[QUESTION, CONTEXT]])
-    assert predict(client, [[QUESTION, CONTEXT]], return_probabilities=True) == expected
-    assert predict(run("question_answering", return_probabilities=True)[0], [[QUESTION, CONTEXT]]) == expected
+    served = run("question_answering")
+    expected = predict(served.client, [[QUESTION, CONTEXT]])
+    assert predict(served.client, [[QUESTION, CONTEXT]], return_probabilities=True) == expected
+    assert predict(run("question_answering", return_probabilities=True).client, [[QUESTION, CONTEXT]]) == expected
     tokens = {"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [101, 7592, 102]}
-    outcome = WIRES[0](client, channel, "model", {"inputs": [tokens]})
+    outcome = WIRES[0](served.client, served.channel, "model", {"inputs": [tokens]})
     assert outcome.error == "text 0 cannot be served: it is given as tokens, and an answer is a part of a text"
-    assert ask(client, channel, ["x"], {}).error == (
+    assert ask(served, ["x"], {}).error == (
         "text 0 is a single one, and question_answering takes a question and a context"
     )

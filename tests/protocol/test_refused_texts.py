@@ -19,7 +19,7 @@ def bart(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     """Its classifier reads the token that ends a text, and wants one."""
     folder: Path = tmp_path_factory.mktemp("bart")
     save_model(Pair("bart", Task.SEQUENCE_CLASSIFICATION), folder)
-    return serve(model_dir=folder)
+    return serve(model_dir=folder).client
 
 
 def infer(client: TestClient, *texts: list[int]) -> Any:

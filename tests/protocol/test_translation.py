@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(folder: Path, serve: Serve) -> TestClient:
-    return serve(model_dir=folder, backend="huggingface", model_name="nllb")
+    return serve(model_dir=folder, backend="huggingface", model_name="nllb").client
 
 
 @pytest.fixture(scope="module")

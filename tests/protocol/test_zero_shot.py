@@ -13,15 +13,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Zero
 from protocol.open_inference.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
+from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask
 from tests.protocol.conftest import Run
-from tests.protocol.test_answers import (
-    HYPOTHESIS,
-    RANDOM_TEXT,
-    TOLERANCE,
-    ask,
-    folder_of,
-)
-from tests.runners.encoder.test_encoder import predict
+from tests.served import Served
+from tests.v1 import predict
 from tests.wire import WIRES
 
 LABELS = ["sports", "the film", "É 😀"]
@@ -35,10 +30,10 @@ def pipeline_of(folder: str) -> Any:
     return ZeroShotClassificationPipeline(model=model, tokenizer=tokenizer)  # type: ignore[no-untyped-call]
 
 
-def check(client: Any, texts: list[str], labels: list[str], **options: Any) -> None:
-    found = predict(client, texts, candidate_labels=labels, **options)
+def check(served: Served, texts: list[str], labels: list[str], **options: Any) -> None:
+    found = predict(served.client, texts, candidate_labels=labels, **options)
     for text, records in zip(texts, found, strict=True):
-        expected = pipeline_of(folder_of(client))(text, labels, **options)
+        expected = pipeline_of(served.folder)(text, labels, **options)
         scores = [record["score"] for record in records]
         assert scores == sorted(scores, reverse=True)
         assert scores == pytest.approx(expected["scores"], abs=TOLERANCE)
@@ -58,12 +53,12 @@ def check(client: Any, texts: list[str], labels: list[str], **options: Any) -> N
 def test_scores_equal_the_pipelines(
     family: str, texts: list[str], labels: list[str], template: str, multi_label: bool, run: Run
 ) -> None:  # fmt: skip
-    client, _ = run("zero_shot_classification", family)
-    check(client, texts, labels, hypothesis_template=template, multi_label=multi_label)
+    served = run("zero_shot_classification", family)
+    check(served, texts, labels, hypothesis_template=template, multi_label=multi_label)
 
 
 def test_long_texts_are_truncated_as_the_pipeline_does(run: Run) -> None:
-    check(run("zero_shot_classification")[0], TEXTS, LABELS)
+    check(run("zero_shot_classification"), TEXTS, LABELS)
 
 
 @pytest.mark.parametrize("names", [("ENTAILMENT", "other"), ("not", "entails"), ("a", "Entailment", "b")])
@@ -85,9 +80,9 @@ def test_where_the_entailment_is(names: tuple[str, ...], model_folder: ModelFold
     ],
 )
 def test_records_are_typed_tensors(options: dict[str, Any], count: int, run: Run) -> None:
-    client, channel = run("zero_shot_classification")
-    records = predict(client, TEXTS, **options)
-    label, score = ask(client, channel, TEXTS, options).outputs
+    served = run("zero_shot_classification")
+    records = predict(served.client, TEXTS, **options)
+    label, score = ask(served, TEXTS, options).outputs
     assert label[:3] == ("label", BYTES, [3, count])
     assert score[:3] == ("score", "FP32", [3, count])
     assert label[3] == [record["label"] for each in records for record in each]
@@ -96,23 +91,25 @@ def test_records_are_typed_tensors(options: dict[str, Any], count: int, run: Run
 
 def test_an_operators_labels(run: Run) -> None:
     """They are every request's, unless it has its own or none."""
-    plain, _ = run("zero_shot_classification")
-    client, _ = run("zero_shot_classification", candidate_labels=tuple(LABELS), hypothesis_template="{}!")
-    assert predict(client, TEXTS) == predict(plain, TEXTS, candidate_labels=LABELS, hypothesis_template="{}!")
+    plain = run("zero_shot_classification")
+    served = run("zero_shot_classification", candidate_labels=tuple(LABELS), hypothesis_template="{}!")
+    assert predict(served.client, TEXTS) == predict(
+        plain.client, TEXTS, candidate_labels=LABELS, hypothesis_template="{}!"
+    )
     own = {"candidate_labels": ["a", "b"]}
-    assert predict(client, TEXTS, **own) == predict(plain, TEXTS, **own, hypothesis_template="{}!")
-    assert predict(client, TEXTS, candidate_labels=[]) == predict(plain, TEXTS)
+    assert predict(served.client, TEXTS, **own) == predict(plain.client, TEXTS, **own, hypothesis_template="{}!")
+    assert predict(served.client, TEXTS, candidate_labels=[]) == predict(plain.client, TEXTS)
 
 
 def test_without_labels_it_is_sequence_classification(run: Run) -> None:
-    client, channel = run("zero_shot_classification")
-    plain, plain_channel = run("zero_shot_classification", task="sequence_classification")
-    assert client.get("/v2/models/model").json()["properties"]["task"] == "zero_shot_classification"
-    assert plain.get("/v2/models/model").json()["properties"]["task"] == "sequence_classification"
+    served = run("zero_shot_classification")
+    plain = run("zero_shot_classification", task="sequence_classification")
+    assert served.client.get("/v2/models/model").json()["properties"]["task"] == "zero_shot_classification"
+    assert plain.client.get("/v2/models/model").json()["properties"]["task"] == "sequence_classification"
     instances = [*TEXTS, ["A man eats.", "He eats."]]
     for options in ({}, {"return_probabilities": True}, {"top_k": 2}, {"stride": 9}):
-        assert predict(client, instances, **options) == predict(plain, instances, **options)
-    assert ask(client, channel, TEXTS, {}) == ask(plain, plain_channel, TEXTS, {})
+        assert predict(served.client, instances, **options) == predict(plain.client, instances, **options)
+    assert ask(served, TEXTS, {}) == ask(plain, TEXTS, {})
 
 
 @pytest.mark.parametrize(
@@ -129,29 +126,27 @@ def test_without_labels_it_is_sequence_classification(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_what_is_refused(parameters: dict[str, Any], error: str, run: Run) -> None:
-    client, _ = run("zero_shot_classification")
-    response = client.post("/v1/models/model:predict", json={"instances": TEXTS[1:], "parameters": parameters})
+    served = run("zero_shot_classification")
+    response = served.client.post("/v1/models/model:predict", json={"instances": TEXTS[1:], "parameters": parameters})
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
 
 
 def test_what_a_long_text_leaves_out_is_counted(run: Run) -> None:
     """With the longest label; a text of which the tokenizer reads only the beginning is read to its end for that."""
-    client, channel = run("zero_shot_classification")
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder_of(client))
+    served = run("zero_shot_classification")
+    tokenizer: Any = AutoTokenizer.from_pretrained(served.folder)
     texts = [*TEXTS, "word " * 9000]
     lengths = [max(len(tokenizer(text, f"This example is {each}.")["input_ids"]) for each in LABELS) for text in texts]
-    outputs = ask(
-        client, channel, texts, {"candidate_labels": ",".join(LABELS), "return_truncated_tokens": True}
-    ).outputs
+    outputs = ask(served, texts, {"candidate_labels": ",".join(LABELS), "return_truncated_tokens": True}).outputs
     assert outputs[-1] == ("truncated_tokens", "INT64", [4], [max(0, length - 512) for length in lengths])
-    check(client, texts, LABELS)
+    check(served, texts, LABELS)
 
 
 def test_a_label_is_never_cut(run: Run) -> None:
-    client, _ = run("zero_shot_classification")
+    served = run("zero_shot_classification")
     body = {"instances": ["hi"], "parameters": {"candidate_labels": ["a " * 600, "b"]}}
-    response = client.post("/v1/models/model:predict", json=body)
+    response = served.client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 400
     assert response.json()["error"].startswith(
         "'This example is a a a a a a a a a a a a '... has 604 tokens, more than"
@@ -159,9 +154,9 @@ def test_a_label_is_never_cut(run: Run) -> None:
 
 
 def test_so_many_pairs_are_too_many(run: Run) -> None:
-    client, _ = run("zero_shot_classification")
+    served = run("zero_shot_classification")
     body = {"instances": ["x"] * 33, "parameters": {"candidate_labels": list(map(str, range(1000)))}}
-    response = client.post("/v1/models/model:predict", json=body)
+    response = served.client.post("/v1/models/model:predict", json=body)
     assert response.json() == {
         "error": "33000 pairs of a text and a label are more than the 32768 that --max_request_sequences allows"
     }
@@ -169,40 +164,42 @@ def test_so_many_pairs_are_too_many(run: Run) -> None:
 
 @pytest.mark.parametrize("arguments", [{}, {"candidate_labels": ("a", "b")}])
 def test_labels_are_of_texts(arguments: dict[str, Any], run: Run) -> None:
-    client, channel = run("zero_shot_classification", **arguments)
+    served = run("zero_shot_classification", **arguments)
     request = {
         "inputs": [{"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [101, 7592, 102]}],
         "parameters": {} if arguments else {"candidate_labels": "a,b"},
     }
     for wire in WIRES:
-        outcome = wire(client, channel, "model", request)
+        outcome = wire(served.client, served.channel, "model", request)
         assert outcome.error == "text 0 cannot be served: it is given as tokens, and candidate_labels are put to texts"
 
 
 def test_an_operators_stride_is_of_the_models_classes(run: Run) -> None:
-    plain, _ = run("zero_shot_classification")
-    client, _ = run("zero_shot_classification", stride=5, function_to_apply="none")
-    assert predict(client, TEXTS, candidate_labels=LABELS) == predict(plain, TEXTS, candidate_labels=LABELS)
-    assert predict(client, TEXTS) == predict(plain, TEXTS, stride=5, function_to_apply="none")
+    plain = run("zero_shot_classification")
+    served = run("zero_shot_classification", stride=5, function_to_apply="none")
+    assert predict(served.client, TEXTS, candidate_labels=LABELS) == predict(
+        plain.client, TEXTS, candidate_labels=LABELS
+    )
+    assert predict(served.client, TEXTS) == predict(plain.client, TEXTS, stride=5, function_to_apply="none")
 
 
 def test_labels_are_of_single_texts_and_have_no_logits(run: Run) -> None:
-    client, _ = run("zero_shot_classification")
+    served = run("zero_shot_classification")
     body = {"instances": ["a", ["a", "b"]], "parameters": {"candidate_labels": "a"}}
-    response = client.post("/v1/models/model:predict", json=body)
+    response = served.client.post("/v1/models/model:predict", json=body)
     assert response.json() == {"error": "text 1 is a pair, and candidate_labels make one of every text"}
     tensor = {"name": "x", "shape": [1], "datatype": BYTES, "data": ["a"]}
     asked = {"inputs": [tensor], "outputs": [{"name": "logits"}], "parameters": {"candidate_labels": "a,b"}}
-    response = client.post("/v2/models/model/infer", json=asked)
+    response = served.client.post("/v2/models/model/infer", json=asked)
     assert response.json()["error"].startswith(
         "the outputs labels, logits, probabilities are of the model's own classes"
     )
 
 
 def test_a_model_without_entailment(run: Run) -> None:
-    client, _ = run("sequence_classification")
+    served = run("sequence_classification")
     body = {"instances": ["a"], "parameters": {"candidate_labels": ["a"]}}
-    response = client.post("/v1/models/model:predict", json=body)
+    response = served.client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 400
     assert response.json()["error"].startswith("the parameter candidate_labels is not of sequence_classification, ")
 
@@ -218,7 +215,7 @@ def test_a_model_without_entailment(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_what_is_too_much(parameters: dict[str, Any], error: str, run: Run) -> None:
-    client, _ = run("zero_shot_classification")
-    response = client.post("/v1/models/model:predict", json={"instances": ["a"], "parameters": parameters})
+    served = run("zero_shot_classification")
+    response = served.client.post("/v1/models/model:predict", json={"instances": ["a"], "parameters": parameters})
     assert response.status_code == 413
     assert response.json()["error"].startswith(error)

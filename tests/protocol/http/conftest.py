@@ -7,7 +7,6 @@ import contextlib
 import re
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from protocol.http.connections.connection_table import ConnectionTable
 from protocol.http.connections.uvicorn_settings import bound_connections
 from runners.core.arguments import Arguments
+from tests.waiting import wait_until
 
 StartUvicorn: TypeAlias = Callable[..., int]
 
@@ -61,8 +61,7 @@ def start_uvicorn(monkeypatch: pytest.MonkeyPatch) -> Iterator[StartUvicorn]:
             thread.start()
             stack.callback(thread.join)
             stack.callback(setattr, server, "should_exit", True)
-            while not server.started:
-                time.sleep(0.005)
+            wait_until(lambda: server.started)
             port: int = server.servers[0].sockets[0].getsockname()[1]
             return port
 
@@ -82,11 +81,11 @@ def connect(port: int) -> socket.socket:
 
 def read_all(client: socket.socket) -> bytes:
     """What comes until the server closes the connection."""
-    received = b""
+    received = bytearray()
     with contextlib.suppress(ConnectionResetError):
         while chunk := client.recv(65536):
             received += chunk
-    return received
+    return bytes(received)
 
 
 def send_all(client: socket.socket, data: bytes, piece: int = 2**16) -> None:

@@ -33,12 +33,12 @@ INPUT = {"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["hello"]
 
 @pytest.fixture(scope="module")
 def embedder(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "text_embedding"), model_name="model")
+    return serve(model_dir=model_folder("bert", "text_embedding"), model_name="model").client
 
 
 @pytest.fixture(scope="module")
 def generator(generator_folder: GeneratorFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=generator_folder("llama"), model_name="model", backend="huggingface")
+    return serve(model_dir=generator_folder("llama"), model_name="model", backend="huggingface").client
 
 
 def find_budget(client: TestClient) -> BoundBodies:

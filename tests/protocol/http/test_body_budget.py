@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import socket
-import time
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from protocol.http.body_budget import BoundBodies
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
 from runners.core.arguments import Arguments
 from tests.protocol.http.conftest import StartUvicorn, connect, read_all, statuses
+from tests.waiting import wait_until
 
 BUDGET = 100_000
 
@@ -56,10 +56,7 @@ def hold(port: int, size: int, path: bytes = b"/") -> socket.socket:
 
 
 def wait_for(budget: BoundBodies, left: int) -> None:
-    deadline = time.monotonic() + 10
-    while budget.left != left:
-        assert time.monotonic() < deadline, (budget.left, left)
-        time.sleep(0.01)
+    wait_until(lambda: budget.left == left)
 
 
 ZIPPED = gzip.compress(bytes(90_000))

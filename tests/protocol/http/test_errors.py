@@ -7,24 +7,24 @@ from typing import Any
 
 import grpc
 import pytest
-from starlette.testclient import TestClient
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.encoder.runner import EncoderRunner
 from tests.conftest import Dial, ModelFolder, Serve
+from tests.served import Served
 
 TEXT = "a private text"
 Ask = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
+def served(model_folder: ModelFolder, serve: Serve) -> Served:
     return serve(model_dir=model_folder("bert", "sequence_classification"))
 
 
 @pytest.fixture
-def ask(client: TestClient, dial: Dial) -> Ask:
+def ask(served: Served, dial: Dial) -> Ask:
     def send(wire: str) -> str:
         if wire == "grpc":
             request = messages.ModelInferRequest(model_name="model")
@@ -32,11 +32,11 @@ def ask(client: TestClient, dial: Dial) -> Ask:
                 TEXT.encode()
             )
             with pytest.raises(grpc.RpcError) as caught:
-                GRPCInferenceServiceStub(dial(client)).ModelInfer(request)  # type: ignore[no-untyped-call]
+                GRPCInferenceServiceStub(dial(served)).ModelInfer(request)  # type: ignore[no-untyped-call]
             assert caught.value.code() is grpc.StatusCode.INTERNAL
             return str(caught.value.details())
         field = "inputs" if wire == "/predict" else "instances"
-        response = client.post(wire, json={field: TEXT if wire == "/predict" else [TEXT]})
+        response = served.client.post(wire, json={field: TEXT if wire == "/predict" else [TEXT]})
         assert response.status_code == 500
         return response.text
 

@@ -11,6 +11,7 @@ import pytest
 
 from protocol.http import offload as module
 from protocol.http.offload import give_way, offload
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -18,26 +19,23 @@ def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_TURN_SECONDS", 0.0)
 
 
-def run_beside(long: Callable[[], None], *others: Callable[[], None]) -> None:
+async def run_beside(long: Callable[[], None], *others: Callable[[], None]) -> None:
     """Run a work, and others that come once it runs; it goes on when one of them waits."""
     started = threading.Event()
 
     def begin() -> None:
         started.set()
-        while others and not module._turns.is_awaited:
-            time.sleep(0.001)
+        if others:
+            wait_until(lambda: module._turns.is_awaited)
         long()
 
-    async def scenario() -> None:
-        works = [asyncio.create_task(offload(begin))]
-        await asyncio.to_thread(started.wait)
-        works += [asyncio.create_task(offload(other)) for other in others]
-        await asyncio.gather(*works)
-
-    asyncio.run(scenario())
+    works = [asyncio.create_task(offload(begin))]
+    await asyncio.to_thread(started.wait)
+    works += [asyncio.create_task(offload(other)) for other in others]
+    await asyncio.gather(*works)
 
 
-def test_what_comes_later_waits_for_a_piece_alone() -> None:
+async def test_what_comes_later_waits_for_a_piece_alone() -> None:
     done: list[str] = []
 
     def long() -> None:
@@ -45,11 +43,11 @@ def test_what_comes_later_waits_for_a_piece_alone() -> None:
             done.append(f"piece {piece}")
             give_way()
 
-    run_beside(long, lambda: done.append("short"))
+    await run_beside(long, lambda: done.append("short"))
     assert done == ["piece 0", "short", "piece 1", "piece 2"]
 
 
-def test_long_works_share_the_time() -> None:
+async def test_long_works_share_the_time() -> None:
     done: list[str] = []
 
     def make(name: str) -> Callable[[], None]:
@@ -61,13 +59,13 @@ def test_long_works_share_the_time() -> None:
 
         return work
 
-    run_beside(make("a"), make("b"))
+    await run_beside(make("a"), make("b"))
     assert done.count("a") == done.count("b") == 20
     assert "b" in done[:5], done
     assert "a" in done[20:], done
 
 
-def test_one_runs_at_a_time() -> None:
+async def test_one_runs_at_a_time() -> None:
     running: list[int] = []
     most: list[int] = []
 
@@ -79,23 +77,20 @@ def test_one_runs_at_a_time() -> None:
             running.pop()
             give_way()
 
-    run_beside(work, *[work] * 10)
+    await run_beside(work, *[work] * 10)
     assert most == [1] * 55
 
 
-def test_an_error_is_raised_and_gives_the_turn_back() -> None:
+async def test_an_error_is_raised_and_gives_the_turn_back() -> None:
     def fail() -> None:
         raise ValueError("wrong")
 
-    async def scenario() -> None:
-        with pytest.raises(ValueError, match="wrong"):
-            await offload(fail)
-        assert await offload(lambda: 7) == 7
-
-    asyncio.run(scenario())
+    with pytest.raises(ValueError, match="wrong"):
+        await offload(fail)
+    assert await offload(lambda: 7) == 7
 
 
-def test_elsewhere_there_is_no_turn_to_give() -> None:
+async def test_elsewhere_there_is_no_turn_to_give() -> None:
     done: list[str] = []
 
     def long() -> None:
@@ -104,5 +99,5 @@ def test_elsewhere_there_is_no_turn_to_give() -> None:
         thread.join()
         done.append("long")
 
-    run_beside(long, lambda: done.append("short"))
+    await run_beside(long, lambda: done.append("short"))
     assert done == ["long", "short"]

@@ -14,11 +14,11 @@ from protocol.http import sse
 SCOPE: Any = {"type": "http", "asgi": {"spec_version": "2.3"}}
 
 
-def test_headers_come_with_the_acceptance_and_comments_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_headers_come_with_the_acceptance_and_comments_while_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.01)
     sent: list[Message] = []
 
-    async def scenario() -> None:
+    async with asyncio.timeout(30):
         commented = asyncio.Event()
 
         async def events() -> AsyncGenerator[dict[str, Any] | None, None]:
@@ -38,8 +38,6 @@ def test_headers_come_with_the_acceptance_and_comments_while_it_waits(monkeypatc
 
         response = await sse.stream_events(events(), lambda _: None, "[DONE]")
         await response(SCOPE, receive, send)
-
-    asyncio.run(asyncio.wait_for(scenario(), 30))
     bodies = [message["body"] for message in sent[1:]]
     assert bodies[0] == b": keep-alive\n\n"
     assert [body for body in bodies if not body.startswith(b":")] == [
@@ -50,10 +48,11 @@ def test_headers_come_with_the_acceptance_and_comments_while_it_waits(monkeypatc
     assert [message["more_body"] for message in sent[1:]] == [True] * (len(sent) - 2) + [False]
 
 
-def test_a_client_that_leaves_before_the_first_event_ends_the_work() -> None:
+async def test_a_client_that_leaves_before_the_first_event_ends_the_work() -> None:
     ended = []
 
-    async def scenario() -> None:
+    async with asyncio.timeout(30):
+
         async def events() -> AsyncGenerator[dict[str, Any] | None, None]:
             try:
                 yield None
@@ -70,5 +69,3 @@ def test_a_client_that_leaves_before_the_first_event_ends_the_work() -> None:
         response = await sse.stream_events(events(), lambda _: None)
         await response(SCOPE, receive, send)
         assert ended == [True]
-
-    asyncio.run(asyncio.wait_for(scenario(), 30))

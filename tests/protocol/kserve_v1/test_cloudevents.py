@@ -25,7 +25,7 @@ MODES = pytest.mark.parametrize(("mode", "convert"), [("structured", to_structur
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"), return_probabilities=True)
+    return serve(model_dir=model_folder("bert", "sequence_classification"), return_probabilities=True).client
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_attributes_are_merged_if_the_environment_says_so(
 
 @MODES
 def test_the_source_is_a_uri(model_folder: ModelFolder, serve: Serve, mode: str, convert: Any) -> None:
-    client = serve(model_dir=model_folder("bert", "sequence_classification"), model_name="org/bért:1 €")
+    client = serve(model_dir=model_folder("bert", "sequence_classification"), model_name="org/bért:1 €").client
     answer = ask(client, CloudEvent(ATTRIBUTES, CALL), convert, "/v1/models/org/b%C3%A9rt:1 €:predict")
     assert answer["source"] == "io.kserve.inference.org/b%C3%A9rt:1%20%E2%82%AC"
 

@@ -12,7 +12,7 @@ PREDICT = "/v1/models/model:predict"
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"), max_request_bytes=5000)
+    return serve(model_dir=model_folder("bert", "sequence_classification"), max_request_bytes=5000).client
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_wrong_paths_and_methods(client: TestClient, method: str, path: str, sta
 
 
 def test_a_model_name_with_a_slash_and_a_colon(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "sequence_classification"), model_name="org/bert:1")
+    client = serve(model_dir=model_folder("bert", "sequence_classification"), model_name="org/bert:1").client
     assert client.get("/v1/models/org/bert:1").status_code == 200
     assert client.get("/v1/models/org%2Fbert:1").status_code == 200
     assert client.post("/v1/models/org/bert:1:predict", json={"instances": ["a"]}).status_code == 200
@@ -182,7 +182,7 @@ def test_a_model_name_with_a_slash_and_a_colon(model_folder: ModelFolder, serve:
 def test_texts_that_a_task_cannot_take(
     task: str, instances: list[Any], error: str, model_folder: ModelFolder, serve: Serve
 ) -> None:
-    response = serve(model_dir=model_folder("bert", task)).post(PREDICT, json={"instances": instances})
+    response = serve(model_dir=model_folder("bert", task)).client.post(PREDICT, json={"instances": instances})
     assert response.status_code == 400
     assert response.json()["error"].startswith(error)
 
@@ -190,13 +190,13 @@ def test_texts_that_a_task_cannot_take(
 def test_a_text_without_tokens(model_folder: ModelFolder, serve: Serve) -> None:
     """An empty text is [CLS] [SEP]; without special tokens nothing is left (KServe answers 500)."""
     folder = model_folder("bert", "sequence_classification")
-    assert serve(model_dir=folder).post(PREDICT, json={"instances": [""]}).status_code == 200
-    response = serve(model_dir=folder, disable_special_tokens=True).post(PREDICT, json={"instances": ["a", ""]})
+    assert serve(model_dir=folder).client.post(PREDICT, json={"instances": [""]}).status_code == 200
+    response = serve(model_dir=folder, disable_special_tokens=True).client.post(PREDICT, json={"instances": ["a", ""]})
     assert (response.status_code, response.json()) == (400, {"error": "text 1 cannot be served: it has no tokens"})
 
 
 def test_operator_defaults_can_be_changed_by_a_request(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "sequence_classification"), return_probabilities=True)
+    client = serve(model_dir=model_folder("bert", "sequence_classification"), return_probabilities=True).client
 
     def predict(**parameters: bool) -> Any:
         return client.post(PREDICT, json={"instances": ["a"], "parameters": parameters}).json()["predictions"][0]

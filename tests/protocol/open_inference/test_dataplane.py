@@ -47,8 +47,8 @@ def ask(model_folder: ModelFolder, serve: Serve, dial: Dial) -> Any:
         key = f"{task} {arguments}"
         if key not in running:
             config = {"id2label": {i: f"name:{i}" for i in range(5)}, "label2id": {f"name:{i}": i for i in range(5)}}
-            client = serve(model_dir=model_folder("bert", task, **config), **arguments)
-            running[key] = client, dial(client)
+            served = serve(model_dir=model_folder("bert", task, **config), **arguments)
+            running[key] = served.client, dial(served)
         outcomes = [wire(running[key][0], running[key][1], "model", request) for wire in WIRES]
         assert outcomes == [outcomes[0]] * len(WIRES)
         return outcomes[0]
@@ -140,11 +140,11 @@ def test_the_class_of_a_mask_is_a_token(ask: Any) -> None:
 
 def test_several_labels_at_once(model_folder: ModelFolder, serve: Serve, dial: Dial) -> None:
     folder = model_folder("bert", "sequence_classification", problem_type="multi_label_classification")
-    client = serve(model_dir=folder)
+    served = serve(model_dir=folder)
     for wire in WIRES:
         by_name = {
             name: (shape, data)
-            for name, _, shape, data in wire(client, dial(client), "model", asking("output-0", "labels")).outputs
+            for name, _, shape, data in wire(served.client, dial(served), "model", asking("output-0", "labels")).outputs
         }
         assert by_name["labels"] == (
             [2, 5],
@@ -206,9 +206,9 @@ def test_the_scores_of_one_request_are_bounded(ask: Any) -> None:
 
 
 def test_models_without_token_types_take_none(model_folder: ModelFolder, serve: Serve, dial: Dial) -> None:
-    client = serve(model_dir=model_folder("distilbert", "sequence_classification"))
+    served = serve(model_dir=model_folder("distilbert", "sequence_classification"))
     request = {"inputs": [tokens("input_ids", IDS), tokens("token_type_ids", TYPES)]}
-    assert WIRES[0](client, dial(client), "model", request).error.endswith(
+    assert WIRES[0](served.client, dial(served), "model", request).error.endswith(
         "it has token_type_ids, and the model takes none"
     )
 
@@ -239,7 +239,7 @@ def test_large_tensors_are_copied_beside_the_event_loop(
         return build_tensor(*args)
 
     monkeypatch.setattr(inference, "build_tensor", build)
-    client = serve(model_dir=model_folder("bert", "fill_mask"))
+    client = serve(model_dir=model_folder("bert", "fill_mask")).client
     outputs = [{"name": "logits", "parameters": {"binary_data": True}}]
     answer = client.post(
         "/v2/models/model/infer", json={"inputs": [texts(*["[MASK] [MASK]"] * count)], "outputs": outputs}
@@ -271,7 +271,7 @@ def test_large_tensors_are_read_beside_the_event_loop(
         return make_inputs(*args)
 
     monkeypatch.setattr(inputs_module, "_make_inputs", make)
-    client = serve(model_dir=model_folder("bert", "token_classification"))
+    client = serve(model_dir=model_folder("bert", "token_classification")).client
     answer = client.post("/v2/models/model/infer", json={"inputs": given, "parameters": {"truncation": True}})
     assert answer.status_code == 200, answer.text
     assert [name.startswith("offload") for name in threads] == [is_offloaded]

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from typing import Any
 
@@ -12,6 +11,7 @@ from starlette.testclient import TestClient
 
 from runners.core.errors import ModelLoadError
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
+from tests.waiting import wait_until
 
 INDEX = "/v2/repository/index"
 LOAD, UNLOAD = (f"/v2/repository/models/model/{verb}" for verb in ("load", "unload"))
@@ -27,8 +27,8 @@ def index(client: TestClient, **body: Any) -> list[Any]:
 @pytest.fixture(params=["encoder", "generator"])
 def client(request: Any, model_folder: ModelFolder, generator_folder: GeneratorFolder, serve: Serve) -> TestClient:
     if request.param == "encoder":
-        return serve(model_dir=model_folder("bert", "sequence_classification"), enable_repository=True)
-    return serve(model_dir=generator_folder("llama"), backend="huggingface", enable_repository=True)
+        return serve(model_dir=model_folder("bert", "sequence_classification"), enable_repository=True).client
+    return serve(model_dir=generator_folder("llama"), backend="huggingface", enable_repository=True).client
 
 
 def test_unload_and_load(client: TestClient) -> None:
@@ -58,62 +58,55 @@ def test_unload_and_load(client: TestClient) -> None:
 
 
 def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "fill_mask"), enable_repository=True)
-    runner: Any = client.app_state["served"][0].first
-    model = weakref.ref(runner._loaded.model)
-    [thread] = runner._worker._threads
-    client.post(UNLOAD)
+    served = serve(model_dir=model_folder("bert", "fill_mask"), enable_repository=True)
+    model = weakref.ref(served.runner._loaded.model)
+    [thread] = served.runner._worker._threads
+    served.client.post(UNLOAD)
     gc.collect()
     assert model() is None
     assert not thread.is_alive()
 
 
 def test_what_is_under_way_is_answered_first(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "token_classification"), enable_repository=True)
+    served = serve(model_dir=model_folder("bert", "token_classification"), enable_repository=True)
+    client = served.client
     answers = []
     body = {"instances": ["word " * 300] * 200}
     asking = threading.Thread(target=lambda: answers.append(client.post("/v1/models/model:predict", json=body)))
     asking.start()
-    runner: Any = client.app_state["served"][0].first
-    while not runner._loaded.queue.admission.requests:
-        time.sleep(0.001)
+    wait_until(lambda: served.runner._loaded.queue.admission.requests)
     assert client.post(UNLOAD).status_code == 200
     asking.join(20)
     assert [len(answer.json()["predictions"]) for answer in answers] == [200]
 
 
 def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
-    models = client.app_state["served"][0]
+    served = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
+    client, runner = served.client, served.runner
 
     async def fail() -> None:
         raise ModelLoadError("the disk is gone")
 
     client.post(UNLOAD)
-    load, models.first.load = models.first.load, fail
+    load, runner.load = runner.load, fail
     response = client.post(LOAD)
     assert (response.status_code, response.json()) == (500, {"error": "the disk is gone"})
     assert index(client)[0]["state"] == "UNAVAILABLE"
     assert index(client)[0]["reason"] == "the disk is gone"
-    models.first.load = load
+    runner.load = load
     assert client.post(LOAD).status_code == 200
 
 
-def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
-    models = client.app_state["served"][0]
-
-    async def scenario() -> list[str]:
-        seen = []
-        for change in (models.unload("model"), models.load("model")):
-            task = asyncio.create_task(change)
-            await asyncio.sleep(0)
-            seen.append(models.state("model")[0])
-            await task
-            seen.append(models.state("model")[0])
-        return seen
-
-    assert asyncio.run(scenario()) == ["UNLOADING", "UNAVAILABLE", "LOADING", "READY"]
+async def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
+    models = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True).models
+    seen = []
+    for change in (models.unload("model"), models.load("model")):
+        task = asyncio.create_task(change)
+        await asyncio.sleep(0)
+        seen.append(models.state("model")[0])
+        await task
+        seen.append(models.state("model")[0])
+    assert seen == ["UNLOADING", "UNAVAILABLE", "LOADING", "READY"]
 
 
 @pytest.mark.parametrize(
@@ -137,14 +130,15 @@ def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
 def test_wrong_requests(
     model_folder: ModelFolder, serve: Serve, method: str, path: str, body: Any, status: int, error: str
 ) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
+    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True).client
     response = client.request(method, path, json=body) if body is not None else client.request(method, path)
     assert (response.status_code, response.json()) == (status, {"error": error})
 
 
 def test_several_workers_do_not_pretend(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
-    client.app_state["served"][0].can_reload = False
+    served = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True)
+    client = served.client
+    served.models.can_reload = False
     for path in (LOAD, UNLOAD):
         response = client.post(path)
         assert (response.status_code, response.json()["error"]) == (

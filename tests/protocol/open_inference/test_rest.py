@@ -19,7 +19,7 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_repository", "model
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"))
+    return serve(model_dir=model_folder("bert", "sequence_classification")).client
 
 
 def tensor(data: Any = None, shape: list[int] | None = None, **fields: Any) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_metadata_describes_what_infer_returns(
 ) -> None:
     """First what an answer has by default, then what it has only where a request names it."""
     named = [*named, ("truncated_tokens", "INT64", [-1])]
-    client = serve(model_dir=model_folder("bert", task), **arguments)
+    client = serve(model_dir=model_folder("bert", task), **arguments).client
     metadata = client.get("/v2/models/model").json()
     assert metadata == {
         "name": "model",
@@ -184,7 +184,7 @@ def test_class_scores_are_printed_as_kserve_prints_them(client: TestClient) -> N
 
 
 def test_token_tensors_are_padded(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "token_classification"))
+    client = serve(model_dir=model_folder("bert", "token_classification")).client
     labels = client.post("/v1/models/model:predict", json={"instances": TEXTS}).json()["predictions"]
     assert [len(row[0]) for row in labels] == [8, 3]
     found = output(client, TEXTS)
@@ -197,7 +197,7 @@ def test_token_tensors_are_padded(model_folder: ModelFolder, serve: Serve) -> No
 
 
 def test_fill_mask_tensors(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("roberta", "fill_mask"))
+    client = serve(model_dir=model_folder("roberta", "fill_mask")).client
     texts = ["<mask> is", "<mask> or <mask>"]
     words = client.post("/v1/models/model:predict", json={"instances": texts}).json()["predictions"]
     assert output(client, texts) == {"name": "output-0", "shape": [2], "datatype": "BYTES", "data": words}
@@ -213,7 +213,7 @@ def test_fill_mask_tensors(model_folder: ModelFolder, serve: Serve) -> None:
 
 
 def test_selected_outputs(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "token_classification"), return_offsets_mapping=True)
+    client = serve(model_dir=model_folder("bert", "token_classification"), return_offsets_mapping=True).client
 
     def names(**fields: Any) -> list[str]:
         return [found["name"] for found in infer(client, tensor(), **fields)["outputs"]]
@@ -316,7 +316,7 @@ def test_binary_input(client: TestClient, content_type: str) -> None:
     ],
 )  # fmt: skip
 def test_binary_output(fields: dict[str, Any], binary: list[bool], model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "token_classification"), return_offsets_mapping=True)
+    client = serve(model_dir=model_folder("bert", "token_classification"), return_offsets_mapping=True).client
     expected = infer(client, tensor())["outputs"]
     response = client.post(INFER, json={"inputs": [tensor()]} | fields)
     assert response.headers["content-type"] == "application/octet-stream"

@@ -140,7 +140,7 @@ BODY = json.dumps(HEAD).encode() + to_binary("BYTES", ["Hello", ""])
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"))
+    return serve(model_dir=model_folder("bert", "sequence_classification")).client
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

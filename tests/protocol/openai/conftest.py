@@ -24,7 +24,7 @@ def chat_folder(generator_folder: GeneratorFolder, tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def http(chat_folder: Path, serve: Serve) -> TestClient:
-    return serve(model_dir=chat_folder, backend="huggingface", model_name="llama")
+    return serve(model_dir=chat_folder, backend="huggingface", model_name="llama").client
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,14 @@ import json
 from typing import Any
 
 import openai
-import pydantic
 import pytest
 from starlette.testclient import TestClient
 
-from tests.protocol.openai.test_completions import events
+from tests.protocol.openai.replies import Reply, read_events
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
 GREEDY: Any = {"model": "llama", "temperature": 0, "max_tokens": 4}
 ASSISTANT: Any = [*HELLO, {"role": "assistant", "content": "well"}]
-
-
-class Reply(pydantic.BaseModel):
-    """Small, so that a model of random weights ends it."""
-
-    sure: bool
 
 
 def prompt_of(http: TestClient, **body: Any) -> str:
@@ -87,14 +80,14 @@ def test_echo_is_the_last_message_of_the_same_role(http: TestClient, body: dict[
         for echo in (True, False)
     )
     assert echoed["content"] == prefix + plain["content"]
-    parts = events(http.post("/v1/chat/completions", json={**GREEDY, **body, "stream": True}).text)
+    parts = read_events(http.post("/v1/chat/completions", json={**GREEDY, **body, "stream": True}).text)
     assert "".join(part["choices"][0]["delta"].get("content", "") for part in parts) == echoed["content"]
 
 
 def test_a_stream_tells_its_usage_all_along(http: TestClient) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = {"messages": HELLO, **GREEDY, "stream": True, "stream_options": options, "return_token_ids": True}
-    parts = events(http.post("/v1/chat/completions", json=body).text)
+    parts = read_events(http.post("/v1/chat/completions", json=body).text)
     counted = [part["usage"]["completion_tokens"] for part in parts]
     assert counted == [0, 1, 2, 3, 4, 4]
     assert parts[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}

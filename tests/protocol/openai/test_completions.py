@@ -18,15 +18,10 @@ from runners.core.admission import Admitted
 from runners.core.generation import Sampling, TokenLogprob, TokenLogprobs
 from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import Serve
+from tests.protocol.openai.replies import read_events
 
 PROMPT = "Return the"
 GREEDY: Any = {"model": "llama", "temperature": 0}
-
-
-def events(text: str) -> list[dict[str, Any]]:
-    *lines, done, end = text.split("\n\n")
-    assert (done, end) == ("data: [DONE]", "")
-    return [json.loads(line.removeprefix("data: ")) for line in lines]
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, [5, 6, 7]])
@@ -90,7 +85,7 @@ def test_the_choices_of_a_prompt_share_its_log_probabilities(
     monkeypatch.setattr(TransformersEngine, "generate", record)
     body = {"prompt": [[5, 6] * 200, [7, 8]], "n": 3, "echo": True, "logprobs": 2, "max_tokens": 1, "stream": stream}
     response = http.post("/v1/completions", json=body)
-    choices = [each["choices"][0] for each in events(response.text)] if stream else response.json()["choices"]
+    choices = [each["choices"][0] for each in read_events(response.text)] if stream else response.json()["choices"]
     assert asked == [2, None, None] * 2
     for start, tokens in ((0, 400), (3, 2)):
         told = [choice["logprobs"] for choice in choices if start <= choice["index"] < start + 3]
@@ -104,7 +99,7 @@ def test_a_stream_is_the_answer_in_parts(http: TestClient) -> None:
     body = {"prompt": PROMPT, "max_tokens": 6, "n": 2, "seed": 3, "logprobs": 1, "echo": True, "model": "llama"}
     whole = http.post("/v1/completions", json=body).json()
     options = {"include_usage": True, "continuous_usage_stats": True}
-    parts = events(http.post("/v1/completions", json={**body, "stream": True, "stream_options": options}).text)
+    parts = read_events(http.post("/v1/completions", json={**body, "stream": True, "stream_options": options}).text)
     assert parts.pop()["usage"] == whole["usage"]
     for choice in whole["choices"]:
         own = [part["choices"][0] for part in parts if part["choices"][0]["index"] == choice["index"]]
@@ -182,7 +177,7 @@ def test_cached_tokens_are_told_where_the_operator_says_so(chat_folder: Path, se
     from runners.core.engine_arguments import EngineArgument
 
     engine = {"enable_prompt_tokens_details": EngineArgument("true", "the command line")}
-    telling = serve(model_dir=chat_folder, backend="huggingface", engine=engine)
+    telling = serve(model_dir=chat_folder, backend="huggingface", engine=engine).client
     body = {"prompt": PROMPT, "max_tokens": 1}
     assert telling.post("/v1/completions", json=body).json()["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert "prompt_tokens_details" not in http.post("/v1/completions", json=body).json()["usage"]

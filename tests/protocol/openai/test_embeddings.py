@@ -29,7 +29,7 @@ PROMPTS = {"query": "search for: ", "passage": ""}
 
 @pytest.fixture(scope="module")
 def http(serve: Serve) -> TestClient:
-    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000, max_queue_tokens=1000)
+    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000, max_queue_tokens=1000).client
 
 
 @pytest.fixture(scope="module", params=["/openai/v1", "/v1"])
@@ -111,7 +111,7 @@ def test_many_texts(client: openai.OpenAI, http: TestClient) -> None:
 
 
 def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, prompted: Path) -> None:
-    client = serve(model_dir=prompted, dimensions=5, prompt_name="query")
+    client = serve(model_dir=prompted, dimensions=5, prompt_name="query").client
     reference = SentenceTransformer(str(prompted), device="cpu")
     own = client.post("/v1/embeddings", json={"input": "x"}).json()
     expected = reference.encode("x", prompt_name="query", truncate_dim=5)
@@ -176,7 +176,7 @@ def test_errors_reach_the_client(client: openai.OpenAI) -> None:
     ],
 )
 def test_another_task_has_no_embeddings(model_folder: ModelFolder, serve: Serve, path: str, message: str) -> None:
-    response = serve(model_dir=model_folder("bert", "fill_mask")).post(f"/v1/{path}", json={"input": "x"})
+    response = serve(model_dir=model_folder("bert", "fill_mask")).client.post(f"/v1/{path}", json={"input": "x"})
     assert (response.status_code, response.json()["error"]["type"]) == (400, "BadRequestError")
     assert message in response.json()["error"]["message"]
 
@@ -191,18 +191,17 @@ def test_a_model_that_embeds_says_where(http: TestClient) -> None:
 
 
 def test_a_key(serve: Serve, prompted: Path) -> None:
-    client = serve(model_dir=prompted, api_key="secret")
+    client = serve(model_dir=prompted, api_key="secret").client
     assert client.post("/v1/embeddings", json={"input": "x"}).status_code == 401
     answer = client.post("/v1/embeddings", json={"input": "x"}, headers={"authorization": "Bearer secret"})
     assert answer.status_code == 200
 
 
 def test_overload(serve: Serve, prompted: Path) -> None:
-    client = serve(model_dir=prompted, max_concurrent_requests=1)
-    runner = client.app_state["served"][0].first
+    served = serve(model_dir=prompted, max_concurrent_requests=1)
     # A request that is under way for as long as the test wants.
-    runner._model().queue.admission.requests = 1
-    response = client.post("/v1/embeddings", json={"input": "x"})
+    served.runner._model().queue.admission.requests = 1
+    response = served.client.post("/v1/embeddings", json={"input": "x"})
     assert (response.status_code, response.json()["error"]["type"]) == (429, "TooManyRequestsError")
     assert int(response.headers["retry-after"]) >= 1
 
@@ -220,7 +219,7 @@ def test_overload(serve: Serve, prompted: Path) -> None:
     ],
 )
 def test_errors_of_the_other_protocols(serve: Serve, prompted: Path, parameters: dict[str, Any], message: str) -> None:
-    client = serve(model_dir=prompted)
+    client = serve(model_dir=prompted).client
     tensor = {"name": "input-0", "shape": [1], "datatype": "BYTES", "data": ["x"]}
     for response in (
         client.post("/v1/models/model:predict", json={"instances": ["x"], "parameters": parameters}),
@@ -230,6 +229,6 @@ def test_errors_of_the_other_protocols(serve: Serve, prompted: Path, parameters:
 
 
 def test_a_prompt_before_tokens(serve: Serve, prompted: Path) -> None:
-    response = serve(model_dir=prompted).post("/v1/embeddings", json={"input": [5], "prompt_name": "query"})
+    response = serve(model_dir=prompted).client.post("/v1/embeddings", json={"input": [5], "prompt_name": "query"})
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "a prompt goes before texts, and the request has tokens"

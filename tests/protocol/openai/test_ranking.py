@@ -30,7 +30,7 @@ def folder(model_folder: ModelFolder) -> Path:
 
 @pytest.fixture(scope="module")
 def http(folder: Path, serve: Serve) -> TestClient:
-    return serve(model_dir=folder, max_request_bytes=100_000)
+    return serve(model_dir=folder, max_request_bytes=100_000).client
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def expected(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def embedder(serve: Serve) -> TestClient:
-    return serve(model_dir=MINILM, model_name="minilm")
+    return serve(model_dir=MINILM, model_name="minilm").client
 
 
 def post(client: TestClient, path: str, **body: Any) -> Any:
@@ -142,7 +142,7 @@ def test_the_open_inference_protocol(http: TestClient, expected: list[float]) ->
 
 
 def test_it_answers_the_other_protocols_as_a_classification_does(folder: Path, http: TestClient, serve: Serve) -> None:
-    classifier = serve(model_dir=folder, task="sequence_classification")
+    classifier = serve(model_dir=folder, task="sequence_classification").client
     for parameters in ({}, {"return_probabilities": True}, {"return_raw_logits": True}, {"labels": True}, {"top_k": 3}):
         body = {"instances": [[QUERY, text] for text in DOCUMENTS] + [QUERY], "parameters": parameters}
         found, wanted = (post(each, "/v1/models/model:predict", **body) for each in (http, classifier))
@@ -159,7 +159,7 @@ def test_it_answers_the_other_protocols_as_a_classification_does(folder: Path, h
 def test_the_operators_options_change_no_score(
     options: dict[str, Any], folder: Path, serve: Serve, expected: list[float]
 ) -> None:
-    answer = post(serve(model_dir=folder, **options), "/v1/score", text_1=QUERY, text_2=DOCUMENTS)
+    answer = post(serve(model_dir=folder, **options).client, "/v1/score", text_1=QUERY, text_2=DOCUMENTS)
     np.testing.assert_allclose([each["score"] for each in answer["data"]], expected, atol=1e-5)
 
 
@@ -242,7 +242,7 @@ def test_other_methods(path: str, http: TestClient) -> None:
 
 
 def test_another_task(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "fill_mask"))
+    client = serve(model_dir=model_folder("bert", "fill_mask")).client
     for path in ("/v1/rerank", "/openai/v1/score", "/v2/rerank"):
         response = client.post(path, json={"query": "x", "documents": ["y"]})
         assert response.status_code == 400
@@ -253,7 +253,7 @@ def test_another_task(model_folder: ModelFolder, serve: Serve) -> None:
 
 
 def test_a_key(serve: Serve, folder: Path) -> None:
-    client = serve(model_dir=folder, api_key="secret")
+    client = serve(model_dir=folder, api_key="secret").client
     body = {"query": "x", "documents": ["y"]}
     for path in RERANK_PATHS:
         assert client.post(path, json=body).status_code == 401

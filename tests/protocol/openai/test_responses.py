@@ -9,7 +9,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from tests.protocol.openai.test_chats import Reply
+from tests.protocol.openai.replies import Reply
 
 GIVEN: Any = {"model": "llama", "temperature": 0, "max_output_tokens": 4}
 MESSAGES: Any = [{"role": "user", "content": "hello"}]

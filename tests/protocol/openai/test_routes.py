@@ -23,7 +23,7 @@ ANSWER = "The capital of France is Paris."
 
 @pytest.fixture(scope="module")
 def http(smollm: Path, serve: Serve) -> TestClient:
-    return serve(model_dir=smollm, backend="huggingface", model_name="smollm", max_length=256)
+    return serve(model_dir=smollm, backend="huggingface", model_name="smollm", max_length=256).client
 
 
 @pytest.fixture(scope="module", params=["/openai/v1", "/v1"])
@@ -237,7 +237,7 @@ def test_v1(http: TestClient) -> None:
 
 
 def test_an_encoder_decoder(generator_folder: GeneratorFolder, serve: Serve) -> None:
-    client = serve(model_dir=generator_folder("t5"))
+    client = serve(model_dir=generator_folder("t5")).client
     body = {"prompt": "Return the names", "temperature": 0, "max_tokens": 5, "ignore_eos": True}
     answer = client.post("/v1/completions", json=body).json()
     assert answer["usage"]["completion_tokens"] == 5
@@ -253,7 +253,7 @@ def test_an_encoder_decoder(generator_folder: GeneratorFolder, serve: Serve) -> 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/v1/completions"])
 def test_a_chat_with_an_encoder(model_folder: ModelFolder, serve: Serve, path: str) -> None:
-    client = serve(model_dir=model_folder("bert", "fill_mask"))
+    client = serve(model_dir=model_folder("bert", "fill_mask")).client
     response = client.post(path, json={"model": "model", "messages": QUESTION})
     assert response.status_code == 400
     assert response.json()["error"]["message"] == (
@@ -264,7 +264,7 @@ def test_a_chat_with_an_encoder(model_folder: ModelFolder, serve: Serve, path: s
 
 
 def test_keys(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "fill_mask"), api_key="first,second")
+    client = serve(model_dir=model_folder("bert", "fill_mask"), api_key="first,second").client
     for path in ("/v1/models", "/v2/models/model", "/openai/v1/models"):
         assert client.get(path).status_code == 401
         assert client.get(path, headers={"authorization": "Bearer third"}).status_code == 401

@@ -66,6 +66,6 @@ def test_what_is_refused(http: TestClient, path: str, body: dict[str, Any], stat
 
 
 def test_an_encoder_has_none(model_folder: ModelFolder, serve: Serve) -> None:
-    response = serve(model_dir=model_folder("bert", "fill_mask")).post("/tokenize", json={"prompt": "a"})
+    response = serve(model_dir=model_folder("bert", "fill_mask")).client.post("/tokenize", json={"prompt": "a"})
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith("model does not serve /tokenize: it serves fill_mask at")

@@ -31,10 +31,10 @@ Operation = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def clients(model_folder: ModelFolder, generator_folder: GeneratorFolder, serve: Serve) -> dict[Task, TestClient]:
-    encoders = {task: serve(model_dir=model_folder("bert", task)) for task in ENCODER_TASKS}
+    encoders = {task: serve(model_dir=model_folder("bert", task)).client for task in ENCODER_TASKS}
     return encoders | {
-        Task.TEXT_GENERATION: serve(model_dir=generator_folder("llama"), backend="huggingface"),
-        Task.TEXT2TEXT_GENERATION: serve(model_dir=generator_folder("t5")),
+        Task.TEXT_GENERATION: serve(model_dir=generator_folder("llama"), backend="huggingface").client,
+        Task.TEXT2TEXT_GENERATION: serve(model_dir=generator_folder("t5")).client,
     }
 
 
@@ -117,7 +117,7 @@ def test_every_example_is_as_its_schema_says(task: Task, clients: dict[Task, Tes
 
 
 def test_examples_have_the_mask_of_the_model(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("roberta", "fill_mask"))
+    client = serve(model_dir=model_folder("roberta", "fill_mask")).client
     body = read_document(client)["paths"]["/v1/models/{name}:predict"]["post"]["requestBody"]
     [example] = body["content"]["application/json"]["examples"].values()
     assert "<mask>" in example["value"]["instances"][0]
@@ -164,7 +164,7 @@ def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_f
 
 def test_keys(model_folder: ModelFolder, serve: Serve) -> None:
     """The document and its page are open, and say which routes are not."""
-    client = serve(model_dir=model_folder("bert", "sequence_classification"), api_key="secret")
+    client = serve(model_dir=model_folder("bert", "sequence_classification"), api_key="secret").client
     for path in OPEN_PATHS - BENTOML_PATHS:
         assert client.get(path).status_code == 200
     document = read_document(client)
@@ -188,7 +188,7 @@ def test_an_admin_s_key(model_folder: ModelFolder, serve: Serve) -> None:
         ({"admin_api_key": "b"}, {"admin"}, {"401", "403"}),
         ({"api_key": "a", "admin_api_key": "b"}, {"bearer", "admin"}, {"401", "403"}),
     ):
-        document = read_document(serve(model_dir=folder, **arguments))
+        document = read_document(serve(model_dir=folder, **arguments).client)
         assert (document["components"].get("securitySchemes") or {}).keys() == (schemes or set())
         operation = document["paths"][path]["post"]
         assert {"401", "403"} & operation["responses"].keys() == statuses

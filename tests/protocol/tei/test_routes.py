@@ -23,17 +23,17 @@ PAIRS = [["A man eats.", "Somebody eats."], ["It rains."]]
 
 @pytest.fixture(scope="module")
 def embedder(serve: Serve) -> TestClient:
-    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000)
+    return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000).client
 
 
 @pytest.fixture(scope="module")
 def classifier(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"))
+    return serve(model_dir=model_folder("bert", "sequence_classification")).client
 
 
 @pytest.fixture(scope="module")
 def ranker(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "text_ranking"))
+    return serve(model_dir=model_folder("bert", "text_ranking")).client
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_options_of_embed(embedder: TestClient, plain: Path, serve: Serve) -> No
     np.testing.assert_allclose(
         post(embedder, "/embed", inputs=[[101, 7592, 2088, 102]]), model.encode(TEXTS[:1]), atol=1e-5
     )
-    client, reference = serve(model_dir=plain), SentenceTransformer(str(plain), device="cpu")
+    client, reference = serve(model_dir=plain).client, SentenceTransformer(str(plain), device="cpu")
     for normalize in (True, False):
         for prompt in (None, "query"):
             expected = reference.encode(TEXTS, prompt_name=prompt, normalize_embeddings=normalize)
@@ -82,7 +82,9 @@ def test_truncate(model_folder: ModelFolder, serve: Serve) -> None:
         "/rerank": ("text_ranking", {"query": "x", "texts": TEXTS}),
     }
     for path, (task, body) in bodies.items():
-        client, strict = (serve(model_dir=model_folder("bert", task), truncation=usual) for usual in (True, False))
+        client, strict = (
+            serve(model_dir=model_folder("bert", task), truncation=usual).client for usual in (True, False)
+        )
         expected = post(client, path, **body)
         assert post(client, path, **body, truncate=True) == post(strict, path, **body, truncate=True) == expected
         for response in (client.post(path, json={**body, "truncate": False}), strict.post(path, json=body)):
@@ -100,7 +102,7 @@ def test_predict(raw_scores: bool, problem_type: str | None, model_folder: Model
     given = [{"text": text, "text_pair": pair} for text, pair in PAIRS[:1]] + [{"text": PAIRS[1][0]}]
     expected = [reference(each) for each in given]
     # What the operator asks of the other protocols leaves nothing out here.
-    client = serve(model_dir=folder, top_k=1, threshold=0.9)
+    client = serve(model_dir=folder, top_k=1, threshold=0.9).client
     found = post(client, "/predict", inputs=PAIRS, raw_scores=raw_scores)
     for one, wanted in zip(found, expected, strict=True):
         assert [each["label"] for each in one] == [each["label"] for each in wanted]
@@ -122,7 +124,12 @@ def test_rerank(raw_scores: bool, return_text: bool, activation: str, model_fold
         [("hello", text) for text in TEXTS]
     )
     found = post(
-        serve(model_dir=folder), "/rerank", query="hello", texts=TEXTS, raw_scores=raw_scores, return_text=return_text
+        serve(model_dir=folder).client,
+        "/rerank",
+        query="hello",
+        texts=TEXTS,
+        raw_scores=raw_scores,
+        return_text=return_text,
     )
     assert [each["index"] for each in found] == np.argsort(-expected, kind="stable").tolist()
     for each in found:
@@ -195,9 +202,9 @@ def test_other_methods(ranker: TestClient) -> None:
 
 
 def test_overload(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "text_ranking"), max_concurrent_requests=1)
+    served = serve(model_dir=model_folder("bert", "text_ranking"), max_concurrent_requests=1)
     # A request that is under way for as long as the test wants.
-    client.app_state["served"][0].first._model().queue.admission.requests = 1
-    response = client.post("/rerank", json={"query": "x", "texts": ["y"]})
+    served.runner._model().queue.admission.requests = 1
+    response = served.client.post("/rerank", json={"query": "x", "texts": ["y"]})
     assert (response.status_code, response.json()["error_type"]) == (429, "Overloaded")
     assert int(response.headers["retry-after"]) >= 1

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from runners.generator.decoder import Decoder
 from runners.generator.row_allocation import MAX_ROWS
 from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.waiting import eventually
 
 WORKER = """
 import sys, time
@@ -47,12 +47,9 @@ def load(model: str) -> tuple[float | None, float | None]:
     return waiting, running
 
 
-async def eventually(expected: tuple[float, float], model: str) -> None:
+async def wait_for_load(expected: tuple[float, float], model: str) -> None:
     # Batches of one text, which a busy machine takes half a second for.
-    deadline = time.monotonic() + 60
-    while load(model) != expected:
-        assert time.monotonic() < deadline, f"{load(model)} instead of {expected}"
-        await asyncio.sleep(0.005)
+    await eventually(lambda: load(model) == expected, seconds=60)
 
 
 def test_parts_of_a_gauge_do_not_disturb_each_other() -> None:
@@ -66,7 +63,7 @@ def test_parts_of_a_gauge_do_not_disturb_each_other() -> None:
     assert load("parts")[0] == 2
 
 
-def test_an_encoder_counts_its_texts_and_forgets_them(
+async def test_an_encoder_counts_its_texts_and_forgets_them(
     model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After answers, a failed batch, a caller that has gone, and an unload while texts wait."""
@@ -77,47 +74,44 @@ def test_an_encoder_counts_its_texts_and_forgets_them(
     gate = asyncio.Event()
     predict = encoder_worker._predict
 
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
 
-        def behind_the_gate(*given: Any) -> Any:
-            asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
-            return predict(*given)
+    def behind_the_gate(*given: Any) -> Any:
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
+        return predict(*given)
 
-        def fail(*_: Any) -> Any:
-            raise RuntimeError("the model fails")
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("the model fails")
 
-        await runner.load()
-        assert load(name) == (0, 0)
-        monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
-        request = asyncio.create_task(runner.infer(texts, runner.default_options))
-        await eventually((19, 1), name)
-        leaving = asyncio.create_task(runner.infer(texts, runner.default_options))
-        await eventually((39, 1), name)
-        leaving.cancel()
-        await eventually((19, 1), name)
-        gate.set()
-        assert len(await request) == 20
-        await eventually((0, 0), name)
+    await runner.load()
+    assert load(name) == (0, 0)
+    monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
+    request = asyncio.create_task(runner.infer(texts, runner.default_options))
+    await wait_for_load((19, 1), name)
+    leaving = asyncio.create_task(runner.infer(texts, runner.default_options))
+    await wait_for_load((39, 1), name)
+    leaving.cancel()
+    await wait_for_load((19, 1), name)
+    gate.set()
+    assert len(await request) == 20
+    await wait_for_load((0, 0), name)
 
-        monkeypatch.setattr(encoder_worker, "_predict", fail)
-        with pytest.raises(RuntimeError):
-            await runner.infer(texts, runner.default_options)
-        await eventually((0, 0), name)
+    monkeypatch.setattr(encoder_worker, "_predict", fail)
+    with pytest.raises(RuntimeError):
+        await runner.infer(texts, runner.default_options)
+    await wait_for_load((0, 0), name)
 
-        monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
-        gate.clear()
-        request = asyncio.create_task(runner.infer(texts, runner.default_options))
-        await eventually((19, 1), name)
-        loop.call_later(0.1, gate.set)
-        await asyncio.to_thread(runner.close)
-        assert (await asyncio.gather(request, return_exceptions=True))[0].__class__.__name__ == "ModelNotReadyError"
-        await eventually((0, 0), name)
-
-    asyncio.run(test())
+    monkeypatch.setattr(encoder_worker, "_predict", behind_the_gate)
+    gate.clear()
+    request = asyncio.create_task(runner.infer(texts, runner.default_options))
+    await wait_for_load((19, 1), name)
+    loop.call_later(0.1, gate.set)
+    await asyncio.to_thread(runner.close)
+    assert (await asyncio.gather(request, return_exceptions=True))[0].__class__.__name__ == "ModelNotReadyError"
+    await wait_for_load((0, 0), name)
 
 
-def test_transformers_generation_counts_its_sequences(
+async def test_transformers_generation_counts_its_sequences(
     generator_folder: GeneratorFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also those that are cancelled while they wait behind others, and the end of the engine."""
@@ -144,7 +138,7 @@ def test_transformers_generation_counts_its_sequences(
             steps.release()
         raise AssertionError(f"{load(name)} instead of {expected}")
 
-    async def test() -> None:
+    try:
         assert load(name) == (0, 0)
         monkeypatch.setattr(Decoder, "step", step_when_told)
         prompt = await engine.tokenize("Return the value")
@@ -157,15 +151,12 @@ def test_transformers_generation_counts_its_sequences(
         await after_some_steps((3, MAX_ROWS))
         steps.release(1000)
         await asyncio.gather(*tasks, return_exceptions=True)
-        await eventually((0, 0), name)
+        await wait_for_load((0, 0), name)
         tasks = [asyncio.create_task(generate(prompt)) for _ in range(3)]
         await asyncio.sleep(0.05)
         await asyncio.to_thread(engine.close)
         await asyncio.gather(*tasks, return_exceptions=True)
-        await eventually((0, 0), name)
-
-    try:
-        asyncio.run(test())
+        await wait_for_load((0, 0), name)
     finally:
         steps.release(1000)
         engine.close()

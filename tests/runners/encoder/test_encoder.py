@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
 from benchmarks.texts import docstrings
 from tests.conftest import ModelFolder, Serve
 from tests.families import AUTO_CLASSES, FAMILIES
+from tests.v1 import predict
 
 TOLERANCE = 2e-5
 TEXTS = ["Hello, my dog is cute", "Paris is the capital of France.", "É", *docstrings()[:40:4]]
@@ -32,13 +32,6 @@ def reference_logits(folder: Path, task: str, texts: list[Any], **tokenize: Any)
     return results
 
 
-def predict(client: TestClient, instances: list[Any], **parameters: Any) -> list[Any]:
-    response = client.post("/v1/models/model:predict", json={"instances": instances, "parameters": parameters})
-    assert response.status_code == 200, response.text
-    predictions: list[Any] = response.json()["predictions"]
-    return predictions
-
-
 def scores(prediction: Any) -> Any:
     """KServe's maps of class scores as an array."""
     if isinstance(prediction, list):
@@ -54,7 +47,7 @@ def softmax(logits: Any) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sequence_classification(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder(family, "sequence_classification")
-    client = serve(model_dir=folder)
+    client = serve(model_dir=folder).client
     expected = reference_logits(folder, "sequence_classification", TEXTS)
     assert len({int(row.argmax()) for row in expected}) > 1, "the model says the same of all texts: a poor test"
     assert predict(client, TEXTS) == [int(row.argmax()) for row in expected]
@@ -69,7 +62,7 @@ def test_pairs(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder(family, "sequence_classification")
     pairs = [("A man eats.", "Somebody eats food."), ("It rains.", TEXTS[-1]), ("word " * 600, "and " * 600)]
     expected = reference_logits(folder, "sequence_classification", pairs)
-    client = serve(model_dir=folder)
+    client = serve(model_dir=folder).client
     for given in ([list(pair) for pair in pairs], [{"text": text, "text_pair": pair} for text, pair in pairs]):
         for text_logits, row in zip(predict(client, given, return_raw_logits=True), expected, strict=True):
             np.testing.assert_allclose(scores(text_logits), row, atol=TOLERANCE)
@@ -78,7 +71,7 @@ def test_pairs(family: str, model_folder: ModelFolder, serve: Serve) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_token_classification(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder(family, "token_classification")
-    client = serve(model_dir=folder)
+    client = serve(model_dir=folder).client
     expected = reference_logits(folder, "token_classification", TEXTS)
     assert predict(client, TEXTS) == [[row.argmax(-1).tolist()] for row in expected]
     for text_logits, row in zip(predict(client, TEXTS, return_raw_logits=True), expected, strict=True):
@@ -90,7 +83,7 @@ def test_offsets(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder(family, "token_classification")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     expected = [tokenizer(text, return_offsets_mapping=True)["offset_mapping"] for text in TEXTS]
-    response = serve(model_dir=folder, return_offsets_mapping=True).post(
+    response = serve(model_dir=folder, return_offsets_mapping=True).client.post(
         "/v1/models/model:predict", json={"instances": TEXTS}
     )
     [tensor] = response.json()["outputs"]
@@ -121,7 +114,7 @@ def test_fill_mask(family: str, model_folder: ModelFolder, serve: Serve) -> None
         ids = tokenizer(text, truncation=True, max_length=512)["input_ids"]
         expected.append(logits[np.array(ids) == tokenizer.mask_token_id])
     assert [len(rows) for rows in expected] == [1, 3, 1, 2]
-    client = serve(model_dir=folder)
+    client = serve(model_dir=folder).client
     assert predict(client, texts) == [tokenizer.decode(rows.argmax(-1)) for rows in expected]
     for text_logits, rows in zip(predict(client, texts, return_raw_logits=True), expected, strict=True):
         entries = np.array([[entry[str(index)] for index, entry in enumerate(row)] for row in text_logits])
@@ -137,7 +130,7 @@ def test_other_kinds_of_sequence_classification(problem: str, model_folder: Mode
     config = {"num_labels": 1} if problem == "one_class" else {"problem_type": problem}
     folder = model_folder("bert", "sequence_classification", **config)
     logits = reference_logits(folder, "sequence_classification", TEXTS)
-    client = serve(model_dir=folder)
+    client = serve(model_dir=folder).client
     labels, probabilities = predict(client, TEXTS), predict(client, TEXTS, return_probabilities=True)
     sigmoid = [1 / (1 + np.exp(-row)) for row in logits]
     match problem:
@@ -168,7 +161,7 @@ def test_tokenizer_arguments(
     folder = model_folder("albert", "sequence_classification")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AUTO_CLASSES["sequence_classification"].from_pretrained(folder).eval()
-    client = serve(model_dir=folder, **arguments)
+    client = serve(model_dir=folder, **arguments).client
     for text, found in zip(TEXTS[3:], predict(client, TEXTS[3:], return_raw_logits=True), strict=True):
         inputs = tokenizer(text, truncation=True, return_tensors="pt", **tokenize)
         with torch.no_grad():
@@ -183,7 +176,7 @@ def test_lower_case(disable_lower_case: bool | None, same_as: str, model_folder:
     folder = model_folder("bert", "sequence_classification")
     tokenizer = AutoTokenizer.from_pretrained(folder, do_lower_case=not disable_lower_case)
     model = AUTO_CLASSES["sequence_classification"].from_pretrained(folder).eval()
-    client = serve(model_dir=folder, disable_lower_case=disable_lower_case)
+    client = serve(model_dir=folder, disable_lower_case=disable_lower_case).client
     [found] = predict(client, ["HELLO World"], return_raw_logits=True)
     with torch.no_grad():
         expected = model(**tokenizer(same_as, return_tensors="pt")).logits[0].numpy()
@@ -194,6 +187,6 @@ def test_lower_case(disable_lower_case: bool | None, same_as: str, model_folder:
 def test_half_precision(dtype: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder("bert", "sequence_classification", initializer_range=0.02)
     expected = reference_logits(folder, "sequence_classification", TEXTS)
-    found = predict(serve(model_dir=folder, dtype=dtype), TEXTS, return_raw_logits=True)
+    found = predict(serve(model_dir=folder, dtype=dtype).client, TEXTS, return_raw_logits=True)
     for text_logits, row in zip(found, expected, strict=True):
         np.testing.assert_allclose(scores(text_logits), row, atol=0.02)

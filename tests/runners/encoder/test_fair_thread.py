@@ -35,68 +35,53 @@ class Busy:
         await self._held
 
 
-def test_a_new_small_request_overtakes_the_rest_of_a_large_one() -> None:
-    async def scenario() -> None:
-        busy = Busy()
-        large = Flow()
-        asked = [busy.ask(large, 1000, f"large {number}") for number in range(4)]
-        asked += [busy.ask(Flow(), 10, "small"), busy.ask(Flow(), 10, "smaller")]
-        await busy.release()
-        await asyncio.gather(*asked)
-        assert busy.done == ["large 0", "small", "smaller", "large 1", "large 2", "large 3"]
-
-    asyncio.run(scenario())
+async def test_a_new_small_request_overtakes_the_rest_of_a_large_one() -> None:
+    busy = Busy()
+    large = Flow()
+    asked = [busy.ask(large, 1000, f"large {number}") for number in range(4)]
+    asked += [busy.ask(Flow(), 10, "small"), busy.ask(Flow(), 10, "smaller")]
+    await busy.release()
+    await asyncio.gather(*asked)
+    assert busy.done == ["large 0", "small", "smaller", "large 1", "large 2", "large 3"]
 
 
-def test_large_requests_take_turns_by_cost() -> None:
-    async def scenario() -> None:
-        busy = Busy()
-        costly, cheap = Flow(), Flow()
-        asked = [busy.ask(costly, 200, "costly") for _ in range(3)] + [busy.ask(cheap, 100, "cheap") for _ in range(6)]
-        await busy.release()
-        await asyncio.gather(*asked)
-        assert busy.done == ["costly", "cheap", "cheap"] * 3
-
-    asyncio.run(scenario())
+async def test_large_requests_take_turns_by_cost() -> None:
+    busy = Busy()
+    costly, cheap = Flow(), Flow()
+    asked = [busy.ask(costly, 200, "costly") for _ in range(3)] + [busy.ask(cheap, 100, "cheap") for _ in range(6)]
+    await busy.release()
+    await asyncio.gather(*asked)
+    assert busy.done == ["costly", "cheap", "cheap"] * 3
 
 
-def test_who_has_gone_gets_no_turn() -> None:
-    async def scenario() -> None:
-        busy = Busy()
-        gone, stays = busy.ask(Flow(), 1, "gone"), busy.ask(Flow(), 1, "stays")
-        await asyncio.sleep(0)
-        gone.cancel()
-        await busy.release()
-        await stays
-        assert busy.done == ["stays"]
-
-    asyncio.run(scenario())
+async def test_who_has_gone_gets_no_turn() -> None:
+    busy = Busy()
+    gone, stays = busy.ask(Flow(), 1, "gone"), busy.ask(Flow(), 1, "stays")
+    await asyncio.sleep(0)
+    gone.cancel()
+    await busy.release()
+    await stays
+    assert busy.done == ["stays"]
 
 
-def test_an_error_is_that_of_its_work_only() -> None:
+async def test_an_error_is_that_of_its_work_only() -> None:
     def fail() -> None:
         raise ValueError("no")
 
-    async def scenario() -> None:
-        thread = FairThread("test")
-        with pytest.raises(ValueError, match="no"):
-            await thread.run(Flow(), 1, fail)
-        assert await thread.run(Flow(), 1, lambda: 3) == 3
-
-    asyncio.run(scenario())
+    thread = FairThread("test")
+    with pytest.raises(ValueError, match="no"):
+        await thread.run(Flow(), 1, fail)
+    assert await thread.run(Flow(), 1, lambda: 3) == 3
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_closing_fails_what_waits_and_what_comes(late: bool) -> None:
-    async def scenario() -> None:
-        busy = Busy()
-        ask: Callable[[], asyncio.Future[None]] = lambda: busy.ask(Flow(), 1, "never")  # noqa: E731
-        waits = None if late else ask()
-        await asyncio.to_thread(busy.runs.wait)
-        busy.thread.close()
-        with pytest.raises(ModelNotReadyError, match="shutting down"):
-            await (waits or ask())
-        await busy.release()
-        assert busy.done == []
-
-    asyncio.run(scenario())
+async def test_closing_fails_what_waits_and_what_comes(late: bool) -> None:
+    busy = Busy()
+    ask: Callable[[], asyncio.Future[None]] = lambda: busy.ask(Flow(), 1, "never")  # noqa: E731
+    waits = None if late else ask()
+    await asyncio.to_thread(busy.runs.wait)
+    busy.thread.close()
+    with pytest.raises(ModelNotReadyError, match="shutting down"):
+        await (waits or ask())
+    await busy.release()
+    assert busy.done == []

@@ -50,7 +50,9 @@ def test_texts_are_grouped_by_length() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "group"), [(BatchMode.EQUAL_LENGTH, group_by_length), (BatchMode.ONE_BY_ONE, group_singly)], ids=str
+    ("mode", "group"),
+    [(BatchMode.EQUAL_LENGTH, group_by_length), (BatchMode.ONE_BY_ONE, group_singly)],
+    ids=["equal length", "one by one"],
 )
 @pytest.mark.parametrize("task", [Task.FILL_MASK, Task.SEQUENCE_CLASSIFICATION, Task.TOKEN_CLASSIFICATION])
 @pytest.mark.parametrize("model_type", ["fnet", "nystromformer"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
 from runners.core.predictions import Numbers, Options, TextInput
 from runners.core.task import Task
@@ -30,13 +28,13 @@ from runners.encoder.sequences import TokenizedText
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair
 from tests.conftest import ModelFolder
+from tests.encoders import load
 from tests.forwards import MAX_BATCH_TOKENS, ForwardCase
 
 
 @contextmanager
 def loaded(folder: Path, **arguments: Any) -> Iterator[EncoderRunner]:
-    runner = EncoderRunner(Arguments.model_validate({"model_dir": str(folder), **arguments}))
-    asyncio.run(runner.load())
+    runner = load(model_dir=str(folder), **arguments)
     try:
         yield runner
     finally:
@@ -111,15 +109,15 @@ def test_the_fastest_way_that_neighbours_do_not_change(
     assert (line.levelname == "WARNING") == (mode is BatchMode.EQUAL_LENGTH)
 
 
-def test_padding_goes_where_the_tokenizer_puts_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_padding_goes_where_the_tokenizer_puts_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """XLNet's classifier reads the last column, and its tokenizer pads on the left."""
     save_model(Pair("xlnet", Task.SEQUENCE_CLASSIFICATION), tmp_path)
     with loaded(tmp_path) as runner:
         assert runner.forward_mode is BatchMode.PADDED
         text = TextInput("Good Rome.")
         options = Options(outputs=frozenset({"logits"}))
-        [alone] = asyncio.run(runner.infer([text], options))
-        beside, _ = asyncio.run(runner.infer([text, TextInput("a longer text " * 9)], options))
+        [alone] = await runner.infer([text], options)
+        beside, _ = await runner.infer([text, TextInput("a longer text " * 9)], options)
         np.testing.assert_allclose(beside.arrays["logits"], alone.arrays["logits"], atol=2e-5)
 
 
@@ -250,11 +248,11 @@ def test_running_out_of_memory_in_float32_only_leaves_padding_out(
     assert "not padded, since there is no memory to try it in float32: out of memory" in caplog.text
 
 
-def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:
+async def test_vectors_are_as_wide_as_the_rows_of_the_model(tmp_path: Path) -> None:
     """Reformer joins two streams of `hidden_size` each."""
     save_model(Pair("reformer", Task.TEXT_EMBEDDING), tmp_path)
     with loaded(tmp_path) as runner:
-        [prediction] = asyncio.run(runner.infer([TextInput("good")], runner.default_options))
+        [prediction] = await runner.infer([TextInput("good")], runner.default_options)
         assert isinstance(prediction.main, Numbers)
         assert prediction.main.values.shape == (64,)
         assert runner.properties["dimensions"] == "64"

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue import BatchQueue
 from runners.encoder.queue_entries import Entry, PendingRequest
 from runners.encoder.sequences import EncodedText, TokenizedText
+from tests.waiting import eventually
 
 BUDGET = 100
 MODEL = "queued"
@@ -60,15 +59,6 @@ def queue() -> BatchQueue:
     return BatchQueue(BUDGET, LIMITS, QueueMetrics(MODEL))
 
 
-def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    def run(queue: BatchQueue) -> None:
-        asyncio.run(test(queue))
-
-    run.__doc__ = test.__doc__
-    return run
-
-
-@in_a_loop
 async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQueue) -> None:
     put(queue, 50, 30, 30, 10, 120, 10)
     assert lengths(queue.take()) == [50, 30]
@@ -77,7 +67,6 @@ async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQ
     assert lengths(queue.take()) == [10]
 
 
-@in_a_loop
 async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQueue) -> None:
     put(queue, 20, 90, 21, 5, 19, 22, 80)
     assert sorted(lengths(queue.take(BatchMode.PADDED))) == [19, 20, 21, 22]
@@ -86,21 +75,18 @@ async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQ
     assert lengths(queue.take(BatchMode.PADDED)) == [80]
 
 
-@in_a_loop
 async def test_batches_of_equal_length_are_of_the_length_of_the_oldest(queue: BatchQueue) -> None:
     put(queue, 20, 90, 20, 21, 20, 90)
     for expected in ([20, 20, 20], [90], [21], [90]):
         assert lengths(queue.take(BatchMode.EQUAL_LENGTH)) == expected
 
 
-@in_a_loop
 async def test_one_by_one_takes_the_oldest_alone(queue: BatchQueue) -> None:
     put(queue, 20, 90, 20)
     for expected in (20, 90, 20):
         assert lengths(queue.take(BatchMode.ONE_BY_ONE)) == [expected]
 
 
-@in_a_loop
 async def test_a_huge_request_neither_starves_others_nor_is_starved(queue: BatchQueue) -> None:
     huge = put(queue, *[10] * 1000)
     served: dict[bool, int] = {True: 0, False: 0}
@@ -133,27 +119,21 @@ async def test_a_huge_request_neither_starves_others_nor_is_starved(queue: Batch
         pytest.param(1, 1000, 10, 120, id="one request of many texts"),
     ],
 )
-def test_a_text_alone_waits_for_no_more_than_three_batches(
+async def test_a_text_alone_waits_for_no_more_than_three_batches(
     queue: BatchQueue, mode: BatchMode, requests: int, texts: int, tokens: int, length: int
 ) -> None:
     """However many requests came before it; 100 tokens make a batch."""
 
-    async def test() -> None:
-        for _ in range(requests):
-            put(queue, *[tokens] * texts)
-        for _ in range(10):
-            alone = put(queue, length)
-            batches = iter(lambda: queue.take(mode), [])
-            waited = next(
-                count for count, batch in enumerate(batches) if any(entry.request is alone for entry in batch)
-            )
-            assert waited <= 2, "beside the batch that runs"
-            queue.release(alone)
-
-    asyncio.run(test())
+    for _ in range(requests):
+        put(queue, *[tokens] * texts)
+    for _ in range(10):
+        alone = put(queue, length)
+        batches = iter(lambda: queue.take(mode), [])
+        waited = next(count for count, batch in enumerate(batches) if any(entry.request is alone for entry in batch))
+        assert waited <= 2, "beside the batch that runs"
+        queue.release(alone)
 
 
-@in_a_loop
 async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -> None:
     queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), QueueMetrics(MODEL))
     for _ in range(400):
@@ -164,7 +144,6 @@ async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -
         queue.release(alone)
 
 
-@in_a_loop
 async def test_a_small_request_is_not_overtaken_for_ever(queue: BatchQueue) -> None:
     large = put(queue, 33)
     batches = 0
@@ -176,7 +155,6 @@ async def test_a_small_request_is_not_overtaken_for_ever(queue: BatchQueue) -> N
     assert batches < 20
 
 
-@in_a_loop
 async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: BatchQueue) -> None:
     large = put(queue, *[10] * 1000)
     served = 0
@@ -188,21 +166,18 @@ async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: Ba
     assert served >= 40 // 4 * BUDGET * 0.9
 
 
-@in_a_loop
 async def test_requests_within_a_batch_are_served_in_order(queue: BatchQueue) -> None:
     requests = [put(queue, 30, 30, 30) for _ in range(3)]
     for request in requests:
         assert [entry.request for entry in queue.take()] == [request] * 3
 
 
-@in_a_loop
 async def test_a_caller_that_has_gone_is_dropped(queue: BatchQueue) -> None:
     gone, stays = put(queue, 10, 10), put(queue, 20)
     queue.release(gone)
     assert [entry.request for entry in queue.take()] == [stays]
 
 
-@in_a_loop
 async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
     requests = [put(queue, 1000) for _ in range(8)]
     queue.record_throughput(tokens=100, seconds=1)
@@ -213,7 +188,6 @@ async def test_a_full_queue_refuses_at_once(queue: BatchQueue) -> None:
     queue.admit(1, 1)
 
 
-@in_a_loop
 async def test_answers_come_back_in_order(queue: BatchQueue) -> None:
     request = put(queue, 90, 20, 50)
     while not request.result.done():
@@ -223,7 +197,6 @@ async def test_answers_come_back_in_order(queue: BatchQueue) -> None:
     assert outputs == [Numbers(np.asarray(length)) for length in (90, 20, 50)]
 
 
-@in_a_loop
 async def test_a_text_that_fails_ends_its_request_only(queue: BatchQueue) -> None:
     bad, good = put(queue, 10, 10), put(queue, 10)
     batch = queue.take()
@@ -234,7 +207,6 @@ async def test_a_text_that_fails_ends_its_request_only(queue: BatchQueue) -> Non
         await bad.result
 
 
-@in_a_loop
 async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:
     taken: list[list[Entry]] = []
     thread = threading.Thread(target=lambda: taken.append(queue.take()))
@@ -245,7 +217,6 @@ async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:
     assert taken == [[]]
 
 
-@in_a_loop
 async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
     request = put(queue, 10)
     queue.close()
@@ -254,28 +225,24 @@ async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
 
 
 @pytest.mark.parametrize("mode", BatchMode)
-def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, mode: BatchMode) -> None:
-    async def test() -> None:
-        assert load() == (0, 0), "an idle queue has numbers too"
-        request = put(queue, 60, 60, 60)
-        other = put(queue, 60)
-        assert load() == (4, 0)
-        first = queue.take(mode)
-        assert load() == (3, 1)
-        second = queue.take(mode)
-        assert load() == (2, 2), "several batches may run at once"
-        queue.release(request)
-        assert load() == (0, 2), "nobody waits for the rest of it, although it still lies there"
-        queue.finish(first)
-        queue.finish(second)
-        assert load() == (0, 0)
-        queue.release(other)
-        assert load() == (0, 0)
-
-    asyncio.run(test())
+async def test_the_metrics_say_how_many_texts_wait_and_run(queue: BatchQueue, mode: BatchMode) -> None:
+    assert load() == (0, 0), "an idle queue has numbers too"
+    request = put(queue, 60, 60, 60)
+    other = put(queue, 60)
+    assert load() == (4, 0)
+    first = queue.take(mode)
+    assert load() == (3, 1)
+    second = queue.take(mode)
+    assert load() == (2, 2), "several batches may run at once"
+    queue.release(request)
+    assert load() == (0, 2), "nobody waits for the rest of it, although it still lies there"
+    queue.finish(first)
+    queue.finish(second)
+    assert load() == (0, 0)
+    queue.release(other)
+    assert load() == (0, 0)
 
 
-@in_a_loop
 async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
     request = put(queue, 60, 60)
     batch = queue.take()
@@ -286,7 +253,6 @@ async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
     assert load() == (0, 0)
 
 
-@in_a_loop
 async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_waits(queue: BatchQueue) -> None:
     """Its error is known before it is released, and the model thread meets the rest of it in between."""
     request = put(queue, 60, 60, 60)
@@ -296,10 +262,8 @@ async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_w
     thread = threading.Thread(target=queue.take)
     thread.start()
     try:
-        async with asyncio.timeout(30):
-            # The model thread tells nobody.
-            while load() != (0, 0):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+        # The model thread tells nobody.
+        await eventually(lambda: load() == (0, 0))
         queue.release(request)
         assert load() == (0, 0)
     finally:
@@ -307,7 +271,6 @@ async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_w
         thread.join()
 
 
-@in_a_loop
 async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> None:
     """One request is only bounded by what a request may have; another one is told to try again."""
     most = 8 * LIMITS.max_answer_numbers
@@ -321,7 +284,6 @@ async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> N
     queue.release(second)
 
 
-@in_a_loop
 async def test_an_answer_counts_until_it_is_sent(queue: BatchQueue) -> None:
     releases = collect_releases()
     request = queue.admit(1, 1)
@@ -333,7 +295,6 @@ async def test_an_answer_counts_until_it_is_sent(queue: BatchQueue) -> None:
     assert queue.admission.numbers.held == 0
 
 
-@in_a_loop
 async def test_what_is_tokenized_after_its_request_is_over_counts_nowhere(queue: BatchQueue) -> None:
     request = queue.admit(1, 1)
     queue.release(request)

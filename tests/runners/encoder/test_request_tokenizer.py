@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from runners.encoder.runner import EncoderRunner
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 from runners.encoder.tokenization import TextTokenizer
 from tests.conftest import ModelFolder
+from tests.waiting import eventually
 
 SMALL = TextInput("a small one")
 LONG = TextInput("word " * 20_000)
@@ -43,6 +45,9 @@ class Gate:
     def open(self) -> None:
         self.allowed.release(1_000_000)
 
+    def has_run(self, batches: int) -> bool:
+        return len(self.batches) >= batches
+
 
 @pytest.fixture
 def runner(model_folder: ModelFolder) -> Iterator[EncoderRunner]:
@@ -64,11 +69,6 @@ def infer(runner: EncoderRunner, *texts: TextInput | TokenInput, **overflow: Any
     return asyncio.ensure_future(runner.infer(texts, options))
 
 
-async def until(condition: Any) -> None:
-    while not condition():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
 def tokens(count: int) -> TokenInput:
     return TokenInput(np.full(count, 5, dtype=np.int64))
 
@@ -76,32 +76,30 @@ def tokens(count: int) -> TokenInput:
 @pytest.mark.parametrize(
     "texts", [[TextInput("word " * 60)] * 900, [tokens(64)] * 1000, [LONG] * 2 + [TextInput("one two three")] * 2000]
 )
-def test_a_single_text_is_at_most_three_batches_late(
+async def test_a_single_text_is_at_most_three_batches_late(
     runner: EncoderRunner, texts: list[TextInput | TokenInput], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
 
-    async def scenario() -> None:
-        large = infer(runner, *texts)
-        for batches in (1, 5, 20):
-            gate.allowed.release(batches)
-            await until(lambda count=batches: len(gate.batches) >= count)
-            await asyncio.sleep(0.2)
-            single = infer(runner, tokens(41))
-            await asyncio.sleep(0)
-            before = len(gate.batches)
-            for _ in range(4):
-                gate.allowed.release()
-            await single
-            late = next(number for number, batch in enumerate(gate.batches[before:]) if 41 in batch)
-            assert late <= 3
-        gate.open()
-        assert len(await large) == len(texts)
-
-    asyncio.run(scenario())
+    large = infer(runner, *texts)
+    for batches in (1, 5, 20):
+        gate.allowed.release(batches)
+        await eventually(partial(gate.has_run, batches))
+        # Until it is tokenized as far ahead as it may be, which nothing tells.
+        await asyncio.sleep(0.2)
+        single = infer(runner, tokens(41))
+        await asyncio.sleep(0)
+        before = len(gate.batches)
+        for _ in range(4):
+            gate.allowed.release()
+        await single
+        late = next(number for number, batch in enumerate(gate.batches[before:]) if 41 in batch)
+        assert late <= 3
+    gate.open()
+    assert len(await large) == len(texts)
 
 
-def test_short_texts_do_not_wait_for_long_ones_of_others(
+async def test_short_texts_do_not_wait_for_long_ones_of_others(
     runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, reached = threading.Event(), threading.Event()
@@ -115,30 +113,24 @@ def test_short_texts_do_not_wait_for_long_ones_of_others(
 
     monkeypatch.setattr(TextTokenizer, "tokenize", hold_long_texts)
 
-    async def scenario() -> None:
-        long = infer(runner, SMALL, LONG, SMALL)
-        await asyncio.to_thread(reached.wait, 60)
-        assert len(await infer(runner, SMALL)) == 1
-        assert not long.done()
-        held.set()
-        assert len(await long) == 3
-
-    asyncio.run(scenario())
+    long = infer(runner, SMALL, LONG, SMALL)
+    await asyncio.to_thread(reached.wait, 60)
+    assert len(await infer(runner, SMALL)) == 1
+    assert not long.done()
+    held.set()
+    assert len(await long) == 3
 
 
-def test_answers_of_both_threads_are_in_order(runner: EncoderRunner) -> None:
-    async def scenario() -> None:
-        texts = [TextInput(f"{'word ' * (5000 * (number % 3 == 1))} {number}") for number in range(40)]
-        options = runner.default_options
-        together = await runner.infer(texts, options)
-        alone = [(await runner.infer([text], options))[0] for text in texts]
-        assert [each.tokens for each in together] == [each.tokens for each in alone]
-        assert {each.tokens for each in together} > {64}
-
-    asyncio.run(scenario())
+async def test_answers_of_both_threads_are_in_order(runner: EncoderRunner) -> None:
+    texts = [TextInput(f"{'word ' * (5000 * (number % 3 == 1))} {number}") for number in range(40)]
+    options = runner.default_options
+    together = await runner.infer(texts, options)
+    alone = [(await runner.infer([text], options))[0] for text in texts]
+    assert [each.tokens for each in together] == [each.tokens for each in alone]
+    assert {each.tokens for each in together} > {64}
 
 
-def test_texts_are_tokenized_only_a_few_batches_ahead_of_the_model(
+async def test_texts_are_tokenized_only_a_few_batches_ahead_of_the_model(
     runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
@@ -151,78 +143,68 @@ def test_texts_are_tokenized_only_a_few_batches_ahead_of_the_model(
 
     monkeypatch.setattr(TextTokenizer, "tokenize", count)
 
-    async def scenario() -> None:
-        request = infer(runner, *[TextInput("word " * 60)] * 800)
-        await asyncio.sleep(0.5)
-        assert 0 < len(tokenized) <= 128
-        gate.open()
-        assert len(await request) == 800
-        assert len(tokenized) == 800
-
-    asyncio.run(scenario())
+    request = infer(runner, *[TextInput("word " * 60)] * 800)
+    # Long enough to tokenize all of them, if nothing held it.
+    await asyncio.sleep(0.5)
+    assert 0 < len(tokenized) <= 128
+    gate.open()
+    assert len(await request) == 800
+    assert len(tokenized) == 800
 
 
-def test_a_request_that_waits_for_room_ends_when_one_of_its_texts_fails(
+async def test_a_request_that_waits_for_room_ends_when_one_of_its_texts_fails(
     runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def scenario() -> None:
-        monkeypatch.setattr(PackedForward, "run", lambda *_: (_ for _ in ()).throw(ValueError("no")))
-        with pytest.raises(InputError, match="does not run"):
-            await infer(runner, *[TextInput("word " * 60)] * 500)
-        monkeypatch.undo()
-        assert len(await infer(runner, SMALL)) == 1
-
-    asyncio.run(scenario())
+    monkeypatch.setattr(PackedForward, "run", lambda *_: (_ for _ in ()).throw(ValueError("no")))
+    with pytest.raises(InputError, match="does not run"):
+        await infer(runner, *[TextInput("word " * 60)] * 500)
+    monkeypatch.undo()
+    assert len(await infer(runner, SMALL)) == 1
 
 
-def test_a_client_that_leaves_while_its_texts_wait_leaves_nothing(
+async def test_a_client_that_leaves_while_its_texts_wait_leaves_nothing(
     runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
 
-    async def scenario() -> None:
-        assert runner._loaded is not None
-        queue = runner._loaded.queue
-        gone = [infer(runner, *[TextInput("word " * 60)] * 500) for _ in range(2)]
-        await asyncio.sleep(0.3)
-        for each in gone:
-            each.cancel()
-        await asyncio.gather(*gone, return_exceptions=True)
-        admission = queue.admission
-        assert (admission.requests, admission.characters.held, admission.tokens.held) == (0, 0, 0)
-        gate.open()
-        assert len(await infer(runner, SMALL)) == 1
-        assert not len(queue._entries)
-
-    asyncio.run(scenario())
+    assert runner._loaded is not None
+    queue = runner._loaded.queue
+    gone = [infer(runner, *[TextInput("word " * 60)] * 500) for _ in range(2)]
+    await eventually(lambda: len(queue._entries) > 0)
+    for each in gone:
+        each.cancel()
+    await asyncio.gather(*gone, return_exceptions=True)
+    admission = queue.admission
+    assert (admission.requests, admission.characters.held, admission.tokens.held) == (0, 0, 0)
+    gate.open()
+    assert len(await infer(runner, SMALL)) == 1
+    assert not len(queue._entries)
 
 
-def test_windows_count_as_they_appear(runner: EncoderRunner) -> None:
-    async def scenario() -> None:
-        with pytest.raises(LimitExceededError, match=r"sequences .* the 5000 that --max_request_sequences allows"):
-            await infer(runner, *[LONG] * 9, stride=30)
-        assert len(await infer(runner, LONG, stride=30)) == 1
-
-    asyncio.run(scenario())
+async def test_windows_count_as_they_appear(runner: EncoderRunner) -> None:
+    with pytest.raises(LimitExceededError, match=r"sequences .* the 5000 that --max_request_sequences allows"):
+        await infer(runner, *[LONG] * 9, stride=30)
+    assert len(await infer(runner, LONG, stride=30)) == 1
 
 
-def test_too_many_characters_are_refused_before_work(runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_characters_are_refused_before_work(
+    runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(monkeypatch)
 
-    async def scenario() -> None:
-        first = infer(runner, *[LONG] * 4)
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="more than the 300000 it takes") as error:
-            await infer(runner, SMALL)
-        assert error.value.retry_after >= 1
-        gate.open()
-        assert len(await first) == 4, "alone a request is only bounded by what one may have"
-        assert len(await infer(runner, SMALL)) == 1
-
-    asyncio.run(scenario())
+    first = infer(runner, *[LONG] * 4)
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="more than the 300000 it takes") as error:
+        await infer(runner, SMALL)
+    assert error.value.retry_after >= 1
+    gate.open()
+    assert len(await first) == 4, "alone a request is only bounded by what one may have"
+    assert len(await infer(runner, SMALL)) == 1
 
 
-def test_a_full_server_refuses_before_it_tokenizes(runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_server_refuses_before_it_tokenizes(
+    runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(monkeypatch)
     tokenized: list[int] = []
     tokenize = TextTokenizer.tokenize
@@ -233,33 +215,32 @@ def test_a_full_server_refuses_before_it_tokenizes(runner: EncoderRunner, monkey
 
     monkeypatch.setattr(TextTokenizer, "tokenize", count)
 
-    async def scenario() -> None:
-        assert runner._loaded is not None
-        queue = runner._loaded.queue
-        queue.admission.tokens.limit = 500
-        first = infer(runner, *[tokens(64)] * 30)
-        await until(lambda: queue.admission.tokens.held > 500)
-        with pytest.raises(OverloadedError, match="tokens, more than the 500 it takes"):
-            await infer(runner, SMALL)
-        assert tokenized == []
-        gate.open()
-        assert len(await first) == 30
-        queue.admission.characters.limit = 1000
-        gate.allowed = threading.Semaphore(0)
-        second = infer(runner, *[tokens(64)] * 4)
-        await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="1024 characters of texts; with the 11 of this request"):
-            await infer(runner, SMALL)
-        assert tokenized == []
-        gate.open()
-        assert len(await second) == 4
-        assert len(await infer(runner, SMALL)) == 1
-        assert tokenized == [1]
-
-    asyncio.run(scenario())
+    assert runner._loaded is not None
+    queue = runner._loaded.queue
+    queue.admission.tokens.limit = 500
+    first = infer(runner, *[tokens(64)] * 30)
+    await eventually(lambda: queue.admission.tokens.held > 500)
+    with pytest.raises(OverloadedError, match="tokens, more than the 500 it takes"):
+        await infer(runner, SMALL)
+    assert tokenized == []
+    gate.open()
+    assert len(await first) == 30
+    queue.admission.characters.limit = 1000
+    gate.allowed = threading.Semaphore(0)
+    second = infer(runner, *[tokens(64)] * 4)
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError, match="1024 characters of texts; with the 11 of this request"):
+        await infer(runner, SMALL)
+    assert tokenized == []
+    gate.open()
+    assert len(await second) == 4
+    assert len(await infer(runner, SMALL)) == 1
+    assert tokenized == [1]
 
 
-def test_an_error_in_a_head_fails_one_request_alone(runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_a_head_fails_one_request_alone(
+    runner: EncoderRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = Gate(monkeypatch)
     predict = SequenceClassification.predict
 
@@ -270,13 +251,10 @@ def test_an_error_in_a_head_fails_one_request_alone(runner: EncoderRunner, monke
 
     monkeypatch.setattr(SequenceClassification, "predict", fail_on_one)
 
-    async def scenario() -> None:
-        # The first one holds the model until the others wait for one batch.
-        asked = [infer(runner, *given) for given in ([tokens(9)], [tokens(20)], [tokens(22), tokens(21)], [tokens(23)])]
-        await asyncio.sleep(0.1)
-        gate.open()
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(answer) for answer in answers] == [list, list, IndexError, list]
-
-    asyncio.run(scenario())
+    # The first one holds the model until the others wait for one batch.
+    asked = [infer(runner, *given) for given in ([tokens(9)], [tokens(20)], [tokens(22), tokens(21)], [tokens(23)])]
+    await asyncio.sleep(0.1)
+    gate.open()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [list, list, IndexError, list]
     assert sorted(number for batch in gate.batches for number in batch) == [9, 20, 21, 22, 23], "the model runs once"

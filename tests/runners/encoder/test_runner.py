@@ -16,9 +16,11 @@ from runners.core.errors import ModelNotReadyError
 from runners.core.models import Models
 from runners.core.predictions import TextInput
 from runners.encoder.packing import PackedForward
+from runners.encoder.queue import BatchQueue
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 from tests.conftest import ModelFolder
+from tests.waiting import eventually
 
 PREDICT = "/v1/models/model:predict"
 BODY = {"instances": ["a text"]}
@@ -29,6 +31,11 @@ def connect(runner: EncoderRunner) -> httpx.AsyncClient:
         create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False
     )
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
+
+
+def loaded_queue(runner: EncoderRunner) -> BatchQueue:
+    assert runner._loaded is not None
+    return runner._loaded.queue
 
 
 @pytest.fixture
@@ -51,30 +58,24 @@ def arguments(model_folder: ModelFolder) -> Arguments:
         ("GET", "/v1/models/nope", 404, {"error": "Model with name nope does not exist."}),
     ],
 )
-def test_before_the_model_is_loaded(
+async def test_before_the_model_is_loaded(
     method: str, path: str, status: int, body: dict[str, Any], arguments: Arguments
 ) -> None:
-    async def scenario() -> None:
-        async with connect(EncoderRunner(arguments)) as client:
-            response = await client.request(method, path, json=BODY if method == "POST" else None)
-            assert (response.status_code, response.json()) == (status, body)
-
-    asyncio.run(scenario())
+    async with connect(EncoderRunner(arguments)) as client:
+        response = await client.request(method, path, json=BODY if method == "POST" else None)
+        assert (response.status_code, response.json()) == (status, body)
 
 
-def test_after_the_model_is_closed(arguments: Arguments) -> None:
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments)
-        await runner.load()
-        runner.close()
-        assert not runner.ready
-        with pytest.raises(ModelNotReadyError):
-            await runner.infer([TextInput("a")], runner.default_options)
-
-    asyncio.run(scenario())
+async def test_after_the_model_is_closed(arguments: Arguments) -> None:
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    runner.close()
+    assert not runner.ready
+    with pytest.raises(ModelNotReadyError):
+        await runner.infer([TextInput("a")], runner.default_options)
 
 
-def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that takes 5 s, or until the test has seen enough; live must answer meanwhile, in under 50 ms."""
     seen_enough = threading.Event()
     running = threading.Event()
@@ -84,46 +85,40 @@ def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: py
         seen_enough.wait(5)
         raise RuntimeError("a slow stand-in has no answer")
 
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments)
-        await runner.load()
-        monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
-        async with connect(runner) as client:
-            prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
-            assert await asyncio.to_thread(running.wait, 30)
-            latencies = []
-            for path in ("/v2/health/live", "/v2/health/ready", "/v1/models/model") * 5:
-                start = time.perf_counter()
-                assert (await client.get(path)).status_code == 200
-                latencies.append(time.perf_counter() - start)
-            assert not prediction.done(), "the batch must still be running"
-            seen_enough.set()
-            await prediction
-            assert sorted(latencies)[len(latencies) // 2] < 0.05
-        runner.close()
-
-    asyncio.run(scenario())
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
+    async with connect(runner) as client:
+        prediction = asyncio.create_task(client.post(PREDICT, json=BODY))
+        assert await asyncio.to_thread(running.wait, 30)
+        latencies = []
+        for path in ("/v2/health/live", "/v2/health/ready", "/v1/models/model") * 5:
+            start = time.perf_counter()
+            assert (await client.get(path)).status_code == 200
+            latencies.append(time.perf_counter() - start)
+        assert not prediction.done(), "the batch must still be running"
+        seen_enough.set()
+        await prediction
+        assert sorted(latencies)[len(latencies) // 2] < 0.05
+    runner.close()
 
 
-def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_inside_is_a_500_that_says_nothing(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     def faulty_read(*_: Any) -> Any:
         raise RuntimeError("secret prompt")
 
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments)
-        await runner.load()
-        async with connect(runner) as client:
-            with monkeypatch.context() as patch:
-                patch.setattr(SequenceClassification, "split_scores", faulty_read)
-                response = await client.post(PREDICT, json=BODY)
-                assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
-            assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"
-        runner.close()
-
-    asyncio.run(scenario())
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    async with connect(runner) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(SequenceClassification, "split_scores", faulty_read)
+            response = await client.post(PREDICT, json=BODY)
+            assert (response.status_code, response.json()) == (500, {"error": "internal server error"})
+        assert (await client.post(PREDICT, json=BODY)).status_code == 200, "the next request must be served"
+    runner.close()
 
 
-def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     split_scores = SequenceClassification.split_scores
 
     def read_but_seven_tokens(self: Any, rows: Any, counts: Any) -> Any:
@@ -138,22 +133,19 @@ def test_a_text_that_fails_in_a_batch_fails_alone(arguments: Arguments, monkeypa
         running.append(texts)
         return run(self, texts)
 
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments)
-        await runner.load()
-        monkeypatch.setattr(PackedForward, "run", remember_and_run)
-        monkeypatch.setattr(SequenceClassification, "split_scores", read_but_seven_tokens)
-        texts = ["one two three four five", "one", "one two", "one two three"] * 3
-        answers = await asyncio.gather(
-            *(runner.infer([TextInput(text)], runner.default_options) for text in texts), return_exceptions=True
-        )
-        assert [isinstance(answer, Exception) for answer in answers] == [True, False, False, False] * 3
-        runner.close()
-
-    asyncio.run(scenario())
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    monkeypatch.setattr(PackedForward, "run", remember_and_run)
+    monkeypatch.setattr(SequenceClassification, "split_scores", read_but_seven_tokens)
+    texts = ["one two three four five", "one", "one two", "one two three"] * 3
+    answers = await asyncio.gather(
+        *(runner.infer([TextInput(text)], runner.default_options) for text in texts), return_exceptions=True
+    )
+    assert [isinstance(answer, Exception) for answer in answers] == [True, False, False, False] * 3
+    runner.close()
 
 
-def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     let_go = threading.Event()
     split_scores = SequenceClassification.split_scores
 
@@ -161,29 +153,28 @@ def test_too_many_requests_are_refused_at_once(arguments: Arguments, monkeypatch
         let_go.wait(30)
         return split_scores(*given)
 
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments.model_copy(update={"max_concurrent_requests": 2}))
-        await runner.load()
-        monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
-        async with connect(runner) as client:
-            accepted = [asyncio.create_task(client.post(PREDICT, json=BODY)) for _ in range(2)]
-            await asyncio.sleep(0.1)
-            refused = await client.post(PREDICT, json=BODY)
-            assert refused.status_code == 429
-            assert int(refused.headers["retry-after"]) >= 1
-            assert refused.json() == {
-                "error": "the server is busy with 2 requests, which is the most it takes (max_concurrent_requests); "
-                "try again later"
-            }
-            let_go.set()
-            assert [(await task).status_code for task in accepted] == [200, 200]
-            assert (await client.post(PREDICT, json=BODY)).status_code == 200
-        runner.close()
-
-    asyncio.run(scenario())
+    runner = EncoderRunner(arguments.model_copy(update={"max_concurrent_requests": 2}))
+    await runner.load()
+    monkeypatch.setattr(SequenceClassification, "split_scores", slow_read)
+    async with connect(runner) as client:
+        accepted = [asyncio.create_task(client.post(PREDICT, json=BODY)) for _ in range(2)]
+        await eventually(lambda: loaded_queue(runner).admission.requests == 2)
+        refused = await client.post(PREDICT, json=BODY)
+        assert refused.status_code == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json() == {
+            "error": "the server is busy with 2 requests, which is the most it takes (max_concurrent_requests); "
+            "try again later"
+        }
+        let_go.set()
+        assert [(await task).status_code for task in accepted] == [200, 200]
+        assert (await client.post(PREDICT, json=BODY)).status_code == 200
+    runner.close()
 
 
-def test_texts_of_a_caller_that_has_gone_do_not_run(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_texts_of_a_caller_that_has_gone_do_not_run(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
     let_go = threading.Event()
     ran: list[int] = []
     run = PackedForward.run
@@ -193,40 +184,34 @@ def test_texts_of_a_caller_that_has_gone_do_not_run(arguments: Arguments, monkey
         let_go.wait(30)
         return run(self, texts)
 
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments)
-        await runner.load()
-        monkeypatch.setattr(PackedForward, "run", slow_run)
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    monkeypatch.setattr(PackedForward, "run", slow_run)
 
-        def ask(text: str) -> asyncio.Task[Any]:
-            return asyncio.create_task(runner.infer([TextInput(text)], runner.default_options))
+    def ask(text: str) -> asyncio.Task[Any]:
+        return asyncio.create_task(runner.infer([TextInput(text)], runner.default_options))
 
-        first = ask("one")
-        await asyncio.sleep(0.1)
-        gone, stays = ask("one two"), ask("one two three")
-        await asyncio.sleep(0.1)
-        gone.cancel()
-        await asyncio.sleep(0.01)
-        let_go.set()
-        await asyncio.gather(first, stays)
-        assert ran == [3, 5]
-        runner.close()
-
-    asyncio.run(scenario())
+    first = ask("one")
+    await eventually(lambda: ran)
+    gone, stays = ask("one two"), ask("one two three")
+    await eventually(lambda: len(loaded_queue(runner)._entries) == 2)
+    gone.cancel()
+    await eventually(lambda: loaded_queue(runner).admission.requests == 2)
+    let_go.set()
+    await asyncio.gather(first, stays)
+    assert ran == [3, 5]
+    runner.close()
 
 
-def test_many_requests_at_once_get_their_own_answers(arguments: Arguments) -> None:
-    async def scenario() -> None:
-        runner = EncoderRunner(arguments)
-        await runner.load()
-        async with connect(runner) as client:
+async def test_many_requests_at_once_get_their_own_answers(arguments: Arguments) -> None:
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    async with connect(runner) as client:
 
-            async def ask(text: str) -> Any:
-                body = {"instances": [text], "parameters": {"return_raw_logits": True}}
-                return (await client.post(PREDICT, json=body)).json()["predictions"][0]
+        async def ask(text: str) -> Any:
+            body = {"instances": [text], "parameters": {"return_raw_logits": True}}
+            return (await client.post(PREDICT, json=body)).json()["predictions"][0]
 
-            texts = [f"text number {number} {'word ' * (number % 7)}" for number in range(40)]
-            assert await asyncio.gather(*map(ask, texts)) == [await ask(text) for text in texts]
-        runner.close()
-
-    asyncio.run(scenario())
+        texts = [f"text number {number} {'word ' * (number % 7)}" for number in range(40)]
+        assert await asyncio.gather(*map(ask, texts)) == [await ask(text) for text in texts]
+    runner.close()

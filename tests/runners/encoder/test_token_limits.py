@@ -223,8 +223,8 @@ WRONG = f"30522 ('{EXTRA}') is none of the model's input_ids, which are 0 to 305
 def test_a_token_that_the_model_does_not_have(
     task: str, texts: list[Any], parameters: Any, position: int, extra_token: Callable[[str], Path], serve: Serve, dial: Dial
 ) -> None:  # fmt: skip
-    client = serve(model_dir=extra_token(task))
-    channel = dial(client)
+    served = serve(model_dir=extra_token(task))
+    client, channel = served.client, dial(served)
     for wire in WIRES:
         found = wire(client, channel, "model", request_of(texts, parameters))
         assert (found.code, found.error) == ("INVALID_ARGUMENT", f"text {position} cannot be served: {WRONG}")
@@ -244,7 +244,7 @@ def request_of(texts: list[Any], parameters: Any) -> Any:
     }
 
 
-def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[str], Path]) -> None:
+async def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[str], Path]) -> None:
     runner = load(model_dir=str(extra_token("sequence_classification")))
 
     async def ask() -> list[Any]:
@@ -252,7 +252,7 @@ def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[s
         asked = [runner.infer([TextInput(text)], runner.default_options) for text in texts]
         return await asyncio.gather(*asked, return_exceptions=True)
 
-    answers = asyncio.run(ask())
+    answers = await ask()
     runner.close()
     assert [isinstance(answer, InputError) for answer in answers] == [False, True, False]
 
@@ -260,13 +260,13 @@ def test_a_text_that_is_refused_leaves_the_others_alone(extra_token: Callable[[s
 def test_pairs_that_a_table_of_one_row_cannot_hold(
     model_folder: ModelFolder, serve: Serve, dial: Dial, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = serve(model_dir=model_folder("bert", "sequence_classification", type_vocab_size=1))
+    served = serve(model_dir=model_folder("bert", "sequence_classification", type_vocab_size=1))
     assert "pairs have the token type 1" in caplog.text
     for wire in WIRES:
-        found = wire(client, dial(client), "model", request_of([["a", "b"], ["c", "d"]], {}))
+        found = wire(served.client, dial(served), "model", request_of([["a", "b"], ["c", "d"]], {}))
         expected = "text 0 cannot be served: 1 is none of the model's token_type_ids, which are 0 to 0"
         assert (found.code, found.error) == ("INVALID_ARGUMENT", expected)
-        assert wire(client, dial(client), "model", request_of(["a", "b"], {})).code == "OK"
+        assert wire(served.client, dial(served), "model", request_of(["a", "b"], {})).code == "OK"
 
 
 def test_a_classifier_without_the_mask_of_its_tokenizer(
@@ -274,7 +274,7 @@ def test_a_classifier_without_the_mask_of_its_tokenizer(
 ) -> None:
     """Nor is it tried with that mask when it is loaded."""
     folder = model_folder("bert", "sequence_classification")
-    client = serve(model_dir=add_tokens(folder, tmp_path / "mask", special={"mask_token": "<mask>"}))
+    client = serve(model_dir=add_tokens(folder, tmp_path / "mask", special={"mask_token": "<mask>"})).client
     assert "texts with them are refused: '<mask>' (30522)" in caplog.text
     found = [client.post("/v1/models/model:predict", json={"instances": [text]}) for text in ("fine", "a <mask>")]
     assert [response.status_code for response in found] == [200, 400]
@@ -293,8 +293,8 @@ def test_a_tokenizer_of_another_model(model_folder: ModelFolder) -> None:
 
 def test_in_front_of_a_predictor(extra_token: Callable[[str], Path], serve: Serve) -> None:
     folder = extra_token("sequence_classification")
-    predictor = RestPredictor(serve(model_dir=folder).app)
-    client = serve(model_dir=folder, predictor_host=predictor.host)
+    predictor = RestPredictor(serve(model_dir=folder).client.app)
+    client = serve(model_dir=folder, predictor_host=predictor.host).client
     response = client.post("/v1/models/model:predict", json={"instances": [EXTRA]})
     asked = [path for path in predictor.requests if path.endswith("infer")]
     predictor.close()

@@ -94,7 +94,7 @@ async def search(engine: TransformersEngine, prompt: list[int], **sampling: Any)
 @pytest.mark.parametrize("family", FAMILIES)
 @given(data=st.data())
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_beams_are_those_of_generate(
+async def test_beams_are_those_of_generate(
     family: str, data: st.DataObject, make_engine: MakeEngine, model_of: ModelOf
 ) -> None:
     width = data.draw(st.integers(2, 5), "num_beams")
@@ -106,22 +106,22 @@ def test_beams_are_those_of_generate(
     )
     max_tokens = data.draw(st.integers(1, 24), "max_tokens")
     engine = make_engine(family)
-    prompt = asyncio.run(engine.tokenize(data.draw(st.sampled_from(PROMPTS), "prompt")))
+    prompt = await engine.tokenize(data.draw(st.sampled_from(PROMPTS), "prompt"))
     expected = generate(
         model_of(family), prompt, max_new_tokens=max_tokens, num_beams=width, num_return_sequences=rules.choices,
         length_penalty=rules.length_penalty, early_stopping=rules.early_stopping, do_sample=False,
     )  # fmt: skip
     with defaults_of(engine, beams=rules):
-        assert asyncio.run(search(engine, prompt, max_tokens=max_tokens, temperature=0)) == expected
+        assert await search(engine, prompt, max_tokens=max_tokens, temperature=0) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_beams_share_a_batch_with_others_that_join_and_leave(
+async def test_beams_share_a_batch_with_others_that_join_and_leave(
     family: str, make_engine: MakeEngine, model_of: ModelOf
 ) -> None:
     engine = make_engine(family)
 
-    async def scenario() -> None:
+    with defaults_of(engine, beams=BeamRules(4, 2, 1.0, True)):
         prompts = [await engine.tokenize(prompt) for prompt in PROMPTS]
         settings = {"max_new_tokens": 22, "do_sample": False}
         beams = [
@@ -152,14 +152,11 @@ def test_beams_share_a_batch_with_others_that_join_and_leave(
         assert found[:3] == beams
         assert found[3:6] == greedy
 
-    with defaults_of(engine, beams=BeamRules(4, 2, 1.0, True)):
-        asyncio.run(scenario())
-
 
 @pytest.mark.parametrize(
     "name", ["mamba-causal", "phi3-causal-longrope", "switch_transformers-seq2seq", "xlnet-causal", "bamba-causal"]
 )
-def test_beams_of_models_that_run_alone_or_start_anew(name: str, tmp_path: Path) -> None:
+async def test_beams_of_models_that_run_alone_or_start_anew(name: str, tmp_path: Path) -> None:
     """A cache of their own, or a sequence that is computed anew at 40 tokens."""
     [family] = [family for family in registered_families() if str(family) == name]
     save_generator(family, tmp_path)
@@ -176,14 +173,11 @@ def test_beams_of_models_that_run_alone_or_start_anew(name: str, tmp_path: Path)
     engine = TransformersEngine(Arguments(model_dir=str(tmp_path)))
     engine.load()
 
-    async def scenario() -> None:
+    with defaults_of(engine, beams=BeamRules(3, 2)):
         found = await asyncio.gather(
             *(collect(engine, prompt, max_tokens=tokens, temperature=0, ignore_eos=True) for prompt, tokens in cases)
         )
         assert [[list(delta.token_ids) for delta in deltas] for deltas in found] == expected
-
-    with defaults_of(engine, beams=BeamRules(3, 2)):
-        asyncio.run(scenario())
     engine.close()
 
 
@@ -228,7 +222,7 @@ def vllm_search(folder_of: GeneratorFolder, model_of: ModelOf) -> VllmBeamSearch
 
 @given(data=st.data())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_beams_that_are_asked_for_are_those_of_vllm(
+async def test_beams_that_are_asked_for_are_those_of_vllm(
     data: st.DataObject, make_engine: MakeEngine, vllm_search: VllmBeamSearch
 ) -> None:
     width = data.draw(st.integers(1, 5), "n")
@@ -240,7 +234,7 @@ def test_beams_that_are_asked_for_are_those_of_vllm(
     vllm_search.tokenizer.eos_token_id = end
     engine = make_engine("llama")
 
-    async def scenario() -> None:
+    with defaults_of(engine, eos=frozenset({end})):
         prompt = await engine.tokenize(data.draw(st.sampled_from(PROMPTS), "prompt"))
         expected = await vllm_search.run(
             prompt, beam_width=width, length_penalty=length_penalty, ignore_eos=ignore_eos, max_tokens=max_tokens
@@ -253,15 +247,12 @@ def test_beams_that_are_asked_for_are_those_of_vllm(
         found = [[token for token in delta.token_ids if ignore_eos or token != end] for delta in deltas]
         assert found == expected
 
-    with defaults_of(engine, eos=frozenset({end})):
-        asyncio.run(scenario())
 
-
-def test_parameters_hold_for_every_beam(make_engine: MakeEngine, model_of: ModelOf) -> None:
+async def test_parameters_hold_for_every_beam(make_engine: MakeEngine, model_of: ModelOf) -> None:
     """Each has its own history; those of `transformers` and the sampler's own."""
     engine = make_engine("llama")
 
-    async def scenario() -> None:
+    with defaults_of(engine, beams=BeamRules(3, 3, 1.0, True)):
         prompt = await engine.tokenize(PROMPTS[1])
         expected = generate(
             model_of("llama"), prompt, max_new_tokens=15, min_new_tokens=9, num_beams=3, num_return_sequences=3,
@@ -275,40 +266,34 @@ def test_parameters_hold_for_every_beam(make_engine: MakeEngine, model_of: Model
         assert all(len(set(ids)) == len(ids) for ids in penalised)
         assert any(len(set(ids)) < len(ids) for ids in await search(engine, prompt, max_tokens=15, temperature=0))
 
-    with defaults_of(engine, beams=BeamRules(3, 3, 1.0, True)):
-        asyncio.run(scenario())
 
-
-def test_a_choice_is_one_delta_with_its_text_and_log_probabilities(make_engine: MakeEngine, model_of: ModelOf) -> None:
+async def test_a_choice_is_one_delta_with_its_text_and_log_probabilities(
+    make_engine: MakeEngine, model_of: ModelOf
+) -> None:
     engine = make_engine("llama")
 
-    async def scenario() -> None:
-        prompt = await engine.tokenize(PROMPTS[0])
-        deltas = await collect(
-            engine, prompt, beam_search=BeamSearch(3, 2), max_tokens=8, logprobs=2, prompt_logprobs=1
-        )
-        assert [delta.choice for delta in deltas] == [0, 1]
-        assert deltas[0].prompt_logprobs is not None
-        assert len(deltas[0].prompt_logprobs) == len(prompt)
-        assert deltas[1].prompt_logprobs is None
-        scores = []
-        for delta in deltas:
-            assert [entry.chosen.token_id for entry in delta.logprobs] == list(delta.token_ids)
-            with torch.inference_mode():
-                logits = model_of("llama")(torch.tensor([[*prompt, *delta.token_ids]])).logits[0, len(prompt) - 1 : -1]
-            top = logits.log_softmax(-1).topk(2)
-            for entry, ids, values in zip(delta.logprobs, top.indices.tolist(), top.values.tolist(), strict=True):
-                assert [each.token_id for each in entry.top] == ids
-                assert [each.logprob for each in entry.top] == pytest.approx(values, abs=1e-4)
-            scores.append(sum(entry.chosen.logprob for entry in delta.logprobs))
-        assert scores[0] > scores[1]
-        # A stop string cuts the text of a choice.
-        stop = deltas[0].text[3:5]
-        cut = await collect(engine, prompt, beam_search=BeamSearch(3, 2), max_tokens=8, stop=(stop,))
-        assert cut[0].text == deltas[0].text[: deltas[0].text.index(stop)]
-        assert (cut[0].finish_reason, cut[0].stop_reason) == ("stop", stop)
-
-    asyncio.run(scenario())
+    prompt = await engine.tokenize(PROMPTS[0])
+    deltas = await collect(engine, prompt, beam_search=BeamSearch(3, 2), max_tokens=8, logprobs=2, prompt_logprobs=1)
+    assert [delta.choice for delta in deltas] == [0, 1]
+    assert deltas[0].prompt_logprobs is not None
+    assert len(deltas[0].prompt_logprobs) == len(prompt)
+    assert deltas[1].prompt_logprobs is None
+    scores = []
+    for delta in deltas:
+        assert [entry.chosen.token_id for entry in delta.logprobs] == list(delta.token_ids)
+        with torch.inference_mode():
+            logits = model_of("llama")(torch.tensor([[*prompt, *delta.token_ids]])).logits[0, len(prompt) - 1 : -1]
+        top = logits.log_softmax(-1).topk(2)
+        for entry, ids, values in zip(delta.logprobs, top.indices.tolist(), top.values.tolist(), strict=True):
+            assert [each.token_id for each in entry.top] == ids
+            assert [each.logprob for each in entry.top] == pytest.approx(values, abs=1e-4)
+        scores.append(sum(entry.chosen.logprob for entry in delta.logprobs))
+    assert scores[0] > scores[1]
+    # A stop string cuts the text of a choice.
+    stop = deltas[0].text[3:5]
+    cut = await collect(engine, prompt, beam_search=BeamSearch(3, 2), max_tokens=8, stop=(stop,))
+    assert cut[0].text == deltas[0].text[: deltas[0].text.index(stop)]
+    assert (cut[0].finish_reason, cut[0].stop_reason) == ("stop", stop)
 
 
 @pytest.mark.parametrize(
@@ -320,15 +305,15 @@ def test_a_choice_is_one_delta_with_its_text_and_log_probabilities(make_engine: 
         ({"beam_search": BeamSearch(2), "constraint": Constraint("regex", "a")}, "beam search takes no grammar, JSON schema or other constraint: leave one of them out"),
     ],
 )  # fmt: skip
-def test_a_search_that_is_not_possible_is_refused(
+async def test_a_search_that_is_not_possible_is_refused(
     sampling: dict[str, Any], message: str, make_engine: MakeEngine
 ) -> None:
     with pytest.raises(InputError) as refused:
-        asyncio.run(collect(make_engine("llama"), [9, 10], **sampling))
+        await collect(make_engine("llama"), [9, 10], **sampling)
     assert str(refused.value) == message
 
 
-def test_beams_take_the_rows_of_a_batch(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_beams_take_the_rows_of_a_batch(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Never more than there are, and none once the caller has gone."""
     engine = make_engine("gpt2")
     step = Decoder.step
@@ -341,42 +326,38 @@ def test_beams_take_the_rows_of_a_batch(make_engine: MakeEngine, monkeypatch: py
     monkeypatch.setattr(Decoder, "step", counted_step)
     wide = Sampling(beam_search=BeamSearch(20, 1), max_tokens=12, ignore_eos=True)
 
-    async def scenario() -> None:
-        prompt = await engine.tokenize(PROMPTS[0])
-        await asyncio.gather(*(collect(engine, prompt, max_tokens=12, beam_search=wide.beam_search) for _ in range(5)))
-        assert max(rows) == 60 <= MAX_ROWS
-        leaving = asyncio.create_task(anext(engine.generate(prompt, replace(wide, max_tokens=40))))
-        async with aclosing(engine.generate(prompt, Sampling(max_tokens=40, ignore_eos=True))) as other:
-            while rows[-1] != 21:
-                await anext(other)
-            leaving.cancel()
-            while rows[-1] == 21:
-                await anext(other)
-        assert rows[-1] == 1
-
-    asyncio.run(scenario())
+    prompt = await engine.tokenize(PROMPTS[0])
+    await asyncio.gather(*(collect(engine, prompt, max_tokens=12, beam_search=wide.beam_search) for _ in range(5)))
+    assert max(rows) == 60 <= MAX_ROWS
+    leaving = asyncio.create_task(anext(engine.generate(prompt, replace(wide, max_tokens=40))))
+    async with aclosing(engine.generate(prompt, Sampling(max_tokens=40, ignore_eos=True))) as other:
+        while rows[-1] != 21:
+            await anext(other)
+        leaving.cancel()
+        while rows[-1] == 21:
+            await anext(other)
+    assert rows[-1] == 1
 
 
-def test_a_fault_of_one_search_leaves_the_others(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_one_search_leaves_the_others(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = make_engine("llama")
 
-    async def scenario() -> None:
-        prompt = await engine.tokenize(PROMPTS[0])
-        alone = await collect_ids(engine, prompt, max_tokens=9, temperature=0)
-        advance = Beams.advance
+    prompt = await engine.tokenize(PROMPTS[0])
+    alone = await collect_ids(engine, prompt, max_tokens=9, temperature=0)
+    advance = Beams.advance
 
-        def faulty_advance(self: Beams, logits: Any) -> Any:
-            if len(self) == 2:
-                raise RuntimeError("a fault")
-            return advance(self, logits)
+    def faulty_advance(self: Beams, logits: Any) -> Any:
+        if len(self) == 2:
+            raise RuntimeError("a fault")
+        return advance(self, logits)
 
-        monkeypatch.setattr(Beams, "advance", faulty_advance)
-        faulty, other = await asyncio.gather(
-            collect(engine, prompt, beam_search=BeamSearch(2), max_tokens=9),
-            collect_ids(engine, prompt, max_tokens=9, temperature=0),
-            return_exceptions=True,
-        )
-        assert isinstance(faulty, GenerationFailedError)
-        assert other == alone
-
-    asyncio.run(scenario())
+    monkeypatch.setattr(Beams, "advance", faulty_advance)
+    faulty, other = await asyncio.gather(
+        collect(engine, prompt, beam_search=BeamSearch(2), max_tokens=9),
+        collect_ids(engine, prompt, max_tokens=9, temperature=0),
+        return_exceptions=True,
+    )
+    assert isinstance(faulty, GenerationFailedError)
+    assert other == alone

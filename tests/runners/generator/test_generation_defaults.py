@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 
 from runners.core.errors import ModelLoadError
 from runners.core.generation import Sampling
-from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
 from tests.generator_families.models import save_generator
@@ -70,7 +69,7 @@ def folder_with(generator_folder: GeneratorFolder, tmp_path: Path) -> Folder:
     [(family, case) for family in ("bart", "llama") for case in CASES]
     + [(family, case) for family in ("t5", "mbart") for case in ("no_repeat_ngram_size", "beams, as bart-large-cnn")],
 )
-def test_an_answer_is_that_of_generate(
+async def test_an_answer_is_that_of_generate(
     family: str, case: str, generator_folder: GeneratorFolder, folder_with: Folder, start: Start
 ) -> None:
     plain_model = load(generator_folder(family))
@@ -95,18 +94,15 @@ def test_an_answer_is_that_of_generate(
     assert (expected == plain) is ((family, case) in WITHOUT_EFFECT)
     engine = start(folder)
 
-    async def scenario() -> None:
-        # Together, and beside what is drawn.
-        found = await asyncio.gather(
-            *(collect_ids(engine, prompt, temperature=0, max_tokens=24) for prompt in prompts),
-            *(collect_ids(engine, prompt, temperature=1.5, max_tokens=9) for prompt in prompts),
-        )
-        assert found[:3] == expected
-
-    asyncio.run(scenario())
+    # Together, and beside what is drawn.
+    found = await asyncio.gather(
+        *(collect_ids(engine, prompt, temperature=0, max_tokens=24) for prompt in prompts),
+        *(collect_ids(engine, prompt, temperature=1.5, max_tokens=9) for prompt in prompts),
+    )
+    assert found[:3] == expected
 
 
-def test_a_summarizer_gives_what_generate_gives(folder_with: Folder, start: Start) -> None:
+async def test_a_summarizer_gives_what_generate_gives(folder_with: Folder, start: Start) -> None:
     """Where a request says nothing at all; its own length too. From a config.json as old models have it as well."""
     folder = folder_with("bart", **BART_CNN)
     legacy = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
@@ -115,18 +111,15 @@ def test_a_summarizer_gives_what_generate_gives(folder_with: Folder, start: Star
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | legacy), encoding="utf-8")
     model, engine = load(folder), start(folder)
 
-    async def scenario() -> None:
-        for prompt in PROMPTS:
-            ids = await engine.tokenize(prompt)
-            [expected] = generate(model, ids)
-            assert await collect_ids(engine, ids) == expected
-            assert len(expected) == 29
-            # To ask for chance is not to ask for beams.
-            drawn = [await collect_ids(engine, ids, temperature=2.0, seed=seed) for seed in range(3)]
-            assert len({tuple(each) for each in drawn}) == 3
-            assert len(await collect(engine, ids, seed=1)) == 29
-
-    asyncio.run(scenario())
+    for prompt in PROMPTS:
+        ids = await engine.tokenize(prompt)
+        [expected] = generate(model, ids)
+        assert await collect_ids(engine, ids) == expected
+        assert len(expected) == 29
+        # To ask for chance is not to ask for beams.
+        drawn = [await collect_ids(engine, ids, temperature=2.0, seed=seed) for seed in range(3)]
+        assert len({tuple(each) for each in drawn}) == 3
+        assert len(await collect(engine, ids, seed=1)) == 29
 
 
 @pytest.mark.parametrize(
@@ -142,53 +135,43 @@ def test_a_summarizer_gives_what_generate_gives(folder_with: Folder, start: Star
         ({"do_sample": True, "temperature": 2.0, "num_beams": 4}, {}, True),
     ],
 )  # fmt: skip
-def test_an_encoder_decoder_is_drawn_from_where_the_request_or_the_model_says_so(
+async def test_an_encoder_decoder_is_drawn_from_where_the_request_or_the_model_says_so(
     settings: dict[str, Any], sampling: dict[str, Any], is_drawn: bool, folder_with: Folder, start: Start
 ) -> None:
     engine = start(folder_with("bart", **settings))
 
-    async def scenario() -> None:
-        outputs = [await collect_ids(engine, PROMPTS[0], max_tokens=12, **sampling) for _ in range(3)]
-        assert len({tuple(output) for output in outputs}) == (3 if is_drawn else 1)
-
-    asyncio.run(scenario())
+    outputs = [await collect_ids(engine, PROMPTS[0], max_tokens=12, **sampling) for _ in range(3)]
+    assert len({tuple(output) for output in outputs}) == (3 if is_drawn else 1)
 
 
-def test_a_request_wins(folder_with: Folder, start: Start) -> None:
+async def test_a_request_wins(folder_with: Folder, start: Start) -> None:
     folder = folder_with(
         "bart", eos_token_id=[2, *range(20, 3000, 7)], min_length=15, repetition_penalty=1.9, max_length=20, num_beams=2
     )
     model, engine = load(folder), start(folder)
 
-    async def scenario() -> None:
-        ids = await engine.tokenize(PROMPTS[1])
-        for sampling, settings in (
-            ({"min_tokens": 3}, {"min_length": 4}),
-            ({"repetition_penalty": 1.0}, {"repetition_penalty": 1.0}),
-            ({"max_tokens": 5}, {"max_new_tokens": 5}),
-            ({"max_tokens": 40}, {"max_new_tokens": 40}),
-            ({"ignore_eos": True}, {"eos_token_id": None, "min_length": 0}),
-        ):
-            assert await collect_ids(engine, ids, **sampling) == generate(model, ids, **settings)[0], sampling
-
-    asyncio.run(scenario())
+    ids = await engine.tokenize(PROMPTS[1])
+    for sampling, settings in (
+        ({"min_tokens": 3}, {"min_length": 4}),
+        ({"repetition_penalty": 1.0}, {"repetition_penalty": 1.0}),
+        ({"max_tokens": 5}, {"max_new_tokens": 5}),
+        ({"max_tokens": 40}, {"max_new_tokens": 40}),
+        ({"ignore_eos": True}, {"eos_token_id": None, "min_length": 0}),
+    ):
+        assert await collect_ids(engine, ids, **sampling) == generate(model, ids, **settings)[0], sampling
 
 
-def test_a_causal_model_has_its_length_and_its_stop_strings(folder_with: Folder, start: Start) -> None:
+async def test_a_causal_model_has_its_length_and_its_stop_strings(folder_with: Folder, start: Start) -> None:
     # Its temperature is vLLM's, so that the words are no test of `generate`.
     engine = start(folder_with("llama", max_new_tokens=7))
-
-    async def scenario(engine: TransformersEngine) -> list[str]:
-        deltas = await collect(engine, PROMPTS[0], temperature=0, ignore_eos=True)
-        assert deltas[-1].finish_reason == "length"
-        assert len(deltas) == 7
-        assert len(await collect(engine, PROMPTS[0], max_tokens=9, ignore_eos=True)) == 9
-        return [delta.text for delta in deltas]
-
-    texts = asyncio.run(scenario(engine))
+    deltas = await collect(engine, PROMPTS[0], temperature=0, ignore_eos=True)
+    assert deltas[-1].finish_reason == "length"
+    assert len(deltas) == 7
+    assert len(await collect(engine, PROMPTS[0], max_tokens=9, ignore_eos=True)) == 9
+    texts = [delta.text for delta in deltas]
     loaded = engine._model()
     engine._loaded = replace(loaded, defaults=replace(loaded.defaults, stop=("never there", texts[3])))
-    stopped = asyncio.run(collect(engine, PROMPTS[0], temperature=0, ignore_eos=True))
+    stopped = await collect(engine, PROMPTS[0], temperature=0, ignore_eos=True)
     assert "".join(delta.text for delta in stopped) == "".join(texts[:3])
     assert stopped[-1].stop_reason == texts[3]
 
@@ -202,7 +185,7 @@ def test_a_causal_model_has_its_length_and_its_stop_strings(folder_with: Folder,
         {"top_h": 0.4},
     ],
 )
-def test_a_model_leaves_out_what_generate_leaves_out(
+async def test_a_model_leaves_out_what_generate_leaves_out(
     settings: dict[str, Any], folder_with: Folder, start: Start
 ) -> None:
     """What of the vocabulary is drawn, 400 times, is what `generate` leaves."""
@@ -210,24 +193,21 @@ def test_a_model_leaves_out_what_generate_leaves_out(
     model: Any = load(folder)
     engine = start(folder)
 
-    async def scenario() -> None:
-        ids = await engine.tokenize(PROMPTS[0])
-        given = torch.tensor([ids])
-        scores = model.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=1, output_scores=True,
-            return_dict_in_generate=True,
-        ).scores[0][0]  # fmt: skip
-        kept = {int(token) for token in (scores > -torch.inf).nonzero()[:, 0]}
-        likely = {int(token) for token in (scores.softmax(-1) > 0.05).nonzero()[:, 0]}
-        drawn = {
-            token
-            for ids in await asyncio.gather(*(collect_ids(engine, ids, max_tokens=1, seed=seed) for seed in range(400)))
-            for token in ids
-        }
-        assert likely <= drawn <= kept
-        assert len(kept) < 2000
-
-    asyncio.run(scenario())
+    ids = await engine.tokenize(PROMPTS[0])
+    given = torch.tensor([ids])
+    scores = model.generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=1, output_scores=True,
+        return_dict_in_generate=True,
+    ).scores[0][0]  # fmt: skip
+    kept = {int(token) for token in (scores > -torch.inf).nonzero()[:, 0]}
+    likely = {int(token) for token in (scores.softmax(-1) > 0.05).nonzero()[:, 0]}
+    drawn = {
+        token
+        for ids in await asyncio.gather(*(collect_ids(engine, ids, max_tokens=1, seed=seed) for seed in range(400)))
+        for token in ids
+    }
+    assert likely <= drawn <= kept
+    assert len(kept) < 2000
 
 
 @pytest.mark.parametrize(
@@ -245,11 +225,11 @@ def test_a_model_leaves_out_what_generate_leaves_out(
         ("llama", {}, {"default_tokens": 1000}, 62),
     ],
 )  # fmt: skip
-def test_a_length_is_the_request_s_or_the_model_s_or_the_protocol_s(
+async def test_a_length_is_the_request_s_or_the_model_s_or_the_protocol_s(
     family: str, settings: dict[str, Any], sampling: dict[str, Any], tokens: int, folder_with: Folder, start: Start
 ) -> None:
     engine = start(folder_with(family, **settings))
-    assert len(asyncio.run(collect_ids(engine, [8, 9], ignore_eos=True, **sampling))) == tokens
+    assert len(await collect_ids(engine, [8, 9], ignore_eos=True, **sampling)) == tokens
 
 
 def test_what_has_no_effect_is_named(folder_with: Folder, start: Start, caplog: pytest.LogCaptureFixture) -> None:
@@ -287,7 +267,7 @@ def test_a_file_of_defaults_that_is_no_json_ends_the_load(folder_with: Folder, s
         start(folder)
 
 
-def test_a_model_that_runs_alone_has_its_defaults_too(tmp_path: Path, start: Start) -> None:
+async def test_a_model_that_runs_alone_has_its_defaults_too(tmp_path: Path, start: Start) -> None:
     """Its steps are those of a `generate` that is not to do them again."""
     [family] = [family for family in registered_families() if str(family) == "mamba-causal"]
     save_generator(family, tmp_path / "plain")
@@ -295,12 +275,12 @@ def test_a_model_that_runs_alone_has_its_defaults_too(tmp_path: Path, start: Sta
     folder = copy_with_defaults(tmp_path / "plain", tmp_path / "configured", **settings)
     model, prompt = load(folder), list(range(9, 20))
     expected = generate(model, prompt, max_new_tokens=12)[0]
-    assert asyncio.run(collect_ids(start(folder), prompt, max_tokens=12)) == expected
+    assert await collect_ids(start(folder), prompt, max_tokens=12) == expected
     assert len(set(expected)) == len(expected)
     # It stops by strings that only a tokenizer knows, and searches as `generate` does by code of others.
     others = {"stop_strings": ["never there"], "penalty_alpha": 0.6, "top_k": 4, "token_healing": True}
     folder = copy_with_defaults(tmp_path / "plain", tmp_path / "others", **others)
-    assert len(asyncio.run(collect_ids(start(folder), prompt, max_tokens=5, ignore_eos=True))) == 5
+    assert len(await collect_ids(start(folder), prompt, max_tokens=5, ignore_eos=True)) == 5
 
 
 def test_a_model_without_settings_pays_nothing(folder_with: Folder, start: Start) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +20,7 @@ from runners.generator.runner import GeneratorRunner
 from runners.generator.transformers_engine import TransformersEngine
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.waiting import wait_until
 
 PATHS = ("/v1/completions", "/v1/models/model:predict", "/v2/models/model/generate", "/v2/models/model/generate_stream")
 
@@ -51,20 +51,14 @@ def count(runner: GeneratorRunner) -> int:
 
 def wait_until_idle(runner: GeneratorRunner) -> None:
     """What has ended leaves before the model thread's next step."""
-    deadline = time.monotonic() + 10
-    while count(runner):
-        assert time.monotonic() < deadline, "a sequence goes on"
-        time.sleep(0.001)
+    wait_until(lambda: count(runner) == 0, seconds=10)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_overload(runner: GeneratorRunner, path: str) -> None:
-    async def ask() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(create_application(Models([runner]), Arguments()))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
-            return await asyncio.gather(*(client.post(path, json=body_for(path, False)) for _ in range(5)))
-
-    responses = asyncio.run(ask())
+async def test_overload(runner: GeneratorRunner, path: str) -> None:
+    transport = httpx.ASGITransport(create_application(Models([runner]), Arguments()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        responses = await asyncio.gather(*(client.post(path, json=body_for(path, False)) for _ in range(5)))
     assert Counter(response.status_code for response in responses) == {200: 2, 429: 3}
     refused = next(response for response in responses if response.status_code == 429)
     assert refused.headers["retry-after"] == "1"
@@ -73,11 +67,11 @@ def test_overload(runner: GeneratorRunner, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_client_that_leaves(runner: GeneratorRunner, path: str) -> None:
+async def test_a_client_that_leaves(runner: GeneratorRunner, path: str) -> None:
     """Its sequence ends at once: the 40 tokens are not generated."""
     body = orjson.dumps(body_for(path, True) | ({"max_tokens": 60} if "completions" in path else {}))
 
-    async def leave() -> None:
+    async with asyncio.timeout(60):
         left = asyncio.Event()
         messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -104,8 +98,6 @@ def test_a_client_that_leaves(runner: GeneratorRunner, path: str) -> None:
         assert asking.done()
         asking.exception()
         wait_until_idle(runner)
-
-    asyncio.run(asyncio.wait_for(leave(), 60))
     with runner.admission.admit(), runner.admission.admit():
         pass
 
@@ -153,11 +145,11 @@ def test_which_runner(
         ),
     ],
 )
-def test_what_cannot_generate_says_why_in_one_line(
+async def test_what_cannot_generate_says_why_in_one_line(
     arguments: dict[str, Any], message: str, generator_folder: GeneratorFolder, model_folder: ModelFolder
 ) -> None:
     folders = {"t5": generator_folder("t5"), "bert": model_folder("bert", "sequence_classification")}
     given = {name: value.format(**folders) for name, value in arguments.items()}
     with pytest.raises(ModelLoadError, match=message) as error:
-        asyncio.run(GeneratorRunner(Arguments.model_validate(given)).load())
+        await GeneratorRunner(Arguments.model_validate(given)).load()
     assert "\n" not in str(error.value)

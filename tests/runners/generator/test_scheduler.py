@@ -33,7 +33,7 @@ _TEXT = "a secret of the prompt"
 Outcome = list[Delta] | BaseException
 
 
-def ask_ten(engine: TransformersEngine, **sampling: Any) -> list[Outcome]:
+async def ask_ten(engine: TransformersEngine, **sampling: Any) -> list[Outcome]:
     """Ten sampled sequences at the same time, of which the fourth is the culprit."""
 
     async def ask(index: int) -> list[Delta]:
@@ -45,10 +45,7 @@ def ask_ten(engine: TransformersEngine, **sampling: Any) -> list[Outcome]:
         asked = Sampling(**{**given, **settings, **own})
         return [delta async for delta in engine.generate(prompt, asked)]
 
-    async def ask_all() -> list[Outcome]:
-        return await asyncio.gather(*(ask(index) for index in range(10)), return_exceptions=True)
-
-    return asyncio.run(ask_all())
+    return await asyncio.gather(*(ask(index) for index in range(10)), return_exceptions=True)
 
 
 def written(outcome: Outcome) -> list[Any]:
@@ -164,7 +161,7 @@ def in_prompt_scores(patch: pytest.MonkeyPatch) -> None:
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_one_of_ten_fails_alone(
+async def test_one_of_ten_fails_alone(
     family: str,
     put: Callable[[pytest.MonkeyPatch], None],
     sampling: dict[str, Any],
@@ -176,10 +173,10 @@ def test_one_of_ten_fails_alone(
     if family == "t5" and "prompt_logprobs" in sampling:
         pytest.skip("encoder-decoders have none")
     engine = make_engine(family)
-    undisturbed = ask_ten(engine)
+    undisturbed = await ask_ten(engine)
     put(monkeypatch)
     caplog.set_level(logging.DEBUG)
-    outcomes = ask_ten(engine, **sampling)
+    outcomes = await ask_ten(engine, **sampling)
     failed = outcomes.pop(3)
     undisturbed.pop(3)
     assert isinstance(failed, GenerationFailedError)
@@ -212,7 +209,7 @@ async def ask(engine: TransformersEngine, admitted: Admitted, first: int, count:
 
 
 @pytest.mark.parametrize("family", ["llama", "t5"])
-def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
+async def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
     family: str, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Alone, the large one holds all rows; some pause for the next request, which has its row in the next step."""
@@ -220,62 +217,53 @@ def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
     order = begun(monkeypatch)
     admission = Admission(RequestLimits())
 
-    async def scenario() -> None:
-        with admission.admit() as large, admission.admit() as small:
-            undisturbed = await ask(engine, large, 20, MAX_ROWS + 6, 40)
-            order.clear()
-            many = asyncio.create_task(ask(engine, large, 20, MAX_ROWS + 6, 40))
-            while len(order) < MAX_ROWS:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            assert len(order) == MAX_ROWS
-            await ask(engine, small, 30, 1, 1)
-            assert order.index(30) == MAX_ROWS, "nobody goes before it"
-            assert not many.done()
-            assert await many == undisturbed, "what has paused goes on as it was"
-
-    asyncio.run(scenario())
+    with admission.admit() as large, admission.admit() as small:
+        undisturbed = await ask(engine, large, 20, MAX_ROWS + 6, 40)
+        order.clear()
+        many = asyncio.create_task(ask(engine, large, 20, MAX_ROWS + 6, 40))
+        while len(order) < MAX_ROWS:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert len(order) == MAX_ROWS
+        await ask(engine, small, 30, 1, 1)
+        assert order.index(30) == MAX_ROWS, "nobody goes before it"
+        assert not many.done()
+        assert await many == undisturbed, "what has paused goes on as it was"
     assert admission.tokens.held == admission.requests == 0
 
 
-def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:
+async def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:
     admission = Admission(RequestLimits())
     scheduler = own_engine._model().scheduler
 
-    async def scenario() -> None:
-        with admission.admit() as large, admission.admit() as small:
-            many = asyncio.create_task(ask(own_engine, large, 20, MAX_ROWS, 50))
-            while len(scheduler._running) < MAX_ROWS:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            other = asyncio.create_task(ask(own_engine, small, 30, 1, 40))
-            while not len(scheduler._paused):  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            many.cancel()
-            await asyncio.gather(many, return_exceptions=True)
-            await other
-            await ask(own_engine, small, 30, 1, 2)
-
-    asyncio.run(scenario())
+    with admission.admit() as large, admission.admit() as small:
+        many = asyncio.create_task(ask(own_engine, large, 20, MAX_ROWS, 50))
+        while len(scheduler._running) < MAX_ROWS:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        other = asyncio.create_task(ask(own_engine, small, 30, 1, 40))
+        while not len(scheduler._paused):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        many.cancel()
+        await asyncio.gather(many, return_exceptions=True)
+        await other
+        await ask(own_engine, small, 30, 1, 2)
     assert scheduler.count == 0
 
 
-def test_what_waits_and_is_left_is_not_computed(
+async def test_what_waits_and_is_left_is_not_computed(
     own_engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order = begun(monkeypatch)
     admission = Admission(RequestLimits())
 
-    async def scenario() -> None:
-        with admission.admit() as admitted:
-            # They hold all rows that a request may hold, so that the rest of it waits.
-            tasks = [asyncio.create_task(ask(own_engine, admitted, 20, 138, 50))]
-            while len(own_engine._model().scheduler._waiting) < 90:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert len(own_engine._model().scheduler._waiting) == 0
-            await ask(own_engine, admitted, 30, 1, 1)
-
-    asyncio.run(scenario())
+    with admission.admit() as admitted:
+        # They hold all rows that a request may hold, so that the rest of it waits.
+        tasks = [asyncio.create_task(ask(own_engine, admitted, 20, 138, 50))]
+        while len(own_engine._model().scheduler._waiting) < 90:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert len(own_engine._model().scheduler._waiting) == 0
+        await ask(own_engine, admitted, 30, 1, 1)
     # The model thread goes on to start what has rows while the tasks are cancelled.
     assert len(order) <= MAX_ROWS + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -151,10 +150,10 @@ def test_words_of_a_list(value: str, words: list[str]) -> None:
         ("distilbert", "sequence_classification", "vLLM cannot run .*: "),
     ],
 )
-def test_backend_vllm_where_it_cannot(model_folder: ModelFolder, family: str, task: str, message: str) -> None:
+async def test_backend_vllm_where_it_cannot(model_folder: ModelFolder, family: str, task: str, message: str) -> None:
     runner = GeneratorRunner(Arguments(model_dir=str(model_folder(family, task)), backend="vllm"))
     with pytest.raises(RunnerError, match=message) as error:
-        asyncio.run(runner.load())
+        await runner.load()
     assert "\n" not in str(error.value)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from runners.hosting.idle_memory import Excess, _resident, release_memory
+from tests.waiting import eventually
 
 MIB = 2**20
 IDLE, BUSY = False, True
@@ -38,20 +39,17 @@ def test_what_is_more_than_needed(looks: list[tuple[int, bool]], found: list[int
 
 
 @on_linux
-def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
-    async def run() -> None:
-        giving = asyncio.create_task(release_memory(lambda: True, lambda: False, period=0.05))
-        await asyncio.sleep(0.5)
-        # Pieces too small for mappings of their own; the last one keeps the heap from ending before the others.
-        pieces = [bytes(100_000) for _ in range(2000)]
-        last = pieces.pop()
-        most = _resident()
-        pieces.clear()
-        await wait_below(most - 100 * MIB)
-        giving.cancel()
-        del last
-
-    asyncio.run(run())
+async def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
+    giving = asyncio.create_task(release_memory(lambda: True, lambda: False, period=0.05))
+    await asyncio.sleep(0.5)
+    # Pieces too small for mappings of their own; the last one keeps the heap from ending before the others.
+    pieces = [bytes(100_000) for _ in range(2000)]
+    last = pieces.pop()
+    most = _resident()
+    pieces.clear()
+    await wait_below(most - 100 * MIB)
+    giving.cancel()
+    del last
 
 
 THREADS = """
@@ -95,20 +93,17 @@ def test_threads_keep_little_in_few_heaps() -> None:
 
 
 @on_linux
-def test_what_an_error_keeps_goes_back_to_the_system() -> None:
-    async def run() -> None:
-        gc.collect()
-        gc.disable()
-        try:
-            giving = asyncio.create_task(release_memory(lambda: True, lambda: False, period=0.05))
-            await asyncio.sleep(0.5)
-            most = fail_with(200 * MIB)
-            await wait_below(most - 150 * MIB)
-            giving.cancel()
-        finally:
-            gc.enable()
-
-    asyncio.run(run())
+async def test_what_an_error_keeps_goes_back_to_the_system() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        giving = asyncio.create_task(release_memory(lambda: True, lambda: False, period=0.05))
+        await asyncio.sleep(0.5)
+        most = fail_with(200 * MIB)
+        await wait_below(most - 150 * MIB)
+        giving.cancel()
+    finally:
+        gc.enable()
 
 
 def fail_with(size: int) -> int:
@@ -124,9 +119,7 @@ def fail_with(size: int) -> int:
 
 
 async def wait_below(size: int) -> None:
-    async with asyncio.timeout(60):
-        while _resident() > size:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+    await eventually(lambda: _resident() <= size, seconds=60)
 
 
 class _Cycle:
@@ -168,35 +161,32 @@ def test_without_it_a_growing_heap_is_looked_at_as_a_whole(passes: list[int]) ->
     assert 2 in passes
 
 
-def test_under_load_there_is_no_full_pass(passes: list[int]) -> None:
-    asyncio.run(run_beside(busy=True, longest=60, seconds=0.1))
+async def test_under_load_there_is_no_full_pass(passes: list[int]) -> None:
+    await run_beside(busy=True, longest=60, seconds=0.1)
     assert 1 in passes
     assert 2 not in passes
 
 
 @pytest.mark.parametrize(("busy", "longest"), [(False, 60), (True, 0.02)])
-def test_when_idle_or_after_a_while_old_garbage_is_collected(busy: bool, longest: float) -> None:
+async def test_when_idle_or_after_a_while_old_garbage_is_collected(busy: bool, longest: float) -> None:
     cycle = _Cycle()
     gc.collect()
     gone = weakref.ref(cycle)
     del cycle
-    asyncio.run(run_beside(busy, longest, seconds=0.2))
+    await run_beside(busy, longest, seconds=0.2)
     assert gone() is None
 
 
-def test_python_decides_again_once_it_is_stopped() -> None:
+async def test_python_decides_again_once_it_is_stopped() -> None:
     before = gc.get_threshold()
-    asyncio.run(run_beside(busy=False, longest=60, seconds=0))
+    await run_beside(busy=False, longest=60, seconds=0)
     assert gc.get_threshold() == before
 
 
-def test_nothing_is_looked_at_where_nothing_happened(passes: list[int]) -> None:
-    async def run() -> None:
-        gc.collect()
-        passes.clear()
-        task = asyncio.create_task(release_memory(lambda: False, lambda: False, period=0.01))
-        await asyncio.sleep(0.1)
-        task.cancel()
-
-    asyncio.run(run())
+async def test_nothing_is_looked_at_where_nothing_happened(passes: list[int]) -> None:
+    gc.collect()
+    passes.clear()
+    task = asyncio.create_task(release_memory(lambda: False, lambda: False, period=0.01))
+    await asyncio.sleep(0.1)
+    task.cancel()
     assert passes.count(2) <= 1

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -118,7 +117,7 @@ def _outline(model_type: str, **config: Any) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("family", ["roberta", "bert", "deberta-v2"])
-def test_texts_over_the_limit_are_truncated_counted_and_said_once(
+async def test_texts_over_the_limit_are_truncated_counted_and_said_once(
     model_folder: ModelFolder, family: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     from prometheus_client import REGISTRY
@@ -126,7 +125,7 @@ def test_texts_over_the_limit_are_truncated_counted_and_said_once(
     runner = load(model_dir=str(model_folder(family, "token_classification")), model_name=f"long-{family}")
     texts = [TextInput("very long " * 1000), TextInput("short"), TextInput("x y z " * 5000)]
     for _ in range(2):
-        predictions = asyncio.run(runner.infer(texts, runner.default_options))
+        predictions = await runner.infer(texts, runner.default_options)
         lengths = [prediction.main.values.shape[1] for prediction in predictions]  # type: ignore[union-attr]
         assert [length == 512 for length in lengths] == [True, False, True]
     runner.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 
@@ -20,27 +19,32 @@ from tests.encoders import load
 
 @pytest.mark.parametrize("family", ["bert", "albert"])
 @pytest.mark.parametrize("damage", ["overwritten", "cut"])
-def test_answers_stay_when_the_files_change(
+async def test_answers_stay_when_the_files_change(
     family: str, damage: str, model_folder: ModelFolder, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder(family, "sequence_classification"), folder)
     runner = load(model_dir=str(folder))
-    before = answer(runner)
+    before = await answer(runner)
     for path in folder.rglob("*"):
         with path.open("r+b") as file:
             if damage == "cut":
                 file.truncate(1)
             else:
                 file.write(b"\xff" * path.stat().st_size)
-    assert answer(runner) == before
-    assert str(folder) not in Path("/proc/self/maps").read_text()
+    assert await answer(runner) == before
+    assert str(folder) not in mapped_files()
     runner.close()
 
 
-def answer(runner: EncoderRunner) -> list[list[float]]:
+def mapped_files() -> str:
+    """The files that this process maps, as Linux lists them."""
+    return Path("/proc/self/maps").read_text()
+
+
+async def answer(runner: EncoderRunner) -> list[list[float]]:
     texts = [TextInput("a text"), TextInput("another one")]
-    predictions = asyncio.run(runner.infer(texts, Options(AnswerForm.RAW_LOGITS)))
+    predictions = await runner.infer(texts, Options(AnswerForm.RAW_LOGITS))
     return [prediction.main.values.tolist() for prediction in predictions]  # type: ignore[union-attr]
 
 

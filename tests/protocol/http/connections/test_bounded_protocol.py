@@ -244,26 +244,23 @@ def accept(table: ConnectionTable, reader: Reader, application: Any) -> BoundedH
         (MIB, MIB, False),
     ],
 )
-def test_progress_of_an_answer_is_64_kib_or_its_end(a_second: int, size: int, left: bool) -> None:
+async def test_progress_of_an_answer_is_64_kib_or_its_end(a_second: int, size: int, left: bool) -> None:
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    async def answer() -> None:
-        reader = Reader(a_second)
-        connection = accept(ConnectionTable(Arguments(answer_timeout=60, timeout_keep_alive=1000)), reader, application)
-        connection.data_received(GET)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        seconds = 0
-        while reader.unsent and not reader.aborted:
-            connection.check(connection.loop.time() + seconds)
-            reader.read()
-            seconds += 1
-        assert reader.aborted == left
-        assert seconds == 61 or not left
-
-    asyncio.run(answer())
+    reader = Reader(a_second)
+    connection = accept(ConnectionTable(Arguments(answer_timeout=60, timeout_keep_alive=1000)), reader, application)
+    connection.data_received(GET)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    seconds = 0
+    while reader.unsent and not reader.aborted:
+        connection.check(connection.loop.time() + seconds)
+        reader.read()
+        seconds += 1
+    assert reader.aborted == left
+    assert seconds == 61 or not left
 
 
 def test_a_stream_in_which_nothing_comes_for_long_stays(start_uvicorn: StartUvicorn) -> None:

@@ -16,6 +16,7 @@ from protocol.http.connections.uvicorn_settings import bound_handshakes
 from runners.core.certificates import CIPHERS
 from tests.conftest import Certificate, renew
 from tests.protocol.http.conftest import StartUvicorn, connect, find_table, read_all, report, statuses
+from tests.waiting import wait_until
 
 GET = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
@@ -115,10 +116,7 @@ def test_a_client_that_does_not_end_tls_after_its_answer_is_left(
     with connect(port) as plain, trust(files.authority).wrap_socket(plain, server_hostname="localhost") as client:
         client.sendall(GET)
         assert statuses(client.recv(65536)) == [200]
-        deadline = time.monotonic() + 15
-        while find_table()._open:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: not find_table()._open)
 
 
 def test_clients_need_a_certificate_of_the_authorities(

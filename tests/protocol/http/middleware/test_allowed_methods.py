@@ -57,7 +57,7 @@ MISSING = [
 
 @pytest.fixture(scope="module", params=[None, "key"])
 def client(model_folder: ModelFolder, serve: Serve, request: pytest.FixtureRequest) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"), api_key=request.param)
+    return serve(model_dir=model_folder("bert", "sequence_classification"), api_key=request.param).client
 
 
 @pytest.mark.parametrize(("path", "allowed"), PATHS)

@@ -30,6 +30,7 @@ from runners.core.arguments import Arguments
 from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
 from tests.conftest import Dial, ModelFolder, Serve
+from tests.served import Served
 
 LOAD = "/v2/repository/models/model/load"
 CLIENT, ADMIN = {"authorization": "Bearer client"}, {"authorization": "Bearer admin"}
@@ -42,27 +43,31 @@ def folder(model_folder: ModelFolder) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start(folder: Path, serve: Serve) -> Callable[..., TestClient]:
-    """A client of a server with keys: `start(api_key="client")`."""
+def start(folder: Path, serve: Serve) -> Serve:
+    """A server with keys: `start(api_key="client")`."""
     return lambda **arguments: serve(model_dir=folder, **arguments)
 
 
 @pytest.fixture(scope="module")
-def keyed(start: Callable[..., TestClient]) -> TestClient:
+def served(start: Serve) -> Served:
     return start(api_key="client")
+
+
+@pytest.fixture(scope="module")
+def keyed(served: Served) -> TestClient:
+    return served.client
 
 
 # What is open
 
 
-def test_every_route_that_is_not_listed_asks_for_a_key(keyed: TestClient) -> None:
-    models, arguments = keyed.app_state["served"]
-    routes = create_routes(make_context(models, arguments))
+def test_every_route_that_is_not_listed_asks_for_a_key(served: Served) -> None:
+    routes = create_routes(make_context(served.models, served.arguments))
     asked = 0
     for route in routes:
         path = re.sub(r"{(\w+)(:path)?}", "model", route.path)
         for method in route.methods or ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"):
-            answer = keyed.request(method, path)
+            answer = served.client.request(method, path)
             assert (answer.status_code == 401) is (path not in OPEN_PATHS), (method, path)
             asked += answer.status_code == 401
     assert asked > 100
@@ -123,8 +128,8 @@ def test_a_path_in_other_letters_is_the_same_path(keyed: TestClient) -> None:
         ([("x-api-key", "client")], 401),
     ],
 )
-def test_headers(start: Callable[..., TestClient], headers: list[tuple[str, Any]], status: int) -> None:
-    answer = start(api_key=" client , other,").get("/v1/models", headers=headers)
+def test_headers(start: Serve, headers: list[tuple[str, Any]], status: int) -> None:
+    answer = start(api_key=" client , other,").client.get("/v1/models", headers=headers)
     assert answer.status_code == status
     if status == 401:
         assert (answer.json(), answer.headers["www-authenticate"]) == (UNAUTHORIZED, "Bearer")
@@ -145,11 +150,10 @@ def test_headers(start: Callable[..., TestClient], headers: list[tuple[str, Any]
         ({"api_key": "client", "admin_api_key": "admin"}, 401, 403, 200),
     ],
 )
-def test_who_may_load(
-    arguments: dict[str, Any], none: int, client: int, admin: int, start: Callable[..., TestClient], dial: Dial
-) -> None:
-    server = start(**arguments)
-    call = dial(server).unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
+def test_who_may_load(arguments: dict[str, Any], none: int, client: int, admin: int, start: Serve, dial: Dial) -> None:
+    served = start(**arguments)
+    server = served.client
+    call = dial(served).unary_unary("/inference.GRPCInferenceService/RepositoryModelLoad")
     message = open_inference_pb2.RepositoryModelLoadRequest(model_name="model").SerializeToString()
     codes = {200: "OK", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED"}
     for headers, status in (({}, none), (CLIENT, client), (ADMIN, admin)):
@@ -159,24 +163,24 @@ def test_who_may_load(
         assert server.post("/v2/repository/any/models/model/load", headers=headers).status_code == status
 
 
-def test_what_a_refusal_says(start: Callable[..., TestClient]) -> None:
-    off = start().post(LOAD)
+def test_what_a_refusal_says(start: Serve) -> None:
+    off = start().client.post(LOAD)
     assert off.json() == {
         "error": "loading and unloading are off on this server, which has no keys: --admin_api_key or "
         "--enable_repository allows them"
     }
-    keys = start(api_key="client", admin_api_key="admin")
+    keys = start(api_key="client", admin_api_key="admin").client
     assert keys.post(LOAD, headers=CLIENT).json() == {
         "error": "loading and unloading need an admin's key, which this one is not"
     }
 
 
-def test_an_admin_s_key_is_good_for_everything(start: Callable[..., TestClient]) -> None:
-    server = start(api_key="client", admin_api_key="admin")
+def test_an_admin_s_key_is_good_for_everything(start: Serve) -> None:
+    server = start(api_key="client", admin_api_key="admin").client
     for headers in (CLIENT, ADMIN):
         assert server.post("/v2/repository/index", headers=headers).status_code == 200
         assert server.post("/v1/models/model:predict", json={"instances": ["a"]}, headers=headers).status_code == 200
-    assert start(admin_api_key="admin").get("/v1/models").status_code == 200
+    assert start(admin_api_key="admin").client.get("/v1/models").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -199,9 +203,9 @@ def test_an_admin_s_key_is_good_for_everything(start: Callable[..., TestClient])
 )
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/json"])
 def test_pages_of_other_origins_change_nothing(
-    headers: dict[str, str], status: int, kind: str | None, start: Callable[..., TestClient]
+    headers: dict[str, str], status: int, kind: str | None, start: Serve
 ) -> None:
-    server = start(enable_repository=True)
+    server = start(enable_repository=True).client
     sent = headers if kind is None else {**headers, "content-type": kind}
     assert server.post(LOAD, headers=sent).status_code == status
     # What changes nothing is for browsers too.
@@ -253,9 +257,9 @@ def test_what_is_an_operator_s_on_vllm(path: str, none: int, client: int, admin:
 # gRPC
 
 
-def test_every_call_that_is_not_listed_asks_for_a_key(keyed: TestClient, dial: Dial) -> None:
+def test_every_call_that_is_not_listed_asks_for_a_key(served: Served, dial: Dial) -> None:
     """All that the server's own reflection tells of, and what there is not."""
-    channel = dial(keyed)
+    channel = dial(served)
     methods = {
         f"/{service.full_name}/{method.name}"
         for descriptor in (open_inference_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR)
@@ -268,8 +272,8 @@ def test_every_call_that_is_not_listed_asks_for_a_key(keyed: TestClient, dial: D
         assert (code == "UNAUTHENTICATED") is (method not in OPEN_CALLS), method
 
 
-def test_a_call_without_a_key_is_refused_before_its_message_is_read(keyed: TestClient, dial: Dial) -> None:
-    call = dial(keyed).unary_unary("/inference.GRPCInferenceService/ModelInfer")
+def test_a_call_without_a_key_is_refused_before_its_message_is_read(served: Served, dial: Dial) -> None:
+    call = dial(served).unary_unary("/inference.GRPCInferenceService/ModelInfer")
     error = error_of(lambda: call(b"\xff" * 100, metadata=(("x-request-id", "7"),)))
     assert (error.code().name, error.details()) == ("UNAUTHENTICATED", UNAUTHORIZED["error"])
     assert ("x-request-id", "7") in error.trailing_metadata()
@@ -297,7 +301,7 @@ def code_of(call: Callable[[], Any]) -> str:
 
 
 def test_keys_from_a_file_are_read_again(
-    start: Callable[..., TestClient], dial: Dial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Serve, dial: Dial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is a link, as in a secret of Kubernetes, which points elsewhere once the secret has changed."""
     monkeypatch.setattr(file_watch, "_CHECK_SECONDS", 0)
@@ -305,8 +309,9 @@ def test_keys_from_a_file_are_read_again(
     (tmp_path / "new").write_text("third")
     link = tmp_path / "keys"
     link.symlink_to("old")
-    server = start(api_key_file=str(link), api_key="always")
-    call = dial(server).unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
+    served = start(api_key_file=str(link), api_key="always")
+    server = served.client
+    call = dial(served).unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
 
     def accepted() -> list[str]:
         keys = ("first", "second", "third", "always")
@@ -330,8 +335,8 @@ def ask(server: TestClient, key: str) -> int:
     return server.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code
 
 
-def test_a_file_that_is_not_there_lets_nobody_in(start: Callable[..., TestClient], tmp_path: Path) -> None:
-    server = start(api_key_file=str(tmp_path / "none"))
+def test_a_file_that_is_not_there_lets_nobody_in(start: Serve, tmp_path: Path) -> None:
+    server = start(api_key_file=str(tmp_path / "none")).client
     assert ask(server, "") == ask(server, "anything") == 401
 
 

@@ -13,7 +13,7 @@ PREDICT = "/v1/models/model:predict"
 
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
-    return serve(model_dir=model_folder("bert", "sequence_classification"), enable_latency_logging=True)
+    return serve(model_dir=model_folder("bert", "sequence_classification"), enable_latency_logging=True).client
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_one_line_a_request(
 
 
 def test_off_by_default(model_folder: ModelFolder, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    client = serve(model_dir=model_folder("bert", "sequence_classification"))
+    client = serve(model_dir=model_folder("bert", "sequence_classification")).client
     with caplog.at_level(logging.INFO, "protocol"):
         client.get("/")
     assert not [record for record in caplog.records if record.name == "protocol.http.middleware.latency"]

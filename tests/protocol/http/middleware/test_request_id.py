@@ -17,7 +17,7 @@ PREDICT = "/v1/models/model:predict"
 @pytest.fixture(scope="module")
 def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
     folder = model_folder("bert", "sequence_classification")
-    return serve(model_dir=folder, max_request_bytes=5000, api_key="key")
+    return serve(model_dir=folder, max_request_bytes=5000, api_key="key").client
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_failure_has_the_id(client: TestClient, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_stream_has_the_id(generator_folder: GeneratorFolder, serve: Serve) -> None:
-    client = serve(model_dir=generator_folder("gpt2"), backend="huggingface")
+    client = serve(model_dir=generator_folder("gpt2"), backend="huggingface").client
     body = {"text_input": "Return", "parameters": {"max_tokens": 2}}
     response = client.post("/v2/models/model/generate_stream", json=body, headers={"x-request-id": "abc-1"})
     assert response.headers["content-type"].startswith("text/event-stream")
@@ -75,7 +75,7 @@ def test_a_stream_has_the_id(generator_folder: GeneratorFolder, serve: Serve) ->
         ([(b"x-request-id", b"first"), (b"x-request-id", b"second")], "first", [b"first"]),
     ],
 )
-def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None, echoed: list[bytes]) -> None:
+async def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None, echoed: list[bytes]) -> None:
     """It is the request's own, whatever was set around it, and set for its time only."""
     found: list[str | None] = []
     sent: list[Any] = []
@@ -89,12 +89,9 @@ def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None, echo
     async def send(message: Any) -> None:
         sent.append(message)
 
-    async def scenario() -> None:
-        request_id.set("around")
-        await EchoRequestId(app)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
-        assert request_id.get() == "around"
-
-    asyncio.run(scenario())
+    request_id.set("around")
+    await EchoRequestId(app)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
+    assert request_id.get() == "around"
     assert found == [seen, seen]
     assert [value for _, value in sent[0]["headers"] if value] == echoed
 

@@ -24,6 +24,7 @@ from runners.core.errors import InputError, OverloadedError
 from runners.core.models import Models
 from runners.core.predictions import MAIN, Numbers, Options, Prediction, TextInput
 from runners.core.task import Task
+from tests.waiting import wait_until
 
 LIMIT = 100_000
 PREDICT = "/v1/models/model:predict"
@@ -71,8 +72,7 @@ def port() -> Iterator[int]:
         server.config.load()
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_until(lambda: server.started)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
     thread.join()

@@ -16,11 +16,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from starlette.testclient import TestClient
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from tests.attack.cases_grpc import ASKED, frame, head
 from tests.conftest import Dial, ModelFolder, Serve
+from tests.served import Served
+from tests.waiting import wait_until
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER, STREAM, WATCH, REFLECT = (
@@ -32,13 +33,13 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"") + frame(4, 1
 
 
 @pytest.fixture(scope="module")
-def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
+def served(model_folder: ModelFolder, serve: Serve) -> Served:
     return serve(model_dir=model_folder("bert", "sequence_classification"))
 
 
 @pytest.fixture(scope="module")
-def channel(client: TestClient, dial: Dial) -> grpc.Channel:
-    return dial(client)
+def channel(served: Served, dial: Dial) -> grpc.Channel:
+    return dial(served)
 
 
 def is_live(channel: grpc.Channel) -> bool:
@@ -87,27 +88,25 @@ def code(call: Any) -> str:
     return f"{call.code().name}: {call.details()}"
 
 
-def test_more_calls_than_a_connection_may_have_wait(client: TestClient, dial: Dial) -> None:
-    channel = dial(client, max_concurrent_requests=8)
+def test_more_calls_than_a_connection_may_have_wait(served: Served, dial: Dial) -> None:
+    channel = dial(served, max_concurrent_requests=8)
     live = channel.unary_unary(f"{SERVICE}/ServerLive", None, None)
     calls = [live.future(b"", timeout=30) for _ in range(1000)]
     assert Counter(call.code().name for call in calls) == {"OK": 1000}
 
 
-def test_a_message_must_come_in_time(client: TestClient, dial: Dial) -> None:
-    assert code(begin(dial(client, body_timeout=0.5))) == (
+def test_a_message_must_come_in_time(served: Served, dial: Dial) -> None:
+    assert code(begin(dial(served, body_timeout=0.5))) == (
         "DEADLINE_EXCEEDED: the message did not arrive in time (body_timeout)"
     )
 
 
-def test_slow_messages_have_places_of_their_own(client: TestClient, dial: Dial) -> None:
+def test_slow_messages_have_places_of_their_own(served: Served, dial: Dial) -> None:
     """Four messages may arrive at a time, of which three are slow; what is quick is answered all the same."""
-    channel = dial(client, max_buffered_bytes=1)
+    channel = dial(served, max_buffered_bytes=1)
     calls = [begin(channel) for _ in range(6)]
     assert is_live(another(channel))
-    deadline = time.monotonic() + 10
-    while sum(call.done() for call in calls) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: sum(call.done() for call in calls) >= 3)
     refused = [code(call) for call in calls if call.done()]
     assert refused == ["RESOURCE_EXHAUSTED: as many messages as the server takes (max_buffered_bytes) arrive slowly; try again later"] * 3  # fmt: skip
     for call in calls:
@@ -115,13 +114,11 @@ def test_slow_messages_have_places_of_their_own(client: TestClient, dial: Dial) 
     assert is_live(channel)
 
 
-def test_calls_are_bounded_together(client: TestClient, dial: Dial) -> None:
-    channel = dial(client, max_concurrent_requests=1)
+def test_calls_are_bounded_together(served: Served, dial: Dial) -> None:
+    channel = dial(served, max_concurrent_requests=1)
     channels = [another(channel) for _ in range(5)]
     calls = [begin(each) for each in channels]
-    deadline = time.monotonic() + 10
-    while not any(call.done() for call in calls) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: any(call.done() for call in calls))
     [refused] = [code(call) for call in calls if call.done()]
     assert refused == "RESOURCE_EXHAUSTED: the server has 4 calls, 4 times max_concurrent_requests; try again later"
     for call in calls:
@@ -142,10 +139,11 @@ def open_stream(channel: grpc.Channel) -> Any:
     return responses
 
 
-def test_a_stream_that_idles_gives_its_place_to_another(client: TestClient, dial: Dial) -> None:
-    channel = dial(client, max_streams=1, timeout_keep_alive=1)
+def test_a_stream_that_idles_gives_its_place_to_another(served: Served, dial: Dial) -> None:
+    channel = dial(served, max_streams=1, timeout_keep_alive=1)
     idle = open_stream(channel)
     assert code(open_stream(channel)).startswith("RESOURCE_EXHAUSTED: the server has 1 streams, which is the most")
+    # The time that a stream may idle.
     time.sleep(1.2)
     new = open_stream(channel)
     assert code(idle).startswith("RESOURCE_EXHAUSTED: nothing has gone over the stream for long")
@@ -153,13 +151,14 @@ def test_a_stream_that_idles_gives_its_place_to_another(client: TestClient, dial
     new.cancel()
 
 
-def test_answers_that_nobody_reads_are_bounded(client: TestClient, dial: Dial) -> None:
-    channel = dial(client, max_buffered_bytes=100_000)
+def test_answers_that_nobody_reads_are_bounded(served: Served, dial: Dial) -> None:
+    channel = dial(served, max_buffered_bytes=100_000)
     request = messages.ModelInferRequest(model_name="model")
     request.inputs.add(name="x", datatype="BYTES", shape=[4096]).contents.bytes_contents.extend([b"a"] * 4096)
     request.outputs.add(name="logits").parameters["binary_data"].bool_param = True
     asked = request.SerializeToString()
     responses = channel.stream_stream(STREAM, None, None)(iter([asked] * 20))
+    # Nothing tells that the server has stopped because its buffers are full.
     time.sleep(3)
     answers = [messages.ModelStreamInferResponse.FromString(response) for response in responses]
     errors = {answer.error_message for answer in answers} - {""}
@@ -170,13 +169,13 @@ def test_answers_that_nobody_reads_are_bounded(client: TestClient, dial: Dial) -
     assert channel.unary_unary(INFER, None, None)(asked, timeout=20)
 
 
-def test_headers_are_counted(client: TestClient, dial: Dial) -> None:
-    call = dial(client).unary_unary(INFER, None, None).future(ASKED, metadata=[("a", "b")] * 300)
+def test_headers_are_counted(served: Served, dial: Dial) -> None:
+    call = dial(served).unary_unary(INFER, None, None).future(ASKED, metadata=[("a", "b")] * 300)
     assert "headers are more than the 256 that --max_headers allows" in code(call)
 
 
-def test_connections_are_bounded(client: TestClient, dial: Dial) -> None:
-    channel = dial(client, max_connections=2)
+def test_connections_are_bounded(served: Served, dial: Dial) -> None:
+    channel = dial(served, max_connections=2)
     held = [connect(channel, PREFACE) for _ in range(2)]
     assert all(connection.recv(9) for connection in held)
     refused = connect(channel, PREFACE)
@@ -186,15 +185,16 @@ def test_connections_are_bounded(client: TestClient, dial: Dial) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", PREFACE[:10], PREFACE[:24], PREFACE[:33]])
-def test_a_handshake_has_a_time_out(client: TestClient, dial: Dial, data: bytes) -> None:
-    assert is_closed(connect(dial(client, header_timeout=1), data))
+def test_a_handshake_has_a_time_out(served: Served, dial: Dial, data: bytes) -> None:
+    assert is_closed(connect(dial(served, header_timeout=1), data))
 
 
-def test_a_connection_without_calls_is_closed_and_its_client_notices_nothing(client: TestClient, dial: Dial) -> None:
-    channel = dial(client, timeout_keep_alive=1)
+def test_a_connection_without_calls_is_closed_and_its_client_notices_nothing(served: Served, dial: Dial) -> None:
+    channel = dial(served, timeout_keep_alive=1)
     assert is_closed(connect(channel, PREFACE))
     for _ in range(3):
         assert is_live(channel)
+        # The time that a connection may idle.
         time.sleep(1.1)
 
 
@@ -233,11 +233,13 @@ def test_clients_that_leave_are_no_errors(
     with caplog.at_level(logging.WARNING):
         for wait in (0, 0, 0, 0.002, 0.005, 0.01, 0.02, 0.05):
             connection = connect(channel, PREFACE + frame(1, 4, 1, head(method)) + data)
+            # They leave at various moments of the call.
             time.sleep(wait)
             if leave:
                 connection.sendall(leave)
             connection.close()
         assert is_live(channel)
+        # An error would be logged now.
         time.sleep(0.1)
         gc.collect()
     assert not caplog.records, caplog.text
@@ -250,6 +252,7 @@ def test_a_client_that_reads_nothing_and_leaves_is_no_error(
     requests = b"".join(frame(0, 0, 1, message(ASKED) * 300) for _ in range(4))
     for _ in range(3):
         connection = connect(channel, PREFACE + frame(1, 4, 1, head(STREAM)) + requests)
+        # Nothing tells that the answers have filled the buffers, nor that no error is logged afterwards.
         time.sleep(2)
         connection.close()
         time.sleep(0.2)

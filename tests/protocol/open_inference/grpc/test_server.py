@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,22 +21,23 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.generate import HERE, generate
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.core.api_keys import digest_keys
-from runners.core.models import Models
 from runners.core.version import VERSION
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
+from tests.served import Served
+from tests.waiting import wait_until
 from tests.wire import read_outputs, set_parameters, to_binary
 
 SERVICE = "inference.GRPCInferenceService"
 
 
 @pytest.fixture(scope="module")
-def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
+def served(model_folder: ModelFolder, serve: Serve) -> Served:
     return serve(model_dir=model_folder("bert", "sequence_classification"), enable_repository=True)
 
 
 @pytest.fixture(scope="module")
-def channel(client: TestClient, dial: Dial) -> grpc.Channel:
-    return dial(client)
+def channel(served: Served, dial: Dial) -> grpc.Channel:
+    return dial(served)
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +75,13 @@ def test_server_calls(channel: grpc.Channel) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "1"])
-def test_model_calls(channel: grpc.Channel, client: TestClient, version: str) -> None:
+def test_model_calls(channel: grpc.Channel, served: Served, version: str) -> None:
     server = stub(channel)
     assert server.ModelReady(messages.ModelReadyRequest(name="model", version=version)).ready is True
     metadata = json_format.MessageToDict(
         server.ModelMetadata(messages.ModelMetadataRequest(name="model", version=version))
     )
-    expected = client.get("/v2/models/model").json()
+    expected = served.client.get("/v2/models/model").json()
     for tensor in (*metadata["inputs"], *metadata["outputs"]):
         tensor["shape"] = [int(size) for size in tensor["shape"]]
     assert metadata == {key: value for key, value in expected.items() if key != "properties"}
@@ -180,10 +180,8 @@ def test_an_id_is_made_where_none_is_given(channel: grpc.Channel) -> None:
     assert len(ids) == 2
 
 
-def test_the_clients_id_goes_back_and_to_the_log(
-    client: TestClient, dial: Dial, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = stub(dial(client, enable_latency_logging=True))
+def test_the_clients_id_goes_back_and_to_the_log(served: Served, dial: Dial, caplog: pytest.LogCaptureFixture) -> None:
+    server = stub(dial(served, enable_latency_logging=True))
     metadata = [("x-request-id", "my id")]
     caplog.set_level("INFO")
     answer, call = server.ModelInfer.with_call(infer_request("a"), metadata=metadata)
@@ -194,11 +192,8 @@ def test_the_clients_id_goes_back_and_to_the_log(
     assert dict(error.trailing_metadata())["x-request-id"] == "my id"
     line = "requestId: my id, method: gRPC, path: /inference.GRPCInferenceService/ModelInfer, status: "
     # The line may be written after the client has its answer.
-    deadline = time.monotonic() + 5
-    while line + "NOT_FOUND" not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: line + "NOT_FOUND" in caplog.text)
     assert line + "OK" in caplog.text
-    assert line + "NOT_FOUND" in caplog.text
 
 
 def test_both_forms_of_a_models_name_in_the_repository(channel: grpc.Channel) -> None:
@@ -213,8 +208,8 @@ def test_both_forms_of_a_models_name_in_the_repository(channel: grpc.Channel) ->
     assert (listed.name, listed.version, listed.state, listed.reason) == ("model", "1", "READY", "")
 
 
-def test_keys(client: TestClient, dial: Dial) -> None:
-    server = stub(dial(client, api_key=digest_keys("s3cret")))
+def test_keys(served: Served, dial: Dial) -> None:
+    server = stub(dial(served, api_key=digest_keys("s3cret")))
     assert server.ServerReady(messages.ServerReadyRequest()).ready is True
     for metadata in ([], [("authorization", "Bearer wrong")], [("authorization", "s3cret")]):
         for call in (
@@ -227,26 +222,24 @@ def test_keys(client: TestClient, dial: Dial) -> None:
     assert server.ModelInfer(infer_request("a"), metadata=[("authorization", "Bearer s3cret")]).outputs
 
 
-def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(client: TestClient, channel: grpc.Channel) -> None:
-    models: Models = client.app_state["served"][0]
+def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(served: Served, channel: grpc.Channel) -> None:
+    models = served.models
     queue = models.first._loaded.queue  # type: ignore[attr-defined]
     texts = ["word " * 400] * 3000
     before = queue._served
     error = raises(lambda: stub(channel).ModelInfer(infer_request(*texts), timeout=0.5))
     assert error.code().name == "DEADLINE_EXCEEDED"
+    wait_until(lambda: queue.admission.requests == 0)
     call = stub(channel).ModelInfer.future(infer_request(*texts))
-    time.sleep(0.5)
+    wait_until(lambda: queue.admission.requests == 1)
     call.cancel()
-    deadline = time.monotonic() + 10
-    while queue.admission.requests and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert queue.admission.requests == 0
+    wait_until(lambda: queue.admission.requests == 0)
     assert stub(channel).ModelInfer(infer_request("a"), timeout=10).outputs
     assert queue._served - before < 3000 * 400, "what nobody waits for does not run"
 
 
-def test_overload_says_when_to_try_again(client: TestClient, channel: grpc.Channel) -> None:
-    models: Models = client.app_state["served"][0]
+def test_overload_says_when_to_try_again(served: Served, channel: grpc.Channel) -> None:
+    models = served.models
     admission = models.first._loaded.queue.admission  # type: ignore[attr-defined]
     limits, admission.limits = admission.limits, admission.limits.model_copy(update={"max_concurrent_requests": 0})
     try:
@@ -257,8 +250,8 @@ def test_overload_says_when_to_try_again(client: TestClient, channel: grpc.Chann
     assert dict(error.trailing_metadata())["retry-after"] == "1"
 
 
-def test_message_sizes(client: TestClient, dial: Dial) -> None:
-    server = stub(dial(client, grpc_max_receive_message_length=10_000, grpc_max_send_message_length=2_000))
+def test_message_sizes(served: Served, dial: Dial) -> None:
+    server = stub(dial(served, grpc_max_receive_message_length=10_000, grpc_max_send_message_length=2_000))
     for compression in (grpc.Compression.NoCompression, grpc.Compression.Gzip):
         error = raises(partial(server.ModelInfer, infer_request("a" * 20_000), compression=compression))
         assert error.code().name == "RESOURCE_EXHAUSTED"
@@ -341,9 +334,9 @@ def test_a_generator_continues_token_ids(generator: grpc.Channel) -> None:
 
 @pytest.fixture
 def unloaded(model_folder: ModelFolder, serve: Serve, dial: Dial) -> tuple[TestClient, grpc.Channel]:
-    client = serve(model_dir=model_folder("bert", "fill_mask"), model_name="m", enable_repository=True)
-    assert client.post("/v2/repository/models/m/unload").json() == {"name": "m", "unload": True}
-    return client, dial(client)
+    served = serve(model_dir=model_folder("bert", "fill_mask"), model_name="m", enable_repository=True)
+    assert served.client.post("/v2/repository/models/m/unload").json() == {"name": "m", "unload": True}
+    return served.client, dial(served)
 
 
 def test_health(channel: grpc.Channel, unloaded: tuple[TestClient, grpc.Channel]) -> None:
@@ -397,8 +390,8 @@ def test_what_is_not_there_is_unimplemented(channel: grpc.Channel) -> None:
     assert raises(lambda: call(b"")).code().name == "UNIMPLEMENTED"
 
 
-def test_tls(client: TestClient, dial: Dial, certificate: Certificate) -> None:
-    plain = dial(client, ssl_certfile=str(certificate.certificate), ssl_keyfile=str(certificate.key))
+def test_tls(served: Served, dial: Dial, certificate: Certificate) -> None:
+    plain = dial(served, ssl_certfile=str(certificate.certificate), ssl_keyfile=str(certificate.key))
     assert raises(lambda: stub(plain).ModelInfer(infer_request("a"), timeout=10)).code().name == "UNAVAILABLE"
     target = plain._channel.target().decode().removeprefix("dns:///")
     secure = grpc.secure_channel(target, grpc.ssl_channel_credentials(certificate.authority.read_bytes()))
@@ -415,22 +408,19 @@ def connects(port: int, authority: Path, pair: Any = None) -> bool:
         return bool(ready.done())
 
 
-def test_mutual_tls_and_a_changed_certificate(
-    client: TestClient, dial: Dial, files: Certificate, tmp_path: Path
-) -> None:
+def test_mutual_tls_and_a_changed_certificate(served: Served, dial: Dial, files: Certificate, tmp_path: Path) -> None:
     clients = trustme.CA()
     authorities = tmp_path / "clients.pem"
     clients.cert_pem.write_to_path(authorities)
     pair = clients.issue_cert("client")
     names = {"ssl_certfile": files.certificate, "ssl_keyfile": files.key, "ssl_ca_certs": authorities}
-    channel = dial(client, **{name: str(path) for name, path in names.items()})
+    channel = dial(served, **{name: str(path) for name, path in names.items()})
     port = int(channel._channel.target().decode().rpartition(":")[2])
     assert connects(port, files.authority, pair)
     assert not connects(port, files.authority)
     assert not connects(port, files.authority, trustme.CA().issue_cert("client"))
     new = renew(files, tmp_path)
-    time.sleep(1.1)
-    assert connects(port, new, pair)
+    wait_until(lambda: connects(port, new, pair))
     assert not connects(port, files.authority, pair)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,7 @@ from tests.conftest import Certificate, Dial, ModelFolder, Serve
 from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
 from tests.servers import free_port
+from tests.waiting import eventually, wait_until
 
 TASKS = ("fill_mask", "sequence_classification", "text_embedding", "text_ranking", "token_classification")
 PREDICT = "/v1/models/model:predict"
@@ -141,14 +143,15 @@ def test_this_server_as_predictor(
     closing: Callable[[Any], Any],
 ) -> None:
     folder = model_folder(family, task)
-    local = serve(model_dir=folder)
+    served = serve(model_dir=folder)
+    local = served.client
     if protocol == "v2":
         host = closing(RestPredictor(local.app)).host
     else:
         # A limit that a few masks' logits are above: such batches are halved.
-        dial(local, grpc_port=(port := free_port()), grpc_max_send_message_length=400_000)
+        dial(served, grpc_port=(port := free_port()), grpc_max_send_message_length=400_000)
         host = f"127.0.0.1:{port}"
-    remote = serve(model_dir=folder, predictor_host=host, predictor_protocol=protocol)
+    remote = serve(model_dir=folder, predictor_host=host, predictor_protocol=protocol).client
     found = answers(remote, task, family)
     assert_close(found, answers(local, task, family))
     assert remote.get("/v2/models/model").json() == local.get("/v2/models/model").json()
@@ -162,8 +165,8 @@ def test_a_model_that_answers_for_every_token(
     """As an exported model on Triton does: hidden states are pooled here, masks picked here."""
     folder = model_folder(family, task)
     predictor = closing(GrpcPredictor(local_model(folder, task)))
-    remote = serve(model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2")
-    assert_close(answers(remote, task, family), answers(serve(model_dir=folder), task, family))
+    remote = serve(model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
+    assert_close(answers(remote, task, family), answers(serve(model_dir=folder).client, task, family))
     assert max(len(request.raw_input_contents) for request in predictor.infers) == (2 if family == "roberta" else 3)
 
 
@@ -176,7 +179,7 @@ def test_vectors_that_a_predictor_has_pooled(
     reference = SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu", truncate_dim=20)
     reference.save(str(tmp_path))
     predictor = closing(GrpcPredictor(pooled_model(tmp_path, answered)))
-    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2")
+    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
     given = ["Hello, my dog is cute", "a b c"]
     for dimensions, expected in {None: 20, 8: 8, 20: 20}.items():
         parameters = {} if dimensions is None else {"dimensions": dimensions}
@@ -217,8 +220,10 @@ def test_only_the_tensors_that_are_named_are_sent(
     predictor = closing(GrpcPredictor(local_model(folder, "token_classification")))
     remote = serve(
         model_dir=folder, predictor_host=predictor.host, predictor_protocol="grpc-v2", tensor_input_names="input_ids"
+    ).client
+    assert_close(
+        answers(remote, "token_classification"), answers(serve(model_dir=folder).client, "token_classification")
     )
-    assert_close(answers(remote, "token_classification"), answers(serve(model_dir=folder), "token_classification"))
     assert {tensor.name for request in predictor.infers for tensor in request.inputs} == {"input_ids"}
 
 
@@ -228,11 +233,11 @@ def test_a_model_whose_tokenizer_pads_on_the_left_gets_no_padding(
     """XLNet classifies by the last column, which on the right may be padding."""
     save_model(Pair("xlnet", Task.SEQUENCE_CLASSIFICATION), tmp_path)
     predictor = closing(GrpcPredictor(local_model(tmp_path, "sequence_classification")))
-    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2")
+    remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
     body = {"instances": ["Good Rome.", "a longer text " * 9, "Rome is good."], "parameters": {"top_k": 5}}
     found, expected = (
         client.post("/v1/models/model:predict", json=body).json()["predictions"]
-        for client in (remote, serve(model_dir=tmp_path))
+        for client in (remote, serve(model_dir=tmp_path).client)
     )
     for labels, stock in zip(found, expected, strict=True):
         assert [label["label"] for label in labels] == [label["label"] for label in stock]
@@ -311,7 +316,7 @@ def test_wrong_answers(
 ) -> None:
     folder = model_folder("bert", "sequence_classification")
     predictor = closing(RestPredictor(stand_in(lambda _: answer, model)))
-    response = serve(model_dir=folder, predictor_host=predictor.host).post(PREDICT, json={"instances": ["a"]})
+    response = serve(model_dir=folder, predictor_host=predictor.host).client.post(PREDICT, json={"instances": ["a"]})
     expected = {"predictions": [0]} if status == 200 else {"error": message}
     assert (response.status_code, response.json()) == (status, expected)
 
@@ -322,13 +327,13 @@ def test_a_predictor_that_is_down_and_comes_back(
 ) -> None:
     folder = model_folder("bert", "sequence_classification")
     port = free_port()
-    client = serve(model_dir=folder, predictor_host=f"127.0.0.1:{port}", predictor_protocol=protocol)
+    client = serve(model_dir=folder, predictor_host=f"127.0.0.1:{port}", predictor_protocol=protocol).client
     assert client.get("/v2/health/ready").status_code == 200
     response = client.post(PREDICT, json={"instances": ["a", "b"]})
     words = ", or its model is not ready" if protocol == "grpc-v2" else ""
     assert (response.status_code, response.json()) == (503, {"error": f"the predictor cannot be reached{words}"})
     if protocol == "v2":
-        local = serve(model_dir=folder)
+        local = serve(model_dir=folder).client
         closing(RestPredictor(local.app, port))
         body = {"instances": ["a", "b"]}
         assert client.post(PREDICT, json=body).json() == local.post(PREDICT, json=body).json()
@@ -406,32 +411,31 @@ def test_metadata_is_read_once_and_after_an_error(closing: Callable[[Any], Any])
     assert predictor.requests == ["/v2", model, *[f"{model}/infer"] * 3, "/v2", model, f"{model}/infer"]
 
 
-def run_together(arguments: Arguments, given: list[str]) -> list[Any]:
+async def run_together(arguments: Arguments, given: list[str]) -> list[Any]:
     """Ask a runner for each text in a request of its own, all at once."""
 
-    async def scenario() -> list[Any]:
-        runner = EncoderRunner(arguments, connect_predictor)
-        await runner.load()
-        try:
-            return await asyncio.gather(
-                *(runner.infer([TextInput(text)], runner.default_options) for text in given), return_exceptions=True
-            )
-        finally:
-            runner.close()
-
-    return asyncio.run(scenario())
+    runner = EncoderRunner(arguments, connect_predictor)
+    await runner.load()
+    try:
+        return await asyncio.gather(
+            *(runner.infer([TextInput(text)], runner.default_options) for text in given), return_exceptions=True
+        )
+    finally:
+        runner.close()
 
 
-def test_a_failed_predictor_is_asked_once_a_batch(model_folder: ModelFolder, closing: Callable[[Any], Any]) -> None:
+async def test_a_failed_predictor_is_asked_once_a_batch(
+    model_folder: ModelFolder, closing: Callable[[Any], Any]
+) -> None:
     predictor = closing(RestPredictor(stand_in(lambda _: failure(503))))
     folder = model_folder("bert", "sequence_classification")
-    found = run_together(Arguments(model_dir=str(folder), predictor_host=predictor.host), ["a"] * 20)
+    found = await run_together(Arguments(model_dir=str(folder), predictor_host=predictor.host), ["a"] * 20)
     assert [type(answer) for answer in found] == [PredictorUnavailableError] * 20
     asked = sum(path.endswith("/infer") for path in predictor.requests)
     assert asked < 10, "batches, not texts"
 
 
-def test_a_predictor_that_takes_only_small_batches(
+async def test_a_predictor_that_takes_only_small_batches(
     model_folder: ModelFolder, closing: Callable[[Any], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Triton refuses more texts than its max_batch_size: what is refused is halved."""
@@ -445,7 +449,7 @@ def test_a_predictor_that_takes_only_small_batches(
 
     predictor = closing(GrpcPredictor(compute))
     arguments = Arguments(model_dir=str(folder), predictor_host=predictor.host, predictor_protocol="grpc-v2")
-    found = run_together(arguments, [f"text {number}" for number in range(24)])
+    found = await run_together(arguments, [f"text {number}" for number in range(24)])
     assert not [answer for answer in found if isinstance(answer, Exception)]
     assert caplog.text.count("refuses the tensors: inference request batch-size must be <= 4; this is said once") == 1
 
@@ -456,77 +460,72 @@ def test_readiness_follows_the_predictor_where_asked(
 ) -> None:
     folder = model_folder("bert", "sequence_classification")
     model = local_model(folder, "sequence_classification")
-    local = serve(model_dir=folder)
+    local = serve(model_dir=folder).client
     predictor: Any = GrpcPredictor(model) if protocol == "grpc-v2" else RestPredictor(local.app)
     closing(predictor)
     common = {"model_dir": folder, "predictor_host": predictor.host, "predictor_protocol": protocol}
-    client, unchecked = serve(**common, enable_predictor_health_check=True), serve(**common)
+    client, unchecked = serve(**common, enable_predictor_health_check=True).client, serve(**common).client
     assert client.get("/v2/health/ready").status_code == 200
     predictor.close()
-    deadline = time.monotonic() + 10
-    while client.get("/v2/health/ready").status_code == 200 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert client.get("/v2/health/ready").status_code == 503
+    wait_until(lambda: client.get("/v2/health/ready").status_code == 503)
     assert client.post(PREDICT, json={"instances": ["a"]}).json() == {"error": "Model with name model is not ready."}
     assert client.get("/v2/health/live").status_code == 200
     assert unchecked.get("/v2/health/ready").status_code == 200
     if protocol == "v2":
         closing(RestPredictor(local.app, predictor.port))
-        while client.get("/v2/health/ready").status_code == 503 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: client.get("/v2/health/ready").status_code == 200)
         assert client.post(PREDICT, json={"instances": ["a"]}).status_code == 200
 
 
 @pytest.mark.parametrize("protocol", ["v2", "grpc-v2"])
-def test_close_does_not_wait_for_a_predictor_that_hangs(
+async def test_close_does_not_wait_for_a_predictor_that_hangs(
     protocol: str, model_folder: ModelFolder, closing: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runners.encoder.runner._LONGEST_BATCH_SECONDS", 0.2)
     folder = model_folder("bert", "sequence_classification")
 
+    asked = threading.Event()
+
     def hang(_: Any) -> Any:
+        asked.set()
         time.sleep(3)
         raise ValueError
 
-    predictor: Any = (
-        GrpcPredictor(hang) if protocol == "grpc-v2" else RestPredictor(stand_in(lambda _: asyncio.sleep(60)))
-    )
+    async def hang_longer(_: Any) -> None:
+        asked.set()
+        await asyncio.sleep(60)
+
+    predictor: Any = GrpcPredictor(hang) if protocol == "grpc-v2" else RestPredictor(stand_in(hang_longer))
     closing(predictor)
 
-    async def scenario() -> None:
-        arguments = Arguments(
-            model_dir=str(folder), predictor_host=predictor.host, predictor_protocol=protocol,
-            enable_predictor_health_check=True,
-        )  # fmt: skip
-        runner = EncoderRunner(arguments, connect_predictor)
-        await runner.load()
-        waiting = asyncio.create_task(runner.infer([TextInput("a")], runner.default_options))
-        await asyncio.sleep(0.3)
-        start = time.monotonic()
-        await asyncio.to_thread(runner.close)
-        with pytest.raises(PredictorUnavailableError):
-            await waiting
-        assert time.monotonic() - start < 2
-        with pytest.raises(ModelNotReadyError):
-            await runner.infer([TextInput("a")], runner.default_options)
-
-    asyncio.run(scenario())
+    arguments = Arguments(
+        model_dir=str(folder), predictor_host=predictor.host, predictor_protocol=protocol,
+        enable_predictor_health_check=True,
+    )  # fmt: skip
+    runner = EncoderRunner(arguments, connect_predictor)
+    await runner.load()
+    waiting = asyncio.create_task(runner.infer([TextInput("a")], runner.default_options))
+    await eventually(asked.is_set)
+    start = time.monotonic()
+    await asyncio.to_thread(runner.close)
+    with pytest.raises(PredictorUnavailableError):
+        await waiting
+    assert time.monotonic() - start < 2
+    with pytest.raises(ModelNotReadyError):
+        await runner.infer([TextInput("a")], runner.default_options)
 
 
-def test_unload_and_load(model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any]) -> None:
+async def test_unload_and_load(model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any]) -> None:
     folder = model_folder("bert", "sequence_classification")
-    predictor = closing(RestPredictor(serve(model_dir=folder).app))
+    predictor = closing(RestPredictor(serve(model_dir=folder).client.app))
 
-    async def scenario() -> None:
-        runner = EncoderRunner(Arguments(model_dir=str(folder), predictor_host=predictor.host), connect_predictor)
-        for _ in range(2):
-            await runner.load()
-            assert len(await runner.infer([TextInput("a")], runner.default_options)) == 1
-            await runner.unload()
-            assert not runner.ready
-        runner.close()
-
-    asyncio.run(scenario())
+    runner = EncoderRunner(Arguments(model_dir=str(folder), predictor_host=predictor.host), connect_predictor)
+    for _ in range(2):
+        await runner.load()
+        assert len(await runner.infer([TextInput("a")], runner.default_options)) == 1
+        await runner.unload()
+        assert not runner.ready
+    runner.close()
 
 
 def test_a_generator_has_no_predictor() -> None:
@@ -539,7 +538,7 @@ def test_no_weights_are_loaded(model_folder: ModelFolder, serve: Serve, tmp_path
     for file in model_folder("bert", "sequence_classification").iterdir():
         if file.suffix == ".json":
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    client = serve(model_dir=tmp_path, predictor_host=f"127.0.0.1:{free_port()}")
+    client = serve(model_dir=tmp_path, predictor_host=f"127.0.0.1:{free_port()}").client
     assert client.get("/v2/models/model").json()["properties"]["max_length"] == "512"
 
 
@@ -555,21 +554,22 @@ def test_tls(
 ) -> None:
     """The certificates of SSL_CERT_FILE are trusted over both wires; others are not."""
     folder = model_folder("bert", "sequence_classification")
-    local = serve(model_dir=folder)
+    served = serve(model_dir=folder)
+    local = served.client
     if protocol == "v2":
         port = closing(
             RestPredictor(local.app, ssl_keyfile=str(certificate.key), ssl_certfile=str(certificate.certificate))
         ).port
     else:
         dial(
-            local,
+            served,
             grpc_port=(port := free_port()),
             ssl_keyfile=str(certificate.key),
             ssl_certfile=str(certificate.certificate),
         )
     common = {"predictor_host": f"localhost:{port}", "predictor_protocol": protocol, "predictor_use_ssl": True}
-    distrustful = serve(model_dir=folder, **common)
+    distrustful = serve(model_dir=folder, **common).client
     assert distrustful.post(PREDICT, json={"instances": ["a"]}).status_code == 503
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate.authority))
-    response = serve(model_dir=folder, **common).post(PREDICT, json={"instances": ["a"]})
+    response = serve(model_dir=folder, **common).client.post(PREDICT, json={"instances": ["a"]})
     assert (response.status_code, response.json()) == (200, local.post(PREDICT, json={"instances": ["a"]}).json())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from runners.core.answer_options import AggregationStrategy
 from runners.encoder.sequences import TokenSpans
 from runners.encoder.tasks.entities import EntityFinder
 from tests.conftest import ModelFolder, Serve
-from tests.families import FAMILIES
-from tests.runners.encoder.test_encoder import predict
+from tests.families import FAMILIES, name_classes
+from tests.v1 import predict
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 NAMES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -48,11 +48,6 @@ _RANDOM_TEXTS = st.lists(st.lists(_PIECES | _ANY, max_size=12).flatmap(
 Compare = Callable[..., list[Any]]
 
 
-def named(names: Sequence[str]) -> dict[str, Any]:
-    """A config's names of classes."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-
-
 @pytest.fixture(scope="module")
 def compare(model_folder: ModelFolder, serve: Serve) -> Compare:
     """`compare(family, texts, strategy)`: all texts in one request, against the pipeline's answer to each."""
@@ -62,12 +57,12 @@ def compare(model_folder: ModelFolder, serve: Serve) -> Compare:
         family: str, texts: list[str], strategy: str, names: tuple[str, ...] = NAMES, ignored: Any = None
     ) -> list[Any]:
         if (family, names) not in loaded:
-            folder = model_folder(family, "token_classification", **named(names))
+            folder = model_folder(family, "token_classification", **name_classes(names))
             pipeline = TokenClassificationPipeline(  # type: ignore[no-untyped-call]
                 model=AutoModelForTokenClassification.from_pretrained(folder).eval(),
                 tokenizer=AutoTokenizer.from_pretrained(folder, model_max_length=512),
             )
-            loaded[family, names] = serve(model_dir=folder), pipeline
+            loaded[family, names] = serve(model_dir=folder).client, pipeline
         client, pipeline = loaded[family, names]
         given = {} if ignored is None else {"ignore_labels": ignored}
         found = predict(client, texts, aggregation_strategy=strategy, **given)
@@ -111,7 +106,7 @@ def test_names_of_any_kind(strategy: str, ignored: list[str] | None, compare: Co
 
 
 def test_labels_are_tokens(model_folder: ModelFolder, serve: Serve) -> None:
-    client = serve(model_dir=model_folder("bert", "token_classification", **named(NAMES)))
+    client = serve(model_dir=model_folder("bert", "token_classification", **name_classes(NAMES))).client
     wanted = predict(client, TEXTS, aggregation_strategy="none")
     assert predict(client, TEXTS, labels=True) == wanted
     assert predict(client, TEXTS, ignore_labels=["O"]) == wanted
@@ -121,8 +116,11 @@ def test_labels_are_tokens(model_folder: ModelFolder, serve: Serve) -> None:
 
 
 def test_the_operator_may_aggregate(model_folder: ModelFolder, serve: Serve) -> None:
-    folder = model_folder("bert", "token_classification", **named(NAMES))
-    client, own = serve(model_dir=folder), serve(model_dir=folder, aggregation_strategy="max", ignore_labels="O,PER")
+    folder = model_folder("bert", "token_classification", **name_classes(NAMES))
+    client, own = (
+        serve(model_dir=folder).client,
+        serve(model_dir=folder, aggregation_strategy="max", ignore_labels="O,PER").client,
+    )
     assert predict(own, TEXTS) == predict(client, TEXTS, aggregation_strategy="max", ignore_labels=["O", "PER"])
     assert predict(own, TEXTS, ignore_labels="") == predict(client, TEXTS, aggregation_strategy="max", ignore_labels=[])
     assert predict(own, TEXTS, aggregation_strategy=None, ignore_labels=None) == predict(client, TEXTS)
@@ -139,8 +137,8 @@ WORDS = [
 @pytest.mark.parametrize("family", FAMILIES)
 def test_words(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     """Tokenized as `transformers` does; a word is what the client says, and has the class of its first token."""
-    folder = model_folder(family, "token_classification", **named(NAMES))
-    client = serve(model_dir=folder)
+    folder = model_folder(family, "token_classification", **name_classes(NAMES))
+    client = serve(model_dir=folder).client
     tokenizer = AutoTokenizer.from_pretrained(folder, model_max_length=512)
     model = AutoModelForTokenClassification.from_pretrained(folder).eval()
     instances = [TEXTS[0], *({"words": words} for words in WORDS)]

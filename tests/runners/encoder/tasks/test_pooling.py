@@ -74,7 +74,7 @@ PROMPTS = {"query": "Search for: ", "passage": ""}
 
 
 @dataclass(frozen=True)
-class Served:
+class PooledModel:
     client: TestClient
     reference: SentenceTransformer
 
@@ -82,11 +82,11 @@ class Served:
 @pytest.fixture(scope="module")
 def by_mode(
     model_folder: ModelFolder, serve: Serve, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, bool], Served]:
+) -> Callable[[str, bool], PooledModel]:
     """Models of one family and length, with prompts by name, that differ in how they pool."""
-    made: dict[tuple[str, bool], Served] = {}
+    made: dict[tuple[str, bool], PooledModel] = {}
 
-    def make(mode: str, normalize: bool) -> Served:
+    def make(mode: str, normalize: bool) -> PooledModel:
         if (mode, normalize) not in made:
             folder = tmp_path_factory.mktemp(mode)
             transformer = models.Transformer(str(model_folder("bert", "text_embedding")), max_seq_length=48)
@@ -95,7 +95,7 @@ def by_mode(
                 modules=modules, device="cpu", prompts=PROMPTS, default_prompt_name="passage"
             )
             reference.save(str(folder))
-            made[mode, normalize] = Served(serve(model_dir=folder), reference)
+            made[mode, normalize] = PooledModel(serve(model_dir=folder).client, reference)
         return made[mode, normalize]
 
     return make
@@ -114,7 +114,7 @@ def by_mode(
 @pytest.mark.parametrize("mode", MODES)
 def test_any_batch_is_as_sentence_transformers_has_it(
     mode: str, texts: list[str], prompt_name: str | None, dimensions: int | None, normalize: bool,
-    by_mode: Callable[[str, bool], Served],
+    by_mode: Callable[[str, bool], PooledModel],
 ) -> None:  # fmt: skip
     """Short and truncated texts in one batch, with a prompt by name and the beginning of the vectors."""
     served = by_mode(mode, normalize)
@@ -130,7 +130,7 @@ def test_any_batch_is_as_sentence_transformers_has_it(
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
 
 
-def test_options_over_the_open_inference_protocol(by_mode: Callable[[str, bool], Served]) -> None:
+def test_options_over_the_open_inference_protocol(by_mode: Callable[[str, bool], PooledModel]) -> None:
     served = by_mode("lasttoken", True)
     body = {
         "inputs": [{"name": "input-0", "shape": [len(TEXTS)], "datatype": "BYTES", "data": TEXTS}],
@@ -196,7 +196,7 @@ def test_files_of_an_embedder_say_more_than_its_architecture(
     save_parts(tmp_path, model, tokenizer)
     shutil.rmtree(tmp_path / "parts")
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [type(model).__name__]
-    client = serve(model_dir=tmp_path, backend="huggingface")
+    client = serve(model_dir=tmp_path, backend="huggingface").client
     assert client.get("/v2/models/model").json()["properties"]["task"] == "text_embedding"
     reference = SentenceTransformer(str(tmp_path), device="cpu")
     np.testing.assert_allclose(embed(serve, tmp_path, backend="huggingface"), reference.encode(TEXTS), atol=1e-5)
@@ -235,7 +235,7 @@ def test_files_of_a_cross_encoder_make_no_embedder(model_folder: ModelFolder, se
     reference = CrossEncoder(str(model_folder("bert", "text_ranking")), device="cpu")
     reference.save_pretrained(str(tmp_path))
     assert (tmp_path / "modules.json").exists()
-    client = serve(model_dir=tmp_path)
+    client = serve(model_dir=tmp_path).client
     assert client.get("/v2/models/model").json()["properties"]["task"] == "text_ranking"
 
 
@@ -259,7 +259,7 @@ def test_a_prompt_that_is_not_pooled_is_refused(model_folder: ModelFolder, serve
     pooling = models.Pooling(32, "mean", include_prompt=False)
     reference = SentenceTransformer(modules=[transformer, pooling], device="cpu", prompts=PROMPTS)
     reference.save(str(tmp_path))
-    client = serve(model_dir=tmp_path)
+    client = serve(model_dir=tmp_path).client
     np.testing.assert_allclose(embed(serve, tmp_path), reference.encode(TEXTS), atol=2e-5)
     for name, status in {"passage": 200, "query": 400}.items():
         body = {"instances": ["x"], "parameters": {"prompt_name": name}}
@@ -272,7 +272,7 @@ def test_a_truncated_dimension(whose: str, dimensions: int | None, saved: Path, 
     """`dimensions` wins over the files, and its vectors get length 1, which those that only the files cut do not."""
     change(saved / "config_sentence_transformers.json", truncate_dim=20)
     options = {} if dimensions is None else {"dimensions": dimensions}
-    client = serve(model_dir=saved, **(options if whose == "operator" else {}))
+    client = serve(model_dir=saved, **(options if whose == "operator" else {})).client
     body = {"instances": TEXTS, "parameters": options if whose == "request" else {}}
     response = client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 200, response.text

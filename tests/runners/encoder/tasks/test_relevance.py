@@ -33,7 +33,7 @@ def score(client: TestClient, pairs: list[tuple[str, str]]) -> Any:
 @pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2", "modernbert"])
 def test_scores_are_those_of_sentence_transformers(family: str, model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder(family, "text_ranking")
-    client, reference = serve(model_dir=folder), CrossEncoder(str(folder), device="cpu")
+    client, reference = serve(model_dir=folder).client, CrossEncoder(str(folder), device="cpu")
     np.testing.assert_allclose(score(client, PAIRS), reference.predict(PAIRS), atol=1e-4)
 
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -76,13 +76,13 @@ def test_activations(
         (folder / FILE).write_text(json.dumps({"model_type": "CrossEncoder", "prompts": {}, **file}))
     reference = CrossEncoder(str(folder), device="cpu")
     assert isinstance(reference.activation_fn, torch.nn.Identity) == raw
-    np.testing.assert_allclose(score(serve(model_dir=folder), PAIRS), reference.predict(PAIRS), atol=1e-4)
+    np.testing.assert_allclose(score(serve(model_dir=folder).client, PAIRS), reference.predict(PAIRS), atol=1e-4)
 
 
 def test_what_sentence_transformers_saves(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
     model = CrossEncoder(str(model_folder("bert", "text_ranking")), device="cpu", activation_fn=torch.nn.Identity())
     model.save_pretrained(str(tmp_path))
-    np.testing.assert_allclose(score(serve(model_dir=tmp_path), PAIRS), model.predict(PAIRS), atol=1e-4)
+    np.testing.assert_allclose(score(serve(model_dir=tmp_path).client, PAIRS), model.predict(PAIRS), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_settings_of_its_transformer(
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
     expected = CrossEncoder(str(tmp_path), device="cpu").predict(PAIRS)
     assert np.abs(expected - model.predict(PAIRS)).max() > 1e-3, "the setting changes nothing"
-    np.testing.assert_allclose(score(serve(model_dir=tmp_path), PAIRS), expected, atol=1e-4)
+    np.testing.assert_allclose(score(serve(model_dir=tmp_path).client, PAIRS), expected, atol=1e-4)
 
 
 def test_a_setting_that_is_not_followed(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_activation_that_is_not_known(named: str, model_folder: ModelFolder, 
         f"its scores are made by {named}, which this server does not run; it runs torch's Sigmoid and Identity "
         "(--task=sequence_classification serves the model without scores)"
     )
-    assert serve(model_dir=folder, task="sequence_classification").get("/v1/models/model").status_code == 200
+    assert serve(model_dir=folder, task="sequence_classification").client.get("/v1/models/model").status_code == 200
 
 
 def test_a_prompt(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_prompt(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> No
     prompts = {"query": "search for: "}
     model = CrossEncoder(str(model_folder("bert", "text_ranking")), device="cpu", prompts=prompts)
     model.save_pretrained(str(tmp_path))
-    np.testing.assert_allclose(score(serve(model_dir=tmp_path), PAIRS), model.predict(PAIRS), atol=1e-4)
+    np.testing.assert_allclose(score(serve(model_dir=tmp_path).client, PAIRS), model.predict(PAIRS), atol=1e-4)
     model.default_prompt_name = "query"
     model.save_pretrained(str(tmp_path))
     with pytest.raises(ModelLoadError, match="it has a prompt by default"):

@@ -14,9 +14,8 @@ import subprocess
 import sys
 import tarfile
 import termios
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from runners.hosting.storage.uris import CACHE_VARIABLE, add_revision, redact
 from tests.hub import COMMIT, Hub
 from tests.objects import Member, ObjectStore, Web, deflated, encrypted, pack_tar, pack_zip, tar, zipped
 from tests.servers import ROOT
+from tests.waiting import wait_until
 
 FILES = {"config.json": b"{}", "1_Pooling/config.json": b'{"a": 1}', "tokenizer.json": b"x" * 100}
 LARGE = {**FILES, "model.safetensors": bytes(3 * 2**20)}
@@ -120,13 +120,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Visible files."""
     names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return {str(name): (folder / name).read_bytes() for name in names if not name.parts[0].startswith(".")}
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # Paths and files
@@ -393,7 +386,7 @@ def test_patterns_of_kserve_s_environment(fetch: Fetch, s3: ObjectStore) -> None
 def test_sigterm_ends_a_download(fetch: Fetch, web: Web) -> None:
     web.seconds = 30
     process = fetch.start(f"{web.url}/m.zip")
-    wait_for(lambda: web.asked != [])
+    wait_until(lambda: web.asked != [])
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 128 + signal.SIGTERM
 
@@ -437,8 +430,8 @@ def test_hf_goes_on_file_by_file(fetch: Fetch, hub: Hub) -> None:
     hub.files = FILES | {"model.safetensors": os.urandom(24 * 2**20)}
     hub.hold.set()
     process = fetch.start("hf://owner/model")
-    wait_for(lambda: any(size_of(path) >= 2**20 for path in fetch.cache.rglob("*.incomplete")))
-    wait_for(lambda: len(list(fetch.cache.rglob("*.metadata"))) >= len(FILES))
+    wait_until(lambda: any(size_of(path) >= 2**20 for path in fetch.cache.rglob("*.incomplete")))
+    wait_until(lambda: len(list(fetch.cache.rglob("*.metadata"))) >= len(FILES))
     process.kill()
     process.communicate()
     hub.hold.clear()
@@ -482,10 +475,10 @@ def test_a_line_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     caplog.set_level(logging.INFO, "runners.hosting.storage.progress")
     (tmp_path / "before").write_bytes(bytes(2**20))
     with progress.Progress("s3://models/bert/", tmp_path, complete=2**20) as running:
-        wait_for(lambda: len(caplog.messages) == 1)
+        wait_until(lambda: len(caplog.messages) == 1)
         running.expect("weights", 2**31)
         (tmp_path / "weights.1234abcd").write_bytes(bytes(10 * 2**20))
-        wait_for(lambda: len(caplog.messages) >= 3)
+        wait_until(lambda: len(caplog.messages) >= 3)
     lines = caplog.messages
     assert lines[0] == "s3://models/bert/: downloaded 1 MiB, 0 B/s"
     assert "s3://models/bert/: downloaded 11 MiB of 2.0 GiB, 50 MiB/s" in lines
