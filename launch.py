@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """KServe's command line for this server: `huggingface-runtime --model_name=... --model_id=... [--http_port=8080]`.
 
-It runs `bentoml serve` of the Bento, the source folder or the installed package that contains this file. The arguments
-are passed by the environment, which a built Bento reads too, and which other users cannot see.
+It runs `bentoml serve` of the Bento, the source folder or the installed package that contains this file. It passes the
+arguments in the environment, which a built Bento reads too and other users cannot see.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runners.core.argument_sources import HANDED_OVER, read_launch_arguments
+from runners.core.argument_sources import LAUNCH_VARIABLE, read_launch_arguments
 from runners.core.arguments import LaunchArguments
 from runners.core.command_line import create_parser, parse_command_line
 from runners.core.errors import ArgumentsError
@@ -32,7 +32,7 @@ python launch.py [--argument=value | --argument value | --flag] ...
 
 An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
-as a whole command line, in RUNTIME_ARGS; the command line wins over RUNTIME_MODEL_ID, that over RUNTIME_ARGS."""
+as a whole command line, in RUNTIME_ARGS. The command line wins over RUNTIME_MODEL_ID, which wins over RUNTIME_ARGS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
     server = read_launch_arguments(
         {name: arguments.pop(name) for name in LaunchArguments.model_fields if name in arguments}
     )
-    environment = {HANDED_OVER: json.dumps(arguments)}
+    environment = {LAUNCH_VARIABLE: json.dumps(arguments)}
     if (folder.parent / "bento.yaml").is_file():
         target = [str(folder.parent)]
     elif (folder / "bentofile.yaml").is_file():

@@ -115,8 +115,8 @@ class Encoder(Server):
 class Generator(Server):
     """Generation of texts and chats.
 
-    vLLM runs in processes of its own, on as many GPUs as its parallel sizes make, or on the CPU; or transformers runs
-    in a thread of the worker.
+    vLLM runs in processes of its own, on the GPUs that its parallel sizes ask for, or on the CPU. Where vLLM does not
+    run the model, transformers runs it in a thread of the worker.
     """
 
 

@@ -33,7 +33,7 @@ from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
 from runners.core.models import Models
 
-# A line for each protocol: its routes, and its part of the OpenAPI document. Routes are tried in this order.
+# One line for each protocol: its routes, and its part of the OpenAPI document. Routes are tried in this order.
 PROTOCOLS = (
     (open_inference.routes, open_inference_document.describe),
     (kserve_v1.routes, kserve_v1_document.describe),
@@ -46,7 +46,7 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     """The application that serves `models`.
 
     Args:
-        openai_prefix: where OpenAI's API is served beside `/v1`.
+        openai_prefix: the prefix of OpenAI's paths, which are also served without it.
     """
     context = make_context(models, arguments, openai_prefix)
     application: ASGIApp = Starlette(
@@ -59,7 +59,7 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
             Exception: answer_failure,
         },
     )
-    # Around Starlette and not in it: Starlette answers a failure outside of its middleware.
+    # These wrap Starlette, because Starlette answers failures outside of its own middleware.
     application = ReportAllowedMethods(application, models)
     application = ForwardPreflights(application, context)
     if context.access.asks_clients:

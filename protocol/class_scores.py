@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runners.core.predictions import ClassScores, VocabularyScores
 
-# Numbers that become Python's at once, which takes some ms and stops other threads.
+# The numbers that one call converts to Python's; the call takes some ms and stops other threads.
 _AT_ONCE = 2**14
 
 
@@ -66,5 +66,5 @@ def _prefixes(classes: int, opening: str, closing: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _printed_fractions(decimals: int, quote: str) -> NDArray[np.object_]:
-    """All fractions from 0 to 1 with so many decimals, printed, with the closing brace."""
+    """The fractions from 0 to 1 in steps of 10**-decimals, printed, each with a closing brace: [10**decimals + 1]."""
     return np.array([f"{quote}{step / 10**decimals:.{decimals}f}{quote}}}" for step in range(10**decimals + 1)], object)

@@ -1,4 +1,4 @@
-"""What every protocol gets to make its routes and its part of the OpenAPI document."""
+"""The server, for the protocols that make routes and describe themselves in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ServerContext:
 
     Attributes:
         arguments: the operator's arguments, the limits among them.
-        access: who may do what.
-        openai_prefix: where OpenAI's API is served beside `/v1`: empty, or with a slash before it and none after it.
+        access: who may make which requests.
+        openai_prefix: the prefix of OpenAI's paths, which are also served without it; empty, or such as `/openai`.
     """
 
     models: Models

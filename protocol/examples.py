@@ -211,7 +211,7 @@ def _describe_text_generation(name: str) -> Examples:
     choice = {"index": 0, "text": " Paris.", "logprobs": None, "finish_reason": "length"}
     reply = {"role": "assistant", "content": "The capital of France is Paris.", "refusal": None}
     return {
-        **_describe_continuation(name, _FRANCE, " Paris."),
+        **_describe_generation(name, _FRANCE, " Paris."),
         "completions": {
             "prompt": Example("A prompt", completion, _openai_answer("text_completion", name, choice, 5, 2)),
             "stream": Example("A prompt, as a stream", {**completion, "stream": True}),
@@ -243,7 +243,7 @@ def _describe_text2text_generation(name: str) -> Examples:
     text = "translate English to German: Hello world"
     completion = {"model": name, "prompt": text, "max_tokens": 10, "temperature": 0}
     return {
-        **_describe_continuation(name, text, None),
+        **_describe_generation(name, text, None),
         "completions": {"prompt": Example("A prompt", completion)},
         **_describe_tokenizer(text),
     }
@@ -256,7 +256,7 @@ def _describe_tokenizer(text: str) -> Examples:
     }
 
 
-def _describe_continuation(name: str, text: str, continuation: str | None) -> Examples:
+def _describe_generation(name: str, text: str, continuation: str | None) -> Examples:
     """The examples of generation over V1 and the Open Inference Protocol, without answers if these are unknown."""
     request = {"text_input": text, "parameters": _GREEDY}
     known = continuation is not None

@@ -19,7 +19,7 @@ def metrics_route() -> Route:
 
 
 async def _metrics(_: Request) -> Response:
-    """The metrics of all workers, which write them to one folder of BentoML's."""
+    """The metrics of all workers; BentoML makes the folder to which each writes its own."""
     registry = REGISTRY
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         _forget_dead_workers(Path(folder))

@@ -230,7 +230,7 @@ def test_a_bento_with_a_model_in_it(home: Path, model_folder: ModelFolder, tmp_p
         assert server.terminate() == 0
 
 
-KEEP = "import sys; from deploy.bento.build import keep_model; print(keep_model(*sys.argv[1:]))"
+KEEP = "import sys; from deploy.bento.build import store_model; print(store_model(*sys.argv[1:]))"
 
 
 def test_a_model_of_the_hub_is_kept_without_what_does_not_serve(tmp_path: Path) -> None:

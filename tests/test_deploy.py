@@ -292,7 +292,7 @@ def check_arguments(document: Document) -> Iterator[str]:
     for line, given in starts(document):
         words = [re.sub(r"\$\{\w+\}", "1", word.replace("{{.Name}}", "name")) for word in line]
         try:
-            arguments = read_arguments(parse_command_line(words), given, baked={})
+            arguments = read_arguments(parse_command_line(words), given, bento_arguments={})
             if not document.generates:
                 yield from (f"{name} is vLLM's, and this is not for generation" for name in arguments.engine)
             elif arguments.engine:

@@ -16,7 +16,7 @@ import pytest
 
 from launch import plan_launch
 from runners.core.argument_names import WITHOUT_EFFECT
-from runners.core.argument_sources import HANDED_OVER, read_arguments
+from runners.core.argument_sources import LAUNCH_VARIABLE, read_arguments
 from runners.core.arguments import LaunchArguments
 from runners.core.errors import ArgumentsError
 from runners.hosting.ports import check_port
@@ -82,7 +82,7 @@ def test_every_flag_of_kserve_in_every_form(name: str) -> None:
 def test_the_command_and_what_it_is_handed(words: list[str], options: list[str], arguments: dict[str, str]) -> None:
     launch = plan_launch(words)
     assert launch.command == (sys.executable, "-m", "bentoml", "serve", str(ROOT), *options)
-    assert {name: json.loads(value) for name, value in launch.environment.items()} == {HANDED_OVER: arguments}
+    assert {name: json.loads(value) for name, value in launch.environment.items()} == {LAUNCH_VARIABLE: arguments}
 
 
 def test_in_a_bento_it_serves_the_bento(tmp_path: Path) -> None:

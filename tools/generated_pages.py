@@ -29,14 +29,14 @@ PROTECTS: Mapping[str, str] = {
     "max_url_bytes": "the event loop and the log",
     "max_request_bytes": "memory; a compressed body is measured as it is inflated",
     "max_buffered_bytes": "memory, against many connections that each send a large body slowly. The first 16 KiB of a "
-    "body are not counted, so that small requests still pass; the inflated size of a body is. Once a body is decoded "
-    "only what is kept of it counts. Four times as many bytes of answers may be unread",
+    "body are not counted, so that small requests still pass. A compressed body counts with its inflated size, and a "
+    "decoded body with what is kept of it. Unread answers may have four times as many bytes",
     "max_json_values": "the event loop: time to decode a body, and memory for the result",
     "max_json_containers": "the event loop and memory: a list or an object costs ten times a number",
     "max_json_depth": "the stack",
     "max_client_batch_size": "the event loop, which handles each text; other requests in the queue",
-    "max_text_characters": "the tokenizer. So many characters, beside those of as many labels as there may be, may "
-    "also be kept of a body with its texts: parameters, attributes of an event, an id",
+    "max_text_characters": "the tokenizer. The parameters, the attributes of an event and the id of a request may "
+    "together have as many characters, plus those that labels may have",
     "max_whole_text_characters": "the tokenizer, which reads all of such a text",
     "max_request_characters": "the tokenizer: a long query with many documents",
     "max_request_sequences": "the model: labels and windows multiply texts",
@@ -54,11 +54,11 @@ PROTECTS: Mapping[str, str] = {
     "max_concurrent_requests": "memory, and the latency of requests under way",
     "max_queue_characters": "memory, and the time until an answer",
     "max_queue_tokens": "memory, and the time until an answer",
-    "max_connections": "file descriptors: probes and clients still get through",
+    "max_connections": "file descriptors, so that probes and clients can still connect",
     "max_streams": "memory: each may hold a part of a message",
     "header_timeout": "connections, against headers that never end",
     "body_timeout": "buffered bytes, against bodies that never end",
-    "answer_timeout": "memory of answers that nobody reads",
+    "answer_timeout": "memory, against clients that do not read their answers",
     "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
 }
 TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {
@@ -70,7 +70,7 @@ TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {
 
 
 def render_arguments() -> str:
-    """Every argument by group, but for the limits, which have a page of their own."""
+    """Every argument by group, without the limits, which have a page of their own."""
     parts = []
     for group in GROUPS:
         if group is LimitArguments:
@@ -99,20 +99,20 @@ def _render_argument(name: str, default: object, description: str | None, more: 
     return textwrap.fill(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def done(route: ParameterSet) -> set[str]:
-    """The parameters that a route's types have."""
+def list_supported(route: ParameterSet) -> set[str]:
+    """The parameters that the types of a route have."""
     return {field.name for field in msgspec.structs.fields(TYPES[route])}
 
 
 def render_parameters() -> str:
-    rows = parameter_rows().items()
+    rows = describe_parameters().items()
     lines = [f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows]
     head = ["| parameter | completions | chats | responses | V1, OIP | meaning |", "|---|---|---|---|---|---|"]
     return "\n".join([*head, *lines, ""])
 
 
-def parameter_rows() -> dict[str, list[str]]:
-    """For each parameter what each route does with it, and what it means."""
+def describe_parameters() -> dict[str, list[str]]:
+    """The cells of each parameter: how each route treats it, and its meaning."""
     names = dict.fromkeys(
         [*MEANINGS, *sorted(set().union(*NO_EFFECT.values())), *sorted(set().union(*REFUSED.values()))]
     )
@@ -120,7 +120,7 @@ def parameter_rows() -> dict[str, list[str]]:
 
 
 def _describe(name: str, route: ParameterSet) -> str:
-    if name in done(route):
+    if name in list_supported(route):
         return "refused" if name == "chat_template" else "yes"
     if name in NO_EFFECT[route]:
         return "no effect"
@@ -139,7 +139,7 @@ PAGES: Mapping[Path, Callable[[], str]] = {
 
 
 def generate(page: str, render: Callable[[], str]) -> str:
-    """A page with its generated part as it is to be."""
+    """The page with its generated part written anew."""
     return f"{page.partition(MARK)[0]}{MARK}\n{render()}"
 
 

@@ -35,7 +35,7 @@ def _read_table() -> dict[str, Any]:
 
 
 def read_installed(package: str, excluded: Collection[str]) -> list[str]:
-    """The requirements of an installed package that apply to this machine, without extras of its own."""
+    """The requirements of an installed package that apply to this machine, without those of its extras."""
     # A new virtual environment has no packaging of its own.
     from pip._vendor.packaging.requirements import Requirement
 

@@ -44,9 +44,9 @@ def build_bento(flavor: str, model: str | None = None, revision: str | None = No
     bentofile = BENTOFILES[flavor]
     if model is None:
         return bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
-    tag = keep_model(model, revision)
+    tag = store_model(model, revision)
     options = yaml.safe_load(bentofile.read_text())
-    # Another name than that of the Bento without a model, which serves a mounted one.
+    # The Bento without a model, which serves a mounted one, has the plain name.
     options["name"] = f"{options['name']}-{tag.name}"
     options["models"] = [str(tag)]
     options["args"] = {**options.get("args", {}), "model_dir": f"bentoml://{tag}"}
@@ -56,8 +56,8 @@ def build_bento(flavor: str, model: str | None = None, revision: str | None = No
         return bentoml.bentos.build_bentofile(file.name, build_ctx=str(ROOT))
 
 
-def keep_model(model: str, revision: str | None = None) -> bentoml.Tag:
-    """Put a model into BentoML's model store unless it has it; the version is a hash of the files, or the commit.
+def store_model(model: str, revision: str | None = None) -> bentoml.Tag:
+    """Put a model into BentoML's model store, unless the store has it; its version is a hash or the commit.
 
     Raises:
         ValueError: there is no such model.

@@ -23,7 +23,7 @@ from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
 
-# curl sends the form's type for any body by default.
+# By default curl sends the type of a form.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
 STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
@@ -34,13 +34,13 @@ _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
 # Parameters of a content type that are read; real ones have at most three.
 _MOST_PARAMETERS = 16
-# Larger bodies would hold up the event loop for over a ms, and all threads for over 10 ms.
+# Decoding a larger body would block the event loop for over a ms, or all threads for over 10 ms.
 _INLINE_BYTES = 256 * 2**10
 _ONE_CALL_BYTES = 4 * 2**20
 
 
 class Body:
-    """The bytes of a request's body, which are kept until they are decoded, and their number."""
+    """A request's body: its bytes until they are decoded, and their number."""
 
     __slots__ = ("_share", "data", "size")
 
@@ -50,17 +50,17 @@ class Body:
         self.size = len(data)
 
     async def decode(self, read: Callable[[bytes], T]) -> T:
-        """Decode the bytes with `read`, in a thread if they are many; only the result counts as held from then on."""
+        """Decode the bytes with `read`, in a thread if there are many; from then on only the result counts as held."""
         data, self.data = self.data, b""
         value = await offload_large(lambda: read(data), self.size, _INLINE_BYTES)
         share = self._share
-        # Smaller shares of all requests under way fit into memory, so they are not counted again.
+        # Small shares of all requests together fit into memory, so they are not counted again.
         if share is not None and share.taken > _INLINE_BYTES:
-            share.give_back(but=await offload(lambda: count_kept(value)))
+            share.give_back(kept=await offload(lambda: count_kept(value)))
         return value
 
     async def check(self, read: Callable[[bytes], T]) -> T:
-        """Check bytes with `read` that another application will get; they count as held until the request has ended."""
+        """Check the bytes with `read`, and keep them for another application until the request ends."""
         return await offload_large(lambda: read(self.data), self.size, _INLINE_BYTES)
 
 
@@ -129,11 +129,11 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
     return converted
 
 
-def check_beside_texts(body: bytes, kept: object, limits: RequestLimits) -> None:
-    """Check the size of the parameters and names of a body, which are kept with its texts until the answer.
+def check_kept_parameters(body: bytes, kept: object, limits: RequestLimits) -> None:
+    """Check the size of the parameters and names in a body, which stay in memory until the request is answered.
 
     Raises:
-        LimitExceededError: they are larger than the longest text and all labels that a request may have.
+        LimitExceededError: they have more characters than the longest allowed text and all allowed labels together.
     """
     if len(body) > limits.max_text_characters:
         labels = limits.max_labels * limits.max_label_characters

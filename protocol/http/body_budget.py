@@ -11,15 +11,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.http.errors import BodiesTooLargeError
 
-# Every body may have as many bytes, so that small requests pass while large bodies have taken all others.
+# The bytes of each body that are not counted, so that small requests pass while large bodies use up the budget.
 FREE_BYTES = 16 * 2**10
 _KEY = "runtime.body_share"
-# The bytes of a place in a list, a tuple or a dictionary.
+# The bytes of a reference in a list, a tuple or a dictionary.
 _PLACE_BYTES = 8
 
 
 class BoundBodies:
-    """Counts the bytes of each body as they come, of its decoded value later, until its request has ended.
+    """Counts the bytes of each body as they arrive, and then those of its decoded value, until the request ends.
 
     A request whose body does not fit gets a 503 when it reads the body.
     """
@@ -51,7 +51,7 @@ class BoundBodies:
 
 
 class BodyShare:
-    """The bytes that one request holds."""
+    """The part of the budget that one request holds."""
 
     __slots__ = ("_budget", "_free", "_taken")
 
@@ -64,7 +64,7 @@ class BodyShare:
         """Hold more bytes.
 
         Raises:
-            BodiesTooLargeError: fewer bytes are left.
+            BodiesTooLargeError: the budget has too few bytes left.
         """
         if count <= self._free:
             self._free -= count
@@ -82,22 +82,22 @@ class BodyShare:
         """Check whether more bytes can be held now.
 
         Raises:
-            BodiesTooLargeError: fewer bytes are left.
+            BodiesTooLargeError: the budget has too few bytes left.
         """
         if count - self._free > self._budget.left:
             raise BodiesTooLargeError(self._budget.most)
 
     @property
     def taken(self) -> int:
-        """The held bytes, without those that every body may have."""
+        """The held bytes that are counted."""
         return self._taken
 
-    def give_back(self, but: int = 0) -> None:
-        """Give back all bytes but so many."""
-        if self._taken > but:
+    def give_back(self, kept: int = 0) -> None:
+        """Return the held bytes to the budget, except `kept` bytes."""
+        if self._taken > kept:
             with self._budget.lock:
-                self._budget.left += self._taken - but
-                self._taken = but
+                self._budget.left += self._taken - kept
+                self._taken = kept
 
 
 def get_share(scope: Scope) -> BodyShare | None:
@@ -107,7 +107,7 @@ def get_share(scope: Scope) -> BodyShare | None:
 
 
 def count_kept(value: object) -> int:
-    """About how many bytes a decoded body has: of its characters, bytes and arrays, and of the places of its lists."""
+    """About how many bytes a decoded body holds in its texts, bytes and arrays, and in the references to them."""
     count = 0
     waiting = [value]
     while waiting:

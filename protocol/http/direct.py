@@ -11,7 +11,7 @@ from runners.core.models import Models
 
 
 def route_directly(application: ASGIApp, bentoml_application: ASGIApp, models: Models) -> ASGIApp:
-    """Pass requests to the application without BentoML's middleware, which takes longer than the application.
+    """Pass requests to the application past BentoML's middleware, which takes longer than the application itself.
 
     BentoML's own paths, and the events of the server's start and end, go to BentoML's application. Tracing, timeouts
     and limits of concurrency are part of the middleware; the queue of the model has its own limits.

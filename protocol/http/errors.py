@@ -153,7 +153,7 @@ def grpc_code(status: HTTPStatus) -> str:
     return _GRPC_CODE_BY_STATUS.get(status, "INVALID_ARGUMENT")
 
 
-def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
+def describe_error(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
     """The status, message and headers of an error; the messages of unexpected errors are hidden."""
     match error:
         case ProtocolError():
@@ -169,13 +169,13 @@ def describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
 
 
 async def ignore_disconnect(_: Request, __: Exception) -> Response:
-    """The answer to a client that disconnected before it had sent its body, which nobody reads."""
+    """An answer that is never read: the client disconnected before it had sent its body."""
     return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 async def render_error(request: Request, error: Exception) -> Response:
     """The `{"error": ...}` body of V1 and the Open Inference Protocol."""
-    status, message, headers = describe(error)
+    status, message, headers = describe_error(error)
     if isinstance(error, HTTPException):
         # Starlette's router raised it, without a message about the path.
         match status:
@@ -185,44 +185,6 @@ async def render_error(request: Request, error: Exception) -> Response:
             case HTTPStatus.NOT_FOUND:
                 message = f"there is nothing at {request.url.path}; the protocols are under /v1 and /v2"
     return Response(orjson.dumps({"error": _cut(message)}), status, headers, media_type="application/json")
-
-
-def render_openai_error(error: Exception) -> Response:
-    """An error as OpenAI's API and vLLM have it."""
-    status, _, headers = describe(error)
-    return Response(orjson.dumps(openai_error(error)), status, headers, media_type="application/json")
-
-
-def openai_error(error: Exception) -> dict[str, object]:
-    """The `{"error": {...}}` body of OpenAI's API: `type` is vLLM's, `code` is OpenAI's or null."""
-    status, message, _ = describe(error)
-    param = getattr(error, "param", None)
-    code = _OPENAI_CODES.get(type(error))
-    return {"error": {"message": message, "type": openai_error_type(status), "param": param, "code": code}}
-
-
-_OPENAI_CODES: dict[type[Exception], str] = {
-    ModelNotFoundError: "model_not_found",
-    OverloadedError: "rate_limit_exceeded",
-}
-
-
-def openai_error_type(status: HTTPStatus) -> str:
-    """vLLM's name for errors of this status, such as NotFoundError."""
-    return f"{status.phrase.title().replace(' ', '').replace('-', '')}Error".replace("ErrorError", "Error")
-
-
-def tei_error_type(status: HTTPStatus) -> str:
-    """Text Embeddings Inference's name for errors of this status."""
-    return _TEI_ERROR_TYPE_BY_STATUS.get(
-        status, "Validation" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "Backend"
-    )
-
-
-_TEI_ERROR_TYPE_BY_STATUS = {
-    HTTPStatus.TOO_MANY_REQUESTS: "Overloaded",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Unhealthy",
-}
 
 
 def _cut(message: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON of large answers, encoded piece by piece: a call of the encoder stops all other threads.
+"""JSON of large answers, encoded piece by piece, because a call of the encoder stops all other threads.
 
 Payloads may have iterators in place of lists, so that only a piece of them exists at a time: the garbage collector
 stops all threads while it visits many objects.
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 from protocol.http.offload import give_way
 
-# Values that are encoded at once, which takes some ms.
+# The most values that one call encodes, in some ms.
 _PIECE = 2**14
 _CHARACTERS_A_VALUE = 64
-# Up to so many children are weighed one by one; of more the first stands for all.
+# Up to this many children are weighed one by one; otherwise all get the weight of the first.
 _FEW = 8
 
 
 def encode_json(payload: Any, values: int) -> bytes:
-    """Encode a payload of about so many numbers and names; numpy arrays and iterators become lists."""
+    """Encode a payload that has about `values` numbers and names; numpy arrays and iterators become lists."""
     return dump_json(payload) if values <= _PIECE else join_pieces(payload)
 
 

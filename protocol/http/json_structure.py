@@ -18,7 +18,7 @@ from protocol.http.offload import give_way
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
 
-# Bytes that are searched or decoded at a time, which takes some ms.
+# The most bytes that are searched or decoded at a time, in some ms.
 _PIECE = 2**20
 _OPENING, _CLOSING, _COMMA, _COLON, _QUOTE = b"[{", b"]}", b",", b":", b'"'
 _COUNTED = _OPENING + _COMMA + _COLON
@@ -26,7 +26,7 @@ _PAIRS = {b"[]", b"{}"}
 _BLANK = b" \t\r\n"
 # The length of an escape such as \u0061.
 _LONGEST_ESCAPE = 6
-# Python refuses to parse a number with so many digits.
+# Python refuses to parse numbers with more digits than a few thousand.
 _LONGEST_NUMBER = 2**16
 _STEPS = np.zeros(256, dtype=np.int8)
 _STEPS[list(_OPENING)], _STEPS[list(_CLOSING)] = 1, -1
@@ -136,7 +136,7 @@ def decode_in_pieces(body: bytes, limits: RequestLimits) -> Any:
 
 
 class _Pieces:
-    """The decoder of one text."""
+    """Decodes one text in pieces."""
 
     def __init__(self, body: bytes, structure: JsonStructure, limits: RequestLimits) -> None:
         self._body = body

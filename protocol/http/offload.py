@@ -1,4 +1,4 @@
-"""Threads for work that would hold up the event loop: decoding, rendering and compressing large bodies.
+"""Threads for work that would block the event loop: decoding, rendering and compressing large bodies.
 
 One of the threads runs at a time: a call into a C library may hold the GIL for some ms, and several threads would do so
 in turn. Long work gives way between its pieces, so that no request waits for all of another's work.
@@ -35,8 +35,8 @@ class _ThreadShare(threading.local):
 class _ThreadTurns:
     """Lets one thread run at a time, in the order of start-time fair queueing.
 
-    A turn starts where the last one of its work ended, or at the turn that runs now, whichever is later, so that the
-    first turn of a new work comes before further ones of a long work.
+    A turn starts where the last turn of its work ended, or where the running turn started, whichever is later. So the
+    first turn of new work comes before further turns of long work.
     """
 
     def __init__(self) -> None:
@@ -78,18 +78,18 @@ _share = _ThreadShare()
 
 
 async def offload(work: Callable[[], T]) -> T:
-    """Do work in a thread, while no other thread of these works; no step may hold the GIL for over 20 ms."""
+    """Run `work` in a thread while the other threads of this module wait; no step may hold the GIL for over 20 ms."""
     run = partial(contextvars.copy_context().run, _run, work)
     return await asyncio.get_running_loop().run_in_executor(_threads, run)
 
 
 async def offload_large(work: Callable[[], T], size: int, inline_size: int) -> T:
-    """Do work in a thread if it is larger than `inline_size`, else at once."""
+    """Run `work` in a thread if its size is above `inline_size`, else at once."""
     return work() if size <= inline_size else await offload(work)
 
 
 def give_way() -> None:
-    """Let other work run if this work has had its turn; long work calls this between its pieces, in any thread."""
+    """Let other work run if this work has used up its turn; long work calls this between its pieces, in any thread."""
     if not _share.is_running or (seconds := time.perf_counter() - _share.since) < _TURN_SECONDS:
         return
     _share.finish += seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Probes ask these, also on connections beyond the limit, so that a full server is not taken for a dead one.
+# Answered also on connections beyond the limit, so that a probe does not take a full server for a dead one.
 HEALTH_PATHS = frozenset({"/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz"})
 # BentoML's application answers these, behind its own middleware.
 BENTOML_PATHS = frozenset({"/livez", "/readyz", "/healthz", "/schema.json"})

@@ -13,28 +13,28 @@ from runners.core.predictions import Prediction, Records, Text
 
 T = TypeVar("T")
 
-# Rendering takes 0.1 to 0.5 us a number; more numbers than these would hold up the event loop for some ms.
+# Rendering takes 0.1 to 0.5 us a number; more numbers would block the event loop for some ms.
 _RENDER_INLINE = 10_000
-# The value of a record takes as long to render as so many numbers.
+# The value of a record takes as long to render as this many numbers.
 _NUMBERS_A_VALUE = 4
-# So many characters take as long to render as one number.
+# This many characters take as long to render as one number.
 CHARACTERS_A_NUMBER = 64
 
 
 async def render(
     renderer: Callable[[Sequence[Prediction]], Any], predictions: Sequence[Prediction], more: int = 0
 ) -> Response:
-    """Answer with the JSON of what a renderer makes of predictions, in a thread if it is large.
+    """Answer with the rendered predictions as JSON, in a thread if they are large.
 
     Args:
-        more: how long the rest of the answer takes to render, in numbers.
+        more: the cost of rendering the rest of the answer, in numbers.
     """
     numbers = more + sum(map(count_numbers, predictions))
     return await render_off_loop(lambda: json_response(renderer(predictions), numbers), numbers)
 
 
 def count_numbers(prediction: Prediction) -> int:
-    """How long a prediction takes to render, in numbers."""
+    """The cost of rendering a prediction, in numbers."""
     match prediction.main:
         case Text(value):
             numbers = 1 + len(value) // CHARACTERS_A_NUMBER
@@ -48,5 +48,5 @@ def count_numbers(prediction: Prediction) -> int:
 
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
-    """Call a renderer, in a thread if it renders so many numbers that the event loop would be held up."""
+    """Call a renderer, in a thread if rendering this many numbers would block the event loop."""
     return await offload_large(renderer, numbers, _RENDER_INLINE)

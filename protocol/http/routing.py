@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.errors import MethodNotAllowedError, NotFoundError, ProtocolError, describe
+from protocol.http.errors import MethodNotAllowedError, NotFoundError, ProtocolError, describe_error
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import GenerationFailedError, ModelNotReadyError, without_message
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 RenderError = Callable[[Exception], Response]
 
-# Errors whose cause the client or the operator knows, so that no traceback is logged.
+# Errors without a traceback in the log, because the client or the operator knows the cause.
 _EXPECTED = (ProtocolError, ModelNotReadyError, GenerationFailedError)
 
 
@@ -102,5 +102,5 @@ def with_errors(endpoint: Endpoint, render_error: RenderError) -> Endpoint:
 
 def log_failure(error: Exception) -> None:
     """Log an error that becomes a 5xx, unless its cause is known."""
-    if describe(error)[0] >= 500 and not isinstance(error, _EXPECTED):
+    if describe_error(error)[0] >= 500 and not isinstance(error, _EXPECTED):
         logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))

@@ -70,7 +70,7 @@ class _EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # Also if the client has disconnected before the first line.
+            # The client may have disconnected before the first line.
             await self._lines.aclose()
             await self._events.aclose()
 

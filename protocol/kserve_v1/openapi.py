@@ -43,12 +43,12 @@ def describe(document: OpenApiDocument) -> None:
     body["content"][STRUCTURED_EVENT_TYPE] = content_of(reference("PredictEvent"), _events_of(examples))
     answer = json_answer("PredictResponse", examples)
     answer["content"][STRUCTURED_EVENT_TYPE] = {"schema": reference("PredictedEvent")}
-    summary = "The models, in the forms of V1 and of OpenAI's API"
+    summary = "List the models, with the fields of V1 and of OpenAI's API"
     paths.add("get", "/v1/models", _TAG, summary, {200: json_answer("ModelCards")})
-    paths.add("get", model, _TAG, "Whether a model is ready", {200: json_answer("ModelStatus")}, MODEL)
-    paths.add("post", f"{model}:predict", _TAG, "Ask a model", {200: answer}, document.errors, body)
+    paths.add("get", model, _TAG, "Check whether a model is ready", {200: json_answer("ModelStatus")}, MODEL)
+    paths.add("post", f"{model}:predict", _TAG, "Predict", {200: answer}, document.errors, body)
     refusals = (*MODEL, HTTPStatus.NOT_IMPLEMENTED)
-    paths.add("post", f"{model}:explain", _TAG, "Explain a prediction; no model implements it", {}, refusals)
+    paths.add("post", f"{model}:explain", _TAG, "Explain a prediction (not implemented)", {}, refusals)
 
 
 def _add_schemas(document: OpenApiDocument) -> None:

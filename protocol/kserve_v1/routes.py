@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from protocol.class_scores import class_keys, class_rows, vocabulary_entries
 from protocol.context import ServerContext
-from protocol.http.body import check_beside_texts, convert_json, decode_json, json_response, read_body
+from protocol.http.body import check_kept_parameters, convert_json, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import NotFoundError, NotImplementedByModelError
 from protocol.http.rendering import render
@@ -34,7 +34,7 @@ from runners.core.request_options import resolve_options
 
 
 class Instance(msgspec.Struct, forbid_unknown_fields=True):
-    """A text or a pair, as in `transformers` pipelines; a question and its context; or the words of a text."""
+    """A text, a pair of texts, a question with its context, or a text that is split into words."""
 
     text: str | UnsetType = UNSET
     text_pair: str | None = None
@@ -58,7 +58,7 @@ class Instance(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(msgspec.Struct):
-    """A body of `:predict`; `inputs` wins over `instances`, as in KServe."""
+    """The body of `:predict`. If it has both `inputs` and `instances`, `inputs` wins, as in KServe."""
 
     instances: list[str | Instance | list[str]] | str | UnsetType = UNSET
     inputs: list[str | Instance | list[str]] | str | UnsetType = UNSET
@@ -123,14 +123,14 @@ def _read(
     for name, instances in (("inputs", call.inputs), ("instances", call.instances)):
         if isinstance(instances, list):
             limits.check("max_client_batch_size", len(instances), name, name)
-    check_beside_texts(body, (event and event.attributes, call.parameters), limits)
+    check_kept_parameters(body, (event and event.attributes, call.parameters), limits)
     return event and replace(event, data=None), _read_texts(call), call.parameters
 
 
 def _read_texts(body: PredictRequest) -> list[TextInput]:
     key, instances = ("inputs", body.inputs) if body.inputs is not UNSET else ("instances", body.instances)
     if key == "inputs" and isinstance(body.instances, list):
-        # They are not answered, but the body is refused if one of them is wrong.
+        # The model does not read these, but a wrong one is an error of the request.
         for position, instance in enumerate(body.instances):
             _read_text(instance, "instances", position)
     if isinstance(instances, UnsetType):

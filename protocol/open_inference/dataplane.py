@@ -1,6 +1,6 @@
-"""The `infer` call of the Open Inference Protocol without its wire: tensors in, tensors out.
+"""The `infer` call of the Open Inference Protocol, for REST and gRPC: tensors in, tensors out.
 
-REST and gRPC translate to and from this module, so that they cannot disagree.
+Both only translate to and from this module, so that they cannot disagree.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from runners.core.task import Task
 
 T = TypeVar("T")
 
-# Copying so many numbers takes as long as printing one.
+# Copying this many numbers takes as long as printing one.
 _COPIED = 64
 
 
@@ -60,11 +60,11 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
-    """A request without its wire.
+    """A request, as REST and gRPC pass it on.
 
     Attributes:
         outputs: the requested outputs; empty for the model's default outputs.
-        binary: whether outputs are binary if the client does not say.
+        binary: whether outputs are binary unless the request says otherwise.
     """
 
     inputs: Sequence[Tensor]
@@ -74,14 +74,14 @@ class InferCall:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _ResolvedOutput:
     """An output of the answer.
 
     Attributes:
         name: the runners' name of the output.
-        binary: whether it goes out in the binary form.
-        top: how many of the best classes are wanted; None for the tensor itself.
-        scores: the output with those scores.
+        binary: whether the answer has it in binary form.
+        top: the number of best classes to return instead of the tensor; None for the tensor itself.
+        scores: the output that has the classes' scores.
     """
 
     name: str
@@ -95,7 +95,7 @@ Answer = list[tuple[Tensor, bool]]
 
 
 def describe_model(runner: Runner) -> dict[str, Any]:
-    """The metadata of a model: its inputs, and its outputs, those that a request gets only by name included."""
+    """The metadata of a model: its inputs and all its outputs, including those that a request must name."""
     outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
     tensors = map(describe_output, outputs.values())
     return {
@@ -150,7 +150,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     check_generates(runner)
     resolved = resolve_options(runner, call.parameters, limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.records:
-        # Words are always answered with a record for each word.
+        # The answer to words always has a record for each word.
         resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
     wanted, options = _resolve_outputs(runner, call, resolved, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
@@ -186,15 +186,15 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
                 )
 
 
-def _build(runner: Runner, output: _Wanted, predictions: Sequence[Prediction], columns: int) -> Tensor:
+def _build(runner: Runner, output: _ResolvedOutput, predictions: Sequence[Prediction], columns: int) -> Tensor:
     if output.top is None:
         return build_tensor(output.name, predictions, columns)
     scores = [prediction.arrays[output.scores] for prediction in predictions]
     return classification_tensor(wire_name(output.name), scores, output.top, runner.class_name, columns)
 
 
-def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
-    """How many numbers are printed for an output; for a binary output, how many numbers could be printed meanwhile."""
+def _count_printed(output: _ResolvedOutput, predictions: Sequence[Prediction]) -> int:
+    """The cost of an output, in printed numbers; a binary output is only copied."""
     if output.name == MAIN and output.top is None:
         numbers = sum(map(count_numbers, predictions))
         copied = output.binary and isinstance(predictions[0].main, Numbers)
@@ -210,7 +210,7 @@ def _count_printed(output: _Wanted, predictions: Sequence[Prediction]) -> int:
 
 def _resolve_outputs(
     runner: Runner, call: InferCall, options: Options, limits: RequestLimits, from_tokens: bool
-) -> tuple[list[_Wanted], Options]:
+) -> tuple[list[_ResolvedOutput], Options]:
     """The outputs of the answer, and the options, which request these outputs of the model."""
     all_binary = _read_boolean(call.parameters, "binary_data_output", call.binary)
     if from_tokens:
@@ -218,7 +218,7 @@ def _resolve_outputs(
         options = replace(options, outputs=options.outputs - {OFFSETS})
     defaults = [spec.name for spec in runner.outputs(options)]
     if not call.outputs:
-        return [_Wanted(name, all_binary) for name in defaults], options
+        return [_ResolvedOutput(name, all_binary) for name in defaults], options
     if len({output.name for output in call.outputs}) < len(call.outputs):
         raise InputError("the request names an output twice")
     known = list(dict.fromkeys([*defaults, *(spec.name for spec in runner.named_outputs())]))
@@ -236,12 +236,12 @@ def _resolve_output(
     all_binary: bool,
     options: Options,
     limits: RequestLimits,
-) -> _Wanted:
+) -> _ResolvedOutput:
     """An output that the request names.
 
     Args:
         known: the runners' names of the outputs that there are.
-        all_binary: whether outputs are binary if the request does not say.
+        all_binary: whether outputs are binary unless the request says otherwise.
     """
     name = output_name(requested.name)
     if name not in known or requested.name != wire_name(name):
@@ -252,8 +252,8 @@ def _resolve_output(
     binary = _read_boolean(requested.parameters, "binary_data", all_binary)
     top = requested.parameters.get("classification")
     if top is None:
-        return _Wanted(name, binary)
-    return _Wanted(name, binary, _read_top(top, limits), _find_scores(name, known, options))
+        return _ResolvedOutput(name, binary)
+    return _ResolvedOutput(name, binary, _read_top(top, limits), _find_scores(name, known, options))
 
 
 def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:

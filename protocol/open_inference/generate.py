@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.body import Body, check_beside_texts, decode_json, json_response, read_body
+from protocol.http.body import Body, check_kept_parameters, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
-from protocol.http.errors import describe
+from protocol.http.errors import describe_error
 from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
 from protocol.openai.service_paths import describe_service
@@ -73,7 +73,7 @@ async def _read(runner: TextGenerator, body: Body, limits: RequestLimits) -> tup
 
     def read(data: bytes) -> dict[str, Any]:
         call = decode_json(data, _decoder, limits)
-        check_beside_texts(data, {**call, _TEXT: None}, limits)
+        check_kept_parameters(data, {**call, _TEXT: None}, limits)
         return call
 
     call = await body.decode(read)
@@ -108,4 +108,4 @@ async def _stream(
 
 
 def _render_error(error: Exception) -> dict[str, Any]:
-    return {"error": describe(error)[1]}
+    return {"error": describe_error(error)[1]}

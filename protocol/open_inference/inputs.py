@@ -22,7 +22,7 @@ _WORDS = "words"
 _TOKENS = "input_ids"
 TOKEN_INPUTS = (_TOKENS, "attention_mask", "token_type_ids")
 _TOKEN_DATATYPES = ("INT32", "INT64")
-# More elements are read in a thread, since that takes some ms.
+# More elements are read in a thread, because that takes some ms.
 _READ_INLINE = 2**14
 
 

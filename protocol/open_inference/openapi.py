@@ -40,10 +40,12 @@ _TAG, _REPOSITORY = "Open Inference Protocol", "Repository"
 
 def describe(document: OpenApiDocument) -> None:
     """Add the protocol's operations and schemas, and those of its extensions."""
-    document.add_tag(_TAG, "V2, with the extensions for binary tensors, classification and generation.")
+    document.add_tag(
+        _TAG, "Version 2 of KServe's protocol, with the extensions for binary tensors, classification and generation."
+    )
     document.add_tag(_REPOSITORY, "Triton's model repository extension.")
     _add_schemas(document)
-    document.paths.add("get", "/v2/models", _TAG, "The names of the models", {200: json_answer("ModelNames")})
+    document.paths.add("get", "/v2/models", _TAG, "List the names of the models", {200: json_answer("ModelNames")})
     for version in ("", "/versions/{version}"):
         _add_model(document, f"/v2/models/{{name}}{version}")
     for repository in ("", "/{repository}"):
@@ -58,21 +60,24 @@ def _add_model(document: OpenApiDocument, model: str) -> None:
     answer = json_answer("InferResponse", texts)
     answer["content"][BINARY] = {"schema": binary}
     answer["headers"] = {
-        BINARY_HEADER: {"description": "The length of the JSON before binary tensors, in bytes.", "schema": COUNT}
+        BINARY_HEADER: {
+            "description": "The length in bytes of the JSON that precedes the binary tensors.",
+            "schema": COUNT,
+        }
     }
     metadata = {200: json_answer("ModelMetadata")}
-    paths.add("get", model, _TAG, "The inputs and outputs of a model", metadata, MODEL)
+    paths.add("get", model, _TAG, "Get the inputs and outputs of a model", metadata, MODEL)
     ready = {200: json_answer("ModelReady")}
-    paths.add("get", f"{model}/ready", _TAG, "Whether a model is ready", ready, MODEL)
+    paths.add("get", f"{model}/ready", _TAG, "Check whether a model is ready", ready, MODEL)
     header = {BINARY_HEADER: COUNT}
-    paths.add("post", f"{model}/infer", _TAG, "Ask a model", {200: answer}, document.errors, body, header)
+    paths.add("post", f"{model}/infer", _TAG, "Infer", {200: answer}, document.errors, body, header)
     _add_generate(document, model)
 
 
 def _add_generate(document: OpenApiDocument, model: str) -> None:
     generator = document.runner.generator
     event = event_of(reference("GenerateEvent"), reference("Error"))
-    stream = {"description": "A stream of events.", "content": {EVENTS: {"schema": event}}}
+    stream = {"description": "A stream of server-sent events.", "content": {EVENTS: {"schema": event}}}
     for verb, summary, answer in (
         ("generate", "Continue a text", json_answer("GenerateResponse", document.examples("generate"))),
         ("generate_stream", "Continue a text, as a stream", stream),
@@ -87,7 +92,7 @@ def _add_generate(document: OpenApiDocument, model: str) -> None:
 
 def _add_repository(document: OpenApiDocument, base: str) -> None:
     index, body = {200: json_answer("RepositoryIndex")}, json_body(reference("IndexRequest"), required=False)
-    document.paths.add("post", f"{base}/index", _REPOSITORY, "The models and their states", index, BODY, body)
+    document.paths.add("post", f"{base}/index", _REPOSITORY, "List the models and their states", index, BODY, body)
     failures = (HTTPStatus.NOT_FOUND, HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.NOT_IMPLEMENTED)
     for verb, summary in (("load", "Load a model"), ("unload", "Unload a model")):
         answers = {200: json_answer(f"{verb.title()}ed")}
@@ -101,13 +106,13 @@ def _add_schemas(document: OpenApiDocument) -> None:
     infer["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
     generate = {
         "text_input": STRING,
-        "id": {"description": "The answer repeats the id if it is a string."},
+        "id": {"description": "The answer repeats this if it is a string."},
         "parameters": or_null(reference("SamplingParameters")),
         **document.schemas["SamplingParameters"]["properties"],
     }
     document.schemas |= _SCHEMAS
     document.schemas["GenerateRequest"] = {
-        "description": "A body of `generate`; `parameters` wins over the parameters beside it.",
+        "description": "The body of `generate`. Parameters may also be fields of the body; those in `parameters` win.",
         "type": "object", "properties": generate, "required": ["text_input"], "additionalProperties": False,
     }  # fmt: skip
 
@@ -117,7 +122,10 @@ _TENSOR = {"name": STRING, "shape": array_of(COUNT), "datatype": _DATATYPE}
 _SPEC = object_of({"name": STRING, "datatype": _DATATYPE, "shape": array_of({"type": "integer", "minimum": -1})})
 _NAMED = {"model_name": STRING, "model_version": STRING}
 _CONTINUATION = {**_NAMED, "text_output": STRING}
-_DATA = {"description": "The elements; left out if the tensor is binary.", **array_of({"type": ["number", "string"]})}
+_DATA = {
+    "description": "The elements. A binary tensor does not have this field.",
+    **array_of({"type": ["number", "string"]}),
+}
 _SCHEMAS: dict[str, Schema] = {
     "ModelNames": object_of({"models": array_of(STRING)}),
     "ModelReady": object_of({"name": STRING, "ready": BOOLEAN}),

@@ -30,7 +30,7 @@ _OUTPUT_NAMES = {name: output for output, name in _WIRE_NAMES.items()}
 _PADDING: dict[str, int | float | str] = {"INT64": -100, "FP32": 0.0, BYTES: ""}
 # A map without classes, so that clients can evaluate every element.
 _NO_SCORES = "{}"
-# Objects that are put into a list at once.
+# The objects that one call puts into a list.
 _AT_ONCE = 2**16
 # By numpy's name of a type.
 _DATATYPES = {"int64": "INT64", "float32": "FP32", "object": BYTES, "str": BYTES}
@@ -68,7 +68,7 @@ def build_tensor(output: str, predictions: Sequence[Prediction], columns: int = 
 
     Args:
         output: the runners' name of it, or that of a column of records.
-        columns: the least number of places of tensors with a place for every token.
+        columns: the least number of places in tensors that have a place for each token.
     """
     name = wire_name(output)
     records = [prediction.main for prediction in predictions if isinstance(prediction.main, Records)]
@@ -132,14 +132,14 @@ def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_ax
     else:
         stacked = np.full([len(arrays), *shape], _PADDING[datatype], dtype=arrays[0].dtype)
         for row, array in enumerate(arrays):
-            own: tuple[int | slice, ...] = (row, *map(slice, array.shape))
-            stacked[own] = array
+            region: tuple[int | slice, ...] = (row, *map(slice, array.shape))
+            stacked[region] = array
     flat = stacked.ravel()
     return Tensor(name, datatype, list(stacked.shape), _list_elements(flat) if datatype == BYTES else flat)
 
 
 def _list_elements(flat: NDArray[Any]) -> list[str]:
-    """The objects of an array, some ms at a time."""
+    """The objects of an array as a list; no call takes more than some ms."""
     elements: list[str] = []
     for start in range(0, len(flat), _AT_ONCE):
         elements += flat[start : start + _AT_ONCE].tolist()

@@ -25,13 +25,13 @@ from runners.core.request_limits import RequestLimits
 
 
 class IndexRequest(msgspec.Struct):
-    """A body of `index`, which may be empty."""
+    """The body of `index`, which may be empty."""
 
     ready: bool = False
 
 
 class LoadRequest(msgspec.Struct):
-    """A body of `load`, which may be empty."""
+    """The body of `load`, which may be empty."""
 
     parameters: dict[str, Any] | None = None
 

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.body import MAX_DIGITS, check_beside_texts, decode_json, json_response, read_body
+from protocol.http.body import MAX_DIGITS, check_kept_parameters, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.json_pieces import encode_json
 from protocol.http.routing import post_route, served_name
-from protocol.open_inference import dataplane as inference
+from protocol.open_inference import dataplane
 from protocol.open_inference.dataplane import (
     Answer,
     InferCall,
@@ -45,24 +45,25 @@ Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
 
 
 class InferInput(msgspec.Struct):
-    """A tensor of a request; `data` is checked once the datatype is known."""
+    """A tensor of a request."""
 
     name: str
     shape: Annotated[list[Dimension], Meta(max_length=MAX_DIMENSIONS)]
     datatype: Annotated[str, Meta(extra_json_schema={"enum": [*DATATYPES]})]
+    # Checked once the datatype is known.
     data: Annotated[Any, Meta(extra_json_schema={"type": "array"})] = UNSET
     parameters: dict[str, Any] | None = None
 
 
 class InferOutput(msgspec.Struct):
-    """An output that the client asks for."""
+    """An output that the client requests by name."""
 
     name: str
     parameters: dict[str, Any] | None = None
 
 
 class InferRequest(msgspec.Struct):
-    """A body of `infer`."""
+    """The body of `infer`."""
 
     inputs: list[InferInput]
     id: str | None = None
@@ -111,7 +112,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         client_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
         request_id = answer_id(client_id)
         return await until_disconnect(
-            request, inference.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
+            request, dataplane.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
         )
 
     model, version = "/v2/models/{name:path}", "/versions/{version}"
@@ -131,7 +132,7 @@ def _read(body: bytes, headers: Mapping[str, str], limits: RequestLimits) -> tup
     outputs = [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []]
     parameters = [tensor.parameters or {} for tensor in call.inputs]
     check_counts(call.parameters or {}, parameters, [output.parameters for output in outputs], limits)
-    check_beside_texts(body, (call.id, call.parameters, parameters, outputs), limits)
+    check_kept_parameters(body, (call.id, call.parameters, parameters, outputs), limits)
     return call.id, InferCall(_read_tensors(call, binary, limits), call.parameters or {}, outputs)
 
 

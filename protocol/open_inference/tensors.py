@@ -93,7 +93,7 @@ def check_elements(name: str, datatype: str, size: int, shape: Sequence[int], li
 
 
 def check_shape(name: str, shape: Sequence[int], elements: int, kind: str = "input") -> list[int]:
-    """The shape of a tensor with so many elements; `[]` is one element.
+    """The shape of a tensor that has `elements` elements; `[]` is one element.
 
     Raises:
         InputError: the tensor cannot have the shape.
@@ -196,7 +196,7 @@ def _read_elements(data: Any, datatype: str, shape: Sequence[int], what: str) ->
 
 
 def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
-    """Append the elements in row-major order, and tell whether they are nested as the shape says."""
+    """Append the elements to `flat` in row-major order, and return whether they are nested as the shape says."""
     if not shape or len(nested) != shape[0]:
         return False
     if len(shape) == 1:
@@ -206,7 +206,7 @@ def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
 
 
 def _read_strings(buffer: memoryview, most: int, what: str) -> list[str]:
-    """The elements, at most one more than `most`."""
+    """The elements; reading stops after `most` + 1 of them."""
     strings: list[str] = []
     position = 0
     while position < len(buffer) and len(strings) <= most:

@@ -50,7 +50,10 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Templated:
-    """The fields of a body that the chat template reads; its struct declares them, as it has another base struct."""
+    """The fields of a body that the chat template reads.
+
+    Each body declares them itself, because a msgspec struct has only one base that is a struct.
+    """
 
     __slots__ = ()
 
@@ -78,7 +81,7 @@ class Templated:
 
 
 class ChatRequest(CommonFields, Templated, kw_only=True):
-    """A body of `chat/completions`."""
+    """The body of `chat/completions`."""
 
     messages: Messages
     tools: Tools | None = None
@@ -98,7 +101,7 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
 
     @property
     def forced(self) -> ToolChoice | None:
-        """The tool that must be called, or `required`; None where the model writes text."""
+        """The tool that the model must call, or `required`; None if it writes text."""
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 

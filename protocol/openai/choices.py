@@ -1,4 +1,4 @@
-"""The answers to completions and chats: choices as they come from the generator, rendered whole or as a stream."""
+"""The answers to completions and chats: the generator's choices, rendered as a whole or as a stream."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from protocol.http.body import encode_part, json_response
-from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable, request_id
 from protocol.http.offload import offload
 from protocol.http.sse import stream_events
+from protocol.openai.errors import openai_error
 from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
 from runners.core.runner import TextGenerator
 
@@ -150,7 +150,7 @@ async def answer(
 
 
 async def render_logprobs(render: Callable[[], T], count: int) -> T:
-    """Call a renderer, in a thread where it has so many log probabilities that it would block the event loop."""
+    """Call a renderer, in a thread if rendering `count` log probabilities would block the event loop."""
     return render() if count <= _INLINE_LOGPROBS else await offload(render)
 
 
@@ -173,7 +173,7 @@ def count_usage(
 async def _stream(
     runner: TextGenerator, request: GenerationRequest, make_renderer: MakeRenderer, settings: StreamSettings
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """The chunks of an answer, from None, once it is accepted."""
+    """The chunks of an answer; None comes first, once the request is accepted."""
     async with runner.generate(request) as accepted:
         chunks = _Chunks(runner, accepted, make_renderer(accepted), settings)
         yield None

@@ -29,7 +29,7 @@ _MAX_TOKENS = 16
 
 
 class CompletionRequest(CommonFields, kw_only=True):
-    """A body of `completions`."""
+    """The body of `completions`."""
 
     prompt: str | list[TokenId | str | list[TokenId]]
     logprobs: TopLogprobs | None = None

@@ -31,7 +31,7 @@ _MODEL_LENGTH = -1
 
 
 class EmbeddingRequest(msgspec.Struct, kw_only=True):
-    """A body of `embeddings`; `prompt_name` names one of the model's prompts, as in sentence-transformers."""
+    """The body of `embeddings`. `prompt_name` selects a prompt of the model, as in sentence-transformers."""
 
     input: Inputs
     model: str | None = None
@@ -98,5 +98,5 @@ def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
 def _encode(vector: NDArray[np.float32], encoding_format: str | None) -> Any:
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-    # orjson reads an array only where it is all there is of its memory.
+    # orjson reads contiguous arrays only.
     return np.ascontiguousarray(vector)

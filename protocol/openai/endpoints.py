@@ -24,7 +24,7 @@ from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import GENERATION, Task
 
-# The runner is of one of the endpoint's tasks.
+# The runner has one of the endpoint's tasks.
 Answer = Callable[[Models, Any, Body, RequestLimits], Coroutine[Any, Any, Response]]
 
 
@@ -33,7 +33,7 @@ class Place(Enum):
 
     # At the root and below the prefix (`/openai`).
     EVERYWHERE = "everywhere"
-    # Below the prefix only: another protocol has the path at the root, or none has.
+    # Below the prefix only, because another protocol may use the path at the root.
     PREFIX = "prefix"
 
 
@@ -86,7 +86,7 @@ ENDPOINTS: Mapping[str, OpenAIEndpoint] = {
     ),
     "/v1/responses": OpenAIEndpoint(
         "responses", answer_response, GENERATION, "ResponsesRequest", "ResponsesResponse",
-        "Answer a text or messages with text",
+        "Answer a text or a chat",
     ),
     "/v1/messages": OpenAIEndpoint("messages"),
     "/v1/embeddings": OpenAIEndpoint(
@@ -114,14 +114,14 @@ ENDPOINTS: Mapping[str, OpenAIEndpoint] = {
 }  # fmt: skip
 AT_ROOT = [path for path, endpoint in ENDPOINTS.items() if endpoint.place is Place.EVERYWHERE]
 
-# The first names below /v1 of vLLM's paths for everybody; a path that another release adds may be an operator's.
+# The names directly below /v1 that clients may use; an unknown path of another vLLM may be an operator's.
 _CLIENT_RESOURCES = frozenset({"audio", "models", *(name.partition("/")[0] for name in (
     endpoint.name for path, endpoint in ENDPOINTS.items() if path.startswith("/v1/") and not endpoint.changes_models
 ))})  # fmt: skip
 
 
 def is_for_clients(path: str) -> bool:
-    """Whether one of vLLM's paths is for everybody; the others are for operators, and not served."""
+    """Whether clients may use one of vLLM's paths; the others are for operators and not served."""
     if (endpoint := ENDPOINTS.get(path)) is not None:
         return not endpoint.changes_models
     return path.startswith("/v1/") and path.split("/")[2] in _CLIENT_RESOURCES

@@ -1,4 +1,4 @@
-"""Requests that vLLM's own application answers, in this process."""
+"""Forwards requests to vLLM's own application, which runs in this process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from protocol.http.errors import render_openai_error
+from protocol.openai.errors import render_openai_error
 from runners.core.errors import OverloadedError
 from runners.core.runner import TextGenerator
 
@@ -18,7 +18,7 @@ class Forwarded(Response):
     def __init__(self, runner: TextGenerator, path: str, body: bytes, characters: int) -> None:
         """
         Args:
-            characters: how many characters the request's texts have.
+            characters: the number of characters of the request's texts.
         """
         self._runner = runner
         self._path = path

@@ -1,4 +1,4 @@
-"""OpenAI's API, and what this server has of vLLM's, in the OpenAPI document."""
+"""OpenAI's API and vLLM's further calls in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -12,17 +12,29 @@ from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest
 from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, OpenAIEndpoint, changes_models, is_for_clients, is_served
+from protocol.openai.errors import error_body
 from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
 from protocol.openai.parameters import MEANINGS
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from protocol.openapi.document import OpenApiDocument
-from protocol.openapi.operations import CALL, EVENTS, JSON, UNSERVED, Example, json_answer, json_body, requests_of
+from protocol.openapi.operations import (
+    CALL,
+    EVENTS,
+    JSON,
+    UNSERVED,
+    ErrorForm,
+    Example,
+    json_answer,
+    json_body,
+    requests_of,
+)
 from protocol.openapi.schemas import Schema, reference
 from runners.core.runner import Runner
 
 _TAG = "OpenAI"
+_ERRORS = ErrorForm("OpenAI", reference("OpenAIError"), error_body)
 # By call: an event of its streams.
 _STREAMED = {"completions": CHUNK, "chat/completions": CHUNK, "responses": EVENT}
 
@@ -43,7 +55,7 @@ def describe(document: OpenApiDocument) -> None:
             _add_answered(document, outer, endpoint, examples)
         else:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-            document.paths.add("post", outer, _TAG, UNSERVED, {}, refusals, shape="OpenAI")
+            document.paths.add("post", outer, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
     if prefix:
         _add_below_prefix(document, prefix, forwarded)
 
@@ -61,9 +73,9 @@ def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
 def _add_below_prefix(document: OpenApiDocument, prefix: str, forwarded: Mapping[str, Any]) -> None:
     """Add what is served below the prefix only: models, and vLLM's further paths."""
     paths, cards = document.paths, {200: json_answer("ModelCards")}
-    paths.add("get", f"{prefix}/v1/models", _TAG, "The models and LoRA adapters", cards, shape="OpenAI")
+    paths.add("get", f"{prefix}/v1/models", _TAG, "List the models and LoRA adapters", cards, form=_ERRORS)
     card = {200: json_answer("ModelCard")}
-    paths.add("get", f"{prefix}/v1/models/{{name}}", _TAG, "A model", card, (HTTPStatus.NOT_FOUND,), shape="OpenAI")
+    paths.add("get", f"{prefix}/v1/models/{{name}}", _TAG, "Get a model", card, (HTTPStatus.NOT_FOUND,), form=_ERRORS)
     for path, operations in forwarded.items():
         is_change = changes_models(path)
         if f"{prefix}{path}" not in paths.items and (is_change or is_for_clients(path)):
@@ -78,7 +90,7 @@ def _add_answered(
     if (event := _STREAMED.get(endpoint.name)) is not None:
         answer["content"][EVENTS] = {"schema": event}
     body = json_body(reference(endpoint.request), examples)
-    document.paths.add("post", path, _TAG, endpoint.summary, {200: answer}, document.errors, body, shape="OpenAI")
+    document.paths.add("post", path, _TAG, endpoint.summary, {200: answer}, document.errors, body, form=_ERRORS)
 
 
 def _add_forwarded(
@@ -97,7 +109,7 @@ def _add_forwarded(
             body["content"][JSON]["examples"] = requests_of(examples)
         errors = [status for status in CALL if status not in answers]
         summary = operation.get("summary", "")
-        document.paths.add(method, path, _TAG, summary, answers, errors, body, shape="OpenAI", is_change=is_change)
+        document.paths.add(method, path, _TAG, summary, answers, errors, body, form=_ERRORS, is_change=is_change)
 
 
 def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:

@@ -23,9 +23,11 @@ from runners.core.generation import FinishReason
 
 FINISH_REASONS: Sequence[str] = FinishReason.__args__  # type: ignore[attr-defined]
 
-CHUNK = object_of({"data": {**STRING, "description": "A chunk as JSON, or an OpenAIError; at the end `[DONE]`."}})
+CHUNK = object_of(
+    {"data": {**STRING, "description": "A chunk or an OpenAIError, as JSON. The last event has `[DONE]`."}}
+)
 EVENT = object_of(
-    {"event": STRING, "data": {**STRING, "description": "An event as JSON; its `type` is the event's name."}}
+    {"event": STRING, "data": {**STRING, "description": "An event as JSON. Its `type` equals the event's name."}}
 )
 
 _READ = object_of(dict.fromkeys(("prompt_tokens", "total_tokens"), COUNT))

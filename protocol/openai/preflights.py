@@ -1,4 +1,4 @@
-"""Browsers' preflights of requests that vLLM answers."""
+"""Preflight requests of browsers, for the paths that vLLM answers."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _VALUES_A_RESULT = 4
 
 
 class RankingOptions(msgspec.Struct, kw_only=True):
-    """The fields of both calls; without `use_activation` of false, an activation makes the score of the logit."""
+    """The fields of both calls. With `use_activation` of false the score is the logit."""
 
     model: str | None = None
     use_activation: bool | None = None
@@ -51,13 +51,13 @@ class RankingOptions(msgspec.Struct, kw_only=True):
 
 
 class Document(msgspec.Struct):
-    """A text in the form of Cohere's clients."""
+    """A document, as Cohere's clients send it."""
 
     text: str
 
 
 class RerankRequest(RankingOptions, kw_only=True):
-    """A body of `rerank`; a `top_n` of 0 returns all documents."""
+    """The body of `rerank`. The answer has the `top_n` best documents, or all of them if `top_n` is 0 or missing."""
 
     query: str
     documents: str | list[str | Document]
@@ -66,7 +66,7 @@ class RerankRequest(RankingOptions, kw_only=True):
 
 
 class ScoreRequest(RankingOptions, kw_only=True):
-    """A body of `score`: two sides, under any of their names."""
+    """The body of `score`: two fields with texts, under one of the pairs of names."""
 
     queries: Texts | UnsetType = UNSET
     documents: Texts | UnsetType = UNSET
@@ -184,7 +184,7 @@ async def _score(
     call: RankingOptions,
     limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
-    """The score of each of the second texts with its own or the only first text, and the usage."""
+    """The score of each second text with the first text at its position, or with the only first text; and the usage."""
     options = resolve_options(runner, None, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         if call.use_activation is not None:

@@ -21,7 +21,7 @@ TopLogprobs = Annotated[int, Meta(ge=0, le=_MAX_TOP_LOGPROBS)]
 
 
 class StreamOptions(msgspec.Struct):
-    """OpenAI's `stream_options`, with vLLM's `continuous_usage_stats`."""
+    """OpenAI's `stream_options`, with vLLM's field `continuous_usage_stats`."""
 
     include_usage: bool | UnsetType | None = UNSET
     continuous_usage_stats: bool | UnsetType | None = UNSET

@@ -16,11 +16,11 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.errors import openai_error
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, count_logprobs, count_usage, render_logprobs
+from protocol.openai.errors import openai_error
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
 from protocol.openai.parameters import ParameterSet, read_request
@@ -46,26 +46,26 @@ _UNFINISHED = frozenset({"in_progress", "incomplete"})
 
 
 class TextFormat(JsonSchema, kw_only=True):
-    """The format of the text; its schema stands beside its type."""
+    """The format of the output, with the JSON schema if the type is `json_schema`."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
 
 
 class TextConfig(msgspec.Struct, kw_only=True):
-    """OpenAI's `text`."""
+    """OpenAI's `text`: the format of the output."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
 class Reasoning(msgspec.Struct, kw_only=True):
-    """OpenAI's `reasoning`."""
+    """OpenAI's `reasoning`: how long the model thinks."""
 
     effort: Effort | None = None
 
 
 class ResponsesRequest(SamplingFields, kw_only=True):
-    """A body of `responses`."""
+    """The body of `responses`."""
 
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     model: str | None = None

@@ -19,11 +19,12 @@ from starlette.routing import Route
 from protocol.context import ServerContext
 from protocol.http.body import Body, json_response, read_body
 from protocol.http.disconnects import until_disconnect
-from protocol.http.errors import MethodNotAllowedError, NotFoundError, render_openai_error
+from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
 from protocol.model_cards import model_card
-from protocol.openai.bounds import check_forwarded
 from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, changes_models, is_for_clients, is_served
+from protocol.openai.errors import render_openai_error
+from protocol.openai.forwarded_limits import check_forwarded
 from protocol.openai.forwarding import Forwarded
 from protocol.openai.service_paths import describe_service
 from runners.core.errors import InputError, ModelNotFoundError

@@ -1,4 +1,4 @@
-"""The paths that a model answers, over all protocols, for whoever asked it for something else."""
+"""The paths that a model answers over all protocols, for errors of requests that it does not answer."""
 
 from __future__ import annotations
 

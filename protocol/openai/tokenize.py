@@ -23,7 +23,7 @@ _MAX_TOKENS = 2**20
 
 
 class TokenizeTextRequest(msgspec.Struct, kw_only=True):
-    """A body of `tokenize` with a text."""
+    """The body of `tokenize` with a text."""
 
     prompt: str
     model: str | None = None
@@ -32,7 +32,7 @@ class TokenizeTextRequest(msgspec.Struct, kw_only=True):
 
 
 class TokenizeChatRequest(msgspec.Struct, Templated, kw_only=True):
-    """A body of `tokenize` with a chat."""
+    """The body of `tokenize` with a chat."""
 
     messages: Messages
     tools: Tools | None = None
@@ -46,7 +46,7 @@ class TokenizeChatRequest(msgspec.Struct, Templated, kw_only=True):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
-    """A body of `detokenize`."""
+    """The body of `detokenize`."""
 
     tokens: Annotated[list[TokenId], Meta(max_length=_MAX_TOKENS)]
     model: str | None = None

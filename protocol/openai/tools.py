@@ -36,7 +36,7 @@ class Function(msgspec.Struct, kw_only=True):
 
 
 class Tool(msgspec.Struct, kw_only=True):
-    """An item of OpenAI's `tools`."""
+    """A tool, which is always a function."""
 
     type: Literal["function"] = "function"
     function: Function
@@ -47,7 +47,7 @@ class NamedFunction(msgspec.Struct, kw_only=True):
 
 
 class NamedTool(msgspec.Struct, kw_only=True):
-    """OpenAI's `tool_choice` that names a tool."""
+    """The `tool_choice` that names a function."""
 
     type: Literal["function"] = "function"
     function: NamedFunction

@@ -1,7 +1,7 @@
 """The OpenAPI document of this server, and the page that shows it.
 
-Each protocol describes its own operations. The types that parse the bodies of requests describe them too, or vLLM
-where vLLM answers, so that document and parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
+Each protocol describes its own operations. The schemas of request bodies come from the types that parse them, or from
+vLLM if vLLM answers, so that the document and the parser cannot disagree. https://spec.openapis.org/oas/v3.1.1.html
 """
 
 from __future__ import annotations
@@ -17,19 +17,31 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
-from protocol.openapi.operations import CALL, JSON, PREDICTOR, Example, Examples, Paths, json_answer, text_answer
+from protocol.openapi.operations import (
+    CALL,
+    JSON,
+    PREDICTOR,
+    TEXT,
+    ErrorForm,
+    Example,
+    Examples,
+    Paths,
+    json_answer,
+    text_answer,
+)
 from protocol.openapi.parameter_schemas import describe_parameters
-from protocol.openapi.schemas import COMMON_SCHEMAS, Schema
+from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.core.sampling_parameters import SamplingParameters
 from runners.core.task import Task
 
+_BENTOML_ERRORS = ErrorForm("BentoML", STRING, media_type=TEXT)
 _ANY = {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}
 _DESCRIPTION = (
     "Every path with `GET` also answers `HEAD` and `OPTIONS`. Request bodies may be compressed with gzip or deflate. "
     "Answers over 1 KiB are compressed for clients that accept gzip or deflate. Answers repeat the request's "
-    "`X-Request-Id`. Bodies without a content type, and with curl's `application/x-www-form-urlencoded`, are read as "
-    "JSON. The names of models may contain slashes, as such or as `%2F`."
+    "`X-Request-Id`. The server reads a body as JSON if it has no content type, or the type that curl sends by default "
+    "(`application/x-www-form-urlencoded`). A model's name in a path may contain slashes, written as `/` or `%2F`."
 )
 
 
@@ -109,26 +121,30 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
     document.add_tag("BentoML", "Paths that BentoML answers.")
     paths = document.paths
     unready = {503: json_answer("Ready", description="A model is not loaded.")}
-    dead = {503: json_answer("Live", description="A model has died.")}
-    paths.add("get", "/", "Server", "Whether the process lives", {200: json_answer("Alive")})
-    paths.add("get", "/v2", "Server", "The server's name and version", {200: json_answer("ServerMetadata")})
+    dead = {503: json_answer("Live", description="A model has stopped and does not answer any more.")}
+    paths.add("get", "/", "Server", "Check whether the server is live", {200: json_answer("Alive")})
+    paths.add(
+        "get", "/v2", "Server", "Get the server's name, version and extensions", {200: json_answer("ServerMetadata")}
+    )
     live = {200: json_answer("Live"), **dead}
-    paths.add("get", "/v2/health/live", "Server", "Whether the process lives", live)
+    paths.add("get", "/v2/health/live", "Server", "Check whether the server is live", live)
     ready = {200: json_answer("Ready"), **unready}
-    paths.add("get", "/v2/health/ready", "Server", "Whether all models are loaded", ready)
-    paths.add("get", "/metrics", "Server", "Prometheus metrics", {200: text_answer()})
+    paths.add("get", "/v2/health/ready", "Server", "Check whether all models are loaded", ready)
+    paths.add("get", "/metrics", "Server", "Get metrics for Prometheus", {200: text_answer()})
     for path in ("/openapi.json", "/docs.json"):
-        paths.add("get", path, "Server", "This document", {200: _ANY})
-    paths.add("get", "/docs", "Server", "This document as a page", {200: text_answer("text/html")})
-    dead_process, unloaded = "A model has died.", "A model is not loaded."
+        paths.add("get", path, "Server", "Get this document", {200: _ANY})
+    paths.add("get", "/docs", "Server", "Show this document as a page", {200: text_answer("text/html")})
+    dead_process, unloaded = "A model has stopped and does not answer any more.", "A model is not loaded."
     for path, summary, failure in (
-        ("/livez", "Whether the process lives", dead_process),
-        ("/healthz", "Whether the process lives", dead_process),
-        ("/readyz", "Whether all models are loaded", unloaded),
+        ("/livez", "Check whether the server is live", dead_process),
+        ("/healthz", "Check whether the server is live", dead_process),
+        ("/readyz", "Check whether all models are loaded", unloaded),
     ):
         answers = {200: text_answer(), 503: text_answer(description=failure)}
-        paths.add("get", path, "BentoML", summary, answers, shape="BentoML")
-    paths.add("get", "/schema.json", "BentoML", "BentoML's description of the service", {200: _ANY}, shape="BentoML")
+        paths.add("get", path, "BentoML", summary, answers, form=_BENTOML_ERRORS)
+    paths.add(
+        "get", "/schema.json", "BentoML", "Get BentoML's description of the service", {200: _ANY}, form=_BENTOML_ERRORS
+    )
 
 
 def routes(context: ServerContext, protocols: Sequence[Describe], describe_examples: DescribeExamples) -> list[Route]:
@@ -140,7 +156,7 @@ def routes(context: ServerContext, protocols: Sequence[Describe], describe_examp
         if cached is not None:
             return Response(cached, media_type=JSON)
         is_complete = context.models.ready
-        # In a thread: vLLM takes a second to describe its part.
+        # vLLM takes a second to describe its part.
         described = await asyncio.to_thread(describe_server, context, protocols, describe_examples)
         body = orjson.dumps(described)
         if is_complete:

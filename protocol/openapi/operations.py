@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from protocol.http.errors import openai_error_type, tei_error_type
 from protocol.http.middleware.authentication import Access
 from protocol.http.open_paths import OPEN_PATHS
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
@@ -18,10 +17,10 @@ from protocol.versions import MODEL_VERSION
 BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
 MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 CALL = (*BODY, *MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
-# And those of a call that a predictor runs.
+# Further statuses of a call that a predictor runs.
 PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
 # The summary of an operation that other models have.
-UNSERVED = "This server's model does not serve this call"
+UNSERVED = "Not served by this server's model"
 
 JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "application/octet-stream", "text/plain"
 
@@ -37,6 +36,25 @@ class Example:
 
 # By the kind of call (predict, infer, infer_binary, generate, ...) and the example's name.
 Examples = Mapping[str, Mapping[str, Example]]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorForm:
+    """The form of a protocol's errors.
+
+    Attributes:
+        name: a prefix of the names of its responses; empty for the form of V1 and the Open Inference Protocol.
+        schema: the schema of an error's body.
+        example: makes an example of the body from a status and a message; None for no example.
+    """
+
+    name: str
+    schema: Schema
+    example: Callable[[HTTPStatus, str], Any] | None = None
+    media_type: str = JSON
+
+
+_KSERVE_ERRORS = ErrorForm("", reference("Error"), lambda _, message: {"error": message})
 
 
 class Paths:
@@ -61,7 +79,7 @@ class Paths:
         errors: Iterable[HTTPStatus] = (),
         body: dict[str, Any] | None = None,
         headers: Mapping[str, Schema] | None = None,
-        shape: str = "",
+        form: ErrorForm = _KSERVE_ERRORS,
         is_change: bool = False,
     ) -> None:
         """Add an operation.
@@ -69,18 +87,20 @@ class Paths:
         Args:
             answers: the successful answers by status.
             headers: the schemas of the request's headers by name.
-            shape: the form of the errors: "OpenAI", "TEI", "BentoML", or empty for KServe's.
+            form: the form of the errors.
             is_change: whether the operation loads or unloads a model, so that it needs an admin's key.
         """
         failures = [*errors, HTTPStatus.METHOD_NOT_ALLOWED]
         responses = {str(status): answer for status, answer in answers.items()}
-        responses |= {f"{status:d}": self._error(shape, status) for status in failures}
+        responses |= {f"{status:d}": self._error(form, status) for status in failures}
         if is_change:
-            responses["403"] = self._error(shape, HTTPStatus.FORBIDDEN)
+            responses["403"] = self._error(form, HTTPStatus.FORBIDDEN)
         needs_admin = is_change and self._access.asks_admins
         if needs_admin or (self._access.asks_clients and path not in OPEN_PATHS):
             # The client's key is checked before the path is, so this error has KServe's form.
-            responses["401"] = self._error("" if self._access.asks_clients else shape, HTTPStatus.UNAUTHORIZED)
+            responses["401"] = self._error(
+                _KSERVE_ERRORS if self._access.asks_clients else form, HTTPStatus.UNAUTHORIZED
+            )
         in_path = [
             _parameter("path", name, self._parameters.get(name, STRING)) for name in re.findall(r"{(\w+)}", path)
         ]
@@ -96,26 +116,18 @@ class Paths:
         }
         self.items.setdefault(path, {})[method] = operation
 
-    def _error(self, shape: str, status: HTTPStatus) -> dict[str, str]:
-        name = f"{shape}{status.name.title().replace('_', '')}"
-        self.responses[name] = _describe_error(shape, status)
+    def _error(self, form: ErrorForm, status: HTTPStatus) -> dict[str, str]:
+        name = f"{form.name}{status.name.title().replace('_', '')}"
+        self.responses[name] = _describe_error(form, status)
         return {"$ref": f"#/components/responses/{name}"}
 
 
-def _describe_error(shape: str, status: HTTPStatus) -> dict[str, Any]:
+def _describe_error(form: ErrorForm, status: HTTPStatus) -> dict[str, Any]:
     description, message = ERRORS[status]
-    response: dict[str, Any] = {"description": description}
-    match shape:
-        case "OpenAI":
-            body = {"message": message, "type": openai_error_type(status), "param": None, "code": None}
-            response["content"] = {JSON: {"schema": reference("OpenAIError"), "example": {"error": body}}}
-        case "TEI":
-            body = {"error": message, "error_type": tei_error_type(status)}
-            response["content"] = {JSON: {"schema": reference("TEIError"), "example": body}}
-        case "BentoML":
-            response["content"] = {TEXT: {"schema": STRING}}
-        case _:
-            response["content"] = {JSON: {"schema": reference("Error"), "example": {"error": message}}}
+    content = {"schema": form.schema}
+    if form.example is not None:
+        content["example"] = form.example(status, message)
+    response: dict[str, Any] = {"description": description, "content": {form.media_type: content}}
     if status in ERROR_HEADERS:
         header, schema = ERROR_HEADERS[status]
         response["headers"] = {header: {"required": True, "schema": schema}}

@@ -26,11 +26,16 @@ def describe_parameters(runner: Runner, sampling: Schema) -> dict[str, Schema]:
     return {**definitions, "SamplingParameters": sampling, "Parameters": parameters}
 
 
+def _to_sentence(description: str) -> str:
+    """The description of an argument, which `--help` prints without a capital and a full stop, as a sentence."""
+    return f"{description[0].upper()}{description[1:]}."
+
+
 def _option_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The schemas of an encoder's options by name, and the schemas that they refer to."""
     answer, overflow = (kind.model_json_schema(ref_template=_REFERENCE) for kind in (AnswerOptions, OverflowOptions))
     schema = {key: answer[key] | overflow[key] for key in ("properties", "$defs")}
-    # Parameters of gRPC cannot be lists: a string with commas does for a list.
+    # A parameter of gRPC cannot be a list, so a string with commas is accepted too.
     lists = {
         name
         for name, option in schema["properties"].items()
@@ -39,4 +44,6 @@ def _option_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str
     properties = {
         name: {"anyOf": [option, STRING]} if name in lists else option for name, option in schema["properties"].items()
     }
+    for option in schema["properties"].values():
+        option["description"] = _to_sentence(option["description"])
     return {name: properties[name] for name in sorted(names)}, schema["$defs"]

@@ -67,13 +67,13 @@ COMMON_SCHEMAS: dict[str, Schema] = {
 # By status: when it is the answer, and an example of its message.
 ERRORS: dict[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.BAD_REQUEST: (
-        "The protocol or the model does not allow this request.", "the body is empty; it must be a JSON object",
+        "The request is invalid, or the model does not support it.", "the body is empty; it must be a JSON object",
     ),
     HTTPStatus.UNAUTHORIZED: (
         "The request has no valid key.", "this server asks for a key: send it as Authorization: Bearer KEY",
     ),
     HTTPStatus.FORBIDDEN: (
-        "The server does not allow this request, or not with this key.",
+        "The operator does not allow this request, or allows it only with an admin's key.",
         "loading and unloading need an admin's key, which this one is not",
     ),
     HTTPStatus.NOT_FOUND: ("The model or its version does not exist.", "Model with name nope does not exist."),
@@ -81,7 +81,7 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
         "The path does not allow this method.", "DELETE is not allowed on /v2/models; allowed: GET, HEAD",
     ),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
-        "The request is larger than the server allows.",
+        "The request exceeds a limit of the server.",
         "the body has more than 33554432 bytes, which are allowed at most",
     ),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
@@ -92,7 +92,10 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
         "The server has too many requests under way; try again later.",
         "the server is busy with 512 requests, which is the most it takes (max_concurrent_requests); try again later",
     ),
-    HTTPStatus.INTERNAL_SERVER_ERROR: ("The server failed.", "internal server error"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: (
+        "The server has an internal error, the model cannot be loaded, or its scores are NaN or infinite.",
+        "internal server error",
+    ),
     HTTPStatus.NOT_IMPLEMENTED: (
         "The server does not implement this call of the protocol.", "this server has no explainer; it offers :predict",
     ),
@@ -100,10 +103,15 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
         "The predictor failed, or its answer does not follow its protocol.", "the predictor's answer cannot be read",
     ),
     HTTPStatus.GATEWAY_TIMEOUT: ("The predictor did not answer in time.", "the predictor was too slow"),
-    HTTPStatus.SERVICE_UNAVAILABLE: ("The model is not ready.", "Model with name model is not ready."),
+    HTTPStatus.SERVICE_UNAVAILABLE: (
+        "The model is not ready, or the server has no memory for the body.", "Model with name model is not ready.",
+    ),
 }  # fmt: skip
 ERROR_HEADERS: dict[HTTPStatus, tuple[str, Schema]] = {
     HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", one_of("Bearer")),
     HTTPStatus.METHOD_NOT_ALLOWED: ("Allow", STRING),
-    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", {"type": "integer", "minimum": 1, "description": "seconds"}),
+    HTTPStatus.TOO_MANY_REQUESTS: (
+        "Retry-After",
+        {"type": "integer", "minimum": 1, "description": "The number of seconds to wait."},
+    ),
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from protocol.openapi.document import OpenApiDocument
-from protocol.openapi.operations import UNSERVED, json_answer, json_body
+from protocol.openapi.operations import UNSERVED, ErrorForm, json_answer, json_body
 from protocol.openapi.schemas import CLASS, COUNT, NUMBER, STRING, Schema, array_of, object_of, one_of, reference
+from protocol.tei.errors import error_body
 from protocol.tei.routes import TASKS, TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
 
 _TAG = "TEI"
+_ERRORS = ErrorForm("TEI", reference("TEIError"), error_body)
 # By path: the schemas of the request and the answer, and the summary.
 _OPERATIONS = {
     "/embed": ("TeiEmbedRequest", "TeiEmbedResponse", "Embed texts"),
@@ -34,11 +36,11 @@ def describe(document: OpenApiDocument) -> None:
     for path, tasks in TASKS.items():
         if document.runner.task not in tasks:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-            document.paths.add("post", path, _TAG, UNSERVED, {}, refusals, shape="TEI")
+            document.paths.add("post", path, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
             continue
         request, response, summary = _OPERATIONS[path]
         examples = document.examples(path)
         # The calls name no model that could be missing.
         errors = [status for status in document.errors if status is not HTTPStatus.NOT_FOUND]
         answers, body = {200: json_answer(response, examples)}, json_body(reference(request), examples)
-        document.paths.add("post", path, _TAG, summary, answers, errors, body, shape="TEI")
+        document.paths.add("post", path, _TAG, summary, answers, errors, body, form=_ERRORS)

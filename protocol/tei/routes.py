@@ -1,18 +1,16 @@
 """The calls of Text Embeddings Inference: `/embed`, `/predict` and `/rerank`, for its clients.
 
-https://huggingface.github.io/text-embeddings-inference; long texts are truncated unless `truncate` is false, which is
-that server's default, and a model of another task is answered with 400.
+https://huggingface.github.io/text-embeddings-inference. Two things differ: long texts are truncated unless `truncate`
+is false, which is that server's default; and a call that the model's task does not support is a 400.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import orjson
 from msgspec import Meta
 from numpy.typing import NDArray
 from starlette.requests import Request
@@ -22,10 +20,10 @@ from starlette.routing import Route
 from protocol.context import ServerContext
 from protocol.http.body import Body, decode_json, read_body
 from protocol.http.disconnects import until_disconnect
-from protocol.http.errors import describe, tei_error_type
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route, with_errors
 from protocol.openai.service_paths import describe_service
+from protocol.tei.errors import render_tei_error
 from protocol.text_inputs import Inputs, read_inputs
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
@@ -61,7 +59,7 @@ class _TeiRequest(msgspec.Struct, kw_only=True):
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):
-    """A body of `/embed`: a text, texts or token ids; `normalize` scales vectors to length 1."""
+    """The body of `/embed`. `inputs` is a text, texts, or token ids; `normalize` scales vectors to length 1."""
 
     inputs: Inputs
     normalize: bool = True
@@ -70,14 +68,14 @@ class TeiEmbedRequest(_TeiRequest, kw_only=True):
 
 
 class TeiPredictRequest(_TeiRequest, kw_only=True):
-    """A body of `/predict`: a text, a pair of texts, or a list whose items are lists of one text or a pair."""
+    """The body of `/predict`. `inputs` is a text, a pair of texts, or a list of lists of one or two texts."""
 
     inputs: str | list[str | list[str]]
     raw_scores: bool = False
 
 
 class TeiRerankRequest(_TeiRequest, kw_only=True):
-    """A body of `/rerank`."""
+    """The body of `/rerank`."""
 
     query: str
     texts: list[str]
@@ -101,7 +99,7 @@ def routes(context: ServerContext) -> list[Route]:
             raise InputError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
         return await _ANSWERS[path](request, runner, await read_body(request, limits), limits)
 
-    return [post_route(path, with_errors(answer, _render_error), _render_error) for path in TASKS]
+    return [post_route(path, with_errors(answer, render_tei_error), render_tei_error) for path in TASKS]
 
 
 async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
@@ -213,9 +211,3 @@ def _columns(prediction: Prediction) -> dict[str, list[Any]]:
     records = prediction.main
     assert isinstance(records, Records)
     return {name: column.tolist() for name, column in records.columns.items()}
-
-
-def _render_error(error: Exception) -> Response:
-    status, message, headers = describe(error)
-    body = {"error": message, "error_type": tei_error_type(HTTPStatus(status))}
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")

@@ -20,30 +20,30 @@ class Budget:
     def __init__(self, limit: int, message: str) -> None:
         """
         Args:
-            message: why a request is refused, with `{held}`, `{amount}` (the request's own) and `{limit}`.
+            message: the error of a refused request; `{held}`, `{amount}` (of the request) and `{limit}` are filled in.
         """
         self.held = 0
         self.limit = limit
         self._message = message
 
-    def check(self, amount: int, retry_after: Callable[[], float], own: int = 0) -> None:
+    def check(self, amount: int, retry_after: Callable[[], float], held_by_request: int = 0) -> None:
         """Refuse an amount beyond the limit. A request alone is not refused: the limits of one request bound it.
 
         Args:
             retry_after: seconds after which the client may try again.
-            own: the part of `held` that the request itself holds.
+            held_by_request: the part of `held` that the request itself holds.
 
         Raises:
             OverloadedError: the amount would exceed the limit, and other requests hold a part of it.
         """
-        if self.held > own and self.held + amount > self.limit:
+        if self.held > held_by_request and self.held + amount > self.limit:
             message = self._message.format(held=self.held, amount=amount, limit=self.limit)
             raise OverloadedError(f"{message}; try again later", retry_after())
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Why requests are refused, by what they hold too much of; see `Budget`."""
+    """The errors of refused requests, by the budget that is exceeded; see `Budget`."""
 
     characters: str = "{held} characters of other requests are under way, and --max_queue_characters allows {limit}"
     tokens: str = "{held} tokens of other requests are under way, and --max_queue_tokens allows {limit}"
@@ -58,9 +58,10 @@ class Admission:
 
     Attributes:
         requests: number of requests under way.
-        characters: of their texts: a generator's until they are tokenized, an encoder's until the request is over.
-        tokens: that wait for the model; a generator's prompts count once for each output.
-        numbers: of answers: a generator's requested log probabilities, or an encoder's scores.
+        characters: the budget of characters. A generator's texts count until they are tokenized, an encoder's until
+            the request is over.
+        tokens: the budget of tokens that wait for the model; a generator's prompts count once for each output.
+        numbers: the budget of numbers in answers: a generator's requested log probabilities, or an encoder's scores.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Admission:
         """
         Args:
             retry_after: seconds after which a refused client may try again.
-            answers: as many of the largest answers' numbers may be held together.
+            answers: all open answers together may have as many numbers as this many of the largest answers.
         """
         self.requests = 0
         self.limits = limits
@@ -86,7 +87,7 @@ class Admission:
         """Admit a request, before any work is done for it; call `leave` when it is over.
 
         Args:
-            characters: of its texts.
+            characters: number of characters of its texts.
 
         Raises:
             OverloadedError: too many requests are under way, or they hold too much.
@@ -107,7 +108,7 @@ class Admission:
         """End a request.
 
         Args:
-            characters: that it still holds.
+            characters: number of characters that it still holds.
         """
         self.requests -= 1
         self.characters.held -= characters
@@ -117,7 +118,7 @@ class Admission:
         """Admit a request of a generator for as long as the context lasts.
 
         Args:
-            characters: of its prompts.
+            characters: number of characters of its prompts.
 
         Raises:
             OverloadedError: too many requests are under way, or they hold too much.
@@ -135,7 +136,7 @@ class Admitted:
     """A request of a generator that is under way; its outputs share the model's time with those of other requests.
 
     Attributes:
-        on_queued: is called for each output that begins to wait for the model.
+        on_queued: called for each output that begins to wait for the model.
     """
 
     def __init__(self, admission: Admission, characters: int) -> None:
@@ -149,7 +150,7 @@ class Admitted:
         """Count the prompts as tokens instead of characters, once they are tokenized and wait for the model.
 
         Args:
-            tokens: of all prompts, each counted once for each output.
+            tokens: number of tokens of all prompts, each counted once for each output.
             logprobs: number of log probabilities that the request asks for.
 
         Raises:

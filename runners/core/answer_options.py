@@ -47,7 +47,7 @@ def _check_template(value: str) -> str:
 
 
 class AnswerOptions(BaseModel):
-    """Options of answers: arguments of the server, and `parameters` of requests, which win.
+    """Options of answers: arguments of the server, which the `parameters` of a request override.
 
     Each task has some of them (`EncoderTask.answer_options`).
     """
@@ -117,8 +117,8 @@ class AnswerOptions(BaseModel):
         None,
         ge=1,
         lt=2**31,
-        description="text embedding returns only the first so many numbers of each vector, normalized again if the "
-        "model normalizes its vectors; only for models trained for that (Matryoshka)",
+        description="text embedding truncates each vector to this many numbers, and normalizes it again if the model "
+        "normalizes its vectors; only for models trained for that (Matryoshka)",
     )
     prompt_name: str | None = Field(
         None,
@@ -127,7 +127,7 @@ class AnswerOptions(BaseModel):
     )
 
 
-# What the options are that make records, where nothing is asked for; the others only say how.
+# The defaults of the options that turn an answer into records; the other options only change what records contain.
 _WITHOUT_RECORDS = {
     name: AnswerOptions.model_fields[name].default
     for name in (

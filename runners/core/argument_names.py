@@ -20,18 +20,18 @@ ALIASES: Mapping[str, str] = {
     "dp": "data_parallel_size",
     "dpl": "data_parallel_size_local",
 }
-# KServe's flags that have no effect here, and what has instead: they are accepted with a warning, so that KServe's
-# manifests start this server unchanged.
+# KServe's flags that have no effect here, each with what to use instead. They are accepted with a warning, so that
+# KServe's manifests start this server unchanged.
 WITHOUT_EFFECT: Mapping[str, str] = {
     "access_log_format": "--enable_latency_logging logs a line for every request",
     "configure_logging": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
     "disable_log_requests": "prompts are never logged",
-    "enable_docs_url": "/docs is always there",
+    "enable_docs_url": "/docs is always served",
     "event_loop": "every worker runs on uvloop",
     "log_config_file": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
-    "max_asyncio_workers": "requests wait for the model in its own queue; --max_concurrent_requests bounds it",
-    "max_threads": "gRPC is served without threads; --max_concurrent_requests bounds what is under way",
-    "protocol": "--predictor_protocol is how a predictor is spoken to",
+    "max_asyncio_workers": "requests wait in the model's queue; --max_concurrent_requests limits its length",
+    "max_threads": "gRPC is served without threads; --max_concurrent_requests limits the running requests",
+    "protocol": "--predictor_protocol sets the protocol of a predictor",
 }
 _OWN_NAMES = frozenset({*ARGUMENT_NAMES, *LaunchArguments.model_fields, *WITHOUT_EFFECT})
 _VLLM_NAMES = frozenset({*OPTIONS, *SHORT, *SWITCHES, *(f"no_{name}" for name in SWITCHES)})
@@ -40,7 +40,7 @@ VLLM_ONLY = sorted({*OPTIONS, *SWITCHES} - _OWN_NAMES - {*ALIASES})
 
 
 def normalize_name(name: str) -> str:
-    """The name with `_` for `-`, and without its alias."""
+    """The name with `_` for `-`; an alias becomes the name that it stands for."""
     # The part after a dot is a key of a JSON argument, as in --compilation_config.mode.
     name, dot, key = name.strip().partition(".")
     name = name.replace("-", "_")

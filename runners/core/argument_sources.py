@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_PREFIX = "RUNTIME_"
 ENVIRONMENT_COMMAND_LINE = "RUNTIME_ARGS"
-# launch.py passes its own command line in this variable as JSON, because a built Bento takes no other; it has the
-# highest precedence.
-HANDED_OVER = "RUNTIME_COMMAND_LINE"
+# launch.py passes its command line in this variable as JSON, because `bentoml serve` of a built Bento takes no
+# arguments of the service. It has the highest precedence.
+LAUNCH_VARIABLE = "RUNTIME_COMMAND_LINE"
 _COMMAND_LINE = "the command line"
 # vLLM's variable for `api_key`. vLLM would protect only its own routes with it.
 _VLLM_KEY = "VLLM_API_KEY"
@@ -48,7 +48,7 @@ class _Merger:
             origin: the name of the source, for messages.
 
         Raises:
-            ArgumentsError: there is no argument of some name.
+            ArgumentsError: a name is not that of any argument.
         """
         for name, value in source.items():
             if value is not None and value != "":
@@ -89,7 +89,7 @@ class _Merger:
 
 
 def read_arguments(
-    command_line: Mapping[str, object], environment: Mapping[str, str], baked: Mapping[str, object]
+    command_line: Mapping[str, object], environment: Mapping[str, str], bento_arguments: Mapping[str, object]
 ) -> Arguments:
     """Merge the sources; precedence: command line > environment > arguments in the Bento > defaults.
 
@@ -98,27 +98,27 @@ def read_arguments(
 
     Args:
         command_line: BentoML's `--arg name=value`.
-        baked: the arguments that the Bento was built with.
+        bento_arguments: the arguments that the Bento was built with.
 
     Raises:
         ArgumentsError: one line with the name of the argument, its source and the allowed values.
     """
     merger = _Merger()
     merger.add({"api_key": environment.get(_VLLM_KEY)}, _VLLM_KEY)
-    merger.add(baked, "the Bento")
+    merger.add(bento_arguments, "the Bento")
     try:
         words = shlex.split(environment.get(ENVIRONMENT_COMMAND_LINE, ""))
     except ValueError as error:
         raise ArgumentsError(f"{ENVIRONMENT_COMMAND_LINE} is not a command line: {error}") from error
     merger.add(parse_command_line(words, ENVIRONMENT_COMMAND_LINE), ENVIRONMENT_COMMAND_LINE)
     for variable, value in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in (ENVIRONMENT_COMMAND_LINE, HANDED_OVER):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in (ENVIRONMENT_COMMAND_LINE, LAUNCH_VARIABLE):
             merger.add_variable(variable, value)
     try:
-        handed_over = json.loads(environment.get(HANDED_OVER, "{}"))
+        launch_arguments = json.loads(environment.get(LAUNCH_VARIABLE, "{}"))
     except ValueError:
-        raise ArgumentsError(f"{HANDED_OVER} is for launch.py alone: set {ENVIRONMENT_COMMAND_LINE}") from None
-    merger.add({**command_line, **handed_over}, _COMMAND_LINE)
+        raise ArgumentsError(f"{LAUNCH_VARIABLE} is for launch.py alone: set {ENVIRONMENT_COMMAND_LINE}") from None
+    merger.add({**command_line, **launch_arguments}, _COMMAND_LINE)
     return merger.validate()
 
 
@@ -133,7 +133,7 @@ def read_launch_arguments(values: Mapping[str, str]) -> LaunchArguments:
 def forget_keys(environment: MutableMapping[str, str]) -> None:
     """Remove the variables that may hold API keys in plain text from an environment that has been read."""
     secrets = [f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in _SECRETS]
-    for variable in (ENVIRONMENT_COMMAND_LINE, HANDED_OVER, _VLLM_KEY, *secrets):
+    for variable in (ENVIRONMENT_COMMAND_LINE, LAUNCH_VARIABLE, _VLLM_KEY, *secrets):
         environment.pop(variable, None)
 
 

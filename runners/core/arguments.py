@@ -1,7 +1,7 @@
-"""The arguments of the server: one model of all, in the groups that the README and `launch.py --help` show.
+"""The arguments of the server: one pydantic model, in the groups of docs/reference/arguments.md and `launch.py --help`.
 
-runners/core/command_line.py parses a command line, runners/core/argument_sources.py merges all sources. Arguments that
-are vLLM's stay text (`Arguments.engine`).
+runners/core/command_line.py parses a command line, runners/core/argument_sources.py merges all sources. vLLM's
+arguments stay text (`Arguments.engine`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 _SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
 _MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
-# vLLM's arguments that get another explanation than that vLLM does not run the model.
-_WITHOUT_EFFECT_ANYWHERE = {"max_log_len": "prompts are never logged"}
+# Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
+_SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
 
 def _parse_count(value: object) -> object:
@@ -38,7 +38,7 @@ def _parse_count(value: object) -> object:
 
 
 def _check_tensor_protocol(value: object) -> object:
-    """Refuse KServe's default, v1: the tensors that KServe sends over it are understood by no predictor."""
+    """Refuse KServe's default, v1: no predictor understands the tensors that KServe sends over it."""
     if value == "v1":
         raise ValueError("V1 cannot carry tensors; it must be v2 (REST) or grpc-v2")
     return value
@@ -60,7 +60,7 @@ _Digests: TypeAlias = Annotated[tuple[bytes, ...] | None, BeforeValidator(digest
 
 
 class ArgumentGroup(BaseModel):
-    """Arguments that belong together; their descriptions are those of the README and of `launch.py --help`."""
+    """Arguments that belong together; docs/reference/arguments.md and `launch.py --help` show their descriptions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
@@ -307,10 +307,10 @@ class Arguments(
         names = ("tensor_parallel_size", "pipeline_parallel_size", data_parallel)
         return math.prod(self.engine[name].parse_size(name) for name in names if name in self.engine)
 
-    def ignore_engine_arguments(self, reason: str, honoured: Collection[str] = ()) -> None:
+    def warn_of_engine_arguments(self, reason: str, honoured: Collection[str] = ()) -> None:
         """Log a warning for each argument of vLLM that has no effect, because vLLM does not run the model.
 
-        KServe's manifests pass vLLM's arguments whatever they serve, so they are no errors.
+        It is no error, because KServe's manifests pass vLLM's arguments whichever model they serve.
 
         Args:
             reason: why the arguments have no effect.
@@ -318,7 +318,7 @@ class Arguments(
         """
         for name, argument in self.engine.items():
             if name not in honoured:
-                explanation = _WITHOUT_EFFECT_ANYWHERE.get(name, reason)
+                explanation = _SPECIFIC_REASONS.get(name, reason)
                 logger.warning("%s in %s has no effect: %s", name, argument.origin, explanation)
 
 

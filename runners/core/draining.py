@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-# Seconds; Kubernetes kills a server 30 s after it has told it to end.
+# Kubernetes kills a server 30 s after SIGTERM.
 DRAIN_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 

@@ -54,8 +54,8 @@ class LimitExceededError(InputError):
     def __init__(self, count: int, what: str, argument: str, limit: int, param: str | None = None) -> None:
         """
         Args:
-            count: how many there are.
-            what: of what, as a plural: "texts".
+            count: the amount in the request.
+            what: what is counted, as a plural: "texts".
             argument: the argument of the server that sets the limit.
         """
         super().__init__(f"{count} {what} are more than the {limit} that --{argument} allows", param)
@@ -88,6 +88,16 @@ class ModelNotFoundError(RunnerError):
 
 class ModelNotReadyError(RunnerError):
     """The model is still loading, or has stopped."""
+
+    @classmethod
+    def of_model(cls, name: str) -> ModelNotReadyError:
+        """The error with KServe's text, which clients of KServe look for."""
+        return cls(f"Model with name {name} is not ready.")
+
+    @classmethod
+    def of_shutdown(cls) -> ModelNotReadyError:
+        """The error of requests that wait when their model's threads are closed."""
+        return cls("the server is shutting down")
 
 
 class EngineDeadError(RunnerError):
@@ -141,6 +151,11 @@ def add_text_position(error: InputError, position: int) -> InputError:
     return named
 
 
+def describe_text_error(position: int, error: Exception) -> Exception:
+    """The error of a text for its caller: an InputError gets the text's position, any other error stays as it is."""
+    return add_text_position(error, position) if isinstance(error, InputError) else error
+
+
 @contextlib.contextmanager
 def with_text_position(position: int) -> Iterator[None]:
     """Say which text of the request an error is about.
@@ -156,7 +171,7 @@ def with_text_position(position: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def load_errors(model: str) -> Iterator[None]:
-    """Whatever goes wrong while a model loads, as a RunnerError of one line.
+    """Turn every error of the block, in which a model loads, into a RunnerError with a message of one line.
 
     Raises:
         ModelLoadError: instead of an error that is no RunnerError.
@@ -171,7 +186,7 @@ def load_errors(model: str) -> Iterator[None]:
 
 
 def _explain(folder: Path, error: Exception) -> str:
-    """Why a model cannot be loaded, in one line; in the words of the library where nothing better is known."""
+    """Why a model cannot be loaded, in one line: a cause that this server knows, else the library's message."""
     if pointers := sorted({*_find_pointers(folder)}):
         names = ", ".join(pointers[:4]) + (", ..." if len(pointers) > 4 else "")
         return f"there are Git LFS pointers in place of {names}; `git lfs pull` fetches the files themselves"

@@ -22,8 +22,10 @@ class FileWatch:
         self._next_check = -math.inf
 
     def has_changed(self) -> bool:
-        """Whether a file differs from the accepted state, or is missing, by a check that is due; before the first
-        `accept` all files do."""
+        """Whether a file is missing or differs from the accepted state. Before the first `accept` every file does.
+
+        False without a check if the last check was less than a second ago.
+        """
         now = time.monotonic()
         if now < self._next_check:
             return False

@@ -230,7 +230,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The output of a choice since the delta before; the last delta of a choice has a finish reason.
+    """The output of a choice since its previous delta; the last delta of a choice has a finish reason.
 
     Attributes:
         text: may be empty, while a character is incomplete or the text may be the beginning of a stop string.

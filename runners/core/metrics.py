@@ -1,4 +1,4 @@
-"""What the runners count, for /metrics."""
+"""The metrics of the runners, which /metrics serves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NON_FINITE_TEXTS = Counter(
     "Texts that were answered with an error because the model's scores of them were NaN or infinity",
     ["model_name"],
 )
-# What is under way in a worker that has died does not count: "live".
+# "livesum" leaves out workers that have died.
 WAITING_TEXTS = Gauge(
     "runtime_waiting_texts",
     "Texts in the queue before the model, of requests that somebody still waits for",
@@ -30,9 +30,9 @@ RUNNING_TEXTS = Gauge(
 
 
 class Level:
-    """A part of a gauge: what one queue adds to it, so that a model that is loaded again does not disturb the sum.
+    """The part of one queue in a gauge. The queue of a model that is loaded again adds a part of its own.
 
-    Not thread-safe: whoever sets it holds the lock of what it counts.
+    Not thread-safe: the caller of `set` holds the lock of the queue.
     """
 
     def __init__(self, gauge: Gauge) -> None:
@@ -50,6 +50,6 @@ class QueueMetrics:
     """How many texts of a model wait and run."""
 
     def __init__(self, model_name: str) -> None:
-        # The gauges exist from here on, at 0: who scales by them needs a number of an idle server too.
+        # This creates the gauges with the value 0: an autoscaler needs a number from an idle server too.
         self.waiting = Level(WAITING_TEXTS.labels(model_name))
         self.running = Level(RUNNING_TEXTS.labels(model_name))

@@ -138,5 +138,4 @@ def check_ready(runner: Runner) -> None:
         ModelNotReadyError: the model is not loaded.
     """
     if not runner.ready:
-        # KServe's text.
-        raise ModelNotReadyError(f"Model with name {runner.name} is not ready.")
+        raise ModelNotReadyError.of_model(runner.name)

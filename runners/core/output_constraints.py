@@ -15,18 +15,19 @@ _MAX_NESTING = 64
 # All combinations of alternatives are tried: twelve levels take seconds.
 _MAX_ALTERNATIVES = 8
 _COMBINING = frozenset({"oneOf", "anyOf", "allOf"})
-MAX_CHOICES = 1024
+# Most texts of a `choice`, and most characters of a schema, a pattern or a text.
+MAX_CHOICE_TEXTS = 1024
 MAX_CHARACTERS = 2**18
 
 Pattern = Annotated[str, Meta(min_length=1, max_length=MAX_CHARACTERS)]
 
 
 class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """vLLM's `structured_outputs`: one kind of constraint."""
+    """vLLM's `structured_outputs`: one of these constraints."""
 
     json: dict[str, Any] | str | None = None
     regex: Pattern | None = None
-    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICES)] | None = None
+    choice: Annotated[list[Pattern], Meta(min_length=1, max_length=MAX_CHOICE_TEXTS)] | None = None
     grammar: Pattern | None = None
     json_object: bool | None = None
     # These fields are read so that they can be refused.
@@ -37,7 +38,7 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class JsonSchema(msgspec.Struct, kw_only=True):
-    """A schema and its name, in the form of OpenAI's API."""
+    """A JSON schema and its name."""
 
     name: str | None = None
     description: str | None = None
@@ -46,7 +47,7 @@ class JsonSchema(msgspec.Struct, kw_only=True):
 
 
 class ResponseFormat(msgspec.Struct, kw_only=True):
-    """OpenAI's `response_format`."""
+    """OpenAI's `response_format`: the form of the output."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchema | None = None

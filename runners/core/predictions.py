@@ -23,13 +23,13 @@ LABELS = "labels"
 RELEVANCE = "relevance"
 # Where each token starts and ends in the text.
 OFFSETS = "offsets"
-# How many tokens of the text were left out.
+# How many tokens of the text were truncated.
 TRUNCATED_TOKENS = "truncated_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class TextInput:
-    """One text, or a pair of texts; or a text that the caller has split into words, then `text` is those joined."""
+    """One text, or a pair of texts. If the caller has split the text into words, `text` is these words joined."""
 
     text: str
     pair: str | None = None
@@ -90,7 +90,7 @@ class Text:
 class ClassScores:
     """The score of every class: float32 [classes] for a text, [tokens, classes] for its tokens.
 
-    `decimals` says to how many decimals they are shown, None for all.
+    `decimals` is the number of decimals that protocols print; None for all.
     """
 
     values: NDArray[np.float32]
@@ -129,7 +129,7 @@ class Prediction:
     Attributes:
         outputs: by name, the main output first. The others are arrays of one text's shape: float32, int64, or str
             objects; `offsets` is int64 [tokens, 2], with (0, 0) for special tokens.
-        tokens: how many tokens the model read, special ones and a prompt's included; 0 if nobody counts them.
+        tokens: how many tokens the model read, special tokens and a prompt's included; 0 if they are not counted.
     """
 
     outputs: Mapping[str, MainOutput | NDArray[Any]]
@@ -156,7 +156,7 @@ class OutputSpec:
     """An output of a batch.
 
     Attributes:
-        shape: -1 is a dimension that varies; the first one is the texts'.
+        shape: -1 is a dimension that varies; the first dimension is the number of texts.
         kind: `ClassScores` or `VocabularyScores` for the scores that protocols may print as maps, else `Numbers`.
     """
 

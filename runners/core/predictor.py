@@ -1,4 +1,4 @@
-"""The predictor: a server elsewhere that runs the model, while this one tokenizes and answers."""
+"""The predictor: another server, which runs the model; this server tokenizes texts and turns scores into answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ class Predictor(Protocol):
     """A connection to the predictor; thread-safe."""
 
     def infer(self, tensors: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        """The model's logits, or what else its one output is, for a batch: int64 [texts, tokens] each.
+        """Run the model on a batch.
+
+        Args:
+            tensors: the model's inputs by name, int64 [texts, tokens] each.
+
+        Returns:
+            The model's one output, such as its logits: float32 [texts, ...].
 
         Raises:
             PredictorError: there is no answer.
@@ -29,11 +35,11 @@ class Predictor(Protocol):
         """Whether the predictor's model is ready now."""
 
     def close(self) -> None:
-        """Give the connection up; what is under way on it fails."""
+        """Close the connection; calls of `infer` that still run fail."""
 
 
 class PredictorWatch:
-    """Asks about once a second whether the predictor is ready, in a thread of its own."""
+    """Polls in a thread of its own, about once a second, whether the predictor is ready."""
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor

@@ -124,8 +124,8 @@ class RequestLimits(BaseModel):
     max_connections: int = Field(
         4096,
         ge=1,
-        description="the server holds at most this many HTTP connections, where a further one closes an idle one, and "
-        "as many gRPC connections",
+        description="the server holds at most this many HTTP connections and as many gRPC connections; a further HTTP "
+        "connection closes an idle one",
     )
     max_streams: int = Field(
         128,
@@ -152,7 +152,7 @@ class RequestLimits(BaseModel):
         Args:
             argument: the name of the limit.
             count: the amount.
-            what: a plural that names what is counted, for the message: "texts".
+            what: what is counted, as a plural for the message: "texts".
             param: the parameter of the request, for errors that name it.
 
         Raises:
@@ -170,10 +170,10 @@ class RequestLimits(BaseModel):
         """
         self.check("max_client_batch_size", len(texts), "texts")
         longest = characters = tokens = 0
-        for given in texts:
-            tokens += len(getattr(given, "input_ids", ()))
-            if (text := getattr(given, "text", None)) is not None:
-                pair = getattr(given, "pair", None) or ""
+        for item in texts:
+            tokens += len(getattr(item, "input_ids", ()))
+            if (text := getattr(item, "text", None)) is not None:
+                pair = getattr(item, "pair", None) or ""
                 longest = max(longest, len(text), len(pair))
                 characters += len(text) + len(pair)
         self.check("max_queue_tokens", tokens, "tokens of all texts")

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Flags that say what an answer is made of; every task takes them, those without an effect too.
+# Flags that select the form and the outputs of an answer. Every task accepts them, also those without an effect.
 OPTION_FLAGS = ("return_probabilities", "return_raw_logits", "return_offsets_mapping")
 _ANSWER_NAMES, _OVERFLOW_NAMES = tuple(AnswerOptions.model_fields), tuple(OverflowOptions.model_fields)
 _NAMES = frozenset({*_ANSWER_NAMES, *_OVERFLOW_NAMES})
 _PARAMETERS = (*_ANSWER_NAMES, *_OVERFLOW_NAMES, *OPTION_FLAGS)
 _FORM_BY_FLAG = {"return_probabilities": AnswerForm.PROBABILITIES, "return_raw_logits": AnswerForm.RAW_LOGITS}
-# The labels of a request replace the model's classes, which the second option of each pair is about.
+# `candidate_labels` replace the model's own classes, and a text that is paired with them is not split into windows.
 _EXCLUSIONS = (("candidate_labels", "function_to_apply"), ("candidate_labels", "stride"))
 _LISTS_OF_NAMES = ("candidate_labels", "targets", "ignore_labels")
 # By pydantic's type of an error, where its own message speaks of Python's types.

@@ -1,4 +1,4 @@
-"""The runners as protocols see them: a model that is loaded and asked, and one that generates text."""
+"""The interfaces of runners: `Runner` for every model, `TextGenerator` for a model that generates text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
 
-# An ASGI application: a runner hands it on and does not speak HTTP itself.
+# An ASGI application, which a runner only passes on: runners do not know HTTP.
 Application = Callable[..., Awaitable[None]]
 
 
 class Runner(Protocol):
-    """A model that is loaded and asked."""
+    """One model: it is loaded, answers requests, and may be unloaded."""
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Runner(Protocol):
         """The outputs of an answer to a request that names none; the columns of its records, if it has records."""
 
     def named_outputs(self) -> Sequence[OutputSpec]:
-        """The outputs that a request gets only by their name."""
+        """The outputs that a request gets only if it names them."""
 
     async def load(self) -> None:
         """Load and warm the model.
@@ -165,9 +165,10 @@ class TextGenerator(Runner, Protocol):
         """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
 
     async def forward(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
-        """Let `openai_application` answer a request, which has so many characters of text.
+        """Let `openai_application` answer a request.
 
         Args:
+            characters: number of characters of the request's texts.
             scope, receive, send: as ASGI defines them.
 
         Raises:
@@ -175,7 +176,7 @@ class TextGenerator(Runner, Protocol):
         """
 
     def serves_openai(self, path: str) -> bool:
-        """Whether `openai_application` answers a path, such as /v1/completions; no without one."""
+        """Whether `openai_application` answers a path, such as /v1/completions; False if there is none."""
 
     async def model_cards(self) -> list[dict[str, Any]]:
         """The model and its LoRA adapters as vLLM lists them; empty on `transformers`."""

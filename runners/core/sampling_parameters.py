@@ -95,7 +95,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
 
 class GenerationFields(SamplingFields, kw_only=True):
-    """The fields of all calls but OpenAI's responses: also the length of an output, and how a prompt is read."""
+    """The fields of all calls but OpenAI's responses, which lack those for the output's length and for the prompt."""
 
     max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     add_special_tokens: bool | None = None
@@ -107,12 +107,13 @@ class GenerationFields(SamplingFields, kw_only=True):
 
 
 class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
-    """`parameters` of V1 and the Open Inference Protocol; `max_new_tokens` is `transformers`' name of `max_tokens`."""
+    """The `parameters` of V1 and the Open Inference Protocol if the model generates text."""
 
+    # The name of `max_tokens` in `transformers`.
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 
 
-# The protocols' own entries of the parameters.
+# Entries of `parameters` that protocols read themselves.
 PROTOCOL_PARAMETERS = frozenset(
     {"binary_data_output", "content_type", "headers", "stream", "triton_enable_empty_final_response"}
 )

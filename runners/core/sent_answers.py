@@ -1,4 +1,4 @@
-"""Resources of an answer, given back once the answer has been sent: its client decides how long that takes."""
+"""Releases the resources of an answer once the answer has been sent; a slow client takes long to read it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def collect_releases() -> list[Release]:
 
 
 def release_all(releases: list[Release]) -> None:
-    """Give back what an answer holds, once its client has read it."""
+    """Call all releases of an answer; to be called once the answer has been sent."""
     for release in releases:
         release()
 
 
 def release_when_sent(release: Release) -> None:
-    """Give something back once the answer has been sent; at once if nobody tells when that is."""
+    """Call `release` once the answer has been sent; at once if the running task does not collect releases."""
     releases = _releases.get()
     if releases is None:
         release()

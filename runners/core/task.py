@@ -17,13 +17,13 @@ class Task(StrEnum):
     TEXT2TEXT_GENERATION = "text2text_generation"
     TEXT_EMBEDDING = "text_embedding"
     TEXT_GENERATION = "text_generation"
-    # The hub's name of what cross-encoders do, which KServe does not know.
+    # The hub's name for the task of cross-encoders; KServe has no such task.
     TEXT_RANKING = "text_ranking"
     TOKEN_CLASSIFICATION = "token_classification"
     ZERO_SHOT_CLASSIFICATION = "zero_shot_classification"
 
 
-# What the class is called that says that one text follows from another.
+# The beginning of the name of an NLI model's class for "the hypothesis follows from the text", in lower case.
 ENTAILMENT = "entail"
 GENERATION = frozenset({Task.TEXT_GENERATION, Task.TEXT2TEXT_GENERATION})
 
@@ -54,7 +54,7 @@ def servable_tasks() -> str:
 
 
 def read_architectures(config: object) -> list[str]:
-    """The `architectures` of a parsed config.json; a name alone is a list of one.
+    """The `architectures` of a parsed config.json; a single name counts as a list.
 
     Raises:
         ModelLoadError: the config is no object, or its architectures are no names.

@@ -102,7 +102,7 @@ class FairThread:
         result: asyncio.Future[T] = loop.create_future()
         with self._changed:
             if self._closed:
-                raise ModelNotReadyError("the server is shutting down")
+                raise ModelNotReadyError.of_shutdown()
             start = max(self._now, flow.finish)
             flow.finish = start + cost
             piece = _Piece(start, next(self._ages), work, contextvars.copy_context(), loop, result)
@@ -115,7 +115,7 @@ class FairThread:
         with self._changed:
             self._closed = True
             for piece in self._pieces:
-                piece.fail(ModelNotReadyError("the server is shutting down"))
+                piece.fail(ModelNotReadyError.of_shutdown())
             self._pieces.clear()
             self._changed.notify()
 

@@ -1,6 +1,6 @@
 """Encodings of texts by the Rust tokenizer of a `transformers` fast tokenizer.
 
-Of a text that will be truncated only the beginning is tokenized, as far as it decides the first `max_length` tokens.
+If a text will be truncated, only the beginning that decides its first `max_length` tokens is tokenized.
 """
 
 from __future__ import annotations

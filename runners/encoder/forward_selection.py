@@ -159,12 +159,12 @@ def in_float32(inputs: ModelInputs) -> Iterator[None]:
     """
     dtype, model = inputs.dtype, inputs.model
     # CTRL casts one of its buffers itself.
-    every = (*model.parameters(), *model.buffers())
-    tensors = [tensor for tensor in every if tensor.dtype == dtype and not tensor.is_inference()]
-    wanted = 2 * sum(tensor.nbytes for tensor in tensors)
+    weights = (*model.parameters(), *model.buffers())
+    tensors = [tensor for tensor in weights if tensor.dtype == dtype and not tensor.is_inference()]
+    needed = 2 * sum(tensor.nbytes for tensor in tensors)
     available = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else available_memory()
-    if wanted > _SHARE_OF_MEMORY * available:
-        raise MemoryError(f"{wanted >> 20} MiB of {available >> 20} MiB that are free")
+    if needed > _SHARE_OF_MEMORY * available:
+        raise MemoryError(f"{needed >> 20} MiB of {available >> 20} MiB that are free")
     stored = [tensor.data for tensor in tensors]
     try:
         inputs.dtype = torch.float32

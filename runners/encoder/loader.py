@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from runners.core.answer_options import OverflowOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
+from runners.core.garbage import freeze_objects
 from runners.core.machine import count_cores
 from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
 from runners.core.predictions import Options
@@ -33,18 +32,19 @@ from runners.encoder.transformer_settings import load_transformer_settings
 from runners.modeling.loading import (
     build_meta_model,
     holds_embedder,
-    limit_length,
     load_config,
     load_model,
     load_tokenizer,
     resolve_batch_tokens,
+    silence_transformers,
 )
+from runners.modeling.max_length import limit_length
 from runners.modeling.weights import copy_mapped_weights
 
 
 @dataclass(frozen=True, slots=True)
 class _Checkpoint:
-    """What the model's files hold; the model of a predictor has no weights here."""
+    """A model as its files describe it; if a predictor runs the model, it has no weights here."""
 
     task: Task
     encoder_task: EncoderTask
@@ -63,7 +63,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         ArgumentsError: an argument does not fit the model.
         ModelLoadError: the model cannot be served.
     """
-    _silence_transformers()
+    silence_transformers()
     torch.set_num_threads(count_cores(arguments.workers))
     checkpoint = _load_checkpoint(arguments)
     encoder_task, model = checkpoint.encoder_task, checkpoint.model
@@ -100,14 +100,8 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         predictor=predictor,
         watch=watch,
     )
-    _freeze_objects()
+    freeze_objects()
     return loaded
-
-
-def _freeze_objects() -> None:
-    """Exclude the loaded objects, which stay, from garbage collection: its pauses were the tail of the latency."""
-    gc.collect()
-    gc.freeze()
 
 
 def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:
@@ -136,12 +130,6 @@ def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:
     return task
 
 
-def _silence_transformers() -> None:
-    """Our own errors and log lines say what matters about a load."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
     is_remote = arguments.predictor_host is not None
     device = torch.device("cuda" if torch.cuda.is_available() and not is_remote else "cpu")
@@ -163,7 +151,7 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
 
 
 def _resolve_options(arguments: Arguments, checkpoint: _Checkpoint) -> tuple[SupportedOptions, Options]:
-    """The options that the task has, and the operator's options, as far as the task has them.
+    """The options that the task has, and the operator's values of them.
 
     Raises:
         ArgumentsError: an option does not fit the model.

@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.sequences import TokenizedText
-from runners.modeling.loading import position_padding
+from runners.modeling.max_length import position_padding
 
 _NAME = "packed"
 # Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.

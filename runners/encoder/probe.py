@@ -16,7 +16,7 @@ from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.attention import read_attention_windows
-from runners.modeling.loading import count_positions
+from runners.modeling.max_length import count_positions
 
 # Lengths of the probe texts in words. If attention has a window, longer texts are added, up to a limit.
 PROBE_WORDS = (1, 8, 24)

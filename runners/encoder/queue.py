@@ -83,7 +83,7 @@ class BatchQueue:
 
         Args:
             texts: number of its texts.
-            characters: of all its texts (see `count_characters`).
+            characters: number of characters of all its texts (see `count_characters`).
 
         Raises:
             OverloadedError: too many requests, characters or tokens are under way.
@@ -101,7 +101,7 @@ class BatchQueue:
             if request.abandoned:
                 # It may have been released already.
                 return
-            self.admission.numbers.check(numbers, self._drain_seconds, own=request.numbers)
+            self.admission.numbers.check(numbers, self._drain_seconds, held_by_request=request.numbers)
             request.numbers += numbers
             self.admission.numbers.held += numbers
 
@@ -146,7 +146,7 @@ class BatchQueue:
         """
         with self._changed:
             if self._closed:
-                request.deliver([(first_position, ModelNotReadyError("the server is shutting down"))])
+                request.deliver([(first_position, ModelNotReadyError.of_shutdown())])
             if self._closed or request.abandoned:
                 return
             entries = [
@@ -223,7 +223,7 @@ class BatchQueue:
         with self._changed:
             self._closed = True
             for request, position in {entry.request: entry.position for entry in self._entries}.items():
-                request.deliver([(position, ModelNotReadyError("the server is shutting down"))])
+                request.deliver([(position, ModelNotReadyError.of_shutdown())])
                 request.waiting = request.waiting_tokens = 0
             self._entries.clear()
             self.admission.tokens.held = 0

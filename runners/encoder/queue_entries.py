@@ -21,8 +21,8 @@ class PendingRequest:
     Attributes:
         texts: number of its texts.
         result: its predictions, in order, or the first error.
-        characters: of its texts (see `count_characters`).
-        numbers: numbers of its answer, as far as they are reserved.
+        characters: number of characters of its texts (see `count_characters`).
+        numbers: how many numbers of its answer are reserved.
         tag: the tag of its next entry, unless it is small.
         queued_cost: cost of all its entries so far.
         waiting: how many of its entries are in the queue; 0 once it is released, although they may still be there.

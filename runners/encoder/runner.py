@@ -13,7 +13,6 @@ when it builds a Bento, so importing this module must stay cheap.
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import numpy as np
 from runners.core.arguments import Arguments
 from runners.core.draining import wait_until
 from runners.core.errors import ModelNotReadyError, load_errors
+from runners.core.garbage import collect_unloaded
 from runners.core.machine import limit_spinning
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRUNCATED_TOKENS = OutputSpec(TRUNCATED_TOKENS, np.int64, (-1,))
-
 _LONGEST_BATCH_SECONDS = 10
 
 
@@ -53,7 +52,7 @@ class EncoderRunner:
         Args:
             connect: opens the connection to the predictor, if the arguments name one.
         """
-        arguments.ignore_engine_arguments("this model does not run on vLLM")
+        arguments.warn_of_engine_arguments("this model does not run on vLLM")
         self._arguments = arguments
         self._connect = connect
         self._default_options = read_default_options(arguments)
@@ -78,12 +77,12 @@ class EncoderRunner:
         options = count_truncated_tokens(options)
         request = loaded.queue.admit(len(texts), characters)
         try:
-            await RequestTokenizer(loaded, request, options, self._arguments, self._note_truncation).run(texts)
+            await RequestTokenizer(loaded, request, options, self._arguments, self._count_truncated).run(texts)
             return await request.result
         finally:
             loaded.queue.release(request)
 
-    def _note_truncation(self, encoded_texts: Sequence[EncodedText]) -> None:
+    def _count_truncated(self, encoded_texts: Sequence[EncodedText]) -> None:
         """Count the truncated texts; log the first one. Called from the tokenizer threads."""
         truncated = [encoded for encoded in encoded_texts if any(sequence.truncated for sequence in encoded.sequences)]
         if not truncated:
@@ -98,7 +97,7 @@ class EncoderRunner:
 
     def _model(self) -> LoadedModel:
         if self._loaded is None:
-            raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
+            raise ModelNotReadyError.of_model(self.name)
         return self._loaded
 
     async def load(self) -> None:
@@ -134,9 +133,7 @@ class EncoderRunner:
         await wait_until(lambda: not queue.admission.requests)
         await asyncio.to_thread(self._stop, loaded)
         del loaded
-        # The model was frozen when it was loaded; only an unfrozen object is collected.
-        gc.unfreeze()
-        gc.collect()
+        collect_unloaded()
 
     def close(self) -> None:
         """Stop the threads and fail all waiting requests. Returns when the running batch is done."""

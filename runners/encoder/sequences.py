@@ -27,7 +27,7 @@ class TokenSpans:
     continues: NDArray[np.bool_]
 
     @property
-    def split(self) -> bool:
+    def is_split(self) -> bool:
         """Whether the caller has split the text into words."""
         return not isinstance(self.text, str)
 
@@ -162,7 +162,7 @@ def _join_spans(windows: Sequence[TokenSpans | None], kept_tokens: Sequence[NDAr
     special = _join_kept([part.special for part in parts], kept_tokens)
     spans = _join_kept([part.spans for part in parts], kept_tokens)
     continues = _join_kept([part.continues for part in parts], kept_tokens)
-    if parts[0].split:
+    if parts[0].is_split:
         # A window does not know whether its first token continues the word of the window before.
         continues = find_word_continuations(spans[:, 0], special)
     return replace(parts[0], spans=spans, special=special, continues=continues)

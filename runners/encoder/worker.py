@@ -18,8 +18,8 @@ from runners.core.errors import (
     PredictorAnswerError,
     PredictorError,
     PredictorRefusalError,
-    add_text_position,
     brief,
+    describe_text_error,
 )
 from runners.core.metrics import NON_FINITE_TEXTS
 from runners.core.predictions import Prediction
@@ -116,7 +116,7 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
             run_batch(loaded, batch[:middle])
             run_batch(loaded, batch[middle:])
             return
-        predictions = [_with_position(error, entry.position) for entry in batch]
+        predictions = [describe_text_error(entry.position, error) for entry in batch]
     answers: dict[PendingRequest, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
@@ -151,11 +151,7 @@ def _answer(loaded: LoadedModel, entry: Entry, rows: NDArray[np.float32]) -> Pre
         return None if parts is None else loaded.encoder_task.predict(parts, entry.encoded, entry.options)
     except Exception as error:
         # The protocol that answers the request logs it.
-        return _with_position(error, entry.position)
-
-
-def _with_position(error: Exception, position: int) -> Exception:
-    return add_text_position(error, position) if isinstance(error, InputError) else error
+        return describe_text_error(entry.position, error)
 
 
 def _non_finite_error(loaded: LoadedModel, position: int) -> Exception:

@@ -162,7 +162,7 @@ class _TokenBytes:
         self._longest = max(map(len, self._ids), default=0)
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """The tokens as far as there are any: `llguidance` makes do with a beginning."""
+        """The token ids of a text, up to the first place where no token fits; `llguidance` accepts a beginning."""
         data = text.encode() if isinstance(text, str) else text
         ids: list[int] = []
         start = 0

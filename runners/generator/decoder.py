@@ -151,16 +151,18 @@ class Prefill:
 
 
 class Decoder:
-    """A causal model or an encoder-decoder, run in steps."""
+    """A causal model or an encoder-decoder, run in steps.
+
+    Attributes:
+        batching: how sequences share batches.
+        restarts_above: number of tokens above which a sequence is computed anew from its first token; None where cached
+            tokens stay valid.
+    """
 
     def __init__(self, model: PreTrainedModel, decoder_start: int | None) -> None:
         """
         Args:
             decoder_start: the token that an encoder-decoder begins with; None for a causal model.
-
-        Attributes:
-            restarts_above: number of tokens above which a sequence is computed anew from its first token; None where
-                cached tokens stay valid.
         """
         self.model = model
         self.batching = Batching.CONTINUOUS

@@ -12,7 +12,7 @@ from itertools import islice
 
 from runners.generator.vocabulary import REPLACEMENT, Vocabulary
 
-# Number of previous tokens that are decoded with a token: with SentencePiece they decide about a space between.
+# Number of previous tokens that are decoded with a token: in SentencePiece they decide whether a space precedes it.
 _CONTEXT = 6
 # Most tokens that are held back while they decode to no character; a character has four bytes at most.
 _MAX_HELD = 16

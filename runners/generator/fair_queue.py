@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from enum import Enum, auto
 
-from runners.generator.generation_request import Generation
+from runners.generator.sequence_state import Generation
 
 # Entries of ended requests that may stay in the heap, in addition to as many as there are requests.
 _MAX_STALE = 64

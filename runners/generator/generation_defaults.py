@@ -179,8 +179,8 @@ class Defaults:
         return self.languages.default_target
 
 
-def leave_defaults(model: PreTrainedModel) -> None:
-    """Reset the model's generation_config: `generate`, which runs some models, must only prepare a greedy search."""
+def reset_generation_config(model: PreTrainedModel) -> None:
+    """Replace the model's settings of `generate`, which runs some models, by those of a plain greedy search."""
     config: Any = model.generation_config
     kept = ("bos_token_id", "cache_implementation", "decoder_start_token_id", "eos_token_id", "pad_token_id")
     model.generation_config = GenerationConfig(**{name: getattr(config, name) for name in kept})  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# A full buffer grows by this part of its columns, and at least by so many columns.
+# A full buffer grows by this share of its columns, and at least by this number of columns.
 _GROWTH = 0.25
 _MIN_GROWTH = 64
 

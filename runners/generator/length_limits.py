@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from runners.core.errors import InputError
-from runners.modeling.loading import limit_sequence
+from runners.modeling.max_length import limit_sequence
 
 # The output limit of an encoder-decoder where neither the request nor the model sets one.
 _DEFAULT_OUTPUT = 256

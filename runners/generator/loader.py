@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError
@@ -18,8 +17,7 @@ from runners.core.machine import count_cores
 from runners.core.metrics import QueueMetrics
 from runners.generator.constraints import GrammarMatcher, Grammars
 from runners.generator.decoder import Decoder
-from runners.generator.generation_defaults import Defaults, leave_defaults
-from runners.generator.generation_request import Request
+from runners.generator.generation_defaults import Defaults, reset_generation_config
 from runners.generator.length_limits import Limits
 from runners.generator.probe import choose_batching, speed_up
 from runners.generator.prompts import Prompts, load_template
@@ -27,8 +25,9 @@ from runners.generator.row_allocation import MAX_ROWS
 from runners.generator.sampler import Settings
 from runners.generator.sampling_checks import find_ends, resolve
 from runners.generator.scheduler import Scheduler
+from runners.generator.sequence_state import Request
 from runners.generator.vocabulary import Vocabulary
-from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens
+from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens, silence_transformers
 from runners.modeling.model_files import load_json
 from runners.modeling.packed_linear import warm_linears
 from runners.modeling.weights import copy_mapped_weights
@@ -41,7 +40,7 @@ _MOST_LOGITS = 2**28
 
 @dataclass(frozen=True, slots=True)
 class LoadedGenerator:
-    """A model that is loaded, and what prepares its requests."""
+    """A loaded model, the parts that prepare its requests, and the scheduler that runs them."""
 
     vocabulary: Vocabulary
     prompts: Prompts
@@ -87,7 +86,7 @@ class LoadedGenerator:
         Args:
             max_tokens: from `limit_output`.
             settings: from `resolve`.
-            matcher: of the output's constraint, if it has one.
+            matcher: the state of the output in its constraint; None without a constraint.
 
         Raises:
             InputError: the model has no such language, or beam search contradicts other parameters.
@@ -134,9 +133,7 @@ def load_generator(arguments: Arguments) -> LoadedGenerator:
         ModelLoadError: the model cannot be generated with.
         ArgumentsError: the chat template of the arguments cannot be read.
     """
-    # Everything worth reporting about a load is in this server's own errors and log lines.
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    silence_transformers()
     template_argument = arguments.engine.get("chat_template")
     template = None if template_argument is None else load_template(template_argument)
     torch.set_num_threads(count_cores(arguments.workers))
@@ -144,7 +141,7 @@ def load_generator(arguments: Arguments) -> LoadedGenerator:
     model, tokenizer = _load_model(arguments, device)
     defaults = Defaults.of(model, tokenizer)
     limits = Limits.of(model, tokenizer, arguments.max_length)
-    leave_defaults(model)
+    reset_generation_config(model)
     logger.info("%s", speed_up(model))
     copy_mapped_weights(model)
     decoder = Decoder(model, defaults.decoder_start)

@@ -42,7 +42,7 @@ class Sequences:
 
     @property
     def logprobs(self) -> int:
-        """Number of log probabilities, as far as the request tells."""
+        """Number of log probabilities; those of outputs whose length the request does not limit are not counted."""
         return self._count_logprobs(self._max_output_tokens)
 
     def split(self) -> Iterator[tuple[int, int, Sampling]]:
@@ -63,8 +63,8 @@ class Sequences:
     def check_request(self) -> None:
         """
         Raises:
-            InputError: the request asks for too many log probabilities, as far as it says how many, or has too many
-                allowed tokens in all choices together.
+            InputError: the request asks for too many log probabilities, or has too many allowed tokens in all choices
+                together.
         """
         sampling = self.sampling
         if (allowed := len(sampling.allowed_token_ids or ()) * self.count) > MAX_ALLOWED_TOKENS:
@@ -115,7 +115,7 @@ class Sequences:
 
 
 def keep_error(_: int, error: Exception) -> Exception:
-    """Describe an error as it is."""
+    """Return the error unchanged."""
     return error
 
 
@@ -126,7 +126,7 @@ async def run(
     """Run sequences side by side; the context begins once all of them are accepted, and its end frees them.
 
     Args:
-        describe_error: makes the error that is raised of that of a choice with this index.
+        describe_error: takes the index of a choice and the choice's error, and returns the error to raise.
 
     Returns:
         The deltas of all choices as they come, with the choice's index. Beam search may find fewer sequences than
@@ -166,7 +166,7 @@ class _Queued:
 
 
 class _RunningSequences:
-    """A task for each sequence, and what they have produced."""
+    """A task for each sequence, and the queue of the items that the tasks produce."""
 
     def __init__(self, engine: Engine, sequences: Sequences, admitted: Admitted, describe_error: DescribeError) -> None:
         self._engine = engine

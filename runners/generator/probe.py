@@ -18,7 +18,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from runners.core.errors import ModelLoadError, brief
 from runners.generator.decoder import Batching, Decoder, Rows
 from runners.generator.probe_limits import has_limits, lowered, read_windows, selects_columns
-from runners.modeling.loading import count_positions
+from runners.modeling.max_length import count_positions
 from runners.modeling.packed_linear import pack_linears
 from runners.modeling.score_difference import TOLERANCES
 
@@ -216,7 +216,7 @@ class _Run:
         else:
             self._rows.join(prefill.rows)
         self._running += sequences
-        self._note(sequences, logits)
+        self._record(sequences, logits)
 
     def step(self, count: int) -> None:
         for _ in range(count):
@@ -240,7 +240,7 @@ class _Run:
             tokens = [outputs[each][self._steps[each]] for each in self._running]
             logits = self._decoder.step(self._rows, tokens)
             self._advance(self._running)
-            self._note(self._running, logits)
+            self._record(self._running, logits)
         self._advance(restarting)
         # Sequences that cannot join are not followed any further.
         if restarting and (self._decoder.batching is Batching.CONTINUOUS or self._rows is None):
@@ -250,7 +250,7 @@ class _Run:
         for each in sequences:
             self._steps[each] += 1
 
-    def _note(self, sequences: Sequence[int], logits: Tensor) -> None:
+    def _record(self, sequences: Sequence[int], logits: Tensor) -> None:
         self.found += [(each, self._steps[each], row) for each, row in zip(sequences, logits, strict=True)]
 
 

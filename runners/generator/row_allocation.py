@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-from runners.generator.generation_request import Generation
+from runners.generator.sequence_state import Generation
 
 MAX_ROWS = 64
 # Of the rows that others leave free, a request gets this part, so that the next request finds room.

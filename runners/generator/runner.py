@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -22,9 +21,10 @@ from runners.core.errors import (
     InputError,
     ModelLoadError,
     ModelNotReadyError,
-    add_text_position,
+    describe_text_error,
     load_errors,
 )
+from runners.core.garbage import collect_unloaded, freeze_objects
 from runners.core.generation import (
     DEFAULT_PROMPT_OPTIONS,
     AcceptedRequest,
@@ -55,7 +55,7 @@ logger = logging.getLogger(__name__)
 
 _OUTPUT = OutputSpec(MAIN, str, (-1,))
 _PROMPT_TOKENS_DETAILS = "enable_prompt_tokens_details"
-# Those of vLLM's arguments that have a meaning on `transformers` too.
+# Arguments of vLLM that have an effect on `transformers` too.
 _HONOURED = frozenset({"chat_template", _PROMPT_TOKENS_DETAILS})
 # Token ids that are put into a list before other tasks of the event loop run: a ms.
 _IDS_AT_ONCE = 2**16
@@ -128,7 +128,7 @@ class GeneratorRunner:
             EngineDeadError: it has died.
         """
         if self._engine is None:
-            raise ModelNotReadyError(f"Model with name {self.name} is not ready.")
+            raise ModelNotReadyError.of_model(self.name)
         if self._engine.failed:
             raise EngineDeadError("the engine that ran the model has died")
         return self._engine
@@ -136,9 +136,7 @@ class GeneratorRunner:
     async def load(self) -> None:
         with load_errors(self._arguments.model):
             engine = await self._start_engine()
-        # The garbage collector need not visit the loaded model again.
-        gc.collect()
-        gc.freeze()
+        freeze_objects()
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 
@@ -150,8 +148,7 @@ class GeneratorRunner:
         await wait_until(lambda: not self.admission.requests)
         await asyncio.to_thread(engine.close)
         del engine
-        gc.unfreeze()
-        gc.collect()
+        collect_unloaded()
 
     def close(self) -> None:
         if self._engine is not None:
@@ -190,7 +187,7 @@ class GeneratorRunner:
             if isinstance(text, TextInput) and text.words is not None:
                 raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
         outputs: list[list[str]] = [[] for _ in texts]
-        async with self._generate(await _make_request(texts, options), _name_text) as accepted:
+        async with self._generate(await _make_request(texts, options), describe_text_error) as accepted:
             async for index, delta in accepted.deltas:
                 outputs[index].append(delta.text)
         return [Prediction({MAIN: Text("".join(parts))}) for parts in outputs]
@@ -303,7 +300,7 @@ class GeneratorRunner:
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {reason}")
         logger.info("transformers runs %s, because %s", self.name, reason)
-        arguments.ignore_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
+        arguments.warn_of_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
         from runners.generator.transformers_engine import TransformersEngine
 
         engine = TransformersEngine(arguments)
@@ -329,10 +326,6 @@ async def _make_request(texts: Sequence[TextInput | TokenInput], options: Option
                 await asyncio.sleep(0)
         prompts.append(prompt)
     return GenerationRequest(prompts, options.sampling, options.prompt)
-
-
-def _name_text(position: int, error: Exception) -> Exception:
-    return add_text_position(error, position) if isinstance(error, InputError) else error
 
 
 def _read_config(arguments: Arguments) -> tuple[list[str], bool]:

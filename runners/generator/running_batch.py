@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from runners.generator.decoder import Decoder, Prefill, Rows
-from runners.generator.failures import as_failure
-from runners.generator.generation_request import Generation, Item
+from runners.generator.sequence_errors import as_runner_error
+from runners.generator.sequence_state import Generation, Item
 from runners.generator.token_selection import TokenSelector
 
 Items = Sequence[tuple[Generation, Item]]
@@ -182,5 +182,5 @@ def score_prompts(generations: Sequence[Generation], prefill: Prefill) -> None:
                 logits = prefill.logits[row, first - start : last - start]
                 generation.prompt_scores.add(logits, prefill.ids[row, first + 1 : last + 1])
             except Exception as error:
-                generation.sampled.error = as_failure(error)
+                generation.sampled.error = as_runner_error(error)
     prefill.logits = None

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from runners.generator.constraints import GrammarMatcher
-from runners.generator.failures import as_failure
 from runners.generator.logprobs import Ranked, count_as_likely, rank
+from runners.generator.sequence_errors import as_runner_error
 from runners.generator.token_filter import least_kept
 from runners.generator.token_masks import Bans, ConstraintMasks, index_pairs
 
@@ -115,7 +115,7 @@ class SampledRow:
             seed: None for a random one.
             prompt: the tokens that the repetition penalty counts in addition to the output.
             processors: change the logits in this order, before penalties and temperature.
-            matcher: of the output's constraint.
+            matcher: the state of the output in its constraint; None without a constraint.
             output: the tokens that the row has generated before.
             named: the named tokens of these settings, if they exist already.
         """
@@ -240,7 +240,7 @@ class Sampler:
             for processor in row.processors:
                 logits.copy_(processor(logits, row.output))
         except Exception as error:
-            row.error = as_failure(error)
+            row.error = as_runner_error(error)
 
     def _revive(self, logits: Tensor, raw: Tensor) -> None:
         """Where all tokens of a row are forbidden, allow those of its constraint, or of `allowed` if it has none."""

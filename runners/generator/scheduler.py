@@ -17,11 +17,11 @@ import torch
 from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
 from runners.core.metrics import QueueMetrics
 from runners.generator.decoder import Batching, Decoder
-from runners.generator.failures import as_failure
 from runners.generator.fair_queue import FairQueue, Verdict
-from runners.generator.generation_request import Generation, deliver
 from runners.generator.row_allocation import FreeRows, Reservation
 from runners.generator.running_batch import Batch, PromptGroup, compute, score_prompts
+from runners.generator.sequence_errors import as_runner_error
+from runners.generator.sequence_state import Generation, deliver
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +34,18 @@ _MOST_LOGITS = 2**24
 class Scheduler:
     """Runs sequences. `run` is called by the model thread; all other methods may be called by any thread."""
 
-    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, load: QueueMetrics) -> None:
+    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, metrics: QueueMetrics) -> None:
         """
         Args:
             vocabulary: number of logits of a row.
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt is computed in parts,
                 or alone where the model cannot do that.
-            load: the gauges of sequences that wait and run.
+            metrics: the gauges of sequences that wait and run.
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._max_batch_tokens = max_batch_tokens
-        self._load = load
+        self._metrics = metrics
         self._waiting = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
@@ -82,7 +82,7 @@ class Scheduler:
             if self._dead or self._closed:
                 raise self._closed_error()
             self._waiting.push(generation)
-            self._load.waiting.set(len(self._waiting))
+            self._metrics.waiting.set(len(self._waiting))
             self._changed.notify()
 
     def cancel(self, generation: Generation) -> None:
@@ -90,7 +90,7 @@ class Scheduler:
         with self._changed:
             generation.cancelled = True
             self._waiting.discard(generation)
-            self._load.waiting.set(len(self._waiting))
+            self._metrics.waiting.set(len(self._waiting))
 
     def close(self) -> None:
         """Fail all sequences after the current step; does not wait for that."""
@@ -115,14 +115,14 @@ class Scheduler:
             with self._changed:
                 self._closed = True
                 unfinished = [*self._busy(), *self._paused.generations, *self._waiting.drain()]
-                self._load.waiting.set(0)
-                self._load.running.set(0)
+                self._metrics.waiting.set(0)
+                self._metrics.running.set(0)
             deliver([(generation, self._closed_error()) for generation in unfinished])
 
     def _closed_error(self) -> RunnerError:
         if self._dead:
             return EngineDeadError("the engine has died: the server stops")
-        return ModelNotReadyError("the server is shutting down")
+        return ModelNotReadyError.of_shutdown()
 
     def _busy(self) -> list[Generation]:
         """The sequences that run, or whose prompts are computed."""
@@ -136,7 +136,7 @@ class Scheduler:
     def _wait(self) -> bool:
         """Wait for a sequence; False once closed."""
         with self._changed:
-            self._load.running.set(self._count_busy())
+            self._metrics.running.set(self._count_busy())
             while not (self._closed or len(self._waiting) or self._count_busy()):
                 self._changed.wait()
             return not self._closed
@@ -176,8 +176,8 @@ class Scheduler:
             return
         with self._changed:
             group = self._take_group(free)
-            self._load.waiting.set(len(self._waiting))
-            self._load.running.set(len(busy) + len(group))
+            self._metrics.waiting.set(len(self._waiting))
+            self._metrics.running.set(len(busy) + len(group))
         if group:
             # After the group that is computed next, so that neither long prompts nor later ones wait long.
             self._joining.insert(1, PromptGroup(group))
@@ -321,7 +321,7 @@ class Scheduler:
                 raise
             except Exception as second_error:
                 generation.finished = True
-                deliver([(generation, as_failure(second_error))])
+                deliver([(generation, as_runner_error(second_error))])
 
     def _restart(self) -> None:
         """Move sequences that the model must compute anew to the front of the queue."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runners.core.errors import InputError
 from runners.generator.constraints import fill_masks
-from runners.generator.failures import as_failure
+from runners.generator.sequence_errors import as_runner_error
 
 if TYPE_CHECKING:
     from runners.generator.sampler import SampledRow, Settings
@@ -51,7 +51,7 @@ class ConstraintMasks:
                 try:
                     matcher.consume(tokens[index])
                 except Exception as error:
-                    row.error = as_failure(error)
+                    row.error = as_runner_error(error)
 
 
 class Bans:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from runners.core.errors import InputError
 from runners.generator.beams import Beams
-from runners.generator.failures import as_failure
-from runners.generator.generation_request import Generation, Item
 from runners.generator.logprobs import Ranked
 from runners.generator.sampler import SampledRow, Sampler
+from runners.generator.sequence_errors import as_runner_error
+from runners.generator.sequence_state import Generation, Item
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class TokenSelector:
             return generation.take(token, ranked)
         except Exception as error:
             generation.finished = True
-            return as_failure(error)
+            return as_runner_error(error)
 
     def _search(self, generation: Generation, beams: Beams, logits: Tensor, first: int, step: Step) -> None:
         try:
@@ -91,7 +91,7 @@ class TokenSelector:
         except Exception as error:
             # An error of this request only, for example in one of its processors.
             generation.finished = True
-            step.items.append((generation, as_failure(error)))
+            step.items.append((generation, as_runner_error(error)))
             return
         if beams.over:
             generation.finished = True
@@ -137,7 +137,7 @@ class FaultTolerantSampler:
             except torch.AcceleratorError:
                 raise
             except Exception as error:
-                row.error = as_failure(error)
+                row.error = as_runner_error(error)
             else:
                 return token, ranked.get(0)
         return 0, None

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from runners.core.admission import Admitted
     from runners.generator.beams import Hypothesis
     from runners.generator.constraints import GrammarMatcher, Grammars
-    from runners.generator.generation_request import Generation, Request
     from runners.generator.loader import LoadedGenerator
+    from runners.generator.sequence_state import Generation, Request
 
 T = TypeVar("T")
 
@@ -107,7 +107,7 @@ class TransformersEngine:
             ModelNotReadyError: the model is not loaded, or the server is shutting down.
             EngineDeadError: the model thread has died.
         """
-        from runners.generator.generation_request import Generation
+        from runners.generator.sequence_state import Generation
 
         loaded = self._model()
         request = await self._make_request(loaded, prompt, sampling)
@@ -136,7 +136,7 @@ class TransformersEngine:
         self, loaded: LoadedGenerator, request: Request, hypotheses: Sequence[Hypothesis]
     ) -> list[Delta]:
         """The deltas of beams. They are long, so that each is a task of its own in the tokenizer thread."""
-        from runners.generator.generation_request import describe_beam
+        from runners.generator.sequence_state import describe_beam
 
         return [
             await self._run_in_tokenizer_thread(partial(describe_beam, request, loaded.vocabulary, hypothesis, choice))
@@ -207,8 +207,10 @@ class TransformersEngine:
                 self._model_thread.join(_LONGEST_STEP_SECONDS)
 
     def _model(self) -> LoadedGenerator:
-        if self._loaded is None or self._closed:
-            raise ModelNotReadyError("the server is shutting down" if self._closed else "the model is not loaded yet")
+        if self._closed:
+            raise ModelNotReadyError.of_shutdown()
+        if self._loaded is None:
+            raise ModelNotReadyError("the model is not loaded yet")
         if self._loaded.scheduler.failed:
             raise EngineDeadError("the engine has died: the server stops")
         return self._loaded

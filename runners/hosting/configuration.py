@@ -25,8 +25,8 @@ def read_service_arguments(service: str, in_bento: bool) -> Arguments:
         ArgumentsError: an argument is unknown or wrong.
     """
     bentoml_arguments = vars(bentoml.use_arguments())
-    command_line, baked = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
-    return resolve_workers(read_arguments(command_line, os.environ, baked), service)
+    command_line, bento_arguments = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
+    return resolve_workers(read_arguments(command_line, os.environ, bento_arguments), service)
 
 
 def configure_service(arguments: Arguments) -> dict[str, Any]:

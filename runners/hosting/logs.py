@@ -6,7 +6,7 @@ import logging
 
 from bentoml import server_context
 
-# Their warnings are about arguments, which BentoML's parent and every worker read.
+# BentoML's parent and every worker read the arguments, and would repeat the warnings of these loggers.
 _ARGUMENT_LOGGERS = ("runners.core.arguments", "runners.core.argument_sources")
 
 

@@ -8,7 +8,7 @@ from runners.core.errors import ArgumentsError
 
 
 def check_port(port: int, argument: str, host: str = "0.0.0.0") -> None:
-    """Bind the port for a moment; workers share their port, and so would share that of another server.
+    """Bind the port for a moment: workers allow others to share their port, and would share that of another server.
 
     Raises:
         ArgumentsError: another process listens on the port, or this process may not.

@@ -1,4 +1,4 @@
-"""What BentoML's parent process does once, before it starts the workers."""
+"""The checks and the download that BentoML's parent process does once, before it starts the workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from runners.hosting.tls import check_certificates
 def prepare_workers(arguments: Arguments, connect: Callable[[Arguments], Predictor]) -> None:
     """Check the files and the port of the arguments, and download the model, which the workers find on the disk.
 
-    BentoML would restart a worker that fails at one of these forever; here the process ends with one line.
+    If this fails, the parent process ends with one line. If it failed in a worker, BentoML would restart the worker
+    forever.
 
     Args:
         connect: connects to the predictor that the arguments name, if they do.

@@ -18,12 +18,13 @@ from runners.generator.runner import GeneratorRunner
 from runners.hosting.storage.localize import find_local_model
 from runners.modeling.model_files import parse_json
 
-Runner = EncoderRunner | GeneratorRunner
 # Returns the path of a file of the hub's model, by the file's name.
 _Fetch = Callable[[Arguments, str], str]
 
 
-def create_runner(arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None) -> Runner:
+def create_runner(
+    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None
+) -> EncoderRunner | GeneratorRunner:
     """The runner of the model, which loads nothing yet; asks the hub for config.json if `task` is unset.
 
     Args:

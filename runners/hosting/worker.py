@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 from runners.core.argument_sources import forget_keys
 from runners.core.draining import DRAIN_SECONDS
 from runners.core.models import Models
+from runners.core.runner import Runner
 from runners.hosting.failures import Listener, run_or_exit, start_or_exit
 from runners.hosting.idle_memory import release_memory
-from runners.hosting.selection import Runner
 
 
 @dataclass(slots=True)

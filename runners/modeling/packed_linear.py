@@ -1,9 +1,9 @@
 """Linear layers whose weights are packed for oneDNN at load, for models on a CPU.
 
 In float32, `F.linear` calls MKL. MKL does not use AVX-512 on AMD, reorders the weight on every call, and gives a row
-different last bits in different batches. oneDNN with packed weights does not. The operators used here are private to
-PyTorch (its compiler emits them), so they are probed first: they must exist, agree with the stock layers, and not be
-slower. Otherwise the stock layers stay.
+different last bits in different batches. oneDNN with packed weights has none of these faults. The operators used here
+are private to PyTorch (its compiler emits them), so they are probed first: they must exist, agree with the stock
+layers, and not be slower. Otherwise the stock layers stay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much of an answer the client has received, which a TLS transport does not tell."""
+"""How much of an answer the client has received, from the kernel: a TLS transport does not tell."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""HTTP/1.1 of uvicorn, with bounds on all that a client can make the server hold or wait for.
+"""Uvicorn's HTTP/1.1 with limits on all that a client can make the server hold or wait for.
 
-Uvicorn's parser, llhttp, takes headers of any size and number. Uvicorn waits for headers, for bodies and for clients
-that read their answers without a time-out. https://www.rfc-editor.org/rfc/rfc9112
+Uvicorn's parser, llhttp, takes headers of any size and number. Uvicorn has no time-out for headers, for bodies, or for
+clients that read their answers. https://www.rfc-editor.org/rfc/rfc9112
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from protocol.http.connections.refusals import Refusal, refuse_with
 from protocol.http.connections.turn_parsing import TurnParsingProtocol
 from runners.core.sent_answers import collect_releases, release_all
 
-# The time that a client which still sends has to read the refusal; to close at once could lose it (RFC 9112, 9.6).
+# How long a client that still sends may read the refusal; an immediate close could lose it (RFC 9112, 9.6).
 _LINGER_SECONDS = 2.0
 
 _SLOW_READER = "a client that reads too little of its answer (answer_timeout)"
@@ -70,7 +70,7 @@ class BoundedHttpProtocol(TurnParsingProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.remove(self)
         self._unparsed = b""
-        # Uvicorn tells the last request that came, which may be one that waits.
+        # Uvicorn tells only the last request of the disconnection, which may be one that waits.
         self.pipeline.clear()
         if self._answering is not None:
             self._answering.disconnected = True
@@ -188,7 +188,7 @@ class BoundedHttpProtocol(TurnParsingProtocol):
         self._table.log.add(reason)
         self._end(math.inf)
         if self.scheme == "https" or self.is_unread():
-            # To close would wait for the client.
+            # A close would wait for the client.
             self.transport.abort()
         else:
             self.transport.close()

@@ -6,7 +6,7 @@ import asyncio
 
 from protocol.http.connections.answer_progress import count_acknowledged
 
-# A body must progress by as many bytes in body_timeout, and the reading of an answer in answer_timeout.
+# The least bytes of a body that must arrive in body_timeout, and of an answer that must be read in answer_timeout.
 _LEAST_PROGRESS = 64 * 2**10
 
 
@@ -16,7 +16,7 @@ class AnswerClock:
     Attributes:
         written: bytes of answers that were given to the transport.
         unsent: bytes of them that were not sent when the clock was last updated.
-        since: the time since when the client has not read as much of them as it must.
+        since: when the client last made the required progress.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,8 @@ class AnswerClock:
 
     def update(self, transport: asyncio.Transport, is_tls: bool, now: float) -> None:
         unsent = self.unsent = transport.get_write_buffer_size()
-        # TLS tells only what waits above the socket's own buffer, which stays the same until all of that has been sent.
+        # Over TLS the transport counts only bytes that are not in the socket's buffer yet; that number stays the same
+        # until all of them have been sent.
         sent = count_acknowledged(transport) if unsent and is_tls else self.written - unsent
         if not unsent:
             self._sent_then, self.since = 0 if is_tls else sent, now
@@ -36,12 +37,12 @@ class AnswerClock:
 
 
 class RequestClock:
-    """How far the request that arrives has come.
+    """How much of the current request has arrived.
 
     Attributes:
         idle_since: when the connection became idle.
-        headers_since: when the headers began that are arriving; None if none are.
-        body_since: when the body that is arriving last progressed.
+        headers_since: when the arriving headers began; None if no headers are arriving.
+        body_since: when the arriving body last made progress.
         body_bytes: how much of the body has arrived.
     """
 
@@ -71,7 +72,7 @@ class RequestClock:
         self.idle_since = self.body_since = now
 
     def has_body_progressed(self, now: float) -> bool:
-        """Whether enough of the body has arrived since the clock was restarted, which restarts it."""
+        """Whether the body has made the required progress since the last restart of the clock; if so, restart it."""
         if self.body_bytes - self._body_bytes_then < _LEAST_PROGRESS:
             return False
         self._body_bytes_then, self.body_since = self.body_bytes, now

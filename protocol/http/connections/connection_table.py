@@ -17,7 +17,7 @@ from runners.core.request_limits import RequestLimits
 if TYPE_CHECKING:
     from protocol.http.connections.bounded_protocol import BoundedHttpProtocol
 
-# Connections beyond the limit, on which only health is answered.
+# Further connections beyond the limit, on which only health probes are answered.
 _RESERVE = 64
 # The value in uvicorn and BentoML if the operator sets no --timeout-keep-alive.
 _DEFAULT_KEEP_ALIVE = 5
@@ -27,7 +27,7 @@ _LONGEST_INTERVAL = 1.0
 _UNSENT_MULTIPLE = 4
 # A connection with fewer unsent bytes is kept.
 _LEAST_UNSENT = 64 * 2**10
-_UNREAD = "a client that reads its answer slowest, for too much is unread (max_buffered_bytes)"
+_UNREAD = "the client that reads its answer slowest, because too many bytes are unread (max_buffered_bytes)"
 # Connections that are checked in an iteration of the event loop; some ms if the time-outs of all are over.
 _CHECKED_AT_ONCE = 32
 
@@ -118,7 +118,7 @@ class ConnectionTable:
         self._check_handle = loop.call_later(self._interval, self._check, loop) if self._open else None
 
     def _bound_unsent(self) -> None:
-        """Close the connections of clients that have read little for longest, until few enough bytes are unsent."""
+        """Abort the connections without progress for the longest time, until few enough bytes are unsent."""
         holding = [connection for connection in self._open if connection.answer_clock.unsent > _LEAST_UNSENT]
         excess = (
             sum(connection.answer_clock.unsent for connection in holding)

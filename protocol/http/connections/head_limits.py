@@ -32,9 +32,10 @@ class HeadLimits:
         return refuse_with(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
 
     def refuse_bytes(self, in_body: bool) -> Refusal:
-        """
+        """The refusal of a head that has too many bytes.
+
         Args:
-            in_body: whether the bytes are those between the data of a body in chunks.
+            in_body: whether the bytes are sizes, extensions or trailers of a chunked body.
         """
         what = "a chunk's extension or the trailers are" if in_body else "request line and headers are"
         message = f"{what} larger than the {self.header_bytes} bytes that --max_header_bytes allows"

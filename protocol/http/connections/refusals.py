@@ -43,7 +43,7 @@ def refuse_with(status: HTTPStatus, message: str, retry_after: int | None = None
 
 
 class RefusalLog:
-    """Logs refusals with their number, at most one line in some seconds, so that a flood of them does not fill the log.
+    """Logs the numbers of refusals, at most one line in 5 seconds, so that a flood of them does not fill the log.
 
     No line repeats a client's bytes.
     """

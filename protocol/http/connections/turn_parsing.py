@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _HEALTH_REQUESTS = tuple(f"GET {path}{after}".encode() for path in HEALTH_PATHS for after in " ?")
 # Bytes parsed at once. They hold some thousands of the smallest headers or chunks, which take 1 to 2 ms to parse.
 _PIECE = 16 * 2**10
-# Requests that may wait on a connection for the answer to an earlier one.
+# The most requests on a connection that wait for the answer to an earlier one.
 _MOST_PIPELINED = 64
 
 _INVALID = refuse_with(HTTPStatus.BAD_REQUEST, "this is not HTTP/1.1")
@@ -37,7 +37,7 @@ _NO_CONNECTION = refuse_with(
 
 
 class _RefusedError(Exception):
-    """Raised in a callback of the parser, which ends the parsing."""
+    """Raised in a callback of the parser to end the parsing."""
 
 
 class TurnParsingProtocol(HttpToolsProtocol):
@@ -90,7 +90,7 @@ class TurnParsingProtocol(HttpToolsProtocol):
         if self._ended_at is not None:
             return
         if self._unparsed:
-            # It waits for its turn.
+            # Earlier bytes wait for their turn.
             self._unparsed = bytes(self._unparsed) + data
         elif len(data) <= _PIECE and (self._table.turns.take() or data.startswith(_HEALTH_REQUESTS)):
             self._parse(data)

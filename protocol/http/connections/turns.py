@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 # Pieces of input that are handled in an iteration, each of which may start a request: some ms together.
 _MOST = 16
-# Iterations without new turns while connections come; each accepts one, in a quarter of a request's time.
+# The most iterations without new turns while connections arrive; each accepts one connection.
 _MOST_PASSED = 64
 
 
@@ -18,8 +18,8 @@ class Turns:
     uvloop handles all bytes that have come over all connections, and then runs all tasks that they started, before it
     looks again: without turns, 4,000 requests at once make one iteration of over a second.
 
-    An iteration accepts one connection. So while connections come, fewer requests get a turn: a new connection, which
-    may be a probe's, does not wait for the requests of all earlier connections.
+    An iteration accepts one connection. While connections arrive, fewer requests get a turn, so that a new connection,
+    which may be a probe's, does not wait for the requests of all earlier connections.
     """
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
 
 
 class ReportAllowedMethods:
-    """Answers OPTIONS with 204 and `Allow`, or with 404 for an unknown path, as a HEAD of the path tells."""
+    """Answers OPTIONS with 204 and `Allow`, or with 404 for an unknown path; an inner HEAD request finds out which."""
 
     def __init__(self, app: ASGIApp, models: Models) -> None:
         self._app = app

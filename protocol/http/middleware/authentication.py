@@ -1,6 +1,6 @@
-"""Who may do what: calls that need no key, clients' keys, and an operator's changes of what is loaded.
+"""Who may make which requests: open calls, calls with a client's key, and changes by an admin.
 
-Every path and call that is not listed as open needs a key, if the operator has set one.
+If the operator has set a key, all paths and calls need it, except those that are listed as open.
 """
 
 from __future__ import annotations
@@ -15,19 +15,6 @@ from protocol.http.middleware.bearer_keys import Keys
 from protocol.http.open_paths import OPEN_PATHS
 from runners.core.arguments import Arguments
 
-_HEALTH, _INFERENCE = "/grpc.health.v1.Health/", "/inference.GRPCInferenceService/"
-OPEN_CALLS = frozenset(
-    {
-        f"{_HEALTH}Check",
-        f"{_HEALTH}Watch",
-        f"{_INFERENCE}ServerLive",
-        f"{_INFERENCE}ServerReady",
-        f"{_INFERENCE}ServerMetadata",
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    }
-)
-# `Access.check_change` checks these.
-CHANGING_CALLS = frozenset({f"{_INFERENCE}RepositoryModelLoad", f"{_INFERENCE}RepositoryModelUnload"})
 _AUTHORIZATION = b"authorization"
 
 

@@ -19,7 +19,7 @@ class Keys:
         """
         self._digests = tuple(digests or ())
         self._file = None if file is None else KeyFile(file)
-        # With an empty file keys are needed, but nobody has one.
+        # With an empty file a key is needed, but no key is valid.
         self.configured = digests is not None or file is not None
 
     def include(self, authorization: Sequence[bytes]) -> bool:

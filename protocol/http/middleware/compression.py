@@ -18,13 +18,13 @@ from protocol.http.errors import BodyTooLargeError, UnsupportedEncodingError
 from protocol.http.offload import offload
 from runners.core.errors import InputError
 
-# More bytes take over a ms, for which the event loop must not wait.
+# More bytes would block the event loop for over a ms.
 _INLINE = 64 * 2**10
 # Each member of a gzip file takes some 10 us, however small it is.
 _MOST_MEMBERS = 2**14
-# Pieces that are decompressed, or parts of _INLINE bytes that are compressed, in one step of the thread.
+# The pieces of _INLINE bytes in one step of the thread.
 _STEP = 16
-# No client needs a longer header about codings.
+# The most characters of a header about codings; no client needs more.
 _LONGEST = 2**10
 _SMALLEST = 2**10
 _LEVEL = 1
@@ -68,7 +68,7 @@ async def inflate(body: bytes, encoding: str, limit: int, share: BodyShare | Non
     decoded = list(islice(pieces, 2))
     if len(decoded) < 2:
         return b"".join(decoded)
-    # In steps, between which the threads do other work.
+    # Other work may run between these steps.
     while step := await offload(lambda: list(islice(pieces, _STEP))):
         decoded += step
     return await offload(lambda: b"".join(decoded))

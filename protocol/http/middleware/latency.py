@@ -15,7 +15,7 @@ _LONGEST_PATH = 400
 
 
 class LogLatency:
-    """Logs each request once its answer is sent; the line has the request's id, so no label adds it again."""
+    """Logs each request once its answer is sent. The line itself has the request's id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # A larger rest of a body costs more than a new connection.
 DRAINED_BYTES = 64 * 2**20
 _DRAIN_SECONDS = 2.0
-# The time that a client which still sends has to read the answer; to close at once could lose it (RFC 9112, 9.6).
+# How long a client that still sends may read the answer; an immediate close could lose it (RFC 9112, 9.6).
 _LINGER_SECONDS = 5.0
 _ANSWERED = "runtime.failure_answered"
 
@@ -52,7 +52,7 @@ class DrainUnreadBody:
 
 
 def _is_drainable(scope: Scope) -> bool | None:
-    """Whether the end of the body, which has no known length, may be waited for; None if uvicorn may drain it."""
+    """True for a body without a known length, False for one that is too long to drain, None if uvicorn drains it."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             return None if int(value) <= DRAINED_BYTES else False

@@ -8,9 +8,10 @@ from typing import Any
 
 import grpc
 
-from protocol.http.errors import ProtocolError, describe, grpc_code
-from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS, Access
+from protocol.http.errors import ProtocolError, describe_error, grpc_code
+from protocol.http.middleware.authentication import Access
 from protocol.http.middleware.latency import log_latency
+from protocol.open_inference.grpc.methods import CHANGING_CALLS, OPEN_CALLS
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
 
@@ -52,7 +53,7 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _refuse(self, error: Exception, method: str, request_id: str | None) -> Any:
         started = time.perf_counter()
-        status, message, headers = describe(error)
+        status, message, headers = describe_error(error)
         code = grpc.StatusCode[grpc_code(status)]
         echo = {} if request_id is None else {REQUEST_ID: request_id}
 

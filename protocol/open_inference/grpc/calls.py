@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from protocol.http.errors import ProtocolError, describe, grpc_code
+from protocol.http.errors import ProtocolError, describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_amounts
@@ -29,9 +29,9 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 Decode: TypeAlias = Callable[[bytes], Awaitable[Any]]
 
-# Decoding more takes some ms, which the event loop must not wait; elements are smaller than those of JSON.
+# Decoding more bytes would block the event loop for some ms; elements are smaller than those of JSON.
 INLINE_BYTES = 32 * 2**10
-# The most bytes of messages that have names only.
+# The most bytes of the messages of other calls, which have names only.
 _MOST_OTHER_BYTES = 64 * 2**10
 
 
@@ -159,8 +159,8 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
     """The code, message and trailing metadata of an error; unexpected errors are logged, and their messages hidden."""
-    status, message, headers = describe(error)
-    # The log already has a line for the batch of these errors.
+    status, message, headers = describe_error(error)
+    # For these two the log already has a line for the batch.
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
     return grpc.StatusCode[grpc_code(status)], message, headers

@@ -1,7 +1,7 @@
-"""Limits of all gRPC calls together: calls, arriving messages, streams, and answers that nobody has read.
+"""Limits on all gRPC calls together: calls, arriving messages, streams, and unread answers.
 
-gRPC reads a message of any length into memory before it tells the server, and keeps an answer until its client has read
-it. So the number of messages that arrive at a time is limited, and the bytes of answers.
+gRPC reads a message of any length into memory before it tells the server, and keeps an answer in memory until the
+client has read it. These limits therefore count the messages that arrive at a time, and the bytes of answers.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from runners.core.errors import OverloadedError
 
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
-# Calls of a worker, in multiples of the requests that it answers at a time: others wait for messages or watch health.
+# The most calls of a worker, as a multiple of max_concurrent_requests; many only wait for messages or watch health.
 _CALLS = 4
-# A message that arrives within so many seconds needs no time-out.
+# A message that arrives within this many seconds needs no place for slow ones.
 _SOON = 0.25
 _RETRY_SECONDS = 1
 # Smaller answers are not counted.
@@ -154,7 +154,10 @@ class Intake:
             self._streams[stream] = asyncio.get_running_loop().time()
 
     def take_answer(self, size: int) -> int:
-        """Count so many bytes of an answer until its client has read it; those that `give_answer` must be given.
+        """Count the bytes of an answer until its client has read it.
+
+        Returns:
+            The counted bytes, which `give_answer` must get.
 
         Raises:
             OverloadedError: there is no room for it beside other answers.
@@ -175,7 +178,7 @@ class Intake:
 
 
 class _Arriving:
-    """A message that arrives; one that arrives slowly needs a place of its own."""
+    """A message that arrives. A slow one needs a place among the slow ones."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake

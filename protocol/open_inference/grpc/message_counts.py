@@ -20,7 +20,7 @@ _FIXED = {1: 8, 5: 4}
 _ONE_BYTE = 127
 _VARINT_BYTES = 10
 _TOO_SHORT = "a field ends behind its message"
-# Fields that are counted without a pause, which takes about half a ms, and the pause.
+# The fields that are counted between two pauses, in about half a ms, and the length of a pause.
 _AT_ONCE = 512
 _PAUSE_SECONDS = 2e-5
 _WIDTHS = {
@@ -28,7 +28,7 @@ _WIDTHS = {
     **dict.fromkeys((FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_FIXED32, FieldDescriptor.TYPE_SFIXED32), 4),
 }
 _STRINGS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
-# A message of so many bytes is decoded in a few ms, whatever is in it.
+# A message of this size is decoded in a few ms, whatever it contains.
 _SMALL_BYTES = 16 * 2**10
 
 

@@ -1,4 +1,4 @@
-"""The methods of the Open Inference Protocol's service."""
+"""The methods of the gRPC server: their messages, and which need a key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from google.protobuf.message import Message
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 
 SERVICE = "inference.GRPCInferenceService"
+# Calls that need no key: probes and discovery.
+OPEN_CALLS = frozenset(
+    {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        f"/{SERVICE}/ServerLive",
+        f"/{SERVICE}/ServerReady",
+        f"/{SERVICE}/ServerMetadata",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+# Calls that load or unload a model.
+CHANGING_CALLS = frozenset({f"/{SERVICE}/RepositoryModelLoad", f"/{SERVICE}/RepositoryModelUnload"})
 # Their messages may be large, and are decoded where they are answered.
 _DECODED_LATER = frozenset({"ModelInfer", "ModelStreamInfer"})
 _METHODS = messages.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods

@@ -105,6 +105,6 @@ def _enable_reflection(server: grpc.aio.Server) -> None:
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
-    """Whether a record tells of more than a client that has disconnected before its message or status was sent."""
+    """Whether a log record is about more than a client that disconnected before its message or status was sent."""
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ != "ExecuteBatchError"

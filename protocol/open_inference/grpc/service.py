@@ -147,4 +147,4 @@ class InferenceService(GRPCInferenceServiceServicer):
 
 
 async def _nothing() -> None:
-    """The answer of a stream before its first request: its id goes back, and its line is logged, when it begins."""
+    """Nothing: a stream gets its request id and its line in the log when it begins, before the first answer."""

@@ -1,4 +1,4 @@
-"""`ModelStreamInfer`: requests of one stream, answered side by side."""
+"""`ModelStreamInfer`: the requests of a stream are answered concurrently."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from protocol.open_inference.grpc.tensors import encode_answer, encode_field, re
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 
-# Requests of a stream that are answered at a time, and answers that wait for the client.
+# The most requests of a stream that are answered at a time, and the most answers that wait for the client.
 _MOST_IN_STREAM = 64
 _RESPONSE = messages.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
 
 class InferStream:
-    """One stream: an error answers its request and leaves the others alone.
+    """One stream. An error answers its own request and does not affect the others.
 
     No more requests are read, and no more answers made, than the client takes.
     """

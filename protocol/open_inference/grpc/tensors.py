@@ -9,8 +9,7 @@ import numpy as np
 
 from protocol.http.offload import give_way, offload_large
 from protocol.http.routing import check_version
-from protocol.open_inference import dataplane as inference
-from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, check_counts
+from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, answer_id, check_counts
 from protocol.open_inference.grpc.calls import INLINE_BYTES
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.tensors import (
@@ -30,7 +29,7 @@ from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 
-# Elements that are copied at once, which takes some ms and stops other threads.
+# The elements that one call copies; the call takes some ms and stops other threads.
 _AT_ONCE = 2**15
 # The wire type of a field of bytes: https://protobuf.dev/programming-guides/encoding/#structure
 _LENGTH_DELIMITED = 2
@@ -52,7 +51,7 @@ _CONTENTS = {
 async def read_infer(
     models: Models, request: messages.ModelInferRequest, size: int, limits: RequestLimits
 ) -> tuple[Runner, InferCall]:
-    """The model that a request names, and what the request asks of it.
+    """The model that a request names, and the call.
 
     Args:
         size: the bytes of the encoded request.
@@ -139,7 +138,7 @@ def encode_answer(request: messages.ModelInferRequest, answer: Answer, is_final:
         is_final: whether a response of a stream is its request's last; None outside of streams.
     """
     response = messages.ModelInferResponse(
-        model_name=request.model_name, model_version=MODEL_VERSION, id=inference.answer_id(request.id)
+        model_name=request.model_name, model_version=MODEL_VERSION, id=answer_id(request.id)
     )
     if is_final is not None:
         # KServe's and Triton's streams have this parameter.

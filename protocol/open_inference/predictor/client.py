@@ -1,7 +1,7 @@
 """The client of the predictor: a server of the Open Inference Protocol, over REST or gRPC, that runs the model.
 
-The client reads the metadata of the predictor's model before the first batch, and again after every error: another
-model may answer then.
+The client reads the metadata of the predictor's model before the first batch, and again after every error, because
+another model may answer then.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from protocol.open_inference.outputs import wire_name
 from protocol.open_inference.predictor.grpc import GrpcWire
 from protocol.open_inference.predictor.rest import RestWire
-from protocol.open_inference.predictor.wire import Metadata, Wire, too_slow
+from protocol.open_inference.predictor.wire import Metadata, Wire, make_timeout_error
 from protocol.open_inference.tensors import BYTES, DTYPES, Tensor
 from runners.core.arguments import Arguments
 from runners.core.errors import (
@@ -51,13 +51,13 @@ def connect_predictor(arguments: Arguments) -> Predictor:
 
 
 class OpenInferencePredictor:
-    """The predictor over either wire; thread-safe."""
+    """The predictor, over REST or gRPC; thread-safe."""
 
     def __init__(self, wire: Wire, seconds: float, retries: int) -> None:
         """
         Args:
             seconds: the time limit of a call, retries included.
-            retries: how often a call that may succeed later is tried again.
+            retries: how often the client repeats a call that may succeed later.
         """
         self._wire = wire
         self._seconds = seconds
@@ -118,7 +118,7 @@ class OpenInferencePredictor:
         if self._closed.is_set():
             raise PredictorUnavailableError("the server is shutting down")
         if left <= 0:
-            raise too_slow()
+            raise make_timeout_error()
         return left
 
     def _note(self, error: PredictorError | None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from protocol.open_inference.predictor.wire import Metadata, quote_words, too_slow
+from protocol.open_inference.predictor.wire import Metadata, make_timeout_error, quote_words
 from protocol.open_inference.tensors import Tensor, check_shape, tensor_from_binary
 from runners.core.arguments import Arguments
 from runners.core.errors import (
@@ -108,7 +108,7 @@ def _explain_grpc(error: Any, infers: bool) -> PredictorError:
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return PredictorUnavailableError(f"the predictor is not available: {words}")
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return too_slow()
+            return make_timeout_error()
         case _ if infers and code in _GRPC_REFUSED:
             return PredictorRefusalError(f"the predictor refuses the tensors: {words}")
     return PredictorAnswerError(f"the predictor answered with an error: {code.name}, {words}")

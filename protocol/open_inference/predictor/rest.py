@@ -17,7 +17,7 @@ import orjson
 from msgspec import UNSET, UnsetType
 
 from protocol.http.body import parse_json
-from protocol.open_inference.predictor.wire import Metadata, quote_words, too_slow
+from protocol.open_inference.predictor.wire import Metadata, make_timeout_error, quote_words
 from protocol.open_inference.tensors import Tensor, tensor_from_binary, tensor_from_json
 from runners.core.arguments import Arguments
 from runners.core.errors import (
@@ -75,7 +75,7 @@ _REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPSta
 
 
 class RestWire:
-    """The predictor over REST, on an event loop of its own, where a whole call has a time-out and can be cancelled."""
+    """The predictor over REST, on its own event loop, so that a whole call can have a time-out and be cancelled."""
 
     def __init__(self, arguments: Arguments) -> None:
         scheme = "https" if arguments.predictor_use_ssl else "http"
@@ -161,7 +161,7 @@ class RestWire:
             async with asyncio.timeout(seconds):
                 return await self._client.send(request)
         except TimeoutError as error:
-            raise too_slow() from error
+            raise make_timeout_error() from error
         except httpx.TransportError as error:
             raise PredictorUnavailableError("the predictor cannot be reached") from error
         except httpx.RequestError as error:

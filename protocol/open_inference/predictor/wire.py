@@ -1,4 +1,4 @@
-"""A wire to the predictor, over REST or gRPC, and the errors that both have."""
+"""The connection to the predictor that REST and gRPC implement, and the errors of both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Metadata:
 
 
 class Wire(Protocol):
-    """One of the two forms of the protocol; all calls may raise a PredictorError."""
+    """A connection to the predictor; all calls may raise a PredictorError."""
 
     def metadata(self, seconds: float) -> Metadata: ...
 
@@ -41,7 +41,7 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
-def too_slow() -> PredictorTimeoutError:
+def make_timeout_error() -> PredictorTimeoutError:
     return PredictorTimeoutError("the predictor did not answer within predictor_request_timeout_seconds")
 
 

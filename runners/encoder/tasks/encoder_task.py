@@ -43,7 +43,7 @@ from runners.encoder.transformer_settings import TransformerOutput, TransformerS
 
 # KServe prints probabilities with four decimals.
 PROBABILITY_DECIMALS = 4
-# The options for texts that are too long that most tasks have.
+# Most tasks have these options for texts that are too long.
 TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
 # The named outputs of every classification.
 CLASS_OUTPUTS = frozenset({LOGITS, PROBABILITIES, LABELS})
@@ -66,7 +66,7 @@ class EncoderTask(ABC):
         overflow_options: names of the `OverflowOptions` that the task has.
         scores_classes: whether `return_probabilities` and `return_raw_logits` change the answer.
         excluded_outputs: by option, the named outputs that a request cannot have beside it.
-        pooled_widths: which sizes a text's vector may have that a predictor has pooled, for a task that pools tokens.
+        pooled_widths: the sizes of a text's vector that a predictor may return, for a task that pools tokens.
     """
 
     auto_class: ClassVar[type[Any]]
@@ -127,7 +127,7 @@ class EncoderTask(ABC):
             raise InputError("it has no tokens")
 
     def check_options(self, options: Options) -> None:  # noqa: B027
-        """Check what only the model can tell of options, such as the names of its prompts.
+        """Check options against the model, such as the names of its prompts.
 
         Raises:
             InputError: the model cannot do what an option asks for.
@@ -200,7 +200,7 @@ class EncoderTask(ABC):
         return np.split(to_numpy(rows), np.cumsum(counts)[:-1])
 
     def condense(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> NDArray[Any]:
-        """What is kept of the scores of one sequence until the text's other sequences have run."""
+        """The part of a sequence's scores that is kept until the text's other sequences have run."""
         return scores
 
     def predict(self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options) -> Prediction:
@@ -242,7 +242,7 @@ class EncoderTask(ABC):
 
     @abstractmethod
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers | Text | ClassScores | VocabularyScores:
-        """The main output of one text, if that is no records."""
+        """The main output of one text, unless the answer is records."""
 
     def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
         """One of `named_outputs` for one text."""

@@ -50,7 +50,7 @@ class EntityFinder:
         """
         tokens = np.flatnonzero(~token_spans.special)
         scores, spans = scores[tokens], token_spans.spans[tokens]
-        if strategy in _BY_WORD or (token_spans.split and strategy is AggregationStrategy.NONE):
+        if strategy in _BY_WORD or (token_spans.is_split and strategy is AggregationStrategy.NONE):
             words = _Runs.between(~token_spans.continues[tokens])
             classes, values = _decide(scores, words, strategy)
             spans = words.merge(spans)

@@ -63,7 +63,7 @@ class SequenceClassification(ClassificationTask):
         return Numbers(np.asarray(scores.argmax()))
 
     def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """See `ClassificationTask.tensor`; for a multi-label model, `labels` is empty where a label does not apply."""
+        """As in `ClassificationTask`; for a multi-label model, `labels` is empty where a label does not apply."""
         [scores] = scores
         if name == "labels" and self._multi_label:
             return np.where(self._applies(scores), self._names(np.arange(self.classes)), "")

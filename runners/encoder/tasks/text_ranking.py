@@ -16,7 +16,7 @@ from runners.encoder.tasks.sequence_classification import SequenceClassification
 class TextRanking(SequenceClassification):
     """Scores how relevant a text is to a query; the two are a pair.
 
-    It is a classification with one class, with the additional named output `relevance`.
+    This is a classification with one class. It has one more named output, `relevance`.
     """
 
     def prepare(self) -> None:
@@ -26,7 +26,7 @@ class TextRanking(SequenceClassification):
         self._activation = load_activation(self.arguments, self.config)
 
     def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[Any]:
-        """See `SequenceClassification.tensor`; `relevance` is float32 [], as `CrossEncoder.predict` returns it."""
+        """As in `SequenceClassification`; `relevance` is float32 [], as `CrossEncoder.predict` returns it."""
         if name == RELEVANCE:
             return self._apply(self._activation, scores).reshape(())
         return super().named_output(name, scores)

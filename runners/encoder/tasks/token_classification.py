@@ -65,13 +65,13 @@ class TokenClassification(ClassificationTask):
     ) -> Records | None:
         """`label`, `score`, `text`, `start` and `end` of every token, word or entity: [records]."""
         spans = encoded.text.token_spans
-        if spans is None or not (answer_options.records or spans.split):
+        if spans is None or not (answer_options.records or spans.is_split):
             return None
         strategy = answer_options.aggregation_strategy or AggregationStrategy.NONE
         ignored = answer_options.ignore_labels
         if ignored is None:
             # A caller that splits the text into words gets a record for each word.
-            ignored = () if spans.split and strategy is AggregationStrategy.NONE else _NO_ENTITY
+            ignored = () if spans.is_split and strategy is AggregationStrategy.NONE else _NO_ENTITY
         return self._finder.find(self.probabilities(scores), spans, strategy, ignored)
 
     def count_scores(self, text: TokenizedText) -> int:

@@ -27,7 +27,7 @@ class ZeroShotClassification(SequenceClassification):
     """
 
     answer_options = SequenceClassification.answer_options | {"candidate_labels", "hypothesis_template", "multi_label"}
-    # They are of the model's own classes.
+    # These outputs are about the model's own classes, which candidate labels replace.
     excluded_outputs: ClassVar[Mapping[str, frozenset[str]]] = {"candidate_labels": CLASS_OUTPUTS}
 
     def prepare(self) -> None:

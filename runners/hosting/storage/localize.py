@@ -22,7 +22,10 @@ def localize_model(arguments: Arguments) -> Arguments:
 
 
 def find_local_model(arguments: Arguments) -> Arguments:
-    """The same without a download: the arguments stay as they are if the URI is wrong or the model is not here yet."""
+    """As `localize_model`, without a download.
+
+    The arguments stay as they are if the URI is wrong or the model is not on this machine.
+    """
     try:
         uri = _read_uri(arguments)
         folder = None if uri is None else find_model(uri)

@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def lock_download(path: Path, shown: str) -> Iterator[None]:
+def lock_download(path: Path, redacted_uri: str) -> Iterator[None]:
     """Hold the lock file of a download; wait while another process of this machine holds it.
 
     Args:
-        shown: the URI, for messages.
+        redacted_uri: the URI without credentials, for messages.
 
     Raises:
         ModelLoadError: the cache folder is not writable.
@@ -37,11 +37,11 @@ def lock_download(path: Path, shown: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info("waiting for another process that downloads %s", shown)
+            logger.info("waiting for another process that downloads %s", redacted_uri)
             lock.acquire()
     except OSError as error:
         raise ModelLoadError(
-            f"{shown} cannot be kept in {path.parent}: {error.strerror}; {CACHE_VARIABLE} names another folder"
+            f"{redacted_uri} cannot be kept in {path.parent}: {error.strerror}; {CACHE_VARIABLE} names another folder"
         ) from error
     try:
         yield

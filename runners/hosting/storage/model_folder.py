@@ -14,11 +14,11 @@ from runners.hosting.storage.archives import TAR, ZIP
 _S3_TEMPORARY = re.compile(r"\.[0-9A-Fa-f]{8}$")
 
 
-def find_config_folder(folder: Path, shown: str) -> Path:
+def find_config_folder(folder: Path, redacted_uri: str) -> Path:
     """The folder itself, or the one in it that contains all files: archives often have a folder around their files.
 
     Args:
-        shown: the URI, for messages.
+        redacted_uri: the URI without credentials, for messages.
 
     Raises:
         ModelLoadError: there is no config.json, or none beside all other files.
@@ -34,8 +34,12 @@ def find_config_folder(folder: Path, shown: str) -> Path:
     if around:
         return folder / around[0]
     if folders:
-        raise ModelLoadError(f"{shown} holds a config.json not for all its files but in {_list(folders)}: name a model")
-    raise ModelLoadError(f"{shown} holds no config.json, so it is not a Hugging Face model; it holds {_list(files)}")
+        raise ModelLoadError(
+            f"{redacted_uri} holds a config.json not for all its files but in {_list(folders)}: name a model"
+        )
+    raise ModelLoadError(
+        f"{redacted_uri} holds no config.json, so it is not a Hugging Face model; it holds {_list(files)}"
+    )
 
 
 def _list(names: list[Path]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runners.core.errors import ModelLoadError
-from runners.hosting.storage.disk import find_room, size
+from runners.hosting.storage.disk import find_room, format_size
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ class Progress:
     """Shows the bytes on the disk: as a bar on a terminal, else as a line in the log every few seconds.
 
     Attributes:
-        shown: the URI without credentials.
+        redacted_uri: the URI without credentials.
         folder: the folder of the download.
         complete: the bytes that an earlier download has left; the expected bytes do not include them.
         room: the bytes that the folder may hold at most, including those that it holds now.
     """
 
-    shown: str
+    redacted_uri: str
     folder: Path
     complete: int = 0
     room: int = field(init=False)
@@ -69,7 +69,8 @@ class Progress:
         """
         if (total := self._total() or 0) > self.room:
             raise ModelLoadError(
-                f"{self.shown} has {size(total)}, which is more than the {size(self.room)} that the disk has room for"
+                f"{self.redacted_uri} has {format_size(total)}, which is more than the {format_size(self.room)} that "
+                "the disk has room for"
             )
 
     def count(self) -> int:
@@ -88,7 +89,12 @@ class Progress:
     def _draw(self) -> None:
         with writing:
             bar = _Bar(
-                desc=self.shown, initial=self.count(), unit="B", unit_scale=True, unit_divisor=1024, file=sys.stderr
+                desc=self.redacted_uri,
+                initial=self.count(),
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1024,
+                file=sys.stderr,
             )
         done = False
         while not done:
@@ -103,10 +109,10 @@ class Progress:
         before = self.count()
         while not self._stopped.wait(_LOG_SECONDS):
             now, total = self.count(), self._total()
-            of = "" if total is None else f" of {size(total)}"
-            speed = size(max(now - before, 0) / _LOG_SECONDS)
+            of = "" if total is None else f" of {format_size(total)}"
+            speed = format_size(max(now - before, 0) / _LOG_SECONDS)
             with writing:
-                logger.info("%s: downloaded %s%s, %s/s", self.shown, size(now), of, speed)
+                logger.info("%s: downloaded %s%s, %s/s", self.redacted_uri, format_size(now), of, speed)
             before = now
 
 

@@ -13,7 +13,7 @@ from openai.types.responses import response_create_params as response_params
 
 from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet, refuse_unsupported
 from runners.core.errors import UnsupportedError
-from tools.generated_pages import DOCS, done, parameter_rows
+from tools.generated_pages import DOCS, describe_parameters, list_supported
 
 CLIENT: dict[ParameterSet, Any] = {
     ParameterSet.COMPLETIONS: completion_params.CompletionCreateParamsBase,
@@ -24,7 +24,7 @@ DOCUMENT = DOCS / "reference" / "generation-parameters.md"
 
 
 def assert_known(route: ParameterSet, names: Iterable[str]) -> None:
-    assert not {*names} - done(route) - NO_EFFECT[route] - {*REFUSED[route]}
+    assert not {*names} - list_supported(route) - NO_EFFECT[route] - {*REFUSED[route]}
 
 
 @pytest.mark.parametrize("route", CLIENT)
@@ -46,12 +46,12 @@ def test_every_field_of_vllm_is_known() -> None:
 
 @pytest.mark.parametrize("route", ParameterSet)
 def test_a_parameter_is_in_one_place(route: ParameterSet) -> None:
-    assert not done(route) & NO_EFFECT[route]
-    assert not {*REFUSED[route]} & (done(route) | NO_EFFECT[route])
+    assert not list_supported(route) & NO_EFFECT[route]
+    assert not {*REFUSED[route]} & (list_supported(route) | NO_EFFECT[route])
 
 
 def test_every_parameter_that_is_done_has_a_meaning_and_no_other() -> None:
-    assert {*MEANINGS} == set().union(*map(done, ParameterSet))
+    assert {*MEANINGS} == set().union(*map(list_supported, ParameterSet))
 
 
 @pytest.mark.parametrize("route", [ParameterSet.COMPLETIONS, ParameterSet.CHATS, ParameterSet.RESPONSES])
@@ -69,4 +69,4 @@ def test_what_is_not_done_is_refused_by_name(route: ParameterSet) -> None:
 def test_the_table_of_the_document() -> None:
     """One line for each parameter: what each route does with it, and what it means."""
     rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    assert rows == [(name, " | ".join(cells)) for name, cells in parameter_rows().items()]
+    assert rows == [(name, " | ".join(cells)) for name, cells in describe_parameters().items()]

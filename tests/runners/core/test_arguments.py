@@ -6,7 +6,7 @@ import pytest
 
 from runners.core.api_keys import digest_keys
 from runners.core.argument_names import WITHOUT_EFFECT
-from runners.core.argument_sources import HANDED_OVER, read_arguments, read_launch_arguments
+from runners.core.argument_sources import LAUNCH_VARIABLE, read_arguments, read_launch_arguments
 from runners.core.arguments import ARGUMENT_NAMES, GROUPS, Arguments
 from runners.core.command_line import parse_command_line
 from runners.core.engine_arguments import EngineArgument
@@ -179,7 +179,11 @@ def test_wrong_values_for_launch_py(values: dict[str, str], message: str) -> Non
 
 
 def test_what_launch_py_hands_over_is_the_command_line() -> None:
-    environment = {"RUNTIME_DTYPE": "half", "RUNTIME_TASK": "fill_mask", HANDED_OVER: '{"dtype": "auto", "seed": "1"}'}
+    environment = {
+        "RUNTIME_DTYPE": "half",
+        "RUNTIME_TASK": "fill_mask",
+        LAUNCH_VARIABLE: '{"dtype": "auto", "seed": "1"}',
+    }
     arguments = read_arguments({}, environment, {"dtype": "bfloat16"})
     assert (arguments.dtype, arguments.task) == ("auto", "fill_mask")
     assert arguments.engine == {"seed": EngineArgument("1", "the command line")}
@@ -218,7 +222,7 @@ def test_unknown_arguments(
 def test_where_vllm_does_not_run_its_arguments_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """KServe's manifests carry them whatever they serve."""
     given: dict[str, object] = {"max_num_seqs": 4, "no_enable_prefix_caching": True, "max_log_len": 100}
-    read_arguments(given, {}, {}).ignore_engine_arguments("this model does not run on vLLM")
+    read_arguments(given, {}, {}).warn_of_engine_arguments("this model does not run on vLLM")
     assert [record.getMessage() for record in caplog.records] == [
         "max_num_seqs in the command line has no effect: this model does not run on vLLM",
         "no_enable_prefix_caching in the command line has no effect: this model does not run on vLLM",

@@ -17,8 +17,8 @@ from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import EngineDeadError, GenerationFailedError, InputError, ModelLoadError, ModelNotReadyError
 from runners.core.generation import Chat, Sampling
 from runners.generator.decoder import Batching, Decoder
-from runners.generator.generation_request import Output
 from runners.generator.scheduler import Scheduler
+from runners.generator.sequence_state import Output
 from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.families import roberta_bpe

@@ -13,9 +13,9 @@ from runners.core.admission import Admission, Admitted
 from runners.core.errors import GenerationFailedError
 from runners.core.generation import Constraint, Delta, Sampling
 from runners.core.request_limits import RequestLimits
-from runners.generator import generation_request as request
 from runners.generator import logprobs
 from runners.generator import running_batch as batch
+from runners.generator import sequence_state as request
 from runners.generator import token_masks as masks
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.decoder import Decoder

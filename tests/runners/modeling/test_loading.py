@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
 from runners.core.predictions import TextInput
-from runners.modeling.loading import count_positions, limit_length, limit_sequence
+from runners.modeling.max_length import count_positions, limit_length, limit_sequence
 from tests.conftest import ModelFolder
 from tests.encoders import load
 from tests.families import MINILM

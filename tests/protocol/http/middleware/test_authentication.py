@@ -21,8 +21,8 @@ from starlette.testclient import TestClient
 
 from protocol.application import create_application, create_routes
 from protocol.context import make_context
-from protocol.http.middleware.authentication import CHANGING_CALLS, OPEN_CALLS
 from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
+from protocol.open_inference.grpc.methods import CHANGING_CALLS, OPEN_CALLS
 from protocol.open_inference.grpc.stubs import open_inference_pb2
 from runners.core import file_watch
 from runners.core.api_keys import digest_keys

@@ -1,4 +1,4 @@
-"""Limits of requests that vLLM's OpenAI layer answers, which limits few amounts itself."""
+"""Limits on the requests that vLLM's OpenAI application answers; vLLM itself limits few amounts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from protocol.http.body import decode_json
-from protocol.openai.constraint_bounds import check_constraint, check_tools
+from protocol.openai.constraint_limits import check_constraint, check_tools
 from protocol.openai.messages import check_messages
 from protocol.openai.ranking import SIDES
 from runners.core.generation import Chat
@@ -30,7 +30,7 @@ _FIELDS = (
     *dict.fromkeys(_TEXTS), *(name for name, *_ in _LISTS),
     "messages", "tools", "n", "chat_template_kwargs", "structured_outputs", "response_format", "text",
 )  # fmt: skip
-# Only the fields that are limited: vLLM checks their types.
+# The limited fields only, of any type: vLLM checks their types.
 _Body = msgspec.defstruct("_Body", [(name, Any, None) for name in _FIELDS])
 _decoder = msgspec.json.Decoder(_Body)
 
@@ -77,7 +77,7 @@ def _check_texts(name: str, value: Any, choices: int, limits: RequestLimits) -> 
     if name == "prompt":
         return check_prompts(limits, texts, choices)
     limits.check("max_client_batch_size", len(texts), f"texts in {name}", name)
-    # One by one: the texts of embeddings and rankings are no outputs.
+    # One by one, because texts of embeddings and rankings have no outputs.
     characters = sum(check_prompts(limits, [text]) for text in texts)
     limits.check("max_request_characters", characters, f"characters in {name}", name)
     return characters

@@ -9,7 +9,7 @@ from runners.core.errors import GenerationFailedError, RunnerError, without_mess
 logger = logging.getLogger(__name__)
 
 
-def as_failure(error: Exception) -> RunnerError:
+def as_runner_error(error: Exception) -> RunnerError:
     """A RunnerError as it is. Any other error is logged without its message, which may repeat a request's text."""
     if isinstance(error, RunnerError):
         return error

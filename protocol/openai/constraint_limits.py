@@ -1,4 +1,4 @@
-"""Limits of constraints that vLLM compiles: its library, xgrammar, takes minutes for some short ones."""
+"""Limits on the constraints that vLLM compiles: its library xgrammar takes minutes for some short ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from runners.core.errors import InputError
-from runners.core.output_constraints import MAX_CHARACTERS, MAX_CHOICES, check_schema
+from runners.core.output_constraints import MAX_CHARACTERS, MAX_CHOICE_TEXTS, check_schema
 
 # Each of these takes about a second to compile.
 _MAX_CHOICE_CHARACTERS = 16_384
@@ -31,7 +31,7 @@ def check_constraint(constraint: dict[str, Any], param: str) -> None:
     """
     choices = constraint.get("choice")
     if isinstance(choices, list):
-        _check(f"{param} has {{}} choices", len(choices), MAX_CHOICES, param)
+        _check(f"{param} has {{}} choices", len(choices), MAX_CHOICE_TEXTS, param)
         characters = sum(len(choice) for choice in choices if isinstance(choice, str))
         _check(f"the choices of {param} have {{}} characters", characters, _MAX_CHOICE_CHARACTERS, param)
     for kind in ("regex", "grammar", "structural_tag"):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from protocol.openai.constraint_bounds import check_constraint, check_tools
+from protocol.openai.constraint_limits import check_constraint, check_tools
 from runners.core.errors import InputError
 
 STRING = {"type": "string"}

@@ -32,8 +32,8 @@ class Request:
         max_tokens: 0 only computes the prompt.
         ends: the tokens that end the output, with the stop reason of each.
         processors: change the logits of this request only.
-        matcher: of the output's constraint.
-        beams: None for sampling.
+        matcher: the state of the output in its constraint; None without a constraint.
+        beams: the rules of the beam search; None for sampling.
         prompt_logprobs: number of the most likely tokens at each position of the prompt; None for no log probabilities.
     """
 

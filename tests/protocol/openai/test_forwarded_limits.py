@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.openai.bounds import check_forwarded
+from protocol.openai.forwarded_limits import check_forwarded
 from runners.core.errors import InputError, LimitExceededError
 from runners.core.request_limits import RequestLimits
 
