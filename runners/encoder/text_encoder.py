@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer, processors
-from tokenizers.models import Model, WordLevel, WordPiece
+from tokenizers.models import Model, Unigram, WordLevel, WordPiece
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
@@ -22,8 +22,10 @@ _CHARACTERS_A_TOKEN = 16
 _GROWTH = 4
 # So many words before a cut their tokens may be others than those of the whole text.
 _WORDS_AT_A_CUT = 4
-# Tokens inside one long word are those of the whole text if they do not depend on where around here it is cut.
+# Tokens inside one long word are those of the whole text if they do not depend on where around here it is cut; with
+# Unigram in so many places as its longest token has characters, up to a bound.
 _OTHER_CUTS = 3
+_MOST_CUTS = 64
 
 
 class TextEncoder:
@@ -69,6 +71,8 @@ class TextEncoder:
         self._long_text = min(beginning, most_characters)
         # What the tokens of a word are, in WordPiece, only its end decides.
         self._words_are_whole = isinstance(backend.model, WordPiece | WordLevel)
+        is_unigram = isinstance(backend.model, Unigram)
+        self._unigram_cuts = min(_MOST_CUTS, max(map(len, self.vocabulary))) if is_unigram else 0
         self._truncate()
 
     def copy(self) -> TextEncoder:
@@ -251,8 +255,10 @@ class TextEncoder:
         """Whether the first tokens of a text are those of a piece of it that may end inside a word.
 
         They are if their words end well before the piece does. Of a longer word it depends on the kind of tokenizer:
-        the tokens of BPE and Unigram are those of any text with this beginning, except for patterns such as one letter
-        for ever, where each token depends on how many letters follow. Other cuts show such a pattern.
+        the tokens of BPE are those of any text with this beginning, except for patterns such as one letter for ever,
+        where each token depends on how many letters follow. Other cuts show such a pattern. Unigram takes the best
+        sequence of tokens, and that of the whole text has a boundary within any stretch as long as the longest token:
+        if the best ones up to each place of such a stretch begin alike, so does the whole text's.
         """
         # One token more than the model takes, which `keep` keeps.
         kept = self.max_length + 1
@@ -262,7 +268,10 @@ class TextEncoder:
             return True
         if self._words_are_whole:
             return False
-        others = self.encode_parts([_shorten(piece, by) for by in range(1, _OTHER_CUTS + 1)])
+        if self._unigram_cuts and isinstance(piece, str):
+            # It need not be far behind what is kept.
+            piece = piece[: encoding.offsets[2 * self.max_length][1]]
+        others = self.encode_parts([_shorten(piece, by) for by in range(1, 1 + (self._unigram_cuts or _OTHER_CUTS))])
         return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
 
     def _truncate(self) -> None:
@@ -302,7 +311,9 @@ def cut(text: str | Words, length: int) -> tuple[str | Words, bool]:
 
 def _shorten(piece: str | Words, by: int) -> str | Words:
     """A piece without its last characters, one at least of which a text that is cut has more."""
-    return piece[:-by] if isinstance(piece, str) else (*piece[:-1], piece[-1][:-by])
+    if isinstance(piece, str):
+        return piece[: len(piece) - by]
+    return (*piece[:-1], piece[-1][: max(0, len(piece[-1]) - by)])
 
 
 def _count_characters(text: str | Words) -> int:
