@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer, processors
-from tokenizers.models import Model, WordLevel, WordPiece
+from tokenizers.models import Model, Unigram, WordLevel, WordPiece
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
@@ -25,8 +25,10 @@ _CHARACTERS_PER_TOKEN = 16
 _GROWTH = 4
 # The tokens of the last words before a cut may differ from those of the whole text.
 _UNCERTAIN_WORDS = 4
-# The first tokens of one long word are trusted if as many other cuts of the word give the same tokens.
+# The first tokens of one long word are trusted if as many other cuts of the word give the same tokens. With Unigram the
+# number of cuts is the length of its longest token, at most the bound.
 _OTHER_CUTS = 3
+_MAX_UNIGRAM_CUTS = 64
 
 
 class TextEncoder:
@@ -72,6 +74,8 @@ class TextEncoder:
         self._long_text = min(beginning, max_characters)
         # In WordPiece the first tokens of a word depend on its last character.
         self._needs_whole_words = isinstance(backend.model, WordPiece | WordLevel)
+        is_unigram = isinstance(backend.model, Unigram)
+        self._unigram_cuts = min(_MAX_UNIGRAM_CUTS, max(map(len, self.vocabulary))) if is_unigram else 0
         self._truncate()
 
     def copy(self) -> TextEncoder:
@@ -256,9 +260,12 @@ class TextEncoder:
     def _is_certain(self, piece: str | Words, encoding: Encoding) -> bool:
         """Whether the first tokens of a piece are the first tokens of its text, if the piece may end inside a word.
 
-        They are if their words end well before the piece does. Otherwise they are inside one long word. BPE and Unigram
-        give it the same first tokens wherever it is cut, except for patterns such as one letter repeated, where each
-        token depends on how many letters follow. Comparing several cuts detects such a pattern.
+        They are if their words end well before the piece does. Otherwise they are inside one long word. BPE gives it
+        the same first tokens wherever it is cut, except for patterns such as one letter repeated, where each token
+        depends on how many letters follow. Comparing several cuts detects such a pattern. Unigram chooses the most
+        likely sequence of tokens, which for the whole text has a token boundary within any stretch as long as the
+        longest token. If the most likely sequences up to each place of one stretch begin with the same tokens, so does
+        that of the whole text.
         """
         # `keep` keeps one token more than fits.
         kept = self.max_length + 1
@@ -268,7 +275,10 @@ class TextEncoder:
             return True
         if self._needs_whole_words:
             return False
-        others = self.encode_parts([_shorten(piece, by) for by in range(1, _OTHER_CUTS + 1)])
+        if self._unigram_cuts and isinstance(piece, str):
+            # A stretch shortly behind the kept tokens suffices, and is cheaper than one at the end of the piece.
+            piece = piece[: encoding.offsets[2 * self.max_length][1]]
+        others = self.encode_parts([_shorten(piece, by) for by in range(1, 1 + (self._unigram_cuts or _OTHER_CUTS))])
         return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
 
     def _truncate(self) -> None:

@@ -157,6 +157,8 @@ ONE_WORD = st.text(st.characters(codec="utf-8", exclude_characters=" "), min_siz
 
 @pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
 @EXAMPLES
+@example(parts=[("-", 2701)])
+@example(parts=[("0123456789", 7), ("-", 701)])
 @given(parts=st.lists(st.tuples(ONE_WORD, st.sampled_from([1, 50, 701, 2000])), min_size=1, max_size=3))
 def test_a_text_without_spaces_has_the_tokens_of_the_whole(kind: str, parts: list[tuple[str, int]]) -> None:
     """Wherever its beginning is cut, in the middle of a word."""
