@@ -269,8 +269,8 @@ class TextEncoder:
         if self._words_are_whole:
             return False
         if self._unigram_cuts and isinstance(piece, str):
-            # It need not be far behind what is kept.
-            piece = piece[: encoding.offsets[2 * self.max_length][1]]
+            # The stretch lies right behind twice what the model takes, rather than at the piece's end.
+            piece = piece[: encoding.offsets[2 * self.max_length][1] + self._unigram_cuts]
         others = self.encode_parts([_shorten(piece, by) for by in range(1, 1 + (self._unigram_cuts or _OTHER_CUTS))])
         return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
 
@@ -311,9 +311,7 @@ def cut(text: str | Words, length: int) -> tuple[str | Words, bool]:
 
 def _shorten(piece: str | Words, by: int) -> str | Words:
     """A piece without its last characters, one at least of which a text that is cut has more."""
-    if isinstance(piece, str):
-        return piece[: len(piece) - by]
-    return (*piece[:-1], piece[-1][: max(0, len(piece[-1]) - by)])
+    return piece[:-by] if isinstance(piece, str) else (*piece[:-1], piece[-1][:-by])
 
 
 def _count_characters(text: str | Words) -> int:
