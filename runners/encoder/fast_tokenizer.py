@@ -277,7 +277,7 @@ class TextEncoder:
             return False
         if self._unigram_cuts and isinstance(piece, str):
             # A stretch shortly behind the kept tokens suffices, and is cheaper than one at the end of the piece.
-            piece = piece[: encoding.offsets[2 * self.max_length][1]]
+            piece = piece[: encoding.offsets[2 * self.max_length][1] + self._unigram_cuts]
         others = self.encode_parts([_shorten(piece, by) for by in range(1, 1 + (self._unigram_cuts or _OTHER_CUTS))])
         return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
 

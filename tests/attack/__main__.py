@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.attack.case import Case, ServerKind
 from tests.attack.harness import Row, Target, raise_file_limit
-from tests.attack.probe import FRESH, KEPT, OTHER, quantile
+from tests.attack.probe import OTHER, quantile
 from tests.attack.servers import start_server
 from tests.attack.table import CASES
 
@@ -81,8 +81,9 @@ def _print_quiet(served: ServerKind, target: Target) -> None:
     """What the probe measures where there is no attack."""
     target.measure(1)
     seen = target.measure(3)
-    live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
-    _print_row(Row(f"{served}, nothing", {}, 3, live, seen.latencies(OTHER), target.memory, seen.peak, target.memory))
+    _print_row(
+        Row(f"{served}, nothing", {}, 3, seen.liveness, seen.latencies(OTHER), target.memory, seen.peak, target.memory)
+    )
 
 
 def _print_row(row: Row) -> None:

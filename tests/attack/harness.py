@@ -16,7 +16,7 @@ import psutil
 
 from runners.core.request_limits import RequestLimits
 from tests.attack.case import Case, Outcomes, Ports, ServerKind
-from tests.attack.probe import FRESH, KEPT, OTHER, Probe, Seen, weigh
+from tests.attack.probe import OTHER, Probe, Seen, weigh
 from tests.servers import ServerProcess
 
 _LIMITS = RequestLimits()
@@ -113,7 +113,7 @@ class Target:
         lost = not self._wait_for_answers(time.monotonic())
         seen = self._probe.between(start, time.monotonic())
         after = self._wait_for_memory(rest)
-        live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
+        live = seen.liveness
         problems = [*self._judge(case, statuses)]
         if seen.peak > _PEAK_SHARE * self._idle + BUDGET:
             problems.append("too much memory")
@@ -126,15 +126,14 @@ class Target:
         )
 
     def rest(self) -> Row:
-        """What is in memory a while after all cases; what single ones keep shows in the next line."""
+        """Wait for the memory that single cases have kept, after all of them."""
         start = time.monotonic()
         before = self.memory
         after = self._wait_for_memory(_LAST_REST)
         seen = self._probe.between(start, time.monotonic())
-        live = [*seen.latencies(FRESH), *seen.latencies(KEPT)]
         problems = ("keeps memory",) if after > _most_after(self._idle) else ()
-        seconds = time.monotonic() - start
-        return Row("after all cases", {}, seconds, live, seen.latencies(OTHER), before, seen.peak, after, problems)
+        seconds, other = time.monotonic() - start, seen.latencies(OTHER)
+        return Row("after all cases", {}, seconds, seen.liveness, other, before, seen.peak, after, problems)
 
     def _judge(self, case: Case, statuses: Outcomes) -> Iterator[str]:
         if wrong := sorted(set(statuses) - case.allowed):

@@ -58,10 +58,10 @@ class Seen:
             for missed in range(1 + (int(seconds / period) if math.isfinite(seconds) else 0))
         ]
 
-    def worst(self, *kinds: str) -> float:
-        """Of the answers that are no refusals; NaN where there are none."""
-        values = [value for kind in kinds for value in self.values.get(kind, []) if not math.isnan(value)]
-        return max(values, default=math.nan)
+    @property
+    def liveness(self) -> list[float]:
+        """Seconds of the answers to the probes of liveness, over fresh connections and over the kept one."""
+        return [*self.latencies(FRESH), *self.latencies(KEPT)]
 
     @property
     def peak(self) -> float:

@@ -169,6 +169,16 @@ def test_a_text_without_spaces_has_the_tokens_of_the_whole(kind: str, parts: lis
     check(encoded.text, reference, text, truncation=True)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in TOKENIZER_KINDS if kind.startswith("Unigram")])
+@pytest.mark.parametrize("max_length", [6, 12])
+@pytest.mark.parametrize("word", ["xyzw", "unbelievable"])
+def test_a_short_limit_does_not_need_the_end_of_a_long_word(kind: str, max_length: int, word: str) -> None:
+    reference = TOKENIZER_KINDS[kind]()
+    expected = reference(word * 2000, truncation=True, max_length=max_length)["input_ids"]
+    [reading] = TextTokenizer(reference, max_length, True).tokenize([TextInput(word * 150_000)], offsets=False)
+    assert reading.text.input_ids.tolist() == expected
+
+
 @pytest.mark.parametrize("kind", [*TOKENIZER_KINDS, "Unigram of bytes"])
 @pytest.mark.parametrize("word", ["x" * 100_000, "中文" * 5000, "unbelievable" * 3000, ""])
 def test_words_of_any_length_have_the_tokens_of_the_whole(kind: str, word: str) -> None:
