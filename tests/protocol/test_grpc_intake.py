@@ -41,8 +41,10 @@ def channel(client: TestClient, dial: Dial) -> grpc.Channel:
     return dial(client)
 
 
-def is_live(channel: grpc.Channel) -> bool:
-    answer = channel.unary_unary(f"{SERVICE}/ServerLive", None, messages.ServerLiveResponse.FromString)(b"", timeout=10)
+def is_live(channel: grpc.Channel, wait: bool = False) -> bool:
+    """Whether the server answers over it; `wait` for it to take the connection."""
+    call = channel.unary_unary(f"{SERVICE}/ServerLive", None, messages.ServerLiveResponse.FromString)
+    answer = call(b"", timeout=10, wait_for_ready=wait)
     return bool(answer.live)
 
 
@@ -182,7 +184,7 @@ def test_connections_are_bounded(client: TestClient, dial: Dial) -> None:
     refused = connect(channel, PREFACE)
     assert is_closed(refused)
     held[0].close()
-    assert is_live(another(channel))
+    assert is_live(another(channel), wait=True)
 
 
 @pytest.mark.parametrize("data", [b"", PREFACE[:10], PREFACE[:24], PREFACE[:33]])
