@@ -37,8 +37,9 @@ Once upon a time there was a poet who wrote
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% endif -%}
 """
-# Answers that hardly vary where the request does not ask for it.
-_DEFAULTS = {"do_sample": True, "temperature": 0.01}
+# Answers that hardly vary where the request does not ask for it, and that end: on a slow machine, an answer up to the
+# model's length takes longer than the client's ten minutes.
+_DEFAULTS = {"do_sample": True, "temperature": 0.01, "max_new_tokens": 256}
 
 
 def write_model(folder: Path) -> None:

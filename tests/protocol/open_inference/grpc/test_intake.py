@@ -42,8 +42,10 @@ def channel(served: Served, dial: Dial) -> grpc.Channel:
     return dial(served)
 
 
-def is_live(channel: grpc.Channel) -> bool:
-    answer = channel.unary_unary(f"{SERVICE}/ServerLive", None, messages.ServerLiveResponse.FromString)(b"", timeout=10)
+def is_live(channel: grpc.Channel, wait: bool = False) -> bool:
+    """Whether the server answers over it; `wait` for it to take the connection."""
+    call = channel.unary_unary(f"{SERVICE}/ServerLive", None, messages.ServerLiveResponse.FromString)
+    answer = call(b"", timeout=10, wait_for_ready=wait)
     return bool(answer.live)
 
 
@@ -181,7 +183,7 @@ def test_connections_are_bounded(served: Served, dial: Dial) -> None:
     refused = connect(channel, PREFACE)
     assert is_closed(refused)
     held[0].close()
-    assert is_live(another(channel))
+    assert is_live(another(channel), wait=True)
 
 
 @pytest.mark.parametrize("data", [b"", PREFACE[:10], PREFACE[:24], PREFACE[:33]])
