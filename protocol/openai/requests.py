@@ -8,12 +8,14 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from protocol.openai.choices import StreamSettings
+from protocol.openai.response_formats import ResponseFormat, read_response_format
 from runners.core.errors import InputError
 from runners.core.generation import BeamSearch, Constraint
 from runners.core.models import Models, find_model
-from runners.core.output_constraints import ResponseFormat, read_response_format, read_structured_outputs
-from runners.core.sampling_parameters import MAX_CHOICES, GenerationFields, TokenId
+from runners.core.output_constraints import read_structured_outputs
+from runners.core.sampling_parameters import GenerationFields, TokenId
 
+_MAX_CHOICES = 128
 _MAX_TOP_LOGPROBS = 20
 _MAX_LOGPROB_TOKENS = 128
 
@@ -31,7 +33,7 @@ class CommonFields(GenerationFields, kw_only=True):
     """The fields of both bodies."""
 
     model: str | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Meta(ge=1, le=_MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     use_beam_search: bool | None = None

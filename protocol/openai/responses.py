@@ -25,6 +25,7 @@ from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
 from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import TopLogprobs
+from protocol.openai.response_formats import JsonSchema, ResponseFormat, read_response_format
 from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import (
     AcceptedRequest,
@@ -36,7 +37,7 @@ from runners.core.generation import (
     TokenLogprobs,
 )
 from runners.core.models import Models, find_model
-from runners.core.output_constraints import JsonSchema, ResponseFormat, read_response_format, read_structured_outputs
+from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import SamplingFields, check_counts

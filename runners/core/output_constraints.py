@@ -1,4 +1,4 @@
-"""Constraints of outputs in requests: OpenAI's `response_format` and vLLM's `structured_outputs`."""
+"""Constraints of outputs: vLLM's `structured_outputs`, which every protocol has, and the limits of JSON schemas."""
 
 from __future__ import annotations
 
@@ -37,22 +37,6 @@ class StructuredOutputs(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     disable_additional_properties: bool = False
 
 
-class JsonSchema(msgspec.Struct, kw_only=True):
-    """A JSON schema and its name."""
-
-    name: str | None = None
-    description: str | None = None
-    schema: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class ResponseFormat(msgspec.Struct, kw_only=True):
-    """OpenAI's `response_format`: the form of the output."""
-
-    type: Literal["text", "json_object", "json_schema", "structural_tag"]
-    json_schema: JsonSchema | None = None
-
-
 def read_structured_outputs(outputs: StructuredOutputs | None) -> Constraint | None:
     """
     Raises:
@@ -77,23 +61,6 @@ def read_structured_outputs(outputs: StructuredOutputs | None) -> Constraint | N
     if outputs.json is not None:
         return constrain_to_schema(outputs.json, "structured_outputs")
     return Constraint(found[0], outputs.regex or outputs.grammar or "", "structured_outputs")
-
-
-def read_response_format(response_format: ResponseFormat | None) -> Constraint | None:
-    """
-    Raises:
-        InputError: the schema is missing or nested too deeply.
-        UnsupportedError: only vLLM implements the type.
-    """
-    if response_format is None or response_format.type == "text":
-        return None
-    if response_format.type == "json_object":
-        return Constraint("json_object", param="response_format")
-    if response_format.type == "structural_tag":
-        raise UnsupportedError("response_format structural_tag", "response_format")
-    if response_format.json_schema is None or response_format.json_schema.schema is None:
-        raise InputError("response_format json_schema needs json_schema.schema", "response_format")
-    return constrain_to_schema(response_format.json_schema.schema, "response_format")
 
 
 def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:

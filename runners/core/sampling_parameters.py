@@ -15,7 +15,6 @@ from runners.core.request_limits import RequestLimits
 
 # The default of the Open Inference Protocol's generate extension.
 DEFAULT_MAX_TOKENS = 20
-MAX_CHOICES = 128
 # Most characters of a stop string, and of a bad word.
 _MAX_CHARACTERS = 1024
 
