@@ -26,6 +26,7 @@ from protocol.model_cards import model_card
 from protocol.open_inference.outputs import extra_tensors
 from protocol.open_inference.tensors import Tensor
 from protocol.openai.service_paths import check_generates
+from protocol.request_parameters import select_model_parameters
 from runners.core.errors import InputError
 from runners.core.models import find_model, find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
@@ -85,7 +86,7 @@ def routes(context: ServerContext) -> list[Route]:
         body = await read_body(request, limits, allow_event=True)
         event, texts, parameters = await body.decode(lambda data: _read(request, data, limits))
         check_generates(runner)
-        options = resolve_options(runner, parameters, limits)
+        options = resolve_options(runner, select_model_parameters(parameters), limits)
         predictions = await until_disconnect(request, runner.infer(texts, options))
         response = await render(_render, predictions)
         return response if event is None else answer_event(event, response, request.path_params["name"])

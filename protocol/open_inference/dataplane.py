@@ -24,6 +24,7 @@ from protocol.open_inference.outputs import (
 )
 from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.openai.service_paths import check_generates
+from protocol.request_parameters import select_model_parameters
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.predictions import (
@@ -148,7 +149,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     """
     texts, columns = await read_inputs(runner, call.inputs, limits)
     check_generates(runner)
-    resolved = resolve_options(runner, call.parameters, limits)
+    resolved = resolve_options(runner, select_model_parameters(call.parameters), limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.records:
         # The answer to words always has a record for each word.
         resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
@@ -175,7 +176,7 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     texts, _ = await read_inputs(runner, call.inputs, limits)
     if len(texts) != 1:
         raise InputError(f"the request has {len(texts)} texts; a stream continues one a request")
-    options = resolve_options(runner, call.parameters, limits)
+    options = resolve_options(runner, select_model_parameters(call.parameters), limits)
     [wanted], _ = _resolve_outputs(runner, call, options, limits, from_tokens=False)
     async with contextlib.aclosing(generator.stream(texts[0], options)) as deltas:
         async for delta in deltas:

@@ -20,6 +20,7 @@ from protocol.http.errors import describe_error
 from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
 from protocol.openai.service_paths import describe_service
+from protocol.request_parameters import select_model_parameters
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.models import Models, find_ready_model
@@ -86,8 +87,10 @@ async def _read(runner: TextGenerator, body: Body, limits: RequestLimits) -> tup
     limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
     beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     # A wrong field is refused even if `parameters` overrides it.
-    options = resolve_options(runner, beside, limits)
-    return call, text, resolve_options(runner, {**beside, **parameters}, limits) if parameters else options
+    options = resolve_options(runner, select_model_parameters(beside), limits)
+    if parameters:
+        options = resolve_options(runner, select_model_parameters({**beside, **parameters}), limits)
+    return call, text, options
 
 
 def _answer(runner: TextGenerator, call: dict[str, Any], text: str) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from protocol.openapi.schemas import BOOLEAN, STRING, Schema
+from protocol.request_parameters import PROTOCOL_PARAMETERS
 from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.request_options import OPTION_FLAGS
 from runners.core.runner import Runner
-from runners.core.sampling_parameters import PROTOCOL_PARAMETERS
 
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -112,10 +112,6 @@ class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
     max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 
 
-# Entries of `parameters` that protocols read themselves.
-PROTOCOL_PARAMETERS = frozenset(
-    {"binary_data_output", "content_type", "headers", "stream", "triton_enable_empty_final_response"}
-)
 _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters))
 
 
@@ -139,7 +135,7 @@ def read_sampling(parameters: Mapping[str, Any] | None, limits: RequestLimits) -
         InputError: a parameter is unknown, or has a value that is not allowed.
         LimitExceededError: as for `check_counts`.
     """
-    values = {name: value for name, value in (parameters or {}).items() if name not in PROTOCOL_PARAMETERS}
+    values = dict(parameters or {})
     if unknown := sorted({*values} - {*_NAMES}):
         raise InputError(f"the parameter {unknown[0]} is unknown; there are {', '.join(_NAMES)}", unknown[0])
     try:

@@ -15,9 +15,10 @@ from starlette.testclient import TestClient
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from protocol.request_parameters import PROTOCOL_PARAMETERS
 from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.request_options import OPTION_FLAGS
-from runners.core.sampling_parameters import PROTOCOL_PARAMETERS, SamplingParameters
+from runners.core.sampling_parameters import SamplingParameters
 from tests.conftest import Dial, GeneratorFolder, ModelFolder, Serve
 
 # Halves of surrogate pairs, which are no text, among the letters.
