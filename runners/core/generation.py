@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length"]
 # Most ids in `allowed_token_ids`, counted once for each choice.
@@ -140,8 +142,8 @@ def join_text_parts(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     return content if isinstance(content, str) else "\n".join(part["text"] for part in content or ())
 
 
-# A text, the token ids of one, or a chat.
-Prompt = str | Sequence[int] | Chat
+# A text, the token ids of one (a list, or an int64 [tokens] array), or a chat.
+Prompt = str | Sequence[int] | NDArray[np.int64] | Chat
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from runners.core.admission import Admission
 from runners.core.arguments import Arguments
 from runners.core.draining import wait_until
@@ -187,13 +190,13 @@ class GeneratorRunner:
             if isinstance(text, TextInput) and text.words is not None:
                 raise InputError(f"text {position} is split into words, and {self._task} takes whole texts")
         outputs: list[list[str]] = [[] for _ in texts]
-        async with self._generate(await _make_request(texts, options), describe_text_error) as accepted:
+        async with self._generate(_make_request(texts, options), describe_text_error) as accepted:
             async for index, delta in accepted.deltas:
                 outputs[index].append(delta.text)
         return [Prediction({MAIN: Text("".join(parts))}) for parts in outputs]
 
     async def stream(self, text: TextInput | TokenInput, options: Options) -> AsyncGenerator[Delta | None, None]:
-        async with self.generate(await _make_request([text], options)) as accepted:
+        async with self.generate(_make_request([text], options)) as accepted:
             yield None
             async for _, delta in accepted.deltas:
                 yield delta
@@ -253,6 +256,8 @@ class GeneratorRunner:
                 return await self.engine.tokenize(prompt, options)
             case Chat():
                 return await self._chat_engine.tokenize_chat(prompt, options)
+            case np.ndarray():
+                return self.engine.truncate(await _list_ids(prompt), options)
             case _:
                 return self.engine.truncate(prompt, options)
 
@@ -308,24 +313,19 @@ class GeneratorRunner:
         return engine
 
 
-async def _make_request(texts: Sequence[TextInput | TokenInput], options: Options) -> GenerationRequest:
-    """The request of V1 or the Open Inference Protocol; lists of token ids are made beside other work of the loop."""
-    prompts: list[Prompt] = []
-    converted = 0
-    for text in texts:
-        if isinstance(text, TextInput):
-            prompts.append(text.text)
-            continue
-        prompt: list[int] = []
-        for start in range(0, len(text.input_ids), _IDS_AT_ONCE):
-            ids = text.input_ids[start : start + _IDS_AT_ONCE].tolist()
-            prompt += ids
-            converted += len(ids)
-            if converted >= _IDS_AT_ONCE:
-                converted = 0
-                await asyncio.sleep(0)
-        prompts.append(prompt)
+def _make_request(texts: Sequence[TextInput | TokenInput], options: Options) -> GenerationRequest:
+    """The request of V1 or the Open Inference Protocol."""
+    prompts = [text.text if isinstance(text, TextInput) else text.input_ids for text in texts]
     return GenerationRequest(prompts, options.sampling, options.prompt)
+
+
+async def _list_ids(ids: NDArray[np.int64]) -> list[int]:
+    """Token ids as a list; other tasks of the event loop run in between."""
+    listed: list[int] = []
+    for start in range(0, len(ids), _IDS_AT_ONCE):
+        listed += ids[start : start + _IDS_AT_ONCE].tolist()
+        await asyncio.sleep(0)
+    return listed
 
 
 def _read_config(arguments: Arguments) -> tuple[list[str], bool]:
