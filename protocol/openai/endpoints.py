@@ -21,7 +21,7 @@ from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
-from runners.core.runner import Runner
+from runners.core.runner import OpenAIApplication, Runner
 from runners.core.task import GENERATION, Task
 
 # The runner has one of the endpoint's tasks.
@@ -133,11 +133,16 @@ def changes_models(path: str) -> bool:
     return endpoint is not None and endpoint.changes_models
 
 
+def find_openai_application(runner: Runner) -> OpenAIApplication | None:
+    """The application of the model's engine that answers OpenAI's API; None if this server answers it."""
+    return None if runner.generator is None else runner.generator.openai_application
+
+
 def is_served(runner: Runner, path: str) -> bool:
     """Whether a model answers one of vLLM's paths, such as `/v1/completions`."""
-    if (generator := runner.generator) is not None and generator.openai_application is not None:
-        return generator.serves_openai(path)
+    if (application := find_openai_application(runner)) is not None:
+        return application.serves(path)
     endpoint = ENDPOINTS.get(path)
     # The task of a generator is unknown until it is loaded.
-    tasks = GENERATION if generator is not None else {runner.task}
+    tasks = GENERATION if runner.generator is not None else {runner.task}
     return endpoint is not None and not endpoint.tasks.isdisjoint(tasks)

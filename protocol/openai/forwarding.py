@@ -9,18 +9,18 @@ from starlette.types import Message, Receive, Scope, Send
 
 from protocol.openai.errors import render_openai_error
 from runners.core.errors import OverloadedError
-from runners.core.runner import TextGenerator
+from runners.core.runner import OpenAIApplication
 
 
 class Forwarded(Response):
     """The answer of vLLM's layer for OpenAI's API to a request whose body has been read."""
 
-    def __init__(self, runner: TextGenerator, path: str, body: bytes, characters: int) -> None:
+    def __init__(self, application: OpenAIApplication, path: str, body: bytes, characters: int) -> None:
         """
         Args:
             characters: the number of characters of the request's texts.
         """
-        self._runner = runner
+        self._application = application
         self._path = path
         self._body = body
         self._characters = characters
@@ -43,7 +43,7 @@ class Forwarded(Response):
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
         try:
-            await self._runner.forward(self._characters, inner, replay, send)
+            await self._application.answer(self._characters, inner, replay, send)
         except OverloadedError as error:
             await render_openai_error(error)(scope, receive, send)
 

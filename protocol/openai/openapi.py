@@ -11,7 +11,15 @@ import orjson
 from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest
-from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, OpenAIEndpoint, changes_models, is_for_clients, is_served
+from protocol.openai.endpoints import (
+    AT_ROOT,
+    ENDPOINTS,
+    OpenAIEndpoint,
+    changes_models,
+    find_openai_application,
+    is_for_clients,
+    is_served,
+)
 from protocol.openai.errors import error_body
 from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
 from protocol.openai.parameters import MEANINGS
@@ -114,8 +122,7 @@ def _add_forwarded(
 
 def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:
     """The paths in vLLM's own document, and its schemas under names that this server's schemas do not have."""
-    application: Any = None if runner.generator is None else runner.generator.openai_application
-    if application is None:
+    if (application := find_openai_application(runner)) is None:
         return {}, {}
     written = orjson.dumps(application.openapi()).replace(b'"#/components/schemas/', b'"#/components/schemas/vLLM.')
     vllm = orjson.loads(written)

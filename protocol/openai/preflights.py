@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.context import ServerContext
-from protocol.openai.endpoints import AT_ROOT, is_for_clients
+from protocol.openai.endpoints import AT_ROOT, find_openai_application, is_for_clients
 from protocol.openai.forwarding import inner_scope
 
 
@@ -24,12 +24,11 @@ class ForwardPreflights:
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
             path = scope["path"].removeprefix(self._prefix)
             forwarded = path in AT_ROOT if path == scope["path"] else is_for_clients(path)
-            generator = self._models.first.generator
-            if forwarded and generator is not None and generator.ready and generator.serves_openai(path):
-                application = generator.openai_application
-                if application is not None:
-                    await application(inner_scope(scope, path), receive, send)
-                    return
+            runner = self._models.first
+            application = find_openai_application(runner) if forwarded and runner.ready else None
+            if application is not None and application.serves(path):
+                await application.answer_preflight(inner_scope(scope, path), receive, send)
+                return
         await self._app(scope, receive, send)
 
 

@@ -22,7 +22,14 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
 from protocol.model_cards import model_card
-from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, changes_models, is_for_clients, is_served
+from protocol.openai.endpoints import (
+    AT_ROOT,
+    ENDPOINTS,
+    changes_models,
+    find_openai_application,
+    is_for_clients,
+    is_served,
+)
 from protocol.openai.errors import render_openai_error
 from protocol.openai.forwarded_limits import check_forwarded
 from protocol.openai.forwarding import Forwarded
@@ -74,10 +81,9 @@ class _Api:
         if not is_served(runner, path):
             raise InputError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
         body = await read_body(request, limits) if request.method == "POST" else Body(b"")
-        generator = runner.generator
-        if generator is not None and generator.openai_application is not None:
+        if (application := find_openai_application(runner)) is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
-            return Forwarded(generator, path, body.data, characters)
+            return Forwarded(application, path, body.data, characters)
         answer = ENDPOINTS[path].answer
         assert answer is not None, "a path that vLLM alone answers is served only on vLLM"
         return await until_disconnect(request, answer(models, runner, body, limits))
@@ -98,8 +104,8 @@ class _Api:
 
 async def _model_cards(models: Models) -> Sequence[dict[str, Any]]:
     runner = models.first
-    if runner.generator is not None and runner.ready and (cards := await runner.generator.model_cards()):
-        return cards
+    if runner.ready and (application := find_openai_application(runner)) is not None:
+        return await application.model_cards()
     return [model_card(runner, name) for name in models.names]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -18,9 +18,6 @@ from runners.core.predictions import Options, OutputSpec, Prediction, TextInput,
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
-
-# An ASGI application, which a runner only passes on: runners do not know HTTP.
-Application = Callable[..., Awaitable[None]]
 
 
 class Runner(Protocol):
@@ -161,22 +158,34 @@ class TextGenerator(Runner, Protocol):
         """
 
     @property
-    def openai_application(self) -> Application | None:
-        """vLLM's own layer for OpenAI's API, an ASGI application; None on `transformers`."""
+    def openai_application(self) -> OpenAIApplication | None:
+        """The engine's own application for OpenAI's API: vLLM's. None if this server answers that API itself."""
 
-    async def forward(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
-        """Let `openai_application` answer a request.
+
+class OpenAIApplication(Protocol):
+    """An engine's own application for OpenAI's API, to which this server forwards requests.
+
+    `scope`, `receive` and `send` are as ASGI defines them: runners pass them on and do not know HTTP.
+    """
+
+    def serves(self, path: str) -> bool:
+        """Whether the application has a path, such as /v1/completions."""
+
+    async def answer(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
+        """Admit a request and answer it.
 
         Args:
             characters: number of characters of the request's texts.
-            scope, receive, send: as ASGI defines them.
 
         Raises:
             OverloadedError: too many requests are under way, or too much waits; nothing has been sent then.
         """
 
-    def serves_openai(self, path: str) -> bool:
-        """Whether `openai_application` answers a path, such as /v1/completions; False if there is none."""
+    async def answer_preflight(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a browser's preflight, which is not admitted: it costs nothing."""
 
     async def model_cards(self) -> list[dict[str, Any]]:
-        """The model and its LoRA adapters as vLLM lists them; empty on `transformers`."""
+        """The model under each of its names and its LoRA adapters, as OpenAI's API lists models."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document of the application."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from runners.core.admission import Admitted
 from runners.core.errors import InputError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
+from runners.core.runner import OpenAIApplication
 
 
 def check_characters(text: str, max_length: int, longest_token: int) -> None:
@@ -37,6 +38,14 @@ class Engine(Protocol):
     @property
     def failed(self) -> bool:
         """Whether the engine has died: it answers no further request."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model generates text; on vLLM it may embed, score or classify instead."""
+
+    @property
+    def openai_application(self) -> OpenAIApplication | None:
+        """The engine's own application for OpenAI's API; None if this server answers it."""
 
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a text, with the special tokens that the model expects.

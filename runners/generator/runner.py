@@ -43,7 +43,7 @@ from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text
 from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
-from runners.core.runner import Application, TextGenerator
+from runners.core.runner import OpenAIApplication, TextGenerator
 from runners.core.task import Task, infer_task
 from runners.generator.engine import ChatEngine
 from runners.generator.parallel_sampling import DescribeError, Sequences, keep_error, limit_logprobs, run
@@ -163,7 +163,7 @@ class GeneratorRunner:
 
     @property
     def generates(self) -> bool:
-        return not isinstance(self._engine, VllmEngine) or self._engine.generates
+        return self._engine is None or self._engine.generates
 
     @property
     def max_length(self) -> int:
@@ -234,20 +234,8 @@ class GeneratorRunner:
             return await self._chat_engine.detokenize(ids)
 
     @property
-    def openai_application(self) -> Application | None:
-        return self._engine.application if isinstance(self._engine, VllmEngine) else None
-
-    async def forward(self, characters: int, scope: Any, receive: Any, send: Any) -> None:
-        application = self.openai_application
-        assert application is not None, "there is no application of vLLM's on transformers"
-        with self.admission.admit(characters):
-            await application(scope, receive, send)
-
-    def serves_openai(self, path: str) -> bool:
-        return isinstance(self._engine, VllmEngine) and self._engine.serves(path)
-
-    async def model_cards(self) -> list[dict[str, Any]]:
-        return await self._engine.model_cards() if isinstance(self._engine, VllmEngine) else []
+    def openai_application(self) -> OpenAIApplication | None:
+        return None if self._engine is None else self._engine.openai_application
 
     async def _tokenize(self, prompt: Prompt, options: PromptOptions) -> list[int]:
         """The token ids of a prompt; of token ids, those that the options keep."""
@@ -301,7 +289,7 @@ class GeneratorRunner:
                     f"workers is {arguments.workers}, but vLLM runs this model, and one engine batches all requests: "
                     "set it to 1; --data-parallel-size is for copies of the model"
                 )
-            return await VllmEngine.start(arguments, self._names)
+            return await VllmEngine.start(arguments, self._names, self.admission)
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {reason}")
         logger.info("transformers runs %s, because %s", self.name, reason)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from runners.core.arguments import Arguments
 from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
+from runners.core.runner import OpenAIApplication
 
 if TYPE_CHECKING:
     from runners.core.admission import Admitted
@@ -34,6 +35,9 @@ _GRAMMAR_THREADS = 2
 
 class TransformersEngine:
     """Runs a causal model or an encoder-decoder in a thread of its own."""
+
+    generates = True
+    openai_application: OpenAIApplication | None = None
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments

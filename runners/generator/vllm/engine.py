@@ -1,4 +1,4 @@
-"""vLLM's engine, and its OpenAI layer as an ASGI application."""
+"""vLLM's engine, which is started with its layer for OpenAI's API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import re
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.errors import describe_error, input_errors
+from runners.generator.vllm.openai_application import VllmOpenAIApplication
 from runners.generator.vllm.sampling import check_length, make_delta, make_sampling_params, max_output_tokens
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
     from vllm.renderers import TokenizeParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from runners.core.admission import Admitted
+    from runners.core.admission import Admission, Admitted
 
 logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
 # vLLM refuses a request within this time, or not at all.
 _REFUSAL_SECONDS = 0.2
-_NO_PATH = re.compile("(?!)")
 _SHUTDOWN_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
 
@@ -49,20 +48,23 @@ _EXIT_SECONDS = 5.0
 class VllmEngine:
     """vLLM's AsyncLLM, which runs the model in a process of its own, and its OpenAI layer."""
 
-    def __init__(self, engine: AsyncLLM, application: FastAPI, lifespan: contextlib.AsyncExitStack) -> None:
+    def __init__(
+        self, engine: AsyncLLM, openai_application: VllmOpenAIApplication, lifespan: contextlib.AsyncExitStack
+    ) -> None:
         self._engine = engine
         self._lifespan = lifespan
         self._ids = itertools.count()
         self._defaults: dict[str, Any] = engine.model_config.get_diff_sampling_param()
         self._loop = asyncio.get_running_loop()
-        self.application = application
+        self.openai_application = openai_application
 
     @classmethod
-    async def start(cls, arguments: Arguments, names: Sequence[str]) -> VllmEngine:
+    async def start(cls, arguments: Arguments, names: Sequence[str], admission: Admission) -> VllmEngine:
         """Start the engine; it is ready when this returns.
 
         Args:
             names: the names of the model in OpenAI's API.
+            admission: admits the requests that vLLM's layer for OpenAI's API answers.
 
         Raises:
             ArgumentsError: vLLM refuses an argument; the message is vLLM's, in one line.
@@ -73,7 +75,7 @@ class VllmEngine:
             parsed = await asyncio.to_thread(parse_arguments, arguments, names)
             engine = await asyncio.to_thread(_create_engine, parsed)
             application, lifespan = await _create_application(engine, parsed)
-            return cls(engine, application, lifespan)
+            return cls(engine, VllmOpenAIApplication(application, admission), lifespan)
         except RunnerError:
             raise
         except Exception as error:
@@ -88,22 +90,11 @@ class VllmEngine:
 
     @property
     def generates(self) -> bool:
-        """Whether the model generates text; else it embeds, scores or classifies, over OpenAI's API only."""
-        return hasattr(self.application.state, "openai_serving_completion")
-
-    def serves(self, path: str) -> bool:
-        """Whether the OpenAI layer has a route for a path."""
-        return any(getattr(route, "path_regex", _NO_PATH).match(path) for route in self.application.routes)
+        return self.openai_application.generates
 
     @property
     def failed(self) -> bool:
         return bool(self._engine.errored)
-
-    async def model_cards(self) -> list[dict[str, Any]]:
-        """The model under each of its names and its LoRA adapters, as OpenAI's API lists models."""
-        listed = await self.application.state.openai_serving_models.show_available_models()
-        cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]
-        return cards
 
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         if options.source_language is not None:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from starlette.applications import Starlette
+from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -12,9 +13,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
+from runners.core.admission import Admission
 from runners.core.arguments import Arguments
 from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
+from runners.generator.vllm.openai_application import VllmOpenAIApplication
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 GET, POST = "GET, HEAD, OPTIONS", "OPTIONS, POST"
@@ -114,10 +117,14 @@ def on_vllm(generator_folder: GeneratorFolder, serve: Serve) -> Any:
     async def complete(request: Request) -> Response:
         return JSONResponse({"path": request.url.path, "method": request.method})
 
-    inner = Starlette(
+    async def show_available_models() -> Any:
+        return SimpleNamespace(model_dump=lambda mode: {"data": []})
+
+    inner = FastAPI(
         routes=[Route("/v1/completions", complete, methods=["POST"]), Route("/v1/responses/{id}", complete)],
         middleware=[Middleware(CORSMiddleware, allow_origins=["https://here.example"], allow_methods=["POST"])],
     )
+    inner.state.openai_serving_models = SimpleNamespace(show_available_models=show_available_models)
     # FastAPI's routes have no HEAD.
     for route in inner.routes:
         assert isinstance(route, Route)
@@ -126,10 +133,7 @@ def on_vllm(generator_folder: GeneratorFolder, serve: Serve) -> Any:
 
     class Runner(GeneratorRunner):
         ready = True
-        openai_application = inner
-
-        def serves_openai(self, path: str) -> bool:
-            return path.startswith(("/v1/completions", "/v1/responses/"))
+        openai_application = VllmOpenAIApplication(inner, Admission(Arguments()))
 
     arguments = Arguments(api_key=("key",))
     return TestClient(create_application(Models([Runner(arguments)]), arguments))

@@ -11,9 +11,9 @@ from urllib.parse import unquote
 
 import grpc
 import pytest
+from fastapi import FastAPI
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,10 +25,12 @@ from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.open_inference.grpc.methods import CHANGING_CALLS, OPEN_CALLS
 from protocol.open_inference.grpc.stubs import open_inference_pb2
 from runners.core import file_watch
+from runners.core.admission import Admission
 from runners.core.api_keys import digest_keys
 from runners.core.arguments import Arguments
 from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
+from runners.generator.vllm.openai_application import VllmOpenAIApplication
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.served import Served
 
@@ -241,12 +243,11 @@ def test_what_is_an_operator_s_on_vllm(path: str, none: int, client: int, admin:
     async def answer(request: Request) -> Response:
         return JSONResponse({"path": request.url.path})
 
+    inner = FastAPI(routes=[Route("/{path:path}", answer, methods=["POST"])])
+
     class Runner(GeneratorRunner):
         ready = True
-        openai_application = Starlette(routes=[Route("/{path:path}", answer, methods=["POST"])])
-
-        def serves_openai(self, path: str) -> bool:
-            return True
+        openai_application = VllmOpenAIApplication(inner, Admission(Arguments()))
 
     arguments = Arguments(api_key="client", admin_api_key="admin")
     server = TestClient(create_application(Models([Runner(arguments)]), arguments))
