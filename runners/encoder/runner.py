@@ -21,7 +21,7 @@ import numpy as np
 
 from runners.core.arguments import Arguments
 from runners.core.draining import wait_until
-from runners.core.errors import ModelNotReadyError, load_errors
+from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded
 from runners.core.machine import limit_spinning
 from runners.core.metrics import TRUNCATED_TEXTS
@@ -33,6 +33,7 @@ from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.worker import ModelWorker
+from runners.modeling.load_errors import load_errors
 
 if TYPE_CHECKING:
     from runners.encoder.batch_mode import BatchMode

@@ -25,7 +25,6 @@ from runners.core.errors import (
     ModelLoadError,
     ModelNotReadyError,
     describe_text_error,
-    load_errors,
 )
 from runners.core.garbage import collect_unloaded, freeze_objects
 from runners.core.generation import (
@@ -50,6 +49,7 @@ from runners.generator.parallel_sampling import DescribeError, Sequences, keep_e
 from runners.generator.vllm.command_line import served_names
 from runners.generator.vllm.engine import VllmEngine
 from runners.generator.vllm.installation import unsupported_reason
+from runners.modeling.load_errors import load_errors
 
 if TYPE_CHECKING:
     from runners.generator.transformers_engine import TransformersEngine

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
 
-from runners.core.errors import InputError, ModelLoadError, load_errors
+from runners.core.errors import InputError, ModelLoadError
 from runners.generator.languages import Languages
 from runners.generator.prompts import Prompts
 from runners.generator.vocabulary import Vocabulary
+from runners.modeling.load_errors import load_errors
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.embedders import change
 from tests.encoders import load
