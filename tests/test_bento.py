@@ -255,7 +255,7 @@ def test_a_model_of_the_hub_is_kept_without_what_does_not_serve(tmp_path: Path) 
     [
         ("/nowhere", "error: there is no folder /nowhere"),
         ("demo/models/none", "error: there is no folder demo/models/none"),
-        ("owner/model", "error: there is no folder owner/model, and the hub does not give it: "),
+        ("owner/model", "error: there is no folder owner/model, and the hub cannot provide it: "),
         ("tests", "error: the folder tests holds no config.json"),
     ],
 )

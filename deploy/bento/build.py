@@ -73,7 +73,7 @@ def store_model(model: str, revision: str | None = None) -> bentoml.Tag:
     try:
         info = HfApi().model_info(model, revision=revision)
     except Exception as error:
-        raise ValueError(f"there is no folder {model}, and the hub does not give it: {error}") from error
+        raise ValueError(f"there is no folder {model}, and the hub cannot provide it: {error}") from error
     names = [glob.escape(str(file)) for file in _choose_files(Path(file.rfilename) for file in info.siblings or [])]
 
     def download(to: Path) -> None:

@@ -120,7 +120,9 @@ def _change_options(
     for name in values:
         if name in _NAMES and name not in supported.names:
             known = ", ".join(sorted(supported.names)) or "none"
-            raise InputError(f"the parameter {name} is not of {supported.task}, whose options are: {known}", name)
+            raise InputError(
+                f"the parameter {name} does not apply to {supported.task}, whose options are: {known}", name
+            )
     _check_amounts(values, limits)
     parameters = _read(values)
     for one, other in _EXCLUSIONS:
@@ -205,8 +207,8 @@ def check_options(options: Options, supported: SupportedOptions, limits: Request
     for option, outputs in supported.excluded_outputs.items():
         if getattr(options.answer, option) and options.outputs & outputs:
             raise InputError(
-                f"the outputs {', '.join(sorted(outputs))} are of the model's own classes: leave out {option}, or ask "
-                "for label and score"
+                f"the outputs {', '.join(sorted(outputs))} cannot be combined with {option}: leave out {option}, or "
+                "request the outputs label and score"
             )
     supported.check(options)
 
@@ -220,7 +222,7 @@ def check_prompt_name(options: Options, defaults: Options, has_tokens: bool) -> 
         InputError: a request of tokens names a prompt.
     """
     if has_tokens and options.answer.prompt_name not in (None, defaults.answer.prompt_name):
-        raise InputError("a prompt goes before texts, and the request has tokens", "prompt_name")
+        raise InputError("prompt_name needs texts, but the request has token ids", "prompt_name")
 
 
 def count_truncated_tokens(options: Options) -> Options:

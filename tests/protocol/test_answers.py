@@ -256,10 +256,10 @@ OF_CLASSES = (
         ("token_classification", {"aggregation_strategy": 1}, LABELS),
         ("token_classification", {"ignore_labels": 1}, "the parameter ignore_labels is wrong: Input should be a list, or a string with commas"),
         ("token_classification", {"labels": "perhaps"}, "the parameter labels is wrong: Input should be a valid boolean"),
-        ("token_classification", {"top_k": 1}, "the parameter top_k is not of token_classification, whose options are: aggregation_strategy, ignore_labels, labels, return_truncated_tokens, stride, truncation"),
+        ("token_classification", {"top_k": 1}, "the parameter top_k does not apply to token_classification, whose options are: aggregation_strategy, ignore_labels, labels, return_truncated_tokens, stride, truncation"),
         ("token_classification", {"aggregation_strategy": "max", "return_probabilities": True}, "the parameters aggregation_strategy and return_probabilities exclude each other"),
-        ("sequence_classification", {"aggregation_strategy": "max"}, f"the parameter aggregation_strategy is not of {OF_CLASSES}"),
-        ("sequence_classification", {"targets": "a"}, f"the parameter targets is not of {OF_CLASSES}"),
+        ("sequence_classification", {"aggregation_strategy": "max"}, f"the parameter aggregation_strategy does not apply to {OF_CLASSES}"),
+        ("sequence_classification", {"targets": "a"}, f"the parameter targets does not apply to {OF_CLASSES}"),
         ("sequence_classification", {"top_k": 0}, "the parameter top_k is wrong: Input should be greater than or equal to 1"),
         ("sequence_classification", {"top_k": 1001}, "1001 answers (top_k) are more than the 1000 that --max_top_k allows"),
         ("sequence_classification", {"top_k": True}, "the parameter top_k is wrong: Input should be a valid integer"),
@@ -271,8 +271,8 @@ OF_CLASSES = (
         ("sequence_classification", {"function_to_apply": "relu"}, "the parameter function_to_apply is wrong: Input should be 'softmax', 'sigmoid' or 'none'"),
         ("sequence_classification", {"labels": True, "return_raw_logits": True}, "the parameters labels and return_raw_logits exclude each other"),
         ("fill_mask", {"targets": "zzzyx"}, "targets has 'zzzyx', which is no token of the vocabulary (as the tokenizer splits it: "),
-        ("fill_mask", {"labels": True}, "the parameter labels is not of fill_mask, whose options are: return_truncated_tokens, stride, targets, top_k, truncation"),
-        ("text_embedding", {"top_k": 1}, "the parameter top_k is not of text_embedding, whose options are: "),
+        ("fill_mask", {"labels": True}, "the parameter labels does not apply to fill_mask, whose options are: return_truncated_tokens, stride, targets, top_k, truncation"),
+        ("text_embedding", {"top_k": 1}, "the parameter top_k does not apply to text_embedding, whose options are: "),
     ],
 )  # fmt: skip
 def test_wrong_options(task: str, parameters: dict[str, Any], error: str, run: Run) -> None:
@@ -318,8 +318,8 @@ def test_entities_are_of_texts(arguments: dict[str, Any], run: Run) -> None:
         outcome = wire(served.client, served.channel, "model", request)
         assert outcome.code == "INVALID_ARGUMENT"
         assert outcome.error == (
-            "text 0 cannot be served: it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask "
-            "for is of texts"
+            "text 0 cannot be served: labels, aggregation_strategy and ignore_labels need a text, but the request has "
+            "token ids"
         )
 
 

@@ -167,7 +167,7 @@ def test_answers_are_typed_tensors(options: dict[str, Any], shape: list[int], ru
         ([QUESTION, "a " * 2**18], {}, "text 0 cannot be served: 524310 characters of a text that is not simply truncated are more than the 524288 that --max_whole_text_characters allows"),
         ([QUESTION, CONTEXT], {"max_answer_len": 10**9}, "1000000000 tokens (max_answer_len) are more than the 1000 that --max_answer_tokens allows"),
         ([QUESTION, CONTEXT], {"max_answer_len": 0}, "the parameter max_answer_len is wrong: Input should be greater than or equal to 1"),
-        ([QUESTION, CONTEXT], {"truncation": True}, "the parameter truncation is not of question_answering, whose options are: handle_impossible_answer, max_answer_len, stride, top_k"),
+        ([QUESTION, CONTEXT], {"truncation": True}, "the parameter truncation does not apply to question_answering, whose options are: handle_impossible_answer, max_answer_len, stride, top_k"),
     ],
 )  # fmt: skip
 def test_what_is_refused(instance: Any, parameters: dict[str, Any], error: str, run: Run) -> None:
@@ -185,7 +185,7 @@ def test_scores_of_classes_have_no_meaning(run: Run) -> None:
     assert predict(run("question_answering", return_probabilities=True).client, [[QUESTION, CONTEXT]]) == expected
     tokens = {"name": "input_ids", "shape": [1, 3], "datatype": "INT64", "data": [101, 7592, 102]}
     outcome = WIRES[0](served.client, served.channel, "model", {"inputs": [tokens]})
-    assert outcome.error == "text 0 cannot be served: it is given as tokens, and an answer is a part of a text"
+    assert outcome.error == "text 0 cannot be served: question_answering needs a text, but the request has token ids"
     assert ask(served, ["x"], {}).error == (
         "text 0 is a single one, and question_answering takes a question and a context"
     )

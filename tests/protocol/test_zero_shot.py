@@ -171,7 +171,7 @@ def test_labels_are_of_texts(arguments: dict[str, Any], run: Run) -> None:
     }
     for wire in WIRES:
         outcome = wire(served.client, served.channel, "model", request)
-        assert outcome.error == "text 0 cannot be served: it is given as tokens, and candidate_labels are put to texts"
+        assert outcome.error == "text 0 cannot be served: candidate_labels need a text, but the request has token ids"
 
 
 def test_an_operators_stride_is_of_the_models_classes(run: Run) -> None:
@@ -187,12 +187,12 @@ def test_labels_are_of_single_texts_and_have_no_logits(run: Run) -> None:
     served = run("zero_shot_classification")
     body = {"instances": ["a", ["a", "b"]], "parameters": {"candidate_labels": "a"}}
     response = served.client.post("/v1/models/model:predict", json=body)
-    assert response.json() == {"error": "text 1 is a pair, and candidate_labels make one of every text"}
+    assert response.json() == {"error": "text 1 is a pair, but candidate_labels take single texts only"}
     tensor = {"name": "x", "shape": [1], "datatype": BYTES, "data": ["a"]}
     asked = {"inputs": [tensor], "outputs": [{"name": "logits"}], "parameters": {"candidate_labels": "a,b"}}
     response = served.client.post("/v2/models/model/infer", json=asked)
     assert response.json()["error"].startswith(
-        "the outputs labels, logits, probabilities are of the model's own classes"
+        "the outputs labels, logits, probabilities cannot be combined with candidate_labels"
     )
 
 
@@ -201,7 +201,9 @@ def test_a_model_without_entailment(run: Run) -> None:
     body = {"instances": ["a"], "parameters": {"candidate_labels": ["a"]}}
     response = served.client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 400
-    assert response.json()["error"].startswith("the parameter candidate_labels is not of sequence_classification, ")
+    assert response.json()["error"].startswith(
+        "the parameter candidate_labels does not apply to sequence_classification, "
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class QuestionAnswering(EncoderTask):
         super().check(encoded, answer_options)
         text = encoded.text
         if text.token_spans is None:
-            raise InputError("it is given as tokens, and an answer is a part of a text")
+            raise InputError("question_answering needs a text, but the request has token ids")
         if text.token_spans.special.all() or not text.token_spans.cut(0, len(text.token_spans.text)).strip():
             raise InputError("its context is empty")
 

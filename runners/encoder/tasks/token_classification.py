@@ -57,7 +57,7 @@ class TokenClassification(ClassificationTask):
         text = encoded.text
         if answer_options.records and text.token_spans is None:
             raise InputError(
-                "it is given as tokens, and what labels, aggregation_strategy and ignore_labels ask for is of texts"
+                "labels, aggregation_strategy and ignore_labels need a text, but the request has token ids"
             )
 
     def to_records(

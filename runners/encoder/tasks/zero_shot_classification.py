@@ -50,14 +50,14 @@ class ZeroShotClassification(SequenceClassification):
             return super().tokenize(tokenizer, texts, options, first_position)
         for position, premise in enumerate(texts, first_position):
             if premise.pair is not None:
-                raise InputError(f"text {position} is a pair, and candidate_labels make one of every text")
+                raise InputError(f"text {position} is a pair, but candidate_labels take single texts only")
         hypotheses = [options.answer.hypothesis_template.replace("{}", label) for label in labels]
         return tokenizer.cross([premise.text for premise in texts], hypotheses, options.overflow, first_position)
 
     def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
         super().check(encoded, answer_options)
         if answer_options.candidate_labels and len(encoded.sequences) != len(answer_options.candidate_labels):
-            raise InputError("it is given as tokens, and candidate_labels are put to texts")
+            raise InputError("candidate_labels need a text, but the request has token ids")
 
     def count_sequences(self, options: Options) -> int:
         return max(1, len(options.answer.candidate_labels))

@@ -40,7 +40,8 @@ def _read_uri(arguments: Arguments) -> str | None:
         # vLLM itself streams from some object stores.
         if is_uri(arguments.model_id) and arguments.backend != "vllm":
             raise ArgumentsError(
-                f"model_id is {redact(arguments.model_id)!r}: it is a hub id or a folder, --model_dir takes URIs"
+                f"model_id is {redact(arguments.model_id)!r}, but it must be a hub id or a folder; "
+                "--model_dir takes URIs"
             )
         return None
     if not is_uri(arguments.model_dir):
@@ -48,7 +49,7 @@ def _read_uri(arguments: Arguments) -> str | None:
     uri = add_revision(arguments.model_dir, arguments.model_revision)
     if arguments.tokenizer_revision not in (None, arguments.model_revision):
         raise ArgumentsError(
-            f"tokenizer_revision cannot be had of {redact(uri)}, which is downloaded whole: set --model_id to a hub id"
+            f"tokenizer_revision cannot be set for {redact(uri)}, which has one revision: set --model_id to a hub id"
         )
     return uri
 

@@ -214,7 +214,7 @@ def test_overload(serve: Serve, prompted: Path) -> None:
         ({"prompt_name": "nope"}, "there is no prompt 'nope': there are document, passage, query"),
         (
             {"top_k": 1},
-            "the parameter top_k is not of text_embedding, whose options are: dimensions, prompt_name, return_truncated_tokens, truncation",
+            "the parameter top_k does not apply to text_embedding, whose options are: dimensions, prompt_name, return_truncated_tokens, truncation",
         ),
     ],
 )
@@ -231,4 +231,4 @@ def test_errors_of_the_other_protocols(serve: Serve, prompted: Path, parameters:
 def test_a_prompt_before_tokens(serve: Serve, prompted: Path) -> None:
     response = serve(model_dir=prompted).client.post("/v1/embeddings", json={"input": [5], "prompt_name": "query"})
     assert response.status_code == 400
-    assert response.json()["error"]["message"] == "a prompt goes before texts, and the request has tokens"
+    assert response.json()["error"]["message"] == "prompt_name needs texts, but the request has token ids"
