@@ -168,7 +168,6 @@ class Sampler:
         )
         self._ranked = [index for index, setting in enumerate(settings) if setting.logprobs is not None]
         self._biases = self._bias_tensors()
-        self._greedy = torch.tensor([setting.greedy for setting in settings], device=device)
         self._random = [row for row in rows if not row.settings.greedy]
         self._random_rows = self._rows_where([not setting.greedy for setting in settings])
         sampled = [setting for setting in settings if not setting.greedy]
