@@ -150,7 +150,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     texts, columns = await read_inputs(runner, call.inputs, limits)
     check_generates(runner)
     resolved = resolve_options(runner, select_model_parameters(call.parameters), limits)
-    if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.records:
+    if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.asks_for_records:
         # The answer to words always has a record for each word.
         resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
     wanted, options = _resolve_outputs(runner, call, resolved, limits, from_tokens=isinstance(texts[0], TokenInput))

@@ -55,7 +55,7 @@ class AnswerOptions(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     @property
-    def records(self) -> bool:
+    def asks_for_records(self) -> bool:
         """Whether the options ask for an answer of records, with names and scores."""
         return any(getattr(self, name) != default for name, default in _WITHOUT_RECORDS.items())
 

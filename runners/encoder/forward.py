@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.attention import SparseAttention
-from runners.modeling.rotary import LengthDependentRope
+from runners.modeling.length_dependent_rope import LengthDependentRope
 
 Groups = list[list[int]]
 

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from runners.generator.kv_cache import GrowingCache, join_masks
 from runners.generator.positions import find_restart, find_row_positions
-from runners.generator.rope import RowRope
+from runners.generator.row_rope import RowRope
 from runners.generator.stock_sequence import StockSequence
 from runners.modeling.attention import SparseAttention
 
@@ -201,13 +201,13 @@ class Decoder:
         ids, mask = ids.to(self.model.device), mask.to(self.model.device)
         lengths = [1 if self.has_encoder else len(prompt) for prompt in prompts]
         if self.batching is Batching.ALONE:
-            self.forget()
+            self.reset_state()
             rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token, keep_logits))
         else:
             rows = Rows(self._new_cache(), mask[:, :0], lengths)
         return Prefill(ids, mask, rows, keep_logits)
 
-    def forget(self) -> None:
+    def reset_state(self) -> None:
         """Reset the state that earlier sequences left in the stock model: dynamic scaling, BigBird's attention, ..."""
         self.rope.reset()
         for module, name in self._states:
@@ -258,7 +258,7 @@ class Decoder:
         encoder: Any = self.model.get_encoder()
         assert self.start_token is not None
         assert self._encoder_rope is not None
-        self.forget()
+        self.reset_state()
         with self._encoder_rope.at(prefill.mask.sum(1).tolist()):
             hidden = encoder(input_ids=prefill.ids, attention_mask=prefill.mask.long()).last_hidden_state
         rows = prefill.rows

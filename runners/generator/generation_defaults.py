@@ -148,12 +148,12 @@ class Defaults:
             overrides["forced_bos_token_id"] = target
         if sampling.min_tokens or sampling.ignore_eos:
             overrides |= {"min_length": None, "min_new_tokens": None}
-        warps = self.processors.warp and not settings.greedy
+        warps = self.processors.filters_when_sampling and not settings.greedy
         if warps:
             # The processors apply all filters of tokens, in order: some come after those that the sampler knows.
             overrides |= {"do_sample": True} | {name: getattr(settings, name) for name in _SAMPLING}
             moved |= {"temperature": 1.0, "top_k": None, "top_p": 1.0, "min_p": 0.0}
-        if not (self.processors.exist or warps or target is not None):
+        if not (self.processors.has_any or warps or target is not None):
             return settings, ()
         start = prompt if self.decoder_start is None else [self.decoder_start]
         return replace(settings, **moved), (self.processors.make(prompt, start, max_tokens, overrides),)

@@ -52,8 +52,8 @@ class ModelProcessors:
     """Makes the processors of requests from a model's generation_config.json.
 
     Attributes:
-        warp: whether tokens are filtered when sampling.
-        exist: whether there are processors without sampling.
+        filters_when_sampling: whether the file sets filters of tokens that apply to sampling only.
+        has_any: whether the file sets processors that apply without sampling too.
     """
 
     def __init__(self, model: PreTrainedModel, eos: Collection[int]) -> None:
@@ -68,7 +68,9 @@ class ModelProcessors:
         self._template: Any = copy.deepcopy(model.generation_config)
         self._template.guidance_scale = None
         self._template._eos_token_tensor = torch.tensor(sorted(eos), device=model.device) if eos else None
-        self.warp = any(getattr(self._template, name) not in neutral for name, neutral in _WARPERS.items())
+        self.filters_when_sampling = any(
+            getattr(self._template, name) not in neutral for name, neutral in _WARPERS.items()
+        )
         try:
             listed = self._list([0], 1, 1, {"do_sample": False, "repetition_penalty": None})
             vocabulary = model.config.get_text_config(decoder=True).vocab_size
@@ -76,7 +78,7 @@ class ModelProcessors:
             listed(logits[:, :1].long(), logits)
         except Exception as error:
             raise ModelLoadError(f"generation_config.json cannot be used: {brief(error)}") from error
-        self.exist = bool(listed)
+        self.has_any = bool(listed)
 
     def make(
         self, prompt: Sequence[int], start: Sequence[int], max_tokens: int, overrides: Mapping[str, Any]

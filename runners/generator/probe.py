@@ -162,7 +162,7 @@ class _Probe:
     def _generate(self, prompt: list[int], output: list[int]) -> Tensor:
         """The logits of each step of `generate` that is forced to write the output, [steps, vocabulary]."""
         model: Any = self.decoder.model
-        self.decoder.forget()
+        self.decoder.reset_state()
         ids = torch.tensor([prompt], device=model.device)
         generated = model.generate(
             ids, attention_mask=torch.ones_like(ids), logits_processor=[_ForceTokens(output)], num_beams=1,

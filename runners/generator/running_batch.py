@@ -27,9 +27,9 @@ class PromptGroup:
     prefill: Prefill | None = None
 
     @property
-    def is_scored(self) -> bool:
+    def needs_prompt_scores(self) -> bool:
         """Whether log probabilities of the prompts are computed."""
-        return self.generations[0].is_scored
+        return self.generations[0].needs_prompt_scores
 
 
 class Batch:
@@ -150,14 +150,16 @@ def compute(decoder: Decoder, generation: Generation, budget: int) -> tuple[Rows
     Returns:
         Its rows, and the logits of the next tokens, [rows, vocabulary].
     """
-    is_scored = generation.is_scored
-    if is_scored and generation.prompt_scores is not None:
+    needs_prompt_scores = generation.needs_prompt_scores
+    if needs_prompt_scores and generation.prompt_scores is not None:
         generation.prompt_scores.ranked.clear()
-    prefill = decoder.start([generation.request.prompt] if decoder.has_encoder else generation.sequences, is_scored)
+    prefill = decoder.start(
+        [generation.request.prompt] if decoder.has_encoder else generation.sequences, needs_prompt_scores
+    )
     logits: Tensor | None = None
     while logits is None:
         logits = decoder.advance(prefill, budget)
-        if is_scored:
+        if needs_prompt_scores:
             score_prompts([generation], prefill)
     outputs = generation.outputs
     if decoder.has_encoder and outputs[0]:

@@ -234,8 +234,9 @@ class Scheduler:
             if group and (
                 self._decoder.batching is Batching.ALONE
                 # Prompts with log probabilities are slower, so that others do not join them.
-                or generation.is_scored is not group[0].is_scored
-                or max(longest, generation.length) * (rows + generation.rows) > self._budget(generation.is_scored)
+                or generation.needs_prompt_scores is not group[0].needs_prompt_scores
+                or max(longest, generation.length) * (rows + generation.rows)
+                > self._budget(generation.needs_prompt_scores)
             ):
                 return Verdict.STOP
             if not free.count:
@@ -250,10 +251,10 @@ class Scheduler:
             self._reservation.add_overtaking(generation)
         return group
 
-    def _budget(self, is_scored: bool) -> int:
+    def _budget(self, needs_prompt_scores: bool) -> int:
         """Number of tokens of prompts that are computed at once."""
         tokens = self._max_batch_tokens // _PREFILL_PART if len(self._running) else self._max_batch_tokens
-        return max(1, min(tokens, _MOST_LOGITS // self._vocabulary) if is_scored else tokens)
+        return max(1, min(tokens, _MOST_LOGITS // self._vocabulary) if needs_prompt_scores else tokens)
 
     def _advance_prefill(self) -> None:
         """Compute a part of the first group's prompts; its sequences run after the last part."""
@@ -277,9 +278,9 @@ class Scheduler:
         """Compute a part of the prompts; returns whether they are complete, so that the sequences run."""
         if group.prefill is None:
             sequences = [sequence for generation in group.generations for sequence in generation.sequences]
-            group.prefill = self._decoder.start(sequences, keep_logits=group.is_scored)
-        logits = self._decoder.advance(group.prefill, self._budget(group.is_scored))
-        if group.is_scored:
+            group.prefill = self._decoder.start(sequences, keep_logits=group.needs_prompt_scores)
+        logits = self._decoder.advance(group.prefill, self._budget(group.needs_prompt_scores))
+        if group.needs_prompt_scores:
             score_prompts(group.generations, group.prefill)
         if logits is None:
             return False
@@ -311,7 +312,7 @@ class Scheduler:
         for generation in affected:
             batch = Batch(self._decoder, self._vocabulary)
             try:
-                rows, logits = compute(self._decoder, generation, self._budget(generation.is_scored))
+                rows, logits = compute(self._decoder, generation, self._budget(generation.needs_prompt_scores))
                 deliver(batch.begin([generation], rows, logits))
                 deliver(batch.step())
                 while self._decoder.batching is not Batching.CONTINUOUS and len(batch) and not generation.cancelled:

@@ -113,7 +113,7 @@ class Generation:
         self._output = Output(request, vocabulary)
 
     @property
-    def is_scored(self) -> bool:
+    def needs_prompt_scores(self) -> bool:
         """Whether log probabilities of the prompt are still to be computed."""
         return self.prompt_scores is not None and not self.outputs[0]
 

@@ -60,7 +60,7 @@ class FillMask(ClassificationTask):
         if not masks:
             cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
-        if answer_options.records:
+        if answer_options.asks_for_records:
             self._check_sequences(masks, len(text.input_ids), answer_options)
 
     def _check_sequences(self, masks: int, tokens: int, answer_options: AnswerOptions) -> None:
@@ -116,7 +116,7 @@ class FillMask(ClassificationTask):
             `score`, `token` (its id), `token_str` and `sequence` (the text with the token), [masks, top_k] each. In a
             sequence only one mask is filled in; the other masks stay.
         """
-        if not answer_options.records:
+        if not answer_options.asks_for_records:
             return None
         text = encoded.text
         allowed = self._find_targets(answer_options.targets)
@@ -189,7 +189,7 @@ class FillMask(ClassificationTask):
         return (-1, -1)
 
     def outputs(self, options: Options) -> list[OutputSpec]:
-        if options.answer.records:
+        if options.answer.asks_for_records:
             columns: dict[str, ElementType] = {
                 "score": np.float32, "token": np.int64, "token_str": str, "sequence": str
             }  # fmt: skip

@@ -81,7 +81,7 @@ class SequenceClassification(ClassificationTask):
         self, scores: NDArray[np.float32], encoded: EncodedText, answer_options: AnswerOptions
     ) -> Records | None:
         """`label` and `score` of the best class; a list of these for `top_k`, `threshold` or a multi-label model."""
-        if not answer_options.records:
+        if not answer_options.asks_for_records:
             return None
         [logits] = scores
         values = self._apply(answer_options.function_to_apply, logits)
@@ -121,7 +121,7 @@ class SequenceClassification(ClassificationTask):
         return [*scores, OutputSpec(LABELS, str, (-1, self.classes)) if self._multi_label else labels]
 
     def outputs(self, options: Options) -> list[OutputSpec]:
-        if options.answer.records:
+        if options.answer.asks_for_records:
             records = (-1, -1) if self._lists(options.answer) else (-1,)
             return [OutputSpec("label", str, records), OutputSpec("score", np.float32, records)]
         if options.form is not AnswerForm.LABELS:

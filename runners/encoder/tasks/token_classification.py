@@ -44,7 +44,7 @@ class TokenClassification(ClassificationTask):
         self._finder = EntityFinder([self.class_name(index) for index in range(self.classes)])
 
     def needs_token_spans(self, options: Options) -> bool:
-        return options.answer.records
+        return options.answer.asks_for_records
 
     def merge_windows(
         self, parts: Sequence[NDArray[np.float32]], encoded: EncodedText, options: Options
@@ -55,7 +55,7 @@ class TokenClassification(ClassificationTask):
     def check(self, encoded: EncodedText, answer_options: AnswerOptions) -> None:
         super().check(encoded, answer_options)
         text = encoded.text
-        if answer_options.records and text.token_spans is None:
+        if answer_options.asks_for_records and text.token_spans is None:
             raise InputError(
                 "labels, aggregation_strategy and ignore_labels need a text, but the request has token ids"
             )
@@ -65,7 +65,7 @@ class TokenClassification(ClassificationTask):
     ) -> Records | None:
         """`label`, `score`, `text`, `start` and `end` of every token, word or entity: [records]."""
         spans = encoded.text.token_spans
-        if spans is None or not (answer_options.records or spans.is_split):
+        if spans is None or not (answer_options.asks_for_records or spans.is_split):
             return None
         strategy = answer_options.aggregation_strategy or AggregationStrategy.NONE
         ignored = answer_options.ignore_labels
@@ -95,7 +95,7 @@ class TokenClassification(ClassificationTask):
 
     def outputs(self, options: Options) -> list[OutputSpec]:
         offsets = [_OFFSETS] if OFFSETS in options.outputs else []
-        if options.answer.records:
+        if options.answer.asks_for_records:
             columns: dict[str, ElementType] = {
                 "label": str,
                 "score": np.float32,

@@ -14,7 +14,7 @@ from runners.core.errors import ModelLoadError
 from runners.generator import probe
 from runners.generator.decoder import Batching, Decoder
 from runners.generator.probe import choose_batching
-from runners.generator.rope import RowRope
+from runners.generator.row_rope import RowRope
 from tests.rotary_models import DYNAMIC, LONGROPE, make_model, make_phi
 
 

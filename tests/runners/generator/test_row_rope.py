@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from runners.generator.decoder import Decoder
-from runners.generator.rope import RowRope
-from runners.modeling.rotary import find_length_dependent
+from runners.generator.row_rope import RowRope
+from runners.modeling.length_dependent_rope import find_length_dependent
 from tests.rotary_models import DYNAMIC, LIMIT, LONGROPE, YARN, make_model, make_phi, make_phi_moe
 
 MODELS = {

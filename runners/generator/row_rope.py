@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runners.modeling.rotary import LengthDependentEmbedding, LengthDependentRope
+from runners.modeling.length_dependent_rope import LengthDependentEmbedding, LengthDependentRope
 
 
 class RowRope(LengthDependentRope):
