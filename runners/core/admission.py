@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from runners.core.errors import OverloadedError
 from runners.core.request_limits import RequestLimits
+
+# Kubernetes kills a server 30 s after SIGTERM: requests that are under way get this long to end.
+DRAIN_SECONDS = 20.0
+_POLL_SECONDS = 0.02
 
 
 class Budget:
@@ -112,6 +117,13 @@ class Admission:
         """
         self.requests -= 1
         self.characters.held -= characters
+
+    async def drain(self) -> None:
+        """Wait until all requests have ended, for at most `DRAIN_SECONDS`."""
+        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
+        # Requests end in many places, each of which would have to set an event.
+        while self.requests and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
 
     @contextlib.contextmanager
     def admit(self, characters: int = 0) -> Iterator[Admitted]:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runners.core.arguments import Arguments
-from runners.core.draining import wait_until
 from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded
 from runners.core.machine import limit_spinning
@@ -130,8 +129,7 @@ class EncoderRunner:
         loaded, self._loaded = self._loaded, None
         if loaded is None:
             return
-        queue = loaded.queue
-        await wait_until(lambda: not queue.admission.requests)
+        await loaded.queue.admission.drain()
         await asyncio.to_thread(self._stop, loaded)
         del loaded
         collect_unloaded()

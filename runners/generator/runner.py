@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from runners.core.admission import Admission
 from runners.core.arguments import Arguments
-from runners.core.draining import wait_until
 from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,
@@ -148,7 +147,7 @@ class GeneratorRunner:
         engine, self._engine = self._engine, None
         if engine is None:
             return
-        await wait_until(lambda: not self.admission.requests)
+        await self.admission.drain()
         await asyncio.to_thread(engine.close)
         del engine
         collect_unloaded()

@@ -10,8 +10,8 @@ from types import FrameType
 
 from starlette.types import ASGIApp
 
+from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
-from runners.core.draining import DRAIN_SECONDS
 from runners.core.models import Models
 from runners.core.runner import Runner
 from runners.hosting.failures import Listener, run_or_exit, start_or_exit

@@ -19,8 +19,8 @@ from protocol.open_inference.grpc.methods import MESSAGES, SERVICE
 from protocol.open_inference.grpc.service import InferenceService
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from runners.core.admission import DRAIN_SECONDS
 from runners.core.arguments import Arguments
-from runners.core.draining import DRAIN_SECONDS
 from runners.core.models import Models
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from argparse import Action, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
+from runners.core.admission import DRAIN_SECONDS
 from runners.core.arguments import Arguments
-from runners.core.draining import DRAIN_SECONDS
 from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.machine import available_memory
