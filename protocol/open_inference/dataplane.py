@@ -23,7 +23,7 @@ from protocol.open_inference.outputs import (
     wire_name,
 )
 from protocol.open_inference.tensors import BYTES, Tensor
-from protocol.openai.service_paths import check_generates
+from protocol.service_paths import check_generates
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.predictions import (

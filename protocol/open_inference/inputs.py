@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from protocol.http.offload import give_way, offload_large
 from protocol.open_inference.outputs import TensorSpec
 from protocol.open_inference.tensors import BYTES, Tensor
-from protocol.openai.service_paths import describe_service
+from protocol.service_paths import describe_service
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits

@@ -8,16 +8,17 @@ from typing import Any
 
 import orjson
 
+from protocol.openai.calls import CALLS, OpenAICall
 from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest
-from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, OpenAIEndpoint, changes_models, is_for_clients, is_served
 from protocol.openai.errors import error_body
 from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
 from protocol.openai.parameters import MEANINGS
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from protocol.openai_paths import AT_ROOT, OPENAI_PATHS, changes_models, is_for_clients, is_served
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import (
     CALL,
@@ -47,12 +48,12 @@ def describe(document: OpenApiDocument) -> None:
     forwarded, schemas = _read_vllm(runner)
     document.schemas |= schemas
     for outer, path in _outer_paths(runner, prefix).items():
-        endpoint = ENDPOINTS[path]
-        examples = document.examples(endpoint.name)
+        name = OPENAI_PATHS[path].call
+        examples = document.examples(name)
         if (operations := forwarded.get(path)) is not None:
             _add_forwarded(document, outer, operations, examples)
-        elif is_served(runner, path):
-            _add_answered(document, outer, endpoint, examples)
+        elif (call := CALLS.get(name)) is not None and is_served(runner, path):
+            _add_answered(document, outer, name, call, examples)
         else:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
             document.paths.add("post", outer, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
@@ -64,7 +65,7 @@ def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
     """vLLM's paths in the table, by the paths that this server has for them."""
     by_outer = {path: path for path in AT_ROOT}
     if prefix:
-        further = [path for path in ENDPOINTS if not path.startswith("/v1/") and is_served(runner, path)]
+        further = [path for path in OPENAI_PATHS if not path.startswith("/v1/") and is_served(runner, path)]
         by_outer |= {f"{prefix}{path}": path for path in AT_ROOT if path.startswith("/v1/")}
         by_outer |= {f"{prefix}{path}": path for path in further}
     return by_outer
@@ -83,14 +84,14 @@ def _add_below_prefix(document: OpenApiDocument, prefix: str, forwarded: Mapping
 
 
 def _add_answered(
-    document: OpenApiDocument, path: str, endpoint: OpenAIEndpoint, examples: Mapping[str, Example]
+    document: OpenApiDocument, path: str, name: str, call: OpenAICall, examples: Mapping[str, Example]
 ) -> None:
     """Add an operation that this server answers itself."""
-    answer = json_answer(endpoint.response, examples)
-    if (event := _STREAMED.get(endpoint.name)) is not None:
+    answer = json_answer(call.response, examples)
+    if (event := _STREAMED.get(name)) is not None:
         answer["content"][EVENTS] = {"schema": event}
-    body = json_body(reference(endpoint.request), examples)
-    document.paths.add("post", path, _TAG, endpoint.summary, {200: answer}, document.errors, body, form=_ERRORS)
+    body = json_body(reference(call.request), examples)
+    document.paths.add("post", path, _TAG, call.summary, {200: answer}, document.errors, body, form=_ERRORS)
 
 
 def _add_forwarded(

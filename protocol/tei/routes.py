@@ -22,7 +22,7 @@ from protocol.http.body import Body, decode_json, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route, with_errors
-from protocol.openai.service_paths import describe_service
+from protocol.service_paths import describe_service
 from protocol.tei.errors import render_tei_error
 from protocol.text_inputs import Inputs, read_inputs
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
