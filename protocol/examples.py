@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from protocol.open_inference.inputs import INPUT
-from protocol.open_inference.outputs import wire_name
-from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.openapi.operations import Example, Examples
+from protocol.output_tensors import wire_name
+from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
 from runners.core.predictions import MAIN, OFFSETS, RELEVANCE
 from runners.core.task import Task

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from protocol.http.middleware.request_id import request_id
 from protocol.http.rendering import count_numbers, render_off_loop
 from protocol.open_inference.inputs import INPUT, PAIRS, TOKEN_INPUTS, read_inputs
-from protocol.open_inference.outputs import (
+from protocol.output_tensors import (
     TensorSpec,
     build_tensor,
     classification_tensor,
@@ -22,8 +22,8 @@ from protocol.open_inference.outputs import (
     output_name,
     wire_name,
 )
-from protocol.open_inference.tensors import BYTES, Tensor
 from protocol.service_paths import check_generates
+from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.predictions import (

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.http.offload import give_way, offload_large
-from protocol.open_inference.outputs import TensorSpec
-from protocol.open_inference.tensors import BYTES, Tensor
+from protocol.output_tensors import TensorSpec
 from protocol.service_paths import describe_service
+from protocol.tensors import BYTES, Tensor
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits

@@ -6,7 +6,6 @@ from http import HTTPStatus
 
 from protocol.open_inference.repository import IndexRequest
 from protocol.open_inference.rest import BINARY_HEADER, InferRequest
-from protocol.open_inference.tensors import DATATYPES
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import (
     BINARY,
@@ -33,6 +32,7 @@ from protocol.openapi.schemas import (
     or_null,
     reference,
 )
+from protocol.tensors import DATATYPES
 from runners.core.models import ModelState
 
 _TAG, _REPOSITORY = "Open Inference Protocol", "Repository"

@@ -24,7 +24,7 @@ from protocol.open_inference.dataplane import (
     check_counts,
     describe_model,
 )
-from protocol.open_inference.tensors import (
+from protocol.tensors import (
     DATATYPES,
     MAX_DIMENSION,
     MAX_DIMENSIONS,

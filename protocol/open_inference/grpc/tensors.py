@@ -12,7 +12,7 @@ from protocol.http.routing import check_version
 from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, answer_id, check_counts
 from protocol.open_inference.grpc.calls import INLINE_BYTES
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from protocol.open_inference.tensors import (
+from protocol.tensors import (
     BYTES,
     Tensor,
     check_datatype,

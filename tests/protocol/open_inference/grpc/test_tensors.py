@@ -8,7 +8,7 @@ import pytest
 from protocol.open_inference.grpc import tensors as grpc_tensors
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.tensors import encode_answer, read_call
-from protocol.open_inference.tensors import Tensor
+from protocol.tensors import Tensor
 from runners.core.request_limits import RequestLimits
 from tests.wire import read_outputs
 
