@@ -13,6 +13,7 @@ from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest
 from protocol.openai.errors import error_body
+from protocol.openai.examples import call_examples
 from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
 from protocol.openai.parameters import MEANINGS
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
@@ -26,7 +27,7 @@ from protocol.openapi.operations import (
     JSON,
     UNSERVED,
     ErrorForm,
-    Example,
+    Examples,
     json_answer,
     json_body,
     requests_of,
@@ -47,9 +48,10 @@ def describe(document: OpenApiDocument) -> None:
     runner, prefix = document.runner, document.context.openai_prefix
     forwarded, schemas = _read_vllm(runner)
     document.schemas |= schemas
+    by_call = call_examples(document.model)
     for outer, path in _outer_paths(runner, prefix).items():
         name = OPENAI_PATHS[path].call
-        examples = document.examples(name)
+        examples = by_call.get(name, {})
         if (operations := forwarded.get(path)) is not None:
             _add_forwarded(document, outer, operations, examples)
         elif (call := CALLS.get(name)) is not None and is_served(runner, path):
@@ -83,9 +85,7 @@ def _add_below_prefix(document: OpenApiDocument, prefix: str, forwarded: Mapping
             _add_forwarded(document, f"{prefix}{path}", operations, {}, is_change)
 
 
-def _add_answered(
-    document: OpenApiDocument, path: str, name: str, call: OpenAICall, examples: Mapping[str, Example]
-) -> None:
+def _add_answered(document: OpenApiDocument, path: str, name: str, call: OpenAICall, examples: Examples) -> None:
     """Add an operation that this server answers itself."""
     answer = json_answer(call.response, examples)
     if (event := _STREAMED.get(name)) is not None:
@@ -98,7 +98,7 @@ def _add_forwarded(
     document: OpenApiDocument,
     path: str,
     operations: Mapping[str, Any],
-    examples: Mapping[str, Example],
+    examples: Examples,
     is_change: bool = False,
 ) -> None:
     """Add an operation that vLLM answers, in vLLM's description; this server adds the errors of its own checks."""

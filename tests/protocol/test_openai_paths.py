@@ -18,8 +18,8 @@ def test_a_path_is_answered_here_for_some_task_or_by_vllm_alone(path: str) -> No
 
 
 def test_calls_of_one_name_are_one_call() -> None:
-    for call in {entry.call for entry in OPENAI_PATHS.values()}:
-        assert len({entry.tasks for entry in OPENAI_PATHS.values() if entry.call == call}) == 1
+    for name in {entry.call for entry in OPENAI_PATHS.values()}:
+        assert len({entry.tasks for entry in OPENAI_PATHS.values() if entry.call == name}) == 1
     for call in CALLS.values():
         assert call.request
         assert call.response
