@@ -1,7 +1,7 @@
 """The paths of OpenAI's API and of vLLM's: what each calls, and which models answer it.
 
 Routes, preflights, the OpenAPI document and the error texts of all protocols derive from this table. How this server
-answers the calls itself is in `protocol/openai/calls.py`.
+answers the calls itself is in `protocol/openai/call_table.py`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _TOKEN_DATATYPES = ("INT32", "INT64")
 _READ_INLINE = 2**14
 
 
-async def read_inputs(
+async def read_input_tensors(
     runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
     """The texts or tokens of a request, and the number of columns of its token tensors; 0 for texts.

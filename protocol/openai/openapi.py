@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from protocol.openai.calls import CALLS, OpenAICall
+from protocol.openai.call_table import CALLS, OpenAICall
 from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest

@@ -1,7 +1,7 @@
 """OpenAI's API: vLLM's own application where vLLM runs the model, this server's answers where it does not.
 
 This server itself answers completions and chats of a model that generates, embeddings of one that embeds, and the
-ranking of texts by one that ranks or embeds; `calls.py` has the table.
+ranking of texts by one that ranks or embeds; `call_table.py` has the table.
 
 The API is served twice, below KServe's prefix (`/openai/v1/...`) and below `/v1/...`. `/v1/models` is also a path of
 KServe's V1: its answer has OpenAI's `object` and `data` beside V1's `models`.
@@ -22,7 +22,7 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
 from protocol.model_cards import model_card
-from protocol.openai.calls import CALLS
+from protocol.openai.call_table import CALLS
 from protocol.openai.errors import render_openai_error
 from protocol.openai.forwarded_limits import check_forwarded
 from protocol.openai.forwarding import Forwarded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.openai.calls import CALLS
+from protocol.openai.call_table import CALLS
 from protocol.openai_paths import AT_ROOT, OPENAI_PATHS, changes_models, is_for_clients
 from runners.core.task import GENERATION
 
