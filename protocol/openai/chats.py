@@ -52,7 +52,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 class Templated:
     """The fields of a body that the chat template reads.
 
-    Each body declares them itself, because a msgspec struct has only one base that is a struct.
+    Both bodies declare them again, because a msgspec struct has at most one base that has fields; a test compares them.
     """
 
     __slots__ = ()
