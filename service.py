@@ -19,6 +19,7 @@ import bentoml
 from starlette.types import ASGIApp
 
 from protocol.application import create_application
+from protocol.context import normalize_prefix
 from protocol.http.connections.uvicorn_settings import bound_connections, bound_handshakes
 from protocol.http.direct import route_directly
 from protocol.http.middleware.request_id import label_log_records
@@ -44,6 +45,7 @@ with exit_on_error():
     arguments = read_service_arguments(NAME, IN_BENTO)
     one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))
     generates = expects_generator(arguments)
+    openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
 @cache
@@ -51,7 +53,7 @@ def create_worker() -> Worker:
     with stop_on_error():
         runner = create_runner(localize_model(arguments), connect_predictor)
     models = Models([runner])
-    application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
+    application = create_application(models, arguments, openai_prefix)
     return Worker(runner, models, application, GrpcServer(models, arguments) if arguments.enable_grpc else None)
 
 
