@@ -105,21 +105,18 @@ class Server:
 service = partial(bentoml.service, service_class=DirectService, name=NAME, **configure_service(arguments))
 
 
+# BentoML shows the classes' docstrings to users, in /schema.json.
+# Each worker runs this project's engine in a thread, on one GPU or on the CPU.
 @service(resources=one_gpu)
 class Encoder(Server):
-    """Classification of texts and tokens, fill-mask, question answering, embedding and ranking.
-
-    Each worker runs this project's engine in a thread, on one GPU or on the CPU.
-    """
+    """Serves an encoder, which classifies texts or tokens, fills masks, answers questions, embeds or ranks texts."""
 
 
+# vLLM runs in processes of its own, on the GPUs that its parallel sizes ask for, or on the CPU. Where vLLM does not run
+# the model, transformers runs it in a thread of the worker.
 @service(resources=parallel_gpus)
 class Generator(Server):
-    """Generation of texts and chats.
-
-    vLLM runs in processes of its own, on the GPUs that its parallel sizes ask for, or on the CPU. Where vLLM does not
-    run the model, transformers runs it in a thread of the worker.
-    """
+    """Serves a generator, which continues texts and answers chats."""
 
 
 # A Bento has one service, whichever model it serves.

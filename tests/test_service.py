@@ -67,6 +67,16 @@ def test_a_prefix_at_which_other_paths_are_ends_the_start() -> None:
     )
 
 
+@pytest.mark.parametrize("service", ["Encoder", "Generator"])
+def test_the_description_in_bentoml_s_schema_is_one_sentence(service: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", f"import service; print(service.{service}.schema()['description'])"], cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    [sentence] = shown.stdout.splitlines()
+    assert sentence.startswith(f"Serves {'an encoder' if service == 'Encoder' else 'a generator'}, which ")
+
+
 def test_importing_the_service_is_cheap() -> None:
     assert effective_config()["modules"] == []
 
