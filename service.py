@@ -19,6 +19,7 @@ import bentoml
 from starlette.types import ASGIApp
 
 from protocol.application import create_application
+from protocol.context import normalize_prefix
 from protocol.http.connections.uvicorn_settings import bound_connections, bound_handshakes
 from protocol.http.direct import route_directly
 from protocol.http.middleware.request_id import label_log_records
@@ -44,6 +45,7 @@ with exit_on_error():
     arguments = read_service_arguments(NAME, IN_BENTO)
     one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))
     generates = expects_generator(arguments)
+    openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
 @cache
@@ -51,7 +53,7 @@ def create_worker() -> Worker:
     with stop_on_error():
         runner = create_runner(localize_model(arguments), connect_predictor)
     models = Models([runner])
-    application = create_application(models, arguments, os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
+    application = create_application(models, arguments, openai_prefix)
     return Worker(runner, models, application, GrpcServer(models, arguments) if arguments.enable_grpc else None)
 
 
@@ -103,21 +105,18 @@ class Server:
 service = partial(bentoml.service, service_class=DirectService, name=NAME, **configure_service(arguments))
 
 
+# BentoML shows the classes' docstrings to users, in /schema.json.
+# Each worker runs this project's engine in a thread, on one GPU or on the CPU.
 @service(resources=one_gpu)
 class Encoder(Server):
-    """Classification of texts and tokens, fill-mask, question answering, embedding and ranking.
-
-    Each worker runs this project's engine in a thread, on one GPU or on the CPU.
-    """
+    """Serves an encoder, which classifies texts or tokens, fills masks, answers questions, embeds or ranks texts."""
 
 
+# vLLM runs in processes of its own, on the GPUs that its parallel sizes ask for, or on the CPU. Where vLLM does not run
+# the model, transformers runs it in a thread of the worker.
 @service(resources=parallel_gpus)
 class Generator(Server):
-    """Generation of texts and chats.
-
-    vLLM runs in processes of its own, on the GPUs that its parallel sizes ask for, or on the CPU. Where vLLM does not
-    run the model, transformers runs it in a thread of the worker.
-    """
+    """Serves a generator, which continues texts and answers chats."""
 
 
 # A Bento has one service, whichever model it serves.

@@ -9,7 +9,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from protocol.context import ServerContext, make_context
-from protocol.examples import describe_examples
 from protocol.http.body_budget import BoundBodies
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
@@ -73,6 +72,6 @@ def create_routes(context: ServerContext) -> list[Route]:
     """The routes of all protocols, in the order in which they are tried."""
     return [
         *(route for routes, _ in PROTOCOLS for route in routes(context)),
-        *openapi.routes(context, [describe for _, describe in PROTOCOLS], describe_examples),
+        *openapi.routes(context, [describe for _, describe in PROTOCOLS]),
         metrics_route(),
     ]

@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.http.middleware.authentication import Access
+from protocol.http.open_paths import BENTOML_ASSETS, OPEN_PATHS
+from protocol.openai_paths import AT_ROOT
 from runners.core.arguments import Arguments
+from runners.core.errors import ArgumentsError
 from runners.core.models import Models
+
+# The first segments of paths at the root, such as `v1`: below them, the prefix would hide or change other calls.
+_SEGMENTS_AT_ROOT = {path.split("/")[1] for path in (*AT_ROOT, *OPEN_PATHS, BENTOML_ASSETS)} - {""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,24 @@ class ServerContext:
 
 
 def make_context(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ServerContext:
-    """The context, with the prefix in its usual form."""
+    """The context, with the prefix in its usual form.
+
+    Raises:
+        ArgumentsError: the prefix is that of other paths.
+    """
     return ServerContext(models, arguments, Access(arguments), normalize_prefix(openai_prefix))
 
 
 def normalize_prefix(prefix: str) -> str:
-    """The prefix with a slash before it and none after it; empty for no prefix."""
+    """The prefix with a slash before it and none after it; empty for no prefix.
+
+    Raises:
+        ArgumentsError: other paths of this server begin with the prefix, or with its first segment.
+    """
+    segment = prefix.strip("/").partition("/")[0]
+    if segment in _SEGMENTS_AT_ROOT:
+        raise ArgumentsError(
+            f"KSERVE_OPENAI_ROUTE_PREFIX is {prefix}, but this server has other paths at /{segment}; "
+            "choose another prefix, such as /openai"
+        )
     return f"/{prefix.strip('/')}".rstrip("/")

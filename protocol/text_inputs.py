@@ -16,7 +16,7 @@ from runners.core.sampling_parameters import TokenId
 Inputs = str | list[TokenId | str | list[TokenId]]
 
 
-def read_inputs(value: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
+def read_text_inputs(value: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
     """The inputs in the value of a body's field.
 
     Args:

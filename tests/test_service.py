@@ -18,7 +18,7 @@ from tests.servers import ROOT
 
 _SHOW_CONFIG = """
 import json, service
-from protocol.http.middleware.authentication import BENTOML_PATHS
+from protocol.http.open_paths import BENTOML_PATHS
 from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
@@ -51,6 +51,30 @@ def test_the_operator_s_workers_are_stronger(options: str, workers: int) -> None
 
 def test_the_paths_that_are_bentoml_s_are_in_the_document() -> None:
     assert effective_config()["bentoml_paths"] == sorted(BENTOML_PATHS)
+
+
+def test_a_prefix_at_which_other_paths_are_ends_the_start() -> None:
+    environment = {**os.environ, "KSERVE_OPENAI_ROUTE_PREFIX": "/v2/models"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import service"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [
+            "error: KSERVE_OPENAI_ROUTE_PREFIX is /v2/models, but this server has other paths at /v2; "
+            "choose another prefix, such as /openai"
+        ],
+    )
+
+
+@pytest.mark.parametrize("service", ["Encoder", "Generator"])
+def test_the_description_in_bentoml_s_schema_is_one_sentence(service: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", f"import service; print(service.{service}.schema()['description'])"], cwd=ROOT,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    [sentence] = shown.stdout.splitlines()
+    assert sentence.startswith(f"Serves {'an encoder' if service == 'Encoder' else 'a generator'}, which ")
 
 
 def test_importing_the_service_is_cheap() -> None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from protocol.http.body_budget import BodyShare, count_kept, get_share
 from protocol.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
 from protocol.http.json_pieces import encode_json, join_pieces
-from protocol.http.json_structure import check_amounts, decode_in_pieces
+from protocol.http.json_structure import check_json_amounts, decode_in_pieces
 from protocol.http.middleware.compression import inflate, read_encoding
 from protocol.http.offload import offload, offload_large
 from runners.core.errors import InputError
@@ -121,7 +121,7 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
         InputError: as `parse_json`.
     """
     if len(body) <= _ONE_CALL_BYTES:
-        check_amounts(body, limits)
+        check_json_amounts(body, limits)
         return parse_json(body, decoder, what)
     with _request_errors(what):
         value = decode_in_pieces(body, limits)

@@ -29,7 +29,7 @@ class BoundBodies:
         self.most = most
         self.left = most
         # Bodies are decompressed in a thread.
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,6 +48,30 @@ class BoundBodies:
             await self._app(scope, receive_counted, send)
         finally:
             share.give_back()
+
+    def hold(self, count: int) -> None:
+        """Take bytes out of the budget.
+
+        Raises:
+            BodiesTooLargeError: it has too few bytes left.
+        """
+        with self._lock:
+            self.check(count)
+            self.left -= count
+
+    def check(self, count: int) -> None:
+        """Check whether the budget has these bytes left.
+
+        Raises:
+            BodiesTooLargeError: it has too few.
+        """
+        if count > self.left:
+            raise BodiesTooLargeError(self.most)
+
+    def release(self, count: int) -> None:
+        """Return bytes to the budget."""
+        with self._lock:
+            self.left += count
 
 
 class BodyShare:
@@ -71,12 +95,8 @@ class BodyShare:
             return
         count -= self._free
         self._free = 0
-        budget = self._budget
-        with budget.lock:
-            if count > budget.left:
-                raise BodiesTooLargeError(budget.most)
-            budget.left -= count
-            self._taken += count
+        self._budget.hold(count)
+        self._taken += count
 
     def check(self, count: int) -> None:
         """Check whether more bytes can be held now.
@@ -84,8 +104,7 @@ class BodyShare:
         Raises:
             BodiesTooLargeError: the budget has too few bytes left.
         """
-        if count - self._free > self._budget.left:
-            raise BodiesTooLargeError(self._budget.most)
+        self._budget.check(count - self._free)
 
     @property
     def taken(self) -> int:
@@ -95,9 +114,8 @@ class BodyShare:
     def give_back(self, kept: int = 0) -> None:
         """Return the held bytes to the budget, except `kept` bytes."""
         if self._taken > kept:
-            with self._budget.lock:
-                self._budget.left += self._taken - kept
-                self._taken = kept
+            self._budget.release(self._taken - kept)
+            self._taken = kept
 
 
 def get_share(scope: Scope) -> BodyShare | None:

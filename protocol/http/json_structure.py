@@ -48,7 +48,7 @@ class JsonStructure:
     depths: NDArray[np.int32]
 
 
-def check_amounts(body: bytes, limits: RequestLimits) -> None:
+def check_json_amounts(body: bytes, limits: RequestLimits) -> None:
     """Check how many values, containers and levels a JSON text has at most; a small text takes a microsecond.
 
     Raises:

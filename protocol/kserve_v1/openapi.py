@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
 from protocol.http.body import STRUCTURED_EVENT_TYPE
+from protocol.kserve_v1.examples import predict_examples
 from protocol.kserve_v1.routes import PredictRequest
 from protocol.openapi.document import OpenApiDocument
-from protocol.openapi.operations import MODEL, Example, content_of, json_answer, json_body
+from protocol.openapi.operations import MODEL, Examples, content_of, json_answer, json_body
 from protocol.openapi.schemas import (
     BOOLEAN,
     CARD,
@@ -37,7 +37,7 @@ def describe(document: OpenApiDocument) -> None:
     """Add V1's operations and schemas."""
     document.add_tag(_TAG, "KServe's V1 protocol.")
     _add_schemas(document)
-    paths, examples = document.paths, document.examples("predict")
+    paths, examples = document.paths, predict_examples(document.model)
     model = "/v1/models/{name}"
     body = json_body(reference("PredictRequest"), examples)
     body["content"][STRUCTURED_EVENT_TYPE] = content_of(reference("PredictEvent"), _events_of(examples))
@@ -79,7 +79,7 @@ def _event_schema(data: Schema) -> Schema:
     return object_of({"specversion": version, "id": text, "source": text, "type": text, "data": data})
 
 
-def _events_of(examples: Mapping[str, Example]) -> dict[str, Any]:
+def _events_of(examples: Examples) -> dict[str, Any]:
     """The examples' requests as CloudEvents."""
     attributes = {"specversion": "1.0", "id": "1", "source": "https://example.com", "type": "question"}
     return {

@@ -23,10 +23,10 @@ from protocol.http.rendering import render
 from protocol.http.routing import post_route
 from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
 from protocol.model_cards import model_card
-from protocol.open_inference.outputs import extra_tensors
-from protocol.open_inference.tensors import Tensor
-from protocol.openai.service_paths import check_generates
+from protocol.output_tensors import extra_tensors
 from protocol.request_parameters import select_model_parameters
+from protocol.service_paths import check_generates
+from protocol.tensors import Tensor
 from runners.core.errors import InputError
 from runners.core.models import find_model, find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores

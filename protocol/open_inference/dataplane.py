@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from protocol.http.middleware.request_id import request_id
 from protocol.http.rendering import count_numbers, render_off_loop
-from protocol.open_inference.inputs import INPUT, PAIRS, TOKEN_INPUTS, read_inputs
-from protocol.open_inference.outputs import (
+from protocol.open_inference.inputs import INPUT, PAIRS, TOKEN_INPUTS, read_input_tensors
+from protocol.output_tensors import (
     TensorSpec,
     build_tensor,
     classification_tensor,
@@ -22,9 +22,9 @@ from protocol.open_inference.outputs import (
     output_name,
     wire_name,
 )
-from protocol.open_inference.tensors import BYTES, Tensor
-from protocol.openai.service_paths import check_generates
 from protocol.request_parameters import select_model_parameters
+from protocol.service_paths import check_generates
+from protocol.tensors import BYTES, Tensor
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.predictions import (
@@ -92,7 +92,7 @@ class _ResolvedOutput:
 
 
 # The tensors of an answer, each with whether it is binary.
-Answer = list[tuple[Tensor, bool]]
+AnswerTensors = list[tuple[Tensor, bool]]
 
 
 def describe_model(runner: Runner) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _describe_tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
-def check_counts(
+def check_tensor_counts(
     parameters: Sized, of_inputs: Sequence[Sized], of_outputs: Sequence[Sized], limits: RequestLimits
 ) -> None:
     """Check how many inputs, outputs and parameters a request has.
@@ -136,7 +136,7 @@ def check_counts(
         limits.check("max_parameters", len(each), "parameters", "parameters")
 
 
-async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: Callable[[Answer], T]) -> T:
+async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: Callable[[AnswerTensors], T]) -> T:
     """Answer a request.
 
     Args:
@@ -147,7 +147,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
         InputError: the model does not take such a request.
         RunnerError: the model cannot answer it.
     """
-    texts, columns = await read_inputs(runner, call.inputs, limits)
+    texts, columns = await read_input_tensors(runner, call.inputs, limits)
     check_generates(runner)
     resolved = resolve_options(runner, select_model_parameters(call.parameters), limits)
     if isinstance(texts[0], TextInput) and texts[0].words is not None and not resolved.answer.asks_for_records:
@@ -164,7 +164,9 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
     return await render_off_loop(render, sum(_count_printed(output, predictions) for output in wanted))
 
 
-async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> AsyncGenerator[tuple[Answer, bool], None]:
+async def stream(
+    runner: Runner, call: InferCall, limits: RequestLimits
+) -> AsyncGenerator[tuple[AnswerTensors, bool], None]:
     """Answer a request in parts, each with whether it is the last; only generators answer with several parts.
 
     Raises:
@@ -173,7 +175,7 @@ async def stream(runner: Runner, call: InferCall, limits: RequestLimits) -> Asyn
     if (generator := runner.generator) is None or not generator.generates:
         yield await infer(runner, call, limits, lambda answer: answer), True
         return
-    texts, _ = await read_inputs(runner, call.inputs, limits)
+    texts, _ = await read_input_tensors(runner, call.inputs, limits)
     if len(texts) != 1:
         raise InputError(f"the request has {len(texts)} texts; a stream continues one a request")
     options = resolve_options(runner, select_model_parameters(call.parameters), limits)

@@ -19,8 +19,8 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import describe_error
 from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
-from protocol.openai.service_paths import describe_service
 from protocol.request_parameters import select_model_parameters
+from protocol.service_paths import describe_service
 from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.models import Models, find_ready_model

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.http.offload import give_way, offload_large
-from protocol.open_inference.outputs import TensorSpec
-from protocol.open_inference.tensors import BYTES, Tensor
-from protocol.openai.service_paths import describe_service
+from protocol.output_tensors import TensorSpec
+from protocol.service_paths import describe_service
+from protocol.tensors import BYTES, Tensor
 from runners.core.errors import InputError
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
@@ -26,7 +26,7 @@ _TOKEN_DATATYPES = ("INT32", "INT64")
 _READ_INLINE = 2**14
 
 
-async def read_inputs(
+async def read_input_tensors(
     runner: Runner, tensors: Sequence[Tensor], limits: RequestLimits
 ) -> tuple[Sequence[TextInput | TokenInput], int]:
     """The texts or tokens of a request, and the number of columns of its token tensors; 0 for texts.

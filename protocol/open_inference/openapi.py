@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from protocol.open_inference.examples import binary_examples, generate_examples, infer_examples
 from protocol.open_inference.repository import IndexRequest
 from protocol.open_inference.rest import BINARY_HEADER, InferRequest
-from protocol.open_inference.tensors import DATATYPES
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import (
     BINARY,
@@ -33,6 +33,7 @@ from protocol.openapi.schemas import (
     or_null,
     reference,
 )
+from protocol.tensors import DATATYPES
 from runners.core.models import ModelState
 
 _TAG, _REPOSITORY = "Open Inference Protocol", "Repository"
@@ -53,10 +54,10 @@ def describe(document: OpenApiDocument) -> None:
 
 
 def _add_model(document: OpenApiDocument, model: str) -> None:
-    paths, texts = document.paths, document.examples("infer")
+    paths, texts = document.paths, infer_examples(document.model)
     body = json_body(reference("InferRequest"), texts)
     binary = {"type": "string", "format": "binary"}
-    body["content"][BINARY] = content_of(binary, requests_of(document.examples("infer_binary")))
+    body["content"][BINARY] = content_of(binary, requests_of(binary_examples(document.model)))
     answer = json_answer("InferResponse", texts)
     answer["content"][BINARY] = {"schema": binary}
     answer["headers"] = {
@@ -78,13 +79,14 @@ def _add_generate(document: OpenApiDocument, model: str) -> None:
     generator = document.runner.generator
     event = event_of(reference("GenerateEvent"), reference("Error"))
     stream = {"description": "A stream of server-sent events.", "content": {EVENTS: {"schema": event}}}
-    for verb, summary, answer in (
-        ("generate", "Continue a text", json_answer("GenerateResponse", document.examples("generate"))),
-        ("generate_stream", "Continue a text, as a stream", stream),
+    examples, streamed = (generate_examples(document.model, is_stream) for is_stream in (False, True))
+    for verb, summary, answer, requests in (
+        ("generate", "Continue a text", json_answer("GenerateResponse", examples), examples),
+        ("generate_stream", "Continue a text, as a stream", stream, streamed),
     ):
         path = f"{model}/{verb}"
         if generator is not None and generator.generates:
-            body = json_body(reference("GenerateRequest"), document.examples(verb))
+            body = json_body(reference("GenerateRequest"), requests)
             document.paths.add("post", path, _TAG, summary, {200: answer}, CALL, body)
         else:
             document.paths.add("post", path, _TAG, UNSERVED, {}, (*MODEL, HTTPStatus.BAD_REQUEST))

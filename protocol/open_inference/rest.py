@@ -17,14 +17,14 @@ from protocol.http.json_pieces import encode_json
 from protocol.http.routing import post_route, served_name
 from protocol.open_inference import dataplane
 from protocol.open_inference.dataplane import (
-    Answer,
+    AnswerTensors,
     InferCall,
     RequestedOutput,
     answer_id,
-    check_counts,
+    check_tensor_counts,
     describe_model,
 )
-from protocol.open_inference.tensors import (
+from protocol.tensors import (
     DATATYPES,
     MAX_DIMENSION,
     MAX_DIMENSIONS,
@@ -131,7 +131,7 @@ def _read(body: bytes, headers: Mapping[str, str], limits: RequestLimits) -> tup
     call = decode_json(head, _decoder, limits)
     outputs = [RequestedOutput(output.name, output.parameters or {}) for output in call.outputs or []]
     parameters = [tensor.parameters or {} for tensor in call.inputs]
-    check_counts(call.parameters or {}, parameters, [output.parameters for output in outputs], limits)
+    check_tensor_counts(call.parameters or {}, parameters, [output.parameters for output in outputs], limits)
     check_kept_parameters(body, (call.id, call.parameters, parameters, outputs), limits)
     return call.id, InferCall(_read_tensors(call, binary, limits), call.parameters or {}, outputs)
 
@@ -177,7 +177,7 @@ def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits)
     return tensors
 
 
-def _render(model_name: str, request_id: str, answer: Answer) -> Response:
+def _render(model_name: str, request_id: str, answer: AnswerTensors) -> Response:
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes | memoryview] = []
     for tensor, is_binary in answer:

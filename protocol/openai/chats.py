@@ -45,14 +45,14 @@ from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import check_counts
 
-Messages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
+ChatMessages = Annotated[list[dict[str, Any]], Meta(min_length=1)]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class Templated:
     """The fields of a body that the chat template reads.
 
-    Each body declares them itself, because a msgspec struct has only one base that is a struct.
+    Both bodies declare them again, because a msgspec struct has at most one base that has fields; a test compares them.
     """
 
     __slots__ = ()
@@ -83,7 +83,7 @@ class Templated:
 class ChatRequest(CommonFields, Templated, kw_only=True):
     """The body of `chat/completions`."""
 
-    messages: Messages
+    messages: ChatMessages
     tools: Tools | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False

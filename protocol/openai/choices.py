@@ -134,7 +134,7 @@ async def answer(
         choices = [Choice() for _ in range(len(accepted.prompts) * accepted.choices)]
         async for index, delta in accepted.deltas:
             choices[index].add(delta)
-        usage = count_usage(runner, accepted.prompts, [len(choice.token_ids) for choice in choices])
+        usage = count_generation_usage(runner, accepted.prompts, [len(choice.token_ids) for choice in choices])
         head = {**renderer.head(renderer.whole_object), "service_tier": None, "system_fingerprint": None}
 
         def render() -> Response:
@@ -159,7 +159,7 @@ def count_logprobs(entries: Iterable[TokenLogprobs | None]) -> int:
     return sum(1 + len(entry.top) for entry in entries if entry is not None)
 
 
-def count_usage(
+def count_generation_usage(
     runner: TextGenerator, prompts: Iterable[Sequence[int]], output_tokens: Iterable[int]
 ) -> dict[str, Any]:
     """The `usage` of prompts and of choices with these numbers of tokens; `transformers` has no cache of prompts."""
@@ -211,7 +211,7 @@ class _Chunks:
 
     def usage(self) -> dict[str, Any]:
         """The chunk with the usage of all choices."""
-        usage = count_usage(self._runner, self._accepted.prompts, self._tokens.values())
+        usage = count_generation_usage(self._runner, self._accepted.prompts, self._tokens.values())
         return {**self._renderer.head(self._renderer.chunk_object), "choices": [], "usage": usage}
 
     def _render(self, index: int, delta: Delta, is_first: bool) -> dict[str, Any] | None:
@@ -225,4 +225,4 @@ class _Chunks:
         if not self._settings.continuous_usage:
             return chunk
         prompt = self._accepted.prompts[self._accepted.prompt_of(index)]
-        return {**chunk, "usage": count_usage(self._runner, [prompt], [self._tokens[index]])}
+        return {**chunk, "usage": count_generation_usage(self._runner, [prompt], [self._tokens[index]])}

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
 from protocol.http.rendering import render
-from protocol.text_inputs import Inputs, read_inputs
+from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
 from runners.core.models import Models, find_model
@@ -58,7 +58,7 @@ async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: 
 
     def read(data: bytes) -> tuple[EmbeddingRequest, Sequence[TextInput | TokenInput]]:
         call = decode_json(data, _decoder, limits)
-        return call, read_inputs(call.input, "input", limits)
+        return call, read_text_inputs(call.input, "input", limits)
 
     call, inputs = await body.decode(read)
     if call.model:
@@ -86,10 +86,10 @@ def _render(predictions: Sequence[Prediction], call: EmbeddingRequest, model: st
         {"object": "embedding", "index": index, "embedding": _encode(vector, call.encoding_format)}
         for index, vector in enumerate(list_vectors(predictions))
     )
-    return {"object": "list", "data": data, "model": model, "usage": count_usage(predictions)}
+    return {"object": "list", "data": data, "model": model, "usage": count_input_usage(predictions)}
 
 
-def count_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
+def count_input_usage(predictions: Sequence[Prediction]) -> dict[str, int]:
     """The `usage` of a request that generates nothing."""
     tokens = sum(prediction.tokens for prediction in predictions)
     return {"prompt_tokens": tokens, "total_tokens": tokens}

@@ -8,24 +8,25 @@ from typing import Any
 
 import orjson
 
+from protocol.openai.call_table import CALLS, OpenAICall
 from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest
-from protocol.openai.endpoints import (
-    AT_ROOT,
-    ENDPOINTS,
-    OpenAIEndpoint,
-    changes_models,
-    find_openai_application,
-    is_for_clients,
-    is_served,
-)
 from protocol.openai.errors import error_body
+from protocol.openai.examples import call_examples
 from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
 from protocol.openai.parameters import MEANINGS
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
+from protocol.openai_paths import (
+    AT_ROOT,
+    OPENAI_PATHS,
+    changes_models,
+    find_openai_application,
+    is_for_clients,
+    is_served,
+)
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import (
     CALL,
@@ -33,7 +34,7 @@ from protocol.openapi.operations import (
     JSON,
     UNSERVED,
     ErrorForm,
-    Example,
+    Examples,
     json_answer,
     json_body,
     requests_of,
@@ -54,13 +55,14 @@ def describe(document: OpenApiDocument) -> None:
     runner, prefix = document.runner, document.context.openai_prefix
     forwarded, schemas = _read_vllm(runner)
     document.schemas |= schemas
+    by_call = call_examples(document.model)
     for outer, path in _outer_paths(runner, prefix).items():
-        endpoint = ENDPOINTS[path]
-        examples = document.examples(endpoint.name)
+        name = OPENAI_PATHS[path].call
+        examples = by_call.get(name, {})
         if (operations := forwarded.get(path)) is not None:
             _add_forwarded(document, outer, operations, examples)
-        elif is_served(runner, path):
-            _add_answered(document, outer, endpoint, examples)
+        elif (call := CALLS.get(name)) is not None and is_served(runner, path):
+            _add_answered(document, outer, name, call, examples)
         else:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
             document.paths.add("post", outer, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
@@ -72,7 +74,7 @@ def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
     """vLLM's paths in the table, by the paths that this server has for them."""
     by_outer = {path: path for path in AT_ROOT}
     if prefix:
-        further = [path for path in ENDPOINTS if not path.startswith("/v1/") and is_served(runner, path)]
+        further = [path for path in OPENAI_PATHS if not path.startswith("/v1/") and is_served(runner, path)]
         by_outer |= {f"{prefix}{path}": path for path in AT_ROOT if path.startswith("/v1/")}
         by_outer |= {f"{prefix}{path}": path for path in further}
     return by_outer
@@ -90,22 +92,20 @@ def _add_below_prefix(document: OpenApiDocument, prefix: str, forwarded: Mapping
             _add_forwarded(document, f"{prefix}{path}", operations, {}, is_change)
 
 
-def _add_answered(
-    document: OpenApiDocument, path: str, endpoint: OpenAIEndpoint, examples: Mapping[str, Example]
-) -> None:
+def _add_answered(document: OpenApiDocument, path: str, name: str, call: OpenAICall, examples: Examples) -> None:
     """Add an operation that this server answers itself."""
-    answer = json_answer(endpoint.response, examples)
-    if (event := _STREAMED.get(endpoint.name)) is not None:
+    answer = json_answer(call.response, examples)
+    if (event := _STREAMED.get(name)) is not None:
         answer["content"][EVENTS] = {"schema": event}
-    body = json_body(reference(endpoint.request), examples)
-    document.paths.add("post", path, _TAG, endpoint.summary, {200: answer}, document.errors, body, form=_ERRORS)
+    body = json_body(reference(call.request), examples)
+    document.paths.add("post", path, _TAG, call.summary, {200: answer}, document.errors, body, form=_ERRORS)
 
 
 def _add_forwarded(
     document: OpenApiDocument,
     path: str,
     operations: Mapping[str, Any],
-    examples: Mapping[str, Example],
+    examples: Examples,
     is_change: bool = False,
 ) -> None:
     """Add an operation that vLLM answers, in vLLM's description; this server adds the errors of its own checks."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.context import ServerContext
-from protocol.openai.endpoints import AT_ROOT, find_openai_application, is_for_clients
 from protocol.openai.forwarding import inner_scope
+from protocol.openai_paths import AT_ROOT, find_openai_application, is_for_clients
 
 
 class ForwardPreflights:

@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
-from protocol.openai.embeddings import count_usage, refuse_truncation
+from protocol.openai.embeddings import count_input_usage, refuse_truncation
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.models import Models, find_model
@@ -199,7 +199,7 @@ async def _score(
         pairs = [TextInput(*pair) for pair in zip(firsts, second, strict=True)]
         predictions = await runner.infer(pairs, replace(options, outputs=frozenset({output})))
         scores = np.array([prediction.arrays[output].item() for prediction in predictions])
-    return scores.tolist(), count_usage(predictions)
+    return scores.tolist(), count_input_usage(predictions)
 
 
 def _cosines(predictions: Sequence[Prediction], first: int) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from protocol.http.body import Body, json_response
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
 from protocol.openai.chats import Effort, effort_variables
-from protocol.openai.choices import Choice, count_logprobs, count_usage, render_logprobs
+from protocol.openai.choices import Choice, count_generation_usage, count_logprobs, render_logprobs
 from protocol.openai.errors import openai_error
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
@@ -213,7 +213,7 @@ class _Answer:
         return {"type": kind, "sequence_number": self._events - 1, **fields}
 
     def _finished(self, accepted: AcceptedRequest, choice: Choice, part: dict[str, Any]) -> dict[str, Any]:
-        usage = count_usage(self._runner, accepted.prompts, [len(choice.token_ids)])
+        usage = count_generation_usage(self._runner, accepted.prompts, [len(choice.token_ids)])
         counted = {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

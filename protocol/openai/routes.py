@@ -1,7 +1,7 @@
 """OpenAI's API: vLLM's own application where vLLM runs the model, this server's answers where it does not.
 
 This server itself answers completions and chats of a model that generates, embeddings of one that embeds, and the
-ranking of texts by one that ranks or embeds; `endpoints.py` has the table.
+ranking of texts by one that ranks or embeds; `call_table.py` has the table.
 
 The API is served twice, below KServe's prefix (`/openai/v1/...`) and below `/v1/...`. `/v1/models` is also a path of
 KServe's V1: its answer has OpenAI's `object` and `data` beside V1's `models`.
@@ -22,18 +22,19 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
 from protocol.model_cards import model_card
-from protocol.openai.endpoints import (
+from protocol.openai.call_table import CALLS
+from protocol.openai.errors import render_openai_error
+from protocol.openai.forwarded_limits import check_forwarded
+from protocol.openai.forwarding import Forwarded
+from protocol.openai_paths import (
     AT_ROOT,
-    ENDPOINTS,
+    OPENAI_PATHS,
     changes_models,
     find_openai_application,
     is_for_clients,
     is_served,
 )
-from protocol.openai.errors import render_openai_error
-from protocol.openai.forwarded_limits import check_forwarded
-from protocol.openai.forwarding import Forwarded
-from protocol.openai.service_paths import describe_service
+from protocol.service_paths import describe_service
 from runners.core.errors import InputError, ModelNotFoundError
 from runners.core.models import Models, check_ready
 
@@ -84,9 +85,8 @@ class _Api:
         if (application := find_openai_application(runner)) is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
             return Forwarded(application, path, body.data, characters)
-        answer = ENDPOINTS[path].answer
-        assert answer is not None, "a path that vLLM alone answers is served only on vLLM"
-        return await until_disconnect(request, answer(models, runner, body, limits))
+        call = CALLS[OPENAI_PATHS[path].call]
+        return await until_disconnect(request, call.answer(models, runner, body, limits))
 
     async def answer_below_prefix(self, request: Request) -> Response:
         """Answer vLLM's further paths, if the model's vLLM has them."""

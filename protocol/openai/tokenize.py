@@ -9,7 +9,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, convert_json, decode_json, json_response
-from protocol.openai.chats import Messages, Templated
+from protocol.openai.chats import ChatMessages, Templated
 from protocol.openai.messages import read_messages
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
@@ -34,7 +34,7 @@ class TokenizeTextRequest(msgspec.Struct, kw_only=True):
 class TokenizeChatRequest(msgspec.Struct, Templated, kw_only=True):
     """The body of `tokenize` with a chat."""
 
-    messages: Messages
+    messages: ChatMessages
     tools: Tools | None = None
     add_generation_prompt: bool = True
     continue_final_message: bool = False

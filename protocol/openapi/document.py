@@ -23,8 +23,7 @@ from protocol.openapi.operations import (
     PREDICTOR,
     TEXT,
     ErrorForm,
-    Example,
-    Examples,
+    ExampleModel,
     Paths,
     json_answer,
     text_answer,
@@ -33,7 +32,6 @@ from protocol.openapi.parameter_schemas import describe_parameters
 from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.core.sampling_parameters import SamplingParameters
-from runners.core.task import Task
 
 _BENTOML_ERRORS = ErrorForm("BentoML", STRING, media_type=TEXT)
 _ANY = {"description": "OK", "content": {JSON: {"schema": {"type": "object"}}}}
@@ -45,22 +43,16 @@ _DESCRIPTION = (
 )
 
 
-DescribeExamples = Callable[[Task | None, str, str], Examples]
-
-
 class OpenApiDocument:
     """The document, to which each protocol adds its tags, operations and schemas.
 
     Attributes:
         context: the server.
+        model: the model of the examples.
         errors: the statuses of a call of the model that fails.
     """
 
-    def __init__(self, context: ServerContext, describe_examples: DescribeExamples) -> None:
-        """
-        Args:
-            describe_examples: makes the examples of a task, for a model of a name and for its mask token.
-        """
+    def __init__(self, context: ServerContext) -> None:
         self.context = context
         self.runner = context.models.first
         self.paths = Paths(context.models.names, context.access)
@@ -68,7 +60,7 @@ class OpenApiDocument:
         self.errors = CALL if context.arguments.predictor_host is None else (*CALL, *PREDICTOR)
         self._tags: dict[str, str] = {}
         mask = self.runner.properties.get("mask_token", "[MASK]") if self.runner.ready else "[MASK]"
-        self._examples = describe_examples(self.runner.task, self.runner.name, mask)
+        self.model = ExampleModel(self.runner.name, self.runner.task, mask)
         sampling = self.add_types(SamplingParameters)["SamplingParameters"]
         self.schemas |= describe_parameters(self.runner, sampling)
 
@@ -80,10 +72,6 @@ class OpenApiDocument:
         _, schemas = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
         self.schemas |= schemas
         return schemas
-
-    def examples(self, kind: str) -> dict[str, Example]:
-        """The examples of one kind of call."""
-        return dict(self._examples.get(kind, {}))
 
     def build(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -105,11 +93,9 @@ class OpenApiDocument:
 Describe = Callable[[OpenApiDocument], None]
 
 
-def describe_server(
-    context: ServerContext, protocols: Sequence[Describe], describe_examples: DescribeExamples
-) -> dict[str, Any]:
+def describe_server(context: ServerContext, protocols: Sequence[Describe]) -> dict[str, Any]:
     """The document; complete once the model is ready."""
-    document = OpenApiDocument(context, describe_examples)
+    document = OpenApiDocument(context)
     for describe in protocols:
         describe(document)
     _describe_server_paths(document)
@@ -147,7 +133,7 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
     )
 
 
-def routes(context: ServerContext, protocols: Sequence[Describe], describe_examples: DescribeExamples) -> list[Route]:
+def routes(context: ServerContext, protocols: Sequence[Describe]) -> list[Route]:
     """`/openapi.json`, BentoML's `/docs.json`, and `/docs`."""
     cached: bytes | None = None
 
@@ -157,7 +143,7 @@ def routes(context: ServerContext, protocols: Sequence[Describe], describe_examp
             return Response(cached, media_type=JSON)
         is_complete = context.models.ready
         # vLLM takes a second to describe its part.
-        described = await asyncio.to_thread(describe_server, context, protocols, describe_examples)
+        described = await asyncio.to_thread(describe_server, context, protocols)
         body = orjson.dumps(described)
         if is_complete:
             cached = body

@@ -12,6 +12,7 @@ from protocol.http.middleware.authentication import Access
 from protocol.http.open_paths import OPEN_PATHS
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
 from protocol.versions import MODEL_VERSION
+from runners.core.task import Task
 
 # The statuses of a body that is refused, of a model that is missing, and of any call of a model.
 BODY = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
@@ -34,8 +35,22 @@ class Example:
     answer: Any = None
 
 
-# By the kind of call (predict, infer, infer_binary, generate, ...) and the example's name.
-Examples = Mapping[str, Mapping[str, Example]]
+# The examples of one operation, by their names.
+Examples = Mapping[str, Example]
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleModel:
+    """The model that examples are of.
+
+    Attributes:
+        task: None if it is unknown; there are no examples then.
+        mask: the mask token of a model that fills masks.
+    """
+
+    name: str
+    task: Task | None
+    mask: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +153,7 @@ def _parameter(where: str, name: str, schema: Schema) -> dict[str, Any]:
     return {"name": name, "in": where, "required": where == "path", "schema": schema}
 
 
-def json_answer(name: str, examples: Mapping[str, Example] | None = None, description: str = "OK") -> dict[str, Any]:
+def json_answer(name: str, examples: Examples | None = None, description: str = "OK") -> dict[str, Any]:
     """An answer in JSON, with the examples' answers."""
     return {"description": description, "content": {JSON: content_of(reference(name), answers_of(examples or {}))}}
 
@@ -147,7 +162,7 @@ def text_answer(content_type: str = TEXT, description: str = "OK") -> dict[str, 
     return {"description": description, "content": {content_type: {"schema": STRING}}}
 
 
-def json_body(schema: Schema, examples: Mapping[str, Example] | None = None, required: bool = True) -> dict[str, Any]:
+def json_body(schema: Schema, examples: Examples | None = None, required: bool = True) -> dict[str, Any]:
     """A body in JSON, with the examples' requests."""
     return {"required": required, "content": {JSON: content_of(schema, requests_of(examples or {}))}}
 
@@ -156,10 +171,10 @@ def content_of(schema: Schema, examples: Mapping[str, Any]) -> dict[str, Any]:
     return {"schema": schema, "examples": examples} if examples else {"schema": schema}
 
 
-def requests_of(examples: Mapping[str, Example]) -> dict[str, Any]:
+def requests_of(examples: Examples) -> dict[str, Any]:
     return {key: {"summary": each.summary, "value": each.request} for key, each in examples.items()}
 
 
-def answers_of(examples: Mapping[str, Example]) -> dict[str, Any]:
+def answers_of(examples: Examples) -> dict[str, Any]:
     known = {key: each for key, each in examples.items() if each.answer is not None}
     return {key: {"summary": each.summary, "value": each.answer} for key, each in known.items()}

@@ -8,6 +8,7 @@ from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import UNSERVED, ErrorForm, json_answer, json_body
 from protocol.openapi.schemas import CLASS, COUNT, NUMBER, STRING, Schema, array_of, object_of, one_of, reference
 from protocol.tei.errors import error_body
+from protocol.tei.examples import EXAMPLES
 from protocol.tei.routes import TASKS, TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest
 
 _TAG = "TEI"
@@ -33,13 +34,15 @@ def describe(document: OpenApiDocument) -> None:
     document.add_tag(_TAG, "The calls of Text Embeddings Inference.")
     document.add_types(TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest)
     document.schemas |= _SCHEMAS
+    task = document.runner.task
+    by_path = {} if task is None else EXAMPLES.get(task, {})
     for path, tasks in TASKS.items():
-        if document.runner.task not in tasks:
+        if task not in tasks:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
             document.paths.add("post", path, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
             continue
         request, response, summary = _OPERATIONS[path]
-        examples = document.examples(path)
+        examples = by_path.get(path, {})
         # The calls name no model that could be missing.
         errors = [status for status in document.errors if status is not HTTPStatus.NOT_FOUND]
         answers, body = {200: json_answer(response, examples)}, json_body(reference(request), examples)

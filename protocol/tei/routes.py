@@ -22,9 +22,9 @@ from protocol.http.body import Body, decode_json, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route, with_errors
-from protocol.openai.service_paths import describe_service
+from protocol.service_paths import describe_service
 from protocol.tei.errors import render_tei_error
-from protocol.text_inputs import Inputs, read_inputs
+from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.models import check_ready
@@ -105,7 +105,7 @@ def routes(context: ServerContext) -> list[Route]:
 async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     def read(data: bytes) -> tuple[TeiEmbedRequest, Sequence[TextInput | TokenInput]]:
         call = decode_json(data, _embed_decoder, limits)
-        return call, read_inputs(call.inputs, "inputs", limits)
+        return call, read_text_inputs(call.inputs, "inputs", limits)
 
     call, inputs = await body.decode(read)
     normalized = runner.properties["normalized"] == "true"

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from tests.served import ServedOverGrpc
 from tests.wire import WIRES, Outcome
 

@@ -17,7 +17,7 @@ from transformers import (
     TextClassificationPipeline,
 )
 
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.predictors import RestPredictor

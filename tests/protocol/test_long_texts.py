@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import AUTO_CLASSES, FAMILIES
 from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask

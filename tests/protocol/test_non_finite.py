@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from runners.core.errors import NonFiniteScoresError
 from runners.core.predictions import AnswerForm, Options, TextInput
 from runners.encoder.packing import PackedForward

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from tests.families import FAMILIES
 from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask
 from tests.protocol.conftest import Run

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, ZeroShotClassificationPipeline
 
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from tests.conftest import ModelFolder, Serve
 from tests.families import FAMILIES
 from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from protocol.http.errors import ProtocolError, describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.intake import Context, Intake
-from protocol.open_inference.grpc.message_counts import check_amounts
+from protocol.open_inference.grpc.message_counts import check_message_amounts
 from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import collect_releases, release_all
@@ -133,7 +133,7 @@ async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M
 
     def read() -> M:
         with _message_errors():
-            check_amounts(data, form, limits)
+            check_message_amounts(data, form, limits)
             return form.FromString(data)
 
     return await offload_large(read, len(data), INLINE_BYTES)

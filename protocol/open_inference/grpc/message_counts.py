@@ -32,7 +32,7 @@ _STRINGS = frozenset({FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES})
 _SMALL_BYTES = 16 * 2**10
 
 
-def check_amounts(data: bytes, form: type[Message], limits: RequestLimits) -> None:
+def check_message_amounts(data: bytes, form: type[Message], limits: RequestLimits) -> None:
     """Check how many fields and elements an encoded message has; a small message cannot have many.
 
     Raises:

@@ -21,11 +21,11 @@ from protocol.open_inference.dataplane import describe_model
 from protocol.open_inference.grpc.authentication import REQUEST_ID
 from protocol.open_inference.grpc.calls import decode_message, describe_for_grpc
 from protocol.open_inference.grpc.intake import Context, Intake
+from protocol.open_inference.grpc.message_tensors import encode_answer, read_infer
 from protocol.open_inference.grpc.methods import SERVICE
 from protocol.open_inference.grpc.streams import InferStream
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceServicer
-from protocol.open_inference.grpc.tensors import encode_answer, read_infer
 from protocol.versions import SERVER_NAME, SERVER_VERSION, server_extensions
 from runners.core.arguments import Arguments
 from runners.core.models import Models, find_model, find_ready_model

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from protocol.open_inference import dataplane
 from protocol.open_inference.grpc.calls import decode_message, describe_for_grpc
 from protocol.open_inference.grpc.intake import Intake
+from protocol.open_inference.grpc.message_tensors import encode_answer, encode_field, read_infer
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from protocol.open_inference.grpc.tensors import encode_answer, encode_field, read_infer
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 

@@ -17,11 +17,11 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.open_inference.outputs import wire_name
 from protocol.open_inference.predictor.grpc import GrpcWire
 from protocol.open_inference.predictor.rest import RestWire
 from protocol.open_inference.predictor.wire import Metadata, Wire, make_timeout_error
-from protocol.open_inference.tensors import BYTES, DTYPES, Tensor
+from protocol.output_tensors import wire_name
+from protocol.tensors import BYTES, DTYPES, Tensor
 from runners.core.arguments import Arguments
 from runners.core.errors import (
     InputError,

@@ -13,7 +13,7 @@ import numpy as np
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from protocol.open_inference.predictor.wire import Metadata, make_timeout_error, quote_words
-from protocol.open_inference.tensors import Tensor, check_shape, tensor_from_binary
+from protocol.tensors import Tensor, check_shape, tensor_from_binary
 from runners.core.arguments import Arguments
 from runners.core.errors import (
     PredictorAnswerError,

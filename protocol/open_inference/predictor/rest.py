@@ -18,7 +18,7 @@ from msgspec import UNSET, UnsetType
 
 from protocol.http.body import parse_json
 from protocol.open_inference.predictor.wire import Metadata, make_timeout_error, quote_words
-from protocol.open_inference.tensors import Tensor, tensor_from_binary, tensor_from_json
+from protocol.tensors import Tensor, tensor_from_binary, tensor_from_json
 from runners.core.arguments import Arguments
 from runners.core.errors import (
     InputError,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from protocol.open_inference.tensors import Tensor
+from protocol.tensors import Tensor
 from runners.core.errors import PredictorTimeoutError
 
 # Characters of the predictor's own message that clients get.

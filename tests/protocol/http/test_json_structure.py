@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.http import json_structure
-from protocol.http.json_structure import check_amounts, decode_in_pieces, find_structure
+from protocol.http.json_structure import check_json_amounts, decode_in_pieces, find_structure
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
 
@@ -127,9 +127,9 @@ def count_containers(value: Any) -> int:
 )  # fmt: skip
 def test_limits(limit: dict[str, int], allowed: Any, exceeding: Any, said: str) -> None:
     limits = RequestLimits(**limit)
-    check_amounts(orjson.dumps(allowed), limits)
+    check_json_amounts(orjson.dumps(allowed), limits)
     with pytest.raises(LimitExceededError, match=said):
-        check_amounts(orjson.dumps(exceeding), limits)
+        check_json_amounts(orjson.dumps(exceeding), limits)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 
 from protocol.open_inference import dataplane as inference
 from protocol.open_inference import inputs as inputs_module
-from protocol.open_inference.outputs import build_tensor
-from protocol.open_inference.tensors import Tensor
+from protocol.output_tensors import build_tensor
+from protocol.tensors import Tensor
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.wire import WIRES, Outcome, Request
 

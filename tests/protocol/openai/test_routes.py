@@ -11,7 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
+from protocol.context import make_context
 from runners.core.arguments import Arguments
+from runners.core.errors import ArgumentsError
 from runners.core.models import Models
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
@@ -286,6 +288,17 @@ def test_a_prefix_of_ones_own(model_folder: ModelFolder) -> None:
         assert client.get(found).status_code == 200
         assert client.get(missing).status_code == 404
     runner.close()
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["/v1", "v1/", "/v1/models", "/v2", "/v2/models/openai", "/tokenize", "/docs", "/metrics", "/static_content"],
+)
+def test_a_prefix_at_which_other_paths_are_is_refused(prefix: str) -> None:
+    with pytest.raises(
+        ArgumentsError, match=f"KSERVE_OPENAI_ROUTE_PREFIX is {prefix}, but this server has other paths"
+    ):
+        make_context(Models([]), Arguments(), prefix)
 
 
 def test_not_ready(smollm: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
+from protocol.openai.chats import ChatRequest, Templated
+from protocol.openai.tokenize import TokenizeChatRequest
 from tests.conftest import ModelFolder, Serve
 
 TEXT = "Return the value"
@@ -69,3 +72,12 @@ def test_an_encoder_has_none(model_folder: ModelFolder, serve: Serve) -> None:
     response = serve(model_dir=model_folder("bert", "fill_mask")).client.post("/tokenize", json={"prompt": "a"})
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith("model does not serve /tokenize: it serves fill_mask at")
+
+
+@pytest.mark.parametrize("name", Templated.__annotations__)
+def test_both_bodies_declare_a_field_of_templates_alike(name: str) -> None:
+    [in_chats], [in_tokenize] = (
+        [(field.type, field.default) for field in msgspec.structs.fields(body) if field.name == name]
+        for body in (ChatRequest, TokenizeChatRequest)
+    )
+    assert in_chats == in_tokenize

@@ -11,7 +11,6 @@ from starlette.testclient import TestClient
 
 from protocol.application import PROTOCOLS, create_routes
 from protocol.context import make_context
-from protocol.examples import describe_examples
 from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.openapi.document import describe_server
 from protocol.tei.routes import TASKS as TEI_TASKS
@@ -147,7 +146,6 @@ def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
         document = describe_server(
             make_context(Models([create_runner(given)]), given),
             [describe for _, describe in PROTOCOLS],
-            describe_examples,
         )
         for path in ("/v1/models/{name}:predict", "/v2/models/{name}/infer"):
             assert {"502", "504"} & {*document["paths"][path]["post"]["responses"]} == own

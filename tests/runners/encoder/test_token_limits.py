@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from protocol.open_inference.tensors import BYTES
+from protocol.tensors import BYTES
 from runners.core.errors import InputError, ModelLoadError
 from runners.core.predictions import TextInput, TokenInput
 from runners.encoder.sequences import EncodedText, TokenizedText

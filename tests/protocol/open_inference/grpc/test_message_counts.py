@@ -4,7 +4,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from protocol.open_inference.grpc import message_counts
-from protocol.open_inference.grpc.message_counts import check_amounts
+from protocol.open_inference.grpc.message_counts import check_message_amounts
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
@@ -41,10 +41,10 @@ def ints(count: int) -> bytes:
 )  # fmt: skip
 def test_amounts(data: bytes, error: str | None) -> None:
     if error is None:
-        check_amounts(data, FORM, LIMITS)
+        check_message_amounts(data, FORM, LIMITS)
         return
     with pytest.raises(LimitExceededError, match=error):
-        check_amounts(data, FORM, LIMITS)
+        check_message_amounts(data, FORM, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_amounts(data: bytes, error: str | None) -> None:
 )
 def test_what_is_no_message(data: bytes) -> None:
     with pytest.raises(DecodeError):
-        check_amounts(data, FORM, LIMITS)
+        check_message_amounts(data, FORM, LIMITS)

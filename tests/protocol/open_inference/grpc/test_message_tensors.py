@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from protocol.open_inference.grpc import tensors as grpc_tensors
+from protocol.open_inference.grpc import message_tensors
+from protocol.open_inference.grpc.message_tensors import encode_answer, read_call
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from protocol.open_inference.grpc.tensors import encode_answer, read_call
-from protocol.open_inference.tensors import Tensor
+from protocol.tensors import Tensor
 from runners.core.request_limits import RequestLimits
 from tests.wire import read_outputs
 
 
 @pytest.fixture(autouse=True)
 def _two_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_tensors, "_AT_ONCE", 2)
+    monkeypatch.setattr(message_tensors, "_AT_ONCE", 2)
 
 
 VALUES: list[tuple[str, Any]] = [

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
-from protocol.open_inference.tensors import DATATYPES, DTYPES, Tensor, tensor_from_binary, tensor_from_json
+from protocol.tensors import DATATYPES, DTYPES, Tensor, tensor_from_binary, tensor_from_json
 from runners.core.errors import InputError
 from tests.conftest import ModelFolder, Serve
 from tests.wire import to_binary

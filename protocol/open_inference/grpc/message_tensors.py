@@ -9,10 +9,10 @@ import numpy as np
 
 from protocol.http.offload import give_way, offload_large
 from protocol.http.routing import check_version
-from protocol.open_inference.dataplane import Answer, InferCall, RequestedOutput, answer_id, check_counts
+from protocol.open_inference.dataplane import AnswerTensors, InferCall, RequestedOutput, answer_id, check_tensor_counts
 from protocol.open_inference.grpc.calls import INLINE_BYTES
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from protocol.open_inference.tensors import (
+from protocol.tensors import (
     BYTES,
     Tensor,
     check_datatype,
@@ -73,7 +73,7 @@ def read_call(request: messages.ModelInferRequest, limits: RequestLimits) -> Inf
         InputError: a tensor does not fit its datatype and shape.
     """
     parameters = [tensor.parameters for tensor in request.inputs]
-    check_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
+    check_tensor_counts(request.parameters, parameters, [output.parameters for output in request.outputs], limits)
     return InferCall(
         _read_tensors(request, limits),
         _read_parameters(request.parameters),
@@ -131,7 +131,7 @@ def _read_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Tenso
     return Tensor(name, datatype, shape, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
-def encode_answer(request: messages.ModelInferRequest, answer: Answer, is_final: bool | None = None) -> bytes:
+def encode_answer(request: messages.ModelInferRequest, answer: AnswerTensors, is_final: bool | None = None) -> bytes:
     """An encoded ModelInferResponse: all tensors raw or none, as the protocol has it.
 
     Args:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocol.open_inference.outputs import build_tensor
+from protocol.output_tensors import build_tensor
 from runners.core.predictions import MAIN, TRUNCATED_TOKENS, Numbers, Prediction
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.openai.endpoints import ENDPOINTS, is_served
+from protocol.openai_paths import OPENAI_PATHS, is_served
 from runners.core.errors import InputError
 from runners.core.runner import Runner
 
@@ -24,7 +24,7 @@ def describe_service(runner: Runner) -> str:
         paths = [*paths, f"/v2/models/{name}/generate"] if runner.generator.generates else []
     paths += [
         path
-        for path, endpoint in ENDPOINTS.items()
-        if path.startswith("/v1/") and not endpoint.changes_models and is_served(runner, path)
+        for path, entry in OPENAI_PATHS.items()
+        if path.startswith("/v1/") and not entry.changes_models and is_served(runner, path)
     ]
     return f"it serves {runner.task} at {', '.join(paths) or 'the paths that /openapi.json lists'}"

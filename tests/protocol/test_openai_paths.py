@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.openai.endpoints import AT_ROOT, ENDPOINTS, changes_models, is_for_clients
+from protocol.openai.call_table import CALLS
+from protocol.openai_paths import AT_ROOT, OPENAI_PATHS, changes_models, is_for_clients
 from runners.core.task import GENERATION
 
 
-@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("path", OPENAI_PATHS)
 def test_a_path_is_answered_here_for_some_task_or_by_vllm_alone(path: str) -> None:
-    endpoint = ENDPOINTS[path]
-    own = (bool(endpoint.tasks), endpoint.answer is not None, bool(endpoint.request), bool(endpoint.summary))
-    assert len({*own}) == 1
+    entry = OPENAI_PATHS[path]
+    assert bool(entry.tasks) == (entry.call in CALLS)
     # Whether a generator that is not loaded answers a path does not depend on its task.
-    assert endpoint.tasks.isdisjoint(GENERATION) or endpoint.tasks >= GENERATION
+    assert entry.tasks.isdisjoint(GENERATION) or entry.tasks >= GENERATION
 
 
 def test_calls_of_one_name_are_one_call() -> None:
-    for name in {endpoint.name for endpoint in ENDPOINTS.values()}:
-        same = [endpoint for endpoint in ENDPOINTS.values() if endpoint.name == name]
-        assert len({(each.answer, each.tasks, each.request, each.response, each.summary) for each in same}) == 1
+    for name in {entry.call for entry in OPENAI_PATHS.values()}:
+        assert len({entry.tasks for entry in OPENAI_PATHS.values() if entry.call == name}) == 1
+    for call in CALLS.values():
+        assert call.request
+        assert call.response
+        assert call.summary
 
 
 def test_the_root_has_no_path_of_other_protocols() -> None:

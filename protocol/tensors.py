@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol, to and from JSON and the binary extension.
+"""Tensors under the Open Inference Protocol's datatypes, to and from JSON and its binary extension.
 
 The binary extension is Triton's `binary_tensor_data`: a BYTES element is its length as a 4-byte little-endian number
 and then its bytes; all other types are their row-major little-endian bytes. The raw contents of gRPC are the same.

@@ -1,4 +1,4 @@
-"""Predictions as tensors of the Open Inference Protocol, under its names and datatypes."""
+"""Predictions as tensors, which the Open Inference Protocol answers with and V1 adds to its predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.class_scores import class_rows, vocabulary_entries
-from protocol.open_inference.tensors import BYTES, Tensor
+from protocol.tensors import BYTES, Tensor
 from runners.core.predictions import (
     MAIN,
     OFFSETS,

@@ -1,0 +1,103 @@
+"""The paths of OpenAI's API and of vLLM's: what each calls, and which models answer it.
+
+Routes, preflights, the OpenAPI document and the error texts of all protocols derive from this table. How this server
+answers the calls itself is in `protocol/openai/call_table.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from runners.core.runner import OpenAIApplication, Runner
+from runners.core.task import GENERATION, Task
+
+
+class Place(Enum):
+    """Where this server has a path of vLLM's."""
+
+    # At the root and below the prefix (`/openai`).
+    EVERYWHERE = "everywhere"
+    # Below the prefix only, because another protocol may use the path at the root.
+    PREFIX = "prefix"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIPath:
+    """One path.
+
+    Attributes:
+        call: the name of what it calls; several paths may have the same.
+        tasks: the tasks of the models that this server answers it for, without vLLM; none if only vLLM answers it.
+        place: where the path is served.
+        changes_models: whether it loads or unloads something, which only operators may do.
+    """
+
+    call: str
+    tasks: frozenset[Task] = frozenset()
+    place: Place = Place.EVERYWHERE
+    changes_models: bool = False
+
+
+_EMBEDDING = frozenset({Task.TEXT_EMBEDDING})
+_RANKING = frozenset({Task.TEXT_EMBEDDING, Task.TEXT_RANKING})
+
+# By vLLM's path.
+OPENAI_PATHS: Mapping[str, OpenAIPath] = {
+    "/v1/completions": OpenAIPath("completions", GENERATION),
+    "/v1/chat/completions": OpenAIPath("chat/completions", GENERATION),
+    "/v1/responses": OpenAIPath("responses", GENERATION),
+    "/v1/messages": OpenAIPath("messages"),
+    "/v1/embeddings": OpenAIPath("embeddings", _EMBEDDING),
+    "/v1/rerank": OpenAIPath("rerank", _RANKING),
+    "/v1/score": OpenAIPath("score", _RANKING),
+    "/v1/classify": OpenAIPath("classify"),
+    "/v1/pooling": OpenAIPath("pooling"),
+    # Cohere's client has the version in its own paths.
+    "/v2/rerank": OpenAIPath("rerank", _RANKING),
+    "/rerank": OpenAIPath("rerank", _RANKING, Place.PREFIX),
+    "/score": OpenAIPath("score", _RANKING, Place.PREFIX),
+    "/classify": OpenAIPath("classify", place=Place.PREFIX),
+    "/pooling": OpenAIPath("pooling", place=Place.PREFIX),
+    "/tokenize": OpenAIPath("tokenize", GENERATION),
+    "/detokenize": OpenAIPath("detokenize", GENERATION),
+    # vLLM has them with VLLM_ALLOW_RUNTIME_LORA_UPDATING.
+    "/v1/load_lora_adapter": OpenAIPath("load_lora_adapter", place=Place.PREFIX, changes_models=True),
+    "/v1/unload_lora_adapter": OpenAIPath("unload_lora_adapter", place=Place.PREFIX, changes_models=True),
+}
+AT_ROOT = [path for path, entry in OPENAI_PATHS.items() if entry.place is Place.EVERYWHERE]
+
+# The names directly below /v1 that clients may use; an unknown path of another vLLM may be an operator's.
+_CLIENT_RESOURCES = frozenset({"audio", "models", *(
+    entry.call.partition("/")[0]
+    for path, entry in OPENAI_PATHS.items() if path.startswith("/v1/") and not entry.changes_models
+)})  # fmt: skip
+
+
+def is_for_clients(path: str) -> bool:
+    """Whether clients may use one of vLLM's paths; the others are for operators and not served."""
+    if (entry := OPENAI_PATHS.get(path)) is not None:
+        return not entry.changes_models
+    return path.startswith("/v1/") and path.split("/")[2] in _CLIENT_RESOURCES
+
+
+def changes_models(path: str) -> bool:
+    """Whether one of vLLM's paths loads or unloads something."""
+    entry = OPENAI_PATHS.get(path)
+    return entry is not None and entry.changes_models
+
+
+def find_openai_application(runner: Runner) -> OpenAIApplication | None:
+    """The application of the model's engine that answers OpenAI's API; None if this server answers it."""
+    return None if runner.generator is None else runner.generator.openai_application
+
+
+def is_served(runner: Runner, path: str) -> bool:
+    """Whether a model answers one of vLLM's paths, such as `/v1/completions`."""
+    if (application := find_openai_application(runner)) is not None:
+        return application.serves(path)
+    entry = OPENAI_PATHS.get(path)
+    # The task of a generator is unknown until it is loaded.
+    tasks = GENERATION if runner.generator is not None else {runner.task}
+    return entry is not None and not entry.tasks.isdisjoint(tasks)
