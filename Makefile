@@ -65,7 +65,7 @@ stubs: $(VENV)/installed-test
 TEST_WORKERS ?= 2
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	-@$(MAKE) --silent $(SUITE)/fetched
-	$(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+	$(PYTHON) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 # Builds the image of a Bento with buildah, a package of Debian, and runs it.
 test-image: $(VENV)/installed-test

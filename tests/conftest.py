@@ -52,14 +52,22 @@ _WRITERS = ("tests/docs/test_commands.py", "tests/test_demo.py", "tests/test_pac
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several workers of pytest-xdist, a module's tests share a worker, and those that take longest start first."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the tests that take longest first, so that the workers of pytest-xdist end at about the same time."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        module = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("writers" if module in _WRITERS else module))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Run the tests of a module in one worker, which keeps its fixtures, and those of all writers too."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ModuleScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return "writers" if module in _WRITERS else module
+
+    return ModuleScheduling(config, log)
 
 
 @pytest.fixture(scope="module", autouse=True)
