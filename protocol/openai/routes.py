@@ -94,7 +94,7 @@ class _Api:
         if changes_models(path):
             self._access.check_change_over_http(request)
         if (changes_models(path) or is_for_clients(path)) and is_served(runner, path):
-            if request.method != "POST" and runner.generator is None:
+            if request.method != "POST" and find_openai_application(runner) is None:
                 raise MethodNotAllowedError(
                     f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
                 )

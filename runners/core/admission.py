@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from runners.core.errors import OverloadedError
 from runners.core.request_limits import RequestLimits
@@ -22,14 +21,15 @@ class Budget:
         held: the amount that they hold now.
     """
 
-    def __init__(self, limit: int, message: str) -> None:
+    def __init__(self, limit: int, noun: str, argument: str) -> None:
         """
         Args:
-            message: the error of a refused request; `{held}`, `{amount}` (of the request) and `{limit}` are filled in.
+            noun: what is counted, and `argument`, which sets the limit; both are for errors.
         """
         self.held = 0
         self.limit = limit
-        self._message = message
+        self._noun = noun
+        self._argument = argument
 
     def check(self, amount: int, retry_after: Callable[[], float], held_by_request: int = 0) -> None:
         """Refuse an amount beyond the limit. A request alone is not refused: the limits of one request bound it.
@@ -42,20 +42,11 @@ class Budget:
             OverloadedError: the amount would exceed the limit, and other requests hold a part of it.
         """
         if self.held > held_by_request and self.held + amount > self.limit:
-            message = self._message.format(held=self.held, amount=amount, limit=self.limit)
-            raise OverloadedError(f"{message}; try again later", retry_after())
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """The errors of refused requests, by the budget that is exceeded; see `Budget`."""
-
-    characters: str = "{held} characters of other requests are under way, and --max_queue_characters allows {limit}"
-    tokens: str = "{held} tokens of other requests are under way, and --max_queue_tokens allows {limit}"
-    numbers: str = "{held} log probabilities of other requests are under way, and --max_answer_numbers allows {limit}"
-
-
-DEFAULT_MESSAGES = Messages()
+            raise OverloadedError(
+                f"the requests under way have {self.held} {self._noun}; {amount} more would exceed the {self.limit} "
+                f"that {self._argument} allows; try again later",
+                retry_after(),
+            )
 
 
 class Admission:
@@ -73,7 +64,6 @@ class Admission:
         self,
         limits: RequestLimits,
         retry_after: Callable[[], float] = lambda: 1.0,
-        messages: Messages = DEFAULT_MESSAGES,
         answers: int = 1,
     ) -> None:
         """
@@ -84,9 +74,10 @@ class Admission:
         self.requests = 0
         self.limits = limits
         self.retry_after = retry_after
-        self.characters = Budget(limits.max_queue_characters, messages.characters)
-        self.tokens = Budget(limits.max_queue_tokens, messages.tokens)
-        self.numbers = Budget(answers * limits.max_answer_numbers, messages.numbers)
+        self.characters = Budget(limits.max_queue_characters, "characters", "--max_queue_characters")
+        self.tokens = Budget(limits.max_queue_tokens, "tokens", "--max_queue_tokens")
+        largest = "--max_answer_numbers" if answers == 1 else f"{answers} times --max_answer_numbers"
+        self.numbers = Budget(answers * limits.max_answer_numbers, "numbers in answers", largest)
 
     def enter(self, characters: int) -> None:
         """Admit a request, before any work is done for it; call `leave` when it is over.

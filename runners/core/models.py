@@ -95,6 +95,7 @@ class Models:
                 raise
             finally:
                 slot.changing = None
+            slot.reason = ""
 
     async def unload(self, name: str) -> None:
         """Unload a model, once its requests have ended."""

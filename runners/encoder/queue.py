@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
 
-from runners.core.admission import Admission, Messages
+from runners.core.admission import Admission
 from runners.core.errors import ModelNotReadyError
 from runners.core.metrics import QueueMetrics
 from runners.core.predictions import Options
@@ -42,12 +42,6 @@ _MAX_ANSWERS = 8
 # Abandoned entries are removed when there are more than this, and more than half of all entries.
 _MANY_ABANDONED = 1024
 _LONGEST_RETRY = 60.0
-_MESSAGES = Messages(
-    characters="the server is busy with {held} characters of texts; with the {amount} of this request they are more "
-    "than the {limit} it takes",
-    tokens="the server is busy with {held} tokens, more than the {limit} it takes",
-    numbers="the server is busy with answers of {held} numbers, and {limit} is what it takes",
-)
 
 
 class BatchQueue:
@@ -66,7 +60,7 @@ class BatchQueue:
         """
         self._max_batch_tokens = max_batch_tokens
         # Tokens and numbers are counted by other threads too, under this queue's lock.
-        self.admission = Admission(limits, self._drain_seconds, _MESSAGES, _MAX_ANSWERS)
+        self.admission = Admission(limits, self._drain_seconds, _MAX_ANSWERS)
         self._entries = EntryOrder()
         self._metrics = metrics
         self._waiting_texts = 0

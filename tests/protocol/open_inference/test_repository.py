@@ -57,6 +57,15 @@ def test_unload_and_load(client: TestClient) -> None:
     assert client.post("/v1/models/model:predict", json=predict).json() == expected
 
 
+def test_a_loaded_model_that_stops_was_not_unloaded(model_folder: ModelFolder, serve: Serve) -> None:
+    served = serve(model_dir=model_folder("bert", "sequence_classification"), enable_repository=True)
+    for path in (UNLOAD, LOAD):
+        assert served.client.post(path).status_code == 200
+    served.models.first.close()
+    [model] = index(served.client)
+    assert (model["state"], model["reason"]) == ("UNAVAILABLE", "")
+
+
 def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> None:
     served = serve(model_dir=model_folder("bert", "fill_mask"), enable_repository=True)
     model = weakref.ref(served.runner._loaded.model)

@@ -191,6 +191,8 @@ def test_errors(http: TestClient, path: str, body: Any, status: int, param: str 
         ("POST", "/openai/v1/nothing", 404),
         ("PUT", "/openai/v1/nothing", 404),
         ("POST", "/openai/tokenize", 400),
+        ("GET", "/openai/tokenize", 405),
+        ("PUT", "/openai/detokenize", 405),
         ("GET", "/tokenize", 405),
     ],
 )

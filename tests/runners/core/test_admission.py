@@ -39,7 +39,9 @@ def test_requests(admission: Admission) -> None:
 
 def test_characters_count_until_they_are_tokens(admission: Admission) -> None:
     with admission.admit(500) as alone:
-        with refused(OverloadedError, "500 characters of other requests are under way, and --max_queue_characters"):
+        with refused(
+            OverloadedError, "have 500 characters; 1 more would exceed the 500 that --max_queue_characters allows"
+        ):
             admission.admit(1).__enter__()
         alone.queue(20)
         with admission.admit(100):
@@ -49,7 +51,7 @@ def test_characters_count_until_they_are_tokens(admission: Admission) -> None:
 def test_tokens_count_until_an_output_begins(admission: Admission) -> None:
     with admission.admit() as one, admission.admit() as other:
         one.queue(30)
-        with refused(OverloadedError, "30 tokens of other requests are under way, and --max_queue_tokens allows 50"):
+        with refused(OverloadedError, "have 30 tokens; 21 more would exceed the 50 that --max_queue_tokens allows"):
             other.queue(21)
         one.start(10)
         other.queue(21)
@@ -62,7 +64,9 @@ def test_logprobs_count_until_the_request_is_over(admission: Admission) -> None:
         with admission.admit() as one:
             one.queue(1, 600)
             one.start(1)
-            with refused(OverloadedError, "600 log probabilities of other requests are under way"):
+            with refused(
+                OverloadedError, "have 600 numbers in answers; 401 more would exceed the 1000 that --max_answer_numbers"
+            ):
                 other.queue(1, 401)
             other.queue(1, 400)
         assert admission.numbers.held == 400

@@ -277,7 +277,9 @@ async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> N
     first, second = queue.admit(1, 1), queue.admit(1, 1)
     queue.reserve(first, most - 5)
     queue.reserve(second, 5)
-    with pytest.raises(OverloadedError, match=f"answers of {most} numbers, and {most} is what it takes; try again"):
+    with pytest.raises(
+        OverloadedError, match=f"{most} numbers in answers; 1 more would exceed the {most} that 8 times --max_answer"
+    ):
         queue.reserve(second, 1)
     queue.release(first)
     queue.reserve(second, most)

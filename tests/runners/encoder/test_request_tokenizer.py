@@ -194,7 +194,7 @@ async def test_too_many_characters_are_refused_before_work(
 
     first = infer(runner, *[LONG] * 4)
     await asyncio.sleep(0)
-    with pytest.raises(OverloadedError, match="more than the 300000 it takes") as error:
+    with pytest.raises(OverloadedError, match="exceed the 300000 that --max_queue_characters allows") as error:
         await infer(runner, SMALL)
     assert error.value.retry_after >= 1
     gate.open()
@@ -220,7 +220,7 @@ async def test_a_full_server_refuses_before_it_tokenizes(
     queue.admission.tokens.limit = 500
     first = infer(runner, *[tokens(64)] * 30)
     await eventually(lambda: queue.admission.tokens.held > 500)
-    with pytest.raises(OverloadedError, match="tokens, more than the 500 it takes"):
+    with pytest.raises(OverloadedError, match="exceed the 500 that --max_queue_tokens allows"):
         await infer(runner, SMALL)
     assert tokenized == []
     gate.open()
