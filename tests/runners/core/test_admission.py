@@ -40,7 +40,7 @@ def test_requests(admission: Admission) -> None:
 def test_characters_count_until_they_are_tokens(admission: Admission) -> None:
     with admission.admit(500) as alone:
         with refused(
-            OverloadedError, "have 500 characters; 1 more would exceed the 500 that --max_queue_characters allows"
+            OverloadedError, "have 500 characters; 1 more would exceed the 100 that --max_queue_characters allows"
         ):
             admission.admit(1).__enter__()
         alone.queue(20)

@@ -229,7 +229,9 @@ async def test_a_full_server_refuses_before_it_tokenizes(
     gate.allowed = threading.Semaphore(0)
     second = infer(runner, *[tokens(64)] * 4)
     await asyncio.sleep(0)
-    with pytest.raises(OverloadedError, match="1024 characters of texts; with the 11 of this request"):
+    with pytest.raises(
+        OverloadedError, match="have 1024 characters; 11 more would exceed the 1000 that --max_queue_characters allows"
+    ):
         await infer(runner, SMALL)
     assert tokenized == []
     gate.open()
