@@ -73,4 +73,4 @@ def _describe_unknown(name: str, origin: str) -> str:
         close = longer if len(longer) == 1 else difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
         if close:
             return f"unknown argument {name!r} in {origin}: did you mean {close[0]}?"
-    return f"unknown argument {name!r} in {origin}: `python launch.py --help` lists all arguments"
+    return f"unknown argument {name!r} in {origin}; --help lists all arguments"

@@ -53,7 +53,7 @@ def test_command_line_forms(words: list[str], values: dict[str, str]) -> None:
         (["--htp-port=1"], "unknown argument 'htp_port' in the command line: did you mean http_port?"),
         (["--max_thread=1"], "unknown argument 'max_thread' in the command line: did you mean max_threads?"),
         (["--max-num-seq=1"], "unknown argument 'max_num_seq' in the command line: did you mean max_num_seqs?"),
-        (["--foo"], "unknown argument 'foo' in the command line: `python launch.py --help` lists all arguments"),
+        (["--foo"], "unknown argument 'foo' in the command line; --help lists all arguments"),
     ],
 )
 def test_command_line_errors_are_one_clear_line(words: list[str], message: str) -> None:
@@ -208,7 +208,7 @@ def test_arguments_of_vllm_come_from_everywhere() -> None:
         ({"modl_id": "x"}, {}, {}, "unknown argument 'modl_id' in the command line: did you mean model_id?"),
         ({}, {"RUNTIME_ARGS": "--tsk=x"}, {}, "unknown argument 'tsk' in RUNTIME_ARGS: did you mean task?"),
         ({}, {}, {"max_num_seq": 1}, "unknown argument 'max_num_seq' in the Bento: did you mean max_num_seqs?"),
-        ({"foo": "1"}, {}, {}, "unknown argument 'foo' in the command line: `python launch.py --help` lists all"),
+        ({"foo": "1"}, {}, {}, "unknown argument 'foo' in the command line; --help lists all"),
     ],
 )
 def test_unknown_arguments(
