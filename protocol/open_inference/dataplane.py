@@ -274,7 +274,7 @@ def _read_top(top: Any, limits: RequestLimits) -> int:
 
 
 def _find_scores(name: str, known: Sequence[str], options: Options) -> str:
-    """The output with the scores of an output's classes; the main output is of classes."""
+    """The output with the scores of an output's classes; for the main output, that of its classes."""
     of_main = LOGITS if options.form is AnswerForm.RAW_LOGITS else PROBABILITIES
     scores = of_main if name == MAIN else name
     if scores not in (LOGITS, PROBABILITIES) or scores not in known:

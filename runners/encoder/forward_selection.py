@@ -79,7 +79,7 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         texts, scores = [*probe.texts, *probe.long_texts], [*probe.expected, *probe.long_expected]
         _compare(_split(guarded, texts), scores, TOLERANCES[probe.inputs.dtype])
     except Exception as error:
-        refusals[forward.name] = f"longer texts, with other rotary positions, do not: {brief(error)}"
+        refusals[forward.name] = f"it differs for longer texts, whose rotary positions are scaled: {brief(error)}"
         forward.detach()
         return candidates[-1], _explain(probe, candidates[-1], refusals, None)
     reason = _explain(probe, forward, refusals, difference)

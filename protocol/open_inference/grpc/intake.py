@@ -178,7 +178,7 @@ class Intake:
 
 
 class _Arriving:
-    """A message that arrives. A slow one needs a place among the slow ones."""
+    """A message that arrives. After 0.25 s it needs one of the places for slow messages."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
