@@ -188,27 +188,27 @@ class TextEncoder:
             self._backend.post_processor = post_processor
 
     def join(self, first: Encoding, second: Encoding | None = None) -> Encoding:
-        """Join one or two encodings that `keep` has cut: add special tokens and truncate to `max_length`."""
+        """Add special tokens to one or two encodings of `keep`, and truncate them to `max_length`."""
         return self._backend.post_process(first, second, self._add_special_tokens)
 
-    def join_with_each(self, first: Encoding, seconds: Sequence[Encoding]) -> list[Encoding]:
-        """Join an encoding with each of `seconds`; only the first is truncated."""
+    def join_with_each(self, first: Encoding, second_encodings: Sequence[Encoding]) -> list[Encoding]:
+        """Join an encoding with each of `second_encodings`; only the first is truncated."""
         with self._truncating({"strategy": "only_first", "direction": self.side}):
-            return [self.join(first, second) for second in seconds]
+            return [self.join(first, second) for second in second_encodings]
 
-    def keep(self, encoding: Encoding, most: int) -> Encoding:
-        """Cut an encoding to `most` tokens on the side that truncation keeps; this consumes the encoding.
+    def keep(self, encoding: Encoding, max_tokens: int) -> Encoding:
+        """Truncate an encoding to `max_tokens` tokens on the tokenizer's side; this consumes the encoding.
 
-        Tokens are cut, not the text, because the tokens of a piece of text depend on the characters around it.
+        Tokens are truncated, not the text, because the tokens of a piece of text depend on the characters around it.
         """
-        if len(encoding) <= most:
+        if len(encoding) <= max_tokens:
             return encoding
         # `truncate` moves the tokens it cuts to `overflowing`, in parts. Cut from the other end, and keep those parts.
         if self.side == "right":
-            encoding.truncate(len(encoding) - most, direction="left")
+            encoding.truncate(len(encoding) - max_tokens, direction="left")
             parts = encoding.overflowing[::-1]
         else:
-            encoding.truncate(len(encoding) - most, direction="right")
+            encoding.truncate(len(encoding) - max_tokens, direction="right")
             parts = encoding.overflowing
         return Encoding.merge(parts, growing_offsets=False)
 
