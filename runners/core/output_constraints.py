@@ -99,29 +99,29 @@ def check_schema(schema: Any, param: str) -> None:
     level, depth = [schema], 0
     while level:
         # The next alternatives below each schema, at any depth.
-        found = [node for root in level for node in _alternatives(root)]
-        depth += bool(found)
+        next_level = [node for root in level for node in _alternatives(root)]
+        depth += bool(next_level)
         if depth > _MAX_ALTERNATIVES:
             raise InputError(
                 f"the schema of {param} has oneOf, anyOf or allOf nested more than {_MAX_ALTERNATIVES} deep", param
             )
-        level = found
+        level = next_level
 
 
 def _alternatives(root: Any) -> list[Any]:
-    found: list[Any] = []
+    alternatives: list[Any] = []
     stack = [root]
     while stack:
         node = stack.pop()
         if isinstance(node, dict):
             for name, value in node.items():
                 if name in _COMBINING and isinstance(value, list):
-                    found += value
+                    alternatives += value
                 else:
                     stack.append(value)
         elif isinstance(node, list):
             stack += node
-    return found
+    return alternatives
 
 
 def _nesting(value: Any) -> int:

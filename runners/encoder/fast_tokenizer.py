@@ -268,9 +268,9 @@ class TextEncoder:
         that of the whole text.
         """
         # `keep` keeps one token more than fits.
-        kept = self.max_length + 1
+        kept_count = self.max_length + 1
         words = [word for word in encoding.word_ids if word is not None]
-        kept_words = [word for word in encoding.word_ids[:kept] if word is not None]
+        kept_words = [word for word in encoding.word_ids[:kept_count] if word is not None]
         if words and kept_words and words[-1] - kept_words[-1] > _UNCERTAIN_WORDS:
             return True
         if self._needs_whole_words:
@@ -279,7 +279,7 @@ class TextEncoder:
             # A stretch shortly behind the kept tokens suffices, and is cheaper than one at the end of the piece.
             piece = piece[: encoding.offsets[2 * self.max_length][1] + self._unigram_cuts]
         others = self.encode_parts([_shorten(piece, by) for by in range(1, 1 + (self._unigram_cuts or _OTHER_CUTS))])
-        return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
+        return all(other.ids[:kept_count] == encoding.ids[:kept_count] for other in others)
 
     def _truncate(self) -> None:
         """Truncate as `tokenizer(..., truncation=True)` does."""
