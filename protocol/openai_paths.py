@@ -1,7 +1,8 @@
 """The paths of OpenAI's API and of vLLM's: what each calls, and which models answer it.
 
-Routes, preflights, the OpenAPI document and the error texts of all protocols derive from this table. How this server
-answers the calls itself is in `protocol/openai/call_table.py`.
+Routes, preflights, the OpenAPI document and the error texts of all protocols derive from this table. A new call needs a
+row here for each of its paths. If this server answers it without vLLM, it also needs a row in
+`protocol/openai/call_table.py`, and the schemas of its body and answer in `protocol/openai/openapi.py`.
 """
 
 from __future__ import annotations

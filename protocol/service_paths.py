@@ -1,4 +1,8 @@
-"""The paths that a model answers over all protocols, for errors of requests that it does not answer."""
+"""The paths of KServe V1, the Open Inference Protocol and OpenAI's API that a model answers.
+
+The errors of all protocols name them if a model does not answer a call. They do not name the paths of Text Embeddings
+Inference.
+"""
 
 from __future__ import annotations
 

@@ -205,11 +205,11 @@ def _flatten(nested: list[Any], shape: Sequence[int], flat: list[Any]) -> bool:
     return all(isinstance(row, list) and _flatten(row, shape[1:], flat) for row in nested)
 
 
-def _read_strings(buffer: memoryview, most: int, what: str) -> list[str]:
-    """The elements; reading stops after `most` + 1 of them."""
+def _read_strings(buffer: memoryview, max_count: int, what: str) -> list[str]:
+    """The elements; reading stops after `max_count` + 1 of them."""
     strings: list[str] = []
     position = 0
-    while position < len(buffer) and len(strings) <= most:
+    while position < len(buffer) and len(strings) <= max_count:
         if position + 4 > len(buffer):
             raise InputError(f"{what} ends inside the length of element {len(strings)}")
         (length,) = struct.unpack_from("<I", buffer, position)

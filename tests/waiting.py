@@ -1,4 +1,4 @@
-"""Waiting for what nobody tells of: a condition is looked at again and again."""
+"""Polls until a condition is true."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Return once the condition is true.
 
     Raises:
-        AssertionError: it is not within these seconds.
+        AssertionError: the condition is still false after these seconds.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -22,7 +22,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
-    """The same in an event loop, which goes on meanwhile."""
+    """Return once the condition is true; the event loop runs meanwhile.
+
+    Raises:
+        AssertionError: the condition is still false after these seconds.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not true within {seconds} s"

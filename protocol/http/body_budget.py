@@ -129,20 +129,20 @@ def count_kept(value: object) -> int:
     count = 0
     waiting = [value]
     while waiting:
-        each = waiting.pop()
-        if isinstance(each, (str, bytes)):
-            count += len(each)
-        elif isinstance(each, np.ndarray):
-            count += each.nbytes
-        elif isinstance(each, (list, tuple)):
-            count += _PLACE_BYTES * len(each)
-            waiting += each
-        elif isinstance(each, Mapping):
-            count += _PLACE_BYTES * len(each)
-            waiting += each
-            waiting += each.values()
-        elif isinstance(each, msgspec.Struct):
-            waiting += [getattr(each, name) for name in each.__struct_fields__]
-        elif fields := getattr(type(each), "__dataclass_fields__", None):
-            waiting += [getattr(each, name) for name in fields]
+        item = waiting.pop()
+        if isinstance(item, (str, bytes)):
+            count += len(item)
+        elif isinstance(item, np.ndarray):
+            count += item.nbytes
+        elif isinstance(item, (list, tuple)):
+            count += _PLACE_BYTES * len(item)
+            waiting += item
+        elif isinstance(item, Mapping):
+            count += _PLACE_BYTES * len(item)
+            waiting += item
+            waiting += item.values()
+        elif isinstance(item, msgspec.Struct):
+            waiting += [getattr(item, name) for name in item.__struct_fields__]
+        elif fields := getattr(type(item), "__dataclass_fields__", None):
+            waiting += [getattr(item, name) for name in fields]
     return count

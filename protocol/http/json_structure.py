@@ -112,13 +112,13 @@ def _find_characters(body: bytes) -> Iterator[tuple[NDArray[np.int64], NDArray[n
             piece = piece.replace(rb"\\", b"__").replace(rb"\"", b"__")
         is_escaped = piece.endswith(b"\\")
         values = np.frombuffer(piece, np.uint8)
-        found = np.flatnonzero(_IS_STRUCTURE[values])
-        characters = values[found]
+        places = np.flatnonzero(_IS_STRUCTURE[values])
+        characters = values[places]
         is_quote = characters == _QUOTE[0]
         inside = (np.cumsum(is_quote) + in_string) % 2 == 1
         in_string = bool(inside[-1]) if len(inside) else in_string
         outside = ~(inside | is_quote)
-        yield found[outside] + start, characters[outside]
+        yield places[outside] + start, characters[outside]
 
 
 def decode_in_pieces(body: bytes, limits: RequestLimits) -> Any:

@@ -224,8 +224,8 @@ def _resolve_outputs(
         return [_ResolvedOutput(name, all_binary) for name in defaults], options
     if len({output.name for output in call.outputs}) < len(call.outputs):
         raise InputError("the request names an output twice")
-    known = list(dict.fromkeys([*defaults, *(spec.name for spec in runner.named_outputs())]))
-    wanted = [_resolve_output(runner, output, known, all_binary, options, limits) for output in call.outputs]
+    output_names = list(dict.fromkeys([*defaults, *(spec.name for spec in runner.named_outputs())]))
+    wanted = [_resolve_output(runner, output, output_names, all_binary, options, limits) for output in call.outputs]
     names = {output.scores or output.name for output in wanted}
     if OFFSETS in names and from_tokens:
         raise InputError(f"{wire_name(OFFSETS)} is of texts, and the request has tokens")
@@ -235,7 +235,7 @@ def _resolve_outputs(
 def _resolve_output(
     runner: Runner,
     requested: RequestedOutput,
-    known: Sequence[str],
+    output_names: Sequence[str],
     all_binary: bool,
     options: Options,
     limits: RequestLimits,
@@ -243,20 +243,20 @@ def _resolve_output(
     """An output that the request names.
 
     Args:
-        known: the runners' names of the outputs that there are.
+        output_names: the runners' names of the outputs that there are.
         all_binary: whether outputs are binary unless the request says otherwise.
     """
     name = output_name(requested.name)
-    if name not in known or requested.name != wire_name(name):
+    if name not in output_names or requested.name != wire_name(name):
         raise InputError(
             f"Unexpected inference output '{requested.name}' for model '{runner.name}'; "
-            f"there are {', '.join(map(wire_name, known))}"
+            f"there are {', '.join(map(wire_name, output_names))}"
         )
     binary = _read_boolean(requested.parameters, "binary_data", all_binary)
     top = requested.parameters.get("classification")
     if top is None:
         return _ResolvedOutput(name, binary)
-    return _ResolvedOutput(name, binary, _read_top(top, limits), _find_scores(name, known, options))
+    return _ResolvedOutput(name, binary, _read_top(top, limits), _find_scores(name, output_names, options))
 
 
 def _read_boolean(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
@@ -273,11 +273,11 @@ def _read_top(top: Any, limits: RequestLimits) -> int:
     return top
 
 
-def _find_scores(name: str, known: Sequence[str], options: Options) -> str:
-    """The output with the scores of an output's classes; the main output is of classes."""
+def _find_scores(name: str, output_names: Sequence[str], options: Options) -> str:
+    """The output with the scores of an output's classes; for the main output, that of its classes."""
     of_main = LOGITS if options.form is AnswerForm.RAW_LOGITS else PROBABILITIES
     scores = of_main if name == MAIN else name
-    if scores not in (LOGITS, PROBABILITIES) or scores not in known:
+    if scores not in (LOGITS, PROBABILITIES) or scores not in output_names:
         raise InputError(
             f"output {wire_name(name)!r} has no scores of classes, which the parameter classification asks for"
         )

@@ -70,7 +70,7 @@ def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
 
 
 async def _read(runner: TextGenerator, body: Body, limits: RequestLimits) -> tuple[dict[str, Any], str, Options]:
-    """The body, its text, and the options of its `parameters` and, as in Triton, of the fields beside the text."""
+    """The body, its text, and the options of its `parameters` and, as in Triton, of its other fields."""
 
     def read(data: bytes) -> dict[str, Any]:
         call = decode_json(data, _decoder, limits)
@@ -85,11 +85,11 @@ async def _read(runner: TextGenerator, body: Body, limits: RequestLimits) -> tup
     if parameters is not None and not isinstance(parameters, dict):
         raise InputError("parameters must be an object")
     limits.check("max_parameters", len(call) + len(parameters or ()), "parameters", "parameters")
-    beside = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
+    top_level_parameters = {name: value for name, value in call.items() if name not in (_TEXT, "parameters", "id")}
     # A wrong field is refused even if `parameters` overrides it.
-    options = resolve_options(runner, select_model_parameters(beside), limits)
+    options = resolve_options(runner, select_model_parameters(top_level_parameters), limits)
     if parameters:
-        options = resolve_options(runner, select_model_parameters({**beside, **parameters}), limits)
+        options = resolve_options(runner, select_model_parameters({**top_level_parameters, **parameters}), limits)
     return call, text, options
 
 

@@ -1,4 +1,8 @@
-"""The calls of OpenAI's API and of vLLM's that this server answers itself, without vLLM."""
+"""The calls of OpenAI's API and of vLLM's that this server answers itself, without vLLM.
+
+A new call needs a row here, a row in `protocol/openai_paths.py` for each of its paths, and the schemas of its body and
+answer in `protocol/openai/openapi.py`.
+"""
 
 from __future__ import annotations
 

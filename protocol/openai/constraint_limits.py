@@ -55,9 +55,9 @@ def check_tools(tools: list[Any]) -> None:
             _check_schema(schema, "tools")
 
 
-def _check(what: str, count: int, most: int, param: str) -> None:
-    if count > most:
-        raise InputError(f"{what.format(count)}; {most} are the most", param)
+def _check(what: str, count: int, limit: int, param: str) -> None:
+    if count > limit:
+        raise InputError(f"{what.format(count)}; {limit} are the most", param)
 
 
 def _check_pattern(pattern: str, what: str, param: str) -> None:
@@ -118,12 +118,12 @@ def _iterate(value: object) -> Iterator[dict[str, Any]]:
 def _refers_to_itself(node: dict[str, Any], root: object) -> bool:
     """Whether references lead in a circle, so that nothing can match."""
     seen: set[str] = set()
-    found: object = node
-    while isinstance(found, dict) and isinstance(reference := found.get("$ref"), str):
+    target: object = node
+    while isinstance(target, dict) and isinstance(reference := target.get("$ref"), str):
         if reference in seen:
             return True
         seen.add(reference)
-        found = _resolve(reference, root)
+        target = _resolve(reference, root)
     return False
 
 

@@ -161,8 +161,8 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
         if first is not UNSET and second is not UNSET:
             break
     else:
-        known = ", ".join(f"{first} and {second}" for first, second in SIDES)
-        raise InputError(f"the body has no two sides to score; give {known}")
+        names = ", ".join(f"{first} and {second}" for first, second in SIDES)
+        raise InputError(f"the body has no two sides to score; give {names}")
     first, second = ([side] if isinstance(side, str) else side for side in (first, second))
     for name, side in ((first_name, first), (second_name, second)):
         if not side:

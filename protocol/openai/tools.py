@@ -126,15 +126,15 @@ def _describe_call(function: Function) -> dict[str, Any]:
 
 def _collect_definitions(tools: Sequence[Tool]) -> dict[str, Any]:
     """The `$defs` of all tools: references within the schemas refer to the root of the combined schema."""
-    found: dict[str, Any] = {}
+    definitions_by_name: dict[str, Any] = {}
     for tool in tools:
         definitions = (tool.function.parameters or {}).get("$defs", {})
         if not isinstance(definitions, dict):
             raise InputError(f"$defs of the tool {tool.function.name} must be an object", "tools")
         for name, definition in definitions.items():
-            if found.setdefault(name, definition) != definition:
+            if definitions_by_name.setdefault(name, definition) != definition:
                 raise InputError(f"two tools have different definitions of {name}", "tools")
-    return found
+    return definitions_by_name
 
 
 class CallReader:
@@ -168,8 +168,8 @@ class CallReader:
         for position, character in enumerate(text):
             before = self._depth
             self._track(character)
-            if before < _IN_ARGUMENTS <= self._depth and (found := _NAME.search(self._head)):
-                start, name = position, msgspec.json.decode(found[1], type=str)
+            if before < _IN_ARGUMENTS <= self._depth and (name_match := _NAME.search(self._head)):
+                start, name = position, msgspec.json.decode(name_match[1], type=str)
             elif self._depth < _IN_ARGUMENTS <= before and start is not None:
                 deltas.append(self._make_delta(name, text[start : position + 1]))
                 start, name, self._head = None, "", ""

@@ -176,5 +176,5 @@ def requests_of(examples: Examples) -> dict[str, Any]:
 
 
 def answers_of(examples: Examples) -> dict[str, Any]:
-    known = {key: each for key, each in examples.items() if each.answer is not None}
-    return {key: {"summary": each.summary, "value": each.answer} for key, each in known.items()}
+    answered = {key: each for key, each in examples.items() if each.answer is not None}
+    return {key: {"summary": each.summary, "value": each.answer} for key, each in answered.items()}

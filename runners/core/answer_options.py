@@ -61,26 +61,29 @@ class AnswerOptions(BaseModel):
 
     labels: bool = Field(
         False,
-        description="classification answers with the name and the score of the best class instead of its number; "
-        "token classification does so for every token",
+        description="sequence classification, text ranking and zero-shot classification without `candidate_labels` "
+        "answer with the name and the score of the best class instead of its number; token classification does so for "
+        "every token",
     )
     top_k: int | None = Field(
         None,
         ge=1,
-        description="classification and fill-mask answer with the names and scores of this many best classes or tokens",
+        description="sequence classification, text ranking, zero-shot classification, fill-mask and question "
+        "answering answer with this many best classes, tokens or answers, each with its score",
     )
     threshold: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="classification answers only with classes that have at least this score; unset, 0.5 applies if "
-        "a text can have several labels",
+        description="sequence classification, text ranking and zero-shot classification answer only with classes "
+        "that have at least this score; unset, 0.5 applies if a text can have several labels",
     )
     function_to_apply: ScoreFunction | None = Field(
         None,
         strict=False,
-        description="classification converts logits to scores with this function: `softmax`, `sigmoid` or `none`; "
-        "unset, with the one that the model was trained for",
+        description="sequence classification, text ranking and zero-shot classification without `candidate_labels` "
+        "convert logits to scores with this function: `softmax`, `sigmoid` or `none`; unset, with the one that the "
+        "model was trained for",
     )
     targets: Annotated[tuple[str, ...], BeforeValidator(split_names)] = Field(
         (), description="fill-mask scores only these words, each of which must be one token of the vocabulary"
@@ -149,14 +152,15 @@ class OverflowOptions(BaseModel):
         None,
         ge=0,
         lt=2**31,
-        description="classification, fill-mask and question answering read a longer text to its end, in windows "
-        "that overlap by this many tokens",
+        description="sequence classification, text ranking, zero-shot classification without `candidate_labels`, token "
+        "classification, fill-mask and question answering read a longer text to its end, in windows that overlap by "
+        "this many tokens",
     )
     window_aggregation: WindowAggregation = Field(
         WindowAggregation.MEAN,
         strict=False,
-        description="sequence classification combines the logits of the windows of a text with this function: "
-        "`mean` or `max`",
+        description="sequence classification, text ranking and zero-shot classification without `candidate_labels` "
+        "combine the logits of the windows of a text with this function: `mean` or `max`",
     )
     return_truncated_tokens: bool = Field(
         False, description="the answer says how many tokens of each text were truncated, as `truncated_tokens`"

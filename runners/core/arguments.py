@@ -28,6 +28,7 @@ _SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
 _MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 # Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
 _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
+_TASK_NAMES = [f"`{task}`" for task in Task]
 
 
 def _parse_count(value: object) -> object:
@@ -91,16 +92,18 @@ class ModelArguments(ArgumentGroup):
         None, description="the model has this id on the Hugging Face hub, or is in this folder"
     )
     model_revision: str | None = Field(
-        None, description="the hub serves this branch, tag or commit of the model; unset, its main branch"
+        None,
+        description="the server loads this branch, tag or commit of the model from the hub; unset, its main branch",
     )
     tokenizer_revision: str | None = Field(
-        None, description="the hub serves this branch, tag or commit of the tokenizer; unset, that of the model"
+        None,
+        description="the server loads this branch, tag or commit of the tokenizer from the hub; unset, "
+        "`model_revision` applies",
     )
     task: Annotated[Task | None, BeforeValidator(_normalize_task)] = Field(
         None,
-        description="the server runs this task: `fill_mask`, `token_classification`, `sequence_classification`, "
-        "`text_embedding`, `text_ranking`, `zero_shot_classification`, `question_answering`, `text_generation` or "
-        "`text2text_generation`; unset, it infers the task from the model's config.json",
+        description=f"the server runs this task: {', '.join(_TASK_NAMES[:-1])} or {_TASK_NAMES[-1]}; unset, it infers "
+        "the task from the model's config.json",
     )
     backend: Literal["auto", "huggingface", "vllm"] = Field(
         "auto",
@@ -177,8 +180,13 @@ class AnswerArguments(ArgumentGroup, OverflowOptions, AnswerOptions):
     return_token_type_ids: bool = Field(
         False, description="the model receives token_type_ids even if its tokenizer does not return them by default"
     )
-    return_probabilities: bool = Field(False, description="classification answers with the probability of every class")
-    return_raw_logits: bool = Field(False, description="classification answers with the logit of every class")
+    return_probabilities: bool = Field(
+        False,
+        description="classification, text ranking and fill-mask answer with the probability of every class or token",
+    )
+    return_raw_logits: bool = Field(
+        False, description="classification, text ranking and fill-mask answer with the logit of every class or token"
+    )
     return_offsets_mapping: bool = Field(
         False,
         description="token classification adds each token's start and end in the text, in characters, as "
@@ -223,12 +231,12 @@ class ServerArguments(ArgumentGroup):
     grpc_max_send_message_length: int = Field(
         8 * 2**20,
         ge=1,
-        description="a gRPC answer may have this many bytes; a larger one becomes RESOURCE_EXHAUSTED",
+        description="a gRPC answer may have at most this many bytes; a larger one becomes RESOURCE_EXHAUSTED",
     )
     grpc_max_receive_message_length: int = Field(
         8 * 2**20,
         ge=1,
-        description="a gRPC request may have this many bytes; a larger one is refused with RESOURCE_EXHAUSTED",
+        description="a gRPC request may have at most this many bytes; a larger one is refused with RESOURCE_EXHAUSTED",
     )
     ssl_certfile: str | None = Field(
         None, description="the server serves HTTP and gRPC over TLS with the certificate in this file (PEM)"
@@ -257,8 +265,8 @@ class ResourceArguments(ArgumentGroup):
     gpu: int | None = Field(
         None,
         ge=0,
-        description="the service requests this many GPUs from BentoML (0: none); unset, a generator requests as many "
-        "as vLLM's parallel sizes make and an encoder 1, in every Bento and on every machine that has a GPU",
+        description="the service requests this many GPUs from BentoML (0: none); unset: one for an encoder; for a "
+        "generator, the product of vLLM's parallel sizes. Outside a Bento, a machine without GPUs requests none",
     )
     gpu_type: str | None = Field(
         None, description="the service requests this type of GPU from BentoCloud, such as `nvidia-l4`"

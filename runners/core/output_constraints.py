@@ -49,18 +49,18 @@ def read_structured_outputs(outputs: StructuredOutputs | None) -> Constraint | N
         if getattr(outputs, name):
             raise UnsupportedError(f"structured_outputs.{name}", "structured_outputs")
     kinds: tuple[Literal["json", "regex", "choice", "grammar"], ...] = ("json", "regex", "choice", "grammar")
-    found = [kind for kind in kinds if getattr(outputs, kind) is not None]
-    if len(found) + bool(outputs.json_object) != 1:
+    given_kinds = [kind for kind in kinds if getattr(outputs, kind) is not None]
+    if len(given_kinds) + bool(outputs.json_object) != 1:
         raise InputError(
             f"structured_outputs must have exactly one of {', '.join(kinds)} and json_object", "structured_outputs"
         )
-    if not found:
+    if not given_kinds:
         return Constraint("json_object", param="structured_outputs")
     if outputs.choice is not None:
         return Constraint("choice", tuple(outputs.choice), "structured_outputs")
     if outputs.json is not None:
         return constrain_to_schema(outputs.json, "structured_outputs")
-    return Constraint(found[0], outputs.regex or outputs.grammar or "", "structured_outputs")
+    return Constraint(given_kinds[0], outputs.regex or outputs.grammar or "", "structured_outputs")
 
 
 def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:
@@ -99,29 +99,29 @@ def check_schema(schema: Any, param: str) -> None:
     level, depth = [schema], 0
     while level:
         # The next alternatives below each schema, at any depth.
-        found = [node for root in level for node in _alternatives(root)]
-        depth += bool(found)
+        next_level = [node for root in level for node in _alternatives(root)]
+        depth += bool(next_level)
         if depth > _MAX_ALTERNATIVES:
             raise InputError(
                 f"the schema of {param} has oneOf, anyOf or allOf nested more than {_MAX_ALTERNATIVES} deep", param
             )
-        level = found
+        level = next_level
 
 
 def _alternatives(root: Any) -> list[Any]:
-    found: list[Any] = []
+    alternatives: list[Any] = []
     stack = [root]
     while stack:
         node = stack.pop()
         if isinstance(node, dict):
             for name, value in node.items():
                 if name in _COMBINING and isinstance(value, list):
-                    found += value
+                    alternatives += value
                 else:
                     stack.append(value)
         elif isinstance(node, list):
             stack += node
-    return found
+    return alternatives
 
 
 def _nesting(value: Any) -> int:

@@ -88,8 +88,9 @@ class RequestLimits(BaseModel):
     max_parameters: int = Field(
         256,
         ge=1,
-        description="a request, an input and an output may each have at most this many parameters, a CloudEvent this "
-        "many attributes and a chat this many tools",
+        description="a request, an input and an output may each have at most this many parameters, a CloudEvent at "
+        "most this many attributes, and a chat at most this many tools (on `transformers` never more than 128, else a "
+        "400)",
     )
     max_choices: int = Field(
         1024, ge=1, description="a generation request may ask for at most this many outputs: its prompts times n"
@@ -104,8 +105,8 @@ class RequestLimits(BaseModel):
     max_answer_numbers: int = Field(
         8 * _MIB,
         ge=1,
-        description="an answer may have at most this many numbers and names, all unread answers together 8 times as "
-        "many, and all running generation requests together this many log probabilities",
+        description="an answer may have at most this many numbers and names. All unread answers together may have at "
+        "most 8 times as many. All running generation requests together may have at most this many log probabilities",
     )
     max_concurrent_requests: int = Field(
         512, ge=1, description="at most this many requests may run at once, else a 429 with Retry-After"
@@ -133,14 +134,19 @@ class RequestLimits(BaseModel):
         description="the server holds at most this many gRPC streams; a further one ends the one that has been idle "
         "for longest, or is refused",
     )
-    header_timeout: float = Field(10, gt=0, description="the headers of a request must arrive within this many seconds")
+    header_timeout: float = Field(
+        10, gt=0, description="the headers of a request must arrive within this many seconds, else a 408"
+    )
     body_timeout: float = Field(
         30,
         gt=0,
         description="64 KiB of a request body, or its rest, must arrive within this many seconds, else a 408",
     )
     answer_timeout: float = Field(
-        60, gt=0, description="a client must read 64 KiB of its answer, or its rest, within this many seconds"
+        60,
+        gt=0,
+        description="a client must read 64 KiB of its answer, or its rest, within this many seconds, else the server "
+        "closes the connection",
     )
     timeout_keep_alive: int = Field(
         65, ge=1, description="the server closes a connection that has no request for this many seconds"

@@ -119,9 +119,9 @@ def _change_options(
     """The operator's options, changed by the values of a request's parameters."""
     for name in values:
         if name in _NAMES and name not in supported.names:
-            known = ", ".join(sorted(supported.names)) or "none"
+            option_names = ", ".join(sorted(supported.names)) or "none"
             raise InputError(
-                f"the parameter {name} does not apply to {supported.task}, whose options are: {known}", name
+                f"the parameter {name} does not apply to {supported.task}, whose options are: {option_names}", name
             )
     _check_amounts(values, limits)
     parameters = _read(values)

@@ -61,10 +61,10 @@ def read_architectures(config: object) -> list[str]:
     """
     if not isinstance(config, Mapping):
         raise ModelLoadError("the model's config.json is no JSON object")
-    found = config.get("architectures") or []
-    names = [found] if isinstance(found, str) else found
+    listed = config.get("architectures") or []
+    names = [listed] if isinstance(listed, str) else listed
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ModelLoadError(f"architectures in the model's config.json is {found!r}, not a list of class names")
+        raise ModelLoadError(f"architectures in the model's config.json is {listed!r}, not a list of class names")
     return names
 
 
@@ -97,12 +97,12 @@ def infer_task(architectures: Sequence[str] | None) -> Task:
             f"the model's config.json names no architecture, so its task is unknown: "
             f"set --task to one of {servable_tasks()}"
         )
-    found = {_task_of(architecture) for architecture in architectures}
-    served = [task for _, task in _TASK_BY_SUFFIX if isinstance(task, Task) and task in found]
+    tasks = {_task_of(architecture) for architecture in architectures}
+    served = [task for _, task in _TASK_BY_SUFFIX if isinstance(task, Task) and task in tasks]
     if served:
         return served[0]
     names = ", ".join(architectures)
-    if unserved := sorted(task for task in found if task is not None):
+    if unserved := sorted(task for task in tasks if task is not None):
         raise ModelLoadError(
             f"{names} is made for {', '.join(unserved)}, which this server does not run; "
             f"it runs {servable_tasks()}: set --task to one of them if the model can do it"

@@ -188,27 +188,27 @@ class TextEncoder:
             self._backend.post_processor = post_processor
 
     def join(self, first: Encoding, second: Encoding | None = None) -> Encoding:
-        """Join one or two encodings that `keep` has cut: add special tokens and truncate to `max_length`."""
+        """Add special tokens to one or two encodings of `keep`, and truncate them to `max_length`."""
         return self._backend.post_process(first, second, self._add_special_tokens)
 
-    def join_with_each(self, first: Encoding, seconds: Sequence[Encoding]) -> list[Encoding]:
-        """Join an encoding with each of `seconds`; only the first is truncated."""
+    def join_with_each(self, first: Encoding, second_encodings: Sequence[Encoding]) -> list[Encoding]:
+        """Join an encoding with each of `second_encodings`; only the first is truncated."""
         with self._truncating({"strategy": "only_first", "direction": self.side}):
-            return [self.join(first, second) for second in seconds]
+            return [self.join(first, second) for second in second_encodings]
 
-    def keep(self, encoding: Encoding, most: int) -> Encoding:
-        """Cut an encoding to `most` tokens on the side that truncation keeps; this consumes the encoding.
+    def keep(self, encoding: Encoding, max_tokens: int) -> Encoding:
+        """Truncate an encoding to `max_tokens` tokens on the tokenizer's side; this consumes the encoding.
 
-        Tokens are cut, not the text, because the tokens of a piece of text depend on the characters around it.
+        Tokens are truncated, not the text, because the tokens of a piece of text depend on the characters around it.
         """
-        if len(encoding) <= most:
+        if len(encoding) <= max_tokens:
             return encoding
         # `truncate` moves the tokens it cuts to `overflowing`, in parts. Cut from the other end, and keep those parts.
         if self.side == "right":
-            encoding.truncate(len(encoding) - most, direction="left")
+            encoding.truncate(len(encoding) - max_tokens, direction="left")
             parts = encoding.overflowing[::-1]
         else:
-            encoding.truncate(len(encoding) - most, direction="right")
+            encoding.truncate(len(encoding) - max_tokens, direction="right")
             parts = encoding.overflowing
         return Encoding.merge(parts, growing_offsets=False)
 
@@ -268,9 +268,9 @@ class TextEncoder:
         that of the whole text.
         """
         # `keep` keeps one token more than fits.
-        kept = self.max_length + 1
+        kept_count = self.max_length + 1
         words = [word for word in encoding.word_ids if word is not None]
-        kept_words = [word for word in encoding.word_ids[:kept] if word is not None]
+        kept_words = [word for word in encoding.word_ids[:kept_count] if word is not None]
         if words and kept_words and words[-1] - kept_words[-1] > _UNCERTAIN_WORDS:
             return True
         if self._needs_whole_words:
@@ -279,7 +279,7 @@ class TextEncoder:
             # A stretch shortly behind the kept tokens suffices, and is cheaper than one at the end of the piece.
             piece = piece[: encoding.offsets[2 * self.max_length][1] + self._unigram_cuts]
         others = self.encode_parts([_shorten(piece, by) for by in range(1, 1 + (self._unigram_cuts or _OTHER_CUTS))])
-        return all(other.ids[:kept] == encoding.ids[:kept] for other in others)
+        return all(other.ids[:kept_count] == encoding.ids[:kept_count] for other in others)
 
     def _truncate(self) -> None:
         """Truncate as `tokenizer(..., truncation=True)` does."""

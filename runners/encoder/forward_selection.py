@@ -79,7 +79,7 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         texts, scores = [*probe.texts, *probe.long_texts], [*probe.expected, *probe.long_expected]
         _compare(_split(guarded, texts), scores, TOLERANCES[probe.inputs.dtype])
     except Exception as error:
-        refusals[forward.name] = f"longer texts, with other rotary positions, do not: {brief(error)}"
+        refusals[forward.name] = f"it differs for longer texts, whose rotary positions are scaled: {brief(error)}"
         forward.detach()
         return candidates[-1], _explain(probe, candidates[-1], refusals, None)
     reason = _explain(probe, forward, refusals, difference)
@@ -125,8 +125,8 @@ def _can_select_tokens(probe: Probe) -> bool:
     if probe.inputs.selection is not TokenSelection.MASKS:
         return False
     try:
-        found, _ = PaddedForward(probe.inputs).run(probe.texts[:1])
-        _compare([found], probe.expected[:1], TOLERANCES[probe.inputs.dtype])
+        scores, _ = PaddedForward(probe.inputs).run(probe.texts[:1])
+        _compare([scores], probe.expected[:1], TOLERANCES[probe.inputs.dtype])
     except Exception:
         return False
     return True
@@ -200,8 +200,8 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
         forward.detach()
         expected = probe.run_alone(texts)
         forward.attach()
-    found = _split(forward, texts)
-    difference = _compare(found, expected, tolerance)
+    scores = _split(forward, texts)
+    difference = _compare(scores, expected, tolerance)
     replacements = [probe.replace]
     if forward.mode is BatchMode.PACKED:
         _compare(_split(forward, texts[::-1])[::-1], expected, tolerance)
@@ -210,11 +210,11 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
         replacements.append(probe.replace_all)
     # Padding does not mix texts; in float32 only the order of sums depends on the other rows of a batch.
     exact = forward.mode is BatchMode.PACKED or dtype != torch.float32
-    for kept, replace in enumerate(replacements):
-        beside = _split(forward, [text if index % 2 == kept else replace(text) for index, text in enumerate(texts)])
-        if exact and not all(map(torch.equal, beside[kept::2], found[kept::2])):
+    for first, replace in enumerate(replacements):
+        mixed = _split(forward, [text if index % 2 == first else replace(text) for index, text in enumerate(texts)])
+        if exact and not all(map(torch.equal, mixed[first::2], scores[first::2])):
             raise ValueError("the answer to a text depends on the others of its batch")
-        _compare(beside[kept::2], found[kept::2], tolerance)
+        _compare(mixed[first::2], scores[first::2], tolerance)
     return difference
 
 
@@ -225,13 +225,13 @@ def _split(forward: Forward, texts: Sequence[TokenizedText]) -> list[Tensor]:
     return list(torch.split(rows, counts))
 
 
-def _compare(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
+def _compare(actual: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
     """The largest relative difference of scores (see `measure_difference`).
 
     Raises:
         ValueError: it is larger than the tolerance.
     """
-    difference = measure_difference(torch.cat(list(found)), torch.cat(list(expected)))
+    difference = measure_difference(torch.cat(list(actual)), torch.cat(list(expected)))
     if not difference <= tolerance:
         raise ValueError(f"its scores differ by {difference:.0e}")
     return difference

@@ -173,17 +173,18 @@ def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTra
     Raises:
         ArgumentsError: the arguments name a tensor that this model does not take.
     """
-    taken = frozenset(inspect.signature(model.forward).parameters) & {"input_ids", "attention_mask", "token_type_ids"}
-    if arguments.return_token_type_ids and "token_type_ids" not in taken:
+    tensor_names = {"input_ids", "attention_mask", "token_type_ids"}
+    parameter_names = tensor_names & {*inspect.signature(model.forward).parameters}
+    if arguments.return_token_type_ids and "token_type_ids" not in parameter_names:
         raise ArgumentsError(f"return_token_type_ids: {type(model).__name__} takes no token_type_ids")
     if arguments.tensor_input_names is None:
         requested = ["token_type_ids"] if arguments.return_token_type_ids else []
-        return taken & {*tokenizer.model_input_names, *requested}
+        return frozenset(parameter_names & {*tokenizer.model_input_names, *requested})
     names = frozenset(arguments.tensor_input_names)
-    if not names <= taken or "input_ids" not in names:
+    if not names <= parameter_names or "input_ids" not in names:
         raise ArgumentsError(
             f"tensor_input_names is {','.join(arguments.tensor_input_names)}; {type(model).__name__} needs input_ids "
-            f"and takes {', '.join(sorted(taken))}"
+            f"and takes {', '.join(sorted(parameter_names))}"
         )
     return names
 

@@ -98,8 +98,8 @@ class _Layout:
         if key not in self.window_masks:
             positions = torch.arange(length, device=self.cu_seqlens.device)
             distances = positions[:, None] - positions
-            seen = distances.abs() < window
-            self.window_masks[key] = seen & (distances >= 0) if is_causal else seen
+            attention_mask = distances.abs() < window
+            self.window_masks[key] = attention_mask & (distances >= 0) if is_causal else attention_mask
         return self.window_masks[key]
 
 
@@ -137,22 +137,23 @@ def _packed_attention(
     result = torch.zeros(shape, dtype=query.dtype, device=query.device)
     for start, end in zip(layout.bounds, layout.bounds[1:], strict=False):
         length = end - start
-        seen = layout.window_mask(length, window, is_causal)
+        attention_mask = layout.window_mask(length, window, is_causal)
         if bias is not None:
-            seen = _add_bias(bias[..., start:end, start:end], seen, is_causal)
+            attention_mask = _add_bias(bias[..., start:end, start:end], attention_mask, is_causal)
         attended = functional.scaled_dot_product_attention(
             query[:, :, start:end], key[:, :, start:end], value[:, :, start:end],
-            attn_mask=seen, is_causal=is_causal and seen is None and length > 1, scale=scale, enable_gqa=shares_heads,
+            attn_mask=attention_mask, is_causal=is_causal and attention_mask is None and length > 1, scale=scale,
+            enable_gqa=shares_heads,
         )  # fmt: skip
         result[:, start:end] = attended.transpose(1, 2)
     return result, None
 
 
-def _add_bias(bias: Tensor, seen: Tensor | None, is_causal: bool) -> Tensor:
+def _add_bias(bias: Tensor, attention_mask: Tensor | None, is_causal: bool) -> Tensor:
     """Mask the position bias of one text with -inf: [1, heads, length, length]."""
-    if seen is None and is_causal:
-        seen = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
-    return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
+    if attention_mask is None and is_causal:
+        attention_mask = torch.ones(bias.shape[-2:], dtype=torch.bool, device=bias.device).tril()
+    return bias if attention_mask is None else bias.masked_fill(~attention_mask, -torch.inf)
 
 
 def _record_call(
@@ -290,8 +291,8 @@ class PackedForward(Forward):
                 firsts = self._inputs.to_device(bounds[:-1].astype(np.int64))
                 return lambda hidden: hidden[0, firsts][:, None]
             case TokenSelection.MASKS:
-                found = np.flatnonzero(input_ids[: bounds[-1]] == self._inputs.mask_token_id)
-                masks = self._inputs.to_device(found)
+                mask_positions = np.flatnonzero(input_ids[: bounds[-1]] == self._inputs.mask_token_id)
+                masks = self._inputs.to_device(mask_positions)
                 return lambda hidden: hidden[:, masks]
 
 

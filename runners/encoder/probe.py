@@ -134,6 +134,6 @@ def name_dtype(inputs: ModelInputs) -> str:
 
 def _name_other_inputs(inputs: ModelInputs) -> str:
     """The inputs other than text that the model takes: perhaps it needs one of them."""
-    taken = inspect.signature(inputs.model.forward).parameters
-    others = [name for name in _INPUTS_BESIDE_TEXT if name in taken]
+    parameter_names = inspect.signature(inputs.model.forward).parameters
+    others = [name for name in _INPUTS_BESIDE_TEXT if name in parameter_names]
     return f", it takes {' and '.join(others)} beside it" if others else ""

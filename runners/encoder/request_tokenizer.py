@@ -128,11 +128,11 @@ class RequestTokenizer:
         self, items: Sequence[TextInput], costs: Sequence[int], skipped: Sequence[bool] = ()
     ) -> Iterator[_Slice]:
         """Slices of consecutive texts, without the skipped ones."""
-        most = max(1, _SLICE_TEXTS // self._sequences_per_text)
+        max_texts = max(1, _SLICE_TEXTS // self._sequences_per_text)
         start, cost = 0, 0
         for position, each in enumerate(costs):
             is_skipped = bool(skipped) and skipped[position]
-            if position > start and (is_skipped or position - start == most or cost + each > _SLICE_CHARACTERS):
+            if position > start and (is_skipped or position - start == max_texts or cost + each > _SLICE_CHARACTERS):
                 yield _Slice(start, items[start:position], cost)
                 start, cost = position, 0
             if is_skipped:

@@ -109,8 +109,8 @@ class TokenLimits:
         types_fit = self.token_types in (0, None) or highest < self.token_types
         if not types_fit:
             self._refuse_types(every.highest_type, highest)
-        known = self.token_types == 0 or all(summary.complete for summary in summaries)
-        return replace(self, unreadable=unreadable, covers_tokenizer=not unreadable and types_fit and known)
+        types_known = self.token_types == 0 or all(summary.complete for summary in summaries)
+        return replace(self, unreadable=unreadable, covers_tokenizer=not unreadable and types_fit and types_known)
 
     def _find_unreadable(self, tokens: Mapping[int, str], needed: Collection[int]) -> dict[int, str]:
         """The tokens that the model has no embedding for, by id.
@@ -189,8 +189,8 @@ class TokenLimits:
             return
         wrong = low if low < 0 else high
         token = f" ({self.unreadable[wrong]!r})" if name == "input_ids" and wrong in self.unreadable else ""
-        known = "at least 0" if count is None else f"0 to {count - 1}"
-        raise InputError(f"{wrong}{token} is none of the model's {name}, which are {known}")
+        valid_ids = "at least 0" if count is None else f"0 to {count - 1}"
+        raise InputError(f"{wrong}{token} is none of the model's {name}, which are {valid_ids}")
 
 
 def count_token_ids(model: PreTrainedModel) -> int | None:

@@ -48,7 +48,7 @@ class TextTokenizer:
         self.max_length = max_length
         self._special_of_pair = self._encoder.special_of_pair
         self._unknown = -1 if tokenizer.unk_token_id is None else int(tokenizer.unk_token_id)
-        self._seconds: tuple[tuple[str, ...], list[Encoding]] = ((), [])
+        self._encoded_second_texts: tuple[tuple[str, ...], list[Encoding]] = ((), [])
         # WordPiece marks the tokens that continue a word.
         self._marks_continuations = bool(getattr(self._encoder.model, "continuing_subword_prefix", None))
 
@@ -83,8 +83,8 @@ class TextTokenizer:
         positions = range(first_position, first_position + len(texts))
         whole = {position: item for position, item in zip(positions, texts, strict=True) if item.words is None}
         split = {position: item for position, item in zip(positions, texts, strict=True) if item.words is not None}
-        found = self._tokenize_whole(whole, offsets, token_spans, prompt) | self._tokenize_words(split, offsets)
-        tokenized = [found[position] for position in positions]
+        by_position = self._tokenize_whole(whole, offsets, token_spans, prompt) | self._tokenize_words(split, offsets)
+        tokenized = [by_position[position] for position in positions]
         if overflow == TRUNCATE:
             return [EncodedText(text, [text]) for text in tokenized]
         encoded_texts = []
@@ -133,10 +133,10 @@ class TextTokenizer:
         """
         room = self.max_length - question_tokens - self._special_of_pair
         if room < self._min_room:
-            most = self.max_length - self._special_of_pair - self._min_room
+            most_question_tokens = self.max_length - self._special_of_pair - self._min_room
             raise InputError(
                 f"its question has {question_tokens} tokens; beside a context that does not fit into the model's "
-                f"{self.max_length} tokens it may have {most}"
+                f"{self.max_length} tokens it may have {most_question_tokens}"
             )
         return room
 
@@ -277,23 +277,23 @@ class TextTokenizer:
         return prompt + item.text if item.pair is None else (prompt + item.text, item.pair)
 
     def cross(
-        self, texts: Sequence[str], seconds: Sequence[str], overflow: OverflowOptions, first_position: int
+        self, texts: Sequence[str], second_texts: Sequence[str], overflow: OverflowOptions, first_position: int
     ) -> list[EncodedText]:
-        """Pair every text with each of `seconds`; each is tokenized once, and only `texts` are truncated.
+        """Pair every text with each of `second_texts`; each is tokenized once, and only `texts` are truncated.
 
         Args:
             overflow: what to do with texts that are too long; they are never split into windows.
             first_position: position of the first text in its request, for errors.
 
         Returns:
-            For each text its pairs, one sequence for each of `seconds`.
+            For each text its pairs, one sequence for each of `second_texts`.
 
         Raises:
-            InputError: one of `seconds` takes more than half of the model's length, or a text is too long.
+            InputError: one of `second_texts` takes more than half of the model's length, or a text is too long.
         """
         room = self.max_length - self._special_of_pair
-        seconds_encoded = self._encode_seconds(tuple(seconds))
-        for second, encoding in zip(seconds, seconds_encoded, strict=True):
+        second_encodings = self._encode_second_texts(tuple(second_texts))
+        for second, encoding in zip(second_texts, second_encodings, strict=True):
             if len(encoding) > self.max_length // 2 or len(encoding) >= room:
                 raise InputError(
                     f"{second[:40]!r}... has {len(encoding)} tokens, more than half of the {self.max_length} that the "
@@ -305,11 +305,13 @@ class TextTokenizer:
                 encoding, _ = self._encoder.encode_part(text, to_end=overflow != TRUNCATE)
             length = len(encoding)
             # One token more than fits, so that the pair is marked as truncated.
-            kept = self._encoder.keep(encoding, self.max_length + 1)
-            pairs = [_to_tokenized(joined, False) for joined in self._encoder.join_with_each(kept, seconds_encoded)]
+            kept_encoding = self._encoder.keep(encoding, self.max_length + 1)
+            pairs = [
+                _to_tokenized(joined, False) for joined in self._encoder.join_with_each(kept_encoding, second_encodings)
+            ]
             truncated_tokens = 0
             if overflow != TRUNCATE and any(pair.truncated for pair in pairs):
-                tokens = length + max(map(len, seconds_encoded)) + self._special_of_pair
+                tokens = length + max(map(len, second_encodings)) + self._special_of_pair
                 truncated_tokens = tokens - self.max_length
                 if not overflow.truncation:
                     with with_text_position(position):
@@ -317,11 +319,11 @@ class TextTokenizer:
             encoded_texts.append(EncodedText(pairs[0], pairs, truncated_tokens=truncated_tokens))
         return encoded_texts
 
-    def _encode_seconds(self, seconds: tuple[str, ...]) -> list[Encoding]:
-        """Cached for one list of seconds: the slices of a request, which share one, are tokenized in a row."""
-        if self._seconds[0] != seconds:
-            self._seconds = (seconds, self._encoder.encode_parts(seconds))
-        return self._seconds[1]
+    def _encode_second_texts(self, second_texts: tuple[str, ...]) -> list[Encoding]:
+        """Cached for one list of texts: the slices of a request, which share one, are tokenized in a row."""
+        if self._encoded_second_texts[0] != second_texts:
+            self._encoded_second_texts = (second_texts, self._encoder.encode_parts(second_texts))
+        return self._encoded_second_texts[1]
 
     def _too_long(self, tokens: int) -> InputError:
         return InputError(

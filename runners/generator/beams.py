@@ -148,14 +148,14 @@ class Beams:
         count = min(max(2, 1 + len(self._ends)) * self._rules.width, logprobs.shape[1])
         sums = torch.tensor([beam.logprob for beam in self._beams], device=logprobs.device)[:, None]
         values, tokens = logprobs.topk(count)
-        found = [
+        candidates = [
             (logprob, row, token)
             for row, (row_values, row_tokens) in enumerate(zip((values + sums).tolist(), tokens.tolist(), strict=True))
             for logprob, token in zip(row_values, row_tokens, strict=True)
             if logprob > -math.inf
         ]
-        found.sort(key=lambda each: each[0], reverse=True)
-        return found if self._rules.as_vllm else found[:count]
+        candidates.sort(key=lambda each: each[0], reverse=True)
+        return candidates if self._rules.as_vllm else candidates[:count]
 
     def _extend(self, logprobs: Tensor, candidates: list[tuple[float, int, int]]) -> list[tuple[_Beam, bool]]:
         """The continuations that may be kept, best first, and whether each may finish a sequence."""

@@ -35,15 +35,17 @@ class Detokenizer:
         self._skipped = vocabulary.special if skip_special_tokens else frozenset[int]()
         self._characters = _Characters(vocabulary.is_byte_level)
         self.length = 0
-        kept = list(islice((token for token in reversed(context) if not self._is_skipped(token)), _CONTEXT))[::-1]
+        context_tokens = list(islice((token for token in reversed(context) if not self._is_skipped(token)), _CONTEXT))[
+            ::-1
+        ]
         if vocabulary.is_byte_level:
-            self._characters.begin(b"".join(map(vocabulary.data, kept)))
+            self._characters.begin(b"".join(map(vocabulary.data, context_tokens)))
             return
-        data = [vocabulary.byte(token) for token in kept]
-        whole = next((i for i in range(len(kept), 0, -1) if data[i - 1] is None), 0)
+        data = [vocabulary.byte(token) for token in context_tokens]
+        whole = next((i for i in range(len(context_tokens), 0, -1) if data[i - 1] is None), 0)
         # If all of these tokens are bytes, the first one is still context.
         self._characters.begin(b"".join(byte for byte in data[whole:] if byte is not None))
-        self._window = kept[:whole] or kept[:1]
+        self._window = context_tokens[:whole] or context_tokens[:1]
         self._window_text = self._decode(self._window)
         if whole:
             # An incomplete character at its end is part of this sequence.

@@ -21,10 +21,10 @@ def check_characters(text: str, max_length: int, longest_token: int) -> None:
     Raises:
         InputError: the text has more characters than this many tokens can have.
     """
-    if len(text) > (most := max_length * longest_token):
+    if len(text) > (max_characters := max_length * longest_token):
         raise InputError(
-            f"This model's maximum context length is {max_length} tokens, which have {most} characters at most, but "
-            f"the prompt has {len(text)} characters"
+            f"This model's maximum context length is {max_length} tokens, which have {max_characters} characters at "
+            f"most, but the prompt has {len(text)} characters"
         )
 
 

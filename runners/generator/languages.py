@@ -56,21 +56,21 @@ class Languages:
         target = found.get(translator.tgt_lang) if translator.tgt_lang is not None else None
         return cls(found, None if target is None else target.token)
 
-    def find(self, name: str, what: str) -> Language:
+    def find(self, name: str, param: str) -> Language:
         """
         Args:
-            what: the parameter's name, for the error.
+            param: the parameter's name, for the error.
 
         Raises:
             InputError: the model has no languages, or none of this name.
         """
         if not self._by_name:
-            raise InputError(f"{what} is {name!r}, but this model's tokenizer has no languages to choose from")
+            raise InputError(f"{param} is {name!r}, but this model's tokenizer has no languages to choose from")
         if name not in self._by_name:
             names = sorted(self._by_name)
             rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             raise InputError(
-                f"{what} is {name[:40]!r}, which is none of the model's languages: {', '.join(names[:_LISTED])}{rest}"
+                f"{param} is {name[:40]!r}, which is none of the model's languages: {', '.join(names[:_LISTED])}{rest}"
             )
         return self._by_name[name]
 

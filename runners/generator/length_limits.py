@@ -42,8 +42,8 @@ class Limits:
         keys = ("max_decoder_position_embeddings", "max_position_embeddings")
         # An encoder-decoder of two models has a separate config of the decoder.
         decoder: Any = getattr(model.config, "decoder", None) or model.config
-        known = [value for key in keys if (value := getattr(decoder, key, None)) is not None]
-        output = min([*known[:1], max_length] if max_length is not None else known[:1], default=None)
+        lengths = [value for key in keys if (value := getattr(decoder, key, None)) is not None]
+        output = min([*lengths[:1], max_length] if max_length is not None else lengths[:1], default=None)
         default = configured_output(model) or output or _DEFAULT_OUTPUT
         return cls(prompt, output, default if output is None else min(default, output))
 

@@ -119,9 +119,9 @@ class LoadedGenerator:
         if self.defaults.decoder_start is not None:
             raise InputError("an encoder-decoder has no log probabilities of its prompt", "prompt_logprobs")
         if not self.scheduler.computes_in_parts and len(prompt) * self.defaults.vocabulary > _MOST_LOGITS:
-            most = _MOST_LOGITS // self.defaults.vocabulary
+            max_tokens = _MOST_LOGITS // self.defaults.vocabulary
             raise InputError(
-                f"this model gives log probabilities of prompts of {most} tokens at most, not {len(prompt)}",
+                f"this model gives log probabilities of prompts of {max_tokens} tokens at most, not {len(prompt)}",
                 "prompt_logprobs",
             )
 

@@ -70,5 +70,5 @@ def _read(holder: Any, name: str) -> Any:
 def _configs(decoder: Decoder) -> list[PreTrainedConfig]:
     """The configs of the model and its parts, each once."""
     parts = [getattr(module, "config", None) for module in decoder.model.modules()]
-    found = {id(config): config for config in parts if isinstance(config, PreTrainedConfig)}
-    return list(found.values())
+    by_id = {id(config): config for config in parts if isinstance(config, PreTrainedConfig)}
+    return list(by_id.values())

@@ -91,11 +91,11 @@ class Prompts:
         template_tools: Any = variables.get("tools", tools)
         try:
             template: str = self._template or self._tokenizer.get_chat_template(tools=template_tools)
-            known = (_RENDER_OPTIONS | find_variables(template)) - _TOOLS
+            variable_names = (_RENDER_OPTIONS | find_variables(template)) - _TOOLS
             shaped = shape_messages(messages, template)
         except Exception as error:
             raise InputError(f"the chat template refuses the messages: {one_line(error)}") from error
-        used = {name: value for name, value in variables.items() if name in known}
+        used = {name: value for name, value in variables.items() if name in variable_names}
         return render_template(template, shaped, template_tools, {**self._special_tokens, **used}, self._max_characters)
 
     def encode_chat(self, text: str, options: PromptOptions) -> list[int]:

@@ -271,8 +271,8 @@ class Sampler:
         drawn = torch.tensor([[row.draw()] for row in self._random], dtype=torch.float64, device=self._device)
         # A number that is rounded up to the total would be beyond the last token with a probability.
         below = torch.nextafter(total, torch.zeros_like(total))
-        found = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)
-        return found[:, 0].clamp(max=logits.shape[1] - 1)
+        tokens = torch.searchsorted(cumulative, torch.minimum(drawn * total, below), right=True)
+        return tokens[:, 0].clamp(max=logits.shape[1] - 1)
 
     def rank(self, logits: Tensor, tokens: Tensor) -> dict[int, Ranked]:
         """The log probabilities of tokens, for the rows that ask for them.

@@ -71,7 +71,7 @@ def _encode_words(
     words: Sequence[str], tokenizer: PreTrainedTokenizerBase, vocabulary: int
 ) -> tuple[tuple[int, ...], ...]:
     """The tokens of words as in vLLM: at the beginning of a text, and after a space where these differ."""
-    found: list[tuple[int, ...]] = []
+    encoded_words: list[tuple[int, ...]] = []
     for word in dict.fromkeys(words):
         if not word:
             raise InputError("bad_words has an empty text", "bad_words")
@@ -79,15 +79,15 @@ def _encode_words(
         if not plain:
             raise InputError(f"bad_words has {word!r}, which has no tokens", "bad_words")
         spaced = tuple(tokenizer.encode(f" {word.lstrip()}", add_special_tokens=False))
-        found.append(plain)
+        encoded_words.append(plain)
         if len(spaced) == len(plain) and spaced[0] != plain[0]:
-            found.append(spaced)
-        tokens = sum(map(len, found))
-        if len(found) > _MAX_BAD_WORDS or tokens > _MAX_BAD_TOKENS:
+            encoded_words.append(spaced)
+        tokens = sum(map(len, encoded_words))
+        if len(encoded_words) > _MAX_BAD_WORDS or tokens > _MAX_BAD_TOKENS:
             raise InputError(
                 f"bad_words has more than {_MAX_BAD_WORDS} words or {_MAX_BAD_TOKENS} tokens, each word counted with "
                 "and without a space before",
                 "bad_words",
             )
-    _check_ids("bad_words", (token for word in found for token in word), vocabulary)
-    return tuple(found)
+    _check_ids("bad_words", (token for word in encoded_words for token in word), vocabulary)
+    return tuple(encoded_words)

@@ -1,4 +1,4 @@
-"""Limits of the texts and lists that a chat template makes: a single operation cannot be interrupted.
+"""Limits the size of what one template operation creates, since a running operation cannot be interrupted.
 
 The size of a text or list is estimated before an operator, filter or method makes it. The sizes of a rendering are
 added up, because a loop of operations could fill the memory.

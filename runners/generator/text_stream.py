@@ -58,13 +58,13 @@ class TextStream:
         before = len(self._held)
         text = self._held + added
         # If the token completes several stop strings, the one that ends first counts, as in vLLM.
-        found = min(
+        first_stop = min(
             ((end, search.string) for search in self._searches if (end := search.push(added)) and may_stop),
             key=lambda pair: pair[0],
             default=None,
         )
-        if found is not None:
-            end, stop = found
+        if first_stop is not None:
+            end, stop = first_stop
             return text[: before + end if self._include_stop else before + end - len(stop)], stop
         held = 0 if self._include_stop else max(search.matched for search in self._searches)
         certain = len(text) - held

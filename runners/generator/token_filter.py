@@ -38,8 +38,8 @@ def _least_among(logits: Tensor, top_k: Tensor, top_p: Tensor, candidates: int) 
     top_k_sum = values.masked_fill(~in_top_k, -torch.inf).logsumexp(-1, keepdim=True)
     mass = (values - torch.where(limited, top_k_sum, logits.logsumexp(-1, keepdim=True))).exp()
     before = mass.cumsum(-1) - mass
-    kept = in_top_k & ((before < top_p) | (top_p >= 1))
-    kept[:, 0] = True
-    last = kept.sum(-1, keepdim=True) - 1
+    is_kept = in_top_k & ((before < top_p) | (top_p >= 1))
+    is_kept[:, 0] = True
+    last = is_kept.sum(-1, keepdim=True) - 1
     complete = limited | (last < candidates - 1) | (candidates == vocabulary)
     return values.gather(1, last), complete

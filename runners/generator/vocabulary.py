@@ -94,8 +94,8 @@ class Vocabulary:
         if self.is_byte_level:
             # A token with any other character stands for itself, as in the decoder.
             codes = [_BYTES.get(character) for character in string]
-            known = [code for code in codes if code is not None]
-            return bytes(known) if len(known) == len(codes) else string.encode(errors="replace")
+            byte_codes = [code for code in codes if code is not None]
+            return bytes(byte_codes) if len(byte_codes) == len(codes) else string.encode(errors="replace")
         return self.byte(token) or self.text(token).encode(errors="replace")
 
     def _beside_anchor(self, token: int) -> str:

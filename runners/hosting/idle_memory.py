@@ -20,7 +20,7 @@ _RARELY = 1000
 _SLACK = 32 * 2**20
 # Consecutive checks at which an idle process returns memory without an effect.
 _MOST_TRIES = 3
-# Checks after which the estimate is the least again: a minute.
+# Checks after which the estimate is reset to the smallest size seen: a minute.
 _CHECKS_PER_TRIAL = 12
 # Heaps that all threads share. By default each thread gets its own, and glibc never returns up to 64 MiB of each.
 _MOST_HEAPS = 2
@@ -34,8 +34,8 @@ class Excess:
 
     The estimate of the need is the least memory that the process has had. If the process still holds more after memory
     was returned (several times while it is idle, once under load), that is the new estimate: the memory is in use, or
-    would be allocated again at once, which takes time. When load ends, and every minute, the estimate is the least
-    again.
+    would be allocated again at once, which takes time. When load ends, and every minute, the estimate is reset to the
+    smallest size seen.
     """
 
     def __init__(self) -> None:

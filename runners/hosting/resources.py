@@ -34,8 +34,8 @@ def request_gpus(arguments: Arguments, gpus: int) -> dict[str, int | str]:
         return {}
     if arguments.gpu_type is None:
         return {"gpu": gpus}
-    if arguments.gpu_type not in (known := get_args(GpuLiteralType)):
-        raise ArgumentsError(f"argument gpu_type is {arguments.gpu_type!r}; BentoML knows {', '.join(known)}")
+    if arguments.gpu_type not in (gpu_types := get_args(GpuLiteralType)):
+        raise ArgumentsError(f"argument gpu_type is {arguments.gpu_type!r}; BentoML knows {', '.join(gpu_types)}")
     return {"gpu": gpus, "gpu_type": arguments.gpu_type}
 
 

@@ -28,12 +28,12 @@ def encoder_class(auto_class: type[Any], config: PretrainedConfig | None) -> typ
         return auto_class
     # `transformers` does not export all of these classes.
     module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-    found: type[Any] | None = next((getattr(module, name) for name in names if hasattr(module, name)), None)
-    if found is None:
+    bare_encoder: type[Any] | None = next((getattr(module, name) for name in names if hasattr(module, name)), None)
+    if bare_encoder is None:
         return auto_class
     # T5Gemma's encoder class accepts no other value.
     config.is_encoder_decoder = False
-    return found
+    return bare_encoder
 
 
 def take_encoder(model: PreTrainedModel) -> PreTrainedModel:

@@ -37,10 +37,10 @@ def copy_mapped_weights(model: nn.Module) -> int:
 
 def _find_mapped_files() -> list[tuple[int, int]]:
     """Start and end address of each memory-mapped file, in order."""
-    found = []
+    ranges = []
     for line in _MAPS.read_text().splitlines():
         addresses, _, _, _, inode, *path = line.split(maxsplit=5)
         if inode != "0" and path:
             start, end = addresses.split("-")
-            found.append((int(start, 16), int(end, 16)))
-    return sorted(found)
+            ranges.append((int(start, 16), int(end, 16)))
+    return sorted(ranges)

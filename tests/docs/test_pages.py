@@ -128,6 +128,15 @@ def test_every_limit_says_what_it_protects() -> None:
     assert {*PROTECTS} == {*RequestLimits.model_fields}
 
 
+def test_numbers_that_follow_from_limits() -> None:
+    limits = RequestLimits()
+    assert f"at most {limits.max_answer_numbers:,} numbers" in read_page("docs/reference/open-inference.md")
+    masks = limits.max_answer_numbers // 30522
+    assert f"{masks} masks with a\n  vocabulary of 30,522" in read_page("docs/reference/answer-options.md")
+    stops = f"Here {limits.max_stop_strings} by default"
+    assert stops in read_page("docs/reference/differences-from-vllm.md")
+
+
 def test_every_metric_is_on_its_page() -> None:
     importlib.import_module("runners.core.metrics")
     text = read_page("docs/reference/metrics.md")

@@ -224,7 +224,7 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
         ("text_embedding", LONG, {"stride": 1}, "the parameter stride does not apply to text_embedding, whose options are: "),
         ("token_classification", LONG, {"window_aggregation": "max"}, "the parameter window_aggregation does not apply to token_classification, "),
         ("fill_mask", "word " * 90, {"stride": 1}, "text 0 cannot be served: it has no mask: write [MASK] where"),
-        ("fill_mask", "[MASK] " * 1100, {"stride": 1}, "33574200 numbers of the answer, or scores of the vocabulary that it is made of, are more than the 8388608 that --max_answer_numbers allows"),
+        ("fill_mask", "[MASK] " * 275, {"stride": 1}, "8393550 numbers of the answer, or scores of the vocabulary that it is made of, are more than the 8388608 that --max_answer_numbers allows"),
         ("fill_mask", "[MASK] " * 2000, {"stride": 1, "top_k": 5}, "text 0 cannot be served: its 2000 masks and top_k 5 make more than the 10000 sequences of one text (fewer for one of 2002 tokens)"),
         ("fill_mask", "a" * (2**19 + 1), {"truncation": False}, "text 0 cannot be served: 524289 characters of a text that is not simply truncated are more than the 524288 that --max_whole_text_characters allows"),
     ],
@@ -234,6 +234,12 @@ def test_what_is_refused(task: str, instance: Any, parameters: dict[str, Any], e
     response = served.client.post("/v1/models/model:predict", json={"instances": [instance], "parameters": parameters})
     assert response.status_code == (413 if "are more than the" in error else 400)
     assert response.json()["error"].startswith(error)
+
+
+def test_as_many_masks_as_an_answer_has_numbers(run: Run) -> None:
+    """With the default of `max_answer_numbers` and a vocabulary of 30,522 tokens; one more is refused above."""
+    [masks] = predict(run("fill_mask", max_length=LENGTH).client, ["[MASK] " * 274], stride=1, top_k=1)
+    assert len(masks) == 274
 
 
 def test_windows_of_many_texts_are_one_request(run: Run) -> None:

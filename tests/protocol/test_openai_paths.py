@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from protocol.context import make_context
 from protocol.openai.call_table import CALLS
+from protocol.openai.openapi import describe
 from protocol.openai_paths import AT_ROOT, OPENAI_PATHS, changes_models, is_for_clients
+from protocol.openapi.document import OpenApiDocument
+from runners.core.arguments import Arguments
+from runners.core.models import Models
 from runners.core.task import GENERATION
+from runners.hosting.selection import create_runner
+from tests.conftest import ModelFolder
 
 
 @pytest.mark.parametrize("path", OPENAI_PATHS)
@@ -20,10 +27,14 @@ def test_a_path_is_answered_here_for_some_task_or_by_vllm_alone(path: str) -> No
 def test_calls_of_one_name_are_one_call() -> None:
     for name in {entry.call for entry in OPENAI_PATHS.values()}:
         assert len({entry.tasks for entry in OPENAI_PATHS.values() if entry.call == name}) == 1
-    for call in CALLS.values():
-        assert call.request
-        assert call.response
-        assert call.summary
+
+
+def test_every_call_has_a_path_and_its_schemas(model_folder: ModelFolder) -> None:
+    assert {*CALLS} <= {entry.call for entry in OPENAI_PATHS.values()}
+    arguments = Arguments(model_dir=str(model_folder("bert", "text_embedding")))
+    document = OpenApiDocument(make_context(Models([create_runner(arguments)]), arguments, "/openai"))
+    describe(document)
+    assert {name for call in CALLS.values() for name in (call.request, call.response)} <= {*document.schemas}
 
 
 def test_the_root_has_no_path_of_other_protocols() -> None:

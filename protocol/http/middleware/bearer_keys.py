@@ -29,5 +29,5 @@ class Keys:
         scheme, _, key = authorization[0].partition(b" ")
         digest = digest_key(key.strip(b" \t"))
         digests = self._digests if self._file is None else (*self._digests, *self._file.digests)
-        found = [hmac.compare_digest(digest, each) for each in digests]
-        return scheme.lower() == b"bearer" and any(found)
+        matches = [hmac.compare_digest(digest, each) for each in digests]
+        return scheme.lower() == b"bearer" and any(matches)

@@ -51,10 +51,11 @@ class Intake:
         Raises:
             OverloadedError: there are too many.
         """
-        most = _CALLS * self._arguments.max_concurrent_requests
-        if self._calls >= most:
+        max_calls = _CALLS * self._arguments.max_concurrent_requests
+        if self._calls >= max_calls:
             raise OverloadedError(
-                f"the server has {most} calls, {_CALLS} times max_concurrent_requests; try again later", _RETRY_SECONDS
+                f"the server has {max_calls} calls, {_CALLS} times max_concurrent_requests; try again later",
+                _RETRY_SECONDS,
             )
         self._calls += 1
         context.add_done_callback(self._leave)
@@ -164,11 +165,11 @@ class Intake:
         """
         if size <= _SMALL_BYTES:
             return 0
-        most = self._arguments.max_buffered_bytes
-        if self._answer_bytes and self._answer_bytes + size > most:
+        max_bytes = self._arguments.max_buffered_bytes
+        if self._answer_bytes and self._answer_bytes + size > max_bytes:
             raise OverloadedError(
                 f"answers of {self._answer_bytes} bytes are not read yet; with the {size} of this one they are more "
-                f"than the {most} that the server takes (max_buffered_bytes)", _RETRY_SECONDS,
+                f"than the {max_bytes} that the server takes (max_buffered_bytes)", _RETRY_SECONDS,
             )  # fmt: skip
         self._answer_bytes += size
         return size
@@ -178,7 +179,7 @@ class Intake:
 
 
 class _Arriving:
-    """A message that arrives. A slow one needs a place among the slow ones."""
+    """A message that arrives. After 0.25 s it needs one of the places for slow messages."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake

@@ -77,11 +77,11 @@ def find_candidates(
     return np.concatenate([_pick_best(np.column_stack([products, *stripped]), answer_options.top_k or 1), none])
 
 
-def _pick_best(candidates: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """The candidates with the highest scores, best first, at most one per place: float64 [at most `most`, 3]."""
+def _pick_best(candidates: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """The candidates with the highest scores, best first, at most one per place: float64 [at most `count`, 3]."""
     ordered = candidates[np.argsort(-candidates[:, 0], kind="stable")]
     _, places = np.unique(ordered[:, 1:], axis=0, return_index=True)
-    return ordered[np.sort(places)[:most]]
+    return ordered[np.sort(places)[:count]]
 
 
 def _find_edges(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -65,13 +65,13 @@ class EntityFinder:
             classes, values, spans = classes[entities.starts], entities.average(values), entities.merge(spans)
             names = self._entity_names
         labels = names[classes]
-        kept = np.flatnonzero(np.array([name not in ignored for name in names.tolist()], dtype=bool)[classes])
-        spans = spans[kept]
+        positions = np.flatnonzero(np.array([name not in ignored for name in names.tolist()], dtype=bool)[classes])
+        spans = spans[positions]
         texts = [token_spans.cut(start, end) for start, end in spans.tolist()]
         return Records(
             {
-                "label": labels[kept],
-                "score": values[kept],
+                "label": labels[positions],
+                "score": values[positions],
                 "text": np.array(texts, dtype=object),
                 "start": spans[:, 0],
                 "end": spans[:, 1],

@@ -66,8 +66,8 @@ class TextEmbedding(EncoderTask):
             raise InputError(f"dimensions is {dimensions}; the model's vectors have {most}", "dimensions")
         prompts = self._files.prompts
         if name is not None and name not in prompts:
-            known = f"there are {', '.join(prompts)}" if prompts else "the model has none"
-            raise InputError(f"there is no prompt {name!r}: {known}", "prompt_name")
+            explanation = f"there are {', '.join(prompts)}" if prompts else "the model has none"
+            raise InputError(f"there is no prompt {name!r}: {explanation}", "prompt_name")
         if name is not None and prompts[name] and not self._files.pools_prompts:
             raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
 

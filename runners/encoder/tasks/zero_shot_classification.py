@@ -33,12 +33,12 @@ class ZeroShotClassification(SequenceClassification):
     def prepare(self) -> None:
         super().prepare()
         names = [self.class_name(index).lower() for index in range(self.classes)]
-        found = [index for index, name in enumerate(names) if name.startswith(ENTAILMENT)]
-        if not found or self.classes < 2:
+        entailment_classes = [index for index, name in enumerate(names) if name.startswith(ENTAILMENT)]
+        if not entailment_classes or self.classes < 2:
             raise ModelLoadError(
                 f"zero-shot classification needs a class named {ENTAILMENT}; the model's are {', '.join(names)}"
             )
-        self._entailment = found[0]
+        self._entailment = entailment_classes[0]
         self._contradiction = -1 if self._entailment == 0 else 0
 
     def tokenize(
