@@ -104,7 +104,7 @@ def test_a_prompt_goes_before_texts_only() -> None:
     named = Options(answer=AnswerOptions(prompt_name="query"))
     check_prompt_name(named, Options(), has_tokens=False)
     check_prompt_name(named, named, has_tokens=True)
-    with pytest.raises(InputError, match="the request has tokens"):
+    with pytest.raises(InputError, match="the request has token ids"):
         check_prompt_name(named, Options(), has_tokens=True)
 
 
