@@ -27,7 +27,7 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue_entries import Entry, EntryOrder, PendingRequest
 from runners.encoder.sequences import EncodedText
 
-# Factor on the cost of entries beyond the first batch of a request; such requests get at least 1 / factor of the model.
+# Factor on the cost of entries beyond the first batch of a request; docs/explanation/engine.md has its effect.
 _LARGE_REQUEST_PENALTY = 4
 _MAX_BATCH_TEXTS = 256
 # A request is small if it is a single text, or has at most this many texts and this share of a batch's tokens.
