@@ -4,8 +4,8 @@ PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
-	test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders bench-generation \
-	bench-infinity bench-wires lint clean
+	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
+	bench-generation bench-infinity bench-wires lint clean
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -71,6 +71,10 @@ test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 test-image: $(VENV)/installed-test
 	FLAVOR=$(FLAVOR) $(if $(filter command line,$(origin TORCH_WHEELS)),TORCH_WHEELS=$(TORCH_WHEELS)) \
 		$(PYTHON) -m pytest -m image -s
+
+# Installs the package and its extras into empty virtual environments, each of which takes GBs and minutes.
+test-install: $(VENV)/installed-test
+	$(PYTHON) -m pytest -m install
 
 # Tests against a real Triton, which has 0.3 GB and needs Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from email.message import Message
 from email.parser import Parser
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -91,6 +92,20 @@ def test_the_storage_extra_resolves(wheel: Path, environment: Path) -> None:
     report = pip(environment, "install", "--dry-run", "--no-index", f"{wheel}[storage]")
     assert "kserve-storage" in report
     assert "Would install" not in report
+
+
+@pytest.mark.install
+@pytest.mark.parametrize(("extra", "module"), [("", "service"), ("[storage]", "kserve_storage"), ("[cpu]", "vllm")])
+def test_it_installs_into_an_empty_environment(wheel: Path, tmp_path: Path, extra: str, module: str) -> None:
+    """With the torch of these tests: the newest one may be a build for GPUs, which has gigabytes."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    pip(environment, "install", "--quiet", f"{wheel}{extra}", f"torch=={version('torch').partition('+')[0]}")
+    printed = subprocess.run(
+        [str(environment / "bin" / COMMAND), "--version"], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout == f"{COMMAND} {VERSION}\n"
+    subprocess.run([str(environment / "bin/python"), "-c", f"import {module}"], cwd=tmp_path, check=True)
 
 
 def test_the_command_prints_the_version(environment: Path, tmp_path: Path) -> None:
