@@ -57,13 +57,22 @@ def test_workers_share_the_port(folder: Path, home: Path) -> None:
     server = serve(folder, home, "--arg=enable_repository=true", BENTOML_CONFIG_OPTIONS=workers)
     try:
         server.wait_until("/v2/health/ready", 200)
-        listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]
-        assert len({one.pid for one in listening if one.laddr.port == server.grpc_port}) == 2
+        deadline = time.monotonic() + 60
+        # Ready is whichever worker was first.
+        while len(_listening(server.grpc_port)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(_listening(server.grpc_port)) == 2
         _wait_for_answer(server)
         assert httpx.get(f"{server.url}/v2").json()["extensions"] == ["binary_tensor_data", "classification"]
         assert httpx.post(f"{server.url}/v2/repository/models/model/unload").status_code == 501
     finally:
         assert server.terminate() == 0
+
+
+def _listening(port: int) -> set[int | None]:
+    """The processes that listen on a port."""
+    connections = psutil.net_connections("tcp")
+    return {each.pid for each in connections if each.status == "LISTEN" and each.laddr.port == port}
 
 
 def _wait_for_answer(server: ServerProcess) -> None:
