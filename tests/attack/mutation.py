@@ -103,7 +103,8 @@ def _add_option(random: Random, container: Any, key: Any, options: Sequence[tupl
 
 def _add_unknown(random: Random, container: Any, _: Any, __: Sequence[tuple[str, Any]]) -> None:
     if isinstance(container, dict):
-        container[random.choice(("", "unknown", "\ud800", "a" * 300, "__class__", "0"))] = random.choice(STRANGE)
+        name = random.choice(("", "unknown", "\ud800", "a" * 300, "__class__", "0"))
+        container[name] = copy.deepcopy(random.choice(STRANGE))
 
 
 def _rename(random: Random, container: Any, key: Any, _: Sequence[tuple[str, Any]]) -> None:
