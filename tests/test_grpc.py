@@ -57,11 +57,8 @@ def test_workers_share_the_port(folder: Path, home: Path) -> None:
     server = serve(folder, home, "--arg=enable_repository=true", BENTOML_CONFIG_OPTIONS=workers)
     try:
         server.wait_until("/v2/health/ready", 200)
-        deadline = time.monotonic() + 60
-        # Ready is whichever worker was first.
-        while len(_listening(server.grpc_port)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert len(_listening(server.grpc_port)) == 2
+        # The server is ready with its first worker.
+        wait_until(lambda: len(_listening(server.grpc_port)) == 2, seconds=60)
         _wait_for_answer(server)
         assert httpx.get(f"{server.url}/v2").json()["extensions"] == ["binary_tensor_data", "classification"]
         assert httpx.post(f"{server.url}/v2/repository/models/model/unload").status_code == 501

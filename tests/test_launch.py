@@ -185,15 +185,16 @@ def test_a_manifest_of_kserve_with_two_workers(model_folder: ModelFolder, tmp_pa
             assert server.output.count(f"{name} in the command line has no effect: {instead}") == 1, name
         assert server.output.count("RUNTIME_SERVICE_HOST is ignored: there is no argument service_host") == 1
 
-        deadline = time.monotonic() + 60
         wait_until(lambda: server.output.count("m is ready") >= 2, seconds=60)
         headers = {"authorization": "Bearer secret"}
-        answered: set[str] = set()
-        while answered != {"1", "2"} and time.monotonic() < deadline:
+
+        def both_have_answered() -> bool:
             answer = httpx.post(f"{server.url}/v1/models/m:predict", json={"instances": ["a", "b"]}, headers=headers)
             assert answer.status_code == 200
-            answered = {*re.findall(r":(\d+)\] requestId: .* path: /v1/models/m:predict, status: 200", server.output)}
-        assert answered == {"1", "2"}
+            answered = re.findall(r":(\d+)\] requestId: .* path: /v1/models/m:predict, status: 200", server.output)
+            return {*answered} == {"1", "2"}
+
+        wait_until(both_have_answered, seconds=60)
         unload = httpx.post(f"{server.url}/v2/repository/models/m/unload", headers=headers)
         assert unload.status_code == 501
         workers = server.workers
@@ -251,12 +252,9 @@ def test_in_a_built_bento(model_folder: ModelFolder, tmp_path: Path) -> None:
     server = Launched(words, tmp_path, {"RUNTIME_MODEL_NAME": "variable"}, script)
     try:
         server.wait_until("/v2/health/ready", 200)
-        deadline = time.monotonic() + 60
-        # The other worker, which may get this request, loads its model too.
-        while (
-            answer := httpx.post(f"{server.url}/v1/models/line:predict", json={"instances": ["a"]})
-        ).status_code == 503 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        # The server is ready with its first worker; the other one may get this request.
+        wait_until(lambda: server.output.count("line is ready") >= 2, seconds=60)
+        answer = httpx.post(f"{server.url}/v1/models/line:predict", json={"instances": ["a"]})
         assert [*answer.json()["predictions"][0]][:2] == ["0", "1"], "probabilities by class"
         assert len(server.workers) == 2
     finally:
