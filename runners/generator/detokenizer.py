@@ -35,9 +35,8 @@ class Detokenizer:
         self._skipped = vocabulary.special if skip_special_tokens else frozenset[int]()
         self._characters = _Characters(vocabulary.is_byte_level)
         self.length = 0
-        context_tokens = list(islice((token for token in reversed(context) if not self._is_skipped(token)), _CONTEXT))[
-            ::-1
-        ]
+        last_first = (token for token in reversed(context) if not self._is_skipped(token))
+        context_tokens = list(islice(last_first, _CONTEXT))[::-1]
         if vocabulary.is_byte_level:
             self._characters.begin(b"".join(map(vocabulary.data, context_tokens)))
             return
