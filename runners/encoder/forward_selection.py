@@ -31,7 +31,7 @@ from runners.encoder.forward import (
     group_by_length,
     group_singly,
 )
-from runners.encoder.packing import PackedForward
+from runners.encoder.packing import NarrowForward, PackedForward
 from runners.encoder.probe import Probe, name_dtype
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.packed_linear import pack_linears
@@ -101,7 +101,10 @@ def _find_correct(
             return forward, _check(probe, forward, expected)
         except Exception as error:
             forward.detach()
-            refusals.setdefault(forward.name, brief(error))
+            if forward.is_variant:
+                logger.debug("%s: %s", type(forward).__name__, brief(error))
+            else:
+                refusals.setdefault(forward.name, brief(error))
     return alone, None
 
 
@@ -110,7 +113,10 @@ def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
     inputs = probe.inputs
     other_side = "left" if padding_side == "right" else "right"
     selects = _can_select_tokens(probe)
+    # A GPU would run attention text by text.
+    is_narrow = inputs.selection is not TokenSelection.ALL and inputs.model.device.type == "cpu"
     return [
+        *([NarrowForward(inputs)] if is_narrow else []),
         PackedForward(inputs),
         PaddedForward(inputs, padding_side, selects),
         PaddedForward(inputs, other_side, selects),
@@ -259,6 +265,8 @@ def _check_finite(probe: Probe) -> None:
 def _explain(probe: Probe, chosen: Forward, refusals: dict[str, str], difference: float | None) -> str:
     parts = [f"{probe.name} gives the same as for each text alone ({difference:.0e})"] if difference is not None else []
     parts += [f"not {refused}, since {reason}" for refused, reason in refusals.items()]
+    if chosen.is_variant:
+        parts.append("its last layer runs only on the rows that the task reads")
     if probe.refused:
         parts.append(f"some texts were not tried, since the stock model refuses them: {probe.refused}")
     phrase = _MODE_PHRASES.get(chosen.mode, f"in batches sorted by length, {chosen.name}")
