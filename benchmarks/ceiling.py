@@ -22,7 +22,8 @@ from runners.core.arguments import Arguments
 from runners.core.predictions import TextInput
 from runners.encoder.runner import EncoderRunner
 from runners.modeling.loading import BATCH_TOKENS_ON_CPU
-from runners.modeling.packed_linear import VOCABULARY, PackedLinear
+from runners.modeling.linear_kernels import VOCABULARY
+from runners.modeling.packed_linear import PackedLinear
 
 
 def measure(folder: str, texts: list[str], dtype: str) -> dict[str, float]:

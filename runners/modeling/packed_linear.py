@@ -1,42 +1,44 @@
-"""Linear layers whose weights are packed for oneDNN at load, for models on a CPU.
+"""Linear layers whose weights are packed at load, for models on a CPU.
 
-In float32, `F.linear` calls MKL. MKL does not use AVX-512 on AMD, reorders the weight on every call, and gives a row
-different last bits in different batches. oneDNN with packed weights has none of these faults. The operators used here
-are private to PyTorch (its compiler emits them), so they are probed first: they must exist, agree with the stock
-layers, and not be slower. Otherwise the stock layers stay.
+In float32, `F.linear` calls MKL, which packs the weight at every call. Its results for a row have other last bits in
+batches of few rows, and it does not use AVX-512 on AMD. The kernels of `linear_kernels` have none of these faults, and
+the fastest one is chosen for each shape of layers. Packed layers must agree with the stock layers; otherwise the stock
+layers stay.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runners.core.errors import brief
+from runners.modeling.linear_kernels import (
+    VOCABULARY,
+    KernelChoice,
+    KernelType,
+    LinearKernel,
+    OneDNNKernel,
+    choose_kernel,
+    describe_speedups,
+)
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 
-# Numbers of rows at which packed layers are timed (a short text alone, and a full batch), and how often each.
-_TRIED_ROWS = {32: 20, 1024: 5}
-_LEAST_SPEEDUP = 0.8
-# Layers with fewer weights take microseconds in both forms, so their timing does not count.
-_SMALL_LAYER = 2**18
-# A layer with more outputs is a vocabulary layer: it is large, but runs on few rows.
-VOCABULARY = 10_000
-# The number of rows that the packed layout is optimized for; it also serves few rows well.
-_LAYOUT_ROWS = 512
+# Numbers of rows at which kernels are timed (a short text alone, and a full batch), and how often each.
+_TRIED_ROWS = {48: 12, 1024: 4}
 
 
 class PackedLinear(nn.Module):
-    """`nn.Linear` for inference, with its weight in oneDNN's layout.
+    """`nn.Linear` for inference, with its weight in the layout of a kernel.
 
     Attributes:
         weight_was_read: whether the model has read `weight` itself.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, kernel: KernelType = OneDNNKernel) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
@@ -45,7 +47,7 @@ class PackedLinear(nn.Module):
         # In a tuple, so that it is not registered as a submodule.
         self._stock: tuple[nn.Linear, ...] = (linear,)
         self.weight_was_read = False
-        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _LAYOUT_ROWS)
+        self._kernel: LinearKernel = kernel(linear.weight.detach(), linear.bias)
 
     @property
     def weight(self) -> Tensor:
@@ -59,12 +61,16 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
-        return result
+        return self._kernel(rows)
 
 
 @torch.inference_mode()
-def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) -> str:
+def pack_linears(
+    model: nn.Module,
+    run: Callable[[], Tensor],
+    expected: Tensor,
+    tried_rows: Mapping[int, int] = _TRIED_ROWS,
+) -> str:
     """Replace the linear layers of a model in place, if packed layers are equal and not slower.
 
     If the model reads the weight of a layer, that layer stays stock, unless the model also runs with an empty weight:
@@ -73,6 +79,7 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
     Args:
         run: runs the model on a fixed input, and returns its scores.
         expected: the scores with stock layers.
+        tried_rows: the numbers of rows at which kernels are timed, and how often each.
 
     Returns:
         What was done and why, for the log.
@@ -83,16 +90,18 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
     if linears[0].weight.device.type != "cpu":
         return "stock linear layers: the model is not on a CPU"
     try:
-        packed = {linear: PackedLinear(linear) for linear in linears}
-        unequal = [linear for linear in linears if not _equal(linear, packed[linear])]
+        choices = _choose_kernels(linears, tried_rows)
+        packed = {
+            linear: PackedLinear(linear, kernel) for linear in linears if (kernel := choices[_shape(linear)].kernel)
+        }
+        unequal = [linear for linear in packed if not _equal(linear, packed[linear])]
     except (AttributeError, RuntimeError) as error:
         return f"stock linear layers: packed ones cannot be made ({brief(error)})"
     if unequal:
         return f"stock linear layers: packed ones of {unequal[0]} give other results"
-    tried = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < VOCABULARY))
-    speedups = {rows: _speedup(tried, packed[tried], rows, times) for rows, times in _TRIED_ROWS.items()}
-    faster = " and ".join(f"{speedup:.1f} times at {rows} rows" for rows, speedup in speedups.items())
-    if tried.weight.numel() >= _SMALL_LAYER and min(speedups.values()) < _LEAST_SPEEDUP:
+    largest = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < VOCABULARY))
+    faster = describe_speedups(choices[_shape(largest)].speedups)
+    if not packed:
         return f"stock linear layers: packed ones are only {faster} as fast"
     _replace(model, packed)
     tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
@@ -109,7 +118,27 @@ def pack_linears(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) 
     # Copy the remaining parameters, so that the memory-mapped weight file can be freed.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    return f"linear layers packed for oneDNN, {faster} as fast{stays}"
+    timed = f", the largest {faster} as fast as a stock one" if faster else ""
+    return f"linear layers packed for {_count_kernels(linears, choices)}{timed}{stays}"
+
+
+def _choose_kernels(linears: Sequence[nn.Linear], tried_rows: Mapping[int, int]) -> dict[object, KernelChoice]:
+    """The kernel for each shape of layers."""
+    examples = {_shape(linear): linear for linear in linears}
+    return {shape: choose_kernel(linear, tried_rows) for shape, linear in examples.items()}
+
+
+def _shape(linear: nn.Linear) -> object:
+    return linear.in_features, linear.out_features, linear.weight.dtype
+
+
+def _count_kernels(linears: Sequence[nn.Linear], choices: Mapping[object, KernelChoice]) -> str:
+    """For the log: `oneDNN`, or with several kernels `oneDNN (14) and MKL (24)`."""
+    kernels = [choices[_shape(linear)].kernel for linear in linears]
+    counts = Counter("no kernel" if kernel is None else kernel.name for kernel in kernels)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return " and ".join(f"{name} ({count})" for name, count in counts.most_common())
 
 
 def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
@@ -147,16 +176,3 @@ def _equal(stock: nn.Linear, packed: PackedLinear) -> bool:
     expected = stock(rows)
     tolerance = 1e-5 if expected.dtype == torch.float32 else 2e-2
     return bool((packed(rows) - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1))
-
-
-def _speedup(linear: nn.Linear, packed: PackedLinear, row_count: int, times: int) -> float:
-    rows = torch.randn(1, row_count, linear.in_features).to(linear.weight.dtype)
-    calls: tuple[Callable[[], Tensor], ...] = (lambda: linear(rows), lambda: packed(rows))
-    timings: tuple[list[float], list[float]] = ([], [])
-    # Alternate, and take the best of several runs, so that other load on the machine does not decide.
-    for _ in range(times):
-        for call, seconds in zip(calls, timings, strict=True):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-    return min(timings[0]) / min(timings[1])

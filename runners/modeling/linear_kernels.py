@@ -1,0 +1,176 @@
+"""Kernels of linear layers with packed weights on a CPU, and the choice between them by trying.
+
+Which kernel is fastest depends on the CPU, the shape of the layer and the number of rows. The answers of float32 models
+must not depend on the other rows of a batch, so a layer has one kernel for all numbers of rows, whose results are
+bit-identical row by row. The operators used here are private to PyTorch, whose compiler emits them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+logger = logging.getLogger(__name__)
+
+# The number of rows that the packed layout is optimized for; it also serves few rows well.
+_LAYOUT_ROWS = 512
+# With fewer rows MKL calls other kernels, whose sums have another order.
+_LEAST_MKL_ROWS = 16
+_LEAST_SPEEDUP = 0.8
+# Layers with fewer weights take microseconds in all forms, so their timing does not count.
+_SMALL_LAYER = 2**18
+# A layer with more outputs is a vocabulary layer: it is large, but runs on few rows.
+VOCABULARY = 10_000
+
+
+class OneDNNKernel:
+    """oneDNN with a weight in its own layout; a row has the same bits in every batch."""
+
+    name = "oneDNN"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """
+        Args:
+            weight: [outputs, inputs].
+            bias: [outputs].
+
+        Raises:
+            AttributeError, RuntimeError: this PyTorch, CPU or dtype does not have the kernel.
+        """
+        self._bias = bias
+        self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _LAYOUT_ROWS)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        return result
+
+
+class MKLKernel:
+    """MKL with a packed weight, for float32; `F.linear` packs the weight at every call."""
+
+    name = "MKL"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """As `OneDNNKernel`."""
+        self._bias = bias
+        self._packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, _LAYOUT_ROWS)
+        # The operator reads the shape of the stock weight, and its values only for another number of rows than it is
+        # told.
+        self._shape = weight.new_zeros(1, 1).expand(weight.shape)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        count = prod(rows.shape[:-1])
+        if count >= _LEAST_MKL_ROWS:
+            return self._multiply(rows, count)
+        padded = functional.pad(rows.reshape(count, -1), (0, 0, 0, _LEAST_MKL_ROWS - count))
+        return self._multiply(padded, _LEAST_MKL_ROWS)[:count].reshape(*rows.shape[:-1], -1)
+
+    def _multiply(self, rows: Tensor, count: int) -> Tensor:
+        result: Tensor = torch.ops.mkl._mkl_linear(rows, self._packed, self._shape, self._bias, count)
+        return result
+
+
+LinearKernel = OneDNNKernel | MKLKernel
+KernelType = type[OneDNNKernel] | type[MKLKernel]
+_KERNELS: tuple[KernelType, ...] = (OneDNNKernel, MKLKernel)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelChoice:
+    """The kernel for a shape of layers.
+
+    Attributes:
+        kernel: None for the stock layer.
+        speedups: how many times as fast as the stock layer it is, by number of rows; empty if it was not timed.
+    """
+
+    kernel: KernelType | None
+    speedups: Mapping[int, float]
+
+
+@torch.inference_mode()
+def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelChoice:
+    """Choose the kernel for layers of the shape and dtype of `linear`.
+
+    Kernels are timed beside the stock layer. The one with the largest product of speedups at all numbers of rows is
+    chosen, among those whose rows are bit-identical in all batches. The stock layer stays if even this one is much
+    slower for some number of rows.
+
+    Args:
+        tried_rows: the numbers of rows to time, and how often each.
+
+    Raises:
+        AttributeError, RuntimeError: not even the first kernel can be made.
+    """
+    weight, bias = linear.weight.detach(), linear.bias
+    first, *others = _KERNELS
+    calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
+    if linear.weight.numel() < _SMALL_LAYER or linear.out_features >= VOCABULARY:
+        return KernelChoice(first, {})
+    types: list[KernelType] = [first]
+    for kernel in others:
+        try:
+            calls.append(kernel(weight, bias))
+        except (AttributeError, RuntimeError):
+            continue
+        types.append(kernel)
+    rows = torch.randn(1, max(tried_rows), linear.in_features).to(weight.dtype)
+    seconds, outputs = _time(calls, rows, tried_rows)
+    speedups = [{count: each[0] / each[index] for count, each in seconds.items()} for index in range(1, len(calls))]
+    same = [all(torch.equal(many[:, : one.shape[1]], one) for one in few) for *few, many in outputs[1:]]
+    _log_trial(linear, types, speedups, same)
+    eligible = [index for index, is_same in enumerate(same) if is_same] or [0]
+    best = max(eligible, key=lambda index: prod(speedups[index].values()))
+    is_slow = min(speedups[best].values()) < _LEAST_SPEEDUP
+    return KernelChoice(None if is_slow else types[best], speedups[best])
+
+
+def _time(
+    calls: Sequence[Callable[[Tensor], Tensor]], rows: Tensor, tried_rows: Mapping[int, int]
+) -> tuple[dict[int, list[float]], list[list[Tensor]]]:
+    """The seconds of each call by number of rows, and the outputs of each call, fewest rows first.
+
+    Calls alternate, and the best of several counts, so that other load on the machine does not decide.
+    """
+    seconds: dict[int, list[float]] = {}
+    outputs: list[list[Tensor]] = [[] for _ in calls]
+    for count, times in sorted(tried_rows.items()):
+        part = rows[:, :count].contiguous()
+        timings: list[list[float]] = [[] for _ in calls]
+        for turn in range(times):
+            for call, timing, results in zip(calls, timings, outputs, strict=True):
+                start = time.perf_counter()
+                result = call(part)
+                timing.append(time.perf_counter() - start)
+                if not turn:
+                    results.append(result)
+        seconds[count] = [min(timing) for timing in timings]
+    return seconds, outputs
+
+
+def _log_trial(
+    linear: nn.Linear, types: Sequence[KernelType], speedups: Sequence[Mapping[int, float]], same: Sequence[bool]
+) -> None:
+    for kernel, each, is_same in zip(types, speedups, same, strict=True):
+        logger.debug(
+            "linear layer %d x %d: %s is %s as fast as the stock layer%s",
+            linear.in_features,
+            linear.out_features,
+            kernel.name,
+            describe_speedups(each),
+            "" if is_same else ", and its rows depend on the number of rows",
+        )
+
+
+def describe_speedups(speedups: Mapping[int, float]) -> str:
+    """For the log: `1.2 times at 48 rows and 1.0 times at 1024 rows`."""
+    return " and ".join(f"{speedup:.1f} times at {rows} rows" for rows, speedup in speedups.items())

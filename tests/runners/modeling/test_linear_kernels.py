@@ -1,0 +1,103 @@
+"""The kernels of linear layers, and the choice between them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runners.modeling import linear_kernels
+from runners.modeling.linear_kernels import KernelType, MKLKernel, OneDNNKernel, choose_kernel
+
+COUNTS = (1, 2, 3, 15, 16, 17, 48, 100, 256)
+TRIED_ROWS = {16: 2, 64: 2}
+
+
+def make_kernel(kernel: KernelType, layer: nn.Linear) -> Any:
+    try:
+        return kernel(layer.weight.detach(), layer.bias)
+    except (AttributeError, RuntimeError) as error:
+        pytest.skip(f"this PyTorch has no {kernel.name} kernel on this CPU: {error}")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kernel", [OneDNNKernel, MKLKernel])
+@torch.inference_mode()
+def test_a_row_is_right_and_has_the_same_bits_in_every_batch(kernel: KernelType, bias: bool) -> None:
+    layer = nn.Linear(384, 768, bias=bias)
+    run, rows = make_kernel(kernel, layer), torch.randn(1, 256, 384)
+    expected = run(rows)
+    torch.testing.assert_close(expected, layer(rows), atol=1e-5, rtol=0)
+    for count in COUNTS:
+        assert torch.equal(run(rows[:, :count].contiguous()), expected[:, :count]), f"{count} rows"
+
+
+@pytest.mark.parametrize("kernel", [OneDNNKernel, MKLKernel])
+@torch.inference_mode()
+def test_a_kernel_takes_rows_of_any_shape_and_strides(kernel: KernelType) -> None:
+    layer = nn.Linear(64, 32)
+    run, rows = make_kernel(kernel, layer), torch.randn(2, 3, 4, 64)
+    for each in (rows, rows[:, :2], rows[..., 0, :], rows[0, 0, 0], rows.transpose(1, 2)):
+        torch.testing.assert_close(run(each), layer(each), atol=1e-5, rtol=0)
+
+
+class SlowKernel:
+    """Computes right, and takes its time."""
+
+    name = "slow"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        time.sleep(0.05)
+        return nn.functional.linear(rows, self._weight, self._bias)
+
+
+class FastKernel(SlowKernel):
+    """Computes nothing, so that it is faster than any other."""
+
+    name = "fast"
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.ones(1, 1, 1).expand(*rows.shape[:-1], len(self._weight))
+
+
+class UnstableKernel(FastKernel):
+    """Its results depend on the number of rows."""
+
+    name = "unstable"
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return super().__call__(rows) * rows.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("kernels", "expected"),
+    [
+        ((SlowKernel, FastKernel), FastKernel),
+        ((FastKernel, SlowKernel), FastKernel),
+        ((FastKernel, UnstableKernel), FastKernel),
+        ((UnstableKernel, FastKernel), FastKernel),
+        ((SlowKernel,), None),
+    ],
+)
+def test_the_fastest_kernel_whose_rows_stay_the_same_is_chosen(
+    kernels: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_kernels, "_KERNELS", kernels)
+    choice = choose_kernel(nn.Linear(512, 512), TRIED_ROWS)
+    assert choice.kernel is expected
+    assert [*choice.speedups] == [*TRIED_ROWS]
+
+
+def test_a_small_layer_and_a_vocabulary_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels: Any = (SlowKernel, FastKernel)
+    monkeypatch.setattr(linear_kernels, "_KERNELS", kernels)
+    for layer in (nn.Linear(16, 16), nn.Linear(32, 10_000)):
+        choice = choose_kernel(layer, TRIED_ROWS)
+        assert choice.kernel is kernels[0]
+        assert not choice.speedups
