@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from runners.hosting.idle_memory import limit_heaps
+from runners.hosting.idle_memory import configure_heaps
 from runners.hosting.logs import configure_logging
 from runners.hosting.working_folder import enter_launch_folder
 
@@ -13,4 +13,4 @@ def configure_process() -> None:
     """Set the working folder, the log and the heaps of BentoML's parent process or of a worker."""
     enter_launch_folder(os.environ)
     configure_logging()
-    limit_heaps()
+    configure_heaps()

@@ -67,10 +67,10 @@ def test_what_requests_leave_in_the_heap_goes_back_to_the_system() -> None:
 
 THREADS = """
 import ctypes, sys, threading
-from runners.hosting.idle_memory import _resident, limit_heaps
+from runners.hosting.idle_memory import _resident, configure_heaps
 
 if sys.argv[1] == "few":
-    limit_heaps()
+    configure_heaps()
 before = _resident()
 ready = threading.Barrier(16)
 
@@ -103,6 +103,36 @@ def kept_by_threads(heaps: str) -> int:
 @on_linux
 def test_threads_keep_little_in_few_heaps() -> None:
     assert kept_by_threads("few") < 100 < kept_by_threads("many")
+
+
+BATCHES = """
+import resource, sys, threading
+from runners.hosting.idle_memory import configure_heaps
+if sys.argv[1] == "configured":
+    configure_heaps()
+
+def run_batch():
+    tensors = [bytearray(size * 2**20) for size in (19, 5, 19, 5, 19)]
+
+def count_page_faults():
+    run_batch()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        run_batch()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=count_page_faults)
+thread.start()
+thread.join()
+"""
+
+
+@on_linux
+@pytest.mark.parametrize(("heaps", "least", "most"), [("configured", 0, 100), ("default", 10_000, 10**9)])
+def test_the_tensors_of_the_next_batch_cost_no_page_faults(heaps: str, least: int, most: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    run = subprocess.run([sys.executable, "-c", BATCHES, heaps], env=environment, capture_output=True, check=True)
+    assert least <= int(run.stdout) <= most
 
 
 @on_linux
