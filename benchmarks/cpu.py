@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from statistics import median
 from typing import Any
 
 import psutil
@@ -31,3 +32,9 @@ def serving(url: str) -> list[psutil.Process]:
 def cpu_seconds(processes: list[psutil.Process]) -> float:
     """What they have used so far."""
     return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def describe_spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median of some pairs' figures, and the figures themselves in order."""
+    listed = ", ".join(f"{value:.{digits}f}" for value in sorted(values))
+    return f"{median(values):.{digits}f} ({listed})"

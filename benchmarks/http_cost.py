@@ -2,7 +2,8 @@
 
     python -m benchmarks.http_cost
 
-Prints, for each, the server's own CPU time a request and the latency that 16 connections see.
+Prints, for each, the server's own CPU time a request and the latency that 16 connections see. The two are measured in
+turn; the difference and the ratio of each pair are the result.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from benchmarks.cpu import measure, serving
+from benchmarks.cpu import describe_spread, measure, serving
 from benchmarks.load import Load, bodies, drive
 from benchmarks.run import serve
 
-_SECONDS = 4.0
-_ROUNDS = 3
+_SECONDS = 3.0
+_ROUNDS = 6
 _BENTOML = [sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Runtime", "--port={port}"]
 _BARE = [sys.executable, "-m", "benchmarks.http_cost", "{port}"]
 
@@ -46,19 +47,16 @@ def _bare_app() -> Starlette:
 
 def main() -> None:
     with serve(_BARE) as bare, serve(_BENTOML) as ours:
-        measured: dict[str, list[tuple[float, Load]]] = {bare: [], ours: []}
-        for _ in range(_ROUNDS):
-            for url, results in measured.items():
-                results.append(_measure(url))
-    figures = {}
-    for name, url in (("uvicorn + Starlette", bare), ("this server", ours)):
-        cost = median(cost for cost, _ in measured[url])
-        p50, p99 = (median(getattr(load, which) for _, load in measured[url]) for which in ("p50", "p99"))
-        figures[name] = cost
+        pairs = [(_measure(bare), _measure(ours)) for _ in range(_ROUNDS)]
+    for name, measured in zip(("uvicorn + Starlette", "this server"), zip(*pairs, strict=True), strict=True):
+        cost = median(cost for cost, _ in measured)
+        p50, p99 = (median(getattr(load, which) for _, load in measured) for which in ("p50", "p99"))
         sys.stdout.write(
             f"{name}: {cost:.0f} us of CPU a request; 16 connections: p50 {p50:.1f} ms, p99 {p99:.1f} ms\n"
         )
-    sys.stdout.write(f"difference: {figures['this server'] - figures['uvicorn + Starlette']:.0f} us\n")
+    costs = [(first, second) for (first, _), (second, _) in pairs]
+    sys.stdout.write(f"difference by pair: {describe_spread([second - first for first, second in costs], 0)} us\n")
+    sys.stdout.write(f"ratio by pair: {describe_spread([second / first for first, second in costs])}\n")
 
 
 def _measure(url: str) -> tuple[float, Load]:

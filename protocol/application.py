@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from protocol.context import ServerContext, make_context
-from protocol.http.body_budget import BoundBodies
-from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.body_budget import BodyBudget
+from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.authentication import RequireKey
-from protocol.http.middleware.compression import CompressResponses
 from protocol.http.middleware.latency import LogLatency
-from protocol.http.middleware.request_id import EchoRequestId
-from protocol.http.middleware.unread_bodies import DrainUnreadBody, answer_failure
+from protocol.http.request_pass import RequestPass
 from protocol.kserve_v1 import openapi as kserve_v1_document
 from protocol.kserve_v1 import routes as kserve_v1
 from protocol.metrics_route import metrics_route
@@ -29,7 +23,6 @@ from protocol.openapi import document as openapi
 from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
-from runners.core.errors import RunnerError
 from runners.core.models import Models
 
 # One line for each protocol: its routes, and its part of the OpenAPI document. Routes are tried in this order.
@@ -48,23 +41,9 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
     """
     context = make_context(models, arguments, openai_prefix)
-    application: ASGIApp = Starlette(
-        routes=create_routes(context),
-        exception_handlers={
-            ProtocolError: render_error,
-            RunnerError: render_error,
-            ClientDisconnect: ignore_disconnect,
-            HTTPException: render_error,
-            Exception: answer_failure,
-        },
-    )
-    # These wrap Starlette, because Starlette answers failures outside of its own middleware.
-    application = ReportAllowedMethods(application, models)
-    application = ForwardPreflights(application, context)
-    if context.access.asks_clients:
-        application = RequireKey(application, context.access)
-    application = BoundBodies(CompressResponses(application), arguments.max_buffered_bytes)
-    application = EchoRequestId(DrainUnreadBody(application))
+    endpoints = Endpoints(create_routes(context))
+    options = ForwardPreflights(ReportAllowedMethods(endpoints, models), context)
+    application = RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
     return LogLatency(application) if arguments.enable_latency_logging else application
 
 

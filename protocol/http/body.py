@@ -91,6 +91,8 @@ async def read_body(
         received += len(chunk)
         if received > limit:
             raise BodyTooLargeError(f"the body has more than {limit} bytes, which are allowed at most")
+        if share is not None:
+            share.take(len(chunk))
         chunks.append(chunk)
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if body and encoding is not None:

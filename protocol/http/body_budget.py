@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import numpy as np
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from protocol.http.errors import BodiesTooLargeError
 
@@ -18,36 +18,24 @@ _KEY = "runtime.body_share"
 _PLACE_BYTES = 8
 
 
-class BoundBodies:
+class BodyBudget:
     """Counts the bytes of each body as they arrive, and then those of its decoded value, until the request ends.
 
     A request whose body does not fit gets a 503 when it reads the body.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self._app = app
+    def __init__(self, most: int) -> None:
         self.most = most
         self.left = most
         # Bodies are decompressed in a thread.
         self._lock = threading.Lock()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        share = BodyShare(self)
-        scope[_KEY] = share
-
-        async def receive_counted() -> Message:
-            message = await receive()
-            if body := message.get("body"):
-                share.take(len(body))
-            return message
-
-        try:
-            await self._app(scope, receive_counted, send)
-        finally:
-            share.give_back()
+    def open_share(self, scope: Scope) -> BodyShare | None:
+        """The share of a request that begins, which must give it back; None for a body that is not counted."""
+        if _has_free_body(scope["headers"]):
+            return None
+        share = scope[_KEY] = BodyShare(self)
+        return share
 
     def hold(self, count: int) -> None:
         """Take bytes out of the budget.
@@ -79,7 +67,7 @@ class BodyShare:
 
     __slots__ = ("_budget", "_free", "_taken")
 
-    def __init__(self, budget: BoundBodies) -> None:
+    def __init__(self, budget: BodyBudget) -> None:
         self._budget = budget
         self._free = FREE_BYTES
         self._taken = 0
@@ -118,8 +106,19 @@ class BodyShare:
             self._taken = kept
 
 
+def _has_free_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request has no body, or one that is free and stays so, because it is not compressed."""
+    length = 0
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value)
+        elif name in (b"transfer-encoding", b"content-encoding"):
+            return False
+    return length <= FREE_BYTES
+
+
 def get_share(scope: Scope) -> BodyShare | None:
-    """The share of a request; None in an application without a budget."""
+    """The share of a request; None if its body is not counted."""
     share: BodyShare | None = scope.get(_KEY)
     return share
 

@@ -10,26 +10,51 @@ from starlette.requests import ClientDisconnect, Request
 
 T = TypeVar("T")
 
+# The place in a request's scope.
+CLIENT = "runtime.client"
 
-async def until_disconnect(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await the coroutine, or cancel it when the client disconnects.
+
+class Client:
+    """The client of a request, as the connection sees it."""
+
+    __slots__ = ("_working", "has_left")
+
+    def __init__(self) -> None:
+        self.has_left = False
+        self._working: asyncio.Task[Any] | None = None
+
+    def leave(self) -> None:
+        """Cancel the work for the client; called by the connection when it is lost."""
+        self.has_left = True
+        if self._working is not None:
+            self._working.cancel()
+
+    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await the work in the running task, or cancel it when the client disconnects.
+
+        Raises:
+            ClientDisconnect: the client has disconnected.
+        """
+        if self.has_left:
+            work.close()
+            raise ClientDisconnect
+        task = self._working = asyncio.current_task()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not self.has_left or task is None:
+                raise
+            task.uncancel()
+            raise ClientDisconnect from None
+        finally:
+            self._working = None
+
+
+async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await the work, or cancel it when the client disconnects; connections of other servers do not tell.
 
     Raises:
         ClientDisconnect: the client has disconnected.
     """
-    work = asyncio.ensure_future(coroutine)
-    watch = asyncio.ensure_future(_wait_for_disconnect(request))
-    watch.add_done_callback(lambda _: work.cancel())
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if watch.done() and not watch.cancelled():
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watch.cancel()
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    client: Client | None = request.scope.get(CLIENT)
+    return await (work if client is None else client.wait_for(work))

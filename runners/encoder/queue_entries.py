@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
 from runners.core.predictions import Options, Prediction
 from runners.encoder.sequences import EncodedText, TokenizedText
+
+# Answers of a request, by the positions of their texts.
+Answers = Sequence[tuple[int, Prediction | Exception]]
 
 # One batch of this many begins with large requests, the others with small ones.
 _LARGE_TURN = 4
@@ -19,6 +22,7 @@ class PendingRequest:
     """A request from its admission until it is answered.
 
     Attributes:
+        loop: the event loop of its caller.
         texts: number of its texts.
         result: its predictions, in order, or the first error.
         characters: number of characters of its texts (see `count_characters`).
@@ -35,11 +39,11 @@ class PendingRequest:
         Args:
             arrival: how many tokens the queue had served when the request arrived.
         """
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._predictions: list[Prediction | None] = [None] * texts
         self._missing = texts
         self.texts = texts
-        self.result: asyncio.Future[list[Prediction]] = self._loop.create_future()
+        self.result: asyncio.Future[list[Prediction]] = self.loop.create_future()
         self.characters = characters
         self.numbers = 0
         self.tag = arrival
@@ -57,7 +61,7 @@ class PendingRequest:
     def give_room(self) -> None:
         """Let `wait` return; from any thread."""
         self.wants_room = False
-        self._call(self._room.set)
+        _call(self.loop, self._room.set)
 
     async def wait(self) -> None:
         """Wait for room, or for the result."""
@@ -65,18 +69,12 @@ class PendingRequest:
         if not self.abandoned:
             await self._room.wait()
 
-    def deliver(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
-        """Add answers, by the positions of their texts; from any thread."""
-        self._call(self._add_answers, answers)
+    def deliver(self, answers: Answers) -> None:
+        """Add answers; from any thread."""
+        deliver({self: answers})
 
-    def _call(self, function: Callable[..., None], *values: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *values)
-        except RuntimeError:
-            # The caller's event loop is closed.
-            return
-
-    def _add_answers(self, answers: Sequence[tuple[int, Prediction | Exception]]) -> None:
+    def add_answers(self, answers: Answers) -> None:
+        """Add answers; on the event loop of its caller."""
         for position, answer in answers:
             if self.result.done():
                 return
@@ -89,6 +87,28 @@ class PendingRequest:
             self._predictions[position] = answer
         if not self._missing:
             self.result.set_result([prediction for prediction in self._predictions if prediction is not None])
+
+
+def deliver(answers: Mapping[PendingRequest, Answers]) -> None:
+    """Add answers to their requests, with one wake-up of each event loop; from any thread."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[PendingRequest, Answers]]] = {}
+    for request, answered in answers.items():
+        by_loop.setdefault(request.loop, []).append((request, answered))
+    for loop, group in by_loop.items():
+        _call(loop, _add_all, group)
+
+
+def _add_all(group: Sequence[tuple[PendingRequest, Answers]]) -> None:
+    for request, answered in group:
+        request.add_answers(answered)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *values: object) -> None:
+    try:
+        loop.call_soon_threadsafe(function, *values)
+    except RuntimeError:
+        # The caller's event loop is closed.
+        return
 
 
 @dataclass(slots=True, order=True)

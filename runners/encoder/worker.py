@@ -23,12 +23,12 @@ from runners.core.errors import (
 )
 from runners.core.metrics import NON_FINITE_TEXTS
 from runners.core.predictions import Prediction
+from runners.encoder.queue_entries import Entry, PendingRequest, deliver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runners.encoder.loaded_model import LoadedModel
-    from runners.encoder.queue_entries import Entry, PendingRequest
     from runners.encoder.sequences import TokenizedText
 
 logger = logging.getLogger(__name__)
@@ -121,8 +121,7 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
             answers.setdefault(entry.request, []).append((entry.position, prediction))
-    for request, answered in answers.items():
-        request.deliver(answered)
+    deliver(answers)
 
 
 def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:

@@ -24,6 +24,7 @@ from protocol.http.connections.connection_table import ConnectionTable
 from protocol.http.connections.flow import HoldableFlow
 from protocol.http.connections.refusals import Refusal, refuse_with
 from protocol.http.connections.turn_parsing import TurnParsingProtocol
+from protocol.http.disconnects import CLIENT, Client
 from runners.core.sent_answers import collect_releases, release_all
 
 # How long a client that still sends may read the refusal; an immediate close could lose it (RFC 9112, 9.6).
@@ -58,6 +59,8 @@ class BoundedHttpProtocol(TurnParsingProtocol):
         self._keep_alive_seconds = table.keep_alive_seconds(config)
         self.answer_clock = AnswerClock()
         self._answering: RequestResponseCycle | None = None
+        # The client of the request that is being answered.
+        self._client = Client()
 
     # What the transport calls.
 
@@ -75,6 +78,7 @@ class BoundedHttpProtocol(TurnParsingProtocol):
         if self._answering is not None:
             self._answering.disconnected = True
             self._answering.message_event.set()
+        self._client.leave()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -89,6 +93,8 @@ class BoundedHttpProtocol(TurnParsingProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        self._client = Client()
+        cycle.scope[CLIENT] = self._client  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, partial(self._answer, app))
 
     async def _answer(
@@ -211,6 +217,7 @@ class BoundedHttpProtocol(TurnParsingProtocol):
             if is_answering:
                 cycle.disconnected = True
                 cycle.message_event.set()
+                self._client.leave()
             self._end(self.loop.time())
             self.flow.resume_reading()
             self.flow.release()

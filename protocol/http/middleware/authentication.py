@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.responses import Response
+from starlette.types import Scope
 
 from protocol.http.errors import ForbiddenError, UnauthorizedError, render_error
 from protocol.http.middleware.bearer_keys import Keys
@@ -111,18 +112,12 @@ def _refuse_other_origins(request: Request) -> None:
         raise ForbiddenError("a web page of another origin cannot change what this server has loaded")
 
 
-class RequireKey:
-    """Refuses requests without a key, except for open paths and OPTIONS: a browser's preflight has no key."""
-
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] != "OPTIONS" and scope["path"] not in OPEN_PATHS:
-            try:
-                self._access.check_client(scope["headers"])
-            except UnauthorizedError as error:
-                await (await render_error(Request(scope), error))(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+async def refuse_without_key(scope: Scope, access: Access) -> Response | None:
+    """The refusal of a request without a key; None for a request that may pass, and for open paths."""
+    if scope["path"] in OPEN_PATHS:
+        return None
+    try:
+        access.check_client(scope["headers"])
+    except UnauthorizedError as error:
+        return await render_error(Request(scope), error)
+    return None

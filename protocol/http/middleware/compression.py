@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 from protocol.http.body_budget import BodyShare
 from protocol.http.errors import BodyTooLargeError, UnsupportedEncodingError
@@ -114,42 +114,37 @@ def _is_zlib(body: bytes) -> bool:
     return body[0] & 0x0F == 8 and int.from_bytes(body[:2], "big") % 31 == 0
 
 
-class CompressResponses:
-    """Compresses answers over 1 KiB for clients that accept it, large ones in a thread; streams stay as they are."""
+def compressing(scope: Scope, send: Send) -> Send:
+    """`send`, which compresses answers over 1 KiB for clients that accept it, large ones in a thread.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    Streams stay as they are.
+    """
+    held: Message | None = None
+    encoding: str | None = None
+    parts: list[bytes] = []
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        held: Message | None = None
-        encoding: str | None = None
-        parts: list[bytes] = []
+    async def compress(message: Message) -> None:
+        nonlocal held, encoding
+        if message["type"] == "http.response.start" and _is_compressible(message.get("headers", ())):
+            message = {**message, "headers": _with_vary(message["headers"])}
+            encoding = choose_encoding(_accepted(scope["headers"]))
+            if encoding is not None:
+                held = message
+                return
+        elif held is not None and encoding is not None:
+            parts.append(message.get("body", b""))
+            if message.get("more_body", False):
+                return
+            body = b"".join(parts)
+            deflated = await _deflate(body, encoding)
+            if len(deflated) < len(body):
+                held["headers"] = _encoded(held["headers"], encoding, len(deflated))
+                body = deflated
+            await send(held)
+            message = {"type": "http.response.body", "body": body}
+        await send(message)
 
-        async def compress(message: Message) -> None:
-            nonlocal held, encoding
-            if message["type"] == "http.response.start" and _is_compressible(message.get("headers", ())):
-                message = {**message, "headers": _with_vary(message["headers"])}
-                encoding = choose_encoding(_accepted(scope["headers"]))
-                if encoding is not None:
-                    held = message
-                    return
-            elif held is not None and encoding is not None:
-                parts.append(message.get("body", b""))
-                if message.get("more_body", False):
-                    return
-                body = b"".join(parts)
-                deflated = await _deflate(body, encoding)
-                if len(deflated) < len(body):
-                    held["headers"] = _encoded(held["headers"], encoding, len(deflated))
-                    body = deflated
-                await send(held)
-                message = {"type": "http.response.body", "body": body}
-            await send(message)
-
-        await self._app(scope, receive, compress)
+    return compress
 
 
 def _is_compressible(headers: Sequence[Header]) -> bool:

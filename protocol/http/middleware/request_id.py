@@ -38,12 +38,14 @@ class EchoRequestId:
         # Also without an id: a pipelined request starts in the context of the one before it.
         token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
         try:
-            await self._app(scope, receive, send if client_id is None else _echo(send, client_id))
+            await self._app(scope, receive, send if client_id is None else echoing(send, client_id))
         finally:
             request_id.reset(token)
 
 
-def _echo(send: Send, client_id: bytes) -> Send:
+def echoing(send: Send, client_id: bytes) -> Send:
+    """`send`, which adds the id to the answer."""
+
     async def echo(message: Message) -> None:
         if message["type"] == "http.response.start":
             others = (header for header in message.get("headers", ()) if header[0] != _HEADER)

@@ -11,7 +11,7 @@ import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from protocol.http.errors import render_error
 from runners.core.errors import without_message
@@ -33,22 +33,22 @@ async def answer_failure(request: Request, error: Exception) -> Response:
     return await render_error(request, error)
 
 
-class DrainUnreadBody:
-    """Drains the rest of a body, so that the connection can be reused, or announces that the connection is closed."""
+def is_answered(scope: Scope) -> bool:
+    """Whether a request has had its answer to an unexpected error."""
+    return _ANSWERED in scope
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (drainable := _is_drainable(scope)) is not None:
-            exchange = _Exchange(receive, send, drainable)
-            receive, send = exchange.receive, exchange.send
-        try:
-            await self._app(scope, receive, send)
-        except Exception:
-            # Starlette raises it again after the answer; uvicorn would close the connection without notice.
-            if _ANSWERED not in scope:
-                raise
+def watch_unread(scope: Scope, receive: Receive, send: Send) -> tuple[Receive, Send]:
+    """`receive` and `send` of a request whose body may be endless.
+
+    What the answer leaves of the body is drained, so that the connection can be reused, or the answer announces that
+    the connection is closed. Other requests keep theirs.
+    """
+    drainable = _is_drainable(scope)
+    if drainable is None:
+        return receive, send
+    exchange = _Exchange(receive, send, drainable)
+    return exchange.receive, exchange.send
 
 
 def _is_drainable(scope: Scope) -> bool | None:

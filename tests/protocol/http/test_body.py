@@ -13,7 +13,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from protocol.http.body_budget import BoundBodies, count_kept
+from protocol.http.body_budget import BodyBudget, count_kept
 from protocol.open_inference.rest import _read
 from runners.core.admission import Admission
 from runners.core.predictions import TextInput
@@ -41,14 +41,13 @@ def generator(generator_folder: GeneratorFolder, serve: Serve) -> TestClient:
     return serve(model_dir=generator_folder("llama"), model_name="model", backend="huggingface").client
 
 
-def find_budget(client: TestClient) -> BoundBodies:
+def find_budget(client: TestClient) -> BodyBudget:
     application: Any = client.app
-    while not isinstance(application, BoundBodies):
-        application = application._app
-    return application
+    budget: BodyBudget = application.budget
+    return budget
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, budget: BoundBodies, owner: type, method: str) -> list[int]:
+def watch(monkeypatch: pytest.MonkeyPatch, budget: BodyBudget, owner: type, method: str) -> list[int]:
     """The bytes that are taken whenever the method is called."""
     taken: list[int] = []
     original = getattr(owner, method)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import gzip
 import socket
-from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import read_body
-from protocol.http.body_budget import BoundBodies
-from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.body_budget import BodyBudget
+from protocol.http.endpoints import Endpoints
+from protocol.http.middleware.authentication import Access
+from protocol.http.request_pass import RequestPass
 from runners.core.arguments import Arguments
 from tests.protocol.http.conftest import StartUvicorn, connect, read_all, statuses
 from tests.waiting import wait_until
@@ -32,10 +32,14 @@ async def fail(request: Request) -> Response:
 
 
 @pytest.fixture
-def budget() -> BoundBodies:
-    routes = [Route("/", count, methods=["POST"]), Route("/fail", fail, methods=["POST"])]
-    handlers: dict[Any, Any] = {ProtocolError: render_error, ClientDisconnect: ignore_disconnect}
-    return BoundBodies(Starlette(routes=routes, exception_handlers=handlers), BUDGET)
+def budget() -> BodyBudget:
+    return BodyBudget(BUDGET)
+
+
+@pytest.fixture
+def application(budget: BodyBudget) -> RequestPass:
+    endpoints = Endpoints([Route("/", count, methods=["POST"]), Route("/fail", fail, methods=["POST"])])
+    return RequestPass(endpoints, endpoints, Access(Arguments()), budget)
 
 
 def post(size: int, body: bytes = b"", headers: bytes = b"", path: bytes = b"/") -> bytes:
@@ -55,7 +59,7 @@ def hold(port: int, size: int, path: bytes = b"/") -> socket.socket:
     return client
 
 
-def wait_for(budget: BoundBodies, left: int) -> None:
+def wait_for(budget: BodyBudget, left: int) -> None:
     wait_until(lambda: budget.left == left)
 
 
@@ -74,9 +78,9 @@ ZIPPED = gzip.compress(bytes(90_000))
     ],
 )  # fmt: skip
 def test_what_is_left_while_others_hold_the_rest(
-    start_uvicorn: StartUvicorn, budget: BoundBodies, request_bytes: bytes, status: int
+    start_uvicorn: StartUvicorn, application: RequestPass, budget: BodyBudget, request_bytes: bytes, status: int
 ) -> None:
-    port = start_uvicorn(budget)
+    port = start_uvicorn(application)
     first = hold(port, 90_000)
     wait_for(budget, BUDGET - 90_000 + 2**14)
     answer = ask(port, request_bytes)
@@ -90,8 +94,10 @@ def test_what_is_left_while_others_hold_the_rest(
     assert statuses(ask(port, post(70_000, b" " * 70_000))) == [200]
 
 
-def test_it_is_given_back_after_every_end(start_uvicorn: StartUvicorn, budget: BoundBodies) -> None:
-    port = start_uvicorn(budget, body_timeout=0.3)
+def test_it_is_given_back_after_every_end(
+    start_uvicorn: StartUvicorn, application: RequestPass, budget: BodyBudget
+) -> None:
+    port = start_uvicorn(application, body_timeout=0.3)
     for end in (post(80_000, b" " * 80_000, path=b"/fail"), post(len(ZIPPED), ZIPPED, b"content-encoding: gzip\r\n")):
         ask(port, end)
         wait_for(budget, BUDGET)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import collect_releases
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue import BatchQueue
-from runners.encoder.queue_entries import Entry, PendingRequest
+from runners.encoder.queue_entries import Entry, PendingRequest, deliver
 from runners.encoder.sequences import EncodedText, TokenizedText
 from tests.waiting import eventually
 
@@ -205,6 +206,24 @@ async def test_a_text_that_fails_ends_its_request_only(queue: BatchQueue) -> Non
     await good.result
     with pytest.raises(RuntimeError, match="no"):
         await bad.result
+
+
+async def test_the_answers_of_a_batch_wake_the_event_loop_once(
+    queue: BatchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [put(queue, 10) for _ in range(3)]
+    loop = asyncio.get_running_loop()
+    wake, calls = loop.call_soon_threadsafe, []
+
+    def count(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return wake(*arguments)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", count)
+    deliver({request: [(0, Prediction({MAIN: Numbers(np.asarray(1))}))] for request in requests})
+    for request in requests:
+        assert len(await request.result) == 1
+    assert len(calls) == 1
 
 
 async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:

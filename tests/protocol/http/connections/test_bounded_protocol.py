@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from protocol.http.connections.bounded_protocol import BoundedHttpProtocol
 from protocol.http.connections.connection_table import ConnectionTable
-from protocol.http.middleware.unread_bodies import DrainUnreadBody
+from protocol.http.middleware.unread_bodies import watch_unread
 from runners.core.arguments import Arguments
 from runners.core.sent_answers import release_when_sent
 from tests.protocol.http.conftest import StartUvicorn, connect, read_all, report, send_all, statuses
@@ -364,7 +364,11 @@ def test_a_body_that_ends_in_nonsense_while_it_is_read(start_uvicorn: StartUvico
 
 def test_bodies_that_nobody_reads_and_that_do_not_end_take_no_memory(start_uvicorn: StartUvicorn) -> None:
     """The answer comes first; what still comes is thrown away, and the connections end with their time-out."""
-    port = start_uvicorn(DrainUnreadBody(report), body_timeout=1)
+
+    async def drain(scope: Scope, receive: Receive, send: Send) -> None:
+        await report(scope, *watch_unread(scope, receive, send))
+
+    port = start_uvicorn(drain, body_timeout=1)
     process = psutil.Process()
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(port)) for _ in range(20)]

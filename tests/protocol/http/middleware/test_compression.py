@@ -19,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from protocol.http.errors import BodyTooLargeError, UnsupportedEncodingError
 from protocol.http.middleware import compression
-from protocol.http.middleware.compression import CompressResponses, choose_encoding, inflate, read_encoding
+from protocol.http.middleware.compression import choose_encoding, compressing, inflate, read_encoding
 from runners.core.errors import InputError
 from tests.conftest import ModelFolder, Serve
 
@@ -247,7 +248,12 @@ async def incompressible(_: Request) -> Response:
 def responses() -> TestClient:
     endpoints = (sized, streamed, piecewise, encoded, incompressible)
     routes = [Route(f"/{endpoint.__name__}", endpoint) for endpoint in endpoints]
-    return TestClient(CompressResponses(Starlette(routes=routes)))
+    application = Starlette(routes=routes)
+
+    async def compressed(scope: Scope, receive: Receive, send: Send) -> None:
+        await application(scope, receive, compressing(scope, send))
+
+    return TestClient(compressed)
 
 
 @pytest.mark.parametrize(
@@ -292,20 +298,15 @@ async def test_a_stream_is_not_held_back() -> None:
     """Each event goes on as it comes."""
     sent: list[Any] = []
 
-    async def app(_: Any, __: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        for position in range(3):
-            await send({"type": "http.response.body", "body": b"a" * 2000, "more_body": True})
-            assert len(sent) == position + 2
-        await send({"type": "http.response.body", "body": b""})
-
-    async def send(message: Any) -> None:
+    async def keep(message: Any) -> None:
         sent.append(message)
 
-    async def receive() -> Any: ...
-
-    scope = {"type": "http", "headers": [(b"accept-encoding", b"gzip")]}
-    await CompressResponses(app)(scope, receive, send)
+    send = compressing({"type": "http", "headers": [(b"accept-encoding", b"gzip")]}, keep)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+    for position in range(3):
+        await send({"type": "http.response.body", "body": b"a" * 2000, "more_body": True})
+        assert len(sent) == position + 2
+    await send({"type": "http.response.body", "body": b""})
     assert len(sent) == 5
 
 

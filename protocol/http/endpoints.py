@@ -1,0 +1,100 @@
+"""Calls the endpoint of a request's path and sends its answer, without the layers of Starlette's application.
+
+Starlette's router tries all routes in order and wraps each request several times. The route of a path is found by the
+same routes, but remembered.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.middleware.unread_bodies import answer_failure
+from protocol.http.routing import Endpoint
+from runners.core.errors import RunnerError
+
+# Clients use few paths; one that is longer is looked up each time, so that the remembered ones take little memory.
+_MOST_PATHS = 512
+_LONGEST_PATH = 256
+_Found = tuple[Endpoint, dict[str, Any]]
+
+
+class Endpoints:
+    """The application of some routes, which are tried in order; paths without a route go to Starlette."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._routes = routes
+        self._found: OrderedDict[tuple[str, str], _Found] = OrderedDict()
+        # It redirects, or answers with 404 or 405.
+        self._starlette = Starlette(routes=routes, exception_handlers={HTTPException: render_error})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = self._find(scope) if scope["type"] == "http" else None
+        if found is None:
+            await self._starlette(scope, receive, send)
+            return
+        endpoint, scope["path_params"] = found
+        request = Request(scope, receive, send)
+        try:
+            response = await endpoint(request)
+        except Exception as error:
+            response = await _answer_error(request, error)
+        if type(response) is Response:
+            await response(scope, receive, send)
+        else:
+            await _send(response, request, receive, send)
+
+    def _find(self, scope: Scope) -> _Found | None:
+        """The endpoint of a request and the values in its path; None if no route takes the path and the method."""
+        key = scope["method"], scope["path"]
+        found = self._found.get(key)
+        if found is None:
+            found = self._match(scope)
+            if found is not None and len(scope["path"]) <= _LONGEST_PATH:
+                self._found[key] = found
+                if len(self._found) > _MOST_PATHS:
+                    self._found.popitem(last=False)
+        return found
+
+    def _match(self, scope: Scope) -> _Found | None:
+        """As Starlette's router: the first route for the path and the method."""
+        for route in self._routes:
+            match, matched = route.matches(scope)
+            if match is Match.FULL:
+                return route.endpoint, matched["path_params"]
+        return None
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    match error:
+        case ClientDisconnect():
+            return await ignore_disconnect(request, error)
+        case ProtocolError() | RunnerError() | HTTPException():
+            return await render_error(request, error)
+    return await answer_failure(request, error)
+
+
+async def _send(response: Response, request: Request, receive: Receive, send: Send) -> None:
+    """Send an answer that is still being made; an error before its first bytes is answered."""
+    started = False
+
+    async def note(message: Message) -> None:
+        nonlocal started
+        started = True
+        await send(message)
+
+    try:
+        await response(request.scope, receive, note)
+    except Exception as error:
+        if started:
+            raise
+        await (await _answer_error(request, error))(request.scope, receive, send)

@@ -1,0 +1,60 @@
+"""What surrounds every request: one pass, which does only what the request's headers and method ask for."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from protocol.http.body_budget import BodyBudget
+from protocol.http.middleware.authentication import Access, refuse_without_key
+from protocol.http.middleware.compression import compressing
+from protocol.http.middleware.request_id import echoing, read_request_id, request_id
+from protocol.http.middleware.unread_bodies import is_answered, watch_unread
+
+
+class RequestPass:
+    """Request ids, unread bodies, the budget of bodies, compression, keys and OPTIONS, around the endpoints.
+
+    Attributes:
+        budget: the bytes that all bodies may hold together.
+    """
+
+    def __init__(self, endpoints: ASGIApp, options: ASGIApp, access: Access, budget: BodyBudget) -> None:
+        """
+        Args:
+            options: answers OPTIONS.
+        """
+        self._endpoints = endpoints
+        self._options = options
+        self._access = access if access.asks_clients else None
+        self.budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._endpoints(scope, receive, send)
+            return
+        client_id = read_request_id(scope)
+        if client_id is not None:
+            send = echoing(send, client_id)
+        receive, send = watch_unread(scope, receive, send)
+        share = self.budget.open_share(scope)
+        # Also without an id: a pipelined request starts in the context of the one before it.
+        token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
+        try:
+            await self._answer(scope, receive, compressing(scope, send))
+        except Exception:
+            # Starlette raises it again after the answer; uvicorn would close the connection without notice.
+            if not is_answered(scope):
+                raise
+        finally:
+            request_id.reset(token)
+            if share is not None:
+                share.give_back()
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "OPTIONS":
+            # A browser's preflight has no key.
+            await self._options(scope, receive, send)
+        elif self._access is not None and (refusal := await refuse_without_key(scope, self._access)) is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._endpoints(scope, receive, send)
