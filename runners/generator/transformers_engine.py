@@ -235,6 +235,8 @@ class TransformersEngine:
             self._spin_control = SpinControl.start(count_cores(self._arguments.workers))
             loaded = load_generator(self._arguments)
         except BaseException as error:
+            if self._spin_control is not None:
+                self._spin_control.close()
             loading.set_exception(error)
             return
         loading.set_result(loaded)
