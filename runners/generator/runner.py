@@ -36,12 +36,12 @@ from runners.core.generation import (
     Prompt,
     PromptOptions,
 )
-from runners.core.machine import limit_spinning
 from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.runner import OpenAIApplication, TextGenerator
+from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
 from runners.generator.engine import ChatEngine
 from runners.generator.parallel_sampling import DescribeError, Sequences, keep_error, limit_logprobs, run
@@ -272,7 +272,7 @@ class GeneratorRunner:
 
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments
-        limit_spinning()
+        prepare_spin_control()
         architectures, encoder_decoder = await asyncio.to_thread(_read_config, arguments)
         if self._task is None:
             self._task = infer_task(architectures)
@@ -288,6 +288,7 @@ class GeneratorRunner:
                     f"workers is {arguments.workers}, but vLLM runs this model, and one engine batches all requests: "
                     "set it to 1; --data-parallel-size is for copies of the model"
                 )
+            inherit_short_spinning()
             return await VllmEngine.start(arguments, self._names, self.admission)
         if arguments.backend == "vllm":
             raise ModelLoadError(f"backend vllm cannot run {arguments.model}: {reason}")

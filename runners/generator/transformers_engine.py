@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 from runners.core.arguments import Arguments
 from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
+from runners.core.machine import count_cores
 from runners.core.runner import OpenAIApplication
+from runners.core.spinning import SpinControl
 
 if TYPE_CHECKING:
     from runners.core.admission import Admitted
@@ -48,6 +50,7 @@ class TransformersEngine:
         # More than one thread, so that a slow grammar does not block others.
         self._grammar_threads = ThreadPoolExecutor(max_workers=_GRAMMAR_THREADS, thread_name_prefix="grammar")
         self._model_thread: threading.Thread | None = None
+        self._spin_control: SpinControl | None = None
 
     @property
     def max_length(self) -> int:
@@ -209,6 +212,8 @@ class TransformersEngine:
             if self._model_thread is not None and self._model_thread is not threading.current_thread():
                 # A thread that is killed inside torch crashes the process.
                 self._model_thread.join(_LONGEST_STEP_SECONDS)
+        if self._spin_control is not None:
+            self._spin_control.close()
 
     def _model(self) -> LoadedGenerator:
         if self._closed:
@@ -227,8 +232,11 @@ class TransformersEngine:
         try:
             from runners.generator.loader import load_generator
 
+            self._spin_control = SpinControl.start(count_cores(self._arguments.workers))
             loaded = load_generator(self._arguments)
         except BaseException as error:
+            if self._spin_control is not None:
+                self._spin_control.close()
             loading.set_exception(error)
             return
         loading.set_result(loaded)

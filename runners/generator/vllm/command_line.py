@@ -16,6 +16,7 @@ from runners.core.arguments import Arguments
 from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.machine import available_memory
+from runners.generator.vllm.dtype import choose_dtype
 from runners.generator.vllm.errors import describe_error
 
 if TYPE_CHECKING:
@@ -96,10 +97,11 @@ def _server_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
     """The arguments that this server shares with vLLM, and its defaults on a CPU."""
     from vllm.platforms import current_platform
 
+    is_cpu = current_platform.is_cpu()
     shared = {
         "model": arguments.model,
         "max-model-len": arguments.max_length,
-        "dtype": arguments.dtype,
+        "dtype": choose_dtype(arguments) if is_cpu else arguments.dtype,
         "revision": arguments.model_revision,
         "tokenizer-revision": arguments.tokenizer_revision or arguments.model_revision,
     }
@@ -109,7 +111,7 @@ def _server_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
     words.append(f"--shutdown-timeout={DRAIN_SECONDS:.0f}")
     if arguments.trust_remote_code:
         words.append("--trust-remote-code")
-    if current_platform.is_cpu():
+    if is_cpu:
         configured = {name.partition(".")[0] for name in arguments.engine}
         if not configured & _COMPILATION:
             # Compiling takes minutes and a C++ compiler, and gains a twentieth more tokens.

@@ -1,0 +1,165 @@
+"""How long OpenMP's threads spin at barriers: long while this process has its cores alone, shortly beside others.
+
+A step of generation takes hundreds of barriers. Threads that sleep at each cost a third of the tokens; threads that
+spin for cores which others have cost nearly all of them. libgomp reads its spin counts once, but uses the short one,
+of OMP_WAIT_POLICY, whenever the process has more OpenMP threads than cores. A second team of threads, which does
+nothing, thus switches to short spinning, and its end switches back. The numbers that are computed do not change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_TASKS = Path("/proc/self/task")
+# libgomp's own default, about 3 ms; with OMP_WAIT_POLICY=ACTIVE the short count is 1,000 instead of 100.
+_ENVIRONMENT = {"GOMP_SPINCOUNT": "300000", "OMP_WAIT_POLICY": "ACTIVE"}
+_SHORT_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+_SECONDS = 0.25
+# Parts of the time in which threads that could run waited for a core.
+_CONTENDED, _ALONE = 0.15, 0.05
+# Samples, one after the other, of a process that is alone, before its threads spin long again.
+_CALM_SAMPLES = 8
+# Seconds of threads in a sample below which it says nothing.
+_LEAST_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadTimes:
+    """Nanoseconds that the threads of this process ran, and that they could have run but waited for a core."""
+
+    ran: int
+    waited: int
+
+
+class Contention:
+    """Decides from samples whether other processes want this one's cores."""
+
+    def __init__(self) -> None:
+        self.contended = False
+        self._calm = 0
+        self._last: ThreadTimes | None = None
+
+    def update(self, times: ThreadTimes) -> bool:
+        """Add a sample; whether the threads shall spin shortly."""
+        last, self._last = self._last, times
+        if last is None:
+            return self.contended
+        # Threads that have ended take their times with them.
+        ran, waited = max(0, times.ran - last.ran), max(0, times.waited - last.waited)
+        if ran + waited < _LEAST_SECONDS * 1e9:
+            return self.contended
+        part = waited / (ran + waited)
+        self._calm = self._calm + 1 if part < _ALONE else 0
+        if part > _CONTENDED:
+            self.contended = True
+        elif self._calm >= _CALM_SAMPLES:
+            self.contended = False
+        return self.contended
+
+
+class SpinControl:
+    """A thread that samples the contention and switches the spinning, until it is closed."""
+
+    def __init__(self, hold_team: Callable[[threading.Event], None], tasks: Path = _TASKS) -> None:
+        """
+        Args:
+            hold_team: makes the second team, and keeps it until the event is set.
+        """
+        self._hold_team = hold_team
+        self._tasks = tasks
+        self._closed = threading.Event()
+        self._release: threading.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="spinning", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def start(cls, threads: int) -> SpinControl | None:
+        """Control the spinning of this many threads; None where libgomp or the kernel offers no way to.
+
+        Call it after torch has been imported.
+        """
+        is_prepared = all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items())
+        if not is_prepared or threads == 1 or read_times() is None:
+            return None
+        try:
+            gomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+            body = ctypes.cast(gomp.omp_get_thread_num, ctypes.c_void_p)
+            parallel = gomp.GOMP_parallel
+        except (OSError, AttributeError):
+            return None
+        # One thread more than libgomp sees cores.
+        team = max(2, int(gomp.omp_get_num_procs()) - threads + 2)
+
+        def hold(release: threading.Event) -> None:
+            parallel(body, None, ctypes.c_uint(team), ctypes.c_uint(0))
+            release.wait()
+
+        return cls(hold)
+
+    @property
+    def spins_shortly(self) -> bool:
+        return self._release is not None
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        contention = Contention()
+        while not self._closed.wait(_SECONDS):
+            times = read_times(self._tasks)
+            if times is not None:
+                self._switch(contention.update(times))
+        self._switch(False)
+
+    def _switch(self, shortly: bool) -> None:
+        if shortly is self.spins_shortly:
+            return
+        logger.debug("OpenMP's threads spin %s at barriers", "shortly" if shortly else "long")
+        if self._release is not None:
+            self._release.set()
+            self._release = None
+        else:
+            self._release = threading.Event()
+            threading.Thread(target=self._hold_team, args=(self._release,), name="second-team", daemon=True).start()
+
+
+def prepare_spin_control() -> None:
+    """Make libgomp's threads spin long, or shortly beside a second team; call it before importing torch.
+
+    Does nothing where the operator has set how they spin, or the kernel does not say how long threads wait.
+    """
+    if not {*_ENVIRONMENT}.isdisjoint(os.environ):
+        return
+    os.environ.update(_ENVIRONMENT if read_times() is not None else _SHORT_ENVIRONMENT)
+
+
+def inherit_short_spinning() -> None:
+    """Let the processes that this one starts spin shortly: nobody controls them."""
+    if all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items()):
+        del os.environ["OMP_WAIT_POLICY"]
+        os.environ.update(_SHORT_ENVIRONMENT)
+
+
+def read_times(tasks: Path = _TASKS) -> ThreadTimes | None:
+    """The times of all threads; None where the kernel does not count them."""
+    ran = waited = 0
+    try:
+        for task in tasks.iterdir():
+            try:
+                fields = (task / "schedstat").read_text().split()
+            except ProcessLookupError:
+                # The thread has ended.
+                continue
+            ran, waited = ran + int(fields[0]), waited + int(fields[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return ThreadTimes(ran, waited) if ran else None
