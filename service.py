@@ -5,7 +5,7 @@ runners/   the model: an encoder on this project's engine, a generator on vLLM o
 
 BentoML's parent process imports this module, calls `prepare` once and starts the workers. Each worker imports it again
 and calls `start`, which loads the model in the background. A build imports it too: an import downloads nothing and
-probes no device.
+probes no device. What only a worker runs is imported in `create_worker`: the parent starts earlier and stays small.
 """
 
 from __future__ import annotations
@@ -13,19 +13,13 @@ from __future__ import annotations
 import os
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.types import ASGIApp
 
-from protocol.application import create_application
 from protocol.context import normalize_prefix
-from protocol.http.connections.uvicorn_settings import bound_connections, bound_handshakes
-from protocol.http.direct import route_directly
 from protocol.http.middleware.request_id import label_log_records
-from protocol.open_inference.grpc.server import GrpcServer
-from protocol.open_inference.predictor.client import connect_predictor
-from runners.core.models import Models
 from runners.hosting.configuration import configure_service, read_service_arguments
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.preparation import prepare_workers
@@ -33,7 +27,9 @@ from runners.hosting.process import configure_process
 from runners.hosting.resources import is_without_gpus, request_gpus
 from runners.hosting.selection import create_runner, expects_generator
 from runners.hosting.storage.localize import localize_model
-from runners.hosting.worker import Worker
+
+if TYPE_CHECKING:
+    from runners.hosting.worker import Worker
 
 NAME = "huggingface_runtime"
 # A built Bento has this file in src/, beside its bento.yaml.
@@ -50,6 +46,12 @@ with exit_on_error():
 
 @cache
 def create_worker() -> Worker:
+    from protocol.application import create_application
+    from protocol.open_inference.grpc.server import GrpcServer
+    from protocol.open_inference.predictor.client import connect_predictor
+    from runners.core.models import Models
+    from runners.hosting.worker import Worker
+
     with stop_on_error():
         runner = create_runner(localize_model(arguments), connect_predictor)
     models = Models([runner])
@@ -71,6 +73,9 @@ class DirectService(bentoml.Service[Any]):
         self.config = declared
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        from protocol.http.connections.uvicorn_settings import bound_connections
+        from protocol.http.direct import route_directly
+
         bound_connections(arguments)
         worker = create_worker()
         return route_directly(worker.application, super().to_asgi(is_main), worker.models)
@@ -82,12 +87,14 @@ class Server:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        prepare_workers(arguments, connect_predictor)
+        prepare_workers(arguments)
 
     @bentoml.on_startup
     async def start(self) -> None:
         create_worker().models.can_reload = arguments.workers == 1
         if arguments.ssl_certfile is not None:
+            from protocol.http.connections.uvicorn_settings import bound_handshakes
+
             bound_handshakes(arguments.header_timeout)
         await create_worker().start()
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from runners.core.runner import OpenAIApplication, Runner
 from runners.core.task import GENERATION, Task
+
+if TYPE_CHECKING:
+    from runners.core.runner import OpenAIApplication, Runner
 
 
 class Place(Enum):

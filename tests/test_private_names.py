@@ -47,6 +47,7 @@ NAMES = [
     Private("pip._vendor.packaging.requirements.Requirement", "tools", "a new virtual environment has no packaging of its own"),
     Private("torch.ops.mkldnn._linear_pointwise", "runners/modeling", "PyTorch offers oneDNN's packed weights only to its compiler"),
     Private("torch.ops.mkldnn._reorder_linear_weight", "runners/modeling", "PyTorch offers oneDNN's packed weights only to its compiler"),
+    Private("torch._dynamo", "runners/modeling", "`transformers` imports PyTorch's compiler at once, and no setting turns that off"),
     Private("transformers.GenerationMixin._get_logits_processor", "runners/generator", "`generate` makes its processors nowhere else"),
     Private("transformers.GenerationMixin._update_model_kwargs_for_generation", "runners/generator", "models override how the cache goes from one step to the next"),
     Private("transformers.MBartTokenizer._build_translation_inputs", "runners/generator", "it tells tokenizers with languages from others"),

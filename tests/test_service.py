@@ -23,7 +23,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 service.Runtime.inject_config()
 config = BentoMLContainer.config.get()
 print(json.dumps({"arguments": service.arguments.model_dump(), "bentoml_paths": sorted(BENTOML_PATHS), "service": config["services"]["huggingface_runtime"], "api_server": config["api_server"],
-                  "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents") if m in __import__("sys").modules]}))
+                  "modules": [m for m in ("torch", "transformers", "vllm", "cloudevents", "numpy", "grpc", "uvicorn") if m in __import__("sys").modules]}))
 """
 
 

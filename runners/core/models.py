@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from runners.core.errors import ModelNotFoundError, ModelNotReadyError, RunnerError
-from runners.core.runner import Runner
+
+if TYPE_CHECKING:
+    from runners.core.runner import Runner
 
 
 class ModelState(StrEnum):

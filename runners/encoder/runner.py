@@ -32,6 +32,7 @@ from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.worker import ModelWorker
+from runners.modeling.lean_imports import import_transformers
 from runners.modeling.load_errors import load_errors
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class EncoderRunner:
         """Called in the model thread."""
         # Before torch is imported.
         limit_spinning()
+        import_transformers()
         from runners.encoder.loader import load_encoder
 
         return load_encoder(self._arguments, self._connect)

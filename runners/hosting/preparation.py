@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from runners.core.api_keys import check_key_file
 from runners.core.arguments import Arguments
-from runners.core.predictor import Predictor
 from runners.hosting.failures import exit_on_error, watch_for_failed_workers
 from runners.hosting.ports import check_port
-from runners.hosting.selection import create_runner
 from runners.hosting.storage.localize import localize_model
 from runners.hosting.tls import check_certificates
 
 
-def prepare_workers(arguments: Arguments, connect: Callable[[Arguments], Predictor]) -> None:
+def prepare_workers(arguments: Arguments) -> None:
     """Check the files and the port of the arguments, and download the model, which the workers find on the disk.
 
     If this fails, the parent process ends with one line. If it failed in a worker, BentoML would restart the worker
-    forever.
-
-    Args:
-        connect: connects to the predictor that the arguments name, if they do.
+    forever. What the runner checks fails in the first worker, which ends the server with one line too.
     """
     with exit_on_error():
         check_certificates(arguments)
@@ -29,5 +22,5 @@ def prepare_workers(arguments: Arguments, connect: Callable[[Arguments], Predict
         check_key_file("admin_api_key_file", arguments.admin_api_key_file)
         if arguments.enable_grpc:
             check_port(arguments.grpc_port, "grpc_port")
-        create_runner(localize_model(arguments), connect)
+        localize_model(arguments)
     watch_for_failed_workers()

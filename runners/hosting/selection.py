@@ -1,22 +1,23 @@
-"""Selects the runner of the model that the arguments name."""
+"""Selects the runner of the model that the arguments name; BentoML's parent process, which runs none, imports none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, ModelLoadError
-from runners.core.predictor import Predictor
 from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
-from runners.encoder.runner import EncoderRunner
-from runners.generator.runner import GeneratorRunner
 from runners.hosting.storage.localize import find_local_model
 from runners.modeling.model_files import parse_json
+
+if TYPE_CHECKING:
+    from runners.core.predictor import Predictor
+    from runners.encoder.runner import EncoderRunner
+    from runners.generator.runner import GeneratorRunner
 
 # Returns the path of a file of the hub's model, by the file's name.
 _Fetch = Callable[[Arguments, str], str]
@@ -35,9 +36,13 @@ def create_runner(
         ArgumentsError: the runner does not support the arguments.
     """
     if not _is_generator(arguments, _fetch_from_hub):
+        from runners.encoder.runner import EncoderRunner
+
         return EncoderRunner(arguments, connect)
     if arguments.predictor_host is not None:
         raise ArgumentsError("predictor_host is for encoders, and this model generates or runs on vLLM")
+    from runners.generator.runner import GeneratorRunner
+
     return GeneratorRunner(arguments)
 
 
@@ -91,10 +96,14 @@ def _read_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any:
 
 
 def _fetch_from_hub(arguments: Arguments, filename: str) -> str:
+    from huggingface_hub import hf_hub_download
+
     return hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
 
 
 def _find_in_cache(arguments: Arguments, filename: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
     path = try_to_load_from_cache(arguments.model, filename, revision=arguments.model_revision)
     if not isinstance(path, str):
         raise FileNotFoundError(filename)

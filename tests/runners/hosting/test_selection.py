@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from huggingface_hub.errors import EntryNotFoundError
 
 from runners.core.arguments import Arguments
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
-from runners.hosting import selection
 from runners.hosting.selection import create_runner, expects_generator
 
 EMBEDDER = [
@@ -67,8 +67,8 @@ def test_the_runner_of_a_model(
         assert (model, revision) == ("someone/model", "v1")
         return str(tmp_path / filename) if (tmp_path / filename).exists() else None
 
-    monkeypatch.setattr(selection, "hf_hub_download", download)
-    monkeypatch.setattr(selection, "try_to_load_from_cache", find)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", find)
     source = (
         {"model_dir": str(tmp_path)} if where == "folder" else {"model_id": "someone/model", "model_revision": "v1"}
     )
