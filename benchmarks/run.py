@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -24,16 +23,13 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from benchmarks.cpu import cpu_seconds, serving
 from benchmarks.load import Load, bodies, drive
+from benchmarks.machine import describe, machine
 from benchmarks.models import TASKS, make_model
 from benchmarks.texts import sample_texts
 
@@ -201,18 +197,8 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"error: the server did not get ready: {server.args!r}")
 
 
-def machine() -> dict[str, Any]:
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":")
-    return {
-        "date": date.today().isoformat(),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {model.partition(':')[2].strip() or platform.processor()}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-    }
-
-
 def _table(results: dict[str, Any]) -> str:
-    lines = [f"{results['date']}, {results['machine']}, {results['versions']}", ""]
+    lines = [describe(results), ""]
     for task, measured in results["tasks"].items():
         lines += [f"### {task}", ""]
         for name in ("ceiling", "ceiling bf16"):
