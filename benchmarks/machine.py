@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import time
@@ -61,13 +60,12 @@ def read_cpu(cpuinfo: str) -> tuple[str, list[str]]:
     return name, [one for one in _INSTRUCTION_SETS if one in flags]
 
 
-@functools.cache
-def matrix_speeds() -> dict[str, float]:
-    """Floating-point operations a second of BERT-base's linear layers in float32 at a full batch, by library."""
+def matrix_speeds(dtype: str = "float32") -> dict[str, float]:
+    """Floating-point operations a second of BERT-base's linear layers at a full batch, by library."""
     flops = sum(number * matrix_flops(*shape) for shape, number in _SHAPES.items())
     seconds = dict.fromkeys(("MKL", "oneDNN"), 0.0)
     for shape, number in _SHAPES.items():
-        for library, measured in time_products(*shape).items():
+        for library, measured in time_products(*shape, dtype=dtype).items():
             seconds[library] += number * measured
     return {library: flops / spent for library, spent in seconds.items()}
 
@@ -78,10 +76,13 @@ def matrix_flops(inputs: int, outputs: int) -> int:
 
 
 @torch.inference_mode()
-def time_products(inputs: int, outputs: int, rounds: int = _ROUNDS) -> dict[str, float]:
-    """Seconds of a linear layer of a full batch by MKL, which `F.linear` calls, and by oneDNN with a packed weight."""
-    layer = nn.Linear(inputs, outputs)
-    rows = torch.randn(BATCH_TOKENS_ON_CPU, inputs)
+def time_products(inputs: int, outputs: int, rounds: int = _ROUNDS, dtype: str = "float32") -> dict[str, float]:
+    """Seconds of a linear layer of a full batch by MKL, which `F.linear` calls, and by oneDNN with a packed weight.
+
+    In other types than float32 `F.linear` calls oneDNN too.
+    """
+    layer = nn.Linear(inputs, outputs, dtype=getattr(torch, dtype))
+    rows = torch.randn(BATCH_TOKENS_ON_CPU, inputs, dtype=layer.weight.dtype)
     packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), BATCH_TOKENS_ON_CPU)
     ways: dict[str, Callable[[], Tensor]] = {
         "MKL": lambda: layer(rows),
