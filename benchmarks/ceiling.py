@@ -81,7 +81,8 @@ def count_flops(arguments: Arguments, auto_class: type[Any]) -> tuple[float, flo
     The server may skip rows that no head reads: its work is not what is counted. Vocabulary layers are left out, since
     the stock model runs them on all tokens and every server that is fast on masks alone.
     """
-    model = build_meta_model(arguments, auto_class, load_config(arguments)).eval()
+    model: nn.Module = build_meta_model(arguments, auto_class, load_config(arguments))
+    model.eval()
     flops = 0
 
     def count(layer: nn.Linear, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:

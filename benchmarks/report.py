@@ -87,7 +87,8 @@ def ratio_to_best(sides: dict[str, list[dict[str, Any]]]) -> Ratio:
 
 
 def _median(rounds: list[dict[str, Any]], key: str) -> float:
-    return median(round_[key] for round_ in rounds)
+    found: float = median(round_[key] for round_ in rounds)
+    return found
 
 
 def plot(results: dict[str, Any], path: Path) -> None:

@@ -102,7 +102,9 @@ def _servers(
 ) -> dict[str, tuple[list[str], str, dict[str, str] | None]]:
     """What is measured: its command, its path of readiness, and its environment."""
     ready = "/v2/health/ready"
-    servers = {"server": (serve_words(folder, "float32"), ready, None)}
+    servers: dict[str, tuple[list[str], str, dict[str, str] | None]] = {
+        "server": (serve_words(folder, "float32"), ready, None)
+    }
     if options.bf16:
         servers["server bf16"] = (serve_words(folder, "bfloat16"), ready, None)
     if not options.no_reference:
