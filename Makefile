@@ -5,7 +5,7 @@ export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
 	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
-	bench-generation bench-infinity bench-wires lint clean
+	bench-generation bench-infinity bench-summary bench-wires lint clean
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -105,11 +105,11 @@ architectures-table: $(VENV)/installed-test
 	$(PYTHON) -m tests.architectures.table
 	$(PYTHON) -m tests.generator_families.table
 
-# Compares with the model alone, FastAPI + pipeline and vLLM's server; BENCH and BENCH_GENERATION are options.
+# Compares with the model alone, FastAPI with several engines, and vLLM's server; BENCH and BENCH_GENERATION are options.
 bench: bench-encoders bench-wires bench-generation
 
-bench-encoders: $(VENV)/installed-bench
-	$(PYTHON) -m benchmarks.run $(BENCH)
+bench-encoders: $(VENV)/installed-bench $(VENV)-onnx/installed
+	$(PYTHON) -m benchmarks.run --onnx $(VENV)-onnx/bin/python $(BENCH)
 
 # Compares gRPC with REST, and binary tensors with JSON.
 bench-wires: $(VENV)/installed-bench
@@ -126,6 +126,11 @@ bench-infinity: $(VENV)/installed-bench $(VENV)-infinity/installed
 
 bench-generation: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.generation $(BENCH_GENERATION)
+
+# Writes the figures and the plot of docs/explanation/performance.md from RESULTS, a results.json of bench-encoders.
+RESULTS ?= benchmarks/results/results.json
+bench-summary: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.summary $(RESULTS)
 
 # Writes the lists of arguments, limits and generation parameters in docs/reference.
 arguments-table: $(VENV)/installed
@@ -207,5 +212,14 @@ $(VENV)-infinity/installed:
 	$(VENV)-infinity/bin/python -m pip install --quiet torch==2.13.0 "infinity-emb[server,torch]==0.0.78"
 	@touch $@
 
+# ONNX Runtime and OpenVINO for comparison; torch and transformers export the model for them.
+$(VENV)-onnx/installed: pyproject.toml
+	python3 -m venv $(VENV)-onnx
+	$(VENV)-onnx/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-onnx/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-onnx/bin/python -m pip install --quiet --group onnx
+	@touch $@
+
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-infinity $(VENV)-mlserver $(VENV)-triton $(SUITE)
+	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx \
+		$(VENV)-triton $(SUITE)

@@ -3,14 +3,15 @@
     make bench-answers
     make bench-answers BENCH_ANSWERS="--parts options --rounds 5 --seconds 6"
 
-Both sides of a comparison are loaded in turn; a ratio is the median over the rounds of one side to the other, and the
-CPU time is the server's own, of all its processes, for each text.
+Both sides of a comparison are loaded in turn; a ratio is the median over the rounds of one side to the other, with its
+range, and the CPU time is the server's own, of all its processes, for each text.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from typing import Any
 
 from benchmarks.cpu import measure, serving
 from benchmarks.load import bodies, drive
+from benchmarks.machine import describe, machine
 from benchmarks.models import NLI_SIZES, make_model, make_nli_model
+from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, sample, serve, serve_words
 
 _PATH = "/v1/models/model:predict"
@@ -39,6 +42,7 @@ _LABELS = [
 
 def main() -> None:
     options = _parse(sys.argv[1:])
+    sys.stdout.write(describe(machine()) + "\n\n")
     with tempfile.TemporaryDirectory() as scratch:
         for part in options.parts:
             _PARTS[part](Path(scratch), options.rounds, options.seconds)
@@ -50,23 +54,19 @@ def _compare_options(scratch: Path, rounds: int, seconds: float) -> None:
     texts = sample()
     for task, parameters in _OPTIONS.items():
         sides = {"plain": bodies("v1", texts, 1), "options": bodies("v1", texts, 1, parameters)}
-        speeds: dict[str, list[float]] = {side: [] for side in sides}
-        costs: dict[str, list[float]] = {side: [] for side in sides}
         with serve(serve_words(make_model(task, scratch / task), "float32")) as url:
-            processes = serving(url)
-            for turn in range(rounds):
-                # The first of a round finds the machine as the other has left it.
-                for side in sorted(sides, reverse=turn % 2 == 0):
-                    requests = sides[side]
-                    cost, load = measure(processes, drive(url + _PATH, requests, _CALLERS, 1, seconds))
-                    speeds[side].append(load.texts_a_second)
-                    costs[side].append(cost)
+            measured = take_turns(
+                {side: functools.partial(_load, url, requests, _CALLERS, seconds) for side, requests in sides.items()},
+                rounds,
+            )
+        speeds = {side: [speed for speed, _ in loads] for side, loads in measured.items()}
+        costs = {side: [cost for _, cost in loads] for side, loads in measured.items()}
         _row(
             task,
             f"`{json.dumps(parameters)}`",
             *(f"{median(speeds[side]):.1f}" for side in sides),
-            _ratio(speeds["options"], speeds["plain"]),
-            _ratio(costs["options"], costs["plain"]),
+            str(Ratio.of(speeds["options"], speeds["plain"])),
+            str(Ratio.of(costs["options"], costs["plain"])),
         )
 
 
@@ -77,17 +77,24 @@ def _compare_zero_shot(scratch: Path, rounds: int, seconds: float) -> None:
     requests = bodies("v1", texts, 1, {"candidate_labels": _LABELS})
     for size in NLI_SIZES:
         folder = make_nli_model(size, scratch / size)
-        loop: list[float] = []
-        speeds: dict[int, list[float]] = {1: [], _CALLERS: []}
         with serve(serve_words(folder, "float32")) as url, _pipeline_loop(folder, texts, scratch) as run_loop:
-            processes = serving(url)
-            for _ in range(rounds):
-                loop.append(run_loop(seconds))
-                for callers, measured in speeds.items():
-                    _, load = measure(processes, drive(url + _PATH, requests, callers, 1, seconds))
-                    measured.append(load.texts_a_second)
-        figures = [(f"{median(measured):.2f}", _ratio(measured, loop)) for measured in speeds.values()]
+            sides: dict[str, Callable[[], float]] = {"loop": functools.partial(run_loop, seconds)}
+            for callers in (1, _CALLERS):
+                sides[f"{callers}"] = functools.partial(_speed, url, requests, callers, seconds)
+            measured = take_turns(sides, rounds)
+        loop = measured.pop("loop")
+        figures = [(f"{median(speeds):.2f}", str(Ratio.of(speeds, loop))) for speeds in measured.values()]
         _row(f"{size}-size", f"{median(loop):.2f}", *(figure for pair in figures for figure in pair))
+
+
+def _speed(url: str, requests: list[bytes], callers: int, seconds: float) -> float:
+    return _load(url, requests, callers, seconds)[0]
+
+
+def _load(url: str, requests: list[bytes], callers: int, seconds: float) -> tuple[float, float]:
+    """Texts a second, and the server's CPU microseconds a text."""
+    cost, load = measure(serving(url), drive(url + _PATH, requests, callers, 1, seconds))
+    return load.texts_a_second, cost
 
 
 @contextlib.contextmanager
@@ -124,10 +131,6 @@ def _parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="for each measurement, after a warm-up")
     return parser.parse_args(words)
-
-
-def _ratio(above: list[float], below: list[float]) -> str:
-    return f"{median(one / other for one, other in zip(above, below, strict=True)):.2f}"
 
 
 def _row(*cells: str) -> None:

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 import aiohttp
 import orjson
 
-from benchmarks.run import ROOT, machine, serve
+from benchmarks.machine import describe, machine
+from benchmarks.run import ROOT, serve
 from benchmarks.texts import sample_texts
 from demo.smollm import main as write_smollm
 from runners.core.machine import count_cores
@@ -165,8 +165,7 @@ async def _drive(url: str, prompts: list[str], callers: int, seconds: float) -> 
 
 
 def _table(results: dict[str, list[Measured]]) -> str:
-    facts: dict[str, Any] = machine()
-    lines = [f"{facts['date']}, {facts['machine']}, {facts['versions']}", ""]
+    lines = [describe(machine()), ""]
     lines += ["| | callers | tokens/s | first token ms | errors |", "|---|--:|--:|--:|--:|"]
     for name, loads in results.items():
         for load in loads:

@@ -1,18 +1,21 @@
-"""What most teams start with: FastAPI and a `transformers` pipeline, or sentence-transformers, with V1's paths.
+"""What most teams start with: FastAPI and a model, with V1's paths and OpenAI's embeddings.
 
-python -m benchmarks.reference_server FOLDER TASK PORT
+python -m benchmarks.reference_server FOLDER TASK PORT --engine=onnxruntime
+
+The engine is a `transformers` pipeline, for text embedding sentence-transformers, or the exported model on ONNX Runtime
+or OpenVINO.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from sentence_transformers import SentenceTransformer
-from transformers import pipeline
 
+Predict = Callable[[list[str]], list[Any]]
 _PIPELINES = {
     "sequence_classification": "text-classification",
     "token_classification": "token-classification",
@@ -20,54 +23,69 @@ _PIPELINES = {
 }
 
 
-def create_app(folder: str, task: str) -> FastAPI:
-    if task == "text_embedding":
-        return create_embedding_app(folder)
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("task")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--engine", choices=("pipeline", "onnxruntime", "openvino"), default="pipeline")
+    options = parser.parse_args()
+    app = create_app(load(options.folder, options.task, options.engine))
+    uvicorn.run(app, host="127.0.0.1", port=options.port, log_level="warning")
+
+
+def load(folder: str, task: str, engine: str) -> Predict:
+    # Each has packages of its own.
+    if engine != "pipeline":
+        from benchmarks.exported_model import ExportedModel
+
+        return ExportedModel(folder, task, engine).predict
+    return _load_embedder(folder) if task == "text_embedding" else _load_pipeline(folder, task)
+
+
+def _load_pipeline(folder: str, task: str) -> Predict:
+    from transformers import pipeline
+
     run: Any = pipeline(_PIPELINES[task], folder, device="cpu")  # type: ignore[call-overload]
-    app = create_ready_app()
 
-    @app.post("/v1/models/model:predict")
-    def predict(body: dict[str, Any]) -> dict[str, Any]:
-        texts = body["instances"]
-        predictions = run(texts, batch_size=len(texts))
+    def predict(texts: list[str]) -> list[Any]:
         # numpy floats, which the pipelines for tokens return, are not JSON.
-        return {"predictions": [str(prediction) for prediction in predictions]}
+        return [str(prediction) for prediction in run(texts, batch_size=len(texts))]
 
-    return app
+    return predict
 
 
-def create_embedding_app(folder: str) -> FastAPI:
+def _load_embedder(folder: str) -> Predict:
+    from sentence_transformers import SentenceTransformer
+
     model = SentenceTransformer(folder, device="cpu")
-    app = create_ready_app()
 
-    @app.post("/v1/models/model:predict")
-    def predict(body: dict[str, Any]) -> dict[str, Any]:
-        return {"predictions": encode(body["instances"])}
-
-    @app.post("/v1/embeddings")
-    def embed(body: dict[str, Any]) -> dict[str, Any]:
-        data = [
-            {"object": "embedding", "index": index, "embedding": vector}
-            for index, vector in enumerate(encode(body["input"]))
-        ]
-        return {"object": "list", "data": data, "model": "model"}
-
-    def encode(texts: list[str]) -> list[list[float]]:
-        vectors: list[list[float]] = model.encode(texts, show_progress_bar=False).tolist()
+    def predict(texts: list[str]) -> list[Any]:
+        vectors: list[Any] = model.encode(texts, show_progress_bar=False).tolist()
         return vectors
 
-    return app
+    return predict
 
 
-def create_ready_app() -> FastAPI:
+def create_app(predict: Predict) -> FastAPI:
     app = FastAPI()
 
     @app.get("/v2/health/ready")
     def ready() -> dict[str, bool]:
         return {"ready": True}
 
+    @app.post("/v1/models/model:predict")
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        return {"predictions": predict(body["instances"])}
+
+    @app.post("/v1/embeddings")
+    def embed(body: dict[str, Any]) -> dict[str, Any]:
+        vectors = enumerate(predict(body["input"]))
+        data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in vectors]
+        return {"object": "list", "data": data, "model": "model"}
+
     return app
 
 
 if __name__ == "__main__":
-    uvicorn.run(create_app(sys.argv[1], sys.argv[2]), host="127.0.0.1", port=int(sys.argv[3]), log_level="warning")
+    main()

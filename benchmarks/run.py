@@ -1,12 +1,12 @@
-"""Measure the server against the model alone and against FastAPI + pipeline, in one run on one machine.
+"""Measure the server against the model alone and against FastAPI with several engines, in one run on one machine.
 
-    make bench                                        all of it, in under ten minutes
-    make bench BENCH="--tasks sequence_classification --callers 1 32 256 --seconds 20"
-    make bench BENCH="--tasks text_embedding --protocol openai"
+    make bench-encoders                               in about ten minutes
+    make bench-encoders BENCH="--tasks sequence_classification --callers 1 32 256 --seconds 20"
+    make bench-encoders BENCH="--tasks text_embedding --protocol openai"
     make bench-infinity                               the same against Infinity too
-    make bench BENCH="--url http://localhost:8080 --protocol oip --model bert"    another server
+    make bench-encoders BENCH="--url http://localhost:8080 --protocol oip --model bert"    another server
 
-Absolute numbers are the machine's; the ratios are the result.
+All sides are measured in turn, in rounds; a ratio is the median over the rounds. Absolute numbers are the machine's.
 """
 
 from __future__ import annotations
@@ -14,33 +14,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from benchmarks.cpu import cpu_seconds, serving
 from benchmarks.load import Load, bodies, drive
+from benchmarks.machine import machine
 from benchmarks.models import TASKS, make_model
+from benchmarks.pairs import take_turns
+from benchmarks.report import make_table, plot
 from benchmarks.texts import sample_texts
 
 ROOT = Path(__file__).resolve().parent.parent
+# Measures the model alone: "full" batches or "alone", one text at a time, and for how many seconds.
+_Ask = Callable[[str, float], dict[str, Any]]
 _FORMATS = {"v1": "/v1/models/{model}:predict", "oip": "/v2/models/{model}/infer", "openai": "/v1/embeddings"}
-# What is measured, in the order of the table.
-_SERVERS = ("server", "reference", "infinity", "server bf16")
 
 
 def main() -> None:
@@ -50,63 +48,92 @@ def main() -> None:
         results = _measure_other(options) if options.url else _measure_all(options, Path(scratch))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "results.json").write_text(json.dumps(results, indent=1))
-    table = _table(results)
+    table = make_table(results)
     (options.output / "table.md").write_text(table)
     sys.stdout.write(table + f"\n{time.monotonic() - started:.0f} s\n")
     if not options.url:
-        _plot(results, options.output / "throughput.png")
+        plot(results, options.output / "throughput.svg")
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
-    parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32, 64], help="one text a request")
+    parser = argparse.ArgumentParser(
+        prog="make bench-encoders", description=__doc__.splitlines()[0] if __doc__ else None
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["sequence_classification", "text_embedding"])
+    parser.add_argument("--callers", nargs="+", type=int, default=[1, 32], help="one text a request")
     parser.add_argument("--callers-of-many", nargs="*", type=int, default=[1], help="32 texts a request")
-    parser.add_argument("--seconds", type=float, default=6, help="for each measurement, after a warm-up")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each server, in turn with the others")
+    parser.add_argument("--seconds", type=float, default=4, help="for each measurement, after a warm-up")
     parser.add_argument("--protocol", choices=_FORMATS, default="v1")
     parser.add_argument("--url", help="measure this running server instead, any that speaks V1 or OIP")
     parser.add_argument("--model", default="model", help="the model's name in the URLs of --url")
     parser.add_argument("--bf16", action="store_true", help="measure the server in bfloat16 too")
-    parser.add_argument("--no-reference", action="store_true")
+    parser.add_argument("--no-reference", action="store_true", help="leave out FastAPI")
+    parser.add_argument("--onnx", type=Path, help="a Python with ONNX Runtime and OpenVINO, to measure them too")
     parser.add_argument("--infinity", type=Path, help="the command of an Infinity to measure too, at text embedding")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results")
     return parser.parse_args(words)
 
 
 def _measure_other(options: argparse.Namespace) -> dict[str, Any]:
-    return {**machine(), "tasks": {options.model: {"server": _loads(options, options.url, sample(), options.model)}}}
+    return {**machine(), "tasks": {options.model: _measure_loads(options, sample(), {"server": options.url}, {})}}
 
 
 def _measure_all(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     texts = sample()
+    (scratch / "texts.json").write_text(json.dumps(_with_masks(texts[:128])))
     results: dict[str, Any] = {**machine(), "tasks": {}}
     for task in options.tasks:
         folder = make_model(task, scratch / task)
-        measured: dict[str, Any] = {"ceiling": _ceiling(folder, texts[:128], scratch, "float32")}
         with contextlib.ExitStack() as running:
-            urls = {"server": running.enter_context(serve(serve_words(folder, "float32")))}
-            if not options.no_reference:
-                reference = [sys.executable, "-m", "benchmarks.reference_server", str(folder), task, "{port}"]
-                urls["reference"] = running.enter_context(serve(reference))
-            if options.infinity and task == "text_embedding":
-                urls["infinity"] = running.enter_context(
-                    serve(_infinity_words(options, folder), "/v1/models", {"DO_NOT_TRACK": "1"})
-                )
-            # In turn, load by load, so that a noisy neighbour hurts all.
-            for callers, texts_a_request in _loads_asked(options):
-                for name, url in urls.items():
-                    processes = serving(url)
-                    before = cpu_seconds(processes)
-                    load = _load(options, url, texts, "model", callers, texts_a_request)
-                    used = 1000 * (cpu_seconds(processes) - before)
-                    load["cpu"] = used / (load["requests"] * texts_a_request)
-                    measured.setdefault(name, []).append(load)
-        if options.bf16:
-            measured["ceiling bf16"] = _ceiling(folder, texts[:128], scratch, "bfloat16")
-            with serve(serve_words(folder, "bfloat16")) as url:
-                measured["server bf16"] = _loads(options, url, texts, "model")
-        results["tasks"][task] = measured
+            urls = {
+                name: running.enter_context(serve(words, ready, environment))
+                for name, (words, ready, environment) in _servers(options, task, folder).items()
+            }
+            alone = {"model alone": running.enter_context(_ceiling(folder, scratch / "texts.json", "float32"))}
+            if options.bf16:
+                alone["model alone bf16"] = running.enter_context(_ceiling(folder, scratch / "texts.json", "bfloat16"))
+            results["tasks"][task] = _measure_loads(options, texts, urls, alone)
     return results
+
+
+def _servers(
+    options: argparse.Namespace, task: str, folder: Path
+) -> dict[str, tuple[list[str], str, dict[str, str] | None]]:
+    """What is measured: its command, its path of readiness, and its environment."""
+    ready = "/v2/health/ready"
+    servers: dict[str, tuple[list[str], str, dict[str, str] | None]] = {
+        "server": (serve_words(folder, "float32"), ready, None)
+    }
+    if options.bf16:
+        servers["server bf16"] = (serve_words(folder, "bfloat16"), ready, None)
+    if not options.no_reference:
+        pythons = {"pipeline": sys.executable}
+        if options.onnx:
+            pythons |= {"onnxruntime": str(options.onnx), "openvino": str(options.onnx)}
+        for engine, python in pythons.items():
+            words = [python, "-m", "benchmarks.reference_server", str(folder), task, "{port}", f"--engine={engine}"]
+            servers[engine] = (words, ready, None)
+    if options.infinity and task == "text_embedding":
+        servers["infinity"] = (_infinity_words(options, folder), "/v1/models", {"DO_NOT_TRACK": "1"})
+    return servers
+
+
+def _measure_loads(
+    options: argparse.Namespace, texts: list[str], urls: Mapping[str, str], alone: Mapping[str, _Ask]
+) -> list[dict[str, Any]]:
+    """Each load of all servers, and the model alone, in turn, round by round."""
+    loads = []
+    for callers, texts_a_request in _loads_asked(options):
+        form = "alone" if callers == texts_a_request == 1 else "full"
+        sides: dict[str, Callable[[], dict[str, Any]]] = {
+            name: functools.partial(_load, options, url, texts, callers, texts_a_request) for name, url in urls.items()
+        }
+        for name, ask in alone.items():
+            sides[name] = functools.partial(ask, form, options.seconds)
+        measured = take_turns(sides, options.rounds)
+        loads.append({"callers": callers, "texts_a_request": texts_a_request, "sides": measured})
+    return loads
 
 
 def sample() -> list[str]:
@@ -122,17 +149,17 @@ def _loads_asked(options: argparse.Namespace) -> list[tuple[int, int]]:
     return [(callers, 1) for callers in options.callers] + [(callers, 32) for callers in options.callers_of_many]
 
 
-def _loads(options: argparse.Namespace, url: str, texts: list[str], model: str) -> list[dict[str, Any]]:
-    return [_load(options, url, texts, model, callers, many) for callers, many in _loads_asked(options)]
-
-
 def _load(
-    options: argparse.Namespace, url: str, texts: list[str], model: str, callers: int, texts_a_request: int
+    options: argparse.Namespace, url: str, texts: list[str], callers: int, texts_a_request: int
 ) -> dict[str, Any]:
+    """What a load measured, and the server's own CPU time of a text in milliseconds, if it runs on this machine."""
     requests = bodies(options.protocol, _with_masks(texts), texts_a_request)
-    path = _FORMATS[options.protocol].format(model=model)
+    path = _FORMATS[options.protocol].format(model=options.model if options.url else "model")
+    processes = [] if options.url else serving(url)
+    before = cpu_seconds(processes)
     load: Load = asyncio.run(drive(url + path, requests, callers, texts_a_request, options.seconds))
-    return vars(load)
+    used = 1000 * (cpu_seconds(processes) - before) / (load.requests * texts_a_request)
+    return {**vars(load), **({"cpu": used} if processes else {})}
 
 
 def _with_masks(texts: list[str]) -> list[str]:
@@ -159,12 +186,28 @@ def _infinity_words(options: argparse.Namespace, folder: Path) -> list[str]:
     return [str(options.infinity), "v2", f"--model-id={folder}", "--port={port}", *own]
 
 
-def _ceiling(folder: Path, texts: list[str], scratch: Path, dtype: str) -> dict[str, float]:
-    (scratch / "texts.json").write_text(json.dumps(_with_masks(texts)))
-    words = [sys.executable, "-m", "benchmarks.ceiling", str(folder), str(scratch / "texts.json"), dtype]
-    printed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    figures: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return figures
+@contextlib.contextmanager
+def _ceiling(folder: Path, texts: Path, dtype: str) -> Iterator[_Ask]:
+    """The model alone, in a process that waits between measurements."""
+    words = [sys.executable, "-m", "benchmarks.ceiling", str(folder), str(texts), dtype]
+    with subprocess.Popen(
+        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answered = process.stdin, process.stdout
+        # The log goes to stdout too.
+        if not any(line == "ready\n" for line in answered):
+            raise SystemExit(f"error: the model does not run alone in {dtype}")
+
+        def ask(form: str, seconds: float) -> dict[str, Any]:
+            asked.write(json.dumps({"form": form, "seconds": seconds}) + "\n")
+            asked.flush()
+            figures: dict[str, Any] = json.loads(answered.readline())
+            return figures
+
+        yield ask
+        asked.close()
 
 
 @contextlib.contextmanager
@@ -199,70 +242,6 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.2)
     raise SystemExit(f"error: the server did not get ready: {server.args!r}")
-
-
-def machine() -> dict[str, Any]:
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":")
-    return {
-        "date": date.today().isoformat(),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {model.partition(':')[2].strip() or platform.processor()}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-    }
-
-
-def _table(results: dict[str, Any]) -> str:
-    lines = [f"{results['date']}, {results['machine']}, {results['versions']}", ""]
-    for task, measured in results["tasks"].items():
-        lines += [f"### {task}", ""]
-        for name in ("ceiling", "ceiling bf16"):
-            if name in measured:
-                figures = measured[name]
-                lines.append(
-                    f"{name}: {figures['full']:.1f} texts/s in full batches, {figures['alone']:.1f} one at a time; "
-                    f"{figures['of_limit']:.0%} of the matrix-multiplication limit with real tokens"
-                )
-        header = (
-            "| | callers | texts a request | texts/s | p50 ms | p95 ms | p99 ms | errors | / ceiling | / reference "
-            "| CPU ms a text |"
-        )
-        lines += ["", header, "|---|" + 10 * "--:|"]
-        for name in _SERVERS:
-            ceiling = measured.get("ceiling bf16" if "bf16" in name else "ceiling", {}).get("full")
-            references = measured.get("reference", [])
-            for load, reference in zip_longest(measured.get(name, []), references if name in measured else []):
-                speed = load["texts_a_second"]
-                of_ceiling = f"{speed / ceiling:.2f}" if ceiling else ""
-                of_reference = f"{speed / reference['texts_a_second']:.2f}" if reference else ""
-                cpu = f"{load['cpu']:.1f}" if "cpu" in load else ""
-                lines.append(
-                    f"| {name} | {load['callers']} | {load['texts_a_request']} | {speed:.1f} | {load['p50']:.0f} "
-                    f"| {load['p95']:.0f} | {load['p99']:.0f} | {load['errors']} | {of_ceiling} | {of_reference} "
-                    f"| {cpu} |"
-                )
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _plot(results: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(results["tasks"]), figsize=(5 * len(results["tasks"]), 4), squeeze=False)
-    for axis, (task, measured) in zip(axes[0], results["tasks"].items(), strict=True):
-        for name in _SERVERS:
-            loads = [load for load in measured.get(name, []) if load["texts_a_request"] == 1]
-            if loads:
-                axis.plot(
-                    [load["callers"] for load in loads], [load["texts_a_second"] for load in loads], "o-", label=name
-                )
-        axis.axhline(measured["ceiling"]["full"], linestyle="--", color="grey", label="model alone, full batches")
-        axis.set(title=task, xlabel="callers, one text a request", ylabel="texts/s", xscale="log", ylim=(0, None))
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=80)
 
 
 if __name__ == "__main__":

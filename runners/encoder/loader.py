@@ -29,6 +29,7 @@ from runners.encoder.tasks import ENCODER_TASKS, EncoderTask
 from runners.encoder.token_limits import TokenLimits, find_padding_id
 from runners.encoder.tokenization import TextTokenizer
 from runners.encoder.transformer_settings import load_transformer_settings
+from runners.modeling.dtype_trial import check_dtype
 from runners.modeling.loading import (
     build_meta_model,
     holds_embedder,
@@ -146,6 +147,7 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
         model = build_meta_model(arguments, task_class.auto_class, config)
     else:
         model = load_model(arguments, task_class.auto_class, device, task_class.unused_weights, config)
+        check_dtype(model)
     encoder_task = task_class(arguments, settings, model, tokenizer, device)
     return _Checkpoint(task, encoder_task, model, tokenizer, device)
 

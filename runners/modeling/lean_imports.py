@@ -108,7 +108,7 @@ def _leave_out_compiler(torch: ModuleType) -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[_COMPILER], torch._dynamo  # type: ignore[attr-defined]
+        del sys.modules[_COMPILER], torch._dynamo
 
 
 @contextlib.contextmanager

@@ -17,9 +17,7 @@ NOTE = "its last layer runs only on the rows that the task reads"
 
 @pytest.mark.parametrize("task", ["sequence_classification", "fill_mask"])
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta", "electra"])
-def test_the_feed_forward_of_the_last_layer_runs_on_few_rows(
-    family: str, task: str, model_folder: ModelFolder
-) -> None:
+def test_the_feed_forward_of_the_last_layer_runs_on_few_rows(family: str, task: str, model_folder: ModelFolder) -> None:
     case = ForwardCase(model_folder(family, task), task)
     assert NOTE in case.reason
     counts = count_feed_forward_rows(case)
