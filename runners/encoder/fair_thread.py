@@ -86,18 +86,28 @@ class FairThread:
         self._pieces: list[_Piece[object]] = []
         self._ages = count()
         self._now = 0
+        self._is_busy = False
         self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, flow: Flow, cost: int, work: Callable[[], T]) -> T:
+    async def run(self, flow: Flow, cost: int, work: Callable[[], T], inline_cost: int = 0) -> T:
         """Run `work` when its turn comes, and return what it returns; it is skipped if the caller is cancelled before.
+
+        Args:
+            inline_cost: cheaper work is done at once by the caller if the thread is idle, which is faster than waking
+                the thread and then the event loop.
 
         Raises:
             ModelNotReadyError: the thread is closed.
             Exception: whatever `work` raises.
         """
+        if cost < inline_cost and self._occupy():
+            try:
+                return work()
+            finally:
+                self._vacate()
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
         with self._changed:
@@ -119,18 +129,34 @@ class FairThread:
             self._pieces.clear()
             self._changed.notify()
 
+    def _occupy(self) -> bool:
+        """Take the place of the thread if it is idle: until `_vacate` it does nothing."""
+        with self._changed:
+            if self._is_busy or self._pieces or self._closed:
+                return False
+            self._is_busy = True
+            return True
+
+    def _vacate(self) -> None:
+        with self._changed:
+            self._is_busy = False
+            if self._pieces or self._closed:
+                self._changed.notify()
+
     def _work(self) -> None:
         while (piece := self._take()) is not None:
             piece.run()
             # Else the waiting thread would keep the last texts in memory.
             del piece
+            self._vacate()
 
     def _take(self) -> _Piece[object] | None:
         with self._changed:
-            while not self._pieces:
-                if self._closed:
+            while self._is_busy or not self._pieces:
+                if self._closed and not self._pieces:
                     return None
                 self._changed.wait()
+            self._is_busy = True
             piece = heapq.heappop(self._pieces)
             self._now = piece.start
             return piece

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # A slice takes about 10 ms to tokenize.
 _SLICE_CHARACTERS = 2**14
 _SLICE_TEXTS = 64
+# Texts of fewer characters take less time to tokenize than a thread to wake: the event loop tokenizes them itself.
+_INLINE_CHARACTERS = 1000
 _CHARACTERS_PER_TOKEN = 4
 _SCORES = frozenset({LOGITS, PROBABILITIES})
 
@@ -65,7 +67,8 @@ class _Slice:
 class RequestTokenizer:
     """Tokenizes the texts of one request and puts them into the queue.
 
-    The tokenizer threads also check and queue what they have tokenized, so that the event loop has no work per text.
+    The tokenizer threads also check and queue what they have tokenized, so that the event loop has no work per text. It
+    does that itself for a few hundred characters while the thread is idle.
     """
 
     def __init__(
@@ -150,10 +153,11 @@ class RequestTokenizer:
                 return
             # A text costs time beside its characters.
             cost = each.cost + len(each.texts)
-            await thread.thread.run(flow, cost, partial(self._tokenize, thread.tokenizer, each))
+            work = partial(self._tokenize, thread.tokenizer, each)
+            await thread.thread.run(flow, cost, work, _INLINE_CHARACTERS)
 
     def _tokenize(self, tokenizer: TextTokenizer, texts: _Slice) -> None:
-        """Called in a tokenizer thread."""
+        """Called in a tokenizer thread, or in its place."""
         if self._request.abandoned:
             return
         task = self._loaded.encoder_task

@@ -85,3 +85,51 @@ async def test_closing_fails_what_waits_and_what_comes(late: bool) -> None:
         await (waits or ask())
     await busy.release()
     assert busy.done == []
+
+
+@pytest.mark.parametrize(("cost", "inline_cost", "is_inline"), [(99, 100, True), (100, 100, False), (1, 0, False)])
+async def test_cheap_work_is_done_by_the_caller_of_an_idle_thread(cost: int, inline_cost: int, is_inline: bool) -> None:
+    thread = FairThread("test")
+    for _ in range(3):
+        worker = await thread.run(Flow(), cost, threading.current_thread, inline_cost)
+        assert (worker is threading.current_thread()) == is_inline
+    thread.close()
+
+
+async def test_cheap_work_waits_for_its_turn_while_the_thread_is_busy() -> None:
+    busy = Busy()
+    await asyncio.to_thread(busy.runs.wait)
+    asked = asyncio.ensure_future(busy.thread.run(Flow(), 1, lambda: busy.done.append("cheap"), 100))
+    await asyncio.sleep(0)
+    assert not busy.done
+    await busy.release()
+    await asked
+    assert busy.done == ["cheap"]
+    await busy.thread.run(Flow(), 1, lambda: busy.done.append("inline"), 100)
+    assert busy.done == ["cheap", "inline"]
+
+
+async def test_the_thread_waits_while_a_caller_works_in_its_place() -> None:
+    thread = FairThread("test")
+    asked: list[asyncio.Future[bool]] = []
+    is_working = False
+
+    def work() -> None:
+        nonlocal is_working
+        is_working = True
+        asked.append(asyncio.ensure_future(thread.run(Flow(), 1, lambda: is_working)))
+        is_working = False
+
+    await thread.run(Flow(), 1, work, 100)
+    assert not await asked[0]
+    thread.close()
+
+
+async def test_an_error_of_inline_work_leaves_the_thread_idle() -> None:
+    thread = FairThread("test")
+    with pytest.raises(ZeroDivisionError):
+        await thread.run(Flow(), 1, lambda: 1 / 0, 100)
+    assert await thread.run(Flow(), 1, lambda: "next") == "next"
+    thread.close()
+    with pytest.raises(ModelNotReadyError):
+        await thread.run(Flow(), 1, lambda: "closed", 100)
