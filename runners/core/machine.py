@@ -1,4 +1,4 @@
-"""The CPU cores and the memory that this process may use, and how its threads wait for each other."""
+"""The CPU cores and the memory that this process may use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
-# Iterations that libgomp's threads spin at a barrier before they sleep.
-_SPIN_COUNT = "1000"
 
 
 def count_cores(workers: int = 1, cgroup: Path = _CGROUP) -> int:
@@ -23,14 +21,6 @@ def count_cores(workers: int = 1, cgroup: Path = _CGROUP) -> int:
     if quota is not None:
         cores = min(cores, math.ceil(quota))
     return max(1, cores // workers)
-
-
-def limit_spinning() -> None:
-    """Make OpenMP's threads spin shortly at barriers, unless GOMP_SPINCOUNT is set; call it before importing torch.
-
-    By libgomp's default they spin so long that a model is 5 to 20 times slower while another process needs the cores.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)
 
 
 def _read_quota(cgroup: Path) -> float | None:

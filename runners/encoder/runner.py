@@ -22,11 +22,12 @@ import numpy as np
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded
-from runners.core.machine import limit_spinning
+from runners.core.machine import count_cores
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.predictor import Predictor
 from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
+from runners.core.spinning import SpinControl, prepare_spin_control
 from runners.core.task import Task
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
@@ -60,6 +61,7 @@ class EncoderRunner:
         self._loaded: LoadedModel | None = None
         self._worker: ModelWorker | None = None
         self._warned_of_truncation = False
+        self._spin_control: SpinControl | None = None
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """One prediction per text, in order; tokenizer and model run in their threads, never on the event loop.
@@ -120,11 +122,17 @@ class EncoderRunner:
     def _load(self) -> LoadedModel:
         """Called in the model thread."""
         # Before torch is imported.
-        limit_spinning()
+        prepare_spin_control()
         import_transformers()
+        if self._arguments.predictor_host is None:
+            self._spin_control = SpinControl.start(count_cores(self._arguments.workers))
         from runners.encoder.loader import load_encoder
 
-        return load_encoder(self._arguments, self._connect)
+        try:
+            return load_encoder(self._arguments, self._connect)
+        except BaseException:
+            self._close_spin_control()
+            raise
 
     async def unload(self) -> None:
         """Refuse new requests, finish those under way, and free the memory; `load` loads the model again."""
@@ -146,11 +154,17 @@ class EncoderRunner:
         loaded.close()
         if self._worker is not None:
             self._worker.join(_LONGEST_BATCH_SECONDS)
+        self._close_spin_control()
         if loaded.watch is not None:
             loaded.watch.stop()
         if loaded.predictor is not None:
             # A batch that the predictor is still computing fails.
             loaded.predictor.close()
+
+    def _close_spin_control(self) -> None:
+        control, self._spin_control = self._spin_control, None
+        if control is not None:
+            control.close()
 
     def _forget(self, loaded: LoadedModel) -> None:
         """Called in a model thread that ends."""
