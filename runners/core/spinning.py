@@ -86,8 +86,7 @@ class SpinControl:
 
         Call it after torch has been imported.
         """
-        is_prepared = all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items())
-        if not is_prepared or threads == 1 or read_times() is None:
+        if not _is_prepared() or threads == 1 or read_times() is None:
             return None
         try:
             gomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
@@ -144,9 +143,14 @@ def prepare_spin_control() -> None:
 
 def inherit_short_spinning() -> None:
     """Let the processes that this one starts spin shortly: nobody controls them."""
-    if all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items()):
+    if _is_prepared():
         del os.environ["OMP_WAIT_POLICY"]
         os.environ.update(_SHORT_ENVIRONMENT)
+
+
+def _is_prepared() -> bool:
+    """Whether libgomp can be switched: nothing but `prepare_spin_control` has set how threads spin."""
+    return all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items())
 
 
 def read_times(tasks: Path = _TASKS) -> ThreadTimes | None:

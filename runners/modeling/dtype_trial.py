@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.core.errors import ArgumentsError
-from runners.modeling.linear_kernels import VOCABULARY
+from runners.modeling.linear_kernels import SMALL_LAYER, VOCABULARY, describe_factors
 from runners.modeling.packed_linear import PackedLinear
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 _ROWS = (32, 256)
 # The sides of the largest weight that is tried: seconds a product do not tell more than milliseconds.
 _LARGEST_SIDE = 1024
-# Models whose largest layer has fewer weights take milliseconds in any dtype.
-_SMALL_LAYER = 2**18
 _ROUNDS = 5
 _SECONDS = 0.2
 _WARNED_SLOWDOWN = 1.1
@@ -38,7 +36,7 @@ def check_dtype(model: nn.Module) -> None:
     """
     linears = [module for module in model.modules() if type(module) is nn.Linear and module.out_features < VOCABULARY]
     layer = max(linears, key=lambda linear: linear.weight.numel(), default=None)
-    if layer is None or layer.weight.numel() < _SMALL_LAYER:
+    if layer is None or layer.weight.numel() < SMALL_LAYER:
         return
     if layer.weight.device.type == "cpu" and layer.weight.dtype != torch.float32:
         judge_slowdowns(layer.weight.dtype, measure_slowdowns(layer))
@@ -53,8 +51,7 @@ def judge_slowdowns(dtype: torch.dtype, slowdowns: Mapping[int, float]) -> None:
     if max(slowdowns.values()) <= _WARNED_SLOWDOWN:
         return
     name = str(dtype).removeprefix("torch.")
-    times = " and ".join(f"{slowdown:.1f} times at {rows} rows" for rows, slowdown in slowdowns.items())
-    measured = f"on this CPU a linear layer takes longer in {name} than in float32: {times}"
+    measured = f"on this CPU a linear layer takes longer in {name} than in float32: {describe_factors(slowdowns)}"
     if max(slowdowns.values()) > _REFUSED_SLOWDOWN:
         raise ArgumentsError(f"dtype: {measured}; set --dtype=float32")
     logger.warning("%s; --dtype=float32 is faster", measured)

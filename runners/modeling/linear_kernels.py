@@ -25,7 +25,7 @@ _LAYOUT_ROWS = 512
 _LEAST_MKL_ROWS = 16
 _LEAST_SPEEDUP = 0.8
 # Layers with fewer weights take microseconds in all forms, so their timing does not count.
-_SMALL_LAYER = 2**18
+SMALL_LAYER = 2**18
 # A layer with more outputs is a vocabulary layer: it is large, but runs on few rows.
 VOCABULARY = 10_000
 
@@ -114,7 +114,7 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
     weight, bias = linear.weight.detach(), linear.bias
     first, *others = _KERNELS
     calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
-    if linear.weight.numel() < _SMALL_LAYER or linear.out_features >= VOCABULARY:
+    if linear.weight.numel() < SMALL_LAYER or linear.out_features >= VOCABULARY:
         return KernelChoice(first, {})
     types: list[KernelType] = [first]
     for kernel in others:
@@ -166,11 +166,11 @@ def _log_trial(
             linear.in_features,
             linear.out_features,
             kernel.name,
-            describe_speedups(each),
+            describe_factors(each),
             "" if is_same else ", and its rows depend on the number of rows",
         )
 
 
-def describe_speedups(speedups: Mapping[int, float]) -> str:
-    """For the log: `1.2 times at 48 rows and 1.0 times at 1024 rows`."""
-    return " and ".join(f"{speedup:.1f} times at {rows} rows" for rows, speedup in speedups.items())
+def describe_factors(factors: Mapping[int, float]) -> str:
+    """For the log, factors by number of rows: `1.2 times at 48 rows and 1.0 times at 1024 rows`."""
+    return " and ".join(f"{factor:.1f} times at {rows} rows" for rows, factor in factors.items())

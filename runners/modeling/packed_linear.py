@@ -23,7 +23,7 @@ from runners.modeling.linear_kernels import (
     LinearKernel,
     OneDNNKernel,
     choose_kernel,
-    describe_speedups,
+    describe_factors,
 )
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 
@@ -100,7 +100,7 @@ def pack_linears(
     if unequal:
         return f"stock linear layers: packed ones of {unequal[0]} give other results"
     largest = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < VOCABULARY))
-    faster = describe_speedups(choices[_shape(largest)].speedups)
+    faster = describe_factors(choices[_shape(largest)].speedups)
     if not packed:
         return f"stock linear layers: packed ones are only {faster} as fast"
     _replace(model, packed)
