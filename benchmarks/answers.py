@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import functools
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,12 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.child import start_child
 from benchmarks.cpu import measure, serving
 from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
 from benchmarks.models import NLI_SIZES, make_model, make_nli_model
 from benchmarks.pairs import Ratio, take_turns
-from benchmarks.run import ROOT, sample, serve, serve_words
+from benchmarks.run import sample, serve, serve_words
 
 _PATH = "/v1/models/model:predict"
 _CALLERS = 32
@@ -102,22 +102,9 @@ def _pipeline_loop(folder: Path, texts: list[str], scratch: Path) -> Iterator[Ca
     """What runs the loop for so many seconds and says how many texts a second it did."""
     request = scratch / "request.json"
     request.write_text(json.dumps({"texts": texts, "labels": _LABELS}))
-    words = [sys.executable, "-m", "benchmarks.zero_shot_loop", str(folder), str(request)]
-    with subprocess.Popen(
-        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked, answered = process.stdin, process.stdout
-        if answered.readline() != "ready\n":
-            raise SystemExit("error: the pipeline did not load")
-
-        def run(seconds: float) -> float:
-            asked.write(f"{seconds}\n")
-            asked.flush()
-            return float(answered.readline())
-
-        yield run
+    words = ["benchmarks.zero_shot_loop", str(folder), str(request)]
+    with start_child(words, "the pipeline did not load") as send:
+        yield lambda seconds: float(send(str(seconds)))
 
 
 _PARTS: dict[str, Callable[[Path, int, float], None]] = {"options": _compare_options, "zero-shot": _compare_zero_shot}

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.child import start_child
 from benchmarks.cpu import cpu_seconds, serving
 from benchmarks.load import Load, bodies, drive
 from benchmarks.machine import machine
@@ -189,25 +190,14 @@ def _infinity_words(options: argparse.Namespace, folder: Path) -> list[str]:
 @contextlib.contextmanager
 def _ceiling(folder: Path, texts: Path, dtype: str) -> Iterator[_Ask]:
     """The model alone, in a process that waits between measurements."""
-    words = [sys.executable, "-m", "benchmarks.ceiling", str(folder), str(texts), dtype]
-    with subprocess.Popen(
-        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked, answered = process.stdin, process.stdout
-        # The log goes to stdout too.
-        if not any(line == "ready\n" for line in answered):
-            raise SystemExit(f"error: the model does not run alone in {dtype}")
+    words = ["benchmarks.ceiling", str(folder), str(texts), dtype]
+    with start_child(words, f"the model does not run alone in {dtype}") as send:
 
         def ask(form: str, seconds: float) -> dict[str, Any]:
-            asked.write(json.dumps({"form": form, "seconds": seconds}) + "\n")
-            asked.flush()
-            figures: dict[str, Any] = json.loads(answered.readline())
+            figures: dict[str, Any] = json.loads(send(json.dumps({"form": form, "seconds": seconds})))
             return figures
 
         yield ask
-        asked.close()
 
 
 @contextlib.contextmanager

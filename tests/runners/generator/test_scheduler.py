@@ -258,7 +258,7 @@ async def test_what_waits_and_is_left_is_not_computed(
     with admission.admit() as admitted:
         # They hold all rows that a request may hold, so that the rest of it waits.
         tasks = [asyncio.create_task(ask(own_engine, admitted, 20, 138, 50))]
-        while len(own_engine._model().scheduler._waiting) < 90:  # noqa: ASYNC110
+        while len(own_engine._model().scheduler._waiting) < 90:
             assert not tasks[0].done()
             await asyncio.sleep(0)
         for task in tasks:
