@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol.http.body_budget import BodyBudget
 from protocol.http.middleware.authentication import Access, refuse_without_key
 from protocol.http.middleware.compression import compressing
-from protocol.http.middleware.request_id import echoing, read_request_id, request_id
+from protocol.http.middleware.request_id import echoing, read_request_id, request_id, set_request_id
 from protocol.http.middleware.unread_bodies import is_answered, watch_unread
 
 
@@ -37,8 +37,7 @@ class RequestPass:
             send = echoing(send, client_id)
         receive, send = watch_unread(scope, receive, send)
         share = self.budget.open_share(scope)
-        # Also without an id: a pipelined request starts in the context of the one before it.
-        token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
+        token = set_request_id(client_id)
         try:
             await self._answer(scope, receive, compressing(scope, send))
         except Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,6 +24,14 @@ def read_request_id(scope: Scope) -> bytes | None:
     return None
 
 
+def set_request_id(client_id: bytes | None) -> Token[str | None]:
+    """Set `request_id` to the client's id; resetting it needs the token.
+
+    Also without an id: a pipelined request starts in the context of the one before it.
+    """
+    return request_id.set(None if client_id is None else client_id.decode("latin-1"))
+
+
 class EchoRequestId:
     """Sets `request_id` while a request runs, and adds it to every answer."""
 
@@ -35,8 +43,7 @@ class EchoRequestId:
             await self._app(scope, receive, send)
             return
         client_id = read_request_id(scope)
-        # Also without an id: a pipelined request starts in the context of the one before it.
-        token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
+        token = set_request_id(client_id)
         try:
             await self._app(scope, receive, send if client_id is None else echoing(send, client_id))
         finally:
