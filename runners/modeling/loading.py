@@ -30,6 +30,7 @@ from runners.modeling.config_checks import (
     refuse_other_shapes,
     refuse_weights,
 )
+from runners.modeling.meta_device import WithoutCompiler
 from runners.modeling.model_files import find_file, load_json
 from runners.modeling.text_part import encoder_class, take_encoder, take_text_part
 
@@ -161,17 +162,18 @@ def load_model(
     """
     refuse_weights(arguments)
     try:
-        model, report = encoder_class(auto_class, config).from_pretrained(
-            arguments.model,
-            config=config,
-            # Otherwise `transformers` raises an error that does not name the weights.
-            ignore_mismatched_sizes=True,
-            revision=arguments.model_revision,
-            trust_remote_code=arguments.trust_remote_code,
-            dtype=resolve_dtype(arguments, device),
-            use_safetensors=None if arguments.allow_pickle else True,
-            output_loading_info=True,
-        )
+        with WithoutCompiler():
+            model, report = encoder_class(auto_class, config).from_pretrained(
+                arguments.model,
+                config=config,
+                # Otherwise `transformers` raises an error that does not name the weights.
+                ignore_mismatched_sizes=True,
+                revision=arguments.model_revision,
+                trust_remote_code=arguments.trust_remote_code,
+                dtype=resolve_dtype(arguments, device),
+                use_safetensors=None if arguments.allow_pickle else True,
+                output_loading_info=True,
+            )
     except OSError as error:
         if arguments.allow_pickle or "model.safetensors" not in str(error):
             raise
