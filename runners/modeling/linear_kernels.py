@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +97,21 @@ class KernelChoice:
     kernel: KernelType | None
     speedups: Mapping[int, float]
 
+    def facts(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"kernel": self.kernel and self.kernel.name, "speedups": dict(self.speedups)}
+
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any]) -> KernelChoice:
+        """Of `facts()`, whose numbers of rows JSON made strings."""
+        kernels = {kernel.name: kernel for kernel in _KERNELS}
+        return cls(kernels.get(facts["kernel"]), {int(rows): speedup for rows, speedup in facts["speedups"].items()})
+
+
+def is_timed(linear: nn.Linear) -> bool:
+    """Whether the layer is large enough for its time to count, and not the one of the vocabulary."""
+    return linear.weight.numel() >= SMALL_LAYER and linear.out_features < VOCABULARY
+
 
 @torch.inference_mode()
 def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelChoice:
@@ -114,7 +130,7 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
     weight, bias = linear.weight.detach(), linear.bias
     first, *others = _KERNELS
     calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
-    if linear.weight.numel() < SMALL_LAYER or linear.out_features >= VOCABULARY:
+    if not is_timed(linear):
         return KernelChoice(first, {})
     types: list[KernelType] = [first]
     for kernel in others:

@@ -1,7 +1,7 @@
 """Building a model on the meta device, whose tensors have no values, without PyTorch's compiler.
 
-`transformers` builds a model there before it loads the weights. On the meta device some functions are Python code, which
-imports the compiler and SymPy: seconds and 100 MB.
+`transformers` builds a model there before it loads the weights. On the meta device some functions are Python code,
+which imports the compiler and SymPy: seconds and 100 MB.
 """
 
 from __future__ import annotations

@@ -24,8 +24,10 @@ from runners.modeling.linear_kernels import (
     OneDNNKernel,
     choose_kernel,
     describe_factors,
+    is_timed,
 )
 from runners.modeling.score_difference import TOLERANCES, measure_difference
+from runners.modeling.trial_cache import recall_or_try
 
 # Numbers of rows at which kernels are timed (a short text alone, and a full batch), and how often each.
 _TRIED_ROWS = {48: 12, 1024: 4}
@@ -123,9 +125,22 @@ def pack_linears(
 
 
 def _choose_kernels(linears: Sequence[nn.Linear], tried_rows: Mapping[int, int]) -> dict[object, KernelChoice]:
-    """The kernel for each shape of layers."""
+    """The kernel for each shape of layers, by an earlier trial or one of now."""
     examples = {_shape(linear): linear for linear in linears}
-    return {shape: choose_kernel(linear, tried_rows) for shape, linear in examples.items()}
+    return {shape: _choose_kernel(linear, tried_rows) for shape, linear in examples.items()}
+
+
+def _choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelChoice:
+    if not is_timed(linear):
+        return choose_kernel(linear, tried_rows)
+    key = {
+        "trial": "linear kernel",
+        "shape": [linear.in_features, linear.out_features, linear.bias is not None],
+        "dtype": str(linear.weight.dtype),
+        "rows": list(tried_rows),
+        "threads": torch.get_num_threads(),
+    }
+    return KernelChoice.from_facts(recall_or_try(key, lambda: choose_kernel(linear, tried_rows).facts()))
 
 
 def _shape(linear: nn.Linear) -> object:

@@ -34,7 +34,7 @@ def test_an_encoder_is_loaded_without_the_compiler(model_folder: ModelFolder) ->
     command = [sys.executable, "-c", _LOAD, *folders]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     imported = [json.loads(line) for line in shown.splitlines()]
-    assert dict(zip(FAMILIES, imported, strict=True)) == dict.fromkeys(FAMILIES, [])
+    assert dict(zip(FAMILIES, imported, strict=True)) == {family: [] for family in FAMILIES}
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])

@@ -1,0 +1,126 @@
+"""Results of trials at load, kept in a folder, so that a start takes less time and all workers choose the same.
+
+A choice by trying may fall the other way at another start, and another kernel gives other last bits. So the result that
+was written first counts, for every process on the machine and for every load of a model.
+
+The folder is `huggingface-runtime` in XDG_CACHE_HOME or `~/.cache`, or else in the folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runners.core.errors import brief
+from runners.core.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+_NAME = "huggingface-runtime"
+_CPUINFO = Path("/proc/cpuinfo")
+# What tells one kind of CPU from another, in /proc/cpuinfo on x86 and on ARM.
+_CPU_FIELDS = {
+    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
+    "CPU implementer", "CPU variant", "CPU part", "Features",
+}  # fmt: skip
+# The results that this process has used: a model that is loaded again gets the same without a folder too.
+_known: dict[str, Any] = {}
+
+
+def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], Any]) -> Any:
+    """The result of a trial, which is done only if no earlier one on this kind of machine is known.
+
+    A folder that cannot be used costs only the time of the trial.
+
+    Args:
+        key: what was tried, for JSON; the machine and the versions are added.
+        try_out: does the trial; its result is for JSON.
+
+    Returns:
+        The result, as JSON gives it back: keys are strings.
+    """
+    whole_key = json.dumps({**_describe_machine(), **key}, sort_keys=True)
+    if whole_key in _known:
+        return _known[whole_key]
+    paths = [folder / f"{hashlib.sha256(whole_key.encode()).hexdigest()}.json" for folder in _list_folders()]
+    kept = [result for path in paths if (result := _read(path, whole_key)) is not None]
+    result = kept[0] if kept else _keep(paths, whole_key, json.loads(json.dumps(try_out())))
+    return _known.setdefault(whole_key, result)
+
+
+def _keep(paths: Sequence[Path], key: str, result: Any) -> Any:
+    """Write a result to the first file that can be written, and return what is there: another process may be first."""
+    for path in paths:
+        try:
+            _write_first(path, json.dumps({"key": key, "result": result}), key)
+        except OSError as error:
+            logger.debug("the result of a trial is not kept in %s: %s", path.parent, brief(error))
+            continue
+        written = _read(path, key)
+        return result if written is None else written
+    return result
+
+
+def _list_folders() -> list[Path]:
+    """Where results are looked for and kept, in this order; only folders in which no other user can write."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folders = [Path(caches) / _NAME, Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"]
+    return [folder for folder in folders if folder.is_absolute()]
+
+
+def _read(path: Path, key: str) -> Any:
+    """The result that is kept; None if there is none, or none that can be used."""
+    try:
+        if path.stat().st_uid not in (os.getuid(), 0):
+            return None
+        content = json.loads(path.read_bytes())
+        return content["result"] if content["key"] == key else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _write_first(path: Path, content: str, key: str) -> None:
+    """Write a file as a whole, unless a usable one is there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, written = tempfile.mkstemp(dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+        if path.exists() and _read(path, key) is None:
+            os.replace(written, path)
+        else:
+            # Fails if another process was first, unlike a replacement.
+            with suppress(FileExistsError):
+                os.link(written, path)
+    finally:
+        Path(written).unlink(missing_ok=True)
+
+
+@functools.cache
+def _describe_machine() -> dict[str, Any]:
+    """What the fastest kernel depends on; the text of the CPU is hashed."""
+    try:
+        processor = _CPUINFO.read_text().split("\n\n", 1)[0]
+    except OSError:
+        processor = ""
+    fields = [line for line in processor.splitlines() if line.partition(":")[0].strip() in _CPU_FIELDS]
+    return {
+        "cpu": hashlib.sha256("\n".join(fields).encode()).hexdigest(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "version": VERSION,
+    }
