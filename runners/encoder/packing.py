@@ -24,7 +24,7 @@ from runners.encoder.sequences import TokenizedText
 from runners.modeling.max_length import position_padding
 
 # Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.
-ROW_MULTIPLE = 16
+ROW_MULTIPLE = 8
 
 
 class PackedForward(Forward):

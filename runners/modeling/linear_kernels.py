@@ -2,7 +2,8 @@
 
 Which kernel is fastest depends on the CPU, the shape of the layer and the number of rows. The answers of float32 models
 must not depend on the other rows of a batch, so a layer has one kernel for all numbers of rows, whose results are
-bit-identical row by row. The operators used here are private to PyTorch, whose compiler emits them.
+bit-identical row by row. oneDNN and MKL add up a row's products in different orders, so one for few rows and the other
+for many would give a row different bits. The operators used here are private to PyTorch, whose compiler emits them.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ from runners.modeling.linear_kernels import (
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from runners.modeling.trial_cache import recall_or_try
 
-# Numbers of rows at which kernels are timed (a short text alone, and a full batch), and how often each.
-_TRIED_ROWS = {48: 12, 1024: 4}
+# Numbers of rows at which kernels are timed (short texts alone, and a full batch), and how often each.
+_TRIED_ROWS = {16: 12, 48: 12, 1024: 4}
 
 
 class PackedLinear(nn.Module):
