@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -254,17 +255,26 @@ async def test_what_waits_and_is_left_is_not_computed(
 ) -> None:
     order = begun(monkeypatch)
     admission = Admission(RequestLimits())
+    scheduler = own_engine._model().scheduler
+    released = threading.Event()
+    step = Decoder.step
 
+    def step_once_released(self: Decoder, rows: Any, tokens: Sequence[int]) -> Any:
+        released.wait()
+        return step(self, rows, tokens)
+
+    monkeypatch.setattr(Decoder, "step", step_once_released)
     with admission.admit() as admitted:
-        # They hold all rows that a request may hold, so that the rest of it waits.
-        tasks = [asyncio.create_task(ask(own_engine, admitted, 20, 138, 50))]
-        while len(own_engine._model().scheduler._waiting) < 90:
-            assert not tasks[0].done()
-            await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert len(own_engine._model().scheduler._waiting) == 0
+        many = asyncio.create_task(ask(own_engine, admitted, 20, 2 * MAX_ROWS, 50))
+        # The first group has its prompts computed, and its step waits: all others wait for rows.
+        while not order or len(scheduler._waiting) < 2 * MAX_ROWS - len(order):
+            assert not many.done()
+            await asyncio.sleep(0.001)
+        computed = len(order)
+        assert 0 < computed <= MAX_ROWS
+        many.cancel()
+        await asyncio.gather(many, return_exceptions=True)
+        assert len(scheduler._waiting) == 0
+        released.set()
         await ask(own_engine, admitted, 30, 1, 1)
-    # The model thread goes on to start what has rows while the tasks are cancelled.
-    assert len(order) <= MAX_ROWS + 1
+    assert order[computed:] == [30]
