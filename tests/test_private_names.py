@@ -62,6 +62,8 @@ NAMES = [
     Private("uvicorn._types.ASGIReceiveCallable", "protocol/http/connections", "as above"),
     Private("uvicorn._types.ASGISendCallable", "protocol/http/connections", "as above"),
     Private("uvicorn._types.ASGISendEvent", "protocol/http/connections", "as above"),
+    Private("uvicorn._types.HTTPResponseBodyEvent", "protocol/http/connections", "as above"),
+    Private("uvicorn._types.HTTPResponseStartEvent", "protocol/http/connections", "as above"),
     Private("uvicorn._types.Scope", "protocol/http/connections", "as above"),
     Private("uvicorn.config.HTTP_PROTOCOLS", "protocol/http/connections", "BentoML configures uvicorn, and takes no protocol class"),
     Private("uvicorn.protocols.http.flow_control.FlowControl", "protocol/http/connections", "uvicorn's protocol has no hook for limits, so that ours is a subclass"),
@@ -69,6 +71,7 @@ NAMES = [
     Private("uvicorn.protocols.http.flow_control.HIGH_WATER_LIMIT", "protocol/http/connections", "as above"),
     Private("uvicorn.protocols.http.httptools_impl.HttpToolsProtocol", "protocol/http/connections", "as above"),
     Private("uvicorn.protocols.http.httptools_impl.RequestResponseCycle", "protocol/http/connections", "as above"),
+    Private("uvicorn.protocols.http.httptools_impl.STATUS_LINE", "protocol/http/connections", "as above"),
     Private("uvicorn.server.ServerState", "protocol/http/connections", "as above"),
 ]  # fmt: skip
 

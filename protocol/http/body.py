@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from protocol.http.body_budget import BodyShare, count_kept, get_share
 from protocol.http.errors import BodyTooLargeError, UnsupportedMediaTypeError
+from protocol.http.headers import first_headers
 from protocol.http.json_pieces import encode_json, join_pieces
 from protocol.http.json_structure import check_json_amounts, decode_in_pieces
 from protocol.http.middleware.compression import inflate, read_encoding
-from protocol.http.offload import offload, offload_large
+from protocol.http.offload import offload
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 T = TypeVar("T")
 
+_USUAL_TYPE = b"application/json"
 # By default curl sends the type of a form.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
@@ -52,7 +53,7 @@ class Body:
     async def decode(self, read: Callable[[bytes], T]) -> T:
         """Decode the bytes with `read`, in a thread if there are many; from then on only the result counts as held."""
         data, self.data = self.data, b""
-        value = await offload_large(lambda: read(data), self.size, _INLINE_BYTES)
+        value = read(data) if self.size <= _INLINE_BYTES else await offload(lambda: read(data))
         share = self._share
         # Small shares of all requests together fit into memory, so they are not counted again.
         if share is not None and share.taken > _INLINE_BYTES:
@@ -61,7 +62,7 @@ class Body:
 
     async def check(self, read: Callable[[bytes], T]) -> T:
         """Check the bytes with `read`, and keep them for another application until the request ends."""
-        return await offload_large(lambda: read(self.data), self.size, _INLINE_BYTES)
+        return read(self.data) if self.size <= _INLINE_BYTES else await offload(lambda: read(self.data))
 
 
 async def read_body(
@@ -75,19 +76,31 @@ async def read_body(
         BodyTooLargeError: its Content-Length, its bytes or its decoded bytes exceed the limit.
         BodiesTooLargeError: the bodies of other requests leave no room for it now.
         InputError: it is empty, or its Content-Encoding is wrong.
+        ClientDisconnect: the client has disconnected before it sent all of it.
     """
-    _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
-    encoding = read_encoding(request.headers.getlist("content-encoding"))
+    headers = first_headers(request.scope)
+    if headers.get(b"content-type") != _USUAL_TYPE:
+        _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
+    encoding = None
+    if b"content-encoding" in headers:
+        encoding = read_encoding(request.headers.getlist("content-encoding"))
     limit = limits.max_request_bytes
-    declared = request.headers.get("content-length")
+    declared = headers.get(b"content-length")
     if declared is not None and (len(declared) > MAX_DIGITS or int(declared) > limit):
-        raise BodyTooLargeError(f"the body has {declared[:MAX_DIGITS]} bytes; at most {limit} are allowed")
+        count = declared[:MAX_DIGITS].decode("latin-1")
+        raise BodyTooLargeError(f"the body has {count} bytes; at most {limit} are allowed")
     share = get_share(request.scope)
     if share is not None and declared is not None:
         share.check(int(declared))
     chunks: list[bytes] = []
     received = 0
-    async for chunk in request.stream():
+    has_more = True
+    while has_more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        has_more = message.get("more_body", False)
+        chunk = message.get("body", b"")
         received += len(chunk)
         if received > limit:
             raise BodyTooLargeError(f"the body has more than {limit} bytes, which are allowed at most")
@@ -125,8 +138,10 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
     if len(body) <= _ONE_CALL_BYTES:
         check_json_amounts(body, limits)
         return parse_json(body, decoder, what)
-    with _request_errors(what):
+    try:
         value = decode_in_pieces(body, limits)
+    except _DECODING_ERRORS as error:
+        raise _describe_error(what, error) from error
     converted: T = convert_json(value, decoder.type, what)
     return converted
 
@@ -149,8 +164,10 @@ def parse_json(body: bytes, decoder: msgspec.json.Decoder[T], what: str) -> T:
     Raises:
         InputError: it is no JSON, or of another type; the message says where, and repeats none of the body.
     """
-    with _request_errors(what):
+    try:
         return decoder.decode(body)
+    except _DECODING_ERRORS as error:
+        raise _describe_error(what, error) from error
 
 
 def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
@@ -159,22 +176,24 @@ def convert_json(value: Any, form: type[T], what: str = "the body") -> T:
     Raises:
         InputError: the value is not of that type.
     """
-    with _request_errors(what):
-        return msgspec.convert(value, form)
-
-
-@contextlib.contextmanager
-def _request_errors(what: str) -> Iterator[None]:
     try:
-        yield
-    except msgspec.ValidationError as error:
-        found = _FIELD.search(str(error))
-        param = None if found is None else found[1] or found[2]
-        raise InputError(f"{what} is not as expected: {error}", param) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{what} is not valid JSON: {error}") from error
-    except RecursionError as error:
-        raise InputError(f"{what} is nested too deeply") from error
+        return msgspec.convert(value, form)
+    except _DECODING_ERRORS as error:
+        raise _describe_error(what, error) from error
+
+
+_DECODING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _describe_error(what: str, error: Exception) -> InputError:
+    match error:
+        case msgspec.ValidationError():
+            found = _FIELD.search(str(error))
+            param = None if found is None else found[1] or found[2]
+            return InputError(f"{what} is not as expected: {error}", param)
+        case RecursionError():
+            return InputError(f"{what} is nested too deeply")
+    return InputError(f"{what} is not valid JSON: {error}")
 
 
 def json_response(payload: Any, values: int = 0) -> Response:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -30,10 +30,8 @@ class BodyBudget:
         # Bodies are decompressed in a thread.
         self._lock = threading.Lock()
 
-    def open_share(self, scope: Scope) -> BodyShare | None:
-        """The share of a request that begins, which must give it back; None for a body that is not counted."""
-        if _has_free_body(scope["headers"]):
-            return None
+    def open_share(self, scope: Scope) -> BodyShare:
+        """The share of a request that begins, which must give it back."""
         share = scope[_KEY] = BodyShare(self)
         return share
 
@@ -106,15 +104,13 @@ class BodyShare:
             self._taken = kept
 
 
-def _has_free_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def has_free_body(headers: Mapping[bytes, bytes]) -> bool:
     """Whether a request has no body, or one that is free and stays so, because it is not compressed."""
-    length = 0
-    for name, value in headers:
-        if name == b"content-length":
-            length = int(value)
-        elif name in (b"transfer-encoding", b"content-encoding"):
-            return False
-    return length <= FREE_BYTES
+    return (
+        int(headers.get(b"content-length", 0)) <= FREE_BYTES
+        and b"transfer-encoding" not in headers
+        and b"content-encoding" not in headers
+    )
 
 
 def get_share(scope: Scope) -> BodyShare | None:

@@ -50,11 +50,11 @@ class Client:
             self._working = None
 
 
-async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await the work, or cancel it when the client disconnects; connections of other servers do not tell.
+def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """The work, cancelled when the client disconnects; connections of other servers do not tell.
 
     Raises:
         ClientDisconnect: the client has disconnected.
     """
     client: Client | None = request.scope.get(CLIENT)
-    return await (work if client is None else client.wait_for(work))
+    return work if client is None else client.wait_for(work)

@@ -1,4 +1,5 @@
-"""Calls the endpoint of a request's path and sends its answer, without the layers of Starlette's application.
+"""Calls the endpoint of a request's path and sends its answer, compressed where the client wants that, without the
+layers of Starlette's application.
 
 Starlette's router tries all routes in order and wraps each request several times. The route of a path is found by the
 same routes, but remembered.
@@ -18,6 +19,7 @@ from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
+from protocol.http.middleware.compression import SMALLEST, compressing
 from protocol.http.middleware.unread_bodies import answer_failure
 from protocol.http.routing import Endpoint
 from runners.core.errors import RunnerError
@@ -40,7 +42,7 @@ class Endpoints:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._find(scope) if scope["type"] == "http" else None
         if found is None:
-            await self._starlette(scope, receive, send)
+            await self._starlette(scope, receive, compressing(scope, send))
             return
         endpoint, scope["path_params"] = found
         request = Request(scope, receive, send)
@@ -48,10 +50,12 @@ class Endpoints:
             response = await endpoint(request)
         except Exception as error:
             response = await _answer_error(request, error)
-        if type(response) is Response:
+        if type(response) is not Response:
+            await _send(response, request, receive, compressing(scope, send))
+        elif len(response.body) < SMALLEST:
             await response(scope, receive, send)
         else:
-            await _send(response, request, receive, send)
+            await response(scope, receive, compressing(scope, send))
 
     def _find(self, scope: Scope) -> _Found | None:
         """The endpoint of a request and the values in its path; None if no route takes the path and the method."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from protocol.http.body_budget import BodyBudget
+from protocol.http.body_budget import BodyBudget, BodyShare, has_free_body
+from protocol.http.headers import first_headers
 from protocol.http.middleware.authentication import Access, refuse_without_key
-from protocol.http.middleware.compression import compressing
 from protocol.http.middleware.request_id import echoing, read_request_id, request_id, set_request_id
 from protocol.http.middleware.unread_bodies import is_answered, watch_unread
 
 
 class RequestPass:
-    """Request ids, unread bodies, the budget of bodies, compression, keys and OPTIONS, around the endpoints.
+    """Request ids, unread bodies, the budget of bodies, keys and OPTIONS, around the endpoints.
 
     Attributes:
         budget: the bytes that all bodies may hold together.
@@ -35,11 +35,13 @@ class RequestPass:
         client_id = read_request_id(scope)
         if client_id is not None:
             send = echoing(send, client_id)
-        receive, send = watch_unread(scope, receive, send)
-        share = self.budget.open_share(scope)
+        share: BodyShare | None = None
+        if not has_free_body(first_headers(scope)):
+            receive, send = watch_unread(scope, receive, send)
+            share = self.budget.open_share(scope)
         token = set_request_id(client_id)
         try:
-            await self._answer(scope, receive, compressing(scope, send))
+            await self._answer(scope, receive, send)
         except Exception:
             # Starlette raises it again after the answer; uvicorn would close the connection without notice.
             if not is_answered(scope):

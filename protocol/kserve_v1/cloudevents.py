@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,12 +20,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body import STRUCTURED_EVENT_TYPE, convert_json, decode_json
+from protocol.http.headers import first_headers
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
 _REQUIRED = ("specversion", "id", "source", "type")
 # The versions of the specification that KServe accepts.
 _VERSIONS = ("1.0", "0.3")
+_STRUCTURED_TYPE = STRUCTURED_EVENT_TYPE.encode()
 _PREFIX = b"ce-"
 _REQUIRED_HEADERS = frozenset(_PREFIX + name.encode() for name in _REQUIRED)
 _envelope_decoder = msgspec.json.Decoder(dict[str, Any])
@@ -52,10 +54,10 @@ def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | 
         LimitExceededError: the event exceeds a limit.
         InputError: a required attribute or the data is missing, or the version is unknown.
     """
-    headers = request.scope["headers"]
-    if any(name == b"content-type" and _is_structured(value) for name, value in headers):
+    headers = first_headers(request.scope)
+    if _is_structured(headers.get(b"content-type", b"")):
         event = _read_structured(body, limits)
-    elif not _REQUIRED_HEADERS.isdisjoint([name for name, _ in headers]):
+    elif not _REQUIRED_HEADERS.isdisjoint(headers):
         event = Event(_read_headers(headers), body, structured=False)
     else:
         return None
@@ -70,11 +72,11 @@ def read_event(request: Request, body: bytes, limits: RequestLimits) -> Event | 
 
 
 def _is_structured(content_type: bytes) -> bool:
-    return content_type.partition(b";")[0].strip().lower() == STRUCTURED_EVENT_TYPE.encode()
+    return content_type.partition(b";")[0].strip().lower() == _STRUCTURED_TYPE
 
 
-def _read_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    pairs = ((name, value) for name, value in headers if name.startswith(_PREFIX))
+def _read_headers(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    pairs = ((name, value) for name, value in headers.items() if name.startswith(_PREFIX))
     return {name.removeprefix(_PREFIX).decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 

@@ -13,12 +13,13 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, Scope
+from uvicorn._types import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.server import ServerState
 
 from protocol.http.connections.answer_progress import has_unacknowledged
+from protocol.http.connections.answer_writer import AnswerWriter
 from protocol.http.connections.clocks import AnswerClock
 from protocol.http.connections.connection_table import ConnectionTable
 from protocol.http.connections.flow import HoldableFlow
@@ -95,21 +96,21 @@ class BoundedHttpProtocol(TurnParsingProtocol):
         self._answering = cycle
         self._client = Client()
         cycle.scope[CLIENT] = self._client  # type: ignore[literal-required]
-        super()._start_asgi_task(cycle, partial(self._answer, app))
+        super()._start_asgi_task(cycle, partial(self._answer, app, cycle))
 
     async def _answer(
-        self, app: ASGI3Application, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+        self,
+        app: ASGI3Application,
+        cycle: RequestResponseCycle,
+        scope: Scope,
+        receive: ASGIReceiveCallable,
+        _: ASGISendCallable,
     ) -> None:
         """Let the application answer, and give back what the answer holds once its client has read it."""
         releases = collect_releases()
 
-        async def count(message: ASGISendEvent) -> None:
-            if message["type"] == "http.response.body":
-                self.answer_clock.written += len(message.get("body", b""))
-            await send(message)
-
         try:
-            await app(scope, receive, count)
+            await app(scope, receive, AnswerWriter(cycle, self.answer_clock).send)
             if releases and self.flow.write_paused:
                 await self.flow.drain()
         finally:

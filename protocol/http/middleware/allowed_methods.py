@@ -28,7 +28,9 @@ class ReportAllowedMethods:
         if scope["path"] == "*":
             await _allow(_OF_THE_SERVER)(scope, receive, send)
             return
-        probe = {**scope, "method": "HEAD"}
+        # The answer to it is read here, so that it must not be compressed.
+        headers = [header for header in scope["headers"] if header[0] != b"accept-encoding"]
+        probe = {**scope, "method": "HEAD", "headers": headers}
         answer: list[Message] = []
 
         async def keep(message: Message) -> None:

@@ -26,7 +26,8 @@ _MOST_MEMBERS = 2**14
 _STEP = 16
 # The most characters of a header about codings; no client needs more.
 _LONGEST = 2**10
-_SMALLEST = 2**10
+# Shorter answers are not compressed.
+SMALLEST = 2**10
 _LEVEL = 1
 
 # zlib's numbers of containers: 15 is zlib, 31 is gzip, a negative one is a bare stream.
@@ -155,7 +156,7 @@ def _is_compressible(headers: Sequence[Header]) -> bool:
             length = int(value)
         elif name == b"content-encoding" or (name == b"content-type" and value.startswith(b"text/event-stream")):
             return False
-    return length >= _SMALLEST
+    return length >= SMALLEST
 
 
 def _accepted(headers: Sequence[Header]) -> str:

@@ -8,6 +8,8 @@ from contextvars import ContextVar, Token
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from protocol.http.headers import first_headers
+
 # The id of the running request as the client sent it; None if it sent none.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
@@ -18,10 +20,7 @@ _PACKAGES = frozenset({"protocol", "runners"})
 
 def read_request_id(scope: Scope) -> bytes | None:
     """The value of a request's X-Request-Id; None if it is missing or empty."""
-    for name, value in scope["headers"]:
-        if name == _HEADER:
-            return value or None
-    return None
+    return first_headers(scope).get(_HEADER) or None
 
 
 def set_request_id(client_id: bytes | None) -> Token[str | None]:

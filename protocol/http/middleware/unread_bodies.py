@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from protocol.http.errors import render_error
+from protocol.http.headers import first_headers
 from runners.core.errors import without_message
 
 logger = logging.getLogger(__name__)
@@ -53,12 +54,10 @@ def watch_unread(scope: Scope, receive: Receive, send: Send) -> tuple[Receive, S
 
 def _is_drainable(scope: Scope) -> bool | None:
     """True for a body without a known length, False for one that is too long to drain, None if uvicorn drains it."""
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return None if int(value) <= DRAINED_BYTES else False
-        if name == b"transfer-encoding":
-            return True
-    return None
+    headers = first_headers(scope)
+    if b"transfer-encoding" in headers:
+        return True
+    return None if int(headers.get(b"content-length", 0)) <= DRAINED_BYTES else False
 
 
 class _Exchange:

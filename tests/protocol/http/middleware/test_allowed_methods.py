@@ -77,6 +77,12 @@ def test_options_where_there_is_nothing(client: TestClient, path: str, error: st
     assert "allow" not in response.headers
 
 
+def test_a_long_error_is_not_compressed(client: TestClient) -> None:
+    response = client.options("/" + "界" * 1000, headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in response.headers
+    assert response.json()["error"].startswith("there is nothing at /界")
+
+
 def test_options_of_openai_where_there_is_nothing(client: TestClient) -> None:
     response = client.options("/openai/v1/nowhere")
     assert response.status_code == 404
