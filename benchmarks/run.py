@@ -202,9 +202,12 @@ def _ceiling(folder: Path, texts: Path, dtype: str) -> Iterator[_Ask]:
 
 @contextlib.contextmanager
 def serve(
-    words: Sequence[str], ready: str = "/v2/health/ready", environment: Mapping[str, str] | None = None
+    words: Sequence[str],
+    ready: str = "/v2/health/ready",
+    environment: Mapping[str, str] | None = None,
+    folder: Path = ROOT,
 ) -> Iterator[str]:
-    """Start a server on a free port, `{port}` in its words; its URL once `ready` answers."""
+    """Start a server in a folder on a free port, `{port}` in its words; its URL once `ready` answers."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -213,7 +216,7 @@ def serve(
         own = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1", "RUNTIME_ENABLE_GRPC": "0"}
         server = subprocess.Popen(
             [word.replace("{port}", str(port)) for word in words],
-            cwd=ROOT, env={**os.environ, **own, **(environment or {})},
+            cwd=folder, env={**os.environ, **own, **(environment or {})},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -230,7 +233,7 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline and server.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
-        time.sleep(0.2)
+        time.sleep(0.02)
     raise SystemExit(f"error: the server did not get ready: {server.args!r}")
 
 
