@@ -39,11 +39,14 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return self._refuse(error, details.method, None)
         if details.method in OPEN_CALLS:
             return await continuation(details)
+        is_change = details.method in CHANGING_CALLS
+        if not is_change and not self._access.asks_clients:
+            return await continuation(details)
         # Values of names that end in -bin are bytes.
         texts = [(name, value) for name, value in metadata if isinstance(value, str)]
         headers = [(name.encode(), value.encode()) for name, value in texts]
         try:
-            if details.method in CHANGING_CALLS:
+            if is_change:
                 self._access.check_change(headers)
             else:
                 self._access.check_client(headers)

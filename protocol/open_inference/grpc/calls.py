@@ -46,13 +46,22 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._intake = intake
         self._limits = limits
         self._forms = forms
+        # By method, gRPC's handler and the one that replaces it.
+        self._bound: dict[str, tuple[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
         if handler is None:
             return None
+        known = self._bound.get(details.method)
+        if known is None or known[0] is not handler:
+            known = self._bound[details.method] = handler, self._bind(handler, details.method)
+        return known[1]
+
+    def _bind(self, handler: Any, method: str) -> Any:
+        """The handler of a method that reads its own messages."""
         encode = partial(_encode, handler.response_serializer)
-        decode = partial(self._decode, details.method, handler.request_deserializer)
+        decode = partial(self._decode, method, handler.request_deserializer)
         if handler.request_streaming:
             answer = partial(self._answer_stream, handler.stream_stream, decode)
         elif handler.response_streaming:
