@@ -102,7 +102,7 @@ def _is_ready(url: str) -> bool:
 
 
 def _memory(processes: list[psutil.Process]) -> float:
-    return sum(process.memory_full_info().pss for process in processes) / 1e6
+    return float(sum(process.memory_full_info().pss for process in processes)) / 1e6
 
 
 def make_table(first: dict[str, list[Start]], later: dict[str, list[Start]]) -> str:
