@@ -1,10 +1,11 @@
-"""Measure generation through this server against vLLM's own server, in one run on one machine.
+"""Measure generation through this server against vLLM's own server, in one run on one machine, in ten minutes.
 
     make bench-generation
-    make bench-generation BENCH_GENERATION="--callers 1 8 --seconds 30 --no-defaults"
+    make bench-generation BENCH_GENERATION="--callers 1 8 --minutes 5"
 
-The model is SmolLM2-135M-Instruct, the requests are streamed completions of 64 tokens. "vLLM" has the flags and the
-environment that this server chooses on a CPU, "vLLM by default" has neither.
+The model is SmolLM2-135M-Instruct, the requests are streamed completions. "vLLM" has the flags, the data type and the
+environment that this server chooses on a CPU. A trial says how many tokens and rounds fit the time. A busy process a
+core, in a session of its own as another container is, runs beside what is measured "beside busy".
 """
 
 from __future__ import annotations
@@ -13,39 +14,83 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import aiohttp
 import orjson
 
 from benchmarks.machine import describe, machine
+from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, serve
 from benchmarks.texts import sample_texts
 from demo.smollm import main as write_smollm
+from runners.core.arguments import Arguments
 from runners.core.machine import count_cores
+from runners.generator.vllm.dtype import choose_dtype
 
-_TOKENS = 64
+_MOST_TOKENS, _LEAST_TOKENS, _TRIAL_TOKENS = 64, 8, 8
+_LEAST_ROUNDS, _MOST_ROUNDS = 4, 10
 _FLAGS = ["--kv-cache-memory-bytes=1G", "--max-model-len=2048"]
-_CPU_FLAGS = ["--enforce-eager"]
-_CPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(count_cores())}
-_OURS, _VLLM, _DEFAULT, _TRANSFORMERS = "server", "vLLM", "vLLM by default", "server on transformers"
+_CPU_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(count_cores()), "GOMP_SPINCOUNT": "1000"
+}  # fmt: skip
+_OURS, _VLLM, _TRANSFORMERS = "server", "vLLM", "server on transformers"
+_BUSY = ", beside busy"
+_BUSY_PROGRAM = """
+import os, sys, threading
+def end():
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=end).start()
+while True:
+    pass
+"""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What one load measured; times in milliseconds."""
 
-    callers: int
     tokens_a_second: float
     first_token: float
     errors: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of each load fits the time.
+
+    Attributes:
+        tokens: tokens of an answer.
+    """
+
+    tokens: int
+    rounds: int
+
+    @classmethod
+    def of(cls, round_seconds: float, seconds: float) -> Plan:
+        """
+        Args:
+            round_seconds: what a round of all loads takes with the most tokens.
+            seconds: the time for all rounds.
+        """
+        if round_seconds * _LEAST_ROUNDS <= seconds:
+            return cls(_MOST_TOKENS, min(_MOST_ROUNDS, int(seconds / round_seconds)))
+        tokens = max(_LEAST_TOKENS, int(_MOST_TOKENS * seconds / (round_seconds * _LEAST_ROUNDS)))
+        return cls(tokens, max(1, min(_LEAST_ROUNDS, int(seconds * _MOST_TOKENS / (round_seconds * tokens)))))
+
+
+Results = dict[int, dict[str, list[Measured]]]
+Load = Callable[[int], Measured]
 
 
 def main() -> None:
@@ -54,11 +99,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "smollm"
         write_smollm(folder)
-        results = _measure_all(options, folder)
+        with contextlib.ExitStack() as running:
+            urls = {name: running.enter_context(server) for name, server in _servers(folder).items()}
+            # Tables are written, and servers end, in the last part.
+            results, plan = _measure_all(urls, options.callers, started + 57 * options.minutes)
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = {name: [vars(load) for load in loads] for name, loads in results.items()}
-    (options.output / "generation.json").write_text(json.dumps({**machine(), "generation": rows}, indent=1))
-    table = _table(results)
+    rows = {load: {name: [vars(one) for one in found] for name, found in by.items()} for load, by in results.items()}
+    facts = {**machine(), **vars(plan), "generation": rows}
+    (options.output / "generation.json").write_text(json.dumps(facts, indent=1))
+    table = f"{describe(machine())}; {plan.tokens} tokens a request, {plan.rounds} rounds\n\n{make_table(results)}"
     (options.output / "generation.md").write_text(table)
     sys.stdout.write(f"{table}\n{time.monotonic() - started:.0f} s\n")
 
@@ -66,124 +115,121 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-generation")
     parser.add_argument("--callers", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--seconds", type=float, default=10, help="for each measurement, after a warm-up")
-    parser.add_argument("--rounds", type=int, default=2, help="measurements of each server, in turn; the best counts")
-    parser.add_argument("--no-defaults", action="store_true", help="leave out vLLM by default, which compiles first")
+    parser.add_argument("--minutes", type=float, default=10, help="for all, with the start of the servers")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results")
     return parser.parse_args()
 
 
-def _measure_all(options: argparse.Namespace, folder: Path) -> dict[str, list[Measured]]:
+def _servers(folder: Path) -> dict[str, contextlib.AbstractContextManager[str]]:
     ours = [sys.executable, "launch.py", "--http_port={port}", f"--model_dir={folder}"]
-    vllm = [sys.executable, "-m", "benchmarks.vllm_server", f"--model={folder}", "--port={port}", *_FLAGS]
+    dtype = choose_dtype(Arguments.model_validate({"model_dir": str(folder)})) or "auto"
+    vllm = ["benchmarks.vllm_server", f"--model={folder}", "--port={port}", "--enforce-eager", f"--dtype={dtype}"]
+    return {
+        _OURS: serve([*ours, "--backend=vllm", *_FLAGS]),
+        _VLLM: serve([sys.executable, "-m", *vllm, *_FLAGS], "/health", _CPU_ENVIRONMENT),
+        _TRANSFORMERS: serve([*ours, "--backend=huggingface", "--max_length=2048"]),
+    }
+
+
+def _measure_all(urls: dict[str, str], callers: list[int], deadline: float) -> tuple[Results, Plan]:
     prompts = sample_texts(1920, lambda text: len(text.split()))
-    results: dict[str, list[Measured]] = {}
 
-    def measure(urls: dict[str, str], callers: list[int], rounds: int) -> None:
-        for number in callers:
-            found: dict[str, list[Measured]] = {}
-            # In turn, and in turn first, so that a noisy neighbour hurts both.
-            for turn in range(rounds):
-                for name, url in list(urls.items())[:: -1 if turn % 2 else 1]:
-                    load = asyncio.run(_drive(f"{url}/v1/completions", prompts, number, options.seconds))
-                    found.setdefault(name, []).append(load)
-            for name, loads in found.items():
-                results.setdefault(name, []).append(best := _best(loads))
-                # Seen also where the rest takes too long.
-                sys.stderr.write(f"{name}: {vars(best)}\n")
+    def drive(url: str, number: int, tokens: int) -> Measured:
+        return asyncio.run(_drive(f"{url}/v1/completions", prompts, number, tokens))
 
-    with contextlib.ExitStack() as running:
-        urls = {
-            _OURS: running.enter_context(serve([*ours, *_FLAGS])),
-            _VLLM: running.enter_context(serve([*vllm, *_CPU_FLAGS], "/health", _CPU_ENVIRONMENT)),
-        }
-        measure(urls, options.callers, options.rounds)
-        if not options.no_defaults:
-            urls = {_OURS: urls[_OURS], _DEFAULT: running.enter_context(serve(vllm, "/health", _without_choices()))}
-            again = results.pop(_OURS)
-            measure(urls, options.callers[-1:], options.rounds)
-            results[f"{_OURS}, again"] = results.pop(_OURS)
-            results[_OURS] = again
-    with serve([*ours, "--backend=huggingface", "--max_length=2048"]) as url:
-        measure({_TRANSFORMERS: url}, options.callers, options.rounds)
-    return results
+    def drive_beside_busy(url: str, number: int, tokens: int) -> Measured:
+        with _busy_neighbours():
+            return drive(url, number, tokens)
 
-
-def _without_choices() -> dict[str, str]:
-    """The environment without what changes vLLM's own."""
-    return {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]} if "OMP_NUM_THREADS" in os.environ else {}
+    loads: dict[int, dict[str, Load]] = {}
+    for number in callers:
+        loads[number] = {name: partial(drive, url, number) for name, url in urls.items()}
+        for name in (_OURS, _TRANSFORMERS):
+            loads[number][name + _BUSY] = partial(drive_beside_busy, urls[name], number)
+    for number, sides in loads.items():
+        # The first answers of a server are slower.
+        for name in urls:
+            sides[name](1)
+        sys.stderr.write(f"{number} callers are ready\n")
+    began = time.monotonic()
+    for sides in loads.values():
+        for load in sides.values():
+            load(_TRIAL_TOKENS)
+    now = time.monotonic()
+    plan = Plan.of((now - began) * _MOST_TOKENS / _TRIAL_TOKENS, max(1.0, deadline - now))
+    results: Results = {number: {} for number in loads}
+    turns = {
+        (number, name): partial(load, plan.tokens) for number, sides in loads.items() for name, load in sides.items()
+    }
+    for (number, name), measured in take_turns(turns, plan.rounds).items():
+        results[number][name] = measured
+    return results, plan
 
 
-def _best(loads: list[Measured]) -> Measured:
-    return Measured(
-        loads[0].callers,
-        max(load.tokens_a_second for load in loads),
-        min(load.first_token for load in loads),
-        sum(load.errors for load in loads),
-    )
+@contextlib.contextmanager
+def _busy_neighbours() -> Iterator[None]:
+    """A busy process a core, which ends with this one."""
+    words = [sys.executable, "-c", _BUSY_PROGRAM]
+    busy = [subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True) for _ in range(count_cores())]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
-async def _drive(url: str, prompts: list[str], callers: int, seconds: float) -> Measured:
-    """Closed loop: each caller streams its next completion when it has the last, and measures one at least.
-
-    Throughput is by Little's law.
-    """
-    durations: list[float] = []
+async def _drive(url: str, prompts: list[str], callers: int, tokens: int) -> Measured:
+    """So many completions at once, streamed."""
     first_tokens: list[float] = []
     errors = 0
     turn = count()
-    start = time.perf_counter()
-    warm, end = start + seconds / 4, start + seconds * 1.25
 
     async def call(session: aiohttp.ClientSession) -> None:
         nonlocal errors
-        measured = False
-        while (sent := time.perf_counter()) < end or not measured:
-            body = {
-                "prompt": prompts[next(turn) % len(prompts)], "max_tokens": _TOKENS, "temperature": 0,
-                "ignore_eos": True, "stream": True,
-            }  # fmt: skip
-            first: float | None = None
-            async with session.post(
-                url, data=orjson.dumps(body), headers={"content-type": "application/json"}
-            ) as response:
-                async for line in response.content:
-                    if first is None and line.startswith(b"data:"):
-                        first = time.perf_counter()
-            if first is None or response.status != 200:
-                errors += 1
-            measured |= sent >= warm
-            if measured and first is not None:
-                first_tokens.append(1000 * (first - sent))
-                durations.append(time.perf_counter() - sent)
+        body = {
+            "prompt": prompts[next(turn) % len(prompts)], "max_tokens": tokens, "temperature": 0, "ignore_eos": True,
+            "stream": True,
+        }  # fmt: skip
+        sent = time.perf_counter()
+        first: float | None = None
+        async with session.post(url, data=orjson.dumps(body), headers={"content-type": "application/json"}) as response:
+            async for line in response.content:
+                if first is None and line.startswith(b"data:"):
+                    first = time.perf_counter()
+        if first is None or response.status != 200:
+            errors += 1
+        else:
+            first_tokens.append(1000 * (first - sent))
 
     timeout = aiohttp.ClientTimeout(total=300)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
-        # All finish what they have begun, so that long answers count like short ones.
+        start = time.perf_counter()
         await asyncio.gather(*(call(session) for _ in range(callers)))
-    return Measured(callers, callers * _TOKENS / fmean(durations), median(first_tokens), errors)
+        seconds = time.perf_counter() - start
+    if not first_tokens:
+        raise SystemExit(f"error: {url} answers no request")
+    return Measured((callers - errors) * tokens / seconds, median(first_tokens), errors)
 
 
-def _table(results: dict[str, list[Measured]]) -> str:
-    lines = [describe(machine()), ""]
-    lines += ["| | callers | tokens/s | first token ms | errors |", "|---|--:|--:|--:|--:|"]
-    for name, loads in results.items():
-        for load in loads:
-            lines.append(
-                f"| {name} | {load.callers} | {load.tokens_a_second:.1f} | {load.first_token:.0f} | {load.errors} |"
-            )
-    lines += ["", "| | callers | tokens/s | first token |", "|---|--:|--:|--:|"]
-    for ours, theirs in ((_OURS, _VLLM), (f"{_OURS}, again", _DEFAULT)):
-        for own, other in zip(results.get(ours, []), results.get(theirs, []), strict=False):
-            lines.append(
-                f"| {_OURS} / {theirs} | {own.callers} | {own.tokens_a_second / other.tokens_a_second:.2f} "
-                f"| {own.first_token / other.first_token:.2f}, {own.first_token - other.first_token:+.1f} ms |"
-            )
-    first, *others = results[_TRANSFORMERS]
-    for load in others:
-        ratio = load.tokens_a_second / first.tokens_a_second
-        lines.append(f"| {_TRANSFORMERS}, {load.callers} callers / {first.callers} | | {ratio:.2f} | |")
+def make_table(results: Results) -> str:
+    lines = ["| | callers | tokens/s | first token ms | errors |", "|---|--:|--:|--:|--:|"]
+    for callers, sides in results.items():
+        for name, found in sides.items():
+            speed, first = median(_speeds(found)), median(one.first_token for one in found)
+            lines.append(f"| {name} | {callers} | {speed:.1f} | {first:.0f} | {sum(one.errors for one in found)} |")
+    lines += ["", "| | callers | median (range) | mean, 95 % interval |", "|---|--:|--:|--:|"]
+    pairs = [(_OURS, _VLLM), (_TRANSFORMERS, _OURS), (_OURS + _BUSY, _OURS), (_TRANSFORMERS + _BUSY, _TRANSFORMERS)]
+    for above, below in pairs:
+        for callers, sides in results.items():
+            ratio = Ratio.of(_speeds(sides[above]), _speeds(sides[below]))
+            interval = "" if ratio.interval is None else f", {ratio.interval[0]:.2f} to {ratio.interval[1]:.2f}"
+            lines.append(f"| {above} / {below} | {callers} | {ratio} | {ratio.mean:.2f}{interval} |")
     return "\n".join([*lines, ""])
+
+
+def _speeds(found: list[Measured]) -> list[float]:
+    return [one.tokens_a_second for one in found]
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ What else runs on the machine, and how warm it is, changes from minute to minute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, median, stdev
 from typing import Any, TypeVar
 
+Side = TypeVar("Side", bound=Hashable)
 Measured = TypeVar("Measured")
 # The 0.975 quantiles of Student's t distribution with 1 to 10 degrees of freedom.
 _STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -56,12 +57,12 @@ class Ratio:
         return {"median": self.median, "mean": self.mean, "interval": self.interval, "pairs": self.pairs}
 
 
-def take_turns(sides: Mapping[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
+def take_turns(sides: Mapping[Side, Callable[[], Measured]], rounds: int) -> dict[Side, list[Measured]]:
     """Measure all sides in every round, in turn from the first and from the last: A B, B A, A B and so on.
 
     The first of a round finds the machine as the round before has left it, so that no side is always first.
     """
-    measured: dict[str, list[Measured]] = {name: [] for name in sides}
+    measured: dict[Side, list[Measured]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name in sorted(sides, key=[*sides].index, reverse=turn % 2 == 1):
             measured[name].append(sides[name]())
