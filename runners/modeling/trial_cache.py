@@ -72,7 +72,7 @@ def _keep(paths: Sequence[Path], key: str, result: Any) -> Any:
 
 
 def _list_folders() -> list[Path]:
-    """Where results are looked for and kept, in this order; only folders in which no other user can write."""
+    """Where results are looked for and kept, in this order."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folders = [Path(caches) / _NAME, Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"]
     return [folder for folder in folders if folder.is_absolute()]
@@ -81,6 +81,7 @@ def _list_folders() -> list[Path]:
 def _read(path: Path, key: str) -> Any:
     """The result that is kept; None if there is none, or none that can be used."""
     try:
+        # Others can make the folder for temporary files first, and fill it.
         if path.stat().st_uid not in (os.getuid(), 0):
             return None
         content = json.loads(path.read_bytes())
