@@ -105,9 +105,9 @@ def main() -> None:
             results, plan = _measure_all(urls, options.callers, started + 57 * options.minutes)
     options.output.mkdir(parents=True, exist_ok=True)
     rows = {load: {name: [vars(one) for one in found] for name, found in by.items()} for load, by in results.items()}
-    facts = {**machine(), **vars(plan), "generation": rows}
-    (options.output / "generation.json").write_text(json.dumps(facts, indent=1))
-    table = f"{describe(machine())}; {plan.tokens} tokens a request, {plan.rounds} rounds\n\n{make_table(results)}"
+    facts = machine()
+    (options.output / "generation.json").write_text(json.dumps({**facts, **vars(plan), "generation": rows}, indent=1))
+    table = f"{describe(facts)}; {plan.tokens} tokens a request, {plan.rounds} rounds\n\n{make_table(results)}"
     (options.output / "generation.md").write_text(table)
     sys.stdout.write(f"{table}\n{time.monotonic() - started:.0f} s\n")
 

@@ -95,8 +95,6 @@ def build_tensor(output: str, predictions: Sequence[Prediction], columns: int = 
 
 def extra_tensors(predictions: Sequence[Prediction]) -> list[Tensor]:
     """The tensors beside the answer: `offset_mapping`, INT64 [texts, tokens, 2], and then the others by name."""
-    if len(predictions[0].outputs) == 1:
-        return []
     names = sorted(predictions[0].outputs.keys() - {MAIN}, key=lambda name: (name != OFFSETS, name))
     return [build_tensor(name, predictions) for name in names]
 

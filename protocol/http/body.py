@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.http.body_budget import BodyShare, count_kept, get_share
@@ -17,7 +17,7 @@ from protocol.http.headers import first_headers
 from protocol.http.json_pieces import encode_json, join_pieces
 from protocol.http.json_structure import check_json_amounts, decode_in_pieces
 from protocol.http.middleware.compression import inflate, read_encoding
-from protocol.http.offload import offload
+from protocol.http.offload import offload, offload_large
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 
@@ -53,7 +53,7 @@ class Body:
     async def decode(self, read: Callable[[bytes], T]) -> T:
         """Decode the bytes with `read`, in a thread if there are many; from then on only the result counts as held."""
         data, self.data = self.data, b""
-        value = read(data) if self.size <= _INLINE_BYTES else await offload(lambda: read(data))
+        value = await offload_large(lambda: read(data), self.size, _INLINE_BYTES)
         share = self._share
         # Small shares of all requests together fit into memory, so they are not counted again.
         if share is not None and share.taken > _INLINE_BYTES:
@@ -62,7 +62,7 @@ class Body:
 
     async def check(self, read: Callable[[bytes], T]) -> T:
         """Check the bytes with `read`, and keep them for another application until the request ends."""
-        return read(self.data) if self.size <= _INLINE_BYTES else await offload(lambda: read(self.data))
+        return await offload_large(lambda: read(self.data), self.size, _INLINE_BYTES)
 
 
 async def read_body(
@@ -94,13 +94,7 @@ async def read_body(
         share.check(int(declared))
     chunks: list[bytes] = []
     received = 0
-    has_more = True
-    while has_more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        has_more = message.get("more_body", False)
-        chunk = message.get("body", b"")
+    async for chunk in request.stream():
         received += len(chunk)
         if received > limit:
             raise BodyTooLargeError(f"the body has more than {limit} bytes, which are allowed at most")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from protocol.http.body import json_response
-from protocol.http.offload import offload, offload_large
+from protocol.http.offload import offload_large
 from runners.core.predictions import Prediction, Records, Text
 
 T = TypeVar("T")
@@ -30,9 +30,7 @@ async def render(
         more: the cost of rendering the rest of the answer, in numbers.
     """
     numbers = more + sum(map(count_numbers, predictions))
-    if numbers <= _RENDER_INLINE:
-        return json_response(renderer(predictions), numbers)
-    return await offload(lambda: json_response(renderer(predictions), numbers))
+    return await render_off_loop(lambda: json_response(renderer(predictions), numbers), numbers)
 
 
 def count_numbers(prediction: Prediction) -> int:

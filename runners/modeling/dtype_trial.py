@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.core.errors import ArgumentsError
-from runners.modeling.linear_kernels import SMALL_LAYER, VOCABULARY, describe_factors
+from runners.modeling.linear_kernels import describe_factors, is_timed
 from runners.modeling.packed_linear import PackedLinear
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ def check_dtype(model: nn.Module) -> None:
     Raises:
         ArgumentsError: it is over 2 times slower. A lesser slowdown is logged as a warning.
     """
-    linears = [module for module in model.modules() if type(module) is nn.Linear and module.out_features < VOCABULARY]
+    linears = [module for module in model.modules() if type(module) is nn.Linear and is_timed(module)]
     layer = max(linears, key=lambda linear: linear.weight.numel(), default=None)
-    if layer is None or layer.weight.numel() < SMALL_LAYER:
+    if layer is None:
         return
     if layer.weight.device.type == "cpu" and layer.weight.dtype != torch.float32:
         judge_slowdowns(layer.weight.dtype, measure_slowdowns(layer))

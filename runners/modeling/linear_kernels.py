@@ -27,7 +27,7 @@ _LAYOUT_ROWS = 512
 _LEAST_MKL_ROWS = 16
 _LEAST_SPEEDUP = 0.8
 # Layers with fewer weights take microseconds in all forms, so their timing does not count.
-SMALL_LAYER = 2**18
+_SMALL_LAYER = 2**18
 # A layer with more outputs is a vocabulary layer: it is large, but runs on few rows.
 VOCABULARY = 10_000
 
@@ -111,7 +111,7 @@ class KernelChoice:
 
 def is_timed(linear: nn.Linear) -> bool:
     """Whether the layer is large enough for its time to count, and not the one of the vocabulary."""
-    return linear.weight.numel() >= SMALL_LAYER and linear.out_features < VOCABULARY
+    return linear.weight.numel() >= _SMALL_LAYER and linear.out_features < VOCABULARY
 
 
 @torch.inference_mode()
