@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runners.modeling.convolution_kernel import ConvolutionKernel
+
 logger = logging.getLogger(__name__)
 
 # The number of rows that the packed layout is optimized for; it also serves few rows well.
@@ -81,9 +83,9 @@ class MKLKernel:
         return result
 
 
-LinearKernel = OneDNNKernel | MKLKernel
-KernelType = type[OneDNNKernel] | type[MKLKernel]
-_KERNELS: tuple[KernelType, ...] = (OneDNNKernel, MKLKernel)
+LinearKernel = OneDNNKernel | MKLKernel | ConvolutionKernel
+KernelType = type[OneDNNKernel] | type[MKLKernel] | type[ConvolutionKernel]
+KERNELS: tuple[KernelType, ...] = (OneDNNKernel, MKLKernel, ConvolutionKernel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class KernelChoice:
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> KernelChoice:
         """Of `facts()`, whose numbers of rows JSON made strings."""
-        kernels = {kernel.name: kernel for kernel in _KERNELS}
+        kernels = {kernel.name: kernel for kernel in KERNELS}
         return cls(kernels.get(facts["kernel"]), {int(rows): speedup for rows, speedup in facts["speedups"].items()})
 
 
@@ -129,7 +131,7 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
         AttributeError, RuntimeError: not even the first kernel can be made.
     """
     weight, bias = linear.weight.detach(), linear.bias
-    first, *others = _KERNELS
+    first, *others = KERNELS
     calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
     if not is_timed(linear):
         return KernelChoice(first, {})

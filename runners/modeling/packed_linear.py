@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from runners.core.errors import brief
 from runners.modeling.linear_kernels import (
+    KERNELS,
     VOCABULARY,
     KernelChoice,
     KernelType,
@@ -139,6 +140,7 @@ def _choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCh
         "dtype": str(linear.weight.dtype),
         "rows": list(tried_rows),
         "threads": torch.get_num_threads(),
+        "kernels": [kernel.name for kernel in KERNELS],
     }
     return KernelChoice.from_facts(recall_or_try(key, lambda: choose_kernel(linear, tried_rows).facts()))
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from runners.modeling import linear_kernels
+from runners.modeling.convolution_kernel import ConvolutionKernel
 from runners.modeling.linear_kernels import KernelType, MKLKernel, OneDNNKernel, choose_kernel
 
-COUNTS = (1, 2, 3, 15, 16, 17, 48, 100, 256)
+COUNTS = (1, 2, 3, 15, 16, 17, 48, 100, 200, 256)
 TRIED_ROWS = {16: 2, 64: 2}
 
 
@@ -24,7 +25,7 @@ def make_kernel(kernel: KernelType, layer: nn.Linear) -> Any:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("kernel", [OneDNNKernel, MKLKernel])
+@pytest.mark.parametrize("kernel", [OneDNNKernel, MKLKernel, ConvolutionKernel])
 @torch.inference_mode()
 def test_a_row_is_right_and_has_the_same_bits_in_every_batch(kernel: KernelType, bias: bool) -> None:
     layer = nn.Linear(384, 768, bias=bias)
@@ -35,7 +36,7 @@ def test_a_row_is_right_and_has_the_same_bits_in_every_batch(kernel: KernelType,
         assert torch.equal(run(rows[:, :count].contiguous()), expected[:, :count]), f"{count} rows"
 
 
-@pytest.mark.parametrize("kernel", [OneDNNKernel, MKLKernel])
+@pytest.mark.parametrize("kernel", [OneDNNKernel, MKLKernel, ConvolutionKernel])
 @torch.inference_mode()
 def test_a_kernel_takes_rows_of_any_shape_and_strides(kernel: KernelType) -> None:
     layer = nn.Linear(64, 32)
@@ -88,7 +89,7 @@ class UnstableKernel(FastKernel):
 def test_the_fastest_kernel_whose_rows_stay_the_same_is_chosen(
     kernels: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear_kernels, "_KERNELS", kernels)
+    monkeypatch.setattr(linear_kernels, "KERNELS", kernels)
     choice = choose_kernel(nn.Linear(512, 512), TRIED_ROWS)
     assert choice.kernel is expected
     assert [*choice.speedups] == [*TRIED_ROWS]
@@ -96,7 +97,7 @@ def test_the_fastest_kernel_whose_rows_stay_the_same_is_chosen(
 
 def test_a_small_layer_and_a_vocabulary_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels: Any = (SlowKernel, FastKernel)
-    monkeypatch.setattr(linear_kernels, "_KERNELS", kernels)
+    monkeypatch.setattr(linear_kernels, "KERNELS", kernels)
     for layer in (nn.Linear(16, 16), nn.Linear(32, 10_000)):
         choice = choose_kernel(layer, TRIED_ROWS)
         assert choice.kernel is kernels[0]
