@@ -63,8 +63,9 @@ class ProjectionTrace:
 
     def record_call(self, *tensors: Tensor) -> None:
         """Record a call of attention with these queries, keys and values."""
-        modules = {output.untyped_storage().data_ptr(): module for output, module in self._outputs}
-        self.projections = tuple(modules.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
+        # Layers that are computed together have their outputs side by side in one storage.
+        modules = {output.data_ptr(): module for output, module in self._outputs}
+        self.projections = tuple(modules.get(tensor.data_ptr()) for tensor in tensors)
 
     def _record(self, module: nn.Module, _: Any, output: Tensor) -> None:
         self._outputs.append((output, module))

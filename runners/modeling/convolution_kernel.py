@@ -40,8 +40,8 @@ class ConvolutionKernel:
         Raises:
             AttributeError, RuntimeError: this PyTorch, CPU or dtype does not have the kernel.
         """
+        self.outputs = len(weight)
         self._bias = bias
-        self._outputs = len(weight)
         self._widths = _list_widths(weight)
         self._packed = _pack(weight, _LAYOUT_WIDTH)
 
@@ -57,8 +57,8 @@ class ConvolutionKernel:
             pixels.view(images, 1, width, -1).permute(0, 3, 1, 2), self._packed, self._bias,
             [0, 0], [1, 1], [1, 1], 1, "none", [], "",
         )  # fmt: skip
-        outputs = result.permute(0, 2, 3, 1).reshape(images * width, self._outputs)
-        return outputs[:count].view(*rows.shape[:-1], self._outputs)
+        outputs = result.permute(0, 2, 3, 1).reshape(images * width, self.outputs)
+        return outputs[:count].view(*rows.shape[:-1], self.outputs)
 
 
 def _append_rows(rows: Tensor, total: int) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from runners.core.errors import ArgumentsError
-from runners.modeling.linear_kernels import describe_factors, is_timed
-from runners.modeling.packed_linear import PackedLinear
+from runners.modeling.linear_kernels import OneDNNKernel, describe_factors, is_timed
+from runners.modeling.packed_linear import pack_linear
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def measure_slowdowns(layer: nn.Linear) -> dict[int, float]:
 def _forms(linear: nn.Linear) -> list[Callable[[Tensor], Tensor]]:
     """A layer as it may be served: stock, and packed where oneDNN packs its dtype."""
     try:
-        return [linear, PackedLinear(linear)]
+        return [linear, pack_linear(linear, OneDNNKernel)]
     except (AttributeError, RuntimeError):
         return [linear]
 

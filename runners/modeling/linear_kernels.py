@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch.nn import functional
 from runners.modeling.convolution_kernel import ConvolutionKernel
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 # The number of rows that the packed layout is optimized for; it also serves few rows well.
 _LAYOUT_ROWS = 512
@@ -48,6 +50,7 @@ class OneDNNKernel:
         Raises:
             AttributeError, RuntimeError: this PyTorch, CPU or dtype does not have the kernel.
         """
+        self.outputs = len(weight)
         self._bias = bias
         self._packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _LAYOUT_ROWS)
 
@@ -64,6 +67,7 @@ class MKLKernel:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """As `OneDNNKernel`."""
+        self.outputs = len(weight)
         self._bias = bias
         self._packed: Tensor = torch.ops.mkl._mkl_reorder_linear_weight(weight, _LAYOUT_ROWS)
         # The operator reads the shape of the stock weight, and its values only for another number of rows than it is
@@ -83,7 +87,19 @@ class MKLKernel:
         return result
 
 
-LinearKernel = OneDNNKernel | MKLKernel | ConvolutionKernel
+class LinearKernel(Protocol):
+    """Computes a linear layer.
+
+    Attributes:
+        outputs: how many it computes for each row.
+    """
+
+    outputs: int
+
+    def __call__(self, rows: Tensor, /) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+
+
 KernelType = type[OneDNNKernel] | type[MKLKernel] | type[ConvolutionKernel]
 KERNELS: tuple[KernelType, ...] = (OneDNNKernel, MKLKernel, ConvolutionKernel)
 
@@ -143,7 +159,7 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
             continue
         types.append(kernel)
     rows = torch.randn(1, max(tried_rows), linear.in_features).to(weight.dtype)
-    seconds, outputs = _time(calls, rows, tried_rows)
+    seconds, outputs = time_calls(calls, rows, tried_rows)
     speedups = [{count: each[0] / each[index] for count, each in seconds.items()} for index in range(1, len(calls))]
     same = [all(torch.equal(many[:, : one.shape[1]], one) for one in few) for *few, many in outputs[1:]]
     _log_trial(linear, types, speedups, same)
@@ -153,15 +169,15 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
     return KernelChoice(None if is_slow else types[best], speedups[best])
 
 
-def _time(
-    calls: Sequence[Callable[[Tensor], Tensor]], rows: Tensor, tried_rows: Mapping[int, int]
-) -> tuple[dict[int, list[float]], list[list[Tensor]]]:
+def time_calls(
+    calls: Sequence[Callable[[Tensor], R]], rows: Tensor, tried_rows: Mapping[int, int]
+) -> tuple[dict[int, list[float]], list[list[R]]]:
     """The seconds of each call by number of rows, and the outputs of each call, fewest rows first.
 
     Calls alternate, and the best of several counts, so that other load on the machine does not decide.
     """
     seconds: dict[int, list[float]] = {}
-    outputs: list[list[Tensor]] = [[] for _ in calls]
+    outputs: list[list[R]] = [[] for _ in calls]
     for count, times in sorted(tried_rows.items()):
         part = rows[:, :count].contiguous()
         timings: list[list[float]] = [[] for _ in calls]

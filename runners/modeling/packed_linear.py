@@ -22,11 +22,11 @@ from runners.modeling.linear_kernels import (
     KernelChoice,
     KernelType,
     LinearKernel,
-    OneDNNKernel,
     choose_kernel,
     describe_factors,
     is_timed,
 )
+from runners.modeling.merged_linears import Group, find_groups, merge
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from runners.modeling.trial_cache import recall_or_try
 
@@ -38,10 +38,11 @@ class PackedLinear(nn.Module):
     """`nn.Linear` for inference, with its weight in the layout of a kernel.
 
     Attributes:
+        kernel: computes it.
         weight_was_read: whether the model has read `weight` itself.
     """
 
-    def __init__(self, linear: nn.Linear, kernel: KernelType = OneDNNKernel) -> None:
+    def __init__(self, linear: nn.Linear, kernel: LinearKernel) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
@@ -50,7 +51,7 @@ class PackedLinear(nn.Module):
         # In a tuple, so that it is not registered as a submodule.
         self._stock: tuple[nn.Linear, ...] = (linear,)
         self.weight_was_read = False
-        self._kernel: LinearKernel = kernel(linear.weight.detach(), linear.bias)
+        self.kernel = kernel
 
     @property
     def weight(self) -> Tensor:
@@ -64,7 +65,7 @@ class PackedLinear(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in_features] to [..., out_features]."""
-        return self._kernel(rows)
+        return self.kernel(rows)
 
 
 @torch.inference_mode()
@@ -94,9 +95,8 @@ def pack_linears(
         return "stock linear layers: the model is not on a CPU"
     try:
         choices = _choose_kernels(linears, tried_rows)
-        packed = {
-            linear: PackedLinear(linear, kernel) for linear in linears if (kernel := choices[_shape(linear)].kernel)
-        }
+        types = {linear: kernel for linear in linears if (kernel := choices[_shape(linear)].kernel)}
+        packed = {linear: pack_linear(linear, kernel) for linear, kernel in types.items()}
         unequal = [linear for linear in packed if not _equal(linear, packed[linear])]
     except (AttributeError, RuntimeError) as error:
         return f"stock linear layers: packed ones cannot be made ({brief(error)})"
@@ -106,23 +106,59 @@ def pack_linears(
     faster = describe_factors(choices[_shape(largest)].speedups)
     if not packed:
         return f"stock linear layers: packed ones are only {faster} as fast"
-    _replace(model, packed)
     tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
-    if reason := _find_difference(run, expected, tolerance):
-        _replace(model, {layer: linear for linear, layer in packed.items()})
+    merged = _merge_groups(find_groups([*packed], run), types, tried_rows)
+    for layers in [packed | merged, packed] if merged else [packed]:
+        _replace(model, layers)
+        reason = _find_difference(run, expected, tolerance)
+        if not reason:
+            break
+        _replace(model, {layer: linear for linear, layer in layers.items()})
+    if reason:
         return f"stock linear layers: {type(model).__name__} does not run with packed ones ({reason})"
+    together = sum(layer is merged.get(linear) for linear, layer in layers.items())
+    return (
+        f"linear layers packed for {_count_kernels(linears, choices)}"
+        + (f", {together} of them computed with others of the same input" if together else "")
+        + (f", the largest {faster} as fast as a stock one" if faster else "")
+        + _free_stock(model, layers, lambda: not _find_difference(run, expected, tolerance))
+    )
+
+
+def _free_stock(model: nn.Module, packed: Mapping[nn.Linear, PackedLinear], is_right: Callable[[], bool]) -> str:
+    """Free the weights of the stock layers, but of those whose weights the model needs; these it names for the log."""
     read = {layer: linear for linear, layer in packed.items() if layer.weight_was_read}
     for layer in packed.values():
         layer.drop_stock()
     stays = ""
-    if read and _find_difference(run, expected, tolerance):
+    if read and not is_right():
         _replace(model, read)
         stays = f"; {len(read)} stay stock, because {type(model).__name__} reads their weights"
     # Copy the remaining parameters, so that the memory-mapped weight file can be freed.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    timed = f", the largest {faster} as fast as a stock one" if faster else ""
-    return f"linear layers packed for {_count_kernels(linears, choices)}{timed}{stays}"
+    return stays
+
+
+def pack_linear(linear: nn.Linear, kernel: KernelType) -> PackedLinear:
+    """A linear layer with a kernel of its own.
+
+    Raises:
+        AttributeError, RuntimeError: as the kernel.
+    """
+    return PackedLinear(linear, kernel(linear.weight.detach(), linear.bias))
+
+
+def _merge_groups(
+    groups: Sequence[Group], types: Mapping[nn.Linear, KernelType], tried_rows: Mapping[int, int]
+) -> dict[nn.Linear, PackedLinear]:
+    """The layers of those groups that are better computed together."""
+    merged: dict[nn.Linear, PackedLinear] = {}
+    for group in groups:
+        [*kernels] = {types[linear] for linear in group}
+        if len(kernels) == 1 and (parts := merge(group, kernels[0], tried_rows)):
+            merged |= {linear: PackedLinear(linear, part) for linear, part in zip(group, parts, strict=True)}
+    return merged
 
 
 def _choose_kernels(linears: Sequence[nn.Linear], tried_rows: Mapping[int, int]) -> dict[object, KernelChoice]:
@@ -179,7 +215,7 @@ def _find_difference(run: Callable[[], Tensor], expected: Tensor, tolerance: flo
 def warm_linears(model: nn.Module, row_counts: Iterable[int]) -> None:
     """Build oneDNN's kernels for these numbers of rows; the first use of a kernel takes about a millisecond more."""
     shapes = {
-        (module.in_features, module.out_features): module
+        (module.in_features, module.kernel.outputs): module
         for module in model.modules()
         if isinstance(module, PackedLinear) and module.out_features < VOCABULARY
     }

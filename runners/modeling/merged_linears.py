@@ -1,0 +1,167 @@
+"""Linear layers that get the same input, such as queries, keys and values, computed as one layer.
+
+Each call of a kernel costs a start and a barrier of the threads, and few rows leave them little to do in between: with
+40 rows three layers of 768 x 768 take 1.3 to 1.5 times as long as one of 768 x 2304.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runners.modeling.linear_kernels import KernelType, LinearKernel, describe_factors, is_timed, time_calls
+from runners.modeling.trial_cache import recall_or_try
+
+logger = logging.getLogger(__name__)
+
+Group = tuple[nn.Linear, ...]
+
+
+class _Shared:
+    """The kernel of a group, and what the last call of it computed."""
+
+    def __init__(self, kernel: LinearKernel, outputs: Sequence[int]) -> None:
+        self.kernel = kernel
+        self._outputs = [*outputs]
+        self._rows: Tensor | None = None
+        self._results: dict[int, Tensor] = {}
+
+    def take(self, index: int, rows: Tensor) -> Tensor:
+        """The result of a layer, computed for all layers at the call of the first."""
+        if rows is not self._rows or index not in self._results:
+            self._rows = rows
+            self._results = dict(enumerate(torch.split(self.kernel(rows), self._outputs, dim=-1)))
+        result = self._results.pop(index)
+        if not self._results:
+            self._rows = None
+        return result
+
+
+class MergedPart:
+    """The kernel of one layer of a group.
+
+    Attributes:
+        outputs: of all layers of the group.
+    """
+
+    def __init__(self, shared: _Shared, index: int) -> None:
+        self.outputs = shared.kernel.outputs
+        self._shared = shared
+        self._index = index
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs of the layer], a view into the result for all layers."""
+        return self._shared.take(self._index, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a layer. It holds the input, so that no later one can be the same object."""
+
+    layer: nn.Linear
+    rows: Tensor
+
+
+def find_groups(linears: Sequence[nn.Linear], run: Callable[[], Any]) -> list[Group]:
+    """Find the layers that can be merged: at every call they get the same input, one right after the other.
+
+    The last layer of an encoder may run its queries on fewer rows (`runners/encoder/last_layer.py`), so the first of
+    three that come last stays alone.
+
+    Args:
+        run: runs the model.
+    """
+    calls: list[_Call] = []
+    with _record(linears, calls):
+        run()
+    sequences: list[list[_Call]] = []
+    for call in calls:
+        if sequences and sequences[-1][-1].rows is call.rows:
+            sequences[-1].append(call)
+        else:
+            sequences.append([call])
+    found = [tuple(call.layer for call in sequence) for sequence in sequences]
+    counts = Counter(layer for layers in {*found} for layer in {*layers})
+    groups = [
+        layers for layers in dict.fromkeys(found) if _can_merge(layers) and all(counts[one] == 1 for one in layers)
+    ]
+    if groups and len(groups[-1]) > 2:
+        groups[-1] = groups[-1][1:]
+    return groups
+
+
+@torch.inference_mode()
+def merge(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> list[MergedPart] | None:
+    """Merge layers, unless that is slower than one by one, or gives other bits.
+
+    Args:
+        kernel: that each layer has.
+        tried_rows: the numbers of rows to time, and how often each.
+
+    Returns:
+        The kernel of each layer; None if the layers should stay alone.
+    """
+    outputs = [layer.out_features for layer in group]
+    key = {
+        "trial": "merged linear layers",
+        "shape": [group[0].in_features, *outputs, group[0].bias is not None],
+        "dtype": str(group[0].weight.dtype),
+        "rows": list(tried_rows),
+        "threads": torch.get_num_threads(),
+        "kernel": kernel.name,
+    }
+    merged = _merge_weights(group, kernel)
+    if not recall_or_try(key, lambda: _is_better(group, kernel, merged, tried_rows)):
+        return None
+    shared = _Shared(merged, outputs)
+    return [MergedPart(shared, index) for index in range(len(group))]
+
+
+def _merge_weights(group: Group, kernel: KernelType) -> LinearKernel:
+    weight = torch.cat([layer.weight.detach() for layer in group])
+    biases = [layer.bias.detach() for layer in group if layer.bias is not None]
+    return kernel(weight, torch.cat(biases) if biases else None)
+
+
+def _is_better(group: Group, kernel: KernelType, merged: LinearKernel, tried_rows: Mapping[int, int]) -> bool:
+    """Whether merged layers give the same bits as one by one, in less time by the product over the numbers of rows."""
+    single = [kernel(layer.weight.detach(), layer.bias) for layer in group]
+    rows = torch.randn(1, max(tried_rows), group[0].in_features).to(group[0].weight.dtype)
+    calls = [lambda part: [each(part) for each in single], lambda part: [merged(part)]]
+    seconds, outputs = time_calls(calls, rows, tried_rows)
+    same = all(torch.equal(torch.cat(apart, -1), together) for apart, [together] in zip(*outputs, strict=True))
+    speedups = {count: apart / together for count, (apart, together) in seconds.items()}
+    logger.debug(
+        "%d linear layers of %d inputs merged are %s as fast as one by one%s",
+        len(group), group[0].in_features, describe_factors(speedups), "" if same else ", with other bits",
+    )  # fmt: skip
+    return same and prod(speedups.values()) > 1
+
+
+def _can_merge(layers: Group) -> bool:
+    kinds = {(layer.weight.dtype, layer.bias is None) for layer in layers}
+    return len(layers) > 1 and len({*layers}) == len(layers) and len(kinds) == 1 and all(map(is_timed, layers))
+
+
+@contextmanager
+def _record(linears: Sequence[nn.Linear], calls: list[_Call]) -> Iterator[None]:
+    """Record the calls of layers."""
+
+    def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        assert isinstance(layer, nn.Linear)
+        calls.append(_Call(layer, inputs[0]))
+
+    handles = [linear.register_forward_pre_hook(record) for linear in linears]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
