@@ -23,8 +23,15 @@ from runners.encoder.packed_attention import PACKED_ATTENTION, AttentionCalls, L
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.max_length import position_padding
 
-# Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.
-ROW_MULTIPLE = 8
+# Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this, or of twice as many.
+ROW_MULTIPLE = 4
+_FEW_ROWS = 128
+
+
+def round_up(rows: int) -> int:
+    """The number of rows that a batch of so many tokens has."""
+    multiple = ROW_MULTIPLE if rows <= _FEW_ROWS else 2 * ROW_MULTIPLE
+    return -(-rows // multiple) * multiple
 
 
 class PackedForward(Forward):
@@ -77,7 +84,7 @@ class PackedForward(Forward):
         inputs = self._inputs
         lengths = [len(text.input_ids) for text in texts]
         bounds = np.cumsum([0, *lengths], dtype=np.int32)
-        total = -(-int(bounds[-1]) // ROW_MULTIPLE) * ROW_MULTIPLE
+        total = round_up(int(bounds[-1]))
         arrays = {"input_ids": _join([text.input_ids for text in texts], total)}
         if self._takes_positions:
             arrays["position_ids"] = _join([self._positions(text.input_ids) for text in texts], total)

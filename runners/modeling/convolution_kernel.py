@@ -19,7 +19,7 @@ from runners.modeling.trial_cache import recall_or_try
 
 # The width whose layout the weight gets; of all layouts that oneDNN asks for, most other widths share this one.
 _LAYOUT_WIDTH = 48
-_WIDTHS = range(8, 193, 8)
+_WIDTHS = range(4, 129, 4)
 # An image takes as long as so many more rows.
 _IMAGE_ROWS = 2
 # The least width of one of several images.
