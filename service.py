@@ -46,14 +46,16 @@ with exit_on_error():
 
 @cache
 def create_worker() -> Worker:
+    from protocol.open_inference.predictor.client import connect_predictor
+
+    with stop_on_error():
+        # Libraries are loaded from now on, while modules are imported.
+        runner = create_runner(localize_model(arguments), connect_predictor)
     from protocol.application import create_application
     from protocol.open_inference.grpc.server import GrpcServer
-    from protocol.open_inference.predictor.client import connect_predictor
     from runners.core.models import Models
     from runners.hosting.worker import Worker
 
-    with stop_on_error():
-        runner = create_runner(localize_model(arguments), connect_predictor)
     models = Models([runner])
     application = create_application(models, arguments, openai_prefix)
     return Worker(runner, models, application, GrpcServer(models, arguments) if arguments.enable_grpc else None)

@@ -3,8 +3,9 @@
     make bench-start
     make bench-start BENCH_START="--rounds 5 --other ../another-checkout"
 
-The first start of each checkout has an empty cache folder, so it tries kernels; the others find what it chose. With
-another checkout, both are started in turn, and the ratios are those of pairs.
+The first start of each checkout has an empty cache folder, so it tries kernels, and may compile the checkout's modules;
+the others find what it chose and compiled. With another checkout, both are started in turn, and the ratios are those of
+pairs.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def start(folder: Path, model: Path, cache: Path) -> Start:
     """Start the server of a checkout, load it and stop it."""
     began = time.monotonic()
     words = serve_words(model, "float32")
-    with serve(words, "/v2/health/live", {"XDG_CACHE_HOME": str(cache)}, folder) as url:
+    # Users' interpreters keep the bytecode of modules; an empty value is as no value.
+    environment = {"XDG_CACHE_HOME": str(cache), "PYTHONDONTWRITEBYTECODE": ""}
+    with serve(words, "/v2/health/live", environment, folder) as url:
         first_answer = time.monotonic() - began
         while not _is_ready(url):
             time.sleep(0.02)

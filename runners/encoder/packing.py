@@ -161,7 +161,8 @@ class NarrowForward(PackedForward):
         if self._last_layer is None:
             calls = AttentionCalls()
             with calls.trace.observe(self._inputs.model):
-                self._run_traced(texts, calls)
+                # Which layers make the projections does not depend on the texts.
+                self._run_traced(texts[:1], calls)
             if not calls.attends_to_all:
                 raise ValueError("attention in its last layer is causal, or has a window or a bias")
             self._last_layer = LastLayer(self._inputs.model, calls.trace.projections)

@@ -21,7 +21,7 @@ import numpy as np
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelNotReadyError
-from runners.core.garbage import collect_unloaded
+from runners.core.garbage import collect_unloaded, importing
 from runners.core.machine import count_cores
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
@@ -33,7 +33,7 @@ from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.worker import ModelWorker
-from runners.modeling.lean_imports import import_transformers
+from runners.modeling.lean_imports import import_transformers, load_torch_libraries
 from runners.modeling.load_errors import load_errors
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class EncoderRunner:
         self._worker: ModelWorker | None = None
         self._warned_of_truncation = False
         self._spin_control: SpinControl | None = None
+        # libgomp reads its environment when it is loaded.
+        prepare_spin_control()
+        load_torch_libraries()
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """One prediction per text, in order; tokenizer and model run in their threads, never on the event loop.
@@ -121,13 +124,11 @@ class EncoderRunner:
 
     def _load(self) -> LoadedModel:
         """Called in the model thread."""
-        # Before torch is imported.
-        prepare_spin_control()
-        import_transformers()
+        with importing():
+            import_transformers()
+            from runners.encoder.loader import load_encoder
         if self._arguments.predictor_host is None:
             self._spin_control = SpinControl.start(count_cores(self._arguments.workers))
-        from runners.encoder.loader import load_encoder
-
         try:
             return load_encoder(self._arguments, self._connect)
         except BaseException:

@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 
 _WORDS = "the quick brown fox jumps over a lazy dog and runs away from it into the old forest"
 # Tokens of the largest batch whose kernels are built when the model is loaded.
-_WARM_ROWS = 128
-_WARM_WORDS = (1, 30, 100)
+_WARM_ROWS = 64
+_WARM_WORDS = (30,)
 
 
 class SampleTexts:

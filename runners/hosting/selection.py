@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import EntryNotFoundError
-
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, ModelLoadError
 from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
@@ -69,7 +67,7 @@ def _infer_task(arguments: Arguments, fetch: _Fetch) -> Task | None:
     """
     try:
         task = infer_task(read_architectures(_read_json(arguments, "config.json", fetch)))
-    except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
+    except (ModelLoadError, OSError, ValueError):
         return None
     # An embedder that was trained from a language model keeps that architecture's name.
     if task in GENERATION and is_embedder(
@@ -84,7 +82,7 @@ def _find_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any | None
     """An optional file; None if it is missing or wrong."""
     try:
         return _read_json(arguments, filename, fetch)
-    except (ModelLoadError, OSError, ValueError, EntryNotFoundError):
+    except (ModelLoadError, OSError, ValueError):
         return None
 
 
@@ -97,8 +95,12 @@ def _read_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any:
 
 def _fetch_from_hub(arguments: Arguments, filename: str) -> str:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
-    return hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
+    try:
+        return hf_hub_download(arguments.model, filename, revision=arguments.model_revision)
+    except EntryNotFoundError as error:
+        raise FileNotFoundError(filename) from error
 
 
 def _find_in_cache(arguments: Arguments, filename: str) -> str:

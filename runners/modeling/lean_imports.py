@@ -8,10 +8,13 @@ where they are installed. None of these runs in an encoder, and together they ta
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import importlib.metadata
+import importlib.util
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +25,23 @@ from runners.core.errors import brief
 logger = logging.getLogger(__name__)
 
 _COMPILER = "torch._dynamo"
-# For losses and for assisted generation.
-_UNUSED_PACKAGES = ("scipy", "sklearn")
+# For losses, for assisted generation, and for the questions that `accelerate` asks about AWS.
+_UNUSED_PACKAGES = ("scipy", "sklearn", "boto3")
 _MODULES = ("transformers.modeling_utils", "transformers.models.auto.auto_factory")
+
+
+def load_torch_libraries() -> None:
+    """Load the shared libraries of `torch` in a thread, which needs no GIL, while other modules are imported."""
+    if "torch" not in sys.modules:
+        threading.Thread(target=_load_libraries, name="torch-libraries", daemon=True).start()
+
+
+def _load_libraries() -> None:
+    spec = importlib.util.find_spec("torch")
+    if spec is not None and spec.origin is not None:
+        # If it cannot be loaded, the import of `torch` says why.
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(str(Path(spec.origin).with_name("lib") / "libtorch_python.so"))
 
 
 def import_transformers() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.servers import ROOT
 
-_LEFT_OUT = ("scipy", "sklearn", "sympy", "torch._dynamo", "torch.distributed.tensor")
+_LEFT_OUT = ("scipy", "sklearn", "boto3", "sympy", "torch._dynamo", "torch.distributed.tensor")
 _SHOW = f"""
 import json, sys
 {{before}}
@@ -27,6 +27,24 @@ compiled = torch.compile(lambda number: number + 1, backend="eager")
 print(json.dumps([torch.distributed.is_available(), compiled(1), len(models._class_to_module)]))
 """
 
+# Prints, of the process after each step, whether the library is in it and whether `torch` is imported.
+_LOAD_LIBRARIES = """
+import json, sys, threading
+from pathlib import Path
+from runners.modeling.lean_imports import load_torch_libraries
+def show():
+    print(json.dumps(["libtorch_python" in Path("/proc/self/maps").read_text(), "torch" in sys.modules]))
+show()
+load_torch_libraries()
+threads = threading.enumerate()[1:]
+[thread.join() for thread in threads]
+show()
+import torch
+load_torch_libraries()
+assert torch.ones(2).sum() == 2 and len(threads) == 1 and threading.active_count() == 1
+show()
+"""
+
 
 def _show(before: str = "", after: str = "") -> list[Any]:
     program = _SHOW.format(before=before, after=after)
@@ -36,6 +54,22 @@ def _show(before: str = "", after: str = "") -> list[Any]:
 
 def test_an_encoder_s_process_has_no_compiler_and_no_training() -> None:
     assert _show() == [[]]
+
+
+def test_the_libraries_are_loaded_before_the_import() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", _LOAD_LIBRARIES], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert [json.loads(line) for line in shown.splitlines()] == [[False, False], [True, False], [True, True]]
+
+
+def test_libraries_that_cannot_be_loaded_are_left_to_the_import() -> None:
+    broken = "import ctypes; ctypes.CDLL = lambda name: (_ for _ in ()).throw(OSError(name))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", broken + "import runners.modeling.lean_imports as lean; lean._load_libraries()"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
 
 
 def test_what_was_left_out_can_be_imported_later() -> None:
