@@ -77,16 +77,17 @@ class Plan:
     rounds: int
 
     @classmethod
-    def of(cls, round_seconds: float, seconds: float) -> Plan:
+    def of(cls, prompt_seconds: float, token_seconds: float, seconds: float) -> Plan:
         """
         Args:
-            round_seconds: what a round of all loads takes with the most tokens.
+            prompt_seconds: what the prompts of a round of all loads take.
+            token_seconds: what each token of the answers adds to a round.
             seconds: the time for all rounds.
         """
-        if round_seconds * _LEAST_ROUNDS <= seconds:
-            return cls(_MOST_TOKENS, min(_MOST_ROUNDS, int(seconds / round_seconds)))
-        tokens = max(_LEAST_TOKENS, int(_MOST_TOKENS * seconds / (round_seconds * _LEAST_ROUNDS)))
-        return cls(tokens, max(1, min(_LEAST_ROUNDS, int(seconds * _MOST_TOKENS / (round_seconds * tokens)))))
+        fitting = int((seconds / _LEAST_ROUNDS - prompt_seconds) / token_seconds)
+        tokens = min(max(fitting, _LEAST_TOKENS), _MOST_TOKENS)
+        rounds = int(seconds / (prompt_seconds + tokens * token_seconds))
+        return cls(tokens, min(max(rounds, 1), _MOST_ROUNDS))
 
 
 Results = dict[int, dict[str, list[Measured]]]
@@ -152,11 +153,11 @@ def _measure_all(urls: dict[str, str], callers: list[int], deadline: float) -> t
             sides[name](1)
         sys.stderr.write(f"{number} callers are ready\n")
     began = time.monotonic()
-    for sides in loads.values():
-        for load in sides.values():
-            load(_TRIAL_TOKENS)
+    tried = [load(_TRIAL_TOKENS) for sides in loads.values() for load in sides.values()]
     now = time.monotonic()
-    plan = Plan.of((now - began) * _MOST_TOKENS / _TRIAL_TOKENS, max(1.0, deadline - now))
+    prompt_seconds = sum(one.first_token for one in tried) / 1000
+    token_seconds = (now - began - prompt_seconds) / _TRIAL_TOKENS
+    plan = Plan.of(prompt_seconds, token_seconds, max(1.0, deadline - now))
     results: Results = {number: {} for number in loads}
     turns = {
         (number, name): partial(load, plan.tokens) for number, sides in loads.items() for name, load in sides.items()

@@ -6,19 +6,18 @@ from benchmarks.generation import Measured, Plan, make_table
 
 
 @pytest.mark.parametrize(
-    ("round_seconds", "seconds", "plan"),
+    ("prompt_seconds", "token_seconds", "seconds", "plan"),
     [
-        (10, 400, Plan(64, 10)),
-        (50, 400, Plan(64, 8)),
-        # Four rounds of shorter answers.
-        (200, 400, Plan(32, 4)),
-        # Not even four rounds of the shortest.
-        (3200, 800, Plan(8, 2)),
-        (32000, 400, Plan(8, 1)),
+        pytest.param(2, 0.125, 400, Plan(64, 10), id="the most"),
+        pytest.param(18, 0.5, 400, Plan(64, 8), id="the most tokens"),
+        pytest.param(20, 2.5, 400, Plan(32, 4), id="four rounds of shorter answers"),
+        pytest.param(90, 1, 400, Plan(10, 4), id="prompts take most of the time"),
+        pytest.param(0, 50, 800, Plan(8, 2), id="two rounds of the shortest answers"),
+        pytest.param(100, 500, 400, Plan(8, 1), id="one round in any case"),
     ],
 )
-def test_as_much_as_fits_the_time(round_seconds: float, seconds: float, plan: Plan) -> None:
-    assert Plan.of(round_seconds, seconds) == plan
+def test_as_much_as_fits_the_time(prompt_seconds: float, token_seconds: float, seconds: float, plan: Plan) -> None:
+    assert Plan.of(prompt_seconds, token_seconds, seconds) == plan
 
 
 def test_ratios_are_those_of_pairs() -> None:
