@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -100,8 +100,7 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
             return data if form is None else await decode_message(data, form, self._limits)
         if len(data) > _MOST_OTHER_BYTES:
             raise InputError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
-        with _message_errors():
-            return decode(data)
+        return _decode_with(decode, data)
 
     async def _begin(self, decode: Decode, context: Context, releases: list[Release]) -> Any:
         """Count a call until it is over, and read its only message; abort it if there is no room for it."""
@@ -159,18 +158,20 @@ async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M
         InputError: the bytes are not such a message; gRPC itself would answer with UNKNOWN.
     """
 
-    def read() -> M:
-        with _message_errors():
-            check_message_amounts(data, form, limits)
-            return form.FromString(data)
+    def read(data: bytes) -> M:
+        check_message_amounts(data, form, limits)
+        return form.FromString(data)
 
-    return await offload_large(read, len(data), INLINE_BYTES)
+    return await offload_large(lambda: _decode_with(read, data), len(data), INLINE_BYTES)
 
 
-@contextlib.contextmanager
-def _message_errors() -> Iterator[None]:
+def _decode_with(decode: Callable[[bytes], T], data: bytes) -> T:
+    """
+    Raises:
+        InputError: the bytes are not such a message.
+    """
     try:
-        yield
+        return decode(data)
     except DecodeError as error:
         raise InputError("the message is not this call's request") from error
 
