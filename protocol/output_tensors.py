@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_ax
     # A single number of a text has no places for tokens.
     if columns and shape:
         shape[token_axis] = max(shape[token_axis], columns)
-    datatype = _DATATYPES[arrays[0].dtype.name]
+    datatype = _datatype(arrays[0].dtype)
     if all(list(array.shape) == shape for array in arrays):
         stacked = np.stack(arrays)
     else:
@@ -136,6 +137,12 @@ def _stack(name: str, arrays: Sequence[NDArray[Any]], columns: int = 0, token_ax
             stacked[region] = array
     flat = stacked.ravel()
     return Tensor(name, datatype, list(stacked.shape), _list_elements(flat) if datatype == BYTES else flat)
+
+
+@cache
+def _datatype(dtype: np.dtype[Any]) -> str:
+    """Kept, because numpy makes a type's name anew each time."""
+    return _DATATYPES[dtype.name]
 
 
 def _list_elements(flat: NDArray[Any]) -> list[str]:

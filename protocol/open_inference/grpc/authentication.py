@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -18,7 +18,7 @@ from runners.core.request_limits import RequestLimits
 REQUEST_ID = "x-request-id"
 
 
-class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+class RefuseForbidden:
     """Checks the key of every call that is not open, unknown calls included."""
 
     def __init__(self, access: Access, limits: RequestLimits, log_calls: bool) -> None:
@@ -30,18 +30,17 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         self._limits = limits
         self._log_calls = log_calls
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+    def check(self, details: grpc.HandlerCallDetails) -> Any:
+        """The handler that refuses a call; None for a call that may pass."""
         metadata = details.invocation_metadata or ()
         try:
             # gRPC accepts headers of 16 MiB from a client that has not acknowledged its settings.
             self._limits.check("max_headers", len(metadata), "headers")
         except LimitExceededError as error:
             return self._refuse(error, details.method, None)
-        if details.method in OPEN_CALLS:
-            return await continuation(details)
         is_change = details.method in CHANGING_CALLS
-        if not is_change and not self._access.asks_clients:
-            return await continuation(details)
+        if details.method in OPEN_CALLS or (not is_change and not self._access.asks_clients):
+            return None
         # Values of names that end in -bin are bytes.
         texts = [(name, value) for name, value in metadata if isinstance(value, str)]
         headers = [(name.encode(), value.encode()) for name, value in texts]
@@ -52,7 +51,7 @@ class RefuseForbidden(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                 self._access.check_client(headers)
         except ProtocolError as error:
             return self._refuse(error, details.method, dict(texts).get(REQUEST_ID))
-        return await continuation(details)
+        return None
 
     def _refuse(self, error: Exception, method: str, request_id: str | None) -> Any:
         started = time.perf_counter()

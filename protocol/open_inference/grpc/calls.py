@@ -1,14 +1,14 @@
-"""The interceptor of all gRPC calls, which reads, counts and decodes messages within limits, and sends answers.
+"""The handlers of all gRPC calls, which read, count and decode messages within limits, and send answers.
 
-It replaces every handler by one that reads its own messages: gRPC reads the message of a unary call before it calls the
-handler.
+They replace the services' own handlers by ones that read their messages: gRPC reads the message of a unary call before
+it calls the handler.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -17,11 +17,12 @@ from google.protobuf.message import DecodeError, Message
 
 from protocol.http.errors import ProtocolError, describe_error, grpc_code
 from protocol.http.offload import offload_large
+from protocol.open_inference.grpc.authentication import RefuseForbidden
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_message_amounts
 from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
 from runners.core.request_limits import RequestLimits
-from runners.core.sent_answers import collect_releases, release_all
+from runners.core.sent_answers import Release, collect_releases, release_all
 
 logger = logging.getLogger(__name__)
 
@@ -35,41 +36,63 @@ INLINE_BYTES = 32 * 2**10
 _MOST_OTHER_BYTES = 64 * 2**10
 
 
-class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Bounds all calls together, and reads and decodes their messages."""
+class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Bounds all calls together, and reads and decodes their messages.
 
-    def __init__(self, intake: Intake, limits: RequestLimits, forms: Mapping[str, type[Message] | None]) -> None:
+    Services are added to it as to a server. To gRPC's server it is the only handler: for each call, that server sets up
+    its wait for the next call of every method which it knows by name, and runs a coroutine for every interceptor.
+    """
+
+    def __init__(
+        self,
+        forbidden: RefuseForbidden,
+        intake: Intake,
+        limits: RequestLimits,
+        forms: Mapping[str, type[Message] | None],
+    ) -> None:
         """
         Args:
             forms: by method, the message that it takes if that may be large; None for a method that decodes its own.
         """
+        self._forbidden = forbidden
         self._intake = intake
         self._limits = limits
         self._forms = forms
-        # By method, gRPC's handler and the one that replaces it.
-        self._bound: dict[str, tuple[Any, Any]] = {}
+        self._handlers: dict[str, Any] = {}
 
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        known = self._bound.get(details.method)
-        if known is None or known[0] is not handler:
-            known = self._bound[details.method] = handler, self._bind(handler, details.method)
-        return known[1]
+    def add_generic_rpc_handlers(self, _: Sequence[grpc.GenericRpcHandler]) -> None:
+        """The same methods come by their names."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Add the methods of a service."""
+        for name, handler in handlers.items():
+            method = f"/{service}/{name}"
+            self._handlers[method] = self._bind(handler, method)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """The handler of a call; None for an unknown one."""
+        return self._forbidden.check(handler_call_details) or self._handlers.get(handler_call_details.method)
 
     def _bind(self, handler: Any, method: str) -> Any:
         """The handler of a method that reads its own messages."""
         encode = partial(_encode, handler.response_serializer)
         decode = partial(self._decode, method, handler.request_deserializer)
+
+        # Functions, because gRPC asks of each call's handler what it is, which takes longer for others.
+        async def answer(_: Any, context: Context) -> Any:
+            return await self._answer(handler.unary_unary, decode, context)
+
+        async def answer_with_stream(_: Any, context: Context) -> None:
+            await self._answer_with_stream(handler.unary_stream, decode, context)
+
+        async def answer_stream(_: Any, context: Context) -> None:
+            await self._answer_stream(handler.stream_stream, decode, context)
+
         if handler.request_streaming:
-            answer = partial(self._answer_stream, handler.stream_stream, decode)
-        elif handler.response_streaming:
-            answer = partial(self._answer_with_stream, handler.unary_stream, decode)
-        else:
-            answer_one = partial(self._answer, handler.unary_unary, decode)
-            return grpc.stream_unary_rpc_method_handler(answer_one, None, encode)
-        return grpc.stream_stream_rpc_method_handler(answer, None, encode)
+            return grpc.stream_stream_rpc_method_handler(answer_stream, None, encode)
+        if handler.response_streaming:
+            return grpc.stream_stream_rpc_method_handler(answer_with_stream, None, encode)
+        return grpc.stream_unary_rpc_method_handler(answer, None, encode)
 
     async def _decode(self, method: str, decode: Callable[[bytes], Any], data: bytes) -> Any:
         if method in self._forms:
@@ -77,40 +100,41 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             return data if form is None else await decode_message(data, form, self._limits)
         if len(data) > _MOST_OTHER_BYTES:
             raise InputError(f"the message has {len(data)} bytes; this call takes {_MOST_OTHER_BYTES}")
-        with _message_errors():
-            return decode(data)
+        return _decode_with(decode, data)
 
-    async def _begin(self, decode: Decode, context: Context) -> Any:
-        """Count a call and read its only message, or abort it if there is no room for it."""
+    async def _begin(self, decode: Decode, context: Context, releases: list[Release]) -> Any:
+        """Count a call until it is over, and read its only message; abort it if there is no room for it."""
+        context.add_done_callback(lambda _: release_all(releases))
         try:
-            self._intake.enter(context)
-            return await decode(await self._read(context))
+            releases.append(self._intake.enter())
+            if (data := await self._intake.read(context)) is None:
+                raise InputError("the call has no message")
+            return await decode(data)
         except (ProtocolError, RunnerError) as error:
             await _abort(context, error)
 
-    async def _answer(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> Any:
-        request = await self._begin(decode, context)
+    async def _answer(self, answer: Callable[..., Any], decode: Decode, context: Context) -> Any:
         releases = collect_releases()
-        context.add_done_callback(lambda _: release_all(releases))
-        response = await answer(request, context)
+        response = await answer(await self._begin(decode, context, releases), context)
         if isinstance(response, bytes):
             try:
                 size = self._intake.take_answer(len(response))
             except RunnerError as error:
                 await _abort(context, error)
             if size:
-                context.add_done_callback(lambda _: self._intake.give_answer(size))
+                releases.append(partial(self._intake.give_answer, size))
         return response
 
-    async def _answer_with_stream(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> None:
-        request = await self._begin(decode, context)
+    async def _answer_with_stream(self, answer: Callable[..., Any], decode: Decode, context: Context) -> None:
+        request = await self._begin(decode, context, [])
         async with contextlib.aclosing(answer(request, context)) as responses:
             async for response in responses:
                 await context.write(response)
 
-    async def _answer_stream(self, answer: Callable[..., Any], decode: Decode, _: Any, context: Context) -> None:
+    async def _answer_stream(self, answer: Callable[..., Any], decode: Decode, context: Context) -> None:
         try:
-            self._intake.enter(context)
+            leave = self._intake.enter()
+            context.add_done_callback(lambda _: leave())
             async with self._intake.stream() as stream:
 
                 async def read() -> AsyncIterator[Any]:
@@ -125,12 +149,6 @@ class BoundCalls(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         except (ProtocolError, RunnerError) as error:
             await _abort(context, error)
 
-    async def _read(self, context: Context) -> bytes:
-        data = await self._intake.read(context)
-        if data is None:
-            raise InputError("the call has no message")
-        return data
-
 
 async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:
     """Decode a message, in a thread if it is large.
@@ -140,18 +158,20 @@ async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M
         InputError: the bytes are not such a message; gRPC itself would answer with UNKNOWN.
     """
 
-    def read() -> M:
-        with _message_errors():
-            check_message_amounts(data, form, limits)
-            return form.FromString(data)
+    def read(data: bytes) -> M:
+        check_message_amounts(data, form, limits)
+        return form.FromString(data)
 
-    return await offload_large(read, len(data), INLINE_BYTES)
+    return await offload_large(lambda: _decode_with(read, data), len(data), INLINE_BYTES)
 
 
-@contextlib.contextmanager
-def _message_errors() -> Iterator[None]:
+def _decode_with(decode: Callable[[bytes], T], data: bytes) -> T:
+    """
+    Raises:
+        InputError: the bytes are not such a message.
+    """
     try:
-        yield
+        return decode(data)
     except DecodeError as error:
         raise InputError("the message is not this call's request") from error
 

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias, cast
 
 import grpc
 
-from protocol.http.errors import MessageTimeoutError
+from protocol.http.errors import MessageTimeoutError, ProtocolError
 from runners.core.arguments import Arguments
-from runners.core.errors import OverloadedError
+from runners.core.errors import OverloadedError, RunnerError
+from runners.core.sent_answers import Release
 
 Context: TypeAlias = "grpc.aio.ServicerContext"
 
@@ -38,6 +39,10 @@ class Intake:
         places = max(4, arguments.max_buffered_bytes // arguments.grpc_max_receive_message_length)
         self._free = max(1, places // 4)
         self._slow = places - self._free
+        # The messages that have just begun, the oldest first, and the clock that finds those that are slow: one for
+        # all, since nearly every message is read before it is due.
+        self._begun: dict[_Arriving, None] = {}
+        self._clock: asyncio.TimerHandle | None = None
         # The calls whose messages wait to be read, by connection.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._calls = 0
@@ -45,8 +50,8 @@ class Intake:
         # The clocks of the streams, and when each last had a message; the longest idle stream is first.
         self._streams: dict[asyncio.Timeout, float] = {}
 
-    def enter(self, context: Context) -> None:
-        """Count a call, until it is over.
+    def enter(self) -> Release:
+        """Count a call, until the returned function is called.
 
         Raises:
             OverloadedError: there are too many.
@@ -58,9 +63,9 @@ class Intake:
                 _RETRY_SECONDS,
             )
         self._calls += 1
-        context.add_done_callback(self._leave)
+        return self._leave
 
-    def _leave(self, _: Context) -> None:
+    def _leave(self) -> None:
         self._calls -= 1
 
     async def read(self, context: Context) -> bytes | None:
@@ -70,28 +75,57 @@ class Intake:
             MessageTimeoutError: the message does not arrive in time.
             OverloadedError: the message arrives slowly, as too many others do.
         """
-        await self._wait_for_turn(context)
-        arriving = _Arriving(self)
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait_for_turn(context)
+        loop = asyncio.get_running_loop()
+        arriving = _Arriving(loop.time() + _SOON)
+        self._begun[arriving] = None
+        if self._clock is None:
+            self._clock = loop.call_at(arriving.due, self._find_slow)
         try:
             data = await arriving.read(context)
         finally:
-            arriving.end()
+            if arriving.is_slow:
+                self._slow += 1
+            else:
+                self._begun.pop(arriving, None)
+                self._end_turn()
         return None if data is grpc.aio.EOF else cast(bytes, data)
 
+    def _find_slow(self) -> None:
+        """Give the messages that are due one of the places for slow ones each, while there are any."""
+        loop = asyncio.get_running_loop()
+        self._clock = None
+        for arriving in list(self._begun):
+            if arriving.due > loop.time():
+                self._clock = loop.call_at(arriving.due, self._find_slow)
+                return
+            del self._begun[arriving]
+            if self._slow:
+                self._slow -= 1
+                arriving.become_slow(self._arguments.body_timeout)
+                self._end_turn()
+            else:
+                arriving.fail(
+                    OverloadedError(
+                        "as many messages as the server takes (max_buffered_bytes) arrive slowly; try again later",
+                        _RETRY_SECONDS,
+                    )
+                )
+
     async def _wait_for_turn(self, context: Context) -> None:
-        if self._free:
-            self._free -= 1
-            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(context.peer(), deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.end_turn()
+                self._end_turn()
             raise
 
-    def end_turn(self) -> None:
+    def _end_turn(self) -> None:
         """Let the next connection read a message."""
         while self._waiting:
             connection = next(iter(self._waiting))
@@ -103,21 +137,6 @@ class Intake:
                 turn.set_result(None)
                 return
         self._free += 1
-
-    def take_slow_place(self) -> bool:
-        """Whether one more message may arrive slowly; if so, `give_slow_place` must follow."""
-        if not self._slow:
-            return False
-        self._slow -= 1
-        return True
-
-    def give_slow_place(self) -> None:
-        self._slow += 1
-
-    @property
-    def message_seconds(self) -> float:
-        """The seconds in which a message must arrive."""
-        return self._arguments.body_timeout
 
     @contextlib.asynccontextmanager
     async def stream(self) -> AsyncIterator[asyncio.Timeout]:
@@ -181,39 +200,40 @@ class Intake:
 class _Arriving:
     """A message that arrives. After 0.25 s it needs one of the places for slow messages."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._is_slow = False
-        self._refused = False
-        self._clock = asyncio.timeout(None)
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(loop.time() + _SOON, self._become_slow)
+    __slots__ = ("_error", "_expiry", "_task", "due")
+
+    def __init__(self, due: float) -> None:
+        """
+        Args:
+            due: when it needs a place, on the event loop's clock.
+        """
+        self.due = due
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._expiry: asyncio.TimerHandle | None = None
+        self._error: ProtocolError | RunnerError | None = None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has a place."""
+        return self._expiry is not None
 
     async def read(self, context: Context) -> Any:
+        """Read it, unless `fail` ends that; asyncio.timeout does the same, but costs more than the rest of a read."""
         try:
-            async with self._clock:
-                return await context.read()
-        except TimeoutError:
-            if self._refused:
-                raise OverloadedError(
-                    "as many messages as the server takes (max_buffered_bytes) arrive slowly; try again later",
-                    _RETRY_SECONDS,
-                ) from None
-            raise MessageTimeoutError("the message did not arrive in time (body_timeout)") from None
+            return await context.read()
+        except asyncio.CancelledError:
+            if self._error is None or self._task.uncancel():
+                raise
+            raise self._error from None
+        finally:
+            if self._expiry is not None:
+                self._expiry.cancel()
 
-    def _become_slow(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._intake.take_slow_place():
-            self._is_slow = True
-            self._intake.end_turn()
-            self._clock.reschedule(now + self._intake.message_seconds - _SOON)
-        else:
-            self._refused = True
-            self._clock.reschedule(now)
+    def become_slow(self, seconds: float) -> None:
+        """Note that it has a place, and must have arrived `seconds` after its begin."""
+        error = MessageTimeoutError("the message did not arrive in time (body_timeout)")
+        self._expiry = asyncio.get_running_loop().call_at(self.due - _SOON + seconds, self.fail, error)
 
-    def end(self) -> None:
-        self._timer.cancel()
-        if self._is_slow:
-            self._intake.give_slow_place()
-        else:
-            self._intake.end_turn()
+    def fail(self, error: ProtocolError | RunnerError) -> None:
+        self._error = error
+        self._task.cancel()

@@ -6,7 +6,7 @@ import logging
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from protocol.http.connections.descriptors import reserve_descriptors
 from protocol.http.middleware.authentication import Access
@@ -46,18 +46,15 @@ class GrpcServer:
         arguments = self._arguments
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_fault)
         intake = Intake(arguments)
-        server = grpc.aio.server(
-            interceptors=[
-                RefuseForbidden(Access(arguments), arguments, arguments.enable_latency_logging),
-                BoundCalls(intake, arguments, MESSAGES),
-            ],
-            options=_server_options(arguments),
-        )
+        forbidden = RefuseForbidden(Access(arguments), arguments, arguments.enable_latency_logging)
+        calls = BoundCalls(forbidden, intake, arguments, MESSAGES)
         add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            InferenceService(self._models, arguments, intake), server
+            InferenceService(self._models, arguments, intake), calls
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        _enable_reflection(server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_create_reflection(), calls)
+        server = grpc.aio.server(options=_server_options(arguments))
+        server.add_generic_rpc_handlers([calls])
         address = f"[::]:{arguments.grpc_port}"
         credentials = read_grpc_credentials(arguments)
         if credentials is None:
@@ -97,11 +94,11 @@ def _server_options(arguments: Arguments) -> list[tuple[str, int]]:
     ]
 
 
-def _enable_reflection(server: grpc.aio.Server) -> None:
+def _create_reflection() -> reflection.aio.ReflectionServicer:
     pool = messages.DESCRIPTOR.pool
     for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
         pool.AddSerializedFile(file.serialized_pb)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool)
+    return reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), pool)
 
 
 def _is_fault(record: logging.LogRecord) -> bool:

@@ -119,11 +119,11 @@ class InferenceService(GRPCInferenceServiceServicer):
     async def _guard(self, context: Context, method: str, answer: Callable[[], Awaitable[T]]) -> T:
         """Await the answer, or end the call with the error's code; answer and log get the client's request id."""
         started = time.perf_counter()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        client_id = metadata.get(REQUEST_ID) or None
+        client_id = dict(context.invocation_metadata() or ()).get(REQUEST_ID) or None
         request_id.set(client_id)
         echo = () if client_id is None else ((REQUEST_ID, client_id),)
-        context.set_trailing_metadata(echo)
+        if echo:
+            context.set_trailing_metadata(echo)
         status = grpc.StatusCode.CANCELLED
         try:
             response = await answer()

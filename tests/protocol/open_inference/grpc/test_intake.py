@@ -98,9 +98,15 @@ def test_more_calls_than_a_connection_may_have_wait(served: Served, dial: Dial) 
 
 
 def test_a_message_must_come_in_time(served: Served, dial: Dial) -> None:
-    assert code(begin(dial(served, body_timeout=0.5))) == (
+    channel = dial(served, body_timeout=0.5)
+    calls = []
+    for _ in range(3):
+        calls.append(begin(channel))
+        # Each is due later than the one before.
+        time.sleep(0.1)
+    assert [code(call) for call in calls] == [
         "DEADLINE_EXCEEDED: the message did not arrive in time (body_timeout)"
-    )
+    ] * 3
 
 
 def test_slow_messages_have_places_of_their_own(served: Served, dial: Dial) -> None:
