@@ -116,7 +116,7 @@ class ModelArguments(ArgumentGroup):
         description="the model computes in this data type; unset, it is float32; `auto` is float16 on a GPU and "
         "float32 on a CPU; an encoder on a CPU that is slower in the data type logs a warning, and does not start if "
         "it is more than 2 times slower; on vLLM, unset and `auto` are the checkpoint's data type, but float32 for "
-        "bfloat16 on an x86 CPU without instructions for it, where the model is a folder and the memory suffices",
+        "bfloat16 on an x86 CPU without instructions for it, where the memory suffices",
     )
     max_length: Annotated[int | None, BeforeValidator(_parse_count)] = Field(
         None,

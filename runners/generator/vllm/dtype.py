@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
 from runners.core.arguments import Arguments
@@ -21,6 +21,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16"})
 # Flags of x86 CPUs for which float32 has been measured.
 _MEASURED = "avx2"
+_WEIGHTS = "*.safetensors"
 
 
 def choose_dtype(arguments: Arguments, cpuinfo: Path = _CPUINFO, memory: int | None = None) -> str | None:
@@ -29,13 +30,15 @@ def choose_dtype(arguments: Arguments, cpuinfo: Path = _CPUINFO, memory: int | N
     Args:
         memory: the bytes that can be allocated; None to ask the machine.
     """
-    folder = Path(arguments.model)
-    if arguments.dtype not in (None, "auto") or not _is_bfloat16(folder):
+    if arguments.dtype not in (None, "auto"):
         return arguments.dtype
     flags = _read_flags(cpuinfo)
     if _MEASURED not in flags or not flags.isdisjoint(_BFLOAT16):
         return arguments.dtype
-    needed = 2 * sum(_sizes(folder))
+    size = _measure_bfloat16(arguments)
+    if not size:
+        return arguments.dtype
+    needed = 2 * size
     free = available_memory() if memory is None else memory
     # The other half is for the cache.
     if needed > free // 2:
@@ -45,17 +48,34 @@ def choose_dtype(arguments: Arguments, cpuinfo: Path = _CPUINFO, memory: int | N
     return "float32"
 
 
-def _is_bfloat16(folder: Path) -> bool:
-    """Whether the model is a folder with weights in bfloat16; a model on the hub, of unknown size, is not."""
+def _measure_bfloat16(arguments: Arguments) -> int:
+    """The bytes of the model's weights if they are in bfloat16; 0 if they are not, or if that cannot be found out."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-        return "bfloat16" in (config.get("dtype"), config.get("torch_dtype")) and any(_sizes(folder))
-    except (OSError, ValueError, AttributeError):
-        return False
+        folder = Path(arguments.model)
+        path = folder / "config.json" if folder.is_dir() else _download_config(arguments)
+        config = json.loads(path.read_bytes())
+        if "bfloat16" not in (config.get("dtype"), config.get("torch_dtype")):
+            return 0
+        size = sum(file.stat().st_size for file in path.parent.glob(_WEIGHTS))
+        return size if size or folder.is_dir() else _ask_for_size(arguments)
+    except Exception as error:
+        # vLLM says what is wrong with the model.
+        logger.debug("the model's data type is not known: %s", type(error).__name__)
+        return 0
 
 
-def _sizes(folder: Path) -> Iterable[int]:
-    return (path.stat().st_size for path in folder.glob("*.safetensors"))
+def _download_config(arguments: Arguments) -> Path:
+    """config.json in the hub's cache; weights of an earlier start are in the same folder."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(arguments.model, "config.json", revision=arguments.model_revision))
+
+
+def _ask_for_size(arguments: Arguments) -> int:
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(arguments.model, revision=arguments.model_revision, files_metadata=True)
+    return sum(file.size or 0 for file in info.siblings or () if fnmatch(file.rfilename, _WEIGHTS))
 
 
 def _read_flags(cpuinfo: Path) -> frozenset[str]:

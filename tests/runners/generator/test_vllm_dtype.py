@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from runners.core.arguments import Arguments
 from runners.generator.vllm.dtype import choose_dtype
+from tests.hub import Hub
 
 AVX2, AVX512, AMX, ARM = "fma avx2", "avx2 avx512f avx512_bf16", "avx2 avx512f amx_bf16", ""
 
@@ -43,3 +47,29 @@ def test_a_folder_that_says_nothing(config: str | None, tmp_path: Path) -> None:
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     assert choose_dtype(Arguments.model_validate({"model_dir": str(tmp_path)})) is None
+
+
+@pytest.mark.parametrize(("dtype", "chosen"), [("bfloat16", "float32"), ("float16", None)])
+def test_a_model_on_the_hub(dtype: str, chosen: str | None, tmp_path: Path) -> None:
+    """In a process of its own, because huggingface_hub reads its environment when it is imported."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: {AVX2}\n")
+    program = (
+        "from pathlib import Path\n"
+        "from runners.core.arguments import Arguments\n"
+        "from runners.generator.vllm.dtype import choose_dtype\n"
+        "arguments = Arguments.model_validate({'model_id': 'owner/model'})\n"
+        f"print(choose_dtype(arguments, Path({str(cpuinfo)!r}), 4000), choose_dtype(arguments, Path({str(cpuinfo)!r}), 3999))"
+    )
+    files = {"config.json": json.dumps({"dtype": dtype}).encode(), "model.safetensors": bytes(1000)}
+    with Hub(files) as hub:
+        environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+        said = subprocess.run([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        assert [name for name, _ in hub.asked] == ["config.json"]
+    assert said.stdout.split() == [str(chosen), "None"]
+
+
+def test_a_model_on_the_hub_that_cannot_be_asked(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: {AVX2}\n")
+    assert choose_dtype(Arguments.model_validate({"model_id": "owner/unknown"}), cpuinfo, 4000) is None
