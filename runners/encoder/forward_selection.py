@@ -69,7 +69,12 @@ def select_forward(probe: Probe, padding_side: str) -> tuple[Forward, str]:
         candidates = _check_in_float32(probe, candidates, refusals)
     few = slice(_PADDED_TEXTS)
     expected = torch.cat(probe.expected[few])
-    logger.info("%s", pack_linears(probe.inputs.model, lambda: torch.cat(probe.run_alone(probe.texts[few])), expected))
+    is_narrow = any(isinstance(candidate, NarrowForward) for candidate in candidates)
+
+    def run() -> Tensor:
+        return torch.cat(probe.run_alone(probe.texts[few]))
+
+    logger.info("%s", pack_linears(probe.inputs.model, run, expected, parts_last=is_narrow))
     forward, difference = _find_correct(probe, candidates, probe.expected, refusals)
     limit = probe.inputs.rope.limit
     if limit is None:

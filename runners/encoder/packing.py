@@ -23,14 +23,15 @@ from runners.encoder.packed_attention import PACKED_ATTENTION, AttentionCalls, L
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.max_length import position_padding
 
-# Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this, or of twice as many.
+# Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.
 ROW_MULTIPLE = 4
-_FEW_ROWS = 128
+# The multiples for larger batches, and for all: oneDNN keeps 1024 kernels, and a model has about five shapes of layers.
+_MULTIPLES = {513: 16, 129: 8, 0: ROW_MULTIPLE}
 
 
 def round_up(rows: int) -> int:
     """The number of rows that a batch of so many tokens has."""
-    multiple = ROW_MULTIPLE if rows <= _FEW_ROWS else 2 * ROW_MULTIPLE
+    multiple = next(multiple for least, multiple in _MULTIPLES.items() if rows >= least)
     return -(-rows // multiple) * multiple
 
 

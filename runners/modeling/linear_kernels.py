@@ -30,6 +30,8 @@ _LAYOUT_ROWS = 512
 # With fewer rows MKL calls other kernels, whose sums have another order.
 _LEAST_MKL_ROWS = 16
 _LEAST_SPEEDUP = 0.8
+# Numbers of rows whose bits are compared: most batches of few rows, and some that are cut in several ways.
+_COMPARED_ROWS = (1, 2, 3, *range(4, 65, 4), 104, 200, 392, 808)
 # Layers with fewer weights take microseconds in all forms, so their timing does not count.
 _SMALL_LAYER = 2**18
 # A layer with more outputs is a vocabulary layer: it is large, but runs on few rows.
@@ -144,13 +146,13 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
         tried_rows: the numbers of rows to time, and how often each.
 
     Raises:
-        AttributeError, RuntimeError: not even the first kernel can be made.
+        AttributeError, RuntimeError: not even the first kernel can be made for a layer whose kernels are timed.
     """
     weight, bias = linear.weight.detach(), linear.bias
     first, *others = KERNELS
-    calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
     if not is_timed(linear):
         return KernelChoice(first, {})
+    calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
     types: list[KernelType] = [first]
     for kernel in others:
         try:
@@ -163,10 +165,17 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
     speedups = [{count: each[0] / each[index] for count, each in seconds.items()} for index in range(1, len(calls))]
     same = [all(torch.equal(many[:, : one.shape[1]], one) for one in few) for *few, many in outputs[1:]]
     _log_trial(linear, types, speedups, same)
-    eligible = [index for index, is_same in enumerate(same) if is_same] or [0]
-    best = max(eligible, key=lambda index: prod(speedups[index].values()))
+    fastest_first = sorted(range(len(types)), key=lambda index: prod(speedups[index].values()), reverse=True)
+    best = next((index for index in fastest_first if same[index] and _keeps_bits(calls[1 + index], rows)), 0)
     is_slow = min(speedups[best].values()) < _LEAST_SPEEDUP
     return KernelChoice(None if is_slow else types[best], speedups[best])
+
+
+def _keeps_bits(kernel: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
+    """Whether a row has the same bits at each of many numbers of rows, for which a kernel may have other forms."""
+    expected = kernel(rows)
+    counts = [count for count in _COMPARED_ROWS if count < rows.shape[1]]
+    return all(torch.equal(kernel(rows[:, :count].contiguous()), expected[:, :count]) for count in counts)
 
 
 def time_calls(

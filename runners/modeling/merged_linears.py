@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 Group = tuple[nn.Linear, ...]
 
+# Less is slower, and not only the noise of the trial.
+_LEAST_SPEEDUP = 0.95
+
 
 class _Shared:
     """The kernel of a group, and what the last call of it computed."""
@@ -36,10 +39,13 @@ class _Shared:
 
     def take(self, index: int, rows: Tensor) -> Tensor:
         """The result of a layer, computed for all layers at the call of the first."""
-        if rows is not self._rows or index not in self._results:
-            self._rows = rows
-            self._results = dict(enumerate(torch.split(self.kernel(rows), self._outputs, dim=-1)))
-        result = self._results.pop(index)
+        result = self._results.pop(index, None) if rows is self._rows else None
+        if result is None:
+            # Nothing is kept if the kernel fails.
+            self._rows, self._results = None, {}
+            results = dict(enumerate(torch.split(self.kernel(rows), self._outputs, dim=-1)))
+            result = results.pop(index)
+            self._rows, self._results = rows, results
         if not self._results:
             self._rows = None
         return result
@@ -70,14 +76,13 @@ class _Call:
     rows: Tensor
 
 
-def find_groups(linears: Sequence[nn.Linear], run: Callable[[], Any]) -> list[Group]:
+def find_groups(linears: Sequence[nn.Linear], run: Callable[[], Any], parts_last: bool) -> list[Group]:
     """Find the layers that can be merged: at every call they get the same input, one right after the other.
-
-    The last layer of an encoder may run its queries on fewer rows (`runners/encoder/last_layer.py`), so the first of
-    three that come last stays alone.
 
     Args:
         run: runs the model.
+        parts_last: whether the last queries may run on fewer rows than their keys and values
+            (`runners/encoder/last_layer.py`), so that the first of three layers that come last must stay alone.
     """
     calls: list[_Call] = []
     with _record(linears, calls):
@@ -93,7 +98,7 @@ def find_groups(linears: Sequence[nn.Linear], run: Callable[[], Any]) -> list[Gr
     groups = [
         layers for layers in dict.fromkeys(found) if _can_merge(layers) and all(counts[one] == 1 for one in layers)
     ]
-    if groups and len(groups[-1]) > 2:
+    if parts_last and groups and len(groups[-1]) > 2:
         groups[-1] = groups[-1][1:]
     return groups
 
@@ -108,6 +113,9 @@ def merge(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> li
 
     Returns:
         The kernel of each layer; None if the layers should stay alone.
+
+    Raises:
+        RuntimeError: the kernel does not exist for the merged shape, or there is too little memory.
     """
     outputs = [layer.out_features for layer in group]
     key = {
@@ -118,10 +126,9 @@ def merge(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> li
         "threads": torch.get_num_threads(),
         "kernel": kernel.name,
     }
-    merged = _merge_weights(group, kernel)
-    if not recall_or_try(key, lambda: _is_better(group, kernel, merged, tried_rows)):
+    if not recall_or_try(key, lambda: _is_better(group, kernel, tried_rows)):
         return None
-    shared = _Shared(merged, outputs)
+    shared = _Shared(_merge_weights(group, kernel), outputs)
     return [MergedPart(shared, index) for index in range(len(group))]
 
 
@@ -131,8 +138,9 @@ def _merge_weights(group: Group, kernel: KernelType) -> LinearKernel:
     return kernel(weight, torch.cat(biases) if biases else None)
 
 
-def _is_better(group: Group, kernel: KernelType, merged: LinearKernel, tried_rows: Mapping[int, int]) -> bool:
-    """Whether merged layers give the same bits as one by one, in less time by the product over the numbers of rows."""
+def _is_better(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> bool:
+    """Whether merged layers give the same bits as one by one, and are faster at some and slower at no row count."""
+    merged = _merge_weights(group, kernel)
     single = [kernel(layer.weight.detach(), layer.bias) for layer in group]
     rows = torch.randn(1, max(tried_rows), group[0].in_features).to(group[0].weight.dtype)
     calls = [lambda part: [each(part) for each in single], lambda part: [merged(part)]]
@@ -143,7 +151,7 @@ def _is_better(group: Group, kernel: KernelType, merged: LinearKernel, tried_row
         "%d linear layers of %d inputs merged are %s as fast as one by one%s",
         len(group), group[0].in_features, describe_factors(speedups), "" if same else ", with other bits",
     )  # fmt: skip
-    return same and prod(speedups.values()) > 1
+    return same and prod(speedups.values()) > 1 and min(speedups.values()) >= _LEAST_SPEEDUP
 
 
 def _can_merge(layers: Group) -> bool:
@@ -156,8 +164,9 @@ def _record(linears: Sequence[nn.Linear], calls: list[_Call]) -> Iterator[None]:
     """Record the calls of layers."""
 
     def record(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        assert isinstance(layer, nn.Linear)
-        calls.append(_Call(layer, inputs[0]))
+        if inputs:
+            assert isinstance(layer, nn.Linear)
+            calls.append(_Call(layer, inputs[0]))
 
     handles = [linear.register_forward_pre_hook(record) for linear in linears]
     try:

@@ -8,6 +8,7 @@ layers stay.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ from runners.modeling.linear_kernels import (
 from runners.modeling.merged_linears import Group, find_groups, merge
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 from runners.modeling.trial_cache import recall_or_try
+
+logger = logging.getLogger(__name__)
 
 # Numbers of rows at which kernels are timed (short texts alone, and a full batch), and how often each.
 _TRIED_ROWS = {16: 12, 48: 12, 1024: 4}
@@ -74,6 +77,8 @@ def pack_linears(
     run: Callable[[], Tensor],
     expected: Tensor,
     tried_rows: Mapping[int, int] = _TRIED_ROWS,
+    *,
+    parts_last: bool = False,
 ) -> str:
     """Replace the linear layers of a model in place, if packed layers are equal and not slower.
 
@@ -84,6 +89,7 @@ def pack_linears(
         run: runs the model on a fixed input, and returns its scores.
         expected: the scores with stock layers.
         tried_rows: the numbers of rows at which kernels are timed, and how often each.
+        parts_last: as of `find_groups`.
 
     Returns:
         What was done and why, for the log.
@@ -93,29 +99,23 @@ def pack_linears(
         return "stock linear layers: the model has linear layers of its own kind"
     if linears[0].weight.device.type != "cpu":
         return "stock linear layers: the model is not on a CPU"
+    tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
     try:
         choices = _choose_kernels(linears, tried_rows)
         types = {linear: kernel for linear in linears if (kernel := choices[_shape(linear)].kernel)}
-        packed = {linear: pack_linear(linear, kernel) for linear, kernel in types.items()}
-        unequal = [linear for linear in packed if not _equal(linear, packed[linear])]
+        merged = _merge_groups(find_groups([*types], run, parts_last), types, tried_rows)
+        for parts in [merged, {}] if merged else [{}]:
+            layers = {linear: parts.get(linear) or pack_linear(linear, kernel) for linear, kernel in types.items()}
+            if not (reason := _try_layers(model, layers, run, expected, tolerance)):
+                break
     except (AttributeError, RuntimeError) as error:
         return f"stock linear layers: packed ones cannot be made ({brief(error)})"
-    if unequal:
-        return f"stock linear layers: packed ones of {unequal[0]} give other results"
+    if reason:
+        return f"stock linear layers: {reason}"
     largest = max(linears, key=lambda linear: linear.weight.numel() * (linear.out_features < VOCABULARY))
     faster = describe_factors(choices[_shape(largest)].speedups)
-    if not packed:
+    if not layers:
         return f"stock linear layers: packed ones are only {faster} as fast"
-    tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
-    merged = _merge_groups(find_groups([*packed], run), types, tried_rows)
-    for layers in [packed | merged, packed] if merged else [packed]:
-        _replace(model, layers)
-        reason = _find_difference(run, expected, tolerance)
-        if not reason:
-            break
-        _replace(model, {layer: linear for linear, layer in layers.items()})
-    if reason:
-        return f"stock linear layers: {type(model).__name__} does not run with packed ones ({reason})"
     together = sum(layer is merged.get(linear) for linear, layer in layers.items())
     return (
         f"linear layers packed for {_count_kernels(linears, choices)}"
@@ -123,6 +123,25 @@ def pack_linears(
         + (f", the largest {faster} as fast as a stock one" if faster else "")
         + _free_stock(model, layers, lambda: not _find_difference(run, expected, tolerance))
     )
+
+
+def _try_layers(
+    model: nn.Module,
+    layers: Mapping[nn.Linear, PackedLinear],
+    run: Callable[[], Tensor],
+    expected: Tensor,
+    tolerance: float,
+) -> str:
+    """Replace stock layers, or say why packed ones cannot."""
+    unequal = next((linear for linear, layer in layers.items() if not _equal(linear, layer)), None)
+    if unequal is not None:
+        return f"packed ones of {unequal} give other results"
+    _replace(model, layers)
+    reason = _find_difference(run, expected, tolerance)
+    if reason:
+        _replace(model, {layer: linear for linear, layer in layers.items()})
+        return f"{type(model).__name__} does not run with packed ones ({reason})"
+    return ""
 
 
 def _free_stock(model: nn.Module, packed: Mapping[nn.Linear, PackedLinear], is_right: Callable[[], bool]) -> str:
@@ -156,7 +175,12 @@ def _merge_groups(
     merged: dict[nn.Linear, PackedLinear] = {}
     for group in groups:
         [*kernels] = {types[linear] for linear in group}
-        if len(kernels) == 1 and (parts := merge(group, kernels[0], tried_rows)):
+        try:
+            parts = merge(group, kernels[0], tried_rows) if len(kernels) == 1 else None
+        except RuntimeError as error:
+            logger.debug("linear layers are not merged: %s", brief(error))
+            continue
+        if parts:
             merged |= {linear: PackedLinear(linear, part) for linear, part in zip(group, parts, strict=True)}
     return merged
 

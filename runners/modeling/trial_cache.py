@@ -33,6 +33,8 @@ _CPU_FIELDS = {
     "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
     "CPU implementer", "CPU variant", "CPU part", "Features",
 }  # fmt: skip
+# Prefixes of the variables that change the kernels of oneDNN and MKL.
+_LIBRARIES = ("ONEDNN_", "DNNL_", "MKL_")
 # The results that this process has used: a model that is loaded again gets the same without a folder too.
 _known: dict[str, Any] = {}
 
@@ -74,7 +76,10 @@ def _keep(paths: Sequence[Path], key: str, result: Any) -> Any:
 def _list_folders() -> list[Path]:
     """Where results are looked for and kept, in this order."""
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folders = [Path(caches) / _NAME, Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}"]
+    folders = [Path(caches) / _NAME]
+    # It fails where nothing can be written.
+    with suppress(OSError):
+        folders.append(Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}")
     return [folder for folder in folders if folder.is_absolute()]
 
 
@@ -124,4 +129,5 @@ def _describe_machine() -> dict[str, Any]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "version": VERSION,
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_LIBRARIES)},
     }

@@ -48,10 +48,10 @@ class Stack(nn.Module):
         return rows
 
 
-def name_groups(model: nn.Module, rows: Tensor) -> list[list[str]]:
+def name_groups(model: nn.Module, rows: Tensor, parts_last: bool = True) -> list[list[str]]:
     names = {module: name for name, module in model.named_modules()}
     linears = [module for module in model.modules() if type(module) is nn.Linear]
-    groups = find_groups(linears, partial(model, rows))
+    groups = find_groups(linears, partial(model, rows), parts_last)
     return [[names[linear].removeprefix("layers.").replace(".layers", "") for linear in group] for group in groups]
 
 
@@ -72,6 +72,24 @@ def name_groups(model: nn.Module, rows: Tensor) -> list[list[str]]:
 @torch.inference_mode()
 def test_layers_of_one_input_are_found(layers: Callable[[], list[Attention]], expected: list[list[str]]) -> None:
     assert name_groups(Stack(*layers()), torch.randn(1, 4, WIDTH)) == expected
+
+
+@torch.inference_mode()
+def test_the_last_queries_are_merged_too_where_they_run_on_all_rows() -> None:
+    model, rows = Stack(Attention(), Attention()), torch.randn(1, 4, WIDTH)
+    assert name_groups(model, rows, parts_last=False) == [["0.q", "0.k", "0.v"], ["1.q", "1.k", "1.v"]]
+
+
+class ByKeyword(Stack):
+    def forward(self, rows: Tensor) -> Tensor:
+        [layer] = self.layers
+        assert isinstance(layer, Attention)
+        return torch.cat([layer.layers[name](input=rows) for name in "qkv"], -1)
+
+
+@torch.inference_mode()
+def test_layers_that_are_called_by_keyword_stay_alone() -> None:
+    assert name_groups(ByKeyword(Attention()), torch.randn(1, 4, WIDTH)) == []
 
 
 @torch.inference_mode()
@@ -110,6 +128,44 @@ def test_no_result_is_kept_after_the_last_layer(monkeypatch: pytest.MonkeyPatch)
     assert len(calls) == 2, "once for both layers, and once again when they are called again"
 
 
+@torch.inference_mode()
+def test_a_call_that_fails_leaves_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merged_linears, "_is_better", lambda *_: True)
+    fails = False
+
+    class Failing(OneDNNKernel):
+        def __call__(self, rows: Tensor) -> Tensor:
+            if fails:
+                raise RuntimeError("no memory")
+            return super().__call__(rows)
+
+    parts = merge((nn.Linear(WIDTH, 512), nn.Linear(WIDTH, 512)), Failing, TRIED_ROWS)
+    assert parts is not None
+    earlier, rows = torch.randn(1, 8, WIDTH), torch.randn(1, 8, WIDTH)
+    expected = [part(rows) for part in parts]
+    parts[0](earlier)
+    fails = True
+    for part in parts:
+        with pytest.raises(RuntimeError):
+            part(rows)
+    fails = False
+    assert all(torch.equal(part(rows), right) for part, right in zip(parts, expected, strict=True))
+
+
+@torch.inference_mode()
+def test_layers_stay_alone_where_the_merged_shape_has_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such shape")
+
+    monkeypatch.setattr(merged_linears, "_merge_weights", fail)
+    model, rows = Stack(Attention()), torch.randn(1, 4, WIDTH)
+    said = pack_linears(model, partial(model, rows), model(rows), TRIED_ROWS)
+    if said.startswith("stock"):
+        pytest.skip(f"this CPU has no packed layers: {said}")
+    assert said.startswith("linear layers packed")
+    assert "computed with others" not in said
+
+
 @pytest.mark.parametrize("better", [True, False])
 @torch.inference_mode()
 def test_a_model_is_computed_with_merged_layers_if_they_are_better(
@@ -118,7 +174,7 @@ def test_a_model_is_computed_with_merged_layers_if_they_are_better(
     monkeypatch.setattr(merged_linears, "recall_or_try", lambda *_: better)
     model, rows = Stack(Attention(), Attention()), torch.randn(1, 4, WIDTH)
     expected = model(rows)
-    said = pack_linears(model, partial(model, rows), expected, TRIED_ROWS)
+    said = pack_linears(model, partial(model, rows), expected, TRIED_ROWS, parts_last=True)
     if said.startswith("stock"):
         pytest.skip(f"this CPU has no packed layers: {said}")
     assert ("5 of them computed with others of the same input" in said) == better
