@@ -33,7 +33,7 @@ _AFFORDABLE = {"cpu": 10**11, "cuda": 10**13}
 _MAX_TOKENS = 1100
 # Numbers of rows at which kernels of linear layers are timed, and how often each: a step has a row for each sequence, a
 # prompt hundreds.
-_TRIED_ROWS = {8: 12, 64: 8, 512: 3}
+_TRIED_ROWS = {1: 12, 8: 12, 64: 8, 512: 3}
 
 
 @torch.inference_mode()
