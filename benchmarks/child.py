@@ -16,7 +16,7 @@ def start_child(words: Sequence[str], failure: str) -> Iterator[Callable[[str], 
     """Start `python -m` with these words; what sends it a line and returns its answer, once it has printed `ready`.
 
     Args:
-        failure: the error if it ends before.
+        failure: the error if it ends before, or instead of an answer.
     """
     with subprocess.Popen(
         [sys.executable, "-m", *words],
@@ -30,9 +30,15 @@ def start_child(words: Sequence[str], failure: str) -> Iterator[Callable[[str], 
             raise SystemExit(f"error: {failure}")
 
         def ask(line: str) -> str:
-            asked.write(f"{line}\n")
-            asked.flush()
-            return answered.readline()
+            # A child that has ended answers nothing.
+            with contextlib.suppress(BrokenPipeError):
+                asked.write(f"{line}\n")
+                asked.flush()
+            if not (answer := answered.readline()):
+                with contextlib.suppress(BrokenPipeError):
+                    asked.close()
+                raise SystemExit(f"error: {failure}")
+            return answer
 
         yield ask
         asked.close()

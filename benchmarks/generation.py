@@ -39,6 +39,9 @@ from runners.generator.vllm.dtype import choose_dtype
 
 _MOST_TOKENS, _LEAST_TOKENS, _TRIAL_TOKENS = 64, 8, 8
 _LEAST_ROUNDS, _MOST_ROUNDS = 4, 10
+# A trial that was faster by chance must not say that tokens take no time.
+_LEAST_TOKEN_SECONDS = 1e-4
+_TIMEOUT = aiohttp.ClientTimeout(total=300)
 _FLAGS = ["--kv-cache-memory-bytes=1G", "--max-model-len=2048"]
 _CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(count_cores()), "GOMP_SPINCOUNT": "1000"
@@ -84,6 +87,7 @@ class Plan:
             token_seconds: what each token of the answers adds to a round.
             seconds: the time for all rounds.
         """
+        token_seconds = max(token_seconds, _LEAST_TOKEN_SECONDS)
         fitting = int((seconds / _LEAST_ROUNDS - prompt_seconds) / token_seconds)
         tokens = min(max(fitting, _LEAST_TOKENS), _MOST_TOKENS)
         rounds = int(seconds / (prompt_seconds + tokens * token_seconds))
@@ -194,17 +198,20 @@ async def _drive(url: str, prompts: list[str], callers: int, tokens: int) -> Mea
         }  # fmt: skip
         sent = time.perf_counter()
         first: float | None = None
-        async with session.post(url, data=orjson.dumps(body), headers={"content-type": "application/json"}) as response:
-            async for line in response.content:
-                if first is None and line.startswith(b"data:"):
-                    first = time.perf_counter()
+        headers = {"content-type": "application/json"}
+        try:
+            async with session.post(url, data=orjson.dumps(body), headers=headers) as response:
+                async for line in response.content:
+                    if first is None and line.startswith(b"data:"):
+                        first = time.perf_counter()
+        except (aiohttp.ClientError, TimeoutError):
+            first = None
         if first is None or response.status != 200:
             errors += 1
         else:
             first_tokens.append(1000 * (first - sent))
 
-    timeout = aiohttp.ClientTimeout(total=300)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=_TIMEOUT) as session:
         start = time.perf_counter()
         await asyncio.gather(*(call(session) for _ in range(callers)))
         seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.request_id import EchoRequestId
+from protocol.http.middleware.request_id import echo_request_id
 from protocol.http.open_paths import BENTOML_ASSETS, BENTOML_PATHS
 from runners.core.models import Models
 
@@ -16,11 +16,15 @@ def route_directly(application: ASGIApp, bentoml_application: ASGIApp, models: M
     BentoML's own paths, and the events of the server's start and end, go to BentoML's application. Tracing, timeouts
     and limits of concurrency are part of the middleware; the queue of the model has its own limits.
     """
-    behind_middleware = EchoRequestId(ReportAllowedMethods(bentoml_application, models))
+    behind_middleware = ReportAllowedMethods(bentoml_application, models)
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        direct = scope["type"] == "http" and path not in BENTOML_PATHS and not path.startswith(BENTOML_ASSETS)
-        await (application if direct else behind_middleware)(scope, receive, send)
+        if scope["type"] != "http":
+            await behind_middleware(scope, receive, send)
+        elif path in BENTOML_PATHS or path.startswith(BENTOML_ASSETS):
+            await echo_request_id(behind_middleware, scope, receive, send)
+        else:
+            await application(scope, receive, send)
 
     return route

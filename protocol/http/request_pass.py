@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol.http.body_budget import BodyBudget, BodyShare, has_free_body
 from protocol.http.headers import first_headers
 from protocol.http.middleware.authentication import Access, refuse_without_key
-from protocol.http.middleware.request_id import echoing, read_request_id, request_id, set_request_id
+from protocol.http.middleware.request_id import echo_request_id
 from protocol.http.middleware.unread_bodies import is_answered, watch_unread
 
 
@@ -31,15 +31,14 @@ class RequestPass:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._endpoints(scope, receive, send)
-            return
-        client_id = read_request_id(scope)
-        if client_id is not None:
-            send = echoing(send, client_id)
+        else:
+            await echo_request_id(self._read_and_answer, scope, receive, send)
+
+    async def _read_and_answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         share: BodyShare | None = None
         if not has_free_body(first_headers(scope)):
             receive, send = watch_unread(scope, receive, send)
             share = self.budget.open_share(scope)
-        token = set_request_id(client_id)
         try:
             await self._answer(scope, receive, send)
         except Exception:
@@ -47,7 +46,6 @@ class RequestPass:
             if not is_answered(scope):
                 raise
         finally:
-            request_id.reset(token)
             if share is not None:
                 share.give_back()
 

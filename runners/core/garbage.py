@@ -1,9 +1,10 @@
-"""Garbage collection of imported modules and of loaded models."""
+"""Garbage collection of imported modules and of loaded models, and the free memory of glibc's heaps."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -22,12 +23,28 @@ def importing() -> Iterator[None]:
 
 
 def freeze_objects() -> None:
-    """Exclude the objects of a loaded model, which stay, from collections, whose pauses would delay requests."""
+    """Exclude the objects of a loaded model, which stay, from collections, whose pauses would delay requests.
+
+    What loading needed goes back to the system, so that it does not count as needed by requests.
+    """
     gc.collect()
     gc.freeze()
+    _trim_heaps()
 
 
 def collect_unloaded() -> None:
     """Free the memory of a model that was unloaded: only objects that are not frozen are collected."""
     gc.unfreeze()
     gc.collect()
+    _trim_heaps()
+
+
+def find_trim() -> Callable[[int], int] | None:
+    """glibc's function that returns the free memory of all heaps to the system; None without glibc."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
+
+
+def _trim_heaps() -> None:
+    trim = find_trim()
+    if trim is not None:
+        trim(0)

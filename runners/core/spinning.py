@@ -9,9 +9,11 @@ nothing, thus switches to short spinning, and its end switches back. The numbers
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _TASKS = Path("/proc/self/task")
+_GOMP = "libgomp.so.1"
 # libgomp's own default, about 3 ms; with OMP_WAIT_POLICY=ACTIVE the short count is 1,000 instead of 100.
 _ENVIRONMENT = {"GOMP_SPINCOUNT": "300000", "OMP_WAIT_POLICY": "ACTIVE"}
 _SHORT_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
@@ -29,6 +32,8 @@ _CONTENDED, _ALONE = 0.15, 0.05
 _CALM_SAMPLES = 8
 # Seconds of threads in a sample below which it says nothing.
 _LEAST_SECONDS = 0.05
+# Seconds of this process's CPU time before which no sample is taken: it idles.
+_IDLE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +87,21 @@ class SpinControl:
 
     @classmethod
     def start(cls, threads: int) -> SpinControl | None:
-        """Control the spinning of this many threads; None where libgomp or the kernel offers no way to.
+        """Control the spinning of this many threads; None where nobody prepared that, or libgomp offers no way to.
 
         Call it after torch has been imported.
         """
-        if not _is_prepared() or threads == 1 or read_times() is None:
+        if not _is_prepared() or threads == 1:
             return None
         try:
-            gomp = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD)
+            gomp = ctypes.CDLL(_GOMP, mode=os.RTLD_NOLOAD)
             body = ctypes.cast(gomp.omp_get_thread_num, ctypes.c_void_p)
             parallel = gomp.GOMP_parallel
-        except (OSError, AttributeError):
+        except (OSError, AttributeError) as error:
+            logger.warning(
+                "OpenMP's threads spin long beside other processes too, which takes most of the speed there: %s; "
+                "GOMP_SPINCOUNT=1000 lets them spin shortly", error
+            )  # fmt: skip
             return None
         # One thread more than libgomp sees cores.
         team = max(2, int(gomp.omp_get_num_procs()) - threads + 2)
@@ -113,7 +122,12 @@ class SpinControl:
 
     def _run(self) -> None:
         contention = Contention()
+        sampled = 0.0
         while not self._closed.wait(_SECONDS):
+            used = time.process_time()
+            if used - sampled < _IDLE_SECONDS:
+                continue
+            sampled = used
             times = read_times(self._tasks)
             if times is not None:
                 self._switch(contention.update(times))
@@ -134,11 +148,17 @@ class SpinControl:
 def prepare_spin_control() -> None:
     """Make libgomp's threads spin long, or shortly beside a second team; call it before importing torch.
 
-    Does nothing where the operator has set how they spin, or the kernel does not say how long threads wait.
+    Does nothing where the operator has set how they spin. They spin shortly where the kernel does not say how long
+    threads wait, or torch has no libgomp of its own: with another OpenMP they would spin without an end.
     """
     if not {*_ENVIRONMENT}.isdisjoint(os.environ):
         return
-    os.environ.update(_ENVIRONMENT if read_times() is not None else _SHORT_ENVIRONMENT)
+    os.environ.update(_ENVIRONMENT if _has_gomp() and read_times() is not None else _SHORT_ENVIRONMENT)
+
+
+def _has_gomp() -> bool:
+    torch = importlib.util.find_spec("torch")
+    return torch is not None and torch.origin is not None and (Path(torch.origin).parent / "lib" / _GOMP).is_file()
 
 
 def inherit_short_spinning() -> None:
@@ -160,8 +180,8 @@ def read_times(tasks: Path = _TASKS) -> ThreadTimes | None:
         for task in tasks.iterdir():
             try:
                 fields = (task / "schedstat").read_text().split()
-            except ProcessLookupError:
-                # The thread has ended.
+            except (FileNotFoundError, ProcessLookupError):
+                # The thread has ended, before the file was opened or after.
                 continue
             ran, waited = ran + int(fields[0]), waited + int(fields[1])
     except (OSError, ValueError, IndexError):

@@ -95,9 +95,13 @@ class PackedForward(Forward):
         cu_seqlens = torch.from_numpy(bounds).to(inputs.model.device)
         positions = self._read_positions(arrays["input_ids"], bounds)
         read = self._narrow(positions, bounds)
-        current.layout = Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls, read)
         counts = inputs.count_rows(texts)
-        output = inputs.call(tensors, self._selection(positions, read, lengths))
+        current.layout = Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls, read)
+        try:
+            output = inputs.call(tensors, self._selection(positions, read, lengths))
+        finally:
+            # It holds tensors of all rows.
+            del current.layout
         return output.reshape(-1, output.shape[-1])[: sum(counts)], counts
 
     def _narrow(self, positions: NDArray[np.int64] | None, bounds: NDArray[np.int32]) -> ReadRows | None:

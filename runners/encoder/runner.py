@@ -62,8 +62,9 @@ class EncoderRunner:
         self._worker: ModelWorker | None = None
         self._warned_of_truncation = False
         self._spin_control: SpinControl | None = None
-        # libgomp reads its environment when it is loaded.
-        prepare_spin_control()
+        if arguments.predictor_host is None:
+            # libgomp reads its environment when it is loaded.
+            prepare_spin_control()
         load_torch_libraries()
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
@@ -170,6 +171,8 @@ class EncoderRunner:
     def _forget(self, loaded: LoadedModel) -> None:
         """Called in a model thread that ends."""
         if self._loaded is loaded:
+            # Before the model can be loaded again.
+            self._close_spin_control()
             self._loaded = None
 
     @property

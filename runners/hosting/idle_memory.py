@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from runners.core.garbage import find_trim
+
 # Seconds between two checks, and seconds after which garbage is collected under load too.
 _PERIOD = 5.0
 _LONGEST = 60.0
@@ -28,6 +30,8 @@ _MOST_HEAPS = 1
 # Smaller blocks come from a heap, which keeps this much free memory. By default the large tensors of a batch are mapped
 # or the heap is cut each time, and the page faults take 6 % of the time of full batches.
 _LARGE_BLOCK = 2**30
+# The most that glibc before 2.35 takes.
+_OLD_LARGE_BLOCK = 32 * 2**20
 # https://sourceware.org/git/?p=glibc.git;a=blob;f=malloc/malloc.h
 _M_ARENA_MAX = -8
 _M_MMAP_THRESHOLD = -3
@@ -79,9 +83,11 @@ def configure_heaps() -> None:
         return
     if "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(_M_ARENA_MAX, _MOST_HEAPS)
-    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
-    if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+    is_fixed = "MALLOC_MMAP_THRESHOLD_" in os.environ
+    if not is_fixed:
+        is_fixed = any(mallopt(_M_MMAP_THRESHOLD, size) for size in (_LARGE_BLOCK, _OLD_LARGE_BLOCK))
+    # Alone, this threshold would keep the other one at its first value, 128 KiB.
+    if is_fixed and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         mallopt(_M_TRIM_THRESHOLD, _LARGE_BLOCK)
 
 
@@ -102,8 +108,7 @@ async def release_memory(
         period: seconds between two checks.
         longest: seconds after which garbage is collected under load too.
     """
-    # None without glibc.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    trim = find_trim()
     thresholds = gc.get_threshold()
     gc.set_threshold(thresholds[0], thresholds[1], _RARELY)
     excess = Excess()

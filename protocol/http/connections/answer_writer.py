@@ -32,19 +32,23 @@ class AnswerWriter:
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send a message of the application's."""
-        if message["type"] == "http.response.start":
-            if b"content-length" in dict(message.get("headers", ())):
-                self._head = message
-                return
-        elif message["type"] == "http.response.body":
+        head, self._head = self._head, None
+        if message["type"] == "http.response.body":
             self._clock.written += len(message.get("body", b""))
-            head, self._head = self._head, None
-            if head is not None:
-                answer = self._join(head, message)
-                if answer is not None:
-                    self._write(answer)
-                    return
-                await self._cycle.send(head)
+            if head is not None and (answer := self._join(head, message)) is not None:
+                self._write(answer)
+                return
+        elif (
+            message["type"] == "http.response.start"
+            and head is None
+            and not self._cycle.response_started
+            and b"content-length" in dict(message.get("headers", ()))
+        ):
+            self._head = message
+            return
+        if head is not None:
+            await self._cycle.send(head)
+        # Uvicorn refuses a second head.
         await self._cycle.send(message)
 
     def _join(self, head: HTTPResponseStartEvent, last: HTTPResponseBodyEvent) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,33 +23,20 @@ def read_request_id(scope: Scope) -> bytes | None:
     return first_headers(scope).get(_HEADER) or None
 
 
-def set_request_id(client_id: bytes | None) -> Token[str | None]:
-    """Set `request_id` to the client's id; resetting it needs the token.
+async def echo_request_id(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass a request to an application while `request_id` is set, and add the id to the answer.
 
-    Also without an id: a pipelined request starts in the context of the one before it.
+    It is set also without an id: a pipelined request starts in the context of the one before it.
     """
-    return request_id.set(None if client_id is None else client_id.decode("latin-1"))
+    client_id = read_request_id(scope)
+    token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
+    try:
+        await app(scope, receive, send if client_id is None else _echoing(send, client_id))
+    finally:
+        request_id.reset(token)
 
 
-class EchoRequestId:
-    """Sets `request_id` while a request runs, and adds it to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        client_id = read_request_id(scope)
-        token = set_request_id(client_id)
-        try:
-            await self._app(scope, receive, send if client_id is None else echoing(send, client_id))
-        finally:
-            request_id.reset(token)
-
-
-def echoing(send: Send, client_id: bytes) -> Send:
+def _echoing(send: Send, client_id: bytes) -> Send:
     """`send`, which adds the id to the answer."""
 
     async def echo(message: Message) -> None:

@@ -45,7 +45,7 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def __init__(
         self,
-        forbidden: RefuseForbidden,
+        access_check: RefuseForbidden,
         intake: Intake,
         limits: RequestLimits,
         forms: Mapping[str, type[Message] | None],
@@ -54,24 +54,37 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         Args:
             forms: by method, the message that it takes if that may be large; None for a method that decodes its own.
         """
-        self._forbidden = forbidden
+        self._access_check = access_check
         self._intake = intake
         self._limits = limits
         self._forms = forms
         self._handlers: dict[str, Any] = {}
+        # The services that have come without their methods.
+        self._awaited: set[str] = set()
 
-    def add_generic_rpc_handlers(self, _: Sequence[grpc.GenericRpcHandler]) -> None:
-        """The same methods come by their names."""
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.ServiceRpcHandler]) -> None:
+        """Take note of services, whose methods come by their names next."""
+        self._awaited.update(handler.service_name() for handler in handlers)
+
+    def check_complete(self) -> None:
+        """
+        Raises:
+            RuntimeError: a service would not be served, because its stubs do not name its methods.
+        """
+        if self._awaited:
+            names = ", ".join(sorted(self._awaited))
+            raise RuntimeError(f"gRPC's stubs of {names} name no methods: generate them again")
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add the methods of a service."""
+        self._awaited.discard(service)
         for name, handler in handlers.items():
             method = f"/{service}/{name}"
             self._handlers[method] = self._bind(handler, method)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call; None for an unknown one."""
-        return self._forbidden.check(handler_call_details) or self._handlers.get(handler_call_details.method)
+        return self._access_check.check(handler_call_details) or self._handlers.get(handler_call_details.method)
 
     def _bind(self, handler: Any, method: str) -> Any:
         """The handler of a method that reads its own messages."""

@@ -46,13 +46,14 @@ class GrpcServer:
         arguments = self._arguments
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_fault)
         intake = Intake(arguments)
-        forbidden = RefuseForbidden(Access(arguments), arguments, arguments.enable_latency_logging)
-        calls = BoundCalls(forbidden, intake, arguments, MESSAGES)
+        access_check = RefuseForbidden(Access(arguments), arguments, arguments.enable_latency_logging)
+        calls = BoundCalls(access_check, intake, arguments, MESSAGES)
         add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             InferenceService(self._models, arguments, intake), calls
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, calls)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(_create_reflection(), calls)
+        calls.check_complete()
         server = grpc.aio.server(options=_server_options(arguments))
         server.add_generic_rpc_handlers([calls])
         address = f"[::]:{arguments.grpc_port}"

@@ -1,9 +1,29 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from contextlib import suppress
 
+import pytest
+
 from runners.core.garbage import collect_unloaded, importing
+from tests.servers import ROOT
+
+# A cycle keeps pieces of 200 MiB, and another piece keeps the heap from ending before them.
+_KEPT = """
+import sys
+from runners.core import garbage
+from runners.hosting.idle_memory import _resident, configure_heaps
+configure_heaps()
+pieces = [b"a" * 100_000 for _ in range(2100)]
+last = b"a" * 100_000
+pieces.append(pieces)
+before = _resident()
+del pieces
+getattr(garbage, sys.argv[1])()
+print((before - _resident()) // 2**20)
+"""
 
 
 class Imported:
@@ -24,3 +44,11 @@ def test_after_a_failed_import_there_are_collections_again() -> None:
     with suppress(ImportError), importing():
         raise ImportError
     assert gc.isenabled()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give memory back themselves")
+@pytest.mark.parametrize("step", ["freeze_objects", "collect_unloaded"])
+def test_loading_and_unloading_return_memory(step: str) -> None:
+    """In a process of its own, whose heap has no holes that the pieces would fill."""
+    run = subprocess.run([sys.executable, "-c", _KEPT, step], cwd=ROOT, capture_output=True, check=True)
+    assert int(run.stdout) > 150

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,25 @@ def test_holds_a_second_team_while_others_want_the_cores(tmp_path: Path) -> None
     assert not control.spins_shortly
 
 
+def test_takes_no_samples_while_the_process_idles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has used 8 ms more at each look, so that every second look has a sample."""
+    taken: list[float] = []
+    looks = 0
+
+    def process_time() -> float:
+        nonlocal looks
+        looks += 1
+        return 0.008 * looks
+
+    monkeypatch.setattr("runners.core.spinning._SECONDS", 0.001)
+    monkeypatch.setattr("runners.core.spinning.time.process_time", process_time)
+    monkeypatch.setattr("runners.core.spinning.read_times", lambda _: taken.append(looks))
+    control = SpinControl(lambda _: None)
+    wait_until(lambda: looks >= 6)
+    control.close()
+    assert taken[:3] == [2, 4, 6]
+
+
 @pytest.mark.parametrize(
     ("given", "own", "inherited"),
     [
@@ -129,6 +149,36 @@ def test_the_environment_unless_the_operator_sets_it(
     assert os.environ == own
     inherit_short_spinning()
     assert os.environ == inherited
+
+
+@pytest.mark.parametrize(("library", "own"), [("libgomp.so.1", _LONG), ("libiomp5.so", _SHORT), (None, _SHORT)])
+def test_spins_long_only_with_the_libgomp_of_torch(
+    library: str | None, own: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lib").mkdir()
+    if library is not None:
+        (tmp_path / "lib" / library).touch()
+    torch = ModuleSpec("torch", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: torch)
+    monkeypatch.setattr(os, "environ", {})
+    prepare_spin_control()
+    assert os.environ == own
+
+
+def test_warns_if_the_threads_cannot_be_controlled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(_LONG))
+    monkeypatch.setattr("runners.core.spinning._GOMP", "libgomp-of-nobody.so")
+    assert SpinControl.start(2) is None
+    assert "GOMP_SPINCOUNT=1000 lets them spin shortly" in caplog.text
+
+
+def test_threads_that_end_while_they_are_read(tmp_path: Path) -> None:
+    for thread in ("1", "2"):
+        (tmp_path / thread).mkdir()
+    (tmp_path / "2/schedstat").write_text("7 3 1\n")
+    assert read_times(tmp_path) == ThreadTimes(7, 3)
 
 
 def test_a_kernel_that_does_not_count_waiting(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from runners.encoder.forward import PaddedForward
+from runners.encoder.packed_attention import current
 from runners.encoder.packing import PackedForward
 from runners.modeling.packed_linear import PackedLinear, pack_linears, warm_linears
 from tests.conftest import ModelFolder
@@ -67,6 +69,17 @@ def test_a_padding_token_in_a_text(family: str, model_folder: ModelFolder) -> No
     texts[1].input_ids[4:6] = case.model.config.pad_token_id
     for text, found in zip(texts, run(case.forward, texts), strict=True):
         torch.testing.assert_close(found, case.expected(text), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_a_batch_stays(fails: bool, model_folder: ModelFolder) -> None:
+    """The layout holds keys and values of all rows."""
+    case = ForwardCase(model_folder("bert", "fill_mask"), "fill_mask")
+    if fails:
+        case.model.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        run(case.forward, case.texts([9, 20], seed=0))
+    assert not hasattr(current, "layout")
 
 
 def test_a_model_that_cannot_be_packed_says_why(model_folder: ModelFolder) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -15,11 +18,13 @@ from runners.core.arguments import Arguments
 from runners.core.errors import ModelNotReadyError
 from runners.core.models import Models
 from runners.core.predictions import TextInput
+from runners.core.spinning import SpinControl
 from runners.encoder.packing import PackedForward
 from runners.encoder.queue import BatchQueue
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 from tests.conftest import ModelFolder
+from tests.servers import ROOT
 from tests.waiting import eventually
 
 PREDICT = "/v1/models/model:predict"
@@ -73,6 +78,56 @@ async def test_after_the_model_is_closed(arguments: Arguments) -> None:
     assert not runner.ready
     with pytest.raises(ModelNotReadyError):
         await runner.infer([TextInput("a")], runner.default_options)
+
+
+# In a process of its own, whose heap has no holes that the weights, 130 MiB, would fill.
+_UNLOADING = """
+import asyncio, sys
+from runners.core.arguments import Arguments
+from runners.encoder.runner import EncoderRunner
+from runners.hosting.idle_memory import _resident, configure_heaps
+
+async def main():
+    configure_heaps()
+    runner = EncoderRunner(Arguments(model_dir=sys.argv[1]))
+    await runner.load()
+    loaded = _resident()
+    await runner.unload()
+    print((loaded - _resident()) // 2**20)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems give memory back themselves")
+def test_an_unloaded_model_takes_no_memory(model_folder: ModelFolder) -> None:
+    folder = model_folder("bert", "sequence_classification", hidden_size=512, intermediate_size=8 * 1024)
+    run = subprocess.run([sys.executable, "-c", _UNLOADING, folder], cwd=ROOT, capture_output=True, check=True)
+    assert int(run.stdout) > 100
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_model_thread_that_ends_leaves_no_spin_control(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: Any) -> Any:
+        raise SystemExit
+
+    control = SpinControl(lambda _: None)
+    monkeypatch.setattr(SpinControl, "start", lambda _: control)
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    # After the batch, so that its request has an answer.
+    monkeypatch.setattr(BatchQueue, "record_throughput", end)
+    await runner.infer([TextInput("a")], runner.default_options)
+    await eventually(lambda: not runner.ready)
+    assert not control._thread.is_alive()
+
+
+def test_a_predictor_needs_no_long_spinning(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    EncoderRunner(arguments.model_copy(update={"predictor_host": "predictor"}))
+    assert "OMP_WAIT_POLICY" not in os.environ
 
 
 async def test_health_answers_while_a_batch_runs(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from runners.hosting.idle_memory import Excess, _resident, release_memory
+from runners.hosting.idle_memory import Excess, _resident, configure_heaps, release_memory
 from tests.servers import ROOT
 from tests.waiting import eventually
 
 MIB = 2**20
 IDLE, BUSY = False, True
+# Options of mallopt.
+MMAP, TRIM = -3, -1
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems give memory back themselves")
 
@@ -106,8 +108,10 @@ def test_threads_keep_little_in_few_heaps() -> None:
 
 
 BATCHES = """
-import resource, sys, threading
+import ctypes, resource, sys, threading
 from runners.hosting.idle_memory import configure_heaps
+# PR_SET_THP_DISABLE: a huge page is one page fault.
+assert ctypes.CDLL(None).prctl(41, 1, 0, 0, 0) == 0
 if sys.argv[1] == "configured":
     configure_heaps()
 
@@ -133,6 +137,40 @@ def test_the_tensors_of_the_next_batch_cost_no_page_faults(heaps: str, least: in
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     run = subprocess.run([sys.executable, "-c", BATCHES, heaps], env=environment, capture_output=True, check=True)
     assert least <= int(run.stdout) <= most
+
+
+class Glibc:
+    """A glibc whose blocks of a heap have at most so many MiB; remembers the options that were set."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.options: list[tuple[int, int]] = []
+
+    def mallopt(self, option: int, value: int) -> int:
+        if option == MMAP and value > self.most * MIB:
+            return 0
+        self.options.append((option, value // MIB))
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("most", "variables", "options"),
+    [
+        pytest.param(2**30, [], [(MMAP, 1024), (TRIM, 1024)], id="glibc from 2.35 on"),
+        pytest.param(32, [], [(MMAP, 32), (TRIM, 1024)], id="older glibc"),
+        pytest.param(16, [], [], id="the one threshold would fix the other"),
+        pytest.param(2**30, ["MALLOC_MMAP_THRESHOLD_"], [(TRIM, 1024)], id="the operator fixed it"),
+        pytest.param(2**30, ["MALLOC_TRIM_THRESHOLD_"], [(MMAP, 1024)], id="the operator's threshold of trimming"),
+    ],
+)
+def test_thresholds_of_the_heap(
+    most: int, variables: list[str], options: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glibc = Glibc(most)
+    monkeypatch.setattr("ctypes.CDLL", lambda _: glibc)
+    monkeypatch.setattr(os, "environ", dict.fromkeys([*variables, "MALLOC_ARENA_MAX"], "1"))
+    configure_heaps()
+    assert glibc.options == options
 
 
 @on_linux

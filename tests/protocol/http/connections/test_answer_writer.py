@@ -107,6 +107,9 @@ CONTINUED = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-leng
         (GET, [head(LENGTH), body(b"-")], 2),
         (GET, [body(b"ok")], 2),
         (GET, [head(LENGTH), body(b"ok"), body(b"ok")], 1),
+        (GET, [head(LENGTH), body(b"ok"), head(LENGTH), body(b"ok")], 1),
+        (GET, [head(LENGTH), body(b"o", more=True), head(LENGTH), body(b"ok")], 2),
+        (GET, [head(LENGTH), head(LENGTH), body(b"ok")], 1),
     ],
 )  # fmt: skip
 async def test_answers(request_bytes: bytes, messages: list[Message], writes: int) -> None:

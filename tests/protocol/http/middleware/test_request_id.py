@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from protocol.http.middleware.request_id import EchoRequestId, labelled, printable, request_id
+from protocol.http.middleware.request_id import echo_request_id, labelled, printable, request_id
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 PREDICT = "/v1/models/model:predict"
@@ -90,7 +90,7 @@ async def test_the_variable(headers: list[tuple[bytes, bytes]], seen: str | None
         sent.append(message)
 
     request_id.set("around")
-    await EchoRequestId(app)({"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
+    await echo_request_id(app, {"type": "http", "headers": headers}, None, send)  # type: ignore[arg-type]
     assert request_id.get() == "around"
     assert found == [seen, seen]
     assert [value for _, value in sent[0]["headers"] if value] == echoed
