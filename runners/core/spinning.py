@@ -14,7 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ _SHORT_ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
 _SECONDS = 0.25
 # Parts of the time in which threads that could run waited for a core.
 _CONTENDED, _ALONE = 0.15, 0.05
-# Samples, one after the other, of a process that is alone, before its threads spin long again.
+# Samples whose mean tells that a process is alone again; a batch that begins makes a single sample of it restless.
 _CALM_SAMPLES = 8
 # Seconds of threads in a sample below which it says nothing.
 _LEAST_SECONDS = 0.05
@@ -49,7 +50,7 @@ class Contention:
 
     def __init__(self) -> None:
         self.contended = False
-        self._calm = 0
+        self._recent: deque[ThreadTimes] = deque(maxlen=_CALM_SAMPLES)
         self._last: ThreadTimes | None = None
 
     def update(self, times: ThreadTimes) -> bool:
@@ -58,16 +59,21 @@ class Contention:
         if last is None:
             return self.contended
         # Threads that have ended take their times with them.
-        ran, waited = max(0, times.ran - last.ran), max(0, times.waited - last.waited)
-        if ran + waited < _LEAST_SECONDS * 1e9:
+        sample = ThreadTimes(max(0, times.ran - last.ran), max(0, times.waited - last.waited))
+        if sample.ran + sample.waited < _LEAST_SECONDS * 1e9:
             return self.contended
-        part = waited / (ran + waited)
-        self._calm = self._calm + 1 if part < _ALONE else 0
-        if part > _CONTENDED:
+        self._recent.append(sample)
+        if _part_waited([sample]) > _CONTENDED:
             self.contended = True
-        elif self._calm >= _CALM_SAMPLES:
+            self._recent.clear()
+        elif len(self._recent) == _CALM_SAMPLES and _part_waited(self._recent) < _ALONE:
             self.contended = False
         return self.contended
+
+
+def _part_waited(samples: Collection[ThreadTimes]) -> float:
+    ran, waited = sum(sample.ran for sample in samples), sum(sample.waited for sample in samples)
+    return waited / (ran + waited)
 
 
 class SpinControl:

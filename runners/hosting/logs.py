@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from bentoml import server_context
 
@@ -11,12 +12,16 @@ _ARGUMENT_LOGGERS = ("runners.core.arguments", "runners.core.argument_sources")
 
 
 def configure_logging() -> None:
-    """Send the records of this project to BentoML's handlers, at BentoML's level."""
+    """Send the records of this project to BentoML's handlers, at BentoML's level, or at debug with BENTOML_DEBUG=true.
+
+    `bentoml serve` itself ignores that variable, and its `--verbose` cannot be set in a container.
+    """
     bentoml_logger = logging.getLogger("bentoml")
+    is_debug = os.environ.get("BENTOML_DEBUG", "").lower() == "true"
     for package in ("runners", "protocol"):
         package_logger = logging.getLogger(package)
         package_logger.handlers = bentoml_logger.handlers
-        package_logger.setLevel(bentoml_logger.getEffectiveLevel())
+        package_logger.setLevel(logging.DEBUG if is_debug else bentoml_logger.getEffectiveLevel())
         package_logger.propagate = False
     # Only the first worker warns about arguments, so that each warning appears once.
     if server_context.worker_index != 1:

@@ -54,10 +54,12 @@ control.close()
         # Between the two limits it stays as it is.
         ([60, *[20] * 20], True),
         ([20] * 20, False),
-        # It must have been alone for eight samples, one after the other.
+        # It must have been alone on average of eight samples.
         ([60, *[0] * 7], True),
         ([60, *[0] * 8], False),
-        ([60, *[0] * 7, 20, *[0] * 7], True),
+        ([60, *[4, 4, 4, 20] * 2], False),
+        ([60, *[4, 20, 4, 20] * 2], True),
+        ([60, *[0] * 7, 60, *[0] * 7], True),
     ],
 )
 def test_decides_by_the_time_that_threads_wait_for_cores(waited: list[int], shortly: bool) -> None:

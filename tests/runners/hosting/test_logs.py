@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from runners.hosting.logs import configure_logging
+
+_PACKAGES = ("runners", "protocol")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in (*_PACKAGES, "bentoml")]
+    before = [(logger.level, logger.handlers, logger.propagate) for logger in loggers]
+    yield
+    for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+        logger.level, logger.handlers, logger.propagate = level, handlers, propagate
+
+
+@pytest.mark.parametrize(
+    ("bentoml_level", "variable", "level"),
+    [
+        (logging.INFO, None, logging.INFO),
+        (logging.INFO, "false", logging.INFO),
+        # `bentoml serve` leaves its own level at INFO, whatever this variable says.
+        (logging.INFO, "True", logging.DEBUG),
+        # --quiet and --verbose
+        (logging.ERROR, None, logging.ERROR),
+        (logging.DEBUG, None, logging.DEBUG),
+    ],
+)
+def test_logs_at_the_level_asked_for(
+    monkeypatch: pytest.MonkeyPatch, bentoml_level: int, variable: str | None, level: int
+) -> None:
+    logging.getLogger("bentoml").setLevel(bentoml_level)
+    monkeypatch.delenv("BENTOML_DEBUG", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("BENTOML_DEBUG", variable)
+    configure_logging()
+    assert {logging.getLogger(name).getEffectiveLevel() for name in _PACKAGES} == {level}
