@@ -30,7 +30,7 @@ _SECONDS = 0.25
 # Parts of the time in which threads that could run waited for a core.
 _CONTENDED, _ALONE = 0.15, 0.05
 # Samples whose mean tells that a process is alone again; a batch that begins makes a single sample of it restless.
-_CALM_SAMPLES = 8
+_CALM_SAMPLES = 4
 # Seconds of threads in a sample below which it says nothing.
 _LEAST_SECONDS = 0.05
 # Seconds of this process's CPU time before which no sample is taken: it idles.

@@ -14,6 +14,7 @@ import numpy as np
 
 from runners.core.errors import (
     InputError,
+    ModelNotReadyError,
     NonFiniteScoresError,
     PredictorAnswerError,
     PredictorError,
@@ -90,6 +91,10 @@ class ModelWorker:
                 start = time.perf_counter()
                 try:
                     run_batch(loaded, batch)
+                except BaseException:
+                    # The thread ends, and the model with it.
+                    deliver({entry.request: [(entry.position, ModelNotReadyError.of_shutdown())] for entry in batch})
+                    raise
                 finally:
                     loaded.queue.finish(batch)
                 loaded.queue.record_throughput(sum(entry.tokens for entry in batch), time.perf_counter() - start)

@@ -54,12 +54,12 @@ control.close()
         # Between the two limits it stays as it is.
         ([60, *[20] * 20], True),
         ([20] * 20, False),
-        # It must have been alone on average of eight samples.
-        ([60, *[0] * 7], True),
-        ([60, *[0] * 8], False),
-        ([60, *[4, 4, 4, 20] * 2], False),
-        ([60, *[4, 20, 4, 20] * 2], True),
-        ([60, *[0] * 7, 60, *[0] * 7], True),
+        # It must have been alone on average of four samples.
+        ([60, *[0] * 3], True),
+        ([60, *[0] * 4], False),
+        ([60, 4, 4, 4, 20], False),
+        ([60, 4, 20, 4, 20], True),
+        ([60, *[0] * 3, 60, *[0] * 3], True),
     ],
 )
 def test_decides_by_the_time_that_threads_wait_for_cores(waited: list[int], shortly: bool) -> None:

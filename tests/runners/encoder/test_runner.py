@@ -124,6 +124,20 @@ async def test_a_model_thread_that_ends_leaves_no_spin_control(
     assert not control._thread.is_alive()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_model_thread_that_ends_in_a_batch_answers_it(
+    arguments: Arguments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: Any) -> Any:
+        raise SystemExit
+
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    monkeypatch.setattr(SequenceClassification, "split_scores", end)
+    with pytest.raises(ModelNotReadyError):
+        await runner.infer([TextInput("a"), TextInput("b")], runner.default_options)
+
+
 def test_a_predictor_needs_no_long_spinning(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {})
     EncoderRunner(arguments.model_copy(update={"predictor_host": "predictor"}))
