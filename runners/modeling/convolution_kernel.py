@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from math import prod
+from typing import Annotated, Final
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from runners.modeling.trial_cache import recall_or_try
@@ -20,6 +22,8 @@ from runners.modeling.trial_cache import recall_or_try
 # The width whose layout the weight gets; of all layouts that oneDNN asks for, most other widths share this one.
 _LAYOUT_WIDTH = 48
 _WIDTHS = range(4, 129, 4)
+# Some of them, at least one.
+_Widths = Annotated[list[Annotated[int, Meta(ge=4, le=128, multiple_of=4)]], Meta(min_length=1)]
 # An image takes as long as so many more rows.
 _IMAGE_ROWS = 2
 # The least width of one of several images.
@@ -29,7 +33,7 @@ _LEAST_WIDTH = 48
 class ConvolutionKernel:
     """oneDNN's convolution; a row has the same bits in every batch."""
 
-    name = "oneDNN's convolution"
+    name: Final = "oneDNN's convolution"
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """
@@ -99,7 +103,7 @@ def _list_widths(weight: Tensor) -> tuple[int, ...]:
         "dtype": str(weight.dtype),
         "threads": torch.get_num_threads(),
     }
-    return tuple(recall_or_try(key, compare))
+    return tuple(recall_or_try(key, compare, _Widths))
 
 
 def _describe_layout(weight: Tensor, width: int) -> Tensor:

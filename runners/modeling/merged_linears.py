@@ -126,7 +126,7 @@ def merge(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> li
         "threads": torch.get_num_threads(),
         "kernel": kernel.name,
     }
-    if not recall_or_try(key, lambda: _is_better(group, kernel, tried_rows)):
+    if not recall_or_try(key, lambda: _is_better(group, kernel, tried_rows), bool):
         return None
     shared = _Shared(_merge_weights(group, kernel), outputs)
     return [MergedPart(shared, index) for index in range(len(group))]

@@ -21,6 +21,7 @@ from runners.modeling.linear_kernels import (
     KERNELS,
     VOCABULARY,
     KernelChoice,
+    KernelFacts,
     KernelType,
     LinearKernel,
     choose_kernel,
@@ -202,7 +203,8 @@ def _choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCh
         "threads": torch.get_num_threads(),
         "kernels": [kernel.name for kernel in KERNELS],
     }
-    return KernelChoice.from_facts(recall_or_try(key, lambda: choose_kernel(linear, tried_rows).facts()))
+    facts = recall_or_try(key, lambda: choose_kernel(linear, tried_rows).facts(), KernelFacts)
+    return KernelChoice.from_facts(facts)
 
 
 def _shape(linear: nn.Linear) -> object:

@@ -13,12 +13,15 @@ import hashlib
 import json
 import logging
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from runners.core.errors import brief
@@ -35,11 +38,20 @@ _CPU_FIELDS = {
 }  # fmt: skip
 # Prefixes of the variables that change the kernels of oneDNN and MKL.
 _LIBRARIES = ("ONEDNN_", "DNNL_", "MKL_")
+# The bytes of a file that are read; its key has the values of the variables above.
+_MOST_BYTES = 2**20
 # The results that this process has used: a model that is loaded again gets the same without a folder too.
 _known: dict[str, Any] = {}
 
 
-def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], Any]) -> Any:
+class _Entry(msgspec.Struct):
+    """What a file has."""
+
+    key: str
+    result: msgspec.Raw
+
+
+def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], Any], form: Any) -> Any:
     """The result of a trial, which is done only if no earlier one on this kind of machine is known.
 
     A folder that cannot be used costs only the time of the trial.
@@ -47,28 +59,26 @@ def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], Any]) -> Any:
     Args:
         key: what was tried, for JSON; the machine and the versions are added.
         try_out: does the trial; its result is for JSON.
-
-    Returns:
-        The result, as JSON gives it back: keys are strings.
+        form: the type of the result; what is kept in another form is not used.
     """
     whole_key = json.dumps({**_describe_machine(), **key}, sort_keys=True)
     if whole_key in _known:
         return _known[whole_key]
     paths = [folder / f"{hashlib.sha256(whole_key.encode()).hexdigest()}.json" for folder in _list_folders()]
-    kept = [result for path in paths if (result := _read(path, whole_key)) is not None]
-    result = kept[0] if kept else _keep(paths, whole_key, json.loads(json.dumps(try_out())))
+    kept = [result for path in paths if (result := _read(path, whole_key, form)) is not None]
+    result = kept[0] if kept else _keep(paths, whole_key, try_out(), form)
     return _known.setdefault(whole_key, result)
 
 
-def _keep(paths: Sequence[Path], key: str, result: Any) -> Any:
+def _keep(paths: Sequence[Path], key: str, result: Any, form: Any) -> Any:
     """Write a result to the first file that can be written, and return what is there: another process may be first."""
     for path in paths:
         try:
-            _write_first(path, json.dumps({"key": key, "result": result}), key)
+            _write_first(path, json.dumps({"key": key, "result": result}), partial(_read, path, key, form))
         except OSError as error:
             logger.debug("the result of a trial is not kept in %s: %s", path.parent, brief(error))
             continue
-        written = _read(path, key)
+        written = _read(path, key, form)
         return result if written is None else written
     return result
 
@@ -83,20 +93,33 @@ def _list_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_absolute()]
 
 
-def _read(path: Path, key: str) -> Any:
+def _read(path: Path, key: str, form: Any) -> Any:
     """The result that is kept; None if there is none, or none that can be used."""
     try:
-        # Others can make the folder for temporary files first, and fill it.
-        if path.stat().st_uid not in (os.getuid(), 0):
-            return None
-        content = json.loads(path.read_bytes())
-        return content["result"] if content["key"] == key else None
-    except (OSError, ValueError, LookupError, TypeError):
+        entry = msgspec.json.decode(_read_file(path), type=_Entry)
+        return msgspec.json.decode(entry.result, type=form) if entry.key == key else None
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
         return None
 
 
-def _write_first(path: Path, content: str, key: str) -> None:
+def _read_file(path: Path) -> bytes:
+    """
+    Raises:
+        OSError: there is no file that can be read, or it is of another user.
+    """
+    # Others can make the folder for temporary files first, and fill it: with pipes, or with links to endless devices.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.getuid(), 0):
+            raise OSError(f"{path} is not a file of this user")
+        return file.read(_MOST_BYTES)
+
+
+def _write_first(path: Path, content: str, read: Callable[[], Any]) -> None:
     """Write a file as a whole, unless a usable one is there.
+
+    Args:
+        read: gives None if the file cannot be used.
 
     Raises:
         OSError: it cannot be written.
@@ -106,7 +129,7 @@ def _write_first(path: Path, content: str, key: str) -> None:
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
-        if path.exists() and _read(path, key) is None:
+        if path.exists() and read() is None:
             os.replace(written, path)
         else:
             # Fails if another process was first, unlike a replacement.

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
 
 from runners.modeling import linear_kernels
 from runners.modeling.convolution_kernel import ConvolutionKernel
-from runners.modeling.linear_kernels import KernelType, MKLKernel, OneDNNKernel, choose_kernel
+from runners.modeling.linear_kernels import (
+    KERNELS,
+    KernelChoice,
+    KernelFacts,
+    KernelType,
+    MKLKernel,
+    OneDNNKernel,
+    choose_kernel,
+)
 
 COUNTS = (1, 2, 3, 15, 16, 17, 48, 100, 200, 256)
 TRIED_ROWS = {16: 2, 64: 2}
@@ -93,6 +103,51 @@ def test_the_fastest_kernel_whose_rows_stay_the_same_is_chosen(
     choice = choose_kernel(nn.Linear(512, 512), TRIED_ROWS)
     assert choice.kernel is expected
     assert [*choice.speedups] == [*TRIED_ROWS]
+
+
+def test_a_kernel_that_is_slow_for_some_number_of_rows_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes = {nn.Linear: {16: 1.0, 64: 1.0}, SlowKernel: {16: 2.0, 64: 0.01}, FastKernel: {16: 0.9, 64: 0.9}}
+
+    def time_calls(calls: list[Any], rows: Tensor, tried: dict[int, int]) -> object:
+        return {count: [takes[type(call)][count] for call in calls] for count in tried}, [[rows] for _ in calls]
+
+    kernels: Any = (SlowKernel, FastKernel)
+    monkeypatch.setattr(linear_kernels, "KERNELS", kernels)
+    monkeypatch.setattr(linear_kernels, "time_calls", time_calls)
+    monkeypatch.setattr(linear_kernels, "_keeps_bits", lambda *_: True)
+    choice = choose_kernel(nn.Linear(512, 512), TRIED_ROWS)
+    assert choice.kernel is kernels[1]
+    assert choice.speedups == {16: 1 / 0.9, 64: 1 / 0.9}
+
+
+class SlowedKernel(FastKernel):
+    """Other load slows its first calls."""
+
+    name = "slowed"
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self._calls = 0
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self._calls += 1
+        time.sleep(0.05 * (self._calls <= 2 * sum(TRIED_ROWS.values())))
+        return super().__call__(rows)
+
+
+def test_a_kernel_that_seems_slow_is_timed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels: Any = (SlowedKernel,)
+    monkeypatch.setattr(linear_kernels, "KERNELS", kernels)
+    choice = choose_kernel(nn.Linear(512, 512), TRIED_ROWS)
+    assert choice.kernel is kernels[0]
+    assert min(choice.speedups.values()) > 1
+
+
+@pytest.mark.parametrize("kernel", [*KERNELS, None])
+def test_a_choice_is_the_same_after_json(kernel: KernelType | None) -> None:
+    choice = KernelChoice(kernel, {16: 1.5, 1024: 1.0})
+    kept = msgspec.json.decode(json.dumps(choice.facts()), type=KernelFacts)
+    assert KernelChoice.from_facts(kept) == choice
 
 
 def test_a_small_layer_and_a_vocabulary_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,6 @@ def test_merged_layers_with_other_bits_are_not_better(
 
     group = (nn.Linear(WIDTH, 512), nn.Linear(WIDTH, 512))
     monkeypatch.setattr(merged_linears, "time_calls", time_calls)
-    monkeypatch.setattr(merged_linears, "recall_or_try", lambda _, try_out: try_out())
+    monkeypatch.setattr(merged_linears, "recall_or_try", lambda _, try_out, __: try_out())
     with torch.inference_mode():
         assert (merge(group, OneDNNKernel, TRIED_ROWS) is not None) == expected

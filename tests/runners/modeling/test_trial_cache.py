@@ -9,6 +9,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -22,6 +23,8 @@ from runners.modeling.trial_cache import recall_or_try
 from tests.servers import ROOT
 
 KEY = {"trial": "test", "shape": [768, 3072]}
+# Of the results here.
+FORM = int | None
 
 
 @pytest.fixture
@@ -45,11 +48,11 @@ def fail() -> None:
 
 
 def test_a_trial_is_done_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert recall_or_try(KEY, lambda: {"kernel": "MKL"}) == {"kernel": "MKL"}
-    assert recall_or_try(KEY, fail) == {"kernel": "MKL"}
+    assert recall_or_try(KEY, lambda: {"kernel": "MKL"}, dict) == {"kernel": "MKL"}
+    assert recall_or_try(KEY, fail, dict) == {"kernel": "MKL"}
     forget(monkeypatch)
-    assert recall_or_try(KEY, fail) == {"kernel": "MKL"}
-    assert recall_or_try({**KEY, "shape": [768, 768]}, lambda: None) is None
+    assert recall_or_try(KEY, fail, dict) == {"kernel": "MKL"}
+    assert recall_or_try({**KEY, "shape": [768, 768]}, lambda: None, FORM) is None
     assert len([*folder.iterdir()]) == 2
 
 
@@ -57,42 +60,48 @@ def test_a_trial_is_done_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_another_machine_or_version_tries_again(
     name: str, value: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert recall_or_try(KEY, lambda: 1) == 1
+    assert recall_or_try(KEY, lambda: 1, FORM) == 1
     machine = {**trial_cache._describe_machine(), name: value}
     monkeypatch.setattr(trial_cache, "_describe_machine", lambda: machine)
-    assert recall_or_try(KEY, lambda: 2) == 2
+    assert recall_or_try(KEY, lambda: 2, FORM) == 2
     assert len([*folder.iterdir()]) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"key": "another", "result": 1}', '{"result": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{", "[]", "null", "[" * 100_000, '{"key": "another", "result": 1}', '{"result": 1}',
+        '{"key": KEY}', '{"key": KEY, "result": "one"}', '{"key": KEY, "result": NaN}', '{"key": KEY, "result": {}}',
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_replaced(content: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recall_or_try(KEY, lambda: 1)
+    recall_or_try(KEY, lambda: 1, FORM)
     [path] = folder.iterdir()
-    path.write_text(content)
+    path.write_text(content.replace("KEY", json.dumps(json.loads(path.read_text())["key"])))
     forget(monkeypatch)
-    assert recall_or_try(KEY, lambda: 2) == 2
+    assert recall_or_try(KEY, lambda: 2, FORM) == 2
     assert json.loads(path.read_text())["result"] == 2
     assert [*folder.iterdir()] == [path]
 
 
 def test_a_folder_that_cannot_be_made_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.parent.write_text("a file")
-    assert recall_or_try(KEY, lambda: 1) == 1
+    assert recall_or_try(KEY, lambda: 1, FORM) == 1
     forget(monkeypatch)
-    assert recall_or_try(KEY, fail) == 1
+    assert recall_or_try(KEY, fail, FORM) == 1
 
 
 def test_without_any_folder_a_process_still_remembers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.parent.write_text("a file")
     monkeypatch.setattr(tempfile, "tempdir", str(folder.parent))
-    assert recall_or_try(KEY, lambda: 1) == 1
-    assert recall_or_try(KEY, fail) == 1
+    assert recall_or_try(KEY, lambda: 1, FORM) == 1
+    assert recall_or_try(KEY, fail, FORM) == 1
     forget(monkeypatch)
-    assert recall_or_try(KEY, lambda: 2) == 2
+    assert recall_or_try(KEY, lambda: 2, FORM) == 2
 
 
 def test_a_file_of_another_user_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recall_or_try(KEY, lambda: 1)
+    recall_or_try(KEY, lambda: 1, FORM)
     forget(monkeypatch)
     other = os.getuid() + 1
     [path] = folder.iterdir()
@@ -100,7 +109,17 @@ def test_a_file_of_another_user_is_not_read(folder: Path, monkeypatch: pytest.Mo
         os.chown(path, other, -1)
     else:
         monkeypatch.setattr(os, "getuid", lambda: other)
-    assert recall_or_try(KEY, lambda: 2) == 2
+    assert recall_or_try(KEY, lambda: 2, FORM) == 2
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, partial(os.symlink, "/dev/zero")])
+def test_what_is_no_file_is_not_read(make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recall_or_try(KEY, lambda: 1, FORM)
+    forget(monkeypatch)
+    [path] = folder.iterdir()
+    path.unlink()
+    make(path)
+    assert recall_or_try(KEY, lambda: 2, FORM) == 2
 
 
 _PROCESS = """
@@ -109,7 +128,7 @@ from runners.modeling.trial_cache import recall_or_try
 def try_out():
     time.sleep(0.5)
     return os.getpid()
-print(recall_or_try({"trial": "together"}, try_out))
+print(recall_or_try({"trial": "together"}, try_out, int))
 """
 
 
