@@ -85,8 +85,11 @@ def _keep(paths: Sequence[Path], key: str, result: Any, form: Any) -> Any:
 
 def _list_folders() -> list[Path]:
     """Where results are looked for and kept, in this order."""
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folders = [Path(caches) / _NAME]
+    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not caches.is_absolute():
+        # XDG Base Directory Specification: such a value is ignored.
+        caches = Path(os.path.expanduser("~/.cache"))
+    folders = [caches / _NAME]
     # It fails where nothing can be written.
     with suppress(OSError):
         folders.append(Path(tempfile.gettempdir()) / f"{_NAME}-{os.getuid()}")

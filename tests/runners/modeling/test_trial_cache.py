@@ -84,6 +84,18 @@ def test_a_damaged_file_is_replaced(content: str, folder: Path, monkeypatch: pyt
     assert [*folder.iterdir()] == [path]
 
 
+@pytest.mark.parametrize("value", ["", "relative/cache", None])
+def test_a_variable_without_a_folder_is_ignored(
+    value: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    if value is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", value)
+    recall_or_try(KEY, lambda: 1, FORM)
+    assert len([*(folder.parent / ".cache" / folder.name).iterdir()]) == 1
+
+
 def test_a_folder_that_cannot_be_made_is_replaced(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.parent.write_text("a file")
     assert recall_or_try(KEY, lambda: 1, FORM) == 1
