@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from statistics import median
 from typing import Any
@@ -10,6 +11,10 @@ from typing import Any
 import psutil
 
 from benchmarks.load import Load
+
+_IDLE_SAMPLE = 0.5
+# Of a core.
+_IDLE_PART = 0.1
 
 
 def measure(processes: list[psutil.Process], load: Coroutine[Any, Any, Load]) -> tuple[float, Load]:
@@ -32,6 +37,17 @@ def serving(url: str) -> list[psutil.Process]:
 def cpu_seconds(processes: list[psutil.Process]) -> float:
     """What they have used so far."""
     return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+def wait_until_idle(processes: list[psutil.Process], seconds: float = 60) -> None:
+    """Wait until they compute nothing, at most `seconds`: some servers finish requests whose client has left."""
+    end = time.monotonic() + seconds
+    used = cpu_seconds(processes)
+    while time.monotonic() < end:
+        time.sleep(_IDLE_SAMPLE)
+        before, used = used, cpu_seconds(processes)
+        if used - before < _IDLE_PART * _IDLE_SAMPLE:
+            return
 
 
 def describe_spread(values: Sequence[float], digits: int = 2) -> str:

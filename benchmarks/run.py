@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.child import start_child
-from benchmarks.cpu import cpu_seconds, serving
+from benchmarks.cpu import cpu_seconds, serving, wait_until_idle
 from benchmarks.load import Load, bodies, drive
 from benchmarks.machine import machine
 from benchmarks.models import TASKS, make_model
@@ -160,6 +160,8 @@ def _load(
     before = cpu_seconds(processes)
     load: Load = asyncio.run(drive(url + path, requests, callers, texts_a_request, options.seconds))
     used = 1000 * (cpu_seconds(processes) - before) / (load.requests * texts_a_request)
+    # Another server is next.
+    wait_until_idle(processes)
     return {**vars(load), **({"cpu": used} if processes else {})}
 
 
