@@ -22,8 +22,9 @@ from runners.modeling.trial_cache import recall_or_try
 # The width whose layout the weight gets; of all layouts that oneDNN asks for, most other widths share this one.
 _LAYOUT_WIDTH = 48
 _WIDTHS = range(4, 129, 4)
+_Width = Annotated[int, Meta(ge=_WIDTHS[0], le=_WIDTHS[-1], multiple_of=_WIDTHS.step)]
 # Some of them, at least one.
-_Widths = Annotated[list[Annotated[int, Meta(ge=4, le=128, multiple_of=4)]], Meta(min_length=1)]
+_Widths = Annotated[list[_Width], Meta(min_length=1)]
 # An image takes as long as so many more rows.
 _IMAGE_ROWS = 2
 # The least width of one of several images.

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Final, Literal, Protocol, TypedDict, TypeVar
 
@@ -178,19 +179,10 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
     same = [all(torch.equal(many[:, : one.shape[1]], one) for one in few) for *few, many in outputs[1:]]
     _log_trial(linear, types, speedups, same)
     fastest_first = sorted(range(len(types)), key=lambda index: prod(speedups[index].values()), reverse=True)
-
-    def list_usable() -> Iterator[int]:
-        """The kernels whose rows keep their bits, the fastest first; the first of all if none does."""
-        found = False
-        for index in fastest_first:
-            if same[index] and _keeps_bits(calls[1 + index], rows):
-                found = True
-                yield index
-        if not found:
-            yield 0
-
+    usable = (index for index in fastest_first if same[index] and _keeps_bits(calls[1 + index], rows))
     slow: list[Mapping[int, float]] = []
-    for index in list_usable():
+    # The first of all kernels if none keeps its bits.
+    for index in chain([next(usable, 0)], usable):
         pairs = {count: (each[0], each[1 + index]) for count, each in seconds.items()}
         confirmed = _confirm([linear, calls[1 + index]], rows, pairs, tried_rows)
         if min(confirmed.values()) >= _LEAST_SPEEDUP:
