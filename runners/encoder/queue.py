@@ -24,7 +24,7 @@ from runners.core.predictions import Options
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import release_when_sent
 from runners.encoder.batch_mode import BatchMode
-from runners.encoder.queue_entries import Entry, EntryOrder, PendingRequest
+from runners.encoder.queue_entries import Entry, EntryOrder, PendingRequest, refuse
 from runners.encoder.sequences import EncodedText
 
 # Factor on the cost of entries beyond the first batch of a request; docs/explanation/engine.md has its effect.
@@ -216,9 +216,9 @@ class BatchQueue:
         """Fail the waiting requests, and let `take` return."""
         with self._changed:
             self._closed = True
-            for request, position in {entry.request: entry.position for entry in self._entries}.items():
-                request.deliver([(position, ModelNotReadyError.of_shutdown())])
-                request.waiting = request.waiting_tokens = 0
+            refuse(self._entries)
+            for entry in self._entries:
+                entry.request.waiting = entry.request.waiting_tokens = 0
             self._entries.clear()
             self.admission.tokens.held = 0
             self._waiting_texts = 0

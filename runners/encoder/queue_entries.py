@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from runners.core.errors import ModelNotReadyError
 from runners.core.predictions import Options, Prediction
 from runners.encoder.sequences import EncodedText, TokenizedText
 
@@ -96,6 +97,11 @@ def deliver(answers: Mapping[PendingRequest, Answers]) -> None:
         by_loop.setdefault(request.loop, []).append((request, answered))
     for loop, group in by_loop.items():
         _call(loop, _add_all, group)
+
+
+def refuse(entries: Iterable[Entry]) -> None:
+    """Fail the requests of these entries because their model's threads are closed; from any thread."""
+    deliver({entry.request: [(entry.position, ModelNotReadyError.of_shutdown())] for entry in entries})
 
 
 def _add_all(group: Sequence[tuple[PendingRequest, Answers]]) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 
 from runners.core.errors import (
     InputError,
-    ModelNotReadyError,
     NonFiniteScoresError,
     PredictorAnswerError,
     PredictorError,
@@ -24,7 +23,7 @@ from runners.core.errors import (
 )
 from runners.core.metrics import NON_FINITE_TEXTS
 from runners.core.predictions import Prediction
-from runners.encoder.queue_entries import Entry, PendingRequest, deliver
+from runners.encoder.queue_entries import Entry, PendingRequest, deliver, refuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,7 +92,7 @@ class ModelWorker:
                     run_batch(loaded, batch)
                 except BaseException:
                     # The thread ends, and the model with it.
-                    deliver({entry.request: [(entry.position, ModelNotReadyError.of_shutdown())] for entry in batch})
+                    refuse(batch)
                     raise
                 finally:
                     loaded.queue.finish(batch)
