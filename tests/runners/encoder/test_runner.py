@@ -106,19 +106,20 @@ def test_an_unloaded_model_takes_no_memory(model_folder: ModelFolder) -> None:
     assert int(run.stdout) > 100
 
 
+def end_thread(*_: Any) -> Any:
+    raise SystemExit
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_model_thread_that_ends_leaves_no_spin_control(
     arguments: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(*_: Any) -> Any:
-        raise SystemExit
-
     control = SpinControl(lambda _: None)
     monkeypatch.setattr(SpinControl, "start", lambda _: control)
     runner = EncoderRunner(arguments)
     await runner.load()
     # After the batch, so that its request has an answer.
-    monkeypatch.setattr(BatchQueue, "record_throughput", end)
+    monkeypatch.setattr(BatchQueue, "record_throughput", end_thread)
     await runner.infer([TextInput("a")], runner.default_options)
     await eventually(lambda: not runner.ready)
     assert not control._thread.is_alive()
@@ -128,12 +129,9 @@ async def test_a_model_thread_that_ends_leaves_no_spin_control(
 async def test_a_model_thread_that_ends_in_a_batch_answers_it(
     arguments: Arguments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(*_: Any) -> Any:
-        raise SystemExit
-
     runner = EncoderRunner(arguments)
     await runner.load()
-    monkeypatch.setattr(SequenceClassification, "split_scores", end)
+    monkeypatch.setattr(SequenceClassification, "split_scores", end_thread)
     with pytest.raises(ModelNotReadyError):
         await runner.infer([TextInput("a"), TextInput("b")], runner.default_options)
 
