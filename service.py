@@ -20,6 +20,8 @@ from starlette.types import ASGIApp
 
 from protocol.context import normalize_prefix
 from protocol.http.middleware.request_id import label_log_records
+from runners.core.declarations import Configuration, ModelDeclaration
+from runners.core.models import Models
 from runners.hosting.configuration import configure_service, read_service_arguments
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.preparation import prepare_workers
@@ -29,6 +31,7 @@ from runners.hosting.selection import create_runner, expects_generator
 from runners.hosting.storage.localize import localize_model
 
 if TYPE_CHECKING:
+    from runners.core.runner import Runner
     from runners.hosting.worker import Worker
 
 NAME = "huggingface_runtime"
@@ -39,6 +42,7 @@ configure_process()
 label_log_records()
 with exit_on_error():
     arguments = read_service_arguments(NAME, IN_BENTO)
+    configuration = Configuration(arguments, (ModelDeclaration(arguments),))
     one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))
     generates = expects_generator(arguments)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
@@ -48,17 +52,19 @@ with exit_on_error():
 def create_worker() -> Worker:
     from protocol.open_inference.predictor.client import connect_predictor
 
+    def create(declaration: ModelDeclaration) -> Runner:
+        return create_runner(localize_model(declaration.arguments), connect_predictor, declaration.version)
+
     with stop_on_error():
+        models = Models(configuration.models, create, is_ready_when_any=arguments.ready_when == "any")
         # Libraries are loaded from now on, while modules are imported.
-        runner = create_runner(localize_model(arguments), connect_predictor)
+        models.create_runners()
     from protocol.application import create_application
     from protocol.open_inference.grpc.server import GrpcServer
-    from runners.core.models import Models
     from runners.hosting.worker import Worker
 
-    models = Models([runner])
     application = create_application(models, arguments, openai_prefix)
-    return Worker(runner, models, application, GrpcServer(models, arguments) if arguments.enable_grpc else None)
+    return Worker(models, arguments, application, GrpcServer(models, arguments) if arguments.enable_grpc else None)
 
 
 class DirectService(bentoml.Service[Any]):
@@ -84,7 +90,7 @@ class DirectService(bentoml.Service[Any]):
 
 
 class Server:
-    """One model, in BentoML's life cycle."""
+    """All models, in BentoML's life cycle."""
 
     @bentoml.on_deployment
     @staticmethod
@@ -93,7 +99,6 @@ class Server:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        create_worker().models.can_reload = arguments.workers == 1
         if arguments.ssl_certfile is not None:
             from protocol.http.connections.uvicorn_settings import bound_handshakes
 

@@ -5,7 +5,7 @@ import gc
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from protocol.application import create_application
 from protocol.open_inference.grpc.server import GrpcServer
 from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.arguments import Arguments
+from runners.core.declarations import FIRST_VERSION, ModelDeclaration
 from runners.core.models import Models
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
@@ -44,6 +45,7 @@ transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 ModelFolder = Callable[..., Path]
 GeneratorFolder = Callable[[str], Path]
 Serve = Callable[..., Served]
+ServeSeveral = Callable[..., Served]
 Dial = Callable[..., grpc.Channel]
 
 
@@ -121,27 +123,52 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def serve() -> Iterator[Serve]:
-    """The whole application in this process: `serve(model_dir=..., return_probabilities=True)`.
+def serve_several() -> Iterator[ServeSeveral]:
+    """The whole application in this process: `serve_several({"model_dir": ..., "version": "2"}, {...}, api_key="k")`.
 
     What is loaded is closed with the module: a loaded model takes some 100 MB of kernels, however small it is.
     """
-    runners: list[EncoderRunner | GeneratorRunner] = []
+    started: list[Models] = []
 
-    def start(**arguments: Any) -> Served:
-        given = Arguments.model_validate(arguments | {"model_dir": str(arguments["model_dir"])})
-        runner = create_runner(given, connect_predictor)
-        runners.append(runner)
-        models = Models([runner])
+    def create(declaration: ModelDeclaration) -> EncoderRunner | GeneratorRunner:
+        return create_runner(declaration.arguments, connect_predictor, declaration.version)
+
+    def start(*declared: Mapping[str, Any], **arguments: Any) -> Served:
+        declarations = [
+            ModelDeclaration(Arguments.model_validate({**arguments, **values}), version, load)
+            for values, version, load in map(split_declaration, declared)
+        ]
+        server = declarations[0].arguments
+        models = Models(declarations, create)
+        started.append(models)
+
+        async def load() -> None:
+            for model in models:
+                if model.is_wanted:
+                    await models.load_first(model)
+
         # A loop of its own, as the test may run in one.
         with start_blocking_portal() as portal:
-            portal.call(models.load, runner.name)
-        client = TestClient(create_application(models, given), raise_server_exceptions=False)
-        return Served(client, models, given)
+            portal.call(load)
+        client = TestClient(create_application(models, server), raise_server_exceptions=False)
+        return Served(client, models, server)
 
     yield start
-    for runner in runners:
-        runner.close()
+    for models in started:
+        models.close()
+
+
+def split_declaration(declared: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:
+    """The arguments of a declared model, its version, and whether it is loaded."""
+    others = {name: value for name, value in declared.items() if name not in ("version", "load")}
+    arguments = others | {"model_dir": str(others["model_dir"])}
+    return arguments, declared.get("version", FIRST_VERSION), declared.get("load", True)
+
+
+@pytest.fixture(scope="module")
+def serve(serve_several: ServeSeveral) -> Serve:
+    """One model: `serve(model_dir=..., return_probabilities=True)`."""
+    return lambda **arguments: serve_several(arguments)
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ from runners.core.arguments import Arguments
 from runners.core.command_line import parse_command_line
 from runners.core.errors import ArgumentsError
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
-from runners.core.models import Models
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.installation import name_distribution
+from tests.served import models_of
 from tests.servers import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -346,7 +346,7 @@ def check_ports(document: Document) -> Iterator[str]:
 
 @cache
 def is_route(path: str) -> bool:
-    application = create_application(Models([EncoderRunner(Arguments())]), Arguments())
+    application = create_application(models_of(EncoderRunner(Arguments())), Arguments())
     return bool(TestClient(application).get(path).status_code != 404)
 
 

@@ -26,6 +26,7 @@ from runners.core.errors import (
     PredictorRefusalError,
     PredictorTimeoutError,
     PredictorUnavailableError,
+    VersionNotFoundError,
 )
 
 
@@ -43,7 +44,7 @@ class MessageTimeoutError(ProtocolError):
 
 
 class NotFoundError(ProtocolError):
-    """No such path or model version."""
+    """No such path."""
 
     status = HTTPStatus.NOT_FOUND
 
@@ -118,6 +119,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type, HTTPStatus] = {
     InputError: HTTPStatus.BAD_REQUEST,
     LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     ModelNotFoundError: HTTPStatus.NOT_FOUND,
+    VersionNotFoundError: HTTPStatus.NOT_FOUND,
     # The client that asked to load the model learns why it was not loaded.
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # The message names the text, so that the client can ask for the others.

@@ -10,8 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.errors import MethodNotAllowedError, NotFoundError, ProtocolError, describe_error
-from protocol.versions import MODEL_VERSION
+from protocol.http.errors import MethodNotAllowedError, ProtocolError, describe_error
 from runners.core.errors import GenerationFailedError, ModelNotReadyError, without_message
 
 logger = logging.getLogger(__name__)
@@ -61,28 +60,9 @@ def any_route(path: str, endpoint: Endpoint) -> Route:
     return route
 
 
-def served_name(request: Request) -> str:
-    """The model's name in the path, after a check of the version in the path, if there is one.
-
-    Raises:
-        NotFoundError: the version is not the served one.
-    """
-    name: str = request.path_params["name"]
-    check_version(name, request.path_params.get("version", ""))
-    return name
-
-
-def check_version(name: str, version: str) -> None:
-    """Check the version of a model that a request asks for.
-
-    Args:
-        version: empty if the request names none.
-
-    Raises:
-        NotFoundError: the version is not the served one.
-    """
-    if version not in ("", MODEL_VERSION):
-        raise NotFoundError(f"Model {name} has no version {version}; it has version {MODEL_VERSION}.")
+def served_name(request: Request) -> tuple[str, str]:
+    """The model's name and version in the path; the version is empty if the path has none."""
+    return request.path_params["name"], request.path_params.get("version", "")
 
 
 def with_errors(endpoint: Endpoint, render_error: RenderError) -> Endpoint:

@@ -28,7 +28,7 @@ from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import check_generates
 from protocol.tensors import Tensor
 from runners.core.errors import InputError
-from runners.core.models import find_model, find_ready_model
+from runners.core.models import find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -96,7 +96,7 @@ def routes(context: ServerContext) -> list[Route]:
         raise NotImplementedByModelError("this server has no explainer; it offers :predict")
 
     async def unknown_verb(request: Request) -> Response:
-        find_model(models, request.path_params["name"])
+        models.find(request.path_params["name"])
         verb = request.path_params["verb"]
         raise NotFoundError(f"there is no :{verb}; this server offers :predict and :explain")
 

@@ -25,8 +25,8 @@ from protocol.output_tensors import (
 from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import check_generates
 from protocol.tensors import BYTES, Tensor
-from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
+from runners.core.models import Models
 from runners.core.predictions import (
     LOGITS,
     MAIN,
@@ -95,13 +95,13 @@ class _ResolvedOutput:
 AnswerTensors = list[tuple[Tensor, bool]]
 
 
-def describe_model(runner: Runner) -> dict[str, Any]:
+def describe_model(models: Models, runner: Runner) -> dict[str, Any]:
     """The metadata of a model: its inputs and all its outputs, including those that a request must name."""
     outputs = {spec.name: spec for spec in (*runner.outputs(runner.default_options), *runner.named_outputs())}
     tensors = map(describe_output, outputs.values())
     return {
         "name": runner.name,
-        "versions": [MODEL_VERSION],
+        "versions": models.versions(runner.name),
         "platform": "pytorch_transformers",
         "inputs": [_describe_tensor(PAIRS if runner.task is Task.QUESTION_ANSWERING else INPUT)],
         "outputs": [_describe_tensor(spec) for spec in tensors],

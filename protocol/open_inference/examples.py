@@ -29,7 +29,7 @@ from protocol.openapi.example_texts import (
 from protocol.openapi.operations import Example, ExampleModel, Examples
 from protocol.output_tensors import wire_name
 from protocol.tensors import BYTES, Tensor
-from protocol.versions import MODEL_VERSION
+from runners.core.declarations import FIRST_VERSION
 from runners.core.predictions import MAIN, OFFSETS, RELEVANCE
 from runners.core.task import Task
 
@@ -77,7 +77,7 @@ def generate_examples(model: ExampleModel, is_stream: bool = False) -> Examples:
     if model.task not in CONTINUED:
         return {}
     text, continuation = CONTINUED[model.task]
-    answer = {"model_name": model.name, "model_version": MODEL_VERSION, "text_output": continuation}
+    answer = {"model_name": model.name, "model_version": FIRST_VERSION, "text_output": continuation}
     is_known = continuation is not None and not is_stream
     return {"text": Example("A text", {"text_input": text, "parameters": GREEDY}, answer if is_known else None)}
 
@@ -87,7 +87,7 @@ def _ask(*texts: str, **more: Any) -> dict[str, Any]:
 
 
 def _answer(name: str, outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"model_name": name, "model_version": MODEL_VERSION, "id": "1", "outputs": outputs}
+    return {"model_name": name, "model_version": FIRST_VERSION, "id": "1", "outputs": outputs}
 
 
 def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:

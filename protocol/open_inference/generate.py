@@ -21,7 +21,6 @@ from protocol.http.routing import post_route, served_name
 from protocol.http.sse import stream_events
 from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import describe_service
-from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.models import Models, find_ready_model
 from runners.core.predictions import Options, Text, TextInput
@@ -37,7 +36,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """`generate` and `generate_stream` of every model."""
 
     async def generate(request: Request) -> Response:
-        runner = _find_generator(models, served_name(request), "generate")
+        runner = _find_generator(models, request, "generate")
         call, text, options = await _read(runner, await read_body(request, limits), limits)
         [prediction] = await until_disconnect(request, runner.infer([TextInput(text)], options))
         output = prediction.main
@@ -45,7 +44,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         return json_response(_answer(runner, call, output.value))
 
     async def generate_stream(request: Request) -> Response:
-        runner = _find_generator(models, served_name(request), "generate_stream")
+        runner = _find_generator(models, request, "generate_stream")
         call, text, options = await _read(runner, await read_body(request, limits), limits)
         streaming = stream_events(_stream(runner, call, text, options), _render_error)
         return await until_disconnect(request, streaming)
@@ -57,13 +56,13 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     ]
 
 
-def _find_generator(models: Models, name: str, call: str) -> TextGenerator:
+def _find_generator(models: Models, request: Request, call: str) -> TextGenerator:
     """
     Raises:
         ModelNotFoundError, ModelNotReadyError: there is no such model, or it is not loaded.
         InputError: the model does not generate text; the message lists what it serves.
     """
-    runner = find_ready_model(models, name)
+    runner = find_ready_model(models, *served_name(request))
     if (generator := runner.generator) is None or not generator.generates:
         raise InputError(f"{runner.name} does not serve {call}: {describe_service(runner)}")
     return generator
@@ -94,7 +93,7 @@ async def _read(runner: TextGenerator, body: Body, limits: RequestLimits) -> tup
 
 
 def _answer(runner: TextGenerator, call: dict[str, Any], text: str) -> dict[str, Any]:
-    answer = {"model_name": runner.name, "model_version": MODEL_VERSION, "text_output": text}
+    answer = {"model_name": runner.name, "model_version": runner.version, "text_output": text}
     return {"id": call["id"], **answer} if isinstance(call.get("id"), str) else answer
 
 

@@ -34,7 +34,7 @@ from protocol.openapi.schemas import (
     reference,
 )
 from protocol.tensors import DATATYPES
-from runners.core.models import ModelState
+from runners.core.served_model import ModelState
 
 _TAG, _REPOSITORY = "Open Inference Protocol", "Repository"
 

@@ -15,13 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import Body, decode_json, json_response, read_body
-from protocol.http.errors import NotImplementedByModelError
 from protocol.http.middleware.authentication import Access
 from protocol.http.routing import post_route
-from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
-from runners.core.models import Models, ModelState, find_model
+from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
+from runners.core.served_model import ModelState
 
 
 class IndexRequest(msgspec.Struct):
@@ -40,18 +39,23 @@ _index_decoder = msgspec.json.Decoder(IndexRequest)
 _load_decoder = msgspec.json.Decoder(LoadRequest)
 
 
-def index(models: Models, ready: bool) -> list[dict[str, str]]:
-    """The models with their states; if `ready`, only those that are ready."""
-    listed = []
-    for name in models.names:
-        state, reason = models.state(name)
-        if state is ModelState.READY or not ready:
-            listed.append({"name": name, "version": MODEL_VERSION, "state": state.value, "reason": reason})
-    return listed
+async def index(models: Models, ready: bool) -> list[dict[str, str]]:
+    """The models with their states, new ones of the repository included; if `ready`, only those that are ready.
+
+    Raises:
+        ArgumentsError: the declaration of a new model is wrong.
+    """
+    await models.refresh()
+    return [
+        {"name": name, "version": model.version, "state": model.state, "reason": model.reason}
+        for model in models
+        for name in model.names
+        if model.state is ModelState.READY or not ready
+    ]
 
 
 async def load(models: Models, name: str, parameters: Container[str] = ()) -> None:
-    """Load a model, unless it is loaded.
+    """Load a model, unless it is loaded and its files have not changed.
 
     Args:
         parameters: Triton's, which change a model's config and files; here only the operator may change them.
@@ -59,30 +63,11 @@ async def load(models: Models, name: str, parameters: Container[str] = ()) -> No
     Raises:
         InputError: there are parameters.
         ModelNotFoundError: there is no model of that name.
-        NotImplementedByModelError: this call would not reach all workers.
         RunnerError: the model cannot be loaded.
     """
-    _check(models, name)
     if parameters:
-        raise InputError("load takes no parameters: a model is loaded as the server was started with it")
+        raise InputError("load takes no parameters: a model is loaded as the operator has declared it")
     await models.load(name)
-
-
-async def unload(models: Models, name: str) -> None:
-    """Unload a model, once its requests have ended.
-
-    Raises:
-        ModelNotFoundError: there is no model of that name.
-        NotImplementedByModelError: this call would not reach all workers.
-    """
-    _check(models, name)
-    await models.unload(name)
-
-
-def _check(models: Models, name: str) -> None:
-    find_model(models, name)
-    if not models.can_reload:
-        raise NotImplementedByModelError("several workers have the model, and a call reaches one of them")
 
 
 def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]:
@@ -95,7 +80,7 @@ def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]
     async def list_models(request: Request) -> Response:
         body = await read_optional(request)
         call = await body.decode(lambda data: decode_json(data, _index_decoder, limits))
-        return json_response(index(models, call.ready))
+        return json_response(await index(models, call.ready))
 
     async def load_model(request: Request) -> Response:
         access.check_change_over_http(request)
@@ -108,7 +93,7 @@ def routes(models: Models, limits: RequestLimits, access: Access) -> list[Route]
     async def unload_model(request: Request) -> Response:
         access.check_change_over_http(request)
         name = request.path_params["name"]
-        await unload(models, name)
+        await models.unload(name)
         return json_response({"name": name, "unload": True})
 
     def repository_route(path: str, endpoint: Any) -> list[Route]:

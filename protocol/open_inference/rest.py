@@ -34,10 +34,11 @@ from protocol.tensors import (
     tensor_from_binary,
     tensor_from_json,
 )
-from protocol.versions import MODEL_VERSION, SERVER_NAME, SERVER_VERSION, server_extensions
+from protocol.versions import EXTENSIONS, SERVER_NAME, SERVER_VERSION
 from runners.core.errors import InputError
 from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
 
 BINARY_HEADER = "inference-header-content-length"
 
@@ -94,25 +95,25 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """The other routes under `/v2`."""
 
     async def server_metadata(_: Request) -> Response:
-        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": server_extensions(models)})
+        return json_response({"name": SERVER_NAME, "version": SERVER_VERSION, "extensions": EXTENSIONS})
 
     async def list_models(_: Request) -> Response:
         return json_response({"models": models.names})
 
     async def model_metadata(request: Request) -> Response:
-        return json_response(describe_model(find_ready_model(models, served_name(request))))
+        return json_response(describe_model(models, find_ready_model(models, *served_name(request))))
 
     async def model_ready(request: Request) -> Response:
-        runner = find_ready_model(models, served_name(request))
+        runner = find_ready_model(models, *served_name(request))
         return json_response({"name": runner.name, "ready": True})
 
     async def infer(request: Request) -> Response:
-        runner = find_ready_model(models, served_name(request))
+        runner = find_ready_model(models, *served_name(request))
         body = await read_body(request, limits, allow_binary=True)
         client_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
         request_id = answer_id(client_id)
         return await until_disconnect(
-            request, dataplane.infer(runner, call, limits, lambda answer: _render(runner.name, request_id, answer))
+            request, dataplane.infer(runner, call, limits, lambda answer: _render(runner, request_id, answer))
         )
 
     model, version = "/v2/models/{name:path}", "/versions/{version}"
@@ -177,7 +178,7 @@ def _read_tensors(call: InferRequest, binary: memoryview, limits: RequestLimits)
     return tensors
 
 
-def _render(model_name: str, request_id: str, answer: AnswerTensors) -> Response:
+def _render(runner: Runner, request_id: str, answer: AnswerTensors) -> Response:
     outputs: list[dict[str, Any]] = []
     blobs: list[bytes | memoryview] = []
     for tensor, is_binary in answer:
@@ -188,7 +189,7 @@ def _render(model_name: str, request_id: str, answer: AnswerTensors) -> Response
         else:
             output["data"] = tensor.flat
         outputs.append(output)
-    payload = {"model_name": model_name, "model_version": MODEL_VERSION, "id": request_id, "outputs": outputs}
+    payload = {"model_name": runner.name, "model_version": runner.version, "id": request_id, "outputs": outputs}
     values = sum(len(tensor.flat) for tensor, is_binary in answer if not is_binary)
     if not blobs:
         return json_response(payload, values)

@@ -20,7 +20,7 @@ from protocol.http.rendering import render
 from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
-from runners.core.models import Models, find_model
+from runners.core.models import Models
 from runners.core.predictions import Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -62,7 +62,7 @@ async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: 
 
     call, inputs = await body.decode(read)
     if call.model:
-        find_model(models, call.model)
+        models.find(call.model)
     refuse_truncation(call.truncate_prompt_tokens)
     fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)

@@ -23,7 +23,7 @@ from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
 from protocol.openai.embeddings import count_input_usage, refuse_truncation
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
-from runners.core.models import Models, find_model
+from runners.core.models import Models
 from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -140,7 +140,7 @@ def _check(call: RankingOptions, models: Models) -> None:
         InputError: this server does not have one of the options.
     """
     if call.model:
-        find_model(models, call.model)
+        models.find(call.model)
     refuse_truncation(call.truncate_prompt_tokens)
     for name in _LIMITS:
         # vLLM's default is 0, for no limit.

@@ -36,7 +36,7 @@ from runners.core.generation import (
     Sampling,
     TokenLogprobs,
 )
-from runners.core.models import Models, find_model
+from runners.core.models import Models
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
@@ -104,7 +104,7 @@ async def answer_response(models: Models, runner: TextGenerator, body: Body, lim
     """
     call = await read_request(body, ResponsesRequest, ParameterSet.RESPONSES, limits)
     if call.model:
-        find_model(models, call.model)
+        models.find(call.model)
     sampling = _read_sampling(call)
     options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
     check_counts(call, runner.limits)

@@ -14,7 +14,7 @@ from protocol.openai.messages import read_messages
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
 from runners.core.generation import Chat, Prompt, PromptOptions
-from runners.core.models import Models, find_model
+from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import TokenId
@@ -75,7 +75,7 @@ async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, lim
 
     call = await body.decode(read)
     if call.model:
-        find_model(models, call.model)
+        models.find(call.model)
     prompt: Prompt
     if isinstance(call, TokenizeTextRequest):
         prompt = call.prompt
@@ -99,5 +99,5 @@ async def answer_detokenize(models: Models, runner: TextGenerator, body: Body, l
     """
     call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
     if call.model:
-        find_model(models, call.model)
+        models.find(call.model)
     return json_response({"prompt": await runner.detokenize(call.tokens)})

@@ -11,7 +11,7 @@ from typing import Any
 from protocol.http.middleware.authentication import Access
 from protocol.http.open_paths import OPEN_PATHS
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
-from protocol.versions import MODEL_VERSION
+from runners.core.declarations import FIRST_VERSION
 from runners.core.task import Task
 
 # The statuses of a body that is refused, of a model that is missing, and of any call of a model.
@@ -81,7 +81,7 @@ class Paths:
         self._access = access
         self._parameters: dict[str, Schema] = {
             "name": {"type": "string", **one_of(*names)},
-            "version": {"type": "string", **one_of(MODEL_VERSION)},
+            "version": {"type": "string", **one_of(FIRST_VERSION)},
         }
 
     def add(

@@ -11,13 +11,13 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from ipaddress import ip_address
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from runners.core.answer_options import AnswerOptions, OverflowOptions, split_names
 from runners.core.api_keys import digest_keys
-from runners.core.engine_arguments import EngineArgument
+from runners.core.engine_arguments import EngineArgument, split_words
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
 
@@ -257,6 +257,28 @@ class ServerArguments(ArgumentGroup):
     )
 
 
+class SeveralModelsArguments(ArgumentGroup):
+    title = "Several models"
+
+    models_file: str | None = Field(
+        None,
+        description="the server runs the models that this YAML, JSON or TOML file lists, which is a path or a URI "
+        "([docs/how-to/several-models.md](docs/how-to/several-models.md))",
+    )
+    model_repository: str | None = Field(
+        None, description="the server runs a model for each sub-folder of this folder; it excludes `models_file`"
+    )
+    ready_when: Literal["all", "any"] = Field(
+        "all",
+        description="the server is ready when `all` models that it loads at start are ready, or when `any` of them is",
+    )
+    on_load_failure: Literal["exit", "serve_others"] = Field(
+        "exit",
+        description="if one of several models fails to load at start, the server ends (`exit`) or serves the other "
+        "models (`serve_others`)",
+    )
+
+
 class LimitArguments(ArgumentGroup, RequestLimits):
     title = "Limits (docs/reference/limits.md says what each protects)"
 
@@ -276,11 +298,27 @@ class ResourceArguments(ArgumentGroup):
 
 
 class Arguments(
-    ServerArguments, LimitArguments, ModelArguments, AnswerArguments, PredictorArguments, ResourceArguments
+    ServerArguments,
+    SeveralModelsArguments,
+    LimitArguments,
+    ModelArguments,
+    AnswerArguments,
+    PredictorArguments,
+    ResourceArguments,
 ):
     """All arguments of the service, under the names of KServe's Hugging Face runtime."""
 
     engine: Mapping[str, EngineArgument] = Field({}, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_as_vllm(cls, values: Any) -> Any:
+        """Take the first name of vLLM's `served_model_name` where `model_name` is not set."""
+        if isinstance(values, Mapping) and values.get("model_name") is None:
+            names = _served_names(values.get("engine") or {})
+            if names:
+                return {**values, "model_name": names[0]}
+        return values
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Arguments:
@@ -298,6 +336,11 @@ class Arguments(
                 "is for TLS) and without a path"
             )
         return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the model: `model_name` and those of vLLM's `served_model_name`."""
+        return tuple(dict.fromkeys([self.model_name, *_served_names(self.engine)]))
 
     @property
     def model(self) -> str:
@@ -330,6 +373,11 @@ class Arguments(
             if name not in honoured:
                 explanation = _SPECIFIC_REASONS.get(name, reason)
                 logger.warning("%s in %s has no effect: %s", name, argument.origin, explanation)
+
+
+def _served_names(engine: Mapping[str, EngineArgument]) -> list[str]:
+    argument = engine.get("served_model_name")
+    return [] if argument is None else split_words(argument.value)
 
 
 _SERVICE_GROUPS = tuple(base for base in Arguments.__bases__ if issubclass(base, ArgumentGroup))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runners.core.arguments import Arguments
+from runners.core.file_watch import FolderState, describe_folder
 
 # A model whose operator names no version has that of Triton's first.
 FIRST_VERSION = "1"
@@ -30,6 +31,10 @@ class ModelDeclaration:
     def name(self) -> str:
         """The model's name in URLs."""
         return self.arguments.model_name
+
+    def describe_files(self) -> FolderState:
+        """The state of the model's files, which changes with them; empty for a model of the hub or at a URI."""
+        return describe_folder(self.arguments.model)
 
 
 @dataclass(frozen=True, slots=True)

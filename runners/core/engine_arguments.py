@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shlex
 from dataclasses import dataclass
 
 from runners.core.errors import ArgumentsError
@@ -29,3 +32,13 @@ class EngineArgument:
         if not self.value.isdecimal() or int(self.value) < 1:
             raise ArgumentsError(f"argument {name} (from {self.origin}) is {self.value!r}: it must be 1 or more")
         return int(self.value)
+
+
+def split_words(value: str) -> list[str]:
+    """The words of a list: `a b`, quoted as in a shell, or a JSON list; a JSON object is one word."""
+    if value.startswith("{"):
+        return [value]
+    if value.startswith("["):
+        with contextlib.suppress(ValueError):
+            return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(value)]
+    return shlex.split(value)

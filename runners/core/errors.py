@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+# Names that an error lists.
+_MOST_NAMES = 20
 
 
 class RunnerError(Exception):
@@ -72,8 +75,25 @@ class ModelNotFoundError(RunnerError):
 
     param = "model"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"Model with name {name} does not exist.")
+    def __init__(self, name: str, names: Sequence[str] = ()) -> None:
+        """
+        Args:
+            names: the names that there are.
+        """
+        listed = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+        super().__init__(f"Model with name {name} does not exist." + (f" This server has {listed}." if names else ""))
+
+
+class VersionNotFoundError(RunnerError):
+    """The model has no such version."""
+
+    def __init__(self, name: str, version: str, versions: Sequence[str]) -> None:
+        """
+        Args:
+            versions: the versions that there are.
+        """
+        listed = f"version {versions[0]}" if len(versions) == 1 else f"versions {', '.join(versions)}"
+        super().__init__(f"Model {name} has no version {version}; it has {listed}.")
 
 
 class ModelNotReadyError(RunnerError):

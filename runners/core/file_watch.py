@@ -1,4 +1,4 @@
-"""Tells when files change that the operator replaces while the server runs: certificates and API keys."""
+"""Tells when files change that the operator replaces while the server runs: certificates, API keys and models."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 _CHECK_SECONDS = 1.0
 # Device, inode, modification time in nanoseconds and size; None while there is no file.
 _State = tuple[int, int, int, int] | None
+# The states of a folder's files by their paths.
+FolderState = frozenset[tuple[str, _State]]
 
 
 class FileWatch:
@@ -36,6 +39,12 @@ class FileWatch:
     def accept(self) -> None:
         """Accept the state that the last check found: the caller has read the files, or will not read them."""
         self._accepted = self._latest
+
+
+def describe_folder(folder: str) -> FolderState:
+    """The states of the files in a folder and in the folders in it; empty if there is no such folder."""
+    paths = [path for pattern in ("*", "*/*") for path in Path(folder).glob(pattern) if path.is_file()]
+    return frozenset((str(path), _describe(str(path))) for path in paths)
 
 
 def _describe(path: str) -> _State:

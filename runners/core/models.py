@@ -1,139 +1,261 @@
-"""The models of this server by name, their states, and their loading and unloading."""
+"""The models of this server by name and version; they are loaded, reloaded and unloaded while the server runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
+import re
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runners.core.errors import ModelNotFoundError, ModelNotReadyError, RunnerError
+from runners.core.declarations import ModelDeclaration
+from runners.core.errors import (
+    ArgumentsError,
+    ModelNotFoundError,
+    ModelNotReadyError,
+    RunnerError,
+    VersionNotFoundError,
+)
+from runners.core.served_model import CreateRunner, ServedModel
 
 if TYPE_CHECKING:
     from runners.core.runner import Runner
 
+# Finds what a repository declares now, under a name or, for None, under all names; it reads files.
+FindDeclarations = Callable[[str | None], Sequence[ModelDeclaration]]
 
-class ModelState(StrEnum):
-    """The state of a model, under the names of Triton's repository extension."""
-
-    UNAVAILABLE = "UNAVAILABLE"
-    LOADING = "LOADING"
-    READY = "READY"
-    UNLOADING = "UNLOADING"
-
-
-class _Slot:
-    """A model with its state."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-        self.changing: ModelState | None = ModelState.LOADING
-        self.reason = ""
-        self.lock = asyncio.Lock()
-
-    @property
-    def state(self) -> ModelState:
-        if self.changing is not None:
-            return self.changing
-        return ModelState.READY if self.runner.ready else ModelState.UNAVAILABLE
+_NUMBER = re.compile(r"(\d+)")
 
 
 class Models:
-    """The models of this server by name; they are loaded and unloaded one after another."""
+    """The models of this server; used by one event loop.
 
-    def __init__(self, runners: Sequence[Runner]) -> None:
-        # Whether models can be loaded and unloaded: not with several workers, each of which has its own models.
-        self.can_reload = True
-        slots = [_Slot(runner) for runner in runners]
-        self._slots: Mapping[str, _Slot] = {name: slot for slot in slots for name in slot.runner.names}
+    Attributes:
+        tell_all: lets all workers load or unload the models of a name, given "load" or "unload" and the name; None if
+            this is the only worker.
+    """
+
+    def __init__(
+        self,
+        declarations: Iterable[ModelDeclaration],
+        create: CreateRunner,
+        find_declarations: FindDeclarations | None = None,
+        is_ready_when_any: bool = False,
+    ) -> None:
+        """
+        Args:
+            create: makes the runner of a declared model, which loads nothing yet.
+            find_declarations: finds the models of the repository while the server runs; None without a repository.
+            is_ready_when_any: whether the server is ready once one of its models is.
+
+        Raises:
+            ArgumentsError: two models have a name and a version in common.
+        """
+        self.tell_all: Callable[[str, str], Awaitable[None]] | None = None
+        self._create = create
+        self._find_declarations = find_declarations
+        self._is_ready_when_any = is_ready_when_any
+        # By each of its names, the versions of a model in ascending order.
+        self._versions: dict[str, list[ServedModel]] = {}
+        for declaration in declarations:
+            self._add(declaration)
+        self._loads_at_start = any(model.is_wanted for model in self)
+        # Loads and unloads of a name happen one after another.
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """All versions of all models, in the order of their declaration."""
+        return iter(dict.fromkeys(model for versions in self._versions.values() for model in versions))
 
     @property
     def names(self) -> list[str]:
-        return list(self._slots)
+        """All names, of which a model may have several."""
+        return list(self._versions)
 
     @property
     def first(self) -> Runner:
-        """The model of requests that name none."""
-        return next(iter(self._slots.values())).runner
+        model = next(iter(self))
+        if model.runner is None:
+            raise ModelNotReadyError.of_model(model.name)
+        return model.runner
 
     @property
     def ready(self) -> bool:
-        """Whether all models are ready, as the Open Inference Protocol defines a ready server."""
-        return all(slot.runner.ready for slot in self._slots.values())
+        """Whether the models that are to be loaded are ready: all of them, or one if the operator says so.
+
+        A server whose operator declares none to be loaded is ready; one whose models have all been unloaded is not.
+        """
+        wanted = [model.ready for model in self if model.is_wanted]
+        if not wanted:
+            return not self._loads_at_start
+        return any(wanted) if self._is_ready_when_any else all(wanted)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether a model is loaded."""
+        return any(model.runner is not None and model.runner.loaded for model in self)
 
     @property
     def busy(self) -> bool:
         """Whether a model has running requests."""
-        return any(slot.runner.busy for slot in self._slots.values())
+        return any(model.busy for model in self)
 
     @property
     def live(self) -> bool:
         """Whether no model has died."""
-        return not any(slot.runner.failed for slot in self._slots.values())
+        return not any(model.failed for model in self)
 
-    def find(self, name: str) -> Runner | None:
-        slot = self._slots.get(name)
-        return None if slot is None else slot.runner
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model of that name and version; without a version the highest that is ready, else the highest.
 
-    def state(self, name: str) -> tuple[ModelState, str]:
-        """A model's state, and the reason if it is unavailable."""
-        slot = self._slots[name]
-        return slot.state, slot.reason if slot.state is ModelState.UNAVAILABLE else ""
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+            VersionNotFoundError: the model has no such version.
+        """
+        versions = self._versions.get(name)
+        if versions is None:
+            raise ModelNotFoundError(name, self.names)
+        if not version:
+            return versions[-1] if len(versions) == 1 else _choose_version(versions)
+        for model in versions:
+            if model.version == version:
+                return model
+        raise VersionNotFoundError(name, version, [model.version for model in versions])
 
-    async def load(self, name: str) -> None:
-        """Load a model, unless it is loaded.
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model, in ascending order."""
+        return [model.version for model in self._versions[name]]
+
+    async def load_first(self, model: ServedModel) -> None:
+        """Load a model when this worker starts.
 
         Raises:
             RunnerError: the model cannot be loaded.
         """
-        slot = self._slots[name]
-        async with slot.lock:
-            if slot.runner.ready:
-                return
-            slot.changing = ModelState.LOADING
-            try:
-                await slot.runner.load()
-            except RunnerError as error:
-                slot.reason = str(error)
-                raise
-            finally:
-                slot.changing = None
-            slot.reason = ""
+        async with self._lock(model.name):
+            await model.stage()
+            model.commit()
+
+    async def load(self, name: str) -> None:
+        """Load all versions of a model, in all workers; one that is loaded is loaded again if its files have changed.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+            RunnerError: the model cannot be loaded; the one that was loaded before goes on.
+        """
+        if self.tell_all is not None:
+            await self.tell_all("load", name)
+            return
+        await self.stage(name)
+        self.commit(name)
 
     async def unload(self, name: str) -> None:
-        """Unload a model, once its requests have ended."""
-        slot = self._slots[name]
-        async with slot.lock:
-            slot.changing = ModelState.UNLOADING
-            try:
-                await slot.runner.unload()
-                slot.reason = "unloaded"
-            finally:
-                slot.changing = None
+        """Unload all versions of a model, in all workers, once their requests have ended.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+        """
+        if self.tell_all is not None:
+            await self.tell_all("unload", name)
+            return
+        await self.unload_here(name)
+
+    async def stage(self, name: str) -> None:
+        """Load the versions of a model beside those that answer requests; `commit` or `discard` must follow.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+            RunnerError: a version cannot be loaded; none is staged.
+        """
+        async with self._lock(name):
+            await self.refresh(name)
+            self.find(name)
+            for model in self._versions[name]:
+                try:
+                    await model.stage()
+                except RunnerError:
+                    await self._discard(name)
+                    raise
+
+    def commit(self, name: str) -> None:
+        """Let the staged versions of a model answer new requests."""
+        for model in self._versions[name]:
+            model.commit()
+
+    async def discard(self, name: str) -> None:
+        """Unload the staged versions of a model."""
+        async with self._lock(name):
+            await self._discard(name)
+
+    async def unload_here(self, name: str) -> None:
+        """Unload all versions of a model, in this worker.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+        """
+        self.find(name)
+        async with self._lock(name):
+            for model in self._versions[name]:
+                await model.unload()
+
+    async def refresh(self, name: str | None = None) -> None:
+        """Read what the repository declares now, under a name or under all names.
+
+        Raises:
+            ArgumentsError: a declaration is wrong.
+        """
+        if self._find_declarations is None:
+            return
+        for declaration in await asyncio.to_thread(self._find_declarations, name):
+            versions = self._versions.get(declaration.name, ())
+            known = next((model for model in versions if model.version == declaration.version), None)
+            if known is None:
+                # The server does not become unready by models that nobody has loaded yet.
+                self._add(replace(declaration, load=False))
+            else:
+                known.declaration = declaration
+
+    def create_runners(self) -> None:
+        """Make the runners of the models that are to be loaded, which load nothing yet.
+
+        Raises:
+            RunnerError: a runner does not support its arguments.
+        """
+        for model in self:
+            if model.is_wanted:
+                model.create_runner()
+
+    def close(self) -> None:
+        """Stop: waiting requests fail. Blocks until the current batch is done."""
+        for model in self:
+            model.close()
+
+    async def _discard(self, name: str) -> None:
+        for model in self._versions[name]:
+            await model.discard()
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    def _add(self, declaration: ModelDeclaration) -> None:
+        model = ServedModel(declaration, self._create)
+        for name in declaration.arguments.names:
+            versions = self._versions.setdefault(name, [])
+            if any(each.version == model.version for each in versions):
+                raise ArgumentsError(f"{declaration.origin}: there are two models {name} of version {model.version}")
+            versions.append(model)
+            versions.sort(key=lambda each: _version_key(each.version))
 
 
-def find_model(models: Models, name: str) -> Runner:
-    """The model of that name.
-
-    Raises:
-        ModelNotFoundError: there is none.
-    """
-    runner = models.find(name)
-    if runner is None:
-        raise ModelNotFoundError(name)
-    return runner
+def _choose_version(versions: Sequence[ServedModel]) -> ServedModel:
+    """The highest version that is ready, else the highest."""
+    return next((model for model in reversed(versions) if model.ready), versions[-1])
 
 
-def find_ready_model(models: Models, name: str) -> Runner:
-    """The model of that name, if it is loaded; protocols call this before they read a request's body.
-
-    Raises:
-        ModelNotFoundError: there is none.
-        ModelNotReadyError: it is not loaded.
-    """
-    runner = find_model(models, name)
-    check_ready(runner)
-    return runner
+def _version_key(version: str) -> list[tuple[bool, int, str]]:
+    """The order of versions: by their numbers and by the texts between them, so that 10 is higher than 9."""
+    parts = _NUMBER.split(version)
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def check_ready(runner: Runner) -> None:
@@ -143,3 +265,18 @@ def check_ready(runner: Runner) -> None:
     """
     if not runner.ready:
         raise ModelNotReadyError.of_model(runner.name)
+
+
+def find_ready_model(models: Models, name: str, version: str = "") -> Runner:
+    """The runner of a model that is loaded; protocols call this before they read a request's body.
+
+    The runner stays loaded until the request has been answered.
+
+    Raises:
+        ModelNotFoundError, VersionNotFoundError: there is no such model.
+        ModelNotReadyError: it is not loaded.
+    """
+    runner = models.find(name, version).hold()
+    if runner is None:
+        raise ModelNotReadyError.of_model(name)
+    return runner

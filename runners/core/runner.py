@@ -32,6 +32,10 @@ class Runner(Protocol):
         """All names of the model, beginning with `name`."""
 
     @property
+    def version(self) -> str:
+        """The model's version in URLs."""
+
+    @property
     def task(self) -> Task | None:
         """The model's task; None until it is known."""
 
@@ -40,8 +44,12 @@ class Runner(Protocol):
         """The runner itself if it has an engine for generation; None for an encoder."""
 
     @property
-    def ready(self) -> bool:
+    def loaded(self) -> bool:
         """Whether the model is loaded and warmed."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is loaded, and its predictor, if it has one, is ready."""
 
     @property
     def failed(self) -> bool:
@@ -80,7 +88,7 @@ class Runner(Protocol):
         """
 
     async def unload(self) -> None:
-        """Refuse new requests, wait for those under way, and free the memory; `load` may follow."""
+        """Refuse new requests, wait for those under way, and free the memory."""
 
     def close(self) -> None:
         """Stop: waiting requests fail. Blocks until the current batch is done."""

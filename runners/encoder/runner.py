@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runners.core.arguments import Arguments
+from runners.core.declarations import FIRST_VERSION
 from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded, importing
 from runners.core.machine import count_cores
@@ -44,17 +45,25 @@ logger = logging.getLogger(__name__)
 
 _TRUNCATED_TOKENS = OutputSpec(TRUNCATED_TOKENS, np.int64, (-1,))
 _LONGEST_BATCH_SECONDS = 10
+# Arguments of vLLM that have an effect on encoders too.
+_HONOURED = frozenset({"served_model_name"})
 
 
 class EncoderRunner:
     """One encoder model, loaded in the background and run in its own thread or by a predictor."""
 
-    def __init__(self, arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Arguments,
+        connect: Callable[[Arguments], Predictor] | None = None,
+        version: str = FIRST_VERSION,
+    ) -> None:
         """
         Args:
             connect: opens the connection to the predictor, if the arguments name one.
         """
-        arguments.warn_of_engine_arguments("this model does not run on vLLM")
+        arguments.warn_of_engine_arguments("this model does not run on vLLM", _HONOURED)
+        self.version = version
         self._arguments = arguments
         self._connect = connect
         self._default_options = read_default_options(arguments)
@@ -113,9 +122,6 @@ class EncoderRunner:
         Raises:
             ModelLoadError: the model cannot be served; the message is one line.
         """
-        if self._loaded is not None:
-            # The model is loaded; only its predictor is not ready.
-            return
         self._worker = ModelWorker(self._load, self._forget)
         with load_errors(self._arguments.model):
             self._loaded = await self._worker.start()
@@ -181,7 +187,7 @@ class EncoderRunner:
 
     @property
     def names(self) -> Sequence[str]:
-        return (self.name,)
+        return self._arguments.names
 
     @property
     def task(self) -> Task | None:
@@ -190,6 +196,10 @@ class EncoderRunner:
     @property
     def generator(self) -> None:
         return None
+
+    @property
+    def loaded(self) -> bool:
+        return self._loaded is not None
 
     @property
     def ready(self) -> bool:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from runners.core.admission import Admission
 from runners.core.arguments import Arguments
+from runners.core.declarations import FIRST_VERSION
 from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,
@@ -45,7 +46,6 @@ from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
 from runners.generator.engine import ChatEngine
 from runners.generator.parallel_sampling import DescribeError, Sequences, keep_error, limit_logprobs, run
-from runners.generator.vllm.command_line import served_names
 from runners.generator.vllm.engine import VllmEngine
 from runners.generator.vllm.installation import unsupported_reason
 from runners.modeling.load_errors import load_errors
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 _OUTPUT = OutputSpec(MAIN, str, (-1,))
 _PROMPT_TOKENS_DETAILS = "enable_prompt_tokens_details"
 # Arguments of vLLM that have an effect on `transformers` too.
-_HONOURED = frozenset({"chat_template", _PROMPT_TOKENS_DETAILS})
+_HONOURED = frozenset({"chat_template", "served_model_name", _PROMPT_TOKENS_DETAILS})
 # Token ids that are put into a list before other tasks of the event loop run: a ms.
 _IDS_AT_ONCE = 2**16
 
@@ -66,12 +66,13 @@ _IDS_AT_ONCE = 2**16
 class GeneratorRunner:
     """One model that generates text; on vLLM it may embed, score or classify instead."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, version: str = FIRST_VERSION) -> None:
+        self.version = version
         self._arguments = arguments
         self._engine: VllmEngine | TransformersEngine | None = None
         self._task = arguments.task
         self.admission = Admission(arguments)
-        self._names = served_names(arguments)
+        self._names = arguments.names
 
     @property
     def name(self) -> str:
@@ -88,6 +89,10 @@ class GeneratorRunner:
     @property
     def generator(self) -> TextGenerator:
         return self
+
+    @property
+    def loaded(self) -> bool:
+        return self.ready
 
     @property
     def ready(self) -> bool:

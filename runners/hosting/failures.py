@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from typing import NoReturn, Protocol
 
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.models import Models
+
+logger = logging.getLogger(__name__)
 
 _EXIT_CODE = 1
 _CHECK_SECONDS = 1.0
@@ -59,19 +62,28 @@ def watch_for_failed_workers() -> None:
     signal.signal(signal.SIGUSR1, stop)
 
 
-async def run_or_exit(models: Models) -> None:
-    """In a worker: load the model, and wait while it runs; end the whole server if it fails."""
-    runner = models.first
-    try:
-        await models.load(runner.name)
-    except RunnerError as error:
-        _stop_server(f"cannot serve {runner.name}: {error}")
+async def run_or_exit(models: Models, serves_others: bool) -> None:
+    """In a worker: load the models, and wait while they run; end the whole server if one fails.
+
+    Args:
+        serves_others: whether the server goes on without a model that cannot be loaded, unless it is the only one.
+    """
+    wanted = [model for model in models if model.is_wanted]
+    for model in wanted:
+        try:
+            await models.load_first(model)
+        except RunnerError as error:
+            model.is_wanted = False
+            if not serves_others or not any(other.is_wanted for other in wanted):
+                _stop_server(f"cannot serve {model.name}: {error}")
+            logger.error("%s is not served: %s", model.name, error)
     # An engine that dies reports to nobody, so that it must be polled.
-    while not runner.failed:  # noqa: ASYNC110
+    while models.live:  # noqa: ASYNC110
         await asyncio.sleep(_CHECK_SECONDS)
     # Waiting requests are answered with an error first.
     await asyncio.sleep(_CHECK_SECONDS)
-    _stop_server(f"the engine that ran {runner.name} has died")
+    failed = ", ".join(model.name for model in models if model.failed)
+    _stop_server(f"the engine that ran {failed} has died")
 
 
 async def start_or_exit(listener: Listener) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.core.arguments import Arguments
+from runners.core.declarations import FIRST_VERSION
 from runners.core.errors import ArgumentsError, ModelLoadError
 from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
 from runners.hosting.storage.localize import find_local_model
@@ -22,7 +23,7 @@ _Fetch = Callable[[Arguments, str], str]
 
 
 def create_runner(
-    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None
+    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None, version: str = FIRST_VERSION
 ) -> EncoderRunner | GeneratorRunner:
     """The runner of the model, which loads nothing yet; asks the hub for config.json if `task` is unset.
 
@@ -36,12 +37,12 @@ def create_runner(
     if not _is_generator(arguments, _fetch_from_hub):
         from runners.encoder.runner import EncoderRunner
 
-        return EncoderRunner(arguments, connect)
+        return EncoderRunner(arguments, connect, version)
     if arguments.predictor_host is not None:
         raise ArgumentsError("predictor_host is for encoders, and this model generates or runs on vLLM")
     from runners.generator.runner import GeneratorRunner
 
-    return GeneratorRunner(arguments)
+    return GeneratorRunner(arguments, version)
 
 
 def expects_generator(arguments: Arguments) -> bool:

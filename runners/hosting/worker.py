@@ -12,35 +12,36 @@ from starlette.types import ASGIApp
 
 from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
+from runners.core.arguments import Arguments
 from runners.core.models import Models
-from runners.core.runner import Runner
 from runners.hosting.failures import Listener, run_or_exit, start_or_exit
 from runners.hosting.idle_memory import release_memory
 
 
 @dataclass(slots=True)
 class Worker:
-    """The model of a worker, and the protocols that serve it.
+    """The models of a worker, and the protocols that serve them.
 
     Attributes:
         application: serves HTTP.
         listener: the gRPC server; None if gRPC is disabled.
     """
 
-    runner: Runner
     models: Models
+    arguments: Arguments
     application: ASGIApp
     listener: Listener | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def start(self) -> None:
-        """Start the listener, and load the model in the background; the whole server ends if either fails."""
+        """Start the listener, and load the models in the background; the whole server ends if either fails."""
         # The parent process keeps them for workers that it starts later.
         forget_keys(os.environ)
         if self.listener is not None:
             await start_or_exit(self.listener)
-        releasing = release_memory(lambda: self.models.ready, lambda: self.models.busy)
-        self._tasks = [asyncio.create_task(run_or_exit(self.models)), asyncio.create_task(releasing)]
+        running = run_or_exit(self.models, self.arguments.on_load_failure == "serve_others")
+        releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
+        self._tasks = [asyncio.create_task(running), asyncio.create_task(releasing)]
         self._bound_shutdown()
 
     async def stop(self) -> None:
@@ -48,10 +49,10 @@ class Worker:
             await self.listener.stop()
         for task in self._tasks:
             task.cancel()
-        await asyncio.to_thread(self.runner.close)
+        await asyncio.to_thread(self.models.close)
 
     def _bound_shutdown(self) -> None:
-        """On SIGTERM stop the listener, and close the runner if requests still run after DRAIN_SECONDS.
+        """On SIGTERM stop the listener, and close the models if requests still run after DRAIN_SECONDS.
 
         uvicorn waits for the last answer without a limit, but Kubernetes kills the process after 30 s.
         """
@@ -59,7 +60,7 @@ class Worker:
         loop = asyncio.get_running_loop()
 
         def handle(number: int, frame: FrameType | None) -> None:
-            close = self.runner.close
+            close = self.models.close
             loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, lambda: loop.run_in_executor(None, close))
             if self.listener is not None:
                 asyncio.run_coroutine_threadsafe(self.listener.stop(), loop)

@@ -29,7 +29,6 @@ from protocol.application import create_application
 from protocol.open_inference.grpc.server import GrpcServer
 from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.arguments import Arguments
-from runners.core.models import Models
 from runners.core.runner import Runner
 from runners.hosting.selection import create_runner
 from tests.attack import fuzz_grpc, fuzz_requests
@@ -40,6 +39,7 @@ from tests.attack.seeds import SEEDS
 from tests.attack.servers import start_server
 from tests.families import FAMILIES
 from tests.generators import save_generator
+from tests.served import models_of
 from tests.servers import ServerProcess, free_port
 
 # At once, so that batches are shared.
@@ -101,8 +101,8 @@ class Application:
         given = {"model_dir": str(model), "backend": "huggingface", "grpc_port": port}
         arguments = Arguments.model_validate(given | ({"max_length": 48} if task == _GENERATION else {}))
         runner = create_runner(arguments, connect_predictor)
-        models = Models([runner])
-        await models.load(runner.name)
+        models = models_of(runner)
+        await runner.load()
         server = GrpcServer(models, arguments)
         await server.start()
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")

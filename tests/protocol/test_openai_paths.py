@@ -10,10 +10,10 @@ from protocol.openai.openapi import describe
 from protocol.openai_paths import AT_ROOT, OPENAI_PATHS, changes_models, is_for_clients
 from protocol.openapi.document import OpenApiDocument
 from runners.core.arguments import Arguments
-from runners.core.models import Models
 from runners.core.task import GENERATION
 from runners.hosting.selection import create_runner
 from tests.conftest import ModelFolder
+from tests.served import models_of
 
 
 @pytest.mark.parametrize("path", OPENAI_PATHS)
@@ -32,7 +32,7 @@ def test_calls_of_one_name_are_one_call() -> None:
 def test_every_call_has_a_path_and_its_schemas(model_folder: ModelFolder) -> None:
     assert {*CALLS} <= {entry.call for entry in OPENAI_PATHS.values()}
     arguments = Arguments(model_dir=str(model_folder("bert", "text_embedding")))
-    document = OpenApiDocument(make_context(Models([create_runner(arguments)]), arguments, "/openai"))
+    document = OpenApiDocument(make_context(models_of(create_runner(arguments)), arguments, "/openai"))
     describe(document)
     assert {name for call in CALLS.values() for name in (call.request, call.response)} <= {*document.schemas}
 

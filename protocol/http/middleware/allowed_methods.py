@@ -6,10 +6,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from protocol.http.errors import NotFoundError, render_error
+from protocol.http.errors import render_error
 from protocol.http.routing import served_name
-from runners.core.errors import ModelNotFoundError
-from runners.core.models import Models, find_model
+from runners.core.errors import ModelNotFoundError, VersionNotFoundError
+from runners.core.models import Models
 
 _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
 
@@ -50,8 +50,8 @@ class ReportAllowedMethods:
         try:
             # The path allows other methods if its model exists.
             if "name" in probe.path_params:
-                find_model(self._models, served_name(probe))
-        except (NotFoundError, ModelNotFoundError) as error:
+                self._models.find(*served_name(probe))
+        except (ModelNotFoundError, VersionNotFoundError) as error:
             return await render_error(probe, error)
         return _allow(f"OPTIONS, {headers[b'allow'].decode()}")
 

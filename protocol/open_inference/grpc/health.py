@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protocol.open_inference.grpc.intake import Context
 from protocol.open_inference.grpc.methods import SERVICE
+from runners.core.errors import ModelNotFoundError
 from runners.core.models import Models
 
 _WATCH_SECONDS = 0.5
@@ -44,9 +45,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         """The status of the server, by its name or none, or of a model by its name; None for other names."""
         if service in ("", SERVICE):
             serving = self._models.ready
-        elif (runner := self._models.find(service)) is not None:
-            serving = runner.ready
         else:
-            return None
+            try:
+                serving = self._models.find(service).ready
+            except ModelNotFoundError:
+                return None
         status = health_pb2.HealthCheckResponse
         return status.SERVING if serving and not self.draining else status.NOT_SERVING

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from protocol.http.offload import give_way, offload_large
-from protocol.http.routing import check_version
 from protocol.open_inference.dataplane import AnswerTensors, InferCall, RequestedOutput, answer_id, check_tensor_counts
 from protocol.open_inference.grpc.calls import INLINE_BYTES
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
@@ -23,7 +22,6 @@ from protocol.tensors import (
     tensor_from_binary,
     to_array,
 )
-from protocol.versions import MODEL_VERSION
 from runners.core.errors import InputError
 from runners.core.models import Models, find_ready_model
 from runners.core.request_limits import RequestLimits
@@ -57,12 +55,11 @@ async def read_infer(
         size: the bytes of the encoded request.
 
     Raises:
-        NotFoundError, ModelNotFoundError: there is no such model or version.
+        ModelNotFoundError, VersionNotFoundError: there is no such model.
         ModelNotReadyError: the model is not loaded.
         InputError: as `read_call`.
     """
-    check_version(request.model_name, request.model_version)
-    runner = find_ready_model(models, request.model_name)
+    runner = find_ready_model(models, request.model_name, request.model_version)
     return runner, await offload_large(lambda: read_call(request, limits), size, INLINE_BYTES)
 
 
@@ -131,14 +128,17 @@ def _read_contents(tensor: messages.ModelInferRequest.InferInputTensor) -> Tenso
     return Tensor(name, datatype, shape, parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
-def encode_answer(request: messages.ModelInferRequest, answer: AnswerTensors, is_final: bool | None = None) -> bytes:
+def encode_answer(
+    request: messages.ModelInferRequest, version: str, answer: AnswerTensors, is_final: bool | None = None
+) -> bytes:
     """An encoded ModelInferResponse: all tensors raw or none, as the protocol has it.
 
     Args:
+        version: the version of the model that answered.
         is_final: whether a response of a stream is its request's last; None outside of streams.
     """
     response = messages.ModelInferResponse(
-        model_name=request.model_name, model_version=MODEL_VERSION, id=answer_id(request.id)
+        model_name=request.model_name, model_version=version, id=answer_id(request.id)
     )
     if is_final is not None:
         # KServe's and Triton's streams have this parameter.

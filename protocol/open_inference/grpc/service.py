@@ -15,7 +15,6 @@ import grpc
 
 from protocol.http.middleware.latency import log_latency
 from protocol.http.middleware.request_id import request_id
-from protocol.http.routing import check_version
 from protocol.open_inference import dataplane, repository
 from protocol.open_inference.dataplane import describe_model
 from protocol.open_inference.grpc.authentication import REQUEST_ID
@@ -26,9 +25,9 @@ from protocol.open_inference.grpc.methods import SERVICE
 from protocol.open_inference.grpc.streams import InferStream
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceServicer
-from protocol.versions import SERVER_NAME, SERVER_VERSION, server_extensions
+from protocol.versions import EXTENSIONS, SERVER_NAME, SERVER_VERSION
 from runners.core.arguments import Arguments
-from runners.core.models import Models, find_model, find_ready_model
+from runners.core.models import Models, find_ready_model
 
 T = TypeVar("T")
 
@@ -51,15 +50,13 @@ class InferenceService(GRPCInferenceServiceServicer):
     async def ServerMetadata(  # noqa: N802
         self, _: messages.ServerMetadataRequest, __: Context
     ) -> messages.ServerMetadataResponse:
-        extensions = server_extensions(self._models)
-        return messages.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=extensions)
+        return messages.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
 
     async def ModelReady(  # noqa: N802
         self, request: messages.ModelReadyRequest, context: Context
     ) -> messages.ModelReadyResponse:
         async def answer() -> messages.ModelReadyResponse:
-            check_version(request.name, request.version)
-            return messages.ModelReadyResponse(ready=find_model(self._models, request.name).ready)
+            return messages.ModelReadyResponse(ready=self._models.find(request.name, request.version).ready)
 
         return await self._guard(context, "ModelReady", answer)
 
@@ -67,8 +64,8 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request: messages.ModelMetadataRequest, context: Context
     ) -> messages.ModelMetadataResponse:
         async def answer() -> messages.ModelMetadataResponse:
-            check_version(request.name, request.version)
-            described = describe_model(find_ready_model(self._models, request.name))
+            runner = find_ready_model(self._models, request.name, request.version)
+            described = describe_model(self._models, runner)
             # MLServer's clients fail on `properties`: they have another type under its number.
             return messages.ModelMetadataResponse(**{**described, "properties": {}})
 
@@ -93,7 +90,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request: messages.RepositoryIndexRequest, context: Context
     ) -> messages.RepositoryIndexResponse:
         async def answer() -> messages.RepositoryIndexResponse:
-            listed = repository.index(self._models, request.ready)
+            listed = await repository.index(self._models, request.ready)
             return messages.RepositoryIndexResponse(
                 models=[messages.RepositoryIndexResponse.ModelIndex(**model) for model in listed]
             )
@@ -113,7 +110,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request: messages.RepositoryModelUnloadRequest, context: Context
     ) -> messages.RepositoryModelUnloadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(context, "RepositoryModelUnload", lambda: repository.unload(self._models, name))
+        await self._guard(context, "RepositoryModelUnload", lambda: self._models.unload(name))
         return messages.RepositoryModelUnloadResponse(model_name=name, is_unloaded=True)
 
     async def _guard(self, context: Context, method: str, answer: Callable[[], Awaitable[T]]) -> T:
@@ -143,7 +140,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         limits = self._arguments
         request = await decode_message(data, messages.ModelInferRequest, limits)
         runner, call = await read_infer(self._models, request, len(data), limits)
-        return await dataplane.infer(runner, call, limits, partial(encode_answer, request))
+        return await dataplane.infer(runner, call, limits, partial(encode_answer, request, runner.version))
 
 
 async def _nothing() -> None:

@@ -13,6 +13,7 @@ from protocol.open_inference.grpc.message_tensors import encode_answer, encode_f
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
+from runners.core.sent_answers import collect_releases, release_all
 
 # The most requests of a stream that are answered at a time, and the most answers that wait for the client.
 _MOST_IN_STREAM = 64
@@ -61,12 +62,13 @@ class InferStream:
 
     async def _answer_one(self, data: bytes) -> None:
         request = messages.ModelInferRequest()
+        releases = collect_releases()
         try:
             request = await decode_message(data, messages.ModelInferRequest, self._limits)
             runner, call = await read_infer(self._models, request, len(data), self._limits)
             async with contextlib.aclosing(dataplane.stream(runner, call, self._limits)) as answers:
                 async for answer, is_final in answers:
-                    response = encode_field(_RESPONSE, [encode_answer(request, answer, is_final)])
+                    response = encode_field(_RESPONSE, [encode_answer(request, runner.version, answer, is_final)])
                     await self._put(b"".join(response))
         except Exception as error:
             # The id tells the client which of its requests failed.
@@ -74,6 +76,8 @@ class InferStream:
             message = describe_for_grpc(error)[1]
             refusal = messages.ModelStreamInferResponse(error_message=message, infer_response=failed)
             await self._put(refusal.SerializeToString())
+        finally:
+            release_all(releases)
 
     async def _put(self, data: bytes) -> None:
         response = _Encoded(data, self._intake)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
 import os
-import shlex
 from argparse import Action, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from runners.core.admission import DRAIN_SECONDS
 from runners.core.arguments import Arguments
-from runners.core.engine_arguments import EngineArgument
+from runners.core.engine_arguments import EngineArgument, split_words
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.machine import available_memory
 from runners.generator.vllm.dtype import choose_dtype
@@ -73,24 +70,6 @@ def parse_arguments(arguments: Arguments, names: Sequence[str]) -> Namespace:
     if parsed.api_key:
         raise ArgumentsError("api_key in vLLM's --config would be asked for by vLLM's routes alone: set --api_key")
     return parsed
-
-
-def served_names(arguments: Arguments) -> tuple[str, ...]:
-    """`model_name` and the names of vLLM's `served_model_name`; only the latter where `model_name` is not set."""
-    argument = arguments.engine.get("served_model_name")
-    names = split_words(argument.value) if argument is not None else []
-    has_name = "model_name" in arguments.model_fields_set or not names
-    return tuple(dict.fromkeys([arguments.model_name, *names] if has_name else names))
-
-
-def split_words(value: str) -> list[str]:
-    """The words of a list: `a b`, quoted as in a shell, or a JSON list; a JSON object is one word."""
-    if value.startswith("{"):
-        return [value]
-    if value.startswith("["):
-        with contextlib.suppress(ValueError):
-            return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(value)]
-    return shlex.split(value)
 
 
 def _server_words(arguments: Arguments, names: Sequence[str]) -> list[str]:

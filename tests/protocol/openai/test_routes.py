@@ -14,9 +14,9 @@ from protocol.application import create_application
 from protocol.context import make_context
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError
-from runners.core.models import Models
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
+from tests.served import models_of
 
 CAPITAL = "The capital of France is"
 QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
@@ -286,7 +286,7 @@ def test_a_prefix_of_ones_own(model_folder: ModelFolder) -> None:
         ("/llm", "/llm/v1/models", "/openai/v1/models"),
         ("", "/v1/models", "/openai/v1/models"),
     ):
-        client = TestClient(create_application(Models([runner]), Arguments(), prefix), raise_server_exceptions=False)
+        client = TestClient(create_application(models_of(runner), Arguments(), prefix), raise_server_exceptions=False)
         assert client.get(found).status_code == 200
         assert client.get(missing).status_code == 404
     runner.close()
@@ -300,11 +300,11 @@ def test_a_prefix_at_which_other_paths_are_is_refused(prefix: str) -> None:
     with pytest.raises(
         ArgumentsError, match=f"KSERVE_OPENAI_ROUTE_PREFIX is {prefix}, but this server has other paths"
     ):
-        make_context(Models([]), Arguments(), prefix)
+        make_context(models_of(), Arguments(), prefix)
 
 
 def test_not_ready(smollm: Path) -> None:
     given = Arguments(model_dir=str(smollm))
-    test = TestClient(create_application(Models([create_runner(given)]), given), raise_server_exceptions=False)
+    test = TestClient(create_application(models_of(create_runner(given)), given), raise_server_exceptions=False)
     response = test.post("/v1/completions", json={"prompt": "x"})
     assert (response.status_code, response.json()["error"]["type"]) == (503, "ServiceUnavailableError")

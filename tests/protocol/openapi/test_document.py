@@ -15,10 +15,10 @@ from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.openapi.document import describe_server
 from protocol.tei.routes import TASKS as TEI_TASKS
 from runners.core.arguments import Arguments
-from runners.core.models import Models
 from runners.core.task import Task
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
+from tests.served import models_of
 
 # What the document leaves out: routes that only say that there is nothing.
 FALLBACKS = {"/v1/models/{name:path}:{verb}", "/openai/{path:path}"}
@@ -49,7 +49,7 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, Operation]]:
 @pytest.mark.parametrize("prefix", ["/openai", "", "/"])
 def test_every_route_is_described_and_nothing_else(prefix: str, model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
-    models = Models([create_runner(arguments)])
+    models = models_of(create_runner(arguments))
     routes = create_routes(make_context(models, arguments, prefix))
     served = {
         (method.lower(), route.path.replace(":path}", "}"))
@@ -144,7 +144,7 @@ def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")), predictor_host="localhost:1")
     for given, own in ((arguments, {"502", "504"}), (arguments.model_copy(update={"predictor_host": None}), set())):
         document = describe_server(
-            make_context(Models([create_runner(given)]), given),
+            make_context(models_of(create_runner(given)), given),
             [describe for _, describe in PROTOCOLS],
         )
         for path in ("/v1/models/{name}:predict", "/v2/models/{name}/infer"):
@@ -153,7 +153,7 @@ def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
 
 def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
-    routes = create_routes(make_context(Models([create_runner(arguments)]), arguments))
+    routes = create_routes(make_context(models_of(create_runner(arguments)), arguments))
     [document] = [route for route in routes if route.path == "/openapi.json"]
     described = read_document(TestClient(document.app))
     content = described["paths"]["/v1/models/{name}:predict"]["post"]["requestBody"]["content"]

@@ -20,7 +20,6 @@ from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.generation import Sampling
 from runners.core.metrics import WAITING_TEXTS, Level
-from runners.core.models import Models
 from runners.core.predictions import TextInput
 from runners.encoder import worker as encoder_worker
 from runners.encoder.runner import EncoderRunner
@@ -28,6 +27,7 @@ from runners.generator.decoder import Decoder
 from runners.generator.row_allocation import MAX_ROWS
 from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.served import models_of
 from tests.waiting import eventually
 
 WORKER = """
@@ -176,7 +176,7 @@ def test_the_sum_is_of_the_workers_that_live(tmp_path: Path, monkeypatch: pytest
 
     first, second = start(30), start(4)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    client = TestClient(create_application(Models([EncoderRunner(Arguments())]), Arguments()))
+    client = TestClient(create_application(models_of(EncoderRunner(Arguments())), Arguments()))
 
     def scrape() -> str:
         return client.get("/metrics").text

@@ -16,7 +16,6 @@ import pytest
 from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelNotReadyError
-from runners.core.models import Models
 from runners.core.predictions import TextInput
 from runners.core.spinning import SpinControl
 from runners.encoder.packing import PackedForward
@@ -24,6 +23,7 @@ from runners.encoder.queue import BatchQueue
 from runners.encoder.runner import EncoderRunner
 from runners.encoder.tasks.sequence_classification import SequenceClassification
 from tests.conftest import ModelFolder
+from tests.served import models_of
 from tests.servers import ROOT
 from tests.waiting import eventually
 
@@ -33,7 +33,7 @@ BODY = {"instances": ["a text"]}
 
 def connect(runner: EncoderRunner) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(
-        create_application(Models([runner]), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False
+        create_application(models_of(runner), Arguments(max_request_bytes=10_000)), raise_app_exceptions=False
     )
     return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60)
 

@@ -15,11 +15,11 @@ from starlette.types import Message
 from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
-from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
 from runners.generator.transformers_engine import TransformersEngine
 from runners.hosting.selection import create_runner
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.served import models_of
 from tests.waiting import wait_until
 
 PATHS = ("/v1/completions", "/v1/models/model:predict", "/v2/models/model/generate", "/v2/models/model/generate_stream")
@@ -56,7 +56,7 @@ def wait_until_idle(runner: GeneratorRunner) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_overload(runner: GeneratorRunner, path: str) -> None:
-    transport = httpx.ASGITransport(create_application(Models([runner]), Arguments()))
+    transport = httpx.ASGITransport(create_application(models_of(runner), Arguments()))
     async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
         responses = await asyncio.gather(*(client.post(path, json=body_for(path, False)) for _ in range(5)))
     assert Counter(response.status_code for response in responses) == {200: 2, 429: 3}
@@ -90,7 +90,7 @@ async def test_a_client_that_leaves(runner: GeneratorRunner, path: str) -> None:
             "path": path, "raw_path": path.encode(), "query_string": b"", "headers": [], "root_path": "",
             "scheme": "http", "server": ("test", 80), "client": ("test", 1),
         }  # fmt: skip
-        asking = asyncio.ensure_future(create_application(Models([runner]), Arguments())(scope, receive, send))
+        asking = asyncio.ensure_future(create_application(models_of(runner), Arguments())(scope, receive, send))
         while not count(runner):  # noqa: ASYNC110
             await asyncio.sleep(0)
         left.set()

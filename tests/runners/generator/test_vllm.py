@@ -9,10 +9,11 @@ import pytest
 
 from runners.core.argument_sources import read_arguments
 from runners.core.arguments import Arguments
+from runners.core.engine_arguments import split_words
 from runners.core.errors import ArgumentsError, InputError, RunnerError
 from runners.core.generation import BeamSearch, Constraint, Sampling
 from runners.generator.runner import GeneratorRunner
-from runners.generator.vllm.command_line import parse_arguments, split_words
+from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.installation import unsupported_reason
 from runners.generator.vllm.sampling import make_sampling_params
 from tests.conftest import ModelFolder

@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 from protocol.application import create_application
 from runners.core.admission import Admission
 from runners.core.arguments import Arguments
-from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
 from runners.generator.vllm.openai_application import VllmOpenAIApplication
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
+from tests.served import models_of
 
 GET, POST = "GET, HEAD, OPTIONS", "OPTIONS, POST"
 PATHS = [
@@ -107,7 +107,7 @@ def test_head_of_what_is_posted(client: TestClient, path: str) -> None:
 
 def test_a_model_that_is_not_loaded_has_its_paths(model_folder: ModelFolder) -> None:
     runner = GeneratorRunner(Arguments())
-    client = TestClient(create_application(Models([runner]), Arguments()))
+    client = TestClient(create_application(models_of(runner), Arguments()))
     assert client.options("/v2/models/model").headers["allow"] == GET
     assert client.options("/v1/models/model:predict").headers["allow"] == POST
 
@@ -142,7 +142,7 @@ def on_vllm(generator_folder: GeneratorFolder, serve: Serve) -> Any:
         openai_application = VllmOpenAIApplication(inner, Admission(Arguments()))
 
     arguments = Arguments(api_key=("key",))
-    return TestClient(create_application(Models([Runner(arguments)]), arguments))
+    return TestClient(create_application(models_of(Runner(arguments)), arguments))
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/openai/v1/completions", "/openai/v1/responses/1"])

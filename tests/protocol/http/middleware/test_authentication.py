@@ -28,11 +28,10 @@ from runners.core import file_watch
 from runners.core.admission import Admission
 from runners.core.api_keys import digest_keys
 from runners.core.arguments import Arguments
-from runners.core.models import Models
 from runners.generator.runner import GeneratorRunner
 from runners.generator.vllm.openai_application import VllmOpenAIApplication
 from tests.conftest import Dial, ModelFolder, Serve
-from tests.served import Served
+from tests.served import Served, models_of
 
 LOAD = "/v2/repository/models/model/load"
 CLIENT, ADMIN = {"authorization": "Bearer client"}, {"authorization": "Bearer admin"}
@@ -250,7 +249,7 @@ def test_what_is_an_operator_s_on_vllm(path: str, none: int, client: int, admin:
         openai_application = VllmOpenAIApplication(inner, Admission(Arguments()))
 
     arguments = Arguments(api_key="client", admin_api_key="admin")
-    server = TestClient(create_application(Models([Runner(arguments)]), arguments))
+    server = TestClient(create_application(models_of(Runner(arguments)), arguments))
     for headers, status in (({}, none), (CLIENT, client), (ADMIN, admin)):
         assert server.post(path, headers=headers, json={}).status_code == status
 

@@ -21,9 +21,9 @@ from protocol.http.connections.uvicorn_settings import bound_connections
 from protocol.http.middleware import unread_bodies as connection
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError, OverloadedError
-from runners.core.models import Models
 from runners.core.predictions import MAIN, Numbers, Options, Prediction, TextInput
 from runners.core.task import Task
+from tests.served import models_of
 from tests.waiting import wait_until
 
 LIMIT = 100_000
@@ -64,7 +64,7 @@ class LoadingRunner(ScriptedRunner):
 def port() -> Iterator[int]:
     runners: list[Any] = [ScriptedRunner(), LoadingRunner()]
     arguments = Arguments(max_request_bytes=LIMIT, api_key=("key",))
-    application = create_application(Models(runners), arguments)
+    application = create_application(models_of(*runners), arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "")
         bound_connections(arguments)

@@ -32,9 +32,9 @@ VALUES: list[tuple[str, Any]] = [
 def test_an_answer_in_pieces_is_one_message(raw: bool) -> None:
     request = messages.ModelInferRequest(model_name="m", id="7")
     tensors = [Tensor(datatype, datatype, [5, 1], values) for datatype, values in VALUES]
-    encoded = encode_answer(request, [(tensor, raw) for tensor in tensors], is_final=True)
+    encoded = encode_answer(request, "2", [(tensor, raw) for tensor in tensors], is_final=True)
     response = messages.ModelInferResponse.FromString(encoded)
-    assert (response.model_name, response.id) == ("m", "7")
+    assert (response.model_name, response.model_version, response.id) == ("m", "2", "7")
     assert response.parameters["triton_final_response"].bool_param is True
     assert read_outputs(response) == [(name, name, [5, 1], list(values)) for name, values in VALUES]
 

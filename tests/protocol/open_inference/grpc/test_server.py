@@ -223,8 +223,7 @@ def test_keys(served: Served, dial: Dial) -> None:
 
 
 def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(served: Served, channel: grpc.Channel) -> None:
-    models = served.models
-    queue = models.first._loaded.queue  # type: ignore[attr-defined]
+    queue = served.runner._loaded.queue
     texts = ["word " * 400] * 3000
     before = queue._served
     error = raises(lambda: stub(channel).ModelInfer(infer_request(*texts), timeout=0.5))
@@ -239,8 +238,7 @@ def test_a_call_that_expires_or_is_cancelled_leaves_the_queue(served: Served, ch
 
 
 def test_overload_says_when_to_try_again(served: Served, channel: grpc.Channel) -> None:
-    models = served.models
-    admission = models.first._loaded.queue.admission  # type: ignore[attr-defined]
+    admission = served.runner._loaded.queue.admission
     limits, admission.limits = admission.limits, admission.limits.model_copy(update={"max_concurrent_requests": 0})
     try:
         error = raises(lambda: stub(channel).ModelInfer(infer_request("a")))
