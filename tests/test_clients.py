@@ -133,7 +133,7 @@ def test_triton_over_grpc(served: ServedTask) -> None:
     for name in ("plain", "gzip", "timed", "async"):
         served.check(found[name])
     stream = found["stream"]
-    assert stream["errors"] == ["Model with name nope does not exist."]
+    assert stream["errors"] == ["Model with name nope does not exist. This server has model."]
     assert stream["finals"] == ["0", "1"]
     for position, expected in enumerate(served.outputs):
         parts = stream["parts"][str(position)]
@@ -141,7 +141,7 @@ def test_triton_over_grpc(served: ServedTask) -> None:
             assert "".join(part[0] for part in parts) == expected
         else:
             assert len(parts) == 1
-    assert found["error"] == ["StatusCode.NOT_FOUND", "Model with name nope does not exist."]
+    assert found["error"] == ["StatusCode.NOT_FOUND", "Model with name nope does not exist. This server has model."]
     assert (found["unloaded"], found["loaded"]) == ([False, False], [True, True])
     if "logits" in found:
         best = np.array(found["logits"]).argmax(-1).ravel().tolist()

@@ -19,8 +19,8 @@ def client(model_folder: ModelFolder, serve: Serve) -> TestClient:
     ("path", "status", "body"),
     [
         ("/", 200, {"status": "alive"}),
-        ("/v1/models/nope", 404, {"error": "Model with name nope does not exist."}),
-        ("/v1/models/no/pe", 404, {"error": "Model with name no/pe does not exist."}),
+        ("/v1/models/nope", 404, {"error": "Model with name nope does not exist. This server has model."}),
+        ("/v1/models/no/pe", 404, {"error": "Model with name no/pe does not exist. This server has model."}),
     ],
 )
 def test_get(client: TestClient, path: str, status: int, body: dict[str, Any]) -> None:

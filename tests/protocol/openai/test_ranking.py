@@ -213,7 +213,7 @@ SIDES = "queries and documents, queries and items, data_1 and data_2, text_1 and
          "truncate_prompt_tokens can only be -1: texts are truncated to the model's length"),
         ("rerank", {"query": "x", "documents": ["y"], "max_tokens_per_doc": 5}, 400, "max_tokens_per_doc",
          "max_tokens_per_doc can only be 0: query and document are truncated together, to the model's length"),
-        ("rerank", {"query": "x", "documents": ["y"], "model": "no"}, 404, "model", "Model with name no does not exist."),
+        ("rerank", {"query": "x", "documents": ["y"], "model": "no"}, 404, "model", "Model with name no does not exist. This server has model."),
         ("score", {}, 400, None, f"the body has no two sides to score; give {SIDES}"),
         ("score", {"text_1": "x", "items": "y"}, 400, None, f"the body has no two sides to score; give {SIDES}"),
         ("score", {"text_1": [], "text_2": "y"}, 400, "text_1", "text_1 is empty; give at least one text"),

@@ -55,7 +55,12 @@ def test_the_text_of_tokens(http: TestClient, tokenizer: Any, path: str) -> None
     [
         ("/tokenize", {}, 400, "the body must have a prompt or messages"),
         ("/tokenize", {"prompt": [1]}, 400, "the body is not as expected: Expected `str`, got `array`"),
-        ("/tokenize", {"prompt": "a", "model": "nope"}, 404, "Model with name nope does not exist."),
+        (
+            "/tokenize",
+            {"prompt": "a", "model": "nope"},
+            404,
+            "Model with name nope does not exist. This server has model.",
+        ),
         ("/tokenize", {"messages": []}, 400, "the body is not as expected: Expected `array` of length >= 1"),
         ("/tokenize", {"messages": HELLO, "chat_template": "x"}, 400, "this server does not take chat templates"),
         ("/detokenize", {"tokens": [-1]}, 400, "the body is not as expected: Expected `int` >= 0"),

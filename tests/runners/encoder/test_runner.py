@@ -60,7 +60,7 @@ def arguments(model_folder: ModelFolder) -> Arguments:
         ("POST", PREDICT, 503, {"error": "Model with name model is not ready."}),
         ("POST", "/v1/models/model:explain", 503, {"error": "Model with name model is not ready."}),
         ("POST", "/v2/models/model/infer", 503, {"error": "Model with name model is not ready."}),
-        ("GET", "/v1/models/nope", 404, {"error": "Model with name nope does not exist."}),
+        ("GET", "/v1/models/nope", 404, {"error": "Model with name nope does not exist. This server has model."}),
     ],
 )
 async def test_before_the_model_is_loaded(

@@ -48,11 +48,11 @@ PATHS = [
 ]
 MISSING = [
     ("/nowhere", "there is nothing at /nowhere; the protocols are under /v1 and /v2"),
-    ("/v1/models/nope", "Model with name nope does not exist."),
-    ("/v1/models/nope:predict", "Model with name nope does not exist."),
-    ("/v1/models/model:classify", "Model with name model:classify does not exist."),
-    ("/v2/repository/models/nope/load", "Model with name nope does not exist."),
-    ("/v2/models/nope/infer", "Model with name nope does not exist."),
+    ("/v1/models/nope", "Model with name nope does not exist. This server has model."),
+    ("/v1/models/nope:predict", "Model with name nope does not exist. This server has model."),
+    ("/v1/models/model:classify", "Model with name model:classify does not exist. This server has model."),
+    ("/v2/repository/models/nope/load", "Model with name nope does not exist. This server has model."),
+    ("/v2/models/nope/infer", "Model with name nope does not exist. This server has model."),
     ("/v2/models/model/versions/7/infer", "Model model has no version 7; it has version 1."),
     ("/v2/models/model/versions/7", "Model model has no version 7; it has version 1."),
 ]

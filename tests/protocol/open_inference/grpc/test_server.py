@@ -90,13 +90,13 @@ def test_model_calls(channel: grpc.Channel, served: Served, version: str) -> Non
 @pytest.mark.parametrize(
     ("method", "request_", "code", "details"),
     [
-        ("ModelReady", messages.ModelReadyRequest(name="nope"), "NOT_FOUND", "Model with name nope does not exist."),
+        ("ModelReady", messages.ModelReadyRequest(name="nope"), "NOT_FOUND", "Model with name nope does not exist. This server has model."),
         ("ModelReady", messages.ModelReadyRequest(name="model", version="2"), "NOT_FOUND", "Model model has no version 2; it has version 1."),
-        ("ModelMetadata", messages.ModelMetadataRequest(name="nope"), "NOT_FOUND", "Model with name nope does not exist."),
-        ("ModelInfer", infer_request("a", model_name="nope"), "NOT_FOUND", "Model with name nope does not exist."),
+        ("ModelMetadata", messages.ModelMetadataRequest(name="nope"), "NOT_FOUND", "Model with name nope does not exist. This server has model."),
+        ("ModelInfer", infer_request("a", model_name="nope"), "NOT_FOUND", "Model with name nope does not exist. This server has model."),
         ("ModelInfer", infer_request("a", model_version="7"), "NOT_FOUND", "Model model has no version 7; it has version 1."),
-        ("RepositoryModelLoad", messages.RepositoryModelLoadRequest(model_name="nope"), "NOT_FOUND", "Model with name nope does not exist."),
-        ("RepositoryModelUnload", messages.RepositoryModelUnloadRequest(repository_or_model_name="nope"), "NOT_FOUND", "Model with name nope does not exist."),
+        ("RepositoryModelLoad", messages.RepositoryModelLoadRequest(model_name="nope"), "NOT_FOUND", "Model with name nope does not exist. This server has model."),
+        ("RepositoryModelUnload", messages.RepositoryModelUnloadRequest(repository_or_model_name="nope"), "NOT_FOUND", "Model with name nope does not exist. This server has model."),
     ],
 )  # fmt: skip
 def test_codes(channel: grpc.Channel, method: str, request_: Any, code: str, details: str) -> None:
@@ -159,7 +159,7 @@ def test_a_load_that_would_change_the_model_is_refused(channel: grpc.Channel) ->
     request.parameters["config"].string_param = "{}"
     error = raises(lambda: stub(channel).RepositoryModelLoad(request))
     assert error.code().name == "INVALID_ARGUMENT"
-    assert error.details() == "load takes no parameters: a model is loaded as the server was started with it"
+    assert error.details() == "load takes no parameters: a model is loaded as the operator has declared it"
 
 
 def test_answers_are_raw_where_the_request_is_or_asks_for_it(channel: grpc.Channel) -> None:
@@ -263,7 +263,7 @@ def test_a_stream_of_an_encoder(channel: grpc.Channel) -> None:
     requests = [infer_request("a", id="1"), infer_request("b", id="2", model_name="nope"), infer_request("c", id="3")]
     found = {answer.infer_response.id: answer for answer in stub(channel).ModelStreamInfer(iter(requests))}
     assert set(found) == {"1", "2", "3"}
-    assert found["2"].error_message == "Model with name nope does not exist."
+    assert found["2"].error_message == "Model with name nope does not exist. This server has model."
     for request in (requests[0], requests[2]):
         response = found[request.id].infer_response
         assert found[request.id].error_message == ""
