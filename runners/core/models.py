@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,8 +31,7 @@ class Models:
     """The models of this server; used by one event loop.
 
     Attributes:
-        tell_all: lets all workers load or unload the models of a name, given "load" or "unload" and the name; None if
-            this is the only worker.
+        change_all: lets all workers "load" or "unload" the models of a name; None if this is the only worker.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Models:
         Raises:
             ArgumentsError: two models have a name and a version in common.
         """
-        self.tell_all: Callable[[str, str], Awaitable[None]] | None = None
+        self.change_all: Callable[[str, str], Awaitable[None]] | None = None
         self._create = create
         self._find_declarations = find_declarations
         self._is_ready_when_any = is_ready_when_any
@@ -143,8 +142,8 @@ class Models:
             ModelNotFoundError: there is no model of that name.
             RunnerError: the model cannot be loaded; the one that was loaded before goes on.
         """
-        if self.tell_all is not None:
-            await self.tell_all("load", name)
+        if self.change_all is not None:
+            await self.change_all("load", name)
             return
         await self.stage(name)
         self.commit(name)
@@ -155,8 +154,8 @@ class Models:
         Raises:
             ModelNotFoundError: there is no model of that name.
         """
-        if self.tell_all is not None:
-            await self.tell_all("unload", name)
+        if self.change_all is not None:
+            await self.change_all("unload", name)
             return
         await self.unload_here(name)
 
@@ -215,6 +214,16 @@ class Models:
             else:
                 known.declaration = declaration
 
+    def set_wanted(self, wanted: Mapping[str, bool]) -> None:
+        """Load other models at the start than those that are declared so.
+
+        Args:
+            wanted: whether to load a model, by name; other models stay as they are declared.
+        """
+        for name, is_wanted in wanted.items():
+            for model in self._versions.get(name, ()):
+                model.set_wanted(is_wanted)
+
     def create_runners(self) -> None:
         """Make the runners of the models that are to be loaded, which load nothing yet.
 
@@ -231,7 +240,7 @@ class Models:
             model.close()
 
     async def _discard(self, name: str) -> None:
-        for model in self._versions[name]:
+        for model in self._versions.get(name, ()):
             await model.discard()
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -76,7 +76,7 @@ class ServedModel:
         self.is_wanted = declaration.load
         self._reason = "" if declaration.load else _NOT_LOADED
         self._create = create
-        self._changing = ModelState.LOADING if declaration.load else None
+        self._changing: ModelState | None = None
         self._current: _HeldRunner | None = None
         self._staged: _HeldRunner | None = None
         # Unloads the model that the last commit has replaced.
@@ -97,10 +97,13 @@ class ServedModel:
 
     @property
     def state(self) -> ModelState:
-        if self.ready and self._changing is not ModelState.UNLOADING:
-            # A model stays ready while it is loaded again.
+        if self.ready:
+            # It stays ready while it is loaded again.
             return ModelState.READY
-        return self._changing or ModelState.UNAVAILABLE
+        if self._changing is not None:
+            return self._changing
+        is_awaited = self.is_wanted and self._current is None and not self._reason
+        return ModelState.LOADING if is_awaited else ModelState.UNAVAILABLE
 
     @property
     def reason(self) -> str:
@@ -115,7 +118,8 @@ class ServedModel:
 
     @property
     def ready(self) -> bool:
-        return self._current is not None and self._current.runner.ready
+        is_unloading = self._changing is ModelState.UNLOADING
+        return self._current is not None and self._current.runner.ready and not is_unloading
 
     @property
     def failed(self) -> bool:
@@ -128,10 +132,12 @@ class ServedModel:
 
     def hold(self) -> Runner | None:
         """The runner if it is ready; it is not unloaded before the running request has been answered."""
-        current = self._current
-        if current is None or not current.runner.ready or self._changing is ModelState.UNLOADING:
-            return None
-        return current.hold()
+        return self._current.hold() if self._current is not None and self.ready else None
+
+    def set_wanted(self, is_wanted: bool) -> None:
+        """Set whether the model is to be loaded, before that begins."""
+        self.is_wanted = is_wanted
+        self._reason = "" if is_wanted else _UNLOADED
 
     def create_runner(self) -> None:
         """Make the runner that the first load will use: what it imports is loaded while the server starts.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runners.core.api_keys import check_key_file
 from runners.core.arguments import Arguments
+from runners.hosting.change_server import start_change_server
 from runners.hosting.failures import exit_on_error, watch_for_failed_workers
 from runners.hosting.ports import check_port
 from runners.hosting.storage.localize import localize_model
@@ -23,4 +24,6 @@ def prepare_workers(arguments: Arguments) -> None:
         if arguments.enable_grpc:
             check_port(arguments.grpc_port, "grpc_port")
         localize_model(arguments)
+    if arguments.workers > 1:
+        start_change_server()
     watch_for_failed_workers()

@@ -14,6 +14,8 @@ from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
 from runners.core.arguments import Arguments
 from runners.core.models import Models
+from runners.hosting.change_client import ChangeClient
+from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, run_or_exit, start_or_exit
 from runners.hosting.idle_memory import release_memory
 
@@ -39,9 +41,12 @@ class Worker:
         forget_keys(os.environ)
         if self.listener is not None:
             await start_or_exit(self.listener)
+        if (path := os.environ.get(SOCKET_VARIABLE)) is not None:
+            changes = await ChangeClient.connect(path, self.models)
+            self._tasks.append(asyncio.create_task(changes.run()))
         running = run_or_exit(self.models, self.arguments.on_load_failure == "serve_others")
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
-        self._tasks = [asyncio.create_task(running), asyncio.create_task(releasing)]
+        self._tasks += [asyncio.create_task(running), asyncio.create_task(releasing)]
         self._bound_shutdown()
 
     async def stop(self) -> None:
