@@ -20,7 +20,7 @@ from starlette.types import ASGIApp
 
 from protocol.context import normalize_prefix
 from protocol.http.middleware.request_id import label_log_records
-from runners.hosting.configuration import configure_service, read_service_arguments
+from runners.hosting.configuration import configure_service, read_service_configuration
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.preparation import prepare_workers
 from runners.hosting.process import configure_process
@@ -38,9 +38,10 @@ IN_BENTO = (Path(__file__).resolve().parents[1] / "bento.yaml").is_file()
 configure_process()
 label_log_records()
 with exit_on_error():
-    arguments = read_service_arguments(NAME, IN_BENTO)
-    one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))
-    generates = expects_generator(arguments)
+    configuration = read_service_configuration(NAME, IN_BENTO)
+    arguments = configuration.arguments
+    one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, configuration.parallel_size))
+    generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.core.arguments import Arguments
+from runners.core.declarations import Configuration
 from runners.core.errors import ArgumentsError, ModelLoadError
 from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
 from runners.hosting.storage.localize import find_local_model
@@ -44,12 +45,15 @@ def create_runner(
     return GeneratorRunner(arguments)
 
 
-def expects_generator(arguments: Arguments) -> bool:
-    """Whether the model generates, by the arguments and the files on this machine; nothing is downloaded.
+def expects_generator(configuration: Configuration) -> bool:
+    """Whether any model generates, by the arguments and the files on this machine; nothing is downloaded.
 
     A model that has not been downloaded is expected to generate if vLLM's parallel sizes ask for several GPUs.
     """
-    return _is_generator(find_local_model(arguments), _find_in_cache, default=arguments.parallel_size > 1)
+    return any(
+        _is_generator(find_local_model(arguments), _find_in_cache, default=arguments.parallel_size > 1)
+        for arguments in (model.arguments for model in configuration.models)
+    )
 
 
 def _is_generator(arguments: Arguments, fetch: _Fetch, default: bool = False) -> bool:
