@@ -1,10 +1,10 @@
 """The BentoML service: what runs where.
 
 protocol/  KServe V1, the Open Inference Protocol and OpenAI's API as one ASGI application, and a gRPC server beside it
-runners/   the model: an encoder on this project's engine, a generator on vLLM or transformers, or a remote predictor
+runners/   the models: encoders on this project's engine, generators on vLLM or transformers, or remote predictors
 
 BentoML's parent process imports this module, calls `prepare` once and starts the workers. Each worker imports it again
-and calls `start`, which loads the model in the background. A build imports it too: an import downloads nothing and
+and calls `start`, which loads the models in the background. A build imports it too: an import downloads nothing and
 probes no device. What only a worker runs is imported in `create_worker`: the parent starts earlier and stays small.
 """
 
@@ -20,18 +20,14 @@ from starlette.types import ASGIApp
 
 from protocol.context import normalize_prefix
 from protocol.http.middleware.request_id import label_log_records
-from runners.core.declarations import Configuration, ModelDeclaration
-from runners.core.models import Models
-from runners.hosting.configuration import configure_service, read_service_arguments
+from runners.hosting.configuration import configure_service, read_service_configuration
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.preparation import prepare_workers
 from runners.hosting.process import configure_process
 from runners.hosting.resources import is_without_gpus, request_gpus
-from runners.hosting.selection import create_runner, expects_generator
-from runners.hosting.storage.localize import localize_model
+from runners.hosting.selection import create_models, expects_generator
 
 if TYPE_CHECKING:
-    from runners.core.runner import Runner
     from runners.hosting.worker import Worker
 
 NAME = "huggingface_runtime"
@@ -41,10 +37,10 @@ IN_BENTO = (Path(__file__).resolve().parents[1] / "bento.yaml").is_file()
 configure_process()
 label_log_records()
 with exit_on_error():
-    arguments = read_service_arguments(NAME, IN_BENTO)
-    configuration = Configuration(arguments, (ModelDeclaration(arguments),))
-    one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, arguments.parallel_size))
-    generates = expects_generator(arguments)
+    configuration = read_service_configuration(NAME, IN_BENTO)
+    arguments = configuration.arguments
+    one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, configuration.parallel_size))
+    generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 
 
@@ -52,13 +48,9 @@ with exit_on_error():
 def create_worker() -> Worker:
     from protocol.open_inference.predictor.client import connect_predictor
 
-    def create(declaration: ModelDeclaration) -> Runner:
-        return create_runner(localize_model(declaration.arguments), connect_predictor, declaration.version)
-
     with stop_on_error():
-        models = Models(configuration.models, create, is_ready_when_any=arguments.ready_when == "any")
         # Libraries are loaded from now on, while modules are imported.
-        models.create_runners()
+        models = create_models(configuration, connect_predictor)
     from protocol.application import create_application
     from protocol.open_inference.grpc.server import GrpcServer
     from runners.hosting.worker import Worker
@@ -95,7 +87,7 @@ class Server:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        prepare_workers(arguments)
+        prepare_workers(configuration)
 
     @bentoml.on_startup
     async def start(self) -> None:

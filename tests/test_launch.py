@@ -137,7 +137,7 @@ def test_help_has_everything_and_is_quick() -> None:
     assert options >= {*KSERVE_FLAGS, *LaunchArguments.model_fields, "max_num_seqs", "enable_lora", "port", "model"}
     titles = re.findall(r"^(\S.*):$", shown.stdout, re.MULTILINE)
     limits = "Limits (docs/reference/limits.md says what each protects)"
-    assert titles[:4] == ["Server, of launch.py only", "Server", limits, "Model"]
+    assert titles[:5] == ["Server, of launch.py only", "Server", "Several models", limits, "Model"]
     assert not re.search(r"`|\]\(|PydanticUndefined", shown.stdout.split("usage:")[1])
 
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from runners.core.errors import (
+    ArgumentsError,
     EngineDeadError,
     GenerationFailedError,
     InputError,
@@ -121,6 +122,7 @@ _STATUS_BY_RUNNER_ERROR: dict[type, HTTPStatus] = {
     ModelNotFoundError: HTTPStatus.NOT_FOUND,
     VersionNotFoundError: HTTPStatus.NOT_FOUND,
     # The client that asked to load the model learns why it was not loaded.
+    ArgumentsError: HTTPStatus.INTERNAL_SERVER_ERROR,
     ModelLoadError: HTTPStatus.INTERNAL_SERVER_ERROR,
     # The message names the text, so that the client can ask for the others.
     NonFiniteScoresError: HTTPStatus.INTERNAL_SERVER_ERROR,

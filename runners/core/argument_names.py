@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from runners.core.arguments import ARGUMENT_NAMES, LaunchArguments
 from runners.core.errors import ArgumentsError
@@ -62,15 +62,20 @@ def check_name(name: str, origin: str) -> None:
         ArgumentsError: there is no such argument.
     """
     if not is_known(name):
-        raise ArgumentsError(_describe_unknown(name, origin))
+        raise ArgumentsError(f"unknown argument {name!r} in {origin}{suggest_name(name)}")
 
 
-def _describe_unknown(name: str, origin: str) -> str:
+def suggest_name(name: str, others: Collection[str] = ()) -> str:
+    """The end of a message about an unknown argument.
+
+    Args:
+        others: names that are known beside those of arguments.
+    """
     # This server's names are suggested before vLLM's.
-    for names in (_OWN_NAMES | {*ALIASES}, _VLLM_NAMES):
+    for names in (_OWN_NAMES | {*ALIASES, *others}, _VLLM_NAMES):
         # KServe accepts abbreviations; other unknown names are mostly typing errors.
         longer = [known for known in names if known.startswith(name)]
         close = longer if len(longer) == 1 else difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.75)
         if close:
-            return f"unknown argument {name!r} in {origin}: did you mean {close[0]}?"
-    return f"unknown argument {name!r} in {origin}; --help lists all arguments"
+            return f": did you mean {close[0]}?"
+    return "; --help lists all arguments"

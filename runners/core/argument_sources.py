@@ -1,20 +1,33 @@
-"""Reads the arguments from all their sources: the command line, the environment and the Bento."""
+"""Reads the arguments from all their sources: the command line, the environment, a models file and the Bento."""
 
 from __future__ import annotations
 
 import json
 import logging
 import shlex
-from collections.abc import Mapping, MutableMapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from pydantic import ValidationError
-
-from runners.core.argument_names import WITHOUT_EFFECT, check_name, is_known, normalize_name
-from runners.core.arguments import ARGUMENT_NAMES, ArgumentGroup, Arguments, LaunchArguments
+from runners.core.argument_names import is_known, normalize_name
+from runners.core.argument_values import (
+    SECRETS,
+    GivenValue,
+    GivenValues,
+    Origin,
+    add_value,
+    collect_values,
+    merge_values,
+    validate_arguments,
+    validate_values,
+    warn_without_effect,
+)
+from runners.core.arguments import Arguments, LaunchArguments
 from runners.core.command_line import parse_command_line
-from runners.core.engine_arguments import EngineArgument
+from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import ArgumentsError
+from runners.core.model_repository import read_repository
+from runners.core.models_file import read_models_file
 
 logger = logging.getLogger(__name__)
 
@@ -23,69 +36,27 @@ ENVIRONMENT_COMMAND_LINE = "RUNTIME_ARGS"
 # launch.py passes its command line in this variable as JSON, because `bentoml serve` of a built Bento takes no
 # arguments of the service. It has the highest precedence.
 LAUNCH_VARIABLE = "RUNTIME_COMMAND_LINE"
-_COMMAND_LINE = "the command line"
+_COMMAND_LINE = Origin("the command line")
 # vLLM's variable for `api_key`. vLLM would protect only its own routes with it.
 _VLLM_KEY = "VLLM_API_KEY"
-# Values of vLLM's `max_model_len` for the longest context that fits into memory.
-_FITTING_LENGTHS = frozenset({"auto", "-1"})
-# Messages never contain the values of these.
-_SECRETS = frozenset({"api_key", "admin_api_key"})
-_BOOLEANS = "it must be true, yes, on, t, y or 1, or false, no, off, f, n or 0"
-_Group = TypeVar("_Group", bound=ArgumentGroup)
+# What names several models, and what names one.
+_SEVERAL = ("models_file", "model_repository")
+_ONE = ("model_id", "model_dir")
 
 
-class _Merger:
-    """Values by name, where a source that is added later replaces the values of earlier ones."""
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """
+    Attributes:
+        baked: the arguments that the Bento was built with.
+        given: those of the command line and the environment, merged.
+    """
 
-    def __init__(self) -> None:
-        self._values: dict[str, object] = {}
-        self._engine: dict[str, EngineArgument] = {}
-        self._origins: dict[str, str] = {}
+    baked: GivenValues
+    given: GivenValues
 
-    def add(self, source: Mapping[str, object], origin: str) -> None:
-        """
-        Args:
-            origin: the name of the source, for messages.
-
-        Raises:
-            ArgumentsError: a name is not that of any argument.
-        """
-        for name, value in source.items():
-            if value is not None and value != "":
-                self._add_value(normalize_name(name), value, origin)
-
-    def add_variable(self, variable: str, value: str) -> None:
-        """Add `RUNTIME_<ARGUMENT>`; an unknown name is only a warning, because Kubernetes sets variables of that form
-        for a Service called "runtime"."""
-        name = normalize_name(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
-        if value == "":
-            return
-        if is_known(name):
-            self._add_value(name, value, variable)
-        else:
-            logger.warning("%s is ignored: there is no argument %s", variable, name)
-
-    def _add_value(self, name: str, value: object, origin: str) -> None:
-        if name == "max_length" and str(value) in _FITTING_LENGTHS:
-            self._engine["max_model_len"] = EngineArgument(str(value), origin)
-        elif name in WITHOUT_EFFECT:
-            logger.warning("%s in %s has no effect: %s", name, origin, WITHOUT_EFFECT[name])
-        elif name in LaunchArguments.model_fields:
-            logger.warning("%s in %s has no effect: it is for the command line of launch.py", name, origin)
-        elif name in ARGUMENT_NAMES:
-            self._values[name] = value
-            self._origins[name] = origin
-        else:
-            check_name(name, origin)
-            # vLLM's parser reads text; argument files have typed values.
-            self._engine[name] = EngineArgument(value if isinstance(value, str) else json.dumps(value), origin)
-
-    def validate(self) -> Arguments:
-        """
-        Raises:
-            ArgumentsError: a value is wrong.
-        """
-        return _validate(Arguments, {**self._values, "engine": self._engine}, self._origins)
+    def merge(self) -> dict[str, GivenValue]:
+        return merge_values(self.baked, self.given)
 
 
 def read_arguments(
@@ -103,23 +74,109 @@ def read_arguments(
     Raises:
         ArgumentsError: one line with the name of the argument, its source and the allowed values.
     """
-    merger = _Merger()
-    merger.add({"api_key": environment.get(_VLLM_KEY)}, _VLLM_KEY)
-    merger.add(bento_arguments, "the Bento")
+    return validate_arguments(_read_sources(command_line, environment, bento_arguments).merge())
+
+
+def read_configuration(
+    command_line: Mapping[str, object],
+    environment: Mapping[str, str],
+    bento_arguments: Mapping[str, object],
+    localize: Callable[[str], Path | None] = Path,
+) -> Configuration:
+    """Read all sources, and the models file or the model repository that they name.
+
+    Precedence for the server: as in `read_arguments`, with the top of the models file between the environment and the
+    Bento; for a model, its entry comes before the command line.
+
+    Args:
+        command_line: as in `read_arguments`.
+        bento_arguments: as in `read_arguments`.
+        localize: returns the local path of a models file or model repository; None if it is not on this machine, as
+            while a Bento is built. Then the configuration has no models.
+
+    Raises:
+        ArgumentsError: one line with the name of the argument, its source or the line of its file, and the allowed
+            values.
+    """
+    sources = _read_sources(command_line, environment, bento_arguments)
+    given, baked = sources.given, sources.baked
+    if any(name in given for name in (*_SEVERAL, *_ONE)):
+        # Who names models serves them instead of those that the Bento was built with.
+        baked = _leave_out(baked, _SEVERAL)
+    several = {name: source for name, source in merge_values(baked, given).items() if name in _SEVERAL}
+    if len(several) > 1:
+        named = " and ".join(f"{name} (from {source.origin.name})" for name, source in several.items())
+        raise ArgumentsError(f"{named} exclude each other: set one of them")
+    for name, source in several.items():
+        given = _refuse_one_model(given, name, source)
+        baked = _leave_out(baked, ("model_name", *_ONE))
+        path = localize(str(source.value))
+        if path is None:
+            return Configuration(validate_arguments(merge_values(baked, given)), ())
+        if name == "models_file":
+            return read_models_file(path, str(source.value), baked, given, environment)
+        return read_repository(path, source.origin, merge_values(baked, given), environment)
+    arguments = validate_arguments(merge_values(baked, given))
+    return Configuration(arguments, (ModelDeclaration(arguments),))
+
+
+def _refuse_one_model(given: GivenValues, several: str, source: GivenValue) -> dict[str, GivenValue]:
+    """The given values without those of one model, which have no effect or are an error beside several models.
+
+    Args:
+        several: the argument that names the models.
+        source: its value.
+    """
+    for name in ("model_name", *_ONE):
+        if name not in given:
+            continue
+        origin = given[name].origin
+        # KServe's manifests pass --model_name, and the folder that models are mounted in.
+        if name != "model_name" and Path(str(given[name].value)) != Path(str(source.value)):
+            raise ArgumentsError(
+                f"{name} (from {origin.name}) names one model, but {several} (from {source.origin.name}) several: "
+                f"leave out {name} or {several}"
+            )
+        warn_without_effect(name, origin, f"{several} names the models")
+    return _leave_out(given, ("model_name", *_ONE))
+
+
+def _leave_out(values: GivenValues, names: tuple[str, ...]) -> dict[str, GivenValue]:
+    return {name: given for name, given in values.items() if name not in names}
+
+
+def _read_sources(
+    command_line: Mapping[str, object], environment: Mapping[str, str], bento_arguments: Mapping[str, object]
+) -> _Sources:
+    key = collect_values({"api_key": environment.get(_VLLM_KEY)}, Origin(_VLLM_KEY))
+    baked = collect_values(bento_arguments, Origin("the Bento"))
     try:
         words = shlex.split(environment.get(ENVIRONMENT_COMMAND_LINE, ""))
     except ValueError as error:
         raise ArgumentsError(f"{ENVIRONMENT_COMMAND_LINE} is not a command line: {error}") from error
-    merger.add(parse_command_line(words, ENVIRONMENT_COMMAND_LINE), ENVIRONMENT_COMMAND_LINE)
+    line_values = collect_values(parse_command_line(words, ENVIRONMENT_COMMAND_LINE), Origin(ENVIRONMENT_COMMAND_LINE))
+    variables: dict[str, GivenValue] = {}
     for variable, value in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX) and variable not in (ENVIRONMENT_COMMAND_LINE, LAUNCH_VARIABLE):
-            merger.add_variable(variable, value)
+            _add_variable(variables, variable, value)
     try:
         launch_arguments = json.loads(environment.get(LAUNCH_VARIABLE, "{}"))
     except ValueError:
         raise ArgumentsError(f"{LAUNCH_VARIABLE} is for launch.py alone: set {ENVIRONMENT_COMMAND_LINE}") from None
-    merger.add({**command_line, **launch_arguments}, _COMMAND_LINE)
-    return merger.validate()
+    last = collect_values({**command_line, **launch_arguments}, _COMMAND_LINE)
+    return _Sources(merge_values(key, baked), merge_values(line_values, variables, last))
+
+
+def _add_variable(values: dict[str, GivenValue], variable: str, value: str) -> None:
+    """Add `RUNTIME_<ARGUMENT>`; an unknown name is only a warning, because Kubernetes sets variables of that form for
+    a Service called "runtime"."""
+    name = normalize_name(variable.removeprefix(ENVIRONMENT_PREFIX).lower())
+    if value == "":
+        return
+    if is_known(name):
+        add_value(values, name, GivenValue(value, Origin(variable)))
+    else:
+        logger.warning("%s is ignored: there is no argument %s", variable, name)
 
 
 def read_launch_arguments(values: Mapping[str, str]) -> LaunchArguments:
@@ -127,32 +184,11 @@ def read_launch_arguments(values: Mapping[str, str]) -> LaunchArguments:
     Raises:
         ArgumentsError: one line with the name of the argument and the allowed values.
     """
-    return _validate(LaunchArguments, values, {})
+    return validate_values(LaunchArguments, {name: GivenValue(value, _COMMAND_LINE) for name, value in values.items()})
 
 
 def forget_keys(environment: MutableMapping[str, str]) -> None:
     """Remove the variables that may hold API keys in plain text from an environment that has been read."""
-    secrets = [f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in _SECRETS]
+    secrets = [f"{ENVIRONMENT_PREFIX}{name.upper()}" for name in SECRETS]
     for variable in (ENVIRONMENT_COMMAND_LINE, LAUNCH_VARIABLE, _VLLM_KEY, *secrets):
         environment.pop(variable, None)
-
-
-def _validate(group: type[_Group], values: Mapping[str, object], origins: Mapping[str, str]) -> _Group:
-    try:
-        return group.model_validate(values)
-    except ValidationError as error:
-        raise ArgumentsError("; ".join(_describe(problem, origins) for problem in error.errors())) from error
-
-
-def _describe(problem: Mapping[str, object], origins: Mapping[str, str]) -> str:
-    location = problem["loc"]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not isinstance(location, tuple) or not location:
-        return message
-    name = str(location[0])
-    origin = origins.get(name, _COMMAND_LINE)
-    if problem["type"] == "bool_parsing":
-        message = _BOOLEANS
-    if name in _SECRETS:
-        return f"argument {name} (from {origin}) is wrong: {message}"
-    return f"argument {name} (from {origin}) is {problem['input']!r}: {message}"

@@ -10,13 +10,13 @@ import logging
 import math
 import re
 from collections.abc import Collection, Mapping
-from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from runners.core.answer_options import AnswerOptions, OverflowOptions, split_names
 from runners.core.api_keys import digest_keys
+from runners.core.argument_conversion import check_ip_address, check_tensor_protocol, normalize_task, parse_count
 from runners.core.engine_arguments import EngineArgument, split_words
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
@@ -24,37 +24,9 @@ from runners.core.task import Task
 logger = logging.getLogger(__name__)
 
 _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
-_SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
-_MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 # Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
 _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 _TASK_NAMES = [f"`{task}`" for task in Task]
-
-
-def _parse_count(value: object) -> object:
-    """Parse vLLM's short numbers: 2k is 2000, 2K is 2048."""
-    if isinstance(value, str) and (short := _SHORT_NUMBER.fullmatch(value.strip())):
-        return int(short[1]) * _MULTIPLIERS[short[2]]
-    return value
-
-
-def _check_tensor_protocol(value: object) -> object:
-    """Refuse KServe's default, v1: no predictor understands the tensors that KServe sends over it."""
-    if value == "v1":
-        raise ValueError("V1 cannot carry tensors; it must be v2 (REST) or grpc-v2")
-    return value
-
-
-def _check_ip_address(value: str) -> str:
-    try:
-        ip_address(value)
-    except ValueError:
-        raise ValueError("it must be an IP address, such as 0.0.0.0 or 127.0.0.1") from None
-    return value
-
-
-def _normalize_task(value: object) -> object:
-    return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
 
 
 _Digests: TypeAlias = Annotated[tuple[bytes, ...] | None, BeforeValidator(digest_keys)]
@@ -74,7 +46,7 @@ class LaunchArguments(ArgumentGroup):
     title = "Server, of launch.py only"
 
     http_port: int = Field(8080, ge=1, le=65535, description="the server listens on this port for HTTP; alias `port`")
-    host: Annotated[str, AfterValidator(_check_ip_address)] = Field(
+    host: Annotated[str, AfterValidator(check_ip_address)] = Field(
         "0.0.0.0", description="the server listens on this IP address for HTTP; gRPC listens on all addresses"
     )
 
@@ -100,7 +72,7 @@ class ModelArguments(ArgumentGroup):
         description="the server loads this branch, tag or commit of the tokenizer from the hub; unset, "
         "`model_revision` applies",
     )
-    task: Annotated[Task | None, BeforeValidator(_normalize_task)] = Field(
+    task: Annotated[Task | None, BeforeValidator(normalize_task)] = Field(
         None,
         description=f"the server runs this task: {', '.join(_TASK_NAMES[:-1])} or {_TASK_NAMES[-1]}; unset, it infers "
         "the task from the model's config.json",
@@ -118,7 +90,7 @@ class ModelArguments(ArgumentGroup):
         "it is more than 2 times slower; on vLLM, unset and `auto` are the checkpoint's data type, but float32 for "
         "bfloat16 on an x86 CPU without instructions for it, where the memory suffices",
     )
-    max_length: Annotated[int | None, BeforeValidator(_parse_count)] = Field(
+    max_length: Annotated[int | None, BeforeValidator(parse_count)] = Field(
         None,
         ge=1,
         description="encoders truncate texts to this many tokens, and generators refuse prompts that exceed it "
@@ -153,7 +125,7 @@ class PredictorArguments(ArgumentGroup):
         "Protocol; this server loads no weights, and converts texts to tensors and logits to answers "
         "([docs/how-to/predictor.md](docs/how-to/predictor.md))",
     )
-    predictor_protocol: Annotated[Literal["v2", "grpc-v2"], BeforeValidator(_check_tensor_protocol)] = Field(
+    predictor_protocol: Annotated[Literal["v2", "grpc-v2"], BeforeValidator(check_tensor_protocol)] = Field(
         "v2",
         description="the server calls the predictor over REST (`v2`) or gRPC (`grpc-v2`); KServe's default `v1` cannot "
         "carry tensors",
@@ -383,3 +355,9 @@ def _served_names(engine: Mapping[str, EngineArgument]) -> list[str]:
 _SERVICE_GROUPS = tuple(base for base in Arguments.__bases__ if issubclass(base, ArgumentGroup))
 GROUPS: tuple[type[ArgumentGroup], ...] = (LaunchArguments, *_SERVICE_GROUPS)
 ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model_fields)
+# The arguments that are the same for all models of a server.
+SERVER_NAMES = frozenset(
+    name
+    for group in (ServerArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
+    for name in group.model_fields
+) - {"max_batch_tokens"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from runners.core.arguments import Arguments
+from runners.core.argument_values import GivenValues
+from runners.core.arguments import SERVER_NAMES, Arguments
 from runners.core.file_watch import FolderState, describe_folder
 
 # A model whose operator names no version has that of Triton's first.
@@ -37,16 +39,46 @@ class ModelDeclaration:
         return describe_folder(self.arguments.model)
 
 
+# Finds what a repository declares now, under a name or, for None, under all names; it reads files.
+FindDeclarations = Callable[[str | None], Sequence[ModelDeclaration]]
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """What a server runs.
 
     Attributes:
         arguments: the arguments of the server.
-        models: at least one, in the order of their declaration; names and versions together are unique.
+        models: in the order of their declaration; names and versions together are unique. There is none if the
+            repository is empty, or while a Bento is built with a file or repository that is not on this machine.
         repository: the folder in which models may appear while the server runs; None without one.
+        defaults: the values of arguments that a model in the repository has unless its model.yaml has others.
+        environment: the variables that a model.yaml may name.
     """
 
     arguments: Arguments
     models: tuple[ModelDeclaration, ...]
     repository: Path | None = None
+    defaults: GivenValues = field(default_factory=dict, repr=False, compare=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def parallel_size(self) -> int:
+        """The GPUs that the model with the most uses on this machine.
+
+        Raises:
+            ArgumentsError: a size is not a positive integer.
+        """
+        return max((model.arguments.parallel_size for model in self.models), default=1)
+
+    def replace_server_arguments(self, arguments: Arguments) -> Configuration:
+        """The configuration with other arguments of the server, for the server and for all models."""
+        models = tuple(
+            replace(model, arguments=copy_server_arguments(arguments, model.arguments)) for model in self.models
+        )
+        return replace(self, arguments=arguments, models=models)
+
+
+def copy_server_arguments(server: Arguments, model: Arguments) -> Arguments:
+    """The arguments of a model with those of the server that are the same for all models."""
+    return model.model_copy(update={name: getattr(server, name) for name in SERVER_NAMES})

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runners.core.declarations import ModelDeclaration
+from runners.core.declarations import FindDeclarations, ModelDeclaration
 from runners.core.errors import (
     ArgumentsError,
     ModelNotFoundError,
@@ -20,9 +20,6 @@ from runners.core.served_model import CreateRunner, ServedModel
 
 if TYPE_CHECKING:
     from runners.core.runner import Runner
-
-# Finds what a repository declares now, under a name or, for None, under all names; it reads files.
-FindDeclarations = Callable[[str | None], Sequence[ModelDeclaration]]
 
 _NUMBER = re.compile(r"(\d+)")
 
@@ -228,11 +225,16 @@ class Models:
         """Make the runners of the models that are to be loaded, which load nothing yet.
 
         Raises:
-            RunnerError: a runner does not support its arguments.
+            RunnerError: the only runner does not support its arguments.
         """
-        for model in self:
-            if model.is_wanted:
+        wanted = [model for model in self if model.is_wanted]
+        for model in wanted:
+            try:
                 model.create_runner()
+            except RunnerError:
+                # Beside others, the load will raise the error again, and the operator says what follows.
+                if len(wanted) == 1:
+                    raise
 
     def close(self) -> None:
         """Stop: waiting requests fail. Blocks until the current batch is done."""

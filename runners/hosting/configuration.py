@@ -7,26 +7,28 @@ from typing import Any
 
 import bentoml
 
-from runners.core.argument_sources import read_arguments
+from runners.core.argument_sources import read_configuration
 from runners.core.arguments import Arguments
+from runners.core.declarations import Configuration
 from runners.hosting.image import create_image
 from runners.hosting.resources import resolve_workers
 from runners.hosting.tls import resolve_ssl
 
 
-def read_service_arguments(service: str, in_bento: bool) -> Arguments:
-    """Read the arguments of this process from BentoML and from the environment.
+def read_service_configuration(service: str, in_bento: bool) -> Configuration:
+    """Read the arguments of this process from BentoML, the environment and the models file or repository.
 
     Args:
         service: the name of the service, for which BENTOML_CONFIG_OPTIONS may set the number of workers.
         in_bento: whether BentoML's arguments are those that the Bento was built with, and not those of a command line.
 
     Raises:
-        ArgumentsError: an argument is unknown or wrong.
+        ArgumentsError: an argument is unknown or wrong, or a file cannot be read.
     """
     bentoml_arguments = vars(bentoml.use_arguments())
     command_line, bento_arguments = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
-    return resolve_workers(read_arguments(command_line, os.environ, bento_arguments), service)
+    configuration = read_configuration(command_line, os.environ, bento_arguments)
+    return configuration.replace_server_arguments(resolve_workers(configuration.arguments, service))
 
 
 def configure_service(arguments: Arguments) -> dict[str, Any]:

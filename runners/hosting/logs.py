@@ -8,7 +8,9 @@ import os
 from bentoml import server_context
 
 # BentoML's parent and every worker read the arguments, and would repeat the warnings of these loggers.
-_ARGUMENT_LOGGERS = ("runners.core.arguments", "runners.core.argument_sources")
+_ARGUMENT_LOGGERS = tuple(
+    f"runners.core.{module}" for module in ("arguments", "argument_sources", "argument_values", "model_repository")
+)
 
 
 def configure_logging() -> None:

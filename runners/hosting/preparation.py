@@ -1,9 +1,10 @@
-"""The checks and the download that BentoML's parent process does once, before it starts the workers."""
+"""The checks and downloads that BentoML's parent process does once, before it starts the workers."""
 
 from __future__ import annotations
 
 from runners.core.api_keys import check_key_file
-from runners.core.arguments import Arguments
+from runners.core.declarations import Configuration, ModelDeclaration
+from runners.core.errors import RunnerError
 from runners.hosting.change_server import start_change_server
 from runners.hosting.failures import exit_on_error, watch_for_failed_workers
 from runners.hosting.ports import check_port
@@ -11,19 +12,35 @@ from runners.hosting.storage.localize import localize_model
 from runners.hosting.tls import check_certificates
 
 
-def prepare_workers(arguments: Arguments) -> None:
-    """Check the files and the port of the arguments, and download the model, which the workers find on the disk.
+def prepare_workers(configuration: Configuration) -> None:
+    """Check the files and the port of the arguments, and download the models, which the workers find on the disk.
 
     If this fails, the parent process ends with one line. If it failed in a worker, BentoML would restart the worker
     forever. What the runner checks fails in the first worker, which ends the server with one line too.
     """
+    arguments = configuration.arguments
     with exit_on_error():
         check_certificates(arguments)
         check_key_file("api_key_file", arguments.api_key_file)
         check_key_file("admin_api_key_file", arguments.admin_api_key_file)
         if arguments.enable_grpc:
             check_port(arguments.grpc_port, "grpc_port")
-        localize_model(arguments)
+        for model in configuration.models:
+            if model.load:
+                _download(model, configuration)
     if arguments.workers > 1:
         start_change_server()
     watch_for_failed_workers()
+
+
+def _download(model: ModelDeclaration, configuration: Configuration) -> None:
+    """
+    Raises:
+        RunnerError: the model cannot be downloaded, and the server does not go on without it.
+    """
+    try:
+        localize_model(model.arguments)
+    except RunnerError:
+        # Else the workers try it again, and serve the others if it fails.
+        if configuration.arguments.on_load_failure == "exit" or len(configuration.models) == 1:
+            raise

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runners.core.arguments import Arguments
-from runners.core.declarations import FIRST_VERSION
+from runners.core.declarations import FIRST_VERSION, Configuration, ModelDeclaration
 from runners.core.errors import ArgumentsError, ModelLoadError
+from runners.core.model_repository import find_declarations
+from runners.core.models import Models
 from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
-from runners.hosting.storage.localize import find_local_model
+from runners.hosting.storage.localize import find_local_model, localize_model
 from runners.modeling.model_files import parse_json
 
 if TYPE_CHECKING:
@@ -20,6 +22,26 @@ if TYPE_CHECKING:
 
 # Returns the path of a file of the hub's model, by the file's name.
 _Fetch = Callable[[Arguments, str], str]
+
+
+def create_models(configuration: Configuration, connect: Callable[[Arguments], Predictor]) -> Models:
+    """The declared models, with the runners of those that are loaded at the start, which load nothing yet.
+
+    Args:
+        connect: connects to the predictors that arguments name.
+
+    Raises:
+        ArgumentsError: the only model's runner does not support its arguments.
+        ModelLoadError: the only model cannot be downloaded.
+    """
+
+    def create(declaration: ModelDeclaration) -> EncoderRunner | GeneratorRunner:
+        return create_runner(localize_model(declaration.arguments), connect, declaration.version)
+
+    is_ready_when_any = configuration.arguments.ready_when == "any"
+    models = Models(configuration.models, create, find_declarations(configuration), is_ready_when_any)
+    models.create_runners()
+    return models
 
 
 def create_runner(
@@ -45,12 +67,15 @@ def create_runner(
     return GeneratorRunner(arguments, version)
 
 
-def expects_generator(arguments: Arguments) -> bool:
-    """Whether the model generates, by the arguments and the files on this machine; nothing is downloaded.
+def expects_generator(configuration: Configuration) -> bool:
+    """Whether any model generates, by the arguments and the files on this machine; nothing is downloaded.
 
     A model that has not been downloaded is expected to generate if vLLM's parallel sizes ask for several GPUs.
     """
-    return _is_generator(find_local_model(arguments), _find_in_cache, default=arguments.parallel_size > 1)
+    return any(
+        _is_generator(find_local_model(arguments), _find_in_cache, default=arguments.parallel_size > 1)
+        for arguments in (model.arguments for model in configuration.models)
+    )
 
 
 def _is_generator(arguments: Arguments, fetch: _Fetch, default: bool = False) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError
 
 from runners.core.arguments import Arguments
+from runners.core.declarations import Configuration, ModelDeclaration
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
 from runners.hosting.selection import create_runner, expects_generator
@@ -74,4 +75,4 @@ def test_the_runner_of_a_model(
     )
     given = Arguments.model_validate({"backend": "huggingface", **source, **arguments})
     assert type(create_runner(given)) is runner
-    assert expects_generator(given) is (runner is GeneratorRunner)
+    assert expects_generator(Configuration(given, (ModelDeclaration(given),))) is (runner is GeneratorRunner)

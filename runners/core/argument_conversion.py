@@ -1,0 +1,35 @@
+"""Converts and checks the values of single arguments, for pydantic."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+_SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
+_MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
+
+
+def parse_count(value: object) -> object:
+    """Parse vLLM's short numbers: 2k is 2000, 2K is 2048."""
+    if isinstance(value, str) and (short := _SHORT_NUMBER.fullmatch(value.strip())):
+        return int(short[1]) * _MULTIPLIERS[short[2]]
+    return value
+
+
+def check_tensor_protocol(value: object) -> object:
+    """Refuse KServe's default, v1: no predictor understands the tensors that KServe sends over it."""
+    if value == "v1":
+        raise ValueError("V1 cannot carry tensors; it must be v2 (REST) or grpc-v2")
+    return value
+
+
+def check_ip_address(value: str) -> str:
+    try:
+        ip_address(value)
+    except ValueError:
+        raise ValueError("it must be an IP address, such as 0.0.0.0 or 127.0.0.1") from None
+    return value
+
+
+def normalize_task(value: object) -> object:
+    return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
