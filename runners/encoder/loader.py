@@ -40,6 +40,7 @@ from runners.modeling.loading import (
     silence_transformers,
 )
 from runners.modeling.max_length import limit_length
+from runners.modeling.memory import check_memory
 from runners.modeling.weights import copy_mapped_weights
 
 
@@ -146,6 +147,7 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
     if is_remote:
         model = build_meta_model(arguments, task_class.auto_class, config)
     else:
+        check_memory(arguments, config, device)
         model = load_model(arguments, task_class.auto_class, device, task_class.unused_weights, config)
         check_dtype(model)
     encoder_task = task_class(arguments, settings, model, tokenizer, device)

@@ -28,6 +28,7 @@ from runners.generator.scheduler import Scheduler
 from runners.generator.sequence_state import Request
 from runners.generator.vocabulary import Vocabulary
 from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens, silence_transformers
+from runners.modeling.memory import check_memory
 from runners.modeling.model_files import load_json
 from runners.modeling.packed_linear import warm_linears
 from runners.modeling.weights import copy_mapped_weights
@@ -176,5 +177,6 @@ def _load_model(arguments: Arguments, device: torch.device) -> tuple[PreTrainedM
     if not config.is_encoder_decoder:
         # The output continues the end of a prompt, so that is kept; vLLM does the same.
         tokenizer.truncation_side = "left"
+    check_memory(arguments, config, device)
     auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     return load_model(arguments, auto_class, device, unused_prefixes=()), tokenizer

@@ -15,7 +15,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from runners.core.errors import ModelLoadError
-from runners.hosting.storage.disk import find_room, format_size
+from runners.core.machine import format_size
+from runners.hosting.storage.disk import find_room
 
 MAX_MEMBERS = 100_000
 ZIP = "application/zip"

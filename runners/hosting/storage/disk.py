@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runners.core.errors import ModelLoadError
+from runners.core.machine import format_size
 
 _RESERVE = 2**30
 _RESERVED_SHARE = 0.05
@@ -45,12 +46,3 @@ def limit_files(room: int, redacted_uri: str) -> Iterator[None]:
         ) from error
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def format_size(count: float) -> str:
-    """A number of bytes with a unit."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
+from runners.core.machine import format_size
 from runners.hosting.storage.archives import refuse_links
-from runners.hosting.storage.disk import format_size, limit_files
+from runners.hosting.storage.disk import limit_files
 from runners.hosting.storage.hub import download_from_hub
 from runners.hosting.storage.initializer import follow_log, ignore_files, replace_unpacking
 from runners.hosting.storage.locks import end_on_sigterm, lock_download

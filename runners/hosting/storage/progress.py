@@ -13,7 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from runners.core.errors import ModelLoadError
-from runners.hosting.storage.disk import find_room, format_size
+from runners.core.machine import format_size
+from runners.hosting.storage.disk import find_room
 
 logger = logging.getLogger(__name__)
 

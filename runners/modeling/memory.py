@@ -1,0 +1,68 @@
+"""Refuses a model that does not fit into the memory that is free, before the system would end the process."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from safetensors import safe_open
+from transformers import PretrainedConfig
+
+from runners.core.arguments import Arguments
+from runners.core.errors import ModelLoadError
+from runners.core.machine import available_memory, format_size
+from runners.modeling.loading import resolve_batch_tokens, resolve_dtype
+from runners.modeling.model_files import find_file, load_json
+
+logger = logging.getLogger(__name__)
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+# Numbers that a layer keeps for a token: inputs, queries, keys, values, and their copies; and the feed-forward's.
+_HIDDEN_COPIES, _INTERMEDIATE_COPIES = 8, 2
+
+
+def check_memory(arguments: Arguments, config: PretrainedConfig, device: torch.device) -> None:
+    """Compare what the model will take with what is free. Other models are loaded already, or load later.
+
+    Linear layers are packed into copies, but the weights that they were packed from are in a file that is mapped, whose
+    pages the system drops. So the weights count once, in the dtype that is served.
+
+    Raises:
+        ModelLoadError: the model does not fit; the message has all numbers.
+    """
+    weights = estimate_weights(arguments, config, resolve_dtype(arguments, device))
+    if weights is None:
+        return
+    tokens = resolve_batch_tokens(arguments, device)
+    batch = tokens * _bytes_per_token(config, resolve_dtype(arguments, device))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    name, dtype = arguments.model_name, str(resolve_dtype(arguments, device)).removeprefix("torch.")
+    needs = f"{format_size(weights)} for its weights in {dtype} and {format_size(batch)} for a batch of {tokens} tokens"
+    if weights + batch > free:
+        raise ModelLoadError(
+            f"{name} does not fit into memory: it takes {needs}, and {format_size(free)} are free on this "
+            f"{'GPU' if device.type == 'cuda' else 'machine'}"
+        )
+    logger.debug("%s takes %s; %s are free", name, needs, format_size(free))
+
+
+def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torch.dtype) -> int | None:
+    """The bytes of the weights in a dtype; None if they are in no safetensors file that is found."""
+    if (path := find_file(arguments, _WEIGHTS)) is not None:
+        with safe_open(path, framework="pt") as weights:
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        return dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes)
+    index = load_json(arguments, _INDEX)
+    total = index.get("metadata", {}).get("total_size") if isinstance(index, dict) else None
+    if not isinstance(total, int):
+        return None
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    return total * dtype.itemsize // stored.itemsize
+
+
+def _bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
+    text_config = config.get_text_config()
+    hidden = getattr(text_config, "hidden_size", None) or 0
+    intermediate = getattr(text_config, "intermediate_size", None) or 4 * hidden
+    return dtype.itemsize * (_HIDDEN_COPIES * hidden + _INTERMEDIATE_COPIES * intermediate)
