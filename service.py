@@ -39,7 +39,7 @@ label_log_records()
 with exit_on_error():
     configuration = read_service_configuration(NAME, IN_BENTO)
     arguments = configuration.arguments
-    one_gpu, parallel_gpus = (request_gpus(arguments, count) for count in (1, configuration.parallel_size))
+    one_gpu, parallel_gpus = (request_gpus(configuration, count) for count in (1, configuration.parallel_size))
     generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
 

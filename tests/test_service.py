@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from protocol.http.open_paths import BENTOML_PATHS
-from runners.core.argument_sources import read_arguments
+from runners.core.argument_sources import read_configuration
 from runners.hosting import resources as gpu_resources
+from runners.hosting.selection import expects_generator
 from tests.servers import ROOT
 
 _SHOW_CONFIG = """
@@ -100,6 +101,9 @@ print(service.Runtime.inner.__name__, service.Runtime.config["resources"])
         ({"RUNTIME_MODEL_DIR": "s3://bucket/model", "RUNTIME_TASK": "text_generation"}, "Generator {'gpu': 1}"),
         ({"RUNTIME_MODEL_ID": "owner/model", "RUNTIME_ARGS": "-tp 2 -pp 2"}, "Generator {'gpu': 4}"),
         ({"RUNTIME_MODEL_ID": "owner/model", "RUNTIME_ARGS": "-tp 2 --task=fill_mask"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODELS_FILE": "s3://bucket/models.yaml"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODELS_FILE": "/mounted/later/models.yaml"}, "Encoder {'gpu': 1}"),
+        ({"RUNTIME_MODEL_REPOSITORY": "/mounted/later"}, "Encoder {'gpu': 1}"),
     ],
 )
 def test_importing_the_service_downloads_and_probes_nothing(
@@ -134,6 +138,34 @@ def test_resources(
     arguments: dict[str, Any], in_bento: bool, gpus: int, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpu_resources, "_count_gpus", lambda: gpus)
-    merged = read_arguments(arguments, {}, {})
-    requested = gpu_resources.request_gpus(merged, merged.parallel_size)
-    assert ({} if not in_bento and gpu_resources.is_without_gpus(merged) else requested) == resources
+    configuration = read_configuration(arguments, {}, {})
+    requested = gpu_resources.request_gpus(configuration, configuration.parallel_size)
+    is_without_gpus = gpu_resources.is_without_gpus(configuration.arguments)
+    assert ({} if not in_bento and is_without_gpus else requested) == resources
+
+
+@pytest.mark.parametrize(
+    ("models", "resources", "service"),
+    [
+        ([{"tp": 2}, {"tensor_parallel_size": 4}, {}], {"gpu": 4}, "Encoder"),
+        ([{"task": "fill_mask"}, {"task": "text_generation"}], {"gpu": 1}, "Generator"),
+        ([{"predictor_host": "triton:8001"}, {"predictor_host": "other:8001"}], {}, "Encoder"),
+        ([{"predictor_host": "triton:8001"}, {}], {"gpu": 1}, "Encoder"),
+    ],
+)
+def test_what_several_models_request(
+    models: list[dict[str, Any]], resources: dict[str, Any], service: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "models.json"
+    path.write_text(
+        json.dumps(
+            {
+                "models": [
+                    {"task": "fill_mask", "name": f"{n}", "model_dir": "x"} | each for n, each in enumerate(models)
+                ]
+            }
+        )
+    )
+    configuration = read_configuration({"models_file": str(path)}, {}, {})
+    assert gpu_resources.request_gpus(configuration, configuration.parallel_size) == resources
+    assert expects_generator(configuration) is (service == "Generator")

@@ -110,6 +110,8 @@ def read_configuration(
     for name, source in several.items():
         given = _refuse_one_model(given, name, source)
         baked = _leave_out(baked, ("model_name", *_ONE))
+        if name == "model_repository" and "://" in str(source.value):
+            raise ArgumentsError(f"{source.origin.describe_argument(name)} is a URI, but it must be a folder")
         path = localize(str(source.value))
         if path is None:
             return Configuration(validate_arguments(merge_values(baked, given)), ())

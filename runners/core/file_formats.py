@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import yaml
@@ -19,6 +19,7 @@ Lines: TypeAlias = dict[KeyPath, int]
 MAX_DEPTH = 32
 _TOO_DEEP = f"more than {MAX_DEPTH} lists and mappings in each other"
 _LINE_IN_MESSAGE = re.compile(r" \(at line (?P<line>\d+), column \d+\)$")
+_TAG_HANDLE = re.compile(r" '!.*'")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -62,11 +63,11 @@ class _YamlLoader(yaml.SafeLoader):  # type: ignore[misc]
             self._depth -= 1
 
 
-def _resolve(kind: str, pattern: str, first: str) -> None:
+def _resolve(kind: str, pattern: str, first: Iterable[str]) -> None:
     _YamlLoader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"(?:{pattern})$"), list(first))
 
 
-_resolve("null", "~|null|Null|NULL|", "~nN\0")
+_resolve("null", "~|null|Null|NULL|", ["~", "n", "N", ""])
 _resolve("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
 _resolve("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789")
 _resolve("float", r"[-+]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", "-+0123456789")
@@ -83,9 +84,12 @@ def _parse_yaml(text: str) -> tuple[object, Lines]:
     try:
         node = yaml.compose(text, _YamlLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = 1 if mark is None else mark.line + 1
-        raise FileSyntaxError(line, f"not valid YAML: {error.problem or error.context}") from error
+        # A text without an end is noticed far below it.
+        scanning = (error.context or "").startswith("while scanning")
+        mark = (error.context_mark if scanning else error.problem_mark) or error.problem_mark
+        # A handle may be a part of a key.
+        problem = _TAG_HANDLE.sub("", error.problem or error.context or "")
+        raise FileSyntaxError(1 if mark is None else mark.line + 1, f"not valid YAML: {problem}") from error
     except yaml.reader.ReaderError as error:
         raise FileSyntaxError(text.count("\n", 0, error.position) + 1, f"not valid YAML: {error.reason}") from error
     lines: Lines = {}
@@ -122,19 +126,18 @@ def _convert_node(node: yaml.Node | None, path: KeyPath, lines: Lines) -> object
 
 def _parse_json(text: str) -> tuple[object, Lines]:
     try:
-        json.loads(text, parse_constant=_refuse_constant)
+        # Numbers are converted where their lines are known.
+        json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     except json.JSONDecodeError as error:
         raise FileSyntaxError(error.lineno, f"not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise FileSyntaxError(1, _TOO_DEEP) from error
-    except ValueError as error:
-        raise FileSyntaxError(1, f"not valid JSON: {error}") from error
     reader = _JsonReader(text)
     return reader.read(()), reader.lines
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is no number")
 
 
 class _JsonReader:
@@ -146,7 +149,7 @@ class _JsonReader:
         self._position = 0
         self._counted = 0
         self._line = 1
-        self._decoder = json.JSONDecoder(parse_float=WrittenFloat)
+        self._decoder = json.JSONDecoder(parse_float=WrittenFloat, parse_constant=_refuse_constant)
 
     def read(self, path: KeyPath) -> object:
         character = self._peek()
@@ -183,7 +186,10 @@ class _JsonReader:
         return items
 
     def _read_scalar(self) -> object:
-        value, self._position = self._decoder.raw_decode(self._text, self._position)
+        try:
+            value, self._position = self._decoder.raw_decode(self._text, self._position)
+        except ValueError as error:
+            raise FileSyntaxError(self._line, f"not valid JSON: {error}") from error
         return value
 
     def _peek(self) -> str:

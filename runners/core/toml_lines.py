@@ -50,9 +50,10 @@ def find_toml_lines(text: str) -> dict[tuple[str | int, ...], int]:
             if path in counts:
                 path = (*path, counts[path] - 1)
                 lines.setdefault(path, statement.line)
-        lines |= {(*path, index): line for index, line in enumerate(statement.items)}
         if source.startswith("["):
             table = path
+        else:
+            lines |= {(*path, index): line for index, line in enumerate(statement.items)}
     return lines
 
 

@@ -12,6 +12,7 @@ from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration
 from runners.hosting.image import create_image
 from runners.hosting.resources import resolve_workers
+from runners.hosting.storage.declarations import localize_declarations
 from runners.hosting.tls import resolve_ssl
 
 
@@ -27,7 +28,7 @@ def read_service_configuration(service: str, in_bento: bool) -> Configuration:
     """
     bentoml_arguments = vars(bentoml.use_arguments())
     command_line, bento_arguments = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
-    configuration = read_configuration(command_line, os.environ, bento_arguments)
+    configuration = read_configuration(command_line, os.environ, bento_arguments, localize_declarations)
     return configuration.replace_server_arguments(resolve_workers(configuration.arguments, service))
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+import click
+from bentoml import server_context
+
 from runners.hosting.idle_memory import configure_heaps
 from runners.hosting.logs import configure_logging
 from runners.hosting.working_folder import enter_launch_folder
@@ -14,3 +17,13 @@ def configure_process() -> None:
     enter_launch_folder(os.environ)
     configure_logging()
     configure_heaps()
+
+
+def is_parent() -> bool:
+    """Whether this is BentoML's parent process of a server, which imports the service before it starts the workers."""
+    command = click.get_current_context(silent=True)
+    return not is_worker() and command is not None and command.info_name in ("serve", "serve-http")
+
+
+def is_worker() -> bool:
+    return server_context.worker_index is not None

@@ -10,10 +10,11 @@ from _bentoml_sdk.service.config import GpuLiteralType
 from bentoml._internal.configuration.containers import BentoMLContainer
 
 from runners.core.arguments import Arguments
+from runners.core.declarations import Configuration
 from runners.core.errors import ArgumentsError
 
 
-def request_gpus(arguments: Arguments, gpus: int) -> dict[str, int | str]:
+def request_gpus(configuration: Configuration, gpus: int) -> dict[str, int | str]:
     """BentoML's `resources` of a service class.
 
     Args:
@@ -25,10 +26,11 @@ def request_gpus(arguments: Arguments, gpus: int) -> dict[str, int | str]:
     Raises:
         ArgumentsError: BentoML does not know the GPU type; BentoML itself would accept any text.
     """
+    arguments, models = configuration.arguments, configuration.models
     if arguments.gpu is not None:
         gpus = arguments.gpu
-    elif arguments.predictor_host is not None:
-        # The predictor's server runs the model.
+    elif models and all(model.arguments.predictor_host is not None for model in models):
+        # The predictors' servers run the models.
         gpus = 0
     if not gpus:
         return {}

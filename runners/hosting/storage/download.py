@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
@@ -39,6 +41,37 @@ def fetch_model(uri: str) -> Path:
         if not target.is_dir():
             _download(uri, redacted_uri, target)
     return find_config_folder(target, redacted_uri)
+
+
+def fetch_file(uri: str) -> None:
+    """Download one file to `find_file(uri)`, in place of an earlier copy, which stays if the download fails.
+
+    Raises:
+        ArgumentsError: the storage extra is not installed.
+        ModelLoadError: the download fails.
+    """
+    redacted_uri, target = redact(uri), find_file(uri)
+    folder = target.parent
+    _check_storage_extra(redacted_uri)
+    with end_on_sigterm(), lock_download(folder.with_name(f"{folder.name}.lock"), redacted_uri):
+        partial = folder.with_name(f"{folder.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            with _explain_errors(uri, redacted_uri):
+                _download_file(uri, redacted_uri, partial)
+                if not (partial / target.name).is_file():
+                    raise ModelLoadError(f"{redacted_uri} is not a file")
+                folder.mkdir(exist_ok=True)
+                (partial / target.name).replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    logger.info("%s is downloaded", redacted_uri)
+
+
+def find_file(uri: str) -> Path:
+    """The path of the copy of one file at a URI."""
+    return download_folder(uri) / uri.partition("?")[0].rpartition("/")[2]
 
 
 def find_model(uri: str) -> Path | None:
@@ -91,10 +124,7 @@ def _find_in_model_store(tag: str) -> Path:
 
 def _download(uri: str, redacted_uri: str, target: Path) -> None:
     """Download into a folder beside `target`, and rename it to `target` once it is complete."""
-    try:
-        import kserve_storage  # noqa: F401
-    except ImportError as error:
-        raise ArgumentsError(f"{redacted_uri} needs the storage extra: pip install '.[storage]' ({error})") from error
+    _check_storage_extra(redacted_uri)
     scheme = uri.partition("://")[0]
     folder = target.with_name(f"{target.name}.partial")
     started = time.monotonic()
@@ -103,21 +133,46 @@ def _download(uri: str, redacted_uri: str, target: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         logger.info("downloading %s to %s", redacted_uri, target)
-        count = _download_into(folder, uri, redacted_uri)
-        folder.rename(target)
-    except RunnerError:
-        raise
-    except ImportError as error:
-        raise ArgumentsError(f"{scheme} URIs need the package {error.name}, which is not installed") from error
-    except Exception as error:
-        kind = "" if type(error) in (Exception, RuntimeError) else f"{type(error).__name__}: "
-        reason = redact(" ".join(str(error).replace(uri, redacted_uri).split()))
-        raise ModelLoadError(f"{redacted_uri} cannot be downloaded: {kind}{reason}") from error
+        with _explain_errors(uri, redacted_uri):
+            count = _download_into(folder, uri, redacted_uri)
+            folder.rename(target)
     finally:
         # After the renaming there is no such folder.
         if scheme not in _RESUMABLE:
             shutil.rmtree(folder, ignore_errors=True)
     logger.info("%s is downloaded: %s in %.0f s", redacted_uri, format_size(count), time.monotonic() - started)
+
+
+def _check_storage_extra(redacted_uri: str) -> None:
+    try:
+        import kserve_storage  # noqa: F401
+    except ImportError as error:
+        raise ArgumentsError(f"{redacted_uri} needs the storage extra: pip install '.[storage]' ({error})") from error
+
+
+@contextlib.contextmanager
+def _explain_errors(uri: str, redacted_uri: str) -> Iterator[None]:
+    """Replace errors of libraries by those of this project, without the credentials in the URI."""
+    try:
+        yield
+    except RunnerError:
+        raise
+    except ImportError as error:
+        scheme = uri.partition("://")[0]
+        raise ArgumentsError(f"{scheme} URIs need the package {error.name}, which is not installed") from error
+    except Exception as error:
+        kind = "" if type(error) in (Exception, RuntimeError) else f"{type(error).__name__}: "
+        reason = redact(" ".join(str(error).replace(uri, redacted_uri).split()))
+        raise ModelLoadError(f"{redacted_uri} cannot be downloaded: {kind}{reason}") from error
+
+
+def _download_file(uri: str, redacted_uri: str, folder: Path) -> None:
+    from kserve_storage import Storage
+
+    progress = Progress(redacted_uri, folder)
+    with progress, follow_log(progress), limit_files(progress.room, redacted_uri):
+        # The patterns in the environment are those of models.
+        Storage.download(uri, str(folder), allow_patterns=[], ignore_patterns=[])
 
 
 def _download_into(folder: Path, uri: str, redacted_uri: str) -> int:
