@@ -61,7 +61,7 @@ def find_toml_lines(text: str) -> dict[tuple[str | int, ...], int]:
 
 def _read_keys(source: str) -> list[str]:
     """The keys of a header or of a statement, such as `a."b c" = 1`."""
-    keys = []
+    keys: list[str] = []
     value: object = tomllib.loads(source)
     while isinstance(value, dict) and len(value) == 1 and len(keys) < _MAX_KEYS:
         [(key, value)] = value.items()

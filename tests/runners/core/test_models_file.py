@@ -181,9 +181,10 @@ def test_one_model_without_a_file() -> None:
 def test_precedence_for_a_model(missing: int, tmp_path: Path) -> None:
     """Its entry, the command line, a variable, RUNTIME_ARGS, the top of the file, the Bento."""
     sizes = [11, 12, 13, 14, 15, 16]
-    entry, line, variable, words, top, baked = ([*[None] * missing, *sizes[missing:]])  # fmt: skip
-    text = f"max_batch_tokens: {top or ''}\nmodels:\n- model_dir: x\n  max_batch_tokens: {entry or ''}\n- model_dir: y"
-    environment = {"RUNTIME_MAX_BATCH_TOKENS": str(variable or ""), "RUNTIME_ARGS": f"--max_batch_tokens={words or ''}"}
+    given = ["" if index < missing else str(size) for index, size in enumerate(sizes)]
+    entry, line, variable, words, top, baked = given
+    text = f"max_batch_tokens: {top}\nmodels:\n- model_dir: x\n  max_batch_tokens: {entry}\n- model_dir: y"
+    environment = {"RUNTIME_MAX_BATCH_TOKENS": variable, "RUNTIME_ARGS": f"--max_batch_tokens={words}"}
     configuration = read(tmp_path, text, {"max_batch_tokens": line}, environment, {"max_batch_tokens": baked})
     with_entry, without = (each.arguments.max_batch_tokens for each in configuration.models)
     assert with_entry == sizes[missing]
