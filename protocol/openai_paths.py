@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from runners.core.task import GENERATION, Task
 
 if TYPE_CHECKING:
+    from runners.core.models import Models
     from runners.core.runner import OpenAIApplication, Runner
 
 
@@ -95,6 +96,22 @@ def changes_models(path: str) -> bool:
 def find_openai_application(runner: Runner) -> OpenAIApplication | None:
     """The application of the model's engine that answers OpenAI's API; None if this server answers it."""
     return None if runner.generator is None else runner.generator.openai_application
+
+
+def list_openai_applications(models: Models) -> list[OpenAIApplication]:
+    """The applications for OpenAI's API of the engines of all models that are ready."""
+    runners = [model.runner for model in models.choose_versions() if model.ready]
+    found = [find_openai_application(runner) for runner in runners if runner is not None]
+    return [application for application in found if application is not None]
+
+
+def list_client_paths(runner: Runner) -> list[str]:
+    """The paths below /v1 of OpenAI's API and of vLLM's that a model answers for clients."""
+    return [
+        path
+        for path, entry in OPENAI_PATHS.items()
+        if path.startswith("/v1/") and not entry.changes_models and is_served(runner, path)
+    ]
 
 
 def is_served(runner: Runner, path: str) -> bool:

@@ -6,7 +6,7 @@ Inference.
 
 from __future__ import annotations
 
-from protocol.openai_paths import OPENAI_PATHS, is_served
+from protocol.openai_paths import list_client_paths
 from runners.core.errors import InputError
 from runners.core.runner import Runner
 
@@ -26,9 +26,5 @@ def describe_service(runner: Runner) -> str:
     paths = [f"/v1/models/{name}:predict", f"/v2/models/{name}/infer"]
     if runner.generator is not None:
         paths = [*paths, f"/v2/models/{name}/generate"] if runner.generator.generates else []
-    paths += [
-        path
-        for path, entry in OPENAI_PATHS.items()
-        if path.startswith("/v1/") and not entry.changes_models and is_served(runner, path)
-    ]
+    paths += list_client_paths(runner)
     return f"it serves {runner.task} at {', '.join(paths) or 'the paths that /openapi.json lists'}"

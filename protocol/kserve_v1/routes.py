@@ -77,9 +77,10 @@ def routes(context: ServerContext) -> list[Route]:
         return json_response({"status": "alive"})
 
     async def model_status(request: Request) -> Response:
-        runner = find_ready_model(models, request.path_params["name"])
+        name = request.path_params["name"]
+        runner = find_ready_model(models, name)
         # OpenAI's clients use the same path.
-        return json_response({"name": runner.name, "ready": True, **model_card(runner, request.path_params["name"])})
+        return json_response({"name": runner.name, "ready": True, **model_card(models.find(name), name)})
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])

@@ -13,17 +13,17 @@ from typing import Any
 from starlette.responses import Response
 
 from protocol.http.body import Body
+from protocol.model_selection import SelectModel
 from protocol.openai.chats import answer_chat
 from protocol.openai.completions import answer_completion
 from protocol.openai.embeddings import answer_embeddings
 from protocol.openai.ranking import answer_rerank, answer_score
 from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
-from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 
-# The runner has one of the tasks of the call's paths.
-AnswerCall = Callable[[Models, Any, Body, RequestLimits], Coroutine[Any, Any, Response]]
+# Decodes the body, and selects the model that the body names.
+AnswerCall = Callable[[SelectModel, Body, RequestLimits], Coroutine[Any, Any, Response]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
+from protocol.model_selection import SelectModel
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import read_messages
@@ -40,7 +41,6 @@ from runners.core.generation import (
     TokenLogprobs,
     join_text_parts,
 )
-from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import check_counts
@@ -105,16 +105,17 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 
-async def answer_chat(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+async def answer_chat(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `chat/completions`; the template puts tools into the prompt, and the request may force their calls.
 
     Raises:
         LimitExceededError: the body exceeds a limit of the operator's.
         InputError: the body is malformed, or asks for something that this engine does not do.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await read_request(body, ChatRequest, ParameterSet.CHATS, limits)
-    call.check(models, bool(call.logprobs))
+    runner: TextGenerator = select(call.model)
+    call.check(bool(call.logprobs))
     _check(call)
     check_counts(call, runner.limits)
     messages = read_messages(call.messages, runner.limits)

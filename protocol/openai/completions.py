@@ -13,13 +13,13 @@ from typing import Any
 from starlette.responses import Response
 
 from protocol.http.body import Body
+from protocol.model_selection import SelectModel
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
 from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import CommonFields, TopLogprobs
 from runners.core.errors import InputError
 from runners.core.generation import AcceptedRequest, Delta, GenerationRequest, Prompt, Sampling, TokenLogprobs
-from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import TokenId, check_counts
@@ -37,16 +37,17 @@ class CompletionRequest(CommonFields, kw_only=True):
     echo: bool | None = None
 
 
-async def answer_completion(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+async def answer_completion(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `completions`: every prompt is continued `n` times, all in one batch.
 
     Raises:
         LimitExceededError: the body exceeds a limit of the operator's.
         InputError: the body is malformed, or asks for something that this engine does not do.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await read_request(body, CompletionRequest, ParameterSet.COMPLETIONS, limits)
-    call.check(models, call.logprobs is not None)
+    runner: TextGenerator = select(call.model)
+    call.check(call.logprobs is not None)
     _check(call)
     check_counts(call, runner.limits)
     request = GenerationRequest(

@@ -17,10 +17,10 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
 from protocol.http.rendering import render
+from protocol.model_selection import SelectModel
 from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
-from runners.core.models import Models
 from runners.core.predictions import Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -46,13 +46,13 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
-async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+async def answer_embeddings(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `embeddings` with a vector for every text.
 
     Raises:
         LimitExceededError: the body exceeds a limit.
         InputError: the body is malformed.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot embed a text.
     """
 
@@ -61,8 +61,7 @@ async def answer_embeddings(models: Models, runner: Runner, body: Body, limits: 
         return call, read_text_inputs(call.input, "input", limits)
 
     call, inputs = await body.decode(read)
-    if call.model:
-        models.find(call.model)
+    runner: Runner = select(call.model)
     refuse_truncation(call.truncate_prompt_tokens)
     fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)

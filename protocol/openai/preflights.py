@@ -6,11 +6,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.context import ServerContext
 from protocol.openai.forwarding import inner_scope
-from protocol.openai_paths import AT_ROOT, find_openai_application, is_for_clients
+from protocol.openai_paths import AT_ROOT, is_for_clients, list_openai_applications
 
 
 class ForwardPreflights:
-    """Hands a browser's preflight to vLLM's application if vLLM answers the request that follows.
+    """Hands a browser's preflight to vLLM's application if vLLM may answer the request that follows.
 
     vLLM's CORS middleware knows `--allowed-origins`, `--allowed-methods` and `--allowed-headers`.
     """
@@ -24,11 +24,11 @@ class ForwardPreflights:
         if scope["type"] == "http" and scope["method"] == "OPTIONS" and _is_preflight(scope):
             path = scope["path"].removeprefix(self._prefix)
             forwarded = path in AT_ROOT if path == scope["path"] else is_for_clients(path)
-            runner = self._models.first
-            application = find_openai_application(runner) if forwarded and runner.ready else None
-            if application is not None and application.serves(path):
-                await application.answer_preflight(inner_scope(scope, path), receive, send)
-                return
+            # A preflight does not say which model the request that follows names.
+            for application in list_openai_applications(self._models) if forwarded else ():
+                if application.serves(path):
+                    await application.answer_preflight(inner_scope(scope, path), receive, send)
+                    return
         await self._app(scope, receive, send)
 
 

@@ -20,10 +20,10 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
+from protocol.model_selection import SelectModel
 from protocol.openai.embeddings import count_input_usage, refuse_truncation
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
-from runners.core.models import Models
 from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -81,17 +81,18 @@ _rerank_decoder = msgspec.json.Decoder(RerankRequest)
 _score_decoder = msgspec.json.Decoder(ScoreRequest)
 
 
-async def answer_rerank(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `rerank` with the documents in the order of their relevance to the query, best first.
 
     Raises:
         LimitExceededError: the body exceeds a limit.
         InputError: the body is malformed.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
-    _check(call, models)
+    runner: Runner = select(call.model)
+    _check(call)
     items = [call.documents] if isinstance(call.documents, str) else call.documents
     limits.check("max_client_batch_size", len(items), "documents", "documents")
     documents = [each.text if isinstance(each, Document) else each for each in items]
@@ -115,17 +116,18 @@ async def answer_rerank(models: Models, runner: Runner, body: Body, limits: Requ
     return await render_off_loop(render, values)
 
 
-async def answer_score(models: Models, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+async def answer_score(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `score` with the scores of one text and each of N, or of N texts and one of N each, in order.
 
     Raises:
         LimitExceededError: the body exceeds a limit.
         InputError: the body is malformed.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _score_decoder, limits))
-    _check(call, models)
+    runner: Runner = select(call.model)
+    _check(call)
     first, second = _read_sides(call, limits)
     scores, usage = await _score(runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
@@ -133,14 +135,11 @@ async def answer_score(models: Models, runner: Runner, body: Body, limits: Reque
     return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
 
 
-def _check(call: RankingOptions, models: Models) -> None:
+def _check(call: RankingOptions) -> None:
     """
     Raises:
-        ModelNotFoundError: there is no model of that name.
         InputError: this server does not have one of the options.
     """
-    if call.model:
-        models.find(call.model)
     refuse_truncation(call.truncate_prompt_tokens)
     for name in _LIMITS:
         # vLLM's default is 0, for no limit.

@@ -11,7 +11,6 @@ from protocol.openai.choices import StreamSettings
 from protocol.openai.response_formats import ResponseFormat, read_response_format
 from runners.core.errors import InputError
 from runners.core.generation import BeamSearch, Constraint
-from runners.core.models import Models
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.sampling_parameters import GenerationFields, TokenId
 
@@ -50,14 +49,11 @@ class CommonFields(GenerationFields, kw_only=True):
         """Number of continuations of each prompt."""
         return self.n or 1
 
-    def check(self, models: Models, wants_logprobs: bool) -> None:
+    def check(self, wants_logprobs: bool) -> None:
         """
         Raises:
             InputError: fields contradict each other.
-            ModelNotFoundError: there is no model of that name.
         """
-        if self.model:
-            models.find(self.model)
         options = self.stream_options
         if options is not None and not self.stream and options != StreamOptions():
             raise InputError("stream_options needs stream to be true", "stream_options")

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from protocol.http.body import Body, json_response
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
+from protocol.model_selection import SelectModel
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, count_generation_usage, count_logprobs, render_logprobs
 from protocol.openai.errors import openai_error
@@ -36,7 +37,6 @@ from runners.core.generation import (
     Sampling,
     TokenLogprobs,
 )
-from runners.core.models import Models
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
@@ -94,17 +94,16 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
-async def answer_response(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+async def answer_response(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `responses` with a message of text.
 
     Raises:
         LimitExceededError: the body exceeds a limit of the operator's.
         InputError: the body is malformed, or asks for something that this engine does not do.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await read_request(body, ResponsesRequest, ParameterSet.RESPONSES, limits)
-    if call.model:
-        models.find(call.model)
+    runner: TextGenerator = select(call.model)
     sampling = _read_sampling(call)
     options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
     check_counts(call, runner.limits)

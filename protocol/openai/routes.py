@@ -9,23 +9,22 @@ KServe's V1: its answer has OpenAI's `object` and `data` beside V1's `models`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
-from protocol.http.body import Body, json_response, read_body
+from protocol.http.body import Body, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
-from protocol.model_cards import model_card
+from protocol.model_selection import ModelSelection, query_model
 from protocol.openai.call_table import CALLS
 from protocol.openai.errors import render_openai_error
 from protocol.openai.forwarded_limits import check_forwarded
 from protocol.openai.forwarding import Forwarded
+from protocol.openai.model_list import find_base_model, list_model_cards
 from protocol.openai_paths import (
     AT_ROOT,
     OPENAI_PATHS,
@@ -33,10 +32,10 @@ from protocol.openai_paths import (
     find_openai_application,
     is_for_clients,
     is_served,
+    list_openai_applications,
 )
-from protocol.service_paths import describe_service
-from runners.core.errors import InputError, ModelNotFoundError
-from runners.core.models import Models, check_ready
+from runners.core.errors import ModelNotFoundError
+from runners.core.request_limits import RequestLimits
 
 
 def routes(context: ServerContext) -> list[Route]:
@@ -64,49 +63,67 @@ class _Api:
         self._prefix = context.openai_prefix
 
     async def list_models(self, _: Request) -> Response:
-        cards = await _model_cards(self._models)
+        cards = await list_model_cards(self._models)
         return json_response({"object": "list", "data": cards, "models": self._models.names})
 
     async def retrieve_model(self, request: Request) -> Response:
         name = request.path_params["name"]
-        for card in await _model_cards(self._models):
+        for card in await list_model_cards(self._models):
             if card["id"] == name:
                 return json_response(card)
-        raise ModelNotFoundError(name)
+        raise ModelNotFoundError(name, self._models.names)
 
     async def answer(self, request: Request) -> Response:
         """Answer one of the table's paths, or hand it to vLLM."""
-        models, limits, runner = self._models, self._limits, self._models.first
-        path = request.url.path.removeprefix(self._prefix)
-        check_ready(runner)
-        if not is_served(runner, path):
-            raise InputError(f"{runner.name} does not serve {request.url.path}: {describe_service(runner)}")
-        body = await read_body(request, limits) if request.method == "POST" else Body(b"")
-        if (application := find_openai_application(runner)) is not None:
+        limits, outer = self._limits, request.scope["path"]
+        path = outer.removeprefix(self._prefix)
+        has_body = request.method == "POST"
+        by_query = not has_body or changes_models(path)
+        selection = ModelSelection(
+            self._models, outer, lambda runner: is_served(runner, path), "?model=" if by_query else "model in the body"
+        )
+        # A request that the only model does not serve is refused before its body is read.
+        runner = selection.select() if len(self._models) == 1 else None
+        body = await read_body(request, limits) if has_body else Body(b"")
+        if runner is None and self._may_forward(path):
+            name = query_model(request) if by_query else await _read_name(body, limits)
+            runner = selection.select(await find_base_model(self._models, name))
+        if runner is not None and (application := find_openai_application(runner)) is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
             return Forwarded(application, path, body.data, characters)
+        if not has_body:
+            raise MethodNotAllowedError(f"{request.method} is not allowed on {outer}; allowed: POST", allowed="POST")
         call = CALLS[OPENAI_PATHS[path].call]
-        return await until_disconnect(request, call.answer(models, runner, body, limits))
+        return await until_disconnect(request, call.answer(selection.select, body, limits))
+
+    def _may_forward(self, path: str) -> bool:
+        """Whether vLLM may answer a request, or nothing does."""
+        entry = OPENAI_PATHS.get(path)
+        return entry is None or entry.call not in CALLS or bool(list_openai_applications(self._models))
 
     async def answer_below_prefix(self, request: Request) -> Response:
         """Answer vLLM's further paths, if the model's vLLM has them."""
-        path, runner = request.url.path.removeprefix(self._prefix), self._models.first
+        path = request.scope["path"].removeprefix(self._prefix)
         if changes_models(path):
             self._access.check_change_over_http(request)
-        if (changes_models(path) or is_for_clients(path)) and is_served(runner, path):
-            if request.method != "POST" and find_openai_application(runner) is None:
-                raise MethodNotAllowedError(
-                    f"{request.method} is not allowed on {request.url.path}; allowed: POST", allowed="POST"
-                )
+        # What an unloaded model serves is unknown.
+        may_serve = any(model.runner is None or is_served(model.runner, path) for model in self._models)
+        if may_serve and (changes_models(path) or is_for_clients(path)):
             return await self.answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {self._prefix}/v1")
 
 
-async def _model_cards(models: Models) -> Sequence[dict[str, Any]]:
-    runner = models.first
-    if runner.ready and (application := find_openai_application(runner)) is not None:
-        return await application.model_cards()
-    return [model_card(runner, name) for name in models.names]
+class _NamedBody(msgspec.Struct):
+    model: str | None = None
+
+
+_name_decoder = msgspec.json.Decoder(_NamedBody)
+
+
+async def _read_name(body: Body, limits: RequestLimits) -> str | None:
+    """The name of the model in a body whose other fields are not read yet."""
+    named = await body.check(lambda data: decode_json(data, _name_decoder, limits))
+    return named.model
 
 
 def with_openai_errors(endpoint: Endpoint) -> Endpoint:

@@ -9,12 +9,12 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, convert_json, decode_json, json_response
+from protocol.model_selection import SelectModel
 from protocol.openai.chats import ChatMessages, Templated
 from protocol.openai.messages import read_messages
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
 from runners.core.generation import Chat, Prompt, PromptOptions
-from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import TokenId
@@ -56,13 +56,13 @@ _fields_decoder = msgspec.json.Decoder(dict[str, Any])
 _tokens_decoder = msgspec.json.Decoder(DetokenizeRequest)
 
 
-async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+async def answer_tokenize(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `tokenize`: the token ids of a text or a chat.
 
     Raises:
         LimitExceededError: the body exceeds a limit of the operator's.
         InputError: the body is malformed.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
 
     def read(data: bytes) -> TokenizeTextRequest | TokenizeChatRequest:
@@ -74,8 +74,7 @@ async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, lim
         return convert_json(fields, TokenizeTextRequest)
 
     call = await body.decode(read)
-    if call.model:
-        models.find(call.model)
+    runner: TextGenerator = select(call.model)
     prompt: Prompt
     if isinstance(call, TokenizeTextRequest):
         prompt = call.prompt
@@ -89,15 +88,14 @@ async def answer_tokenize(models: Models, runner: TextGenerator, body: Body, lim
     )
 
 
-async def answer_detokenize(models: Models, runner: TextGenerator, body: Body, limits: RequestLimits) -> Response:
+async def answer_detokenize(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `detokenize`: the text of tokens, special ones included.
 
     Raises:
         LimitExceededError: the body exceeds a limit of the operator's.
         InputError: the body is malformed.
-        ModelNotFoundError: there is no model of that name.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
-    if call.model:
-        models.find(call.model)
+    runner: TextGenerator = select(call.model)
     return json_response({"prompt": await runner.detokenize(call.tokens)})

@@ -54,7 +54,7 @@ class OpenApiDocument:
 
     def __init__(self, context: ServerContext) -> None:
         self.context = context
-        self.runner = context.models.first
+        self.runner = next(iter(context.models)).runner
         self.paths = Paths(context.models.names, context.access)
         self.schemas: dict[str, Schema] = {**COMMON_SCHEMAS}
         self.errors = CALL if context.arguments.predictor_host is None else (*CALL, *PREDICTOR)

@@ -22,12 +22,11 @@ from protocol.http.body import Body, decode_json, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route, with_errors
-from protocol.service_paths import describe_service
+from protocol.model_selection import ModelSelection, query_model
 from protocol.tei.errors import render_tei_error
 from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
-from runners.core.models import check_ready
 from runners.core.predictions import Prediction, Records, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -93,10 +92,9 @@ def routes(context: ServerContext) -> list[Route]:
     models, limits = context.models, context.arguments
 
     async def answer(request: Request) -> Response:
-        runner, path = models.first, request.url.path
-        check_ready(runner)
-        if runner.task not in TASKS[path]:
-            raise InputError(f"{runner.name} does not serve {path}: {describe_service(runner)}")
+        path = request.scope["path"]
+        selection = ModelSelection(models, path, lambda runner: runner.task in TASKS[path], "?model=")
+        runner = selection.select(query_model(request))
         return await _ANSWERS[path](request, runner, await read_body(request, limits), limits)
 
     return [post_route(path, with_errors(answer, render_tei_error), render_tei_error) for path in TASKS]

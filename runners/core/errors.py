@@ -80,8 +80,8 @@ class ModelNotFoundError(RunnerError):
         Args:
             names: the names that there are.
         """
-        listed = ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
-        super().__init__(f"Model with name {name} does not exist." + (f" This server has {listed}." if names else ""))
+        known = f" This server has {list_names(names)}." if names else ""
+        super().__init__(f"Model with name {name} does not exist.{known}")
 
 
 class VersionNotFoundError(RunnerError):
@@ -136,6 +136,11 @@ class PredictorRefusalError(PredictorError):
 
 class UnexpectedError(Exception):
     """An unexpected error in the form that is logged; the message is the type's name."""
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Names in a message, which leaves out those after the first 20."""
+    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
 
 
 def without_message(error: Exception) -> UnexpectedError:

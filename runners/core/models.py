@@ -53,6 +53,8 @@ class Models:
         self._is_ready_when_any = is_ready_when_any
         # By each of its names, the versions of a model in ascending order.
         self._versions: dict[str, list[ServedModel]] = {}
+        # All versions of all models.
+        self._all: tuple[ServedModel, ...] = ()
         for declaration in declarations:
             self._add(declaration)
         self._loads_at_start = any(model.is_wanted for model in self)
@@ -61,19 +63,16 @@ class Models:
 
     def __iter__(self) -> Iterator[ServedModel]:
         """All versions of all models, in the order of their declaration."""
-        return iter(dict.fromkeys(model for versions in self._versions.values() for model in versions))
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        """The number of versions of all models."""
+        return len(self._all)
 
     @property
     def names(self) -> list[str]:
         """All names, of which a model may have several."""
         return list(self._versions)
-
-    @property
-    def first(self) -> Runner:
-        model = next(iter(self))
-        if model.runner is None:
-            raise ModelNotReadyError.of_model(model.name)
-        return model.runner
 
     @property
     def ready(self) -> bool:
@@ -117,6 +116,10 @@ class Models:
             if model.version == version:
                 return model
         raise VersionNotFoundError(name, version, [model.version for model in versions])
+
+    def choose_versions(self) -> list[ServedModel]:
+        """Of each model the version that answers requests without a version."""
+        return list(dict.fromkeys(self.find(model.name) for model in self._all))
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, in ascending order."""
@@ -256,6 +259,7 @@ class Models:
                 raise ArgumentsError(f"{declaration.origin}: there are two models {name} of version {model.version}")
             versions.append(model)
             versions.sort(key=lambda each: _version_key(each.version))
+        self._all = tuple(dict.fromkeys(model for versions in self._versions.values() for model in versions))
 
 
 def _choose_version(versions: Sequence[ServedModel]) -> ServedModel:
@@ -267,15 +271,6 @@ def _version_key(version: str) -> list[tuple[bool, int, str]]:
     """The order of versions: by their numbers and by the texts between them, so that 10 is higher than 9."""
     parts = _NUMBER.split(version)
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
-
-
-def check_ready(runner: Runner) -> None:
-    """
-    Raises:
-        ModelNotReadyError: the model is not loaded.
-    """
-    if not runner.ready:
-        raise ModelNotReadyError.of_model(runner.name)
 
 
 def find_ready_model(models: Models, name: str, version: str = "") -> Runner:
