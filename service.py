@@ -47,10 +47,11 @@ with exit_on_error():
 @cache
 def create_worker() -> Worker:
     from protocol.open_inference.predictor.client import connect_predictor
+    from runners.core.device_thread import DeviceThread
 
     with stop_on_error():
         # Libraries are loaded from now on, while modules are imported.
-        runner = create_runner(localize_model(arguments), connect_predictor)
+        runner = create_runner(localize_model(arguments), connect_predictor, DeviceThread())
     from protocol.application import create_application
     from protocol.open_inference.grpc.server import GrpcServer
     from runners.core.models import Models

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from runners.core.admission import Admission
 from runners.core.arguments import Arguments
+from runners.core.device_thread import DeviceThread
 from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,
@@ -66,8 +67,13 @@ _IDS_AT_ONCE = 2**16
 class GeneratorRunner:
     """One model that generates text; on vLLM it may embed, score or classify instead."""
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, device: DeviceThread | None = None) -> None:
+        """
+        Args:
+            device: the thread in which `transformers` runs all models; None for one of the model's own.
+        """
         self._arguments = arguments
+        self._device = device
         self._engine: VllmEngine | TransformersEngine | None = None
         self._task = arguments.task
         self.admission = Admission(arguments)
@@ -296,7 +302,7 @@ class GeneratorRunner:
         arguments.warn_of_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
         from runners.generator.transformers_engine import TransformersEngine
 
-        engine = TransformersEngine(arguments)
+        engine = TransformersEngine(arguments, self._device)
         await asyncio.to_thread(engine.load)
         return engine
 

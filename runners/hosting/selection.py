@@ -13,6 +13,7 @@ from runners.hosting.storage.localize import find_local_model
 from runners.modeling.model_files import parse_json
 
 if TYPE_CHECKING:
+    from runners.core.device_thread import DeviceThread
     from runners.core.predictor import Predictor
     from runners.encoder.runner import EncoderRunner
     from runners.generator.runner import GeneratorRunner
@@ -22,13 +23,16 @@ _Fetch = Callable[[Arguments, str], str]
 
 
 def create_runner(
-    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None
+    arguments: Arguments,
+    connect: Callable[[Arguments], Predictor] | None = None,
+    device: DeviceThread | None = None,
 ) -> EncoderRunner | GeneratorRunner:
     """The runner of the model, which loads nothing yet; asks the hub for config.json if `task` is unset.
 
     Args:
         arguments: with a local folder or a hub id.
         connect: connects to the predictor that the arguments name, if they do.
+        device: the thread that all models of this process share; None for one of the runner's own.
 
     Raises:
         ArgumentsError: the runner does not support the arguments.
@@ -36,12 +40,12 @@ def create_runner(
     if not _is_generator(arguments, _fetch_from_hub):
         from runners.encoder.runner import EncoderRunner
 
-        return EncoderRunner(arguments, connect)
+        return EncoderRunner(arguments, connect, device)
     if arguments.predictor_host is not None:
         raise ArgumentsError("predictor_host is for encoders, and this model generates or runs on vLLM")
     from runners.generator.runner import GeneratorRunner
 
-    return GeneratorRunner(arguments)
+    return GeneratorRunner(arguments, device)
 
 
 def expects_generator(arguments: Arguments) -> bool:
