@@ -42,6 +42,8 @@ _VLLM_KEY = "VLLM_API_KEY"
 # What names several models, and what names one.
 _SEVERAL = ("models_file", "model_repository")
 _ONE = ("model_id", "model_dir")
+# What belongs to the one model that a Bento was built with.
+_OF_ONE = ("model_name", "model_revision", "tokenizer_revision", *_ONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ def read_configuration(
         raise ArgumentsError(f"{named} exclude each other: set one of them")
     for name, source in several.items():
         given = _refuse_one_model(given, name, source)
-        baked = _leave_out(baked, ("model_name", *_ONE))
+        baked = _leave_out(baked, _OF_ONE)
         if name == "model_repository" and "://" in str(source.value):
             raise ArgumentsError(f"{source.origin.describe_argument(name)} is a URI, but it must be a folder")
         path = localize(str(source.value))

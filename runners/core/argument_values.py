@@ -69,11 +69,8 @@ def collect_values(source: Mapping[str, object], origin: Origin) -> dict[str, Gi
     return values
 
 
-def add_value(values: dict[str, GivenValue], name: str, given: GivenValue, others: Collection[str] = ()) -> None:
+def add_value(values: dict[str, GivenValue], name: str, given: GivenValue) -> None:
     """Add a value, unless it is empty or without effect, which is warned of.
-
-    Args:
-        others: names that are known beside those of arguments, for the message about an unknown one.
 
     Raises:
         ArgumentsError: there is no argument of this name.
@@ -85,10 +82,22 @@ def add_value(values: dict[str, GivenValue], name: str, given: GivenValue, other
         warn_without_effect(name, given.origin, WITHOUT_EFFECT[name])
     elif name in LaunchArguments.model_fields:
         warn_without_effect(name, given.origin, "it is for the command line of launch.py")
-    elif is_known(name):
-        values[name] = given
     else:
-        raise ArgumentsError(f"{given.origin.describe_unknown(name)}{suggest_name(name, others)}")
+        check_known(name, given.origin)
+        values[name] = given
+
+
+def check_known(name: str, origin: Origin, others: Collection[str] = ()) -> None:
+    """
+    Args:
+        name: a normalized name.
+        others: names that are known here beside those of arguments, which the message may suggest.
+
+    Raises:
+        ArgumentsError: there is no argument of this name.
+    """
+    if not is_known(name):
+        raise ArgumentsError(f"{origin.describe_unknown(name)}{suggest_name(name, others)}")
 
 
 def warn_without_effect(name: str, origin: Origin, reason: str) -> None:

@@ -16,6 +16,7 @@ from runners.core.argument_values import (
     GivenValues,
     Origin,
     add_value,
+    check_known,
     merge_values,
     validate_arguments,
     validate_values,
@@ -80,13 +81,15 @@ def read_entry(
     for key, written in _find_mapping(file, path).items():
         origin = file.find_origin((*path, key), subject)
         name = "model_name" if key == "name" else normalize_name(key)
-        _refuse_server_argument(name, key, origin)
         target = options if name in _Options.model_fields else values
+        if target is values:
+            check_known(name, origin, others=("name", *_Options.model_fields))
+            _refuse_server_argument(name, key.strip(), origin)
         if name in target:
             raise ArgumentsError(f"{origin.describe_argument(name)} is given twice, also in {target[name].origin.name}")
-        value = GivenValue(resolve_variables(written, environment, origin, key), origin)
+        value = GivenValue(resolve_variables(written, environment, origin, key.strip()), origin)
         if target is values:
-            add_value(values, name, value, others=("name", *_Options.model_fields))
+            add_value(values, name, value)
         elif value.value not in (None, ""):
             options[name] = value
     for name in ("model_id", "model_dir"):
@@ -147,6 +150,9 @@ def _refuse_server_argument(name: str, key: str, origin: Origin) -> None:
 
 def _locate(name: str, given: GivenValue, folder: Path | None) -> GivenValue:
     """The value with a path from the root in place of a relative folder; a hub id and a URI stay as they are."""
+    if isinstance(given.value, (bool, list, dict)):
+        # The model's arguments refuse it.
+        return given
     value = str(given.value)
     if "://" in value or Path(value).is_absolute():
         return given

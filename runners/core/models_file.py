@@ -11,6 +11,7 @@ from runners.core.argument_values import (
     GivenValue,
     GivenValues,
     add_value,
+    check_known,
     merge_values,
     validate_arguments,
     warn_without_effect,
@@ -74,21 +75,21 @@ def _declare(
     if not isinstance(item, dict):
         raise ArgumentsError(f"{place.name}: item {index + 1} of `{_MODELS}` must be a mapping of arguments to values")
     written = {normalize_name("model_name" if key == "name" else key): value for key, value in item.items()}
-    called = written.get("model_name") or derive_name(written)
+    called = written.get("model_name") or _derive_name(written)
     is_named = isinstance(called, str) and "${" not in called
     model = f"model {called!r}" if is_named else f"model {index + 1}"
     entry = read_entry(file, path, model, folder, environment)
     if "model_id" not in entry.values and "model_dir" not in entry.values:
         raise ArgumentsError(f"{place.name}: {model} has neither model_id nor model_dir: set one of them")
     if "model_name" not in entry.values:
-        name = derive_name({key: given.value for key, given in entry.values.items()})
+        name = _derive_name({key: given.value for key, given in entry.values.items()})
         if not name:
             raise ArgumentsError(f"{place.name}: {model} needs a name")
         entry = replace(entry, values={**entry.values, "model_name": GivenValue(name, entry.origin)})
     return declare_model(entry, shared, server)
 
 
-def derive_name(values: Mapping[str, object]) -> str | None:
+def _derive_name(values: Mapping[str, object]) -> str | None:
     """The last part of a model's id, folder or URI: `bert-base-NER` for `dslim/bert-base-NER`; None without one."""
     source = values.get("model_id") or values.get("model_dir")
     if not isinstance(source, str):
@@ -118,12 +119,12 @@ def _read_top(file: FileValues, environment: Mapping[str, str]) -> dict[str, Giv
         origin = file.find_origin((key,))
         name = normalize_name(key)
         if (reason := _NOT_AT_THE_TOP.get(name)) is not None:
-            raise ArgumentsError(f"{origin.name}: {key} cannot be at the top of the file: {reason}")
+            raise ArgumentsError(f"{origin.name}: {key.strip()} cannot be at the top of the file: {reason}")
         if name in values:
             raise ArgumentsError(f"{origin.name}: {name} is given twice, also in {values[name].origin.name}")
-        resolved = resolve_variables(value, environment, origin, key)
+        check_known(name, origin, others=(_MODELS,))
         if name == "model_name":
             warn_without_effect(name, origin, "each model has its own name")
         else:
-            add_value(values, name, GivenValue(resolved, origin), others=(_MODELS,))
+            add_value(values, name, GivenValue(resolve_variables(value, environment, origin, key.strip()), origin))
     return values

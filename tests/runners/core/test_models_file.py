@@ -181,8 +181,8 @@ def test_one_model_without_a_file() -> None:
 def test_precedence_for_a_model(missing: int, tmp_path: Path) -> None:
     """Its entry, the command line, a variable, RUNTIME_ARGS, the top of the file, the Bento."""
     sizes = [11, 12, 13, 14, 15, 16]
-    given = ["" if index < missing else str(size) for index, size in enumerate(sizes)]
-    entry, line, variable, words, top, baked = given
+    written = ["" if index < missing else str(size) for index, size in enumerate(sizes)]
+    entry, line, variable, words, top, baked = written
     text = f"max_batch_tokens: {top}\nmodels:\n- model_dir: x\n  max_batch_tokens: {entry}\n- model_dir: y"
     environment = {"RUNTIME_MAX_BATCH_TOKENS": variable, "RUNTIME_ARGS": f"--max_batch_tokens={words}"}
     configuration = read(tmp_path, text, {"max_batch_tokens": line}, environment, {"max_batch_tokens": baked})
@@ -202,7 +202,7 @@ def test_precedence_of_vllm_s_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command_line", "baked", "names"),
     [
-        ({"models_file": "models.yaml"}, {"model_id": "owner/baked", "model_name": "b"}, ["x"]),
+        ({"models_file": "models.yaml"}, {"model_id": "owner/baked", "model_name": "b", "model_revision": "v1"}, ["x"]),
         ({"models_file": "models.yaml"}, {"model_repository": "repository"}, ["x"]),
         ({"model_id": "owner/mine"}, {"models_file": "models.yaml"}, ["model"]),
         ({}, {"models_file": "models.yaml"}, ["x"]),
@@ -215,7 +215,8 @@ def test_what_the_operator_names_replaces_what_the_bento_names(
     monkeypatch.chdir(tmp_path)
     configuration = read_configuration(command_line, {}, baked)
     assert [each.name for each in configuration.models] == names
-    assert "owner/baked" not in {each.arguments.model_id for each in configuration.models}
+    [model] = configuration.models
+    assert (model.arguments.model_id, model.arguments.model_revision) in [(None, None), ("owner/mine", None)]
 
 
 def test_the_server_s_arguments_are_replaced_for_all_models(tmp_path: Path) -> None:
@@ -298,6 +299,9 @@ def test_variables_that_cannot_be_replaced(text: str, message: str, tmp_path: Pa
         ("models:\n- model_dir: x\n  vesion: 2", "models.yaml:3: unknown argument 'vesion' of model 'x': did you mean version?"),
         ("dtpe: half\nmodels: [{model_dir: x}]", "models.yaml:1: unknown argument 'dtpe': did you mean dtype?"),
         ("model: []", "models.yaml:1: model cannot be at the top of the file: it is for one model: set it in an item of models"),
+        ("tsak:\nmodels: [{model_dir: x}]", "models.yaml:1: unknown argument 'tsak': did you mean task?"),
+        ('"a\\nb": ${X}', "models.yaml:1: unknown argument 'a\\nb'; --help lists all arguments"),
+        ("models:\n- model_dir: [a]\n  name: ner", "models.yaml:2: argument model_dir of model 'ner' is ['a']: Input should be a valid string"),
         ("modls: []", "models.yaml:1: unknown argument 'modls': did you mean models?"),
         ("models:\n- model_dir: ner\n  dtype: flaot16", "models.yaml:3: argument dtype of model 'ner' is 'flaot16': Input should be 'auto', "),
         ("models:\n- model_dir: ner\n  max_length: 0", "models.yaml:3: argument max_length of model 'ner' is 0: Input should be greater "),
