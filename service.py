@@ -47,16 +47,19 @@ with exit_on_error():
 @cache
 def create_worker() -> Worker:
     from protocol.open_inference.predictor.client import connect_predictor
+    from runners.core.device_thread import DeviceThread
 
     with stop_on_error():
         # Libraries are loaded from now on, while modules are imported.
-        models = create_models(configuration, connect_predictor)
+        device = DeviceThread()
+        models = create_models(configuration, connect_predictor, device)
     from protocol.application import create_application
     from protocol.open_inference.grpc.server import GrpcServer
     from runners.hosting.worker import Worker
 
     application = create_application(models, arguments, openai_prefix)
-    return Worker(models, arguments, application, GrpcServer(models, arguments) if arguments.enable_grpc else None)
+    grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
+    return Worker(models, device, arguments, application, grpc_server)
 
 
 class DirectService(bentoml.Service[Any]):

@@ -32,7 +32,9 @@ from runners.modeling.loading import BATCH_TOKENS_ON_CPU, build_meta_model, load
 def main(folder: str, texts: list[str], dtype: str) -> None:
     """In the thread that loads the model, as in the server."""
     arguments = Arguments.model_validate({"model_dir": folder, "dtype": dtype})
-    loaded = EncoderRunner(arguments)._load()
+    runner = EncoderRunner(arguments)
+    runner._load()
+    loaded = runner._model()
     encoded_texts = loaded.tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
     tokenized = [encoded.text for encoded in encoded_texts]
     forms = {"full": _full_batches(tokenized), "alone": [[text] for text in tokenized]}

@@ -30,6 +30,7 @@ from protocol.open_inference.grpc.server import GrpcServer
 from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION, ModelDeclaration
+from runners.core.device_thread import DeviceThread
 from runners.core.models import Models
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
@@ -128,10 +129,7 @@ def serve_several() -> Iterator[ServeSeveral]:
 
     What is loaded is closed with the module: a loaded model takes some 100 MB of kernels, however small it is.
     """
-    started: list[Models] = []
-
-    def create(declaration: ModelDeclaration) -> EncoderRunner | GeneratorRunner:
-        return create_runner(declaration.arguments, connect_predictor, declaration.version)
+    started: list[tuple[Models, DeviceThread]] = []
 
     def start(*declared: Mapping[str, Any], **arguments: Any) -> Served:
         declarations = [
@@ -139,8 +137,13 @@ def serve_several() -> Iterator[ServeSeveral]:
             for values, version, load in map(split_declaration, declared)
         ]
         server = declarations[0].arguments
+        device = DeviceThread()
+
+        def create(declaration: ModelDeclaration) -> EncoderRunner | GeneratorRunner:
+            return create_runner(declaration.arguments, connect_predictor, device, declaration.version)
+
         models = Models(declarations, create)
-        started.append(models)
+        started.append((models, device))
 
         async def load() -> None:
             for model in models:
@@ -154,8 +157,9 @@ def serve_several() -> Iterator[ServeSeveral]:
         return Served(client, models, server)
 
     yield start
-    for models in started:
+    for models, device in started:
         models.close()
+        device.close()
 
 
 def split_declaration(declared: Mapping[str, Any]) -> tuple[dict[str, Any], str, bool]:

@@ -1,4 +1,4 @@
-"""Real clients that nobody here wrote, against a started server of every task."""
+"""Real clients that nobody here wrote, against a started server that has a model of every task."""
 
 from __future__ import annotations
 
@@ -55,35 +55,39 @@ class ServedTask:
                 assert row == (pytest.approx(expected, abs=1e-6) if self.task == "text_embedding" else expected)
 
 
-@pytest.fixture(scope="module", params=TASKS)
-def served(
-    request: Any, model_folder: ModelFolder, generator_folder: GeneratorFolder, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ServedTask]:
-    task: str = request.param
-    folder: Path | str
-    match task:
-        case "text_embedding":
-            folder = MINILM
-        case "text_generation":
-            folder = generator_folder("llama")
-        case _:
-            folder = model_folder("bert", task)
-    arguments = [f"--arg=model_dir={folder}", "--arg=backend=huggingface", "--arg=enable_repository=true"]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], tmp_path_factory.mktemp(task))
+@pytest.fixture(scope="module")
+def server(
+    model_folder: ModelFolder, generator_folder: GeneratorFolder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """One server of all tasks, whose names are the models' names."""
+    special = {"text_embedding": MINILM, "text_generation": generator_folder("llama")}
+    models = [
+        {"name": task, "model_dir": str(special.get(task) or model_folder("bert", task)), "backend": "huggingface"}
+        for task in TASKS
+    ]
+    home = tmp_path_factory.mktemp("clients")
+    (home / "models.json").write_text(json.dumps({"enable_repository": True, "models": models}))
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=models_file={home}/models.json"], home)
     try:
         server.wait_until("/v2/health/ready", 200)
-        parameters = {"temperature": 0, "max_tokens": 5} if task == "text_generation" else {}
-        body = {"instances": TEXTS, "parameters": parameters}
-        answer = httpx.post(f"{server.url}/v1/models/model:predict", json=body, timeout=30).json()
-        yield ServedTask(task, server, answer["predictions"], parameters)
+        yield server
     finally:
         assert server.terminate() == 0
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def served(request: Any, server: ServerProcess) -> ServedTask:
+    task: str = request.param
+    parameters = {"temperature": 0, "max_tokens": 5} if task == "text_generation" else {}
+    body = {"instances": TEXTS, "parameters": parameters}
+    answer = httpx.post(f"{server.url}/v1/models/{task}:predict", json=body, timeout=30).json()
+    return ServedTask(task, server, answer["predictions"], parameters)
 
 
 def test_curl(served: ServedTask) -> None:
     tensor = {"name": "x", "shape": [2], "datatype": "BYTES", "data": TEXTS}
     body = json.dumps({"inputs": [tensor], "parameters": served.parameters})
-    url = f"{served.server.url}/v2/models/model/infer"
+    url = f"{served.server.url}/v2/models/{served.task}/infer"
     printed = subprocess.run(["curl", "-sf", url, "-d", body], capture_output=True, check=True).stdout
     [output] = json.loads(printed)["outputs"]
     served.check(np.array(output["data"]).reshape(output["shape"]))
@@ -95,13 +99,15 @@ def test_triton_over_http(served: ServedTask, binary: bool, compression: str | N
     client = tritonclient.http.InferenceServerClient(f"localhost:{served.server.port}")
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert client.is_model_ready("model", "1")
-    assert client.get_model_metadata("model")["outputs"][0]["name"] == "output-0"
-    assert client.get_model_repository_index() == [{"name": "model", "version": "1", "state": "READY", "reason": ""}]
+    assert client.is_model_ready(served.task, "1")
+    assert client.get_model_metadata(served.task)["outputs"][0]["name"] == "output-0"
+    assert client.get_model_repository_index() == [
+        {"name": task, "version": "1", "state": "READY", "reason": ""} for task in TASKS
+    ]
     tensor = tritonclient.http.InferInput("input-0", [2], "BYTES")
     tensor.set_data_from_numpy(np.array([text.encode() for text in TEXTS], dtype=object), binary_data=binary)
     result = client.infer(
-        "model", [tensor], request_id="7", parameters=served.parameters or None,
+        served.task, [tensor], request_id="7", parameters=served.parameters or None,
         outputs=[tritonclient.http.InferRequestedOutput("output-0", binary_data=binary)],
         request_compression_algorithm=compression, response_compression_algorithm=compression,
     )  # fmt: skip
@@ -112,16 +118,16 @@ def test_triton_over_http(served: ServedTask, binary: bool, compression: str | N
 
 def test_triton_unloads_and_loads_over_http(served: ServedTask) -> None:
     client = tritonclient.http.InferenceServerClient(f"localhost:{served.server.port}", network_timeout=60)
-    client.unload_model("model")
-    assert not client.is_model_ready("model")
-    assert not client.is_server_ready()
-    client.load_model("model")
-    assert client.is_server_ready()
+    client.unload_model(served.task)
+    assert not client.is_model_ready(served.task)
+    assert client.is_server_ready(), "a model that was unloaded is not to be loaded"
+    client.load_model(served.task)
+    assert client.is_model_ready(served.task)
     client.close()
 
 
 def test_triton_over_grpc(served: ServedTask) -> None:
-    words = ["model", json.dumps(TEXTS), json.dumps(served.parameters)]
+    words = [served.task, json.dumps(TEXTS), json.dumps(served.parameters)]
     ran = subprocess.run(
         [sys.executable, "-m", "tests.clients.triton_grpc", f"localhost:{served.server.grpc_port}", *words],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
@@ -129,11 +135,12 @@ def test_triton_over_grpc(served: ServedTask) -> None:
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["live"], found["ready"], found["model"], found["id"]) == (True, True, True, "7")
-    assert found["index"] == {"models": [{"name": "model", "version": "1", "state": "READY"}]}
+    assert found["index"] == {"models": [{"name": task, "version": "1", "state": "READY"} for task in TASKS]}
     for name in ("plain", "gzip", "timed", "async"):
         served.check(found[name])
     stream = found["stream"]
-    assert stream["errors"] == ["Model with name nope does not exist. This server has model."]
+    unknown = f"Model with name nope does not exist. This server has {', '.join(TASKS)}."
+    assert stream["errors"] == [unknown]
     assert stream["finals"] == ["0", "1"]
     for position, expected in enumerate(served.outputs):
         parts = stream["parts"][str(position)]
@@ -141,8 +148,8 @@ def test_triton_over_grpc(served: ServedTask) -> None:
             assert "".join(part[0] for part in parts) == expected
         else:
             assert len(parts) == 1
-    assert found["error"] == ["StatusCode.NOT_FOUND", "Model with name nope does not exist. This server has model."]
-    assert (found["unloaded"], found["loaded"]) == ([False, False], [True, True])
+    assert found["error"] == ["StatusCode.NOT_FOUND", unknown]
+    assert (found["unloaded"], found["loaded"]) == ([False, True], [True, True])
     if "logits" in found:
         best = np.array(found["logits"]).argmax(-1).ravel().tolist()
         assert [int(printed.split(":")[1]) for printed in found["classes"] if printed] == [
@@ -154,13 +161,13 @@ async def test_kserve_over_rest(served: ServedTask) -> None:
     answers = []
     for protocol in ("v1", "v2"):
         client = InferenceRESTClient(RESTConfig(protocol=protocol, timeout=30))
-        assert await client.is_model_ready(served.server.url, "model") is True
+        assert await client.is_model_ready(served.server.url, served.task) is True
         if protocol == "v1":
             body: Any = {"instances": TEXTS, "parameters": served.parameters}
         else:
             tensor = InferInput(name="input-0", shape=[2], datatype="BYTES", data=TEXTS)
-            body = InferRequest(model_name="model", infer_inputs=[tensor], parameters=served.parameters)
-        answers.append(await client.infer(served.server.url, body, model_name="model"))
+            body = InferRequest(model_name=served.task, infer_inputs=[tensor], parameters=served.parameters)
+        answers.append(await client.infer(served.server.url, body, model_name=served.task))
     assert answers[0]["predictions"] == served.outputs
     served.check(answers[1].outputs[0].as_numpy())
 
@@ -170,11 +177,11 @@ async def test_kserve_over_grpc(served: ServedTask, raw: bool) -> None:
     async with InferenceGRPCClient(f"localhost:{served.server.grpc_port}") as client:
         assert await client.is_server_live() is True
         assert await client.is_server_ready() is True
-        assert await client.is_model_ready("model") is True
+        assert await client.is_model_ready(served.task) is True
         tensor = InferInput("input-0", [2], "BYTES", None if raw else TEXTS)
         if raw:
             tensor.set_data_from_numpy(np.array(TEXTS, dtype=object))
-        request = InferRequest("model", [tensor], request_id="7", parameters=served.parameters)
+        request = InferRequest(served.task, [tensor], request_id="7", parameters=served.parameters)
         answer = await client.infer(request)
         assert answer.id == "7"
         served.check(answer.outputs[0].as_numpy())
@@ -192,7 +199,7 @@ def test_mlservers_infer_command(served: ServedTask, options: list[str], tmp_pat
         "-u",
         f"localhost:{served.server.port}",
         "-m",
-        "model",
+        served.task,
         "-i",
         str(tmp_path / "in"),
         "-o",
@@ -218,7 +225,7 @@ def test_reflection(served: ServedTask) -> None:
         assert grpcurl.call(channel, "grpc.health.v1.Health", "Check", {}) == {"status": "SERVING"}
         contents = {"bytes_contents": [base64.b64encode(text.encode()).decode() for text in TEXTS]}
         body = {
-            "model_name": "model",
+            "model_name": served.task,
             "inputs": [{"name": "x", "datatype": "BYTES", "shape": [2], "contents": contents}],
             "parameters": {name: {"int64_param": value} for name, value in served.parameters.items()},
         }

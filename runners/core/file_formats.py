@@ -17,7 +17,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 Lines: TypeAlias = dict[KeyPath, int]
 
 MAX_DEPTH = 32
-_TOO_DEEP = f"more than {MAX_DEPTH} lists and mappings in each other"
+TOO_DEEP = f"more than {MAX_DEPTH} lists and mappings in each other"
 _LINE_IN_MESSAGE = re.compile(r" \(at line (?P<line>\d+), column \d+\)$")
 _TAG_HANDLE = re.compile(r" '!.*'")
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -55,7 +55,7 @@ class _YamlLoader(yaml.SafeLoader):  # type: ignore[misc]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
             raise FileSyntaxError(event.start_mark.line + 1, "anchors (&) and aliases (*) are not supported")
         if self._depth > MAX_DEPTH:
-            raise FileSyntaxError(event.start_mark.line + 1, _TOO_DEEP)
+            raise FileSyntaxError(event.start_mark.line + 1, TOO_DEEP)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -131,7 +131,7 @@ def _parse_json(text: str) -> tuple[object, Lines]:
     except json.JSONDecodeError as error:
         raise FileSyntaxError(error.lineno, f"not valid JSON: {error.msg}") from error
     except RecursionError as error:
-        raise FileSyntaxError(1, _TOO_DEEP) from error
+        raise FileSyntaxError(1, TOO_DEEP) from error
     reader = _JsonReader(text)
     return reader.read(()), reader.lines
 
@@ -155,7 +155,7 @@ class _JsonReader:
         character = self._peek()
         self.lines.setdefault(path, self._line)
         if len(path) > MAX_DEPTH:
-            raise FileSyntaxError(self._line, _TOO_DEEP)
+            raise FileSyntaxError(self._line, TOO_DEEP)
         if character == "{":
             return self._read_object(path)
         if character == "[":
@@ -216,7 +216,7 @@ def _parse_toml(text: str) -> tuple[object, Lines]:
         problem = _LINE_IN_MESSAGE.sub("", message).removesuffix(" (at end of document)")
         raise FileSyntaxError(line, f"not valid TOML: {problem}") from error
     except RecursionError as error:
-        raise FileSyntaxError(1, _TOO_DEEP) from error
+        raise FileSyntaxError(1, TOO_DEEP) from error
     except ValueError as error:
         raise FileSyntaxError(1, f"not valid TOML: {error}") from error
     return values, find_toml_lines(text)

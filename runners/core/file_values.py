@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runners.core.argument_values import Origin
 from runners.core.errors import ArgumentsError
-from runners.core.file_formats import PARSERS, FileSyntaxError, KeyPath
+from runners.core.file_formats import MAX_DEPTH, PARSERS, TOO_DEEP, FileSyntaxError, KeyPath
 
 MAX_BYTES = 2**20
 _VARIABLE = re.compile(r"\$\{(?P<name>[^{}]*)\}")
@@ -52,6 +52,8 @@ def read_file(path: Path, label: str) -> FileValues:
         values, lines = parse(text)
     except FileSyntaxError as error:
         raise ArgumentsError(f"{label}:{error.line}: {error.problem}") from error
+    if values is None:
+        values = {}
     if not isinstance(values, dict):
         raise ArgumentsError(f"{label}:1: the top of the file must be a mapping of names to values")
     return FileValues(label, values, lines)
@@ -73,21 +75,26 @@ def _read_text(path: Path, label: str) -> str:
         raise ArgumentsError(f"{label}:{line}: the file is not UTF-8") from error
 
 
-def resolve_variables(value: object, environment: Mapping[str, str], origin: Origin, name: str) -> object:
+def resolve_variables(
+    value: object, environment: Mapping[str, str], origin: Origin, name: str, depth: int = 0
+) -> object:
     """The value with variables of the environment in place of `${VARIABLE}`, also in its lists and mappings.
 
     Args:
         name: the argument that has the value, for messages.
+        depth: the lists and mappings around the value.
 
     Raises:
-        ArgumentsError: a variable is not set, or a value is of a type that only one format has.
+        ArgumentsError: a variable is not set, or a value is of a type that only one format has, or too deep.
     """
+    if depth > MAX_DEPTH:
+        raise ArgumentsError(f"{origin.describe_argument(name)} has {TOO_DEEP}")
     if isinstance(value, str):
         return _VARIABLE.sub(lambda match: _find_variable(match["name"], environment, origin, name), value)
     if isinstance(value, list):
-        return [resolve_variables(item, environment, origin, name) for item in value]
+        return [resolve_variables(item, environment, origin, name, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {key: resolve_variables(item, environment, origin, name) for key, item in value.items()}
+        return {key: resolve_variables(item, environment, origin, name, depth + 1) for key, item in value.items()}
     if value is None or isinstance(value, (bool, int, float)):
         return value
     raise ArgumentsError(f"{origin.describe_argument(name)} is a {type(value).__name__}: write it in quotes")

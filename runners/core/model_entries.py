@@ -118,11 +118,13 @@ def check_unique(models: Iterable[ModelDeclaration]) -> None:
     """
     places: dict[tuple[str, str], str] = {}
     for model in models:
-        first = places.setdefault((model.name, model.version), model.origin)
-        if first != model.origin:
+        key = (model.name, model.version)
+        if key in places:
             raise ArgumentsError(
-                f"{model.origin}: there is another version {model.version!r} of model {model.name!r} in {first}"
+                f"{model.origin}: version {model.version!r} of model {model.name!r} is declared twice, also in "
+                f"{places[key]}"
             )
+        places[key] = model.origin
 
 
 def _find_mapping(file: FileValues, path: KeyPath) -> Mapping[str, object]:

@@ -75,7 +75,8 @@ def _declare(
         raise ArgumentsError(f"{place.name}: item {index + 1} of `{_MODELS}` must be a mapping of arguments to values")
     written = {normalize_name("model_name" if key == "name" else key): value for key, value in item.items()}
     called = written.get("model_name") or derive_name(written)
-    model = f"model {called!r}" if isinstance(called, str) else f"model {index + 1}"
+    is_named = isinstance(called, str) and "${" not in called
+    model = f"model {called!r}" if is_named else f"model {index + 1}"
     entry = read_entry(file, path, model, folder, environment)
     if "model_id" not in entry.values and "model_dir" not in entry.values:
         raise ArgumentsError(f"{place.name}: {model} has neither model_id nor model_dir: set one of them")
@@ -93,7 +94,7 @@ def derive_name(values: Mapping[str, object]) -> str | None:
     if not isinstance(source, str):
         return None
     # The query of a URI may be a credential, and the URI of a hub's model may end in `:revision`.
-    path = source.partition("?")[0].rstrip("/").rpartition("/")[2]
+    path = source.partition("?")[0].rpartition("://")[2].rstrip("/").rpartition("/")[2]
     return (path.partition(":")[0] if "://" in source else path) or None
 
 

@@ -13,6 +13,8 @@ _TOKEN = re.compile(
     r'[^\s\[\]{},"\'#]+',
     re.DOTALL,
 )
+# What is deeper has the line of what is around it.
+_MAX_KEYS = 32
 
 
 @dataclass
@@ -59,9 +61,9 @@ def find_toml_lines(text: str) -> dict[tuple[str | int, ...], int]:
 
 def _read_keys(source: str) -> list[str]:
     """The keys of a header or of a statement, such as `a."b c" = 1`."""
-    keys = []
+    keys: list[str] = []
     value: object = tomllib.loads(source)
-    while isinstance(value, dict) and len(value) == 1:
+    while isinstance(value, dict) and len(value) == 1 and len(keys) < _MAX_KEYS:
         [(key, value)] = value.items()
         keys.append(key)
     return keys

@@ -41,13 +41,11 @@ class Forward(ABC):
     Attributes:
         name: its name in the log.
         mode: which texts may share a batch.
-        at_once: how many batches may run at the same time, each in its own thread.
         is_variant: whether it is a faster variant of the forward pass that is tried next.
     """
 
     name: str
     mode: BatchMode
-    at_once = 1
     is_variant = False
 
     @abstractmethod

@@ -1,8 +1,9 @@
-"""Loading an encoder: from the operator's arguments to a `LoadedModel`, in the model thread."""
+"""Loading an encoder: from the operator's arguments to a `LoadedModel`, in the device thread."""
 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -55,11 +56,14 @@ class _Checkpoint:
     device: torch.device
 
 
-def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor] | None) -> LoadedModel:
+def load_encoder(
+    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None, changed: threading.Condition
+) -> LoadedModel:
     """Load and warm the model that the arguments name.
 
     Args:
         connect: opens the connection to the predictor, if the arguments name one.
+        changed: of the device thread that will run the model.
 
     Raises:
         ArgumentsError: an argument does not fit the model.
@@ -98,7 +102,7 @@ def load_encoder(arguments: Arguments, connect: Callable[[Arguments], Predictor]
         token_limits=token_limits,
         tokenizer_threads=TokenizerThreads(tokenizer),
         forward=forward,
-        queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name)),
+        queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name), changed),
         predictor=predictor,
         watch=watch,
     )

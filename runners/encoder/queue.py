@@ -51,12 +51,15 @@ class BatchQueue:
         admission: counts the requests under way and what they hold.
     """
 
-    def __init__(self, max_batch_tokens: int, limits: RequestLimits, metrics: QueueMetrics) -> None:
+    def __init__(
+        self, max_batch_tokens: int, limits: RequestLimits, metrics: QueueMetrics, changed: threading.Condition
+    ) -> None:
         """
         Args:
             max_batch_tokens: budget of a batch; a longer text is a batch alone.
             limits: most requests, characters and tokens under way; requests beyond them are refused.
             metrics: the gauges of the texts that wait and run.
+            changed: the lock of this queue; notified when a text is queued.
         """
         self._max_batch_tokens = max_batch_tokens
         # Tokens and numbers are counted by other threads too, under this queue's lock.
@@ -70,7 +73,7 @@ class BatchQueue:
         self._served = 0.0
         self._tokens_per_second = 0.0
         self._closed = False
-        self._changed = threading.Condition()
+        self._changed = changed
 
     def admit(self, texts: int, characters: int) -> PendingRequest:
         """Admit a request before any work is done for it; call `release` when it is over.
@@ -179,26 +182,23 @@ class BatchQueue:
             request.tag += _LARGE_REQUEST_PENALTY * max(0, min(entry.cost, request.queued_cost - budget))
 
     def take(self, mode: BatchMode = BatchMode.PACKED) -> list[Entry]:
-        """Wait for entries and return the next batch; call `finish` after it. Empty once the queue is closed.
+        """The next batch; empty if nothing waits. Call `finish` after it.
 
         Args:
             mode: PACKED takes the first entries; PADDED and EQUAL_LENGTH take entries of a length similar or equal to
                 the first entry's; ONE_BY_ONE takes the first entry alone.
         """
         with self._changed:
-            while True:
-                batch = self._take_batch(mode)
-                if batch:
-                    self._served += sum(entry.cost for entry in batch)
-                    self._entries.charge(batch)
-                    self._running_texts += len(batch)
-                    self._update_gauges()
-                    return batch
-                if self._closed:
-                    return []
-                # `_take_batch` may have removed abandoned entries.
-                self._update_gauges()
-                self._changed.wait()
+            if not self._entries:
+                return []
+            batch = self._take_batch(mode)
+            if batch:
+                self._served += sum(entry.cost for entry in batch)
+                self._entries.charge(batch)
+                self._running_texts += len(batch)
+            # Even without a batch: abandoned entries were removed.
+            self._update_gauges()
+            return batch
 
     def finish(self, batch: Sequence[Entry]) -> None:
         """End a batch that was taken, successful or not."""
@@ -213,7 +213,7 @@ class BatchQueue:
         self._tokens_per_second += 0.2 * (speed - self._tokens_per_second) if self._tokens_per_second else speed
 
     def close(self) -> None:
-        """Fail the waiting requests, and let `take` return."""
+        """Fail the waiting requests."""
         with self._changed:
             self._closed = True
             refuse(self._entries)
@@ -224,7 +224,6 @@ class BatchQueue:
             self._waiting_texts = 0
             self._abandoned_texts = 0
             self._update_gauges()
-            self._changed.notify_all()
 
     @property
     def _ahead(self) -> int:

@@ -22,8 +22,6 @@ class RemoteForward(Forward):
 
     name = "on the predictor"
     mode = BatchMode.PADDED
-    # The predictor computes one batch while the next is on its way.
-    at_once = 2
 
     def __init__(
         self, predictor: Predictor, encoder_task: EncoderTask, inputs: frozenset[str], padding_id: int

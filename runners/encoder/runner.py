@@ -4,9 +4,9 @@ A request passes these stages (docs/explanation/engine.md):
 
 1. `EncoderRunner.infer` checks and admits the request on the event loop (`request_checks`, `queue`).
 2. `RequestTokenizer` tokenizes its texts in slices, in the tokenizer threads, and queues them.
-3. The model thread takes batches from the queue and runs them: forward pass, scores, predictions (`worker`).
+3. The device thread takes batches from the queue and runs them: forward pass, scores, predictions (`worker`).
 
-`torch` and `transformers` are imported in the model thread only. BentoML imports service.py in its parent process and
+`torch` and `transformers` are imported in the device thread only. BentoML imports service.py in its parent process and
 when it builds a Bento, so importing this module must stay cheap.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
+from runners.core.device_thread import DeviceThread
 from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded, importing
 from runners.core.machine import count_cores
@@ -28,7 +29,7 @@ from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.predictor import Predictor
 from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
-from runners.core.spinning import SpinControl, prepare_spin_control
+from runners.core.spinning import prepare_spin_control
 from runners.core.task import Task
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
@@ -44,23 +45,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRUNCATED_TOKENS = OutputSpec(TRUNCATED_TOKENS, np.int64, (-1,))
-_LONGEST_BATCH_SECONDS = 10
 # Arguments of vLLM that have an effect on encoders too.
 _HONOURED = frozenset({"served_model_name"})
+# A predictor computes one batch while the next is on its way.
+_PREDICTOR_BATCHES = 2
 
 
 class EncoderRunner:
-    """One encoder model, loaded in the background and run in its own thread or by a predictor."""
+    """One encoder model, loaded in the background and run in the device thread or by a predictor."""
 
     def __init__(
         self,
         arguments: Arguments,
         connect: Callable[[Arguments], Predictor] | None = None,
+        device: DeviceThread | None = None,
         version: str = FIRST_VERSION,
     ) -> None:
         """
         Args:
             connect: opens the connection to the predictor, if the arguments name one.
+            device: the thread that all models share; None for one of its own. A predictor's model always has its own.
         """
         arguments.warn_of_engine_arguments("this model does not run on vLLM", _HONOURED)
         self.version = version
@@ -70,11 +74,17 @@ class EncoderRunner:
         self._loaded: LoadedModel | None = None
         self._worker: ModelWorker | None = None
         self._warned_of_truncation = False
-        self._spin_control: SpinControl | None = None
-        if arguments.predictor_host is None:
+        self._is_remote = arguments.predictor_host is not None
+        shared = None if self._is_remote else device
+        self._device = shared or self._create_device()
+        self._owns_device = shared is None
+        if not self._is_remote:
             # libgomp reads its environment when it is loaded.
             prepare_spin_control()
         load_torch_libraries()
+
+    def _create_device(self) -> DeviceThread:
+        return DeviceThread(_PREDICTOR_BATCHES if self._is_remote else 1)
 
     async def infer(self, texts: Sequence[TextInput | TokenInput], options: Options) -> list[Prediction]:
         """One prediction per text, in order; tokenizer and model run in their threads, never on the event loop.
@@ -122,25 +132,24 @@ class EncoderRunner:
         Raises:
             ModelLoadError: the model cannot be served; the message is one line.
         """
-        self._worker = ModelWorker(self._load, self._forget)
         with load_errors(self._arguments.model):
-            self._loaded = await self._worker.start()
-        self._default_options = self._loaded.default_options
-        where = f", run by {self._arguments.predictor_host}" if self._loaded.predictor is not None else ""
-        logger.info("%s is ready: %s from %s%s", self.name, self._loaded.task, self._arguments.model, where)
+            # The result of a job may outlive it, so it is not the model.
+            await asyncio.wrap_future(self._device.run(self._load))
 
-    def _load(self) -> LoadedModel:
-        """Called in the model thread."""
+    def _load(self) -> None:
+        """Called in the device thread."""
         with importing():
             import_transformers()
             from runners.encoder.loader import load_encoder
-        if self._arguments.predictor_host is None:
-            self._spin_control = SpinControl.start(count_cores(self._arguments.workers))
-        try:
-            return load_encoder(self._arguments, self._connect)
-        except BaseException:
-            self._close_spin_control()
-            raise
+        if not self._is_remote:
+            self._device.control_spinning(count_cores(self._arguments.workers))
+        loaded = load_encoder(self._arguments, self._connect, self._device.changed)
+        self._default_options = loaded.default_options
+        self._worker = ModelWorker(loaded, self._forget)
+        self._loaded = loaded
+        self._device.attach(self._worker)
+        where = f", run by {self._arguments.predictor_host}" if self._is_remote else ""
+        logger.info("%s is ready: %s from %s%s", self.name, loaded.task, self._arguments.model, where)
 
     async def unload(self) -> None:
         """Refuse new requests, finish those under way, and free the memory; `load` loads the model again."""
@@ -150,35 +159,33 @@ class EncoderRunner:
         await loaded.queue.admission.drain()
         await asyncio.to_thread(self._stop, loaded)
         del loaded
+        if self._owns_device:
+            self._device.close()
+            self._device = self._create_device()
         collect_unloaded()
 
     def close(self) -> None:
-        """Stop the threads and fail all waiting requests. Returns when the running batch is done."""
+        """Stop the model and fail all waiting requests. Returns when the running batch is done."""
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             self._stop(loaded)
+        if self._owns_device:
+            self._device.close()
 
     def _stop(self, loaded: LoadedModel) -> None:
         loaded.close()
         if self._worker is not None:
-            self._worker.join(_LONGEST_BATCH_SECONDS)
-        self._close_spin_control()
+            self._device.detach(self._worker)
+            self._worker = None
         if loaded.watch is not None:
             loaded.watch.stop()
         if loaded.predictor is not None:
             # A batch that the predictor is still computing fails.
             loaded.predictor.close()
 
-    def _close_spin_control(self) -> None:
-        control, self._spin_control = self._spin_control, None
-        if control is not None:
-            control.close()
-
     def _forget(self, loaded: LoadedModel) -> None:
-        """Called in a model thread that ends."""
+        """Called when the model has ended."""
         if self._loaded is loaded:
-            # Before the model can be loaded again.
-            self._close_spin_control()
             self._loaded = None
 
     @property
@@ -208,8 +215,7 @@ class EncoderRunner:
 
     @property
     def failed(self) -> bool:
-        # The model thread catches all errors of a batch.
-        return False
+        return self._device.failed
 
     @property
     def forward_mode(self) -> BatchMode | None:

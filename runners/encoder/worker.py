@@ -1,17 +1,16 @@
-"""The model thread: loads the model, then runs batches (forward pass, scores, predictions) and answers requests."""
+"""Runs batches, in the device thread: forward pass, scores, predictions, and the answers to requests."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runners.core.device_thread import DeviceFailedError
 from runners.core.errors import (
     InputError,
     NonFiniteScoresError,
@@ -35,72 +34,39 @@ logger = logging.getLogger(__name__)
 
 
 class ModelWorker:
-    """The thread that loads one model and then runs its batches until its queue is closed.
+    """The batches of one model, as the turns of a device thread."""
 
-    Loading and running share a thread because of libgomp: after another thread has run a parallel operator, batches
-    take 8-26 % longer. A predictor computes `Forward.at_once` batches at a time, each in its own thread.
-    """
-
-    def __init__(self, load: Callable[[], LoadedModel], on_end: Callable[[LoadedModel], None]) -> None:
+    def __init__(self, loaded: LoadedModel, on_end: Callable[[LoadedModel], None]) -> None:
         """
         Args:
-            load: loads the model; called in the thread.
-            on_end: called in each thread that ends, after the model's queue is closed.
+            on_end: called after the model's queue is closed, when no batch will run any more.
         """
-        self._load = load
+        self._loaded = loaded
         self._on_end = on_end
-        self._threads: list[threading.Thread] = []
 
-    async def start(self) -> LoadedModel:
-        """Start the thread, and return the model once it is loaded.
+    def take(self) -> Callable[[], None] | None:
+        """See `WorkSource.take`."""
+        batch = self._loaded.queue.take(self._loaded.forward.mode)
+        return partial(self._run, batch) if batch else None
 
-        Raises:
-            Exception: whatever `load` raises.
-        """
-        loading: Future[LoadedModel] = Future()
-        self._start_thread(self._load_and_run, loading)
-        return await asyncio.wrap_future(loading)
+    def end(self, error: BaseException | None) -> None:
+        """See `WorkSource.end`."""
+        # Whatever ends the model, no request may wait for it.
+        self._loaded.close()
+        self._on_end(self._loaded)
 
-    def join(self, seconds: float) -> None:
-        """Wait until the threads have ended, at most `seconds`."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
-            # A thread that is killed inside torch aborts the process.
-            thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _start_thread(self, target: Callable[..., None], argument: object) -> None:
-        thread = threading.Thread(target=target, args=(argument,), name="model", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _load_and_run(self, loading: Future[LoadedModel]) -> None:
+    def _run(self, batch: Sequence[Entry]) -> None:
+        queue = self._loaded.queue
+        start = time.perf_counter()
         try:
-            loaded = self._load()
-        except BaseException as error:
-            loading.set_exception(error)
-            return
-        for _ in range(1, loaded.forward.at_once):
-            self._start_thread(self._run, loaded)
-        loading.set_result(loaded)
-        self._run(loaded)
-
-    def _run(self, loaded: LoadedModel) -> None:
-        try:
-            while batch := loaded.queue.take(loaded.forward.mode):
-                start = time.perf_counter()
-                try:
-                    run_batch(loaded, batch)
-                except BaseException:
-                    # The thread ends, and the model with it.
-                    refuse(batch)
-                    raise
-                finally:
-                    loaded.queue.finish(batch)
-                loaded.queue.record_throughput(sum(entry.tokens for entry in batch), time.perf_counter() - start)
+            run_batch(self._loaded, batch)
+        except BaseException:
+            # The device thread ends.
+            refuse(batch)
+            raise
         finally:
-            # Whatever ends this thread, no request may wait for it.
-            loaded.close()
-            self._on_end(loaded)
+            queue.finish(batch)
+        queue.record_throughput(sum(entry.tokens for entry in batch), time.perf_counter() - start)
 
 
 def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
@@ -187,6 +153,7 @@ def compute_scores(loaded: LoadedModel, texts: Sequence[TokenizedText]) -> list[
 
     Raises:
         InputError: the model refuses a text. Some classifiers need an end-of-text token, for example.
+        DeviceFailedError: the GPU has failed.
     """
     import torch
 
@@ -195,4 +162,7 @@ def compute_scores(loaded: LoadedModel, texts: Sequence[TokenizedText]) -> list[
             rows, counts = loaded.forward.run(texts)
         except (AssertionError, ValueError) as error:
             raise InputError(f"the model does not run on it: {brief(error)}") from error
+        except torch.AcceleratorError as error:
+            # After a fault, a GPU cannot be used by this process any more.
+            raise DeviceFailedError(brief(error)) from error
         return loaded.encoder_task.split_scores(rows, counts)

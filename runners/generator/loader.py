@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,8 +128,11 @@ class LoadedGenerator:
             )
 
 
-def load_generator(arguments: Arguments) -> LoadedGenerator:
-    """Load and warm a model; to be called in the thread that will run it.
+def load_generator(arguments: Arguments, changed: threading.Condition) -> LoadedGenerator:
+    """Load and warm a model; to be called in the device thread that will run it.
+
+    Args:
+        changed: of the device thread.
 
     Raises:
         ModelLoadError: the model cannot be generated with.
@@ -165,7 +169,7 @@ def load_generator(arguments: Arguments) -> LoadedGenerator:
         Grammars(vocabulary, defaults.vocabulary, defaults.eos),
         limits,
         defaults,
-        Scheduler(decoder, defaults.vocabulary, max_batch_tokens, QueueMetrics(arguments.model_name)),
+        Scheduler(decoder, defaults.vocabulary, max_batch_tokens, QueueMetrics(arguments.model_name), changed),
     )
 
 

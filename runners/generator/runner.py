@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from runners.core.admission import Admission
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
+from runners.core.device_thread import DeviceThread
 from runners.core.errors import (
     ArgumentsError,
     EngineDeadError,
@@ -66,9 +67,14 @@ _IDS_AT_ONCE = 2**16
 class GeneratorRunner:
     """One model that generates text; on vLLM it may embed, score or classify instead."""
 
-    def __init__(self, arguments: Arguments, version: str = FIRST_VERSION) -> None:
+    def __init__(self, arguments: Arguments, device: DeviceThread | None = None, version: str = FIRST_VERSION) -> None:
+        """
+        Args:
+            device: the thread in which `transformers` runs all models; None for one of the model's own.
+        """
         self.version = version
         self._arguments = arguments
+        self._device = device
         self._engine: VllmEngine | TransformersEngine | None = None
         self._task = arguments.task
         self.admission = Admission(arguments)
@@ -301,7 +307,7 @@ class GeneratorRunner:
         arguments.warn_of_engine_arguments(f"this model does not run on vLLM, because {reason}", _HONOURED)
         from runners.generator.transformers_engine import TransformersEngine
 
-        engine = TransformersEngine(arguments)
+        engine = TransformersEngine(arguments, self._device)
         await asyncio.to_thread(engine.load)
         return engine
 

@@ -1,4 +1,4 @@
-"""The decode loop: one thread runs one batch of sequences, and each step appends a token to every row.
+"""The decode loop: turns of a device thread run one batch of sequences; each step appends a token to every row.
 
 Between steps, finished and cancelled rows leave and waiting sequences join. Prompts are computed in groups; long
 prompts are computed in parts, so that running sequences do not wait long for their next step, and groups take turns.
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
+from runners.core.device_thread import DeviceFailedError
+from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError, brief
 from runners.core.metrics import QueueMetrics
 from runners.generator.decoder import Batching, Decoder
 from runners.generator.fair_queue import FairQueue, Verdict
@@ -32,25 +33,33 @@ _MOST_LOGITS = 2**24
 
 
 class Scheduler:
-    """Runs sequences. `run` is called by the model thread; all other methods may be called by any thread."""
+    """Runs sequences in the turns of a device thread; `submit`, `cancel` and `close` are called by any thread."""
 
-    def __init__(self, decoder: Decoder, vocabulary: int, max_batch_tokens: int, metrics: QueueMetrics) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        vocabulary: int,
+        max_batch_tokens: int,
+        metrics: QueueMetrics,
+        changed: threading.Condition,
+    ) -> None:
         """
         Args:
             vocabulary: number of logits of a row.
             max_batch_tokens: most tokens of prompts that are computed at once; a longer prompt is computed in parts,
                 or alone where the model cannot do that.
             metrics: the gauges of sequences that wait and run.
+            changed: of the device thread.
         """
         self._decoder = decoder
         self._vocabulary = vocabulary
         self._max_batch_tokens = max_batch_tokens
         self._metrics = metrics
         self._waiting = FairQueue()
-        self._changed = threading.Condition()
+        self._changed = changed
         self._closed = False
         self._dead = False
-        # The rest is used by the model thread only. The first group of prompts is computed next.
+        # The rest is used in turns only. The first group of prompts is computed next.
         self._running = Batch(decoder, vocabulary)
         self._joining: deque[PromptGroup] = deque()
         # Sequences of a request that held more than its share of the rows when other requests came.
@@ -75,7 +84,7 @@ class Scheduler:
         """Queue a sequence.
 
         Raises:
-            EngineDeadError: the model thread has died.
+            EngineDeadError: the engine has died.
             ModelNotReadyError: the scheduler is closed.
         """
         with self._changed:
@@ -93,31 +102,37 @@ class Scheduler:
             self._metrics.waiting.set(len(self._waiting))
 
     def close(self) -> None:
-        """Fail all sequences after the current step; does not wait for that."""
+        """Refuse new sequences and run no further step; `end` fails those that wait or run."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
+
+    def take(self) -> Callable[[], None] | None:
+        """See `WorkSource.take`: a step."""
+        self._metrics.running.set(self._count_busy())
+        if self._closed or not (len(self._waiting) or self._count_busy()):
+            return None
+        return self._run
 
     @torch.inference_mode()
-    def run(self) -> None:
-        """Run until closed."""
+    def _run(self) -> None:
         try:
-            while self._wait():
-                self._remove_cancelled()
-                self._admit()
-                self._advance_prefill()
-                self._step()
-        except BaseException:
-            self._dead = True
-            logger.exception("the model thread has died")
-            raise
-        finally:
-            with self._changed:
-                self._closed = True
-                unfinished = [*self._busy(), *self._paused.generations, *self._waiting.drain()]
-                self._metrics.waiting.set(0)
-                self._metrics.running.set(0)
-            deliver([(generation, self._closed_error()) for generation in unfinished])
+            self._remove_cancelled()
+            self._admit()
+            self._advance_prefill()
+            self._step()
+        except torch.AcceleratorError as error:
+            # After a fault, a GPU cannot be used by this process any more.
+            raise DeviceFailedError(brief(error)) from error
+
+    def end(self, error: BaseException | None) -> None:
+        """See `WorkSource.end`."""
+        with self._changed:
+            self._closed = True
+            self._dead = error is not None
+            unfinished = [*self._busy(), *self._paused.generations, *self._waiting.drain()]
+            self._metrics.waiting.set(0)
+            self._metrics.running.set(0)
+        deliver([(generation, self._closed_error()) for generation in unfinished])
 
     def _closed_error(self) -> RunnerError:
         if self._dead:
@@ -133,14 +148,6 @@ class Scheduler:
         joining = sum(len(group.generations) for group in self._joining.copy())
         return len(self._running) + len(self._paused) + joining
 
-    def _wait(self) -> bool:
-        """Wait for a sequence; False once closed."""
-        with self._changed:
-            self._metrics.running.set(self._count_busy())
-            while not (self._closed or len(self._waiting) or self._count_busy()):
-                self._changed.wait()
-            return not self._closed
-
     def _remove_cancelled(self) -> None:
         for group in list(self._joining):
             if all(generation.cancelled for generation in group.generations):
@@ -150,7 +157,6 @@ class Scheduler:
                 try:
                     batch.keep(lambda generation: not generation.cancelled)
                 except torch.AcceleratorError:
-                    # After a fault, a GPU cannot be used by this process any more.
                     raise
                 except Exception as error:
                     self._recover(batch.clear(), error)

@@ -1,26 +1,25 @@
 """The engine that runs generators by `transformers`, in continuous batches of this server's own.
 
 The event loop checks requests and hands out text. One thread tokenizes, one renders chat templates, a few compile
-grammars; another one loads the model, and then runs the decode loop and nothing else. torch and transformers are
-imported in that thread, so that importing this module stays cheap.
+grammars; the device thread loads the model and runs the steps of the decode loop. torch and transformers are imported
+in that thread, so that importing this module stays cheap.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from runners.core.arguments import Arguments
+from runners.core.device_thread import DeviceThread
 from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
 from runners.core.machine import count_cores
 from runners.core.runner import OpenAIApplication
-from runners.core.spinning import SpinControl
 
 if TYPE_CHECKING:
     from runners.core.admission import Admitted
@@ -31,26 +30,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LONGEST_STEP_SECONDS = 10
 _GRAMMAR_THREADS = 2
 
 
 class TransformersEngine:
-    """Runs a causal model or an encoder-decoder in a thread of its own."""
+    """Runs a causal model or an encoder-decoder in the device thread."""
 
     generates = True
     openai_application: OpenAIApplication | None = None
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, device: DeviceThread | None = None) -> None:
+        """
+        Args:
+            device: the thread that all models share; None for one of its own.
+        """
         self._arguments = arguments
+        self._device = device or DeviceThread()
+        self._owns_device = device is None
         self._loaded: LoadedGenerator | None = None
         self._closed = False
         self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
         self._template_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="template")
         # More than one thread, so that a slow grammar does not block others.
         self._grammar_threads = ThreadPoolExecutor(max_workers=_GRAMMAR_THREADS, thread_name_prefix="grammar")
-        self._model_thread: threading.Thread | None = None
-        self._spin_control: SpinControl | None = None
 
     @property
     def max_length(self) -> int:
@@ -72,10 +74,8 @@ class TransformersEngine:
         Raises:
             ModelLoadError: the model cannot be generated with.
         """
-        loading: Future[LoadedGenerator] = Future()
-        self._model_thread = threading.Thread(target=self._work, args=(loading,), name="model", daemon=True)
-        self._model_thread.start()
-        self._loaded = loading.result()
+        # The result of a job may outlive it, so it is not the model.
+        self._device.run(self._load).result()
 
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """As `Engine.tokenize`. The result may have more tokens than the model takes; `generate` refuses these."""
@@ -112,7 +112,7 @@ class TransformersEngine:
             InputError: the prompt is empty or too long, a token id is outside of the vocabulary, the constraint cannot
                 be used, or parameters contradict each other.
             ModelNotReadyError: the model is not loaded, or the server is shutting down.
-            EngineDeadError: the model thread has died.
+            EngineDeadError: the engine has died.
         """
         from runners.generator.sequence_state import Generation
 
@@ -209,11 +209,9 @@ class TransformersEngine:
         self._grammar_threads.shutdown(wait=False, cancel_futures=True)
         if self._loaded is not None:
             self._loaded.scheduler.close()
-            if self._model_thread is not None and self._model_thread is not threading.current_thread():
-                # A thread that is killed inside torch crashes the process.
-                self._model_thread.join(_LONGEST_STEP_SECONDS)
-        if self._spin_control is not None:
-            self._spin_control.close()
+            self._device.detach(self._loaded.scheduler)
+        if self._owns_device:
+            self._device.close()
 
     def _model(self) -> LoadedGenerator:
         if self._closed:
@@ -224,20 +222,10 @@ class TransformersEngine:
             raise EngineDeadError("the engine has died: the server stops")
         return self._loaded
 
-    def _work(self, loading: Future[LoadedGenerator]) -> None:
-        """The model thread: load the model, then run the decode loop until it is closed.
+    def _load(self) -> None:
+        """Called in the device thread."""
+        from runners.generator.loader import load_generator
 
-        This must be one thread: libgomp slows steps down where another thread has run a parallel operator before.
-        """
-        try:
-            from runners.generator.loader import load_generator
-
-            self._spin_control = SpinControl.start(count_cores(self._arguments.workers))
-            loaded = load_generator(self._arguments)
-        except BaseException as error:
-            if self._spin_control is not None:
-                self._spin_control.close()
-            loading.set_exception(error)
-            return
-        loading.set_result(loaded)
-        loaded.scheduler.run()
+        self._device.control_spinning(count_cores(self._arguments.workers))
+        self._loaded = load_generator(self._arguments, self._device.changed)
+        self._device.attach(self._loaded.scheduler)

@@ -16,6 +16,7 @@ from runners.hosting.storage.localize import find_local_model, localize_model
 from runners.modeling.model_files import parse_json
 
 if TYPE_CHECKING:
+    from runners.core.device_thread import DeviceThread
     from runners.core.predictor import Predictor
     from runners.encoder.runner import EncoderRunner
     from runners.generator.runner import GeneratorRunner
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
 _Fetch = Callable[[Arguments, str], str]
 
 
-def create_models(configuration: Configuration, connect: Callable[[Arguments], Predictor]) -> Models:
+def create_models(
+    configuration: Configuration, connect: Callable[[Arguments], Predictor], device: DeviceThread
+) -> Models:
     """The declared models, with the runners of those that are loaded at the start, which load nothing yet.
 
     Args:
         connect: connects to the predictors that arguments name.
+        device: runs all models but those of predictors and vLLM.
 
     Raises:
         ArgumentsError: the only model's runner does not support its arguments.
@@ -36,7 +40,7 @@ def create_models(configuration: Configuration, connect: Callable[[Arguments], P
     """
 
     def create(declaration: ModelDeclaration) -> EncoderRunner | GeneratorRunner:
-        return create_runner(localize_model(declaration.arguments), connect, declaration.version)
+        return create_runner(localize_model(declaration.arguments), connect, device, declaration.version)
 
     is_ready_when_any = configuration.arguments.ready_when == "any"
     models = Models(configuration.models, create, find_declarations(configuration), is_ready_when_any)
@@ -45,13 +49,17 @@ def create_models(configuration: Configuration, connect: Callable[[Arguments], P
 
 
 def create_runner(
-    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None = None, version: str = FIRST_VERSION
+    arguments: Arguments,
+    connect: Callable[[Arguments], Predictor] | None = None,
+    device: DeviceThread | None = None,
+    version: str = FIRST_VERSION,
 ) -> EncoderRunner | GeneratorRunner:
     """The runner of the model, which loads nothing yet; asks the hub for config.json if `task` is unset.
 
     Args:
         arguments: with a local folder or a hub id.
         connect: connects to the predictor that the arguments name, if they do.
+        device: the thread that all models of this process share; None for one of the runner's own.
 
     Raises:
         ArgumentsError: the runner does not support the arguments.
@@ -59,12 +67,12 @@ def create_runner(
     if not _is_generator(arguments, _fetch_from_hub):
         from runners.encoder.runner import EncoderRunner
 
-        return EncoderRunner(arguments, connect, version)
+        return EncoderRunner(arguments, connect, device, version)
     if arguments.predictor_host is not None:
         raise ArgumentsError("predictor_host is for encoders, and this model generates or runs on vLLM")
     from runners.generator.runner import GeneratorRunner
 
-    return GeneratorRunner(arguments, version)
+    return GeneratorRunner(arguments, device, version)
 
 
 def expects_generator(configuration: Configuration) -> bool:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
 from runners.core.arguments import Arguments
+from runners.core.device_thread import DeviceThread
 from runners.core.models import Models
 from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
@@ -25,11 +26,13 @@ class Worker:
     """The models of a worker, and the protocols that serve them.
 
     Attributes:
+        device: runs the models that run in this process.
         application: serves HTTP.
         listener: the gRPC server; None if gRPC is disabled.
     """
 
     models: Models
+    device: DeviceThread
     arguments: Arguments
     application: ASGIApp
     listener: Listener | None
@@ -55,6 +58,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.to_thread(self.models.close)
+        await asyncio.to_thread(self.device.close)
 
     def _bound_shutdown(self) -> None:
         """On SIGTERM stop the listener, and close the models if requests still run after DRAIN_SECONDS.

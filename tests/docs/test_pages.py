@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+from runners.core.argument_sources import read_configuration
 from runners.core.arguments import GROUPS
+from runners.core.declarations import ModelDeclaration
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
 from tests.docs.pages import DOCS, all_blocks, find_blocks, find_questions, page_names, read_page
@@ -39,6 +41,7 @@ NOT_TESTED = {
     "docs/how-to/install.md": ["installs 2 GB", "installs 2 GB"],
     "docs/how-to/migrate-from-others.md": ["shows what is replaced", "needs your model"],
     "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
+    "docs/how-to/several-models.md": ["starts a server of models that make demo makes"],
     "docs/how-to/storage.md": ["needs a bucket"],
     "docs/how-to/tls.md": ["needs your certificate"],
     "docs/tutorials/first-generation.md": ["installs 2 GB"],
@@ -135,6 +138,20 @@ def test_numbers_that_follow_from_limits() -> None:
     assert f"{masks} masks with a\n  vocabulary of 30,522" in read_page("docs/reference/answer-options.md")
     stops = f"Here {limits.max_stop_strings} by default"
     assert stops in read_page("docs/reference/differences-from-vllm.md")
+
+
+def test_the_models_files_declare_models(tmp_path: Path) -> None:
+    page = "docs/how-to/several-models.md"
+    path = tmp_path / "models.yaml"
+    declared: list[ModelDeclaration] = []
+    for block in find_blocks(page, read_page(page)):
+        if block.language == "yaml":
+            path.write_text(block.text)
+            environment = {"API_KEYS": "a", "MODELS": "/models"}
+            declared += read_configuration({"models_file": str(path)}, environment, {}).models
+    assert [(model.name, model.version) for model in declared] == [
+        ("sentiment", "1"), ("ner", "2"), ("embed", "1"), ("chat", "1"), ("ner", "1"),
+    ]  # fmt: skip
 
 
 def test_every_metric_is_on_its_page() -> None:

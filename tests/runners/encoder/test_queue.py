@@ -17,7 +17,6 @@ from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue import BatchQueue
 from runners.encoder.queue_entries import Entry, PendingRequest, deliver
 from runners.encoder.sequences import EncodedText, TokenizedText
-from tests.waiting import eventually
 
 BUDGET = 100
 MODEL = "queued"
@@ -57,7 +56,7 @@ def queue() -> BatchQueue:
     for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
         # What other tests have left in their queues.
         gauge.remove(MODEL)
-    return BatchQueue(BUDGET, LIMITS, QueueMetrics(MODEL))
+    return BatchQueue(BUDGET, LIMITS, QueueMetrics(MODEL), threading.Condition())
 
 
 async def test_a_batch_is_what_waits_oldest_first_up_to_the_budget(queue: BatchQueue) -> None:
@@ -136,7 +135,8 @@ async def test_a_text_alone_waits_for_no_more_than_three_batches(
 
 
 async def test_among_small_requests_the_cheapest_goes_first(queue: BatchQueue) -> None:
-    queue = BatchQueue(BUDGET, RequestLimits(max_concurrent_requests=500), QueueMetrics(MODEL))
+    limits = RequestLimits(max_concurrent_requests=500)
+    queue = BatchQueue(BUDGET, limits, QueueMetrics(MODEL), threading.Condition())
     for _ in range(400):
         put(queue, *[4] * 8)
     for _ in range(50):
@@ -226,16 +226,6 @@ async def test_the_answers_of_a_batch_wake_the_event_loop_once(
     assert len(calls) == 1
 
 
-async def test_closing_ends_the_model_thread(queue: BatchQueue) -> None:
-    taken: list[list[Entry]] = []
-    thread = threading.Thread(target=lambda: taken.append(queue.take()))
-    thread.start()
-    queue.close()
-    thread.join(10)
-    assert not thread.is_alive()
-    assert taken == [[]]
-
-
 async def test_closing_tells_those_who_wait(queue: BatchQueue) -> None:
     request = put(queue, 10)
     queue.close()
@@ -273,21 +263,15 @@ async def test_a_closed_queue_counts_nothing(queue: BatchQueue) -> None:
 
 
 async def test_what_is_left_of_a_failed_request_counts_no_more_while_the_model_waits(queue: BatchQueue) -> None:
-    """Its error is known before it is released, and the model thread meets the rest of it in between."""
+    """Its error is known before it is released, and the device thread meets the rest of it in between."""
     request = put(queue, 60, 60, 60)
     queue.finish(queue.take())
     assert load() == (2, 0)
     request.result.set_exception(RuntimeError("the model fails"))
-    thread = threading.Thread(target=queue.take)
-    thread.start()
-    try:
-        # The model thread tells nobody.
-        await eventually(lambda: load() == (0, 0))
-        queue.release(request)
-        assert load() == (0, 0)
-    finally:
-        queue.close()
-        thread.join()
+    assert queue.take() == []
+    assert load() == (0, 0)
+    queue.release(request)
+    assert load() == (0, 0)
 
 
 async def test_all_answers_together_have_so_many_numbers(queue: BatchQueue) -> None:

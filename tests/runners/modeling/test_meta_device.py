@@ -17,13 +17,13 @@ from tests.families import FAMILIES
 from tests.servers import ROOT
 
 _LOAD = """
-import json, sys
+import json, sys, threading
 from runners.modeling.lean_imports import import_transformers
 import_transformers()
 from runners.core.arguments import Arguments
 from runners.encoder.loader import load_encoder
 for folder in sys.argv[1:]:
-    load_encoder(Arguments(model_dir=folder), None)
+    load_encoder(Arguments(model_dir=folder), None, threading.Condition())
     print(json.dumps([name for name in ("sympy", "torch._dynamo") if name in sys.modules]))
 """
 

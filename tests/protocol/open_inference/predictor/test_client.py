@@ -481,7 +481,7 @@ def test_readiness_follows_the_predictor_where_asked(
 async def test_close_does_not_wait_for_a_predictor_that_hangs(
     protocol: str, model_folder: ModelFolder, closing: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runners.encoder.runner._LONGEST_BATCH_SECONDS", 0.2)
+    monkeypatch.setattr("runners.core.device_thread._LONGEST_TURN_SECONDS", 0.2)
     folder = model_folder("bert", "sequence_classification")
 
     asked = threading.Event()

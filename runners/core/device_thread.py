@@ -1,0 +1,314 @@
+"""The thread that runs all models of a device: it loads them, and then they take turns.
+
+They share one thread because of libgomp: after another thread has run a parallel operator, batches take 8-26 % longer.
+
+Turns are ordered by start-time fair queueing, and their costs are the seconds that they took. The start tag of a
+model's turn is the finish tag of its last turn, or the start tag of the turn that ran last, whichever is later. So a
+model with little work waits for one turn of each other model at most, and busy models get equal shares of the time.
+Source: Goyal, Vin, Cheng, "Start-time Fair Queueing", SIGCOMM 1996.
+
+A load is a job, which would keep all models waiting; it calls `give_way` between its steps.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError, without_message
+from runners.core.spinning import SpinControl
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LONGEST_TURN_SECONDS = 10.0
+
+
+class DeviceFailedError(BaseException):
+    """The device cannot be used by this process any more. Raised in a turn, it ends the models of all sources."""
+
+
+class WorkSource(Protocol):
+    """The work of one model, in turns."""
+
+    def take(self) -> Callable[[], None] | None:
+        """The work of the next turn, such as a batch; None if nothing waits. Called with `changed` held."""
+
+    def end(self, error: BaseException | None) -> None:
+        """Refuse what waits; no turn runs, and none will. Called once, in any thread.
+
+        Args:
+            error: what a turn raised, which ends the model; None if the source is detached or the thread closed.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class _Flow:
+    """The turns of a source.
+
+    Attributes:
+        finish: finish tag of its last turn, in seconds.
+        last_turn: number of its last turn.
+        running: how many of its turns run now.
+        error: what one of them raised.
+    """
+
+    source: WorkSource
+    finish: float = 0.0
+    last_turn: int = 0
+    running: int = 0
+    error: BaseException | None = None
+    is_detached: bool = False
+    is_ending: bool = False
+    has_ended: bool = False
+
+
+class _Current(threading.local):
+    """What the current thread runs.
+
+    Attributes:
+        device: whose thread it is.
+        since: when its job was last even with the turns of models; None outside of a job.
+    """
+
+    device: DeviceThread | None = None
+    since: float | None = None
+
+
+_current = _Current()
+
+
+def give_way() -> None:
+    """In a job: let waiting turns run for as long as the job has run before. Elsewhere it does nothing.
+
+    Call it where turns may run torch operators: nothing is timed, and no state of the process is changed for a while.
+    """
+    if _current.device is not None and _current.since is not None:
+        _current.device._give_way(_current.since)
+
+
+class DeviceThread:
+    """Runs jobs one after another, and between them the turns of attached sources.
+
+    Attributes:
+        changed: the lock of all sources' queues; notify it when work is added.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        """
+        Args:
+            threads: how many turns run at once; more than one only if the turns wait for another machine.
+        """
+        lock = threading.RLock()
+        # Only idle threads of this device wait for it, so that one notification suffices.
+        self.changed = threading.Condition(lock)
+        self._ended = threading.Condition(lock)
+        self._flows: dict[WorkSource, _Flow] = {}
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        # The virtual time, and the largest finish tag, which it becomes when no work waits.
+        self._time = self._latest = 0.0
+        self._turns = 0
+        self._count = threads
+        self._threads: list[threading.Thread] = []
+        self._closed = self._failed = False
+        self._spin_control: SpinControl | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error has ended the thread, and with it all models."""
+        return self._failed
+
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Run a job, such as the load of a model, when the running turn and the jobs before it are over.
+
+        Raises:
+            EngineDeadError: the thread has died.
+            ModelNotReadyError: it is closed.
+        """
+        future: Future[T] = Future()
+        with self.changed:
+            self._start()
+            self._jobs.append((work, future))
+            self.changed.notify()
+        return future
+
+    def attach(self, source: WorkSource) -> None:
+        """Run the turns of a source from now on.
+
+        Raises:
+            EngineDeadError: the thread has died.
+            ModelNotReadyError: it is closed.
+        """
+        with self.changed:
+            self._start()
+            self._flows[source] = _Flow(source)
+            self.changed.notify()
+
+    def detach(self, source: WorkSource) -> None:
+        """End a source. Returns once its running turn is over, unless that takes very long or calls this itself."""
+        with self.changed:
+            flow = self._flows.get(source)
+        if flow is not None:
+            self._end_flow(flow)
+            self._wait_for([flow])
+
+    def close(self) -> None:
+        """End all sources and the thread. Returns once the running turn is over; a running job is not waited for."""
+        self._wait_for(self._end_all())
+
+    def control_spinning(self, threads: int) -> None:
+        """Control how long this many OpenMP threads spin until the thread ends; call it after torch is imported."""
+        with self.changed:
+            if self._spin_control is None and not self._closed:
+                self._spin_control = SpinControl.start(threads)
+
+    def _start(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+        if not self._threads:
+            threads = range(self._count)
+            self._threads = [threading.Thread(target=self._work, name="model", daemon=True) for _ in threads]
+            for thread in self._threads:
+                thread.start()
+
+    def _closed_error(self) -> RunnerError:
+        if self._failed:
+            return EngineDeadError("the engine has died: the server stops")
+        return ModelNotReadyError.of_shutdown()
+
+    def _work(self) -> None:
+        _current.device = self
+        while (work := self._wait()) is not None:
+            work()
+            # Else the waiting thread would keep the last batch in memory.
+            del work
+
+    def _wait(self) -> Callable[[], None] | None:
+        """Wait for the next job or turn; None once closed."""
+        with self.changed:
+            while not self._closed:
+                if self._jobs:
+                    return partial(self._run_job, *self._jobs.popleft())
+                if (turn := self._take_turn()) is not None:
+                    return turn
+                self.changed.wait()
+            return None
+
+    def _run_job(self, work: Callable[[], Any], future: Future[Any]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        _current.since = time.perf_counter()
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+        give_way()
+        _current.since = None
+
+    def _give_way(self, since: float) -> None:
+        start = time.perf_counter()
+        owed, had = start - since, 0.0
+        # The turns are no job: they give no way.
+        _current.since = None
+        try:
+            while had < owed and (turn := self._take_turn()) is not None:
+                turn()
+                had = time.perf_counter() - start
+        finally:
+            # What the turns had more than the job runs before the next turns; what they did not need is not kept.
+            _current.since = time.perf_counter() + max(0.0, had - owed)
+
+    def _take_turn(self) -> Callable[[], None] | None:
+        """The next turn of all sources; None if nothing waits."""
+        with self.changed:
+            for flow in sorted(self._flows.values(), key=self._rank):
+                try:
+                    work = flow.source.take()
+                except Exception as error:
+                    work = partial(_fail, error)
+                if work is not None:
+                    self._time = max(self._time, flow.finish)
+                    self._turns += 1
+                    flow.last_turn = self._turns
+                    flow.running += 1
+                    return partial(self._run_turn, flow, work, self._time)
+            self._time = self._latest
+            return None
+
+    def _rank(self, flow: _Flow) -> tuple[float, int]:
+        return max(self._time, flow.finish), flow.last_turn
+
+    def _run_turn(self, flow: _Flow, work: Callable[[], None], start_tag: float) -> None:
+        start = time.perf_counter()
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:
+            error = raised
+        with self.changed:
+            flow.running -= 1
+            flow.finish = max(flow.finish, start_tag + time.perf_counter() - start)
+            self._latest = max(self._latest, flow.finish)
+            flow.error = flow.error or error
+        if error is not None or flow.is_detached:
+            self._end_flow(flow)
+        if error is None:
+            return
+        if isinstance(error, Exception):
+            logger.error("a model has died", exc_info=without_message(error))
+        else:
+            logger.error("the thread that runs all models has died", exc_info=error)
+            self._end_all(error)
+
+    def _end_flow(self, flow: _Flow) -> None:
+        """Take a source's turns no more, and end it once none runs."""
+        with self.changed:
+            if self._flows.get(flow.source) is flow:
+                del self._flows[flow.source]
+            flow.is_detached = True
+            if flow.running or flow.is_ending:
+                return
+            flow.is_ending = True
+        try:
+            flow.source.end(flow.error)
+        finally:
+            with self.changed:
+                flow.has_ended = True
+                self._ended.notify_all()
+
+    def _end_all(self, error: BaseException | None = None) -> Collection[_Flow]:
+        with self.changed:
+            self._closed = True
+            self._failed = self._failed or error is not None
+            flows, jobs, control = [*self._flows.values()], [*self._jobs], self._spin_control
+            self._jobs.clear()
+            self._spin_control = None
+            for flow in flows:
+                flow.error = flow.error or error
+            self.changed.notify_all()
+        for flow in flows:
+            self._end_flow(flow)
+        for _, future in jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(self._closed_error())
+        if control is not None:
+            control.close()
+        return flows
+
+    def _wait_for(self, flows: Collection[_Flow]) -> None:
+        """Wait until sources have ended: a thread that is killed inside torch aborts the process."""
+        if _current.device is not self:
+            with self.changed:
+                self._ended.wait_for(lambda: all(flow.has_ended for flow in flows), _LONGEST_TURN_SECONDS)
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
