@@ -91,8 +91,6 @@ def _events_of(examples: Examples) -> dict[str, Any]:
 def _predictions(tasks: Sequence[Task | None]) -> list[Schema]:
     """The forms of one text's prediction: of labels, and of the scores and records that options ask for."""
     known = [task for task in tasks if task is not None]
-    if len(known) == 1:
-        return _PREDICTIONS[known[0]]
     schemas: list[Schema] = []
     for task in known or _PREDICTIONS:
         schemas += [schema for schema in _PREDICTIONS[task] if schema not in schemas]
