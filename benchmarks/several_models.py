@@ -27,7 +27,7 @@ from benchmarks.load import Load, bodies, drive, drive_grpc
 from benchmarks.machine import describe, machine
 from benchmarks.models import make_model
 from benchmarks.pairs import Ratio, take_turns
-from benchmarks.run import ROOT, free_port, sample, serve, serve_words
+from benchmarks.run import ROOT, count_tokens, free_port, sample, serve, serve_words
 from runners.modeling.loading import BATCH_TOKENS_ON_CPU
 
 _NAMES = ("a", "b")
@@ -38,18 +38,20 @@ _GRPC_CALLERS = 16
 
 def main() -> None:
     options = _parse(sys.argv[1:])
+    texts = sample()
     if options.flood is not None:
-        asyncio.run(_load(options.flood, _FLOOD_CALLERS, options.seconds))
+        flood = asyncio.run(_load(options.flood, texts, _FLOOD_CALLERS, options.seconds))
+        sys.stdout.write(f"{flood.texts_a_second}\n")
         return
     sys.stdout.write(f"{describe(machine())}\n\n")
     with tempfile.TemporaryDirectory() as scratch:
         model = make_model("sequence_classification", Path(scratch) / "model")
         with _serve_both(Path(scratch), model) as url:
-            _compare_throughput(url, options)
-            _measure_flood(url, options)
-            _repeat_loads(url)
+            _compare_throughput(url, texts, options)
+            _measure_flood(url, texts, options)
+            _repeat_loads(url, texts)
         if options.other is not None:
-            _compare_checkouts(model, options)
+            _compare_checkouts(model, texts, options)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -72,8 +74,8 @@ def _serve_both(scratch: Path, model: Path) -> Iterator[str]:
         yield url
 
 
-async def _load(url: str, callers: int, seconds: float) -> Load:
-    found = await drive(url, bodies("v1", sample(), 1), callers, 1, seconds)
+async def _load(url: str, texts: list[str], callers: int, seconds: float) -> Load:
+    found = await drive(url, bodies("v1", texts, 1), callers, 1, seconds)
     if found.errors:
         raise SystemExit(f"error: {found.errors} requests failed")
     return found
@@ -83,15 +85,15 @@ def _path(url: str, name: str) -> str:
     return f"{url}/v1/models/{name}:predict"
 
 
-def _compare_throughput(url: str, options: argparse.Namespace) -> None:
+def _compare_throughput(url: str, texts: list[str], options: argparse.Namespace) -> None:
     """Two models under 16 callers each against one under 32."""
 
     async def load_both() -> float:
-        loads = await asyncio.gather(*(_load(_path(url, name), 16, options.seconds) for name in _NAMES))
+        loads = await asyncio.gather(*(_load(_path(url, name), texts, 16, options.seconds) for name in _NAMES))
         return sum(load.texts_a_second for load in loads)
 
     async def load_one() -> float:
-        return (await _load(_path(url, _NAMES[0]), 32, options.seconds)).texts_a_second
+        return (await _load(_path(url, _NAMES[0]), texts, 32, options.seconds)).texts_a_second
 
     found = take_turns(
         {"both": lambda: asyncio.run(load_both()), "one": lambda: asyncio.run(load_one())}, options.rounds
@@ -102,25 +104,28 @@ def _compare_throughput(url: str, options: argparse.Namespace) -> None:
     )
 
 
-def _measure_flood(url: str, options: argparse.Namespace) -> None:
+def _measure_flood(url: str, texts: list[str], options: argparse.Namespace) -> None:
     """The latency of a single caller of one model while 256 callers flood the other, in batches of the other."""
-    texts = sample()
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(make_model("text_embedding", Path()))
-    tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
-    alone = asyncio.run(_load(_path(url, _NAMES[1]), _FLOOD_CALLERS, options.seconds))
-    batch = 1000 * BATCH_TOKENS_ON_CPU / tokens / alone.texts_a_second
+    tokens = count_tokens(texts)
     for _ in range(options.rounds):
-        words = [sys.executable, "-m", "benchmarks.several_models", f"--seconds={2 * options.seconds}"]
-        with subprocess.Popen([*words, f"--flood={_path(url, _NAMES[1])}"], cwd=ROOT) as flood:
+        with _flood(url, options.seconds) as flood:
+            alone = float(flood.communicate()[0])
+        # The tokens of a full batch.
+        batch = 1000 * BATCH_TOKENS_ON_CPU / (tokens / len(texts)) / alone
+        with _flood(url, 2 * options.seconds) as flood:
             _wait_for_flood(url)
-            load = asyncio.run(_load(_path(url, _NAMES[0]), 1, options.seconds))
-            flood.wait()
+            load = asyncio.run(_load(_path(url, _NAMES[0]), texts, 1, options.seconds))
+            flood.communicate()
         sys.stdout.write(
-            f"one caller beside {_FLOOD_CALLERS} of the other model, whose batches take {batch:.0f} ms: p50 "
+            f"one caller beside {_FLOOD_CALLERS} of the other model, whose batches take {batch:.0f} ms alone: p50 "
             f"{load.p50:.0f} ms, p99 {load.p99:.0f} ms, {load.p50 / batch:.1f} and {load.p99 / batch:.1f} batches\n"
         )
+
+
+def _flood(url: str, seconds: float) -> subprocess.Popen[str]:
+    words = [sys.executable, "-m", "benchmarks.several_models", f"--seconds={seconds}"]
+    words.append(f"--flood={_path(url, _NAMES[1])}")
+    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def _wait_for_flood(url: str) -> None:
@@ -133,7 +138,7 @@ def _wait_for_flood(url: str) -> None:
             return
 
 
-def _repeat_loads(url: str) -> None:
+def _repeat_loads(url: str, texts: list[str]) -> None:
     """The memory of the worker after each of ten cycles of unloading and loading a model, and using it."""
     [worker] = [process for process in serving(url) if "--worker-id" in process.cmdline()]
     sizes = []
@@ -141,7 +146,7 @@ def _repeat_loads(url: str) -> None:
         for verb in ("unload", "load"):
             request = urllib.request.Request(f"{url}/v2/repository/models/{_NAMES[1]}/{verb}", method="POST")
             urllib.request.urlopen(request, timeout=120).close()
-        asyncio.run(_load(_path(url, _NAMES[1]), 4, 0.5))
+        asyncio.run(_load(_path(url, _NAMES[1]), texts, 4, 0.5))
         sizes.append(worker.memory_full_info().pss / 1e6)
     sys.stdout.write(
         f"memory after {_CYCLES} further cycles of unload, load and requests / after the first: "
@@ -149,7 +154,7 @@ def _repeat_loads(url: str) -> None:
     )
 
 
-def _compare_checkouts(model: Path, options: argparse.Namespace) -> None:
+def _compare_checkouts(model: Path, texts: list[str], options: argparse.Namespace) -> None:
     """One model in this checkout against one in another, over REST and gRPC."""
     with contextlib.ExitStack() as servers:
         sides: dict[str, tuple[str, int]] = {}
@@ -159,10 +164,9 @@ def _compare_checkouts(model: Path, options: argparse.Namespace) -> None:
             server = serve(serve_words(model, "float32"), environment=environment, folder=folder)
             sides[name] = servers.enter_context(server), port
         wires = {
-            f"REST, {callers} callers": partial(_drive_rest, callers=callers, seconds=options.seconds)
-            for callers in (1, 16, 32)
+            f"REST, {callers} callers": partial(_drive_rest, texts, callers, options.seconds) for callers in (1, 16, 32)
         }
-        wires[f"gRPC, {_GRPC_CALLERS} callers"] = partial(_drive_grpc, seconds=options.seconds)
+        wires[f"gRPC, {_GRPC_CALLERS} callers"] = partial(_drive_grpc, texts, options.seconds)
         for wire, measure in wires.items():
             found = take_turns({name: partial(measure, *side) for name, side in sides.items()}, options.rounds)
             sys.stdout.write(
@@ -171,14 +175,14 @@ def _compare_checkouts(model: Path, options: argparse.Namespace) -> None:
             )
 
 
-def _drive_rest(url: str, _: int, callers: int, seconds: float) -> float:
-    load = asyncio.run(_load(_path(url, "model"), callers, seconds))
+def _drive_rest(texts: list[str], callers: int, seconds: float, url: str, _: int) -> float:
+    load = asyncio.run(_load(_path(url, "model"), texts, callers, seconds))
     wait_until_idle(serving(url))
     return load.texts_a_second
 
 
-def _drive_grpc(url: str, port: int, seconds: float) -> float:
-    load = asyncio.run(drive_grpc(port, sample(), _GRPC_CALLERS, seconds))
+def _drive_grpc(texts: list[str], seconds: float, url: str, port: int) -> float:
+    load = asyncio.run(drive_grpc(port, texts, _GRPC_CALLERS, seconds))
     wait_until_idle(serving(url))
     return load.texts_a_second
 
