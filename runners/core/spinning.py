@@ -33,6 +33,8 @@ _CONTENDED, _ALONE = 0.15, 0.05
 _CALM_SAMPLES = 4
 # Seconds of threads in a sample below which it says nothing.
 _LEAST_SECONDS = 0.05
+# Set once the environment is that of other processes: libgomp has read it as it was before.
+_inherited = threading.Event()
 # Seconds of this process's CPU time before which no sample is taken: it idles.
 _IDLE_SECONDS = 0.01
 
@@ -168,15 +170,16 @@ def _has_gomp() -> bool:
 
 
 def inherit_short_spinning() -> None:
-    """Let the processes that this one starts spin shortly: nobody controls them."""
-    if _is_prepared():
+    """Let the processes that this one starts spin shortly: nobody controls them. Call it after importing torch."""
+    if _is_prepared() and not _inherited.is_set():
+        _inherited.set()
         del os.environ["OMP_WAIT_POLICY"]
         os.environ.update(_SHORT_ENVIRONMENT)
 
 
 def _is_prepared() -> bool:
     """Whether libgomp can be switched: nothing but `prepare_spin_control` has set how threads spin."""
-    return all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items())
+    return _inherited.is_set() or all(os.environ.get(name) == value for name, value in _ENVIRONMENT.items())
 
 
 def read_times(tasks: Path = _TASKS) -> ThreadTimes | None:

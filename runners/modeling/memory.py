@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from safetensors import safe_open
@@ -31,20 +32,38 @@ def check_memory(arguments: Arguments, config: PretrainedConfig, device: torch.d
     Raises:
         ModelLoadError: the model does not fit; the message has all numbers.
     """
-    weights = estimate_weights(arguments, config, resolve_dtype(arguments, device))
+    dtype = resolve_dtype(arguments, device)
+    weights = estimate_weights(arguments, config, dtype)
     if weights is None:
         return
     tokens = resolve_batch_tokens(arguments, device)
-    batch = tokens * _bytes_per_token(config, resolve_dtype(arguments, device))
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-    name, dtype = arguments.model_name, str(resolve_dtype(arguments, device)).removeprefix("torch.")
-    needs = f"{format_size(weights)} for its weights in {dtype} and {format_size(batch)} for a batch of {tokens} tokens"
-    if weights + batch > free:
+    needs = {
+        f"its weights in {str(dtype).removeprefix('torch.')}": weights,
+        f"a batch of {tokens} tokens": tokens * _bytes_per_token(config, dtype),
+    }
+    if device.type == "cuda":
+        compare_memory(arguments.model_name, needs, torch.cuda.mem_get_info(device)[0], "GPU")
+    else:
+        compare_memory(arguments.model_name, needs, available_memory(), "machine")
+
+
+def compare_memory(name: str, needs: Mapping[str, int], free: int, place: str, advice: str = "") -> None:
+    """
+    Args:
+        name: the model's name.
+        needs: bytes by what they are for.
+        advice: a further part of the error's message.
+
+    Raises:
+        ModelLoadError: the needs are more than what is free.
+    """
+    listed = " and ".join(f"{format_size(count)} for {purpose}" for purpose, count in needs.items())
+    if sum(needs.values()) > free:
         raise ModelLoadError(
-            f"{name} does not fit into memory: it takes {needs}, and {format_size(free)} are free on this "
-            f"{'GPU' if device.type == 'cuda' else 'machine'}"
+            f"{name} does not fit into memory: it takes {listed}, and {format_size(free)} are free on this "
+            f"{place}{advice}"
         )
-    logger.debug("%s takes %s; %s are free", name, needs, format_size(free))
+    logger.debug("%s takes %s; %s are free", name, listed, format_size(free))
 
 
 def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torch.dtype) -> int | None:

@@ -73,6 +73,7 @@ class VllmEngine:
         engine: AsyncLLM | None = None
         try:
             parsed = await asyncio.to_thread(parse_arguments, arguments, names)
+            await asyncio.to_thread(_check_memory, arguments, parsed)
             engine = await asyncio.to_thread(_create_engine, parsed)
             application, lifespan = await _create_application(engine, parsed)
             return cls(engine, VllmOpenAIApplication(application, admission), lifespan)
@@ -162,6 +163,13 @@ class VllmEngine:
         with contextlib.suppress(TimeoutError):
             closing.result(_SHUTDOWN_SECONDS)
         self._engine.shutdown(timeout=_EXIT_SECONDS)
+
+
+def _check_memory(arguments: Arguments, parsed: Namespace) -> None:
+    # It imports vLLM.
+    from runners.generator.vllm.memory import check_memory
+
+    check_memory(arguments, parsed)
 
 
 async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitted | None) -> RequestOutput:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runners.core import spinning
 from runners.core.spinning import (
     Contention,
     SpinControl,
@@ -147,10 +148,22 @@ def test_the_environment_unless_the_operator_sets_it(
     given: dict[str, str], own: dict[str, str], inherited: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(given))
+    monkeypatch.setattr(spinning, "_inherited", threading.Event())
     prepare_spin_control()
     assert os.environ == own
+    # Several engines may be started.
+    for _ in range(2):
+        inherit_short_spinning()
+        assert os.environ == inherited
+
+
+def test_control_goes_on_after_other_processes_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(_LONG))
+    monkeypatch.setattr(spinning, "_inherited", threading.Event())
     inherit_short_spinning()
-    assert os.environ == inherited
+    control = SpinControl.start(2)
+    assert control is not None
+    control.close()
 
 
 @pytest.mark.parametrize(("library", "own"), [("libgomp.so.1", _LONG), ("libiomp5.so", _SHORT), (None, _SHORT)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from importlib.metadata import version
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 from runners.core.argument_sources import read_arguments
 from runners.core.arguments import Arguments
 from runners.core.engine_arguments import split_words
-from runners.core.errors import ArgumentsError, InputError, RunnerError
+from runners.core.errors import ArgumentsError, InputError, ModelLoadError, RunnerError
 from runners.core.generation import BeamSearch, Constraint, Sampling
 from runners.generator.runner import GeneratorRunner
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.installation import unsupported_reason
 from runners.generator.vllm.sampling import make_sampling_params
-from tests.conftest import ModelFolder
+from tests.conftest import GeneratorFolder, ModelFolder
 
 LLAMA, T5 = ["LlamaForCausalLM"], ["T5ForConditionalGeneration"]
 
@@ -65,6 +66,23 @@ def test_arguments_reach_vllm(given: dict[str, Any], attribute: str, value: Any)
     for name in attribute.split("."):
         found = getattr(found, name)
     assert found == value
+
+
+def test_a_model_that_does_not_fit_beside_its_cache(
+    generator_folder: GeneratorFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runners.generator.vllm import memory
+
+    arguments = Arguments(model_dir=str(generator_folder("llama")), model_name="chat")
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**30)
+    memory.check_memory(arguments, Namespace(kv_cache_memory_bytes=2**29))
+    with pytest.raises(ModelLoadError) as error:
+        memory.check_memory(arguments, Namespace(kv_cache_memory_bytes=2**30))
+    assert str(error.value).startswith("chat does not fit into memory: it takes ")
+    assert str(error.value).endswith(
+        "for its weights and 1.0 GiB for vLLM's cache, and 1.0 GiB are free on this machine; "
+        "--kv-cache-memory-bytes sets another cache"
+    )
 
 
 @pytest.mark.parametrize("words", ["a=/x b=/y", ["a=/x", "b=/y"], """{"name": "a", "path": "/x"}"""])
