@@ -36,7 +36,7 @@ NOT_TESTED = {
         "needs a BentoCloud account",
     ],
     "docs/how-to/deploy.md": [
-        *["needs a cluster"] * 4, "needs GPUs and a cluster", "needs a BentoCloud account", "needs Docker",
+        *["needs a cluster"] * 5, "needs GPUs and a cluster", "needs a BentoCloud account", "needs Docker",
     ],
     "docs/how-to/install.md": ["installs 2 GB", "installs 2 GB"],
     "docs/how-to/migrate-from-others.md": ["shows what is replaced", "needs your model"],
