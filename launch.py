@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_sources import LAUNCH_VARIABLE, read_launch_arguments
-from runners.core.arguments import LaunchArguments
 from runners.core.command_line import create_parser, parse_command_line
 from runners.core.errors import ArgumentsError
 from runners.core.version import VERSION

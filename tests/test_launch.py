@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from launch import plan_launch
+from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_names import WITHOUT_EFFECT
 from runners.core.argument_sources import LAUNCH_VARIABLE, read_arguments
-from runners.core.arguments import LaunchArguments
 from runners.core.errors import ArgumentsError
 from runners.hosting.ports import check_port
 from tests.conftest import GeneratorFolder, ModelFolder

@@ -16,7 +16,8 @@ from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet
 from protocol.openai.responses import ResponsesRequest
-from runners.core.arguments import GROUPS, LimitArguments
+from runners.core.argument_groups import LimitArguments
+from runners.core.arguments import GROUPS
 from runners.core.sampling_parameters import SamplingParameters
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -37,7 +38,7 @@ def describe(document: OpenApiDocument) -> None:
     """Add V1's operations and schemas."""
     document.add_tag(_TAG, "KServe's V1 protocol.")
     _add_schemas(document)
-    paths, examples = document.paths, predict_examples(document.model)
+    paths, examples = document.paths, document.collect_examples(predict_examples)
     model = "/v1/models/{name}"
     body = json_body(reference("PredictRequest"), examples)
     body["content"][STRUCTURED_EVENT_TYPE] = content_of(reference("PredictEvent"), _events_of(examples))
@@ -63,7 +64,7 @@ def _add_schemas(document: OpenApiDocument) -> None:
         {"required": ["words"], **no_question, **no_pair},
         {"required": ["question", "context"], **no_pair},
     ]
-    predictions = array_of({"anyOf": _predictions(document.runner.task)})
+    predictions = array_of({"anyOf": _predictions([runner.task for runner in document.runners])})
     document.schemas |= {
         "ModelStatus": object_of({"name": STRING, "ready": BOOLEAN, **CARD}, CARD_EXTRAS),
         "PredictResponse": object_of({"predictions": predictions}, {"outputs": array_of(reference("OutputTensor"))}),
@@ -87,11 +88,13 @@ def _events_of(examples: Examples) -> dict[str, Any]:
     }
 
 
-def _predictions(task: Task | None) -> list[Schema]:
+def _predictions(tasks: Sequence[Task | None]) -> list[Schema]:
     """The forms of one text's prediction: of labels, and of the scores and records that options ask for."""
-    if task is None:
-        return [schema for schemas in _PREDICTIONS.values() for schema in schemas]
-    return _PREDICTIONS[task]
+    known = [task for task in tasks if task is not None]
+    schemas: list[Schema] = []
+    for task in known or _PREDICTIONS:
+        schemas += [schema for schema in _PREDICTIONS[task] if schema not in schemas]
+    return schemas
 
 
 _ENTITY = object_of({"label": STRING, "score": NUMBER, "text": STRING, "start": COUNT, "end": COUNT})

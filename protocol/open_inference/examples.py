@@ -29,7 +29,6 @@ from protocol.openapi.example_texts import (
 from protocol.openapi.operations import Example, ExampleModel, Examples
 from protocol.output_tensors import wire_name
 from protocol.tensors import BYTES, Tensor
-from runners.core.declarations import FIRST_VERSION
 from runners.core.predictions import MAIN, OFFSETS, RELEVANCE
 from runners.core.task import Task
 
@@ -46,7 +45,7 @@ def infer_examples(model: ExampleModel) -> Examples:
     else:
         examples = _INFER[model.task]
     return {
-        key: each if each.answer is None else replace(each, answer=_answer(model.name, each.answer))
+        key: each if each.answer is None else replace(each, answer=_answer(model, each.answer))
         for key, each in examples.items()
     }
 
@@ -77,7 +76,7 @@ def generate_examples(model: ExampleModel, is_stream: bool = False) -> Examples:
     if model.task not in CONTINUED:
         return {}
     text, continuation = CONTINUED[model.task]
-    answer = {"model_name": model.name, "model_version": FIRST_VERSION, "text_output": continuation}
+    answer = {"model_name": model.name, "model_version": model.version, "text_output": continuation}
     is_known = continuation is not None and not is_stream
     return {"text": Example("A text", {"text_input": text, "parameters": GREEDY}, answer if is_known else None)}
 
@@ -86,8 +85,8 @@ def _ask(*texts: str, **more: Any) -> dict[str, Any]:
     return {"id": "1", "inputs": [_tensor(INPUT.name, BYTES, [len(texts)], [*texts])], **more}
 
 
-def _answer(name: str, outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"model_name": name, "model_version": FIRST_VERSION, "id": "1", "outputs": outputs}
+def _answer(model: ExampleModel, outputs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"model_name": model.name, "model_version": model.version, "id": "1", "outputs": outputs}
 
 
 def _tensor(name: str, datatype: str, shape: list[int], data: list[Any]) -> dict[str, Any]:

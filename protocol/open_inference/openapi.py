@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 
 from protocol.open_inference.examples import binary_examples, generate_examples, infer_examples
@@ -14,7 +15,6 @@ from protocol.openapi.operations import (
     CALL,
     EVENTS,
     MODEL,
-    UNSERVED,
     content_of,
     json_answer,
     json_body,
@@ -54,10 +54,10 @@ def describe(document: OpenApiDocument) -> None:
 
 
 def _add_model(document: OpenApiDocument, model: str) -> None:
-    paths, texts = document.paths, infer_examples(document.model)
+    paths, texts = document.paths, document.collect_examples(infer_examples)
     body = json_body(reference("InferRequest"), texts)
     binary = {"type": "string", "format": "binary"}
-    body["content"][BINARY] = content_of(binary, requests_of(binary_examples(document.model)))
+    body["content"][BINARY] = content_of(binary, requests_of(document.collect_examples(binary_examples)))
     answer = json_answer("InferResponse", texts)
     answer["content"][BINARY] = {"schema": binary}
     answer["headers"] = {
@@ -76,20 +76,21 @@ def _add_model(document: OpenApiDocument, model: str) -> None:
 
 
 def _add_generate(document: OpenApiDocument, model: str) -> None:
-    generator = document.runner.generator
+    generators = [runner.generator for runner in document.runners if runner.generator is not None]
     event = event_of(reference("GenerateEvent"), reference("Error"))
     stream = {"description": "A stream of server-sent events.", "content": {EVENTS: {"schema": event}}}
-    examples, streamed = (generate_examples(document.model, is_stream) for is_stream in (False, True))
+    examples = document.collect_examples(generate_examples)
+    streamed = document.collect_examples(partial(generate_examples, is_stream=True))
     for verb, summary, answer, requests in (
         ("generate", "Continue a text", json_answer("GenerateResponse", examples), examples),
         ("generate_stream", "Continue a text, as a stream", stream, streamed),
     ):
         path = f"{model}/{verb}"
-        if generator is not None and generator.generates:
+        if any(generator.generates for generator in generators):
             body = json_body(reference("GenerateRequest"), requests)
             document.paths.add("post", path, _TAG, summary, {200: answer}, CALL, body)
         else:
-            document.paths.add("post", path, _TAG, UNSERVED, {}, (*MODEL, HTTPStatus.BAD_REQUEST))
+            document.paths.add("post", path, _TAG, document.unserved, {}, (*MODEL, HTTPStatus.BAD_REQUEST))
 
 
 def _add_repository(document: OpenApiDocument, base: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -32,8 +35,8 @@ from protocol.openapi.operations import (
     CALL,
     EVENTS,
     JSON,
-    UNSERVED,
     ErrorForm,
+    ExampleModel,
     Examples,
     json_answer,
     json_body,
@@ -49,32 +52,44 @@ _STREAMED = {"completions": CHUNK, "chat/completions": CHUNK, "responses": EVENT
 
 
 def describe(document: OpenApiDocument) -> None:
-    """Add the calls that the model serves, and vLLM's own description where vLLM serves them."""
+    """Add the calls that some model serves, and vLLM's own description where vLLM serves them."""
     document.add_tag(_TAG, "OpenAI's API.")
     _add_schemas(document)
-    runner, prefix = document.runner, document.context.openai_prefix
-    forwarded, schemas = _read_vllm(runner)
+    runners, prefix = document.runners, document.context.openai_prefix
+    forwarded, schemas = _read_vllm(runners)
     document.schemas |= schemas
-    by_call = call_examples(document.model)
-    for outer, path in _outer_paths(runner, prefix).items():
+    for outer, path in _outer_paths(runners, prefix).items():
         name = OPENAI_PATHS[path].call
-        examples = by_call.get(name, {})
+        examples = document.collect_examples(partial(_list_examples, document, name))
+        serving = [runner for runner in runners if is_served(runner, path)]
+        call = CALLS.get(name) if serving else None
         if (operations := forwarded.get(path)) is not None:
+            if call is not None and any(find_openai_application(runner) is None for runner in serving):
+                operations = {**operations, "post": _add_forms(operations["post"], call)}
             _add_forwarded(document, outer, operations, examples)
-        elif (call := CALLS.get(name)) is not None and is_served(runner, path):
+        elif call is not None:
             _add_answered(document, outer, name, call, examples)
         else:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-            document.paths.add("post", outer, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
+            document.paths.add("post", outer, _TAG, document.unserved, {}, refusals, form=_ERRORS)
     if prefix:
         _add_below_prefix(document, prefix, forwarded)
 
 
-def _outer_paths(runner: Runner, prefix: str) -> dict[str, str]:
+def _list_examples(document: OpenApiDocument, call: str, model: ExampleModel) -> Examples:
+    """The examples of a call; each names its model if other models may answer the call too."""
+    examples = call_examples(model).get(call, {})
+    if not document.has_several:
+        return examples
+    return {key: replace(each, request={"model": model.name, **each.request}) for key, each in examples.items()}
+
+
+def _outer_paths(runners: Sequence[Runner], prefix: str) -> dict[str, str]:
     """vLLM's paths in the table, by the paths that this server has for them."""
     by_outer = {path: path for path in AT_ROOT}
     if prefix:
-        further = [path for path in OPENAI_PATHS if not path.startswith("/v1/") and is_served(runner, path)]
+        served = [path for path in OPENAI_PATHS if any(is_served(runner, path) for runner in runners)]
+        further = [path for path in served if not path.startswith("/v1/")]
         by_outer |= {f"{prefix}{path}": path for path in AT_ROOT if path.startswith("/v1/")}
         by_outer |= {f"{prefix}{path}": path for path in further}
     return by_outer
@@ -120,14 +135,28 @@ def _add_forwarded(
         document.paths.add(method, path, _TAG, summary, answers, errors, body, form=_ERRORS, is_change=is_change)
 
 
-def _read_vllm(runner: Runner) -> tuple[dict[str, Any], dict[str, Schema]]:
-    """The paths in vLLM's own document, and its schemas under names that this server's schemas do not have."""
-    if (application := find_openai_application(runner)) is None:
-        return {}, {}
-    written = orjson.dumps(application.openapi()).replace(b'"#/components/schemas/', b'"#/components/schemas/vLLM.')
-    vllm = orjson.loads(written)
-    paths = {path: operations for path, operations in vllm["paths"].items() if path != "/v1/models"}
-    return paths, {f"vLLM.{name}": schema for name, schema in vllm["components"]["schemas"].items()}
+def _add_forms(operation: Mapping[str, Any], call: OpenAICall) -> dict[str, Any]:
+    """vLLM's operation, with the forms of this server's own answers, which other models give at the same path."""
+    added: dict[str, Any] = copy.deepcopy({**operation})
+    for message, name in ((added["requestBody"], call.request), (added["responses"]["200"], call.response)):
+        content = message["content"][JSON]
+        content["schema"] = {"anyOf": [content["schema"], reference(name)]}
+    return added
+
+
+def _read_vllm(runners: Sequence[Runner]) -> tuple[dict[str, Any], dict[str, Schema]]:
+    """The paths in vLLM's own documents, and its schemas under names that this server's schemas do not have."""
+    paths: dict[str, Any] = {}
+    schemas: dict[str, Schema] = {}
+    for runner in runners:
+        if (application := find_openai_application(runner)) is not None:
+            written = orjson.dumps(application.openapi())
+            vllm = orjson.loads(written.replace(b'"#/components/schemas/', b'"#/components/schemas/vLLM.'))
+            # All models have the same vLLM, but not the same paths.
+            paths = vllm["paths"] | paths
+            schemas |= {f"vLLM.{name}": schema for name, schema in vllm["components"]["schemas"].items()}
+    paths.pop("/v1/models", None)
+    return paths, schemas
 
 
 def _add_schemas(document: OpenApiDocument) -> None:

@@ -7,7 +7,9 @@ vLLM if vLLM answers, so that the document and the parser cannot disagree. https
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
+from protocol.openapi.example_texts import MASK
 from protocol.openapi.operations import (
     CALL,
     JSON,
@@ -24,6 +27,7 @@ from protocol.openapi.operations import (
     TEXT,
     ErrorForm,
     ExampleModel,
+    Examples,
     Paths,
     json_answer,
     text_answer,
@@ -31,6 +35,8 @@ from protocol.openapi.operations import (
 from protocol.openapi.parameter_schemas import describe_parameters
 from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
+from runners.core.models import Models
+from runners.core.runner import Runner
 from runners.core.sampling_parameters import SamplingParameters
 
 _BENTOML_ERRORS = ErrorForm("BentoML", STRING, media_type=TEXT)
@@ -48,21 +54,36 @@ class OpenApiDocument:
 
     Attributes:
         context: the server.
-        model: the model of the examples.
-        errors: the statuses of a call of the model that fails.
+        runners: the runner of each model, also of one that is being loaded; without a version the one that answers.
+        errors: the statuses of a call of a model that fails.
+        unserved: the summary of an operation that no model of this server has.
     """
 
     def __init__(self, context: ServerContext) -> None:
         self.context = context
-        self.runner = next(iter(context.models)).runner
-        self.paths = Paths(context.models.names, context.access)
+        models = context.models.choose_versions()
+        self.runners = [model.runner for model in models if model.runner is not None]
+        self.has_several = len(models) > 1
+        versions = dict.fromkeys(model.version for model in context.models)
+        self.paths = Paths(context.models.names, [*versions], context.access)
         self.schemas: dict[str, Schema] = {**COMMON_SCHEMAS}
-        self.errors = CALL if context.arguments.predictor_host is None else (*CALL, *PREDICTOR)
+        on_predictor = any(model.declaration.arguments.predictor_host is not None for model in models)
+        self.errors = (*CALL, *PREDICTOR) if on_predictor else CALL
+        self.unserved = f"Not served by this server's model{'s' if self.has_several else ''}"
         self._tags: dict[str, str] = {}
-        mask = self.runner.properties.get("mask_token", "[MASK]") if self.runner.ready else "[MASK]"
-        self.model = ExampleModel(self.runner.name, self.runner.task, mask)
         sampling = self.add_types(SamplingParameters)["SamplingParameters"]
-        self.schemas |= describe_parameters(self.runner, sampling)
+        self.schemas |= describe_parameters(self.runners, sampling)
+
+    def collect_examples(self, describe: Callable[[ExampleModel], Examples]) -> Examples:
+        """The examples that `describe` has of each model; where there are several models, each example names its."""
+        models = [_describe_model(runner) for runner in self.runners]
+        if not self.has_several:
+            return {key: each for model in models for key, each in describe(model).items()}
+        return {
+            f"{model.name}: {key}": replace(each, summary=f"{model.name}: {each.summary}")
+            for model in models
+            for key, each in describe(model).items()
+        }
 
     def add_tag(self, name: str, description: str) -> None:
         self._tags[name] = description
@@ -90,11 +111,16 @@ class OpenApiDocument:
         return document
 
 
+def _describe_model(runner: Runner) -> ExampleModel:
+    mask = runner.properties.get("mask_token", MASK) if runner.ready else MASK
+    return ExampleModel(runner.name, runner.version, runner.task, mask)
+
+
 Describe = Callable[[OpenApiDocument], None]
 
 
 def describe_server(context: ServerContext, protocols: Sequence[Describe]) -> dict[str, Any]:
-    """The document; complete once the model is ready."""
+    """The document; complete once all models are ready."""
     document = OpenApiDocument(context)
     for describe in protocols:
         describe(document)
@@ -135,24 +161,30 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
 
 def routes(context: ServerContext, protocols: Sequence[Describe]) -> list[Route]:
     """`/openapi.json`, BentoML's `/docs.json`, and `/docs`."""
-    cached: bytes | None = None
+    cached: tuple[list[Any], bytes] | None = None
 
     async def document(_: Request) -> Response:
         nonlocal cached
-        if cached is not None:
-            return Response(cached, media_type=JSON)
+        states = _describe_states(context.models)
+        if cached is not None and cached[0] == states:
+            return Response(cached[1], media_type=JSON)
         is_complete = context.models.ready
         # vLLM takes a second to describe its part.
         described = await asyncio.to_thread(describe_server, context, protocols)
         body = orjson.dumps(described)
         if is_complete:
-            cached = body
+            cached = states, body
         return Response(body, media_type=JSON)
 
     async def page(_: Request) -> Response:
         return HTMLResponse(_PAGE)
 
     return [Route("/openapi.json", document), Route("/docs.json", document), Route("/docs", page)]
+
+
+def _describe_states(models: Models) -> list[Any]:
+    """What the document depends on; it does not keep the runners of unloaded models in memory."""
+    return [(model, model.ready, None if model.runner is None else weakref.ref(model.runner)) for model in models]
 
 
 # BentoML carries Swagger UI; all paths are relative, so that the page also works behind a path prefix.

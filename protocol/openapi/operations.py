@@ -11,7 +11,6 @@ from typing import Any
 from protocol.http.middleware.authentication import Access
 from protocol.http.open_paths import OPEN_PATHS
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
-from runners.core.declarations import FIRST_VERSION
 from runners.core.task import Task
 
 # The statuses of a body that is refused, of a model that is missing, and of any call of a model.
@@ -20,8 +19,6 @@ MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 CALL = (*BODY, *MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
 # Further statuses of a call that a predictor runs.
 PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
-# The summary of an operation that other models have.
-UNSERVED = "Not served by this server's model"
 
 JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "application/octet-stream", "text/plain"
 
@@ -49,6 +46,7 @@ class ExampleModel:
     """
 
     name: str
+    version: str
     task: Task | None
     mask: str
 
@@ -75,13 +73,13 @@ _KSERVE_ERRORS = ErrorForm("", reference("Error"), lambda _, message: {"error": 
 class Paths:
     """The operations, and the errors that they share."""
 
-    def __init__(self, names: Sequence[str], access: Access) -> None:
+    def __init__(self, names: Sequence[str], versions: Sequence[str], access: Access) -> None:
         self.items: dict[str, dict[str, Any]] = {}
         self.responses: dict[str, Any] = {}
         self._access = access
         self._parameters: dict[str, Schema] = {
             "name": {"type": "string", **one_of(*names)},
-            "version": {"type": "string", **one_of(FIRST_VERSION)},
+            "version": {"type": "string", **one_of(*versions)},
         }
 
     def add(
@@ -94,6 +92,7 @@ class Paths:
         errors: Iterable[HTTPStatus] = (),
         body: dict[str, Any] | None = None,
         headers: Mapping[str, Schema] | None = None,
+        query: Mapping[str, Schema] | None = None,
         form: ErrorForm = _KSERVE_ERRORS,
         is_change: bool = False,
     ) -> None:
@@ -102,6 +101,7 @@ class Paths:
         Args:
             answers: the successful answers by status.
             headers: the schemas of the request's headers by name.
+            query: the schemas of the parameters of the request's query by name.
             form: the form of the errors.
             is_change: whether the operation loads or unloads a model, so that it needs an admin's key.
         """
@@ -119,12 +119,13 @@ class Paths:
         in_path = [
             _parameter("path", name, self._parameters.get(name, STRING)) for name in re.findall(r"{(\w+)}", path)
         ]
+        in_query = [_parameter("query", name, schema) for name, schema in (query or {}).items()]
         in_headers = [_parameter("header", name, schema) for name, schema in (headers or {}).items()]
         operation = {
             "operationId": re.sub(r"\W+", "_", f"{method}{path}").strip("_"),
             "tags": [tag],
             "summary": summary,
-            "parameters": [*in_path, *in_headers],
+            "parameters": [*in_path, *in_query, *in_headers],
             "responses": dict(sorted(responses.items())),
             **({} if body is None else {"requestBody": body}),
             **({"security": [{"admin": []}]} if needs_admin else {"security": []} if path in OPEN_PATHS else {}),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from protocol.openapi.schemas import BOOLEAN, STRING, Schema
+from protocol.openapi.schemas import BOOLEAN, STRING, Schema, reference
 from protocol.request_parameters import PROTOCOL_PARAMETERS
 from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.request_options import OPTION_FLAGS
@@ -13,16 +13,21 @@ from runners.core.runner import Runner
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def describe_parameters(runner: Runner, sampling: Schema) -> dict[str, Schema]:
-    """The schemas of the parameters that the model takes.
+def describe_parameters(runners: Sequence[Runner], sampling: Schema) -> dict[str, Schema]:
+    """The schemas of the parameters that some model takes.
 
     Args:
         sampling: the schema of the sampling parameters, which gets those of the protocols too.
     """
     sampling["properties"] |= {name: {} for name in sorted(PROTOCOL_PARAMETERS)}
-    options, definitions = _option_schemas(runner.supported_options.names)
-    properties = dict.fromkeys(OPTION_FLAGS, BOOLEAN) | options
-    parameters = {"type": "object", "properties": properties} if runner.generator is None else sampling
+    encoders = [runner for runner in runners if runner.generator is None]
+    names = {name for runner in encoders for name in runner.supported_options.names}
+    options, definitions = _option_schemas(names)
+    parameters: Schema = {"type": "object", "properties": dict.fromkeys(OPTION_FLAGS, BOOLEAN) | options}
+    if runners and not encoders:
+        parameters = sampling
+    elif len(encoders) < len(runners):
+        parameters = {"anyOf": [parameters, reference("SamplingParameters")]}
     return {**definitions, "SamplingParameters": sampling, "Parameters": parameters}
 
 

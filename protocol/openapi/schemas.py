@@ -50,7 +50,10 @@ SCORES = map_of(NUMBER)
 CLASS = object_of({"label": STRING, "score": NUMBER})
 # A model as OpenAI's API describes it, and what vLLM adds.
 CARD = {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING}
-CARD_EXTRAS = {"root": or_null(STRING), "parent": or_null(STRING), "max_model_len": or_null(COUNT)}
+CARD_EXTRAS = {
+    "root": or_null(STRING), "parent": or_null(STRING), "max_model_len": or_null(COUNT), "task": or_null(STRING),
+    "capabilities": array_of(STRING),
+}  # fmt: skip
 
 COMMON_SCHEMAS: dict[str, Schema] = {
     "Error": object_of({"error": STRING}),

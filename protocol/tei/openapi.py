@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from http import HTTPStatus
 
 from protocol.openapi.document import OpenApiDocument
-from protocol.openapi.operations import UNSERVED, ErrorForm, json_answer, json_body
+from protocol.openapi.operations import ErrorForm, ExampleModel, Examples, json_answer, json_body
 from protocol.openapi.schemas import CLASS, COUNT, NUMBER, STRING, Schema, array_of, object_of, one_of, reference
 from protocol.tei.errors import error_body
 from protocol.tei.examples import EXAMPLES
@@ -34,16 +35,23 @@ def describe(document: OpenApiDocument) -> None:
     document.add_tag(_TAG, "The calls of Text Embeddings Inference.")
     document.add_types(TeiEmbedRequest, TeiPredictRequest, TeiRerankRequest)
     document.schemas |= _SCHEMAS
-    task = document.runner.task
-    by_path = {} if task is None else EXAMPLES.get(task, {})
     for path, tasks in TASKS.items():
-        if task not in tasks:
+        serving = [runner for runner in document.runners if runner.task in tasks]
+        if not serving:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-            document.paths.add("post", path, _TAG, UNSERVED, {}, refusals, form=_ERRORS)
+            document.paths.add("post", path, _TAG, document.unserved, {}, refusals, form=_ERRORS)
             continue
         request, response, summary = _OPERATIONS[path]
-        examples = by_path.get(path, {})
-        # The calls name no model that could be missing.
-        errors = [status for status in document.errors if status is not HTTPStatus.NOT_FOUND]
+        examples = document.collect_examples(partial(_list_examples, path))
+        errors, query = [*document.errors], None
+        if document.has_several:
+            query = {"model": {**STRING, **one_of(*(name for runner in serving for name in runner.names))}}
+        else:
+            # The calls need not name the only model.
+            errors.remove(HTTPStatus.NOT_FOUND)
         answers, body = {200: json_answer(response, examples)}, json_body(reference(request), examples)
-        document.paths.add("post", path, _TAG, summary, answers, errors, body, form=_ERRORS)
+        document.paths.add("post", path, _TAG, summary, answers, errors, body, query=query, form=_ERRORS)
+
+
+def _list_examples(path: str, model: ExampleModel) -> Examples:
+    return {} if model.task is None else EXAMPLES.get(model.task, {}).get(path, {})

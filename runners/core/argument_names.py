@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 
-from runners.core.arguments import ARGUMENT_NAMES, LaunchArguments
+from runners.core.argument_groups import LaunchArguments
+from runners.core.arguments import ARGUMENT_NAMES
 from runners.core.errors import ArgumentsError
 from runners.core.vllm_flags import OPTIONS, SHORT, SWITCHES
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_names import is_known, normalize_name
 from runners.core.argument_values import (
     SECRETS,
@@ -22,7 +23,7 @@ from runners.core.argument_values import (
     validate_values,
     warn_without_effect,
 )
-from runners.core.arguments import Arguments, LaunchArguments
+from runners.core.arguments import Arguments
 from runners.core.command_line import parse_command_line
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import ArgumentsError

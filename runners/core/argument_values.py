@@ -10,8 +10,9 @@ from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_names import WITHOUT_EFFECT, is_known, normalize_name, suggest_name
-from runners.core.arguments import ARGUMENT_NAMES, Arguments, LaunchArguments
+from runners.core.arguments import ARGUMENT_NAMES, Arguments
 from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError
 

@@ -86,13 +86,17 @@ class _Current(threading.local):
 _current = _Current()
 
 
-def give_way() -> None:
+def give_way() -> bool:
     """In a job: let waiting turns run for as long as the job has run before. Elsewhere it does nothing.
 
     Call it where turns may run torch operators: nothing is timed, and no state of the process is changed for a while.
+
+    Returns:
+        Whether turns have run.
     """
-    if _current.device is not None and _current.since is not None:
-        _current.device._give_way(_current.since)
+    if _current.device is None or _current.since is None:
+        return False
+    return _current.device._give_way(_current.since)
 
 
 class DeviceThread:
@@ -213,7 +217,7 @@ class DeviceThread:
         give_way()
         _current.since = None
 
-    def _give_way(self, since: float) -> None:
+    def _give_way(self, since: float) -> bool:
         start = time.perf_counter()
         owed, had = start - since, 0.0
         # The turns are no job: they give no way.
@@ -225,6 +229,7 @@ class DeviceThread:
         finally:
             # What the turns had more than the job runs before the next turns; what they did not need is not kept.
             _current.since = time.perf_counter() + max(0.0, had - owed)
+        return had > 0
 
     def _take_turn(self) -> Callable[[], None] | None:
         """The next turn of all sources; None if nothing waits."""

@@ -36,6 +36,8 @@ def collect_unloaded() -> None:
     """Free the memory of a model that was unloaded: only objects that are not frozen are collected."""
     gc.unfreeze()
     gc.collect()
+    # What is left belongs to other models and modules.
+    gc.freeze()
     _trim_heaps()
 
 

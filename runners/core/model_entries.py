@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_names import normalize_name
 from runners.core.argument_values import (
     GivenValue,
@@ -21,7 +22,7 @@ from runners.core.argument_values import (
     validate_arguments,
     validate_values,
 )
-from runners.core.arguments import SERVER_NAMES, Arguments, LaunchArguments
+from runners.core.arguments import SERVER_NAMES, Arguments
 from runners.core.declarations import FIRST_VERSION, ModelDeclaration, copy_server_arguments
 from runners.core.errors import ArgumentsError
 from runners.core.file_formats import KeyPath

@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from runners.core.device_thread import give_way
 from runners.core.errors import ModelLoadError, brief
 from runners.core.machine import available_memory
 from runners.encoder.batch_mode import BatchMode
@@ -230,6 +231,7 @@ def _check(probe: Probe, forward: Forward, expected: Sequence[Tensor]) -> float:
 
 def _split(forward: Forward, texts: Sequence[TokenizedText]) -> list[Tensor]:
     """The scores of each text by a forward pass: [rows, classes] each."""
+    give_way()
     with torch.inference_mode():
         rows, counts = forward.run_checked(texts)
     return list(torch.split(rows, counts))
@@ -256,6 +258,7 @@ def _check_finite(probe: Probe) -> None:
     """
     dtype = name_dtype(probe.inputs)
     for name, weight in probe.inputs.model.named_parameters():
+        give_way()
         # A sum needs one pass over the weights, and no copy.
         if not torch.isfinite(weight.sum(dtype=torch.float32)):
             raise ModelLoadError(

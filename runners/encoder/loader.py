@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from runners.core.answer_options import OverflowOptions
 from runners.core.arguments import Arguments
+from runners.core.device_thread import give_way
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
 from runners.core.garbage import freeze_objects
 from runners.core.machine import count_cores
@@ -79,6 +80,7 @@ def load_encoder(
     max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, encoder_task.recommended_length)
     tokenizer = _make_tokenizer(arguments, checkpoint, max_length)
     token_limits = _find_token_limits(arguments, checkpoint, max_length, input_names)
+    give_way()
     max_batch_tokens = resolve_batch_tokens(arguments, checkpoint.device)
     predictor = watch = None
     forward: Forward
@@ -106,6 +108,7 @@ def load_encoder(
         predictor=predictor,
         watch=watch,
     )
+    give_way()
     freeze_objects()
     return loaded
 
@@ -144,16 +147,20 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
     task_class = ENCODER_TASKS[task]
     if is_remote and task_class.model_outputs > 1:
         raise ArgumentsError(f"predictor_host: a predictor gives one tensor, and {task} needs several")
+    give_way()
     settings = load_transformer_settings(arguments, task_class.sentence_transformer)
     if settings.config:
         config = load_config(arguments, settings.config)
     tokenizer = load_tokenizer(arguments, settings.tokenizer, settings.max_length)
+    give_way()
     if is_remote:
         model = build_meta_model(arguments, task_class.auto_class, config)
     else:
         check_memory(arguments, config, device)
         model = load_model(arguments, task_class.auto_class, device, task_class.unused_weights, config)
+        give_way()
         check_dtype(model)
+        give_way()
     encoder_task = task_class(arguments, settings, model, tokenizer, device)
     return _Checkpoint(task, encoder_task, model, tokenizer, device)
 
@@ -236,7 +243,9 @@ def _prepare_forward(
         model, input_names, checkpoint.encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id
     )
     forward = samples.select_forward(inputs, max_batch_tokens)
+    give_way()
     # Packed layers hold copies of their weights already.
     copy_mapped_weights(model)
+    give_way()
     samples.warm_up(model, forward)
     return forward

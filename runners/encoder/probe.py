@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from runners.core.device_thread import give_way
 from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
 from runners.encoder.sequences import TokenizedText
@@ -85,7 +86,11 @@ class Probe:
     @torch.inference_mode()
     def run_alone(self, texts: Sequence[TokenizedText]) -> list[Tensor]:
         """The stock model's scores of each text alone: [rows, classes] each."""
-        return [self.inputs.run_alone(text) for text in texts]
+        scores = []
+        for text in texts:
+            give_way()
+            scores.append(self.inputs.run_alone(text))
+        return scores
 
     def replace(self, text: TokenizedText) -> TokenizedText:
         """Another text of the same length, with the same special tokens and masks."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from runners.core.device_thread import give_way
 from runners.core.errors import InputError, ModelLoadError, brief
 from runners.core.predictions import Options, TextInput
 from runners.encoder.batch_mode import BatchMode
@@ -71,6 +72,7 @@ class SampleTexts:
         """
         warm_linears(model, range(ROW_MULTIPLE, _WARM_ROWS + 1, ROW_MULTIPLE))
         for encoded in self._encode(_WARM_WORDS):
+            give_way()
             try:
                 scores = self._task.split_scores(*forward.run(encoded.sequences))
             except Exception as error:

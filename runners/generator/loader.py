@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from runners.core.arguments import Arguments
+from runners.core.device_thread import give_way
 from runners.core.errors import InputError
 from runners.core.generation import Sampling
 from runners.core.machine import count_cores
@@ -144,11 +145,13 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
     torch.set_num_threads(count_cores(arguments.workers))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = _load_model(arguments, device)
+    give_way()
     defaults = Defaults.of(model, tokenizer)
     limits = Limits.of(model, tokenizer, arguments.max_length)
     reset_generation_config(model)
     logger.info("%s", speed_up(model))
     copy_mapped_weights(model)
+    give_way()
     decoder = Decoder(model, defaults.decoder_start)
     logger.info("%s", choose_batching(decoder))
     warm_linears(model, range(1, MAX_ROWS + 1))
@@ -175,6 +178,7 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
 
 def _load_model(arguments: Arguments, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = load_config(arguments)
+    give_way()
     # `transformers` would silently use its own defaults for a file that is no JSON.
     load_json(arguments, "generation_config.json")
     tokenizer = load_tokenizer(arguments, needs_fast=False)
@@ -182,5 +186,6 @@ def _load_model(arguments: Arguments, device: torch.device) -> tuple[PreTrainedM
         # The output continues the end of a prompt, so that is kept; vLLM does the same.
         tokenizer.truncation_side = "left"
     check_memory(arguments, config, device)
+    give_way()
     auto_class: type[Any] = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     return load_model(arguments, auto_class, device, unused_prefixes=()), tokenizer

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
+from runners.core.device_thread import give_way
 from runners.core.errors import ModelLoadError, brief
 from runners.generator.decoder import Batching, Decoder, Rows
 from runners.generator.probe_limits import has_limits, lowered, read_windows, selects_columns
@@ -164,6 +165,7 @@ class _Probe:
 
     def _generate(self, prompt: list[int], output: list[int]) -> Tensor:
         """The logits of each step of `generate` that is forced to write the output, [steps, vocabulary]."""
+        give_way()
         model: Any = self.decoder.model
         self.decoder.reset_state()
         ids = torch.tensor([prompt], device=model.device)
@@ -207,6 +209,7 @@ class _Run:
 
     def start(self, sequences: list[int]) -> None:
         """Compute prompts with the outputs so far, and let them join the running rows."""
+        give_way()
         probe = self._probe
         texts = [probe.prompts[each] + probe.outputs[each][: self._steps[each]] for each in sequences]
         prefill = self._decoder.start(texts)
@@ -234,6 +237,7 @@ class _Run:
             self._rows = None
 
     def _step(self) -> None:
+        give_way()
         lengths = [] if self._rows is None else self._rows.lengths
         limit = self._decoder.restarts_above
         restarting = [each for each, length in zip(self._running, lengths, strict=True) if length == limit]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from runners.core.device_thread import give_way
 from runners.modeling.convolution_kernel import ConvolutionKernel
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,7 @@ def choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCho
     calls: list[Callable[[Tensor], Tensor]] = [linear, first(weight, bias)]
     types: list[KernelType] = [first]
     for kernel in others:
+        give_way()
         try:
             calls.append(kernel(weight, bias))
         except (AttributeError, RuntimeError):
@@ -222,8 +224,11 @@ def _speedup(seconds: tuple[float, float]) -> float:
 def _keeps_bits(kernel: Callable[[Tensor], Tensor], rows: Tensor) -> bool:
     """Whether a row has the same bits at each of many numbers of rows, for which a kernel may have other forms."""
     expected = kernel(rows)
-    counts = [count for count in _COMPARED_ROWS if count < rows.shape[1]]
-    return all(torch.equal(kernel(rows[:, :count].contiguous()), expected[:, :count]) for count in counts)
+    for count in _COMPARED_ROWS:
+        give_way()
+        if count < rows.shape[1] and not torch.equal(kernel(rows[:, :count].contiguous()), expected[:, :count]):
+            return False
+    return True
 
 
 def time_calls(
@@ -239,6 +244,9 @@ def time_calls(
         part = rows[:, :count].contiguous()
         timings: list[list[float]] = [[] for _ in calls]
         for turn in range(times):
+            if give_way():
+                # Else the first call would be timed with the caches of other models.
+                calls[0](part)
             for call, timing, results in zip(calls, timings, outputs, strict=True):
                 start = time.perf_counter()
                 result = call(part)

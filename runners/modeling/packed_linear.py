@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from runners.core.device_thread import give_way
 from runners.core.errors import brief
 from runners.modeling.linear_kernels import (
     KERNELS,
@@ -156,6 +157,7 @@ def _free_stock(model: nn.Module, packed: Mapping[nn.Linear, PackedLinear], is_r
         stays = f"; {len(read)} stay stock, because {type(model).__name__} reads their weights"
     # Copy the remaining parameters, so that the memory-mapped weight file can be freed.
     for parameter in model.parameters():
+        give_way()
         parameter.data = parameter.data.clone()
     return stays
 
@@ -166,6 +168,7 @@ def pack_linear(linear: nn.Linear, kernel: KernelType) -> PackedLinear:
     Raises:
         AttributeError, RuntimeError: as the kernel.
     """
+    give_way()
     return PackedLinear(linear, kernel(linear.weight.detach(), linear.bias))
 
 
@@ -175,6 +178,7 @@ def _merge_groups(
     """The layers of those groups that are better computed together."""
     merged: dict[nn.Linear, PackedLinear] = {}
     for group in groups:
+        give_way()
         [*kernels] = {types[linear] for linear in group}
         try:
             parts = merge(group, kernels[0], tried_rows) if len(kernels) == 1 else None
@@ -193,6 +197,7 @@ def _choose_kernels(linears: Sequence[nn.Linear], tried_rows: Mapping[int, int])
 
 
 def _choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelChoice:
+    give_way()
     if not is_timed(linear):
         return choose_kernel(linear, tried_rows)
     key = {
@@ -230,6 +235,7 @@ def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
 
 def _find_difference(run: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str:
     """Why the model's scores are not as expected; empty if they are."""
+    give_way()
     try:
         difference = measure_difference(run(), expected)
     except Exception as error:
@@ -247,10 +253,12 @@ def warm_linears(model: nn.Module, row_counts: Iterable[int]) -> None:
     }
     for rows in row_counts:
         for (in_features, _), module in shapes.items():
+            give_way()
             module(torch.zeros(1, rows, in_features, dtype=module.dtype))
 
 
 def _equal(stock: nn.Linear, packed: PackedLinear) -> bool:
+    give_way()
     rows = torch.randn(1, 8, stock.in_features, generator=torch.Generator().manual_seed(0)).to(stock.weight.dtype)
     expected = stock(rows)
     tolerance = 1e-5 if expected.dtype == torch.float32 else 2e-2

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from runners.core.device_thread import give_way
+
 _MAPS = Path("/proc/self/maps")
 
 
@@ -29,6 +31,7 @@ def copy_mapped_weights(model: nn.Module) -> int:
             continue
         key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
         if key not in copies:
+            give_way()
             copies[key] = tensor.detach().clone()
             copied += copies[key].nbytes
         tensor.data = copies[key]

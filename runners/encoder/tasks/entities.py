@@ -1,7 +1,7 @@
 """Entities of token classification, by the rules of `transformers.TokenClassificationPipeline`.
 
 Which tokens continue a word depends on the text alone, and is found when the text is tokenized. Grouping by scores runs
-in the model thread, so it is vectorized over the tokens of a text.
+in the device thread, so it is vectorized over the tokens of a text.
 """
 
 from __future__ import annotations

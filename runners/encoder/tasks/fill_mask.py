@@ -28,7 +28,7 @@ from runners.encoder.tokenization import TextTokenizer
 
 # The default of `transformers.FillMaskPipeline`.
 _TOP_TOKENS = 5
-# Each is decoded in the model thread, which takes a microsecond per token: half a second in total.
+# Each is decoded in the device thread, which takes a microsecond per token: half a second in total.
 _MOST_SEQUENCES = 10_000
 _TYPICAL_TOKENS = 52
 # How much of an unknown target is tokenized for the error; other requests wait meanwhile.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -29,6 +30,8 @@ print((before - _resident()) // 2**20)
 class Imported:
     """An object that the collector tracks."""
 
+    itself: Imported
+
 
 def test_what_is_imported_is_no_matter_for_later_collections() -> None:
     with importing():
@@ -37,7 +40,17 @@ def test_what_is_imported_is_no_matter_for_later_collections() -> None:
     assert gc.isenabled()
     assert not any(each is imported for each in gc.get_objects())
     collect_unloaded()
-    assert any(each is imported for each in gc.get_objects())
+    assert not any(each is imported for each in gc.get_objects())
+
+
+def test_what_is_unloaded_is_collected_although_it_was_excluded() -> None:
+    unloaded = Imported()
+    unloaded.itself = unloaded
+    gone = weakref.ref(unloaded)
+    gc.freeze()
+    del unloaded
+    collect_unloaded()
+    assert gone() is None
 
 
 def test_after_a_failed_import_there_are_collections_again() -> None:

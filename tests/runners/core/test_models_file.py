@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runners.core.api_keys import digest_keys
+from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_sources import read_configuration
-from runners.core.arguments import SERVER_NAMES, LaunchArguments
+from runners.core.arguments import SERVER_NAMES
 from runners.core.declarations import Configuration
 from runners.core.errors import ArgumentsError
 from runners.core.file_values import MAX_BYTES

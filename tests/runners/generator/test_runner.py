@@ -50,7 +50,7 @@ def count(runner: GeneratorRunner) -> int:
 
 
 def wait_until_idle(runner: GeneratorRunner) -> None:
-    """What has ended leaves before the model thread's next step."""
+    """What has ended leaves before the device thread's next step."""
     wait_until(lambda: count(runner) == 0, seconds=10)
 
 

@@ -1,0 +1,253 @@
+"""The server's arguments in groups, as docs/reference/arguments.md and `launch.py --help` show them."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from runners.core.answer_options import AnswerOptions, OverflowOptions, split_names
+from runners.core.api_keys import digest_keys
+from runners.core.argument_conversion import check_ip_address, check_tensor_protocol, normalize_task, parse_count
+from runners.core.request_limits import RequestLimits
+from runners.core.task import Task
+
+_TASK_NAMES = [f"`{task}`" for task in Task]
+_Digests: TypeAlias = Annotated[tuple[bytes, ...] | None, BeforeValidator(digest_keys)]
+
+
+class ArgumentGroup(BaseModel):
+    """Arguments that belong together; docs/reference/arguments.md and `launch.py --help` show their descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+    title: ClassVar[str]
+
+
+class LaunchArguments(ArgumentGroup):
+    """The arguments that launch.py passes to `bentoml serve`; the service itself cannot read them."""
+
+    title = "Server, of launch.py only"
+
+    http_port: int = Field(8080, ge=1, le=65535, description="the server listens on this port for HTTP; alias `port`")
+    host: Annotated[str, AfterValidator(check_ip_address)] = Field(
+        "0.0.0.0", description="the server listens on this IP address for HTTP; gRPC listens on all addresses"
+    )
+
+
+class ModelArguments(ArgumentGroup):
+    title = "Model"
+
+    model_name: str = Field("model", min_length=1, description="clients use this name of the model in URLs")
+    model_dir: str = Field(
+        "/mnt/models",
+        description="the model is in this folder, or at this URI, such as `s3://bucket/bert/` "
+        "([docs/how-to/storage.md](docs/how-to/storage.md)); it is ignored if `model_id` is set",
+    )
+    model_id: str | None = Field(
+        None, description="the model has this id on the Hugging Face hub, or is in this folder"
+    )
+    model_revision: str | None = Field(
+        None,
+        description="the server loads this branch, tag or commit of the model from the hub; unset, its main branch",
+    )
+    tokenizer_revision: str | None = Field(
+        None,
+        description="the server loads this branch, tag or commit of the tokenizer from the hub; unset, "
+        "`model_revision` applies",
+    )
+    task: Annotated[Task | None, BeforeValidator(normalize_task)] = Field(
+        None,
+        description=f"the server runs this task: {', '.join(_TASK_NAMES[:-1])} or {_TASK_NAMES[-1]}; unset, it infers "
+        "the task from the model's config.json",
+    )
+    backend: Literal["auto", "huggingface", "vllm"] = Field(
+        "auto",
+        description="this engine runs the model: `auto` generates on vLLM if it is installed and supports the model "
+        "on this device, else on `transformers`, and runs all other tasks on this server's own engine; `huggingface` "
+        "never uses vLLM; `vllm` always does",
+    )
+    dtype: Literal["auto", "float32", "float", "float16", "half", "bfloat16"] | None = Field(
+        None,
+        description="the model computes in this data type; unset, it is float32; `auto` is float16 on a GPU and "
+        "float32 on a CPU; an encoder on a CPU that is slower in the data type logs a warning, and does not start if "
+        "it is more than 2 times slower; on vLLM, unset and `auto` are the checkpoint's data type, but float32 for "
+        "bfloat16 on an x86 CPU without instructions for it, where the memory suffices",
+    )
+    max_length: Annotated[int | None, BeforeValidator(parse_count)] = Field(
+        None,
+        ge=1,
+        description="encoders truncate texts to this many tokens, and generators refuse prompts that exceed it "
+        "together with their output; unset, the limit is the model's, and for encoders the tokenizer's if that is "
+        "smaller; it cannot exceed the positions of the model; alias `max_model_len`",
+    )
+    disable_lower_case: bool | None = Field(
+        None,
+        description="`true` keeps the case of texts, `false` converts them to lower case (KServe's default); unset, "
+        "the tokenizer's own setting applies",
+    )
+    disable_special_tokens: bool = Field(
+        False, description="the tokenizer adds no special tokens, such as [CLS] and [SEP]"
+    )
+    trust_remote_code: bool = Field(False, description="the server runs Python code from the model's repository")
+    allow_pickle: bool = Field(
+        False, description="the server loads `.bin` weights, which can run code, if the model has no safetensors"
+    )
+    tensor_input_names: Annotated[tuple[str, ...] | None, BeforeValidator(split_names)] = Field(
+        None,
+        description="the model, here or in a predictor, receives only these outputs of the tokenizer (names separated "
+        "by commas); unset, it receives all that it accepts",
+    )
+
+
+class PredictorArguments(ArgumentGroup):
+    title = "Predictor"
+
+    predictor_host: str | None = Field(
+        None,
+        description="another server at this `host:port`, such as Triton, runs the model over the Open Inference "
+        "Protocol; this server loads no weights, and converts texts to tensors and logits to answers "
+        "([docs/how-to/predictor.md](docs/how-to/predictor.md))",
+    )
+    predictor_protocol: Annotated[Literal["v2", "grpc-v2"], BeforeValidator(check_tensor_protocol)] = Field(
+        "v2",
+        description="the server calls the predictor over REST (`v2`) or gRPC (`grpc-v2`); KServe's default `v1` cannot "
+        "carry tensors",
+    )
+    predictor_use_ssl: bool = Field(False, description="the server calls the predictor over TLS")
+    predictor_request_timeout_seconds: float = Field(
+        600,
+        gt=0,
+        description="the predictor must answer a batch within this many seconds, retries included, else the client "
+        "gets a 504",
+    )
+    predictor_request_retries: int = Field(
+        0,
+        ge=0,
+        description="the server sends a batch again this many times if the predictor is unreachable or not ready",
+    )
+    enable_predictor_health_check: bool = Field(
+        False,
+        description="the server is ready only while the predictor's model is ready, which it checks once a second",
+    )
+
+
+class AnswerArguments(ArgumentGroup, OverflowOptions, AnswerOptions):
+    title = "Answers of encoders"
+
+    return_token_type_ids: bool = Field(
+        False, description="the model receives token_type_ids even if its tokenizer does not return them by default"
+    )
+    return_probabilities: bool = Field(
+        False,
+        description="classification, text ranking and fill-mask answer with the probability of every class or token",
+    )
+    return_raw_logits: bool = Field(
+        False, description="classification, text ranking and fill-mask answer with the logit of every class or token"
+    )
+    return_offsets_mapping: bool = Field(
+        False,
+        description="token classification adds each token's start and end in the text, in characters, as "
+        "`offset_mapping`",
+    )
+
+
+class ServerArguments(ArgumentGroup):
+    title = "Server"
+
+    workers: int = Field(
+        1,
+        ge=1,
+        description="this many processes serve, each with its own copy of the model and an equal share of the CPU "
+        "cores; it must be 1 if vLLM runs the model",
+    )
+    api_key: _Digests = Field(
+        None,
+        repr=False,
+        description="clients must send one of these keys (separated by commas) as `Authorization: Bearer KEY`, except "
+        "for health, metrics and docs; prefer the environment, because command lines are visible to other users",
+    )
+    api_key_file: str | None = Field(
+        None,
+        description="the keys in this file are valid in addition to `api_key`: one a line, `#` starts a comment; the "
+        "server reads the file again when it changes",
+    )
+    admin_api_key: _Digests = Field(
+        None,
+        repr=False,
+        description="only these keys (separated by commas) allow loading and unloading models and adapters; unset, "
+        "those of `api_key` do",
+    )
+    admin_api_key_file: str | None = Field(
+        None, description="the keys in this file are valid in addition to `admin_api_key`; see `api_key_file`"
+    )
+    enable_repository: bool = Field(
+        False, description="clients may load and unload models through the repository API even if no key is set"
+    )
+    enable_grpc: bool = Field(True, description="the server also serves the Open Inference Protocol over gRPC")
+    grpc_port: int = Field(8081, ge=1, le=65535, description="the server listens on this port for gRPC")
+    grpc_max_send_message_length: int = Field(
+        8 * 2**20,
+        ge=1,
+        description="a gRPC answer may have at most this many bytes; a larger one becomes RESOURCE_EXHAUSTED",
+    )
+    grpc_max_receive_message_length: int = Field(
+        8 * 2**20,
+        ge=1,
+        description="a gRPC request may have at most this many bytes; a larger one is refused with RESOURCE_EXHAUSTED",
+    )
+    ssl_certfile: str | None = Field(
+        None, description="the server serves HTTP and gRPC over TLS with the certificate in this file (PEM)"
+    )
+    ssl_keyfile: str | None = Field(None, description="the private key of the certificate is in this file (PEM)")
+    ssl_ca_certs: str | None = Field(
+        None, description="clients must have a certificate that one of the authorities in this file (PEM) has signed"
+    )
+    max_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="an encoder computes batches of at most this many tokens; unset, 1536 on a CPU and 16384 on a GPU",
+    )
+    enable_latency_logging: bool = Field(
+        False, description="the server logs the X-Request-Id, method, path, status and milliseconds of each request"
+    )
+
+
+class SeveralModelsArguments(ArgumentGroup):
+    title = "Several models"
+
+    models_file: str | None = Field(
+        None,
+        description="the server runs the models that this YAML, JSON or TOML file lists, which is a path or a URI "
+        "([docs/how-to/several-models.md](docs/how-to/several-models.md))",
+    )
+    model_repository: str | None = Field(
+        None, description="the server runs a model for each sub-folder of this folder; it excludes `models_file`"
+    )
+    ready_when: Literal["all", "any"] = Field(
+        "all",
+        description="the server is ready when `all` models that it loads at start are ready, or when `any` of them is",
+    )
+    on_load_failure: Literal["exit", "serve_others"] = Field(
+        "exit",
+        description="if one of several models fails to load at start, the server ends (`exit`) or serves the other "
+        "models (`serve_others`)",
+    )
+
+
+class LimitArguments(ArgumentGroup, RequestLimits):
+    title = "Limits (docs/reference/limits.md says what each protects)"
+
+
+class ResourceArguments(ArgumentGroup):
+    title = "BentoML"
+
+    gpu: int | None = Field(
+        None,
+        ge=0,
+        description="the service requests this many GPUs from BentoML (0: none); unset: one for an encoder; for a "
+        "generator, the product of vLLM's parallel sizes. Outside a Bento, a machine without GPUs requests none",
+    )
+    gpu_type: str | None = Field(
+        None, description="the service requests this type of GPU from BentoCloud, such as `nvidia-l4`"
+    )
