@@ -5,7 +5,7 @@ export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
 	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
-	bench-generation bench-infinity bench-start bench-summary bench-wires lint clean
+	bench-generation bench-infinity bench-models bench-start bench-summary bench-wires lint clean
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -131,6 +131,10 @@ bench-generation: $(VENV)/installed-bench
 # Measures the time until an encoder is ready, and its memory; BENCH_START are options.
 bench-start: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.start $(BENCH_START)
+
+# Measures two models in one server; BENCH_MODELS are options.
+bench-models: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.several_models $(BENCH_MODELS)
 
 # Writes the figures and the plot of docs/explanation/performance.md from RESULTS, a results.json of bench-encoders.
 RESULTS ?= benchmarks/results/results.json

@@ -11,7 +11,11 @@ from statistics import fmean, quantiles
 from typing import Any
 
 import aiohttp
+import grpc
 import orjson
+
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,23 @@ async def drive(url: str, requests: list[bytes], callers: int, texts_a_request: 
                 return response.status == 200
 
         return await closed_loop(ask, callers, texts_a_request, seconds)
+
+
+async def drive_grpc(port: int, texts: list[str], callers: int, seconds: float) -> Load:
+    """Load a server over gRPC with requests of one text each, going through the texts again and again."""
+    requests = []
+    for text in texts:
+        request = messages.ModelInferRequest(model_name="model")
+        tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[1])
+        tensor.contents.bytes_contents.append(text.encode())
+        requests.append(request)
+    async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+        stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+
+        async def ask(turn: int) -> bool:
+            return len((await stub.ModelInfer(requests[turn % len(requests)])).outputs) == 1
+
+        return await closed_loop(ask, callers, 1, seconds)
 
 
 async def closed_loop(

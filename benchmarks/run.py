@@ -202,6 +202,14 @@ def _ceiling(folder: Path, texts: Path, dtype: str) -> Iterator[_Ask]:
         yield ask
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def serve(
     words: Sequence[str],
@@ -210,9 +218,7 @@ def serve(
     folder: Path = ROOT,
 ) -> Iterator[str]:
     """Start a server in a folder on a free port, `{port}` in its words; its URL once `ready` answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as home:
         own = {"BENTOML_HOME": home, "BENTOML_DO_NOT_TRACK": "true", "HF_HUB_OFFLINE": "1", "RUNTIME_ENABLE_GRPC": "0"}

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
-import socket
 import sys
 import tempfile
 import time
@@ -20,16 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import grpc
 import orjson
 from starlette.types import ASGIApp, Message
 
 from benchmarks.cpu import describe_spread, measure, serving
-from benchmarks.load import Load, bodies, closed_loop, drive
+from benchmarks.load import bodies, drive, drive_grpc
 from benchmarks.models import make_model
-from benchmarks.run import sample, serve, serve_words
-from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from benchmarks.run import free_port, sample, serve, serve_words
 
 _TEXTS = 64
 _CALLERS = 16
@@ -47,7 +43,7 @@ def main() -> None:
 
 
 def _compare_cpu(name: str, words: list[str], seconds: float) -> None:
-    port = _free_port()
+    port = free_port()
     texts = sample()
     with serve(words, environment={"RUNTIME_ENABLE_GRPC": "1", "RUNTIME_GRPC_PORT": str(port)}) as url:
         costs: dict[str, list[float]] = {"REST": [], "gRPC": []}
@@ -55,7 +51,7 @@ def _compare_cpu(name: str, words: list[str], seconds: float) -> None:
         for _ in range(_ROUNDS):
             for wire, load in (
                 ("REST", lambda: drive(url + _PATH, bodies("oip", texts, 1), _CALLERS, 1, seconds)),
-                ("gRPC", lambda: _drive_grpc(port, texts, seconds)),
+                ("gRPC", lambda: drive_grpc(port, texts, _CALLERS, seconds)),
             ):
                 costs[wire].append(measure(processes, load())[0])
     rest, remote = (median(costs[wire]) for wire in ("REST", "gRPC"))
@@ -64,22 +60,6 @@ def _compare_cpu(name: str, words: list[str], seconds: float) -> None:
         f"{name}, {_CALLERS} callers: {rest:.0f} us of CPU a text over REST, {remote:.0f} over gRPC; "
         f"ratio by pair: {describe_spread(ratios)}\n"
     )
-
-
-async def _drive_grpc(port: int, texts: list[str], seconds: float) -> Load:
-    requests = []
-    for text in texts:
-        request = messages.ModelInferRequest(model_name="model")
-        tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[1])
-        tensor.contents.bytes_contents.append(text.encode())
-        requests.append(request)
-    async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
-        stub = GRPCInferenceServiceStub(channel)
-
-        async def ask(turn: int) -> bool:
-            return len((await stub.ModelInfer(requests[turn % len(requests)])).outputs) == 1
-
-        return await closed_loop(ask, _CALLERS, 1, seconds)
 
 
 def _compare_forms() -> None:
@@ -98,8 +78,10 @@ def _compare_forms() -> None:
 
     from benchmarks.instant_service import create_worker
 
-    application = create_worker().application
+    worker = create_worker()
+    application = worker.application
     loop = asyncio.new_event_loop()
+    loop.run_until_complete(worker.models.load("model"))
     _time_forms(
         "in the server, from request to answer",
         lambda body: loop.run_until_complete(_answer(application, body)),
@@ -152,13 +134,6 @@ async def _answer(application: ASGIApp, body: bytes) -> int:
     }
     await application(scope, receive, send)
     return size
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

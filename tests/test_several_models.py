@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -139,6 +140,9 @@ def test_a_repository(server: ServerProcess, repository: Path, model_folder: Mod
     )
     assert len(index(server)) == 8
     client.close()
+    # Log lines that do not name the model get its label, the batches of other models do not.
+    for model in ("ner, version=1", "topics, version=2", "new, version=1"):
+        assert re.search(rf"texts are run in packed batches: .* \(model={model}\)$", server.output, re.MULTILINE), model
 
 
 def test_changes_under_load_lose_no_request(server: ServerProcess, repository: Path) -> None:

@@ -18,11 +18,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError, without_message
+from runners.core.log_labels import model_context
 from runners.core.spinning import SpinControl
 
 logger = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class _Flow:
     """The turns of a source.
 
     Attributes:
+        context: what its turns run in: it names the model in log records.
         finish: finish tag of its last turn, in seconds.
         last_turn: number of its last turn.
         running: how many of its turns run now.
@@ -62,6 +65,7 @@ class _Flow:
     """
 
     source: WorkSource
+    context: Context
     finish: float = 0.0
     last_turn: int = 0
     running: int = 0
@@ -138,9 +142,11 @@ class DeviceThread:
             ModelNotReadyError: it is closed.
         """
         future: Future[T] = Future()
+        # It holds the labels of log records.
+        in_context = partial(copy_context().run, work)
         with self.changed:
             self._start()
-            self._jobs.append((work, future))
+            self._jobs.append((in_context, future))
             self.changed.notify()
         return future
 
@@ -153,7 +159,7 @@ class DeviceThread:
         """
         with self.changed:
             self._start()
-            self._flows[source] = _Flow(source)
+            self._flows[source] = _Flow(source, model_context())
             self.changed.notify()
 
     def detach(self, source: WorkSource) -> None:
@@ -255,7 +261,8 @@ class DeviceThread:
         start = time.perf_counter()
         error: BaseException | None = None
         try:
-            work()
+            # A copy, because a context runs once at a time, and several threads may run turns of one source.
+            flow.context.copy().run(work)
         except BaseException as raised:
             error = raised
         with self.changed:

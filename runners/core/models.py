@@ -55,7 +55,9 @@ class Models:
         self._versions: dict[str, list[ServedModel]] = {}
         # All versions of all models.
         self._all: tuple[ServedModel, ...] = ()
-        for declaration in declarations:
+        declared = tuple(declarations)
+        self._is_labelled = len(declared) > 1 or find_declarations is not None
+        for declaration in declared:
             self._add(declaration)
         self._loads_at_start = any(model.is_wanted for model in self)
         # Loads and unloads of a name happen one after another.
@@ -252,7 +254,7 @@ class Models:
         return self._locks.setdefault(name, asyncio.Lock())
 
     def _add(self, declaration: ModelDeclaration) -> None:
-        model = ServedModel(declaration, self._create)
+        model = ServedModel(declaration, self._create, self._is_labelled)
         for name in declaration.arguments.names:
             versions = self._versions.setdefault(name, [])
             if any(each.version == model.version for each in versions):

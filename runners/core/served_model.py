@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runners.core.declarations import ModelDeclaration
 from runners.core.errors import RunnerError
+from runners.core.log_labels import model_label
 from runners.core.sent_answers import release_when_sent
 
 if TYPE_CHECKING:
@@ -71,11 +72,17 @@ class ServedModel:
         is_wanted: whether the server is not ready without this model.
     """
 
-    def __init__(self, declaration: ModelDeclaration, create: CreateRunner) -> None:
+    def __init__(self, declaration: ModelDeclaration, create: CreateRunner, is_labelled: bool) -> None:
+        """
+        Args:
+            create: makes the runner of each load.
+            is_labelled: whether log records name the model.
+        """
         self.declaration = declaration
         self.is_wanted = declaration.load
         self._reason = "" if declaration.load else _NOT_LOADED
         self._create = create
+        self._label = f"{self.name}, version={self.version}" if is_labelled else None
         self._changing: ModelState | None = None
         self._current: _HeldRunner | None = None
         self._staged: _HeldRunner | None = None
@@ -132,7 +139,10 @@ class ServedModel:
 
     def hold(self) -> Runner | None:
         """The runner if it is ready; it is not unloaded before the running request has been answered."""
-        return self._current.hold() if self._current is not None and self.ready else None
+        if self._current is None or not self.ready:
+            return None
+        model_label.set(self._label)
+        return self._current.hold()
 
     def set_wanted(self, is_wanted: bool) -> None:
         """Set whether the model is to be loaded, before that begins."""
@@ -162,6 +172,7 @@ class ServedModel:
         if current is not None and current.runner.loaded and current.is_of(declaration):
             return
         self._changing = ModelState.LOADING
+        label = model_label.set(self._label)
         try:
             if self._staged is None:
                 # It may download the model.
@@ -169,10 +180,13 @@ class ServedModel:
             assert self._staged is not None
             await self._staged.runner.load()
         except RunnerError as error:
-            self._staged, self._reason = None, str(error)
+            failed, self._staged, self._reason = self._staged, None, str(error)
+            if failed is not None:
+                await asyncio.to_thread(failed.runner.close)
             raise
         finally:
             self._changing = None
+            model_label.reset(label)
 
     def commit(self) -> None:
         """Let the staged model answer new requests; those under way end on the model before it, which is unloaded."""

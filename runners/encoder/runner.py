@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -158,11 +159,12 @@ class EncoderRunner:
             return
         await loaded.queue.admission.drain()
         await asyncio.to_thread(self._stop, loaded)
+        model = weakref.ref(loaded.model)
         del loaded
         if self._owns_device:
-            self._device.close()
+            await asyncio.to_thread(self._device.close)
             self._device = self._create_device()
-        collect_unloaded()
+        await asyncio.to_thread(collect_unloaded, lambda: model() is None)
 
     def close(self) -> None:
         """Stop the model and fail all waiting requests. Returns when the running batch is done."""

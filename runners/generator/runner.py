@@ -149,7 +149,7 @@ class GeneratorRunner:
     async def load(self) -> None:
         with load_errors(self._arguments.model):
             engine = await self._start_engine()
-        freeze_objects()
+        await asyncio.to_thread(freeze_objects)
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
         self._engine = engine
 
@@ -161,7 +161,7 @@ class GeneratorRunner:
         await self.admission.drain()
         await asyncio.to_thread(engine.close)
         del engine
-        collect_unloaded()
+        await asyncio.to_thread(collect_unloaded)
 
     def close(self) -> None:
         if self._engine is not None:

@@ -1,4 +1,4 @@
-"""X-Request-Id: the client's id of a request, which the answer and the log repeat."""
+"""X-Request-Id: the client's id of a request, which the answer and the log repeat; and the labels of log records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.http.headers import first_headers
+from runners.core.log_labels import model_label
 
 # The id of the running request as the client sent it; None if it sent none.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -28,6 +29,7 @@ async def echo_request_id(app: ASGIApp, scope: Scope, receive: Receive, send: Se
 
     It is set also without an id: a pipelined request starts in the context of the one before it.
     """
+    model_label.set(None)
     client_id = read_request_id(scope)
     token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
     try:
@@ -49,18 +51,20 @@ def _echoing(send: Send, client_id: bytes) -> Send:
 
 
 def label_log_records() -> None:
-    """Add the id of the running request to this server's log records."""
+    """Add the model and the id of the running request to this server's log records."""
     logging.setLogRecordFactory(labelled(logging.getLogRecordFactory()))
 
 
 def labelled(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
-    """A factory of log records that adds the id to the records of this server's loggers."""
+    """A factory of log records that adds the model and the id to the records of this server's loggers."""
 
     def make_labelled(*args: object, **kwargs: object) -> logging.LogRecord:
         record = make(*args, **kwargs)
-        client_id = request_id.get()
-        if client_id is not None and record.name.partition(".")[0] in _PACKAGES:
-            record.msg, record.args = f"{record.getMessage()} (request_id={printable(client_id)})", None
+        client_id, model = request_id.get(), model_label.get()
+        labels = [] if model is None else [f"model={printable(model)}"]
+        labels += [] if client_id is None else [f"request_id={printable(client_id)}"]
+        if labels and record.name.partition(".")[0] in _PACKAGES:
+            record.msg, record.args = f"{record.getMessage()} ({', '.join(labels)})", None
         return record
 
     return make_labelled

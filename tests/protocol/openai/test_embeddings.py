@@ -130,7 +130,7 @@ def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, promp
 @pytest.mark.parametrize(
     ("body", "status", "param", "message"),
     [
-        ({"input": "x", "model": "nope"}, 404, "model", "Model with name nope does not exist. This server has model."),
+        ({"input": "x", "model": "nope"}, 404, "model", "Model with name nope does not exist. This server has minilm."),
         ({}, 400, "input", "missing required field `input`"),
         ("{", 400, None, "the body is not valid JSON"),
         ({"input": None}, 400, "input", "at `$.input`"),

@@ -146,7 +146,7 @@ def test_a_ban_by_logit_bias(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "status", "param", "message"),
     [
-        ("completions", {"model": "nope", "prompt": "x"}, 404, "model", "Model with name nope does not exist. This server has model."),
+        ("completions", {"model": "nope", "prompt": "x"}, 404, "model", "Model with name nope does not exist. This server has smollm."),
         ("completions", {"prompt": "one " * 300}, 400, None, "maximum context length is 256 tokens, but the prompt has 301"),
         ("completions", {"prompt": "x", "max_tokens": 256}, 400, "max_tokens", "1 of the prompt and 256 of max_tokens"),
         ("completions", {"prompt": []}, 400, "prompt", "prompt must be a text, token ids, or a list of either"),

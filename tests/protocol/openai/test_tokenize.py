@@ -59,7 +59,7 @@ def test_the_text_of_tokens(http: TestClient, tokenizer: Any, path: str) -> None
             "/tokenize",
             {"prompt": "a", "model": "nope"},
             404,
-            "Model with name nope does not exist. This server has model.",
+            "Model with name nope does not exist. This server has llama.",
         ),
         ("/tokenize", {"messages": []}, 400, "the body is not as expected: Expected `array` of length >= 1"),
         ("/tokenize", {"messages": HELLO, "chat_template": "x"}, 400, "this server does not take chat templates"),

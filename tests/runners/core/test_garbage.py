@@ -53,6 +53,11 @@ def test_what_is_unloaded_is_collected_although_it_was_excluded() -> None:
     assert gone() is None
 
 
+def test_no_full_collection_for_a_model_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "collect", lambda: pytest.fail("a full collection"))
+    collect_unloaded(lambda: True)
+
+
 def test_after_a_failed_import_there_are_collections_again() -> None:
     with suppress(ImportError), importing():
         raise ImportError

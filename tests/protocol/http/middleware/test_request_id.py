@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from protocol.http.middleware.request_id import echo_request_id, labelled, printable, request_id
+from runners.core.log_labels import model_label
 from tests.conftest import GeneratorFolder, ModelFolder, Serve
 
 PREDICT = "/v1/models/model:predict"
@@ -126,6 +128,21 @@ def test_log_records_carry_the_id(
         logging.getLogger(logger).error("50%% of %s", "model")
     finally:
         request_id.reset(token)
+    assert caplog.messages == [message]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(None, "slow (model=ner, version=2)"), ("abc", "slow (model=ner, version=2, request_id=abc)")],
+)
+@pytest.mark.usefixtures("labels")
+def test_log_records_name_the_model(given: str | None, message: str, caplog: pytest.LogCaptureFixture) -> None:
+    def log() -> None:
+        model_label.set("ner, version=2")
+        request_id.set(given)
+        logging.getLogger("runners.encoder").error("slow")
+
+    copy_context().run(log)
     assert caplog.messages == [message]
 
 

@@ -1,0 +1,192 @@
+"""Several models in one server: what they reach together, what a flood of one costs the other, and what loads leave.
+
+    make bench-models
+    make bench-models BENCH_MODELS="--rounds 5 --other ../another-checkout"
+
+The two models are of DistilBERT's size. With another checkout, a server of one model of each is started, and the ratios
+of this one to the other are those of pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from benchmarks.cpu import serving, wait_until_idle
+from benchmarks.load import Load, bodies, drive, drive_grpc
+from benchmarks.machine import describe, machine
+from benchmarks.models import make_model
+from benchmarks.pairs import Ratio, take_turns
+from benchmarks.run import ROOT, free_port, sample, serve, serve_words
+from runners.modeling.loading import BATCH_TOKENS_ON_CPU
+
+_NAMES = ("a", "b")
+_FLOOD_CALLERS = 256
+_CYCLES = 10
+_GRPC_CALLERS = 16
+
+
+def main() -> None:
+    options = _parse(sys.argv[1:])
+    if options.flood is not None:
+        asyncio.run(_load(options.flood, _FLOOD_CALLERS, options.seconds))
+        return
+    sys.stdout.write(f"{describe(machine())}\n\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        model = make_model("sequence_classification", Path(scratch) / "model")
+        with _serve_both(Path(scratch), model) as url:
+            _compare_throughput(url, options)
+            _measure_flood(url, options)
+            _repeat_loads(url)
+        if options.other is not None:
+            _compare_checkouts(model, options)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-models")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="the length of each load")
+    parser.add_argument("--other", type=Path, help="another checkout, whose server of one model is compared")
+    # This program starts itself with it, so that the flood's clients are in a process of their own.
+    parser.add_argument("--flood", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+@contextlib.contextmanager
+def _serve_both(scratch: Path, model: Path) -> Iterator[str]:
+    models = [{"name": name, "model_dir": str(model)} for name in _NAMES]
+    path = scratch / "models.json"
+    path.write_text(json.dumps({"enable_repository": True, "models": models}))
+    words = [sys.executable, "-m", "bentoml", "serve", ".", "--port={port}", f"--arg=models_file={path}"]
+    with serve(words) as url:
+        yield url
+
+
+async def _load(url: str, callers: int, seconds: float) -> Load:
+    found = await drive(url, bodies("v1", sample(), 1), callers, 1, seconds)
+    if found.errors:
+        raise SystemExit(f"error: {found.errors} requests failed")
+    return found
+
+
+def _path(url: str, name: str) -> str:
+    return f"{url}/v1/models/{name}:predict"
+
+
+def _compare_throughput(url: str, options: argparse.Namespace) -> None:
+    """Two models under 16 callers each against one under 32."""
+
+    async def load_both() -> float:
+        loads = await asyncio.gather(*(_load(_path(url, name), 16, options.seconds) for name in _NAMES))
+        return sum(load.texts_a_second for load in loads)
+
+    async def load_one() -> float:
+        return (await _load(_path(url, _NAMES[0]), 32, options.seconds)).texts_a_second
+
+    found = take_turns(
+        {"both": lambda: asyncio.run(load_both()), "one": lambda: asyncio.run(load_one())}, options.rounds
+    )
+    sys.stdout.write(
+        f"two models of 16 callers each / one model of 32: {Ratio.of(found['both'], found['one'])}; "
+        f"texts/s {_list(found['both'])} and {_list(found['one'])}\n"
+    )
+
+
+def _measure_flood(url: str, options: argparse.Namespace) -> None:
+    """The latency of a single caller of one model while 256 callers flood the other, in batches of the other."""
+    texts = sample()
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(make_model("text_embedding", Path()))
+    tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
+    alone = asyncio.run(_load(_path(url, _NAMES[1]), _FLOOD_CALLERS, options.seconds))
+    batch = 1000 * BATCH_TOKENS_ON_CPU / tokens / alone.texts_a_second
+    for _ in range(options.rounds):
+        words = [sys.executable, "-m", "benchmarks.several_models", f"--seconds={2 * options.seconds}"]
+        with subprocess.Popen([*words, f"--flood={_path(url, _NAMES[1])}"], cwd=ROOT) as flood:
+            _wait_for_flood(url)
+            load = asyncio.run(_load(_path(url, _NAMES[0]), 1, options.seconds))
+            flood.wait()
+        sys.stdout.write(
+            f"one caller beside {_FLOOD_CALLERS} of the other model, whose batches take {batch:.0f} ms: p50 "
+            f"{load.p50:.0f} ms, p99 {load.p99:.0f} ms, {load.p50 / batch:.1f} and {load.p99 / batch:.1f} batches\n"
+        )
+
+
+def _wait_for_flood(url: str) -> None:
+    """Wait until the other model has waiting texts."""
+    while True:
+        with urllib.request.urlopen(f"{url}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        waiting = [line for line in lines if line.startswith(f'runtime_waiting_texts{{model_name="{_NAMES[1]}"')]
+        if waiting and float(waiting[0].split()[-1]) > _FLOOD_CALLERS / 4:
+            return
+
+
+def _repeat_loads(url: str) -> None:
+    """The memory of the worker after each of ten cycles of unloading and loading a model, and using it."""
+    [worker] = [process for process in serving(url) if "--worker-id" in process.cmdline()]
+    sizes = []
+    for _ in range(_CYCLES + 1):
+        for verb in ("unload", "load"):
+            request = urllib.request.Request(f"{url}/v2/repository/models/{_NAMES[1]}/{verb}", method="POST")
+            urllib.request.urlopen(request, timeout=120).close()
+        asyncio.run(_load(_path(url, _NAMES[1]), 4, 0.5))
+        sizes.append(worker.memory_full_info().pss / 1e6)
+    sys.stdout.write(
+        f"memory after {_CYCLES} further cycles of unload, load and requests / after the first: "
+        f"{sizes[-1] / sizes[0]:.3f}; MB {_list(sizes)}\n"
+    )
+
+
+def _compare_checkouts(model: Path, options: argparse.Namespace) -> None:
+    """One model in this checkout against one in another, over REST and gRPC."""
+    with contextlib.ExitStack() as servers:
+        sides: dict[str, tuple[str, int]] = {}
+        for name, folder in (("here", ROOT), ("there", options.other)):
+            port = free_port()
+            environment = {"RUNTIME_ENABLE_GRPC": "1", "RUNTIME_GRPC_PORT": str(port)}
+            server = serve(serve_words(model, "float32"), environment=environment, folder=folder)
+            sides[name] = servers.enter_context(server), port
+        wires = {
+            f"REST, {callers} callers": partial(_drive_rest, callers=callers, seconds=options.seconds)
+            for callers in (1, 16, 32)
+        }
+        wires[f"gRPC, {_GRPC_CALLERS} callers"] = partial(_drive_grpc, seconds=options.seconds)
+        for wire, measure in wires.items():
+            found = take_turns({name: partial(measure, *side) for name, side in sides.items()}, options.rounds)
+            sys.stdout.write(
+                f"one model, {wire}, this checkout / the other: {Ratio.of(found['here'], found['there'])}; "
+                f"texts/s {_list(found['here'])} and {_list(found['there'])}\n"
+            )
+
+
+def _drive_rest(url: str, _: int, callers: int, seconds: float) -> float:
+    load = asyncio.run(_load(_path(url, "model"), callers, seconds))
+    wait_until_idle(serving(url))
+    return load.texts_a_second
+
+
+def _drive_grpc(url: str, port: int, seconds: float) -> float:
+    load = asyncio.run(drive_grpc(port, sample(), _GRPC_CALLERS, seconds))
+    wait_until_idle(serving(url))
+    return load.texts_a_second
+
+
+def _list(figures: Sequence[float]) -> str:
+    return ", ".join(f"{figure:.0f}" for figure in figures)
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main()
