@@ -36,10 +36,11 @@ sentiment: $(VENV)/installed-demo
 	$(PYTHON) -m demo.sentiment.assemble $(SENTIMENT)
 	$(PYTHON) -m demo.sentiment.evaluate $(SENTIMENT)
 
-# Builds a Bento of one flavour: cpu, cuda or encoder-cpu; with MODEL, a folder or hub id, it contains that model.
+# Builds a Bento of one flavour: cpu, cuda or encoder-cpu; with MODEL, a folder or hub id, it contains that model, with
+# CONFIG, a models file, the models of that file.
 FLAVOR ?= cpu
 bento: $(VENV)/installed
-	$(PYTHON) -m deploy.bento.build $(FLAVOR) $(if $(MODEL),--model="$(MODEL)")
+	$(PYTHON) -m deploy.bento.build $(FLAVOR) $(if $(MODEL),--model="$(MODEL)") $(if $(CONFIG),--config="$(CONFIG)")
 
 # Locks the packages of each flavour's image; packages that CPUs cannot use, or have no build for on PyPI, are left out.
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -230,6 +231,88 @@ def test_a_bento_with_a_model_in_it(home: Path, model_folder: ModelFolder, tmp_p
         assert server.terminate() == 0
 
 
+@pytest.mark.slow
+def test_a_bento_with_a_models_file(home: Path, model_folder: ModelFolder, tmp_path: Path) -> None:
+    """It serves the file's models without their folders, and others if the operator names them."""
+    shutil.copytree(model_folder("bert", "token_classification"), tmp_path / "tags")
+    shutil.copytree(model_folder("bert", "sequence_classification"), tmp_path / "Sentiment")
+    config = tmp_path / "two.yaml"
+    config.write_text(
+        "dtype: float32\napi_key: ${KEYS}\nmodels:\n"
+        "  - {model_dir: Sentiment, version: 1.10, task: sequence_classification, function_to_apply: none}\n"
+        "  - {name: ner, model_dir: '${FOLDER}/tags', return_offsets_mapping: true}\n"
+    )
+    build = [sys.executable, "-m", "deploy.bento.build", "encoder-cpu", f"--config={config}"]
+    bento = read_bento(run(build, home, FOLDER=str(tmp_path)), home)
+    assert bento.tag.startswith("huggingface-runtime-encoder-cpu-two:")
+    sentiment, tags, file = (model["tag"] for model in bento.manifest["models"])
+    assert [tag.partition(":")[0] for tag in (sentiment, tags, file)] == ["sentiment", "tags", "two-models"]
+    assert yaml.load((home / "bentoml/models" / file.replace(":", "/") / "models.yaml").read_text(), yaml.BaseLoader) == {
+        "dtype": "float32",
+        "api_key": "${KEYS}",
+        "models": [
+            {
+                "name": "Sentiment", "version": "1.10", "task": "sequence_classification", "function_to_apply": "none",
+                "model_dir": f"bentoml://{sentiment}",
+            },
+            {"name": "ner", "return_offsets_mapping": "true", "model_dir": f"bentoml://{tags}"},
+        ],
+    }  # fmt: skip
+
+    for path in tmp_path.iterdir():
+        path.rename(path.with_name(f"{path.name} elsewhere"))
+    server = ServerProcess([*BENTOML, "serve", bento.tag, "--port={port}"], home, {"KEYS": "key"})
+    try:
+        server.wait_until("/readyz", 200)
+        with httpx.Client(base_url=server.url, headers={"Authorization": "Bearer key"}) as client:
+            texts = {"instances": ["Hello world"]}
+            assert list(client.post("/v1/models/ner:predict", json=texts).json()) == ["predictions", "outputs"]
+            assert client.post("/v1/models/Sentiment:predict", json=texts).status_code == 200
+            assert client.get("/v2/models/Sentiment/versions/1.10").json()["versions"] == ["1.10"]
+        assert httpx.post(f"{server.url}/v1/models/ner:predict", json=texts).status_code == 401
+    finally:
+        assert server.terminate() == 0
+    one = {"RUNTIME_MODEL_DIR": str(model_folder("bert", "fill_mask"))}
+    (tmp_path / "other.yaml").write_text(f"models: [{{name: other, model_dir: {one['RUNTIME_MODEL_DIR']}}}]")
+    several = {"RUNTIME_MODELS_FILE": str(tmp_path / "other.yaml")}
+    for name, environment in (("model", one), ("other", several)):
+        server = ServerProcess([*BENTOML, "serve", bento.tag, "--port={port}"], home, environment)
+        try:
+            server.wait_until("/readyz", 200)
+            assert [each["name"] for each in httpx.post(f"{server.url}/v2/repository/index").json()] == [name]
+        finally:
+            assert server.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("models: [{name: ner, model_dir: s3://user:key@bucket/ner}]", "{file}:1: model 'ner' is at s3://bucket/ner, and a build reads folders, hub ids and bentoml://name:version: download it and name its folder"),
+        ("models: [{name: ner, model_dir: bentoml://none:1}]", "{file}:1: model 'ner' is at bentoml://none:1, which is not in BentoML's model store"),
+        ("models:\n  - model_dir: none", "{file}:2: model 'none': there is no folder {folder}/none"),
+        ("models:\n  - model_dir: ${NONE}/ner", "{file}:2: argument model_dir has ${NONE}, but the environment has no NONE"),
+        ("models:\n  - model_id: a/b\n    tokenizer_revision: v1", "{file}:2: model 'b' has a tokenizer_revision, but in a Bento a model has one revision: leave it out"),
+        ("models:\n  - {model_dir: x, tsak: y}", "{file}:2: unknown argument 'tsak' of model 'x': did you mean task?"),
+    ],
+)  # fmt: skip
+def test_a_models_file_that_cannot_be_built_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    config = tmp_path / "models.yaml"
+    config.write_text(content)
+    done = fail_to_build(f"--config={config}")
+    assert done.stderr == f"error: {message.replace('{file}', str(config)).replace('{folder}', str(tmp_path))}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model=a/b", "--config=models.yaml"], "argument --config: not allowed with argument --model"),
+        (["--revision=v1", "--config=models.yaml"], "--revision is for --model; a models file has model_revision"),
+    ],
+)
+def test_contents_that_exclude_each_other(words: list[str], message: str) -> None:
+    assert fail_to_build(*words).stderr.endswith(f"error: {message}\n")
+
+
 KEEP = "import sys; from deploy.bento.build import store_model; print(store_model(*sys.argv[1:]))"
 
 
@@ -260,8 +343,12 @@ def test_a_model_of_the_hub_is_kept_without_what_does_not_serve(tmp_path: Path) 
     ],
 )
 def test_what_is_no_model_is_refused(model: str, message: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy.bento.build", "cpu", f"--model={model}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = fail_to_build(f"--model={model}")
     assert (done.returncode, done.stderr.startswith(message)) == (1, True), done.stderr
+
+
+def fail_to_build(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deploy.bento.build", "cpu", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    return done

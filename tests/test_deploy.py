@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -33,15 +34,22 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
-from runners.core.argument_sources import ENVIRONMENT_COMMAND_LINE, ENVIRONMENT_PREFIX, read_arguments
+from runners.core.argument_sources import (
+    ENVIRONMENT_COMMAND_LINE,
+    ENVIRONMENT_PREFIX,
+    read_arguments,
+    read_configuration,
+)
 from runners.core.arguments import Arguments
 from runners.core.command_line import parse_command_line
 from runners.core.errors import ArgumentsError
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
+from runners.core.models_file import read_models_file
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.installation import name_distribution
+from tests.conftest import ModelFolder
 from tests.served import models_of
 from tests.servers import ROOT
 
@@ -218,6 +226,8 @@ def check_schema(document: Document) -> Iterator[str]:
             PyCompose.from_yaml(yaml.safe_dump(content))
         except ValueError as error:
             yield str(error)
+    elif document.path == "models.yaml":
+        yield from check_models_file(content)
     elif document.path == "kubernetes/prometheus-adapter.yaml":
         yield from check_adapter_values(content)
     else:
@@ -244,6 +254,16 @@ def check_bentocloud(content: dict[str, Any]) -> Iterator[str]:
                 yield f"{section} has no {key}"
         if overrides:
             yield f"nothing here knows config_overrides {[*overrides]}"
+
+
+def check_models_file(content: dict[str, Any]) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(content, file)
+        file.flush()
+        try:
+            read_models_file(Path(file.name), "models.yaml", {}, {}, {})
+        except ArgumentsError as error:
+            yield str(error)
 
 
 def check_adapter_values(content: dict[str, Any]) -> Iterator[str]:
@@ -513,6 +533,7 @@ BROKEN = [
     (check_schema, "bentocloud/cpu.yaml", "concurrency: 32", "concurency: 32", "traffic has no concurency"),
     (check_schema, "bentocloud/cpu.yaml", "huggingface_runtime:", "runtime:", "no service runtime"),
     (check_schema, "compose.yaml", "stop_grace_period:", "stop_grace:", "stop_grace"),
+    (check_schema, "models.yaml", "aggregation_strategy:", "aggregation:", "unknown argument 'aggregation' of model 'ner'"),
     (check_schema, "kubernetes/prometheus-adapter.yaml", "  custom:", "  customs:", "customs"),
     (check_arguments, "kserve/inference-services/sequence-classification.yaml", "--return_probabilities", "--return_probs", "return_probs"),
     (check_arguments, "kserve/inference-services/fill-mask.yaml", "--model_name=bert", "--max_num_seqs=4", "max_num_seqs"),
@@ -582,6 +603,29 @@ def test_no_file_escapes() -> None:
 def test_there_is_an_example_for_every_task() -> None:
     examples = {path.stem for path in (DEPLOY / "kserve/inference-services").iterdir()}
     assert {str(task).replace("_", "-") for task in Task} <= examples
+
+
+def test_several_models_of_kserve(tmp_path: Path, model_folder: ModelFolder) -> None:
+    """The runtime's arguments and the example's start a server of what KServe has put into /mnt/models."""
+    for name in ("embed", "ner"):
+        (tmp_path / name).symlink_to(model_folder("bert", "token_classification"))
+    model = by_name("InferenceService")["several-models"].content["spec"]["predictor"]["model"]
+    [container] = by_name("ClusterServingRuntime")[model["runtime"]].content["spec"]["containers"]
+    words = parse_command_line([*container["args"], *model["args"]])
+
+    def localize(path: str) -> Path:
+        assert path == "/mnt/models"
+        return tmp_path
+
+    configuration = read_configuration(words, variables(container), {}, localize)
+    assert [each.name for each in configuration.models] == ["embed", "ner"]
+
+
+def test_compose_mounts_the_models_file() -> None:
+    [document] = (each for each in DOCUMENTS if each.path == "compose.yaml")
+    service = document.content["services"]["models"]
+    assert f"./models.yaml:{service['environment']['RUNTIME_MODELS_FILE']}:ro" in service["volumes"]
+    assert (DEPLOY / "models.yaml").is_file()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

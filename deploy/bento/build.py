@@ -1,21 +1,31 @@
-"""Builds the Bento of one flavour, with a model if one is named: `python -m deploy.bento.build cpu --model=DIR`."""
+"""Builds the Bento of one flavour, with models if they are named.
+
+python -m deploy.bento.build cpu --model=FOLDER
+python -m deploy.bento.build cpu --config=models.yaml
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import hashlib
+import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import bentoml
 import yaml
 from bentoml.exceptions import BentoMLException, NotFound
 from huggingface_hub import HfApi, snapshot_download
+
+from deploy.bento.models_file import NAME as BAKED_NAME
+from deploy.bento.models_file import bake_models_file
+from runners.core.errors import ArgumentsError
 
 ROOT = Path(__file__).resolve().parents[2]
 BENTOFILES = {
@@ -29,31 +39,67 @@ _OTHER_WEIGHTS = frozenset({".bin", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".
 _OTHER_ENGINES = frozenset({"onnx", "openvino", "original", "coreml"})
 
 
-def build_bento(flavor: str, model: str | None = None, revision: str | None = None) -> bentoml.Bento:
+def build_bento(
+    flavor: str, model: str | None = None, revision: str | None = None, config: Path | None = None
+) -> bentoml.Bento:
     """Build a Bento into BentoML's store.
 
     Args:
         flavor: a key of BENTOFILES.
         model: a folder or a hub id; the Bento contains this model, and serves it by default.
         revision: the branch, tag or commit of a hub id.
+        config: a models file instead of a model; the Bento contains its models, and serves them by default.
 
     Raises:
+        ArgumentsError: the models file is wrong.
         ValueError: there is no such model.
         BentoMLException: BentoML cannot build the Bento.
     """
     bentofile = BENTOFILES[flavor]
-    if model is None:
-        return bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
-    tag = store_model(model, revision)
+    if config is not None:
+        return _build_with_models_file(bentofile, config)
+    if model is not None:
+        tag = store_model(model, revision)
+        return _build(bentofile, tag.name, [tag], {"model_dir": f"bentoml://{tag}"})
+    return bentoml.bentos.build_bentofile(str(bentofile), build_ctx=str(ROOT))
+
+
+def _build_with_models_file(bentofile: Path, config: Path) -> bentoml.Bento:
+    baked = bake_models_file(config, store_model)
+    content = baked.text.encode()
+
+    def write(to: Path) -> None:
+        (to / BAKED_NAME).write_bytes(content)
+
+    tag = _store(f"{config.stem}-models", hashlib.sha256(content).hexdigest()[:16], write)
+    # The build reads the file as the server will, to learn how many GPUs the models need.
+    with _set_defaults(dict.fromkeys(baked.variables, "")):
+        name = tag.name.removesuffix("-models")
+        return _build(bentofile, name, [*baked.models, tag], {"models_file": f"bentoml://{tag}/{BAKED_NAME}"})
+
+
+def _build(bentofile: Path, name: str, models: Iterable[bentoml.Tag], arguments: Mapping[str, str]) -> bentoml.Bento:
     options = yaml.safe_load(bentofile.read_text())
     # The Bento without a model, which serves a mounted one, has the plain name.
-    options["name"] = f"{options['name']}-{tag.name}"
-    options["models"] = [str(tag)]
-    options["args"] = {**options.get("args", {}), "model_dir": f"bentoml://{tag}"}
+    options["name"] = f"{options['name']}-{name}"
+    options["models"] = [str(tag) for tag in models]
+    options["args"] = {**options.get("args", {}), **arguments}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(options, file)
         file.flush()
         return bentoml.bentos.build_bentofile(file.name, build_ctx=str(ROOT))
+
+
+@contextlib.contextmanager
+def _set_defaults(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables that the environment has not."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def store_model(model: str, revision: str | None = None) -> bentoml.Tag:
@@ -121,14 +167,18 @@ def _store(name: str, version: str, fill: Callable[[Path], None]) -> bentoml.Tag
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("flavor", choices=BENTOFILES)
-    parser.add_argument("--model", help="a folder or hub id of the model that the Bento contains")
-    parser.add_argument("--revision", help="the branch, tag or commit of a hub id")
+    contents = parser.add_mutually_exclusive_group()
+    contents.add_argument("--model", help="a folder or hub id of the model that the Bento contains")
+    contents.add_argument("--config", type=Path, help="a models file; the Bento contains its models")
+    parser.add_argument("--revision", help="the branch, tag or commit of a hub id that --model names")
     options = parser.parse_args()
+    if options.revision is not None and options.model is None:
+        parser.error("--revision is for --model; a models file has model_revision")
     try:
-        bento = build_bento(options.flavor, options.model, options.revision)
-    except (ValueError, OSError, BentoMLException) as error:
+        bento = build_bento(options.flavor, options.model, options.revision, options.config)
+    except (ArgumentsError, ValueError, OSError, BentoMLException) as error:
         raise SystemExit(f"error: {' '.join(str(error).split())}") from None
     sys.stdout.write(f"{bento.tag}\n")
 

@@ -9,17 +9,20 @@ from runners.hosting.process import is_parent, is_worker
 from runners.hosting.storage.uris import is_uri, redact
 
 # Of these a URI may name one file.
-_FILE_SCHEMES = ("file", "gs", "hdfs", "http", "https", "s3", "webhdfs")
+_FILE_SCHEMES = ("bentoml", "file", "gs", "hdfs", "http", "https", "s3", "webhdfs")
 
 
 def localize_declarations(location: str) -> Path | None:
     """The path of a file or folder; of a file at a URI, the copy that the parent process downloads at every start.
 
+    `bentoml://name:version/models.yaml` is a file in BentoML's model store.
+
     Returns:
         None if a Bento is built, and the path is not on this machine or a URI: a build downloads nothing.
 
     Raises:
-        ArgumentsError: a URI is of another scheme, or the storage extra is not installed.
+        ArgumentsError: a URI is of another scheme, BentoML's store has no such file, or the storage extra is not
+            installed.
         ModelLoadError: the download fails; an earlier copy is not used, because it may be out of date.
     """
     scheme, separator, rest = location.partition("://")
@@ -31,8 +34,10 @@ def localize_declarations(location: str) -> Path | None:
         path = Path(rest if separator else location)
         return path if is_parent() or is_worker() or path.exists() else None
     # Imported where it is needed: the clients of the storages take a third of a second and 20 MB.
-    from runners.hosting.storage.download import fetch_file, find_file
+    from runners.hosting.storage.download import fetch_file, find_file, find_stored_file
 
+    if scheme == "bentoml":
+        return find_stored_file(rest)
     if is_parent():
         fetch_file(location)
     return find_file(location) if is_parent() or is_worker() else None

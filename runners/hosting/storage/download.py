@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Interrupted downloads of these are resumed; the others write incomplete files under their final names.
 _RESUMABLE = ("hf", "s3")
+_EXAMPLE = "bentoml://name:version/models.yaml"
 
 
 def fetch_model(uri: str) -> Path:
@@ -103,6 +104,19 @@ def find_model(uri: str) -> Path | None:
         return None
     logger.debug("%s is in %s", redacted_uri, target)
     return find_config_folder(target, redacted_uri)
+
+
+def find_stored_file(location: str) -> Path:
+    """The path of a file in BentoML's store, by `name:version/file`.
+
+    Raises:
+        ArgumentsError: the store has no such file.
+    """
+    tag, _, name = location.partition("/")
+    path = _find_in_model_store(tag) / name
+    if not path.is_file():
+        raise ArgumentsError(f"bentoml://{location} must name a file of a model in BentoML's store, as in {_EXAMPLE}")
+    return path
 
 
 def _find_in_model_store(tag: str) -> Path:

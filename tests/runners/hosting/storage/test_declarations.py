@@ -118,8 +118,21 @@ def test_a_path(role: str, prefix: str, localize: Localize, tmp_path: Path) -> N
     assert localize(role, f"{prefix}{path}") == path
 
 
+@pytest.mark.parametrize("role", ["parent", "worker", "build"])
+def test_a_file_in_the_model_store(role: str, localize: Localize, tmp_path: Path) -> None:
+    localize.environment["BENTOML_HOME"] = str(tmp_path)
+    script = "import bentoml\nwith bentoml.models.create('rag:1') as model: open(model.path_of('rag.yaml'), 'w')"
+    subprocess.run([sys.executable, "-c", script], env=os.environ | localize.environment, check=True)
+    assert localize(role, "bentoml://rag:1/rag.yaml") == tmp_path / "models/rag/1/rag.yaml"
+    for other in ("bentoml://rag:1", "bentoml://rag:1/other.yaml"):
+        assert localize.fail(role, other) == (
+            f"error: {other} must name a file of a model in BentoML's store, as in bentoml://name:version/models.yaml"
+        )
+    assert localize.fail(role, "bentoml://none:1/rag.yaml").startswith("error: bentoml://none:1 is not in BentoML's")
+
+
 @pytest.mark.parametrize("uri", ["hf://owner/model", "ftp://host/models.yaml", "pvc://volume/models.yaml"])
 def test_other_schemes(uri: str, localize: Localize) -> None:
     assert localize.fail("parent", uri) == (
-        f"error: models_file is '{uri}': it must be a path or a URI of file, gs, hdfs, http, https, s3, webhdfs"
+        f"error: models_file is '{uri}': it must be a path or a URI of bentoml, file, gs, hdfs, http, https, s3, webhdfs"
     )
