@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import psutil
 import pytest
 import tritonclient.http
@@ -143,6 +144,27 @@ def test_a_repository(server: ServerProcess, repository: Path, model_folder: Mod
     # Log lines that do not name the model get its label, the batches of other models do not.
     for model in ("ner, version=1", "topics, version=2", "new, version=1"):
         assert re.search(rf"texts are run in packed batches: .* \(model={model}\)$", server.output, re.MULTILINE), model
+
+
+def test_openai_and_tei(server: ServerProcess) -> None:
+    assert change(server, "minilm", "load").status_code == 200
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        cards = {card.id: card.model_dump() for card in client.models.list()}
+        assert [*cards] == ["chat", "mask", "minilm", "ner", "topics"]
+        assert (cards["minilm"]["task"], cards["minilm"]["max_model_len"]) == ("text_embedding", 256)
+        assert "embeddings" in cards["minilm"]["capabilities"]
+        embedded = client.embeddings.create(model="minilm", input=TEXT).data[0].embedding
+        completed = client.completions.create(model="chat", prompt=TEXT, max_tokens=3, temperature=0)
+        assert (completed.model, completed.usage and completed.usage.completion_tokens) == ("chat", 3)
+        with pytest.raises(openai.NotFoundError, match="This server has chat, mask, minilm, ner, topics"):
+            client.embeddings.create(model="gpt-4", input=TEXT)
+        with pytest.raises(openai.BadRequestError, match="ner does not serve /v1/embeddings"):
+            client.embeddings.create(model="ner", input=TEXT)
+    assert embedded == pytest.approx(predict(server, "minilm").json()["predictions"][0], abs=1e-6)
+    for path in ("/embed", "/embed?model=minilm"):
+        answer = httpx.post(server.url + path, json={"inputs": TEXT})
+        assert answer.json()[0] == pytest.approx(embedded, abs=1e-6)
+    assert httpx.post(f"{server.url}/predict?model=topics", json={"inputs": TEXT}).status_code == 200
 
 
 def test_changes_under_load_lose_no_request(server: ServerProcess, repository: Path) -> None:
