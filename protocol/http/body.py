@@ -27,6 +27,7 @@ _USUAL_TYPE = b"application/json"
 # By default curl sends the type of a form.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
 _BINARY_TYPE = "application/octet-stream"
+_FORM_TYPE = "multipart/form-data"
 STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
 # More digits than any length has; Python refuses to parse a number of some thousands.
 MAX_DIGITS = 18
@@ -66,13 +67,20 @@ class Body:
 
 
 async def read_body(
-    request: Request, limits: RequestLimits, allow_binary: bool = False, allow_event: bool = False
+    request: Request,
+    limits: RequestLimits,
+    allow_binary: bool = False,
+    allow_event: bool = False,
+    allow_form: bool = False,
 ) -> Body:
     """Read a request's body.
 
+    Args:
+        allow_form: whether it may be a form, or empty.
+
     Raises:
-        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary or an event), not UTF-8, or compressed
-            otherwise than with gzip or deflate.
+        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary, an event or a form), not UTF-8, or
+            compressed otherwise than with gzip or deflate.
         BodyTooLargeError: its Content-Length, its bytes or its decoded bytes exceed the limit.
         BodiesTooLargeError: the bodies of other requests leave no room for it now.
         InputError: it is empty, or its Content-Encoding is wrong.
@@ -80,7 +88,8 @@ async def read_body(
     """
     headers = first_headers(request.scope)
     if headers.get(b"content-type") != _USUAL_TYPE:
-        _check_type(request, [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event)
+        others = [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event + [_FORM_TYPE] * allow_form
+        _check_type(request, others)
     encoding = None
     if b"content-encoding" in headers:
         encoding = read_encoding(request.headers.getlist("content-encoding"))
@@ -104,15 +113,25 @@ async def read_body(
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     if body and encoding is not None:
         body = await inflate(body, encoding, limit, share)
-    if not body:
+    if not body and not allow_form:
         raise InputError("the body is empty; it must be a JSON object")
     return Body(body, share)
 
 
+def is_form(request: Request) -> bool:
+    """Whether the body is a form with files, by its type."""
+    return _split_type(request)[0] == _FORM_TYPE
+
+
+def _split_type(request: Request) -> tuple[str, str]:
+    """The type of the body, and the type's parameters."""
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    return media_type.strip().lower(), parameters
+
+
 def _check_type(request: Request, others: Sequence[str]) -> None:
     """Check that the body is JSON or of one of the other types, in UTF-8."""
-    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
-    media_type = media_type.strip().lower()
+    media_type, parameters = _split_type(request)
     if media_type not in _JSON_TYPES and media_type not in others:
         allowed = " or ".join(["application/json", *others])
         raise UnsupportedMediaTypeError(f"the content type {media_type} is not supported; send {allowed}")

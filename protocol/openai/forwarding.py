@@ -15,15 +15,19 @@ from runners.core.runner import OpenAIApplication
 class Forwarded(Response):
     """The answer of vLLM's layer for OpenAI's API to a request whose body has been read."""
 
-    def __init__(self, application: OpenAIApplication, path: str, body: bytes, characters: int) -> None:
+    def __init__(
+        self, application: OpenAIApplication, path: str, body: bytes, characters: int, media_type: str
+    ) -> None:
         """
         Args:
             characters: the number of characters of the request's texts.
+            media_type: the type of the body.
         """
         self._application = application
         self._path = path
         self._body = body
         self._characters = characters
+        self._media_type = media_type.encode("latin-1")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body: bytes | None = self._body
@@ -38,7 +42,7 @@ class Forwarded(Response):
 
         headers = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
         inner = inner_scope(scope, self._path) | {
-            "headers": [*headers, (b"content-type", b"application/json")],
+            "headers": [*headers, (b"content-type", self._media_type)],
             # FastAPI's routes for GET refuse HEAD; this server leaves out the body.
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }

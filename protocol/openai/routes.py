@@ -9,13 +9,15 @@ KServe's V1: its answer has OpenAI's `object` and `data` beside V1's `models`.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
-from protocol.http.body import Body, decode_json, json_response, read_body
+from protocol.http.body import Body, decode_json, is_form, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
@@ -77,20 +79,23 @@ class _Api:
         """Answer one of the table's paths, or hand it to vLLM."""
         limits, outer = self._limits, request.scope["path"]
         path = outer.removeprefix(self._prefix)
-        has_body = request.method == "POST"
-        by_query = not has_body or changes_models(path)
-        selection = ModelSelection(
-            self._models, outer, lambda runner: is_served(runner, path), "?model=" if by_query else "model in the body"
-        )
+        selection = ModelSelection(self._models, outer, lambda runner: is_served(runner, path), "model in the body")
         # A request that the only model does not serve is refused before its body is read.
         runner = selection.select() if len(self._models) == 1 else None
-        body = await read_body(request, limits) if has_body else Body(b"")
+        has_body = request.method == "POST"
+        # What only vLLM knows may have no body, or upload a file.
+        body = await read_body(request, limits, allow_form=path not in OPENAI_PATHS) if has_body else Body(b"")
+        is_json = body.size > 0 and not is_form(request)
         if runner is None and self._may_forward(path):
-            name = query_model(request) if by_query else await _read_name(body, limits)
+            if is_json and not changes_models(path):
+                name = await _read_name(body, limits)
+            else:
+                selection, name = replace(selection, parameter="?model="), query_model(request)
             runner = selection.select(await find_base_model(self._models, name))
         if runner is not None and (application := find_openai_application(runner)) is not None:
-            characters = await body.check(lambda data: check_forwarded(data, limits)) if body.size else 0
-            return Forwarded(application, path, body.data, characters)
+            characters = await body.check(lambda data: check_forwarded(data, limits)) if is_json else 0
+            media_type = request.headers["content-type"] if is_form(request) else "application/json"
+            return Forwarded(application, path, body.data, characters, media_type)
         if not has_body:
             raise MethodNotAllowedError(f"{request.method} is not allowed on {outer}; allowed: POST", allowed="POST")
         call = CALLS[OPENAI_PATHS[path].call]

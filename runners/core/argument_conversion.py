@@ -6,6 +6,7 @@ import re
 from ipaddress import ip_address
 
 _SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
+_HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 _MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 
 
@@ -13,6 +14,12 @@ def parse_count(value: object) -> object:
     """Parse vLLM's short numbers: 2k is 2000, 2K is 2048."""
     if isinstance(value, str) and (short := _SHORT_NUMBER.fullmatch(value.strip())):
         return int(short[1]) * _MULTIPLIERS[short[2]]
+    return value
+
+
+def check_host(value: str) -> str:
+    if not _HOST.fullmatch(value):
+        raise ValueError("it must be host:port, without http:// (predictor_use_ssl is for TLS) and without a path")
     return value
 
 

@@ -8,7 +8,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from runners.core.answer_options import AnswerOptions, OverflowOptions, split_names
 from runners.core.api_keys import digest_keys
-from runners.core.argument_conversion import check_ip_address, check_tensor_protocol, normalize_task, parse_count
+from runners.core.argument_conversion import (
+    check_host,
+    check_ip_address,
+    check_tensor_protocol,
+    normalize_task,
+    parse_count,
+)
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
 
@@ -103,7 +109,7 @@ class ModelArguments(ArgumentGroup):
 class PredictorArguments(ArgumentGroup):
     title = "Predictor"
 
-    predictor_host: str | None = Field(
+    predictor_host: Annotated[str, AfterValidator(check_host)] | None = Field(
         None,
         description="another server at this `host:port`, such as Triton, runs the model over the Open Inference "
         "Protocol; this server loads no weights, and converts texts to tensors and logits to answers "

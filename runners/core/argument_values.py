@@ -51,8 +51,20 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class GivenValue:
+    """
+    Attributes:
+        written: the value with `${VARIABLE}` as in its file; None if it has no variables.
+    """
+
     value: object
     origin: Origin
+    written: object = None
+
+    def show(self, part: object = None) -> object:
+        """The value, or a part of it, for messages: not what its variables contain, which may be secret."""
+        if self.written is not None:
+            return self.written
+        return self.value if part is None else part
 
 
 GivenValues: TypeAlias = Mapping[str, GivenValue]
@@ -159,9 +171,10 @@ def _describe(problem: Mapping[str, object], values: GivenValues, place: str) ->
     if not isinstance(location, tuple) or not location:
         return f"{place}{message}"
     name = str(location[0])
-    argument = values[name].origin.describe_argument(name)
+    given = values[name]
+    argument = given.origin.describe_argument(name)
     if problem["type"] == "bool_parsing":
         message = _BOOLEANS
     if name in SECRETS:
         return f"{argument} is wrong: {message}"
-    return f"{argument} is {problem['input']!r}: {message}"
+    return f"{argument} is {given.show(problem['input'])!r}: {message}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -29,7 +28,6 @@ from runners.core.engine_arguments import EngineArgument, split_words
 
 logger = logging.getLogger(__name__)
 
-_HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 # Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
 _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
@@ -67,11 +65,6 @@ class Arguments(
             raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
-        if self.predictor_host is not None and not _HOST.fullmatch(self.predictor_host):
-            raise ValueError(
-                f"predictor_host is {self.predictor_host!r}: it must be host:port, without http:// (predictor_use_ssl "
-                "is for TLS) and without a path"
-            )
         return self
 
     @property

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -52,6 +53,16 @@ class WorkSource(Protocol):
         """
 
 
+class _State(Enum):
+    """The states of a flow, in order."""
+
+    ATTACHED = auto()
+    # No turn is taken any more, but one or more may run.
+    DETACHED = auto()
+    ENDING = auto()
+    ENDED = auto()
+
+
 @dataclass(slots=True, eq=False)
 class _Flow:
     """The turns of a source.
@@ -70,9 +81,7 @@ class _Flow:
     last_turn: int = 0
     running: int = 0
     error: BaseException | None = None
-    is_detached: bool = False
-    is_ending: bool = False
-    has_ended: bool = False
+    state: _State = _State.ATTACHED
 
 
 class _Current(threading.local):
@@ -80,7 +89,7 @@ class _Current(threading.local):
 
     Attributes:
         device: whose thread it is.
-        since: when its job was last even with the turns of models; None outside of a job.
+        since: when its job last owed the turns of models nothing; None outside of a job.
     """
 
     device: DeviceThread | None = None
@@ -233,14 +242,15 @@ class DeviceThread:
                 turn()
                 had = time.perf_counter() - start
         finally:
-            # What the turns had more than the job runs before the next turns; what they did not need is not kept.
+            # If turns took longer than owed, the job runs that long before the next turns; unused time is not kept.
             _current.since = time.perf_counter() + max(0.0, had - owed)
         return had > 0
 
     def _take_turn(self) -> Callable[[], None] | None:
         """The next turn of all sources; None if nothing waits."""
         with self.changed:
-            for flow in sorted(self._flows.values(), key=self._rank):
+            attached = [flow for flow in self._flows.values() if flow.state is _State.ATTACHED]
+            for flow in sorted(attached, key=self._rank):
                 try:
                     work = flow.source.take()
                 except Exception as error:
@@ -270,7 +280,7 @@ class DeviceThread:
             flow.finish = max(flow.finish, start_tag + time.perf_counter() - start)
             self._latest = max(self._latest, flow.finish)
             flow.error = flow.error or error
-        if error is not None or flow.is_detached:
+        if error is not None or flow.state is not _State.ATTACHED:
             self._end_flow(flow)
         if error is None:
             return
@@ -283,17 +293,21 @@ class DeviceThread:
     def _end_flow(self, flow: _Flow) -> None:
         """Take a source's turns no more, and end it once none runs."""
         with self.changed:
-            if self._flows.get(flow.source) is flow:
-                del self._flows[flow.source]
-            flow.is_detached = True
-            if flow.running or flow.is_ending:
+            if flow.state in (_State.ENDING, _State.ENDED):
                 return
-            flow.is_ending = True
+            flow.state = _State.DETACHED if flow.running else _State.ENDING
+            if flow.running:
+                return
         try:
             flow.source.end(flow.error)
+        except Exception as error:
+            # The thread goes on with the other models.
+            logger.error("a model could not refuse what waits for it", exc_info=without_message(error))
         finally:
             with self.changed:
-                flow.has_ended = True
+                flow.state = _State.ENDED
+                if self._flows.get(flow.source) is flow:
+                    del self._flows[flow.source]
                 self._ended.notify_all()
 
     def _end_all(self, error: BaseException | None = None) -> Collection[_Flow]:
@@ -319,7 +333,7 @@ class DeviceThread:
         """Wait until sources have ended: a thread that is killed inside torch aborts the process."""
         if _current.device is not self:
             with self.changed:
-                self._ended.wait_for(lambda: all(flow.has_ended for flow in flows), _LONGEST_TURN_SECONDS)
+                self._ended.wait_for(lambda: all(flow.state is _State.ENDED for flow in flows), _LONGEST_TURN_SECONDS)
 
 
 def _fail(error: Exception) -> NoReturn:

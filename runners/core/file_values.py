@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runners.core.argument_values import Origin
+from runners.core.argument_values import GivenValue, Origin
 from runners.core.errors import ArgumentsError
 from runners.core.file_formats import MAX_DEPTH, PARSERS, TOO_DEEP, FileSyntaxError, KeyPath
 
@@ -73,6 +73,12 @@ def _read_text(path: Path, label: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ArgumentsError(f"{label}:{line}: the file is not UTF-8") from error
+
+
+def give_value(written: object, environment: Mapping[str, str], origin: Origin, name: str) -> GivenValue:
+    """A value of the file with its variables replaced; the arguments and errors are those of `resolve_variables`."""
+    value = resolve_variables(written, environment, origin, name)
+    return GivenValue(value, origin, None if value == written else written)
 
 
 def resolve_variables(

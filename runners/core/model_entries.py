@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from runners.core.arguments import SERVER_NAMES, Arguments
 from runners.core.declarations import FIRST_VERSION, ModelDeclaration, copy_server_arguments
 from runners.core.errors import ArgumentsError
 from runners.core.file_formats import KeyPath
-from runners.core.file_values import FileValues, resolve_variables
+from runners.core.file_values import FileValues, give_value
 
 _VERSION = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -88,7 +88,7 @@ def read_entry(
             _refuse_server_argument(name, key.strip(), origin)
         if name in target:
             raise ArgumentsError(f"{origin.describe_argument(name)} is given twice, also in {target[name].origin.name}")
-        value = GivenValue(resolve_variables(written, environment, origin, key.strip()), origin)
+        value = give_value(written, environment, origin, key.strip())
         if target is values:
             add_value(values, name, value)
         elif value.value not in (None, ""):
@@ -161,9 +161,10 @@ def _locate(name: str, given: GivenValue, folder: Path | None) -> GivenValue:
         if name == "model_id":
             return given
         raise ArgumentsError(
-            f"{given.origin.describe_argument(name)} is {value!r}: in a file at a URI it must be a URI or start with /"
+            f"{given.origin.describe_argument(name)} is {given.show()!r}: in a file at a URI it must be a URI or start "
+            "with /"
         )
     placed = (folder / value).absolute()
     if name == "model_id" and not placed.is_dir():
         return given
-    return GivenValue(str(placed), given.origin)
+    return replace(given, value=str(placed))

@@ -43,20 +43,16 @@ def read_repository(
     # Keys of the API are for the server alone, and are not kept in plain text.
     kept = {name: given for name, given in defaults.items() if name not in SERVER_NAMES}
     configuration = Configuration(server, (), folder.absolute(), kept, environment)
+    models: list[ModelDeclaration] = []
     for sub_folder in _list_folders(configuration):
-        if not _has_model(sub_folder):
+        if _has_model(sub_folder):
+            models += _declare(sub_folder, configuration)
+        else:
             logger.warning(
                 "%s is skipped: it has no %s, no %s and no versions, such as 1/%s",
                 sub_folder, _CONFIG, MODEL_FILE, _CONFIG,
             )  # fmt: skip
-    names = list_repository(configuration)
-    models = tuple(model for name in names for model in find_in_repository(configuration, name))
-    return replace(configuration, models=models)
-
-
-def list_repository(configuration: Configuration) -> list[str]:
-    """The names of the models that the repository has now, sorted; none without a repository."""
-    return [folder.name for folder in _list_folders(configuration) if _has_model(folder)]
+    return replace(configuration, models=tuple(models))
 
 
 def find_in_repository(configuration: Configuration, name: str) -> list[ModelDeclaration]:
@@ -68,30 +64,65 @@ def find_in_repository(configuration: Configuration, name: str) -> list[ModelDec
     # The names of sub-folders are compared, so that no name leads out of the repository.
     for folder in _list_folders(configuration):
         if folder.name == name and _has_model(folder):
-            return [
-                declare_model(entry, configuration.defaults, configuration.arguments)
-                for entry in _read_entries(folder, configuration.environment)
-            ]
+            return _declare(folder, configuration)
     return []
 
 
 def find_declarations(configuration: Configuration) -> FindDeclarations | None:
-    """A function that finds the models which the repository has now, by name or all; None without a repository."""
+    """A function that finds the models which the repository has now, by name or all; None without a repository.
+
+    Among all, a model whose model.yaml is wrong is warned of. Any client may ask for all, so that a folder is read, and
+    warned of, only when its files have changed.
+    """
     if configuration.repository is None:
         return None
+    last: dict[Path, _ReadFolder] = {}
 
     def find(name: str | None) -> list[ModelDeclaration]:
+        nonlocal last
         if name is not None:
             return find_in_repository(configuration, name)
-        found = []
-        for each in list_repository(configuration):
-            try:
-                found += find_in_repository(configuration, each)
-            except ArgumentsError as error:
-                logger.warning("%s", error)
-        return found
+        found: dict[Path, _ReadFolder] = {}
+        for folder in _list_folders(configuration):
+            files = _describe_files(folder)
+            known = last.get(folder)
+            found[folder] = (
+                known if known is not None and known[0] == files else (files, _declare_if_right(folder, configuration))
+            )
+        last = found
+        return [model for _, models in found.values() for model in models]
 
     return find
+
+
+# The files of a folder when it was read, and the models that it declared.
+_ReadFolder = tuple[object, list[ModelDeclaration]]
+
+
+def _declare_if_right(folder: Path, configuration: Configuration) -> list[ModelDeclaration]:
+    """The models of a folder; none, with a warning, if its model.yaml is wrong."""
+    try:
+        return _declare(folder, configuration) if _has_model(folder) else []
+    except ArgumentsError as error:
+        logger.warning("%s", error)
+        return []
+
+
+def _declare(folder: Path, configuration: Configuration) -> list[ModelDeclaration]:
+    return [
+        declare_model(entry, configuration.defaults, configuration.arguments)
+        for entry in _read_entries(folder, configuration.environment)
+    ]
+
+
+def _describe_files(folder: Path) -> object:
+    """What determines the models of a folder, without reading files."""
+    try:
+        found = (folder / MODEL_FILE).stat()
+        model_file = (found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError:
+        model_file = None
+    return model_file, (folder / _CONFIG).is_file(), _list_versions(folder)
 
 
 def _list_folders(configuration: Configuration) -> list[Path]:
@@ -130,8 +161,8 @@ def _read_entries(folder: Path, environment: Mapping[str, str]) -> list[Entry]:
     named = entry.values.get("model_name")
     if named is not None and str(named.value) != folder.name:
         raise ArgumentsError(
-            f"{named.origin.describe_argument('name')} is {named.value!r}: a model in a repository has the name of its "
-            "folder"
+            f"{named.origin.describe_argument('name')} is {named.show()!r}: a model in a repository has the name of "
+            "its folder"
         )
     values = {"model_name": GivenValue(folder.name, entry.origin), **entry.values}
     if "model_id" in values or "model_dir" in values:

@@ -19,7 +19,7 @@ from runners.core.argument_values import (
 from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import ArgumentsError
-from runners.core.file_values import FileValues, read_file, resolve_variables
+from runners.core.file_values import FileValues, give_value, read_file
 from runners.core.model_entries import check_unique, declare_model, read_entry
 
 _MODELS = "models"
@@ -126,5 +126,5 @@ def _read_top(file: FileValues, environment: Mapping[str, str]) -> dict[str, Giv
         if name == "model_name":
             warn_without_effect(name, origin, "each model has its own name")
         else:
-            add_value(values, name, GivenValue(resolve_variables(value, environment, origin, key.strip()), origin))
+            add_value(values, name, give_value(value, environment, origin, key.strip()))
     return values

@@ -373,8 +373,10 @@ def test_a_server_without_models() -> None:
 @pytest.fixture(scope="module")
 def beside_vllm(model_folder: ModelFolder, serve: Serve) -> TestClient:
     embedder: Served = serve(model_dir=model_folder("bert", "text_embedding"), model_name="embedder")
-    large = vllm_runner("large", ["/v1/completions", "/v1/responses/{id}", "/v1/load_lora_adapter"], ["large", "lora"])
-    small = vllm_runner("small", ["/v1/completions", "/v1/embeddings"], ["small"])
+    further = ["/v1/audio/transcriptions", "/v1/responses/{id}/cancel"]
+    responses = ["/v1/responses/{id}", "/v1/responses/{id}/deep"]
+    large = vllm_runner("large", ["/v1/completions", *responses, "/v1/load_lora_adapter", *further], ["large", "lora"])
+    small = vllm_runner("small", ["/v1/completions", "/v1/embeddings", *further], ["small"])
     application = create_application(
         models_of(large, small, embedder.runner), Arguments(enable_repository=True), "/openai"
     )
@@ -383,7 +385,8 @@ def beside_vllm(model_folder: ModelFolder, serve: Serve) -> TestClient:
 
 def vllm_runner(name: str, paths: list[str], cards: list[str]) -> GeneratorRunner:
     async def answer(request: Request) -> JSONResponse:
-        return JSONResponse({"by": name, "body": (await request.body()).decode()})
+        content_type = request.headers["content-type"]
+        return JSONResponse({"by": name, "body": (await request.body()).decode(), "type": content_type})
 
     async def show_available_models() -> Any:
         return SimpleNamespace(model_dump=lambda mode: {"data": [{"id": each} for each in cards]})
@@ -414,6 +417,14 @@ def vllm_runner(name: str, paths: list[str], cards: list[str]) -> GeneratorRunne
         ("POST", "/openai/v1/load_lora_adapter", '{"lora_name": "b"}', 200, "large"),
         ("POST", "/openai/v1/load_lora_adapter?model=large", '{"lora_name": "b"}', 200, "large"),
         ("GET", "/openai/rerank", None, 405, "GET is not allowed"),
+        # Of calls that only vLLM knows, those without a body name the model in the query.
+        ("POST", "/openai/v1/responses/1/cancel?model=small", None, 200, "small"),
+        ("POST", "/openai/v1/responses/1/cancel?model=lora", None, 200, "large"),
+        ("POST", "/openai/v1/responses/1/cancel", '{"model": "small"}', 200, "small"),
+        ("POST", "/openai/v1/responses/1/cancel", None, 400, "name one with ?model=: large, small"),
+        ("POST", "/openai/v1/responses/1/deep", None, 200, "large"),
+        ("POST", "/openai/v1/responses/1/cancel?model=nobody", None, 404, "This server has large, small, embedder."),
+        ("POST", "/v1/completions?model=small", None, 400, "the body is empty"),
     ],
 )
 def test_forwarding(method: str, path: str, body: str | None, status: int, found: str, beside_vllm: TestClient) -> None:
@@ -422,6 +433,27 @@ def test_forwarding(method: str, path: str, body: str | None, status: int, found
     assert found in (response.json().get("by") or response.text)
     if status == 200 and "by" in response.json():
         assert response.json()["body"] == (body or "")
+
+
+FORM = {"content-type": "multipart/form-data; boundary=B"}
+FILE = '--B\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nsound\r\n--B--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "found"),
+    [
+        ("/openai/v1/audio/transcriptions?model=small", 200, "small"),
+        ("/openai/v1/audio/transcriptions", 400, "name one with ?model=: large, small"),
+        ("/openai/v1/completions?model=small", 415, "multipart/form-data is not supported"),
+    ],
+)
+def test_forms_are_forwarded(path: str, status: int, found: str, beside_vllm: TestClient) -> None:
+    """They name the model in the query, and keep their type, whose boundary they need."""
+    response = beside_vllm.post(path, content=FILE, headers=FORM)
+    assert response.status_code == status, response.text
+    assert found in response.text
+    if status == 200:
+        assert response.json() == {"by": "small", "body": FILE, "type": FORM["content-type"]}
 
 
 def test_the_list_beside_vllm(beside_vllm: TestClient) -> None:

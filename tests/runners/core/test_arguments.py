@@ -117,8 +117,8 @@ def test_environment_names_every_argument() -> None:
         ({}, {"RUNTIME_COMMAND_LINE": "--task=x"}, "RUNTIME_COMMAND_LINE is for launch.py alone: set RUNTIME_ARGS"),
         ({"gpu": 0, "gpu_type": "nvidia-l4"}, {}, "gpu_type says which GPU, but gpu is 0"),
         ({"predictor_protocol": "v1"}, {}, "argument predictor_protocol (from the command line) is 'v1': V1 cannot carry tensors;"),
-        ({"predictor_host": "http://triton:8000"}, {}, "predictor_host is 'http://triton:8000': it must be host:port, without"),
-        ({"predictor_host": "triton:8000/v2"}, {}, "predictor_host is 'triton:8000/v2': it must be host:port, without"),
+        ({"predictor_host": "http://triton:8000"}, {}, "argument predictor_host (from the command line) is 'http://triton:8000': it must be host:port, without"),
+        ({"predictor_host": "triton:8000/v2"}, {}, "argument predictor_host (from the command line) is 'triton:8000/v2': it must be host:port, without"),
         ({"predictor_request_timeout_seconds": 0}, {}, "argument predictor_request_timeout_seconds (from the command line) is 0: "),
     ],
 )  # fmt: skip

@@ -21,6 +21,8 @@ from runners.core.spinning import SpinControl
 from tests.waiting import wait_until
 
 _SECONDS = 30
+# Tracebacks have the line that raises it.
+_SECRET = ValueError("a secret")
 
 
 class Bench:
@@ -163,7 +165,7 @@ def test_a_little_work_goes_before_much() -> None:
     assert bench.names == ["flooded", "caller"] * 10
 
 
-def test_idleness_is_no_claim() -> None:
+def test_idle_time_is_not_made_up_for() -> None:
     """What had nothing to do gets no more than its share afterwards, and what was busy alone no less."""
     bench = Bench(most=40)
     with bench.run():
@@ -199,7 +201,7 @@ def test_jobs_are_done_in_order_and_the_next_waits_for_the_turns_that_one_owes()
     assert bench.names == ["first", *["turn"] * 3, "second", *["turn"] * 3]
 
 
-def test_what_nobody_needs_is_not_owed() -> None:
+def test_a_job_does_not_keep_the_time_that_no_turn_needs_for_later_ones() -> None:
     bench = Bench(5)
     with bench.run():
         bench.device.run(lambda: bench.work([500, 30, 30]))
@@ -262,7 +264,7 @@ def test_an_error_ends_its_source_only(fails_to_take: bool, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("error", [SystemExit(), DeviceFailedError("an illegal address")])
 @pytest.mark.parametrize("while_a_job_gives_way", [False, True])
-def test_what_ends_the_thread_ends_all(
+def test_an_error_that_ends_the_thread_ends_all_sources(
     error: BaseException, while_a_job_gives_way: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     control = SpinControl(lambda _: None)
@@ -286,6 +288,52 @@ def test_what_ends_the_thread_ends_all(
         with pytest.raises(EngineDeadError):
             ask()
     assert "the thread that runs all models has died" in caplog.text
+
+
+class Unending(Source):
+    """Work whose end raises an error."""
+
+    def end(self, error: BaseException | None) -> None:
+        super().end(error)
+        raise _SECRET
+
+
+@pytest.mark.parametrize("error", [ValueError(), None])
+def test_a_failing_end_leaves_the_others_running(error: Exception | None, caplog: pytest.LogCaptureFixture) -> None:
+    """The source ends after an error of its turn, or because it is detached in a turn."""
+    bench = Bench(10)
+    with bench.run():
+        source = Unending(bench, "unending", [1], 0, 1)
+
+        def fail_or_detach() -> None:
+            if error is not None:
+                raise error
+            bench.device.detach(source)
+
+        source.run = fail_or_detach  # type: ignore[method-assign]
+        bench.device.attach(source)
+        other = bench.attach("other", 1)
+    assert source.ended == [error]
+    assert bench.names == ["other"] * 10
+    assert other.ended == [None], "when the device is closed"
+    assert not bench.device.failed
+    assert "a model could not refuse what waits for it" in caplog.text
+    assert "a secret" not in caplog.text
+
+
+def test_a_failing_end_does_not_keep_others_from_ending() -> None:
+    bench, free = Bench(), threading.Event()
+    device = bench.device
+    device.run(free.wait)
+    waiting: Future[None] = device.run(lambda: None)
+    sources = [Unending(bench, "unending", [1], 1000, 1), Source(bench, "other", [1], 1000, 1)]
+    for source in sources:
+        device.attach(source)
+    device.close()
+    free.set()
+    assert [source.ended for source in sources] == [[None], [None]]
+    with pytest.raises(ModelNotReadyError, match="shutting down"):
+        waiting.result(_SECONDS)
 
 
 class Running:
@@ -322,6 +370,35 @@ def test_ending_waits_for_the_running_turn(stop: Callable[[DeviceThread, Running
     source.let_go.set()
     ending.join(_SECONDS)
     assert source.ended_after == [True]
+    device.close()
+
+
+@pytest.mark.parametrize("stop", [lambda device, source: device.detach(source), lambda device, _: device.close()])
+def test_who_ends_a_source_waits_for_another_thread_that_ends_it(
+    stop: Callable[[DeviceThread, Source], None],
+) -> None:
+    bench = Bench()
+    device = bench.device
+    source = bench.attach("ending", 1, arrival=1000)
+    end, begun, let_go = source.end, threading.Event(), threading.Event()
+
+    def end_late(error: BaseException | None) -> None:
+        begun.set()
+        assert let_go.wait(_SECONDS)
+        end(error)
+
+    source.end = end_late  # type: ignore[method-assign]
+    first = threading.Thread(target=device.detach, args=(source,))
+    first.start()
+    assert begun.wait(_SECONDS)
+    second = threading.Thread(target=stop, args=(device, source))
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    let_go.set()
+    for thread in (first, second):
+        thread.join(_SECONDS)
+    assert source.ended == [None]
     device.close()
 
 

@@ -8,7 +8,8 @@ import pytest
 from runners.core.argument_sources import read_configuration
 from runners.core.declarations import Configuration
 from runners.core.errors import ArgumentsError
-from runners.core.model_repository import find_in_repository, list_repository
+from runners.core.file_values import FileValues, read_file
+from runners.core.model_repository import find_declarations, find_in_repository
 
 
 def make(folder: Path, files: dict[str, str]) -> Path:
@@ -48,9 +49,11 @@ def test_the_models_of_a_repository(files: dict[str, str], models: list[tuple[st
     configuration = read(make(tmp_path / "models", files))
     assert name_all(configuration.models) == models
     assert configuration.repository == tmp_path / "models"
-    assert list_repository(configuration) == sorted({name for name, _ in models})
-    for name in list_repository(configuration):
-        assert find_in_repository(configuration, name) == [each for each in configuration.models if each.name == name]
+    find = find_declarations(configuration)
+    assert find is not None
+    assert find(None) == [*configuration.models]
+    for name in {name for name, _ in models}:
+        assert find(name) == [each for each in configuration.models if each.name == name]
 
 
 def test_the_arguments_of_a_model(tmp_path: Path) -> None:
@@ -120,7 +123,9 @@ def test_kserve_s_folder_of_models_may_be_the_repository(tmp_path: Path, caplog:
 
 def test_a_folder_without_a_model_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     configuration = read(make(tmp_path, {"notes/readme.md": "", "ner/config.json": ""}))
-    assert list_repository(configuration) == ["ner"]
+    find = find_declarations(configuration)
+    assert find is not None
+    assert name_all(find(None)) == [("ner", "1")]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}/notes is skipped: it has no config.json, no model.yaml and no versions, such as 1/config.json"
     ]
@@ -141,6 +146,35 @@ def test_what_changes_while_the_server_runs_is_found(tmp_path: Path) -> None:
         find_in_repository(configuration, "ner")
     (tmp_path / "ner" / "model.yaml").unlink()
     assert find_in_repository(configuration, "ner") == []
+
+
+def test_all_models_are_read_again_only_when_their_files_change(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any client may ask for the list of all again and again."""
+    read_files: list[str] = []
+
+    def read_and_note(path: Path, label: str) -> FileValues:
+        read_files.append(path.parent.name)
+        return read_file(path, label)
+
+    monkeypatch.setattr("runners.core.model_repository.read_file", read_and_note)
+    wrong = "{folder}/wrong/model.yaml:1: unknown argument 'tsak' of model 'wrong': did you mean task?"
+    without_effect = "{folder}/plain/model.yaml:1 has no effect: every worker runs on uvloop"
+    find = find_declarations(read(tmp_path))
+    assert find is not None
+    files = {f"{name}/model.yaml": "" for name in "abc"}
+    make(tmp_path, {**files, "wrong/model.yaml": "tsak: x", "plain/model.yaml": "event_loop: auto"})
+    for _ in range(3):
+        assert [name for name, _ in name_all(find(None))] == ["a", "b", "c", "plain"]
+    assert read_files == ["a", "b", "c", "plain", "wrong"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"event_loop in {without_effect.format(folder=tmp_path)}", wrong.format(folder=tmp_path),
+    ]  # fmt: skip
+    make(tmp_path, {"wrong/model.yaml": "task: fill_mask", "a/2/config.json": ""})
+    (tmp_path / "b" / "model.yaml").unlink()
+    assert name_all(find(None)) == [("a", "2"), ("c", "1"), ("plain", "1"), ("wrong", "1")]
+    assert read_files[5:] == ["a", "wrong"]
 
 
 @pytest.mark.parametrize(
@@ -166,5 +200,5 @@ def test_keys_are_not_kept(tmp_path: Path) -> None:
 
 def test_without_a_repository_nothing_is_found() -> None:
     configuration = read_configuration({}, {}, {})
-    assert list_repository(configuration) == []
+    assert find_declarations(configuration) is None
     assert find_in_repository(configuration, "model") == []

@@ -290,6 +290,24 @@ def test_variables_that_cannot_be_replaced(text: str, message: str, tmp_path: Pa
     assert refuse(tmp_path, text) == message
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models:\n- model_dir: x\n  dtype: ${S}", "models.yaml:3: argument dtype of model 'x' is '${S}': Input should be 'auto', "),
+        ("models:\n- model_dir: x\n  dtype: a-${S}", "models.yaml:3: argument dtype of model 'x' is 'a-${S}': Input should be"),
+        ("models:\n- model_dir: x\n  load: ${S}", "models.yaml:3: argument load of model 'x' is '${S}': it must be true, "),
+        ("models:\n- model_dir: x\n  version: ${S} 1", "models.yaml:3: argument version of model 'x' is '${S} 1': it must have only letters, "),
+        ("models:\n- model_dir: x\n  targets: [a, {b: \"${S}\"}]", "models.yaml:3: argument targets of model 'x' is ['a', {'b': '${S}'}]: "),
+        ("models:\n- model_dir: x\n  predictor_host: http://${S}", "models.yaml:3: argument predictor_host of model 'x' is 'http://${S}': it must be host:port, "),
+        ("workers: ${S}\nmodels: [{model_dir: x}]", "models.yaml:1: argument workers is '${S}': Input should be a valid integer, "),
+    ],
+)  # fmt: skip
+def test_what_a_variable_contains_is_not_in_errors(text: str, message: str, tmp_path: Path) -> None:
+    refusal = refuse(tmp_path, text, environment={"S": "a secret"})
+    assert refusal.startswith(message)
+    assert "a secret" not in refusal
+
+
 # Errors
 
 
