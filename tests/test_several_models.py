@@ -226,12 +226,16 @@ def test_workers_change_together(start: Start, repository: Path) -> None:
     assert change(server, "minilm", "load").status_code == 200
     statuses = {model: {predict(server, model).status_code for _ in range(20)} for model in ("ner", "minilm", "mask")}
     assert statuses == {"ner": {503}, "minilm": {200}, "mask": {200}}
-    # A worker that replaces another has the same models.
+    # A worker that replaces another has the same models, whatever has been put into the repository.
+    (repository / "wrong").mkdir()
+    (repository / "wrong" / "model.yaml").write_text("tsak: fill_mask\n")
+    shutil.copytree(repository / "mask", repository / "new")
     workers = [each for each in psutil.Process(server.pid).children(recursive=True) if "--worker-id" in each.cmdline()]
     os.kill(workers[0].pid, signal.SIGKILL)
     wait_until(lambda: server.output.count("minilm is ready") == 3, 60)
     statuses = {model: {predict(server, model).status_code for _ in range(20)} for model in ("ner", "minilm")}
     assert statuses == {"ner": {503}, "minilm": {200}}
+    assert "new is ready" not in server.output
 
 
 @pytest.mark.parametrize("policy", ["exit", "serve_others"])

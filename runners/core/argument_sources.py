@@ -85,6 +85,7 @@ def read_configuration(
     environment: Mapping[str, str],
     bento_arguments: Mapping[str, object],
     localize: Callable[[str], Path | None] = Path,
+    skips_wrong: bool = False,
 ) -> Configuration:
     """Read all sources, and the models file or the model repository that they name.
 
@@ -96,6 +97,7 @@ def read_configuration(
         bento_arguments: as in `read_arguments`.
         localize: returns the local path of a models file or model repository; None if it is not on this machine, as
             while a Bento is built. Then the configuration has no models.
+        skips_wrong: whether a wrong model.yaml is warned of: other workers serve already.
 
     Raises:
         ArgumentsError: one line with the name of the argument, its source or the line of its file, and the allowed
@@ -120,7 +122,7 @@ def read_configuration(
             return Configuration(validate_arguments(merge_values(baked, given)), ())
         if name == "models_file":
             return read_models_file(path, str(source.value), baked, given, environment)
-        return read_repository(path, source.origin, merge_values(baked, given), environment)
+        return read_repository(path, source.origin, merge_values(baked, given), environment, skips_wrong)
     arguments = validate_arguments(merge_values(baked, given))
     return Configuration(arguments, (ModelDeclaration(arguments),))
 

@@ -28,12 +28,12 @@ from runners.core.errors import ArgumentsError
 from runners.core.file_formats import KeyPath
 from runners.core.file_values import FileValues, give_value
 
-_VERSION = re.compile(r"[A-Za-z0-9._-]+")
+_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def _check_version(value: str) -> str:
     if not _VERSION.fullmatch(value):
-        raise ValueError("it must have only letters, digits, '.', '_' and '-'")
+        raise ValueError("it must have only letters, digits, '.', '_' and '-', 64 at most")
     return value
 
 

@@ -20,11 +20,11 @@ logger = logging.getLogger(__name__)
 MODEL_FILE = "model.yaml"
 _CONFIG = "config.json"
 # Triton ignores sub-folders of a model whose names begin with 0.
-_VERSION_FOLDER = re.compile(r"[1-9][0-9]*")
+_VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def read_repository(
-    folder: Path, origin: Origin, defaults: GivenValues, environment: Mapping[str, str]
+    folder: Path, origin: Origin, defaults: GivenValues, environment: Mapping[str, str], skips_wrong: bool = False
 ) -> Configuration:
     """The models in the sub-folders of a folder; a sub-folder without a model is warned of.
 
@@ -32,10 +32,12 @@ def read_repository(
         origin: the source of `model_repository`, for messages.
         defaults: the values of the server and of all models.
         environment: the variables that a model.yaml may name.
+        skips_wrong: whether a model whose model.yaml is wrong is warned of, instead of an error.
 
     Raises:
         ArgumentsError: the folder cannot be read, or a model.yaml is wrong.
     """
+    declare = _declare_if_right if skips_wrong else _declare
     server = validate_arguments(defaults)
     if not folder.is_dir():
         argument = origin.describe_argument("model_repository")
@@ -46,7 +48,7 @@ def read_repository(
     models: list[ModelDeclaration] = []
     for sub_folder in _list_folders(configuration):
         if _has_model(sub_folder):
-            models += _declare(sub_folder, configuration)
+            models += declare(sub_folder, configuration)
         else:
             logger.warning(
                 "%s is skipped: it has no %s, no %s and no versions, such as 1/%s",
@@ -134,7 +136,7 @@ def _list_folders(configuration: Configuration) -> list[Path]:
         raise ArgumentsError(
             f"the model repository {configuration.repository} cannot be read: {error.strerror}"
         ) from error
-    return [path for path in paths if not path.name.startswith(".") and path.is_dir()]
+    return [path for path in paths if not path.name.startswith(".") and path.name.isprintable() and path.is_dir()]
 
 
 def _has_model(folder: Path) -> bool:

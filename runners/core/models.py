@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from runners.core.served_model import CreateRunner, ServedModel
 
 if TYPE_CHECKING:
     from runners.core.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 _OTHER_VERSION = "another version could not be loaded"
 
@@ -212,13 +215,20 @@ class Models(ModelIndex):
         """Read what the repository declares now, under a name or under all names.
 
         Raises:
-            ArgumentsError: a declaration is wrong.
+            ArgumentsError: a declaration is wrong; among all, it is warned of.
         """
         if self._find_declarations is None:
             return
-        found = await asyncio.to_thread(self._find_declarations, name)
-        for declaration in found:
-            self.check_names(declaration, is_new=False)
+        found = []
+        for declaration in await asyncio.to_thread(self._find_declarations, name):
+            try:
+                self.check_names(declaration, is_new=False)
+            except ArgumentsError as error:
+                if name is not None:
+                    raise
+                logger.warning("%s", error)
+                continue
+            found.append(declaration)
         new = {(declaration.name, declaration.version): declaration for declaration in found}
         for model in self if name is None else self.list_versions(name):
             key = model.name, model.version
@@ -229,7 +239,7 @@ class Models(ModelIndex):
                 model.is_removed = True
         for declaration in new.values():
             # The server does not become unready by models that nobody has loaded yet.
-            self._declare(replace(declaration, load=False))
+            self.add(ServedModel(replace(declaration, load=False), self._create, self._is_labelled))
         self.remove([model for model in self if model.is_removed and not model.is_held])
 
     def close(self) -> None:

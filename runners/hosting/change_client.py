@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runners.core import errors
-from runners.core.errors import ModelLoadError, RunnerError
+from runners.core.errors import ModelLoadError, ModelNotFoundError, RunnerError
 from runners.core.models import Models
 from runners.hosting.change_server import WiredError
 
@@ -110,7 +110,9 @@ class ChangeClient:
                 case "discard":
                     await self._models.discard(name, _OTHER_WORKER)
                 case "unload":
-                    await self._models.unload_locally(name)
+                    # A worker that has started since then may not know a model whose folder is gone.
+                    with contextlib.suppress(ModelNotFoundError):
+                        await self._models.unload_locally(name)
             error = None
         except RunnerError as failure:
             error = [type(failure).__name__, str(failure)]

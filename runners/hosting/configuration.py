@@ -11,6 +11,7 @@ from runners.core.argument_sources import read_configuration
 from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration
 from runners.hosting.image import create_image
+from runners.hosting.process import is_worker
 from runners.hosting.resources import resolve_workers
 from runners.hosting.storage.declarations import localize_declarations
 from runners.hosting.tls import resolve_ssl
@@ -28,7 +29,10 @@ def read_service_configuration(service: str, in_bento: bool) -> Configuration:
     """
     bentoml_arguments = vars(bentoml.use_arguments())
     command_line, bento_arguments = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
-    configuration = read_configuration(command_line, os.environ, bento_arguments, localize_declarations)
+    # The parent process has checked the repository; what is wrong in a worker has come to it since.
+    configuration = read_configuration(
+        command_line, os.environ, bento_arguments, localize_declarations, skips_wrong=is_worker()
+    )
     return configuration.replace_server_arguments(resolve_workers(configuration.arguments, service))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from transformers import PretrainedConfig
 
 from runners.core.arguments import Arguments
@@ -19,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+# The library's own limit.
+_LONGEST_HEADER = 100_000_000
 # Numbers that a layer keeps for a token: inputs, queries, keys, values, and their copies; and the feed-forward's.
 _HIDDEN_COPIES, _INTERMEDIATE_COPIES = 8, 2
 
@@ -69,15 +73,32 @@ def compare_memory(name: str, needs: Mapping[str, int], free: int, place: str, a
 def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torch.dtype) -> int | None:
     """The bytes of the weights in a dtype; None if they are in no safetensors file that is found."""
     if (path := find_file(arguments, _WEIGHTS)) is not None:
-        with safe_open(path, framework="pt") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-        return dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes)
+        return dtype.itemsize * sum(math.prod(shape) for shape in _read_shapes(path))
     index = load_json(arguments, _INDEX)
     total = index.get("metadata", {}).get("total_size") if isinstance(index, dict) else None
     if not isinstance(total, int):
         return None
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     return total * dtype.itemsize // stored.itemsize
+
+
+def _read_shapes(path: Path) -> list[list[int]]:
+    """The shapes of the tensors in a file; the library itself maps all of it, which a large one refuses.
+
+    https://huggingface.co/docs/safetensors/index#format: 8 bytes with the length of a JSON object, and the object.
+
+    Returns:
+        None of a file that is damaged; the load says why.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > _LONGEST_HEADER:
+            return []
+        try:
+            header = json.loads(file.read(length))
+            return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, AttributeError, TypeError, KeyError):
+            return []
 
 
 def _bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:

@@ -111,6 +111,15 @@ def test_wrong_arguments(command_line: dict[str, object], message: str) -> None:
     assert str(error.value) == message
 
 
+def test_a_worker_that_starts_later_skips_a_wrong_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make(tmp_path, {"ner/config.json": "{}", "wrong/model.yaml": "tsak: fill_mask"})
+    command_line = {"model_repository": str(folder)}
+    assert name_all(read_configuration(command_line, {}, {}, skips_wrong=True).models) == [("ner", "1")]
+    assert "unknown argument 'tsak' of model 'wrong'" in caplog.text
+    with pytest.raises(ArgumentsError):
+        read_configuration(command_line, {}, {})
+
+
 def test_kserve_s_folder_of_models_may_be_the_repository(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make(tmp_path, {"ner/config.json": "{}"})
     [model] = read(tmp_path, model_dir=f"{tmp_path}/", model_name="m").models

@@ -231,15 +231,16 @@ async def test_versions_that_a_repository_has_no_more() -> None:
     assert models.names == []
 
 
-async def test_a_wrong_declaration_changes_nothing() -> None:
+async def test_a_wrong_declaration_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     found = [declare("a"), declare("b")]
     models = make(*found, find_declarations=lambda name: [each for each in found if name in (None, each.name)])
     await load_all(models)
     taken = EngineArgument("b a", "a test")
     found[1] = ModelDeclaration(Arguments(model_name="b", engine={"served_model_name": taken}))
-    for change in (models.load("b"), models.refresh()):
-        with pytest.raises(ArgumentsError, match="there are two models a of version 1"):
-            await change
+    with pytest.raises(ArgumentsError, match="there are two models a of version 1"):
+        await models.load("b")
+    await models.refresh()
+    assert "there are two models a of version 1" in caplog.text
     assert (models.names, states(models)) == (["a", "b"], ["READY", "READY"])
 
 

@@ -51,6 +51,27 @@ def test_weights_in_other_files_are_not_counted(model_folder: ModelFolder, tmp_p
     assert estimate_weights(Arguments(model_dir=str(folder)), config, torch.float32) is None
 
 
+@pytest.mark.parametrize(
+    "start", [b"", b"\xff" * 8, (9).to_bytes(8, "little") + b"[" * 9, (2).to_bytes(8, "little") + b"[]"]
+)
+def test_a_damaged_file_counts_as_nothing(model_folder: ModelFolder, tmp_path: Path, start: bytes) -> None:
+    folder = Path(shutil.copytree(model_folder("bert", "fill_mask"), tmp_path / "model"))
+    (folder / "model.safetensors").write_bytes(start)
+    config = AutoConfig.from_pretrained(folder)
+    assert estimate_weights(Arguments(model_dir=str(folder)), config, torch.float32) == 0
+
+
+def test_a_file_that_is_larger_than_the_memory(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder("bert", "fill_mask"), tmp_path / "model"))
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**36], "data_offsets": [0, 2**38]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        # The file has a hole.
+        file.truncate(2**38)
+    config = AutoConfig.from_pretrained(folder)
+    assert estimate_weights(Arguments(model_dir=str(folder)), config, torch.float32) == 2**38
+
+
 @pytest.mark.parametrize("kind", ["encoder", "generator"])
 async def test_a_model_that_does_not_fit(
     kind: str, model_folder: ModelFolder, generator_folder: GeneratorFolder, monkeypatch: pytest.MonkeyPatch
