@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class Models(ModelIndex):
             ArgumentsError: two models have a name and a version in common.
         """
         super().__init__()
-        self.change_all: Callable[[str, str], Awaitable[None]] | None = None
+        self.change_all: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
         self._create = create
         self._find_declarations = find_declarations
         self._is_ready_when_any = is_ready_when_any
@@ -251,21 +251,20 @@ class Models(ModelIndex):
         if not self.versions(name):
             await self.refresh(name)
         name = self.find(name).name
-        work: Coroutine[Any, Any, None]
-        if self.change_all is not None:
-            work = _await(self.change_all(verb, name))
-        else:
-            work = self._load_locally(name) if verb == "load" else self.unload_locally(name)
-        task = asyncio.create_task(work)
+        change = self.change_all or self._change_locally
+        task = asyncio.create_task(change(verb, name))
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
         # Its caller may be gone when it fails.
         task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         await asyncio.shield(task)
 
-    async def _load_locally(self, name: str) -> None:
-        await self.stage(name)
-        self.commit(name)
+    async def _change_locally(self, verb: str, name: str) -> None:
+        if verb == "load":
+            await self.stage(name)
+            self.commit(name)
+        else:
+            await self.unload_locally(name)
 
     async def _discard(self, name: str, reason: str) -> None:
         for model in self.list_versions(name):
@@ -283,10 +282,6 @@ class Models(ModelIndex):
     def _declare(self, declaration: ModelDeclaration) -> None:
         self.check_names(declaration, is_new=True)
         self.add(ServedModel(declaration, self._create, self._is_labelled))
-
-
-async def _await(awaitable: Awaitable[None]) -> None:
-    await awaitable
 
 
 def find_ready_model(models: Models, name: str, version: str = "") -> Runner:
