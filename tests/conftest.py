@@ -148,7 +148,7 @@ def serve_several() -> Iterator[ServeSeveral]:
         async def load() -> None:
             for model in models:
                 if model.is_wanted:
-                    await models.load_first(model)
+                    await models.load_at_start(model)
 
         # A loop of its own, as the test may run in one.
         with start_blocking_portal() as portal:

@@ -11,12 +11,17 @@ from runners.core.errors import ModelLoadError
 
 
 class InstantRunner:
-    """A runner that loads at once, unless its folder has a file named `broken`."""
+    """A runner that loads at once, unless its folder has a file named `broken`.
+
+    Attributes:
+        loads: how often it was loaded.
+    """
 
     def __init__(self, declaration: ModelDeclaration) -> None:
         self.name = declaration.name
         self.version = declaration.version
         self.loaded = self.failed = self.busy = False
+        self.loads = 0
         self._folder = Path(declaration.arguments.model)
 
     @property
@@ -28,6 +33,7 @@ class InstantRunner:
         if (self._folder / "broken").exists():
             raise ModelLoadError(f"{self.name} is broken")
         self.loaded = True
+        self.loads += 1
 
     async def unload(self) -> None:
         self.loaded = False

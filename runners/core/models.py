@@ -1,31 +1,28 @@
-"""The models of this server by name and version; they are loaded, reloaded and unloaded while the server runs."""
+"""The models of a server: whether it is ready, and how they are loaded, reloaded and unloaded while it runs."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runners.core.declarations import FindDeclarations, ModelDeclaration
-from runners.core.errors import (
-    ArgumentsError,
-    ModelNotFoundError,
-    ModelNotReadyError,
-    RunnerError,
-    VersionNotFoundError,
-)
+from runners.core.errors import ArgumentsError, ModelLoadError, ModelNotReadyError, RunnerError
+from runners.core.model_index import ModelIndex
 from runners.core.served_model import CreateRunner, ServedModel
 
 if TYPE_CHECKING:
     from runners.core.runner import Runner
 
-_NUMBER = re.compile(r"(\d+)")
+_OTHER_VERSION = "another version could not be loaded"
 
 
-class Models:
+class Models(ModelIndex):
     """The models of this server; used by one event loop.
+
+    A change of a model holds its name's lock: a load from its stage to its commit or discard.
 
     Attributes:
         change_all: lets all workers "load" or "unload" the models of a name; None if this is the only worker.
@@ -47,34 +44,21 @@ class Models:
         Raises:
             ArgumentsError: two models have a name and a version in common.
         """
+        super().__init__()
         self.change_all: Callable[[str, str], Awaitable[None]] | None = None
         self._create = create
         self._find_declarations = find_declarations
         self._is_ready_when_any = is_ready_when_any
-        # By each of its names, the versions of a model in ascending order.
-        self._versions: dict[str, list[ServedModel]] = {}
-        # All versions of all models.
-        self._all: tuple[ServedModel, ...] = ()
         declared = tuple(declarations)
         self._is_labelled = len(declared) > 1 or find_declarations is not None
         for declaration in declared:
-            self._add(declaration)
+            self._declare(declaration)
         self._loads_at_start = any(model.is_wanted for model in self)
-        # Loads and unloads of a name happen one after another.
         self._locks: dict[str, asyncio.Lock] = {}
-
-    def __iter__(self) -> Iterator[ServedModel]:
-        """All versions of all models, in the order of their declaration."""
-        return iter(self._all)
-
-    def __len__(self) -> int:
-        """The number of versions of all models."""
-        return len(self._all)
-
-    @property
-    def names(self) -> list[str]:
-        """All names, of which a model may have several."""
-        return list(self._versions)
+        # The names whose loads wait for their commit or discard.
+        self._staged: set[str] = set()
+        # The changes that clients have asked for, who may leave before they end.
+        self._changes: set[asyncio.Task[None]] = set()
 
     @property
     def ready(self) -> bool:
@@ -102,130 +86,6 @@ class Models:
         """Whether no model has died."""
         return not any(model.failed for model in self)
 
-    def find(self, name: str, version: str = "") -> ServedModel:
-        """The model of that name and version; without a version the highest that is ready, else the highest.
-
-        Raises:
-            ModelNotFoundError: there is no model of that name.
-            VersionNotFoundError: the model has no such version.
-        """
-        versions = self._versions.get(name)
-        if versions is None:
-            raise ModelNotFoundError(name, self.names)
-        if not version:
-            return versions[-1] if len(versions) == 1 else _choose_version(versions)
-        for model in versions:
-            if model.version == version:
-                return model
-        raise VersionNotFoundError(name, version, [model.version for model in versions])
-
-    def choose_versions(self) -> list[ServedModel]:
-        """Of each model the version that answers requests without a version."""
-        return list(dict.fromkeys(self.find(model.name) for model in self._all))
-
-    def versions(self, name: str) -> list[str]:
-        """The versions of a model, in ascending order."""
-        return [model.version for model in self._versions[name]]
-
-    async def load_first(self, model: ServedModel) -> None:
-        """Load a model when this worker starts.
-
-        Raises:
-            RunnerError: the model cannot be loaded.
-        """
-        async with self._lock(model.name):
-            await model.stage()
-            model.commit()
-
-    async def load(self, name: str) -> None:
-        """Load all versions of a model, in all workers; one that is loaded is loaded again if its files have changed.
-
-        Raises:
-            ModelNotFoundError: there is no model of that name.
-            RunnerError: the model cannot be loaded; the one that was loaded before goes on.
-        """
-        if self.change_all is not None:
-            await self.change_all("load", name)
-            return
-        await self.stage(name)
-        self.commit(name)
-
-    async def unload(self, name: str) -> None:
-        """Unload all versions of a model, in all workers, once their requests have ended.
-
-        Raises:
-            ModelNotFoundError: there is no model of that name.
-        """
-        if self.change_all is not None:
-            await self.change_all("unload", name)
-            return
-        await self.unload_here(name)
-
-    async def stage(self, name: str) -> None:
-        """Load the versions of a model beside those that answer requests; `commit` or `discard` must follow.
-
-        Raises:
-            ModelNotFoundError: there is no model of that name.
-            RunnerError: a version cannot be loaded; none is staged.
-        """
-        async with self._lock(name):
-            await self.refresh(name)
-            self.find(name)
-            for model in self._versions[name]:
-                try:
-                    await model.stage()
-                except RunnerError:
-                    await self._discard(name)
-                    raise
-
-    def commit(self, name: str) -> None:
-        """Let the staged versions of a model answer new requests."""
-        for model in self._versions[name]:
-            model.commit()
-
-    async def discard(self, name: str) -> None:
-        """Unload the staged versions of a model."""
-        async with self._lock(name):
-            await self._discard(name)
-
-    async def unload_here(self, name: str) -> None:
-        """Unload all versions of a model, in this worker.
-
-        Raises:
-            ModelNotFoundError: there is no model of that name.
-        """
-        self.find(name)
-        async with self._lock(name):
-            for model in self._versions[name]:
-                await model.unload()
-
-    async def refresh(self, name: str | None = None) -> None:
-        """Read what the repository declares now, under a name or under all names.
-
-        Raises:
-            ArgumentsError: a declaration is wrong.
-        """
-        if self._find_declarations is None:
-            return
-        for declaration in await asyncio.to_thread(self._find_declarations, name):
-            versions = self._versions.get(declaration.name, ())
-            known = next((model for model in versions if model.version == declaration.version), None)
-            if known is None:
-                # The server does not become unready by models that nobody has loaded yet.
-                self._add(replace(declaration, load=False))
-            else:
-                known.declaration = declaration
-
-    def set_wanted(self, wanted: Mapping[str, bool]) -> None:
-        """Load other models at the start than those that are declared so.
-
-        Args:
-            wanted: whether to load a model, by name; other models stay as they are declared.
-        """
-        for name, is_wanted in wanted.items():
-            for model in self._versions.get(name, ()):
-                model.set_wanted(is_wanted)
-
     def create_runners(self) -> None:
         """Make the runners of the models that are to be loaded, which load nothing yet.
 
@@ -241,38 +101,182 @@ class Models:
                 if len(wanted) == 1:
                     raise
 
+    def take_over(self, declared: Collection[tuple[str, str]], loaded: Mapping[str, bool]) -> None:
+        """Load at the start what the other workers serve.
+
+        Args:
+            declared: the names and versions that were declared when the first worker started; others are not loaded.
+            loaded: the names that clients have loaded or unloaded since then, and whether they are loaded.
+        """
+        for model in self:
+            is_declared = model.is_wanted and (model.name, model.version) in declared
+            model.set_wanted(loaded.get(model.name, is_declared))
+
+    async def load_at_start(self, model: ServedModel) -> None:
+        """Load a model when this worker starts, unless it has been unloaded meanwhile.
+
+        Raises:
+            RunnerError: the model cannot be loaded.
+        """
+        async with self._lock(model.name):
+            if model.is_wanted:
+                await model.stage()
+                model.commit()
+
+    async def load(self, name: str) -> None:
+        """Load all versions of a model, in all workers; one that is loaded is loaded again if its files have changed.
+
+        It goes on if the caller is cancelled.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+            RunnerError: the model cannot be loaded; the one that was loaded before goes on.
+        """
+        await self._change("load", name)
+
+    async def unload(self, name: str) -> None:
+        """Unload all versions of a model, in all workers, once their requests have ended.
+
+        It goes on if the caller is cancelled.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+        """
+        await self._change("unload", name)
+
+    async def stage(self, name: str) -> None:
+        """Load the versions of a model beside those that answer requests; `commit` or `discard` must follow.
+
+        Args:
+            name: the first of the model's names.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+            RunnerError: a version cannot be loaded; none is staged.
+        """
+        lock = self._lock(name)
+        await lock.acquire()
+        try:
+            await self.refresh(name)
+            self.find(name)
+            remaining = [model for model in self.list_versions(name) if not model.is_removed]
+            if not remaining:
+                raise ModelLoadError(f"the repository has no model {name} any more")
+            for model in remaining:
+                await model.stage()
+        except BaseException:
+            await self._discard(name, _OTHER_VERSION)
+            lock.release()
+            raise
+        self._staged.add(name)
+
+    def commit(self, name: str) -> None:
+        """Let the staged versions of a model answer new requests; versions that the repository has not are unloaded."""
+        for model in self.list_versions(name):
+            if model.is_removed:
+                model.retire()
+            else:
+                model.commit()
+        self.remove([model for model in self.list_versions(name) if model.is_removed])
+        self._end_stage(name)
+
+    async def discard(self, name: str, reason: str) -> None:
+        """Unload the staged versions of a model, if there are any.
+
+        Args:
+            reason: why the model is not loaded.
+        """
+        if name in self._staged:
+            await self._discard(name, reason)
+            self._end_stage(name)
+
+    async def unload_locally(self, name: str) -> None:
+        """Unload all versions of a model, in this worker.
+
+        Args:
+            name: the first of the model's names.
+
+        Raises:
+            ModelNotFoundError: there is no model of that name.
+        """
+        self.find(name)
+        async with self._lock(name):
+            # What a model.yaml says is no matter for an unload.
+            with contextlib.suppress(ArgumentsError):
+                await self.refresh(name)
+            for model in self.list_versions(name):
+                await model.unload()
+            self.remove([model for model in self.list_versions(name) if model.is_removed])
+
+    async def refresh(self, name: str | None = None) -> None:
+        """Read what the repository declares now, under a name or under all names.
+
+        Raises:
+            ArgumentsError: a declaration is wrong.
+        """
+        if self._find_declarations is None:
+            return
+        found = await asyncio.to_thread(self._find_declarations, name)
+        for declaration in found:
+            self.check_names(declaration, is_new=False)
+        new = {(declaration.name, declaration.version): declaration for declaration in found}
+        for model in self if name is None else self.list_versions(name):
+            key = model.name, model.version
+            if key in new:
+                model.declared, model.is_removed = new.pop(key), False
+            elif name is not None:
+                # The list of all has no models whose model.yaml is wrong.
+                model.is_removed = True
+        for declaration in new.values():
+            # The server does not become unready by models that nobody has loaded yet.
+            self._declare(replace(declaration, load=False))
+        self.remove([model for model in self if model.is_removed and not model.is_held])
+
     def close(self) -> None:
         """Stop: waiting requests fail. Blocks until the current batch is done."""
         for model in self:
             model.close()
 
-    async def _discard(self, name: str) -> None:
-        for model in self._versions.get(name, ()):
-            await model.discard()
+    async def _change(self, verb: str, name: str) -> None:
+        if not self.versions(name):
+            await self.refresh(name)
+        name = self.find(name).name
+        work: Coroutine[Any, Any, None]
+        if self.change_all is not None:
+            work = _await(self.change_all(verb, name))
+        else:
+            work = self._load_locally(name) if verb == "load" else self.unload_locally(name)
+        task = asyncio.create_task(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        # Its caller may be gone when it fails.
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.shield(task)
+
+    async def _load_locally(self, name: str) -> None:
+        await self.stage(name)
+        self.commit(name)
+
+    async def _discard(self, name: str, reason: str) -> None:
+        for model in self.list_versions(name):
+            await model.discard(reason)
+
+    def _end_stage(self, name: str) -> None:
+        if name in self._staged:
+            self._staged.remove(name)
+            self.index()
+            self._lock(name).release()
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    def _add(self, declaration: ModelDeclaration) -> None:
-        model = ServedModel(declaration, self._create, self._is_labelled)
-        for name in declaration.arguments.names:
-            versions = self._versions.setdefault(name, [])
-            if any(each.version == model.version for each in versions):
-                raise ArgumentsError(f"{declaration.origin}: there are two models {name} of version {model.version}")
-            versions.append(model)
-            versions.sort(key=lambda each: _version_key(each.version))
-        self._all = tuple(dict.fromkeys(model for versions in self._versions.values() for model in versions))
+    def _declare(self, declaration: ModelDeclaration) -> None:
+        self.check_names(declaration, is_new=True)
+        self.add(ServedModel(declaration, self._create, self._is_labelled))
 
 
-def _choose_version(versions: Sequence[ServedModel]) -> ServedModel:
-    """The highest version that is ready, else the highest."""
-    return next((model for model in reversed(versions) if model.ready), versions[-1])
-
-
-def _version_key(version: str) -> list[tuple[bool, int, str]]:
-    """The order of versions: by their numbers and by the texts between them, so that 10 is higher than 9."""
-    parts = _NUMBER.split(version)
-    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+async def _await(awaitable: Awaitable[None]) -> None:
+    await awaitable
 
 
 def find_ready_model(models: Models, name: str, version: str = "") -> Runner:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from runners.core.declarations import ModelDeclaration
-from runners.core.errors import RunnerError
+from runners.core.errors import ModelLoadError, RunnerError, without_message
 from runners.core.log_labels import model_label
 from runners.core.sent_answers import release_when_sent
 
 if TYPE_CHECKING:
     from runners.core.runner import Runner
 
+logger = logging.getLogger(__name__)
+
 # Makes the runner of a declared model, which loads nothing yet; raises a RunnerError.
 CreateRunner = Callable[[ModelDeclaration], "Runner"]
 
 _POLL_SECONDS = 0.02
+# Seconds that requests may hold a model which is unloaded: long generations, and clients that read slowly.
+_LONGEST_HOLD = 600.0
 _NOT_LOADED = "not loaded"
 _UNLOADED = "unloaded"
+_DEAD = "it has died"
+_PREDICTOR_NOT_READY = "its predictor is not ready"
 
 
 class ModelState(StrEnum):
@@ -44,8 +51,8 @@ class _HeldRunner:
         self.files = declaration.describe_files()
         self.holders = 0
 
-    def is_of(self, declaration: ModelDeclaration) -> bool:
-        """Whether loading the declared model now would load the same."""
+    def is_unchanged(self, declaration: ModelDeclaration) -> bool:
+        """Whether loading the declared model now would load the same; it reads the states of files."""
         return self.declaration.arguments == declaration.arguments and self.files == declaration.describe_files()
 
     def hold(self) -> Runner:
@@ -57,9 +64,10 @@ class _HeldRunner:
         self.holders -= 1
 
     async def unload(self) -> None:
-        """Unload the runner once the requests that hold it are answered."""
+        """Unload the runner once the requests that hold it are answered, after `_LONGEST_HOLD` at the latest."""
+        deadline = asyncio.get_running_loop().time() + _LONGEST_HOLD
         # Requests end in many places, each of which would have to set an event.
-        while self.holders:  # noqa: ASYNC110
+        while self.holders and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)
         await self.runner.unload()
 
@@ -68,8 +76,10 @@ class ServedModel:
     """One version of a model. Each load makes a new runner, which replaces the one before it once it is ready.
 
     Attributes:
-        declaration: the declaration that the next load will use.
+        declaration: the declaration of the model that answers requests, or of the first one.
+        declared: the declaration that the next load will use.
         is_wanted: whether the server is not ready without this model.
+        is_removed: whether the repository does not have it any more.
     """
 
     def __init__(self, declaration: ModelDeclaration, create: CreateRunner, is_labelled: bool) -> None:
@@ -78,15 +88,17 @@ class ServedModel:
             create: makes the runner of each load.
             is_labelled: whether log records name the model.
         """
-        self.declaration = declaration
+        self.declaration = self.declared = declaration
         self.is_wanted = declaration.load
+        self.is_removed = False
         self._reason = "" if declaration.load else _NOT_LOADED
         self._create = create
         self._label = f"{self.name}, version={self.version}" if is_labelled else None
         self._changing: ModelState | None = None
         self._current: _HeldRunner | None = None
         self._staged: _HeldRunner | None = None
-        # Unloads the model that the last commit has replaced.
+        # What the last commit has replaced, until it is unloaded.
+        self._retired: _HeldRunner | None = None
         self._retiring: asyncio.Task[None] | None = None
 
     @property
@@ -115,7 +127,16 @@ class ServedModel:
     @property
     def reason(self) -> str:
         """Why the model is unavailable; empty in other states."""
-        return self._reason if self.state is ModelState.UNAVAILABLE else ""
+        if self.state is not ModelState.UNAVAILABLE:
+            return ""
+        if self._current is None:
+            return self._reason
+        return _PREDICTOR_NOT_READY if self._current.runner.loaded else _DEAD
+
+    @property
+    def is_held(self) -> bool:
+        """Whether there is a runner of it."""
+        return any(held is not None for held in (self._current, self._staged, self._retired))
 
     @property
     def runner(self) -> Runner | None:
@@ -150,12 +171,12 @@ class ServedModel:
         self._reason = "" if is_wanted else _UNLOADED
 
     def create_runner(self) -> None:
-        """Make the runner that the first load will use: what it imports is loaded while the server starts.
+        """Make the runner that the next load will use: what it imports is loaded while the server starts.
 
         Raises:
             RunnerError: the runner does not support the arguments.
         """
-        self._staged = _HeldRunner(self._create(self.declaration), self.declaration)
+        self._staged = _HeldRunner(self._create(self.declared), self.declared)
 
     async def stage(self) -> None:
         """Load the model beside the one that answers requests, unless that is loaded and its files have not changed.
@@ -165,11 +186,11 @@ class ServedModel:
         Raises:
             RunnerError: the model cannot be loaded.
         """
-        if self._retiring is not None:
-            # There is memory for two versions, not for three.
-            await self._retiring
-        declaration, current = self.declaration, self._current
-        if current is not None and current.runner.loaded and current.is_of(declaration):
+        # There is memory for two versions, not for three.
+        await self._wait_for_retired()
+        current = self._current
+        is_loaded = current is not None and current.runner.loaded
+        if current is not None and is_loaded and await asyncio.to_thread(current.is_unchanged, self.declared):
             return
         self._changing = ModelState.LOADING
         label = model_label.set(self._label)
@@ -179,11 +200,16 @@ class ServedModel:
                 await asyncio.to_thread(self.create_runner)
             assert self._staged is not None
             await self._staged.runner.load()
-        except RunnerError as error:
-            failed, self._staged, self._reason = self._staged, None, str(error)
+        except Exception as error:
+            is_expected = isinstance(error, RunnerError)
+            self._reason = str(error) if is_expected else f"{self.name} cannot be loaded: {type(error).__name__}"
+            failed, self._staged = self._staged, None
             if failed is not None:
                 await asyncio.to_thread(failed.runner.close)
-            raise
+            if is_expected:
+                raise
+            logger.exception("loading failed")
+            raise ModelLoadError(self._reason) from error
         finally:
             self._changing = None
             model_label.reset(label)
@@ -193,32 +219,55 @@ class ServedModel:
         staged, self._staged = self._staged, None
         if staged is None:
             return
-        before, self._current = self._current, staged
+        self.retire()
+        self._current, self.declaration = staged, staged.declaration
         self._reason, self.is_wanted = "", True
-        if before is not None:
-            self._retiring = asyncio.ensure_future(before.unload())
 
-    async def discard(self) -> None:
-        """Unload the staged model, because another worker cannot load it."""
+    def retire(self) -> None:
+        """Let no new request find the model that answers them, and unload it in the background."""
+        self._retired, self._current = self._current, None
+        if self._retired is not None:
+            self._retiring = asyncio.create_task(self._unload_retired(self._retired))
+
+    async def _unload_retired(self, retired: _HeldRunner) -> None:
+        try:
+            await retired.unload()
+        except Exception as error:
+            logger.error("a replaced model was not unloaded: %s", type(error).__name__, exc_info=without_message(error))
+        self._retired = None
+
+    async def _wait_for_retired(self) -> None:
+        if self._retiring is not None:
+            await self._retiring
+            self._retiring = None
+
+    async def discard(self, reason: str) -> None:
+        """Unload the staged model.
+
+        Args:
+            reason: why the model is not loaded.
+        """
         staged, self._staged = self._staged, None
         if staged is not None:
-            self._reason = "another worker could not load it"
-            await staged.unload()
+            self._reason = reason
+            await staged.runner.unload()
 
     async def unload(self) -> None:
         """Refuse new requests, and free the memory once those under way are answered."""
         self.is_wanted = False
-        current = self._current
-        if current is None:
-            return
-        self._changing = ModelState.UNLOADING
-        try:
-            await current.unload()
-        finally:
-            self._current, self._changing, self._reason = None, None, _UNLOADED
+        await self.discard(_UNLOADED)
+        if self._current is not None:
+            self._changing = ModelState.UNLOADING
+            try:
+                await self._current.unload()
+            finally:
+                self._changing = None
+            self._current = None
+        self._reason = _UNLOADED
+        await self._wait_for_retired()
 
     def close(self) -> None:
         """Stop: waiting requests fail. Blocks until the current batch is done."""
-        for held in (self._current, self._staged):
+        for held in (self._current, self._staged, self._retired):
             if held is not None:
                 held.runner.close()

@@ -17,13 +17,23 @@ from runners.core.errors import ModelLoadError, RunnerError
 from runners.core.models import Models
 from runners.hosting.change_server import WiredError
 
+_OTHER_WORKER = "another worker could not load it"
+# Names come from paths and messages of clients, and errors repeat them.
+_LONGEST_LINE = 2**24
 _PARENT_GONE = "the server is shutting down: its parent process has ended"
 
 
 class ChangeClient:
-    """The connection to the parent process."""
+    """The connection to the parent process.
 
-    def __init__(self, models: Models, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    Attributes:
+        is_replacement: whether this worker replaces one that has ended.
+    """
+
+    def __init__(
+        self, models: Models, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_replacement: bool
+    ) -> None:
+        self.is_replacement = is_replacement
         self._models = models
         self._reader = reader
         self._writer = writer
@@ -31,13 +41,22 @@ class ChangeClient:
         # The changes of this worker's clients, until they have ended in all workers.
         self._changes: dict[int, asyncio.Future[WiredError | None]] = {}
         self._steps: set[asyncio.Task[None]] = set()
+        self._has_ended = False
 
     @classmethod
     async def connect(cls, path: str, models: Models) -> ChangeClient:
-        """Connect, and take over what was changed before this worker started."""
-        reader, writer = await asyncio.open_unix_connection(path)
-        models.set_wanted(json.loads(await reader.readline())["loaded"])
-        client = cls(models, reader, writer)
+        """Connect, and take over what the other workers serve.
+
+        Raises:
+            ModelLoadError: the parent process does not answer.
+        """
+        try:
+            reader, writer = await asyncio.open_unix_connection(path, limit=_LONGEST_LINE)
+            state = json.loads(await reader.readline())
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(f"the server's parent process does not answer: {type(error).__name__}") from error
+        models.take_over({(name, version) for name, version in state["declared"]}, state["loaded"])
+        client = cls(models, reader, writer, state["is_replacement"])
         models.change_all = client.change
         return client
 
@@ -47,6 +66,8 @@ class ChangeClient:
         Raises:
             RunnerError: a worker cannot do that.
         """
+        if self._has_ended:
+            raise ModelLoadError(_PARENT_GONE)
         number = next(self._numbers)
         ended: asyncio.Future[WiredError | None] = asyncio.get_running_loop().create_future()
         self._changes[number] = ended
@@ -71,6 +92,7 @@ class ChangeClient:
                 elif (ended := self._changes.get(message["change"])) is not None and not ended.done():
                     ended.set_result(message["error"])
         finally:
+            self._has_ended = True
             for ended in self._changes.values():
                 if not ended.done():
                     ended.set_result([ModelLoadError.__name__, _PARENT_GONE])
@@ -78,7 +100,7 @@ class ChangeClient:
 
     async def _do_step(self, message: Mapping[str, Any]) -> None:
         verb, name = message["do"], message["name"]
-        error: WiredError | None = None
+        error: WiredError | None = [ModelLoadError.__name__, f"{verb} has not ended"]
         try:
             match verb:
                 case "stage":
@@ -86,9 +108,10 @@ class ChangeClient:
                 case "commit":
                     self._models.commit(name)
                 case "discard":
-                    await self._models.discard(name)
+                    await self._models.discard(name, _OTHER_WORKER)
                 case "unload":
-                    await self._models.unload_here(name)
+                    await self._models.unload_locally(name)
+            error = None
         except RunnerError as failure:
             error = [type(failure).__name__, str(failure)]
         except Exception as failure:

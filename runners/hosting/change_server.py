@@ -1,4 +1,4 @@
-"""In BentoML's parent process: tells all workers to load and unload models, one change after another.
+"""In BentoML's parent process: tells all workers to load and unload models, one change of a name after another.
 
 A worker whose client asks for a change sends it here. A load has two phases, so that all workers serve the new model or
 all go on with the one before it: each worker stages the model, and commits it once all have staged it. Messages are
@@ -6,7 +6,8 @@ lines of JSON over a Unix socket in a folder that only this user can enter:
 
     worker to parent   {"change": 7, "do": "load", "name": "ner"}        a client's change, numbered by the worker
                        {"step": 3, "error": null}                        the worker has done a step
-    parent to worker   {"loaded": {"ner": false}}                        first: the changes before the worker started
+    parent to worker   {"declared": [["ner", "1"]], "loaded": {"ner": false}, "is_replacement": true}
+                                                                         first: what was declared and changed before
                        {"step": 3, "do": "stage", "name": "ner"}         stage, commit, discard or unload
                        {"change": 7, "error": ["ModelLoadError", "..."]} the change has ended in all workers
 """
@@ -17,19 +18,19 @@ import atexit
 import contextlib
 import itertools
 import json
-import logging
 import os
 import queue
 import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from runners.core.declarations import Configuration
+from runners.core.errors import ArgumentsError
 
 # The workers inherit it.
 SOCKET_VARIABLE = "HUGGINGFACE_RUNTIME_CHANGES"
@@ -93,79 +94,103 @@ class _Worker:
 
 
 class ChangeServer:
-    """Threads that accept workers, read their messages, and make one change at a time."""
+    """Threads that accept workers, read their messages, and make one change of a name at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, declared: Iterable[tuple[str, str]], workers: int) -> None:
+        """
+        Args:
+            declared: the names and versions of the models that are declared when the server starts.
+            workers: how many workers the server starts; further ones replace them.
+        """
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
+        self._declared = list(declared)
+        self._first_workers = workers
         self._workers: list[_Worker] = []
         # Whether a model is loaded, by the names of all that were changed.
         self._loaded: dict[str, bool] = {}
-        # Held while a change is made and while a worker is added, so that each worker knows every change.
+        # Guards all of these.
         self._lock = threading.Lock()
-        self._changes: queue.SimpleQueue[_Change] = queue.SimpleQueue()
+        self._name_locks: dict[str, threading.Lock] = {}
         self._steps = itertools.count()
-        for target in (self._accept, self._make_changes):
-            threading.Thread(target=target, name="model-changes", daemon=True).start()
+        threading.Thread(target=self._accept, name="model-changes", daemon=True).start()
 
     def _accept(self) -> None:
-        while True:
+        for number in itertools.count():
             connection, _ = self._listener.accept()
-            threading.Thread(target=self._serve, args=(connection,), name="model-changes", daemon=True).start()
+            is_replacement = number >= self._first_workers
+            threading.Thread(
+                target=self._serve, args=(connection, is_replacement), name="model-changes", daemon=True
+            ).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket, is_replacement: bool) -> None:
         worker = _Worker(connection)
         with self._lock:
-            worker.send({"loaded": self._loaded})
+            worker.send({"declared": self._declared, "loaded": self._loaded, "is_replacement": is_replacement})
             self._workers.append(worker)
         try:
             with contextlib.suppress(OSError), connection.makefile("rb") as lines:
                 for line in lines:
                     message = json.loads(line)
                     if "change" in message:
-                        self._changes.put(_Change(worker, message["change"], message["do"], message["name"]))
+                        change = _Change(worker, message["change"], message["do"], message["name"])
+                        threading.Thread(target=self._make, args=(change,), name="model-changes", daemon=True).start()
                     else:
                         worker.end_step(message["step"], message["error"])
         finally:
-            # Without the lock, which a change holds that may wait for this worker.
             worker.leave()
             with self._lock:
                 self._workers.remove(worker)
             connection.close()
 
-    def _make_changes(self) -> None:
-        while True:
-            change = self._changes.get()
+    def _make(self, change: _Change) -> None:
+        with self._lock:
+            name_lock = self._name_locks.setdefault(change.name, threading.Lock())
+        with name_lock:
             with self._lock:
-                error = self._load(change.name) if change.verb == "load" else self._unload(change.name)
-            change.worker.send({"change": change.number, "error": error})
+                workers = [*self._workers]
+            error = self._do_all(change, workers)
+            if error is None:
+                with self._lock:
+                    self._loaded[change.name] = change.verb == "load"
+                    late = [worker for worker in self._workers if worker not in workers]
+                # These workers have started meanwhile, and do not know of the change.
+                self._do_all(change, late)
+        change.worker.send({"change": change.number, "error": error})
 
-    def _load(self, name: str) -> WiredError | None:
-        error = self._do("stage", name)
-        self._do("commit" if error is None else "discard", name)
-        if error is None:
-            self._loaded[name] = True
-        return error
+    def _do_all(self, change: _Change, workers: Sequence[_Worker]) -> WiredError | None:
+        if change.verb == "unload":
+            return self._do("unload", change.name, workers)
+        error = self._do("stage", change.name, workers)
+        if error is not None:
+            self._do("discard", change.name, workers)
+            return error
+        return self._do("commit", change.name, workers)
 
-    def _unload(self, name: str) -> WiredError | None:
-        error = self._do("unload", name)
-        if error is None:
-            self._loaded[name] = False
-        return error
-
-    def _do(self, verb: str, name: str) -> WiredError | None:
-        """Let all workers do a step at the same time; the first error, once all have ended."""
-        steps = [worker.start_step(next(self._steps), verb, name) for worker in self._workers]
+    def _do(self, verb: str, name: str, workers: Sequence[_Worker]) -> WiredError | None:
+        """Let the workers do a step at the same time; the first error, once all have ended."""
+        steps = [worker.start_step(next(self._steps), verb, name) for worker in workers]
         errors: Sequence[WiredError | None] = [done.get() for done in steps]
         return next((error for error in errors if error is not None), None)
 
 
-def start_change_server() -> None:
-    """Listen for the workers that this process will start, and tell them where."""
-    # Only this user may enter it.
-    folder = tempfile.mkdtemp(prefix="model-changes-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder) / "socket"
-    ChangeServer(path)
+def start_change_server(configuration: Configuration) -> None:
+    """Listen for the workers that this process will start, and tell them where.
+
+    Raises:
+        ArgumentsError: there can be no socket in the folder for temporary files.
+    """
+    declared = [(model.name, model.version) for model in configuration.models]
+    try:
+        # Only this user may enter it.
+        folder = tempfile.mkdtemp(prefix="model-changes-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder) / "socket"
+        ChangeServer(path, declared, configuration.arguments.workers)
+    except OSError as error:
+        raise ArgumentsError(
+            f"several workers need a socket in the folder for temporary files, {tempfile.gettempdir()}: {error}; "
+            "TMPDIR names another"
+        ) from error
     os.environ[SOCKET_VARIABLE] = str(path)

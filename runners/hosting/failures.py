@@ -62,8 +62,8 @@ def watch_for_failed_workers() -> None:
     signal.signal(signal.SIGUSR1, stop)
 
 
-async def run_or_exit(models: Models, serves_others: bool) -> None:
-    """In a worker: load the models, and wait while they run; end the whole server if one fails.
+async def load_or_exit(models: Models, serves_others: bool) -> None:
+    """In a worker: load the models that are to be loaded; end the whole server if one cannot be loaded.
 
     Args:
         serves_others: whether the server goes on without a model that cannot be loaded, unless it is the only one.
@@ -71,18 +71,22 @@ async def run_or_exit(models: Models, serves_others: bool) -> None:
     wanted = [model for model in models if model.is_wanted]
     for model in wanted:
         try:
-            await models.load_first(model)
+            await models.load_at_start(model)
         except RunnerError as error:
             model.is_wanted = False
             if not serves_others or not any(other.is_wanted for other in wanted):
                 _stop_server(f"cannot serve {model.name}: {error}")
             logger.error("%s is not served: %s", model.name, error)
+
+
+async def exit_when_dead(models: Models) -> None:
+    """In a worker: end the whole server when a model dies."""
     # An engine that dies reports to nobody, so that it must be polled.
     while models.live:  # noqa: ASYNC110
         await asyncio.sleep(_CHECK_SECONDS)
     # Waiting requests are answered with an error first.
     await asyncio.sleep(_CHECK_SECONDS)
-    failed = ", ".join(model.name for model in models if model.failed)
+    failed = ", ".join(dict.fromkeys(model.name for model in models if model.failed))
     _stop_server(f"the engine that ran {failed} has died")
 
 

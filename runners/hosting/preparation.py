@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from runners.core.api_keys import check_key_file
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import RunnerError
@@ -10,6 +12,8 @@ from runners.hosting.failures import exit_on_error, watch_for_failed_workers
 from runners.hosting.ports import check_port
 from runners.hosting.storage.localize import localize_model
 from runners.hosting.tls import check_certificates
+
+logger = logging.getLogger(__name__)
 
 
 def prepare_workers(configuration: Configuration) -> None:
@@ -28,8 +32,8 @@ def prepare_workers(configuration: Configuration) -> None:
         for model in configuration.models:
             if model.load:
                 _download(model, configuration)
-    if arguments.workers > 1:
-        start_change_server()
+        if arguments.workers > 1:
+            start_change_server(configuration)
     watch_for_failed_workers()
 
 
@@ -40,7 +44,7 @@ def _download(model: ModelDeclaration, configuration: Configuration) -> None:
     """
     try:
         localize_model(model.arguments)
-    except RunnerError:
-        # Else the workers try it again, and serve the others if it fails.
+    except RunnerError as error:
         if configuration.arguments.on_load_failure == "exit" or len(configuration.models) == 1:
             raise
+        logger.warning("%s is tried again by each worker: %s", model.name, error)

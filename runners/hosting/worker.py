@@ -17,7 +17,7 @@ from runners.core.device_thread import DeviceThread
 from runners.core.models import Models
 from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
-from runners.hosting.failures import Listener, run_or_exit, start_or_exit
+from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
 from runners.hosting.idle_memory import release_memory
 
 
@@ -44,12 +44,16 @@ class Worker:
         forget_keys(os.environ)
         if self.listener is not None:
             await start_or_exit(self.listener)
+        serves_others = self.arguments.on_load_failure == "serve_others"
         if (path := os.environ.get(SOCKET_VARIABLE)) is not None:
-            changes = await ChangeClient.connect(path, self.models)
+            with stop_on_error():
+                changes = await ChangeClient.connect(path, self.models)
             self._tasks.append(asyncio.create_task(changes.run()))
-        running = run_or_exit(self.models, self.arguments.on_load_failure == "serve_others")
+            # The other workers go on, whatever has become of a model's files meanwhile.
+            serves_others = serves_others or changes.is_replacement
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
-        self._tasks += [asyncio.create_task(running), asyncio.create_task(releasing)]
+        running = (load_or_exit(self.models, serves_others), exit_when_dead(self.models), releasing)
+        self._tasks += [asyncio.create_task(each) for each in running]
         self._bound_shutdown()
 
     async def stop(self) -> None:

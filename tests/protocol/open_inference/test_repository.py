@@ -64,7 +64,7 @@ def test_a_loaded_model_that_stops_was_not_unloaded(model_folder: ModelFolder, s
         assert served.client.post(path).status_code == 200
     served.runner.close()
     [model] = index(served.client)
-    assert (model["state"], model["reason"]) == ("UNAVAILABLE", "")
+    assert (model["state"], model["reason"]) == ("UNAVAILABLE", "it has died")
 
 
 def test_an_unloaded_model_is_gone(model_folder: ModelFolder, serve: Serve) -> None:
@@ -103,15 +103,15 @@ def test_a_model_that_cannot_be_loaded_says_why(model_folder: ModelFolder, serve
 
 async def test_loading_is_seen(model_folder: ModelFolder, serve: Serve) -> None:
     models = serve(model_dir=model_folder("electra", "fill_mask"), enable_repository=True).models
-    seen = []
     model = models.find("model")
+    seen = [model.state]
     for change in (models.unload("model"), models.load("model")):
         task = asyncio.create_task(change)
-        await asyncio.sleep(0)
-        seen.append(model.state)
+        while not task.done():
+            await asyncio.sleep(0)
+            seen += [model.state] if model.state != seen[-1] else []
         await task
-        seen.append(model.state)
-    assert seen == ["UNLOADING", "UNAVAILABLE", "LOADING", "READY"]
+    assert seen == ["READY", "UNLOADING", "UNAVAILABLE", "LOADING", "READY"]
 
 
 @pytest.mark.parametrize(

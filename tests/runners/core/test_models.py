@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from runners.core.arguments import Arguments
 from runners.core.declarations import ModelDeclaration
+from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import (
     ArgumentsError,
     ModelLoadError,
@@ -20,6 +22,7 @@ from runners.core.errors import (
 from runners.core.models import Models, find_ready_model
 from runners.core.sent_answers import collect_releases, release_all
 from tests.instant_models import InstantRunner, declare
+from tests.waiting import eventually
 
 
 def make(*declarations: ModelDeclaration, **settings: Any) -> Models:
@@ -30,7 +33,7 @@ def make(*declarations: ModelDeclaration, **settings: Any) -> Models:
 async def load_all(models: Models) -> None:
     for model in models:
         if model.is_wanted:
-            await models.load_first(model)
+            await models.load_at_start(model)
 
 
 def states(models: Models) -> list[str]:
@@ -88,9 +91,9 @@ async def test_readiness(any_suffices: bool) -> None:
     models = make(declare("a"), declare("b"), declare("c", load=False), is_ready_when_any=any_suffices)
     assert (models.ready, states(models)) == (False, ["LOADING", "LOADING", "UNAVAILABLE"])
     first, second, _ = models
-    await models.load_first(first)
+    await models.load_at_start(first)
     assert models.ready is any_suffices
-    await models.load_first(second)
+    await models.load_at_start(second)
     assert (models.ready, states(models)) == (True, ["READY", "READY", "UNAVAILABLE"])
     await models.unload("a")
     assert models.ready, "a model that was unloaded is not to be loaded"
@@ -166,6 +169,107 @@ async def test_unload_waits_for_the_requests_that_hold_the_model() -> None:
     release_all(releases)
     await unloading
     assert (states(models), models.find("a").reason) == (["UNAVAILABLE"], "unloaded")
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+async def test_a_change_goes_on_without_its_caller(verb: str, tmp_path: Path) -> None:
+    models = make(declare("a", folder=tmp_path))
+    await load_all(models)
+    before: Any = models.find("a").runner
+    (tmp_path / "weights").write_text("new")
+    asking = asyncio.create_task(models.load("a") if verb == "load" else models.unload("a"))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await eventually(lambda: not before.loaded)
+    after: Any = models.find("a").runner
+    assert (after and after.loads) == (1 if verb == "load" else None)
+    await models.load("a")
+    assert models.find("a").ready
+
+
+async def test_a_change_while_the_server_starts() -> None:
+    models = make(declare("a"), declare("b"))
+    models.create_runners()
+    first, second = models
+    loading = asyncio.create_task(models.load_at_start(first))
+    await asyncio.gather(models.load("a"), loading)
+    runner: Any = first.runner
+    assert runner.loads == 1
+    await models.unload("b")
+    await models.load_at_start(second)
+    assert (second.state, second.reason, second.runner) == ("UNAVAILABLE", "unloaded", None)
+
+
+async def test_all_names_of_a_model_are_one() -> None:
+    alias = EngineArgument("a b", "a test")
+    models = make(ModelDeclaration(Arguments(model_name="a", engine={"served_model_name": alias})))
+    await load_all(models)
+    assert models.names == ["a", "b"]
+    await asyncio.gather(models.unload("b"), models.load("a"), models.load("b"))
+    assert models.find("a") is models.find("b")
+    assert models.find("b").ready
+    await models.unload("b")
+    assert not models.find("a").ready
+
+
+async def test_versions_that_a_repository_has_no_more() -> None:
+    found = [declare("a", "1"), declare("a", "2")]
+    models = make(*found, find_declarations=lambda name: [each for each in found if name in (None, each.name)])
+    await load_all(models)
+    first: Any = models.find("a", "1").runner
+    found[:] = [declare("a", "2"), declare("a", "3")]
+    await models.load("a")
+    assert models.versions("a") == ["2", "3"]
+    await eventually(lambda: not first.loaded)
+    found.clear()
+    with pytest.raises(ModelLoadError, match="the repository has no model a any more"):
+        await models.load("a")
+    assert find_ready_model(models, "a").version == "3", "it serves on"
+    await models.unload("a")
+    assert models.names == []
+
+
+async def test_a_wrong_declaration_changes_nothing() -> None:
+    found = [declare("a"), declare("b")]
+    models = make(*found, find_declarations=lambda name: [each for each in found if name in (None, each.name)])
+    await load_all(models)
+    taken = EngineArgument("b a", "a test")
+    found[1] = ModelDeclaration(Arguments(model_name="b", engine={"served_model_name": taken}))
+    for change in (models.load("b"), models.refresh()):
+        with pytest.raises(ArgumentsError, match="there are two models a of version 1"):
+            await change
+    assert (models.names, states(models)) == (["a", "b"], ["READY", "READY"])
+
+
+async def test_a_model_that_dies_says_so() -> None:
+    models = make(declare("a"))
+    await load_all(models)
+    runner: Any = models.find("a").runner
+    runner.loaded = False
+    assert (models.find("a").state, models.find("a").reason) == ("UNAVAILABLE", "it has died")
+    await models.load("a")
+    assert models.find("a").ready
+
+
+async def test_a_replaced_model_that_is_not_unloaded_blocks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(_: InstantRunner) -> None:
+        raise RuntimeError
+
+    models = make(declare("a", folder=tmp_path))
+    await load_all(models)
+    with monkeypatch.context() as patch:
+        patch.setattr(InstantRunner, "unload", fail)
+        (tmp_path / "weights").write_text("new")
+        await models.load("a")
+        await asyncio.sleep(0.1)
+    (tmp_path / "weights").write_text("newer")
+    await models.load("a")
+    assert models.find("a").ready
+    assert "a replaced model was not unloaded: RuntimeError" in caplog.text
 
 
 async def test_models_that_appear_in_a_repository(tmp_path: Path) -> None:
