@@ -118,15 +118,15 @@ service = partial(bentoml.service, service_class=DirectService, name=NAME, **con
 # Each worker runs this project's engine in a thread, on one GPU or on the CPU.
 @service(resources=one_gpu)
 class Encoder(Server):
-    """Serves an encoder, which classifies texts or tokens, fills masks, answers questions, embeds or ranks texts."""
+    """Serves encoders, which classify texts or tokens, fill masks, answer questions, embed or rank texts."""
 
 
 # vLLM runs in processes of its own, on the GPUs that its parallel sizes ask for, or on the CPU. Where vLLM does not run
-# the model, transformers runs it in a thread of the worker.
+# a generator, transformers runs it in the thread of the worker that runs encoders too.
 @service(resources=parallel_gpus)
 class Generator(Server):
-    """Serves a generator, which continues texts and answers chats."""
+    """Serves generators, which continue texts and answer chats, and encoders beside them."""
 
 
-# A Bento has one service, whichever model it serves.
+# A Bento has one service, whichever models it serves.
 Runtime = Generator if generates else Encoder

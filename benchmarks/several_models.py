@@ -113,7 +113,7 @@ def _measure_flood(url: str, texts: list[str], options: argparse.Namespace) -> N
         # The tokens of a full batch.
         batch = 1000 * BATCH_TOKENS_ON_CPU / (tokens / len(texts)) / alone
         with _flood(url, 2 * options.seconds) as flood:
-            _wait_for_flood(url)
+            _wait_for_flood(url, flood)
             load = asyncio.run(_load(_path(url, _NAMES[0]), texts, 1, options.seconds))
             flood.communicate()
         sys.stdout.write(
@@ -128,9 +128,11 @@ def _flood(url: str, seconds: float) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
-def _wait_for_flood(url: str) -> None:
+def _wait_for_flood(url: str, flood: subprocess.Popen[str]) -> None:
     """Wait until the other model has waiting texts."""
     while True:
+        if flood.poll() is not None:
+            raise SystemExit(f"error: the flood has ended with the code {flood.returncode} before the measurement")
         with urllib.request.urlopen(f"{url}/metrics") as response:
             lines = response.read().decode().splitlines()
         waiting = [line for line in lines if line.startswith(f'runtime_waiting_texts{{model_name="{_NAMES[1]}"')]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.requests import Request
 
 from protocol.service_paths import describe_service
 from runners.core.errors import InputError, ModelNotReadyError, list_names
 from runners.core.models import Models
-from runners.core.runner import Runner
+from runners.core.runner import Runner, TextGenerator
 from runners.core.served_model import ServedModel
 
-# Finds the model that a request names; given None, the only model that serves the call. The runner has one of the tasks
-# of the call.
-SelectModel = Callable[[str | None], Any]
+# Finds the model that a request names; given None, the only model that serves the call. The runner serves the call.
+SelectModel = Callable[[str | None], Runner]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,13 @@ class ModelSelection:
 def _describe(model: ServedModel) -> str:
     runner = model.runner
     return f"{model.name} ({runner.task})" if model.ready and runner is not None else f"{model.name} (not loaded)"
+
+
+def select_generator(select: SelectModel, name: str | None) -> TextGenerator:
+    """The runner for a call that only models with an engine for generation serve."""
+    generator = select(name).generator
+    assert generator is not None, "no other model serves the call"
+    return generator
 
 
 def query_model(request: Request) -> str | None:

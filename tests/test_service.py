@@ -75,7 +75,7 @@ def test_the_description_in_bentoml_s_schema_is_one_sentence(service: str) -> No
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     [sentence] = shown.stdout.splitlines()
-    assert sentence.startswith(f"Serves {'an encoder' if service == 'Encoder' else 'a generator'}, which ")
+    assert sentence.startswith(f"Serves {service.lower()}s, which ")
 
 
 def test_importing_the_service_is_cheap() -> None:

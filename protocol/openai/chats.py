@@ -14,7 +14,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.model_selection import SelectModel
+from protocol.model_selection import SelectModel, select_generator
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import read_messages
@@ -114,7 +114,7 @@ async def answer_chat(select: SelectModel, body: Body, limits: RequestLimits) ->
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await read_request(body, ChatRequest, ParameterSet.CHATS, limits)
-    runner: TextGenerator = select(call.model)
+    runner = select_generator(select, call.model)
     call.check(bool(call.logprobs))
     _check(call)
     check_counts(call, runner.limits)

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.model_selection import SelectModel
+from protocol.model_selection import SelectModel, select_generator
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
 from protocol.openai.parameters import ParameterSet, read_request
@@ -46,7 +46,7 @@ async def answer_completion(select: SelectModel, body: Body, limits: RequestLimi
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await read_request(body, CompletionRequest, ParameterSet.COMPLETIONS, limits)
-    runner: TextGenerator = select(call.model)
+    runner = select_generator(select, call.model)
     call.check(call.logprobs is not None)
     _check(call)
     check_counts(call, runner.limits)

@@ -24,7 +24,6 @@ from runners.core.errors import InputError
 from runners.core.predictions import Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
-from runners.core.runner import Runner
 
 # vLLM's truncate_prompt_tokens for the length that the model takes.
 _MODEL_LENGTH = -1
@@ -61,7 +60,7 @@ async def answer_embeddings(select: SelectModel, body: Body, limits: RequestLimi
         return call, read_text_inputs(call.input, "input", limits)
 
     call, inputs = await body.decode(read)
-    runner: Runner = select(call.model)
+    runner = select(call.model)
     refuse_truncation(call.truncate_prompt_tokens)
     fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)

@@ -91,7 +91,7 @@ async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) 
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
-    runner: Runner = select(call.model)
+    runner = select(call.model)
     _check(call)
     items = [call.documents] if isinstance(call.documents, str) else call.documents
     limits.check("max_client_batch_size", len(items), "documents", "documents")
@@ -126,7 +126,7 @@ async def answer_score(select: SelectModel, body: Body, limits: RequestLimits) -
         RunnerError: the model cannot read a text.
     """
     call = await body.decode(lambda data: decode_json(data, _score_decoder, limits))
-    runner: Runner = select(call.model)
+    runner = select(call.model)
     _check(call)
     first, second = _read_sides(call, limits)
     scores, usage = await _score(runner, first, second, call, limits)

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from protocol.http.body import Body, json_response
 from protocol.http.middleware.request_id import printable
 from protocol.http.sse import stream_events
-from protocol.model_selection import SelectModel
+from protocol.model_selection import SelectModel, select_generator
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, count_generation_usage, count_logprobs, render_logprobs
 from protocol.openai.errors import openai_error
@@ -103,7 +103,7 @@ async def answer_response(select: SelectModel, body: Body, limits: RequestLimits
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await read_request(body, ResponsesRequest, ParameterSet.RESPONSES, limits)
-    runner: TextGenerator = select(call.model)
+    runner = select_generator(select, call.model)
     sampling = _read_sampling(call)
     options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)
     check_counts(call, runner.limits)

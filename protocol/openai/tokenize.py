@@ -9,14 +9,13 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, convert_json, decode_json, json_response
-from protocol.model_selection import SelectModel
+from protocol.model_selection import SelectModel, select_generator
 from protocol.openai.chats import ChatMessages, Templated
 from protocol.openai.messages import read_messages
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
 from runners.core.generation import Chat, Prompt, PromptOptions
 from runners.core.request_limits import RequestLimits
-from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import TokenId
 
 _MAX_TOKENS = 2**20
@@ -74,7 +73,7 @@ async def answer_tokenize(select: SelectModel, body: Body, limits: RequestLimits
         return convert_json(fields, TokenizeTextRequest)
 
     call = await body.decode(read)
-    runner: TextGenerator = select(call.model)
+    runner = select_generator(select, call.model)
     prompt: Prompt
     if isinstance(call, TokenizeTextRequest):
         prompt = call.prompt
@@ -97,5 +96,5 @@ async def answer_detokenize(select: SelectModel, body: Body, limits: RequestLimi
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
     call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
-    runner: TextGenerator = select(call.model)
+    runner = select_generator(select, call.model)
     return json_response({"prompt": await runner.detokenize(call.tokens)})

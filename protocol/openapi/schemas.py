@@ -92,8 +92,8 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
         "the content type text/xml is not supported; send application/json",
     ),
     HTTPStatus.TOO_MANY_REQUESTS: (
-        "The server has too many requests under way; try again later.",
-        "the server is busy with 512 requests, which is the most it takes (max_concurrent_requests); try again later",
+        "The model has too many requests under way; try again later.",
+        "the model is busy with 512 requests, which is the most it takes (max_concurrent_requests); try again later",
     ),
     HTTPStatus.INTERNAL_SERVER_ERROR: (
         "The server has an internal error, the model cannot be loaded, or its scores are NaN or infinite.",

@@ -90,7 +90,7 @@ class Admission:
         """
         if self.requests >= self.limits.max_concurrent_requests:
             raise OverloadedError(
-                f"the server is busy with {self.requests} requests, which is the most it takes "
+                f"the model is busy with {self.requests} requests, which is the most it takes "
                 "(max_concurrent_requests); try again later",
                 self.retry_after(),
             )

@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 
 from runners.core.argument_groups import LaunchArguments
 from runners.core.arguments import ARGUMENT_NAMES
-from runners.core.errors import ArgumentsError
 from runners.core.vllm_flags import OPTIONS, SHORT, SWITCHES
 
 # vLLM's names for arguments of this server, and vLLM's short names for those that determine the number of GPUs.
@@ -51,19 +50,6 @@ def normalize_name(name: str) -> str:
 def is_known(name: str) -> bool:
     """Whether a normalized name is an argument of this server, of KServe or of vLLM."""
     return name.partition(".")[0] in _OWN_NAMES | _VLLM_NAMES
-
-
-def check_name(name: str, origin: str) -> None:
-    """
-    Args:
-        name: a normalized name.
-        origin: the source of the argument, for the message.
-
-    Raises:
-        ArgumentsError: there is no such argument.
-    """
-    if not is_known(name):
-        raise ArgumentsError(f"unknown argument {name!r} in {origin}{suggest_name(name)}")
 
 
 def suggest_name(name: str, others: Collection[str] = ()) -> str:

@@ -8,7 +8,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from runners.core.argument_names import ALIASES, VLLM_ONLY, WITHOUT_EFFECT, check_name, normalize_name
+from runners.core.argument_names import ALIASES, VLLM_ONLY, WITHOUT_EFFECT, normalize_name
+from runners.core.argument_values import Origin, check_known
 from runners.core.arguments import GROUPS
 from runners.core.errors import ArgumentsError
 from runners.core.vllm_flags import SHORT
@@ -68,7 +69,7 @@ def parse_command_line(words: Sequence[str], origin: str = "the command line") -
         raise ArgumentsError(f"{origin} is wrong: {error}") from error
     values: dict[str, str] = vars(namespace)
     for name, option_words in _group_words(rest, origin):
-        check_name(name, origin)
+        check_known(name, Origin(origin))
         values[name] = option_words[0] if len(option_words) == 1 else shlex.join(option_words) or "true"
     return values
 

@@ -118,17 +118,18 @@ def declare_model(entry: Entry, defaults: GivenValues, server: Arguments) -> Mod
 def check_unique(models: Iterable[ModelDeclaration]) -> None:
     """
     Raises:
-        ArgumentsError: two models have the same name and version.
+        ArgumentsError: two models share a name and the version.
     """
     places: dict[tuple[str, str], str] = {}
     for model in models:
-        key = (model.name, model.version)
-        if key in places:
-            raise ArgumentsError(
-                f"{model.origin}: version {model.version!r} of model {model.name!r} is declared twice, also in "
-                f"{places[key]}"
-            )
-        places[key] = model.origin
+        for name in model.arguments.names:
+            key = (name, model.version)
+            if key in places:
+                raise ArgumentsError(
+                    f"{model.origin}: version {model.version!r} of model {name!r} is declared twice, also in "
+                    f"{places[key]}"
+                )
+            places[key] = model.origin
 
 
 def _find_mapping(file: FileValues, path: KeyPath) -> Mapping[str, object]:

@@ -25,11 +25,9 @@ from runners.core.model_entries import check_unique, declare_model, read_entry
 _MODELS = "models"
 # What the top of a file must not have, with the reason.
 _NOT_AT_THE_TOP: Mapping[str, str] = {
-    "model_id": "it is for one model: set it in an item of models",
-    "model_dir": "it is for one model: set it in an item of models",
-    "name": "it is for one model: set it in an item of models",
-    "version": "it is for one model: set it in an item of models",
-    "load": "it is for one model: set it in an item of models",
+    **dict.fromkeys(
+        ("model_id", "model_dir", "name", "version", "load"), "it is for one model: set it in an item of models"
+    ),
     "models_file": "a models file cannot name another",
     "model_repository": "a models file excludes a repository",
 }

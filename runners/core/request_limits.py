@@ -109,17 +109,18 @@ class RequestLimits(BaseModel):
         "most 8 times as many. All running generation requests together may have at most this many log probabilities",
     )
     max_concurrent_requests: int = Field(
-        512, ge=1, description="at most this many requests may run at once, else a 429 with Retry-After"
+        512, ge=1, description="at most this many requests of a model may run at once, else a 429 with Retry-After"
     )
     max_queue_characters: int = Field(
         64 * _MIB,
         ge=1,
-        description="all waiting texts together may have at most this many characters, else a 429 with Retry-After",
+        description="all waiting texts of a model together may have at most this many characters, else a 429 with "
+        "Retry-After",
     )
     max_queue_tokens: int = Field(
         4 * _MIB,
         ge=1,
-        description="all texts that wait for the model together may have at most this many tokens, else a 429 with "
+        description="all texts that wait for a model together may have at most this many tokens, else a 429 with "
         "Retry-After; the limit also holds for the token ids of one request",
     )
     max_connections: int = Field(

@@ -139,7 +139,7 @@ class EncoderRunner:
 
     def _load(self) -> None:
         """Called in the device thread."""
-        with importing():
+        with importing("runners.encoder.loader"):
             import_transformers()
             from runners.encoder.loader import load_encoder
         if not self._is_remote:

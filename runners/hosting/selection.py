@@ -1,4 +1,4 @@
-"""Selects the runner of the model that the arguments name; BentoML's parent process, which runs none, imports none."""
+"""Selects the runner of each declared model; BentoML's parent process, which runs none, imports none."""
 
 from __future__ import annotations
 

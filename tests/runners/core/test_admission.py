@@ -30,7 +30,7 @@ def count(admission: Admission) -> tuple[int, int, int, int]:
 
 
 def test_requests(admission: Admission) -> None:
-    most = r"2 requests, which is the most it takes \(max_concurrent_requests\)"
+    most = r"the model is busy with 2 requests, which is the most it takes \(max_concurrent_requests\)"
     with admission.admit(), admission.admit(), refused(OverloadedError, most):
         admission.admit().__enter__()
     with admission.admit():

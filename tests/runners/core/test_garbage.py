@@ -27,6 +27,9 @@ print((before - _resident()) // 2**20)
 """
 
 
+_MODULE = "a_module_that_is_not_imported"
+
+
 class Imported:
     """An object that the collector tracks."""
 
@@ -34,13 +37,20 @@ class Imported:
 
 
 def test_what_is_imported_is_no_matter_for_later_collections() -> None:
-    with importing():
+    with importing(_MODULE):
         assert not gc.isenabled()
         imported = Imported()
     assert gc.isenabled()
     assert not any(each is imported for each in gc.get_objects())
     collect_unloaded()
     assert not any(each is imported for each in gc.get_objects())
+
+
+def test_later_loads_exclude_no_objects_of_requests() -> None:
+    with importing("gc"):
+        assert gc.isenabled()
+        request = Imported()
+    assert any(each is request for each in gc.get_objects())
 
 
 def test_what_is_unloaded_is_collected_although_it_was_excluded() -> None:
@@ -59,7 +69,7 @@ def test_no_full_collection_for_a_model_that_is_gone(monkeypatch: pytest.MonkeyP
 
 
 def test_after_a_failed_import_there_are_collections_again() -> None:
-    with suppress(ImportError), importing():
+    with suppress(ImportError), importing(_MODULE):
         raise ImportError
     assert gc.isenabled()
 

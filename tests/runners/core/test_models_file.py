@@ -339,6 +339,7 @@ def test_what_a_variable_contains_is_not_in_errors(text: str, message: str, tmp_
         ("models:\n- model_dir: x\n  max_length: 1\n  max-model-len: 1", "models.yaml:4: argument max_length of model 'x' is given twice, also in models.yaml:3"),
         ("max_length: 1\nmax-model-len: 1\nmodels: [{model_dir: x}]", "models.yaml:2: max_length is given twice, also in models.yaml:1"),
         ("models:\n- model_dir: x\n- model_dir: y/x", "models.yaml:3: version '1' of model 'x' is declared twice, also in models.yaml:2"),
+        ("models:\n- {model_dir: x, served_model_name: x z}\n- {model_dir: y, served_model_name: y z}", "models.yaml:3: version '1' of model 'z' is declared twice, also in models.yaml:2"),
         ("models: [{model_dir: x}, {model_dir: x}]", "models.yaml:1: version '1' of model 'x' is declared twice, also in models.yaml:1"),
         ("", "models.yaml:1: the file has no list `models`"),
         ("dtype: half", "models.yaml:1: the file has no list `models`"),

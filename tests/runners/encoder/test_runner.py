@@ -228,7 +228,7 @@ async def test_too_many_requests_are_refused_at_once(arguments: Arguments, monke
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json() == {
-            "error": "the server is busy with 2 requests, which is the most it takes (max_concurrent_requests); "
+            "error": "the model is busy with 2 requests, which is the most it takes (max_concurrent_requests); "
             "try again later"
         }
         let_go.set()
