@@ -60,8 +60,16 @@ def test_workers_share_the_port(folder: Path, home: Path) -> None:
         # The server is ready with its first worker.
         wait_until(lambda: len(_listening(server.grpc_port)) == 2, seconds=60)
         _wait_for_answer(server)
-        assert httpx.get(f"{server.url}/v2").json()["extensions"] == ["binary_tensor_data", "classification"]
-        assert httpx.post(f"{server.url}/v2/repository/models/model/unload").status_code == 501
+        assert "model_repository" in httpx.get(f"{server.url}/v2").json()["extensions"]
+        assert httpx.post(f"{server.url}/v2/repository/models/model/unload").status_code == 200
+        # Each channel reaches one of the workers.
+        for _ in range(8):
+            own = [("grpc.use_local_subchannel_pool", 1)]
+            with (
+                grpc.insecure_channel(f"localhost:{server.grpc_port}", own) as channel,
+                pytest.raises(grpc.RpcError, match=r"Model with name model is not ready\."),
+            ):
+                infer(channel, "a")
     finally:
         assert server.terminate() == 0
 

@@ -196,7 +196,7 @@ def test_a_manifest_of_kserve_with_two_workers(model_folder: ModelFolder, tmp_pa
 
         wait_until(both_have_answered, seconds=60)
         unload = httpx.post(f"{server.url}/v2/repository/models/m/unload", headers=headers)
-        assert unload.status_code == 501
+        assert unload.json() == {"name": "m", "unload": True}
         workers = server.workers
     finally:
         assert server.terminate() == 0
