@@ -166,7 +166,8 @@ def routes(context: ServerContext, protocols: Sequence[Describe]) -> list[Route]
     async def document(_: Request) -> Response:
         nonlocal cached
         states = _describe_states(context.models)
-        if cached is not None and cached[0] == states:
+        # Nothing better is known while no model is ready, as after the unload of the only one.
+        if cached is not None and (cached[0] == states or not any(model.ready for model in context.models)):
             return Response(cached[1], media_type=JSON)
         is_complete = context.models.ready
         # vLLM takes a second to describe its part.
