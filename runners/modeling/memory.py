@@ -96,7 +96,11 @@ def _read_shapes(path: Path) -> list[list[int]]:
             return []
         try:
             header = json.loads(file.read(length))
-            return [tensor["shape"] for name, tensor in header.items() if name != "__metadata__"]
+            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+            elements = sum(math.prod(tensor["shape"]) for tensor in tensors)
+            # A number takes a byte at least.
+            is_whole = elements <= path.stat().st_size
+            return [tensor["shape"] for tensor in tensors] if is_whole else []
         except (ValueError, AttributeError, TypeError, KeyError):
             return []
 

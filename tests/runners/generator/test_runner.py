@@ -62,7 +62,7 @@ async def test_overload(runner: GeneratorRunner, path: str) -> None:
     assert Counter(response.status_code for response in responses) == {200: 2, 429: 3}
     refused = next(response for response in responses if response.status_code == 429)
     assert refused.headers["retry-after"] == "1"
-    assert "the server is busy with 2 requests" in refused.text
+    assert "the model is busy with 2 requests" in refused.text
     wait_until_idle(runner)
 
 
