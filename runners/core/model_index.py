@@ -57,7 +57,7 @@ class ModelIndex:
 
     def versions(self, name: str) -> list[str]:
         """The versions of a model, in ascending order; none if there is no such model."""
-        return [model.version for model in self._versions.get(name, ())]
+        return [model.version for model in self.list_versions(name)]
 
     def list_versions(self, name: str) -> Sequence[ServedModel]:
         """The versions of a model, in ascending order; none if there is no such model."""

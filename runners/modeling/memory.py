@@ -78,8 +78,12 @@ def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torc
     total = index.get("metadata", {}).get("total_size") if isinstance(index, dict) else None
     if not isinstance(total, int):
         return None
-    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return total * dtype.itemsize // stored.itemsize
+    return total * dtype.itemsize // stored_dtype(config).itemsize
+
+
+def stored_dtype(config: PretrainedConfig) -> torch.dtype:
+    """The dtype of the weights in the model's files; float32 if its config names none."""
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def _read_shapes(path: Path) -> list[list[int]]:
@@ -88,7 +92,7 @@ def _read_shapes(path: Path) -> list[list[int]]:
     https://huggingface.co/docs/safetensors/index#format: 8 bytes with the length of a JSON object, and the object.
 
     Returns:
-        None of a file that is damaged; the load says why.
+        An empty list if the file is damaged; the load says why.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

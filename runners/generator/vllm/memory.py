@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-import torch
 from vllm.platforms import current_platform
 
 from runners.core.arguments import Arguments
 from runners.core.machine import available_memory
 from runners.modeling.loading import load_config
-from runners.modeling.memory import compare_memory, estimate_weights
+from runners.modeling.memory import compare_memory, estimate_weights, stored_dtype
 
 _ADVICE = "; --kv-cache-memory-bytes sets another cache"
 
@@ -26,8 +25,7 @@ def check_memory(arguments: Arguments, parsed: Namespace) -> None:
     if not current_platform.is_cpu():
         return
     config = load_config(arguments)
-    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    weights = estimate_weights(arguments, config, stored)
+    weights = estimate_weights(arguments, config, stored_dtype(config))
     if weights is not None:
         needs = {"its weights": weights, "vLLM's cache": parsed.kv_cache_memory_bytes or 0}
         compare_memory(arguments.model_name, needs, available_memory(), "machine", _ADVICE)
