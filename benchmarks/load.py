@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from statistics import fmean, quantiles
@@ -16,6 +16,8 @@ import orjson
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,10 @@ async def drive_grpc(port: int, texts: list[str], callers: int, seconds: float) 
 async def closed_loop(
     ask: Callable[[int], Awaitable[bool]], callers: int, texts_a_request: int, seconds: float
 ) -> Load:
-    """Load a server for `seconds`, after a quarter of that to warm up; at least one answer a caller is waited for.
+    """Load a server for `seconds`, after a quarter of that to warm up.
+
+    Both last longer if requests do: an answer for each caller is awaited in the warm-up, and another one after it.
+    Else the callers whose first requests have waited longest would be left out.
 
     Args:
         ask: asks the n-th time; whether it was answered well.
@@ -96,27 +101,36 @@ async def closed_loop(
     finished: list[tuple[float, float]] = []
     errors = 0
     turn = count()
-    start = time.perf_counter()
-    warm, end = start + seconds / 4, start + seconds * 1.25
 
     async def call() -> None:
         nonlocal errors
-        while (sent := time.perf_counter()) < end:
+        while True:
+            sent = time.perf_counter()
             errors += not await ask(next(turn))
             finished.append((time.perf_counter(), time.perf_counter() - sent))
 
     tasks = [asyncio.create_task(call()) for _ in range(callers)]
-    await asyncio.sleep(max(0.0, end - time.perf_counter()))
-    if not any(warm <= when <= end for when, _ in finished):
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        end = time.perf_counter()
+    warm = await _wait(tasks, seconds / 4, lambda: len(finished) >= callers)
+    first = len(finished)
+    end = await _wait(tasks, seconds, lambda: len(finished) >= first + callers)
     for task in tasks:
         task.cancel()
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(ended, Exception):
             raise ended
     latencies = [1000 * latency for when, latency in finished if warm <= when <= end]
-    cuts = quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
+    # Inclusive, since no quantile of few latencies may exceed the longest.
+    cuts = quantiles(latencies, n=100, method="inclusive") if len(latencies) > 1 else latencies * 99
     # Little's law for a closed loop: as exact for callers that wait in step, whose answers come in bursts.
     texts_a_second = callers * texts_a_request / (fmean(latencies) / 1000)
     return Load(callers, texts_a_request, texts_a_second, cuts[49], cuts[94], cuts[98], errors, len(finished))
+
+
+async def _wait(tasks: Sequence[asyncio.Task[None]], seconds: float, is_enough: Callable[[], bool]) -> float:
+    """Wait for `seconds`, longer until it is enough, or until a caller has failed; returns the time then."""
+    least = time.perf_counter() + seconds
+    while time.perf_counter() < least or not is_enough():
+        if any(task.done() for task in tasks):
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    return time.perf_counter()

@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -32,6 +33,9 @@ from runners.modeling.loading import BATCH_TOKENS_ON_CPU
 
 _NAMES = ("a", "b")
 _FLOOD_CALLERS = 256
+_FULL_BATCHES_CALLERS = 64
+# A single caller beside a flood has few answers a second.
+_FLOOD_FACTOR = 6
 _CYCLES = 10
 _GRPC_CALLERS = 16
 
@@ -40,8 +44,7 @@ def main() -> None:
     options = _parse(sys.argv[1:])
     texts = sample()
     if options.flood is not None:
-        flood = asyncio.run(_load(options.flood, texts, _FLOOD_CALLERS, options.seconds))
-        sys.stdout.write(f"{flood.texts_a_second}\n")
+        asyncio.run(_load(options.flood, texts, _FLOOD_CALLERS, seconds=float("inf")))
         return
     sys.stdout.write(f"{describe(machine())}\n\n")
     with tempfile.TemporaryDirectory() as scratch:
@@ -106,38 +109,44 @@ def _compare_throughput(url: str, texts: list[str], options: argparse.Namespace)
 
 def _measure_flood(url: str, texts: list[str], options: argparse.Namespace) -> None:
     """The latency of a single caller of one model while 256 callers flood the other, in batches of the other."""
-    tokens = count_tokens(texts)
+    tokens = count_tokens(texts) / len(texts)
     for _ in range(options.rounds):
-        with _flood(url, options.seconds) as flood:
-            alone = float(flood.communicate()[0])
-        # The tokens of a full batch.
-        batch = 1000 * BATCH_TOKENS_ON_CPU / (tokens / len(texts)) / alone
-        with _flood(url, 2 * options.seconds) as flood:
-            _wait_for_flood(url, flood)
-            load = asyncio.run(_load(_path(url, _NAMES[0]), texts, 1, options.seconds))
-            flood.communicate()
+        alone = asyncio.run(_load(_path(url, _NAMES[1]), texts, _FULL_BATCHES_CALLERS, options.seconds))
+        # The seconds of a full batch.
+        batch = 1000 * BATCH_TOKENS_ON_CPU / tokens / alone.texts_a_second
+        with _flood(url):
+            _wait_for_flood(url)
+            load = asyncio.run(_load(_path(url, _NAMES[0]), texts, 1, _FLOOD_FACTOR * options.seconds))
         sys.stdout.write(
             f"one caller beside {_FLOOD_CALLERS} of the other model, whose batches take {batch:.0f} ms alone: p50 "
-            f"{load.p50:.0f} ms, p99 {load.p99:.0f} ms, {load.p50 / batch:.1f} and {load.p99 / batch:.1f} batches\n"
+            f"{load.p50:.0f} ms, p99 {load.p99:.0f} ms, {load.p50 / batch:.1f} and {load.p99 / batch:.1f} batches; "
+            f"{load.requests} requests\n"
         )
 
 
-def _flood(url: str, seconds: float) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "benchmarks.several_models", f"--seconds={seconds}"]
-    words.append(f"--flood={_path(url, _NAMES[1])}")
-    return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
-def _wait_for_flood(url: str, flood: subprocess.Popen[str]) -> None:
-    """Wait until the other model has waiting texts."""
-    while True:
+@contextlib.contextmanager
+def _flood(url: str) -> Iterator[None]:
+    words = [sys.executable, "-m", "benchmarks.several_models", f"--flood={_path(url, _NAMES[1])}"]
+    flood = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
         if flood.poll() is not None:
-            raise SystemExit(f"error: the flood has ended with the code {flood.returncode} before the measurement")
+            raise SystemExit(f"error: the flood has ended with the code {flood.returncode} during the measurement")
+    finally:
+        flood.kill()
+        flood.wait()
+
+
+def _wait_for_flood(url: str) -> None:
+    """Wait until the other model has waiting texts."""
+    for _ in range(600):
         with urllib.request.urlopen(f"{url}/metrics") as response:
             lines = response.read().decode().splitlines()
         waiting = [line for line in lines if line.startswith(f'runtime_waiting_texts{{model_name="{_NAMES[1]}"')]
         if waiting and float(waiting[0].split()[-1]) > _FLOOD_CALLERS / 4:
             return
+        time.sleep(0.1)
+    raise SystemExit("error: the flood has not begun within a minute")
 
 
 def _repeat_loads(url: str, texts: list[str]) -> None:

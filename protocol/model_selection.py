@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from protocol.service_paths import describe_service
-from runners.core.errors import InputError, ModelNotReadyError, list_names
+from runners.core.errors import InputError, list_names
 from runners.core.models import Models
 from runners.core.runner import Runner, TextGenerator
 from runners.core.served_model import ServedModel
@@ -43,9 +43,7 @@ class ModelSelection:
             InputError: the model does not serve the call; without a name, no model does, or several do.
         """
         model = self.models.find(name) if name else self._choose()
-        runner = model.hold()
-        if runner is None:
-            raise ModelNotReadyError.of_model(name or model.name)
+        runner = model.hold(name or model.name)
         if not self.serves(runner):
             others = [each.name for each in self._list_serving()]
             listed = f"; models that serve it: {list_names(others)}" if others else ""
@@ -56,8 +54,6 @@ class ModelSelection:
         return runner
 
     def _choose(self) -> ServedModel:
-        if len(self.models) == 1:
-            return next(iter(self.models))
         candidates = self.models.choose_versions()
         if len(candidates) == 1:
             return candidates[0]

@@ -82,14 +82,14 @@ class ModelIndex:
     def add(self, model: ServedModel) -> None:
         """Add a model, whose names must be free."""
         self._all = (*self._all, model)
-        self.index()
+        self._index()
 
     def remove(self, models: Sequence[ServedModel]) -> None:
+        """Remove some models, and take over the names of the others, which may have changed."""
         self._all = tuple(model for model in self._all if model not in models)
-        self.index()
+        self._index()
 
-    def index(self) -> None:
-        """Take over changed names."""
+    def _index(self) -> None:
         versions: dict[str, list[ServedModel]] = {}
         for model in self._all:
             for name in model.names:

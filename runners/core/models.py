@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runners.core.declarations import FindDeclarations, ModelDeclaration
-from runners.core.errors import ArgumentsError, ModelLoadError, ModelNotReadyError, RunnerError
+from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
 from runners.core.model_index import ModelIndex
 from runners.core.served_model import CreateRunner, ServedModel
 
@@ -180,6 +180,7 @@ class Models(ModelIndex):
                 model.retire()
             else:
                 model.commit()
+        # It takes over changed names too.
         self.remove([model for model in self.list_versions(name) if model.is_removed])
         self._end_stage(name)
 
@@ -273,7 +274,6 @@ class Models(ModelIndex):
     def _end_stage(self, name: str) -> None:
         if name in self._staged:
             self._staged.remove(name)
-            self.index()
             self._lock(name).release()
 
     def _lock(self, name: str) -> asyncio.Lock:
@@ -293,7 +293,4 @@ def find_ready_model(models: Models, name: str, version: str = "") -> Runner:
         ModelNotFoundError, VersionNotFoundError: there is no such model.
         ModelNotReadyError: it is not loaded.
     """
-    runner = models.find(name, version).hold()
-    if runner is None:
-        raise ModelNotReadyError.of_model(name)
-    return runner
+    return models.find(name, version).hold(name)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from runners.core.declarations import ModelDeclaration
-from runners.core.errors import ModelLoadError, RunnerError, without_message
+from runners.core.errors import ModelLoadError, ModelNotReadyError, RunnerError, without_message
 from runners.core.log_labels import model_label
 from runners.core.sent_answers import release_when_sent
 
@@ -158,10 +158,17 @@ class ServedModel:
     def busy(self) -> bool:
         return self._current is not None and self._current.runner.busy
 
-    def hold(self) -> Runner | None:
-        """The runner if it is ready; it is not unloaded before the running request has been answered."""
+    def hold(self, name: str) -> Runner:
+        """The runner, which is not unloaded before the running request has been answered.
+
+        Args:
+            name: the model's name in the request, for messages.
+
+        Raises:
+            ModelNotReadyError: the model is not ready.
+        """
         if self._current is None or not self.ready:
-            return None
+            raise ModelNotReadyError.of_model(name)
         model_label.set(self._label)
         return self._current.hold()
 
