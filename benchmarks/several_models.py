@@ -114,8 +114,8 @@ def _measure_flood(url: str, texts: list[str], options: argparse.Namespace) -> N
         alone = asyncio.run(_load(_path(url, _NAMES[1]), texts, _FULL_BATCHES_CALLERS, options.seconds))
         # The seconds of a full batch.
         batch = 1000 * BATCH_TOKENS_ON_CPU / tokens / alone.texts_a_second
-        with _flood(url):
-            _wait_for_flood(url)
+        with _flood(url) as flood:
+            _wait_for_flood(url, flood)
             load = asyncio.run(_load(_path(url, _NAMES[0]), texts, 1, _FLOOD_FACTOR * options.seconds))
         sys.stdout.write(
             f"one caller beside {_FLOOD_CALLERS} of the other model, whose batches take {batch:.0f} ms alone: p50 "
@@ -125,28 +125,32 @@ def _measure_flood(url: str, texts: list[str], options: argparse.Namespace) -> N
 
 
 @contextlib.contextmanager
-def _flood(url: str) -> Iterator[None]:
+def _flood(url: str) -> Iterator[subprocess.Popen[bytes]]:
     words = [sys.executable, "-m", "benchmarks.several_models", f"--flood={_path(url, _NAMES[1])}"]
     flood = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
-        if flood.poll() is not None:
-            raise SystemExit(f"error: the flood has ended with the code {flood.returncode} during the measurement")
+        yield flood
+        _check_flood(flood)
     finally:
         flood.kill()
         flood.wait()
 
 
-def _wait_for_flood(url: str) -> None:
+def _check_flood(flood: subprocess.Popen[bytes]) -> None:
+    if flood.poll() is not None:
+        raise SystemExit(f"error: the flood has ended with the code {flood.returncode}")
+
+
+def _wait_for_flood(url: str, flood: subprocess.Popen[bytes]) -> None:
     """Wait until the other model has waiting texts."""
-    for _ in range(600):
+    while True:
+        _check_flood(flood)
         with urllib.request.urlopen(f"{url}/metrics") as response:
             lines = response.read().decode().splitlines()
         waiting = [line for line in lines if line.startswith(f'runtime_waiting_texts{{model_name="{_NAMES[1]}"')]
         if waiting and float(waiting[0].split()[-1]) > _FLOOD_CALLERS / 4:
             return
         time.sleep(0.1)
-    raise SystemExit("error: the flood has not begun within a minute")
 
 
 def _repeat_loads(url: str, texts: list[str]) -> None:
