@@ -73,7 +73,7 @@ def compare_memory(name: str, needs: Mapping[str, int], free: int, place: str, a
 def estimate_weights(arguments: Arguments, config: PretrainedConfig, dtype: torch.dtype) -> int | None:
     """The bytes of the weights in a dtype; None if they are in no safetensors file that is found."""
     if (path := find_file(arguments, _WEIGHTS)) is not None:
-        return dtype.itemsize * sum(math.prod(shape) for shape in _read_shapes(path))
+        return dtype.itemsize * _count_elements(path)
     index = load_json(arguments, _INDEX)
     total = index.get("metadata", {}).get("total_size") if isinstance(index, dict) else None
     if not isinstance(total, int):
@@ -86,27 +86,25 @@ def stored_dtype(config: PretrainedConfig) -> torch.dtype:
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
-def _read_shapes(path: Path) -> list[list[int]]:
-    """The shapes of the tensors in a file; the library itself maps all of it, which a large one refuses.
+def _count_elements(path: Path) -> int:
+    """How many numbers the tensors in a file have; the library itself maps all of it, which a large one refuses.
 
     https://huggingface.co/docs/safetensors/index#format: 8 bytes with the length of a JSON object, and the object.
 
     Returns:
-        An empty list if the file is damaged; the load says why.
+        0 if the file is damaged; the load says why.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > _LONGEST_HEADER:
-            return []
+            return 0
         try:
             header = json.loads(file.read(length))
-            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-            elements = sum(math.prod(tensor["shape"]) for tensor in tensors)
+            elements = sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
             # A number takes a byte at least.
-            is_whole = elements <= path.stat().st_size
-            return [tensor["shape"] for tensor in tensors] if is_whole else []
+            return elements if elements <= path.stat().st_size else 0
         except (ValueError, AttributeError, TypeError, KeyError):
-            return []
+            return 0
 
 
 def _bytes_per_token(config: PretrainedConfig, dtype: torch.dtype) -> int:
