@@ -36,6 +36,7 @@ _FLOOD_CALLERS = 256
 _FULL_BATCHES_CALLERS = 64
 # A single caller beside a flood has few answers a second.
 _FLOOD_FACTOR = 6
+_FLOOD_BEGINS_SECONDS = 60.0
 _CYCLES = 10
 _GRPC_CALLERS = 16
 
@@ -142,8 +143,9 @@ def _check_flood(flood: subprocess.Popen[bytes]) -> None:
 
 
 def _wait_for_flood(url: str, flood: subprocess.Popen[bytes]) -> None:
-    """Wait until the other model has waiting texts."""
-    while True:
+    """Wait until the other model has waiting texts, which it never has if it refuses the flood."""
+    deadline = time.monotonic() + _FLOOD_BEGINS_SECONDS
+    while time.monotonic() < deadline:
         _check_flood(flood)
         with urllib.request.urlopen(f"{url}/metrics") as response:
             lines = response.read().decode().splitlines()
@@ -151,6 +153,7 @@ def _wait_for_flood(url: str, flood: subprocess.Popen[bytes]) -> None:
         if waiting and float(waiting[0].split()[-1]) > _FLOOD_CALLERS / 4:
             return
         time.sleep(0.1)
+    raise SystemExit(f"error: nothing waits {_FLOOD_BEGINS_SECONDS:.0f} s after the flood began")
 
 
 def _repeat_loads(url: str, texts: list[str]) -> None:
