@@ -196,12 +196,14 @@ def _create_engine(parsed: Namespace) -> AsyncLLM:
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from runners.generator.vllm.recording import make_recording
+
     arguments = AsyncEngineArgs.from_cli_args(parsed)
     try:
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except Exception as error:
         raise ArgumentsError(f"vLLM refuses the model or its arguments: {describe_error(error)}") from error
-    engine: AsyncLLM = AsyncLLM.from_vllm_config(
+    engine: AsyncLLM = make_recording(AsyncLLM).from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
         enable_log_requests=arguments.enable_log_requests,
