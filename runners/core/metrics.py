@@ -5,7 +5,7 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from runners.core.admission import Admission
-from runners.core.metric_families import CounterFamily, GaugeFamily, HistogramFamily, counting
+from runners.core.metric_families import BORROWED_NAMES, CounterFamily, GaugeFamily, HistogramFamily, counting
 
 _MODEL = ("model_name",)
 _VERSION = ("model_name", "version")
@@ -95,16 +95,30 @@ PROCESS_INFO = GaugeFamily(
 )
 # KServe's names, for its dashboards: https://kserve.github.io/website/docs/admin-guide/observability
 PREPROCESS_SECONDS = HistogramFamily(
-    "request_preprocess_seconds", "KServe's name of runtime_read_seconds", _MODEL, same_as=READ_SECONDS
+    "request_preprocess_seconds",
+    "KServe's name of runtime_read_seconds",
+    _MODEL,
+    registry=BORROWED_NAMES,
+    same_as=READ_SECONDS,
 )
 PREDICT_SECONDS = HistogramFamily(
-    "request_predict_seconds", "KServe's: time from the queue to the end of a request's last batch", _MODEL
+    "request_predict_seconds",
+    "KServe's: time from the queue to the end of a request's last batch",
+    _MODEL,
+    registry=BORROWED_NAMES,
 )
 POSTPROCESS_SECONDS = HistogramFamily(
-    "request_postprocess_seconds", "KServe's name of runtime_render_seconds", _MODEL, same_as=RENDER_SECONDS
+    "request_postprocess_seconds",
+    "KServe's name of runtime_render_seconds",
+    _MODEL,
+    registry=BORROWED_NAMES,
+    same_as=RENDER_SECONDS,
 )
 EXPLAIN_SECONDS = HistogramFamily(
-    "request_explain_seconds", "KServe's: this server has no explainer, so there are none", _MODEL
+    "request_explain_seconds",
+    "KServe's: this server has no explainer, so there are none",
+    _MODEL,
+    registry=BORROWED_NAMES,
 )
 
 # What each model's requests hold together, for as long as its runner exists.
