@@ -38,5 +38,12 @@ def check_ip_address(value: str) -> str:
     return value
 
 
+def check_model_name(value: str) -> str:
+    """Refuse a name that would break lines of the log, or that no client can send."""
+    if not value.isprintable():
+        raise ValueError("it must have no control characters")
+    return value
+
+
 def normalize_task(value: object) -> object:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else value

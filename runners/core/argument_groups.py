@@ -11,6 +11,7 @@ from runners.core.api_keys import digest_keys
 from runners.core.argument_conversion import (
     check_host,
     check_ip_address,
+    check_model_name,
     check_tensor_protocol,
     normalize_task,
     parse_count,
@@ -44,7 +45,9 @@ class LaunchArguments(ArgumentGroup):
 class ModelArguments(ArgumentGroup):
     title = "Model"
 
-    model_name: str = Field("model", min_length=1, description="clients use this name of the model in URLs")
+    model_name: Annotated[str, AfterValidator(check_model_name)] = Field(
+        "model", min_length=1, description="clients use this name of the model in URLs"
+    )
     model_dir: str = Field(
         "/mnt/models",
         description="the model is in this folder, or at this URI, such as `s3://bucket/bert/` "
