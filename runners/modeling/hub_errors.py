@@ -38,8 +38,8 @@ def explain_hub_error(model: str, revision: str | None, error: BaseException) ->
 def explain_offline(model: str) -> str:
     """Why a model that is not in the cache cannot be loaded offline."""
     return (
-        f"HF_HUB_OFFLINE is set, and {model} is not complete in the cache {constants.HF_HUB_CACHE}: unset HF_HUB_OFFLINE "
-        "to download it, or set HF_HOME to the cache that has it"
+        f"HF_HUB_OFFLINE is set, and {model} is not complete in the cache {constants.HF_HUB_CACHE}: unset "
+        "HF_HUB_OFFLINE to download it, or set HF_HOME to the cache that has it"
     )
 
 
@@ -55,7 +55,9 @@ def _explain(model: str, revision: str | None, error: BaseException) -> str | No
     page = f"{constants.ENDPOINT}/{model}"
     match error:
         case GatedRepoError():
-            return f"{model} is gated: accept its terms at {page}, and set HF_TOKEN to a token of an account that has access"
+            return (
+                f"{model} is gated: accept its terms at {page}, and set HF_TOKEN to the token of an account with access"
+            )
         case RepositoryNotFoundError():
             return (
                 f"there is no model {model} on the hub ({page}), or it is private and HF_TOKEN is not set to a token "
