@@ -12,6 +12,7 @@ from runners.core.argument_conversion import (
     check_host,
     check_ip_address,
     check_model_name,
+    check_root_path,
     check_tensor_protocol,
     normalize_task,
     parse_count,
@@ -219,6 +220,17 @@ class ServerArguments(ArgumentGroup):
     )
     enable_latency_logging: bool = Field(
         False, description="the server logs the X-Request-Id, method, path, status and milliseconds of each request"
+    )
+
+
+class ProxyArguments(ArgumentGroup):
+    title = "Behind a proxy"
+
+    root_path: Annotated[str, AfterValidator(check_root_path)] | None = Field(
+        None,
+        description="clients see this server's paths behind this prefix, such as `/models/ner`: the server accepts "
+        "paths with and without it, and its links have it "
+        "([docs/how-to/networks.md](docs/how-to/networks.md))",
     )
 
 

@@ -21,6 +21,7 @@ from runners.core.argument_groups import (
     LimitArguments,
     ModelArguments,
     PredictorArguments,
+    ProxyArguments,
     ResourceArguments,
     ServerArguments,
     SeveralModelsArguments,
@@ -35,6 +36,7 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
 class Arguments(
     ServerArguments,
+    ProxyArguments,
     SeveralModelsArguments,
     LimitArguments,
     ModelArguments,
@@ -122,6 +124,6 @@ ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model
 # The arguments that are the same for all models of a server.
 SERVER_NAMES = frozenset(
     name
-    for group in (ServerArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
+    for group in (ServerArguments, ProxyArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
     for name in group.model_fields
 ) - {"max_batch_tokens"}
