@@ -18,6 +18,8 @@ from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_sources import LAUNCH_VARIABLE, read_launch_arguments
 from runners.core.command_line import create_parser, parse_command_line
 from runners.core.errors import ArgumentsError
+from runners.core.log_lines import render_end
+from runners.core.log_settings import peek_log_settings
 from runners.core.version import VERSION
 from runners.hosting.ports import check_port
 from runners.hosting.working_folder import LAUNCH_FOLDER
@@ -91,7 +93,9 @@ def main() -> None:
         launch = plan_launch(words)
         check_port(launch.server.http_port, "http_port", launch.server.host)
     except ArgumentsError as error:
-        raise SystemExit(f"error: {error}") from None
+        is_json = peek_log_settings(os.environ, words).is_json
+        sys.stderr.write(render_end(str(error), is_json))
+        raise SystemExit(1) from None
     os.execve(launch.command[0], launch.command, os.environ | launch.environment)
 
 
