@@ -135,6 +135,10 @@ bench-generation: $(VENV)/installed-bench
 bench-start: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.start $(BENCH_START)
 
+# Measures memory and texts a second by model size; BENCH_SIZING=--write writes them into docs/how-to/operations.md.
+bench-sizing: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.sizing $(BENCH_SIZING)
+
 # Measures two models in one server; BENCH_MODELS are options.
 bench-models: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.several_models $(BENCH_MODELS)
