@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 from safetensors import safe_open
 
+from benchmarks.cpu import serving
 from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
 from benchmarks.memory import measure_memory
@@ -99,9 +100,7 @@ def measure(size: str, folder: Path, texts: list[str], options: argparse.Namespa
     model = make_sized_model(size, folder)
     requests = bodies("v1", texts, 1)
     with serve(serve_words(model, options.dtype)) as url:
-        port = f"--port={url.rpartition(':')[2]}"
-        [server] = [child for child in psutil.Process().children() if port in child.cmdline()]
-        processes = [server, *server.children(recursive=True)]
+        processes = find_processes(url)
         ready = measure_memory(processes)
         address = f"{url}/v1/models/model:predict"
         asyncio.run(drive(address, requests, _CALLERS, 1, min(_WARM_UP_SECONDS, options.seconds)))
@@ -110,6 +109,14 @@ def measure(size: str, folder: Path, texts: list[str], options: argparse.Namespa
             raise SystemExit(f"error: {load.errors} requests failed")
         under_load = measure_memory(processes)
     return Sizing(size, count_parameters(model), ready, under_load, load.texts_a_second, load.p50, load.p99)
+
+
+def find_processes(url: str) -> list[psutil.Process]:
+    """All processes of the server that this one has started at a URL, whichever of them listens."""
+    listening = {*serving(url)}
+    trees = [[child, *child.children(recursive=True)] for child in psutil.Process().children()]
+    [processes] = [tree for tree in trees if listening & {*tree}]
+    return processes
 
 
 def count_parameters(model: Path) -> int:
