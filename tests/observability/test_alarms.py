@@ -64,6 +64,10 @@ NON_FINITE = f"runtime_non_finite_texts_total{{{MODEL}}}"
 CANCELLED = f'runtime_cancelled_requests_total{{{MODEL},protocol="kserve_v1"}}'
 MODEL_READY = f'runtime_model_ready{{{MODEL},version="1"}}'
 SERVER_READY, UP, WORKERS = f"runtime_server_ready{{{ON}}}", f"up{{{ON}}}", f"runtime_workers{{{ON}}}"
+GENERATED = f"vllm:generation_tokens_total{{{MODEL}}}"
+# vLLM's own metrics have this label too.
+WAITING_ON_VLLM = f'vllm:num_requests_waiting{{{MODEL},engine="0"}}'
+GENERATED_BY_VLLM = f'vllm:generation_tokens_total{{{MODEL},engine="0"}}'
 FIRST_TOKEN = "vllm:time_to_first_token_seconds"
 
 SCENARIOS = [
@@ -83,6 +87,9 @@ SCENARIOS = [
     Scenario("RuntimeStuck", READY | {WAITING: "5x120"}, 9, OF_BOTH),
     Scenario("RuntimeStuck", READY | {WAITING: "5x120", BATCHES: "0+60x120"}, 60, None),
     Scenario("RuntimeStuck", READY | {WAITING: "5 0 5 0 5 0 5 0 5 0 5 0 5", BATCHES: "9x120"}, 12, None),
+    Scenario("RuntimeStuck", READY | {WAITING: "5x120", GENERATED: "0+60x120"}, 60, None),
+    Scenario("RuntimeStuck", READY | {WAITING_ON_VLLM: "5x120", GENERATED_BY_VLLM: "9x120"}, 9, {**OF_BOTH, "engine": "0"}),
+    Scenario("RuntimeStuck", READY | {WAITING_ON_VLLM: "5x120", GENERATED_BY_VLLM: "0+60x120"}, 60, None),
     Scenario("RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REQUESTS % "500": "0+6x120"}, 12, OF_MODEL),
     Scenario("RuntimeErrors", READY | {REQUESTS % "OK": "0+60x120", REQUESTS % "INTERNAL": "0+6x120"}, 12, OF_MODEL),
     Scenario("RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REQUESTS % "500": "0+1x120"}, 60, None),
@@ -103,7 +110,7 @@ SCENARIOS = [
     ),
     Scenario(
         "RuntimeSlow",
-        READY | histogram("runtime_request_seconds", PREDICT, 5, 50, 10) | {INFO % "fill_mask": "1x120"}, 60, OF_MODEL,
+        READY | histogram("runtime_request_seconds", PREDICT, 5, 50, 10) | {INFO % "fill_mask": "1x120", INFO % "text_generation": "0x120"}, 60, OF_MODEL,
     ),
     Scenario("RuntimeFirstTokenSlow", READY | histogram(FIRST_TOKEN, MODEL, 10, 50, 10), 16, OF_MODEL),
     Scenario("RuntimeFirstTokenSlow", READY | histogram(FIRST_TOKEN, MODEL, 10, 5000, 10), 60, None),
