@@ -22,6 +22,7 @@ from runners.core.errors import (
     RunnerError,
 )
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.core.runner import RunnerDetails
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.errors import describe_error, input_errors
@@ -92,6 +93,12 @@ class VllmEngine:
     @property
     def generates(self) -> bool:
         return self.openai_application.generates
+
+    @property
+    def details(self) -> RunnerDetails:
+        config = self._engine.vllm_config
+        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        return RunnerDetails("vllm", dtype, str(config.device_config.device_type), "continuous batches")
 
     @property
     def failed(self) -> bool:
