@@ -5,8 +5,8 @@ export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
 	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
-	bench-generation bench-infinity bench-models bench-sizing bench-start bench-summary bench-wires lint clean \
-	prometheus
+	bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary bench-wires lint \
+	clean prometheus
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -142,6 +142,10 @@ bench-sizing: $(VENV)/installed-bench
 # Measures two models in one server; BENCH_MODELS are options.
 bench-models: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.several_models $(BENCH_MODELS)
+
+# Measures what records of requests and metrics cost; BENCH_METRICS are options.
+bench-metrics: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.metrics_cost $(BENCH_METRICS)
 
 # Writes the figures and the plot of docs/explanation/performance.md from RESULTS, a results.json of bench-encoders.
 RESULTS ?= benchmarks/results/results.json
