@@ -16,7 +16,6 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.middleware.request_id import printable
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.model_selection import SelectModel, select_generator
@@ -28,6 +27,7 @@ from protocol.openai.messages import read_messages
 from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import TopLogprobs
 from protocol.openai.response_formats import JsonSchema, ResponseFormat, read_response_format
+from runners.core.log_labels import printable
 from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import (
     AcceptedRequest,
