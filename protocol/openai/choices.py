@@ -18,8 +18,8 @@ from protocol.http.offload import offload
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.openai.errors import openai_error
-from runners.core.log_labels import printable
 from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from runners.core.log_labels import printable
 from runners.core.runner import TextGenerator
 
 T = TypeVar("T")

@@ -27,7 +27,6 @@ from protocol.openai.messages import read_messages
 from protocol.openai.parameters import ParameterSet, read_request
 from protocol.openai.requests import TopLogprobs
 from protocol.openai.response_formats import JsonSchema, ResponseFormat, read_response_format
-from runners.core.log_labels import printable
 from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import (
     AcceptedRequest,
@@ -38,6 +37,7 @@ from runners.core.generation import (
     Sampling,
     TokenLogprobs,
 )
+from runners.core.log_labels import printable
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator

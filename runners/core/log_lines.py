@@ -85,7 +85,9 @@ def make_text_renderer(name_component: Callable[[], str]) -> Render:
     def render(record: logging.LogRecord) -> bytes:
         message = read_message(record)
         if _is_own(record):
-            labels = ", ".join(f"{name}={value}" for name, value in read_labels().items() if name != "span_id")
+            # Some messages have the labels already.
+            known = {} if getattr(record, "unlabelled", False) else read_labels()
+            labels = ", ".join(f"{name}={value}" for name, value in known.items() if name != "span_id")
             # What clients send, such as a model's name, must not look like another line.
             message = printable(message, len(message)) + (f" ({labels})" if labels else "")
         elif not message.isprintable():

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-import grpc
-
 from protocol.http.middleware.request_id import request_id
 from protocol.open_inference import dataplane, repository
 from protocol.open_inference.dataplane import describe_model
@@ -99,8 +97,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request: messages.RepositoryModelLoadRequest, context: Context
     ) -> messages.RepositoryModelLoadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(context, lambda: repository.load(self._models, name, request.parameters)
-        )
+        await self._guard(context, lambda: repository.load(self._models, name, request.parameters))
         return messages.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
 
     async def RepositoryModelUnload(  # noqa: N802
