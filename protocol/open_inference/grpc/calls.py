@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from protocol.http.errors import ProtocolError, describe_error, grpc_code
+from protocol.http.errors import describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.authentication import RefuseForbidden
 from protocol.open_inference.grpc.call_records import PROTOCOL, CallRecord, read_metadata
@@ -134,7 +134,9 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
             if (data := await self._intake.read(context)) is None:
                 raise InputError("the call has no message")
             return await decode(data)
-        except (ProtocolError, RunnerError) as error:
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:
             await _abort(context, error)
 
     async def _answer(self, answer: Callable[..., Any], decode: Decode, context: Context) -> Any:
@@ -176,7 +178,9 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
                     async for response in responses:
                         await context.write(response)
                         self._intake.touch(stream)
-        except (ProtocolError, RunnerError) as error:
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:
             if method is None:
                 await _abort(context, error)
             with CallRecord(method, read_metadata(context), context):
