@@ -38,7 +38,7 @@ _VLLM_CONFIGURATION = Path(__file__).with_name("vllm_logging.json")
 class _Adopted(logging.Logger):
     """The logger of a library, whose records this server's handler gets whatever the library sets up."""
 
-    propagate = property(lambda _: True, lambda *_: None)  # type: ignore[assignment]
+    propagate = property(lambda _: True, lambda *_: None)
 
     def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
         pass
@@ -160,7 +160,7 @@ def _level_of_libraries(level: int) -> int:
 
 def _describe_process() -> dict[str, object]:
     worker = server_context.worker_index
-    return ({} if worker is None else {"worker": worker}) | {"pid": os.getpid()}
+    return {"pid": os.getpid()} if worker is None else {"worker": worker, "pid": os.getpid()}
 
 
 def _name_component() -> str:
