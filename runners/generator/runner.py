@@ -38,6 +38,7 @@ from runners.core.generation import (
     Prompt,
     PromptOptions,
 )
+from runners.core.input_log import log_inputs
 from runners.core.metrics import watch_waiting_tokens
 from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.prompt_limits import check_prompts
@@ -225,6 +226,7 @@ class GeneratorRunner:
     async def _generate(
         self, request: GenerationRequest, describe_error: DescribeError
     ) -> AsyncIterator[AcceptedRequest]:
+        log_inputs(request.prompts, self._arguments.log_inputs)
         with self.admission.admit(check_prompts(self.limits, request.prompts, request.choices)) as admitted:
             prompts = []
             for position, prompt in enumerate(request.prompts):
