@@ -38,6 +38,7 @@ from runners.core.generation import (
     Prompt,
     PromptOptions,
 )
+from runners.core.input_log import log_inputs
 from runners.core.metrics import watch_waiting_tokens
 from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.prompt_limits import check_prompts
@@ -154,7 +155,7 @@ class GeneratorRunner:
         return self._engine
 
     async def load(self) -> None:
-        with load_errors(self._arguments.model):
+        with load_errors(self._arguments.model, self._arguments.model_revision):
             engine = await self._start_engine()
         await asyncio.to_thread(freeze_objects)
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
@@ -225,6 +226,7 @@ class GeneratorRunner:
     async def _generate(
         self, request: GenerationRequest, describe_error: DescribeError
     ) -> AsyncIterator[AcceptedRequest]:
+        log_inputs(request.prompts, self._arguments.log_inputs)
         with self.admission.admit(check_prompts(self.limits, request.prompts, request.choices)) as admitted:
             prompts = []
             for position, prompt in enumerate(request.prompts):

@@ -20,6 +20,7 @@ from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
 from runners.hosting.idle_memory import release_memory
+from runners.hosting.logs import server_log
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Worker:
         """Start the listener, and load the models in the background; the whole server ends if either fails."""
         # The parent process keeps them for workers that it starts later.
         forget_keys(os.environ)
+        server_log.observe_requests(self.arguments)
         if self.listener is not None:
             await start_or_exit(self.listener)
         serves_others = self.arguments.on_load_failure == "serve_others"

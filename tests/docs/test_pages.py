@@ -40,6 +40,9 @@ NOT_TESTED = {
     ],
     "docs/how-to/install.md": ["installs 2 GB", "installs 2 GB"],
     "docs/how-to/migrate-from-others.md": ["shows what is replaced", "needs your model"],
+    "docs/how-to/operations.md": [
+        "needs a cluster", "needs Docker", *["needs a cluster"] * 4, "takes minutes",
+    ],
     "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
     "docs/how-to/storage.md": ["needs a bucket"],
     "docs/how-to/tls.md": ["needs your certificate"],
