@@ -144,7 +144,11 @@ def test_a_bento_holds_the_server_and_nothing_else(flavor: str, build: Build) ->
     listed = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()  # fmt: skip
-    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {"service.py", "launch.py"}
+    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {
+        "service.py",
+        "launch.py",
+        "doctor.py",
+    }
     assert held == python | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
 
 
