@@ -21,7 +21,8 @@ from tests.conftest import GeneratorFolder, ModelFolder
 from tests.hub import COMMIT, Hub
 from tests.servers import BENTOML, ROOT, ServerProcess
 
-NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+FOLDERS_SCRIPT = "/usr/local/lib/huggingface-runtime-folders.sh"
+NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "BASH_ENV": FOLDERS_SCRIPT}
 FOR_CPUS = {"cpu", "encoder-cpu"}
 
 
