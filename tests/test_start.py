@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
@@ -27,16 +27,18 @@ QUESTION = {"instances": ["Hello world"]}
 OWN_FOLDERS = ("BENTOML_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR", "LOGNAME", "USER")
 
 
-def without_folders(**environment: str) -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in OWN_FOLDERS} | environment
+def without_folders() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in OWN_FOLDERS}
 
 
-def launch(*words: str, prefix: Callable[[list[str]], list[str]] = list, **environment: str) -> tuple[float, int, str]:
+def launch(
+    *words: str, prefix: Callable[[list[str]], list[str]] = list, environment: Mapping[str, str] | None = None
+) -> tuple[float, int, str]:
     """The seconds, the exit code and the errors of a start that should fail."""
     started = time.monotonic()
     done = subprocess.run(
         prefix([sys.executable, "launch.py", f"--http_port={free_port()}", f"--grpc_port={free_port()}", *words]),
-        cwd=ROOT, env=without_folders(**environment), capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, env=without_folders() | dict(environment or {}), capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     return time.monotonic() - started, done.returncode, done.stderr
 
@@ -203,13 +205,15 @@ def test_a_name_with_control_characters_in_a_models_file(tmp_path: Path) -> None
 def test_a_model_that_the_hub_refuses(model: str, message: str, tmp_path: Path) -> None:
     with Hub({"config.json": b"{}"}) as hub:
         environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
-        _, code, errors = launch(f"--model_id={model}", **environment)
+        _, code, errors = launch(f"--model_id={model}", environment=environment)
         assert code == 1
         assert errors.splitlines()[-1] == f"error: cannot serve model: {message.replace('{hub}', hub.url)}"
 
 
 def test_offline(tmp_path: Path) -> None:
-    seconds, code, errors = launch("--model_id=owner/none", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    seconds, code, errors = launch(
+        "--model_id=owner/none", environment={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    )
     assert (code, seconds < 2) == (1, True)
     assert errors == (
         "error: cannot serve model: HF_HUB_OFFLINE is set, and owner/none is not complete in the cache "
