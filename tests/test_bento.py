@@ -21,7 +21,8 @@ from tests.conftest import GeneratorFolder, ModelFolder
 from tests.hub import COMMIT, Hub
 from tests.servers import BENTOML, ROOT, ServerProcess
 
-NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+FOLDERS_SCRIPT = "/usr/local/lib/huggingface-runtime-folders.sh"
+NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "BASH_ENV": FOLDERS_SCRIPT}
 FOR_CPUS = {"cpu", "encoder-cpu"}
 
 
@@ -144,7 +145,11 @@ def test_a_bento_holds_the_server_and_nothing_else(flavor: str, build: Build) ->
     listed = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()  # fmt: skip
-    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {"service.py", "launch.py"}
+    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {
+        "service.py",
+        "launch.py",
+        "doctor.py",
+    }
     assert held == python | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
 
 

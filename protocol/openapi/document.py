@@ -77,7 +77,7 @@ class OpenApiDocument:
 
     def collect_examples(self, describe: Callable[[ExampleModel], Examples]) -> Examples:
         """The examples that `describe` has of each model; where there are several models, each example names its."""
-        models = [_describe_model(runner) for runner in self.runners]
+        models = [describe_example_model(runner) for runner in self.runners]
         if not self.has_several:
             return {key: each for model in models for key, each in describe(model).items()}
         return {
@@ -112,7 +112,7 @@ class OpenApiDocument:
         return document
 
 
-def _describe_model(runner: Runner) -> ExampleModel:
+def describe_example_model(runner: Runner) -> ExampleModel:
     mask = runner.properties.get("mask_token", MASK) if runner.ready else MASK
     return ExampleModel(runner.name, runner.version, runner.task, mask)
 

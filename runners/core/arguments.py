@@ -54,10 +54,14 @@ class Arguments(
     @classmethod
     def _name_as_vllm(cls, values: Any) -> Any:
         """Take the first name of vLLM's `served_model_name` where `model_name` is not set."""
-        if isinstance(values, Mapping) and values.get("model_name") is None:
-            names = _served_names(values.get("engine") or {})
-            if names:
-                return {**values, "model_name": names[0]}
+        names = _served_names(values.get("engine") or {}) if isinstance(values, Mapping) else []
+        for name in names:
+            try:
+                check_model_name(name)
+            except ValueError as error:
+                raise ValueError(f"served_model_name has {name!r}: {error}") from error
+        if names and values.get("model_name") is None:
+            return {**values, "model_name": names[0]}
         return values
 
     @model_validator(mode="after")
@@ -68,11 +72,6 @@ class Arguments(
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
             raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
-        for name in self.names:
-            try:
-                check_model_name(name)
-            except ValueError as error:
-                raise ValueError(f"served_model_name has {name!r}: {error}") from error
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         return self

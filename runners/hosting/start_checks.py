@@ -68,16 +68,16 @@ def check_models(configuration: Configuration, asks_hub: bool = False) -> None:
 def _check_named(model: ModelDeclaration, asks_hub: bool) -> None:
     """
     Raises:
-        ModelLoadError: as `_check_model`, with the model's name, and the line that declares it.
+        ModelLoadError: as `check_model`, with the model's name, and the line that declares it.
     """
     try:
-        _check_model(model.arguments, asks_hub)
+        check_model(model.arguments, asks_hub)
     except RunnerError as error:
         place = "" if model.origin == "the command line" else f" ({model.origin})"
         raise ModelLoadError(f"cannot serve {model.name}{place}: {error}") from error
 
 
-def _check_model(arguments: Arguments, asks_hub: bool) -> None:
+def check_model(arguments: Arguments, asks_hub: bool) -> None:
     """Check what can be read without a library of models: the folder, its config.json and its weights.
 
     Raises:
@@ -112,7 +112,7 @@ def _check_hub_model(arguments: Arguments, fetches: bool) -> None:
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(arguments.model)
