@@ -10,7 +10,7 @@ import pytest
 from protocol.http.errors import REFUSALS
 from runners.core.metric_families import list_families
 from runners.core.task import Task
-from tests.observability.files import Expression, alarm_expressions, all_expressions, fill_in
+from tests.observability.files import RUNBOOK, Expression, alarm_expressions, all_expressions, fill_in
 from tests.observability.promql import find_names
 
 for module in ("runners.core.metrics", "runners.core.generation_metrics"):
@@ -72,6 +72,11 @@ WRONG = [
 @pytest.mark.parametrize(("text", "problem"), WRONG)
 def test_wrong_names_are_found(text: str, problem: str) -> None:
     assert problem in find_problems(Expression("wrong", text, frozenset({"model_name"})))
+
+
+def test_the_runbook_says_what_each_metric_tells() -> None:
+    text = RUNBOOK.read_text(encoding="utf-8")
+    assert [name for name in ({family.name for family in list_families()} | {*PARENT}) if f"`{name}`" not in text] == []
 
 
 def test_label_values_exist() -> None:
