@@ -63,7 +63,7 @@ def client() -> TestClient:
         Route("/unsendable", unsendable),
         Route("/broken", broken),
     ]
-    return TestClient(Endpoints(routes), follow_redirects=False)
+    return TestClient(Endpoints({"server": routes}), follow_redirects=False)
 
 
 @pytest.mark.parametrize(
