@@ -22,6 +22,7 @@ from runners.core.errors import (
 )
 from runners.core.metrics import NON_FINITE_TEXTS
 from runners.core.predictions import Prediction
+from runners.core.tracing import Batch, trace_batch
 from runners.encoder.queue_entries import Entry, PendingRequest, deliver, refuse
 
 if TYPE_CHECKING:
@@ -61,15 +62,18 @@ class ModelWorker:
         for entry in batch:
             if (record := entry.request.record) is not None and not record.computing:
                 record.computing = start
+        tokens = sum(entry.tokens for entry in batch)
+        records = [entry.request.record for entry in batch if entry.request.record is not None]
         try:
-            run_batch(self._loaded, batch)
+            with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
+                run_batch(self._loaded, batch)
         except BaseException:
             # The device thread ends.
             refuse(batch)
             raise
         finally:
             queue.finish(batch)
-        queue.record_throughput(sum(entry.tokens for entry in batch), time.perf_counter() - start)
+        queue.record_throughput(tokens, time.perf_counter() - start)
 
 
 def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:

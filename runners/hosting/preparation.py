@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from runners.core.api_keys import check_key_file
 from runners.core.declarations import Configuration, ModelDeclaration
@@ -12,6 +13,7 @@ from runners.hosting.failures import exit_on_error, watch_for_failed_workers
 from runners.hosting.ports import check_port
 from runners.hosting.storage.localize import localize_model
 from runners.hosting.tls import check_certificates
+from runners.hosting.tracing.process import check_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ def prepare_workers(configuration: Configuration) -> None:
         check_certificates(arguments)
         check_key_file("api_key_file", arguments.api_key_file)
         check_key_file("admin_api_key_file", arguments.admin_api_key_file)
+        check_tracing(os.environ)
         if arguments.enable_grpc:
             check_port(arguments.grpc_port, "grpc_port")
         for model in configuration.models:

@@ -66,9 +66,15 @@ def test_traces_are_asked_for(environment: dict[str, str], expected: TraceSettin
     ("environment", "message"),
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER is 'zipkin': it must be one of otlp, console, none"),
-        ({ENDPOINT: "collector:4317"}, f"{ENDPOINT} is 'collector:4317': it must be a URL, such as http://localhost:4317"),
+        (
+            {ENDPOINT: "collector:4317"},
+            f"{ENDPOINT} is 'collector:4317': it must be a URL, such as http://localhost:4317",
+        ),
         ({ENDPOINT: "http://[::1"}, f"{ENDPOINT} is 'http://[::1': it must be a URL, such as http://localhost:4317"),
-        ({TRACES_ENDPOINT: "http://"}, f"{TRACES_ENDPOINT} is 'http://': it must be a URL, such as http://localhost:4317"),
+        (
+            {TRACES_ENDPOINT: "http://"},
+            f"{TRACES_ENDPOINT} is 'http://': it must be a URL, such as http://localhost:4317",
+        ),
         ({**COLLECTOR, PROTOCOL: "http/json"}, f"{PROTOCOL} is 'http/json': it must be one of grpc, http/protobuf"),
         (
             {**COLLECTOR, "OTEL_TRACES_SAMPLER": "sometimes"},
@@ -87,7 +93,10 @@ def test_traces_are_asked_for(environment: dict[str, str], expected: TraceSettin
             {**COLLECTOR, "OTEL_EXPORTER_OTLP_TIMEOUT": "-1"},
             "OTEL_EXPORTER_OTLP_TIMEOUT is '-1': it must be a number of seconds above 0",
         ),
-        ({**COLLECTOR, "OTEL_BSP_MAX_QUEUE_SIZE": "0"}, "OTEL_BSP_MAX_QUEUE_SIZE is '0': it must be a whole number above 0"),
+        (
+            {**COLLECTOR, "OTEL_BSP_MAX_QUEUE_SIZE": "0"},
+            "OTEL_BSP_MAX_QUEUE_SIZE is '0': it must be a whole number above 0",
+        ),
         (
             {**COLLECTOR, "OTEL_BSP_MAX_QUEUE_SIZE": "100"},
             "OTEL_BSP_MAX_EXPORT_BATCH_SIZE is 512: it must not exceed OTEL_BSP_MAX_QUEUE_SIZE, 100",
