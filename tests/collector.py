@@ -55,7 +55,7 @@ class Collector(TraceServiceServicer):
         self.spans: list[Span] = []
         self.headers: list[dict[str, str]] = []
         self._grpc = grpc.server(ThreadPoolExecutor(4))
-        add_TraceServiceServicer_to_server(self, self._grpc)
+        add_TraceServiceServicer_to_server(self, self._grpc)  # type: ignore[no-untyped-call]
         self.grpc_endpoint = f"http://127.0.0.1:{self._grpc.add_insecure_port('127.0.0.1:0')}"
         self._grpc.start()
         collector = self

@@ -20,7 +20,8 @@ _SAMPLERS = (
     "always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off",
     "parentbased_traceidratio",
 )  # fmt: skip
-_COMPRESSIONS = ("none", "gzip", "deflate")
+_NO_COMPRESSION = "none"
+_COMPRESSIONS = {_GRPC: (_NO_COMPRESSION, "gzip"), _HTTP: (_NO_COMPRESSION, "gzip", "deflate")}
 # OpenTelemetry's page of variables: those of batches of spans, and of the limits on one span.
 _COUNTS = (
     "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
@@ -39,6 +40,7 @@ class TraceSettings:
         exports_console: whether they are printed.
         protocol: OTLP's: grpc or http/protobuf.
         endpoint: the URL that gets the spans.
+        compression: none, gzip or, over HTTP, deflate.
         asked_by: the variable that asks for traces.
     """
 
@@ -46,6 +48,7 @@ class TraceSettings:
     exports_console: bool
     protocol: str
     endpoint: str
+    compression: str
     asked_by: str
 
 
@@ -71,10 +74,13 @@ def read_trace_settings(environment: Mapping[str, str]) -> TraceSettings | None:
     exporters.discard("none")
     if not exporters:
         return None
+    _choose(*_read_first(variables, "PROTOCOL"), (_GRPC, _HTTP))
     protocol = _read_first(variables, "PROTOCOL")[1] or _GRPC
+    _choose(*_read_first(variables, "COMPRESSION"), _COMPRESSIONS[protocol])
     _check_values(variables)
     endpoint = _read_endpoint(variables, protocol)
-    return TraceSettings("otlp" in exporters, "console" in exporters, protocol, endpoint, asked_by)
+    compression = _read_first(variables, "COMPRESSION")[1] or _NO_COMPRESSION
+    return TraceSettings("otlp" in exporters, "console" in exporters, protocol, endpoint, compression, asked_by)
 
 
 def _read_first(variables: Mapping[str, str], setting: str) -> tuple[str, str]:
@@ -105,8 +111,6 @@ def _check_values(variables: Mapping[str, str]) -> None:
     _choose("OTEL_TRACES_SAMPLER", sampler, _SAMPLERS)
     if sampler.endswith("traceidratio"):
         _check_number("OTEL_TRACES_SAMPLER_ARG", variables.get("OTEL_TRACES_SAMPLER_ARG", ""), _is_ratio, "from 0 to 1")
-    _choose(*_read_first(variables, "PROTOCOL"), (_GRPC, _HTTP))
-    _choose(*_read_first(variables, "COMPRESSION"), _COMPRESSIONS)
     _check_number(*_read_first(variables, "TIMEOUT"), lambda number: number > 0, "of seconds above 0")
     for name in _COUNTS:
         value = variables.get(name, "")

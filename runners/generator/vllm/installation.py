@@ -68,6 +68,10 @@ def _prepare_environment(arguments: Arguments) -> None:
     if (traces := read_trace_settings(os.environ)) is not None:
         # vLLM reads no other variable for it.
         os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = traces.protocol
+        if traces.compression == "none":
+            # The exporter that vLLM creates refuses this value of the specification.
+            for name in ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"):
+                os.environ.pop(name, None)
     name_distribution()
     from vllm.platforms import current_platform
 

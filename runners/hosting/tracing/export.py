@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 
+import grpc
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 
@@ -17,7 +19,7 @@ _LONGEST_REASON = 300
 
 def create_exporters(settings: TraceSettings) -> list[SpanExporter]:
     """The exporters that the settings ask for; they read further variables themselves."""
-    exporters: list[SpanExporter] = [ConsoleSpanExporter()] if settings.exports_console else []
+    exporters: list[SpanExporter] = [ConsoleSpanExporter(out=sys.stdout)] if settings.exports_console else []
     if settings.exports_otlp:
         log = _take_log()
         exporters.append(QuietExporter(_create_otlp_exporter(settings), settings.endpoint, log))
@@ -28,7 +30,9 @@ def _create_otlp_exporter(settings: TraceSettings) -> SpanExporter:
     if settings.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcExporter
 
-        return GrpcExporter(endpoint=settings.endpoint)
+        # The exporter would refuse the variable's value "none", which the specification has.
+        compression = grpc.Compression.Gzip if settings.compression == "gzip" else grpc.Compression.NoCompression
+        return GrpcExporter(endpoint=settings.endpoint, compression=compression)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpExporter
 
     return HttpExporter(endpoint=settings.endpoint)

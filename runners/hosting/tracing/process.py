@@ -141,7 +141,7 @@ def _describe_process() -> Resource:
     from opentelemetry.sdk.resources import Resource
 
     described = Resource.create()
-    ours = {
+    ours: dict[str, str | int] = {
         "service.name": SERVICE_NAME,
         "service.version": VERSION,
         "service.instance.id": str(uuid.uuid4()),

@@ -31,30 +31,36 @@ def test_nothing_asks_for_traces(environment: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        (COLLECTOR, TraceSettings(True, False, "grpc", "http://collector:4317", ENDPOINT)),
+        (COLLECTOR, TraceSettings(True, False, "grpc", "http://collector:4317", "none", ENDPOINT)),
         (
             {**COLLECTOR, PROTOCOL: "http/protobuf"},
-            TraceSettings(True, False, "http/protobuf", "http://collector:4317/v1/traces", ENDPOINT),
+            TraceSettings(True, False, "http/protobuf", "http://collector:4317/v1/traces", "none", ENDPOINT),
         ),
         (
             {**COLLECTOR, TRACES_ENDPOINT: "https://other:1/spans", PROTOCOL: "http/protobuf"},
-            TraceSettings(True, False, "http/protobuf", "https://other:1/spans", TRACES_ENDPOINT),
+            TraceSettings(True, False, "http/protobuf", "https://other:1/spans", "none", TRACES_ENDPOINT),
         ),
         (
             {**COLLECTOR, PROTOCOL: "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"},
-            TraceSettings(True, False, "grpc", "http://collector:4317", ENDPOINT),
+            TraceSettings(True, False, "grpc", "http://collector:4317", "none", ENDPOINT),
         ),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", PROTOCOL: "http/protobuf"},
-            TraceSettings(True, False, "http/protobuf", "http://localhost:4318/v1/traces", "OTEL_TRACES_EXPORTER"),
+            TraceSettings(
+                True, False, "http/protobuf", "http://localhost:4318/v1/traces", "none", "OTEL_TRACES_EXPORTER"
+            ),
         ),
         (
             {"OTEL_TRACES_EXPORTER": "otlp"},
-            TraceSettings(True, False, "grpc", "http://localhost:4317", "OTEL_TRACES_EXPORTER"),
+            TraceSettings(True, False, "grpc", "http://localhost:4317", "none", "OTEL_TRACES_EXPORTER"),
+        ),
+        (
+            {**COLLECTOR, PROTOCOL: "http/protobuf", "OTEL_EXPORTER_OTLP_COMPRESSION": "deflate"},
+            TraceSettings(True, False, "http/protobuf", "http://collector:4317/v1/traces", "deflate", ENDPOINT),
         ),
         (
             {"OTEL_TRACES_EXPORTER": "otlp, console", "OTEL_SDK_DISABLED": "false"},
-            TraceSettings(True, True, "grpc", "http://localhost:4317", "OTEL_TRACES_EXPORTER"),
+            TraceSettings(True, True, "grpc", "http://localhost:4317", "none", "OTEL_TRACES_EXPORTER"),
         ),
     ],
 )
@@ -107,7 +113,7 @@ def test_traces_are_asked_for(environment: dict[str, str], expected: TraceSettin
         ),
         (
             {**COLLECTOR, "OTEL_EXPORTER_OTLP_COMPRESSION": "zstd"},
-            "OTEL_EXPORTER_OTLP_COMPRESSION is 'zstd': it must be one of none, gzip, deflate",
+            "OTEL_EXPORTER_OTLP_COMPRESSION is 'zstd': it must be one of none, gzip",
         ),
         (
             {**COLLECTOR, "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere.pem"},
