@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from starlette.types import ASGIApp
 
-from protocol.context import normalize_prefix
+from protocol.context import check_root_path, normalize_prefix
 from protocol.http.middleware.request_id import label_log_records
 from runners.hosting.configuration import configure_service, read_service_configuration
 from runners.hosting.failures import exit_on_error, stop_on_error
@@ -42,6 +42,7 @@ with exit_on_error():
     one_gpu, parallel_gpus = (request_gpus(configuration, count) for count in (1, configuration.parallel_size))
     generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
+    root_path = check_root_path(arguments.root_path, openai_prefix)
 
 
 @cache
@@ -81,7 +82,7 @@ class DirectService(bentoml.Service[Any]):
 
         bound_connections(arguments)
         worker = create_worker()
-        return route_directly(worker.application, super().to_asgi(is_main), worker.models)
+        return route_directly(worker.application, super().to_asgi(is_main), worker.models, root_path)
 
 
 class Server:

@@ -44,9 +44,10 @@ class Endpoints:
         """
         self._routes = routes
         self._found: OrderedDict[tuple[str, str], _Found] = OrderedDict()
-        # It redirects, or answers with 404 or 405.
+        # It answers with 404 or 405.
         all_routes = [route for each in routes.values() for route in each]
         self._starlette = Starlette(routes=all_routes, exception_handlers={HTTPException: render_error})
+        self._starlette.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._find(scope) if scope["type"] == "http" else None

@@ -11,6 +11,8 @@ from runners.core.api_keys import digest_keys
 from runners.core.argument_conversion import (
     check_host,
     check_ip_address,
+    check_model_name,
+    check_root_path,
     check_tensor_protocol,
     normalize_task,
     parse_count,
@@ -44,7 +46,9 @@ class LaunchArguments(ArgumentGroup):
 class ModelArguments(ArgumentGroup):
     title = "Model"
 
-    model_name: str = Field("model", min_length=1, description="clients use this name of the model in URLs")
+    model_name: Annotated[str, AfterValidator(check_model_name)] = Field(
+        "model", min_length=1, description="clients use this name of the model in URLs"
+    )
     model_dir: str = Field(
         "/mnt/models",
         description="the model is in this folder, or at this URI, such as `s3://bucket/bert/` "
@@ -216,6 +220,17 @@ class ServerArguments(ArgumentGroup):
     )
     enable_latency_logging: bool = Field(
         False, description="the server logs the X-Request-Id, method, path, status and milliseconds of each request"
+    )
+
+
+class ProxyArguments(ArgumentGroup):
+    title = "Behind a proxy"
+
+    root_path: Annotated[str, AfterValidator(check_root_path)] | None = Field(
+        None,
+        description="clients see this server's paths behind this prefix, such as `/models/ner`: the server accepts "
+        "paths with and without it, and its links have it "
+        "([docs/how-to/networks.md](docs/how-to/networks.md))",
     )
 
 

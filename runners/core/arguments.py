@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from runners.core.argument_conversion import check_model_name
 from runners.core.argument_groups import (
     AnswerArguments,
     ArgumentGroup,
@@ -20,6 +21,7 @@ from runners.core.argument_groups import (
     LimitArguments,
     ModelArguments,
     PredictorArguments,
+    ProxyArguments,
     ResourceArguments,
     ServerArguments,
     SeveralModelsArguments,
@@ -34,6 +36,7 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
 class Arguments(
     ServerArguments,
+    ProxyArguments,
     SeveralModelsArguments,
     LimitArguments,
     ModelArguments,
@@ -63,6 +66,11 @@ class Arguments(
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
             raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
+        for name in self.names:
+            try:
+                check_model_name(name)
+            except ValueError as error:
+                raise ValueError(f"served_model_name has {name!r}: {error}") from error
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         return self
@@ -116,6 +124,6 @@ ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model
 # The arguments that are the same for all models of a server.
 SERVER_NAMES = frozenset(
     name
-    for group in (ServerArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
+    for group in (ServerArguments, ProxyArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
     for name in group.model_fields
 ) - {"max_batch_tokens"}

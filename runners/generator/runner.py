@@ -148,7 +148,7 @@ class GeneratorRunner:
         return self._engine
 
     async def load(self) -> None:
-        with load_errors(self._arguments.model):
+        with load_errors(self._arguments.model, self._arguments.model_revision):
             engine = await self._start_engine()
         await asyncio.to_thread(freeze_objects)
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)

@@ -6,6 +6,7 @@ import os
 
 import click
 from bentoml import server_context
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from runners.hosting.idle_memory import configure_heaps
 from runners.hosting.logs import configure_logging
@@ -23,6 +24,13 @@ def is_parent() -> bool:
     """Whether this is BentoML's parent process of a server, which imports the service before it starts the workers."""
     command = click.get_current_context(silent=True)
     return not is_worker() and command is not None and command.info_name in ("serve", "serve-http")
+
+
+def find_http_port() -> int:
+    """In BentoML's parent process: the port of `bentoml serve`, by its command line or its configuration."""
+    command = click.get_current_context(silent=True)
+    port = None if command is None else command.params.get("port")
+    return int(port or BentoMLContainer.http.port.get())
 
 
 def is_worker() -> bool:
