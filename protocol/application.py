@@ -25,6 +25,8 @@ from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
 from runners.core.models import Models
+from runners.core.request_metrics import count_request
+from runners.core.request_record import add_observer
 
 # One line for each protocol: its name in metrics and logs, its routes, and its part of the OpenAPI document. Routes are
 # tried in this order.
@@ -42,6 +44,7 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     Args:
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
     """
+    add_observer(count_request)
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
     options = ForwardPreflights(ReportAllowedMethods(endpoints, models), context)
@@ -53,5 +56,5 @@ def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     """The routes by protocol, in the order in which they are tried."""
     return {
         **{name: routes(context) for name, routes, _ in PROTOCOLS},
-        SERVER: [*openapi.routes(context, [describe for _, _, describe in PROTOCOLS]), metrics_route()],
+        SERVER: [*openapi.routes(context, [describe for _, _, describe in PROTOCOLS]), metrics_route(context.models)],
     }

@@ -43,7 +43,7 @@ from runners.core.argument_sources import (
 from runners.core.arguments import Arguments
 from runners.core.command_line import parse_command_line
 from runners.core.errors import ArgumentsError
-from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
+from runners.core.metric_families import list_families
 from runners.core.models_file import read_models_file
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
@@ -422,8 +422,8 @@ def check_gpu_type(document: Document) -> Iterator[str]:
 
 @cache
 def exposed_metrics() -> frozenset[str]:
-    """The gauges of this server, and vLLM's by its source, since a model would have to be loaded for them."""
-    own = {gauge._name for gauge in (WAITING_TEXTS, RUNNING_TEXTS)}
+    """The metrics of this server, and vLLM's by its source, since a model would have to be loaded for them."""
+    own = {family.name for family in list_families()}
     package = importlib.util.find_spec("vllm")
     assert package is not None
     assert package.origin is not None

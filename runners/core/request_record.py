@@ -131,16 +131,18 @@ _observers: list[Observer] = []
 
 
 def add_start_observer(observer: StartObserver) -> None:
-    """Call `observer` with each record that begins, before anything else is done for the request."""
-    _start_observers.append(observer)
+    """Call `observer` with each record that begins, before anything else is done for the request; as `add_observer`."""
+    if observer not in _start_observers:
+        _start_observers.append(observer)
 
 
 def add_observer(observer: Observer) -> None:
     """Call `observer` with each record whose request has ended; all its fields are set then.
 
-    It is still the current record of the code that runs.
+    It is still the current record of the code that runs. Adding an observer again has no effect.
     """
-    _observers.append(observer)
+    if observer not in _observers:
+        _observers.append(observer)
 
 
 def remove_observer(observer: Observer | StartObserver) -> None:

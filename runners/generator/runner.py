@@ -38,12 +38,13 @@ from runners.core.generation import (
     Prompt,
     PromptOptions,
 )
+from runners.core.metrics import watch_waiting_tokens
 from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.request_record import current_record
-from runners.core.runner import OpenAIApplication, TextGenerator
+from runners.core.runner import OpenAIApplication, RunnerDetails, TextGenerator
 from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
 from runners.generator.engine import ChatEngine
@@ -80,6 +81,7 @@ class GeneratorRunner:
         self._task = arguments.task
         self.admission = Admission(arguments)
         self._names = arguments.names
+        watch_waiting_tokens(arguments.model_name, self.admission)
 
     @property
     def name(self) -> str:
@@ -123,6 +125,10 @@ class GeneratorRunner:
 
     def class_name(self, index: int) -> str:
         raise NotImplementedError("a generator has no classes")
+
+    @property
+    def details(self) -> RunnerDetails:
+        return self.engine.details
 
     @property
     def supported_options(self) -> SupportedOptions:

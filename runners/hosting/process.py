@@ -8,14 +8,21 @@ import click
 from bentoml import server_context
 from bentoml._internal.configuration.containers import BentoMLContainer
 
+from runners.hosting.failures import exit_on_error
 from runners.hosting.idle_memory import configure_heaps
 from runners.hosting.logs import configure_logging
+from runners.hosting.metrics_folder import enter_metrics_folder, make_metrics_folder
 from runners.hosting.working_folder import enter_launch_folder
 
 
 def configure_process() -> None:
-    """Set the working folder, the log and the heaps of BentoML's parent process or of a worker."""
+    """Set the folders, the log and the heaps of BentoML's parent process or of a worker."""
     enter_launch_folder(os.environ)
+    if is_worker():
+        enter_metrics_folder(os.environ)
+    elif is_parent():
+        with exit_on_error():
+            make_metrics_folder(os.environ)
     configure_logging()
     configure_heaps()
 

@@ -15,6 +15,7 @@ from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
+from runners.core.model_metrics import keep_writing, write_metrics
 from runners.core.models import Models
 from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
@@ -57,7 +58,12 @@ class Worker:
             # The other workers go on, whatever has become of a model's files meanwhile.
             serves_others = serves_others or changes.is_replacement
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
-        running = (load_or_exit(self.models, serves_others), exit_when_dead(self.models), releasing)
+        running = (
+            load_or_exit(self.models, serves_others),
+            exit_when_dead(self.models),
+            releasing,
+            keep_writing(self.models),
+        )
         self._tasks += [asyncio.create_task(each) for each in running]
         self._bound_shutdown()
 
@@ -66,6 +72,7 @@ class Worker:
             await self.listener.stop()
         for task in self._tasks:
             task.cancel()
+        write_metrics(self.models)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.device.close)
         if self._stop_tracing is not None:

@@ -23,6 +23,7 @@ from runners.core.errors import (
 )
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
 from runners.core.request_record import current_record
+from runners.core.runner import RunnerDetails
 from runners.core.tracing import engine_headers
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
@@ -94,6 +95,12 @@ class VllmEngine:
     @property
     def generates(self) -> bool:
         return self.openai_application.generates
+
+    @property
+    def details(self) -> RunnerDetails:
+        config = self._engine.vllm_config
+        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        return RunnerDetails("vllm", dtype, str(config.device_config.device_type), "continuous batches")
 
     @property
     def failed(self) -> bool:
