@@ -66,7 +66,6 @@ class ModelWorker:
         for entry in batch:
             if (record := entry.request.record) is not None and not record.computing:
                 record.computing = start
-        tokens = sum(entry.tokens for entry in batch)
         records = [entry.request.record for entry in batch if entry.request.record is not None]
         try:
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):

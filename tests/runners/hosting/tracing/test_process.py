@@ -61,7 +61,7 @@ def trace(monkeypatch: pytest.MonkeyPatch) -> Iterator[Trace]:
 
 def request() -> str:
     """A request that begins and ends; returns its trace."""
-    record = begin_record("kserve_v1", ROUTE, "POST", {}.get)
+    record = begin_record("kserve_v1", ROUTE, "POST", lambda _: None)
     record.status = "200"
     end_record(record)
     return record.trace_id
