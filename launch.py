@@ -24,6 +24,8 @@ from runners.core.argument_sources import LAUNCH_VARIABLE, read_configuration, r
 from runners.core.command_line import create_parser, parse_command_line
 from runners.core.declarations import Configuration
 from runners.core.errors import RunnerError
+from runners.core.log_lines import render_end
+from runners.core.log_settings import peek_log_settings
 from runners.core.version import VERSION
 from runners.hosting.ports import check_port
 from runners.hosting.start_checks import check_models, check_server
@@ -140,7 +142,9 @@ def main() -> None:
         launch = plan_launch(words)
         _check(launch)
     except (NoWritableFolderError, RunnerError) as error:
-        raise SystemExit(f"error: {error}") from None
+        is_json = peek_log_settings(os.environ, words).is_json
+        sys.stderr.write(render_end(str(error), is_json))
+        raise SystemExit(1) from None
     os.execve(launch.command[0], launch.command, os.environ | launch.environment)
 
 

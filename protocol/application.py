@@ -9,7 +9,6 @@ from protocol.context import ServerContext, make_context
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.latency import LogLatency
 from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.kserve_v1 import openapi as kserve_v1_document
@@ -48,8 +47,7 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
     options = ForwardPreflights(ReportAllowedMethods(endpoints, models), context)
-    application = RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
-    return LogLatency(application) if arguments.enable_latency_logging else application
+    return RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
 
 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:

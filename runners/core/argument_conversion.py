@@ -56,3 +56,7 @@ def check_model_name(value: str) -> str:
 
 def normalize_task(value: object) -> object:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
+
+
+def lower_case(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value

@@ -19,6 +19,7 @@ from runners.core.argument_groups import (
     ArgumentGroup,
     LaunchArguments,
     LimitArguments,
+    LogArguments,
     ModelArguments,
     PredictorArguments,
     ProxyArguments,
@@ -37,6 +38,7 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 class Arguments(
     ServerArguments,
     ProxyArguments,
+    LogArguments,
     SeveralModelsArguments,
     LimitArguments,
     ModelArguments,
@@ -124,6 +126,13 @@ ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model
 # The arguments that are the same for all models of a server.
 SERVER_NAMES = frozenset(
     name
-    for group in (ServerArguments, ProxyArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
+    for group in (
+        ServerArguments,
+        ProxyArguments,
+        LogArguments,
+        SeveralModelsArguments,
+        LimitArguments,
+        ResourceArguments,
+    )
     for name in group.model_fields
 ) - {"max_batch_tokens"}

@@ -32,6 +32,7 @@ class RequestRecord:
     Attributes:
         protocol: kserve_v1, open_inference, grpc, openai, tei, or server for health, metrics, docs and unknown paths.
         route: the template of the path, such as /v1/models/{name}:predict, or the gRPC method; never a client's text.
+        path: the path as the client sent it, without the query; the method of a gRPC call.
         method: the HTTP method, or gRPC.
         model_name: the first name of the model that answers; empty if none was found.
         status: the HTTP status, such as 200, or the name of the gRPC status, such as OK; 499 or CANCELLED if the client
@@ -52,7 +53,7 @@ class RequestRecord:
         first_token: when the first token of its first output came.
         trace_id, span_id: hexadecimal, set when it begins if tracing is on; else empty.
         trace: what the tracer keeps of the request; None if tracing is off.
-        path, scheme: of the URL; empty for gRPC.
+        scheme: of the URL, http or https; empty for gRPC.
         sampling: how a generator continues the prompts; None for other requests.
         finish_reasons: why the first outputs have ended.
     """
@@ -88,7 +89,7 @@ class RequestRecord:
 
     def __init__(self, protocol: str, route: str, method: str) -> None:
         self.protocol = protocol
-        self.route = route
+        self.route = self.path = route
         self.method = method
         self.model_name = ""
         self.status = ""
@@ -97,7 +98,7 @@ class RequestRecord:
         self.refusal: str | None = None
         self.cancelled = False
         self.queued = self.computing = self.computed = self.rendering = self.ended = self.first_token = 0.0
-        self.trace_id = self.span_id = self.path = self.scheme = ""
+        self.trace_id = self.span_id = self.scheme = ""
         self.trace: object = None
         self.sampling: Sampling | None = None
         self.finish_reasons: tuple[FinishReason, ...] = ()

@@ -25,6 +25,7 @@ from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
 from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded, importing
+from runners.core.input_log import log_inputs
 from runners.core.machine import count_cores
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
@@ -100,6 +101,7 @@ class EncoderRunner:
             ModelNotReadyError: the model is not loaded.
             OverloadedError: too many requests are under way.
         """
+        log_inputs(texts, self._arguments.log_inputs)
         loaded = self._model()
         characters = check_request(loaded, self._arguments, texts, options)
         options = count_truncated_tokens(options)

@@ -44,6 +44,10 @@ class Engine(Protocol):
         """Whether the model generates text; on vLLM it may embed, score or classify instead."""
 
     @property
+    def notes_records(self) -> bool:
+        """Whether the engine itself notes texts and tokens in the records of requests."""
+
+    @property
     def details(self) -> RunnerDetails:
         """How the model runs."""
 

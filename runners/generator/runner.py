@@ -38,6 +38,7 @@ from runners.core.generation import (
     Prompt,
     PromptOptions,
 )
+from runners.core.input_log import log_inputs
 from runners.core.metrics import watch_waiting_tokens
 from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.prompt_limits import check_prompts
@@ -225,6 +226,7 @@ class GeneratorRunner:
     async def _generate(
         self, request: GenerationRequest, describe_error: DescribeError
     ) -> AsyncIterator[AcceptedRequest]:
+        log_inputs(request.prompts, self._arguments.log_inputs)
         with self.admission.admit(check_prompts(self.limits, request.prompts, request.choices)) as admitted:
             prompts = []
             for position, prompt in enumerate(request.prompts):
@@ -232,7 +234,7 @@ class GeneratorRunner:
                     prompts.append(await self._tokenize(prompt, request.options))
                 except InputError as error:
                     raise describe_error(position, error) from error.__cause__
-            if (record := current_record.get()) is not None:
+            if (record := current_record.get()) is not None and not self.engine.notes_records:
                 record.texts += len(prompts)
                 record.prompt_tokens += sum(map(len, prompts))
                 record.sampling = request.sampling

@@ -40,6 +40,7 @@ class TransformersEngine:
     """Runs a causal model or an encoder-decoder in the device thread."""
 
     generates = True
+    notes_records = False
     openai_application: OpenAIApplication | None = None
 
     def __init__(self, arguments: Arguments, device: DeviceThread | None = None) -> None:

@@ -21,6 +21,7 @@ from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
 from runners.hosting.idle_memory import release_memory
+from runners.hosting.logs import server_log
 from runners.hosting.tracing.process import start_tracing
 
 
@@ -48,6 +49,7 @@ class Worker:
         forget_keys(os.environ)
         with stop_on_error():
             self._stop_tracing = start_tracing(os.environ)
+        server_log.observe_requests(self.arguments)
         if self.listener is not None:
             await start_or_exit(self.listener)
         serves_others = self.arguments.on_load_failure == "serve_others"

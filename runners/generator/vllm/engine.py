@@ -51,6 +51,8 @@ _EXIT_SECONDS = 5.0
 class VllmEngine:
     """vLLM's AsyncLLM, which runs the model in a process of its own, and its OpenAI layer."""
 
+    notes_records = True
+
     def __init__(
         self, engine: AsyncLLM, openai_application: VllmOpenAIApplication, lifespan: contextlib.AsyncExitStack
     ) -> None:
@@ -198,14 +200,15 @@ async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitt
 def _create_engine(parsed: Namespace) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from runners.generator.vllm.recording import RecordingLLM
 
     arguments = AsyncEngineArgs.from_cli_args(parsed)
     try:
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except Exception as error:
         raise ArgumentsError(f"vLLM refuses the model or its arguments: {describe_error(error)}") from error
-    engine: AsyncLLM = AsyncLLM.from_vllm_config(
+    engine: AsyncLLM = RecordingLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
         enable_log_requests=arguments.enable_log_requests,
