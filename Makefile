@@ -47,7 +47,8 @@ bento: $(VENV)/installed
 # Locks the packages of each flavour's image; packages that CPUs cannot use, or have no build for on PyPI, are left out.
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 COMPILE = $(VENV)/bin/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate \
-	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package bentoml --extra storage
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package bentoml --extra storage \
+	--extra tracing
 COMPILE_FOR_CPUS = $(COMPILE) --find-links $(TORCH_WHEELS) \
 	$(foreach each,torchaudio torchcodec torchvision triton,--no-emit-package $(each))
 lock: $(VENV)/installed-test

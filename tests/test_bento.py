@@ -83,7 +83,12 @@ def test_flavors_differ_only_where_they_are_named(flavor: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flavor", "extras"), [("cpu", ["storage", "cpu"]), ("cuda", ["storage", "cuda"]), ("encoder-cpu", ["storage"])]
+    ("flavor", "extras"),
+    [
+        ("cpu", ["storage", "tracing", "cpu"]),
+        ("cuda", ["storage", "tracing", "cuda"]),
+        ("encoder-cpu", ["storage", "tracing"]),
+    ],
 )
 def test_locks_hold_what_the_project_asks_for(flavor: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -237,6 +237,7 @@ class GeneratorRunner:
             if (record := current_record.get()) is not None and not self.engine.notes_records:
                 record.texts += len(prompts)
                 record.prompt_tokens += sum(map(len, prompts))
+                record.sampling = request.sampling
             echoes = await self._echo(request, prompts) if request.echo else ()
             sequences = Sequences(prompts, request.sampling, request.choices)
             sequences.check_request()

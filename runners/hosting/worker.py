@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -21,6 +22,7 @@ from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
 from runners.hosting.idle_memory import release_memory
 from runners.hosting.logs import server_log
+from runners.hosting.tracing.process import start_tracing
 
 
 @dataclass(slots=True)
@@ -39,11 +41,14 @@ class Worker:
     application: ASGIApp
     listener: Listener | None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stop_tracing: Callable[[], None] | None = None
 
     async def start(self) -> None:
         """Start the listener, and load the models in the background; the whole server ends if either fails."""
         # The parent process keeps them for workers that it starts later.
         forget_keys(os.environ)
+        with stop_on_error():
+            self._stop_tracing = start_tracing(os.environ)
         server_log.observe_requests(self.arguments)
         if self.listener is not None:
             await start_or_exit(self.listener)
@@ -72,6 +77,8 @@ class Worker:
         write_metrics(self.models)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.device.close)
+        if self._stop_tracing is not None:
+            await asyncio.to_thread(self._stop_tracing)
 
     def _bound_shutdown(self) -> None:
         """On SIGTERM stop the listener, and close the models if requests still run after DRAIN_SECONDS.

@@ -22,7 +22,9 @@ from runners.core.errors import (
     RunnerError,
 )
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.core.request_record import current_record
 from runners.core.runner import RunnerDetails
+from runners.core.tracing import engine_headers
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.errors import describe_error, input_errors
@@ -152,7 +154,9 @@ class VllmEngine:
         try:
             [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
             params = make_sampling_params(sampling, self._defaults)
-            outputs = self._engine.generate(rendered, params, f"generate-{next(self._ids)}")
+            name = f"generate-{next(self._ids)}"
+            headers = engine_headers(current_record.get())
+            outputs = self._engine.generate(rendered, params, name, trace_headers=headers or None)
             async with contextlib.aclosing(outputs):
                 first = await _accept(outputs, admitted)
                 if admitted is not None:

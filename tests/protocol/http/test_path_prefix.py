@@ -35,7 +35,8 @@ def client(served: Served) -> TestClient:
 @pytest.fixture(scope="module")
 def paths(served: Served) -> list[str]:
     """A path of each route."""
-    routes = create_routes(make_context(served.models, served.arguments))
+    by_protocol = create_routes(make_context(served.models, served.arguments))
+    routes = [route for each in by_protocol.values() for route in each]
     found = {re.sub(r"{(\w+)(:path)?}", lambda match: FILLINGS[match[1]], route.path) for route in routes}
     assert len(found) > 40
     return sorted(found)
