@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+if os.getpid() == 1:
+    # The kernel drops signals to the first process of a container that have no handler: they wait until there is one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_sources import LAUNCH_VARIABLE, read_launch_arguments

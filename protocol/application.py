@@ -6,6 +6,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from protocol.context import ServerContext, make_context
+from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
@@ -50,6 +51,8 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 def create_routes(context: ServerContext) -> list[Route]:
     """The routes of all protocols, in the order in which they are tried."""
     return [
+        # First, because a flood of probes must cost little.
+        *health_routes(context.models),
         *(route for routes, _ in PROTOCOLS for route in routes(context)),
         *openapi.routes(context, [describe for _, describe in PROTOCOLS]),
         metrics_route(),

@@ -17,6 +17,7 @@ from runners.core.argument_groups import (
     AnswerArguments,
     ArgumentGroup,
     LaunchArguments,
+    LifeCycleArguments,
     LimitArguments,
     ModelArguments,
     PredictorArguments,
@@ -34,6 +35,7 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
 class Arguments(
     ServerArguments,
+    LifeCycleArguments,
     SeveralModelsArguments,
     LimitArguments,
     ModelArguments,
@@ -116,6 +118,6 @@ ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model
 # The arguments that are the same for all models of a server.
 SERVER_NAMES = frozenset(
     name
-    for group in (ServerArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
+    for group in (ServerArguments, LifeCycleArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
     for name in group.model_fields
 ) - {"max_batch_tokens"}

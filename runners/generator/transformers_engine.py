@@ -64,6 +64,10 @@ class TransformersEngine:
         return self._loaded is not None and self._loaded.scheduler.failed
 
     @property
+    def stuck(self) -> bool:
+        return self._device.stuck
+
+    @property
     def count(self) -> int:
         """Number of sequences that wait or run."""
         return self._model().scheduler.count

@@ -97,6 +97,11 @@ class VllmEngine:
     def failed(self) -> bool:
         return bool(self._engine.errored)
 
+    @property
+    def stuck(self) -> bool:
+        # vLLM's own time-outs end an engine that is stuck.
+        return False
+
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         if options.source_language is not None:
             raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
