@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import socket
 import ssl
 from http import HTTPStatus
@@ -52,7 +53,7 @@ class StandIn:
         """Accept connections from now on, or accept none."""
         if is_open and self._server is None:
             # Closing the server closes its socket.
-            own = self._listener.dup()
+            own = socket.socket(fileno=os.dup(self._listener.fileno()))
             own.setblocking(False)
             self._server = await asyncio.start_server(
                 self._serve, sock=own, limit=_LONGEST_HEAD, ssl=self._create_ssl()

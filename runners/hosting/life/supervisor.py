@@ -96,7 +96,12 @@ class Supervisor:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._check())
+        try:
+            self._loop.run_until_complete(self._check())
+        except BaseException:
+            logger.exception("the supervisor of the workers has failed, and the server ends")
+            # The workers end with this process.
+            os._exit(1)
 
     async def _check(self) -> None:
         last = self._loop.time()
