@@ -20,6 +20,7 @@ from typing import Any
 
 from circus.arbiter import Arbiter
 from circus.exc import ConflictError
+from circus.sighandler import SysHandler
 from circus.watcher import Watcher
 
 from runners.core.arguments import Arguments
@@ -53,6 +54,8 @@ def supervise_workers(arguments: Arguments) -> Life:
         life.begin(arbiter)
 
     Arbiter.initialize = begin
+    # Circus would lose a signal that comes before it has started the workers.
+    SysHandler.SIGNALS = [number for number in SysHandler.SIGNALS if number not in STOP_SIGNALS]
     return life
 
 
@@ -68,6 +71,8 @@ class Life:
         self._channel: tuple[socket.socket, socket.socket]
         self._stopping_since: float | None = None
         self._fruitless = 0
+        # Of the processes that the arbiter has reaped before this class saw that they had ended.
+        self._exit_codes: dict[int, int | None] = {}
 
     def begin(self, arbiter: Any) -> None:
         """Take over an arbiter that listens and has started no worker."""
@@ -105,29 +110,49 @@ class Life:
         return True
 
     def _after_reap(self, process_pid: int, exit_code: int | None, **_: Any) -> None:
+        self._exit_codes[process_pid] = exit_code
+
+    # Called in the supervisor's thread.
+
+    def _note_end(self, pid: int) -> None:
+        self._arbiter.loop.add_callback(self._replace, pid)
+
+    async def _replace(self, pid: int) -> None:
+        """Report the end of a worker, and let the arbiter notice it now."""
         # The processes of its engine are left.
-        kill_group(process_pid)
+        kill_group(pid)
+        exit_code = await self._wait_for_exit_code(pid)
         self._metrics.add_worker(-1)
-        if self._stopping_since is not None:
-            return
-        was_frozen = process_pid in self._supervisor.frozen
-        reason, description = classify_death(exit_code, was_frozen)
+        if self._stopping_since is None:
+            self._report_death(pid, exit_code)
+        if self._stopping_since is None:
+            await self._retry(self._arbiter.manage_watchers)
+
+    async def _wait_for_exit_code(self, pid: int) -> int | None:
+        """The exit code of a process that is ending, which is left to the arbiter; None if the code is lost."""
+        while pid not in self._exit_codes:
+            try:
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # noqa: ASYNC222
+            except ChildProcessError:
+                break
+            if ended is not None:
+                return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            await asyncio.sleep(_RETRY_SECONDS)
+        return self._exit_codes.get(pid)
+
+    def _report_death(self, pid: int, exit_code: int | None) -> None:
+        reason, description = classify_death(exit_code, pid in self._supervisor.frozen)
         self._metrics.add_death(reason)
-        self._fruitless = 0 if process_pid in self._supervisor.proven else self._fruitless + 1
+        self._fruitless = 0 if pid in self._supervisor.proven else self._fruitless + 1
         if self._arguments.on_worker_death == "exit":
             consequence = "the server ends (--on_worker_death=exit)"
         elif self._fruitless == _MOST_FRUITLESS:
             consequence = f"the server ends, because {_MOST_FRUITLESS} workers in a row have never been ready"
         else:
             consequence = "another one replaces it"
-        logger.error("the worker with process id %d %s; %s", process_pid, description, consequence)
+        logger.error("the worker with process id %d %s; %s", pid, description, consequence)
         if consequence.startswith("the server ends"):
             self.fail()
-
-    # Called in the supervisor's thread.
-
-    def _note_end(self, pid: int) -> None:
-        self._arbiter.loop.add_callback(self._replace, pid)
 
     # The end of the server.
 
@@ -155,12 +180,6 @@ class Life:
         self._arbiter.exit_stack.close()
         # BentoML's own `stop` would wait for itself where the arbiter runs in a thread.
         await self._retry(lambda: Arbiter.stop(self._arbiter))
-
-    async def _replace(self, pid: int) -> None:
-        """Let the arbiter notice that a worker has ended: the kernel closes its socket a moment before that."""
-        while any(pid in watcher.processes for watcher in self._arbiter.watchers) and self._stopping_since is None:
-            await self._retry(self._arbiter.manage_watchers)
-            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _retry(self, command: Callable[[], Any]) -> None:
         """Run a command of the arbiter's, once it runs no other one."""
