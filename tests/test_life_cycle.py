@@ -306,7 +306,8 @@ def test_a_second_signal_ends_the_server_at_once(start: Start, smollm: Path) -> 
     processes = workers_of(server)
     body = {"model": "model", "prompt": "Once upon a time", "max_tokens": 2000, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()
+        next(lines)
         os.kill(server.pid, signal.SIGTERM)
         time.sleep(1)
         os.kill(server.pid, signal.SIGTERM)
