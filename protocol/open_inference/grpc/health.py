@@ -38,6 +38,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             if status != last:
                 yield health_pb2.HealthCheckResponse(status=status)
             last = status
+            if self._models.draining:
+                # Else the drain would wait for this call.
+                return
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _status(self, service: str) -> Any:

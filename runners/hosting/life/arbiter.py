@@ -105,6 +105,8 @@ class Life:
     def _after_spawn(self, pid: int, **_: Any) -> bool:
         parent, worker = self._channel
         worker.close()
+        # The kernel may give the id of a process that has ended again.
+        self._exit_codes.pop(pid, None)
         self._supervisor.adopt(pid, parent)
         self._metrics.add_worker(1)
         return True

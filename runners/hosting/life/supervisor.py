@@ -122,6 +122,9 @@ class Supervisor:
     async def _watch(self, pid: int, channel: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=channel)
         worker = _Worker(pid, writer, self._loop.time())
+        # The kernel may give the id of a process that has ended again.
+        self.frozen.discard(pid)
+        self.proven.discard(pid)
         self._workers.add(worker)
         try:
             while line := await reader.readline():
