@@ -10,7 +10,7 @@ from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.latency import LogLatency
+from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.kserve_v1 import openapi as kserve_v1_document
 from protocol.kserve_v1 import routes as kserve_v1
@@ -25,13 +25,16 @@ from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
 from runners.core.models import Models
+from runners.core.request_metrics import count_request
+from runners.core.request_record import add_observer
 
-# One line for each protocol: its routes, and its part of the OpenAPI document. Routes are tried in this order.
+# One line for each protocol: its name in metrics and logs, its routes, and its part of the OpenAPI document. Routes are
+# tried in this order.
 PROTOCOLS = (
-    (open_inference.routes, open_inference_document.describe),
-    (kserve_v1.routes, kserve_v1_document.describe),
-    (openai.routes, openai_document.describe),
-    (tei.routes, tei_document.describe),
+    ("open_inference", open_inference.routes, open_inference_document.describe),
+    ("kserve_v1", kserve_v1.routes, kserve_v1_document.describe),
+    ("openai", openai.routes, openai_document.describe),
+    ("tei", tei.routes, tei_document.describe),
 )
 
 
@@ -41,19 +44,18 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     Args:
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
     """
+    add_observer(count_request)
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
     options = ForwardPreflights(ReportAllowedMethods(endpoints, models), context)
-    application = RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
-    return LogLatency(application) if arguments.enable_latency_logging else application
+    return RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
 
 
-def create_routes(context: ServerContext) -> list[Route]:
-    """The routes of all protocols, in the order in which they are tried."""
-    return [
+def create_routes(context: ServerContext) -> dict[str, list[Route]]:
+    """The routes by protocol, in the order in which they are tried."""
+    describes = [describe for _, _, describe in PROTOCOLS]
+    return {
         # First, because a flood of probes must cost little.
-        *health_routes(context.models),
-        *(route for routes, _ in PROTOCOLS for route in routes(context)),
-        *openapi.routes(context, [describe for _, describe in PROTOCOLS]),
-        metrics_route(),
-    ]
+        SERVER: [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)],
+        **{name: routes(context) for name, routes, _ in PROTOCOLS},
+    }

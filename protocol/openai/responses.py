@@ -16,7 +16,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.middleware.request_id import printable
+from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.model_selection import SelectModel, select_generator
 from protocol.openai.chats import Effort, effort_variables
@@ -37,6 +37,7 @@ from runners.core.generation import (
     Sampling,
     TokenLogprobs,
 )
+from runners.core.log_labels import printable
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
@@ -170,6 +171,7 @@ class _Answer:
         async with self._runner.generate(self._request) as accepted:
             async for _, delta in accepted.deltas:
                 choice.add(delta)
+            note_rendering()
             return self._finished(accepted, choice, await self._part(choice.text, choice.logprobs))
 
     async def stream(self) -> AsyncGenerator[dict[str, Any] | None, None]:

@@ -16,10 +16,11 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
+from time import perf_counter
 
 from runners.core.admission import Admission
 from runners.core.errors import ModelNotReadyError
-from runners.core.metrics import QueueMetrics
+from runners.core.metrics import QueueMetrics, watch_waiting_tokens
 from runners.core.predictions import Options
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import release_when_sent
@@ -66,6 +67,7 @@ class BatchQueue:
         self.admission = Admission(limits, self._drain_seconds, _MAX_ANSWERS)
         self._entries = EntryOrder()
         self._metrics = metrics
+        watch_waiting_tokens(metrics.model_name, self.admission)
         self._waiting_texts = 0
         self._running_texts = 0
         self._abandoned_texts = 0
@@ -151,6 +153,9 @@ class BatchQueue:
                 for position, encoded in enumerate(encoded_texts, first_position)
                 for part in range(len(encoded.sequences))
             ]
+            if (record := request.record) is not None:
+                record.queued = record.queued or perf_counter()
+                record.tokens += sum(entry.tokens for entry in entries)
             self._set_tags(request, entries)
             for entry in entries:
                 self._push(entry)

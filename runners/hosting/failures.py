@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -18,6 +17,7 @@ from typing import NoReturn, Protocol
 
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.models import Models
+from runners.hosting.logs import server_log
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except RunnerError as error:
-        raise SystemExit(f"error: {error}") from None
+        server_log.report_end(str(error))
+        raise SystemExit(_EXIT_CODE) from None
 
 
 @contextlib.contextmanager
@@ -101,15 +102,22 @@ async def start_or_exit(listener: Listener) -> None:
 
 def _stop_server(reason: str) -> NoReturn:
     if _is_first_failure():
-        sys.stderr.write(f"error: {reason}\n")
-        sys.stderr.flush()
+        server_log.report_end(reason)
+    # Before the parent ends, which ends the reader of a pipe too.
+    server_log.end()
     os.kill(os.getppid(), signal.SIGUSR1)
+    os._exit(_EXIT_CODE)
+
+
+def exit_after_failure() -> None:
+    """End this process with the exit code of a failure."""
+    server_log.end()
     os._exit(_EXIT_CODE)
 
 
 def _is_first_failure() -> bool:
     """Whether no other worker of this server has failed yet; workers mostly fail for the same reason."""
-    # All workers share this folder, which BentoML empties at every start.
+    # All workers of this server share this folder.
     mark = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"failed-{os.getppid()}"
     try:
         mark.touch(exist_ok=False)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from runners.core.argument_sources import forget_keys
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
+from runners.core.model_metrics import keep_writing, write_metrics
 from runners.core.models import Models
 from runners.core.watchdog import Watchdog
 from runners.hosting.change_client import ChangeClient
@@ -20,6 +21,7 @@ from runners.hosting.idle_memory import release_memory
 from runners.hosting.life.channel import take_channel
 from runners.hosting.life.draining import Connections, Drain
 from runners.hosting.life.reports import Gate, Reports
+from runners.hosting.logs import server_log
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class Worker:
         # The parent process keeps them for workers that it starts later.
         forget_keys(os.environ)
         self.gate.attach_next_server(self.arguments.header_timeout)
+        server_log.observe_requests(self.arguments)
         serves_others = self.arguments.on_load_failure == "serve_others"
         if (path := os.environ.get(SOCKET_VARIABLE)) is not None:
             with stop_on_error():
@@ -64,9 +67,12 @@ class Worker:
             serves_others = serves_others or changes.is_replacement
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
         running = (
-            self._reports.run(take_channel()), load_or_exit(self.models, serves_others), exit_when_dead(self.models),
+            self._reports.run(take_channel()),
+            load_or_exit(self.models, serves_others),
+            exit_when_dead(self.models),
             releasing,
-        )  # fmt: skip
+            keep_writing(self.models),
+        )
         self._tasks += [asyncio.create_task(each) for each in running]
         self._drain.begin_on_signal()
 
@@ -74,6 +80,7 @@ class Worker:
         await self._drain.stop_listener()
         for task in self._tasks:
             task.cancel()
+        write_metrics(self.models)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.device.close)
 

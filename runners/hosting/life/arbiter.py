@@ -24,6 +24,7 @@ from circus.sighandler import SysHandler
 from circus.watcher import Watcher
 
 from runners.core.arguments import Arguments
+from runners.hosting.failures import exit_after_failure
 from runners.hosting.life.channel import create_channel
 from runners.hosting.life.deaths import WorkerMetrics, classify_death
 from runners.hosting.life.signals import STOP_SIGNALS
@@ -32,8 +33,6 @@ from runners.hosting.life.supervisor import Supervisor, kill_group
 
 logger = logging.getLogger(__name__)
 
-_EXIT_CODE = 1
-_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # Workers that are busy closing their models get this long after the drain.
 _CLOSING_SECONDS = 10.0
 _RETRY_SECONDS = 0.02
@@ -71,6 +70,7 @@ class Life:
         self._channel: tuple[socket.socket, socket.socket]
         self._stopping_since: float | None = None
         self._fruitless = 0
+        self._running: set[int] = set()
         # Of the processes that the arbiter has reaped before this class saw that they had ended.
         self._exit_codes: dict[int, int | None] = {}
 
@@ -79,9 +79,9 @@ class Life:
         self._arbiter = arbiter
         [listener] = arbiter.sockets.values()
         self._supervisor = Supervisor(StandIn(listener, self._arguments), self._note_end)
+        self._metrics = WorkerMetrics()
         for watcher in arbiter.watchers:
             self._configure(watcher)
-            self._metrics = WorkerMetrics(watcher.env[_METRICS_VARIABLE])
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self._handle)
@@ -108,7 +108,8 @@ class Life:
         # The kernel may give the id of a process that has ended again.
         self._exit_codes.pop(pid, None)
         self._supervisor.adopt(pid, parent)
-        self._metrics.add_worker(1)
+        self._running.add(pid)
+        self._metrics.set_workers(len(self._running))
         return True
 
     def _after_reap(self, process_pid: int, exit_code: int | None, **_: Any) -> None:
@@ -124,7 +125,8 @@ class Life:
         # The processes of its engine are left.
         kill_group(pid)
         exit_code = await self._wait_for_exit_code(pid)
-        self._metrics.add_worker(-1)
+        self._running.discard(pid)
+        self._metrics.set_workers(len(self._running))
         if self._stopping_since is None:
             self._report_death(pid, exit_code)
         if self._stopping_since is None:
@@ -161,7 +163,7 @@ class Life:
     def fail(self) -> None:
         """Stop the server with an exit code of 1."""
         if self._stopping_since is None:
-            atexit.register(os._exit, _EXIT_CODE)
+            atexit.register(exit_after_failure)
             self._begin_stop()
 
     def _handle(self, number: int, _: FrameType | None) -> None:

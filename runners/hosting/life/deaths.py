@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 from enum import StrEnum
-
-from prometheus_client.values import MultiProcessValue
-
-logger = logging.getLogger(__name__)
-
-_DEATHS, _WORKERS = "runtime_worker_deaths", "runtime_workers"
 
 
 class DeathReason(StrEnum):
@@ -23,30 +15,31 @@ class DeathReason(StrEnum):
 
 
 class WorkerMetrics:
-    """`runtime_worker_deaths_total` and `runtime_workers`, in the parent's files of the folder of /metrics."""
+    """`runtime_worker_deaths_total` and `runtime_workers`, in the parent's files of the folder of /metrics.
 
-    def __init__(self, folder: str) -> None:
-        """
-        Args:
-            folder: the workers' folder of metrics. BentoML sets no variable that names it in its parent process.
-        """
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", folder)
-        value = MultiProcessValue()  # type: ignore[no-untyped-call]
+    Made once the environment names that folder, which prometheus_client reads when it is imported.
+    """
+
+    def __init__(self) -> None:
+        from runners.core.worker_metrics import WORKER_DEATHS, WORKERS
+
+        self._deaths, self._workers = WORKER_DEATHS, WORKERS
         # With the value 0, so that the first death is an increase.
-        about = "Worker processes that have ended although the server goes on, by reason"
-        self._deaths = {
-            reason: value("counter", _DEATHS, f"{_DEATHS}_total", ("reason",), (reason.value,), about)
-            for reason in DeathReason
-        }
-        about = "Worker processes that run, also those that are not ready"
-        self._workers = value("gauge", _WORKERS, _WORKERS, (), (), about, multiprocess_mode="livesum")
+        for reason in DeathReason:
+            self._deaths.add((reason.value,), 0)
+        self.set_workers(0)
 
     def add_death(self, reason: DeathReason) -> None:
-        self._deaths[reason].inc(1)
+        self._deaths.add((reason.value,))
+        self._flush()
 
-    def add_worker(self, change: int) -> None:
-        """Add 1 for a worker that begins, and -1 for one that ends."""
-        self._workers.inc(change)
+    def set_workers(self, count: int) -> None:
+        self._workers.set((), count)
+        self._flush()
+
+    def _flush(self) -> None:
+        self._deaths.flush()
+        self._workers.flush()
 
 
 def classify_death(exit_code: int | None, was_frozen: bool) -> tuple[DeathReason, str]:

@@ -81,7 +81,7 @@ def test_environment_names_every_argument() -> None:
         "predictor_request_retries": 2, "enable_predictor_health_check": True, "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
-        "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
+        "root_path": "/models/ner", "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
         "api_key": ("a", "b"), "api_key_file": "/keys", "admin_api_key": ("c",), "admin_api_key_file": "/admins",
         "enable_repository": True,
         "labels": True, "top_k": 3, "threshold": 0.25, "function_to_apply": "sigmoid", "targets": ("paris", "rome"),
@@ -90,6 +90,7 @@ def test_environment_names_every_argument() -> None:
         "hypothesis_template": "It is {}.", "max_answer_len": 5, "handle_impossible_answer": True,
         "truncation": False, "stride": 16, "window_aggregation": "max", "return_truncated_tokens": True,
         "shutdown_delay_seconds": 5.5, "drain_seconds": 60.0, "watchdog_seconds": 120.0, "on_worker_death": "exit",
+        "log_format": "json", "log_level": "error", "access_log": True, "log_inputs": 5,
         "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
         "models_file": "/models.yaml", "model_repository": "/models", "ready_when": "any", "on_load_failure": "serve_others",
     }  # fmt: skip
