@@ -4,9 +4,9 @@ PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
-	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
-	bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary bench-wires lint \
-	clean prometheus
+	test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
+	bench-encoders bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary \
+	bench-wires lint clean prometheus
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -84,6 +84,10 @@ test-install: $(VENV)/installed-test
 # Tests against a real Triton, which has 0.3 GB and needs Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed
 	$(PYTHON) -m pytest -m triton
+
+# Restarts servers behind HAProxy and nginx, packages of Debian; without them these tests are skipped.
+test-restarts: $(VENV)/installed-test
+	$(PYTHON) -m pytest -m restarts -s
 
 # Runs vLLM's tests of its OpenAI server, from its source distribution, against this server on `transformers`; without
 # them this test is skipped.

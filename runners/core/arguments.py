@@ -18,6 +18,7 @@ from runners.core.argument_groups import (
     AnswerArguments,
     ArgumentGroup,
     LaunchArguments,
+    LifeCycleArguments,
     LimitArguments,
     LogArguments,
     ModelArguments,
@@ -37,6 +38,7 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
 class Arguments(
     ServerArguments,
+    LifeCycleArguments,
     ProxyArguments,
     LogArguments,
     SeveralModelsArguments,
@@ -127,6 +129,7 @@ SERVER_NAMES = frozenset(
     name
     for group in (
         ServerArguments,
+        LifeCycleArguments,
         ProxyArguments,
         LogArguments,
         SeveralModelsArguments,

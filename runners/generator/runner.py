@@ -102,11 +102,11 @@ class GeneratorRunner:
 
     @property
     def loaded(self) -> bool:
-        return self.ready
+        return self._engine is not None and not self._engine.failed
 
     @property
     def ready(self) -> bool:
-        return self._engine is not None and not self._engine.failed
+        return self._engine is not None and not self._engine.failed and not self._engine.stuck
 
     @property
     def failed(self) -> bool:

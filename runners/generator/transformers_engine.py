@@ -69,6 +69,10 @@ class TransformersEngine:
         return self._loaded is not None and self._loaded.scheduler.failed
 
     @property
+    def stuck(self) -> bool:
+        return self._device.stuck
+
+    @property
     def details(self) -> RunnerDetails:
         return self._model().details
 

@@ -46,6 +46,8 @@ _RETRY_SECONDS = 1.0
 _REFUSAL_SECONDS = 0.2
 _SHUTDOWN_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
+_ABORT_SECONDS = 3.0
+_LAST_ANSWERS_SECONDS = 0.5
 
 
 class VllmEngine:
@@ -107,6 +109,11 @@ class VllmEngine:
     @property
     def failed(self) -> bool:
         return bool(self._engine.errored)
+
+    @property
+    def stuck(self) -> bool:
+        # vLLM's own time-outs end an engine that is stuck.
+        return False
 
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         if options.source_language is not None:
@@ -172,10 +179,19 @@ class VllmEngine:
             raise InputError(describe_error(error)) from error
 
     def close(self) -> None:
-        closing = asyncio.run_coroutine_threadsafe(self._lifespan.aclose(), self._loop)
+        closing = asyncio.run_coroutine_threadsafe(self._end_requests(), self._loop)
         with contextlib.suppress(TimeoutError):
             closing.result(_SHUTDOWN_SECONDS)
         self._engine.shutdown(timeout=_EXIT_SECONDS)
+
+    async def _end_requests(self) -> None:
+        """End what runs with the finish reason "abort", and give its answers time to be sent; stop vLLM's layer."""
+        if not self._engine.errored:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ABORT_SECONDS):
+                    await self._engine.pause_generation(mode="abort", clear_cache=False)
+            await asyncio.sleep(_LAST_ANSWERS_SECONDS)
+        await self._lifespan.aclose()
 
 
 def _check_memory(arguments: Arguments, parsed: Namespace) -> None:
