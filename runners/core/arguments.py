@@ -33,7 +33,7 @@ from runners.core.engine_arguments import EngineArgument, split_words
 logger = logging.getLogger(__name__)
 
 # Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
-_SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
+_SPECIFIC_REASONS = {"max_log_len": "prompts are logged only with --log_inputs"}
 
 
 class Arguments(

@@ -229,7 +229,7 @@ def test_where_vllm_does_not_run_its_arguments_are_warned_of(caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == [
         "max_num_seqs in the command line has no effect: this model does not run on vLLM",
         "no_enable_prefix_caching in the command line has no effect: this model does not run on vLLM",
-        "max_log_len in the command line has no effect: prompts are never logged",
+        "max_log_len in the command line has no effect: prompts are logged only with --log_inputs",
     ]
 
 
