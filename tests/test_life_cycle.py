@@ -36,8 +36,8 @@ LAUNCH = [sys.executable, str(ROOT / "launch.py"), "--http_port={port}"]
 PREDICT = "/v1/models/model:predict"
 # What a client may see of a worker that is killed while it answers, or of a server that has none.
 CLEAN = {503, "ReadError", "RemoteProtocolError", "WriteError"}
-# Minutes of texts in one batch; the requests of a test may be given up.
-MANY_TOKENS = "--max_batch_tokens=1000000"
+# Seconds of texts in one batch.
+MANY_TOKENS = "--max_batch_tokens=65536"
 
 Start = Callable[..., ServerProcess]
 

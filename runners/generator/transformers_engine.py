@@ -74,7 +74,8 @@ class TransformersEngine:
 
     @property
     def details(self) -> RunnerDetails:
-        return self._model().details
+        # Metrics ask for them also when the server ends.
+        return RunnerDetails() if self._loaded is None else self._loaded.details
 
     @property
     def count(self) -> int:
