@@ -24,7 +24,8 @@ class Running:
     def __init__(self, listener: socket.socket, **config: Any) -> None:
         self.gate = Gate()
         self.loop = asyncio.new_event_loop()
-        self.server = uvicorn.Server(uvicorn.Config(self._answer, log_level="critical", lifespan="on", **config))
+        options: dict[str, Any] = {"log_level": "critical", "lifespan": "on", "interface": "asgi3", **config}
+        self.server = uvicorn.Server(uvicorn.Config(self._answer, **options))
         self._listener = listener
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
