@@ -45,6 +45,7 @@ NAMES = [
     Private("kserve_storage.Storage._unpack_archive_file", "runners/hosting/storage", "KServe unpacks archives without a limit"),
     Private("kserve_storage.kserve_storage._parse_patterns_from_env", "runners/hosting/storage", "the patterns of files must mean what they mean to KServe"),
     Private("pip._vendor.packaging.requirements.Requirement", "tools", "a new virtual environment has no packaging of its own"),
+    Private("sys._current_frames", "runners/core", "the traceback of one thread, without the values in it, has no public function"),
     Private("torch.ops.mkl._mkl_linear", "runners/modeling", "PyTorch offers MKL's packed weights only to its compiler"),
     Private("torch.ops.mkl._mkl_reorder_linear_weight", "runners/modeling", "PyTorch offers MKL's packed weights only to its compiler"),
     Private("torch.ops.mkldnn._convolution_pointwise", "runners/modeling", "PyTorch offers oneDNN's packed convolutions only to its compiler"),

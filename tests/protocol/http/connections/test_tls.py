@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import trustme
 
-from protocol.http.connections.gate import Gate
 from runners.core.certificates import CIPHERS
 from tests.conftest import Certificate, renew
 from tests.protocol.http.conftest import StartUvicorn, connect, find_table, read_all, report, statuses
@@ -148,25 +147,6 @@ def test_clients_need_a_certificate_of_the_authorities(
     # The authorities are replaced, as the certificate would be.
     stranger.cert_pem.write_to_path(authorities)
     wait_until(lambda: is_answered(port, unknown))
-
-
-def test_a_handshake_that_does_not_end_ends(start_uvicorn: StartUvicorn, files: Certificate) -> None:
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            gate = Gate()
-            gate.attach_next_server(0.3)
-            await send({"type": "lifespan.startup.complete"})
-            await gate.open()
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-        else:
-            await report(scope, receive, send)
-
-    port = listen(start_uvicorn, files, application, lifespan="on")
-    with connect(port) as silent:
-        assert read_all(silent) == b""
-    assert ask(port, trust(files.authority)) == [200]
 
 
 def test_a_client_that_reads_nothing_is_left_and_a_slow_one_is_not(
