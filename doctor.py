@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from runners.core.served_model import ServedModel
 
 _KEYS = ("api_key", "api_key_file", "admin_api_key", "admin_api_key_file")
+_ENGINES = {"encoder": "this server's engine for encoders", "vllm": "vLLM"}
 _ROOT = "http://doctor"
 _ANSWER_SECONDS = 600
 # The memory that a model takes and what is free is said at this level.
@@ -227,22 +228,15 @@ async def _examine_model(
 
 def _describe_model(model: ServedModel) -> Iterator[str]:
     """Where the model runs, and how."""
-    import torch
-
-    from runners.modeling.loading import resolve_dtype
-
     arguments, runner = model.declaration.arguments, model.runner
     assert runner is not None
     if arguments.predictor_host is not None:
         yield f"task {runner.task}, run by the predictor at {arguments.predictor_host} ({arguments.predictor_protocol})"
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if runner.generator is not None and runner.generator.openai_application is not None:
-        yield f"task {runner.task}, on vLLM, {device}"
-        return
-    engine = "this server's engine for encoders" if runner.generator is None else "transformers"
-    dtype = str(resolve_dtype(arguments, device)).removeprefix("torch.")
-    yield f"task {runner.task}, on {engine}, {device}, {dtype}"
+    details = runner.details
+    kernels = f"linear kernels: {details.linear_kernels}" if details.linear_kernels else ""
+    yield f"task {runner.task}, on {_ENGINES.get(details.engine, details.engine)}, {details.device}, {details.dtype}"
+    yield ", ".join(part for part in (f"batches: {details.batching}", kernels) if part)
 
 
 async def _try_text(report: _Report, model: ServedModel, application: ASGIApp) -> bool:

@@ -140,6 +140,9 @@ def _examine(words: Sequence[str]) -> int:
     """Report what a server with these arguments would serve; returns the exit code."""
     from doctor import examine
 
+    # Nothing else handles them where this is the first process of a container.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     launch = plan_launch(words)
     if (_HERE.parent / "bento.yaml").is_file():
         import bentoml

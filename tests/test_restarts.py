@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.restarts]
 
 CALLERS = 32
 RESTARTS = 10
-# The proxy asks for readiness every 200 ms; the delay covers some of these.
+# The proxy asks for readiness every 200 ms, and waits for the answer as long as the manifests' probes do.
 DELAY = 2
 HAPROXY = """
 defaults
@@ -31,6 +31,7 @@ defaults
     timeout connect 5s
     timeout client 60s
     timeout server 60s
+    timeout check 5s
     option httpchk GET /readyz
     default-server check inter 200ms fall 1 rise 2
 frontend all

@@ -12,7 +12,9 @@ from runners.core.device_thread import DeviceThread
 logger = logging.getLogger(__name__)
 
 # The innermost calls of the thread that the log shows.
-_MOST_CALLS = 24
+_MOST_CALLS = 64
+# The log leaves out where packages are installed.
+_PACKAGES = "/site-packages/"
 
 
 class Watchdog:
@@ -49,6 +51,7 @@ def describe_stack(thread: int) -> str:
     if frame is None:
         return "a thread that has ended"
     calls = [
-        f"{call.f_code.co_qualname} ({call.f_code.co_filename}:{line})" for call, line in traceback.walk_stack(frame)
+        f"{call.f_code.co_qualname} ({call.f_code.co_filename.rpartition(_PACKAGES)[2]}:{line})"
+        for call, line in traceback.walk_stack(frame)
     ]
     return " < ".join(calls[:_MOST_CALLS])

@@ -44,6 +44,7 @@ NOT_TESTED = {
         "needs a cluster", "needs Docker", *["needs a cluster"] * 4, "takes minutes",
     ],
     "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
+    "docs/how-to/start-anywhere.md": ["tests/test_doctor.py runs both forms"],
     "docs/how-to/storage.md": ["needs a bucket"],
     "docs/how-to/tls.md": ["needs your certificate"],
     "docs/how-to/traces.md": ["needs a collector"],

@@ -18,6 +18,7 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from protocol.tensors import BYTES
 from runners.core.errors import NonFiniteScoresError
+from runners.core.metric_families import flush
 from runners.core.predictions import AnswerForm, Options, TextInput
 from runners.encoder.packing import PackedForward
 from tests.conftest import Dial, ModelFolder, Serve
@@ -45,6 +46,7 @@ def message_for(text: int) -> str:
 
 
 def counted() -> float:
+    flush()
     return REGISTRY.get_sample_value("runtime_non_finite_texts_total", {"model_name": "model"}) or 0.0
 
 

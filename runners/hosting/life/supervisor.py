@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from runners.hosting.life.channel import Message, encode_message
 from runners.hosting.life.stand_in import StandIn
+from runners.hosting.logs import server_log
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Supervisor:
         except BaseException:
             logger.exception("the supervisor of the workers has failed, and the server ends")
             # The workers end with this process.
+            server_log.end()
             os._exit(1)
 
     async def _check(self) -> None:

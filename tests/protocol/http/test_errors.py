@@ -54,9 +54,10 @@ def test_its_message_is_told_to_nobody(
             raise ValueError(f"nobody foresaw {texts[0].text}") from error
 
     monkeypatch.setattr(EncoderRunner, "infer", fail_on_text)
-    assert "internal server error" in ask(wire)
+    answer = ask(wire)
+    assert "internal server error" in answer
     [record] = [record for record in caplog.records if "ValueError" in record.getMessage()]
-    assert record.name.startswith("protocol.")
+    assert f"(reference {record.reference})" in answer
     assert "in fail_on_text\n" in caplog.text
     assert "UnexpectedError: ValueError" in caplog.text
     assert TEXT not in caplog.text

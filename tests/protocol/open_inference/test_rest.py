@@ -50,7 +50,6 @@ def output(client: TestClient, texts: list[str], **parameters: Any) -> dict[str,
     ("path", "body"),
     [
         ("/v2", {"name": "bentoml-huggingface-runtime", "version": VERSION, "extensions": EXTENSIONS}),
-        ("/v2/", {"name": "bentoml-huggingface-runtime", "version": VERSION, "extensions": EXTENSIONS}),
         ("/v2/health/live", {"live": True}),
         ("/v2/health/ready", {"ready": True}),
         ("/v2/models", {"models": ["model"]}),

@@ -20,7 +20,9 @@ from starlette.testclient import TestClient
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.generate import HERE, generate
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from runners.core.access_log import log_latency
 from runners.core.api_keys import digest_keys
+from runners.core.request_record import add_observer, remove_observer
 from runners.core.version import VERSION
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
 from tests.served import Served
@@ -180,10 +182,14 @@ def test_an_id_is_made_where_none_is_given(channel: grpc.Channel) -> None:
     assert len(ids) == 2
 
 
-def test_the_clients_id_goes_back_and_to_the_log(served: Served, dial: Dial, caplog: pytest.LogCaptureFixture) -> None:
-    server = stub(dial(served, enable_latency_logging=True))
+def test_the_clients_id_goes_back_and_to_the_log(
+    served: Served, dial: Dial, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    server = stub(dial(served))
     metadata = [("x-request-id", "my id")]
     caplog.set_level("INFO")
+    add_observer(log_latency)
+    request.addfinalizer(lambda: remove_observer(log_latency))
     answer, call = server.ModelInfer.with_call(infer_request("a"), metadata=metadata)
     assert answer.id == "my id", "the request has none"
     assert dict(call.trailing_metadata())["x-request-id"] == "my id"
