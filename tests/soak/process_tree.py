@@ -1,0 +1,62 @@
+"""What a server's processes hold: memory without page cache, threads, file descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_FIELD = re.compile(r"^(Pss_Anon|Pss_Shmem): +(\d+) kB$", re.MULTILINE)
+_KIB = 1024
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What the processes hold at one moment.
+
+    Attributes:
+        memory: bytes of anonymous and shared memory, of which each process counts its share: no files of the page cache.
+        processes: the ids.
+    """
+
+    memory: int
+    threads: int
+    descriptors: int
+    processes: frozenset[int]
+
+
+def find_processes(root: int) -> list[psutil.Process]:
+    """A process and all that it has started."""
+    process = psutil.Process(root)
+    return [process, *process.children(recursive=True)]
+
+
+def weigh(root: int) -> Holdings:
+    """What a process and all that it has started hold; a process that ends meanwhile is left out."""
+    memory = threads = descriptors = 0
+    found = []
+    for process in find_processes(root):
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+            memory += _read_memory(process.pid)
+            threads += process.num_threads()
+            descriptors += process.num_fds()
+            found.append(process.pid)
+    return Holdings(memory, threads, descriptors, frozenset(found))
+
+
+def cpu_seconds(root: int) -> float:
+    """What they have used so far."""
+    total = 0.0
+    for process in find_processes(root):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
+
+
+def _read_memory(pid: int) -> int:
+    """https://www.kernel.org/doc/html/latest/filesystems/proc.html, smaps_rollup."""
+    fields = _FIELD.findall(Path(f"/proc/{pid}/smaps_rollup").read_text())
+    return _KIB * sum(int(size) for _, size in fields)
