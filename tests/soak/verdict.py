@@ -83,6 +83,8 @@ def fit_growth(requests: Sequence[int], memory: Sequence[int]) -> Growth:
     start = find_measured(requests)
     x, y = (np.asarray(values[start:], np.float64) for values in (requests, memory))
     unknown = Growth(math.nan, -math.inf, math.inf)
+    # At the beginning of what is measured; the median of some, since one may be an outlier.
+    level = float(np.median(y[: _FEWEST_REST_PHASES // 2])) if len(y) else math.nan
     if len(x) < _FEWEST_REST_PHASES:
         return unknown
     first, second = np.triu_indices(len(x), 1)
@@ -96,11 +98,8 @@ def fit_growth(requests: Sequence[int], memory: Sequence[int]) -> Growth:
     variance = count * (count - 1) * (2 * count + 5) / 18 * (1 + correlation) / (1 - correlation)
     half = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * math.sqrt(variance)
     low, high = (round((len(slopes) + sign * half) / 2) for sign in (-1, 1))
-    if low < 0 or high >= len(slopes):
-        return unknown
-    # At the beginning of what is measured; the median of some, since one may be an outlier.
-    level = float(np.median(y[: _FEWEST_REST_PHASES // 2]))
-    return Growth(*(100 * _MILLION * each / level for each in (slope, float(slopes[low]), float(slopes[high]))))
+    lowest, highest = (-math.inf, math.inf) if low < 0 or high >= len(slopes) else (slopes[low], slopes[high])
+    return Growth(*(100 * _MILLION * float(each) / level for each in (slope, lowest, highest)))
 
 
 def has_grown(requests: Sequence[int], counts: Sequence[int]) -> bool:
