@@ -102,7 +102,7 @@ def test_a_short_run_decides_nothing(requests: Sequence[int], memory: Sequence[i
         pytest.param([30 + 5 * (each == PHASES - 2) for each in range(PHASES)], False, id="once more"),
         pytest.param([30 + each // 9 for each in range(PHASES)], True, id="one after the other"),
         pytest.param([30 + each // 4 + each % 2 for each in range(PHASES)], True, id="up, with some noise"),
-        pytest.param([30] * 33 + [31] * (PHASES - 33), False, id="a step late in the last third"),
+        pytest.param([30] * 40 + [31] * (PHASES - 40), False, id="a step late in the last third"),
         pytest.param([30] * 30 + [31] * (PHASES - 30), True, id="a step that stays"),
     ],
 )
