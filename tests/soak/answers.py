@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ _NAMELESS = re.compile(
 _HEAD_LENGTH = re.compile(rb"\r\ninference-header-content-length: *(\d+)", re.IGNORECASE)
 _COMPRESSED = re.compile(rb"\r\ncontent-encoding: *gzip", re.IGNORECASE)
 _SIMILAR_KEPT = 256
+_WELL = (200, "OK")
 
 
 class Answers:
@@ -40,23 +41,24 @@ class Answers:
             read: what is compared of an answer's bytes: numbers, texts, lists and mappings of them.
         """
         self._read = read
-        self._known: set[bytes] = set()
+        self._known: set[tuple[object, bytes]] = set()
+        self._status: object = None
         self._first: Any = None
 
-    def is_right(self, answer: bytes) -> bool:
-        """Whether it says what the first one said."""
-        if answer in self._known:
+    def is_right(self, status: object, answer: bytes) -> bool:
+        """Whether it says what the first one said, with the same status; the text of an error must be equal."""
+        if (status, answer) in self._known:
             return True
         try:
-            value = self._read(answer)
+            value = self._read(answer) if status in _WELL else answer
         except (ValueError, KeyError, IndexError, TypeError):
             return False
         if not self._known:
-            self._first = value
-        elif not is_similar(self._first, value):
+            self._status, self._first = status, value
+        elif status != self._status or not is_similar(self._first, value):
             return False
         if len(self._known) < _SIMILAR_KEPT:
-            self._known.add(answer)
+            self._known.add((status, answer))
         return True
 
 
@@ -135,10 +137,31 @@ def read_tensor_message(body: bytes) -> Any:
     return _list(read_outputs(messages.ModelInferResponse.FromString(body)))
 
 
-def read_stream_message(body: bytes) -> Any:
-    """The outputs, or the error, of gRPC's ModelStreamInferResponse."""
-    message = messages.ModelStreamInferResponse.FromString(body)
-    return [message.error_message, _list(read_outputs(message.infer_response))]
+def join_messages(parts: Iterable[bytes]) -> bytes:
+    """The messages of a stream as one answer."""
+    return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+
+
+def read_stream_messages(body: bytes) -> Any:
+    """The outputs, or the error, of each ModelStreamInferResponse of a stream, by the ids of their requests."""
+    parts = sorted(
+        map(messages.ModelStreamInferResponse.FromString, _split(body)), key=lambda part: part.infer_response.id
+    )
+    return [[part.error_message, _list(read_outputs(part.infer_response))] for part in parts]
+
+
+def read_generated_messages(body: bytes) -> Any:
+    """The text of a stream's messages together, however it is cut, and their errors."""
+    found = read_stream_messages(body)
+    texts = [data[0] for _, outputs in found for name, _, _, data in outputs if name == "text_output" and data]
+    return ["".join(texts), [error for error, _ in found if error]]
+
+
+def _split(body: bytes) -> Iterator[bytes]:
+    while body:
+        size = int.from_bytes(body[:4], "big")
+        yield body[4 : 4 + size]
+        body = body[4 + size :]
 
 
 def read_plain(body: bytes) -> Any:

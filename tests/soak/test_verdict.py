@@ -65,7 +65,8 @@ def test_the_interval_has_the_slope_as_often_as_it_says(correlation: float) -> N
 
 def test_correlated_noise_is_less_sure() -> None:
     limits = [
-        np.median([fit(flat() + noise(seed, correlation=each)).detection_limit for seed in range(50)]) for each in (0, 0.6)
+        np.median([fit(flat() + noise(seed, correlation=each)).detection_limit for seed in range(50)])
+        for each in (0, 0.6)
     ]
     assert limits[0] < 0.75 * limits[1]
 
@@ -82,7 +83,9 @@ def test_an_outlier_does_not_decide() -> None:
         pytest.param([], [], id="nothing"),
         pytest.param([1, 2, 3], [MIB, MIB, MIB], id="few rest phases"),
         pytest.param([7] * 40, [MIB] * 40, id="no requests between them"),
-        pytest.param([each // 100 for each in REQUESTS], [round(each) for each in flat() + noise(3)], id="few requests"),
+        pytest.param(
+            [each // 100 for each in REQUESTS], [round(each) for each in flat() + noise(3)], id="few requests"
+        ),
         pytest.param(REQUESTS, [round(each) for each in flat() + noise(3, mib=40)], id="much noise"),
     ],
 )

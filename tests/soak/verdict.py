@@ -158,5 +158,7 @@ def judge(
         case Outcome.FAILED:
             problems.append(f"memory without load grows: {growth}")
         case Outcome.INCONCLUSIVE:
-            doubts.append(f"the run is too short to decide {MOST_PERCENT_PER_MILLION:g} %: memory without load {growth}")
+            doubts.append(
+                f"the run is too short to decide {MOST_PERCENT_PER_MILLION:g} %: memory without load {growth}"
+            )
     return Verdict(growth, tuple(problems), tuple(doubts))
