@@ -31,7 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak")
     parser.add_argument("--minutes", type=float, default=15)
     parser.add_argument("--workers", type=int, default=1, help="processes of the server")
-    parser.add_argument("--callers", type=int, default=32)
+    parser.add_argument("--callers", type=int, default=64, help="requests at once")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which callers ask")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak"))
     given = parser.parse_args()

@@ -11,20 +11,12 @@ from typing import cast
 
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 
 
 class LostError(ConnectionError):
-    """The connection ended before the answer did.
-
-    Attributes:
-        stale: whether the connection had been used before and gave no byte of this answer: a server may close an idle
-            connection at any moment, so that the request may be sent again.
-    """
-
-    def __init__(self, stale: bool) -> None:
-        super().__init__("the connection ended before the answer did")
-        self.stale = stale
+    """The connection ended before the answer did."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,6 @@ class Connection(asyncio.Protocol):
         self._answered: asyncio.Future[Response] | None = None
         self._arrived = asyncio.Event()
         self._transport: asyncio.Transport | None = None
-        self._used = False
         self.is_open = False
 
     @classmethod
@@ -65,7 +56,7 @@ class Connection(asyncio.Protocol):
         self.is_open = False
         self._arrived.set()
         if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(LostError(self._used and not self._buffer))
+            self._answered.set_exception(LostError("the connection ended before the answer did"))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -78,6 +69,8 @@ class Connection(asyncio.Protocol):
                 return
             if response is not None:
                 self._answered.set_result(response)
+                if _CLOSE.search(response.head):
+                    self.close()
 
     def write(self, data: bytes) -> None:
         assert self._transport is not None
@@ -90,15 +83,12 @@ class Connection(asyncio.Protocol):
             LostError: the connection ended before.
             ValueError: what came back is no HTTP.
         """
-        if not self.is_open:
-            raise LostError(stale=self._used)
         self._answered = asyncio.get_running_loop().create_future()
         self.write(data)
         try:
             return await self._answered
         finally:
             self._answered = None
-            self._used = True
 
     async def wait_for_data(self) -> None:
         """Wait until something has come back, or the connection has ended."""
@@ -106,6 +96,7 @@ class Connection(asyncio.Protocol):
 
     def close(self, reset: bool = False) -> None:
         """Close the connection; with `reset` by a RST, as a client does that has been killed."""
+        self.is_open = False
         if self._transport is None or self._transport.is_closing():
             return
         if reset:

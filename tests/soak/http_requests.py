@@ -130,7 +130,7 @@ def _name_body(seed: Seed, task: str) -> bytes:
 def _find_reader(seed: Seed, body: str) -> Callable[[bytes], Any]:
     if seed.path == "/v2/repository/index":
         # The spare model comes and goes.
-        return lambda answer: len(json.loads(answer))
+        return lambda answer: [each["name"] for each in json.loads(answer) if each["name"] != SPARE]
     if _is_stream(seed):
         return read_stream
     return read_tensors if _READ_TENSORS in body else read_json

@@ -51,7 +51,7 @@ def show_verdict(verdict: Verdict, tally: Tally) -> str:
     """Lines: what was sent, and what came of it."""
     lines = [
         f"{tally.requests:,} requests: {tally.answered:,} answered, {tally.left:,} whose clients left, "
-        f"{tally.unanswered:,} without an answer, {tally.wrong:,} answered wrongly, {tally.stale:,} sent again",
+        f"{tally.unanswered:,} without an answer, {tally.wrong:,} answered wrongly",
         f"memory without load: {verdict.growth}",
         *(f"FAILED: {problem}" for problem in verdict.problems),
         *(f"INCONCLUSIVE: {doubt}" for doubt in verdict.doubts),
@@ -74,7 +74,7 @@ def write_results(folder: Path, phases: Sequence[Phase], tally: Tally, verdict: 
         "percent_per_million_requests": {
             "slope": growth.slope, "low": growth.low, "high": growth.high, "detection_limit": growth.detection_limit,
         },
-        "requests": {name: getattr(tally, name) for name in ("answered", "left", "unanswered", "wrong", "stale")},
+        "requests": {name: getattr(tally, name) for name in ("answered", "left", "unanswered", "wrong")},
         "examples": tally.examples,
         "statuses": dict(sorted(tally.statuses.items())),
         "latency_seconds": {

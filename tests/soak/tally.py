@@ -20,7 +20,6 @@ class Tally:
         left: requests whose clients left.
         unanswered: requests that should have been answered and were not.
         wrong: answers that were not what the same request got before, or had another status.
-        stale: requests that were sent again, since the server had closed the idle connection.
         examples: what went wrong first.
     """
 
@@ -28,7 +27,6 @@ class Tally:
     left: int = 0
     unanswered: int = 0
     wrong: int = 0
-    stale: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     latencies: dict[str, array[float]] = field(default_factory=lambda: defaultdict(lambda: array("f")))
