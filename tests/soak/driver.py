@@ -12,7 +12,7 @@ from tests.soak import grpc_requests, http_requests
 from tests.soak.callers import ANSWER_SECONDS, GrpcCaller, HttpCaller, Leaver
 from tests.soak.grpc_requests import GrpcRequest
 from tests.soak.http_client import Connection
-from tests.soak.http_requests import HttpRequest, large_request, render
+from tests.soak.http_requests import HttpRequest, large_request, render, with_number
 from tests.soak.servers import SPARE, touch_model
 from tests.soak.tally import Tally
 from tests.soak.traffic import Action, Weighted
@@ -51,7 +51,7 @@ class Reloader:
         """Load a model whose folder has changed."""
         touch_model(path)
         for verb in ("unload", "load") if name == SPARE else ("load",):
-            request = render("POST", f"/v2/repository/models/{name}/{verb}")
+            request, _ = with_number(render("POST", f"/v2/repository/models/{name}/{verb}"), self._tally.requests)
             connection = await Connection.open(self._port)
             try:
                 async with asyncio.timeout(_LOAD_SECONDS):

@@ -15,6 +15,8 @@ from enum import StrEnum
 
 # Bytes that a leak keeps of each request: so many that a run of seconds shows it.
 _LEAK = 4096
+# Bytes that it has from the start, so that a thousandth of them is more than what a run of seconds takes anyhow.
+_BALLAST = 2**26
 # Every so many requests the other faults happen.
 _EVERY = 100
 _LABEL = b"GET /metrics"
@@ -37,7 +39,7 @@ class _Server:
     def __init__(self, fault: Fault) -> None:
         self._fault = fault
         self._requests = 0
-        self._kept: list[object] = []
+        self._kept: list[object] = [b"x" * _BALLAST]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of a connection, none of which has a body."""

@@ -211,7 +211,9 @@ def _of_server() -> Iterator[HttpRequest]:
         yield HttpRequest(
             "metrics", render("GET", "/metrics", headers=headers), _RARE, answers=Answers(lambda body: len(body) > 100)
         )
-    yield HttpRequest("docs", render("GET", "/docs.json"), _RARE / 5, answers=Answers(len))
+    # It describes the models that are ready.
+    docs = Answers(lambda body: sorted(json.loads(body)))
+    yield HttpRequest("docs", render("GET", "/docs.json"), _RARE / 5, answers=docs)
 
 
 def _wrong() -> Iterator[HttpRequest]:
