@@ -66,10 +66,10 @@ async def _drive(
     reloader = Reloader(server.port, models, tally)
     await driver.ask_each_once()
     await driver.fill_pools(reloader)
-    traffic = Traffic(driver.weigh_actions(reloader), random)
+    traffic = Traffic(driver.weigh_actions(), random)
     run = Run(server.pid, server.port, traffic, tally)
     try:
-        await run.go_on(60 * given.minutes, lambda phase: _print(show_phase(phase)))
+        await run.go_on(60 * given.minutes, lambda phase: _print(show_phase(phase)), reloader.load_in_turn)
     finally:
         await traffic.close()
         await driver.close()

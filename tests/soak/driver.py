@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -13,6 +12,7 @@ from tests.soak.callers import ANSWER_SECONDS, GrpcCaller, HttpCaller, Leaver
 from tests.soak.grpc_requests import GrpcRequest
 from tests.soak.http_client import Connection
 from tests.soak.http_requests import HttpRequest, large_request, render, with_number
+from tests.soak.phases import LOAD_SECONDS
 from tests.soak.servers import SPARE, touch_model
 from tests.soak.tally import Tally
 from tests.soak.traffic import Action, Weighted
@@ -24,24 +24,22 @@ _LEAVING_SHARE = 0.06
 # Connections at once: the server reads large bodies in as many threads as 64.
 _BURST = 96
 _BURSTS = 3
-# Seconds between two loads of a model.
-_RELOAD_PAUSE = 2.0
-_LOAD_SECONDS = 120.0
+_LOADED_SECONDS = 120.0
 
 
 class Reloader:
-    """Loads one model after the other again, through the repository API; the spare one it unloads before."""
+    """Loads models again, through the repository API; the spare one it unloads before."""
 
     def __init__(self, port: int, models: dict[str, Path], tally: Tally) -> None:
         self._port = port
         self._models = models
         self._tally = tally
-        self._turns = self._take_turns()
 
-    async def load_next(self) -> None:
-        """Load the next model, and wait."""
-        await self.load(*next(self._turns))
-        await asyncio.sleep(_RELOAD_PAUSE)
+    async def load_in_turn(self) -> None:
+        """Load one model after the other, over the time of a phase of load."""
+        for name, path in self._models.items():
+            await asyncio.sleep(LOAD_SECONDS / (len(self._models) + 1))
+            await self.load(name, path)
 
     async def load_all(self) -> None:
         """Load each model, all at once."""
@@ -54,7 +52,7 @@ class Reloader:
             request, _ = with_number(render("POST", f"/v2/repository/models/{name}/{verb}"), self._tally.requests)
             connection = await Connection.open(self._port)
             try:
-                async with asyncio.timeout(_LOAD_SECONDS):
+                async with asyncio.timeout(_LOADED_SECONDS):
                     response = await connection.ask(request)
             except (OSError, TimeoutError) as error:
                 self._tally.unanswered += 1
@@ -65,10 +63,6 @@ class Reloader:
             if response.status != 200:
                 self._tally.wrong += 1
                 self._tally.blame(f"{verb} of {name}: {response.status} {response.body!r}")
-
-    def _take_turns(self) -> Iterator[tuple[str, Path]]:
-        while True:
-            yield from self._models.items()
 
 
 class Driver:
@@ -98,8 +92,8 @@ class Driver:
         for _ in range(_BURSTS):
             await asyncio.gather(reloader.load_all(), *(self._ask_over_new_connection(request) for _ in range(_BURST)))
 
-    def weigh_actions(self, reloader: Reloader) -> list[list[Weighted]]:
-        """What each caller does: HTTP or gRPC, leaving now and then; the last one loads models."""
+    def weigh_actions(self) -> list[list[Weighted]]:
+        """What each caller does: HTTP or gRPC, leaving now and then."""
         ways = (
             self._leaver.leave_before_answer, self._leaver.leave_in_body, self._leaver.leave_in_stream,
             self._leaver.cancel_call,
@@ -109,7 +103,6 @@ class Driver:
         return [
             *([*(Weighted(each.weight, _bind_http(caller, each)) for each in self._requests), *leaving] for caller in self._http),
             *([Weighted(each.weight, _bind_grpc(caller, each)) for each in self._calls] for caller in self._grpc),
-            [Weighted(1, reloader.load_next)],
         ]  # fmt: skip
 
     async def close(self) -> None:

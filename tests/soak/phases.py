@@ -6,18 +6,20 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from tests.soak.http_client import Connection
 from tests.soak.http_requests import render
-from tests.soak.process_tree import Holdings, cpu_seconds, weigh
+from tests.soak.process_tree import Holdings, cpu_seconds, trim, weigh
 from tests.soak.tally import Tally
 from tests.soak.traffic import Traffic
 
 # Seconds of a rest: runners/hosting/idle_memory.py looks every 5 s whether an idle process has memory to return.
 REST_SECONDS = 6.0
 LOAD_SECONDS = 14.0
+# Within which processes return what their heaps do not use.
+_TRIM_SECONDS = 1.0
 _SCRAPE_SECONDS = 30.0
 # What must be 0 when nobody asks; scrapes are requests of `server`.
 _AT_REST = re.compile(
@@ -33,6 +35,8 @@ class Phase:
     Attributes:
         seconds: since the start of the run.
         requests: since then.
+        held: what the processes hold at the end of the rest, once their heaps have returned what they do not use.
+        untrimmed: bytes in memory before that.
         loaded: bytes in memory at the end of the load, with the garbage of some requests.
         latencies: p50 and p99 in seconds by kind, of this phase alone.
         series: lines of /metrics.
@@ -43,6 +47,7 @@ class Phase:
     seconds: float
     requests: int
     held: Holdings
+    untrimmed: int
     loaded: int
     latencies: dict[str, tuple[float, float]]
     series: int
@@ -68,31 +73,40 @@ class Run:
         self.phases: list[Phase] = []
 
     async def go_on(
-        self, seconds: float, show: Callable[[Phase], None], load: float = LOAD_SECONDS, rest: float = REST_SECONDS
+        self,
+        seconds: float,
+        show: Callable[[Phase], None],
+        beside: Callable[[], Awaitable[None]],
+        load: float = LOAD_SECONDS,
+        rest: float = REST_SECONDS,
     ) -> None:
         """Run phases for so long; a phase that has begun is completed.
 
         Args:
             show: is called with each.
+            beside: what is done once in each, beside the traffic; it leaves the server in the same state each time.
             load, rest: seconds of each phase.
         """
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
-            self.phases.append(await self._run_phase(load, rest))
+            self.phases.append(await self._run_phase(beside, load, rest))
             show(self.phases[-1])
 
-    async def _run_phase(self, load: float, rest: float) -> Phase:
+    async def _run_phase(self, beside: Callable[[], Awaitable[None]], load: float, rest: float) -> Phase:
         marks, wall = self._tally.mark(), time.perf_counter()
         server, client = cpu_seconds(self._root), time.process_time()
-        await self._traffic.run(load)
+        await asyncio.gather(self._traffic.run(load), beside())
         loaded = weigh(self._root).memory
         wall = time.perf_counter() - wall
         cores = (cpu_seconds(self._root) - server) / wall, (time.process_time() - client) / wall
         await asyncio.sleep(rest)
+        untrimmed = weigh(self._root).memory
+        trim(self._root)
+        await asyncio.sleep(min(rest, _TRIM_SECONDS))
         held = weigh(self._root)
         metrics = await self._scrape()
         return Phase(
-            time.perf_counter() - self._started, self._tally.requests, held, loaded,
+            time.perf_counter() - self._started, self._tally.requests, held, untrimmed, loaded,
             self._tally.quantiles(marks), sum(not line.startswith("#") for line in metrics.splitlines()),
             find_unfinished(metrics), *cores,
         )  # fmt: skip

@@ -41,7 +41,7 @@ def show_phase(phase: Phase) -> str:
     p50, p99 = phase.latencies.get("all", (0, 0))
     return (
         f"{phase.seconds:5.0f} s {phase.requests:10,} requests  {phase.held.memory / MIB:7.1f} MiB "
-        f"({phase.loaded / MIB:.1f} under load)  {phase.held.threads} threads  {phase.held.descriptors} descriptors  "
+        f"({phase.untrimmed / MIB:.1f} before heaps are trimmed, {phase.loaded / MIB:.1f} under load)  {phase.held.threads} threads  {phase.held.descriptors} descriptors  "
         f"p50 {1e3 * p50:.0f} ms  p99 {1e3 * p99:.0f} ms  cores: server {phase.server_cores:.2f}, "
         f"callers {phase.client_cores:.2f}{''.join(f'  UNFINISHED {each}' for each in phase.unfinished)}"
     )
@@ -103,6 +103,7 @@ def plot(phases: Sequence[Phase], verdict: Verdict, path: Path) -> None:
     panels: dict[str, dict[str, list[float]]] = {
         f"memory, MiB\n{verdict.growth}": {
             "without load": [phase.held.memory / MIB for phase in phases],
+            "without load, heaps not trimmed": [phase.untrimmed / MIB for phase in phases],
             "under load": [phase.loaded / MIB for phase in phases],
         },
         "latency, ms": {

@@ -35,6 +35,7 @@ _LIMITS = {
     "answer_timeout": 20,
 }
 _READY_SECONDS = 300
+_HEAPS = Path(__file__).resolve().parent / "heaps"
 
 
 def make_models(folder: Path) -> dict[str, Path]:
@@ -56,7 +57,8 @@ def start_server(models: dict[str, Path], folder: Path, workers: int) -> ServerP
     models_file.write_text(json.dumps({**_LIMITS, "backend": "huggingface", "models": declared}))
     given = {"models_file": models_file, "enable_repository": "true", "workers": workers}
     words = [f"--arg={name}={value}" for name, value in given.items()]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], folder)
+    path = os.pathsep.join([str(_HEAPS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], folder, {"PYTHONPATH": path})
     try:
         server.wait_until("/v2/health/ready", 200, seconds=_READY_SECONDS)
     except AssertionError:

@@ -42,6 +42,10 @@ def serve(fault: Fault) -> Iterator[tuple[int, int]]:
             process.kill()
 
 
+async def do_nothing() -> None:
+    pass
+
+
 async def drive(pid: int, port: int) -> tuple[list[Phase], Tally, Verdict]:
     tally, random = Tally(), Random(1)
     request = HttpRequest("score", render("GET", "/"), 1, answers=Answers(read_json))
@@ -53,7 +57,7 @@ async def drive(pid: int, port: int) -> tuple[list[Phase], Tally, Verdict]:
     traffic = Traffic([[bind(caller)] for caller in callers], random)
     run = Run(pid, port, traffic, tally)
     try:
-        await run.go_on(_RUN, lambda _: None, _LOAD, _REST)
+        await run.go_on(_RUN, lambda _: None, do_nothing, _LOAD, _REST)
     finally:
         await traffic.close()
         for caller in callers:
