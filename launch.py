@@ -1,26 +1,36 @@
 #!/usr/bin/env python
 """KServe's command line for this server: `huggingface-runtime --model_name=... --model_id=... [--http_port=8080]`.
 
-It runs `bentoml serve` of the Bento, the source folder or the installed package that contains this file. It passes the
-arguments in the environment, which a built Bento reads too and other users cannot see.
+It chooses folders that can be written, checks what can be known to be wrong in a second, and runs `bentoml serve` of
+the Bento, the source folder or the installed package that contains this file. It passes the arguments in the
+environment, which a built Bento reads too and other users cannot see.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from runners.core.argument_groups import LaunchArguments
-from runners.core.argument_sources import LAUNCH_VARIABLE, read_launch_arguments
+from runners.core.argument_sources import LAUNCH_VARIABLE, read_configuration, read_launch_arguments
 from runners.core.command_line import create_parser, parse_command_line
-from runners.core.errors import ArgumentsError
+from runners.core.declarations import Configuration
+from runners.core.errors import RunnerError
+from runners.core.log_lines import render_end
+from runners.core.log_settings import peek_log_settings
 from runners.core.version import VERSION
 from runners.hosting.ports import check_port
+from runners.hosting.start_checks import check_models, check_server
 from runners.hosting.working_folder import LAUNCH_FOLDER
+from runners.hosting.writable_folders import NoWritableFolderError, choose_folders
 
 _HERE = Path(__file__).resolve().parent
 _SERVICE = "service:Runtime"
@@ -77,6 +87,44 @@ def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
     return Launch(server, (sys.executable, "-m", "bentoml", "serve", *target, *address), environment)
 
 
+def read_launched(launch: Launch, folder: Path = _HERE) -> Configuration:
+    """What the service will read, as far as it is on this machine; nothing is downloaded.
+
+    Raises:
+        ArgumentsError: an argument, or a file that one names, is wrong.
+    """
+    environment = {**os.environ, **launch.environment}
+    return read_configuration({}, environment, _read_bento_arguments(folder), _find_declarations)
+
+
+def _read_bento_arguments(folder: Path) -> Mapping[str, Any]:
+    """The arguments in the Bento's manifest, or in the source folder's bentofile."""
+    for path in (folder.parent / "bento.yaml", folder / "bentofile.yaml"):
+        if path.is_file():
+            return yaml.safe_load(path.read_text(encoding="utf-8")).get("args") or {}
+    return {}
+
+
+def _find_declarations(location: str) -> Path | None:
+    """The path of a models file or a model repository; None if it is at a URI, which BentoML's parent downloads."""
+    scheme, separator, rest = location.partition("://")
+    if separator and scheme != "file":
+        return None
+    return Path(rest if separator else location)
+
+
+def _check(launch: Launch) -> None:
+    """
+    Raises:
+        RunnerError: the server could not start, or not serve its models.
+    """
+    server = launch.server
+    check_port(server.http_port, "http_port", server.host)
+    configuration = read_launched(launch)
+    check_server(configuration.arguments, server.http_port)
+    check_models(configuration)
+
+
 def main() -> None:
     words = sys.argv[1:]
     if {"-h", "--help"} & {*words}:
@@ -87,11 +135,16 @@ def main() -> None:
     if "--version" in words:
         sys.stdout.write(f"huggingface-runtime {VERSION}\n")
         return
+    # The service warns of the same arguments again.
+    logging.disable(logging.CRITICAL)
     try:
+        os.environ.update(choose_folders(os.environ))
         launch = plan_launch(words)
-        check_port(launch.server.http_port, "http_port", launch.server.host)
-    except ArgumentsError as error:
-        raise SystemExit(f"error: {error}") from None
+        _check(launch)
+    except (NoWritableFolderError, RunnerError) as error:
+        is_json = peek_log_settings(os.environ, words).is_json
+        sys.stderr.write(render_end(str(error), is_json))
+        raise SystemExit(1) from None
     os.execve(launch.command[0], launch.command, os.environ | launch.environment)
 
 

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from starlette.types import ASGIApp
 
-from protocol.context import normalize_prefix
-from protocol.http.middleware.request_id import label_log_records
+from protocol.context import check_root_path, normalize_prefix
 from runners.hosting.configuration import configure_service, read_service_configuration
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.preparation import prepare_workers
-from runners.hosting.process import configure_process
+from runners.hosting.process import configure_log, configure_process
 from runners.hosting.resources import is_without_gpus, request_gpus
 from runners.hosting.selection import create_models, expects_generator
 
@@ -35,13 +34,14 @@ NAME = "huggingface_runtime"
 IN_BENTO = (Path(__file__).resolve().parents[1] / "bento.yaml").is_file()
 
 configure_process()
-label_log_records()
 with exit_on_error():
     configuration = read_service_configuration(NAME, IN_BENTO)
     arguments = configuration.arguments
+    configure_log(arguments)
     one_gpu, parallel_gpus = (request_gpus(configuration, count) for count in (1, configuration.parallel_size))
     generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
+    root_path = check_root_path(arguments.root_path, openai_prefix)
 
 
 @cache
@@ -81,7 +81,7 @@ class DirectService(bentoml.Service[Any]):
 
         bound_connections(arguments)
         worker = create_worker()
-        return route_directly(worker.application, super().to_asgi(is_main), worker.models)
+        return route_directly(worker.application, super().to_asgi(is_main), worker.models, root_path)
 
 
 class Server:

@@ -10,6 +10,7 @@ from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
 from protocol.http.middleware.latency import LogLatency
+from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.kserve_v1 import openapi as kserve_v1_document
 from protocol.kserve_v1 import routes as kserve_v1
@@ -25,12 +26,13 @@ from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
 from runners.core.models import Models
 
-# One line for each protocol: its routes, and its part of the OpenAPI document. Routes are tried in this order.
+# One line for each protocol: its name in metrics and logs, its routes, and its part of the OpenAPI document. Routes are
+# tried in this order.
 PROTOCOLS = (
-    (open_inference.routes, open_inference_document.describe),
-    (kserve_v1.routes, kserve_v1_document.describe),
-    (openai.routes, openai_document.describe),
-    (tei.routes, tei_document.describe),
+    ("open_inference", open_inference.routes, open_inference_document.describe),
+    ("kserve_v1", kserve_v1.routes, kserve_v1_document.describe),
+    ("openai", openai.routes, openai_document.describe),
+    ("tei", tei.routes, tei_document.describe),
 )
 
 
@@ -47,10 +49,9 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     return LogLatency(application) if arguments.enable_latency_logging else application
 
 
-def create_routes(context: ServerContext) -> list[Route]:
-    """The routes of all protocols, in the order in which they are tried."""
-    return [
-        *(route for routes, _ in PROTOCOLS for route in routes(context)),
-        *openapi.routes(context, [describe for _, describe in PROTOCOLS]),
-        metrics_route(),
-    ]
+def create_routes(context: ServerContext) -> dict[str, list[Route]]:
+    """The routes by protocol, in the order in which they are tried."""
+    return {
+        **{name: routes(context) for name, routes, _ in PROTOCOLS},
+        SERVER: [*openapi.routes(context, [describe for _, _, describe in PROTOCOLS]), metrics_route()],
+    }

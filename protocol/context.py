@@ -40,6 +40,24 @@ def make_context(models: Models, arguments: Arguments, openai_prefix: str = "/op
     return ServerContext(models, arguments, Access(arguments), normalize_prefix(openai_prefix))
 
 
+def check_root_path(root_path: str | None, openai_prefix: str) -> str:
+    """The prefix of --root_path; empty for none.
+
+    Args:
+        openai_prefix: from `normalize_prefix`.
+
+    Raises:
+        ArgumentsError: paths of this server begin with its first segment, so that it could not be told from them.
+    """
+    segment = (root_path or "").strip("/").partition("/")[0]
+    if segment and segment in {*_SEGMENTS_AT_ROOT, openai_prefix.strip("/").partition("/")[0]}:
+        raise ArgumentsError(
+            f"root_path is {root_path}, but this server has paths of its own at /{segment}: choose another prefix in "
+            "the proxy, or let it remove the prefix and leave --root_path out"
+        )
+    return root_path or ""
+
+
 def normalize_prefix(prefix: str) -> str:
     """The prefix with a slash before it and none after it; empty for no prefix.
 

@@ -7,24 +7,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
 from protocol.http.middleware.request_id import echo_request_id
 from protocol.http.open_paths import BENTOML_ASSETS, BENTOML_PATHS
+from protocol.http.path_prefix import PathPrefix
+from protocol.http.recording import SERVER, noting_status, record_request
 from runners.core.models import Models
+from runners.core.request_record import current_record
 
 
-def route_directly(application: ASGIApp, bentoml_application: ASGIApp, models: Models) -> ASGIApp:
+def route_directly(application: ASGIApp, bentoml_application: ASGIApp, models: Models, root_path: str = "") -> ASGIApp:
     """Pass requests to the application past BentoML's middleware, which takes longer than the application itself.
 
     BentoML's own paths, and the events of the server's start and end, go to BentoML's application. Tracing, timeouts
     and limits of concurrency are part of the middleware; the queue of the model has its own limits.
+
+    Args:
+        root_path: the prefix of all paths, from `check_root_path`.
     """
     behind_middleware = ReportAllowedMethods(bentoml_application, models)
+
+    async def answer_by_bentoml(scope: Scope, receive: Receive, send: Send) -> None:
+        if (record := current_record.get()) is not None:
+            record.locate(SERVER, scope["path"] if scope["path"] in BENTOML_PATHS else BENTOML_ASSETS)
+        await echo_request_id(behind_middleware, scope, receive, noting_status(send))
 
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if scope["type"] != "http":
             await behind_middleware(scope, receive, send)
         elif path in BENTOML_PATHS or path.startswith(BENTOML_ASSETS):
-            await echo_request_id(behind_middleware, scope, receive, send)
+            await record_request(answer_by_bentoml, scope, receive, send)
         else:
             await application(scope, receive, send)
 
-    return route
+    return PathPrefix(route, root_path)

@@ -15,12 +15,17 @@ CLIENT = "runtime.client"
 
 
 class Client:
-    """The client of a request, as the connection sees it."""
+    """The client of a request, as the connection sees it.
 
-    __slots__ = ("_working", "has_left")
+    Attributes:
+        refused: the status of the answer that the connection itself gave the client; 0 if it gave none.
+    """
+
+    __slots__ = ("_working", "has_left", "refused")
 
     def __init__(self) -> None:
         self.has_left = False
+        self.refused = 0
         self._working: asyncio.Task[Any] | None = None
 
     def leave(self) -> None:

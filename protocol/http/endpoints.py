@@ -8,7 +8,7 @@ same routes, but remembered.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
@@ -18,33 +18,45 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Message, Receive, Scope, Send
 
+from protocol.http.disconnects import CLIENT, Client
 from protocol.http.errors import ProtocolError, ignore_disconnect, render_error
 from protocol.http.middleware.compression import SMALLEST, compressing
 from protocol.http.middleware.unread_bodies import answer_failure
-from protocol.http.routing import Endpoint
+from protocol.http.recording import note_cancelled, note_other_status, note_status, noting_status
+from protocol.http.routing import Endpoint, describe_route
 from runners.core.errors import RunnerError
+from runners.core.request_record import current_record
 
 # Clients use few paths; one that is longer is looked up each time, so that the remembered ones take little memory.
 _MOST_PATHS = 512
 _LONGEST_PATH = 256
-_Found = tuple[Endpoint, dict[str, Any]]
+# The endpoint, the values in the path, the protocol, and the template of the path.
+_Found = tuple[Endpoint, dict[str, Any], str, str]
 
 
 class Endpoints:
     """The application of some routes, which are tried in order; paths without a route go to Starlette."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Mapping[str, Sequence[Route]]) -> None:
+        """
+        Args:
+            routes: by protocol, as records of requests name it.
+        """
         self._routes = routes
         self._found: OrderedDict[tuple[str, str], _Found] = OrderedDict()
-        # It redirects, or answers with 404 or 405.
-        self._starlette = Starlette(routes=routes, exception_handlers={HTTPException: render_error})
+        # It answers with 404 or 405.
+        all_routes = [route for each in routes.values() for route in each]
+        self._starlette = Starlette(routes=all_routes, exception_handlers={HTTPException: render_error})
+        self._starlette.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = self._find(scope) if scope["type"] == "http" else None
         if found is None:
-            await self._starlette(scope, receive, compressing(scope, send))
+            await self._starlette(scope, receive, noting_status(compressing(scope, send)))
             return
-        endpoint, scope["path_params"] = found
+        endpoint, scope["path_params"], protocol, template = found
+        if (record := current_record.get()) is not None:
+            record.locate(protocol, template)
         request = Request(scope, receive, send)
         try:
             response = await endpoint(request)
@@ -52,7 +64,9 @@ class Endpoints:
             response = await _answer_error(request, error)
         if type(response) is not Response:
             await _send(response, request, receive, compressing(scope, send))
-        elif len(response.body) < SMALLEST:
+            return
+        note_status(response.status_code)
+        if len(response.body) < SMALLEST:
             await response(scope, receive, send)
         else:
             await response(scope, receive, compressing(scope, send))
@@ -71,16 +85,18 @@ class Endpoints:
 
     def _match(self, scope: Scope) -> _Found | None:
         """As Starlette's router: the first route for the path and the method."""
-        for route in self._routes:
-            match, matched = route.matches(scope)
-            if match is Match.FULL:
-                return route.endpoint, matched["path_params"]
+        for protocol, routes in self._routes.items():
+            for route in routes:
+                match, matched = route.matches(scope)
+                if match is Match.FULL:
+                    return route.endpoint, matched["path_params"], protocol, describe_route(route)
         return None
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     match error:
         case ClientDisconnect():
+            note_cancelled()
             return await ignore_disconnect(request, error)
         case ProtocolError() | RunnerError() | HTTPException():
             return await render_error(request, error)
@@ -89,11 +105,16 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 async def _send(response: Response, request: Request, receive: Receive, send: Send) -> None:
     """Send an answer that is still being made; an error before its first bytes is answered."""
-    started = False
+    started = is_whole = False
+    client: Client | None = request.scope.get(CLIENT)
 
     async def note(message: Message) -> None:
-        nonlocal started
-        started = True
+        nonlocal started, is_whole
+        if message["type"] == "http.response.start":
+            started = True
+            note_other_status(message["status"])
+        else:
+            is_whole = not message.get("more_body", False) and (client is None or not client.has_left)
         await send(message)
 
     try:
@@ -101,4 +122,6 @@ async def _send(response: Response, request: Request, receive: Receive, send: Se
     except Exception as error:
         if started:
             raise
-        await (await _answer_error(request, error))(request.scope, receive, send)
+        await (await _answer_error(request, error))(request.scope, receive, note)
+    if not is_whole:
+        note_cancelled()

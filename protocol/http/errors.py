@@ -29,6 +29,7 @@ from runners.core.errors import (
     PredictorUnavailableError,
     VersionNotFoundError,
 )
+from runners.core.request_record import current_record
 
 
 class ProtocolError(Exception):
@@ -157,8 +158,70 @@ def grpc_code(status: HTTPStatus) -> str:
     return _GRPC_CODE_BY_STATUS.get(status, "INVALID_ARGUMENT")
 
 
+# Why requests are refused, as metrics and logs name it: by the kind of error, else by its status.
+_REFUSAL_BY_ERROR: Mapping[type, str] = MappingProxyType(
+    {
+        EngineDeadError: "engine_dead",
+        GenerationFailedError: "generation_failed",
+        LimitExceededError: "limit",
+        ModelLoadError: "load_failed",
+        NonFiniteScoresError: "non_finite",
+        BodiesTooLargeError: "overloaded",
+        PredictorAnswerError: "predictor",
+        PredictorRefusalError: "predictor",
+        PredictorTimeoutError: "predictor",
+        PredictorUnavailableError: "predictor",
+    }
+)
+_REFUSAL_BY_STATUS: Mapping[int, str] = MappingProxyType(
+    {
+        400: "input",
+        401: "unauthorized",
+        403: "forbidden",
+        404: "not_found",
+        405: "method",
+        408: "timeout",
+        413: "limit",
+        414: "limit",
+        415: "media_type",
+        422: "input",
+        429: "overloaded",
+        431: "limit",
+        501: "not_implemented",
+        503: "not_ready",
+    }
+)
+_INTERNAL = "internal"
+# All values of a record's `refusal`.
+REFUSALS = frozenset({*_REFUSAL_BY_ERROR.values(), *_REFUSAL_BY_STATUS.values(), _INTERNAL})
+
+
+def name_refusal(error: Exception, status: int) -> str:
+    """Why a request was refused.
+
+    Args:
+        status: the HTTP status of the error.
+    """
+    return _REFUSAL_BY_ERROR.get(type(error)) or name_status_refusal(status)
+
+
+def name_status_refusal(status: int) -> str:
+    """Why a request was refused, if only the HTTP status of its answer is known."""
+    return _REFUSAL_BY_STATUS.get(status, "input" if status < 500 else _INTERNAL)
+
+
 def describe_error(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
-    """The status, message and headers of an error; the messages of unexpected errors are hidden."""
+    """The status, message and headers of an error; the messages of unexpected errors are hidden.
+
+    The record of the running request gets the error as the reason of its refusal.
+    """
+    described = _describe(error)
+    if (record := current_record.get()) is not None:
+        record.refusal = name_refusal(error, described[0])
+    return described
+
+
+def _describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
     match error:
         case ProtocolError():
             return error.status, _cut(str(error)), error.headers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from protocol.http.body import json_response
 from protocol.http.offload import offload_large
 from runners.core.predictions import Prediction, Records, Text
+from runners.core.request_record import current_record
 
 T = TypeVar("T")
 
@@ -49,4 +51,11 @@ def count_numbers(prediction: Prediction) -> int:
 
 async def render_off_loop(renderer: Callable[[], T], numbers: int) -> T:
     """Call a renderer, in a thread if rendering this many numbers would block the event loop."""
+    note_rendering()
     return await offload_large(renderer, numbers, _RENDER_INLINE)
+
+
+def note_rendering() -> None:
+    """Note in the record of the running request that the rendering of its answer begins."""
+    if (record := current_record.get()) is not None:
+        record.rendering = perf_counter()

@@ -9,10 +9,11 @@ from protocol.http.headers import first_headers
 from protocol.http.middleware.authentication import Access, refuse_without_key
 from protocol.http.middleware.request_id import echo_request_id
 from protocol.http.middleware.unread_bodies import is_answered, watch_unread
+from protocol.http.recording import note_status, noting_status, record_request
 
 
 class RequestPass:
-    """Request ids, unread bodies, the budget of bodies, keys and OPTIONS, around the endpoints.
+    """Records, request ids, unread bodies, the budget of bodies, keys and OPTIONS, around the endpoints.
 
     Attributes:
         budget: the bytes that all bodies may hold together.
@@ -32,7 +33,10 @@ class RequestPass:
         if scope["type"] != "http":
             await self._endpoints(scope, receive, send)
         else:
-            await echo_request_id(self._read_and_answer, scope, receive, send)
+            await record_request(self._identify, scope, receive, send)
+
+    async def _identify(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await echo_request_id(self._read_and_answer, scope, receive, send)
 
     async def _read_and_answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         share: BodyShare | None = None
@@ -52,8 +56,9 @@ class RequestPass:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "OPTIONS":
             # A browser's preflight has no key.
-            await self._options(scope, receive, send)
+            await self._options(scope, receive, noting_status(send))
         elif self._access is not None and (refusal := await refuse_without_key(scope, self._access)) is not None:
+            note_status(refusal.status_code)
             await refusal(scope, receive, send)
         else:
             await self._endpoints(scope, receive, send)

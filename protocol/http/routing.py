@@ -60,6 +60,11 @@ def any_route(path: str, endpoint: Endpoint) -> Route:
     return route
 
 
+def describe_route(route: Route) -> str:
+    """The template of a route's path, such as /v1/models/{name}:predict."""
+    return route.path.replace(":path}", "}")
+
+
 def served_name(request: Request) -> tuple[str, str]:
     """The model's name and version in the path; the version is empty if the path has none."""
     return request.path_params["name"], request.path_params.get("version", "")

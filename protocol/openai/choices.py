@@ -15,6 +15,7 @@ from starlette.responses import Response
 from protocol.http.body import encode_part, json_response
 from protocol.http.middleware.request_id import printable, request_id
 from protocol.http.offload import offload
+from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.openai.errors import openai_error
 from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
@@ -134,6 +135,7 @@ async def answer(
         choices = [Choice() for _ in range(len(accepted.prompts) * accepted.choices)]
         async for index, delta in accepted.deltas:
             choices[index].add(delta)
+        note_rendering()
         usage = count_generation_usage(runner, accepted.prompts, [len(choice.token_ids) for choice in choices])
         head = {**renderer.head(renderer.whole_object), "service_tier": None, "system_fingerprint": None}
 

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
 from protocol.http.middleware.request_id import printable
+from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.model_selection import SelectModel, select_generator
 from protocol.openai.chats import Effort, effort_variables
@@ -170,6 +171,7 @@ class _Answer:
         async with self._runner.generate(self._request) as accepted:
             async for _, delta in accepted.deltas:
                 choice.add(delta)
+            note_rendering()
             return self._finished(accepted, choice, await self._part(choice.text, choice.logprobs))
 
     async def stream(self) -> AsyncGenerator[dict[str, Any] | None, None]:

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 import orjson
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
+from protocol.http.path_prefix import PREFIX_HEADER, ends_with_slash, find_prefix
 from protocol.openapi.example_texts import MASK
 from protocol.openapi.operations import (
     CALL,
@@ -163,24 +164,42 @@ def routes(context: ServerContext, protocols: Sequence[Describe]) -> list[Route]
     """`/openapi.json`, BentoML's `/docs.json`, and `/docs`."""
     cached: tuple[list[Any], bytes] | None = None
 
-    async def document(_: Request) -> Response:
+    async def document(request: Request) -> Response:
+        return _answer(_add_servers(await describe(), find_prefix(request.scope)), JSON)
+
+    async def describe() -> bytes:
         nonlocal cached
         states = _describe_states(context.models)
         # Nothing better is known while no model is ready, as after the unload of the only one.
         if cached is not None and (cached[0] == states or not any(model.ready for model in context.models)):
-            return Response(cached[1], media_type=JSON)
+            return cached[1]
         is_complete = context.models.ready
         # vLLM takes a second to describe its part.
         described = await asyncio.to_thread(describe_server, context, protocols)
         body = orjson.dumps(described)
         if is_complete:
             cached = states, body
-        return Response(body, media_type=JSON)
+        return body
 
-    async def page(_: Request) -> Response:
-        return HTMLResponse(_PAGE)
+    async def page(request: Request) -> Response:
+        # Relative links also work where a proxy removes a prefix and does not say which.
+        nearby = "../" if ends_with_slash(request.scope) else ""
+        prefix = find_prefix(request.scope)
+        return _answer(_PAGE.replace(_BASE, f"{prefix}/" if prefix else nearby).encode(), "text/html")
 
     return [Route("/openapi.json", document), Route("/docs.json", document), Route("/docs", page)]
+
+
+def _answer(body: bytes, media_type: str) -> Response:
+    """An answer that a cache hands only to clients behind the same prefix."""
+    return Response(body, media_type=media_type, headers={"vary": PREFIX_HEADER})
+
+
+def _add_servers(document: bytes, prefix: str) -> bytes:
+    """The document, in JSON, with the prefix of its paths."""
+    if not prefix:
+        return document
+    return b'{"servers":' + orjson.dumps([{"url": prefix}]) + b"," + document[1:]
 
 
 def _describe_states(models: Models) -> list[Any]:
@@ -188,20 +207,22 @@ def _describe_states(models: Models) -> list[Any]:
     return [(model, model.ready, None if model.runner is None else weakref.ref(model.runner)) for model in models]
 
 
-# BentoML carries Swagger UI; all paths are relative, so that the page also works behind a path prefix.
+# Stands in the page for what its links begin with.
+_BASE = "{base}"
+# BentoML carries Swagger UI.
 _PAGE = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <title>{SERVER_NAME}</title>
-<link rel="stylesheet" href="static_content/swagger-ui.css">
-<link rel="icon" type="image/png" href="static_content/favicon-light-32x32.png">
+<link rel="stylesheet" href="{_BASE}static_content/swagger-ui.css">
+<link rel="icon" type="image/png" href="{_BASE}static_content/favicon-light-32x32.png">
 </head>
 <body>
 <div id="swagger-ui"></div>
-<script src="static_content/swagger-ui-bundle.js" charset="utf-8"></script>
+<script src="{_BASE}static_content/swagger-ui-bundle.js" charset="utf-8"></script>
 <script>
-SwaggerUIBundle({{url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null}});
+SwaggerUIBundle({{url: "{_BASE}openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null}});
 </script>
 </body>
 </html>

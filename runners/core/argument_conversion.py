@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 _SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
 _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 _MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 
 
@@ -38,5 +39,24 @@ def check_ip_address(value: str) -> str:
     return value
 
 
+def check_root_path(value: str) -> str:
+    """The prefix with a slash before it and none after it; neither a host (//host) nor markup can be in it."""
+    prefix = f"/{value.strip('/')}"
+    if not _ROOT_PATH.fullmatch(prefix) or len(prefix) > 256:
+        raise ValueError("it must be a path such as /models/ner, of letters, digits, '.', '_', '~' and '-'")
+    return prefix
+
+
+def check_model_name(value: str) -> str:
+    """Refuse a name that would break lines of the log, or that no client can send."""
+    if not value.isprintable():
+        raise ValueError("it must have no control characters")
+    return value
+
+
 def normalize_task(value: object) -> object:
     return value.strip().lower().replace("-", "_") if isinstance(value, str) else value
+
+
+def lower_case(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value

@@ -11,7 +11,10 @@ from runners.core.api_keys import digest_keys
 from runners.core.argument_conversion import (
     check_host,
     check_ip_address,
+    check_model_name,
+    check_root_path,
     check_tensor_protocol,
+    lower_case,
     normalize_task,
     parse_count,
 )
@@ -44,7 +47,9 @@ class LaunchArguments(ArgumentGroup):
 class ModelArguments(ArgumentGroup):
     title = "Model"
 
-    model_name: str = Field("model", min_length=1, description="clients use this name of the model in URLs")
+    model_name: Annotated[str, AfterValidator(check_model_name)] = Field(
+        "model", min_length=1, description="clients use this name of the model in URLs"
+    )
     model_dir: str = Field(
         "/mnt/models",
         description="the model is in this folder, or at this URI, such as `s3://bucket/bert/` "
@@ -216,6 +221,43 @@ class ServerArguments(ArgumentGroup):
     )
     enable_latency_logging: bool = Field(
         False, description="the server logs the X-Request-Id, method, path, status and milliseconds of each request"
+    )
+
+
+class ProxyArguments(ArgumentGroup):
+    title = "Behind a proxy"
+
+    root_path: Annotated[str, AfterValidator(check_root_path)] | None = Field(
+        None,
+        description="clients see this server's paths behind this prefix, such as `/models/ner`: the server accepts "
+        "paths with and without it, and its links have it "
+        "([docs/how-to/networks.md](docs/how-to/networks.md))",
+    )
+
+
+class LogArguments(ArgumentGroup):
+    title = "Log (docs/reference/logs.md has the fields)"
+
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(lower_case)] = Field(
+        "text",
+        description="`json` makes each line that the server and its libraries write a JSON object, errors that end the "
+        "server included",
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"] | None, BeforeValidator(lower_case)] = Field(
+        None,
+        description="the log has records of this level and above; those of libraries are one level less detailed; "
+        "unset, it is `info`, or `debug` with BENTOML_DEBUG=true",
+    )
+    access_log: bool = Field(
+        False,
+        description="the log has a line for each HTTP request, gRPC call and message of a gRPC stream, with its ids, "
+        "status, texts, tokens and milliseconds; health probes and /metrics only at the level `debug`",
+    )
+    log_inputs: int = Field(
+        0,
+        ge=0,
+        description="the log has the first characters, at most this many, of up to 4 texts of each request; 0 keeps "
+        "all texts out of it: think of whose texts they are, and who reads the log",
     )
 
 

@@ -13,13 +13,16 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from runners.core.argument_conversion import check_model_name
 from runners.core.argument_groups import (
     AnswerArguments,
     ArgumentGroup,
     LaunchArguments,
     LimitArguments,
+    LogArguments,
     ModelArguments,
     PredictorArguments,
+    ProxyArguments,
     ResourceArguments,
     ServerArguments,
     SeveralModelsArguments,
@@ -34,6 +37,8 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
 
 class Arguments(
     ServerArguments,
+    ProxyArguments,
+    LogArguments,
     SeveralModelsArguments,
     LimitArguments,
     ModelArguments,
@@ -63,6 +68,11 @@ class Arguments(
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
             raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
+        for name in self.names:
+            try:
+                check_model_name(name)
+            except ValueError as error:
+                raise ValueError(f"served_model_name has {name!r}: {error}") from error
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         return self
@@ -116,6 +126,13 @@ ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model
 # The arguments that are the same for all models of a server.
 SERVER_NAMES = frozenset(
     name
-    for group in (ServerArguments, SeveralModelsArguments, LimitArguments, ResourceArguments)
+    for group in (
+        ServerArguments,
+        ProxyArguments,
+        LogArguments,
+        SeveralModelsArguments,
+        LimitArguments,
+        ResourceArguments,
+    )
     for name in group.model_fields
 ) - {"max_batch_tokens"}

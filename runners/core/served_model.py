@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runners.core.declarations import ModelDeclaration
 from runners.core.errors import ModelLoadError, ModelNotReadyError, RunnerError, without_message
 from runners.core.log_labels import model_label
+from runners.core.request_record import current_record
 from runners.core.sent_answers import release_when_sent
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ class ServedModel:
         Raises:
             ModelNotReadyError: the model is not ready.
         """
+        if (record := current_record.get()) is not None:
+            record.model_name = self.name
         if self._current is None or not self.ready:
             raise ModelNotReadyError.of_model(name)
         model_label.set(self._label)

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
+from time import perf_counter
 
 from runners.core.admission import Admission
 from runners.core.errors import ModelNotReadyError
@@ -151,6 +152,9 @@ class BatchQueue:
                 for position, encoded in enumerate(encoded_texts, first_position)
                 for part in range(len(encoded.sequences))
             ]
+            if (record := request.record) is not None:
+                record.queued = record.queued or perf_counter()
+                record.tokens += sum(entry.tokens for entry in entries)
             self._set_tags(request, entries)
             for entry in entries:
                 self._push(entry)

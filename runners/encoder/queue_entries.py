@@ -10,6 +10,7 @@ from itertools import chain
 
 from runners.core.errors import ModelNotReadyError
 from runners.core.predictions import Options, Prediction
+from runners.core.request_record import RequestRecord, current_record
 from runners.encoder.sequences import EncodedText, TokenizedText
 
 # Answers of a request, by the positions of their texts.
@@ -33,6 +34,7 @@ class PendingRequest:
         waiting: how many of its entries are in the queue; 0 once it is released, although they may still be there.
         waiting_tokens: the tokens of these entries.
         wants_room: whether `wait` waits for the queue to take more.
+        record: the record of its caller's request, which other threads cannot find; None without one.
     """
 
     def __init__(self, texts: int, characters: int, arrival: float) -> None:
@@ -53,6 +55,9 @@ class PendingRequest:
         self.waiting_tokens = 0
         self.wants_room = False
         self._room = asyncio.Event()
+        self.record: RequestRecord | None = current_record.get()
+        if self.record is not None:
+            self.record.texts += texts
 
     @property
     def abandoned(self) -> bool:

@@ -133,7 +133,7 @@ class EncoderRunner:
         Raises:
             ModelLoadError: the model cannot be served; the message is one line.
         """
-        with load_errors(self._arguments.model):
+        with load_errors(self._arguments.model, self._arguments.model_revision):
             # The result of a job may outlive it, so it is not the model.
             await asyncio.wrap_future(self._device.run(self._load))
 

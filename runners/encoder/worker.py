@@ -58,6 +58,9 @@ class ModelWorker:
     def _run(self, batch: Sequence[Entry]) -> None:
         queue = self._loaded.queue
         start = time.perf_counter()
+        for entry in batch:
+            if (record := entry.request.record) is not None and not record.computing:
+                record.computing = start
         try:
             run_batch(self._loaded, batch)
         except BaseException:
@@ -91,6 +94,11 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
             answers.setdefault(entry.request, []).append((entry.position, prediction))
+    # Before the event loop may answer them.
+    computed = time.perf_counter()
+    for request in answers:
+        if request.record is not None:
+            request.record.computed = computed
     deliver(answers)
 
 

@@ -7,10 +7,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from time import perf_counter
 
 from runners.core.admission import Admitted
 from runners.core.errors import InputError
 from runners.core.generation import MAX_ALLOWED_TOKENS, Delta, Sampling, TokenLogprobs
+from runners.core.request_record import current_record
 from runners.generator.engine import Engine
 
 # Most log probabilities of a request: each takes 7 us, and 80 bytes of an answer.
@@ -233,9 +235,14 @@ class _RunningSequences:
         """
         shares_logprobs = self._sequences.sampling.prompt_logprobs is not None
         is_first = True
+        record = current_record.get()
         try:
             async with contextlib.aclosing(self._engine.generate(prompt, sampling, self._admitted)) as deltas:
                 async for delta in deltas:
+                    if record is not None and delta.token_ids:
+                        record.computed = perf_counter()
+                        record.first_token = record.first_token or record.computed
+                        record.generation_tokens += len(delta.token_ids)
                     if is_first and shares_logprobs:
                         if sampling.prompt_logprobs is not None:
                             prompt_logprobs.set_result(delta.prompt_logprobs)
@@ -247,5 +254,7 @@ class _RunningSequences:
             self._arrived.put_nowait((first, error))
 
     def _count_queued(self) -> None:
+        if (record := current_record.get()) is not None:
+            record.queued = record.queued or perf_counter()
         self._queued += 1
         self._arrived.put_nowait((0, _Queued()))

@@ -42,6 +42,7 @@ from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text
 from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
+from runners.core.request_record import current_record
 from runners.core.runner import OpenAIApplication, TextGenerator
 from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
@@ -147,7 +148,7 @@ class GeneratorRunner:
         return self._engine
 
     async def load(self) -> None:
-        with load_errors(self._arguments.model):
+        with load_errors(self._arguments.model, self._arguments.model_revision):
             engine = await self._start_engine()
         await asyncio.to_thread(freeze_objects)
         logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
@@ -225,6 +226,9 @@ class GeneratorRunner:
                     prompts.append(await self._tokenize(prompt, request.options))
                 except InputError as error:
                     raise describe_error(position, error) from error.__cause__
+            if (record := current_record.get()) is not None:
+                record.texts += len(prompts)
+                record.prompt_tokens += sum(map(len, prompts))
             echoes = await self._echo(request, prompts) if request.echo else ()
             sequences = Sequences(prompts, request.sampling, request.choices)
             sequences.check_request()

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
+from time import perf_counter
 
 import torch
 
@@ -184,6 +185,9 @@ class Scheduler:
             group = self._take_group(free)
             self._metrics.waiting.set(len(self._waiting))
             self._metrics.running.set(len(busy) + len(group))
+        for generation in group:
+            if (record := generation.record) is not None and not record.computing:
+                record.computing = perf_counter()
         if group:
             # After the group that is computed next, so that neither long prompts nor later ones wait long.
             self._joining.insert(1, PromptGroup(group))

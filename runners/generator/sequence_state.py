@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from runners.core.generation import Delta, FinishReason
+from runners.core.request_record import RequestRecord, current_record
 from runners.generator.beams import BeamRules, Beams, Hypothesis
 from runners.generator.constraints import GrammarMatcher
 from runners.generator.logprobs import PromptScores, Ranked, describe
@@ -110,6 +111,8 @@ class Generation:
         self.waiting = False
         self.cancelled = False
         self.finished = False
+        # The device thread cannot find it.
+        self.record: RequestRecord | None = current_record.get()
         self._output = Output(request, vocabulary)
 
     @property

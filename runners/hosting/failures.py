@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -19,6 +18,7 @@ from typing import NoReturn, Protocol
 
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.models import Models
+from runners.hosting.logs import server_log
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except RunnerError as error:
-        raise SystemExit(f"error: {error}") from None
+        server_log.report_end(str(error))
+        raise SystemExit(_EXIT_CODE) from None
 
 
 @contextlib.contextmanager
@@ -56,7 +57,7 @@ def watch_for_failed_workers() -> None:
     """In BentoML's parent process: stop with an exit code of 1 when a worker reports a failure by SIGUSR1."""
 
     def stop(_: int, __: FrameType | None) -> None:
-        atexit.register(os._exit, _EXIT_CODE)
+        atexit.register(_exit)
         signal.raise_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGUSR1, stop)
@@ -100,9 +101,15 @@ async def start_or_exit(listener: Listener) -> None:
 
 def _stop_server(reason: str) -> NoReturn:
     if _is_first_failure():
-        sys.stderr.write(f"error: {reason}\n")
-        sys.stderr.flush()
+        server_log.report_end(reason)
+    # Before the parent ends, which ends the reader of a pipe too.
+    server_log.end()
     os.kill(os.getppid(), signal.SIGUSR1)
+    os._exit(_EXIT_CODE)
+
+
+def _exit() -> None:
+    server_log.end()
     os._exit(_EXIT_CODE)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 
-from runners.core.api_keys import check_key_file
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import RunnerError
 from runners.hosting.change_server import start_change_server
 from runners.hosting.failures import exit_on_error, watch_for_failed_workers
-from runners.hosting.ports import check_port
+from runners.hosting.process import find_http_port
+from runners.hosting.start_checks import check_models, check_server
 from runners.hosting.storage.localize import localize_model
-from runners.hosting.tls import check_certificates
+from runners.hosting.writable_folders import CHOSEN_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,11 @@ def prepare_workers(configuration: Configuration) -> None:
     forever. What the runner checks fails in the first worker, which ends the server with one line too.
     """
     arguments = configuration.arguments
+    if (chosen := os.environ.get(CHOSEN_VARIABLE)) is not None:
+        logger.warning("%s", chosen)
     with exit_on_error():
-        check_certificates(arguments)
-        check_key_file("api_key_file", arguments.api_key_file)
-        check_key_file("admin_api_key_file", arguments.admin_api_key_file)
-        if arguments.enable_grpc:
-            check_port(arguments.grpc_port, "grpc_port")
+        check_server(arguments, find_http_port())
+        check_models(configuration, asks_hub=True)
         for model in configuration.models:
             if model.load:
                 _download(model, configuration)

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import os
 
+import bentoml
 import click
 from bentoml import server_context
+from bentoml._internal.configuration.containers import BentoMLContainer
 
+from runners.core.arguments import Arguments
+from runners.core.log_settings import LogSettings, peek_log_settings
 from runners.hosting.idle_memory import configure_heaps
-from runners.hosting.logs import configure_logging
+from runners.hosting.logs import server_log
 from runners.hosting.working_folder import enter_launch_folder
 
 
 def configure_process() -> None:
     """Set the working folder, the log and the heaps of BentoML's parent process or of a worker."""
     enter_launch_folder(os.environ)
-    configure_logging()
+    settings = peek_log_settings(os.environ, bento_arguments=vars(bentoml.use_arguments()))
+    server_log.configure(settings, is_parent() or is_worker())
     configure_heaps()
+
+
+def configure_log(arguments: Arguments) -> None:
+    """Set the log as the arguments say, which a models file may have, too."""
+    server_log.configure(LogSettings.of(arguments), is_parent() or is_worker())
 
 
 def is_parent() -> bool:
     """Whether this is BentoML's parent process of a server, which imports the service before it starts the workers."""
     command = click.get_current_context(silent=True)
     return not is_worker() and command is not None and command.info_name in ("serve", "serve-http")
+
+
+def find_http_port() -> int:
+    """In BentoML's parent process: the port of `bentoml serve`, by its command line or its configuration."""
+    command = click.get_current_context(silent=True)
+    port = None if command is None else command.params.get("port")
+    return int(port or BentoMLContainer.http.port.get())
 
 
 def is_worker() -> bool:

@@ -6,10 +6,11 @@ import contextlib
 import logging
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runners.core.errors import ModelLoadError, RunnerError, one_line
+from runners.modeling.hub_errors import explain_hub_error
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +20,11 @@ _LFS_BYTES = 1024
 
 
 @contextlib.contextmanager
-def load_errors(model: str) -> Iterator[None]:
+def load_errors(model: str, revision: str | None = None) -> Iterator[None]:
     """Turn every error of the block, in which a model loads, into a RunnerError with a message of one line.
+
+    Args:
+        revision: the revision of a model of the hub.
 
     Raises:
         ModelLoadError: instead of an error that is no RunnerError.
@@ -31,14 +35,15 @@ def load_errors(model: str) -> Iterator[None]:
         raise
     except Exception as error:
         logger.debug("loading failed", exc_info=True)
+        if not Path(model).is_dir() and (reason := explain_hub_error(model, revision, error)) is not None:
+            raise ModelLoadError(reason) from error
         raise ModelLoadError(f"{model} cannot be loaded: {_explain(Path(model), error)}") from error
 
 
 def _explain(folder: Path, error: Exception) -> str:
     """Why a model cannot be loaded, in one line: a cause that this server knows, else the library's message."""
-    if pointers := sorted({*_find_pointers(folder)}):
-        names = ", ".join(pointers[:4]) + (", ..." if len(pointers) > 4 else "")
-        return f"there are Git LFS pointers in place of {names}; `git lfs pull` fetches the files themselves"
+    if pointers := _find_pointers(folder, (path for pattern in ("*", "*/*") for path in folder.glob(pattern))):
+        return _describe_pointers(pointers)
     if isinstance(error, pickle.UnpicklingError):
         # PyTorch's own message advises to run the code.
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -46,9 +51,30 @@ def _explain(folder: Path, error: Exception) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _find_pointers(folder: Path) -> Iterator[str]:
-    """Names of files that are Git LFS pointers, in a local folder and the folders in it."""
-    for pattern in ("*", "*/*"):
-        for path in folder.glob(pattern):
-            if path.is_file() and path.stat().st_size <= _LFS_BYTES and path.read_bytes().startswith(_LFS_POINTER):
-                yield str(path.relative_to(folder))
+def refuse_pointers(folder: Path, paths: Iterable[Path]) -> None:
+    """
+    Args:
+        folder: the model's folder.
+        paths: the files in it that must be whole.
+
+    Raises:
+        ModelLoadError: Git LFS pointers are in place of some of them.
+    """
+    if pointers := _find_pointers(folder, paths):
+        raise ModelLoadError(f"{folder} cannot be loaded: {_describe_pointers(pointers)}")
+
+
+def _describe_pointers(names: list[str]) -> str:
+    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    return f"there are Git LFS pointers in place of {listed}; `git lfs pull` fetches the files themselves"
+
+
+def _find_pointers(folder: Path, paths: Iterable[Path]) -> list[str]:
+    """The names of the files in a folder that are Git LFS pointers, in order."""
+    return sorted(
+        {
+            str(path.relative_to(folder))
+            for path in paths
+            if path.is_file() and path.stat().st_size <= _LFS_BYTES and path.read_bytes().startswith(_LFS_POINTER)
+        }
+    )

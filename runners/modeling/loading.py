@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -31,7 +30,7 @@ from runners.modeling.config_checks import (
     refuse_weights,
 )
 from runners.modeling.meta_device import WithoutCompiler
-from runners.modeling.model_files import find_file, load_json
+from runners.modeling.model_files import check_folder, find_file, load_json
 from runners.modeling.text_part import encoder_class, take_encoder, take_text_part
 
 logger = logging.getLogger(__name__)
@@ -55,14 +54,8 @@ def load_config(arguments: Arguments, overrides: Mapping[str, Any] = MappingProx
     Raises:
         ModelLoadError: the folder or its config.json does not exist, or the config cannot be used.
     """
-    path = Path(arguments.model)
-    if (arguments.model_id is None or path.is_absolute()) and not path.is_dir():
-        raise ModelLoadError(
-            f"there is no folder {arguments.model}: set --model_id to a hub id or a folder, or --model_dir to a folder"
-        )
+    check_folder(arguments)
     refuse_adapter(arguments)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelLoadError(f"the folder {arguments.model} holds no config.json, so it is not a Hugging Face model")
     written = load_json(arguments, "config.json")
     refuse_kernels(arguments, written)
     # If a repository has no config.json, `transformers` raises the error.

@@ -26,6 +26,8 @@ from protocol.http.connections.flow import HoldableFlow
 from protocol.http.connections.refusals import Refusal, refuse_with
 from protocol.http.connections.turn_parsing import TurnParsingProtocol
 from protocol.http.disconnects import CLIENT, Client
+from protocol.http.errors import name_status_refusal
+from runners.core.request_record import record_refusal
 from runners.core.sent_answers import collect_releases, release_all
 
 # How long a client that still sends may read the refusal; an immediate close could lose it (RFC 9112, 9.6).
@@ -218,7 +220,10 @@ class BoundedHttpProtocol(TurnParsingProtocol):
             if is_answering:
                 cycle.disconnected = True
                 cycle.message_event.set()
+                self._client.refused = refusal.status
                 self._client.leave()
+            elif refusal.status:
+                record_refusal("server", str(refusal.status), name_status_refusal(refusal.status), "")
             self._end(self.loop.time())
             self.flow.resume_reading()
             self.flow.release()

@@ -22,10 +22,12 @@ class Refusal:
     Attributes:
         reason: the reason in the log.
         answer: the whole HTTP response; empty if there is no request to answer.
+        status: the response's status; 0 without one.
     """
 
     reason: str
     answer: bytes = b""
+    status: int = 0
 
 
 def refuse_with(status: HTTPStatus, message: str, retry_after: int | None = None) -> Refusal:
@@ -39,7 +41,7 @@ def refuse_with(status: HTTPStatus, message: str, retry_after: int | None = None
     ]
     if retry_after is not None:
         headers.append(f"retry-after: {retry_after}")
-    return Refusal(message, "\r\n".join([*headers, "", ""]).encode() + body)
+    return Refusal(message, "\r\n".join([*headers, "", ""]).encode() + body, status.value)
 
 
 class RefusalLog:

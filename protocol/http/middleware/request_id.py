@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from protocol.http.headers import first_headers
 from runners.core.log_labels import model_label
+from runners.core.request_record import current_record
 
 # The id of the running request as the client sent it; None if it sent none.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -31,7 +32,10 @@ async def echo_request_id(app: ASGIApp, scope: Scope, receive: Receive, send: Se
     """
     model_label.set(None)
     client_id = read_request_id(scope)
-    token = request_id.set(None if client_id is None else client_id.decode("latin-1"))
+    text = None if client_id is None else client_id.decode("latin-1")
+    token = request_id.set(text)
+    if (record := current_record.get()) is not None:
+        record.request_id = text
     try:
         await app(scope, receive, send if client_id is None else _echoing(send, client_id))
     finally:

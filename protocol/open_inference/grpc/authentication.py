@@ -8,12 +8,14 @@ from typing import Any
 
 import grpc
 
-from protocol.http.errors import ProtocolError, describe_error, grpc_code
+from protocol.http.errors import ProtocolError, describe_error, grpc_code, name_refusal
 from protocol.http.middleware.authentication import Access
 from protocol.http.middleware.latency import log_latency
-from protocol.open_inference.grpc.methods import CHANGING_CALLS, OPEN_CALLS
+from protocol.open_inference.grpc.call_records import CallRecord, read_metadata
+from protocol.open_inference.grpc.methods import CHANGING_CALLS, KNOWN_CALLS, OPEN_CALLS
 from runners.core.errors import LimitExceededError
 from runners.core.request_limits import RequestLimits
+from runners.core.request_record import UNKNOWN_ROUTE
 
 REQUEST_ID = "x-request-id"
 
@@ -56,13 +58,17 @@ class RefuseForbidden:
     def _refuse(self, error: Exception, method: str, request_id: str | None) -> Any:
         started = time.perf_counter()
         status, message, headers = describe_error(error)
+        refusal = name_refusal(error, status)
         code = grpc.StatusCode[grpc_code(status)]
+        route = method if method in KNOWN_CALLS else UNKNOWN_ROUTE
         echo = {} if request_id is None else {REQUEST_ID: request_id}
 
         async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
             if self._log_calls:
                 log_latency(request_id, "gRPC", method, code.name, started)
-            await context.abort(code, message, (*echo.items(), *headers.items()))
+            with CallRecord(route, read_metadata(context), context) as record:
+                record.status, record.refusal, record.request_id = code.name, refusal, request_id
+                await context.abort(code, message, (*echo.items(), *headers.items()))
 
         # A stream, whatever the call is, so that no message is read.
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -18,10 +18,12 @@ from google.protobuf.message import DecodeError, Message
 from protocol.http.errors import ProtocolError, describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.authentication import RefuseForbidden
+from protocol.open_inference.grpc.call_records import PROTOCOL, CallRecord, read_metadata
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_message_amounts
 from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
 from runners.core.request_limits import RequestLimits
+from runners.core.request_record import current_record, record_refusal
 from runners.core.sent_answers import Release, collect_releases, release_all
 
 logger = logging.getLogger(__name__)
@@ -84,7 +86,12 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         """The handler of a call; None for an unknown one."""
-        return self._access_check.check(handler_call_details) or self._handlers.get(handler_call_details.method)
+        method = handler_call_details.method
+        handler = self._access_check.check(handler_call_details) or self._handlers.get(method)
+        if handler is None:
+            # gRPC itself answers.
+            record_refusal(PROTOCOL, grpc.StatusCode.UNIMPLEMENTED.name, "not_implemented", "gRPC")
+        return handler
 
     def _bind(self, handler: Any, method: str) -> Any:
         """The handler of a method that reads its own messages."""
@@ -93,13 +100,20 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
 
         # Functions, because gRPC asks of each call's handler what it is, which takes longer for others.
         async def answer(_: Any, context: Context) -> Any:
-            return await self._answer(handler.unary_unary, decode, context)
+            with CallRecord(method, read_metadata(context), context):
+                return await self._answer(handler.unary_unary, decode, context)
 
         async def answer_with_stream(_: Any, context: Context) -> None:
-            await self._answer_with_stream(handler.unary_stream, decode, context)
+            with CallRecord(method, read_metadata(context), context):
+                await self._answer_with_stream(handler.unary_stream, decode, context)
 
         async def answer_stream(_: Any, context: Context) -> None:
-            await self._answer_stream(handler.stream_stream, decode, context)
+            if method in self._forms:
+                # Its messages have records of their own.
+                await self._answer_stream(handler.stream_stream, decode, context, method)
+                return
+            with CallRecord(method, read_metadata(context), context):
+                await self._answer_stream(handler.stream_stream, decode, context)
 
         if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(answer_stream, None, encode)
@@ -144,7 +158,13 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
             async for response in responses:
                 await context.write(response)
 
-    async def _answer_stream(self, answer: Callable[..., Any], decode: Decode, context: Context) -> None:
+    async def _answer_stream(
+        self, answer: Callable[..., Any], decode: Decode, context: Context, method: str | None = None
+    ) -> None:
+        """
+        Args:
+            method: the method of a stream that is recorded only if it is refused; None if it is recorded already.
+        """
         try:
             leave = self._intake.enter()
             context.add_done_callback(lambda _: leave())
@@ -160,7 +180,10 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
                         await context.write(response)
                         self._intake.touch(stream)
         except (ProtocolError, RunnerError) as error:
-            await _abort(context, error)
+            if method is None:
+                await _abort(context, error)
+            with CallRecord(method, read_metadata(context), context):
+                await _abort(context, error)
 
 
 async def decode_message(data: bytes, form: type[M], limits: RequestLimits) -> M:
@@ -205,4 +228,7 @@ def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[s
     # For these two the log already has a line for the batch.
     if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
         logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
-    return grpc.StatusCode[grpc_code(status)], message, headers
+    code = grpc_code(status)
+    if (record := current_record.get()) is not None:
+        record.status = code
+    return grpc.StatusCode[code], message, headers

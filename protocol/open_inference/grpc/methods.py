@@ -30,3 +30,5 @@ MESSAGES: Mapping[str, type[Message] | None] = {
     f"/{SERVICE}/{method.name}": None if method.name in _DECODED_LATER else getattr(messages, method.input_type.name)
     for method in _METHODS
 }
+# The calls that this server answers.
+KNOWN_CALLS = frozenset({*MESSAGES, *OPEN_CALLS})

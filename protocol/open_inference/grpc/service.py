@@ -18,6 +18,7 @@ from protocol.http.middleware.request_id import request_id
 from protocol.open_inference import dataplane, repository
 from protocol.open_inference.dataplane import describe_model
 from protocol.open_inference.grpc.authentication import REQUEST_ID
+from protocol.open_inference.grpc.call_records import read_metadata
 from protocol.open_inference.grpc.calls import decode_message, describe_for_grpc
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_tensors import encode_answer, read_infer
@@ -28,6 +29,7 @@ from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInfer
 from protocol.versions import EXTENSIONS, SERVER_NAME, SERVER_VERSION
 from runners.core.arguments import Arguments
 from runners.core.models import Models, find_ready_model
+from runners.core.request_record import current_record
 
 T = TypeVar("T")
 
@@ -81,7 +83,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """Answer encoded requests as they come, each with one or more encoded responses."""
         await self._guard(context, "ModelStreamInfer", _nothing)
         async with contextlib.aclosing(
-            InferStream(self._models, self._arguments, self._intake).answer(requests)
+            InferStream(self._models, self._arguments, self._intake, read_metadata(context)).answer(requests)
         ) as responses:
             async for response in responses:
                 yield response
@@ -118,6 +120,8 @@ class InferenceService(GRPCInferenceServiceServicer):
         started = time.perf_counter()
         client_id = dict(context.invocation_metadata() or ()).get(REQUEST_ID) or None
         request_id.set(client_id)
+        if (record := current_record.get()) is not None:
+            record.request_id = client_id
         echo = () if client_id is None else ((REQUEST_ID, client_id),)
         if echo:
             context.set_trailing_metadata(echo)

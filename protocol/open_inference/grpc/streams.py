@@ -7,16 +7,20 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from protocol.open_inference import dataplane
+from protocol.open_inference.grpc.call_records import CallRecord
 from protocol.open_inference.grpc.calls import decode_message, describe_for_grpc
 from protocol.open_inference.grpc.intake import Intake
 from protocol.open_inference.grpc.message_tensors import encode_answer, encode_field, read_infer
+from protocol.open_inference.grpc.methods import SERVICE
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
+from runners.core.request_record import ReadHeader
 from runners.core.sent_answers import collect_releases, release_all
 
 # The most requests of a stream that are answered at a time, and the most answers that wait for the client.
 _MOST_IN_STREAM = 64
+_ROUTE = f"/{SERVICE}/ModelStreamInfer"
 _RESPONSE = messages.ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER
 
 
@@ -26,7 +30,12 @@ class InferStream:
     No more requests are read, and no more answers made, than the client takes.
     """
 
-    def __init__(self, models: Models, limits: RequestLimits, intake: Intake) -> None:
+    def __init__(self, models: Models, limits: RequestLimits, intake: Intake, read_header: ReadHeader) -> None:
+        """
+        Args:
+            read_header: reads the stream's metadata.
+        """
+        self._read_header = read_header
         self._models = models
         self._limits = limits
         self._intake = intake
@@ -61,6 +70,10 @@ class InferStream:
         await self._responses.put(None)
 
     async def _answer_one(self, data: bytes) -> None:
+        with CallRecord(_ROUTE, self._read_header):
+            await self._answer_recorded(data)
+
+    async def _answer_recorded(self, data: bytes) -> None:
         request = messages.ModelInferRequest()
         releases = collect_releases()
         try:

@@ -26,7 +26,7 @@ _HTTP_SERVER = frozenset(
     {
         "api_server_count", "asc", "disable_access_log_for_endpoints", "disable_uvicorn_access_log",
         "enable_ssl_refresh", "grpc", "h11_max_header_count", "h11_max_incomplete_event_size", "headless",
-        "root_path", "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
+        "ssl_cert_reqs", "ssl_ciphers", "uds", "uvicorn_log_level",
     }
 )  # fmt: skip
 _COMPILATION = frozenset({"enforce_eager", "compilation_config", "cc", "optimization_level"})

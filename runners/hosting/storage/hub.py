@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import (  # type: ignore[attr-defined]
     are_progress_bars_disabled,
@@ -20,6 +19,7 @@ from runners.core.errors import ArgumentsError, ModelLoadError
 from runners.hosting.storage.initializer import read_patterns
 from runners.hosting.storage.progress import Progress
 from runners.hosting.storage.uris import PATTERN_VARIABLES
+from runners.modeling.hub_errors import explain_hub_error
 
 
 def download_from_hub(uri: str, folder: Path, progress: Progress) -> None:
@@ -45,7 +45,7 @@ def download_from_hub(uri: str, folder: Path, progress: Progress) -> None:
     )
     progress.expect("", sum(file.size or 0 for file in files))
     progress.check_room()
-    with _without_progress_bars():
+    with _without_progress_bars(), _explain_refusals(repository, revision):
         Storage.download(f"hf://{repository}:{info.sha}", str(folder))
     # Killed processes leave these; huggingface_hub never resumes them.
     for path in folder.glob(".cache/huggingface/download/**/*.incomplete"):
@@ -56,17 +56,22 @@ def download_from_hub(uri: str, folder: Path, progress: Progress) -> None:
 
 
 def _find_model(repository: str, revision: str) -> ModelInfo:
-    try:
+    with _explain_refusals(repository, revision):
         return HfApi().model_info(repository, revision=revision or None, files_metadata=True)
-    except GatedRepoError as error:
-        raise ModelLoadError(f"{repository} is gated: set HF_TOKEN to a token that has access to it") from error
-    except RepositoryNotFoundError as error:
-        raise ModelLoadError(
-            f"there is no model {repository} on the hub, or it is private and HF_TOKEN is not set to a token that has "
-            "access to it"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelLoadError(f"{repository} has no revision {revision!r}") from error
+
+
+@contextlib.contextmanager
+def _explain_refusals(repository: str, revision: str) -> Iterator[None]:
+    """
+    Raises:
+        ModelLoadError: instead of an error whose cause is the hub's answer.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (reason := explain_hub_error(repository, revision, error)) is None:
+            raise
+        raise ModelLoadError(reason) from error
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def budget() -> BodyBudget:
 
 @pytest.fixture
 def application(budget: BodyBudget) -> RequestPass:
-    endpoints = Endpoints([Route("/", count, methods=["POST"]), Route("/fail", fail, methods=["POST"])])
+    endpoints = Endpoints({"server": [Route("/", count, methods=["POST"]), Route("/fail", fail, methods=["POST"])]})
     return RequestPass(endpoints, endpoints, Access(Arguments()), budget)
 
 

@@ -42,7 +42,7 @@ async def answer_options(scope: Scope, receive: Receive, send: Send) -> None:
 
 def make_pass(arguments: Arguments) -> RequestPass:
     routes = [Route("/id", tell_id), Route("/read", read, methods=["POST"]), Route("/fail", fail)]
-    return RequestPass(Endpoints(routes), answer_options, Access(arguments), BodyBudget(60_000))
+    return RequestPass(Endpoints({"server": routes}), answer_options, Access(arguments), BodyBudget(60_000))
 
 
 def ask(

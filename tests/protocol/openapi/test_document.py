@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from typing import Any
 
 import jsonschema
@@ -53,12 +54,12 @@ def test_every_route_is_described_and_nothing_else(prefix: str, model_folder: Mo
     routes = create_routes(make_context(models, arguments, prefix))
     served = {
         (method.lower(), route.path.replace(":path}", "}"))
-        for route in routes
+        for route in chain.from_iterable(routes.values())
         if route.path not in FALLBACKS
         for method in route.methods or ["GET" if route.path.startswith("/openai/v1/models") else "POST"]
         if method != "HEAD"
     }
-    [document] = [route for route in routes if route.path == "/openapi.json"]
+    [document] = [route for route in routes["server"] if route.path == "/openapi.json"]
     described = read_document(TestClient(document.app))
     assert {(method, path) for method, path, _ in operations(described)} - BENTOML_OPERATIONS == served
 
@@ -145,7 +146,7 @@ def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
     for given, own in ((arguments, {"502", "504"}), (arguments.model_copy(update={"predictor_host": None}), set())):
         document = describe_server(
             make_context(models_of(create_runner(given)), given),
-            [describe for _, describe in PROTOCOLS],
+            [describe for _, _, describe in PROTOCOLS],
         )
         for path in ("/v1/models/{name}:predict", "/v2/models/{name}/infer"):
             assert {"502", "504"} & {*document["paths"][path]["post"]["responses"]} == own
@@ -154,7 +155,7 @@ def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:
 def test_before_the_model_is_loaded_there_is_a_document_without_examples(model_folder: ModelFolder) -> None:
     arguments = Arguments(model_dir=str(model_folder("bert", "fill_mask")))
     routes = create_routes(make_context(models_of(create_runner(arguments)), arguments))
-    [document] = [route for route in routes if route.path == "/openapi.json"]
+    [document] = [route for route in routes["server"] if route.path == "/openapi.json"]
     described = read_document(TestClient(document.app))
     content = described["paths"]["/v1/models/{name}:predict"]["post"]["requestBody"]["content"]
     assert "examples" not in content["application/json"]

@@ -81,7 +81,7 @@ def test_environment_names_every_argument() -> None:
         "predictor_request_retries": 2, "enable_predictor_health_check": True, "return_token_type_ids": True,
         "return_probabilities": True, "return_raw_logits": False, "return_offsets_mapping": True,
         "enable_grpc": False, "grpc_port": 9, "grpc_max_send_message_length": 8, "grpc_max_receive_message_length": 7,
-        "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
+        "root_path": "/models/ner", "ssl_certfile": "/c", "ssl_keyfile": "/k", "ssl_ca_certs": "/a", "max_batch_tokens": 64,
         "api_key": ("a", "b"), "api_key_file": "/keys", "admin_api_key": ("c",), "admin_api_key_file": "/admins",
         "enable_repository": True,
         "labels": True, "top_k": 3, "threshold": 0.25, "function_to_apply": "sigmoid", "targets": ("paris", "rome"),

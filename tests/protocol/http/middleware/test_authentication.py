@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -65,7 +66,7 @@ def keyed(served: Served) -> TestClient:
 def test_every_route_that_is_not_listed_asks_for_a_key(served: Served) -> None:
     routes = create_routes(make_context(served.models, served.arguments))
     asked = 0
-    for route in routes:
+    for route in chain.from_iterable(routes.values()):
         path = re.sub(r"{(\w+)(:path)?}", "model", route.path)
         for method in route.methods or ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"):
             answer = served.client.request(method, path)

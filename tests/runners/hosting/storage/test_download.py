@@ -609,13 +609,13 @@ def test_wrong_objects(uri: str, environment: dict[str, str], message: str, fetc
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("hf://owner/none", "there is no model owner/none on the hub, or it is private and HF_TOKEN is not set to a token that has access to it"),
-        ("hf://owner/model:none", "owner/model has no revision 'none'"),
-        ("hf://owner/gated", "hf://owner/gated cannot be downloaded: HuggingFace authentication failed. Set HF_TOKEN or request access to the gated repository."),
+        ("hf://owner/none", "there is no model owner/none on the hub ({hub}/owner/none), or it is private and HF_TOKEN is not set to a token that has access to it"),
+        ("hf://owner/model:none", "owner/model has no revision 'none': set --model_revision to one that {hub}/owner/model lists"),
+        ("hf://owner/gated", "owner/gated is gated: accept its terms at {hub}/owner/gated, and set HF_TOKEN to the token of an account with access"),
     ],
 )  # fmt: skip
 def test_wrong_hub_ids(uri: str, message: str, fetch: Fetch, hub: Hub) -> None:
-    assert fetch.fail(uri) == f"ModelLoadError: {message}"
+    assert fetch.fail(uri) == f"ModelLoadError: {message.replace('{hub}', hub.url)}"
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, fetch: Fetch) -> None:
