@@ -33,13 +33,14 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--callers", type=int, default=64, help="requests at once")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which callers ask")
+    parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="a further one of the server")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak"))
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     tally = Tally()
     with tempfile.TemporaryDirectory() as name:
         models = make_models(Path(name))
-        server = start_server(models, Path(name), given.workers)
+        server = start_server(models, Path(name), f"workers={given.workers}", *given.arg)
         raise_file_limit()
         try:
             phases = uvloop.run(_drive(server, models, tally, given))

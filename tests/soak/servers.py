@@ -46,8 +46,8 @@ def make_models(folder: Path) -> dict[str, Path]:
     return made
 
 
-def start_server(models: dict[str, Path], folder: Path, workers: int) -> ServerProcess:
-    """Start `bentoml serve` of the models and wait until they are ready.
+def start_server(models: dict[str, Path], folder: Path, *more: str) -> ServerProcess:
+    """Start `bentoml serve` of the models, with `more` arguments, and wait until they are ready.
 
     Raises:
         AssertionError: they are not.
@@ -55,8 +55,7 @@ def start_server(models: dict[str, Path], folder: Path, workers: int) -> ServerP
     declared = [{"name": name, "model_dir": str(path)} for name, path in models.items()]
     models_file = folder / "models.json"
     models_file.write_text(json.dumps({**_LIMITS, "backend": "huggingface", "models": declared}))
-    given = {"models_file": models_file, "enable_repository": "true", "workers": workers}
-    words = [f"--arg={name}={value}" for name, value in given.items()]
+    words = [f"--arg={word}" for word in (f"models_file={models_file}", "enable_repository=true", *more)]
     path = os.pathsep.join([str(_HEAPS), *filter(None, [os.environ.get("PYTHONPATH")])])
     server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], folder, {"PYTHONPATH": path})
     try:
