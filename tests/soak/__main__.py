@@ -47,10 +47,7 @@ def main() -> int:
         finally:
             code = server.terminate()
         log = server.output
-    if code:
-        tally.unanswered += 1
-        tally.blame(f"the server ended with {code}")
-    verdict = judge_run(phases, tally, log)
+    verdict = judge_run(phases, tally, log, code)
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "server.log").write_text(log)
     write_results(given.out, phases, tally, verdict, {**vars(given), "out": str(given.out)})

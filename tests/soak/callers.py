@@ -13,7 +13,7 @@ import grpc
 from tests.soak import grpc_requests, http_requests
 from tests.soak.answers import join_messages, strip
 from tests.soak.grpc_requests import INFER, STREAM, GrpcRequest
-from tests.soak.http_client import Connection, Response
+from tests.soak.http_client import Connection, LostError, Response
 from tests.soak.http_requests import NUMBER, HttpRequest, with_number
 from tests.soak.tally import Tally
 
@@ -44,8 +44,7 @@ class HttpCaller:
                 response = await self._exchange(data)
         except (OSError, TimeoutError, ValueError) as error:
             self.close()
-            self._tally.unanswered += 1
-            self._tally.blame(f"{request.kind}: no answer ({error!r}) to {data[:300]!r}")
+            await self._tally.count_unanswered(f"{request.kind}: no answer ({error!r}) to {data[:300]!r}")
             return
         self._tally.count(request.kind, response.status, time.perf_counter() - started)
         if request.closes:
@@ -54,8 +53,7 @@ class HttpCaller:
             response.status != 503
             and not request.answers.is_right(response.status, strip(response).replace(label, NUMBER))
         ):
-            self._tally.wrong += 1
-            self._tally.blame(f"{request.kind}: {response.status} {response.body[:300]!r} to {data[:400]!r}")
+            self._tally.count_wrong(f"{request.kind}: {response.status} {response.body[:300]!r} to {data[:400]!r}")
 
     async def _exchange(self, data: bytes) -> Response:
         # A server closes an idle connection only after a minute, so that each answer is due.
@@ -87,13 +85,11 @@ class GrpcCaller:
         except grpc.aio.AioRpcError as error:
             code, answer = error.code().name, (error.details() or "").encode()
         if code not in request.codes and code in _NO_ANSWER:
-            self._tally.unanswered += 1
-            self._tally.blame(f"{request.kind}: no answer ({code}: {answer.decode()})")
+            await self._tally.count_unanswered(f"{request.kind}: no answer ({code}: {answer.decode()})")
             return
         self._tally.count(request.kind, code, time.perf_counter() - started)
         if code not in request.codes or (code != "UNAVAILABLE" and not request.answers.is_right(code, answer)):
-            self._tally.wrong += 1
-            self._tally.blame(f"{request.kind}: {code} {answer[:300]!r} to {request.data[0][:300]!r}")
+            self._tally.count_wrong(f"{request.kind}: {code} {answer[:300]!r} to {request.data[0][:300]!r}")
 
     def start(self, request: GrpcRequest) -> Any:
         """Start a call that may be cancelled."""
@@ -143,21 +139,25 @@ class Leaver:
         await self._leave(http_requests.streaming_request(_STREAMED_TOKENS), None)
 
     async def cancel_call(self) -> None:
-        """Cancel a call of gRPC; of a stream most often after a message."""
+        """Cancel a call of gRPC, or a stream, a moment after its start."""
         call = self._grpc.start(self._random.choice(self._calls))
         await asyncio.sleep(self._random.uniform(0, _LEAVING_SECONDS))
         call.cancel()
         self._tally.left += 1
 
     async def _leave(self, data: bytes, seconds: float | None) -> None:
+        """Send data, and leave after so many seconds, or when the first byte has come back."""
         data, _ = with_number(data, self._tally.requests)
-        connection = await Connection.open(self._port)
-        connection.write(data)
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
-                await (connection.wait_for_data() if seconds is None else asyncio.sleep(seconds))
-        except TimeoutError:
-            self._tally.unanswered += 1
-            self._tally.blame(f"no first token within {ANSWER_SECONDS:g} s")
+                connection = await Connection.open(self._port)
+                connection.write(data)
+                if seconds is not None:
+                    await asyncio.sleep(seconds)
+                elif not await connection.wait_for_data():
+                    raise LostError("the connection ended before the first token")
+        except (OSError, TimeoutError) as error:
+            await self._tally.count_unanswered(f"leaving: {error!r}")
+            return
         connection.close(reset=self._random.random() < 0.5)
         self._tally.left += 1

@@ -55,14 +55,12 @@ class Reloader:
                 async with asyncio.timeout(_LOADED_SECONDS):
                     response = await connection.ask(request)
             except (OSError, TimeoutError) as error:
-                self._tally.unanswered += 1
-                self._tally.blame(f"no answer ({error!r}) to the {verb} of {name}")
+                await self._tally.count_unanswered(f"no answer ({error!r}) to the {verb} of {name}")
                 return
             finally:
                 connection.close()
             if response.status != 200:
-                self._tally.wrong += 1
-                self._tally.blame(f"{verb} of {name}: {response.status} {response.body!r}")
+                self._tally.count_wrong(f"{verb} of {name}: {response.status} {response.body!r}")
 
 
 class Driver:

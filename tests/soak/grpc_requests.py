@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +57,12 @@ def make_requests() -> list[GrpcRequest]:
     return [*_infer(), *_streams(), *_others(), *_wrong()]
 
 
-def infer_message(model: str, *texts: str, raw: bool = False, number: int = 0, **parameters: Any) -> bytes:
+def infer_message(
+    model: str, *texts: str, raw: bool = False, number: int = 0, parameters: Mapping[str, Any] | None = None
+) -> bytes:
     """A ModelInferRequest of these texts."""
     request = messages.ModelInferRequest(model_name=model, id=str(number))
-    set_parameters(request.parameters, parameters)
+    set_parameters(request.parameters, dict(parameters or {}))
     tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[len(texts)])
     if raw:
         request.raw_input_contents.append(to_binary("BYTES", texts))
@@ -78,8 +80,8 @@ def _infer() -> Iterator[GrpcRequest]:
         texts = asked.get(task, (text, "another"))
         for raw in (False, True):
             weight = _OFTEN if task == "text_embedding" else _USUAL
-            yield GrpcRequest(f"grpc {task}", INFER, [infer_message(task, *texts, raw=raw, **options)], weight)
-    data = infer_message(GENERATION, "a text", **_GREEDY)
+            yield GrpcRequest(f"grpc {task}", INFER, [infer_message(task, *texts, raw=raw, parameters=options)], weight)
+    data = infer_message(GENERATION, "a text", parameters=_GREEDY)
     yield GrpcRequest(f"grpc {GENERATION}", INFER, [data], _SELDOM)
     yield GrpcRequest("grpc spare", INFER, [infer_message(SPARE, "a")], _USUAL, frozenset({"OK", "UNAVAILABLE"}))
 
@@ -93,7 +95,7 @@ def _streams() -> Iterator[GrpcRequest]:
     yield GrpcRequest(
         "grpc stream", STREAM, [several[0], wrong, several[1]], _SELDOM, answers=Answers(read_stream_messages)
     )
-    data = [infer_message(GENERATION, "a text", **_GREEDY)]
+    data = [infer_message(GENERATION, "a text", parameters=_GREEDY)]
     yield GrpcRequest("grpc generated stream", STREAM, data, _SELDOM, answers=Answers(read_generated_messages))
 
 
@@ -114,7 +116,7 @@ def _wrong() -> Iterator[GrpcRequest]:
     wrong = [
         (infer_message("nothing", "a"), "NOT_FOUND"),
         (shape.SerializeToString(), "INVALID_ARGUMENT"),
-        (infer_message("text_embedding", "a", dimensions=-1), "INVALID_ARGUMENT"),
+        (infer_message("text_embedding", "a", parameters={"dimensions": -1}), "INVALID_ARGUMENT"),
         (large, "RESOURCE_EXHAUSTED"),
     ]
     for data, code in wrong:

@@ -90,9 +90,10 @@ class Connection(asyncio.Protocol):
         finally:
             self._answered = None
 
-    async def wait_for_data(self) -> None:
-        """Wait until something has come back, or the connection has ended."""
+    async def wait_for_data(self) -> bool:
+        """Wait until something has come back, which is true, or the connection has ended."""
         await self._arrived.wait()
+        return bool(self._buffer)
 
     def close(self, reset: bool = False) -> None:
         """Close the connection; with `reset` by a RST, as a client does that has been killed."""
@@ -145,7 +146,7 @@ def _read_chunks(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
     # Most often the last chunk has not come, so that the others need not be read.
     if not buffer.endswith(b"0\r\n\r\n"):
         return None
-    parts = []
+    parts: list[bytes] = []
     while True:
         line = buffer.find(b"\r\n", start)
         if line < 0:

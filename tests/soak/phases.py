@@ -112,13 +112,17 @@ class Run:
         )  # fmt: skip
 
     async def _scrape(self) -> str:
-        """After memory was read, since a scrape takes some."""
-        connection = await Connection.open(self._port)
+        """What /metrics says, after memory was read, since a scrape takes some; nothing where there is no answer."""
         try:
             async with asyncio.timeout(_SCRAPE_SECONDS):
-                return (await connection.ask(render("GET", "/metrics"))).body.decode()
-        finally:
-            connection.close()
+                connection = await Connection.open(self._port)
+                try:
+                    return (await connection.ask(render("GET", "/metrics"))).body.decode()
+                finally:
+                    connection.close()
+        except (OSError, TimeoutError) as error:
+            await self._tally.count_unanswered(f"no metrics at rest: {error!r}")
+            return ""
 
 
 def find_unfinished(metrics: str) -> tuple[str, ...]:

@@ -33,9 +33,12 @@ class Holdings:
 
 
 def find_processes(root: int) -> list[psutil.Process]:
-    """A process and all that it has started."""
-    process = psutil.Process(root)
-    return [process, *process.children(recursive=True)]
+    """A process and all that it has started; none once it has ended."""
+    try:
+        process = psutil.Process(root)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def weigh(root: int) -> Holdings:

@@ -15,10 +15,11 @@ from tests.soak.verdict import Verdict, find_measured, judge
 MIB = 2**20
 
 
-def judge_run(phases: Sequence[Phase], tally: Tally, log: str) -> Verdict:
+def judge_run(phases: Sequence[Phase], tally: Tally, log: str = "", code: int = 0) -> Verdict:
     """
     Args:
         log: what the server has said.
+        code: how it ended when it was told to.
     """
     counts = {
         "threads": [phase.held.threads for phase in phases],
@@ -30,6 +31,7 @@ def judge_run(phases: Sequence[Phase], tally: Tally, log: str) -> Verdict:
         "wrong answers": tally.wrong,
         "rests in which requests were not over": sum(bool(phase.unfinished) for phase in phases),
         "changes of the server's processes": count_changes(phases),
+        "as the exit code of the server": code,
         "tracebacks in the log": log.count("Traceback (most recent call last)"),
     }
     requests = [phase.requests for phase in phases]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from array import array
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 _MOST_SHOWN = 20
+_PAUSE_SECONDS = 0.1
 
 
 @dataclass
@@ -36,8 +38,18 @@ class Tally:
         self.statuses[f"{kind}: {status}"] += 1
         self.latencies[kind].append(seconds)
 
-    def blame(self, fault: str) -> None:
-        """Keep an example of what went wrong."""
+    async def count_unanswered(self, fault: str) -> None:
+        """Count a request without an answer, and wait: where there is no server any more, all end at once."""
+        self.unanswered += 1
+        self._keep(fault)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+    def count_wrong(self, fault: str) -> None:
+        """Count a wrong answer."""
+        self.wrong += 1
+        self._keep(fault)
+
+    def _keep(self, fault: str) -> None:
         if len(self.examples) < _MOST_SHOWN:
             self.examples.append(fault)
 

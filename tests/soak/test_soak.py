@@ -62,7 +62,7 @@ async def drive(pid: int, port: int) -> tuple[list[Phase], Tally, Verdict]:
         await traffic.close()
         for caller in callers:
             caller.close()
-    return run.phases, tally, judge_run(run.phases, tally, "")
+    return run.phases, tally, judge_run(run.phases, tally)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from statistics import NormalDist
@@ -137,7 +137,7 @@ class Verdict:
 
 
 def judge(
-    requests: Sequence[int], memory: Sequence[int], counts: dict[str, Sequence[int]], faults: dict[str, int]
+    requests: Sequence[int], memory: Sequence[int], counts: Mapping[str, Sequence[int]], faults: Mapping[str, int]
 ) -> Verdict:
     """
     Args:
