@@ -17,7 +17,7 @@ from tests.soak.answers import (
     read_stream_messages,
     read_tensor_message,
 )
-from tests.soak.servers import ENCODERS, GENERATION, MOST_BYTES, SPARE
+from tests.soak.servers import ENCODERS, GENERATION, MOST_MESSAGE_BYTES, SPARE
 from tests.wire import set_parameters, to_binary
 
 SERVICE = "/inference.GRPCInferenceService"
@@ -110,7 +110,7 @@ def _others() -> Iterator[GrpcRequest]:
 
 
 def _wrong() -> Iterator[GrpcRequest]:
-    large = infer_message("text_embedding", *["a text"] * (MOST_BYTES // 8))
+    large = infer_message("text_embedding", *["a text"] * (MOST_MESSAGE_BYTES // 8))
     shape = messages.ModelInferRequest(model_name="text_embedding")
     shape.inputs.add(name="input-0", datatype="BYTES", shape=[3]).contents.bytes_contents.append(b"a")
     wrong = [

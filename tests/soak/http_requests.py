@@ -16,9 +16,11 @@ from tests.soak.servers import GENERATION, MOST_BYTES, SPARE
 # It stands for the number of the request: what is sent but once must not be kept.
 NUMBER = b"@@@@@@@@"
 _OK = frozenset({200})
-# Of how many texts there are requests, and of how many one that is read in a thread is.
+# Of how many texts there are requests, and of how many a large one is.
 _TEXTS = 40
-_LARGE = 300
+_LARGE = 100
+# Above it the server reads a body in a thread: bytes.
+_INLINE_BYTES = 2**18
 _READ_TENSORS = '"binary_data_output": true'
 _JSON = {"content-type": "application/json"}
 # Weights of kinds: a wrong one is cheap, generation and large bodies are not.
@@ -180,12 +182,12 @@ def _numbered() -> Iterator[HttpRequest]:
 def _large() -> Iterator[HttpRequest]:
     """Bodies that are read in a thread, plain and compressed, and answers that are compressed."""
     texts = [*docstrings()[:_LARGE]]
-    body = _dump({"instances": [text[:60] for text in texts]})
+    body = _dump({"instances": [text[:60] for text in texts]}).ljust(_INLINE_BYTES + 1)
     assert len(body) < MOST_BYTES
     path = "/v1/models/sequence_classification:predict"
-    yield HttpRequest("v1 large", render("POST", path, body), _RARE)
     headers = {"content-encoding": "gzip", "accept-encoding": "gzip"}
     yield HttpRequest("v1 large gzip", render("POST", path, gzip.compress(body), headers), _RARE)
+    yield HttpRequest("v1 large", render("POST", path, body), _RARE)
     yield _predict("v1 gzip", "text_embedding", texts[:4], _SELDOM, **{"accept-encoding": "gzip"})
 
 

@@ -25,11 +25,12 @@ GENERATION = "text_generation"
 _ONE_LAYER = {"num_hidden_layers": 1, "n_layers": 1}
 # It is loaded and unloaded, again and again.
 SPARE = "spare"
-# So small that bodies and messages above them are cheap to send: bytes.
-MOST_BYTES = 2**18
+# So small that bodies and messages above them are cheap to send: bytes. Bodies over 256 KiB are read in threads.
+MOST_BYTES = 2**19
+MOST_MESSAGE_BYTES = 2**17
 _LIMITS = {
     "max_request_bytes": MOST_BYTES,
-    "grpc_max_receive_message_length": MOST_BYTES,
+    "grpc_max_receive_message_length": MOST_MESSAGE_BYTES,
     "header_timeout": 5,
     "body_timeout": 5,
     "answer_timeout": 20,
