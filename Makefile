@@ -5,10 +5,12 @@ export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
 	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
-	bench-generation bench-infinity bench-models bench-start bench-summary bench-wires lint clean
+	bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary bench-wires lint \
+	clean prometheus
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
+PROMETHEUS := .prometheus
 
 # Serves the model in ARGS; without ARGS a small real one that needs no hub.
 serve: $(VENV)/installed $(if $(findstring --model,$(ARGS)),,$(SENTIMENT)/model.safetensors)
@@ -66,6 +68,7 @@ stubs: $(VENV)/installed-test
 TEST_WORKERS ?= 2
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	-@$(MAKE) --silent $(SUITE)/fetched
+	-@$(MAKE) --silent prometheus
 	$(PYTHON) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 # Builds the image of a Bento with buildah, a package of Debian, and runs it.
@@ -137,9 +140,17 @@ bench-generation: $(VENV)/installed-bench
 bench-start: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.start $(BENCH_START)
 
+# Measures memory and texts a second by model size; BENCH_SIZING=--write writes them into docs/how-to/operations.md.
+bench-sizing: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.sizing $(BENCH_SIZING)
+
 # Measures two models in one server; BENCH_MODELS are options.
 bench-models: $(VENV)/installed-bench
 	$(PYTHON) -m benchmarks.several_models $(BENCH_MODELS)
+
+# Measures what records of requests and metrics cost; BENCH_METRICS are options.
+bench-metrics: $(VENV)/installed-bench
+	$(PYTHON) -m benchmarks.metrics_cost $(BENCH_METRICS)
 
 # Writes the figures and the plot of docs/explanation/performance.md from RESULTS, a results.json of bench-encoders.
 RESULTS ?= benchmarks/results/results.json
@@ -219,6 +230,12 @@ $(SUITE)/fetched: tests/vllm_suite/fetch.py | $(VENV)/installed
 	$(PYTHON) -m tools.requirements extra cuda | xargs -I {} $(PYTHON) -m tests.vllm_suite.fetch {} $(SUITE)
 	@touch $@
 
+# Prometheus and promtool for the tests, from Debian's package; without them these tests are skipped.
+prometheus: $(PROMETHEUS)/usr/bin/promtool
+$(PROMETHEUS)/usr/bin/promtool:
+	@mkdir -p $(PROMETHEUS)
+	cd $(PROMETHEUS) && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+
 # A server for comparison, with this server's version of torch, which a machine with CPU wheels has.
 $(VENV)-infinity/installed:
 	python3 -m venv $(VENV)-infinity
@@ -236,4 +253,4 @@ $(VENV)-onnx/installed: pyproject.toml
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx \
-		$(VENV)-triton $(SUITE)
+		$(VENV)-triton $(SUITE) $(PROMETHEUS)

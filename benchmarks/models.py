@@ -30,6 +30,22 @@ NLI_SIZES: dict[str, tuple[Any, Any, dict[str, int]]] = {
         {"num_hidden_layers": 6, "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12},
     ),
 }
+# Encoders from the smallest to the largest that is common: their class, their config and their dimensions.
+SIZES: dict[str, tuple[Any, Any, dict[str, int]]] = {
+    "BERT-tiny": (
+        BertForSequenceClassification,
+        BertConfig,
+        {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2},
+    ),
+    "MiniLM-L6": NLI_SIZES["MiniLM"],
+    "DistilBERT": NLI_SIZES["DistilBERT"],
+    "BERT-base": (BertForSequenceClassification, BertConfig, {}),
+    "BERT-large": (
+        BertForSequenceClassification,
+        BertConfig,
+        {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
+    ),
+}
 TASKS = ("sequence_classification", "token_classification", "fill_mask", "text_embedding")
 
 
@@ -52,6 +68,12 @@ def make_nli_model(size: str, folder: Path) -> Path:
     names = dict(enumerate(("contradiction", "neutral", "entailment")))
     config = config_class(id2label=names, label2id={name: index for index, name in names.items()}, **dimensions)
     return _save(model_class, config, folder)
+
+
+def make_sized_model(size: str, folder: Path) -> Path:
+    """A model for sequence classification, of one of `SIZES`."""
+    model_class, config_class, dimensions = SIZES[size]
+    return _save(model_class, config_class(**dimensions), folder)
 
 
 def _save(model_class: Any, config: PretrainedConfig, folder: Path) -> Path:

@@ -26,6 +26,7 @@ from pathlib import Path
 from benchmarks.cpu import serving, wait_until_idle
 from benchmarks.load import Load, bodies, drive, drive_grpc
 from benchmarks.machine import describe, machine
+from benchmarks.memory import measure_memory
 from benchmarks.models import make_model
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, count_tokens, free_port, sample, serve, serve_words
@@ -165,7 +166,7 @@ def _repeat_loads(url: str, texts: list[str]) -> None:
             request = urllib.request.Request(f"{url}/v2/repository/models/{_NAMES[1]}/{verb}", method="POST")
             urllib.request.urlopen(request, timeout=120).close()
         asyncio.run(_load(_path(url, _NAMES[1]), texts, 4, 0.5))
-        sizes.append(worker.memory_full_info().pss / 1e6)
+        sizes.append(measure_memory([worker]))
     sys.stdout.write(
         f"memory after {_CYCLES} further cycles of unload, load and requests / after the first: "
         f"{sizes[-1] / sizes[0]:.3f}; MB {_list(sizes)}\n"

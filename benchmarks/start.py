@@ -27,6 +27,7 @@ import psutil
 from benchmarks.cpu import cpu_seconds
 from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
+from benchmarks.memory import measure_memory
 from benchmarks.models import TASKS, make_model
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, sample, serve, serve_words
@@ -92,20 +93,16 @@ def start(folder: Path, model: Path, cache: Path) -> Start:
         workers = server.children(recursive=True)
         processes = [server, *workers]
         cpu = cpu_seconds(processes)
-        parent, worker = _memory([server]), _memory(workers)
+        parent, worker = measure_memory([server]), measure_memory(workers)
         requests = bodies("v1", sample(), 1)
         asyncio.run(drive(url + "/v1/models/model:predict", requests, 8, 1, _LOAD_SECONDS))
-        return Start(first_answer, ready, cpu, parent, worker, _memory(processes))
+        return Start(first_answer, ready, cpu, parent, worker, measure_memory(processes))
 
 
 def _is_ready(url: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(url + "/v2/health/ready", timeout=5):
         return True
     return False
-
-
-def _memory(processes: list[psutil.Process]) -> float:
-    return float(sum(process.memory_full_info().pss for process in processes)) / 1e6
 
 
 def make_table(first: dict[str, list[Start]], later: dict[str, list[Start]]) -> str:

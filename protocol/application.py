@@ -9,7 +9,6 @@ from protocol.context import ServerContext, make_context
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.latency import LogLatency
 from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.kserve_v1 import openapi as kserve_v1_document
@@ -25,6 +24,8 @@ from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
 from runners.core.models import Models
+from runners.core.request_metrics import count_request
+from runners.core.request_record import add_observer
 
 # One line for each protocol: its name in metrics and logs, its routes, and its part of the OpenAPI document. Routes are
 # tried in this order.
@@ -42,16 +43,16 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     Args:
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
     """
+    add_observer(count_request)
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
     options = ForwardPreflights(ReportAllowedMethods(endpoints, models), context)
-    application = RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
-    return LogLatency(application) if arguments.enable_latency_logging else application
+    return RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
 
 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     """The routes by protocol, in the order in which they are tried."""
     return {
         **{name: routes(context) for name, routes, _ in PROTOCOLS},
-        SERVER: [*openapi.routes(context, [describe for _, _, describe in PROTOCOLS]), metrics_route()],
+        SERVER: [*openapi.routes(context, [describe for _, _, describe in PROTOCOLS]), metrics_route(context.models)],
     }

@@ -6,26 +6,41 @@ import contextlib
 import os
 from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from protocol.http.offload import offload
+from runners.core import generation_metrics
+from runners.core.model_metrics import write_metrics
+from runners.core.models import Models
 
-def metrics_route() -> Route:
-    """`/metrics`."""
-    return Route("/metrics", _metrics)
+
+def metrics_route(models: Models) -> Route:
+    """`/metrics`, in OpenMetrics' format for clients that accept it."""
+
+    async def metrics(request: Request) -> Response:
+        write_metrics(models)
+        encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        # Some ten ms for some hundred series and several workers.
+        return Response(await offload(lambda: encode(_find_registry())), media_type=media_type)
+
+    return Route("/metrics", metrics)
 
 
-async def _metrics(_: Request) -> Response:
-    """The metrics of all workers; BentoML makes the folder to which each writes its own."""
-    registry = REGISTRY
+def _find_registry() -> CollectorRegistry:
+    """The values of all workers, each of which writes its own to a folder."""
+    registry = CollectorRegistry()
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         _forget_dead_workers(Path(folder))
-        registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    else:
+        for each in (REGISTRY, generation_metrics.REGISTRY):
+            registry.register(each)
+    return registry
 
 
 def _forget_dead_workers(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import trustme
 from anyio.from_thread import start_blocking_portal
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["BENTOML_DO_NOT_TRACK"] = "true"
@@ -42,6 +43,10 @@ from tests.servers import free_port
 
 transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+# A machine that is busy with other tests is no reason to fail.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
 
 ModelFolder = Callable[..., Path]
 GeneratorFolder = Callable[[str], Path]

@@ -44,7 +44,7 @@ class ServerProcess:
             self._process = subprocess.Popen(
                 [word.replace("{port}", str(self.port)) for word in words],
                 cwd=folder,
-                # Two servers with one home would delete each other's metrics.
+                # BentoML writes to its home.
                 env={
                     **os.environ,
                     "BENTOML_HOME": str(home / "bentoml"),

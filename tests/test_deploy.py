@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import cattrs
+import cloudcoil.models.keda.v1alpha1 as keda
+import cloudcoil.models.prometheus_operator.v1 as prometheus_operator
 import jsonschema
 import kserve.models
 import kubernetes.client.models
@@ -43,13 +45,14 @@ from runners.core.argument_sources import (
 from runners.core.arguments import Arguments
 from runners.core.command_line import parse_command_line
 from runners.core.errors import ArgumentsError
-from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS
+from runners.core.metric_families import list_families
 from runners.core.models_file import read_models_file
 from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.installation import name_distribution
 from tests.conftest import ModelFolder
+from tests.docs.pages import find_blocks, read_page
 from tests.served import models_of
 from tests.servers import ROOT
 
@@ -64,6 +67,14 @@ BENTOS = {"huggingface-runtime-cpu:latest", "huggingface-runtime-cuda:latest"}
 RAY_IMAGE = "huggingface-runtime-cuda-ray:latest"
 # Changes the owner of compose's volume.
 HELPER_IMAGE = "busybox:stable"
+# What watches the servers of compose, and the port of each.
+MONITOR_PORTS = {"prom/prometheus:v3.5.0": 9090, "grafana/grafana:12.1.0": 3000}
+# Kinds of operators, by the models in packages that are generated from their CRDs.
+OPERATORS = {
+    "ServiceMonitor": prometheus_operator.ServiceMonitor,
+    "PrometheusRule": prometheus_operator.PrometheusRule,
+    "ScaledObject": keda.ScaledObject,
+}
 USER = 1034
 PROBES = {
     "startupProbe": "/v2/health/live",
@@ -211,7 +222,9 @@ def kserve_validator(api_version: str, kind: str) -> Any:
 
 def check_schema(document: Document) -> Iterator[str]:
     content = document.content
-    if document.of_kserve:
+    if document.kind in OPERATORS:
+        yield from check_operator(document)
+    elif document.of_kserve:
         for error in kserve_validator(content["apiVersion"], document.kind).iter_errors(content):
             yield f"{error.json_path}: {error.message}"
     elif "kind" in content:
@@ -230,8 +243,43 @@ def check_schema(document: Document) -> Iterator[str]:
         yield from check_models_file(content)
     elif document.path == "kubernetes/prometheus-adapter.yaml":
         yield from check_adapter_values(content)
+    elif document.path.startswith("observability/grafana/"):
+        yield from check_provisioning(document)
+    elif document.path in ("observability/prometheus.yaml", "observability/rules.yaml"):
+        # promtool reads them in tests/observability.
+        return
     else:
         yield "nothing here knows what this is"
+
+
+def check_operator(document: Document) -> Iterator[str]:
+    """The models drop what they do not know: what is left must be what was written."""
+    try:
+        read = OPERATORS[document.kind].model_validate(document.content)
+    except ValueError as error:
+        yield str(error)
+        return
+    if (left := read.model_dump(mode="json", by_alias=True, exclude_unset=True)) != document.content:
+        yield f"{document.kind} understands {left}"
+
+
+def check_provisioning(document: Document) -> Iterator[str]:
+    """Grafana finds the data source at compose's Prometheus, and the dashboards where compose mounts them."""
+    services = compose()["services"]
+    if "datasources" in document.path:
+        [source] = document.content["datasources"]
+        if source["type"] != "prometheus" or source["url"] not in {f"http://{name}:9090" for name in services}:
+            yield f"there is no {source['type']} at {source['url']}"
+    else:
+        [provider] = document.content["providers"]
+        mounts = [volume.split(":") for volume in services["grafana"]["volumes"]]
+        if provider["options"]["path"] not in {inside for _, inside, *_ in mounts}:
+            yield f"nothing is mounted at {provider['options']['path']}"
+
+
+def compose() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return content
 
 
 def check_bentocloud(content: dict[str, Any]) -> Iterator[str]:
@@ -336,6 +384,8 @@ def check_ports(document: Document) -> Iterator[str]:
         for port in container.get("ports", []):
             inside = int(port.rpartition(":")[2]) if isinstance(port, str) else port["containerPort"]
             own = {BENTOML_PORT, GRPC_PORT} if isinstance(port, str) else {HTTP_PORT, GRPC_PORT}
+            if (monitor := MONITOR_PORTS.get(container["image"])) is not None:
+                own = {monitor}
             if inside not in own | ({RAY_PORT} if container["image"] == RAY_IMAGE else set()):
                 yield f"port {inside} is none of {own}"
         names = {
@@ -358,10 +408,29 @@ def check_ports(document: Document) -> Iterator[str]:
         for port in document.content["spec"]["ports"]:
             if port["targetPort"] not in ports:
                 yield f"targetPort {port['targetPort']} is no port of the pods"
+    if document.kind == "ServiceMonitor":
+        yield from check_monitored_services(document)
     for each in walk(document.content):
         for name in ("prometheus.kserve.io/port", "prometheus.io/port"):
             if each.get(name, str(HTTP_PORT)) != str(HTTP_PORT):
                 yield f"{name} is {each[name]}"
+
+
+def check_monitored_services(document: Document) -> Iterator[str]:
+    """The Services that are selected are those of this folder, and have the port."""
+    services = by_name("Service")
+    [selected] = document.content["spec"]["selector"]["matchExpressions"]
+    with_label = {
+        name
+        for name, service in services.items()
+        if service.content["metadata"].get("labels", {}).get(selected["key"]) in selected["values"]
+    }
+    if with_label != {*selected["values"]}:
+        yield f"{selected['values']} are not the Services {[*services]}"
+    for endpoint in document.content["spec"]["endpoints"]:
+        for name in with_label:
+            if endpoint["port"] not in [port["name"] for port in services[name].content["spec"]["ports"]]:
+                yield f"{name} has no port {endpoint['port']}"
 
 
 @cache
@@ -389,13 +458,18 @@ def check_paths(document: Document) -> Iterator[str]:
         for name in ("prometheus.kserve.io/path", "prometheus.io/path"):
             if not is_route(each.get(name, "/metrics")):
                 yield f"{name} is {each[name]}"
+    if document.kind == "ServiceMonitor":
+        paths = [endpoint["path"] for endpoint in document.content["spec"]["endpoints"]]
+    else:
+        paths = [each["metrics_path"] for each in walk(document.content) if "metrics_path" in each]
+    yield from (f"nothing is scraped at {path}" for path in paths if not is_route(path))
 
 
 def check_images(document: Document) -> Iterator[str]:
     if document.path.startswith("bentocloud/") and document.content["bento"] not in BENTOS:
         yield f"there is no Bento {document.content['bento']}"
     for container in containers(document):
-        if "image" in container and container["image"] not in BENTOS | {RAY_IMAGE, HELPER_IMAGE}:
+        if "image" in container and container["image"] not in BENTOS | {RAY_IMAGE, HELPER_IMAGE, *MONITOR_PORTS}:
             yield f"there is no image {container['image']}"
 
 
@@ -422,8 +496,8 @@ def check_gpu_type(document: Document) -> Iterator[str]:
 
 @cache
 def exposed_metrics() -> frozenset[str]:
-    """The gauges of this server, and vLLM's by its source, since a model would have to be loaded for them."""
-    own = {gauge._name for gauge in (WAITING_TEXTS, RUNNING_TEXTS)}
+    """The metrics of this server, and vLLM's by its source, since a model would have to be loaded for them."""
+    own = {family.name for family in list_families()}
     package = importlib.util.find_spec("vllm")
     assert package is not None
     assert package.origin is not None
@@ -533,6 +607,12 @@ BROKEN = [
     (check_schema, "bentocloud/cpu.yaml", "concurrency: 32", "concurency: 32", "traffic has no concurency"),
     (check_schema, "bentocloud/cpu.yaml", "huggingface_runtime:", "runtime:", "no service runtime"),
     (check_schema, "compose.yaml", "stop_grace_period:", "stop_grace:", "stop_grace"),
+    (check_schema, "observability/service-monitor.yaml", "scrapeTimeout:", "scrapeTimeOut:", "ServiceMonitor understands"),
+    (check_schema, "observability/service-monitor.yaml", "operator: In", "operators: In", "operator"),
+    (check_schema, "observability/scaled-object.yaml", "maxReplicaCount: 8", "maxReplicas: 8", "ScaledObject understands"),
+    (check_schema, "observability/scaled-object.yaml", "pollingInterval: 15", "pollingInterval: often", "pollingInterval"),
+    (check_schema, "observability/grafana/provisioning/datasources/prometheus.yaml", "//prometheus:", "//prom:", "there is no prometheus at"),
+    (check_schema, "observability/grafana/provisioning/dashboards/files.yaml", "grafana/dashboards", "dashboards", "nothing is mounted at"),
     (check_schema, "models.yaml", "aggregation_strategy:", "aggregation:", "unknown argument 'aggregation' of model 'ner'"),
     (check_schema, "kubernetes/prometheus-adapter.yaml", "  custom:", "  customs:", "customs"),
     (check_arguments, "kserve/inference-services/sequence-classification.yaml", "--return_probabilities", "--return_probs", "return_probs"),
@@ -548,6 +628,10 @@ BROKEN = [
     (check_ports, "kubernetes/encoder/service.yaml", "targetPort: grpc", "targetPort: rpc", "rpc"),
     (check_ports, "compose.yaml", "3000:3000", "3000:8080", "8080"),
     (check_ports, "kubernetes/encoder/deployment.yaml", 'io/port: "8080"', 'io/port: "8081"', "prometheus.io/port"),
+    (check_ports, "observability/service-monitor.yaml", "- huggingface-encoder", "- huggingface-encoders", "are not the Services"),
+    (check_ports, "observability/service-monitor.yaml", "port: http", "port: https", "has no port https"),
+    (check_paths, "observability/service-monitor.yaml", "path: /metrics", "path: /metric", "nothing is scraped at /metric"),
+    (check_paths, "observability/prometheus.yaml", "path: /metrics", "path: /metric", "nothing is scraped at /metric"),
     (check_paths, "kubernetes/encoder/deployment.yaml", "/v2/health/ready", "/v2/health/live", "readinessProbe"),
     (check_paths, "kubernetes/encoder/deployment.yaml", "startupProbe:", "startProbe:", "startupProbe"),
     (check_paths, "kserve/serving-runtime-cpu.yaml", "path: /metrics", "path: /metric", "/metric"),
@@ -558,8 +642,9 @@ BROKEN = [
     (check_user, "kserve/serving-runtime-cpu.yaml", "        runAsUser: 1034\n", "", "runs as None"),
     (check_user, "kserve/serving-runtime-cpu.yaml", "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "may become root"),
     (check_gpu_type, "bentocloud/gpu.yaml", "nvidia-l4", "l4", "knows no l4"),
-    (check_metrics, "kubernetes/encoder/hpa.yaml", "runtime_waiting_texts", "runtime_queued_texts", "runtime_queued_texts"),
+    (check_metrics, "kubernetes/encoder/hpa.yaml", "runtime_waiting_tokens", "runtime_queued_tokens", "runtime_queued_tokens"),
     (check_metrics, "kubernetes/prometheus-adapter.yaml", "vllm:num_requests_waiting{", "vllm:num_requests_queued{", "vllm:num_requests_queued"),
+    (check_metrics, "observability/scaled-object.yaml", "(runtime_waiting_tokens", "(runtime_queued_tokens", "runtime_queued_tokens"),
     (check_metrics, "kserve/inference-services/text-embedding.yaml", "sum(runtime_running_texts", "sum(runtime_run_texts", "runtime_run_texts"),
     (check_runtime, "kserve/cluster-serving-runtime-cpu.yaml", "{{.Name}}", "model", "not named after"),
     (check_runtime, "kserve/cluster-serving-runtime-cpu.yaml", "autoSelect: true", "autoSelect: true\n      priority: 1", "priority"),
@@ -590,7 +675,8 @@ def test_every_check_is_shown_to_find_something() -> None:
 
 def test_no_file_escapes() -> None:
     others = {str(path.relative_to(DEPLOY)) for path in FILES if path.suffix != ".yaml"}
-    assert others == {"README.md", "__init__.py", "kserve/Dockerfile", "ray/Containerfile"}
+    dashboard = "observability/grafana/dashboards/huggingface-runtime.json"
+    assert others == {"README.md", "__init__.py", "kserve/Dockerfile", "ray/Containerfile", dashboard}
     unknown = Document("kubernetes/other.yaml", 0, {"some": "values"})
     assert [*check_schema(unknown)] == ["nothing here knows what this is"]
     readme = (DEPLOY / "README.md").read_text()
@@ -622,10 +708,54 @@ def test_several_models_of_kserve(tmp_path: Path, model_folder: ModelFolder) -> 
 
 
 def test_compose_mounts_the_models_file() -> None:
-    [document] = (each for each in DOCUMENTS if each.path == "compose.yaml")
-    service = document.content["services"]["models"]
+    service = compose()["services"]["models"]
     assert f"./models.yaml:{service['environment']['RUNTIME_MODELS_FILE']}:ro" in service["volumes"]
     assert (DEPLOY / "models.yaml").is_file()
+
+
+def test_what_compose_mounts_exists() -> None:
+    for service in compose()["services"].values():
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert source in compose()["volumes"] or (DEPLOY / source).exists(), volume
+
+
+def test_compose_watches_every_server() -> None:
+    """Prometheus asks each by its name, and the profile starts what watches but nothing that needs a GPU."""
+    services = compose()["services"]
+    servers = [name for name, service in services.items() if service["image"] in BENTOS]
+    scraped = yaml.safe_load((DEPLOY / "observability/prometheus.yaml").read_text())["scrape_configs"]
+    [[found]] = [each["dns_sd_configs"] for each in scraped]
+    assert (found["names"], found["port"]) == (servers, BENTOML_PORT)
+    started = {
+        name for name, service in services.items() if "observability" in service.get("profiles", ["observability"])
+    }
+    assert started == {"cache", "encoder", "prometheus", "grafana"}
+    environment = services["grafana"]["environment"]
+    home = environment["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    mounts = {inside: source for source, inside, *_ in (volume.split(":") for volume in services["grafana"]["volumes"])}
+    assert (DEPLOY / mounts[str(Path(home).parent)] / Path(home).name).is_file()
+
+
+def test_autoscalers_of_one_deployment_agree() -> None:
+    """KEDA's queries ask for the same as the HorizontalPodAutoscalers in the place of which they stand."""
+    for name, scaled in by_name("ScaledObject").items():
+        spec, autoscaler = scaled.content["spec"], by_name("HorizontalPodAutoscaler")[name].content["spec"]
+        assert spec["scaleTargetRef"]["name"] == autoscaler["scaleTargetRef"]["name"]
+        assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (
+            autoscaler["minReplicas"],
+            autoscaler["maxReplicas"],
+        )
+        assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == autoscaler["behavior"]
+        asked = {
+            re.sub(r"sum\((\S+?)\{.*", r"\1", each["metadata"]["query"]).replace(":", "_"): each["metadata"][
+                "threshold"
+            ]
+            for each in spec["triggers"]
+        }
+        assert asked == {
+            each["pods"]["metric"]["name"]: each["pods"]["target"]["averageValue"] for each in autoscaler["metrics"]
+        }
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -678,3 +808,20 @@ def test_scripts_start_ray_and_the_server(document: Document, container: Mapping
     ):
         assert argument in lines[1]
     assert lines[1].endswith(" ".join(arguments))
+
+
+def test_the_runbook_makes_a_prometheus_rule_of_the_alarms() -> None:
+    [command] = [
+        block.text
+        for block in find_blocks("docs/how-to/operations.md", read_page("docs/how-to/operations.md"))
+        if "PrometheusRule" in block.text
+    ]
+    commands = command.partition("\n")[2].replace("kubectl apply -f -", "cat")
+    environment = {"RUNBOOKS": "https://runbooks.example", "PATH": os.environ["PATH"]}
+    shown = subprocess.run(
+        ["bash", "-ec", commands], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    rule = Document("rule.yaml", 0, yaml.safe_load(shown.stdout))
+    assert [*check_operator(rule)] == []
+    [first, *_] = rule.content["spec"]["groups"][0]["rules"]
+    assert first["annotations"]["runbook_url"] == "https://runbooks.example/how-to/operations.html#runtimeabsent"

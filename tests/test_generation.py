@@ -340,10 +340,35 @@ def test_errors_of_the_open_inference_protocol(
     assert message in response.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": ["One", "Two"], "n": 2}),
+        ("/v1/completions", {"prompt": ["One", "Two"], "n": 2, "stream": True}),
+        ("/v1/models/smollm:predict", {"instances": ["One", "Two", "Three", "Four"]}),
+    ],
+)
+def test_texts_and_tokens_are_counted(server: ServerProcess, path: str, body: dict[str, Any]) -> None:
+    """Also of requests that vLLM's own layer answers: 5 tokens of each of 4 outputs, beside the prompts."""
+    names = ("runtime_texts_total", "runtime_tokens_total", "vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    before = [read_metric(server, name) for name in names]
+    options = {"max_tokens": 5, "ignore_eos": True}
+    sent = {**body, "parameters": options} if "instances" in body else {**body, **options}
+    assert httpx.post(server.url + path, json=sent, timeout=60).status_code == 200
+    texts, tokens, _, generated = [
+        read_metric(server, name) - earlier for name, earlier in zip(names, before, strict=True)
+    ]
+    assert generated == 20
+    assert texts == (2 if "n" in body else 4)
+    assert 20 < tokens < 40
+
+
 def test_metrics_and_log(server: ServerProcess) -> None:
     metrics = httpx.get(f"{server.url}/metrics").text
     assert "vllm:generation_tokens_total{" in metrics
     assert "vllm:time_to_first_token_seconds_bucket{" in metrics
+    for phase in ("read", "queue", "compute"):
+        assert read_metric(server, f"runtime_{phase}_seconds_count") > 0
     assert "RUNTIME_SERVICE_HOST is ignored: there is no argument service_host" in server.output
     assert "Once" not in server.output
 

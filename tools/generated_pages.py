@@ -5,6 +5,7 @@ The names, defaults and descriptions of arguments, limits and generation paramet
 
 from __future__ import annotations
 
+import importlib
 import re
 import textwrap
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSe
 from protocol.openai.responses import ResponsesRequest
 from runners.core.argument_groups import LimitArguments
 from runners.core.arguments import GROUPS
+from runners.core.metric_families import HistogramFamily, list_families
 from runners.core.sampling_parameters import SamplingParameters
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -62,6 +64,11 @@ PROTECTS: Mapping[str, str] = {
     "answer_timeout": "memory, against clients that do not read their answers",
     "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
 }
+# Each defines metrics when it is imported.
+METRIC_MODULES = ("runners.core.metrics", "runners.core.generation_metrics")
+METRIC_PREFIXES = ("request_", "runtime_", "vllm:")
+# Of metrics whose names do not have their unit.
+UNITS: Mapping[str, str] = {"runtime_refusals_total": "requests", "vllm:request_success_total": "outputs"}
 TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {
     ParameterSet.COMPLETIONS: CompletionRequest,
     ParameterSet.CHATS: ChatRequest,
@@ -132,9 +139,39 @@ def _describe(name: str, route: ParameterSet) -> str:
     return f"{only}, or {values}" if values else only
 
 
+def render_metrics() -> str:
+    """A table of every metric: its type, labels, unit and meaning."""
+    for module in METRIC_MODULES:
+        importlib.import_module(module)
+    families = sorted(
+        (each for each in list_families() if each.name.startswith(METRIC_PREFIXES)), key=lambda each: each.name
+    )
+    lines = ["| metric | type | labels | unit | meaning |", "|---|---|---|---|---|"]
+    for family in families:
+        labels = ", ".join(f"`{label}`" for label in family.labels)
+        lines.append(f"| `{family.name}` | {family.kind} | {labels} | {find_unit(family.name)} | {family.meaning} |")
+    lines += ["", "The upper bounds of the buckets of histograms:", ""]
+    histograms = [family for family in families if isinstance(family, HistogramFamily)]
+    for bounds in dict.fromkeys(family.bounds for family in histograms):
+        names = [family.name for family in histograms if family.bounds == bounds]
+        of_times = all("seconds" in name for name in names)
+        which = "of times, in seconds" if of_times else " and ".join(f"of `{name}`" for name in names)
+        lines.append(f"- {which}: {', '.join(f'{bound:g}' for bound in bounds)}")
+    return "\n".join([*lines, ""])
+
+
+def find_unit(name: str) -> str:
+    """The unit of a metric, by its name."""
+    for unit in ("seconds", "tokens", "texts", "requests"):
+        if unit in name.split("_"):
+            return unit
+    return UNITS.get(name, "")
+
+
 PAGES: Mapping[Path, Callable[[], str]] = {
     DOCS / "reference" / "arguments.md": render_arguments,
     DOCS / "reference" / "limits.md": render_limits,
+    DOCS / "reference" / "metrics.md": render_metrics,
     DOCS / "reference" / "generation-parameters.md": render_parameters,
 }
 

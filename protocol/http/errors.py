@@ -28,6 +28,8 @@ from runners.core.errors import (
     PredictorTimeoutError,
     PredictorUnavailableError,
     VersionNotFoundError,
+    log_failure,
+    refer_to,
 )
 from runners.core.request_record import current_record
 
@@ -211,7 +213,7 @@ def name_status_refusal(status: int) -> str:
 
 
 def describe_error(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
-    """The status, message and headers of an error; the messages of unexpected errors are hidden.
+    """The status, message and headers of an error; an unexpected one is logged, and its message hidden.
 
     The record of the running request gets the error as the reason of its refusal.
     """
@@ -232,7 +234,9 @@ def _describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
     for kind in type(error).__mro__:
         if (status := _STATUS_BY_RUNNER_ERROR.get(kind)) is not None:
             return status, _cut(str(error)), {}
-    return HTTPStatus.INTERNAL_SERVER_ERROR, "internal server error", {}
+    # The log has the rest under the same number.
+    log_failure(error)
+    return HTTPStatus.INTERNAL_SERVER_ERROR, f"internal server error (reference {refer_to(error)})", {}
 
 
 async def ignore_disconnect(_: Request, __: Exception) -> Response:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -10,16 +9,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.errors import MethodNotAllowedError, ProtocolError, describe_error
-from runners.core.errors import GenerationFailedError, ModelNotReadyError, without_message
-
-logger = logging.getLogger(__name__)
+from protocol.http.errors import MethodNotAllowedError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 RenderError = Callable[[Exception], Response]
-
-# Errors without a traceback in the log, because the client or the operator knows the cause.
-_EXPECTED = (ProtocolError, ModelNotReadyError, GenerationFailedError)
 
 
 def post_route(path: str, endpoint: Endpoint, render_error: RenderError | None = None) -> Route:
@@ -79,13 +72,6 @@ def with_errors(endpoint: Endpoint, render_error: RenderError) -> Endpoint:
         except ClientDisconnect:
             raise
         except Exception as error:
-            log_failure(error)
             return render_error(error)
 
     return answer
-
-
-def log_failure(error: Exception) -> None:
-    """Log an error that becomes a 5xx, unless its cause is known."""
-    if describe_error(error)[0] >= 500 and not isinstance(error, _EXPECTED):
-        logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))

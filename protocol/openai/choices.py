@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from protocol.http.body import encode_part, json_response
-from protocol.http.middleware.request_id import printable, request_id
+from protocol.http.middleware.request_id import request_id
 from protocol.http.offload import offload
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.openai.errors import openai_error
 from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from runners.core.log_labels import printable
 from runners.core.runner import TextGenerator
 
 T = TypeVar("T")

@@ -16,7 +16,6 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
-from protocol.http.middleware.request_id import printable
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.model_selection import SelectModel, select_generator
@@ -38,6 +37,7 @@ from runners.core.generation import (
     Sampling,
     TokenLogprobs,
 )
+from runners.core.log_labels import printable
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator

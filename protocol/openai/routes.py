@@ -37,6 +37,7 @@ from protocol.openai_paths import (
     list_openai_applications,
 )
 from runners.core.errors import ModelNotFoundError
+from runners.core.input_log import log_inputs
 from runners.core.request_limits import RequestLimits
 
 
@@ -94,6 +95,8 @@ class _Api:
             runner = selection.select(await find_base_model(self._models, name))
         if runner is not None and (application := find_openai_application(runner)) is not None:
             characters = await body.check(lambda data: check_forwarded(data, limits)) if is_json else 0
+            if limits.log_inputs:
+                log_inputs([body.data[: 4 * limits.log_inputs].decode("utf-8", "replace")], limits.log_inputs)
             media_type = request.headers["content-type"] if is_form(request) else "application/json"
             return Forwarded(application, path, body.data, characters, media_type)
         if not has_body:

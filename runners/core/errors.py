@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import secrets
 from collections.abc import Iterator, Sequence
+
+logger = logging.getLogger(__name__)
 
 # Names that an error lists.
 _MOST_NAMES = 20
@@ -146,6 +150,27 @@ def list_names(names: Sequence[str]) -> str:
 def without_message(error: Exception) -> UnexpectedError:
     """The error with its traceback, for the log; its message, or that of its cause, may contain a request's text."""
     return UnexpectedError(type(error).__name__).with_traceback(error.__traceback__)
+
+
+def refer_to(error: Exception) -> str:
+    """The reference number of an error: its line in the log and its clients' answers have the same."""
+    reference: str | None = getattr(error, "runtime_reference", None)
+    if reference is None:
+        reference = secrets.token_hex(4)
+        error.runtime_reference = reference  # type: ignore[attr-defined]
+    return reference
+
+
+def log_failure(error: Exception, what: str = "a request failed") -> None:
+    """Log an unexpected error with its reference number, once: several requests may fail by the error of one batch."""
+    if getattr(error, "runtime_is_logged", False):
+        return
+    reference = refer_to(error)
+    error.runtime_is_logged = True  # type: ignore[attr-defined]
+    logger.error(
+        "%s: %s (reference %s)", what, type(error).__name__, reference,
+        exc_info=without_message(error), extra={"reference": reference},
+    )  # fmt: skip
 
 
 def brief(error: Exception) -> str:

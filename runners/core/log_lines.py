@@ -85,14 +85,16 @@ def make_text_renderer(name_component: Callable[[], str]) -> Render:
     def render(record: logging.LogRecord) -> bytes:
         message = read_message(record)
         if _is_own(record):
-            labels = ", ".join(f"{name}={value}" for name, value in read_labels().items() if name != "span_id")
+            # Some messages have the labels already.
+            known = {} if getattr(record, "unlabelled", False) else read_labels()
+            labels = ", ".join(f"{name}={value}" for name, value in known.items() if name != "span_id")
             # What clients send, such as a model's name, must not look like another line.
             message = printable(message, len(message)) + (f" ({labels})" if labels else "")
         elif not message.isprintable():
             message = "\n    ".join(printable(line, len(line)) for line in message.splitlines())
         inputs = getattr(record, "inputs", None)
         if inputs is not None:
-            message += f" {orjson.dumps(_replace_surrogates(inputs)).decode()}"
+            message += f" {_escape(orjson.dumps(_replace_surrogates(inputs)).decode())}"
         seconds = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(record.created))
         line = f"{seconds} [{record.levelname}] [{name_component()}] {message}\n"
         if record.exc_info is not None and (error := record.exc_info[1]) is not None:
@@ -100,6 +102,13 @@ def make_text_renderer(name_component: Callable[[], str]) -> Render:
         return line.encode("utf-8", "backslashreplace")
 
     return render
+
+
+def _escape(text: str) -> str:
+    """JSON without what is no character of a line, such as controls beyond ASCII."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def read_message(record: logging.LogRecord) -> str:

@@ -47,7 +47,7 @@ def peek_log_settings(
         _find_options(" ".join(words)),
     ):
         found |= {name: value for name in _NAMES if (value := source.get(name))}
-    valid = {}
+    valid: dict[str, object] = {}
     for name, value in found.items():
         try:
             valid |= {name: getattr(LogArguments.model_validate({name: value}), name)}

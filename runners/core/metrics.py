@@ -1,55 +1,202 @@
-"""The metrics of the runners, which /metrics serves."""
+"""The metrics of this server, which /metrics serves, except those of generation (generation_metrics.py)."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+from weakref import WeakKeyDictionary
 
-TRUNCATED_TEXTS = Counter(
-    "runtime_truncated_texts",
-    "Texts longer than the model's limit, of which only the beginning was read",
-    ["model_name"],
+from runners.core.admission import Admission
+from runners.core.generation_metrics import REGISTRY as FOREIGN_NAMES
+from runners.core.metric_families import CounterFamily, GaugeFamily, HistogramFamily, counting
+
+_MODEL = ("model_name",)
+_VERSION = ("model_name", "version")
+_TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+
+REQUESTS = CounterFamily(
+    "runtime_requests",
+    "Requests whose answer has ended; status is that of HTTP, 499 if the client left before an answer, or gRPC's",
+    ("protocol", "route", "model_name", "status"),
 )
-NON_FINITE_TEXTS = Counter(
-    "runtime_non_finite_texts",
-    "Texts that were answered with an error because the model's scores of them were NaN or infinity",
-    ["model_name"],
+REQUEST_SECONDS = HistogramFamily(
+    "runtime_request_seconds",
+    "Time of a whole request, from its head until its answer is written",
+    ("protocol", "route", "model_name"),
 )
-# "livesum" leaves out workers that have died.
-WAITING_TEXTS = Gauge(
+READ_SECONDS = HistogramFamily(
+    "runtime_read_seconds", "Time to read, decode and tokenize a request, until its first text is in the queue", _MODEL
+)
+QUEUE_SECONDS = HistogramFamily(
+    "runtime_queue_seconds", "Time that a request's first text waits until its batch begins", _MODEL
+)
+COMPUTE_SECONDS = HistogramFamily(
+    "runtime_compute_seconds", "Time from the begin of a request's first batch to the end of its last", _MODEL
+)
+RENDER_SECONDS = HistogramFamily(
+    "runtime_render_seconds", "Time to render and write an answer; streams are left out", _MODEL
+)
+BATCH_TEXTS = HistogramFamily(
+    "runtime_batch_texts", "Sequences in a batch of an encoder: texts, windows or pairs", _MODEL, _TEXTS
+)
+BATCH_TOKENS = HistogramFamily(
+    "runtime_batch_tokens", "Tokens in a batch of an encoder, without padding", _MODEL, _TOKENS
+)
+PADDING_TOKENS = CounterFamily(
+    "runtime_padding_tokens", "Tokens of padding that an encoder computed beside those of texts", _MODEL
+)
+BATCHED_TOKENS = CounterFamily("runtime_batched_tokens", "Tokens of texts that an encoder computed", _MODEL)
+TEXTS = CounterFamily("runtime_texts", "Texts, pairs or prompts of requests that were answered", _MODEL)
+TOKENS = CounterFamily(
+    "runtime_tokens", "Tokens of requests that were answered: those computed, or of prompts and outputs", _MODEL
+)
+WAITING_TEXTS = GaugeFamily(
     "runtime_waiting_texts",
     "Texts in the queue before the model, of requests that somebody still waits for",
-    ["model_name"],
-    multiprocess_mode="livesum",
+    _MODEL,
 )
-RUNNING_TEXTS = Gauge(
-    "runtime_running_texts",
-    "Texts that the model computes at this moment",
-    ["model_name"],
-    multiprocess_mode="livesum",
+WAITING_TOKENS = GaugeFamily(
+    "runtime_waiting_tokens", "Tokens of the texts in the queue before the model; of prompts for each output", _MODEL
 )
+RUNNING_TEXTS = GaugeFamily("runtime_running_texts", "Texts that the model computes at this moment", _MODEL)
+REQUESTS_IN_PROGRESS = GaugeFamily(
+    "runtime_requests_in_progress", "Requests, calls and messages of streams that are not answered yet", ("protocol",)
+)
+REFUSALS = CounterFamily(
+    "runtime_refusals", "Requests that got an error, by its reason", ("protocol", "model_name", "reason")
+)
+CANCELLED_REQUESTS = CounterFamily(
+    "runtime_cancelled_requests", "Requests whose client left before the end of the answer", ("protocol", "model_name")
+)
+TRUNCATED_TEXTS = CounterFamily(
+    "runtime_truncated_texts",
+    "Texts longer than the model's limit, of which only the beginning was read",
+    _MODEL,
+)
+NON_FINITE_TEXTS = CounterFamily(
+    "runtime_non_finite_texts",
+    "Texts that were answered with an error because the model's scores of them were NaN or infinity",
+    _MODEL,
+)
+MODEL_LOAD_SECONDS = GaugeFamily(
+    "runtime_model_load_seconds", "Time of the last load of a model, in the slowest worker", _VERSION, "livemax"
+)
+MODEL_READY = GaugeFamily("runtime_model_ready", "1 if a model is ready in all workers, else 0", _VERSION, "livemin")
+SERVER_READY = GaugeFamily("runtime_server_ready", "1 if all workers are ready, else 0", (), "livemin")
+MODEL_INFO = GaugeFamily(
+    "runtime_model_info",
+    "1 for what a loaded model is and how it runs; 0 for what it was before",
+    (*_VERSION, "task", "engine", "dtype", "device", "batching", "linear_kernels"),
+    "livemax",
+)
+PROCESS_INFO = GaugeFamily(
+    "runtime_process_info",
+    "1 for the versions of this server and of its libraries",
+    ("version", "python", "torch", "transformers", "bentoml"),
+    "livemax",
+)
+# KServe's names, for its dashboards: https://kserve.github.io/website/docs/admin-guide/observability
+# In the registry of vLLM's names, because KServe's own package registers them in the usual one.
+PREPROCESS_SECONDS = HistogramFamily(
+    "request_preprocess_seconds",
+    "KServe's name of runtime_read_seconds",
+    _MODEL,
+    registry=FOREIGN_NAMES,
+    same_as=READ_SECONDS,
+)
+PREDICT_SECONDS = HistogramFamily(
+    "request_predict_seconds",
+    "KServe's: time from the queue to the end of a request's last batch",
+    _MODEL,
+    registry=FOREIGN_NAMES,
+)
+POSTPROCESS_SECONDS = HistogramFamily(
+    "request_postprocess_seconds",
+    "KServe's name of runtime_render_seconds",
+    _MODEL,
+    registry=FOREIGN_NAMES,
+    same_as=RENDER_SECONDS,
+)
+EXPLAIN_SECONDS = HistogramFamily(
+    "request_explain_seconds",
+    "KServe's: this server has no explainer, so there are none",
+    _MODEL,
+    registry=FOREIGN_NAMES,
+)
+
+# What each model's requests hold together, for as long as its runner exists.
+_admissions: WeakKeyDictionary[Admission, str] = WeakKeyDictionary()
+
+
+def watch_waiting_tokens(model_name: str, admission: Admission) -> None:
+    """Let the waiting tokens of a model count in the gauge for as long as the admission exists."""
+    _admissions[admission] = model_name
+
+
+def update_waiting_tokens() -> None:
+    """Set the gauge of waiting tokens; called before each flush."""
+    held = dict.fromkeys((name for (name,) in WAITING_TOKENS.list_labels()), 0)
+    for admission, name in list(_admissions.items()):
+        held[name] = held.get(name, 0) + admission.tokens.held
+    for name, tokens in held.items():
+        WAITING_TOKENS.set((name,), tokens)
 
 
 class Level:
-    """The part of one queue in a gauge. The queue of a model that is loaded again adds a part of its own.
+    """The part of one queue in gauges. The queue of a model that is loaded again adds a part of its own.
 
     Not thread-safe: the caller of `set` holds the lock of the queue.
     """
 
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
+    def __init__(self, model_name: str, *gauges: GaugeFamily) -> None:
+        # This creates the gauges with the value 0: an autoscaler needs a number from an idle server too.
+        with counting:
+            self._series = [gauge.series(model_name) for gauge in gauges]
         self._value = 0
 
     def set(self, value: int) -> None:
         """Make this part `value`."""
         if value != self._value:
-            self._gauge.inc(value - self._value)
+            with counting:
+                for series in self._series:
+                    series.value += value - self._value
             self._value = value
 
 
 class QueueMetrics:
-    """How many texts of a model wait and run."""
+    """How many texts of a model wait and run.
+
+    Attributes:
+        model_name: the first name of the model.
+    """
+
+    def __init__(
+        self, model_name: str, also_waiting: tuple[GaugeFamily, ...] = (), also_running: tuple[GaugeFamily, ...] = ()
+    ) -> None:
+        """
+        Args:
+            also_waiting, also_running: further gauges of the same numbers.
+        """
+        self.model_name = model_name
+        self.waiting = Level(model_name, WAITING_TEXTS, *also_waiting)
+        self.running = Level(model_name, RUNNING_TEXTS, *also_running)
+
+
+class BatchMetrics:
+    """The sizes of a model's batches."""
 
     def __init__(self, model_name: str) -> None:
-        # This creates the gauges with the value 0: an autoscaler needs a number from an idle server too.
-        self.waiting = Level(WAITING_TEXTS.labels(model_name))
-        self.running = Level(RUNNING_TEXTS.labels(model_name))
+        with counting:
+            self._texts, self._tokens = BATCH_TEXTS.series(model_name), BATCH_TOKENS.series(model_name)
+            self._batched, self._padding = BATCHED_TOKENS.series(model_name), PADDING_TOKENS.series(model_name)
+
+    def count(self, texts: int, tokens: int, padding: int) -> None:
+        """Count a batch.
+
+        Args:
+            tokens: the tokens of its texts, and `padding`, those that are computed beside them.
+        """
+        with counting:
+            self._texts.observe(texts)
+            self._tokens.observe(tokens)
+            self._batched.value += tokens
+            self._padding.value += padding

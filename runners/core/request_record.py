@@ -27,6 +27,7 @@ class RequestRecord:
     Attributes:
         protocol: kserve_v1, open_inference, grpc, openai, tei, or server for health, metrics, docs and unknown paths.
         route: the template of the path, such as /v1/models/{name}:predict, or the gRPC method; never a client's text.
+        path: the path as the client sent it, without the query; the method of a gRPC call.
         method: the HTTP method, or gRPC.
         model_name: the first name of the model that answers; empty if none was found.
         status: the HTTP status, such as 200, or the name of the gRPC status, such as OK; 499 or CANCELLED if the client
@@ -57,6 +58,7 @@ class RequestRecord:
         "generation_tokens",
         "method",
         "model_name",
+        "path",
         "prompt_tokens",
         "protocol",
         "queued",
@@ -74,7 +76,7 @@ class RequestRecord:
 
     def __init__(self, protocol: str, route: str, method: str) -> None:
         self.protocol = protocol
-        self.route = route
+        self.route = self.path = route
         self.method = method
         self.model_name = ""
         self.status = ""
@@ -109,16 +111,18 @@ _observers: list[Observer] = []
 
 
 def add_start_observer(observer: StartObserver) -> None:
-    """Call `observer` with each record that begins, before anything else is done for the request."""
-    _start_observers.append(observer)
+    """Call `observer` with each record that begins, before anything else is done for the request; as `add_observer`."""
+    if observer not in _start_observers:
+        _start_observers.append(observer)
 
 
 def add_observer(observer: Observer) -> None:
     """Call `observer` with each record whose request has ended; all its fields are set then.
 
-    It is still the current record of the code that runs.
+    It is still the current record of the code that runs. Adding an observer again has no effect.
     """
-    _observers.append(observer)
+    if observer not in _observers:
+        _observers.append(observer)
 
 
 def remove_observer(observer: Observer | StartObserver) -> None:

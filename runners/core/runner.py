@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runners.core.generation import (
     DEFAULT_PROMPT_OPTIONS,
@@ -18,6 +18,22 @@ from runners.core.predictions import Options, OutputSpec, Prediction, TextInput,
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
+
+
+class RunnerDetails(NamedTuple):
+    """How a model runs, in a few words each, for metrics and logs; empty where it does not apply or is not known.
+
+    Attributes:
+        engine: encoder, transformers, vllm or predictor.
+        batching: which texts or sequences share a batch.
+        linear_kernels: the kernels of packed linear layers, or stock.
+    """
+
+    engine: str = ""
+    dtype: str = ""
+    device: str = ""
+    batching: str = ""
+    linear_kernels: str = ""
 
 
 class Runner(Protocol):
@@ -69,6 +85,10 @@ class Runner(Protocol):
     @property
     def properties(self) -> Mapping[str, str]:
         """Further properties of the model for clients."""
+
+    @property
+    def details(self) -> RunnerDetails:
+        """How the loaded model runs."""
 
     @property
     def supported_options(self) -> SupportedOptions:

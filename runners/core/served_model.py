@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from runners.core.declarations import ModelDeclaration
@@ -81,6 +82,7 @@ class ServedModel:
         declared: the declaration that the next load will use.
         is_wanted: whether the server is not ready without this model.
         is_removed: whether the repository does not have it any more.
+        load_seconds: how long its last load took, with a download if there was one; None before the first.
     """
 
     def __init__(self, declaration: ModelDeclaration, create: CreateRunner, is_labelled: bool) -> None:
@@ -92,6 +94,7 @@ class ServedModel:
         self.declaration = self.declared = declaration
         self.is_wanted = declaration.load
         self.is_removed = False
+        self.load_seconds: float | None = None
         self._reason = "" if declaration.load else _NOT_LOADED
         self._create = create
         self._label = f"{self.name}, version={self.version}" if is_labelled else None
@@ -203,6 +206,7 @@ class ServedModel:
         if current is not None and is_loaded and await asyncio.to_thread(current.is_unchanged, self.declared):
             return
         self._changing = ModelState.LOADING
+        started = perf_counter()
         label = model_label.set(self._label)
         try:
             if self._staged is None:
@@ -210,6 +214,7 @@ class ServedModel:
                 await asyncio.to_thread(self.create_runner)
             assert self._staged is not None
             await self._staged.runner.load()
+            self.load_seconds = perf_counter() - started
         except Exception as error:
             is_expected = isinstance(error, RunnerError)
             self._reason = str(error) if is_expected else f"{self.name} cannot be loaded: {type(error).__name__}"

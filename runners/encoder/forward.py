@@ -56,6 +56,10 @@ class Forward(ABC):
             The scores of the selected tokens of all texts, [rows, classes], and how many rows belong to each text.
         """
 
+    def count_padding(self, texts: Sequence[TokenizedText]) -> int:
+        """How many tokens of padding `run` computes beside those of the texts."""
+        return 0
+
     def run_checked(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         """Run a batch, and check that the model does what this forward pass relies on.
 
@@ -69,6 +73,12 @@ class Forward(ABC):
 
     def detach(self) -> None:  # noqa: B027
         """Undo `attach`."""
+
+
+def count_padding(texts: Sequence[TokenizedText]) -> int:
+    """How many tokens `pad` adds."""
+    lengths = [len(text.input_ids) for text in texts]
+    return max(lengths) * len(lengths) - sum(lengths)
 
 
 def count_rows(texts: Sequence[TokenizedText], selection: TokenSelection, mask_token_id: int | None) -> list[int]:
@@ -239,6 +249,9 @@ class PaddedForward(Forward):
         self._side = side
         self._selects = selects
 
+    def count_padding(self, texts: Sequence[TokenizedText]) -> int:
+        return count_padding(texts)
+
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         inputs = self._inputs
         arrays = pad(texts, inputs.padding_id, self._side)
@@ -273,6 +286,9 @@ class GroupedForward(Forward):
         self._forward = forward
         self._group = group
         self.name = self.mode = mode
+
+    def count_padding(self, texts: Sequence[TokenizedText]) -> int:
+        return sum(self._forward.count_padding([texts[position] for position in group]) for group in self._group(texts))
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         parts: dict[int, Tensor] = {}

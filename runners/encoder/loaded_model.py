@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.request_options import SupportedOptions
+from runners.core.runner import RunnerDetails
 from runners.core.task import Task
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class LoadedModel:
     token_limits: TokenLimits
     forward: Forward
     queue: BatchQueue
+    details: RunnerDetails
     predictor: Predictor | None = None
     watch: PredictorWatch | None = None
 

@@ -16,10 +16,11 @@ from runners.core.device_thread import give_way
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
 from runners.core.garbage import freeze_objects
 from runners.core.machine import count_cores
-from runners.core.metrics import NON_FINITE_TEXTS, TRUNCATED_TEXTS, QueueMetrics
+from runners.core.metrics import QueueMetrics
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.request_options import SupportedOptions, check_options, read_default_options, warn_of_unsupported
+from runners.core.runner import RunnerDetails
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
 from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.loaded_model import LoadedModel
@@ -43,6 +44,7 @@ from runners.modeling.loading import (
 )
 from runners.modeling.max_length import limit_length
 from runners.modeling.memory import check_memory
+from runners.modeling.packed_linear import name_linear_kernels
 from runners.modeling.weights import copy_mapped_weights
 
 
@@ -76,7 +78,6 @@ def load_encoder(
     encoder_task, model = checkpoint.encoder_task, checkpoint.model
     supported, default_options = _resolve_options(arguments, checkpoint)
     input_names = _input_names(arguments, model, checkpoint.tokenizer)
-    _create_counters(arguments.model_name)
     max_length = limit_length(model, checkpoint.tokenizer, arguments.max_length, encoder_task.recommended_length)
     tokenizer = _make_tokenizer(arguments, checkpoint, max_length)
     token_limits = _find_token_limits(arguments, checkpoint, max_length, input_names)
@@ -105,6 +106,7 @@ def load_encoder(
         tokenizer_threads=TokenizerThreads(tokenizer),
         forward=forward,
         queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name), changed),
+        details=_describe(checkpoint, forward, predictor is not None),
         predictor=predictor,
         watch=watch,
     )
@@ -204,10 +206,12 @@ def _input_names(arguments: Arguments, model: PreTrainedModel, tokenizer: PreTra
     return names
 
 
-def _create_counters(model_name: str) -> None:
-    """A counter without a value is not exported; from here on both are, as 0."""
-    TRUNCATED_TEXTS.labels(model_name)
-    NON_FINITE_TEXTS.labels(model_name)
+def _describe(checkpoint: _Checkpoint, forward: Forward, is_remote: bool) -> RunnerDetails:
+    if is_remote:
+        return RunnerDetails("predictor", batching=forward.mode)
+    model = checkpoint.model
+    dtype = str(model.dtype).removeprefix("torch.")
+    return RunnerDetails("encoder", dtype, checkpoint.device.type, forward.mode, name_linear_kernels(model))
 
 
 def _make_tokenizer(arguments: Arguments, checkpoint: _Checkpoint, max_length: int) -> TextTokenizer:

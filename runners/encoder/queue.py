@@ -20,7 +20,7 @@ from time import perf_counter
 
 from runners.core.admission import Admission
 from runners.core.errors import ModelNotReadyError
-from runners.core.metrics import QueueMetrics
+from runners.core.metrics import QueueMetrics, watch_waiting_tokens
 from runners.core.predictions import Options
 from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import release_when_sent
@@ -67,6 +67,7 @@ class BatchQueue:
         self.admission = Admission(limits, self._drain_seconds, _MAX_ANSWERS)
         self._entries = EntryOrder()
         self._metrics = metrics
+        watch_waiting_tokens(metrics.model_name, self.admission)
         self._waiting_texts = 0
         self._running_texts = 0
         self._abandoned_texts = 0

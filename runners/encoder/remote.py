@@ -12,7 +12,7 @@ from torch import Tensor
 from runners.core.errors import PredictorAnswerError
 from runners.core.predictor import Predictor
 from runners.encoder.batch_mode import BatchMode
-from runners.encoder.forward import Forward, TokenSelection, count_rows, group_by_length, pad
+from runners.encoder.forward import Forward, TokenSelection, count_padding, count_rows, group_by_length, pad
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.tasks import EncoderTask
 
@@ -39,6 +39,9 @@ class RemoteForward(Forward):
         # Padding is on the right and needs a mask. A model whose tokenizer pads on the left reads the last column,
         # which must be a token. Without a mask, or with padding on the left, a call has texts of one length only.
         self._pads = "attention_mask" in inputs and encoder_task.tokenizer.padding_side == "right"
+
+    def count_padding(self, texts: Sequence[TokenizedText]) -> int:
+        return count_padding(texts) if self._pads else 0
 
     def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
         """See `Forward.run`; vectors that the predictor has pooled are float32 [texts, 1, dimensions].

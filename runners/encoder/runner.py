@@ -25,11 +25,13 @@ from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
 from runners.core.errors import ModelNotReadyError
 from runners.core.garbage import collect_unloaded, importing
+from runners.core.input_log import log_inputs
 from runners.core.machine import count_cores
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.predictor import Predictor
 from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
+from runners.core.runner import RunnerDetails
 from runners.core.spinning import prepare_spin_control
 from runners.core.task import Task
 from runners.encoder.loaded_model import LoadedModel
@@ -99,6 +101,7 @@ class EncoderRunner:
             ModelNotReadyError: the model is not loaded.
             OverloadedError: too many requests are under way.
         """
+        log_inputs(texts, self._arguments.log_inputs)
         loaded = self._model()
         characters = check_request(loaded, self._arguments, texts, options)
         options = count_truncated_tokens(options)
@@ -114,7 +117,7 @@ class EncoderRunner:
         truncated = [encoded for encoded in encoded_texts if any(sequence.truncated for sequence in encoded.sequences)]
         if not truncated:
             return
-        TRUNCATED_TEXTS.labels(self.name).inc(len(truncated))
+        TRUNCATED_TEXTS.add((self.name,), len(truncated))
         if not self._warned_of_truncation:
             self._warned_of_truncation = True
             logger.warning(
@@ -243,6 +246,10 @@ class EncoderRunner:
 
     def class_name(self, index: int) -> str:
         return self._model().encoder_task.class_name(index)
+
+    @property
+    def details(self) -> RunnerDetails:
+        return self._loaded.details if self._loaded is not None else RunnerDetails()
 
     @property
     def supported_options(self) -> SupportedOptions:

@@ -20,7 +20,7 @@ from runners.core.errors import (
     brief,
     describe_text_error,
 )
-from runners.core.metrics import NON_FINITE_TEXTS
+from runners.core.metrics import NON_FINITE_TEXTS, BatchMetrics
 from runners.core.predictions import Prediction
 from runners.encoder.queue_entries import Entry, PendingRequest, deliver, refuse
 
@@ -43,6 +43,7 @@ class ModelWorker:
         """
         self._loaded = loaded
         self._on_end = on_end
+        self._metrics = BatchMetrics(loaded.encoder_task.arguments.model_name)
 
     def take(self) -> Callable[[], None] | None:
         """See `WorkSource.take`."""
@@ -57,6 +58,9 @@ class ModelWorker:
 
     def _run(self, batch: Sequence[Entry]) -> None:
         queue = self._loaded.queue
+        tokens = sum(entry.tokens for entry in batch)
+        padding = self._loaded.forward.count_padding([entry.text for entry in batch])
+        self._metrics.count(len(batch), tokens, padding)
         start = time.perf_counter()
         for entry in batch:
             if (record := entry.request.record) is not None and not record.computing:
@@ -69,7 +73,7 @@ class ModelWorker:
             raise
         finally:
             queue.finish(batch)
-        queue.record_throughput(sum(entry.tokens for entry in batch), time.perf_counter() - start)
+        queue.record_throughput(tokens, time.perf_counter() - start)
 
 
 def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
@@ -152,7 +156,7 @@ def _count_failed(
         for entry, prediction in pairs if isinstance(prediction, NonFiniteScoresError | PredictorAnswerError)
     }  # fmt: skip
     if failed:
-        NON_FINITE_TEXTS.labels(loaded.encoder_task.arguments.model_name).inc(len(failed))
+        NON_FINITE_TEXTS.add((loaded.encoder_task.arguments.model_name,), len(failed))
         logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
 
 

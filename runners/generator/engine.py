@@ -8,7 +8,7 @@ from typing import Protocol
 from runners.core.admission import Admitted
 from runners.core.errors import InputError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
-from runners.core.runner import OpenAIApplication
+from runners.core.runner import OpenAIApplication, RunnerDetails
 
 
 def check_characters(text: str, max_length: int, longest_token: int) -> None:
@@ -42,6 +42,14 @@ class Engine(Protocol):
     @property
     def generates(self) -> bool:
         """Whether the model generates text; on vLLM it may embed, score or classify instead."""
+
+    @property
+    def notes_records(self) -> bool:
+        """Whether the engine itself notes texts and tokens in the records of requests."""
+
+    @property
+    def details(self) -> RunnerDetails:
+        """How the model runs."""
 
     @property
     def openai_application(self) -> OpenAIApplication | None:

@@ -15,8 +15,10 @@ from runners.core.arguments import Arguments
 from runners.core.device_thread import give_way
 from runners.core.errors import InputError
 from runners.core.generation import Sampling
+from runners.core.generation_metrics import RUNNING, WAITING
 from runners.core.machine import count_cores
 from runners.core.metrics import QueueMetrics
+from runners.core.runner import RunnerDetails
 from runners.generator.constraints import GrammarMatcher, Grammars
 from runners.generator.decoder import Decoder
 from runners.generator.generation_defaults import Defaults, reset_generation_config
@@ -32,7 +34,7 @@ from runners.generator.vocabulary import Vocabulary
 from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens, silence_transformers
 from runners.modeling.memory import check_memory
 from runners.modeling.model_files import load_json
-from runners.modeling.packed_linear import warm_linears
+from runners.modeling.packed_linear import name_linear_kernels, warm_linears
 from runners.modeling.weights import copy_mapped_weights
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class LoadedGenerator:
     limits: Limits
     defaults: Defaults
     scheduler: Scheduler
+    details: RunnerDetails
 
     def limit_output(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """The most tokens of an output; 0 to compute the prompt only.
@@ -154,9 +157,12 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
     give_way()
     decoder = Decoder(model, defaults.decoder_start)
     logger.info("%s", choose_batching(decoder))
+    dtype = str(model.dtype).removeprefix("torch.")
+    details = RunnerDetails("transformers", dtype, device.type, decoder.batching, name_linear_kernels(model))
     warm_linears(model, range(1, MAX_ROWS + 1))
     max_batch_tokens = resolve_batch_tokens(arguments, device)
     vocabulary = Vocabulary(tokenizer, defaults.vocabulary)
+    metrics = QueueMetrics(arguments.model_name, (WAITING,), (RUNNING,))
     return LoadedGenerator(
         vocabulary,
         Prompts(
@@ -172,7 +178,8 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
         Grammars(vocabulary, defaults.vocabulary, defaults.eos),
         limits,
         defaults,
-        Scheduler(decoder, defaults.vocabulary, max_batch_tokens, QueueMetrics(arguments.model_name), changed),
+        Scheduler(decoder, defaults.vocabulary, max_batch_tokens, metrics, changed),
+        details,
     )
 
 

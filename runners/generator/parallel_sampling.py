@@ -235,7 +235,7 @@ class _RunningSequences:
         """
         shares_logprobs = self._sequences.sampling.prompt_logprobs is not None
         is_first = True
-        record = current_record.get()
+        record = None if self._engine.notes_records else current_record.get()
         try:
             async with contextlib.aclosing(self._engine.generate(prompt, sampling, self._admitted)) as deltas:
                 async for delta in deltas:
@@ -254,6 +254,7 @@ class _RunningSequences:
             self._arrived.put_nowait((first, error))
 
     def _count_queued(self) -> None:
+        # Of this server's own engine; vLLM's notes it when it begins.
         if (record := current_record.get()) is not None:
             record.queued = record.queued or perf_counter()
         self._queued += 1

@@ -38,12 +38,14 @@ from runners.core.generation import (
     Prompt,
     PromptOptions,
 )
+from runners.core.input_log import log_inputs
+from runners.core.metrics import watch_waiting_tokens
 from runners.core.predictions import MAIN, Options, OutputSpec, Prediction, Text, TextInput, TokenInput
 from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.request_record import current_record
-from runners.core.runner import OpenAIApplication, TextGenerator
+from runners.core.runner import OpenAIApplication, RunnerDetails, TextGenerator
 from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
 from runners.generator.engine import ChatEngine
@@ -80,6 +82,7 @@ class GeneratorRunner:
         self._task = arguments.task
         self.admission = Admission(arguments)
         self._names = arguments.names
+        watch_waiting_tokens(arguments.model_name, self.admission)
 
     @property
     def name(self) -> str:
@@ -123,6 +126,10 @@ class GeneratorRunner:
 
     def class_name(self, index: int) -> str:
         raise NotImplementedError("a generator has no classes")
+
+    @property
+    def details(self) -> RunnerDetails:
+        return self.engine.details
 
     @property
     def supported_options(self) -> SupportedOptions:
@@ -219,6 +226,7 @@ class GeneratorRunner:
     async def _generate(
         self, request: GenerationRequest, describe_error: DescribeError
     ) -> AsyncIterator[AcceptedRequest]:
+        log_inputs(request.prompts, self._arguments.log_inputs)
         with self.admission.admit(check_prompts(self.limits, request.prompts, request.choices)) as admitted:
             prompts = []
             for position, prompt in enumerate(request.prompts):
@@ -226,7 +234,7 @@ class GeneratorRunner:
                     prompts.append(await self._tokenize(prompt, request.options))
                 except InputError as error:
                     raise describe_error(position, error) from error.__cause__
-            if (record := current_record.get()) is not None:
+            if (record := current_record.get()) is not None and not self.engine.notes_records:
                 record.texts += len(prompts)
                 record.prompt_tokens += sum(map(len, prompts))
             echoes = await self._echo(request, prompts) if request.echo else ()

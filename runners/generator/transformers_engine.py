@@ -12,14 +12,17 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
 from runners.core.errors import EngineDeadError, ModelNotReadyError
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
+from runners.core.generation_metrics import GenerationMetrics, SequenceMetrics
 from runners.core.machine import count_cores
-from runners.core.runner import OpenAIApplication
+from runners.core.request_record import current_record
+from runners.core.runner import OpenAIApplication, RunnerDetails
 
 if TYPE_CHECKING:
     from runners.core.admission import Admitted
@@ -37,6 +40,7 @@ class TransformersEngine:
     """Runs a causal model or an encoder-decoder in the device thread."""
 
     generates = True
+    notes_records = False
     openai_application: OpenAIApplication | None = None
 
     def __init__(self, arguments: Arguments, device: DeviceThread | None = None) -> None:
@@ -48,6 +52,7 @@ class TransformersEngine:
         self._device = device or DeviceThread()
         self._owns_device = device is None
         self._loaded: LoadedGenerator | None = None
+        self._metrics = GenerationMetrics(arguments.model_name)
         self._closed = False
         self._tokenizer_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
         self._template_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="template")
@@ -62,6 +67,10 @@ class TransformersEngine:
     @property
     def failed(self) -> bool:
         return self._loaded is not None and self._loaded.scheduler.failed
+
+    @property
+    def details(self) -> RunnerDetails:
+        return self._model().details
 
     @property
     def count(self) -> int:
@@ -117,6 +126,8 @@ class TransformersEngine:
         from runners.generator.sequence_state import Generation
 
         loaded = self._model()
+        record = current_record.get()
+        counted = SequenceMetrics(self._metrics, perf_counter() if record is None else record.started, len(prompt))
         request = await self._make_request(loaded, prompt, sampling)
         generation = Generation(request, loaded.vocabulary, object() if admitted is None else admitted)
         loaded.scheduler.submit(generation)
@@ -129,14 +140,17 @@ class TransformersEngine:
                 if is_first and admitted is not None:
                     admitted.start(len(prompt))
                 if isinstance(item, Exception):
+                    counted.end("error")
                     raise item
                 deltas = [item] if isinstance(item, Delta) else await self._describe_beams(loaded, request, item)
+                counted.add(deltas)
                 for delta in deltas:
                     yield await self._with_prompt_logprobs(generation, delta) if is_first else delta
                     is_first = False
                 if deltas[-1].finish_reason is not None:
                     return
         finally:
+            counted.end("abort")
             loaded.scheduler.cancel(generation)
 
     async def _describe_beams(

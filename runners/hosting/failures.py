@@ -115,7 +115,7 @@ def _exit() -> None:
 
 def _is_first_failure() -> bool:
     """Whether no other worker of this server has failed yet; workers mostly fail for the same reason."""
-    # All workers share this folder, which BentoML empties at every start.
+    # All workers of this server share this folder.
     mark = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / f"failed-{os.getppid()}"
     try:
         mark.touch(exist_ok=False)

@@ -13,9 +13,12 @@ from types import TracebackType
 
 from bentoml import server_context
 
+from runners.core.access_log import log_latency, make_access_log
+from runners.core.arguments import Arguments
 from runners.core.errors import without_message
 from runners.core.log_lines import Render, make_json_renderer, make_text_renderer, render_end
 from runners.core.log_settings import LogSettings
+from runners.core.request_record import add_observer
 from runners.hosting.log_output import LogHandler, StrayLines, open_output
 
 logger = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ _VLLM_CONFIGURATION = Path(__file__).with_name("vllm_logging.json")
 class _Adopted(logging.Logger):
     """The logger of a library, whose records this server's handler gets whatever the library sets up."""
 
-    propagate = property(lambda _: True, lambda *_: None)  # type: ignore[assignment]
+    propagate = property(lambda _: True, lambda *_: None)
 
     def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802
         pass
@@ -77,6 +80,16 @@ class ServerLog:
             for name in _ARGUMENT_LOGGERS:
                 logging.getLogger(name).setLevel(logging.ERROR)
 
+    def observe_requests(self, arguments: Arguments) -> None:
+        """In a worker: log requests as the arguments say."""
+        if arguments.access_log and self._handler is not None:
+            writer, logs_probes = self._handler.writer, logging.getLogger("runners").isEnabledFor(logging.DEBUG)
+            add_observer(
+                make_access_log(writer.write, _describe_process(), self.is_json, _name_component(), logs_probes)
+            )
+        if arguments.enable_latency_logging:
+            add_observer(log_latency)
+
     def report_end(self, reason: str) -> None:
         """Say in one line on the standard error why the server ends."""
         sys.stderr.write(render_end(reason, self.is_json))
@@ -95,9 +108,7 @@ class ServerLog:
         Args:
             level: the level of libraries.
         """
-        worker = server_context.worker_index
-        process = ({} if worker is None else {"worker": worker}) | {"pid": os.getpid()}
-        render = make_json_renderer(process) if self.is_json else make_text_renderer(_name_component)
+        render = make_json_renderer(_describe_process()) if self.is_json else make_text_renderer(_name_component)
         if self._handler is None:
             self._open(render)
         assert self._handler is not None
@@ -115,7 +126,7 @@ class ServerLog:
         _adopt(level, self.is_json)
         if self.is_json:
             sys.excepthook = _log_uncaught
-            if worker is None and self._stray is None:
+            if server_context.worker_index is None and self._stray is None:
                 self._stray = StrayLines(self._handler.writer)
 
     def _open(self, render: Render) -> None:
@@ -145,6 +156,11 @@ def _find_level(settings: LogSettings) -> int:
 def _level_of_libraries(level: int) -> int:
     """Libraries say little that matters at their info, and may say texts at their debug."""
     return logging.INFO if level <= logging.DEBUG else max(level, logging.WARNING)
+
+
+def _describe_process() -> dict[str, object]:
+    worker = server_context.worker_index
+    return {"pid": os.getpid()} if worker is None else {"worker": worker, "pid": os.getpid()}
 
 
 def _name_component() -> str:

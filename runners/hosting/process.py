@@ -11,14 +11,22 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 
 from runners.core.arguments import Arguments
 from runners.core.log_settings import LogSettings, peek_log_settings
+from runners.hosting.failures import exit_on_error
 from runners.hosting.idle_memory import configure_heaps
 from runners.hosting.logs import server_log
+from runners.hosting.metrics_folder import enter_metrics_folder, make_metrics_folder
 from runners.hosting.working_folder import enter_launch_folder
 
 
 def configure_process() -> None:
-    """Set the working folder, the log and the heaps of BentoML's parent process or of a worker."""
+    """Set the folders, the log and the heaps of BentoML's parent process or of a worker."""
     enter_launch_folder(os.environ)
+    # prometheus_client reads its folder when it is imported.
+    if is_worker():
+        enter_metrics_folder(os.environ)
+    elif is_parent():
+        with exit_on_error():
+            make_metrics_folder(os.environ)
     settings = peek_log_settings(os.environ, bento_arguments=vars(bentoml.use_arguments()))
     server_log.configure(settings, is_parent() or is_worker())
     configure_heaps()

@@ -14,11 +14,13 @@ from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
+from runners.core.model_metrics import keep_writing, write_metrics
 from runners.core.models import Models
 from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
 from runners.hosting.idle_memory import release_memory
+from runners.hosting.logs import server_log
 
 
 @dataclass(slots=True)
@@ -42,6 +44,7 @@ class Worker:
         """Start the listener, and load the models in the background; the whole server ends if either fails."""
         # The parent process keeps them for workers that it starts later.
         forget_keys(os.environ)
+        server_log.observe_requests(self.arguments)
         if self.listener is not None:
             await start_or_exit(self.listener)
         serves_others = self.arguments.on_load_failure == "serve_others"
@@ -52,7 +55,12 @@ class Worker:
             # The other workers go on, whatever has become of a model's files meanwhile.
             serves_others = serves_others or changes.is_replacement
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
-        running = (load_or_exit(self.models, serves_others), exit_when_dead(self.models), releasing)
+        running = (
+            load_or_exit(self.models, serves_others),
+            exit_when_dead(self.models),
+            releasing,
+            keep_writing(self.models),
+        )
         self._tasks += [asyncio.create_task(each) for each in running]
         self._bound_shutdown()
 
@@ -61,6 +69,7 @@ class Worker:
             await self.listener.stop()
         for task in self._tasks:
             task.cancel()
+        write_metrics(self.models)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.device.close)
 

@@ -104,6 +104,10 @@ class LinearKernel(Protocol):
 
     outputs: int
 
+    @property
+    def name(self) -> str:
+        """The library that computes it."""
+
     def __call__(self, rows: Tensor, /) -> Tensor:
         """[..., inputs] to [..., outputs]."""
 

@@ -63,6 +63,10 @@ class MergedPart:
         self._shared = shared
         self._index = index
 
+    @property
+    def name(self) -> str:
+        return self._shared.kernel.name
+
     def __call__(self, rows: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs of the layer], a view into the result for all layers."""
         return self._shared.take(self._index, rows)

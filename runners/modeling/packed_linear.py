@@ -73,6 +73,12 @@ class PackedLinear(nn.Module):
         return self.kernel(rows)
 
 
+def name_linear_kernels(model: nn.Module) -> str:
+    """The kernels of a model's packed linear layers, such as MKL; stock if it has none."""
+    names = {module.kernel.name for module in model.modules() if isinstance(module, PackedLinear)}
+    return ", ".join(sorted(names)) or "stock"
+
+
 @torch.inference_mode()
 def pack_linears(
     model: nn.Module,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
@@ -10,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import REGISTRY
 
+from protocol.application import PROTOCOLS
+from protocol.http.errors import REFUSALS
 from runners.core.argument_sources import read_configuration
 from runners.core.arguments import GROUPS
 from runners.core.declarations import ModelDeclaration
@@ -40,6 +40,9 @@ NOT_TESTED = {
     ],
     "docs/how-to/install.md": ["installs 2 GB", "installs 2 GB"],
     "docs/how-to/migrate-from-others.md": ["shows what is replaced", "needs your model"],
+    "docs/how-to/operations.md": [
+        "needs a cluster", "needs Docker", *["needs a cluster"] * 4, "takes minutes",
+    ],
     "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
     "docs/how-to/storage.md": ["needs a bucket"],
     "docs/how-to/tls.md": ["needs your certificate"],
@@ -153,13 +156,10 @@ def test_the_models_files_declare_models(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_every_metric_is_on_its_page() -> None:
-    importlib.import_module("runners.core.metrics")
+def test_the_page_of_metrics_names_every_reason_and_protocol() -> None:
     text = read_page("docs/reference/metrics.md")
-    names = [metric for metric in REGISTRY.collect() if metric.name.startswith("runtime_")]
-    for metric in names:
-        assert f"`{metric.name}{'_total' if metric.type == 'counter' else ''}`" in text
-    assert names
+    for word in (*REFUSALS, *(name for name, _, _ in PROTOCOLS)):
+        assert f"`{word}`" in text
 
 
 @pytest.mark.slow

@@ -1,9 +1,7 @@
-"""X-Request-Id: the client's id of a request, which the answer and the log repeat; and the labels of log records."""
+"""X-Request-Id: the client's id of a request, which the answer and the log repeat."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,8 +14,6 @@ from runners.core.request_record import current_record
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _HEADER = b"x-request-id"
-_LONGEST = 128
-_PACKAGES = frozenset({"protocol", "runners"})
 
 
 def read_request_id(scope: Scope) -> bytes | None:
@@ -52,28 +48,3 @@ def _echoing(send: Send, client_id: bytes) -> Send:
         await send(message)
 
     return echo
-
-
-def label_log_records() -> None:
-    """Add the model and the id of the running request to this server's log records."""
-    logging.setLogRecordFactory(labelled(logging.getLogRecordFactory()))
-
-
-def labelled(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
-    """A factory of log records that adds the model and the id to the records of this server's loggers."""
-
-    def make_labelled(*args: object, **kwargs: object) -> logging.LogRecord:
-        record = make(*args, **kwargs)
-        client_id, model = request_id.get(), model_label.get()
-        labels = [] if model is None else [f"model={printable(model)}"]
-        labels += [] if client_id is None else [f"request_id={printable(client_id)}"]
-        if labels and record.name.partition(".")[0] in _PACKAGES:
-            record.msg, record.args = f"{record.getMessage()} ({', '.join(labels)})", None
-        return record
-
-    return make_labelled
-
-
-def printable(text: str, longest: int = _LONGEST) -> str:
-    """A client's text for a log line: shortened, on one line, without control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text[:longest])

@@ -7,7 +7,6 @@ announces that with `Connection: close`. Uvicorn would drain any amount after it
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,9 +14,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from protocol.http.errors import render_error
 from protocol.http.headers import first_headers
-from runners.core.errors import without_message
-
-logger = logging.getLogger(__name__)
 
 # A larger rest of a body costs more than a new connection.
 DRAINED_BYTES = 64 * 2**20
@@ -28,8 +24,7 @@ _ANSWERED = "runtime.failure_answered"
 
 
 async def answer_failure(request: Request, error: Exception) -> Response:
-    """The answer to an unexpected error: a 500 without details, which are logged."""
-    logger.error("a request failed: %s", type(error).__name__, exc_info=without_message(error))
+    """The answer to an unexpected error: a 500 with its number in the log, which has the details."""
     request.scope[_ANSWERED] = True
     return await render_error(request, error)
 

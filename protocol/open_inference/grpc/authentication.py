@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +9,6 @@ import grpc
 
 from protocol.http.errors import ProtocolError, describe_error, grpc_code, name_refusal
 from protocol.http.middleware.authentication import Access
-from protocol.http.middleware.latency import log_latency
 from protocol.open_inference.grpc.call_records import CallRecord, read_metadata
 from protocol.open_inference.grpc.methods import CHANGING_CALLS, KNOWN_CALLS, OPEN_CALLS
 from runners.core.errors import LimitExceededError
@@ -23,14 +21,9 @@ REQUEST_ID = "x-request-id"
 class RefuseForbidden:
     """Checks the key of every call that is not open, unknown calls included."""
 
-    def __init__(self, access: Access, limits: RequestLimits, log_calls: bool) -> None:
-        """
-        Args:
-            log_calls: whether refused calls are logged, as answered ones are.
-        """
+    def __init__(self, access: Access, limits: RequestLimits) -> None:
         self._access = access
         self._limits = limits
-        self._log_calls = log_calls
 
     def check(self, details: grpc.HandlerCallDetails) -> Any:
         """The handler that refuses a call; None for a call that may pass."""
@@ -56,7 +49,6 @@ class RefuseForbidden:
         return None
 
     def _refuse(self, error: Exception, method: str, request_id: str | None) -> Any:
-        started = time.perf_counter()
         status, message, headers = describe_error(error)
         refusal = name_refusal(error, status)
         code = grpc.StatusCode[grpc_code(status)]
@@ -64,9 +56,8 @@ class RefuseForbidden:
         echo = {} if request_id is None else {REQUEST_ID: request_id}
 
         async def refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
-            if self._log_calls:
-                log_latency(request_id, "gRPC", method, code.name, started)
             with CallRecord(route, read_metadata(context), context) as record:
+                record.path = method
                 record.status, record.refusal, record.request_id = code.name, refusal, request_id
                 await context.abort(code, message, (*echo.items(), *headers.items()))
 

@@ -7,7 +7,6 @@ it calls the handler.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -15,18 +14,16 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from protocol.http.errors import ProtocolError, describe_error, grpc_code
+from protocol.http.errors import describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.authentication import RefuseForbidden
 from protocol.open_inference.grpc.call_records import PROTOCOL, CallRecord, read_metadata
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_message_amounts
-from runners.core.errors import GenerationFailedError, InputError, NonFiniteScoresError, RunnerError, without_message
+from runners.core.errors import InputError, RunnerError
 from runners.core.request_limits import RequestLimits
 from runners.core.request_record import current_record, record_refusal
 from runners.core.sent_answers import Release, collect_releases, release_all
-
-logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -137,7 +134,9 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
             if (data := await self._intake.read(context)) is None:
                 raise InputError("the call has no message")
             return await decode(data)
-        except (ProtocolError, RunnerError) as error:
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:
             await _abort(context, error)
 
     async def _answer(self, answer: Callable[..., Any], decode: Decode, context: Context) -> Any:
@@ -179,7 +178,9 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
                     async for response in responses:
                         await context.write(response)
                         self._intake.touch(stream)
-        except (ProtocolError, RunnerError) as error:
+        except grpc.aio.BaseError:
+            raise
+        except Exception as error:
             if method is None:
                 await _abort(context, error)
             with CallRecord(method, read_metadata(context), context):
@@ -225,9 +226,6 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 def describe_for_grpc(error: Exception) -> tuple[grpc.StatusCode, str, Mapping[str, str]]:
     """The code, message and trailing metadata of an error; unexpected errors are logged, and their messages hidden."""
     status, message, headers = describe_error(error)
-    # For these two the log already has a line for the batch.
-    if status == 500 and not isinstance(error, (NonFiniteScoresError, GenerationFailedError)):
-        logger.error("a call failed: %s", type(error).__name__, exc_info=without_message(error))
     code = grpc_code(status)
     if (record := current_record.get()) is not None:
         record.status = code

@@ -46,7 +46,7 @@ class GrpcServer:
         arguments = self._arguments
         logging.getLogger(_GRPC_LOGGER).addFilter(_is_fault)
         intake = Intake(arguments)
-        access_check = RefuseForbidden(Access(arguments), arguments, arguments.enable_latency_logging)
+        access_check = RefuseForbidden(Access(arguments), arguments)
         calls = BoundCalls(access_check, intake, arguments, MESSAGES)
         add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call]
             InferenceService(self._models, arguments, intake), calls

@@ -6,14 +6,10 @@ They translate to and from `protocol/open_inference/dataplane.py`, as REST does.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-import grpc
-
-from protocol.http.middleware.latency import log_latency
 from protocol.http.middleware.request_id import request_id
 from protocol.open_inference import dataplane, repository
 from protocol.open_inference.dataplane import describe_model
@@ -22,7 +18,6 @@ from protocol.open_inference.grpc.call_records import read_metadata
 from protocol.open_inference.grpc.calls import decode_message, describe_for_grpc
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_tensors import encode_answer, read_infer
-from protocol.open_inference.grpc.methods import SERVICE
 from protocol.open_inference.grpc.streams import InferStream
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceServicer
@@ -41,7 +36,6 @@ class InferenceService(GRPCInferenceServiceServicer):
         self._models = models
         self._arguments = arguments
         self._intake = intake
-        self._log_latency = arguments.enable_latency_logging
 
     async def ServerLive(self, _: messages.ServerLiveRequest, __: Context) -> messages.ServerLiveResponse:  # noqa: N802
         return messages.ServerLiveResponse(live=self._models.live)
@@ -60,7 +54,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         async def answer() -> messages.ModelReadyResponse:
             return messages.ModelReadyResponse(ready=self._models.find(request.name, request.version).ready)
 
-        return await self._guard(context, "ModelReady", answer)
+        return await self._guard(context, answer)
 
     async def ModelMetadata(  # noqa: N802
         self, request: messages.ModelMetadataRequest, context: Context
@@ -71,17 +65,17 @@ class InferenceService(GRPCInferenceServiceServicer):
             # MLServer's clients fail on `properties`: they have another type under its number.
             return messages.ModelMetadataResponse(**{**described, "properties": {}})
 
-        return await self._guard(context, "ModelMetadata", answer)
+        return await self._guard(context, answer)
 
     async def ModelInfer(self, data: bytes, context: Context) -> bytes:  # noqa: N802
         """Answer an encoded ModelInferRequest with an encoded ModelInferResponse."""
-        return await self._guard(context, "ModelInfer", lambda: self._infer(data))
+        return await self._guard(context, lambda: self._infer(data))
 
     async def ModelStreamInfer(  # noqa: N802
         self, requests: AsyncIterator[bytes], context: Context
     ) -> AsyncIterator[bytes]:
         """Answer encoded requests as they come, each with one or more encoded responses."""
-        await self._guard(context, "ModelStreamInfer", _nothing)
+        await self._guard(context, _nothing)
         async with contextlib.aclosing(
             InferStream(self._models, self._arguments, self._intake, read_metadata(context)).answer(requests)
         ) as responses:
@@ -97,27 +91,24 @@ class InferenceService(GRPCInferenceServiceServicer):
                 models=[messages.RepositoryIndexResponse.ModelIndex(**model) for model in listed]
             )
 
-        return await self._guard(context, "RepositoryIndex", answer)
+        return await self._guard(context, answer)
 
     async def RepositoryModelLoad(  # noqa: N802
         self, request: messages.RepositoryModelLoadRequest, context: Context
     ) -> messages.RepositoryModelLoadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(
-            context, "RepositoryModelLoad", lambda: repository.load(self._models, name, request.parameters)
-        )
+        await self._guard(context, lambda: repository.load(self._models, name, request.parameters))
         return messages.RepositoryModelLoadResponse(model_name=name, is_loaded=True)
 
     async def RepositoryModelUnload(  # noqa: N802
         self, request: messages.RepositoryModelUnloadRequest, context: Context
     ) -> messages.RepositoryModelUnloadResponse:
         name = request.model_name or request.repository_or_model_name
-        await self._guard(context, "RepositoryModelUnload", lambda: self._models.unload(name))
+        await self._guard(context, lambda: self._models.unload(name))
         return messages.RepositoryModelUnloadResponse(model_name=name, is_unloaded=True)
 
-    async def _guard(self, context: Context, method: str, answer: Callable[[], Awaitable[T]]) -> T:
+    async def _guard(self, context: Context, answer: Callable[[], Awaitable[T]]) -> T:
         """Await the answer, or end the call with the error's code; answer and log get the client's request id."""
-        started = time.perf_counter()
         client_id = dict(context.invocation_metadata() or ()).get(REQUEST_ID) or None
         request_id.set(client_id)
         if (record := current_record.get()) is not None:
@@ -125,20 +116,12 @@ class InferenceService(GRPCInferenceServiceServicer):
         echo = () if client_id is None else ((REQUEST_ID, client_id),)
         if echo:
             context.set_trailing_metadata(echo)
-        status = grpc.StatusCode.CANCELLED
         try:
-            response = await answer()
-            status = grpc.StatusCode.OK
+            return await answer()
         except Exception as error:
             status, message, headers = describe_for_grpc(error)
             await context.abort(status, message, (*echo, *headers.items()))
             raise
-        finally:
-            if self._log_latency:
-                # The line itself has the id.
-                request_id.set(None)
-                log_latency(client_id, "gRPC", f"/{SERVICE}/{method}", status.name, started)
-        return response
 
     async def _infer(self, data: bytes) -> bytes:
         limits = self._arguments
@@ -148,4 +131,4 @@ class InferenceService(GRPCInferenceServiceServicer):
 
 
 async def _nothing() -> None:
-    """Nothing: a stream gets its request id and its line in the log when it begins, before the first answer."""
+    """Nothing: a stream gets its request id when it begins, before the first answer."""

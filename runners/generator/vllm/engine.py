@@ -22,6 +22,7 @@ from runners.core.errors import (
     RunnerError,
 )
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.core.runner import RunnerDetails
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.errors import describe_error, input_errors
@@ -47,6 +48,8 @@ _EXIT_SECONDS = 5.0
 
 class VllmEngine:
     """vLLM's AsyncLLM, which runs the model in a process of its own, and its OpenAI layer."""
+
+    notes_records = True
 
     def __init__(
         self, engine: AsyncLLM, openai_application: VllmOpenAIApplication, lifespan: contextlib.AsyncExitStack
@@ -92,6 +95,12 @@ class VllmEngine:
     @property
     def generates(self) -> bool:
         return self.openai_application.generates
+
+    @property
+    def details(self) -> RunnerDetails:
+        config = self._engine.vllm_config
+        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        return RunnerDetails("vllm", dtype, str(config.device_config.device_type), "continuous batches")
 
     @property
     def failed(self) -> bool:
@@ -187,14 +196,15 @@ async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitt
 def _create_engine(parsed: Namespace) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from runners.generator.vllm.recording import RecordingLLM
 
     arguments = AsyncEngineArgs.from_cli_args(parsed)
     try:
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except Exception as error:
         raise ArgumentsError(f"vLLM refuses the model or its arguments: {describe_error(error)}") from error
-    engine: AsyncLLM = AsyncLLM.from_vllm_config(
+    engine: AsyncLLM = RecordingLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
         enable_log_requests=arguments.enable_log_requests,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -105,7 +106,6 @@ def test_few_paths_are_remembered(client: TestClient, monkeypatch: pytest.Monkey
         ("/errors/protocol", 404, "no such thing"),
         ("/errors/runner", 400, "no such text"),
         ("/errors/starlette", 418, "a teapot"),
-        ("/errors/bug", 500, "internal server error"),
         ("/unsendable", 400, "it cannot be sent"),
     ],
 )
@@ -117,9 +117,14 @@ def test_errors(client: TestClient, path: str, status: int, message: str) -> Non
 def test_unexpected_errors_are_logged(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     for path in ("/errors/bug", "/errors/gone", "/errors/runner"):
         client.get(path)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
-        "a request failed: RuntimeError"
-    ]
+    [message] = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    reference = re.fullmatch(r"a request failed: RuntimeError \(reference ([0-9a-f]{8})\)", message)
+    assert reference is not None
+    caplog.clear()
+    answer = client.get("/errors/bug")
+    assert answer.status_code == 500
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert answer.json() == {"error": f"internal server error (reference {record.reference})"}  # type: ignore[attr-defined]
 
 
 def test_an_error_after_the_answer_has_begun_ends_the_connection(client: TestClient) -> None:

@@ -89,7 +89,8 @@ def test_environment_names_every_argument() -> None:
         "dimensions": 64, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
         "hypothesis_template": "It is {}.", "max_answer_len": 5, "handle_impossible_answer": True,
         "truncation": False, "stride": 16, "window_aggregation": "max", "return_truncated_tokens": True,
-        "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
+        "log_format": "json", "log_level": "error", "access_log": True, "log_inputs": 5,
+            "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
         "models_file": "/models.yaml", "model_repository": "/models", "ready_when": "any", "on_load_failure": "serve_others",
     }  # fmt: skip
     values |= {name: field.default + 1 for name, field in RequestLimits.model_fields.items()}

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.generation import Sampling
+from runners.core.metric_families import flush
 from runners.core.metrics import WAITING_TEXTS, Level
 from runners.core.predictions import TextInput
 from runners.encoder import worker as encoder_worker
@@ -32,16 +33,19 @@ from tests.waiting import eventually
 
 WORKER = """
 import sys, time
+from runners.core.metric_families import flush
 from runners.core.metrics import QueueMetrics
 load = QueueMetrics("shared")
 load.waiting.set(int(sys.argv[1]))
 load.running.set(1)
+flush()
 print("set", flush=True)
 time.sleep(600)
 """
 
 
 def load(model: str) -> tuple[float | None, float | None]:
+    flush()
     names = ("runtime_waiting_texts", "runtime_running_texts")
     waiting, running = (REGISTRY.get_sample_value(name, {"model_name": model}) for name in names)
     return waiting, running
@@ -53,8 +57,7 @@ async def wait_for_load(expected: tuple[float, float], model: str) -> None:
 
 
 def test_parts_of_a_gauge_do_not_disturb_each_other() -> None:
-    gauge = WAITING_TEXTS.labels("parts")
-    first, second = Level(gauge), Level(gauge)
+    first, second = Level("parts", WAITING_TEXTS), Level("parts", WAITING_TEXTS)
     first.set(5)
     second.set(2)
     assert load("parts")[0] == 7

@@ -26,6 +26,25 @@ def text(*ids: int) -> TokenizedText:
     return TokenizedText(np.array(ids), np.ones(len(ids), np.int64), None, False)
 
 
+class UnusedForward(PaddedForward):
+    """A padded forward pass of no model."""
+
+    def __init__(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("group", "padding"),
+    [(None, 3), (group_by_length, 0), (group_singly, 0), (lambda texts: group_above(2, texts), 1)],
+)
+def test_padding_is_counted(group: Any, padding: int) -> None:
+    """Of all texts together, of groups of equal length, of single texts, and of short texts together."""
+    texts = [text(1, 2, 3), text(1), text(1, 2), text(1, 2, 3)]
+    forward = UnusedForward()
+    counted = forward if group is None else GroupedForward(forward, BatchMode.EQUAL_LENGTH, group)
+    assert counted.count_padding(texts) == padding
+
+
 @pytest.mark.parametrize(
     ("side", "ids", "mask"),
     [

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from runners.core.errors import ModelNotReadyError, OverloadedError
+from runners.core.metric_families import counting, flush
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, QueueMetrics
 from runners.core.predictions import MAIN, Numbers, Options, Prediction
 from runners.core.request_limits import RequestLimits
@@ -46,6 +47,7 @@ def answer(batch: list[Entry]) -> None:
 
 def load() -> tuple[float | None, float | None]:
     """How many texts wait and run, by the metrics."""
+    flush()
     names = ("runtime_waiting_texts", "runtime_running_texts")
     waiting, running = (REGISTRY.get_sample_value(name, {"model_name": MODEL}) for name in names)
     return waiting, running
@@ -53,9 +55,10 @@ def load() -> tuple[float | None, float | None]:
 
 @pytest.fixture
 def queue() -> BatchQueue:
-    for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
-        # What other tests have left in their queues.
-        gauge.remove(MODEL)
+    with counting:
+        for gauge in (WAITING_TEXTS, RUNNING_TEXTS):
+            # What other tests have left in their queues.
+            gauge.series(MODEL).value = 0
     return BatchQueue(BUDGET, LIMITS, QueueMetrics(MODEL), threading.Condition())
 
 

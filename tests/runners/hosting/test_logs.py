@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runners.hosting.logs import configure_logging
+from runners.core.log_settings import LogSettings
+from runners.hosting.logs import ServerLog
 
 _PACKAGES = ("runners", "protocol")
 
@@ -20,23 +21,26 @@ def loggers_as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("bentoml_level", "variable", "level"),
+    ("bentoml_level", "variable", "asked", "level"),
     [
-        (logging.INFO, None, logging.INFO),
-        (logging.INFO, "false", logging.INFO),
+        (logging.INFO, None, None, logging.INFO),
+        (logging.INFO, "false", None, logging.INFO),
         # `bentoml serve` leaves its own level at INFO, whatever this variable says.
-        (logging.INFO, "True", logging.DEBUG),
+        (logging.INFO, "True", None, logging.DEBUG),
         # --quiet and --verbose
-        (logging.ERROR, None, logging.ERROR),
-        (logging.DEBUG, None, logging.DEBUG),
+        (logging.ERROR, None, None, logging.ERROR),
+        (logging.DEBUG, None, None, logging.DEBUG),
+        # --log_level wins
+        (logging.INFO, "true", "error", logging.ERROR),
+        (logging.ERROR, None, "debug", logging.DEBUG),
     ],
 )
 def test_logs_at_the_level_asked_for(
-    monkeypatch: pytest.MonkeyPatch, bentoml_level: int, variable: str | None, level: int
+    monkeypatch: pytest.MonkeyPatch, bentoml_level: int, variable: str | None, asked: str | None, level: int
 ) -> None:
     logging.getLogger("bentoml").setLevel(bentoml_level)
     monkeypatch.delenv("BENTOML_DEBUG", raising=False)
     if variable is not None:
         monkeypatch.setenv("BENTOML_DEBUG", variable)
-    configure_logging()
+    ServerLog().configure(LogSettings(level=asked), serves=False)
     assert {logging.getLogger(name).getEffectiveLevel() for name in _PACKAGES} == {level}

@@ -16,7 +16,7 @@ from runners.core.arguments import Arguments
 @pytest.fixture
 def calls() -> BoundCalls:
     arguments = Arguments()
-    return BoundCalls(RefuseForbidden(Access(arguments), arguments, False), Intake(arguments), arguments, {})
+    return BoundCalls(RefuseForbidden(Access(arguments), arguments), Intake(arguments), arguments, {})
 
 
 def test_services_come_with_their_methods(calls: BoundCalls) -> None:

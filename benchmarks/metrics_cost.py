@@ -1,0 +1,145 @@
+"""What records, metrics and the log cost: CPU time a request, and the throughput of a server with and without them.
+
+    make bench-metrics
+    make bench-metrics BENCH_METRICS="--rounds 10 --other ../checkout-without-metrics"
+
+The first part runs in this process: a record of an encoder's request with all its moments, begun and ended. The second
+starts a server of this checkout, which logs a JSON line for each request, and one of the other, and measures them in
+turn under 32 callers; the ratio of each pair is the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from benchmarks.cpu import describe_spread, measure, serving, wait_until_idle
+from benchmarks.load import bodies, drive
+from benchmarks.machine import describe, machine
+from benchmarks.models import make_model
+from benchmarks.pairs import Ratio, take_turns
+from benchmarks.run import ROOT, sample, serve, serve_words
+from runners.core.arguments import Arguments
+from runners.core.metric_families import flush
+from runners.core.request_metrics import count_request
+from runners.core.request_record import RequestRecord, add_observer, begin_record, end_record, remove_observer
+
+_REQUESTS = 50_000
+_CALLERS = 32
+_ROUTE = "/v1/models/{name}:predict"
+# The log of the server in the comparison, where this checkout has these arguments.
+_LOGGED = {"log_format": "json", "access_log": "true"}
+
+
+def main() -> None:
+    options = _parse(sys.argv[1:])
+    sys.stdout.write(f"{describe(machine())}\n\n")
+    _measure_records(options.rounds)
+    if options.other is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            _compare_servers(make_model("sequence_classification", Path(scratch) / "model"), options)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench-metrics")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=5.0, help="the length of each load")
+    parser.add_argument("--other", type=Path, help="another checkout, whose server has no metrics of requests")
+    return parser.parse_args(words)
+
+
+def _measure_records(rounds: int) -> None:
+    """Print the CPU time of a record, of what the metrics add to it, and of writing the metrics."""
+
+    def with_metrics() -> float:
+        add_observer(count_request)
+        try:
+            return _time_requests(_answer)
+        finally:
+            remove_observer(count_request)
+
+    def without_metrics() -> float:
+        remove_observer(count_request)
+        return _time_requests(_answer)
+
+    sides: dict[str, Callable[[], float]] = {
+        "a loop that does nothing": partial(_time_requests, lambda: None),
+        "the record": without_metrics,
+        "the record and the metrics": with_metrics,
+    }
+    for name, found in take_turns(sides, rounds).items():
+        sys.stdout.write(f"{name}: {describe_spread(found)} us of CPU a request\n")
+    with_metrics()
+    started = time.process_time()
+    flush()
+    sys.stdout.write(f"writing the metrics, once a second: {1000 * (time.process_time() - started):.2f} ms of CPU\n")
+
+
+def _time_requests(answer: Callable[[], None]) -> float:
+    """CPU microseconds of a call."""
+    started = time.process_time()
+    for _ in range(_REQUESTS):
+        answer()
+    return 1e6 * (time.process_time() - started) / _REQUESTS
+
+
+def _answer() -> None:
+    record = begin_record("server", "unknown", "POST", _read_no_header)
+    record.locate("kserve_v1", _ROUTE)
+    record.model_name, record.status = "model", "200"
+    record.texts, record.tokens = 1, 20
+    _set_moments(record)
+    end_record(record)
+
+
+def _set_moments(record: RequestRecord) -> None:
+    record.queued = record.started + 0.0002
+    record.computing = record.started + 0.001
+    record.computed = record.started + 0.01
+    record.rendering = record.started + 0.0101
+
+
+def _read_no_header(_: str) -> None:
+    return None
+
+
+def _compare_servers(model: Path, options: argparse.Namespace) -> None:
+    """Print the throughput and the CPU time of this checkout's server and of the other's, in pairs."""
+    texts = sample()
+    words = serve_words(model, "float32")
+    logged = [f"--arg={name}={value}" for name, value in _LOGGED.items() if name in Arguments.model_fields]
+
+    def drive_server(url: str) -> tuple[float, float]:
+        processes = serving(url)
+        load = drive(f"{url}/v1/models/model:predict", bodies("v1", texts, 1), _CALLERS, 1, options.seconds)
+        cpu, found = measure(processes, load)
+        wait_until_idle(processes)
+        return found.texts_a_second, cpu
+
+    with contextlib.ExitStack() as servers:
+        here = servers.enter_context(serve([*words, *logged]))
+        there = servers.enter_context(serve(words, folder=options.other))
+        for url in (here, there):
+            # Warm.
+            asyncio.run(drive(f"{url}/v1/models/model:predict", bodies("v1", texts, 1), _CALLERS, 1, 2.0))
+        found = take_turns({"here": partial(drive_server, here), "there": partial(drive_server, there)}, options.rounds)
+    sys.stdout.write(f"\n{_CALLERS} callers, this checkout{' with ' * bool(logged)}{' '.join(logged)} / the other:\n")
+    for name, index in (("texts/s", 0), ("us of CPU a request", 1)):
+        sides = [[figures[index] for figures in found[side]] for side in ("here", "there")]
+        listed = " and ".join(describe_spread(side, 0) for side in sides)
+        ratio = Ratio.of(*sides)
+        sys.stdout.write(f"{name}: {ratio}, mean {ratio.mean:.3f}, 95 % {ratio.interval}; {listed}\n")
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.chdir(ROOT)
+    main()

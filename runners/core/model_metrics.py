@@ -1,0 +1,88 @@
+"""The metrics of the models and the process, and the writing of all metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from runners.core.metric_families import Labels, counting, flush
+from runners.core.metrics import (
+    EXPLAIN_SECONDS,
+    MODEL_INFO,
+    MODEL_LOAD_SECONDS,
+    MODEL_READY,
+    NON_FINITE_TEXTS,
+    PROCESS_INFO,
+    SERVER_READY,
+    TEXTS,
+    TOKENS,
+    TRUNCATED_TEXTS,
+    update_waiting_tokens,
+)
+from runners.core.request_metrics import update_requests_in_progress
+from runners.core.version import VERSION
+
+if TYPE_CHECKING:
+    from runners.core.models import Models
+
+FLUSH_SECONDS = 1.0
+_LIBRARIES = ("torch", "transformers", "bentoml")
+# Shown with 0 before the first request of a model, so that their rates are known from the start.
+_FROM_THE_START = (TEXTS, TOKENS, TRUNCATED_TEXTS, NON_FINITE_TEXTS, EXPLAIN_SECONDS)
+
+
+def write_metrics(models: Models) -> None:
+    """Write all metrics of this process to the files that /metrics reads; on the event loop."""
+    update_models(models)
+    update_requests_in_progress()
+    update_waiting_tokens()
+    flush()
+
+
+async def keep_writing(models: Models) -> None:
+    """Write the metrics once a second."""
+    while True:
+        write_metrics(models)
+        await asyncio.sleep(FLUSH_SECONDS)
+
+
+def update_models(models: Models) -> None:
+    """Set the gauges of the models and of the process."""
+    SERVER_READY.set((), models.ready)
+    PROCESS_INFO.set(_describe_process(), 1)
+    gone = {*MODEL_READY.list_labels()}
+    shown = {*MODEL_INFO.list_labels()}
+    for model in models:
+        key: Labels = (model.name, model.version)
+        gone.discard(key)
+        MODEL_READY.set(key, model.ready)
+        if model.load_seconds is not None:
+            MODEL_LOAD_SECONDS.set(key, model.load_seconds)
+        runner = model.runner
+        if runner is None or not runner.loaded:
+            continue
+        with counting:
+            for family in _FROM_THE_START:
+                family.series(model.name)
+        labels: Labels = (*key, str(runner.task), *runner.details)
+        shown.discard(labels)
+        MODEL_INFO.set(labels, 1)
+    for key in gone:
+        MODEL_READY.set(key, 0)
+    for labels in shown:
+        MODEL_INFO.set(labels, 0)
+
+
+@cache
+def _describe_process() -> tuple[str, ...]:
+    return VERSION, platform.python_version(), *map(_find_version, _LIBRARIES)
+
+
+def _find_version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,87 @@
+"""vLLM's engine, which notes in the record of each request what vLLM does for it.
+
+vLLM's own layer for OpenAI's API calls the engine directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from runners.core.request_record import RequestRecord, current_record
+
+if TYPE_CHECKING:
+    from vllm.outputs import PoolingRequestOutput, RequestOutput
+    from vllm.sampling_params import SamplingParams
+
+
+class RecordingLLM(AsyncLLM):
+    """An AsyncLLM whose calls fill the record of the running request."""
+
+    async def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        record = _begin_text()
+        notes = None if record is None else _OutputNotes(record, sampling_params.output_kind == RequestOutputKind.DELTA)
+        async with contextlib.aclosing(super().generate(prompt, sampling_params, request_id, **options)) as outputs:
+            async for output in outputs:
+                if notes is not None:
+                    notes.add(output)
+                yield output
+
+    async def encode(self, *arguments: Any, **options: Any) -> AsyncGenerator[PoolingRequestOutput, None]:
+        record = _begin_text()
+        async with contextlib.aclosing(super().encode(*arguments, **options)) as outputs:
+            async for output in outputs:
+                if record is not None and output.finished:
+                    record.tokens += len(output.prompt_token_ids)
+                    record.computed = perf_counter()
+                yield output
+
+
+def _begin_text() -> RequestRecord | None:
+    """Note that vLLM gets a prompt or a text, which is tokenized."""
+    record = current_record.get()
+    if record is not None:
+        record.texts += 1
+        record.queued = record.queued or perf_counter()
+    return record
+
+
+class _OutputNotes:
+    """Notes the outputs of one prompt in a record."""
+
+    def __init__(self, record: RequestRecord, is_delta: bool) -> None:
+        """
+        Args:
+            is_delta: whether each output has only the tokens since the one before it.
+        """
+        self._record = record
+        self._is_delta = is_delta
+        self._is_first = True
+        # By the index of an output of the prompt.
+        self._tokens: dict[int, int] = {}
+
+    def add(self, output: RequestOutput) -> None:
+        record = self._record
+        if self._is_first:
+            self._is_first = False
+            record.prompt_tokens += len(output.prompt_token_ids or ())
+        new = 0
+        for each in output.outputs:
+            count = len(each.token_ids)
+            new += count if self._is_delta else count - self._tokens.get(each.index, 0)
+            self._tokens[each.index] = count
+        record.generation_tokens += new
+        record.computed = perf_counter()
+        # The engine's clock is that of perf_counter, on Linux; without statistics it tells nothing.
+        if (metrics := output.metrics) is not None:
+            record.computing = record.computing or metrics.scheduled_ts
+            record.first_token = record.first_token or metrics.first_token_ts
+        if new:
+            record.first_token = record.first_token or record.computed

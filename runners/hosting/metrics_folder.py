@@ -1,0 +1,104 @@
+"""The folder in which the processes of one server share their metrics.
+
+BentoML gives all servers of one BENTOML_HOME the same folder, and each that starts empties it: the metrics of the
+others are gone for ever. So the parent process of each server makes a folder of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import IO
+
+from runners.core.errors import ArgumentsError
+
+# prometheus_client reads it when it is imported, and when a metric gets its first value.
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# The folder of the parent process, in its workers: BentoML sets VARIABLE to its own for them.
+_OWN_VARIABLE = "HUGGINGFACE_RUNTIME_METRICS"
+_PREFIX = "huggingface-runtime-metrics-"
+_LOCK = "lock"
+# A worker maps two to five files of 64 KiB or more, and writing to a mapped file on a full disk kills it (SIGBUS).
+_LEAST_FREE = 8 * 2**20
+_SHARED_MEMORY = "/dev/shm"
+# It is locked for as long as this process lives.
+_locks: list[IO[bytes]] = []
+
+
+def make_metrics_folder(environment: MutableMapping[str, str]) -> None:
+    """In BentoML's parent process: make the folder, which is removed when the process ends.
+
+    Must be called before prometheus_client is imported. Folders of parents that were killed are removed.
+
+    Args:
+        environment: the variables of this process, which workers inherit. If the operator has set VARIABLE, the folder
+            is made in that folder.
+
+    Raises:
+        ArgumentsError: there is no folder that can be written and has some MiB free.
+    """
+    refusals = []
+    for place in _list_places(environment):
+        if refusal := _check(place):
+            refusals.append(refusal)
+            continue
+        _remove_stale(place)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        lock = (folder / _LOCK).open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _locks.append(lock)
+        atexit.register(_remove, folder, os.getpid())
+        environment[VARIABLE] = environment[_OWN_VARIABLE] = str(folder)
+        return
+    raise ArgumentsError(f"metrics need a folder: {'; '.join(refusals)}. Set TMPDIR or {VARIABLE} to another one")
+
+
+def enter_metrics_folder(environment: MutableMapping[str, str]) -> None:
+    """In a worker: use the folder of the parent process."""
+    if (folder := environment.get(_OWN_VARIABLE)) is not None:
+        environment[VARIABLE] = folder
+
+
+def _list_places(environment: MutableMapping[str, str]) -> Iterator[Path]:
+    if chosen := environment.get(VARIABLE):
+        yield Path(chosen)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        # No temporary folder can be written.
+        yield Path(tempfile.gettempdir())
+    yield Path(_SHARED_MEMORY)
+
+
+def _check(place: Path) -> str:
+    """Why a folder cannot be used; empty if it can."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return f"{place} cannot be used ({error.strerror})"
+    if not os.access(place, os.W_OK | os.X_OK):
+        return f"{place} cannot be written"
+    if free < _LEAST_FREE:
+        return f"{place} has {free / 2**20:.1f} MiB free, and {_LEAST_FREE >> 20} are needed"
+    return ""
+
+
+def _remove_stale(place: Path) -> None:
+    """Remove the folders of parent processes that do not live any more, in whatever container they lived."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        # Another user's folder cannot be opened, and a parent that starts has not made its lock yet.
+        with contextlib.suppress(OSError), (folder / _LOCK).open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    # A forked child has the same exit handlers.
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)

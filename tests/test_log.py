@@ -1,0 +1,205 @@
+"""The log of started servers."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.conftest import ModelFolder
+from tests.servers import ROOT, ServerProcess
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+SECRET = "zyxwvut"
+PREDICT = "/v1/models/model:predict"
+INFER = "/v2/models/model/infer"
+
+
+class Logged(ServerProcess):
+    """`python launch.py WORDS`, and its log."""
+
+    def __init__(self, words: list[str], home: Path, environment: dict[str, str] | None = None) -> None:
+        super().__init__([sys.executable, "launch.py", "--http_port={port}", *words], home, environment)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Each line is an object of JSON with a time and a level."""
+        found = [json.loads(line) for line in self.output.splitlines()]
+        assert all({"timestamp", "level", "logger", "message"} <= line.keys() for line in found)
+        return found
+
+    def access(self, **fields: Any) -> list[dict[str, Any]]:
+        lines = [line for line in self.lines if line["logger"] == "access"]
+        return [line for line in lines if fields.items() <= line.items()]
+
+
+@pytest.fixture(scope="module", params=["json", "text"])
+def server(request: pytest.FixtureRequest, model_folder: ModelFolder, tmp_path_factory: Any) -> Iterator[Logged]:
+    words = [f"--model_dir={model_folder('bert', 'sequence_classification')}", f"--log_format={request.param}"]
+    words += [
+        "--log_level=debug",
+        "--access_log",
+        "--enable_latency_logging",
+        "--workers=2",
+        "--max_text_characters=500",
+    ]
+    started = Logged(words, tmp_path_factory.mktemp("log"))
+    try:
+        started.wait_until("/v2/health/ready", 200)
+        wait_until(lambda: started.output.count("model is ready") >= 2, seconds=60)
+        send_secrets(started)
+        yield started
+    finally:
+        started.terminate()
+
+
+def send_secrets(server: ServerProcess) -> None:
+    """Send a text on every protocol, in good, wrong, too large, malformed and cancelled requests."""
+    texts: list[Any] = [[SECRET], [SECRET * 100], [{"text": SECRET}], [[SECRET, [SECRET]]], SECRET, {SECRET: SECRET}]
+    for path, name in ((PREDICT, "instances"), ("/embed", "inputs"), ("/predict", "inputs"), ("/rerank", "texts"),
+                       ("/openai/v1/completions", "prompt"), ("/openai/v1/embeddings", "input")):  # fmt: skip
+        for content in texts:
+            httpx.post(
+                server.url + path,
+                json={name: content, "model": "model", "query": SECRET},
+                headers={"x-request-id": "mine"},
+            )
+        httpx.post(server.url + path, content=f'{{"{name}": ["{SECRET}"')
+        httpx.post(server.url + path, content=f'{{"{name}": ["{SECRET}"], "parameters": {{"top_k": "{SECRET}"}}}}')
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [SECRET]}
+    for change in ({}, {"shape": [2]}, {"datatype": "FP32"}, {"data": [[SECRET]]}):
+        httpx.post(server.url + INFER, json={"inputs": [{**tensor, **change}]})
+    with socket.create_connection(("127.0.0.1", server.port)) as leaving:
+        leaving.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: a\r\ncontent-length: 99\r\n\r\n{SECRET}".encode())
+    with socket.create_connection(("127.0.0.1", server.port)) as wrong:
+        wrong.sendall(f"{SECRET} {SECRET}\r\n\r\n".encode())
+        wrong.recv(1000)
+    data = messages.ModelInferRequest(
+        model_name="model",
+        inputs=[{"name": "text", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [SECRET.encode()]}}],
+    )
+    wrong_type = messages.ModelInferRequest(
+        model_name="model", parameters={"top_k": messages.InferParameter(string_param=SECRET)}, inputs=data.inputs
+    )
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub.ModelInfer(data, metadata=[("x-request-id", "called")])
+        with pytest.raises(grpc.RpcError):
+            stub.ModelInfer(wrong_type)
+        assert len([*stub.ModelStreamInfer(iter([data, wrong_type, data]))]) == 3
+        stub.ModelInfer.future(data).cancel()
+        raw = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError):
+            raw(SECRET.encode())
+
+
+def test_no_text_is_in_the_log(server: Logged) -> None:
+    wait_until(lambda: "called" in server.output, seconds=10)
+    assert SECRET not in server.output
+
+
+def test_access_lines(server: Logged) -> None:
+    wait_until(lambda: "called" in server.output, seconds=10)
+    if server.output.startswith("{"):
+        [call] = server.access(request_id="called")
+        assert call.items() >= {"protocol": "grpc", "method": "gRPC", "status": "OK", "texts": 1}.items()
+        assert {"read_ms", "queue_ms", "compute_ms", "render_ms", "milliseconds"} <= call.keys()
+        assert {line["worker"] for line in server.lines if "is ready" in line["message"]} == {1, 2}
+        wait_until(
+            lambda: len(server.access(route="/inference.GRPCInferenceService/ModelStreamInfer")) == 3, seconds=10
+        )
+    else:
+        assert re.search(
+            r"protocol=grpc method=gRPC route=\S+/ModelInfer status=OK .* request_id=called ", server.output
+        )
+    assert server.output.count("requestId: called") == 1
+
+
+def test_the_log_of_a_server_that_ends(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = model_folder("bert", "sequence_classification")
+    server = Logged([f"--model_dir={folder}"], tmp_path, {"RUNTIME_ARGS": "--log-format json"})
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        httpx.get(server.url + "/livez")
+    finally:
+        assert server.terminate() == 0
+    assert server.lines
+    assert not server.access()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--log_format=json", "--modl_dir=/x"],
+            "unknown argument 'modl_dir' in the command line: did you mean model_dir?",
+        ),
+        (["--log_format", "json", "--dtype=int3"], "argument dtype (from the command line) is 'int3': "),
+        (["--log_format=json", "--model_dir=/nowhere", "--workers=2"], "there is no folder /nowhere"),
+        (["--log_format=json", "--ssl_certfile=/nowhere", "--ssl_keyfile=/nowhere"], "ssl_certfile is /nowhere"),
+    ],
+)
+def test_a_start_that_fails(words: list[str], message: str, tmp_path: Path) -> None:
+    server = Logged(words, tmp_path)
+    try:
+        assert server.wait_for_exit() == 1
+    finally:
+        server.terminate()
+    [line] = [line for line in server.lines if line["level"] == "critical"]
+    assert message in line["message"]
+    assert line["logger"] == "server"
+
+
+def test_inputs_where_the_operator_asks_for_them(model_folder: ModelFolder, tmp_path: Path) -> None:
+    folder = model_folder("bert", "sequence_classification")
+    server = Logged([f"--model_dir={folder}", "--log_format=json", "--log_inputs=4"], tmp_path)
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        body = {"instances": ["a\nbcdef", *[SECRET] * 9]}
+        httpx.post(server.url + PREDICT, json=body, headers={"x-request-id": "mine"})
+        wait_until(lambda: "inputs of" in server.output, seconds=10)
+    finally:
+        server.terminate()
+    [line] = [line for line in server.lines if "inputs" in line]
+    assert (line["inputs"], line["request_id"]) == (["a\nbc", *[SECRET[:4]] * 3], "mine")
+
+
+def test_what_libraries_print(tmp_path: Path) -> None:
+    """Python's warnings, prints, native output and uncaught errors of a process that serves, and of its children."""
+    program = """
+import logging, os, subprocess, sys, threading, warnings
+from bentoml import server_context
+from runners.core.log_settings import LogSettings
+from runners.hosting.logs import server_log
+server_log.configure(LogSettings(is_json=True), serves=True)
+print("printed")
+warnings.warn("warned")
+os.write(2, b"native\\n")
+subprocess.run(["echo", "child"])
+logging.getLogger("circus").warning("of %s", "circus")
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+raise RuntimeError("wrong")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, done.stderr) == (1, "")
+    told = {(line["logger"], line["message"].partition("\n")[0].rpartition(": ")[2]) for line in lines}
+    assert told >= {
+        ("output", "printed"), ("output", "native"), ("output", "child"), ("circus", "of circus"),
+        ("py.warnings", "warned"), ("runners.hosting.logs", "ZeroDivisionError"), ("runners.hosting.logs", "uncaught error"),
+    }  # fmt: skip
