@@ -21,8 +21,8 @@ from tests.attack.harness import raise_file_limit
 from tests.servers import ServerProcess
 from tests.soak.driver import Driver, Reloader
 from tests.soak.phases import Phase, Run
-from tests.soak.report import judge_run, plot, show_phase, show_verdict, write_results
-from tests.soak.servers import make_models, start_server
+from tests.soak.report import judge_run, plot, show_phase, show_used, show_verdict, write_results
+from tests.soak.servers import HEAPS, make_models, start_server
 from tests.soak.tally import Tally
 from tests.soak.traffic import Traffic
 
@@ -43,7 +43,7 @@ def main() -> int:
         server = start_server(models, Path(name), f"workers={given.workers}", *given.arg)
         raise_file_limit()
         try:
-            phases = uvloop.run(_drive(server, models, tally, given))
+            phases = uvloop.run(_drive(server, Path(name), models, tally, given))
         finally:
             code = server.terminate()
         log = server.output
@@ -52,12 +52,13 @@ def main() -> int:
     (given.out / "server.log").write_text(log)
     write_results(given.out, phases, tally, verdict, {**vars(given), "out": str(given.out)})
     plot(phases, verdict, given.out / "soak.svg")
+    _print(show_used(phases))
     _print(show_verdict(verdict, tally))
     return verdict.outcome.value
 
 
 async def _drive(
-    server: ServerProcess, models: dict[str, Path], tally: Tally, given: argparse.Namespace
+    server: ServerProcess, folder: Path, models: dict[str, Path], tally: Tally, given: argparse.Namespace
 ) -> list[Phase]:
     random = Random(given.seed)
     driver = Driver(server.port, server.grpc_port, given.callers, random, tally)
@@ -65,7 +66,7 @@ async def _drive(
     await driver.ask_each_once()
     await driver.fill_pools(reloader)
     traffic = Traffic(driver.weigh_actions(), random)
-    run = Run(server.pid, server.port, traffic, tally)
+    run = Run(server.pid, server.port, folder / HEAPS, traffic, tally)
     try:
         await run.go_on(60 * given.minutes, lambda phase: _print(show_phase(phase)), reloader.load_in_turn)
     finally:

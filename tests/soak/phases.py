@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.soak.http_client import Connection
 from tests.soak.http_requests import render
-from tests.soak.process_tree import Holdings, cpu_seconds, trim, weigh
+from tests.soak.process_tree import Holdings, Used, cpu_seconds, read_used, trim, weigh
 from tests.soak.tally import Tally
 from tests.soak.traffic import Traffic
 
@@ -36,6 +37,7 @@ class Phase:
         seconds: since the start of the run.
         requests: since then.
         held: what the processes hold at the end of the rest, once their heaps have returned what they do not use.
+        used: what their heaps use of it.
         untrimmed: bytes in memory before that.
         loaded: bytes in memory at the end of the load, with the garbage of some requests.
         latencies: p50 and p99 in seconds by kind, of this phase alone.
@@ -47,6 +49,7 @@ class Phase:
     seconds: float
     requests: int
     held: Holdings
+    used: Used
     untrimmed: int
     loaded: int
     latencies: dict[str, tuple[float, float]]
@@ -59,14 +62,16 @@ class Phase:
 class Run:
     """A run of such phases against the processes of a server."""
 
-    def __init__(self, root: int, port: int, traffic: Traffic, tally: Tally) -> None:
+    def __init__(self, root: int, port: int, heaps: Path, traffic: Traffic, tally: Tally) -> None:
         """
         Args:
             root: the id of the process that has started all others of the server.
             port: where it is asked for its metrics.
+            heaps: the folder in which its processes write what their heaps use.
         """
         self._root = root
         self._port = port
+        self._heaps = heaps
         self._traffic = traffic
         self._tally = tally
         self._started = time.perf_counter()
@@ -104,9 +109,10 @@ class Run:
         trim(self._root)
         await asyncio.sleep(min(rest, _TRIM_SECONDS))
         held = weigh(self._root)
+        used = read_used(self._heaps, held.processes)
         metrics = await self._scrape()
         return Phase(
-            time.perf_counter() - self._started, self._tally.requests, held, untrimmed, loaded,
+            time.perf_counter() - self._started, self._tally.requests, held, used, untrimmed, loaded,
             self._tally.quantiles(marks), sum(not line.startswith("#") for line in metrics.splitlines()),
             find_unfinished(metrics), *cores,
         )  # fmt: skip

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,25 @@ def cpu_seconds(root: int) -> float:
         with contextlib.suppress(psutil.NoSuchProcess):
             total += sum(process.cpu_times()[:2])
     return total
+
+
+@dataclass(frozen=True)
+class Used:
+    """What the heaps of all processes use: bytes of glibc's, and blocks of Python's own."""
+
+    heap_bytes: int
+    python_blocks: int
+
+
+def read_used(folder: Path, processes: Iterable[int]) -> Used:
+    """What processes have written to their files after `trim`; nothing of those without one."""
+    heap_bytes = python_blocks = 0
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError):
+            written = (folder / str(process)).read_text().split()
+            heap_bytes += int(written[0])
+            python_blocks += int(written[1])
+    return Used(heap_bytes, python_blocks)
 
 
 def _read_memory(pid: int) -> int:

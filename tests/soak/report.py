@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.soak.phases import Phase, count_changes
 from tests.soak.tally import Tally
-from tests.soak.verdict import Verdict, find_measured, judge
+from tests.soak.verdict import Verdict, find_measured, fit_growth, judge
 
 MIB = 2**20
 
@@ -43,7 +43,7 @@ def show_phase(phase: Phase) -> str:
     p50, p99 = phase.latencies.get("all", (0, 0))
     return (
         f"{phase.seconds:5.0f} s {phase.requests:10,} requests  {phase.held.memory / MIB:7.1f} MiB "
-        f"({phase.untrimmed / MIB:.1f} before heaps are trimmed, {phase.loaded / MIB:.1f} under load)  {phase.held.threads} threads  {phase.held.descriptors} descriptors  "
+        f"({phase.untrimmed / MIB:.1f} before heaps are trimmed, {phase.loaded / MIB:.1f} under load, heaps use {phase.used.heap_bytes / MIB:.1f})  {phase.held.threads} threads  {phase.held.descriptors} descriptors  "
         f"p50 {1e3 * p50:.0f} ms  p99 {1e3 * p99:.0f} ms  cores: server {phase.server_cores:.2f}, "
         f"callers {phase.client_cores:.2f}{''.join(f'  UNFINISHED {each}' for each in phase.unfinished)}"
     )
@@ -60,6 +60,14 @@ def show_verdict(verdict: Verdict, tally: Tally) -> str:
         *(f"  {example}" for example in tally.examples),
     ]
     return "\n".join([*lines, verdict.outcome.name.lower()])
+
+
+def show_used(phases: Sequence[Phase]) -> str:
+    """Whether what heaps use grows too: else memory grows by fragmentation."""
+    requests = [phase.requests for phase in phases]
+    heaps = fit_growth(requests, [phase.used.heap_bytes for phase in phases])
+    blocks = fit_growth(requests, [phase.used.python_blocks for phase in phases])
+    return f"of it, what glibc's heaps use: {heaps}\n       what Python uses: {blocks}"
 
 
 def write_results(folder: Path, phases: Sequence[Phase], tally: Tally, verdict: Verdict, run: dict[str, Any]) -> None:

@@ -36,7 +36,9 @@ _LIMITS = {
     "answer_timeout": 20,
 }
 _READY_SECONDS = 300
-_HEAPS = Path(__file__).resolve().parent / "heaps"
+# The folder in which the processes of a server write what their heaps use.
+HEAPS = "heaps"
+_PREPARES = Path(__file__).resolve().parent / "heaps"
 
 
 def make_models(folder: Path) -> dict[str, Path]:
@@ -57,8 +59,12 @@ def start_server(models: dict[str, Path], folder: Path, *more: str) -> ServerPro
     models_file = folder / "models.json"
     models_file.write_text(json.dumps({**_LIMITS, "backend": "huggingface", "models": declared}))
     words = [f"--arg={word}" for word in (f"models_file={models_file}", "enable_repository=true", *more)]
-    path = os.pathsep.join([str(_HEAPS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], folder, {"PYTHONPATH": path})
+    heaps = folder / HEAPS
+    heaps.mkdir(exist_ok=True)
+    path = os.pathsep.join([str(_PREPARES), *filter(None, [os.environ.get("PYTHONPATH")])])
+    server = ServerProcess(
+        [*BENTOML, "serve", ".", "--port={port}", *words], folder, {"PYTHONPATH": path, "SOAK_HEAPS": str(heaps)}
+    )
     try:
         server.wait_until("/v2/health/ready", 200, seconds=_READY_SECONDS)
     except AssertionError:

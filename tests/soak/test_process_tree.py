@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.soak.process_tree import cpu_seconds, find_processes, trim, weigh
+from tests.soak.process_tree import cpu_seconds, find_processes, read_used, trim, weigh
 from tests.waiting import wait_until
 
 MIB = 2**20
@@ -42,12 +42,16 @@ def start(code: str, **environment: str) -> Iterator[int]:
         assert process.returncode == 0
 
 
-def test_a_prepared_process_returns_what_its_heaps_do_not_use() -> None:
-    with start(GARBAGE, PYTHONPATH=str(HEAPS)) as pid:
+def test_a_prepared_process_returns_what_its_heaps_do_not_use(tmp_path: Path) -> None:
+    with start(GARBAGE, PYTHONPATH=str(HEAPS), SOAK_HEAPS=str(tmp_path)) as pid:
         before = weigh(pid).memory
         assert before > 90 * MIB
         trim(pid)
         wait_until(lambda: weigh(pid).memory < before - 80 * MIB)
+        wait_until(lambda: read_used(tmp_path, [pid]).heap_bytes)
+        used = read_used(tmp_path, [pid, 1])
+    assert 0 < used.heap_bytes < 20 * MIB
+    assert used.python_blocks > 1000
 
 
 def test_another_process_gets_no_signal() -> None:

@@ -55,7 +55,7 @@ async def drive(pid: int, port: int) -> tuple[list[Phase], Tally, Verdict]:
         return Weighted(1, lambda: caller.ask(request))
 
     traffic = Traffic([[bind(caller)] for caller in callers], random)
-    run = Run(pid, port, traffic, tally)
+    run = Run(pid, port, Path("/nowhere"), traffic, tally)
     try:
         await run.go_on(_RUN, lambda _: None, do_nothing, _LOAD, _REST)
     finally:
@@ -129,4 +129,5 @@ def test_the_real_server(tmp_path: Path) -> None:
     asked = {kind.partition(" ")[0] for kind in results["latency_seconds"]}
     assert {"v1", "v2", "openai", "tei", "grpc", "wrong:", "health", "metrics", "repository"} <= asked
     assert results["requests"]["left"] > 0
+    assert all(phase["used"]["heap_bytes"] > 100 * 2**20 for phase in results["phases"])
     assert (tmp_path / "soak.svg").read_text().count("under load") == 1

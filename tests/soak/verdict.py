@@ -85,7 +85,7 @@ def fit_growth(requests: Sequence[int], memory: Sequence[int]) -> Growth:
     unknown = Growth(math.nan, -math.inf, math.inf)
     # At the beginning of what is measured; the median of some, since one may be an outlier.
     level = float(np.median(y[: _FEWEST_REST_PHASES // 2])) if len(y) else math.nan
-    if len(x) < _FEWEST_REST_PHASES:
+    if len(x) < _FEWEST_REST_PHASES or not level:
         return unknown
     first, second = np.triu_indices(len(x), 1)
     apart = x[second] > x[first]
