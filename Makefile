@@ -3,10 +3,17 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
+<<<<<<< HEAD
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
 	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
 	bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary bench-wires lint \
 	clean prometheus
+=======
+.PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
+	test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
+	bench-encoders bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary \
+	bench-wires lint clean prometheus
+>>>>>>> main
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -47,7 +54,8 @@ bento: $(VENV)/installed
 # Locks the packages of each flavour's image; packages that CPUs cannot use, or have no build for on PyPI, are left out.
 TORCH_WHEELS ?= https://download.pytorch.org/whl/cpu/torch/
 COMPILE = $(VENV)/bin/uv pip compile pyproject.toml --quiet --upgrade --no-header --no-annotate \
-	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package bentoml --extra storage
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package bentoml --extra storage \
+	--extra tracing
 COMPILE_FOR_CPUS = $(COMPILE) --find-links $(TORCH_WHEELS) \
 	$(foreach each,torchaudio torchcodec torchvision triton,--no-emit-package $(each))
 lock: $(VENV)/installed-test
@@ -83,6 +91,10 @@ test-install: $(VENV)/installed-test
 # Tests against a real Triton, which has 0.3 GB and needs Python 3.11; without it these tests are skipped.
 test-triton: $(VENV)/installed-test $(VENV)-triton/installed
 	$(PYTHON) -m pytest -m triton
+
+# Restarts servers behind HAProxy and nginx, packages of Debian; without them these tests are skipped.
+test-restarts: $(VENV)/installed-test
+	$(PYTHON) -m pytest -m restarts -s
 
 # Runs vLLM's tests of its OpenAI server, from its source distribution, against this server on `transformers`; without
 # them this test is skipped.

@@ -11,11 +11,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+if os.getpid() == 1:
+    # The kernel drops signals to the first process of a container that have no handler: they wait until there is one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
 import yaml
 
@@ -34,13 +40,15 @@ from runners.hosting.writable_folders import NoWritableFolderError, choose_folde
 
 _HERE = Path(__file__).resolve().parent
 _SERVICE = "service:Runtime"
+_DOCTOR, _CHECK = "doctor", "--check"
 _USAGE = """\
-python launch.py [--argument=value | --argument value | --flag] ...
+python launch.py [doctor] [--argument=value | --argument value | --flag] ...
 
   python launch.py --model_dir=/mnt/models --model_name=ner --return_probabilities
   python launch.py --model_id=HuggingFaceTB/SmolLM2-135M-Instruct --max_model_len=2048 -tp 2
 
 An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
+doctor, or --check, starts no server: it loads the models, tries a text with each, and says what would be served where.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
 as a whole command line, in RUNTIME_ARGS. The command line wins over RUNTIME_MODEL_ID, which wins over RUNTIME_ARGS."""
 
@@ -87,14 +95,17 @@ def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
     return Launch(server, (sys.executable, "-m", "bentoml", "serve", *target, *address), environment)
 
 
-def read_launched(launch: Launch, folder: Path = _HERE) -> Configuration:
-    """What the service will read, as far as it is on this machine; nothing is downloaded.
+def read_launched(launch: Launch, localize: Callable[[str], Path | None], folder: Path = _HERE) -> Configuration:
+    """What the service will read.
+
+    Args:
+        localize: returns the path of a models file or model repository; None if it is not on this machine.
 
     Raises:
         ArgumentsError: an argument, or a file that one names, is wrong.
     """
     environment = {**os.environ, **launch.environment}
-    return read_configuration({}, environment, _read_bento_arguments(folder), _find_declarations)
+    return read_configuration({}, environment, _read_bento_arguments(folder), localize)
 
 
 def _read_bento_arguments(folder: Path) -> Mapping[str, Any]:
@@ -120,9 +131,22 @@ def _check(launch: Launch) -> None:
     """
     server = launch.server
     check_port(server.http_port, "http_port", server.host)
-    configuration = read_launched(launch)
+    configuration = read_launched(launch, _find_declarations)
     check_server(configuration.arguments, server.http_port)
     check_models(configuration)
+
+
+def _examine(words: Sequence[str]) -> int:
+    """Report what a server with these arguments would serve; returns the exit code."""
+    from doctor import examine
+
+    launch = plan_launch(words)
+    if (_HERE.parent / "bento.yaml").is_file():
+        import bentoml
+
+        # The Bento's models are found in its own store from here on.
+        bentoml.load(str(_HERE.parent))
+    return examine(launch.server, partial(read_launched, launch))
 
 
 def main() -> None:
@@ -135,11 +159,13 @@ def main() -> None:
     if "--version" in words:
         sys.stdout.write(f"huggingface-runtime {VERSION}\n")
         return
-    # The service warns of the same arguments again.
-    logging.disable(logging.CRITICAL)
     try:
         os.environ.update(choose_folders(os.environ))
+        if words[:1] == [_DOCTOR] or _CHECK in words:
+            raise SystemExit(_examine([word for word in words if word not in (_DOCTOR, _CHECK)]))
         launch = plan_launch(words)
+        # The service warns of the same arguments again.
+        logging.disable(logging.CRITICAL)
         _check(launch)
     except (NoWritableFolderError, RunnerError) as error:
         is_json = peek_log_settings(os.environ, words).is_json

@@ -54,12 +54,14 @@ def create_worker() -> Worker:
         device = DeviceThread()
         models = create_models(configuration, connect_predictor, device)
     from protocol.application import create_application
+    from protocol.http.connections.gate import Gate
+    from protocol.http.connections.uvicorn_settings import bound_connections
     from protocol.open_inference.grpc.server import GrpcServer
     from runners.hosting.worker import Worker
 
     application = create_application(models, arguments, openai_prefix)
     grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
-    return Worker(models, device, arguments, application, grpc_server)
+    return Worker(models, device, arguments, application, Gate(), bound_connections(arguments), grpc_server)
 
 
 class DirectService(bentoml.Service[Any]):
@@ -76,10 +78,8 @@ class DirectService(bentoml.Service[Any]):
         self.config = declared
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        from protocol.http.connections.uvicorn_settings import bound_connections
         from protocol.http.direct import route_directly
 
-        bound_connections(arguments)
         worker = create_worker()
         return route_directly(worker.application, super().to_asgi(is_main), worker.models, root_path)
 
@@ -94,21 +94,11 @@ class Server:
 
     @bentoml.on_startup
     async def start(self) -> None:
-        if arguments.ssl_certfile is not None:
-            from protocol.http.connections.uvicorn_settings import bound_handshakes
-
-            bound_handshakes(arguments.header_timeout)
         await create_worker().start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         await create_worker().stop()
-
-    async def __is_ready__(self) -> bool:
-        return create_worker().models.ready
-
-    async def __is_alive__(self) -> bool:
-        return create_worker().models.live
 
 
 service = partial(bentoml.service, service_class=DirectService, name=NAME, **configure_service(arguments))

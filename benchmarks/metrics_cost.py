@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,16 +28,23 @@ from benchmarks.machine import describe, machine
 from benchmarks.models import make_model
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, sample, serve, serve_words
-from runners.core.arguments import Arguments
+from runners.core.access_log import make_access_log
 from runners.core.metric_families import flush
 from runners.core.request_metrics import count_request
-from runners.core.request_record import RequestRecord, add_observer, begin_record, end_record, remove_observer
+from runners.core.request_record import (
+    Observer,
+    RequestRecord,
+    add_observer,
+    begin_record,
+    end_record,
+    remove_observer,
+)
 
 _REQUESTS = 50_000
 _CALLERS = 32
 _ROUTE = "/v1/models/{name}:predict"
-# The log of the server in the comparison, where this checkout has these arguments.
-_LOGGED = {"log_format": "json", "access_log": "true"}
+# The log of this checkout's server in the comparison.
+_LOGGED = ("--arg=log_format=json", "--arg=access_log=true")
 
 
 def main() -> None:
@@ -57,27 +65,28 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def _measure_records(rounds: int) -> None:
-    """Print the CPU time of a record, of what the metrics add to it, and of writing the metrics."""
+    """Print the CPU time of a record, of what metrics and the access line add to it, and of writing the metrics."""
 
-    def with_metrics() -> float:
-        add_observer(count_request)
+    def with_observers(*observers: Observer) -> float:
+        for observer in observers:
+            add_observer(observer)
         try:
             return _time_requests(_answer)
         finally:
-            remove_observer(count_request)
+            for observer in observers:
+                remove_observer(observer)
 
-    def without_metrics() -> float:
-        remove_observer(count_request)
-        return _time_requests(_answer)
-
+    # A thread writes what is kept here.
+    lines: deque[bytes] = deque(maxlen=1)
+    write_line = make_access_log(lines.append, {"worker": 1}, is_json=True, component="worker", logs_probes=False)
     sides: dict[str, Callable[[], float]] = {
         "a loop that does nothing": partial(_time_requests, lambda: None),
-        "the record": without_metrics,
-        "the record and the metrics": with_metrics,
+        "the record": with_observers,
+        "the record and the metrics": partial(with_observers, count_request),
+        "the record, the metrics and a JSON line": partial(with_observers, count_request, write_line),
     }
     for name, found in take_turns(sides, rounds).items():
         sys.stdout.write(f"{name}: {describe_spread(found)} us of CPU a request\n")
-    with_metrics()
     started = time.process_time()
     flush()
     sys.stdout.write(f"writing the metrics, once a second: {1000 * (time.process_time() - started):.2f} ms of CPU\n")
@@ -115,7 +124,6 @@ def _compare_servers(model: Path, options: argparse.Namespace) -> None:
     """Print the throughput and the CPU time of this checkout's server and of the other's, in pairs."""
     texts = sample()
     words = serve_words(model, "float32")
-    logged = [f"--arg={name}={value}" for name, value in _LOGGED.items() if name in Arguments.model_fields]
 
     def drive_server(url: str) -> tuple[float, float]:
         processes = serving(url)
@@ -125,13 +133,13 @@ def _compare_servers(model: Path, options: argparse.Namespace) -> None:
         return found.texts_a_second, cpu
 
     with contextlib.ExitStack() as servers:
-        here = servers.enter_context(serve([*words, *logged]))
+        here = servers.enter_context(serve([*words, *_LOGGED]))
         there = servers.enter_context(serve(words, folder=options.other))
         for url in (here, there):
             # Warm.
             asyncio.run(drive(f"{url}/v1/models/model:predict", bodies("v1", texts, 1), _CALLERS, 1, 2.0))
         found = take_turns({"here": partial(drive_server, here), "there": partial(drive_server, there)}, options.rounds)
-    sys.stdout.write(f"\n{_CALLERS} callers, this checkout{' with ' * bool(logged)}{' '.join(logged)} / the other:\n")
+    sys.stdout.write(f"\n{_CALLERS} callers, this checkout with a JSON line for each request / the other:\n")
     for name, index in (("texts/s", 0), ("us of CPU a request", 1)):
         sides = [[figures[index] for figures in found[side]] for side in ("here", "there")]
         listed = " and ".join(describe_spread(side, 0) for side in sides)

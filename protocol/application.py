@@ -6,6 +6,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from protocol.context import ServerContext, make_context
+from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
@@ -52,7 +53,9 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     """The routes by protocol, in the order in which they are tried."""
+    describes = [describe for _, _, describe in PROTOCOLS]
     return {
+        # First, because a flood of probes must cost little.
+        SERVER: [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)],
         **{name: routes(context) for name, routes, _ in PROTOCOLS},
-        SERVER: [*openapi.routes(context, [describe for _, _, describe in PROTOCOLS]), metrics_route(context.models)],
     }

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.offload import offload
-from runners.core import generation_metrics
+from runners.core.metric_families import BORROWED_NAMES
 from runners.core.model_metrics import write_metrics
 from runners.core.models import Models
 
@@ -38,7 +38,7 @@ def _find_registry() -> CollectorRegistry:
         _forget_dead_workers(Path(folder))
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
-        for each in (REGISTRY, generation_metrics.REGISTRY):
+        for each in (REGISTRY, BORROWED_NAMES):
             registry.register(each)
     return registry
 

@@ -235,6 +235,6 @@ def dial(serve: Serve) -> Iterator[Dial]:
 
     yield start
     for server in servers:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(server.stop(20), loop).result(30)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()

@@ -33,9 +33,18 @@ class ServerProcess:
     """`command` run with PORT in its environment; `{port}` in its words is the port too."""
 
     def __init__(
-        self, command: Sequence[str] | str, home: Path, environment: dict[str, str] | None = None, folder: Path = ROOT
+        self,
+        command: Sequence[str] | str,
+        home: Path,
+        environment: dict[str, str] | None = None,
+        folder: Path = ROOT,
+        port: int | None = None,
     ) -> None:
-        self.port = free_port()
+        """
+        Args:
+            port: where it listens for HTTP; None for a free port.
+        """
+        self.port = port or free_port()
         self.grpc_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = home / f"server-{self.port}.log"

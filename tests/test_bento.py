@@ -21,7 +21,8 @@ from tests.conftest import GeneratorFolder, ModelFolder
 from tests.hub import COMMIT, Hub
 from tests.servers import BENTOML, ROOT, ServerProcess
 
-NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+FOLDERS_SCRIPT = "/usr/local/lib/huggingface-runtime-folders.sh"
+NAMED = {"SAFETENSORS_FAST_GPU": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "BASH_ENV": FOLDERS_SCRIPT}
 FOR_CPUS = {"cpu", "encoder-cpu"}
 
 
@@ -82,7 +83,12 @@ def test_flavors_differ_only_where_they_are_named(flavor: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flavor", "extras"), [("cpu", ["storage", "cpu"]), ("cuda", ["storage", "cuda"]), ("encoder-cpu", ["storage"])]
+    ("flavor", "extras"),
+    [
+        ("cpu", ["storage", "tracing", "cpu"]),
+        ("cuda", ["storage", "tracing", "cuda"]),
+        ("encoder-cpu", ["storage", "tracing"]),
+    ],
 )
 def test_locks_hold_what_the_project_asks_for(flavor: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -144,7 +150,11 @@ def test_a_bento_holds_the_server_and_nothing_else(flavor: str, build: Build) ->
     listed = subprocess.run(
         ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()  # fmt: skip
-    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {"service.py", "launch.py"}
+    python = {name for name in listed if name.startswith(("protocol/", "runners/"))} | {
+        "service.py",
+        "launch.py",
+        "doctor.py",
+    }
     assert held == python | {"pyproject.toml", "README.md", "LICENSE", "bentofile.yaml"}
 
 

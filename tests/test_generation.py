@@ -26,6 +26,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.families import MINILM
 from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -405,6 +406,44 @@ def test_sigterm_lets_what_runs_finish(tmp_path: Path, smollm: Path) -> None:
         pieces += stream
         assert pieces[-1].choices[0].finish_reason == "length"
         assert server.wait_for_exit(30) == 0
+    finally:
+        server.terminate()
+
+
+def test_a_stream_that_outlives_the_drain_ends_as_aborted(tmp_path: Path, smollm: Path) -> None:
+    words = [f"model_dir={smollm}", "kv_cache_memory_bytes=256M", "max_length=2048", "drain_seconds=1"]
+    arguments = [part for word in words for part in ("--arg", word)]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], tmp_path)
+    try:
+        server.wait_until("/v2/health/ready", 200, seconds=300)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+        stream = client.completions.create(
+            model="model", prompt="Once upon a time", max_tokens=2000, stream=True, extra_body={"ignore_eos": True}
+        )
+        pieces = [next(iter(stream))]
+        os.kill(server.pid, signal.SIGTERM)
+        pieces += stream
+        # It is vLLM's, and not among those of OpenAI's types.
+        assert str(pieces[-1].choices[0].finish_reason) == "abort"
+        assert server.wait_for_exit(30) == 0
+        assert "has died" not in server.output
+    finally:
+        server.terminate()
+
+
+def test_a_killed_worker_takes_its_engine_with_it(tmp_path: Path, smollm: Path) -> None:
+    arguments = ["--arg", f"model_dir={smollm}", "--arg", "kv_cache_memory_bytes=256M", "--arg", "max_length=256"]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], tmp_path)
+    try:
+        server.wait_until("/v2/health/ready", 200, seconds=300)
+        started = psutil.Process(server.pid).children(recursive=True)
+        [worker] = [child for child in started if "worker.service" in " ".join(child.cmdline())]
+        worker.kill()
+        wait_until(lambda: not any(child.is_running() for child in started), 10)
+        server.wait_until("/v2/health/ready", 200, seconds=300)
+        started = psutil.Process(server.pid).children(recursive=True)
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not any(child.is_running() for child in started), 10)
     finally:
         server.terminate()
 

@@ -181,7 +181,7 @@ def test_a_manifest_of_kserve_with_two_workers(model_folder: ModelFolder, tmp_pa
         assert len(server.workers) == 2
         processes = psutil.Process(server.pid).children(recursive=True)
         assert not any("secret" in word for process in processes for word in process.cmdline())
-        for name, instead in [*WITHOUT_EFFECT.items(), ("max_log_len", "prompts are never logged")]:
+        for name, instead in [*WITHOUT_EFFECT.items(), ("max_log_len", "prompts are logged only with --log_inputs")]:
             assert server.output.count(f"{name} in the command line has no effect: {instead}") == 1, name
         assert server.output.count("RUNTIME_SERVICE_HOST is ignored: there is no argument service_host") == 1
 

@@ -226,7 +226,7 @@ def test_openmetrics_by_accept(servers: tuple[ServerProcess, ServerProcess]) -> 
     server, _ = servers
     answer = httpx.get(f"{server.url}/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
-    families = {family.name: family.type for family in parse_openmetrics(answer.text)}
+    families = {family.name: family.type for family in parse_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
     assert families["runtime_requests"] == "counter"
     assert families["runtime_request_seconds"] == "histogram"
     assert httpx.get(f"{server.url}/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")

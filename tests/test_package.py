@@ -72,30 +72,40 @@ def test_the_wheel_holds_the_server_and_nothing_else(wheel: Path) -> None:
     }
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == code | {"launch.py", "service.py"}
+    assert held == code | {"doctor.py", "launch.py", "service.py"}
 
 
 def test_the_metadata_have_the_version_and_the_extras(metadata: Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == (PROJECT["name"], VERSION)
     requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
-    assert (
-        set(metadata.get_all("Provides-Extra", [])) == {"cpu", "cuda", "storage"} == {*PROJECT["optional-dependencies"]}
-    )
+    extras = {"cpu", "cuda", "storage", "tracing"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras == {*PROJECT["optional-dependencies"]}
     for extra, lines in PROJECT["optional-dependencies"].items():
         asked = [each for each in requirements if each.marker is not None and each.marker.evaluate({"extra": extra})]
         assert [(each.name, each.specifier) for each in asked] == [(each.name, each.specifier) for each in map(Requirement, lines)]  # fmt: skip
     assert len([each for each in requirements if each.marker is None]) == len(PROJECT["dependencies"])
 
 
-def test_the_storage_extra_resolves(wheel: Path, environment: Path) -> None:
+@pytest.mark.parametrize(
+    ("extra", "package"), [("storage", "kserve-storage"), ("tracing", "opentelemetry-exporter-otlp-proto-grpc")]
+)
+def test_the_extra_resolves(wheel: Path, environment: Path, extra: str, package: str) -> None:
     """Everything that it asks for is in the environment of the tests; the other extras are not, since they conflict."""
-    report = pip(environment, "install", "--dry-run", "--no-index", f"{wheel}[storage]")
-    assert "kserve-storage" in report
+    report = pip(environment, "install", "--dry-run", "--no-index", f"{wheel}[{extra}]")
+    assert package in report
     assert "Would install" not in report
 
 
 @pytest.mark.install
-@pytest.mark.parametrize(("extra", "module"), [("", "service"), ("[storage]", "kserve_storage"), ("[cpu]", "vllm")])
+@pytest.mark.parametrize(
+    ("extra", "module"),
+    [
+        ("", "service"),
+        ("[storage]", "kserve_storage"),
+        ("[tracing]", "opentelemetry.exporter.otlp.proto.grpc"),
+        ("[cpu]", "vllm"),
+    ],
+)
 def test_it_installs_into_an_empty_environment(wheel: Path, tmp_path: Path, extra: str, module: str) -> None:
     """With the torch of these tests: the newest one may be a build for GPUs, which has gigabytes."""
     environment = tmp_path / "environment"

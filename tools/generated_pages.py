@@ -65,7 +65,7 @@ PROTECTS: Mapping[str, str] = {
     "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
 }
 # Each defines metrics when it is imported.
-METRIC_MODULES = ("runners.core.metrics", "runners.core.generation_metrics")
+METRIC_MODULES = ("runners.core.metrics", "runners.core.generation_metrics", "runners.core.worker_metrics")
 METRIC_PREFIXES = ("request_", "runtime_", "vllm:")
 # Of metrics whose names do not have their unit.
 UNITS: Mapping[str, str] = {"runtime_refusals_total": "requests", "vllm:request_success_total": "outputs"}

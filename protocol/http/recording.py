@@ -26,7 +26,7 @@ _FIRST_ERROR = 400
 async def record_request(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Let an application answer a request whose record begins and ends here; the application notes the rest."""
     record = begin_record(SERVER, UNKNOWN_ROUTE, scope["method"], partial(_read_header, scope))
-    record.path = scope["path"]
+    record.path, record.scheme = scope["path"], scope.get("scheme", "http")
     try:
         await app(scope, receive, send)
     except Exception:

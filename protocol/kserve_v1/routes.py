@@ -28,7 +28,7 @@ from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import check_generates
 from protocol.tensors import Tensor
 from runners.core.errors import InputError
-from runners.core.models import find_ready_model
+from runners.core.models import find_probed_model, find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -74,11 +74,13 @@ def routes(context: ServerContext) -> list[Route]:
     models, limits = context.models, context.arguments
 
     async def alive(_: Request) -> Response:
-        return json_response({"status": "alive"})
+        response = json_response({"status": "alive" if models.live else "stuck"})
+        response.status_code = 200 if models.live else 503
+        return response
 
     async def model_status(request: Request) -> Response:
         name = request.path_params["name"]
-        runner = find_ready_model(models, name)
+        runner = find_probed_model(models, name)
         # OpenAI's clients use the same path.
         return json_response({"name": runner.name, "ready": True, **model_card(models.find(name), name)})
 

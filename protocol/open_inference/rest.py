@@ -36,7 +36,7 @@ from protocol.tensors import (
 )
 from protocol.versions import EXTENSIONS, SERVER_NAME, SERVER_VERSION
 from runners.core.errors import InputError
-from runners.core.models import Models, find_ready_model
+from runners.core.models import Models, find_probed_model, find_ready_model
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 
@@ -75,22 +75,6 @@ class InferRequest(msgspec.Struct):
 _decoder = msgspec.json.Decoder(InferRequest)
 
 
-def health_routes(models: Models) -> list[Route]:
-    """The routes of probes: whether the server lives, and whether it is ready."""
-
-    async def live(_: Request) -> Response:
-        response = json_response({"live": models.live})
-        response.status_code = 200 if models.live else 503
-        return response
-
-    async def ready(_: Request) -> Response:
-        response = json_response({"ready": models.ready})
-        response.status_code = 200 if models.ready else 503
-        return response
-
-    return [Route("/v2/health/live", live), Route("/v2/health/ready", ready)]
-
-
 def routes(models: Models, limits: RequestLimits) -> list[Route]:
     """The other routes under `/v2`."""
 
@@ -104,7 +88,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
         return json_response(describe_model(models, find_ready_model(models, *served_name(request))))
 
     async def model_ready(request: Request) -> Response:
-        runner = find_ready_model(models, *served_name(request))
+        runner = find_probed_model(models, *served_name(request))
         return json_response({"name": runner.name, "ready": True})
 
     async def infer(request: Request) -> Response:

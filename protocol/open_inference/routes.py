@@ -9,10 +9,9 @@ from protocol.open_inference import generate, repository, rest
 
 
 def routes(context: ServerContext) -> list[Route]:
-    """The routes below `/v2`, those of probes first: a flood of probes must cost little."""
+    """The routes below `/v2`."""
     models, arguments = context.models, context.arguments
     return [
-        *rest.health_routes(models),
         *generate.routes(models, arguments),
         *repository.routes(models, arguments, context.access),
         *rest.routes(models, arguments),

@@ -9,7 +9,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from protocol.openai.errors import render_openai_error
 from runners.core.errors import OverloadedError
+from runners.core.request_record import current_record
 from runners.core.runner import OpenAIApplication
+from runners.core.tracing import engine_headers
 
 
 class Forwarded(Response):
@@ -40,9 +42,12 @@ class Forwarded(Response):
             body = None
             return message
 
-        headers = [header for header in scope["headers"] if header[0] not in _BODY_HEADERS]
+        # vLLM's spans are below this server's.
+        trace = {name.encode(): value.encode() for name, value in engine_headers(current_record.get()).items()}
+        replaced = _BODY_HEADERS | trace.keys()
+        headers = [header for header in scope["headers"] if header[0] not in replaced]
         inner = inner_scope(scope, self._path) | {
-            "headers": [*headers, (b"content-type", self._media_type)],
+            "headers": [*headers, *trace.items(), (b"content-type", self._media_type)],
             # FastAPI's routes for GET refuse HEAD; this server leaves out the body.
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }

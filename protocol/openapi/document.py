@@ -36,6 +36,7 @@ from protocol.openapi.operations import (
 from protocol.openapi.parameter_schemas import describe_parameters
 from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
+from runners.core.health_paths import LIVE_PATHS, READY_PATHS
 from runners.core.models import Models
 from runners.core.runner import Runner
 from runners.core.sampling_parameters import SamplingParameters
@@ -77,7 +78,7 @@ class OpenApiDocument:
 
     def collect_examples(self, describe: Callable[[ExampleModel], Examples]) -> Examples:
         """The examples that `describe` has of each model; where there are several models, each example names its."""
-        models = [_describe_model(runner) for runner in self.runners]
+        models = [describe_example_model(runner) for runner in self.runners]
         if not self.has_several:
             return {key: each for model in models for key, each in describe(model).items()}
         return {
@@ -112,7 +113,7 @@ class OpenApiDocument:
         return document
 
 
-def _describe_model(runner: Runner) -> ExampleModel:
+def describe_example_model(runner: Runner) -> ExampleModel:
     mask = runner.properties.get("mask_token", MASK) if runner.ready else MASK
     return ExampleModel(runner.name, runner.version, runner.task, mask)
 
@@ -133,28 +134,20 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
     document.add_tag("Server", "Health, metrics and this document.")
     document.add_tag("BentoML", "Paths that BentoML answers.")
     paths = document.paths
-    unready = {503: json_answer("Ready", description="A model is not loaded.")}
+    unready = {503: json_answer("Ready", description="A model is not loaded, or the server ends.")}
     dead = {503: json_answer("Live", description="A model has stopped and does not answer any more.")}
     paths.add("get", "/", "Server", "Check whether the server is live", {200: json_answer("Alive")})
     paths.add(
         "get", "/v2", "Server", "Get the server's name, version and extensions", {200: json_answer("ServerMetadata")}
     )
-    live = {200: json_answer("Live"), **dead}
-    paths.add("get", "/v2/health/live", "Server", "Check whether the server is live", live)
-    ready = {200: json_answer("Ready"), **unready}
-    paths.add("get", "/v2/health/ready", "Server", "Check whether all models are loaded", ready)
+    for path in LIVE_PATHS:
+        paths.add("get", path, "Server", "Check whether the server is live", {200: json_answer("Live"), **dead})
+    for path in READY_PATHS:
+        paths.add("get", path, "Server", "Check whether the server is ready", {200: json_answer("Ready"), **unready})
     paths.add("get", "/metrics", "Server", "Get metrics for Prometheus", {200: text_answer()})
     for path in ("/openapi.json", "/docs.json"):
         paths.add("get", path, "Server", "Get this document", {200: _ANY})
     paths.add("get", "/docs", "Server", "Show this document as a page", {200: text_answer("text/html")})
-    dead_process, unloaded = "A model has stopped and does not answer any more.", "A model is not loaded."
-    for path, summary, failure in (
-        ("/livez", "Check whether the server is live", dead_process),
-        ("/healthz", "Check whether the server is live", dead_process),
-        ("/readyz", "Check whether all models are loaded", unloaded),
-    ):
-        answers = {200: text_answer(), 503: text_answer(description=failure)}
-        paths.add("get", path, "BentoML", summary, answers, form=_BENTOML_ERRORS)
     paths.add(
         "get", "/schema.json", "BentoML", "Get BentoML's description of the service", {200: _ANY}, form=_BENTOML_ERRORS
     )

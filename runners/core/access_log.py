@@ -28,12 +28,13 @@ _PROBED = frozenset(
 
 def describe_request(record: RequestRecord) -> dict[str, object]:
     """The fields of a request's access line; those that it has no value of are left out."""
+    started, queued = record.started, record.queued
     fields: dict[str, object] = {
         "protocol": record.protocol,
         "method": record.method,
         "route": record.route,
         "status": record.status,
-        "milliseconds": round((record.ended - record.started) * 1000, 3),
+        "milliseconds": _milliseconds(started, record.ended),
     }
     if record.model_name:
         fields["model"] = record.model_name
@@ -49,16 +50,16 @@ def describe_request(record: RequestRecord) -> dict[str, object]:
         fields["prompt_tokens"] = record.prompt_tokens
     if record.generation_tokens:
         fields["generation_tokens"] = record.generation_tokens
-    if record.queued:
-        fields["read_ms"] = _milliseconds(record.started, record.queued)
-        if record.computing:
-            fields["queue_ms"] = _milliseconds(record.queued, record.computing)
+    if queued:
+        fields["read_ms"] = _milliseconds(started, queued)
+        if computing := record.computing:
+            fields["queue_ms"] = _milliseconds(queued, computing)
             if record.computed:
-                fields["compute_ms"] = _milliseconds(record.computing, record.computed)
+                fields["compute_ms"] = _milliseconds(computing, record.computed)
     if record.rendering:
         fields["render_ms"] = _milliseconds(record.rendering, record.ended)
     if record.first_token:
-        fields["first_token_ms"] = _milliseconds(record.started, record.first_token)
+        fields["first_token_ms"] = _milliseconds(started, record.first_token)
     if record.refusal is not None:
         fields["refusal"] = record.refusal
     if record.cancelled:
@@ -67,7 +68,8 @@ def describe_request(record: RequestRecord) -> dict[str, object]:
 
 
 def _milliseconds(start: float, end: float) -> float:
-    return round((end - start) * 1000, 3)
+    # An integer of microseconds, which costs a third of what `round` to 3 digits does.
+    return int((end - start) * 1e6) / 1000
 
 
 def make_access_log(

@@ -21,6 +21,8 @@ from runners.core.argument_conversion import (
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
 
+# A day, in seconds.
+LONGEST_WAIT = 86_400
 _TASK_NAMES = [f"`{task}`" for task in Task]
 _Digests: TypeAlias = Annotated[tuple[bytes, ...] | None, BeforeValidator(digest_keys)]
 
@@ -221,6 +223,36 @@ class ServerArguments(ArgumentGroup):
     )
     enable_latency_logging: bool = Field(
         False, description="the server logs the X-Request-Id, method, path, status and milliseconds of each request"
+    )
+
+
+class LifeCycleArguments(ArgumentGroup):
+    title = "Life cycle (docs/explanation/life-cycle.md)"
+
+    shutdown_delay_seconds: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_WAIT,
+        description="after SIGTERM the server is not ready and still takes requests for this many seconds, in which a "
+        "load balancer looks away",
+    )
+    drain_seconds: float = Field(
+        20,
+        ge=0,
+        le=LONGEST_WAIT,
+        description="after that delay the server takes no more requests, and those under way get this many seconds to "
+        "end",
+    )
+    watchdog_seconds: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_WAIT,
+        description="the server is not live while a batch takes longer than this many seconds, and logs where its "
+        "thread stands; loading a model is not a batch; 0: never",
+    )
+    on_worker_death: Literal["restart", "exit"] = Field(
+        "restart",
+        description="if a worker process dies, the server replaces it (`restart`), or ends with exit code 1 (`exit`)",
     )
 
 

@@ -23,12 +23,12 @@ ALIASES: Mapping[str, str] = {
 # KServe's flags that have no effect here, each with what to use instead. They are accepted with a warning, so that
 # KServe's manifests start this server unchanged.
 WITHOUT_EFFECT: Mapping[str, str] = {
-    "access_log_format": "--enable_latency_logging logs a line for every request",
-    "configure_logging": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
-    "disable_log_requests": "prompts are never logged",
+    "access_log_format": "--access_log logs a line for every request, in the form of --log_format",
+    "configure_logging": "--log_format and --log_level configure the log",
+    "disable_log_requests": "prompts are logged only with --log_inputs",
     "enable_docs_url": "/docs is always served",
     "event_loop": "every worker runs on uvloop",
-    "log_config_file": "BentoML configures the log; BENTOML_DEBUG=true shows more of it",
+    "log_config_file": "--log_format and --log_level configure the log",
     "max_asyncio_workers": "requests wait in the model's queue; --max_concurrent_requests limits its length",
     "max_threads": "gRPC is served without threads; --max_concurrent_requests limits the running requests",
     "protocol": "--predictor_protocol sets the protocol of a predictor",

@@ -18,6 +18,7 @@ from runners.core.argument_groups import (
     AnswerArguments,
     ArgumentGroup,
     LaunchArguments,
+    LifeCycleArguments,
     LimitArguments,
     LogArguments,
     ModelArguments,
@@ -32,11 +33,12 @@ from runners.core.engine_arguments import EngineArgument, split_words
 logger = logging.getLogger(__name__)
 
 # Reasons in the warnings about single arguments of vLLM, which say more than that vLLM does not run the model.
-_SPECIFIC_REASONS = {"max_log_len": "prompts are never logged"}
+_SPECIFIC_REASONS = {"max_log_len": "prompts are logged only with --log_inputs"}
 
 
 class Arguments(
     ServerArguments,
+    LifeCycleArguments,
     ProxyArguments,
     LogArguments,
     SeveralModelsArguments,
@@ -54,10 +56,14 @@ class Arguments(
     @classmethod
     def _name_as_vllm(cls, values: Any) -> Any:
         """Take the first name of vLLM's `served_model_name` where `model_name` is not set."""
-        if isinstance(values, Mapping) and values.get("model_name") is None:
-            names = _served_names(values.get("engine") or {})
-            if names:
-                return {**values, "model_name": names[0]}
+        names = _served_names(values.get("engine") or {}) if isinstance(values, Mapping) else []
+        for name in names:
+            try:
+                check_model_name(name)
+            except ValueError as error:
+                raise ValueError(f"served_model_name has {name!r}: {error}") from error
+        if names and values.get("model_name") is None:
+            return {**values, "model_name": names[0]}
         return values
 
     @model_validator(mode="after")
@@ -68,11 +74,6 @@ class Arguments(
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
             raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
-        for name in self.names:
-            try:
-                check_model_name(name)
-            except ValueError as error:
-                raise ValueError(f"served_model_name has {name!r}: {error}") from error
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         return self
@@ -128,6 +129,7 @@ SERVER_NAMES = frozenset(
     name
     for group in (
         ServerArguments,
+        LifeCycleArguments,
         ProxyArguments,
         LogArguments,
         SeveralModelsArguments,

@@ -117,6 +117,7 @@ class DeviceThread:
 
     Attributes:
         changed: the lock of all sources' queues; notify it when work is added.
+        stuck: whether a turn takes so long that it is not expected to end; the watchdog sets it.
     """
 
     def __init__(self, threads: int = 1) -> None:
@@ -135,6 +136,9 @@ class DeviceThread:
         self._turns = 0
         self._count = threads
         self._threads: list[threading.Thread] = []
+        # When the turns that run now began, by the ids of their threads.
+        self._begun: dict[int, float] = {}
+        self.stuck = False
         self._closed = self._failed = False
         self._spin_control: SpinControl | None = None
 
@@ -142,6 +146,10 @@ class DeviceThread:
     def failed(self) -> bool:
         """Whether an error has ended the thread, and with it all models."""
         return self._failed
+
+    def oldest_turn(self) -> tuple[float, int] | None:
+        """When the longest running turn began, by `time.perf_counter`, and its thread's id; None if no turn runs."""
+        return min(((since, thread) for thread, since in self._begun.copy().items()), default=None)
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """Run a job, such as the load of a model, when the running turn and the jobs before it are over.
@@ -268,13 +276,15 @@ class DeviceThread:
         return max(self._time, flow.finish), flow.last_turn
 
     def _run_turn(self, flow: _Flow, work: Callable[[], None], start_tag: float) -> None:
-        start = time.perf_counter()
+        thread, start = threading.get_ident(), time.perf_counter()
+        self._begun[thread] = start
         error: BaseException | None = None
         try:
             # A copy, because a context runs once at a time, and several threads may run turns of one source.
             flow.context.copy().run(work)
         except BaseException as raised:
             error = raised
+        del self._begun[thread]
         with self.changed:
             flow.running -= 1
             flow.finish = max(flow.finish, start_tag + time.perf_counter() - start)

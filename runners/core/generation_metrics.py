@@ -1,7 +1,6 @@
 """The metrics of generation on this server's own engine, under vLLM's names and with its meaning.
 
-Where vLLM runs a model, its own metrics have these names, with the label `engine` too. They are in a registry of their
-own: vLLM, if it runs another model of this server, registers its metrics in the usual one.
+Where vLLM runs a model, its own metrics have these names, with the label `engine` too.
 """
 
 from __future__ import annotations
@@ -9,41 +8,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry
-
 from runners.core.generation import Delta
-from runners.core.metric_families import CounterFamily, GaugeFamily, HistogramFamily, counting
+from runners.core.metric_families import BORROWED_NAMES, CounterFamily, GaugeFamily, HistogramFamily, counting
 
-REGISTRY = CollectorRegistry()
 _MODEL = ("model_name",)
 
 TIME_TO_FIRST_TOKEN = HistogramFamily(
-    "vllm:time_to_first_token_seconds", "Time from a request's begin to the first token of an output", _MODEL,
-    registry=REGISTRY,
-)  # fmt: skip
+    "vllm:time_to_first_token_seconds",
+    "Time from a request's begin to the first token of an output",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
 INTER_TOKEN_LATENCY = HistogramFamily(
-    "vllm:inter_token_latency_seconds", "Time between two tokens of an output", _MODEL, registry=REGISTRY
+    "vllm:inter_token_latency_seconds", "Time between two tokens of an output", _MODEL, registry=BORROWED_NAMES
 )
 TIME_PER_OUTPUT_TOKEN = HistogramFamily(
-    "vllm:request_time_per_output_token_seconds", "Mean time between the tokens of an output", _MODEL,
-    registry=REGISTRY,
-)  # fmt: skip
+    "vllm:request_time_per_output_token_seconds",
+    "Mean time between the tokens of an output",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
 E2E_LATENCY = HistogramFamily(
-    "vllm:e2e_request_latency_seconds", "Time from a request's begin to the end of an output", _MODEL,
-    registry=REGISTRY,
-)  # fmt: skip
+    "vllm:e2e_request_latency_seconds",
+    "Time from a request's begin to the end of an output",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
 PROMPT_TOKENS = CounterFamily(
-    "vllm:prompt_tokens", "Tokens of prompts that were computed, for each output", _MODEL, REGISTRY
+    "vllm:prompt_tokens", "Tokens of prompts that were computed, for each output", _MODEL, BORROWED_NAMES
 )
-GENERATION_TOKENS = CounterFamily("vllm:generation_tokens", "Tokens that were generated", _MODEL, REGISTRY)
+GENERATION_TOKENS = CounterFamily("vllm:generation_tokens", "Tokens that were generated", _MODEL, BORROWED_NAMES)
 RUNNING = GaugeFamily(
-    "vllm:num_requests_running", "Outputs that are generated at this moment", _MODEL, registry=REGISTRY
+    "vllm:num_requests_running", "Outputs that are generated at this moment", _MODEL, registry=BORROWED_NAMES
 )
-WAITING = GaugeFamily("vllm:num_requests_waiting", "Outputs that wait for the model", _MODEL, registry=REGISTRY)
+WAITING = GaugeFamily("vllm:num_requests_waiting", "Outputs that wait for the model", _MODEL, registry=BORROWED_NAMES)
 SUCCESSES = CounterFamily(
-    "vllm:request_success", "Outputs that ended, by reason: stop, length, abort or error",
-    ("model_name", "finished_reason"), REGISTRY,
-)  # fmt: skip
+    "vllm:request_success",
+    "Outputs that ended, by reason: stop, length, abort or error",
+    ("model_name", "finished_reason"),
+    BORROWED_NAMES,
+)
 _REASONS = ("stop", "length", "abort", "error")
 
 

@@ -22,6 +22,8 @@ Labels = tuple[str, ...]
 # 1 ms to 60 s.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
+# Metrics under names of other libraries, which register theirs in the usual registry when they are imported.
+BORROWED_NAMES = CollectorRegistry()
 # Held while anything is counted, by any thread, and while counts are taken for the files. Whoever counts several things
 # takes it once.
 counting = threading.Lock()

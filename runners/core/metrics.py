@@ -5,8 +5,7 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from runners.core.admission import Admission
-from runners.core.generation_metrics import REGISTRY as FOREIGN_NAMES
-from runners.core.metric_families import CounterFamily, GaugeFamily, HistogramFamily, counting
+from runners.core.metric_families import BORROWED_NAMES, CounterFamily, GaugeFamily, HistogramFamily, counting
 
 _MODEL = ("model_name",)
 _VERSION = ("model_name", "version")
@@ -95,32 +94,31 @@ PROCESS_INFO = GaugeFamily(
     "livemax",
 )
 # KServe's names, for its dashboards: https://kserve.github.io/website/docs/admin-guide/observability
-# In the registry of vLLM's names, because KServe's own package registers them in the usual one.
 PREPROCESS_SECONDS = HistogramFamily(
     "request_preprocess_seconds",
     "KServe's name of runtime_read_seconds",
     _MODEL,
-    registry=FOREIGN_NAMES,
+    registry=BORROWED_NAMES,
     same_as=READ_SECONDS,
 )
 PREDICT_SECONDS = HistogramFamily(
     "request_predict_seconds",
     "KServe's: time from the queue to the end of a request's last batch",
     _MODEL,
-    registry=FOREIGN_NAMES,
+    registry=BORROWED_NAMES,
 )
 POSTPROCESS_SECONDS = HistogramFamily(
     "request_postprocess_seconds",
     "KServe's name of runtime_render_seconds",
     _MODEL,
-    registry=FOREIGN_NAMES,
+    registry=BORROWED_NAMES,
     same_as=RENDER_SECONDS,
 )
 EXPLAIN_SECONDS = HistogramFamily(
     "request_explain_seconds",
     "KServe's: this server has no explainer, so there are none",
     _MODEL,
-    registry=FOREIGN_NAMES,
+    registry=BORROWED_NAMES,
 )
 
 # What each model's requests hold together, for as long as its runner exists.

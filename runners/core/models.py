@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from runners.core.declarations import FindDeclarations, ModelDeclaration
-from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
+from runners.core.errors import ArgumentsError, ModelLoadError, ModelNotReadyError, RunnerError
 from runners.core.model_index import ModelIndex
 from runners.core.served_model import CreateRunner, ServedModel
 
@@ -29,6 +29,8 @@ class Models(ModelIndex):
 
     Attributes:
         change_all: lets all workers "load" or "unload" the models of a name; None if this is the only worker.
+        draining: whether the server ends: it is not ready any more.
+        stuck: whether a thread of this worker or of another one is stuck: the server is not live.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Models(ModelIndex):
         """
         super().__init__()
         self.change_all: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
+        self.draining = False
+        self.stuck = False
         self._create = create
         self._find_declarations = find_declarations
         self._is_ready_when_any = is_ready_when_any
@@ -65,14 +69,26 @@ class Models(ModelIndex):
 
     @property
     def ready(self) -> bool:
-        """Whether the models that are to be loaded are ready: all of them, or one if the operator says so.
+        """Whether the server is ready; every health endpoint of every protocol asks this or `live`.
 
-        A server whose operator declares none to be loaded is ready; one whose models have all been unloaded is not.
+        It is while it is live, does not drain, and the models that are to be loaded are ready: all of them, or one if
+        the operator says so. A server whose operator declares none to be loaded is ready; one whose models have all
+        been unloaded is not.
         """
+        return self.live and not self.draining and self.serves
+
+    @property
+    def serves(self) -> bool:
+        """Whether the models that are to be loaded answer requests."""
         wanted = [model.ready for model in self if model.is_wanted]
         if not wanted:
             return not self._loads_at_start
         return any(wanted) if self._is_ready_when_any else all(wanted)
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded, or will be."""
+        return any(model.is_loading for model in self)
 
     @property
     def loaded(self) -> bool:
@@ -86,8 +102,13 @@ class Models(ModelIndex):
 
     @property
     def live(self) -> bool:
-        """Whether no model has died."""
-        return not any(model.failed for model in self)
+        """Whether no model has died, and no thread is stuck."""
+        return not self.stuck and not self.failed
+
+    @property
+    def failed(self) -> bool:
+        """Whether a model has died, so that the process must end."""
+        return any(model.failed for model in self)
 
     def create_runners(self) -> None:
         """Make the runners of the models that are to be loaded, which load nothing yet.
@@ -294,3 +315,16 @@ def find_ready_model(models: Models, name: str, version: str = "") -> Runner:
         ModelNotReadyError: it is not loaded.
     """
     return models.find(name, version).hold(name)
+
+
+def find_probed_model(models: Models, name: str, version: str = "") -> Runner:
+    """As `find_ready_model`, for a probe: while the server drains, its models are not ready, and answer nevertheless.
+
+    Raises:
+        ModelNotFoundError, VersionNotFoundError: there is no such model.
+        ModelNotReadyError: it is not loaded, or the server ends.
+    """
+    runner = find_ready_model(models, name, version)
+    if models.draining:
+        raise ModelNotReadyError.of_shutdown()
+    return runner

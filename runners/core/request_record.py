@@ -10,12 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from runners.core.generation import FinishReason, Sampling
 
 # The route of a request to no route of this server, or whose head was not read.
 UNKNOWN_ROUTE = "unknown"
 # The statuses of a request whose client left before its answer: nginx's for HTTP, and gRPC's.
 CLIENT_LEFT = "499"
 CANCELLED = "CANCELLED"
+_MOST_REASONS = 64
 
 
 class RequestRecord:
@@ -47,6 +52,10 @@ class RequestRecord:
         ended: when its answer had been written.
         first_token: when the first token of its first output came.
         trace_id, span_id: hexadecimal, set when it begins if tracing is on; else empty.
+        trace: what the tracer keeps of the request; None if tracing is off.
+        scheme: of the URL, http or https; empty for gRPC.
+        sampling: how a generator continues the prompts; None for other requests.
+        finish_reasons: why the first outputs have ended.
     """
 
     __slots__ = (
@@ -54,6 +63,7 @@ class RequestRecord:
         "computed",
         "computing",
         "ended",
+        "finish_reasons",
         "first_token",
         "generation_tokens",
         "method",
@@ -66,11 +76,14 @@ class RequestRecord:
         "rendering",
         "request_id",
         "route",
+        "sampling",
+        "scheme",
         "span_id",
         "started",
         "status",
         "texts",
         "tokens",
+        "trace",
         "trace_id",
     )
 
@@ -85,8 +98,16 @@ class RequestRecord:
         self.refusal: str | None = None
         self.cancelled = False
         self.queued = self.computing = self.computed = self.rendering = self.ended = self.first_token = 0.0
-        self.trace_id = self.span_id = ""
+        self.trace_id = self.span_id = self.scheme = ""
+        self.trace: object = None
+        self.sampling: Sampling | None = None
+        self.finish_reasons: tuple[FinishReason, ...] = ()
         self.started = perf_counter()
+
+    def note_finish(self, reason: FinishReason) -> None:
+        """Note why an output has ended; of the first outputs only, so that a record stays small."""
+        if len(self.finish_reasons) < _MOST_REASONS:
+            self.finish_reasons = (*self.finish_reasons, reason)
 
     def locate(self, protocol: str, route: str) -> None:
         """Set the route, once it is found."""

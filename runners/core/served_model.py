@@ -30,6 +30,7 @@ _NOT_LOADED = "not loaded"
 _UNLOADED = "unloaded"
 _DEAD = "it has died"
 _PREDICTOR_NOT_READY = "its predictor is not ready"
+_STUCK = "the thread that runs it is stuck"
 
 
 class ModelState(StrEnum):
@@ -129,13 +130,20 @@ class ServedModel:
         return ModelState.LOADING if is_awaited else ModelState.UNAVAILABLE
 
     @property
+    def is_loading(self) -> bool:
+        """Whether it is being loaded, or will be, also beside a runner that answers requests."""
+        return self._changing is ModelState.LOADING or self.state is ModelState.LOADING
+
+    @property
     def reason(self) -> str:
         """Why the model is unavailable; empty in other states."""
         if self.state is not ModelState.UNAVAILABLE:
             return ""
         if self._current is None:
             return self._reason
-        return _PREDICTOR_NOT_READY if self._current.runner.loaded else _DEAD
+        if not self._current.runner.loaded:
+            return _DEAD
+        return _STUCK if self.declaration.arguments.predictor_host is None else _PREDICTOR_NOT_READY
 
     @property
     def is_held(self) -> bool:

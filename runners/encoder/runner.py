@@ -216,7 +216,8 @@ class EncoderRunner:
     @property
     def ready(self) -> bool:
         loaded = self._loaded
-        return loaded is not None and (loaded.watch is None or loaded.watch.ready)
+        is_answering = loaded is not None and (loaded.watch is None or loaded.watch.ready)
+        return is_answering and not self._device.stuck
 
     @property
     def failed(self) -> bool:

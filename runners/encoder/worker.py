@@ -22,6 +22,7 @@ from runners.core.errors import (
 )
 from runners.core.metrics import NON_FINITE_TEXTS, BatchMetrics
 from runners.core.predictions import Prediction
+from runners.core.tracing import Batch, trace_batch
 from runners.encoder.queue_entries import Entry, PendingRequest, deliver, refuse
 
 if TYPE_CHECKING:
@@ -65,8 +66,10 @@ class ModelWorker:
         for entry in batch:
             if (record := entry.request.record) is not None and not record.computing:
                 record.computing = start
+        records = [entry.request.record for entry in batch if entry.request.record is not None]
         try:
-            run_batch(self._loaded, batch)
+            with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
+                run_batch(self._loaded, batch)
         except BaseException:
             # The device thread ends.
             refuse(batch)

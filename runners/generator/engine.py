@@ -40,6 +40,10 @@ class Engine(Protocol):
         """Whether the engine has died: it answers no further request."""
 
     @property
+    def stuck(self) -> bool:
+        """Whether the watchdog does not expect the engine's thread to answer any more."""
+
+    @property
     def generates(self) -> bool:
         """Whether the model generates text; on vLLM it may embed, score or classify instead."""
 

@@ -243,6 +243,8 @@ class _RunningSequences:
                         record.computed = perf_counter()
                         record.first_token = record.first_token or record.computed
                         record.generation_tokens += len(delta.token_ids)
+                    if record is not None and delta.finish_reason is not None:
+                        record.note_finish(delta.finish_reason)
                     if is_first and shares_logprobs:
                         if sampling.prompt_logprobs is not None:
                             prompt_logprobs.set_result(delta.prompt_logprobs)

@@ -102,11 +102,11 @@ class GeneratorRunner:
 
     @property
     def loaded(self) -> bool:
-        return self.ready
+        return self._engine is not None and not self._engine.failed
 
     @property
     def ready(self) -> bool:
-        return self._engine is not None and not self._engine.failed
+        return self._engine is not None and not self._engine.failed and not self._engine.stuck
 
     @property
     def failed(self) -> bool:
@@ -237,6 +237,7 @@ class GeneratorRunner:
             if (record := current_record.get()) is not None and not self.engine.notes_records:
                 record.texts += len(prompts)
                 record.prompt_tokens += sum(map(len, prompts))
+                record.sampling = request.sampling
             echoes = await self._echo(request, prompts) if request.echo else ()
             sequences = Sequences(prompts, request.sampling, request.choices)
             sequences.check_request()

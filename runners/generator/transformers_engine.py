@@ -69,8 +69,13 @@ class TransformersEngine:
         return self._loaded is not None and self._loaded.scheduler.failed
 
     @property
+    def stuck(self) -> bool:
+        return self._device.stuck
+
+    @property
     def details(self) -> RunnerDetails:
-        return self._model().details
+        # Metrics ask for them also when the server ends.
+        return RunnerDetails() if self._loaded is None else self._loaded.details
 
     @property
     def count(self) -> int:

@@ -6,12 +6,11 @@ BentoML itself would print a traceback and restart a failed worker forever.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
@@ -31,7 +30,7 @@ class Listener(Protocol):
 
     async def start(self) -> None: ...
 
-    async def stop(self) -> None: ...
+    async def stop(self, seconds: float) -> None: ...
 
 
 @contextlib.contextmanager
@@ -53,14 +52,13 @@ def stop_on_error() -> Iterator[None]:
         _stop_server(str(error))
 
 
-def watch_for_failed_workers() -> None:
-    """In BentoML's parent process: stop with an exit code of 1 when a worker reports a failure by SIGUSR1."""
+def watch_for_failed_workers(stop: Callable[[], None]) -> None:
+    """In BentoML's parent process: stop the server when a worker reports a failure by SIGUSR1."""
 
-    def stop(_: int, __: FrameType | None) -> None:
-        atexit.register(_exit)
-        signal.raise_signal(signal.SIGTERM)
+    def handle(_: int, __: FrameType | None) -> None:
+        stop()
 
-    signal.signal(signal.SIGUSR1, stop)
+    signal.signal(signal.SIGUSR1, handle)
 
 
 async def load_or_exit(models: Models, serves_others: bool) -> None:
@@ -83,8 +81,11 @@ async def load_or_exit(models: Models, serves_others: bool) -> None:
 async def exit_when_dead(models: Models) -> None:
     """In a worker: end the whole server when a model dies."""
     # An engine that dies reports to nobody, so that it must be polled.
-    while models.live:  # noqa: ASYNC110
+    while not models.failed:  # noqa: ASYNC110
         await asyncio.sleep(_CHECK_SECONDS)
+    if models.draining:
+        # The drain has closed them.
+        return
     # Waiting requests are answered with an error first.
     await asyncio.sleep(_CHECK_SECONDS)
     failed = ", ".join(dict.fromkeys(model.name for model in models if model.failed))
@@ -108,7 +109,8 @@ def _stop_server(reason: str) -> NoReturn:
     os._exit(_EXIT_CODE)
 
 
-def _exit() -> None:
+def exit_after_failure() -> None:
+    """End this process with the exit code of a failure."""
     server_log.end()
     os._exit(_EXIT_CODE)
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from bentoml.images import Image
 
+# bash reads it before the image's entry point, if the environment variable BASH_ENV of the bentofiles names it.
+_FOLDERS_SCRIPT = "/usr/local/lib/huggingface-runtime-folders.sh"
+_CHOOSER = "$BENTO_PATH/src/runners/hosting/writable_folders.py"
+# While the image is built, the module is not there yet.
+_CHOOSE = f'test ! -f {_CHOOSER} || {{ chosen=$(python {_CHOOSER}) || exit 1; eval "$chosen"; }}'
+
 
 def create_image() -> Image:
     """The commands of every flavour's image that run before the packages of its bentofile are installed."""
@@ -11,6 +17,8 @@ def create_image() -> Image:
         Image(python_version="3.11")
         # Kubernetes manifests of KServe run it as the container's `command`.
         .run("ln -s $BENTO_PATH/src/launch.py /usr/local/bin/huggingface-runtime")
+        # BentoML's entry point fails where BENTOML_HOME cannot be written.
+        .run(f"echo '{_CHOOSE}' > {_FOLDERS_SCRIPT}")
         # The packages are locked; pip must not install the packages that a lock omits as dependencies of others.
         .run("mkdir -p /etc/uv && echo 'pip.no-deps = true' > /etc/uv/uv.toml")
     )

@@ -9,6 +9,7 @@ from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import RunnerError
 from runners.hosting.change_server import start_change_server
 from runners.hosting.failures import exit_on_error, watch_for_failed_workers
+from runners.hosting.life.arbiter import supervise_workers
 from runners.hosting.process import find_http_port
 from runners.hosting.start_checks import check_models, check_server
 from runners.hosting.storage.localize import localize_model
@@ -34,7 +35,7 @@ def prepare_workers(configuration: Configuration) -> None:
                 _download(model, configuration)
         if arguments.workers > 1:
             start_change_server(configuration)
-    watch_for_failed_workers()
+    watch_for_failed_workers(supervise_workers(arguments).fail)
 
 
 def _download(model: ModelDeclaration, configuration: Configuration) -> None:

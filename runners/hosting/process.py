@@ -13,13 +13,20 @@ from runners.core.arguments import Arguments
 from runners.core.log_settings import LogSettings, peek_log_settings
 from runners.hosting.failures import exit_on_error
 from runners.hosting.idle_memory import configure_heaps
+from runners.hosting.life.channel import take_channel
+from runners.hosting.life.reports import end_with_parent
+from runners.hosting.life.signals import heed_early_signals
 from runners.hosting.logs import server_log
 from runners.hosting.metrics_folder import enter_metrics_folder, make_metrics_folder
 from runners.hosting.working_folder import enter_launch_folder
 
 
 def configure_process() -> None:
-    """Set the folders, the log and the heaps of BentoML's parent process or of a worker."""
+    """Set the signals, the folders, the log and the heaps of BentoML's parent process or of a worker."""
+    if is_parent():
+        heed_early_signals()
+    elif is_worker() and (channel := take_channel()) is not None:
+        end_with_parent(channel)
     enter_launch_folder(os.environ)
     # prometheus_client reads its folder when it is imported.
     if is_worker():

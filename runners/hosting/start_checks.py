@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +17,7 @@ from runners.core.task import GENERATION, infer_task, read_architectures
 from runners.hosting.ports import check_port
 from runners.hosting.storage.uris import is_uri
 from runners.hosting.tls import check_certificates
+from runners.hosting.tracing.process import check_tracing
 from runners.modeling.config_checks import refuse_adapter, refuse_kernels, refuse_weights
 from runners.modeling.hub_errors import explain_hub_error
 from runners.modeling.load_errors import refuse_pointers
@@ -25,17 +27,18 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
 def check_server(arguments: Arguments, http_port: int | None = None) -> None:
-    """Check the server's own files and ports.
+    """Check the server's own files and ports, and the variables of traces.
 
     Args:
         http_port: the port that will serve HTTP; None if it is unknown.
 
     Raises:
-        ArgumentsError: a file is missing or wrong, or a port is not free.
+        ArgumentsError: a file is missing or wrong, a port is not free, or a variable is wrong.
     """
     check_certificates(arguments)
     check_key_file("api_key_file", arguments.api_key_file)
     check_key_file("admin_api_key_file", arguments.admin_api_key_file)
+    check_tracing(os.environ)
     if not arguments.enable_grpc:
         return
     if arguments.grpc_port == http_port:
@@ -68,16 +71,16 @@ def check_models(configuration: Configuration, asks_hub: bool = False) -> None:
 def _check_named(model: ModelDeclaration, asks_hub: bool) -> None:
     """
     Raises:
-        ModelLoadError: as `_check_model`, with the model's name, and the line that declares it.
+        ModelLoadError: as `check_model`, with the model's name, and the line that declares it.
     """
     try:
-        _check_model(model.arguments, asks_hub)
+        check_model(model.arguments, asks_hub)
     except RunnerError as error:
         place = "" if model.origin == "the command line" else f" ({model.origin})"
         raise ModelLoadError(f"cannot serve {model.name}{place}: {error}") from error
 
 
-def _check_model(arguments: Arguments, asks_hub: bool) -> None:
+def check_model(arguments: Arguments, asks_hub: bool) -> None:
     """Check what can be read without a library of models: the folder, its config.json and its weights.
 
     Raises:
@@ -112,7 +115,7 @@ def _check_hub_model(arguments: Arguments, fetches: bool) -> None:
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(arguments.model)

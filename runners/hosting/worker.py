@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 
 from starlette.types import ASGIApp
 
-from runners.core.admission import DRAIN_SECONDS
 from runners.core.argument_sources import forget_keys
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
 from runners.core.model_metrics import keep_writing, write_metrics
 from runners.core.models import Models
+from runners.core.watchdog import Watchdog
 from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
 from runners.hosting.idle_memory import release_memory
+from runners.hosting.life.channel import take_channel
+from runners.hosting.life.draining import Connections, Drain
+from runners.hosting.life.reports import Gate, Reports
 from runners.hosting.logs import server_log
+from runners.hosting.tracing.process import start_tracing
 
 
 @dataclass(slots=True)
@@ -30,6 +33,8 @@ class Worker:
     Attributes:
         device: runs the models that run in this process.
         application: serves HTTP.
+        gate: accepts connections for HTTP.
+        connections: those connections.
         listener: the gRPC server; None if gRPC is disabled.
     """
 
@@ -37,16 +42,27 @@ class Worker:
     device: DeviceThread
     arguments: Arguments
     application: ASGIApp
+    gate: Gate
+    connections: Connections
     listener: Listener | None
+    _drain: Drain = field(init=False)
+    _reports: Reports = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _stop_tracing: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        watchdog = Watchdog(self.device, self.arguments.watchdog_seconds)
+        self._reports = Reports(self.models, watchdog, self.gate, self._listen)
+        self._drain = Drain(self.models, self.arguments, self._reports, self.connections, self.listener)
 
     async def start(self) -> None:
-        """Start the listener, and load the models in the background; the whole server ends if either fails."""
+        """Load the models in the background, and listen when the parent says so; if one fails, the server ends."""
         # The parent process keeps them for workers that it starts later.
         forget_keys(os.environ)
+        with stop_on_error():
+            self._stop_tracing = start_tracing(os.environ)
+        self.gate.attach_next_server(self.arguments.header_timeout)
         server_log.observe_requests(self.arguments)
-        if self.listener is not None:
-            await start_or_exit(self.listener)
         serves_others = self.arguments.on_load_failure == "serve_others"
         if (path := os.environ.get(SOCKET_VARIABLE)) is not None:
             with stop_on_error():
@@ -56,37 +72,25 @@ class Worker:
             serves_others = serves_others or changes.is_replacement
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
         running = (
+            self._reports.run(take_channel()),
             load_or_exit(self.models, serves_others),
             exit_when_dead(self.models),
             releasing,
             keep_writing(self.models),
         )
         self._tasks += [asyncio.create_task(each) for each in running]
-        self._bound_shutdown()
+        self._drain.begin_on_signal()
 
     async def stop(self) -> None:
-        if self.listener is not None:
-            await self.listener.stop()
+        await self._drain.stop_listener()
         for task in self._tasks:
             task.cancel()
         write_metrics(self.models)
         await asyncio.to_thread(self.models.close)
         await asyncio.to_thread(self.device.close)
+        if self._stop_tracing is not None:
+            await asyncio.to_thread(self._stop_tracing)
 
-    def _bound_shutdown(self) -> None:
-        """On SIGTERM stop the listener, and close the models if requests still run after DRAIN_SECONDS.
-
-        uvicorn waits for the last answer without a limit, but Kubernetes kills the process after 30 s.
-        """
-        handler = signal.getsignal(signal.SIGTERM)
-        loop = asyncio.get_running_loop()
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            close = self.models.close
-            loop.call_soon_threadsafe(loop.call_later, DRAIN_SECONDS, lambda: loop.run_in_executor(None, close))
-            if self.listener is not None:
-                asyncio.run_coroutine_threadsafe(self.listener.stop(), loop)
-            if callable(handler):
-                handler(number, frame)
-
-        signal.signal(signal.SIGTERM, handle)
+    async def _listen(self) -> None:
+        if self.listener is not None:
+            await start_or_exit(self.listener)

@@ -110,7 +110,7 @@ class Application:
 
     async def stop(self) -> None:
         await self.channel.close()
-        await self.server.stop()
+        await self.server.stop(20)
         await asyncio.to_thread(self.runner.close)
 
     async def ask(self, seed: str, report: Report) -> None:

@@ -46,6 +46,7 @@ NOT_TESTED = {
     "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
     "docs/how-to/storage.md": ["needs a bucket"],
     "docs/how-to/tls.md": ["needs your certificate"],
+    "docs/how-to/traces.md": ["needs a collector"],
     "docs/tutorials/first-generation.md": ["installs 2 GB"],
     "docs/tutorials/kserve.md": ["needs Docker and a registry", *["needs a cluster"] * 3],
     "docs/tutorials/own-model.md": ["the same server once more", "downloads from the hub"],

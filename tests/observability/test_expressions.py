@@ -10,23 +10,21 @@ import pytest
 from protocol.http.errors import REFUSALS
 from runners.core.metric_families import list_families
 from runners.core.task import Task
-from tests.observability.files import Expression, alarm_expressions, all_expressions, fill_in
+from tests.observability.files import RUNBOOK, Expression, alarm_expressions, all_expressions, fill_in
 from tests.observability.promql import find_names
 
-for module in ("runners.core.metrics", "runners.core.generation_metrics"):
+for module in ("runners.core.metrics", "runners.core.generation_metrics", "runners.core.worker_metrics"):
     importlib.import_module(module)
 
 # What Prometheus adds to each series: of every target, and in a cluster.
 TARGET = frozenset({"job", "instance", "namespace", "pod"})
 # Prometheus' own series.
 PROMETHEUS = {"up": TARGET, "ALERTS": TARGET | {"alertname", "alertstate", "severity"}}
-# The parent process writes these to the workers' files.
-PARENT = {"runtime_worker_deaths_total": frozenset({"reason"}), "runtime_workers": frozenset()}
 
 
 def exposed_series() -> dict[str, frozenset[str]]:
     """The labels of each series, by its name: a histogram is three of them."""
-    found = {name: labels | TARGET for name, labels in PARENT.items()} | PROMETHEUS
+    found = {**PROMETHEUS}
     for family in list_families():
         labels = TARGET | {*family.labels}
         if family.kind == "histogram":
@@ -72,6 +70,11 @@ WRONG = [
 @pytest.mark.parametrize(("text", "problem"), WRONG)
 def test_wrong_names_are_found(text: str, problem: str) -> None:
     assert problem in find_problems(Expression("wrong", text, frozenset({"model_name"})))
+
+
+def test_the_runbook_says_what_each_metric_tells() -> None:
+    text = RUNBOOK.read_text(encoding="utf-8")
+    assert [name for name in sorted(family.name for family in list_families()) if f"`{name}`" not in text] == []
 
 
 def test_label_values_exist() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.soak.phases import Phase, count_changes
 from tests.soak.tally import Tally
-from tests.soak.verdict import Verdict, find_measured, fit_growth, judge
+from tests.soak.verdict import SERIES, Verdict, find_measured, fit_growth, judge
 
 MIB = 2**20
 
@@ -24,7 +24,7 @@ def judge_run(phases: Sequence[Phase], tally: Tally, log: str = "", code: int = 
     counts = {
         "threads": [phase.held.threads for phase in phases],
         "file descriptors": [phase.held.descriptors for phase in phases],
-        "series of /metrics": [phase.series for phase in phases],
+        SERIES: [phase.series for phase in phases],
     }
     faults = {
         "requests without an answer": tally.unanswered,

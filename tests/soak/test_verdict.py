@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tests.soak.verdict import Growth, Outcome, fit_growth, has_grown, judge
+from tests.soak.verdict import SERIES, Growth, Outcome, fit_growth, has_grown, judge
 
 MIB = 2**20
 # Rest phases of a run of a million requests.
@@ -113,6 +113,15 @@ def test_counts(counts: list[int], grown: bool) -> None:
     assert has_grown(REQUESTS, counts) is grown
     problems = judge(REQUESTS, [round(each) for each in flat() + noise(1)], {"threads": counts}, {}).problems
     assert [problem.startswith("the number of threads grows: ") for problem in problems] == [True] * grown
+
+
+def test_series_may_grow_a_little() -> None:
+    """An error that is seldom has series of its own; a label that clients choose has them without end."""
+    memory = [round(each) for each in flat() + noise(1)]
+    seldom = [3426] * 30 + [3449] * (PHASES - 30)
+    assert not judge(REQUESTS, memory, {SERIES: seldom}, {}).problems
+    chosen = [3426 + 20 * phase for phase in range(PHASES)]
+    assert "the number of series of /metrics grows" in judge(REQUESTS, memory, {SERIES: chosen}, {}).problems[0]
 
 
 def test_a_verdict() -> None:

@@ -97,6 +97,8 @@ class BoundedHttpProtocol(TurnParsingProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
         self._client = Client()
+        if self._table.draining:
+            cycle.keep_alive = False
         cycle.scope[CLIENT] = self._client  # type: ignore[literal-required]
         super()._start_asgi_task(cycle, partial(self._answer, app, cycle))
 

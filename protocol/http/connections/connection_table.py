@@ -38,6 +38,7 @@ class ConnectionTable:
     Attributes:
         idle: the connections without a running request, the longest idle one first.
         turns: the turns of the connections that sent something or have ended.
+        draining: whether each answer is the last one of its connection, because the server ends.
     """
 
     def __init__(self, limits: RequestLimits) -> None:
@@ -45,6 +46,7 @@ class ConnectionTable:
         self.log = RefusalLog()
         self.idle: dict[BoundedHttpProtocol, None] = {}
         self.turns = Turns()
+        self.draining = False
         self._open: set[BoundedHttpProtocol] = set()
         self._most = reserve_descriptors(limits.max_connections)
         timeouts = (limits.header_timeout, limits.body_timeout, limits.answer_timeout, limits.timeout_keep_alive)
@@ -96,6 +98,11 @@ class ConnectionTable:
         if self._check_handle is None:
             self._check_handle = connection.loop.call_later(self._interval, self._check, connection.loop)
         return allowed
+
+    def abort_all(self) -> None:
+        """End all connections at once, whatever is under way."""
+        for connection in [*self._open]:
+            connection.transport.abort()
 
     def remove(self, connection: BoundedHttpProtocol) -> None:
         self._open.discard(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 
 import uvicorn.config
@@ -12,13 +11,12 @@ from protocol.http.connections.connection_table import ConnectionTable
 from runners.core.request_limits import RequestLimits
 
 
-def bound_connections(limits: RequestLimits) -> None:
-    """Make the uvicorn server that this process starts next apply these limits."""
-    protocol = partial(BoundedHttpProtocol, ConnectionTable(limits))
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = protocol  # type: ignore[assignment]
+def bound_connections(limits: RequestLimits) -> ConnectionTable:
+    """Make the uvicorn server that this process starts next apply these limits.
 
-
-def bound_handshakes(seconds: float) -> None:
-    """Set the time-out of TLS handshakes of sockets that the running loop opens from now on; the default is 60 s."""
-    loop = asyncio.get_running_loop()
-    loop.create_server = partial(loop.create_server, ssl_handshake_timeout=seconds)  # type: ignore[method-assign]
+    Returns:
+        The table in which its connections will be.
+    """
+    table = ConnectionTable(limits)
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = partial(BoundedHttpProtocol, table)  # type: ignore[assignment]
+    return table

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from types import TracebackType
 
 import grpc
@@ -10,6 +12,7 @@ import grpc
 from protocol.http.middleware.request_id import request_id
 from protocol.open_inference.grpc.intake import Context
 from runners.core.request_record import CANCELLED, ReadHeader, RequestRecord, begin_record, end_record
+from runners.core.tracing import trace_stream
 
 PROTOCOL = "grpc"
 _METHOD = "gRPC"
@@ -41,16 +44,36 @@ class CallRecord:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         record = self._record
         assert record is not None, "a record ends after it has begun"
-        if isinstance(error, asyncio.CancelledError):
-            record.status, record.cancelled, record.refusal = CANCELLED, True, None
-        elif not record.status:
-            record.status = "OK" if error is None else self._read_code()
+        _note_end(record, error, self._context)
         end_record(record)
 
-    def _read_code(self) -> str:
-        """The code that a handler has aborted its call with."""
-        code = None if self._context is None else self._context.code()
-        return str(code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN.name)
+
+@contextlib.contextmanager
+def trace_whole_stream(route: str, context: Context) -> Iterator[None]:
+    """Trace a stream, which has no record that observers get: its messages have."""
+    record = RequestRecord(PROTOCOL, route, _METHOD)
+    with trace_stream(record, read_metadata(context)):
+        try:
+            yield
+        except BaseException as error:
+            _note_end(record, error, context)
+            raise
+        else:
+            _note_end(record, None, context)
+
+
+def _note_end(record: RequestRecord, error: BaseException | None, context: Context | None) -> None:
+    """Note how a call has ended."""
+    if isinstance(error, asyncio.CancelledError):
+        record.status, record.cancelled, record.refusal = CANCELLED, True, None
+    elif not record.status:
+        record.status = "OK" if error is None else _read_code(context)
+
+
+def _read_code(context: Context | None) -> str:
+    """The code that a handler has aborted its call with."""
+    code = None if context is None else context.code()
+    return str(code.name if isinstance(code, grpc.StatusCode) else grpc.StatusCode.UNKNOWN.name)
 
 
 def read_metadata(context: Context) -> ReadHeader:

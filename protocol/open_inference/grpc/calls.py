@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from protocol.http.errors import describe_error, grpc_code
 from protocol.http.offload import offload_large
 from protocol.open_inference.grpc.authentication import RefuseForbidden
-from protocol.open_inference.grpc.call_records import PROTOCOL, CallRecord, read_metadata
+from protocol.open_inference.grpc.call_records import PROTOCOL, CallRecord, read_metadata, trace_whole_stream
 from protocol.open_inference.grpc.intake import Context, Intake
 from protocol.open_inference.grpc.message_counts import check_message_amounts
 from runners.core.errors import InputError, RunnerError
@@ -107,7 +107,8 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         async def answer_stream(_: Any, context: Context) -> None:
             if method in self._forms:
                 # Its messages have records of their own.
-                await self._answer_stream(handler.stream_stream, decode, context, method)
+                with trace_whole_stream(method, context):
+                    await self._answer_stream(handler.stream_stream, decode, context, method)
                 return
             with CallRecord(method, read_metadata(context), context):
                 await self._answer_stream(handler.stream_stream, decode, context)

@@ -22,7 +22,6 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     def __init__(self, models: Models) -> None:
         self._models = models
-        self.draining = False
 
     async def Check(self, request: Any, context: Context) -> Any:  # noqa: N802
         status = self._status(request.service)
@@ -39,6 +38,9 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             if status != last:
                 yield health_pb2.HealthCheckResponse(status=status)
             last = status
+            if self._models.draining:
+                # Else the drain would wait for this call.
+                return
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _status(self, service: str) -> Any:
@@ -47,8 +49,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             serving = self._models.ready
         else:
             try:
-                serving = self._models.find(service).ready
+                serving = self._models.find(service).ready and not self._models.draining
             except ModelNotFoundError:
                 return None
         status = health_pb2.HealthCheckResponse
-        return status.SERVING if serving and not self.draining else status.NOT_SERVING
+        return status.SERVING if serving else status.NOT_SERVING

@@ -19,7 +19,6 @@ from protocol.open_inference.grpc.methods import MESSAGES, SERVICE
 from protocol.open_inference.grpc.service import InferenceService
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from runners.core.admission import DRAIN_SECONDS
 from runners.core.arguments import Arguments
 from runners.core.models import Models
 
@@ -66,11 +65,10 @@ class GrpcServer:
         self._server = server
         logger.info("gRPC listens on port %d", arguments.grpc_port)
 
-    async def stop(self) -> None:
-        """Take no more calls, and return when those under way have ended, after 20 seconds at most."""
-        self._health.draining = True
+    async def stop(self, seconds: float) -> None:
+        """Take no more calls, and return when those under way have ended, after this time at most."""
         if self._server is not None:
-            await self._server.stop(DRAIN_SECONDS)
+            await self._server.stop(seconds)
 
 
 def _server_options(arguments: Arguments) -> list[tuple[str, int]]:

@@ -52,7 +52,8 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request: messages.ModelReadyRequest, context: Context
     ) -> messages.ModelReadyResponse:
         async def answer() -> messages.ModelReadyResponse:
-            return messages.ModelReadyResponse(ready=self._models.find(request.name, request.version).ready)
+            ready = self._models.find(request.name, request.version).ready and not self._models.draining
+            return messages.ModelReadyResponse(ready=ready)
 
         return await self._guard(context, answer)
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from protocol.open_inference.grpc.methods import SERVICE
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from protocol.open_inference.predictor.wire import Metadata, make_timeout_error, quote_words
@@ -21,6 +22,7 @@ from runners.core.errors import (
     PredictorRefusalError,
     PredictorUnavailableError,
 )
+from runners.core.tracing import Target, trace_call
 
 _GRPC_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -32,6 +34,7 @@ _GRPC_OPTIONS = (
 _GRPC_REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
 # A part of gRPC's own message about a message above the predictor's limit, in either direction.
 _TOO_LARGE = "larger than max"
+_INFER = "ModelInfer"
 _CONTENTS = {"FP32": "fp32_contents", "FP64": "fp64_contents"}
 
 
@@ -43,6 +46,7 @@ class GrpcWire:
         if ":" not in host.rpartition("]")[2]:
             # The ports of REST; gRPC's default is 443 even without TLS.
             host += ":443" if arguments.predictor_use_ssl else ":80"
+        self._host = host
         self._model = arguments.model_name
         if arguments.predictor_use_ssl:
             # Python's TLS, and so REST, follows the same variable.
@@ -54,7 +58,7 @@ class GrpcWire:
         self._stub = GRPCInferenceServiceStub(self._channel)  # type: ignore[no-untyped-call]
 
     def metadata(self, seconds: float) -> Metadata:
-        model = self._call(self._stub.ModelMetadata, messages.ModelMetadataRequest(name=self._model), seconds)
+        model = self._call("ModelMetadata", messages.ModelMetadataRequest(name=self._model), seconds)
         return Metadata(
             {tensor.name: tensor.datatype for tensor in model.inputs},
             [tensor.name for tensor in model.outputs],
@@ -68,7 +72,7 @@ class GrpcWire:
             request.raw_input_contents.append(bytes(tensor.to_binary()))
         if output is not None:
             request.outputs.add(name=output)
-        answer = self._call(self._stub.ModelInfer, request, seconds)
+        answer = self._call(_INFER, request, seconds)
         if not answer.raw_output_contents:
             return [_read_contents(tensor) for tensor in answer.outputs]
         if len(answer.raw_output_contents) != len(answer.outputs):
@@ -82,19 +86,23 @@ class GrpcWire:
         ]
 
     def ready(self, seconds: float) -> bool:
-        answer = self._call(self._stub.ModelReady, messages.ModelReadyRequest(name=self._model), seconds)
+        answer = self._call("ModelReady", messages.ModelReadyRequest(name=self._model), seconds)
         return bool(answer.ready)
 
     def close(self) -> None:
         self._channel.close()
 
-    def _call(self, method: Any, request: Any, seconds: float) -> Any:
-        try:
-            return method(request, timeout=seconds)
-        except grpc.RpcError as error:
-            raise _explain_grpc(error, method is self._stub.ModelInfer) from error
-        except ValueError as error:
-            raise PredictorUnavailableError("the server is shutting down") from error
+    def _call(self, method: str, request: Any, seconds: float) -> Any:
+        with trace_call(Target("", f"/{SERVICE}/{method}", self._host)) as call:
+            try:
+                answer = getattr(self._stub, method)(request, timeout=seconds, metadata=(*call.headers.items(),))
+            except grpc.RpcError as error:
+                call.note_status(error.code().name)
+                raise _explain_grpc(error, method == _INFER) from error
+            except ValueError as error:
+                raise PredictorUnavailableError("the server is shutting down") from error
+            call.note_status(grpc.StatusCode.OK.name)
+            return answer
 
 
 def _explain_grpc(error: Any, infers: bool) -> PredictorError:

@@ -27,6 +27,7 @@ from runners.core.errors import (
     PredictorTimeoutError,
     PredictorUnavailableError,
 )
+from runners.core.tracing import Target, trace_call
 
 T = TypeVar("T")
 
@@ -78,10 +79,11 @@ class RestWire:
     """The predictor over REST, on its own event loop, so that a whole call can have a time-out and be cancelled."""
 
     def __init__(self, arguments: Arguments) -> None:
-        scheme = "https" if arguments.predictor_use_ssl else "http"
+        self._scheme = scheme = "https" if arguments.predictor_use_ssl else "http"
+        self._host = str(arguments.predictor_host)
         self._model = f"/v2/models/{quote(arguments.model_name)}"
         self._client = httpx.AsyncClient(
-            base_url=f"{scheme}://{arguments.predictor_host}",
+            base_url=f"{scheme}://{self._host}",
             timeout=None,
             # Compressing megabytes of floats takes longer than sending them.
             headers={"accept-encoding": "identity"},
@@ -148,7 +150,12 @@ class RestWire:
     def _call(
         self, method: str, path: str, seconds: float, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        return self._wait(self._send(self._client.build_request(method, path, content=body, headers=headers), seconds))
+        with trace_call(Target(method, path, self._host, self._scheme)) as call:
+            all_headers = {**(headers or {}), **call.headers}
+            request = self._client.build_request(method, path, content=body, headers=all_headers)
+            response = self._wait(self._send(request, seconds))
+            call.note_status(response.status_code)
+            return response
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from argparse import Action, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
-from runners.core.admission import DRAIN_SECONDS
 from runners.core.arguments import Arguments
 from runners.core.engine_arguments import EngineArgument, split_words
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.machine import available_memory
+from runners.core.trace_settings import read_trace_settings
 from runners.generator.vllm.dtype import choose_dtype
 from runners.generator.vllm.errors import describe_error
 
@@ -86,8 +87,12 @@ def _server_words(arguments: Arguments, names: Sequence[str]) -> list[str]:
     }
     words = [f"--{name}={value}" for name, value in shared.items() if value is not None]
     words += ["--served-model-name", *names]
-    # BentoML ends the engine's process together with this one; the engine finishes its requests first.
-    words.append(f"--shutdown-timeout={DRAIN_SECONDS:.0f}")
+    # A signal to all processes of a container reaches the engine's too, which finishes its requests first.
+    words.append(f"--shutdown-timeout={math.ceil(arguments.drain_seconds)}")
+    traces = read_trace_settings(os.environ)
+    # Its spans need its statistics.
+    if traces is not None and traces.exports_otlp and "disable_log_stats" not in arguments.engine:
+        words.append(f"--otlp-traces-endpoint={traces.endpoint}")
     if arguments.trust_remote_code:
         words.append("--trust-remote-code")
     if is_cpu:

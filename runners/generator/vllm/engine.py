@@ -22,7 +22,9 @@ from runners.core.errors import (
     RunnerError,
 )
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.core.request_record import current_record
 from runners.core.runner import RunnerDetails
+from runners.core.tracing import engine_headers
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.errors import describe_error, input_errors
@@ -44,6 +46,8 @@ _RETRY_SECONDS = 1.0
 _REFUSAL_SECONDS = 0.2
 _SHUTDOWN_SECONDS = 10.0
 _EXIT_SECONDS = 5.0
+_ABORT_SECONDS = 3.0
+_LAST_ANSWERS_SECONDS = 0.5
 
 
 class VllmEngine:
@@ -106,6 +110,11 @@ class VllmEngine:
     def failed(self) -> bool:
         return bool(self._engine.errored)
 
+    @property
+    def stuck(self) -> bool:
+        # vLLM's own time-outs end an engine that is stuck.
+        return False
+
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         if options.source_language is not None:
             raise InputError("src_lang is not supported where vLLM runs the model: it runs no model that translates")
@@ -152,7 +161,9 @@ class VllmEngine:
         try:
             [rendered] = await self._engine.renderer.render_cmpl_async([{"prompt_token_ids": list(prompt)}])
             params = make_sampling_params(sampling, self._defaults)
-            outputs = self._engine.generate(rendered, params, f"generate-{next(self._ids)}")
+            name = f"generate-{next(self._ids)}"
+            headers = engine_headers(current_record.get())
+            outputs = self._engine.generate(rendered, params, name, trace_headers=headers or None)
             async with contextlib.aclosing(outputs):
                 first = await _accept(outputs, admitted)
                 if admitted is not None:
@@ -168,10 +179,19 @@ class VllmEngine:
             raise InputError(describe_error(error)) from error
 
     def close(self) -> None:
-        closing = asyncio.run_coroutine_threadsafe(self._lifespan.aclose(), self._loop)
+        closing = asyncio.run_coroutine_threadsafe(self._end_requests(), self._loop)
         with contextlib.suppress(TimeoutError):
             closing.result(_SHUTDOWN_SECONDS)
         self._engine.shutdown(timeout=_EXIT_SECONDS)
+
+    async def _end_requests(self) -> None:
+        """End what runs with the finish reason "abort", and give its answers time to be sent; stop vLLM's layer."""
+        if not self._engine.errored:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_ABORT_SECONDS):
+                    await self._engine.pause_generation(mode="abort", clear_cache=False)
+            await asyncio.sleep(_LAST_ANSWERS_SECONDS)
+        await self._lifespan.aclose()
 
 
 def _check_memory(arguments: Arguments, parsed: Namespace) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runners.core.arguments import Arguments
 from runners.core.machine import count_cores
+from runners.core.trace_settings import read_trace_settings
 from runners.generator.vllm.errors import describe_error
 
 
@@ -64,6 +65,13 @@ def name_distribution() -> None:
 def _prepare_environment(arguments: Arguments) -> None:
     """Set the environment variables that vLLM reads when it is imported, unless the operator has set them."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if (traces := read_trace_settings(os.environ)) is not None:
+        # vLLM reads no other variable for it.
+        os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = traces.protocol
+        if traces.compression == "none":
+            # The exporter that vLLM creates refuses this value of the specification.
+            for name in ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"):
+                os.environ.pop(name, None)
     name_distribution()
     from vllm.platforms import current_platform
 

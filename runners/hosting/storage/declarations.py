@@ -12,10 +12,13 @@ from runners.hosting.storage.uris import is_uri, redact
 _FILE_SCHEMES = ("bentoml", "file", "gs", "hdfs", "http", "https", "s3", "webhdfs")
 
 
-def localize_declarations(location: str) -> Path | None:
+def localize_declarations(location: str, fetches: bool | None = None) -> Path | None:
     """The path of a file or folder; of a file at a URI, the copy that the parent process downloads at every start.
 
     `bentoml://name:version/models.yaml` is a file in BentoML's model store.
+
+    Args:
+        fetches: whether this process downloads the file; None if it does as BentoML's parent process alone.
 
     Returns:
         None if a Bento is built, and the path is not on this machine or a URI: a build downloads nothing.
@@ -30,14 +33,16 @@ def localize_declarations(location: str) -> Path | None:
         raise ArgumentsError(
             f"models_file is {redact(location)!r}: it must be a path or a URI of {', '.join(_FILE_SCHEMES)}"
         )
+    if fetches is None:
+        fetches = is_parent()
     if not is_uri(location) or scheme == "file":
         path = Path(rest if separator else location)
-        return path if is_parent() or is_worker() or path.exists() else None
+        return path if fetches or is_worker() or path.exists() else None
     # Imported where it is needed: the clients of the storages take a third of a second and 20 MB.
     from runners.hosting.storage.download import fetch_file, find_file, find_stored_file
 
     if scheme == "bentoml":
         return find_stored_file(rest)
-    if is_parent():
+    if fetches:
         fetch_file(location)
-    return find_file(location) if is_parent() or is_worker() else None
+    return find_file(location) if fetches or is_worker() else None

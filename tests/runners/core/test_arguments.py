@@ -89,8 +89,9 @@ def test_environment_names_every_argument() -> None:
         "dimensions": 64, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
         "hypothesis_template": "It is {}.", "max_answer_len": 5, "handle_impossible_answer": True,
         "truncation": False, "stride": 16, "window_aggregation": "max", "return_truncated_tokens": True,
+        "shutdown_delay_seconds": 5.5, "drain_seconds": 60.0, "watchdog_seconds": 120.0, "on_worker_death": "exit",
         "log_format": "json", "log_level": "error", "access_log": True, "log_inputs": 5,
-            "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
+        "enable_latency_logging": True, "workers": 3, "gpu": 2, "gpu_type": "nvidia-l4",
         "models_file": "/models.yaml", "model_repository": "/models", "ready_when": "any", "on_load_failure": "serve_others",
     }  # fmt: skip
     values |= {name: field.default + 1 for name, field in RequestLimits.model_fields.items()}
@@ -228,7 +229,7 @@ def test_where_vllm_does_not_run_its_arguments_are_warned_of(caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == [
         "max_num_seqs in the command line has no effect: this model does not run on vLLM",
         "no_enable_prefix_caching in the command line has no effect: this model does not run on vLLM",
-        "max_log_len in the command line has no effect: prompts are never logged",
+        "max_log_len in the command line has no effect: prompts are logged only with --log_inputs",
     ]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 
-from runners.core.metric_families import flush
+from runners.core.metric_families import BORROWED_NAMES, flush
 from runners.core.request_metrics import count_request, update_requests_in_progress
 from runners.core.request_record import RequestRecord, begin_record, end_record
 
@@ -27,7 +29,7 @@ def make_record(model: str, **fields: Any) -> RequestRecord:
 
 def read(name: str, **labels: str) -> float | None:
     flush()
-    return REGISTRY.get_sample_value(name, labels)
+    return (BORROWED_NAMES if name.startswith("request_") else REGISTRY).get_sample_value(name, labels)
 
 
 def test_the_phases_of_an_answer() -> None:
@@ -80,3 +82,9 @@ def test_requests_in_progress() -> None:
     assert count() == before + 1
     end_record(record)
     assert count() == before
+
+
+def test_libraries_with_the_same_names_can_be_imported() -> None:
+    """KServe's and vLLM's packages register their metrics when they are imported, before this server's or after."""
+    for first, second in (("kserve.metrics", "runners.core.metrics"), ("runners.core.metrics", "kserve.metrics")):
+        subprocess.run([sys.executable, "-c", f"import {first}, {second}"], check=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture(autouse=True)
 def only_temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_folder.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(metrics_folder, "_SHARED_MEMORY", str(tmp_path / "shared"))
 
 
@@ -76,14 +78,14 @@ def test_a_full_disk_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def measure(place: Path) -> Any:
         return Usage(2**30, 0, free if place == tmp_path else 2**30)
 
-    monkeypatch.setattr(metrics_folder.shutil, "disk_usage", measure)
+    monkeypatch.setattr(shutil, "disk_usage", measure)
     environment: dict[str, str] = {}
     make_metrics_folder(environment)
     assert Path(environment[VARIABLE]).parent == tmp_path / "shared"
 
 
 def test_without_a_folder_one_line_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_folder.shutil, "disk_usage", lambda _: Usage(2**30, 2**30, 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**30, 2**30, 2**20))
     with pytest.raises(ArgumentsError) as error:
         make_metrics_folder({})
     assert str(error.value) == (

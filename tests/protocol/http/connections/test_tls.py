@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from protocol.http.connections.uvicorn_settings import bound_handshakes
+from protocol.http.connections.gate import Gate
 from runners.core.certificates import CIPHERS
 from tests.conftest import Certificate, renew
 from tests.protocol.http.conftest import StartUvicorn, connect, find_table, read_all, report, statuses
@@ -154,8 +154,10 @@ def test_a_handshake_that_does_not_end_ends(start_uvicorn: StartUvicorn, files: 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
-            bound_handshakes(0.3)
+            gate = Gate()
+            gate.attach_next_server(0.3)
             await send({"type": "lifespan.startup.complete"})
+            await gate.open()
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
         else:

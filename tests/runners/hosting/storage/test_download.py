@@ -23,11 +23,13 @@ from typing import Any
 import pytest
 
 from runners.core.arguments import Arguments
+from runners.core.certificates import create_ssl_context
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.hosting.storage import archives, initializer, progress
 from runners.hosting.storage.download import fetch_model
 from runners.hosting.storage.localize import localize_model
 from runners.hosting.storage.uris import CACHE_VARIABLE, add_revision, redact
+from tests.conftest import Certificate, renew
 from tests.hub import COMMIT, Hub
 from tests.objects import Member, ObjectStore, Web, deflated, encrypted, pack_tar, pack_zip, tar, zipped
 from tests.servers import ROOT
@@ -450,6 +452,26 @@ def test_a_hub_that_is_away_completes_nothing(fetch: Fetch, hub: Hub) -> None:
     fetch.environment = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert "Connection refused" in fetch.fail("hf://owner/model")
     assert not folder.exists()
+
+
+def test_a_hub_with_a_private_authority(fetch: Fetch, certificate: Certificate, tmp_path: Path) -> None:
+    context = create_ssl_context(str(certificate.certificate), str(certificate.key), None)
+    with Hub({"config.json": b"{}"}, context) as hub:
+        other = renew(Certificate(*(tmp_path / name for name in ("a.pem", "b.pem", "c.pem"))), tmp_path)
+        fetch.environment = {"HF_ENDPOINT": hub.url, "SSL_CERT_FILE": str(other)}
+        assert "CERTIFICATE_VERIFY_FAILED" in fetch.fail("hf://owner/model")
+        fetch.environment = {"HF_ENDPOINT": hub.url, "SSL_CERT_FILE": str(certificate.authority)}
+        assert contents(fetch("hf://owner/model")[0]) == {"config.json": b"{}"}
+
+
+def test_a_hub_behind_a_proxy(fetch: Fetch) -> None:
+    """The proxy gets the request for the hub, unless NO_PROXY names the hub."""
+    with Hub({"config.json": b"{}"}) as hub:
+        nowhere = {"HF_ENDPOINT": hub.url, "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
+        fetch.environment = {**nowhere, **{name.lower(): value for name, value in nowhere.items()}}
+        assert "Connection refused" in fetch.fail("hf://owner/model")
+        fetch.environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        assert contents(fetch("hf://owner/model")[0]) == {"config.json": b"{}"}
 
 
 def test_hf_of_kserve_gets_one_commit(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

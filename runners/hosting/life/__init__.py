@@ -1,0 +1,1 @@
+"""How the server's processes begin, watch each other, and end."""

@@ -1,0 +1,195 @@
+"""In the parent process: BentoML's arbiter, circus, which starts and stops the workers, with this server's manners.
+
+By itself it looks for dead workers every ten seconds, replaces none in a container, waits a day for workers to end, and
+forgets a SIGTERM that comes while it is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from circus.arbiter import Arbiter
+from circus.exc import ConflictError
+from circus.sighandler import SysHandler
+from circus.watcher import Watcher
+
+from runners.core.arguments import Arguments
+from runners.hosting.failures import exit_after_failure
+from runners.hosting.life.channel import create_channel
+from runners.hosting.life.deaths import WorkerMetrics, classify_death
+from runners.hosting.life.signals import STOP_SIGNALS
+from runners.hosting.life.stand_in import StandIn
+from runners.hosting.life.supervisor import Supervisor, kill_group
+
+logger = logging.getLogger(__name__)
+
+# Workers that are busy closing their models get this long after the drain.
+_CLOSING_SECONDS = 10.0
+_RETRY_SECONDS = 0.02
+# Tools such as `timeout` send a signal to a process and to its group, which has it twice.
+_SAME_SIGNAL_SECONDS = 0.5
+# So many workers in a row that were never ready end the server: another one would die too.
+_MOST_FRUITLESS = 3
+
+
+def supervise_workers(arguments: Arguments) -> Life:
+    """Let the arbiter that BentoML starts next in this process run its workers under supervision."""
+    life = Life(arguments)
+    initialize = Arbiter.initialize
+
+    def begin(arbiter: Any) -> None:
+        Arbiter.initialize = initialize
+        initialize(arbiter)
+        life.begin(arbiter)
+
+    Arbiter.initialize = begin
+    # Circus would lose a signal that comes before it has started the workers.
+    SysHandler.SIGNALS = [number for number in SysHandler.SIGNALS if number not in STOP_SIGNALS]
+    return life
+
+
+class Life:
+    """The life of the workers, from their starts to the end of the server."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+        self._arbiter: Any = None
+        self._supervisor: Supervisor
+        self._metrics: WorkerMetrics
+        # The sockets of the worker that is being started.
+        self._channel: tuple[socket.socket, socket.socket]
+        self._stopping_since: float | None = None
+        self._fruitless = 0
+        self._running: set[int] = set()
+        # Of the processes that the arbiter has reaped before this class saw that they had ended.
+        self._exit_codes: dict[int, int | None] = {}
+
+    def begin(self, arbiter: Any) -> None:
+        """Take over an arbiter that listens and has started no worker."""
+        self._arbiter = arbiter
+        [listener] = arbiter.sockets.values()
+        self._supervisor = Supervisor(StandIn(listener, self._arguments), self._note_end)
+        self._metrics = WorkerMetrics()
+        for watcher in arbiter.watchers:
+            self._configure(watcher)
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, self._handle)
+
+    def _configure(self, watcher: Watcher) -> None:
+        life = self._arguments
+        watcher.respawn = True
+        # vLLM's engine ends with its worker, which drains first.
+        watcher.stop_children = False
+        watcher.graceful_timeout = life.shutdown_delay_seconds + life.drain_seconds + _CLOSING_SECONDS
+        watcher.hooks |= {
+            "before_spawn": self._before_spawn, "after_spawn": self._after_spawn, "after_reap": self._after_reap
+        }  # fmt: skip
+
+    # What the arbiter calls.
+
+    def _before_spawn(self, watcher: Watcher, **_: Any) -> bool:
+        self._channel = create_channel(watcher.env)
+        return True
+
+    def _after_spawn(self, pid: int, **_: Any) -> bool:
+        parent, worker = self._channel
+        worker.close()
+        # The kernel may give the id of a process that has ended again.
+        self._exit_codes.pop(pid, None)
+        self._supervisor.adopt(pid, parent)
+        self._running.add(pid)
+        self._metrics.set_workers(len(self._running))
+        return True
+
+    def _after_reap(self, process_pid: int, exit_code: int | None, **_: Any) -> None:
+        self._exit_codes[process_pid] = exit_code
+
+    # Called in the supervisor's thread.
+
+    def _note_end(self, pid: int) -> None:
+        self._arbiter.loop.add_callback(self._replace, pid)
+
+    async def _replace(self, pid: int) -> None:
+        """Report the end of a worker, and let the arbiter notice it now."""
+        # The processes of its engine are left.
+        kill_group(pid)
+        exit_code = await self._wait_for_exit_code(pid)
+        self._running.discard(pid)
+        self._metrics.set_workers(len(self._running))
+        if self._stopping_since is None:
+            self._report_death(pid, exit_code)
+        if self._stopping_since is None:
+            await self._retry(self._arbiter.manage_watchers)
+
+    async def _wait_for_exit_code(self, pid: int) -> int | None:
+        """The exit code of a process that is ending, which is left to the arbiter; None if the code is lost."""
+        while pid not in self._exit_codes:
+            try:
+                ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # noqa: ASYNC222
+            except ChildProcessError:
+                break
+            if ended is not None:
+                return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            await asyncio.sleep(_RETRY_SECONDS)
+        return self._exit_codes.get(pid)
+
+    def _report_death(self, pid: int, exit_code: int | None) -> None:
+        reason, description = classify_death(exit_code, pid in self._supervisor.frozen)
+        self._metrics.add_death(reason)
+        self._fruitless = 0 if pid in self._supervisor.proven else self._fruitless + 1
+        if self._arguments.on_worker_death == "exit":
+            consequence = "the server ends (--on_worker_death=exit)"
+        elif self._fruitless == _MOST_FRUITLESS:
+            consequence = f"the server ends, because {_MOST_FRUITLESS} workers in a row have never been ready"
+        else:
+            consequence = "another one replaces it"
+        logger.error("the worker with process id %d %s; %s", pid, description, consequence)
+        if consequence.startswith("the server ends"):
+            self.fail()
+
+    # The end of the server.
+
+    def fail(self) -> None:
+        """Stop the server with an exit code of 1."""
+        if self._stopping_since is None:
+            atexit.register(exit_after_failure)
+            self._begin_stop()
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._stopping_since is None:
+            logger.info("%s: the server drains", signal.Signals(number).name)
+            self._begin_stop()
+        elif time.monotonic() - self._stopping_since > _SAME_SIGNAL_SECONDS:
+            for pid in self._supervisor.pids:
+                kill_group(pid)
+            os._exit(128 + number)
+
+    def _begin_stop(self) -> None:
+        self._stopping_since = time.monotonic()
+        self._supervisor.drain()
+        self._arbiter.loop.add_callback_from_signal(self._stop)
+
+    async def _stop(self) -> None:
+        self._arbiter.exit_stack.close()
+        # BentoML's own `stop` would wait for itself where the arbiter runs in a thread.
+        await self._retry(lambda: Arbiter.stop(self._arbiter))
+
+    async def _retry(self, command: Callable[[], Any]) -> None:
+        """Run a command of the arbiter's, once it runs no other one."""
+        while True:
+            try:
+                await command()
+                return
+            except ConflictError:
+                await asyncio.sleep(_RETRY_SECONDS)

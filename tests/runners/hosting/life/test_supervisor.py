@@ -1,0 +1,114 @@
+"""The supervisor with workers that are sockets of the test, and real clients of the port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from runners.core.arguments import Arguments
+from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.hosting.life.channel import encode_message
+from runners.hosting.life.stand_in import StandIn
+from runners.hosting.life.supervisor import Supervisor
+from tests.waiting import wait_until
+
+READY = {"ready": True, "live": True, "open": True, "loading": False}
+LOADING = {"ready": False, "live": True, "open": True, "loading": True}
+
+
+@dataclass(frozen=True)
+class Parent:
+    supervisor: Supervisor
+    url: str
+    ended: queue.SimpleQueue[int]
+
+    def adopt(self, pid: int) -> Worker:
+        parent, worker = socket.socketpair()
+        self.supervisor.adopt(pid, parent)
+        return Worker(worker)
+
+
+class Worker:
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self._lines = channel.makefile("rb")
+
+    def report(self, **report: Any) -> None:
+        self.channel.sendall(encode_message(report))
+
+    def read(self) -> Any:
+        self.channel.settimeout(10)
+        return json.loads(self._lines.readline())
+
+    def leave(self) -> None:
+        self._lines.close()
+        self.channel.close()
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        supervisor = Supervisor(StandIn(listener, Arguments()), ended.put)
+        yield Parent(supervisor, f"http://127.0.0.1:{listener.getsockname()[1]}", ended)
+
+
+def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) -> None:
+    first, second = parent.adopt(10**8), parent.adopt(10**8 + 1)
+    assert [first.read(), second.read()] == [{"open": True, "stuck": False}] * 2
+    first.report(**LOADING)
+    second.report(**READY)
+    assert first.read() == {"open": False, "stuck": False}
+    first.report(**{**READY, "open": False})
+    assert first.read() == {"open": True, "stuck": False}
+    second.report(**{**READY, "live": False})
+    assert [first.read(), second.read()] == [{"open": True, "stuck": True}, {"open": False, "stuck": True}]
+    second.leave()
+    assert parent.ended.get(timeout=10) == 10**8 + 1
+    assert first.read() == {"open": True, "stuck": False}
+    assert parent.supervisor.proven == {10**8, 10**8 + 1}
+
+
+def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
+    for path in LIVE_PATHS:
+        assert (httpx.get(parent.url + path).status_code, httpx.head(parent.url + path).status_code) == (200, 200)
+    for path in READY_PATHS:
+        answer = httpx.get(f"{parent.url}{path}?x=1")
+        assert (answer.status_code, answer.json()) == (503, {"ready": False})
+    answer = httpx.post(f"{parent.url}/v1/models/model:predict", content=b"x" * 2**21)
+    assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (503, "2", "close")
+    assert answer.json() == {"error": "no worker process of the server is ready; try again later"}
+    parent.supervisor.drain()
+    assert httpx.get(parent.url).json() == {"error": "the server is shutting down"}
+
+
+def test_the_stand_in_leaves_connections_to_workers(parent: Parent) -> None:
+    """And takes them again from one that does not report any more."""
+    worker = parent.adopt(10**8)
+    worker.report(**READY)
+
+    def is_answered() -> bool:
+        try:
+            return httpx.get(f"{parent.url}/livez", timeout=0.3).status_code == 200
+        except httpx.ReadTimeout:
+            return False
+
+    wait_until(lambda: not is_answered(), 5)
+    wait_until(is_answered, 10)
+
+
+@pytest.mark.parametrize("sent", [b"", b"x" * 2**17, b"GET / HTTP/1.1\r\n"])
+def test_the_stand_in_ends_connections_without_a_request(parent: Parent, sent: bytes) -> None:
+    host, port = parent.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as client:
+        client.sendall(sent)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(100) == b""

@@ -1,0 +1,357 @@
+"""Started servers whose workers die or stand still, and that are told to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.hosting.life.supervisor import FROZEN_SECONDS
+from tests.callers import Callers
+from tests.conftest import ModelFolder
+from tests.families import MINILM
+from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.slow
+
+LAUNCH = [sys.executable, str(ROOT / "launch.py"), "--http_port={port}"]
+PREDICT = "/v1/models/model:predict"
+# What a client may see of a worker that is killed while it answers, or of a server that has none.
+CLEAN = {503, "ReadError", "RemoteProtocolError", "WriteError"}
+# Seconds of texts in one batch.
+MANY_TOKENS = "--max_batch_tokens=65536"
+
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A server of a command line, or of words for launch.py: `start("--workers=2")`."""
+    servers: list[ServerProcess] = []
+
+    def begin(*words: str, command: list[str] = LAUNCH, **environment: str) -> ServerProcess:
+        server = ServerProcess([*command, *words], tmp_path, environment)
+        servers.append(server)
+        return server
+
+    yield begin
+    for server in servers:
+        pids = [each.pid for each in workers_of(server)]
+        server.terminate()
+        for pid in pids:
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def tiny(model_folder: ModelFolder) -> str:
+    return f"--model_dir={model_folder('bert', 'fill_mask')}"
+
+
+def workers_of(server: ServerProcess) -> list[psutil.Process]:
+    try:
+        children = psutil.Process(server.pid).children(recursive=True)
+        return [child for child in children if "worker.service" in " ".join(child.cmdline())]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def masks(server: ServerProcess) -> Callers:
+    return Callers(server.url + PREDICT, {"instances": ["a [MASK]"]}, 16)
+
+
+def deaths(server: ServerProcess, reason: str) -> float:
+    found = re.search(rf'^runtime_worker_deaths_total{{reason="{reason}"}} (\S+)$', get(server, "/metrics").text, re.M)
+    assert found is not None
+    return float(found[1])
+
+
+def get(server: ServerProcess, path: str) -> httpx.Response:
+    """GET over a connection of its own."""
+    return httpx.get(server.url + path, timeout=10)
+
+
+def statuses(server: ServerProcess) -> tuple[set[int], set[int]]:
+    """What all paths of liveness answer, and all of readiness."""
+    return {get(server, path).status_code for path in LIVE_PATHS}, {
+        get(server, path).status_code for path in READY_PATHS
+    }
+
+
+def grpc_health(server: ServerProcess) -> tuple[bool, bool, int]:
+    """ServerLive, ServerReady, and the health check of the server, over a connection of its own."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        live = stub.ServerLive(messages.ServerLiveRequest(), timeout=10).live
+        ready = stub.ServerReady(messages.ServerReadyRequest(), timeout=10).ready
+        check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    return live, ready, check.status
+
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.parametrize(
+    ("count", "command"), [(1, LAUNCH), (2, LAUNCH), (2, [*BENTOML, "serve", ".", "--port={port}"])]
+)
+def test_a_killed_worker_is_replaced(start: Start, model_folder: ModelFolder, count: int, command: list[str]) -> None:
+    """In a container too, where BentoML replaces none; only what the worker was answering is lost."""
+    folder = str(model_folder("bert", "fill_mask"))
+    environment = {"RUNTIME_MODEL_DIR": folder, "RUNTIME_WORKERS": str(count), "BENTOML_CONTAINERIZED": "true"}
+    server = start(command=command, **environment)
+    server.wait_until("/readyz", 200)
+    wait_until(lambda: server.output.count("is ready") == count, 60)
+    with masks(server) as callers:
+        wait_until(lambda: callers.answered > 100)
+        killed = workers_of(server)[0].pid
+        at = time.monotonic()
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: server.output.count("is ready") == count + 1, 60)
+        wait_until(lambda: get(server, "/readyz").status_code == 200)
+        seconds = time.monotonic() - at
+        before = callers.answered
+        wait_until(lambda: callers.answered > before + 100)
+    print(f"{count} workers: another one is ready after {seconds:.1f} s")  # noqa: T201
+    failures = callers.failures
+    assert failures
+    assert {failure.status for failure in failures} <= CLEAN
+    if count > 1:
+        # The other worker took every connection after that.
+        assert len(failures) <= 16
+        assert max(failure.at for failure in failures) < at + 1
+        assert 503 not in {failure.status for failure in failures}
+    else:
+        assert max(failure.at for failure in failures) < at + seconds + 1
+    line = f"the worker with process id {killed} was ended by SIGKILL, as the kernel does when memory runs out; another one"
+    assert server.output.count(line) == 1
+    assert "Traceback" not in server.output
+    assert deaths(server, "killed") == 1
+    assert f"\nruntime_workers {count}.0\n" in get(server, "/metrics").text
+    assert server.terminate() == 0
+
+
+def test_a_dead_worker_ends_the_server_if_the_operator_says_so(start: Start, tiny: str) -> None:
+    server = start(tiny, "--on_worker_death=exit")
+    server.wait_until("/readyz", 200)
+    os.kill(workers_of(server)[0].pid, signal.SIGSEGV)
+    assert server.wait_for_exit(20) == 1
+    [line] = [line for line in server.output.splitlines() if "the worker with process id" in line]
+    assert line.endswith("was ended by SIGSEGV; the server ends (--on_worker_death=exit)")
+    assert "Traceback" not in server.output
+
+
+def test_workers_that_are_never_ready_end_the_server(start: Start, tiny: str) -> None:
+    server = start(tiny)
+    for _ in range(3):
+        wait_until(lambda: workers_of(server), 30)
+        killed = workers_of(server)[0]
+        killed.kill()
+        wait_until(lambda: killed.pid not in [each.pid for each in workers_of(server)], 30)  # noqa: B023
+    assert server.wait_for_exit(20) == 1
+    assert "the server ends, because 3 workers in a row have never been ready" in server.output
+
+
+def test_a_killed_parent_leaves_nothing(start: Start, tiny: str) -> None:
+    server = start(tiny, "--workers=2")
+    server.wait_until("/readyz", 200)
+    processes = workers_of(server)
+    os.kill(server.pid, signal.SIGKILL)
+    server.wait_for_exit()
+    wait_until(lambda: not any(process.is_running() for process in processes), 5)
+    with pytest.raises(httpx.ConnectError):
+        get(server, "/livez")
+
+
+def test_a_frozen_worker_is_replaced(start: Start, tiny: str) -> None:
+    server = start(tiny)
+    server.wait_until("/readyz", 200)
+    frozen = workers_of(server)[0]
+    frozen.suspend()
+    at = time.monotonic()
+    with masks(server) as callers:
+        wait_until(lambda: deaths_in(server) == 1, FROZEN_SECONDS + 20)
+        # The stand-in answers long before.
+        assert min(outcome.at for outcome in callers.outcomes) < at + 6
+        server.wait_until("/readyz", 200)
+        wait_until(lambda: callers.answered > 10)
+    assert {failure.status for failure in callers.failures} <= CLEAN | {"ReadTimeout"}
+    assert "was killed because its event loop had stopped; another one replaces it" in server.output
+    assert deaths(server, "frozen") == 1
+
+
+def deaths_in(server: ServerProcess) -> int:
+    return server.output.count("the worker with process id")
+
+
+def test_a_stuck_model_makes_the_server_not_live(start: Start) -> None:
+    server = start(f"--model_dir={MINILM}", "--watchdog_seconds=1", MANY_TOKENS)
+    server.wait_until("/readyz", 200)
+    body = {"instances": ["word " * 500] * 128}
+    asking = threading.Thread(target=lambda: httpx.post(server.url + PREDICT, json=body, timeout=300))
+    asking.start()
+    server.wait_until("/livez", 503, 30)
+    assert statuses(server) == ({503}, {503})
+    assert grpc_health(server) == (False, False, NOT_SERVING)
+    assert get(server, "/v2/models/model/ready").status_code == 503
+    assert get(server, "/").status_code == 503
+    asking.join()
+    server.wait_until("/livez", 200, 30)
+    assert statuses(server) == ({200}, {200})
+    assert grpc_health(server) == (True, True, SERVING)
+    [line] = [line for line in server.output.splitlines() if "--watchdog_seconds" in line]
+    assert re.search(r"its thread stands in \S+ \(\S+\.py:\d+\) < .*_run_turn \(\S+device_thread\.py:\d+\)", line)
+    assert "word" not in line
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_under_way_end_before_the_server_does(start: Start, signal_number: int) -> None:
+    server = start(f"--model_dir={MINILM}", MANY_TOKENS, "--drain_seconds=100")
+    server.wait_until("/readyz", 200)
+    answers: list[int] = []
+    body = {"instances": ["word " * 500] * 16}
+
+    def ask() -> None:
+        answers.append(httpx.post(server.url + PREDICT, json=body, timeout=300).status_code)
+
+    def ask_over_grpc() -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+            contents = messages.InferTensorContents(bytes_contents=[b"word " * 500] * 16)
+            tensor = messages.ModelInferRequest.InferInputTensor(
+                name="text", datatype="BYTES", shape=[16], contents=contents
+            )
+            stub.ModelInfer(messages.ModelInferRequest(model_name="model", inputs=[tensor]), timeout=300)
+            answers.append(200)
+
+    asking = [threading.Thread(target=each) for each in (ask, ask_over_grpc)]
+    for each in asking:
+        each.start()
+    wait_until(lambda: re.search(r"^runtime_running_texts{.*} [1-9]", get(server, "/metrics").text, re.M))
+    time.sleep(0.2)
+    os.kill(server.pid, signal_number)
+    wait_until(lambda: get(server, "/readyz").status_code == 503)
+    # The stand-in answers new connections.
+    wait_until(lambda: post(server).status_code == 503)
+    assert get(server, "/livez").status_code == 200
+    assert post(server).headers["connection"] == "close"
+    for each in asking:
+        each.join()
+    assert answers == [200, 200]
+    assert server.wait_for_exit(20) == 0
+    assert "Traceback" not in server.output
+
+
+def post(server: ServerProcess) -> httpx.Response:
+    return httpx.post(server.url + PREDICT, json={"instances": ["a [MASK]"]}, timeout=10)
+
+
+def test_the_server_answers_while_the_load_balancer_looks_away(start: Start, tiny: str) -> None:
+    server = start(tiny, "--shutdown_delay_seconds=3")
+    server.wait_until("/readyz", 200)
+    wait_until(lambda: statuses(server) == ({200}, {200}))
+    with httpx.Client() as kept:
+        assert "connection" not in kept.post(server.url + PREDICT, json={"instances": ["a [MASK]"]}).headers
+        at = time.monotonic()
+        os.kill(server.pid, signal.SIGTERM)
+        wait_until(lambda: get(server, "/readyz").status_code == 503, 2)
+        assert statuses(server) == ({200}, {503})
+        assert grpc_health(server) == (True, False, NOT_SERVING)
+        assert get(server, "/v2/models/model/ready").status_code == 503
+        assert post(server).status_code == 200
+        last = kept.post(server.url + PREDICT, json={"instances": ["a [MASK]"]})
+        assert (last.status_code, last.headers["connection"]) == (200, "close")
+        assert time.monotonic() - at < 3, "this machine is too slow for the test"
+    assert server.wait_for_exit(20) == 0
+    assert time.monotonic() - at > 3
+
+
+def test_a_stream_that_outlives_the_drain_ends(start: Start, smollm: Path) -> None:
+    words = [f"--model_dir={smollm}", "--backend=huggingface", "--drain_seconds=1", "--max_length=2048"]
+    server = start(*words)
+    server.wait_until("/readyz", 200)
+    body = {"model": "model", "prompt": "Once upon a time", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(server.pid, signal.SIGTERM)
+        rest = [line for line in lines if line]
+    assert "the server is shutting down" in "".join(rest)
+    assert server.wait_for_exit(30) == 0
+    assert "has died" not in server.output
+    assert "requests still run after 1 s (--drain_seconds): they end now" in server.output
+    assert "Traceback" not in server.output
+
+
+def test_a_second_signal_ends_the_server_at_once(start: Start, smollm: Path) -> None:
+    server = start(f"--model_dir={smollm}", "--backend=huggingface", "--drain_seconds=100", "--max_length=2048")
+    server.wait_until("/readyz", 200)
+    processes = workers_of(server)
+    body = {"model": "model", "prompt": "Once upon a time", "max_tokens": 2000, "stream": True, "ignore_eos": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=60) as response:
+        lines = response.iter_lines()
+        next(lines)
+        os.kill(server.pid, signal.SIGTERM)
+        time.sleep(1)
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.wait_for_exit(2) == 128 + signal.SIGTERM
+    wait_until(lambda: not any(process.is_running() for process in processes), 2)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 2.0])
+def test_a_signal_right_after_the_start_is_heeded(tiny: str, tmp_path: Path, seconds: float) -> None:
+    """As PID 1 of a container, which ignores signals without a handler."""
+    prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this user may not make namespaces of processes")
+    server = ServerProcess([*prefix, *LAUNCH, tiny], tmp_path)
+    try:
+        wait_until(lambda: psutil.Process(server.pid).children(), 5)
+        [first] = psutil.Process(server.pid).children()
+        time.sleep(0.05 + seconds)
+        first.terminate()
+        assert server.wait_for_exit(15) == 0
+    finally:
+        server.terminate()
+
+
+def test_the_stand_in_speaks_tls(start: Start, tiny: str, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem", tmp_path / "authority.pem"
+    certificate.cert_chain_pems[0].write_to_path(files[0])
+    certificate.private_key_pem.write_to_path(files[1])
+    authority.cert_pem.write_to_path(files[2])
+    server = start(tiny, f"--ssl_certfile={files[0]}", f"--ssl_keyfile={files[1]}")
+    url = f"https://127.0.0.1:{server.port}"
+
+    def ask(path: str) -> Any:
+        try:
+            return httpx.get(url + path, verify=str(files[2]), timeout=10).status_code
+        except httpx.TransportError as error:
+            return type(error).__name__
+
+    wait_until(lambda: ask("/readyz") == 200, 60)
+    killed = workers_of(server)[0]
+    killed.suspend()
+    wait_until(lambda: ask("/readyz") == 503, 15)
+    assert ask("/livez") == 200
+    killed.kill()
+    wait_until(lambda: ask("/readyz") == 200, 60)

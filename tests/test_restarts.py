@@ -1,0 +1,140 @@
+"""Rolling restarts behind a real proxy, which loses no request; `make test-restarts` runs them alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.callers import Callers
+from tests.conftest import ModelFolder
+from tests.servers import ROOT, ServerProcess, free_port
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.restarts]
+
+CALLERS = 32
+RESTARTS = 10
+# The proxy asks for readiness every 200 ms; the delay covers some of these.
+DELAY = 2
+HAPROXY = """
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    option httpchk GET /readyz
+    default-server check inter 200ms fall 1 rise 2
+frontend all
+    bind 127.0.0.1:{port}
+    default_backend servers
+backend servers
+    server first 127.0.0.1:{first}
+    server second 127.0.0.1:{second}
+"""
+# It has no health checks of its own: it asks the other server where one cannot be reached or answers 503.
+NGINX = """
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/nginx.log;
+events {{ }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    upstream servers {{
+        server 127.0.0.1:{first} max_fails=0;
+        server 127.0.0.1:{second} max_fails=0;
+        keepalive 32;
+    }}
+    server {{
+        listen 127.0.0.1:{port};
+        location / {{
+            proxy_pass http://servers;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_next_upstream error timeout http_503 non_idempotent;
+        }}
+    }}
+}}
+"""
+
+
+class Rollout:
+    """Two servers on ports that stay the same."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self._words = [sys.executable, str(ROOT / "launch.py"), "--http_port={port}", f"--model_dir={folder}"]
+        self._words += [f"--shutdown_delay_seconds={DELAY}", "--enable_grpc=false"]
+        self._homes = home / "first", home / "second"
+        for each in self._homes:
+            each.mkdir()
+        self.servers = [ServerProcess(self._words, each) for each in self._homes]
+        for server in self.servers:
+            server.wait_until("/readyz", 200)
+
+    def restart(self, index: int) -> None:
+        """Restart a server as an operator would, who waits until the new one is ready."""
+        old = self.servers[index]
+        os.kill(old.pid, signal.SIGTERM)
+        assert old.wait_for_exit(60) == 0
+        self.servers[index] = ServerProcess(self._words, self._homes[index], port=old.port)
+        self.servers[index].wait_until("/readyz", 200)
+        time.sleep(1)
+
+    def end(self) -> None:
+        for server in self.servers:
+            server.terminate()
+
+
+@pytest.fixture
+def rollout(model_folder: ModelFolder, tmp_path: Path) -> Iterator[Rollout]:
+    made = Rollout(model_folder("bert", "fill_mask"), tmp_path)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.mark.parametrize(("proxy", "configuration"), [("haproxy", HAPROXY), ("nginx", NGINX)])
+def test_a_rolling_restart_loses_no_request(rollout: Rollout, tmp_path: Path, proxy: str, configuration: str) -> None:
+    binary = shutil.which(proxy, path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        pytest.skip(f"{proxy} is not installed")
+    port = free_port()
+    first, second = (server.port for server in rollout.servers)
+    path = tmp_path / f"{proxy}.conf"
+    path.write_text(configuration.format(port=port, first=first, second=second, folder=tmp_path))
+    words = [binary, "-f", str(path)] if proxy == "haproxy" else [binary, "-c", str(path)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: _answers(f"{url}/readyz"), 10)
+        with Callers(f"{url}/v1/models/model:predict", {"instances": ["a [MASK]"]}, CALLERS) as callers:
+            for number in range(RESTARTS):
+                before = callers.answered
+                rollout.restart(number % 2)
+                assert callers.answered > before
+        assert callers.failures == []
+        print(f"{proxy}: {callers.answered} requests, {RESTARTS} restarts, none lost")  # noqa: T201
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,237 @@
+"""Starts in places that are not made for this server, and with models that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import ModelFolder
+from tests.hub import Hub
+from tests.restricted import UID, needs_root, restrict
+from tests.servers import BENTOML, ROOT, ServerProcess, free_port
+from tests.waiting import wait_until
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 438001234\n"
+QUESTION = {"instances": ["Hello world"]}
+# Of the machine that the tests run on, which a container has not.
+OWN_FOLDERS = ("BENTOML_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR", "LOGNAME", "USER")
+
+
+def without_folders() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in OWN_FOLDERS}
+
+
+def launch(
+    *words: str, prefix: Callable[[list[str]], list[str]] = list, environment: Mapping[str, str] | None = None
+) -> tuple[float, int, str]:
+    """The seconds, the exit code and the errors of a start that should fail."""
+    started = time.monotonic()
+    done = subprocess.run(
+        prefix([sys.executable, "launch.py", f"--http_port={free_port()}", f"--grpc_port={free_port()}", *words]),
+        cwd=ROOT, env=without_folders() | dict(environment or {}), capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    return time.monotonic() - started, done.returncode, done.stderr
+
+
+class Restricted(ServerProcess):
+    """A server whose user has no name and no home, and can write to one folder."""
+
+    def __init__(self, command: list[str], folder: str, log: Path, **environment: str) -> None:
+        unset = ["env", *(f"--unset={name}" for name in OWN_FOLDERS), *(f"{n}={v}" for n, v in environment.items())]
+        super().__init__(restrict([*unset, *command], folder), log)
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+def test_any_user_on_a_root_that_cannot_be_written(folder: str, model_folder: ModelFolder, tmp_path: Path) -> None:
+    # A folder that the file system over /tmp does not hide.
+    model = Path(shutil.copytree(model_folder("bert", "text_embedding"), ROOT / f".start-model-{os.getpid()}"))
+    try:
+        command = [sys.executable, str(ROOT / "launch.py"), "--http_port={port}", f"--model_dir={model}", "--workers=2"]
+        server = Restricted(command, folder, tmp_path)
+        try:
+            server.wait_until("/v2/health/ready", 200)
+            wait_until(lambda: server.output.count("model is ready") == 2, seconds=60)
+            assert len(httpx.post(f"{server.url}/v1/models/model:predict", json=QUESTION).json()["predictions"]) == 1
+            assert "runtime_running_texts" in httpx.get(f"{server.url}/metrics").text
+            assert psutil.Process(server.pid).uids().effective == UID
+            home = f"{folder}/huggingface-runtime-home-{UID}"
+            assert server.output.count(f"HOME=/, BENTOML_HOME=/bentoml cannot be written; instead HOME={home}, ") == 1
+            assert "Traceback" not in server.output
+        finally:
+            assert server.terminate() == 0
+    finally:
+        shutil.rmtree(model)
+
+
+@needs_root
+@pytest.mark.slow
+def test_the_image_s_entry_point_chooses_too(model_folder: ModelFolder, tmp_path: Path) -> None:
+    """bash reads the script of the image before the entry point that BentoML writes."""
+    store = ROOT / f".start-store-{os.getpid()}"
+    try:
+        model = shutil.copytree(model_folder("bert", "text_embedding"), store / "model")
+        built = subprocess.run(
+            [*BENTOML, "build", "-f", "deploy/bento/encoder-cpu.yaml", ".", "--output=tag"], cwd=ROOT,
+            env=os.environ | {"BENTOML_HOME": str(store)}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        bento = store / "bentos" / Path(*built.stdout.strip().removeprefix("__tag__:").split(":"))
+        lines = (bento / "env/docker/Dockerfile").read_text().splitlines()
+        [write] = [line for line in lines if line.startswith("RUN echo") and "huggingface-runtime-folders.sh" in line]
+        script = store / "folders.sh"
+        target = "/usr/local/lib/huggingface-runtime-folders.sh"
+        subprocess.run(["sh", "-c", write.removeprefix("RUN ").replace(target, str(script))], check=True)
+        server = Restricted(
+            ["bash", str(bento / "env/docker/entrypoint.sh"), "--port={port}"], "/tmp", tmp_path, BASH_ENV=str(script),
+            BENTO_PATH=str(bento), BENTOML_HOME=str(store), RUNTIME_MODEL_DIR=str(model), BENTOML_CONTAINERIZED="true",
+            PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        )  # fmt: skip
+        try:
+            server.wait_until("/v2/health/ready", 200)
+            assert httpx.post(f"{server.url}/v1/models/model:predict", json=QUESTION).status_code == 200
+            assert f"BENTOML_HOME={store} cannot be written; instead" in server.output
+        finally:
+            assert server.terminate() == 0
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+
+
+@needs_root
+def test_where_nothing_can_be_written_a_line_says_what_to_set() -> None:
+    seconds, code, errors = launch("--model_dir=/nowhere", prefix=restrict)
+    assert (code, seconds < 2) == (1, True)
+    assert errors.startswith(f"error: there is no folder that user {UID} can write to (tried /tmp, /var/tmp, ")
+    assert errors.endswith(": mount one, such as an emptyDir at /tmp, or set TMPDIR to one\n")
+
+
+def write_model(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(content)
+    return folder
+
+
+CONFIG = json.dumps({"architectures": ["BertModel"], "model_type": "bert"})
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "message"),
+    [
+        (None, [], "there is no folder {folder}: set --model_id to a hub id or a folder, or --model_dir to a folder"),
+        ({}, [], "the folder {folder} holds no config.json, so it is not a Hugging Face model"),
+        ({"config__json": "{"}, [], "{folder}/config.json is no JSON: "),
+        ({"config__json": "[1]"}, [], "the model's config.json is no JSON object"),
+        ({"config__json": CONFIG}, [], "{folder} has no weights: no *.safetensors"),
+        ({"config__json": CONFIG, "pytorch_model__bin": ""}, [], "{folder} has no safetensors weights, but pytorch_model.bin: --allow_pickle loads .bin weights, which can run code"),
+        ({"config__json": CONFIG, "model__safetensors": POINTER}, [], "{folder} cannot be loaded: there are Git LFS pointers in place of model.safetensors; `git lfs pull` fetches the files"),
+        ({"config__json": POINTER}, [], "{folder} cannot be loaded: there are Git LFS pointers in place of config.json; `git lfs pull` fetches the files"),
+        ({"config__json": CONFIG, "model__safetensors__index__json": '{"weight_map": {"a": "model-1.safetensors"}}'}, [], "{folder}/model.safetensors.index.json names model-1.safetensors, and there is no such file"),
+        ({"adapter_config__json": "{}"}, [], "{folder} holds an adapter_config.json: it is a PEFT adapter"),
+    ],
+)  # fmt: skip
+def test_a_wrong_model_is_said_within_two_seconds(
+    files: dict[str, str] | None, words: list[str], message: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    if files is not None:
+        write_model(folder, **files)
+    models_file = tmp_path / "models.yaml"
+    models_file.write_text(f"models:\n  - {{name: ner, model_dir: {folder}}}\n")
+    expected = message.replace("{folder}", str(folder))
+    for arguments, where in (
+        ([f"--model_dir={folder}"], "model"),
+        ([f"--models_file={models_file}"], f"ner ({models_file}:2)"),
+    ):
+        seconds, code, errors = launch(*arguments, *words)
+        assert (code, errors.count("\n")) == (1, 1)
+        assert errors.startswith(f"error: cannot serve {where}: {expected}")
+        assert seconds < 2
+
+
+def test_a_wrong_model_of_a_repository(tmp_path: Path) -> None:
+    write_model(tmp_path / "ner", config__json=CONFIG)
+    seconds, code, errors = launch(f"--model_repository={tmp_path}")
+    assert (code, seconds < 2) == (1, True)
+    assert errors == f"error: cannot serve ner ({tmp_path}/ner): {tmp_path}/ner has no weights: no *.safetensors\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        # The server's own files come before the models.
+        (["--ssl_certfile=/none", "--ssl_keyfile=/none"], "ssl_certfile is /none, and there is no such file"),
+        (["--api_key_file=/none"], "api_key_file is /none, which cannot be used: No such file or directory"),
+        (["--models_file=/none.yaml"], "/none.yaml cannot be read: No such file or directory"),
+        (["--host=192.0.2.1"], "192.0.2.1 is not an address of this machine: set --host to one, or to 0.0.0.0 for all"),
+        (["--host=2001:db8::1"], "2001:db8::1 is not an address of this machine: set --host to one, or to 0.0.0.0 for all"),
+        (["--http_port=23456", "--grpc_port=23456"], "http_port and grpc_port are both 23456, but HTTP and gRPC need a port each: set --http_port or --grpc_port to another, or --enable_grpc=false"),
+        (["--model_name=a\nb"], "argument model_name (from the command line) is 'a\\nb': it must have no control characters"),
+        (["--served_model_name=\"a\x1b\""], "served_model_name has 'a\\x1b': it must have no control characters"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_the_server_is_said_first(words: list[str], message: str) -> None:
+    seconds, code, errors = launch("--model_dir=/nowhere", *words)
+    if "--models_file=/none.yaml" in words:
+        seconds, code, errors = launch(*words)
+    assert (code, errors) == (1, f"error: {message}\n")
+    assert seconds < 2
+
+
+def test_a_name_with_control_characters_in_a_models_file(tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text('models:\n  - {name: "a\\tb", model_dir: /nowhere}\n')
+    assert "'a\\tb': it must have no control characters" in launch(f"--models_file={file}")[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("owner/gated", "owner/gated is gated: accept its terms at {hub}/owner/gated, and set HF_TOKEN to the token of an account with access"),
+        ("owner/none", "there is no model owner/none on the hub ({hub}/owner/none), or it is private and HF_TOKEN is not set to a token that has access to it"),
+    ],
+)  # fmt: skip
+def test_a_model_that_the_hub_refuses(model: str, message: str, tmp_path: Path) -> None:
+    with Hub({"config.json": b"{}"}) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        _, code, errors = launch(f"--model_id={model}", environment=environment)
+        assert code == 1
+        assert errors.splitlines()[-1] == f"error: cannot serve model: {message.replace('{hub}', hub.url)}"
+
+
+def test_offline(tmp_path: Path) -> None:
+    seconds, code, errors = launch(
+        "--model_id=owner/none", environment={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    )
+    assert (code, seconds < 2) == (1, True)
+    assert errors == (
+        "error: cannot serve model: HF_HUB_OFFLINE is set, and owner/none is not complete in the cache "
+        f"{tmp_path}/hub: unset HF_HUB_OFFLINE to download it, or set HF_HOME to the cache that has it\n"
+    )
+
+
+@pytest.mark.slow
+def test_bentoml_serve_says_it_early_too(tmp_path: Path) -> None:
+    for words, message in (
+        (["--arg", "model_dir=/nowhere"], "error: cannot serve model: there is no folder /nowhere: set "),
+        (["--arg", "grpc_port={port}"], "error: http_port and grpc_port are both "),
+    ):
+        server = ServerProcess([*BENTOML, "serve", str(ROOT), "--port={port}", *words], tmp_path)
+        try:
+            # BentoML's own command line wins over the environment's port of gRPC.
+            assert server.wait_for_exit(20) == 1
+            assert message in server.output
+            assert "Service huggingface_runtime initialized" not in server.output
+        finally:
+            server.terminate()
