@@ -3,17 +3,10 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
-<<<<<<< HEAD
-.PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
-	test-install test-triton test-vllm-suite architectures-table arguments-table bench bench-answers bench-encoders \
-	bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary bench-wires lint \
-	clean prometheus
-=======
-.PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
-	test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
+.PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
+	test-image test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
 	bench-encoders bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary \
 	bench-wires lint clean prometheus
->>>>>>> main
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
