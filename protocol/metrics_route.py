@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def metrics_route(models: Models) -> Route:
 
     async def metrics(request: Request) -> Response:
         write_metrics(models)
+        encode: Callable[..., bytes]
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         if media_type.startswith("application/openmetrics-text"):
             # Else prometheus_client writes vllm: as vllm_, although any Prometheus reads names with colons.

@@ -44,7 +44,7 @@ def find_reference(caplog: pytest.LogCaptureFixture) -> str:
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert SECRET not in record.getMessage()
     assert SECRET not in str(record.exc_info)
-    reference: str = record.reference
+    reference: str = record.__dict__["reference"]
     assert re.fullmatch("[0-9a-f]{8}", reference)
     assert reference in record.getMessage()
     return reference
