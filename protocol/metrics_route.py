@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,11 +26,10 @@ def metrics_route(models: Models) -> Route:
 
     async def metrics(request: Request) -> Response:
         write_metrics(models)
-        encode: Callable[..., bytes]
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         if media_type.startswith("application/openmetrics-text"):
             # Else prometheus_client writes vllm: as vllm_, although any Prometheus reads names with colons.
-            encode = partial(encode, escaping=ALLOWUTF8)
+            encode = partial(encode, escaping=ALLOWUTF8)  # type: ignore[call-arg]
         # Some ten ms for some hundred series and several workers.
         return Response(await offload(lambda: encode(_find_registry())), media_type=media_type)
 
