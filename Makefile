@@ -3,8 +3,8 @@ PYTHON := $(VENV)/bin/python
 PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
-.PHONY: attack serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients test-image \
-	test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
+.PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
+	test-image test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
 	bench-encoders bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary \
 	bench-wires lint clean prometheus
 
@@ -108,6 +108,11 @@ test-architectures: $(VENV)/installed-test
 attack: $(VENV)/installed-test
 	$(PYTHON) -m tests.attack $(ATTACK)
 	$(PYTHON) -m tests.attack.fuzz --requests 100000
+
+# Drives a server with mixed traffic for a quarter of an hour, and fails if it keeps memory, threads or file descriptors,
+# or answers wrongly or not at all; SOAK are options, such as `--minutes 60 --workers 2`.
+soak: $(VENV)/installed-test
+	$(PYTHON) -m tests.soak $(SOAK)
 
 # Measures the tables of docs/reference/models.md and generators.md and writes them.
 architectures-table: $(VENV)/installed-test

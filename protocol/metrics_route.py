@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,6 +27,9 @@ def metrics_route(models: Models) -> Route:
     async def metrics(request: Request) -> Response:
         write_metrics(models)
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
+        if media_type.startswith("application/openmetrics-text"):
+            # Else prometheus_client writes vllm: as vllm_, although any Prometheus reads names with colons.
+            encode = partial(encode, escaping=ALLOWUTF8)  # type: ignore[call-arg]
         # Some ten ms for some hundred series and several workers.
         return Response(await offload(lambda: encode(_find_registry())), media_type=media_type)
 

@@ -44,7 +44,7 @@ def find_reference(caplog: pytest.LogCaptureFixture) -> str:
     [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert SECRET not in record.getMessage()
     assert SECRET not in str(record.exc_info)
-    reference: str = record.reference  # type: ignore[attr-defined]
+    reference: str = record.__dict__["reference"]
     assert re.fullmatch("[0-9a-f]{8}", reference)
     assert reference in record.getMessage()
     return reference
@@ -80,7 +80,7 @@ def test_over_grpc(failing: ServedOverGrpc, caplog: pytest.LogCaptureFixture) ->
     stub = GRPCInferenceServiceStub(failing.channel)  # type: ignore[no-untyped-call]
     with pytest.raises(grpc.RpcError) as error:
         stub.ModelInfer(request)
-    found = error.value.code(), error.value.details()  # type: ignore[attr-defined]
+    found = error.value.code(), error.value.details()
     assert found == (grpc.StatusCode.INTERNAL, f"internal server error (reference {find_reference(caplog)})")
     caplog.clear()
     [response] = stub.ModelStreamInfer(iter([request]))
@@ -99,7 +99,7 @@ def test_a_message_that_cannot_be_decoded(
     stub = GRPCInferenceServiceStub(embedder.channel)  # type: ignore[no-untyped-call]
     with pytest.raises(grpc.RpcError) as error:
         stub.ServerLive(messages.ServerLiveRequest())
-    assert error.value.details() == f"internal server error (reference {find_reference(caplog)})"  # type: ignore[attr-defined]
+    assert error.value.details() == f"internal server error (reference {find_reference(caplog)})"
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -57,7 +57,7 @@ def test_its_message_is_told_to_nobody(
     answer = ask(wire)
     assert "internal server error" in answer
     [record] = [record for record in caplog.records if "ValueError" in record.getMessage()]
-    assert f"(reference {record.reference})" in answer
+    assert f"(reference {record.__dict__['reference']})" in answer
     assert "in fail_on_text\n" in caplog.text
     assert "UnexpectedError: ValueError" in caplog.text
     assert TEXT not in caplog.text

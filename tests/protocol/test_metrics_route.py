@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from starlette.testclient import TestClient
+
+from protocol.application import create_application
+from runners.core.arguments import Arguments
+from runners.core.generation_metrics import GenerationMetrics
+from runners.core.metric_families import counting
+from runners.encoder.runner import EncoderRunner
+from tests.served import models_of
+
+OPENMETRICS = "application/openmetrics-text"
+
+
+# As a browser asks, Prometheus 2.42, 3.0 and clients that want names without UTF-8.
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        f"{OPENMETRICS};version=1.0.0,{OPENMETRICS};version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        f"{OPENMETRICS};version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4",
+        f"{OPENMETRICS};version=1.0.0;escaping=underscores",
+        "text/plain;version=1.0.0;escaping=underscores",
+        OPENMETRICS,
+    ],
+)
+def test_names_keep_their_colons(accept: str) -> None:
+    metrics = GenerationMetrics("colons")
+    with counting:
+        metrics.generation_tokens.value += 1
+    client = TestClient(create_application(models_of(EncoderRunner(Arguments())), Arguments()))
+    answer = client.get("/metrics", headers={"accept": accept})
+    assert answer.headers["content-type"].startswith(OPENMETRICS if accept.startswith(OPENMETRICS) else "text/plain")
+    assert 'vllm:generation_tokens_total{model_name="colons"}' in answer.text
+    if accept.startswith(OPENMETRICS):
+        names = {family.name for family in parse_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
+        assert {"vllm:generation_tokens", "vllm:time_to_first_token_seconds", "runtime_server_ready"} <= names
