@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
@@ -34,6 +33,6 @@ def test_names_keep_their_colons(accept: str) -> None:
     answer = client.get("/metrics", headers={"accept": accept})
     assert answer.headers["content-type"].startswith(OPENMETRICS if accept.startswith(OPENMETRICS) else "text/plain")
     assert 'vllm:generation_tokens_total{model_name="colons"}' in answer.text
-    if accept.startswith(OPENMETRICS):
-        names = {family.name for family in parse_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
-        assert {"vllm:generation_tokens", "vllm:time_to_first_token_seconds", "runtime_server_ready"} <= names
+    # OpenMetrics leaves the suffix of counters out of a family's name.
+    family = "vllm:generation_tokens" if accept.startswith(OPENMETRICS) else "vllm:generation_tokens_total"
+    assert f"\n# TYPE {family} counter\n" in answer.text
