@@ -46,7 +46,7 @@ def test_several_models_that_answer(
     assert code == 0, report
     assert re.findall(r"^(\w.*)$", report, re.MULTILINE) == TITLES
     assert "keys are asked for, by api_key\n" in report
-    assert "max_log_len in the command line has no effect: prompts are never logged" in report
+    assert "max_log_len in the command line has no effect: prompts are logged only with --log_inputs" in report
     assert "2 processes take each" in report
     for secret in ("hush-hush", "hf_secret", "me:pass"):
         assert secret not in report

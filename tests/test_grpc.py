@@ -95,7 +95,8 @@ def _wait_for_answer(server: ServerProcess) -> None:
 def test_a_port_in_use_ends_the_start(folder: Path, home: Path) -> None:
     first = serve(folder, home / "first")
     try:
-        first.wait_until("/v2/health/live", 200)
+        # Before that, it may not listen for gRPC yet.
+        first.wait_until("/v2/health/ready", 200)
         second = serve(folder, home / "second", RUNTIME_GRPC_PORT=str(first.grpc_port))
         try:
             assert second.wait_for_exit() == 1

@@ -31,6 +31,7 @@ class Models(ModelIndex):
         change_all: lets all workers "load" or "unload" the models of a name; None if this is the only worker.
         draining: whether the server ends: it is not ready any more.
         stuck: whether a thread of this worker or of another one is stuck: the server is not live.
+        covered: whether another process answers clients with 503 beside this one: the server is not ready.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Models(ModelIndex):
         self.change_all: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
         self.draining = False
         self.stuck = False
+        self.covered = False
         self._create = create
         self._find_declarations = find_declarations
         self._is_ready_when_any = is_ready_when_any
@@ -71,11 +73,11 @@ class Models(ModelIndex):
     def ready(self) -> bool:
         """Whether the server is ready; every health endpoint of every protocol asks this or `live`.
 
-        It is while it is live, does not drain, and the models that are to be loaded are ready: all of them, or one if
-        the operator says so. A server whose operator declares none to be loaded is ready; one whose models have all
-        been unloaded is not.
+        It is while it is live, does not drain, no other process answers in its place, and the models that are to be
+        loaded are ready: all of them, or one if the operator says so. A server whose operator declares none to be
+        loaded is ready; one whose models have all been unloaded is not.
         """
-        return self.live and not self.draining and self.serves
+        return self.live and not self.draining and not self.covered and self.serves
 
     @property
     def serves(self) -> bool:

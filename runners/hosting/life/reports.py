@@ -47,6 +47,7 @@ class Reports:
         self._begin = begin
         self._has_begun = self._is_final = False
         self._is_other_stuck = False
+        models.covered = True
 
     async def run(self, channel: socket.socket | None) -> None:
         """Report each change, and once a second.
@@ -55,6 +56,7 @@ class Reports:
             channel: the connection; None without a parent that supervises: then the worker accepts at once.
         """
         if channel is None:
+            self._models.covered = False
             await self._open()
             while True:
                 self._check()
@@ -72,7 +74,7 @@ class Reports:
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             message = json.loads(line)
-            self._is_other_stuck = message["stuck"]
+            self._is_other_stuck, self._models.covered = message["stuck"], message["covered"]
             if message["open"]:
                 await self._open()
             else:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 0.5
 # The stand-in answers beside a worker that has not reported for this long.
-_SILENT_SECONDS = 3.0
+_SILENT_SECONDS = 5.0
 # A worker whose event loop has not run for this long is killed. Loads may hold Python's lock for longer.
 FROZEN_SECONDS = 20.0
 _FROZEN_LOAD_SECONDS = 600.0
@@ -149,9 +149,10 @@ class Supervisor:
             heard = [worker for worker in self._workers if now - worker.reported < _SILENT_SECONDS]
             serving = [worker for worker in heard if worker.ready and worker.live]
             is_stuck = not all(worker.live for worker in heard)
+            covered = not any(worker.open for worker in heard)
+            await self._stand_in.set_open(covered)
             for worker in self._workers:
-                worker.tell({"open": worker in serving or not serving, "stuck": is_stuck})
-            await self._stand_in.set_open(not any(worker.open for worker in heard))
+                worker.tell({"open": worker in serving or not serving, "stuck": is_stuck, "covered": covered})
 
     def _kill_frozen(self) -> None:
         if self.is_ending:

@@ -24,6 +24,11 @@ READY = {"ready": True, "live": True, "open": True, "loading": False}
 LOADING = {"ready": False, "live": True, "open": True, "loading": True}
 
 
+def told(open: bool, stuck: bool = False, covered: bool = False) -> dict[str, bool]:  # noqa: A002
+    """What a worker is told."""
+    return {"open": open, "stuck": stuck, "covered": covered}
+
+
 @dataclass(frozen=True)
 class Parent:
     supervisor: Supervisor
@@ -63,17 +68,18 @@ def parent() -> Iterator[Parent]:
 
 def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) -> None:
     first, second = parent.adopt(10**8), parent.adopt(10**8 + 1)
-    assert [first.read(), second.read()] == [{"open": True, "stuck": False}] * 2
+    assert [first.read(), second.read()] == [told(open=True, covered=True)] * 2
     first.report(**LOADING)
+    assert [first.read(), second.read()] == [told(open=True)] * 2, "the stand-in is shut by then"
     second.report(**READY)
-    assert first.read() == {"open": False, "stuck": False}
+    assert first.read() == told(open=False)
     first.report(**{**READY, "open": False})
-    assert first.read() == {"open": True, "stuck": False}
+    assert first.read() == told(open=True)
     second.report(**{**READY, "live": False})
-    assert [first.read(), second.read()] == [{"open": True, "stuck": True}, {"open": False, "stuck": True}]
+    assert [first.read(), second.read()] == [told(open=True, stuck=True), told(open=False, stuck=True)]
     second.leave()
     assert parent.ended.get(timeout=10) == 10**8 + 1
-    assert first.read() == {"open": True, "stuck": False}
+    assert first.read() == told(open=True, covered=True)
     assert parent.supervisor.proven == {10**8, 10**8 + 1}
 
 
