@@ -35,6 +35,9 @@ _LIMITS = {
     "body_timeout": 5,
     "answer_timeout": 20,
 }
+# oneDNN keeps the code of 1024 kernels, one for each shape of a batch, in 170 MiB: they fill in 200,000 requests, and
+# then come and go by 10 MiB, which would hide a leak.
+_FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 _READY_SECONDS = 300
 # The folder in which the processes of a server write what their heaps use.
 HEAPS = "heaps"
