@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -66,21 +67,22 @@ def cpu_seconds(root: int) -> float:
 
 @dataclass(frozen=True)
 class Used:
-    """What the heaps of all processes use: bytes of glibc's, and blocks of Python's own."""
+    """What the heaps of all processes use: bytes of glibc's, and blocks of Python's own; the names of their threads."""
 
     heap_bytes: int
     python_blocks: int
+    threads: tuple[str, ...] = ()
 
 
 def read_used(folder: Path, processes: Iterable[int]) -> Used:
     """What processes have written to their files after `trim`; nothing of those without one."""
-    heap_bytes = python_blocks = 0
-    for process in processes:
-        with contextlib.suppress(FileNotFoundError):
-            written = (folder / str(process)).read_text().split()
-            heap_bytes += int(written[0])
-            python_blocks += int(written[1])
-    return Used(heap_bytes, python_blocks)
+    files = [folder / str(process) for process in sorted(processes)]
+    written = [json.loads(file.read_text()) for file in files if file.exists()]
+    return Used(
+        sum(each["heap_bytes"] for each in written),
+        sum(each["python_blocks"] for each in written),
+        tuple(name for each in written for name in each["threads"]),
+    )
 
 
 def _read_memory(pid: int) -> int:

@@ -66,7 +66,9 @@ def start_server(models: dict[str, Path], folder: Path, *more: str) -> ServerPro
     heaps.mkdir(exist_ok=True)
     path = os.pathsep.join([str(_PREPARES), *filter(None, [os.environ.get("PYTHONPATH")])])
     server = ServerProcess(
-        [*BENTOML, "serve", ".", "--port={port}", *words], folder, {"PYTHONPATH": path, "SOAK_HEAPS": str(heaps)}
+        [*BENTOML, "serve", ".", "--port={port}", *words],
+        folder,
+        {"PYTHONPATH": path, "SOAK_HEAPS": str(heaps), **_FEW_KERNELS},
     )
     try:
         server.wait_until("/v2/health/ready", 200, seconds=_READY_SECONDS)

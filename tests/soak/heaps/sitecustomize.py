@@ -1,7 +1,7 @@
 """Python imports this at the start of each process of the server, and only there: this folder is in its PYTHONPATH.
 
-At a signal a process returns to the system what its heaps hold but do not use, and writes how many bytes they use to a
-file of its id in the folder SOAK_HEAPS. The server itself keeps up to 32 MiB unused, which come and go, and would hide a
+At a signal a process returns to the system what its heaps hold but do not use, and writes how many bytes they use, and
+the names of its threads, to a file of its id in the folder SOAK_HEAPS. The server itself keeps up to 32 MiB unused, which come and go, and would hide a
 leak of 1 % for hours. What is used but does not grow, while memory does, is fragmentation.
 """
 
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import signal
 import sys
+import threading
 
 _libc = ctypes.CDLL(None)
 
@@ -41,9 +43,14 @@ def _trim(*_: object) -> None:
     _libc.malloc_trim(0)
     _libc.mallinfo2.restype = _Heaps
     heaps = _libc.mallinfo2()
+    used = {
+        "heap_bytes": heaps.uordblks + heaps.hblkhd,
+        "python_blocks": sys.getallocatedblocks(),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+    }
     if folder := os.environ.get("SOAK_HEAPS"):
         with open(os.path.join(folder, str(os.getpid())), "w") as file:
-            file.write(f"{heaps.uordblks + heaps.hblkhd} {sys.getallocatedblocks()}")
+            json.dump(used, file)
 
 
 signal.signal(signal.SIGRTMIN, _trim)
