@@ -22,6 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from tests.families import MINILM
 from tests.servers import BENTOML, ServerProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +201,7 @@ def test_a_truncated_text_is_counted_in_the_metrics(minilm: ServerProcess) -> No
     assert httpx.post(minilm.url + PREDICT, json={"instances": ["word " * 1000]}, headers=headers).status_code == 200
     assert 'runtime_truncated_texts_total{model_name="model"} 1.0' in httpx.get(minilm.url + "/metrics").text
     [line] = [line for line in minilm.output.splitlines() if "further ones are only counted" in line]
-    assert line.endswith("(request_id=long-1)")
+    assert line.endswith("(model=model, request_id=long-1)")
 
 
 def test_the_queue_is_in_the_metrics(minilm: ServerProcess) -> None:
@@ -227,7 +228,9 @@ def test_the_queue_is_in_the_metrics(minilm: ServerProcess) -> None:
 
 def test_a_line_for_every_request(minilm: ServerProcess) -> None:
     httpx.post(f"{minilm.url}{PREDICT}?query=1", json={"instances": ["a"]}, headers={"x-request-id": "logged-1"})
-    [line] = [line for line in minilm.output.splitlines() if "logged-1" in line]
+    # The line may be written after the client has its answer.
+    wait_until(lambda: "requestId: logged-1" in minilm.output)
+    [line] = [line for line in minilm.output.splitlines() if "requestId: logged-1" in line]
     assert f"requestId: logged-1, method: POST, path: {PREDICT}, status: 200, milliseconds: " in line
     assert "[INFO]" in line
 
@@ -276,7 +279,7 @@ def test_the_environment_of_a_worker_from_source(own: dict[str, str], seen: dict
     """Where the operator says nothing the server's defaults hold; tests/test_bento.py has the same of a Bento."""
     server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=model_dir={MINILM}"], home, own)
     try:
-        server.wait_until("/livez", 200)
+        server.wait_until("/readyz", 200)
         [worker] = server.worker_environments()
         assert seen.items() <= worker.items()
     finally:
