@@ -249,7 +249,9 @@ def test_a_model_that_fails_at_the_start(start: Start, model_folder: ModelFolder
     server = start(f"--arg=models_file={tmp_path}/models.json")
     if policy == "exit":
         assert server.wait_for_exit() == 1
-        assert "error: cannot serve broken: " in server.output
+        assert (
+            f"error: cannot serve broken ({tmp_path}/models.json:1): {tmp_path}/broken has no weights" in server.output
+        )
         return
     server.wait_until("/v2/health/ready", 200)
     state, reason = index(server)["broken", "1"]
