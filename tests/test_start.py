@@ -23,6 +23,12 @@ from tests.waiting import wait_until
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 438001234\n"
 QUESTION = {"instances": ["Hello world"]}
+# An empty file system over one of them must not hide this project or its interpreter.
+FOLDERS = [
+    folder
+    for folder in ("/tmp", "/var/tmp", "/dev/shm")
+    if not any(path.is_relative_to(folder) for path in (ROOT, Path(sys.executable)))
+]
 # Of the machine that the tests run on, which a container has not.
 OWN_FOLDERS = ("BENTOML_HOME", "HF_HOME", "XDG_CACHE_HOME", "TMPDIR", "LOGNAME", "USER")
 
@@ -53,7 +59,7 @@ class Restricted(ServerProcess):
 
 @needs_root
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm"])
+@pytest.mark.parametrize("folder", [FOLDERS[0], FOLDERS[-1]])
 def test_any_user_on_a_root_that_cannot_be_written(folder: str, model_folder: ModelFolder, tmp_path: Path) -> None:
     # A folder that the file system over /tmp does not hide.
     model = Path(shutil.copytree(model_folder("bert", "text_embedding"), ROOT / f".start-model-{os.getpid()}"))
@@ -93,7 +99,7 @@ def test_the_image_s_entry_point_chooses_too(model_folder: ModelFolder, tmp_path
         target = "/usr/local/lib/huggingface-runtime-folders.sh"
         subprocess.run(["sh", "-c", write.removeprefix("RUN ").replace(target, str(script))], check=True)
         server = Restricted(
-            ["bash", str(bento / "env/docker/entrypoint.sh"), "--port={port}"], "/tmp", tmp_path, BASH_ENV=str(script),
+            ["bash", str(bento / "env/docker/entrypoint.sh"), "--port={port}"], FOLDERS[0], tmp_path, BASH_ENV=str(script),
             BENTO_PATH=str(bento), BENTOML_HOME=str(store), RUNTIME_MODEL_DIR=str(model), BENTOML_CONTAINERIZED="true",
             PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         )  # fmt: skip
