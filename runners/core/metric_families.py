@@ -57,7 +57,24 @@ class CountedValue:
         self.value: float = 0
 
 
-class CounterFamily:
+class _ValueFamily:
+    """What counters and gauges with labels share: a value for each combination of label values."""
+
+    def __init__(self, name: str, meaning: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self.meaning = meaning
+        self.labels = tuple(labels)
+        self._series: dict[Labels, CountedValue] = {}
+
+    def series(self, *labels: str) -> CountedValue:
+        """The series of these label values, which is shown from now on; while `counting` is held."""
+        found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = CountedValue()
+        return found
+
+
+class CounterFamily(_ValueFamily):
     """A counter with labels."""
 
     kind = "counter"
@@ -69,19 +86,9 @@ class CounterFamily:
         Args:
             name: without the `_total` that the exposition adds.
         """
-        self.name = f"{name}_total"
-        self.meaning = meaning
-        self.labels = tuple(labels)
+        super().__init__(f"{name}_total", meaning, labels)
         self._counter = Counter(name, meaning, labels, registry=registry)
-        self._series: dict[Labels, CountedValue] = {}
         _families.append(self)
-
-    def series(self, *labels: str) -> CountedValue:
-        """The series of these label values, which is shown from now on; while `counting` is held."""
-        found = self._series.get(labels)
-        if found is None:
-            found = self._series[labels] = CountedValue()
-        return found
 
     def add(self, labels: Labels, amount: float = 1) -> None:
         """Count, where `counting` is not held."""
@@ -99,7 +106,7 @@ class CounterFamily:
                 child.inc(value)
 
 
-class GaugeFamily:
+class GaugeFamily(_ValueFamily):
     """A gauge with labels, of which all workers have a part."""
 
     kind = "gauge"
@@ -116,20 +123,10 @@ class GaugeFamily:
         Args:
             mode: how the values of the workers that live make one.
         """
-        self.name = name
-        self.meaning = meaning
-        self.labels = tuple(labels)
+        super().__init__(name, meaning, labels)
         self._gauge = Gauge(name, meaning, labels, registry=registry, multiprocess_mode=mode)
-        self._series: dict[Labels, CountedValue] = {}
         self._written: dict[Labels, float] = {}
         _families.append(self)
-
-    def series(self, *labels: str) -> CountedValue:
-        """As `CounterFamily.series`."""
-        found = self._series.get(labels)
-        if found is None:
-            found = self._series[labels] = CountedValue()
-        return found
 
     def set(self, labels: Labels, value: float) -> None:
         """Set the value, where `counting` is not held."""
@@ -205,7 +202,7 @@ class HistogramFamily:
         _families.append(self)
 
     def series(self, *labels: str) -> CountedObservations:
-        """As `CounterFamily.series`."""
+        """As `_ValueFamily.series`."""
         found = self._series.get(labels)
         if found is None:
             found = self._series[labels] = CountedObservations(self.bounds)
