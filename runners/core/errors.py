@@ -142,9 +142,9 @@ class UnexpectedError(Exception):
     """An unexpected error in the form that is logged; the message is the type's name."""
 
 
-def list_names(names: Sequence[str]) -> str:
-    """Names in a message, which leaves out those after the first 20."""
-    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+def list_names(names: Sequence[str], most: int = _MOST_NAMES) -> str:
+    """Names in a message, which leaves out those after the first ones."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def without_message(error: Exception) -> UnexpectedError:

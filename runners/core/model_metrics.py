@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import platform
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from runners.core.metric_families import Labels, counting, flush
@@ -23,7 +22,7 @@ from runners.core.metrics import (
     update_waiting_tokens,
 )
 from runners.core.request_metrics import update_requests_in_progress
-from runners.core.version import VERSION
+from runners.core.version import VERSION, find_version
 
 if TYPE_CHECKING:
     from runners.core.models import Models
@@ -78,11 +77,4 @@ def update_models(models: Models) -> None:
 
 @cache
 def _describe_process() -> tuple[str, ...]:
-    return VERSION, platform.python_version(), *map(_find_version, _LIBRARIES)
-
-
-def _find_version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
+    return VERSION, platform.python_version(), *(find_version(library) or "" for library in _LIBRARIES)

@@ -33,8 +33,9 @@ from runners.encoder.forward import (
     group_singly,
 )
 from runners.encoder.packing import NarrowForward, PackedForward
-from runners.encoder.probe import Probe, name_dtype
+from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
+from runners.modeling.dtypes import name_dtype
 from runners.modeling.packed_linear import pack_linears
 from runners.modeling.score_difference import TOLERANCES, measure_difference
 
@@ -256,7 +257,7 @@ def _check_finite(probe: Probe) -> None:
     Raises:
         ModelLoadError: a weight or a score is not finite.
     """
-    dtype = name_dtype(probe.inputs)
+    dtype = name_dtype(probe.inputs.dtype)
     for name, weight in probe.inputs.model.named_parameters():
         give_way()
         # A sum needs one pass over the weights, and no copy.

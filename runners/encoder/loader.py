@@ -33,6 +33,7 @@ from runners.encoder.token_limits import TokenLimits, find_padding_id
 from runners.encoder.tokenization import TextTokenizer
 from runners.encoder.transformer_settings import load_transformer_settings
 from runners.modeling.dtype_trial import check_dtype
+from runners.modeling.dtypes import name_dtype
 from runners.modeling.loading import (
     build_meta_model,
     holds_embedder,
@@ -210,7 +211,7 @@ def _describe(checkpoint: _Checkpoint, forward: Forward, is_remote: bool) -> Run
     if is_remote:
         return RunnerDetails("predictor", batching=forward.mode)
     model = checkpoint.model
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = name_dtype(model.dtype)
     return RunnerDetails("encoder", dtype, checkpoint.device.type, forward.mode, name_linear_kernels(model))
 
 

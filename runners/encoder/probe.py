@@ -17,6 +17,7 @@ from runners.core.errors import ModelLoadError, brief
 from runners.encoder.forward import ModelInputs
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.attention import read_attention_windows
+from runners.modeling.dtypes import name_dtype
 from runners.modeling.max_length import count_positions
 
 # Lengths of the probe texts in words. If attention has a window, longer texts are added, up to a limit.
@@ -72,7 +73,7 @@ class Probe:
         long = [text for text in texts if len(text.input_ids) > limit][:1]
         self.long_texts, self.long_expected = self._run_all([*long, *map(self.replace, long)])
         if not self.texts:
-            dtype, others = name_dtype(inputs), _name_other_inputs(inputs)
+            dtype, others = name_dtype(inputs.dtype), _name_other_inputs(inputs)
             raise ModelLoadError(f"{self.name} does not run with text alone in {dtype}{others}: {self.refused}")
         self._runs_without_specials = self._try_without_specials()
         positions = count_positions(inputs.model) or max_batch_tokens
@@ -130,11 +131,6 @@ class Probe:
             else:
                 ran.append(text)
         return ran, scores
-
-
-def name_dtype(inputs: ModelInputs) -> str:
-    """The dtype's name, as in `--dtype`."""
-    return str(inputs.dtype).removeprefix("torch.")
 
 
 def _name_other_inputs(inputs: ModelInputs) -> str:

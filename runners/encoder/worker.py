@@ -24,6 +24,7 @@ from runners.core.metrics import NON_FINITE_TEXTS, BatchMetrics
 from runners.core.predictions import Prediction
 from runners.core.tracing import Batch, trace_batch
 from runners.encoder.queue_entries import Entry, PendingRequest, deliver, refuse
+from runners.modeling.dtypes import name_dtype
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -142,7 +143,7 @@ def _non_finite_error(loaded: LoadedModel, position: int) -> Exception:
     if loaded.predictor is not None:
         return PredictorAnswerError(f"the predictor's scores of text {position} are not finite (NaN or infinity)")
     name = loaded.encoder_task.arguments.model_name
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    dtype = name_dtype(loaded.model.dtype)
     return NonFiniteScoresError(
         f"the scores of model {name} for text {position} are not finite (NaN or infinity) "
         f"and mean nothing: its weights are damaged, or overflow in {dtype}"

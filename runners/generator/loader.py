@@ -31,6 +31,7 @@ from runners.generator.sampling_checks import find_ends, resolve
 from runners.generator.scheduler import Scheduler
 from runners.generator.sequence_state import Request
 from runners.generator.vocabulary import Vocabulary
+from runners.modeling.dtypes import name_dtype
 from runners.modeling.loading import load_config, load_model, load_tokenizer, resolve_batch_tokens, silence_transformers
 from runners.modeling.memory import check_memory
 from runners.modeling.model_files import load_json
@@ -157,7 +158,7 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
     give_way()
     decoder = Decoder(model, defaults.decoder_start)
     logger.info("%s", choose_batching(decoder))
-    dtype = str(model.dtype).removeprefix("torch.")
+    dtype = name_dtype(model.dtype)
     details = RunnerDetails("transformers", dtype, device.type, decoder.batching, name_linear_kernels(model))
     warm_linears(model, range(1, MAX_ROWS + 1))
     max_batch_tokens = resolve_batch_tokens(arguments, device)

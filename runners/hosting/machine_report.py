@@ -7,14 +7,13 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pynvml
 from huggingface_hub import constants
 
 from runners.core.machine import available_memory, count_cores, format_size
-from runners.core.version import VERSION
+from runners.core.version import VERSION, find_version
 from runners.hosting.storage.uris import CACHE_VARIABLE, redact
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -71,21 +70,14 @@ def _describe_gpus() -> Iterator[str]:
 def describe_packages() -> Iterator[str]:
     """Lines on the versions of the packages that matter, and what is missing without the optional ones."""
     versions = [f"huggingface-runtime {VERSION}", f"Python {platform.python_version()}"]
-    yield ", ".join([*versions, *(f"{name} {_find_version(name) or 'MISSING'}" for name in _REQUIRED)])
+    yield ", ".join([*versions, *(f"{name} {find_version(name) or 'MISSING'}" for name in _REQUIRED)])
     for names, purpose in _OPTIONAL:
-        found = [f"{name} {installed}" for name in names if (installed := _find_version(name)) is not None]
+        found = [f"{name} {installed}" for name in names if (installed := find_version(name)) is not None]
         yield f"{', '.join(found)}: {purpose.partition(';')[0]}" if found else f"no {names[0]}: {purpose}"
 
 
 def list_missing_packages() -> list[str]:
-    return [name for name in _REQUIRED if _find_version(name) is None]
-
-
-def _find_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return [name for name in _REQUIRED if find_version(name) is None]
 
 
 def describe_folders(environment: Mapping[str, str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from runners.core.api_keys import check_key_file
 from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration, ModelDeclaration
-from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
+from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError, list_names
 from runners.core.task import GENERATION, infer_task, read_architectures
 from runners.hosting.ports import check_port
 from runners.hosting.storage.uris import is_uri
@@ -20,7 +20,7 @@ from runners.hosting.tls import check_certificates
 from runners.hosting.tracing.process import check_tracing
 from runners.modeling.config_checks import refuse_adapter, refuse_kernels, refuse_weights
 from runners.modeling.hub_errors import explain_hub_error
-from runners.modeling.load_errors import refuse_pointers
+from runners.modeling.load_errors import MOST_FILES, refuse_pointers
 from runners.modeling.model_files import check_folder, load_json
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -163,7 +163,9 @@ def _check_weights(arguments: Arguments, folder: Path) -> None:
         if index is not None:
             missing = sorted({name for name in index["weight_map"].values() if not (folder / name).is_file()})
             if missing:
-                raise ModelLoadError(f"{folder}/{filename} names {_list(missing)}, and there is no such file")
+                raise ModelLoadError(
+                    f"{folder}/{filename} names {list_names(missing, MOST_FILES)}, and there is no such file"
+                )
             return
     found = [path.name for path in sorted(folder.iterdir()) if path.is_file()]
     if any(name.endswith(endings) for name in found):
@@ -171,12 +173,7 @@ def _check_weights(arguments: Arguments, folder: Path) -> None:
     pickles = [name for name in found if name.endswith((".bin", ".pt", ".pth"))]
     if not arguments.allow_pickle and any(name.endswith(".bin") for name in pickles):
         raise ModelLoadError(
-            f"{folder} has no safetensors weights, but {_list(pickles)}: --allow_pickle loads .bin weights, which can "
-            "run code"
+            f"{folder} has no safetensors weights, but {list_names(pickles, MOST_FILES)}: --allow_pickle loads .bin "
+            "weights, which can run code"
         )
     raise ModelLoadError(f"{folder} has no weights: no {' and no '.join(f'*{ending}' for ending in endings)}")
-
-
-def _list(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:4]) + (", ..." if len(listed) > 4 else "")

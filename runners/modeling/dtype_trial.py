@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from runners.core.errors import ArgumentsError
+from runners.modeling.dtypes import name_dtype
 from runners.modeling.linear_kernels import OneDNNKernel, describe_factors, is_timed
 from runners.modeling.packed_linear import pack_linear
 
@@ -50,7 +51,7 @@ def judge_slowdowns(dtype: torch.dtype, slowdowns: Mapping[int, float]) -> None:
     """
     if max(slowdowns.values()) <= _WARNED_SLOWDOWN:
         return
-    name = str(dtype).removeprefix("torch.")
+    name = name_dtype(dtype)
     measured = f"on this CPU a linear layer takes longer in {name} than in float32: {describe_factors(slowdowns)}"
     if max(slowdowns.values()) > _REFUSED_SLOWDOWN:
         raise ArgumentsError(f"dtype: {measured}; set --dtype=float32")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from runners.core.errors import ModelLoadError, RunnerError, one_line
+from runners.core.errors import ModelLoadError, RunnerError, list_names, one_line
 from runners.modeling.hub_errors import explain_hub_error
 
 logger = logging.getLogger(__name__)
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 # Git without its LFS extension leaves a pointer of about 130 bytes in place of a large file.
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LFS_BYTES = 1024
+# Files that an error lists.
+MOST_FILES = 4
 
 
 @contextlib.contextmanager
@@ -65,8 +67,10 @@ def refuse_pointers(folder: Path, paths: Iterable[Path]) -> None:
 
 
 def _describe_pointers(names: list[str]) -> str:
-    listed = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-    return f"there are Git LFS pointers in place of {listed}; `git lfs pull` fetches the files themselves"
+    return (
+        f"there are Git LFS pointers in place of {list_names(names, MOST_FILES)}; `git lfs pull` fetches the files "
+        "themselves"
+    )
 
 
 def _find_pointers(folder: Path, paths: Iterable[Path]) -> list[str]:

@@ -30,6 +30,7 @@ from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.errors import describe_error, input_errors
 from runners.generator.vllm.openai_application import VllmOpenAIApplication
 from runners.generator.vllm.sampling import check_length, make_delta, make_sampling_params, max_output_tokens
+from runners.modeling.dtypes import name_dtype
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -103,7 +104,7 @@ class VllmEngine:
     @property
     def details(self) -> RunnerDetails:
         config = self._engine.vllm_config
-        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        dtype = name_dtype(config.model_config.dtype)
         return RunnerDetails("vllm", dtype, str(config.device_config.device_type), "continuous batches")
 
     @property
