@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from runners.core.arguments import Arguments
 from runners.core.errors import RunnerError
+from runners.core.metric_families import flush
 from runners.core.predictions import TextInput
 from runners.modeling.max_length import count_positions, limit_length, limit_sequence
 from tests.conftest import ModelFolder
@@ -130,6 +131,7 @@ async def test_texts_over_the_limit_are_truncated_counted_and_said_once(
         assert [length == 512 for length in lengths] == [True, False, True]
     runner.close()
     assert caplog.text.count("was truncated") == 1
+    flush()
     count = REGISTRY.get_sample_value("runtime_truncated_texts_total", {"model_name": f"long-{family}"})
     assert count == 4
 
