@@ -33,6 +33,7 @@ from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION, ModelDeclaration
 from runners.core.device_thread import DeviceThread
 from runners.core.models import Models
+from runners.core.request_record import RequestRecord, add_observer, remove_observer
 from runners.encoder.runner import EncoderRunner
 from runners.generator.runner import GeneratorRunner
 from runners.hosting.selection import create_runner
@@ -238,3 +239,12 @@ def dial(serve: Serve) -> Iterator[Dial]:
         asyncio.run_coroutine_threadsafe(server.stop(20), loop).result(30)
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
+
+
+@pytest.fixture
+def ended() -> Iterator[list[RequestRecord]]:
+    """The records of requests that end during the test."""
+    records: list[RequestRecord] = []
+    add_observer(records.append)
+    yield records
+    remove_observer(records.append)

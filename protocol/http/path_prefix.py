@@ -7,14 +7,14 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.http.headers import first_headers
+from runners.core.argument_conversion import LONGEST_PREFIX, PREFIX_SEGMENT
 
 # X-Forwarded-Prefix is in the answers of the document and its page, so that caches must tell them apart.
 PREFIX_HEADER = "X-Forwarded-Prefix"
 _HEADER = PREFIX_HEADER.lower().encode()
 _SCOPE_KEY = "huggingface_runtime.root_path"
-# As the argument root_path: neither a host (//host) nor markup can be in a prefix.
-_PREFIX = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*){1,16}")
-_LONGEST = 256
+# As the argument root_path, but of at most 16 segments.
+_PREFIX = re.compile(f"{PREFIX_SEGMENT}{{1,16}}")
 
 
 class PathPrefix:
@@ -54,7 +54,7 @@ def find_prefix(scope: Scope) -> str:
     if root_path := scope.get(_SCOPE_KEY):
         return str(root_path)
     value = first_headers(scope).get(_HEADER)
-    if value is None or len(value) > _LONGEST:
+    if value is None or len(value) > LONGEST_PREFIX:
         return ""
     # Each proxy of a chain appends its own.
     prefix = "".join(part.strip().rstrip("/") for part in value.decode("latin-1").split(","))

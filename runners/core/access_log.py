@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import orjson
 
+from runners.core.health_paths import LIVE_PATHS, READY_PATHS
 from runners.core.log_labels import printable
 from runners.core.log_lines import render_fields
 from runners.core.request_record import Observer, RequestRecord
@@ -19,9 +20,9 @@ _LONGEST_PATH = 400
 # Probes and scrapers ask these every few seconds.
 _PROBED = frozenset(
     {
-        "/", "/v2", "/v2/health/live", "/v2/health/ready", "/livez", "/readyz", "/healthz", "/health", "/ping",
-        "/metrics", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
-        "/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady",
+        *LIVE_PATHS, *READY_PATHS, "/", "/v2", "/metrics", "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch", "/inference.GRPCInferenceService/ServerLive",
+        "/inference.GRPCInferenceService/ServerReady",
     }
 )  # fmt: skip
 

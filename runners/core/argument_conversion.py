@@ -7,7 +7,10 @@ from ipaddress import ip_address
 
 _SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
 _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
-_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+# A segment of a path prefix: neither a host (//host) nor markup can be in it.
+PREFIX_SEGMENT = r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)"
+LONGEST_PREFIX = 256
+_ROOT_PATH = re.compile(f"{PREFIX_SEGMENT}+")
 _MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 
 
@@ -40,9 +43,9 @@ def check_ip_address(value: str) -> str:
 
 
 def check_root_path(value: str) -> str:
-    """The prefix with a slash before it and none after it; neither a host (//host) nor markup can be in it."""
+    """The prefix with a slash before it and none after it."""
     prefix = f"/{value.strip('/')}"
-    if not _ROOT_PATH.fullmatch(prefix) or len(prefix) > 256:
+    if not _ROOT_PATH.fullmatch(prefix) or len(prefix) > LONGEST_PREFIX:
         raise ValueError("it must be a path such as /models/ner, of letters, digits, '.', '_', '~' and '-'")
     return prefix
 

@@ -127,14 +127,7 @@ ARGUMENT_NAMES = tuple(name for group in _SERVICE_GROUPS for name in group.model
 # The arguments that are the same for all models of a server.
 SERVER_NAMES = frozenset(
     name
-    for group in (
-        ServerArguments,
-        LifeCycleArguments,
-        ProxyArguments,
-        LogArguments,
-        SeveralModelsArguments,
-        LimitArguments,
-        ResourceArguments,
-    )
+    for group in _SERVICE_GROUPS
+    if group not in (ModelArguments, PredictorArguments, AnswerArguments)
     for name in group.model_fields
 ) - {"max_batch_tokens"}

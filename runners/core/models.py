@@ -319,6 +319,15 @@ def find_ready_model(models: Models, name: str, version: str = "") -> Runner:
     return models.find(name, version).hold(name)
 
 
+def reports_ready(models: Models, name: str, version: str = "") -> bool:
+    """Whether a probe of a model is told that it is ready: while the server drains, none is, and they still answer.
+
+    Raises:
+        ModelNotFoundError, VersionNotFoundError: there is no such model.
+    """
+    return models.find(name, version).ready and not models.draining
+
+
 def find_probed_model(models: Models, name: str, version: str = "") -> Runner:
     """As `find_ready_model`, for a probe: while the server drains, its models are not ready, and answer nevertheless.
 

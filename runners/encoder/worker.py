@@ -64,10 +64,9 @@ class ModelWorker:
         padding = self._loaded.forward.count_padding([entry.text for entry in batch])
         self._metrics.count(len(batch), tokens, padding)
         start = time.perf_counter()
-        for entry in batch:
-            if (record := entry.request.record) is not None and not record.computing:
-                record.computing = start
-        records = [entry.request.record for entry in batch if entry.request.record is not None]
+        records = [record for entry in batch if (record := entry.request.record) is not None]
+        for record in records:
+            record.computing = record.computing or start
         try:
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
                 run_batch(self._loaded, batch)

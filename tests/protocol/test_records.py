@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -12,7 +11,7 @@ import pytest
 from protocol.http.disconnects import CLIENT, Client
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from runners.core.request_record import RequestRecord, add_observer, current_record, remove_observer
+from runners.core.request_record import RequestRecord, current_record
 from tests.conftest import GeneratorFolder, Serve
 from tests.protocol.conftest import Run
 from tests.waiting import wait_until
@@ -21,14 +20,6 @@ TENSOR = {"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["good",
 PHASES = ("started", "queued", "computing", "computed", "rendering", "ended")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
-
-
-@pytest.fixture
-def ended() -> Iterator[list[RequestRecord]]:
-    records: list[RequestRecord] = []
-    add_observer(records.append)
-    yield records
-    remove_observer(records.append)
 
 
 def last(ended: list[RequestRecord], count: int = 1) -> RequestRecord:
@@ -81,7 +72,7 @@ def test_an_answered_request_has_all_phases(
         ("GET", "/secret/path", None, ("server", "unknown", "", "404", "not_found")),
         ("OPTIONS", V1, None, ("kserve_v1", V1_ROUTE, "", "204", None)),
         ("GET", "/metrics", None, ("server", "/metrics", "", "200", None)),
-        ("GET", "/v2/health/ready", None, ("open_inference", "/v2/health/ready", "", "200", None)),
+        ("GET", "/v2/health/ready", None, ("server", "/v2/health/ready", "", "200", None)),
         ("POST", "/v1/completions", b'{"prompt": "a"}', ("openai", "/v1/completions", "model", "400", "input")),
     ],
 )

@@ -27,6 +27,7 @@ from protocol.http.connections.refusals import Refusal, refuse_with
 from protocol.http.connections.turn_parsing import TurnParsingProtocol
 from protocol.http.disconnects import CLIENT, Client
 from protocol.http.errors import name_status_refusal
+from protocol.http.recording import SERVER
 from runners.core.request_record import record_refusal
 from runners.core.sent_answers import collect_releases, release_all
 
@@ -225,7 +226,7 @@ class BoundedHttpProtocol(TurnParsingProtocol):
                 self._client.refused = refusal.status
                 self._client.leave()
             elif refusal.status:
-                record_refusal("server", str(refusal.status), name_status_refusal(refusal.status), "")
+                record_refusal(SERVER, str(refusal.status), name_status_refusal(refusal.status), "")
             self._end(self.loop.time())
             self.flow.resume_reading()
             self.flow.release()

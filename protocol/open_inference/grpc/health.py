@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protocol.open_inference.grpc.intake import Context
 from protocol.open_inference.grpc.methods import SERVICE
 from runners.core.errors import ModelNotFoundError
-from runners.core.models import Models
+from runners.core.models import Models, reports_ready
 
 _WATCH_SECONDS = 0.5
 
@@ -49,7 +49,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             serving = self._models.ready
         else:
             try:
-                serving = self._models.find(service).ready and not self._models.draining
+                serving = reports_ready(self._models, service)
             except ModelNotFoundError:
                 return None
         status = health_pb2.HealthCheckResponse

@@ -23,7 +23,7 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceServicer
 from protocol.versions import EXTENSIONS, SERVER_NAME, SERVER_VERSION
 from runners.core.arguments import Arguments
-from runners.core.models import Models, find_ready_model
+from runners.core.models import Models, find_ready_model, reports_ready
 from runners.core.request_record import current_record
 
 T = TypeVar("T")
@@ -52,8 +52,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request: messages.ModelReadyRequest, context: Context
     ) -> messages.ModelReadyResponse:
         async def answer() -> messages.ModelReadyResponse:
-            ready = self._models.find(request.name, request.version).ready and not self._models.draining
-            return messages.ModelReadyResponse(ready=ready)
+            return messages.ModelReadyResponse(ready=reports_ready(self._models, request.name, request.version))
 
         return await self._guard(context, answer)
 

@@ -129,6 +129,7 @@ class Life:
         self._metrics.set_workers(len(self._running))
         if self._stopping_since is None:
             self._report_death(pid, exit_code)
+        # The report may have ended the server.
         if self._stopping_since is None:
             await self._retry(self._arbiter.manage_watchers)
 
@@ -148,14 +149,15 @@ class Life:
         reason, description = classify_death(exit_code, pid in self._supervisor.frozen)
         self._metrics.add_death(reason)
         self._fruitless = 0 if pid in self._supervisor.proven else self._fruitless + 1
+        ends = True
         if self._arguments.on_worker_death == "exit":
             consequence = "the server ends (--on_worker_death=exit)"
         elif self._fruitless == _MOST_FRUITLESS:
             consequence = f"the server ends, because {_MOST_FRUITLESS} workers in a row have never been ready"
         else:
-            consequence = "another one replaces it"
+            ends, consequence = False, "another one replaces it"
         logger.error("the worker with process id %d %s; %s", pid, description, consequence)
-        if consequence.startswith("the server ends"):
+        if ends:
             self.fail()
 
     # The end of the server.

@@ -4,8 +4,9 @@ Messages are lines of JSON:
 
     worker to parent   {"ready": true, "live": true, "open": false, "loading": false}
                        how the worker is, at each change and once a second
-    parent to worker   {"open": true, "stuck": false}
-                       whether the worker is to accept connections, and whether another worker is stuck
+    parent to worker   {"open": true, "stuck": false, "covered": false}
+                       whether the worker is to accept connections, whether a worker is stuck, and whether the stand-in
+                       answers, beside which no worker is ready
 
 Its end tells each of them of the other's death at once, whatever has ended it.
 """

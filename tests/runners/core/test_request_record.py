@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextvars import copy_context
-
-import pytest
 
 from runners.core.request_record import (
     RequestRecord,
-    add_observer,
     add_start_observer,
     begin_record,
     current_record,
@@ -18,15 +14,6 @@ from runners.core.request_record import (
     record_refusal,
     remove_observer,
 )
-
-
-@pytest.fixture
-def ended() -> Iterator[list[RequestRecord]]:
-    """The records that end during the test."""
-    records: list[RequestRecord] = []
-    add_observer(records.append)
-    yield records
-    remove_observer(records.append)
 
 
 def test_observers_get_a_record_once_it_has_ended(ended: list[RequestRecord]) -> None:
