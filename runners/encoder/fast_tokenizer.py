@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer, processors
-from tokenizers.models import Model, Unigram, WordLevel, WordPiece
+from tokenizers.models import BPE, Model, Unigram, WordLevel, WordPiece
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
@@ -90,6 +90,15 @@ class TextEncoder:
         """The model of the tokenizer (WordPiece, BPE, Unigram): it splits words into tokens."""
         model: Model = self._backend.model
         return model
+
+    @property
+    def keeps_words(self) -> bool:
+        """Whether a thread that has encoded keeps words of the texts until the thread ends, as BPE does.
+
+        https://github.com/huggingface/tokenizers, tokenizers/src/models/bpe/model.rs: BPE_LOCAL_CACHE has up to 10,000
+        words, 2 MiB, of each tokenizer that the thread has used, also after the tokenizer is gone.
+        """
+        return isinstance(self.model, BPE)
 
     @property
     def vocabulary(self) -> Mapping[str, int]:

@@ -147,6 +147,8 @@ class RequestTokenizer:
 
     async def _tokenize_slices(self, thread: TokenizerThread, slices: Iterator[_Slice]) -> None:
         flow = Flow()
+        # The event loop's thread outlives the model, and would keep the words of each model that is loaded again.
+        inline_cost = 0 if thread.tokenizer.keeps_words else _INLINE_CHARACTERS
         for each in slices:
             await self._loaded.queue.wait_for_room(self._request)
             if self._request.abandoned:
@@ -154,7 +156,7 @@ class RequestTokenizer:
             # A text costs time beside its characters.
             cost = each.cost + len(each.texts)
             work = partial(self._tokenize, thread.tokenizer, each)
-            await thread.thread.run(flow, cost, work, _INLINE_CHARACTERS)
+            await thread.thread.run(flow, cost, work, inline_cost)
 
     def _tokenize(self, tokenizer: TextTokenizer, texts: _Slice) -> None:
         """Called in a tokenizer thread, or in its place."""

@@ -58,6 +58,11 @@ class TextTokenizer:
         other._encoder = self._encoder.copy()
         return other
 
+    @property
+    def keeps_words(self) -> bool:
+        """Whether a thread that has tokenized keeps words of the texts until the thread ends."""
+        return self._encoder.keeps_words
+
     def tokenize(
         self,
         texts: Sequence[TextInput],

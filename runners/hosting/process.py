@@ -13,6 +13,7 @@ from runners.core.arguments import Arguments
 from runners.core.log_settings import LogSettings, peek_log_settings
 from runners.hosting.failures import exit_on_error
 from runners.hosting.idle_memory import configure_heaps
+from runners.hosting.kernel_caches import limit_kernel_caches
 from runners.hosting.life.channel import take_channel
 from runners.hosting.life.reports import end_with_parent
 from runners.hosting.life.signals import heed_early_signals
@@ -22,7 +23,7 @@ from runners.hosting.working_folder import enter_launch_folder
 
 
 def configure_process() -> None:
-    """Set the signals, the folders, the log and the heaps of BentoML's parent process or of a worker."""
+    """Set the signals, the folders, the log and the bounds of memory of BentoML's parent process or of a worker."""
     if is_parent():
         heed_early_signals()
     elif is_worker() and (channel := take_channel()) is not None:
@@ -37,6 +38,7 @@ def configure_process() -> None:
     settings = peek_log_settings(os.environ, bento_arguments=vars(bentoml.use_arguments()))
     server_log.configure(settings, is_parent() or is_worker())
     configure_heaps()
+    limit_kernel_caches(os.environ)
 
 
 def configure_log(arguments: Arguments) -> None:

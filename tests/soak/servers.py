@@ -35,9 +35,6 @@ _LIMITS = {
     "body_timeout": 5,
     "answer_timeout": 20,
 }
-# oneDNN keeps the code of 1024 kernels, one for each shape of a batch, in 170 MiB: they fill in 200,000 requests, and
-# then come and go by 10 MiB, which would hide a leak.
-_FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}
 _READY_SECONDS = 300
 # The folder in which the processes of a server write what their heaps use.
 HEAPS = "heaps"
@@ -68,7 +65,7 @@ def start_server(models: dict[str, Path], folder: Path, *more: str) -> ServerPro
     server = ServerProcess(
         [*BENTOML, "serve", ".", "--port={port}", *words],
         folder,
-        {"PYTHONPATH": path, "SOAK_HEAPS": str(heaps), **_FEW_KERNELS},
+        {"PYTHONPATH": path, "SOAK_HEAPS": str(heaps)},
     )
     try:
         server.wait_until("/v2/health/ready", 200, seconds=_READY_SECONDS)

@@ -121,6 +121,36 @@ async def test_short_texts_do_not_wait_for_long_ones_of_others(
     assert len(await long) == 3
 
 
+@pytest.mark.parametrize(
+    ("family", "is_inline"),
+    [
+        pytest.param("bert", True, id="WordPiece"),
+        pytest.param("albert", True, id="Unigram"),
+        pytest.param("roberta", False, id="BPE, which keeps words in each thread"),
+    ],
+)
+async def test_the_event_loop_tokenizes_short_texts_unless_its_thread_would_keep_words(
+    family: str, is_inline: bool, model_folder: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = EncoderRunner(Arguments(model_dir=str(model_folder(family, "sequence_classification"))))
+    await runner.load()
+    threads = []
+    tokenize = TextTokenizer.tokenize
+
+    def note_thread(self: Any, *given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return tokenize(self, *given)
+
+    monkeypatch.setattr(TextTokenizer, "tokenize", note_thread)
+    try:
+        await infer(runner, SMALL)
+        [thread] = threads
+        assert (thread is threading.current_thread()) == is_inline
+    finally:
+        runner.close()
+    await eventually(lambda: is_inline or not thread.is_alive())
+
+
 async def test_answers_of_both_threads_are_in_order(runner: EncoderRunner) -> None:
     texts = [TextInput(f"{'word ' * (5000 * (number % 3 == 1))} {number}") for number in range(40)]
     options = runner.default_options
