@@ -106,9 +106,16 @@ def test_a_predictor_is_named(model_folder: ModelFolder) -> None:
     assert "task text_embedding, run by the predictor at 127.0.0.1:9 (v2)" in report
 
 
-def test_wrong_arguments_are_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "launch.py", "doctor", "--modle_dir=/x"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "--modle_dir=/x"],
+        # Only the first word is the command.
+        ["doctor", "--model_name", "doctor", "--modle_dir=/x"],
+        ["--check", "--model_name", "doctor", "--modle_dir=/x"],
+    ],
+)
+def test_wrong_arguments_are_one_line(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: unknown argument 'modle_dir' in the command line: did you mean model_dir?\n"
