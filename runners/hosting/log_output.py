@@ -11,6 +11,7 @@ import time
 
 from runners.core.line_writer import LineWriter
 from runners.core.log_lines import JSON_START, Render, render_fields
+from runners.core.redaction import hide_users
 
 _FLUSH_SECONDS = 1.0
 # Longer lines are split: an endless one must not fill the memory.
@@ -109,7 +110,7 @@ class StrayLines:
         elif line == _END:
             self._has_ended.set()
         elif text := _last_state(line):
-            self._writer.write(render_fields(time.time(), "info", "output", {"message": text}))
+            self._writer.write(render_fields(time.time(), "info", "output", {"message": hide_users(text)}))
 
 
 def _last_state(line: bytes) -> str:

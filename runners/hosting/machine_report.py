@@ -13,8 +13,9 @@ import pynvml
 from huggingface_hub import constants
 
 from runners.core.machine import available_memory, count_cores, format_size
+from runners.core.redaction import redact, redact_address
 from runners.core.version import VERSION, find_version
-from runners.hosting.storage.uris import CACHE_VARIABLE, redact
+from runners.hosting.storage.uris import CACHE_VARIABLE
 
 _CPUINFO = Path("/proc/cpuinfo")
 # What makes encoders faster, from the fastest; the flags of /proc/cpuinfo on x86 and ARM.
@@ -94,7 +95,7 @@ def describe_folders(environment: Mapping[str, str]) -> Iterator[str]:
     for name in (*_HUB, *_AUTHORITIES, *_PROXIES):
         value = environment.get(name) or environment.get(name.lower())
         if value:
-            yield f"{name} is {redact(value)}"
+            yield f"{name} is {redact_address(value) if name in _PROXIES else redact(value)}"
     yield f"HF_TOKEN is {'set' if environment.get('HF_TOKEN') else 'not set'}"
 
 

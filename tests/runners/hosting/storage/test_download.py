@@ -28,7 +28,7 @@ from runners.core.errors import ArgumentsError, RunnerError
 from runners.hosting.storage import archives, initializer, progress
 from runners.hosting.storage.download import fetch_model
 from runners.hosting.storage.localize import localize_model
-from runners.hosting.storage.uris import CACHE_VARIABLE, add_revision, redact
+from runners.hosting.storage.uris import CACHE_VARIABLE, add_revision
 from tests.conftest import Certificate, renew
 from tests.hub import COMMIT, Hub
 from tests.objects import Member, ObjectStore, Web, deflated, encrypted, pack_tar, pack_zip, tar, zipped
@@ -535,22 +535,6 @@ def test_storage_s_own_log_has_no_credentials(caplog: pytest.LogCaptureFixture, 
         ("WARNING", "anonymous access"),
     ]
     assert storage_logger.handlers == []
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("https://host/m.zip?X-Amz-Credential=a&X-Amz-Signature=b", "https://host/m.zip?..."),
-        ("git at https://user:pass@host/repo.git failed", "git at https://host/repo.git failed"),
-        (
-            "Max retries exceeded with url: /m.zip?sig=b (Caused by",
-            "Max retries exceeded with url: /m.zip?... (Caused by",
-        ),
-        ("s3://models/bert/", "s3://models/bert/"),
-    ],
-)
-def test_redact(text: str, shown: str) -> None:
-    assert redact(text) == shown
 
 
 # Errors
