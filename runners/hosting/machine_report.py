@@ -7,6 +7,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pynvml
@@ -100,8 +101,10 @@ def describe_folders(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _describe_room(folder: Path) -> str:
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return "it CANNOT be written"
-    return f"{format_size(shutil.disk_usage(folder).free)} are free"
+    # Below a folder that this user may not enter, even whether one exists cannot be asked.
+    with suppress(OSError):
+        while not folder.exists():
+            folder = folder.parent
+        if os.access(folder, os.W_OK | os.X_OK):
+            return f"{format_size(shutil.disk_usage(folder).free)} are free"
+    return "it CANNOT be written"

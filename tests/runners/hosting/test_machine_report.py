@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from runners.hosting.machine_report import describe_folders
+from tests.restricted import UID, needs_root
 
 
 def test_passwords_of_proxies_and_mirrors_are_left_out() -> None:
@@ -18,3 +22,15 @@ def test_passwords_of_proxies_and_mirrors_are_left_out() -> None:
         "NO_PROXY is localhost,.svc",
         "HF_ENDPOINT is https://hub",
     } <= {*lines}
+
+
+@needs_root
+def test_a_folder_that_this_user_may_not_enter(tmp_path: Path) -> None:
+    """HOME of an image may belong to root."""
+    tmp_path.chmod(0o700)
+    os.seteuid(UID)
+    try:
+        lines = [*describe_folders({"BENTOML_HOME": f"{tmp_path}/home/bentoml"})]
+    finally:
+        os.seteuid(0)
+    assert f"BENTOML_HOME: {tmp_path}/home/bentoml (it CANNOT be written)" in lines
