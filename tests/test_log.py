@@ -193,6 +193,7 @@ logging.getLogger("circus").warning("of %s", "circus")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
+os.write(1, b"https://me:hush@host without a line break")
 raise RuntimeError("wrong")
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -201,5 +202,6 @@ raise RuntimeError("wrong")
     told = {(line["logger"], line["message"].partition("\n")[0].rpartition(": ")[2]) for line in lines}
     assert told >= {
         ("output", "printed"), ("output", "native"), ("output", "child"), ("circus", "of circus"),
+        ("output", "https://host without a line break"),
         ("py.warnings", "warned"), ("runners.hosting.logs", "ZeroDivisionError"), ("runners.hosting.logs", "uncaught error"),
     }  # fmt: skip
