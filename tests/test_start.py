@@ -287,16 +287,21 @@ def test_offline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bentoml_serve_says_it_early_too(tmp_path: Path) -> None:
+def test_bentoml_serve_says_it_within_two_seconds_too(tmp_path: Path) -> None:
+    times = []
     for words, message in (
         (["--arg", "model_dir=/nowhere"], "error: cannot serve model: there is no folder /nowhere: set "),
         (["--arg", "grpc_port={port}"], "error: http_port and grpc_port are both "),
     ):
+        started = time.monotonic()
         server = ServerProcess([*BENTOML, "serve", str(ROOT), "--port={port}", *words], tmp_path)
         try:
             # BentoML's own command line wins over the environment's port of gRPC.
             assert server.wait_for_exit(20) == 1
+            times.append(time.monotonic() - started)
             assert message in server.output
             assert "Service huggingface_runtime initialized" not in server.output
         finally:
             server.terminate()
+    # Other tests may slow down one of them.
+    assert min(times) < 2
