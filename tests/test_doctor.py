@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from runners.core.version import VERSION
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.servers import ROOT, free_port
 
@@ -53,6 +56,11 @@ def test_several_models_that_answer(
     assert "HTTPS_PROXY is http://proxy:3128" in report
     assert re.search(r"task fill_mask, on this server's engine for encoders, \w+, float32\n", report)
     assert re.search(r"task text_generation, on transformers, \w+, float32\n", report)
+    assert f"huggingface-runtime {VERSION}, Python {platform.python_version()}, bentoml {version('bentoml')}" in report
+    assert f"torch {version('torch')}, transformers {version('transformers')}" in report
+    kernels = re.findall(r"^    batches: [\w ]+, linear kernels: (.+)$", report, re.MULTILINE)
+    assert len(kernels) == 3
+    assert {name for each in kernels for name in each.split(", ")} <= {"MKL", "oneDNN", "oneDNN's convolution", "stock"}
     # Why, and how much memory.
     assert report.count("texts are run in packed batches: ") == 2
     assert "transformers runs chat, because backend is huggingface" in report
