@@ -464,6 +464,23 @@ def test_a_hub_with_a_private_authority(fetch: Fetch, certificate: Certificate, 
         assert contents(fetch("hf://owner/model")[0]) == {"config.json": b"{}"}
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_web_with_a_private_authority(fetch: Fetch, certificate: Certificate, variable: str) -> None:
+    context = create_ssl_context(str(certificate.certificate), str(certificate.key), None)
+    with Web({"/m.zip": ("application/zip", zipped(FILES))}, context=context) as web:
+        fetch.environment = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": "", variable: str(certificate.authority)}
+        assert contents(fetch(f"{web.url}/m.zip")[0]) == FILES
+
+
+@pytest.mark.parametrize("variable", ["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_s3_with_a_private_authority(fetch: Fetch, s3: ObjectStore, certificate: Certificate, variable: str) -> None:
+    """The store knows no call of S3; that it answers so shows that its certificate is trusted."""
+    context = create_ssl_context(str(certificate.certificate), str(certificate.key), None)
+    with Web(context=context) as web:
+        fetch.environment = s3.environment | {"AWS_ENDPOINT_URL": web.url, variable: str(certificate.authority)}
+        assert "cannot be downloaded: S3 error [501]" in fetch.fail("s3://models/bert/")
+
+
 def test_a_hub_behind_a_proxy(fetch: Fetch) -> None:
     """The proxy gets the request for the hub, unless NO_PROXY names the hub."""
     with Hub({"config.json": b"{}"}) as hub:
