@@ -24,6 +24,7 @@ from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration
 from runners.core.errors import RunnerError, one_line
 from runners.core.machine import format_size
+from runners.core.redaction import hide_users, redact
 from runners.hosting.machine_report import (
     describe_folders,
     describe_machine,
@@ -33,7 +34,6 @@ from runners.hosting.machine_report import (
 from runners.hosting.ports import check_port
 from runners.hosting.start_checks import check_model, check_server
 from runners.hosting.storage.declarations import localize_declarations
-from runners.hosting.storage.uris import redact
 from runners.hosting.writable_folders import CHOSEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _Report:
         sys.stdout.write(f"\n{text}\n")
 
     def line(self, text: str) -> None:
-        sys.stdout.write(f"  {text}\n")
+        sys.stdout.write(f"  {hide_users(text)}\n")
         sys.stdout.flush()
 
     def lines(self, texts: Iterable[str]) -> None:

@@ -165,7 +165,8 @@ def main() -> None:
     try:
         os.environ.update(choose_folders(os.environ))
         if words[:1] == [_DOCTOR] or _CHECK in words:
-            raise SystemExit(_examine([word for word in words if word not in (_DOCTOR, _CHECK)]))
+            arguments = words[1:] if words[:1] == [_DOCTOR] else words
+            raise SystemExit(_examine([word for word in arguments if word != _CHECK]))
         launch = plan_launch(words)
         # The service warns of the same arguments again.
         logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Models with a fault: a tokenizer that makes more than they read, or weights that are not finite."""
+"""Faults: a tokenizer that makes more than its model reads, weights that are not finite, an encoder that fails."""
 
 from __future__ import annotations
 
@@ -41,3 +41,42 @@ def break_token(runner: EncoderRunner, token: str) -> None:
     assert isinstance(table, torch.nn.Embedding)
     with torch.inference_mode():
         table.weight[index] = math.nan
+
+
+# The word that makes an encoder fail, see `break_encoder`.
+FAULT = "qxzfault"
+_BREAK_ENCODER = f"""
+import importlib.abc, importlib.util, sys
+
+class Breaker(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name != "runners.encoder.runner":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        self.loader, spec.loader = spec.loader, self
+        return spec
+
+    def exec_module(self, module):
+        self.loader.exec_module(module)
+        infer = module.EncoderRunner.infer
+
+        async def fail(runner, texts, options):
+            if "{FAULT}" in str(texts):
+                raise RuntimeError(str(texts))
+            return await infer(runner, texts, options)
+
+        module.EncoderRunner.infer = fail
+
+sys.meta_path.insert(0, Breaker())
+"""
+
+
+def break_encoder(folder: Path) -> dict[str, str]:
+    """The variables of a started server whose encoders fail by a fault of the server at texts with the word FAULT.
+
+    Args:
+        folder: where Python's customization is written.
+    """
+    (folder / "sitecustomize.py").write_text(_BREAK_ENCODER)
+    return {"PYTHONPATH": str(folder)}

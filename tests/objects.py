@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import ssl
 import stat
 import tarfile
 import threading
@@ -70,12 +71,14 @@ class Web:
         broken: paths that are cut off in their middle.
         seconds: how long every answer takes to start.
         asked: paths as they were asked for.
+        context: of TLS, with a certificate of localhost; None for plain HTTP.
     """
 
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     seconds: float = 0
     asked: list[str] = field(default_factory=list)
+    context: ssl.SSLContext | None = None
 
     def __enter__(self) -> Self:
         web = self
@@ -100,6 +103,9 @@ class Web:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if self.context is not None:
+            self._server.socket = self.context.wrap_socket(self._server.socket, server_side=True)
+            self.url = f"https://localhost:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 

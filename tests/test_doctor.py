@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from runners.core.version import VERSION
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.servers import ROOT, free_port
 
@@ -53,6 +56,11 @@ def test_several_models_that_answer(
     assert "HTTPS_PROXY is http://proxy:3128" in report
     assert re.search(r"task fill_mask, on this server's engine for encoders, \w+, float32\n", report)
     assert re.search(r"task text_generation, on transformers, \w+, float32\n", report)
+    assert f"huggingface-runtime {VERSION}, Python {platform.python_version()}, bentoml {version('bentoml')}" in report
+    assert f"torch {version('torch')}, transformers {version('transformers')}" in report
+    kernels = re.findall(r"^    batches: [\w ]+, linear kernels: (.+)$", report, re.MULTILINE)
+    assert len(kernels) == 3
+    assert {name for each in kernels for name in each.split(", ")} <= {"MKL", "oneDNN", "oneDNN's convolution", "stock"}
     # Why, and how much memory.
     assert report.count("texts are run in packed batches: ") == 2
     assert "transformers runs chat, because backend is huggingface" in report
@@ -106,9 +114,16 @@ def test_a_predictor_is_named(model_folder: ModelFolder) -> None:
     assert "task text_embedding, run by the predictor at 127.0.0.1:9 (v2)" in report
 
 
-def test_wrong_arguments_are_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "launch.py", "doctor", "--modle_dir=/x"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["doctor", "--modle_dir=/x"],
+        # Only the first word is the command.
+        ["doctor", "--model_name", "doctor", "--modle_dir=/x"],
+        ["--check", "--model_name", "doctor", "--modle_dir=/x"],
+    ],
+)
+def test_wrong_arguments_are_one_line(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "error: unknown argument 'modle_dir' in the command line: did you mean model_dir?\n"

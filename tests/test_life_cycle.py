@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from runners.core.health_paths import LIVE_PATHS, READY_PATHS
 from runners.hosting.life.supervisor import FROZEN_SECONDS
 from tests.callers import Callers
 from tests.conftest import ModelFolder
+from tests.containers import as_first_process, find_first_process
 from tests.families import MINILM
 from tests.servers import BENTOML, ROOT, ServerProcess
 from tests.waiting import wait_until
@@ -315,24 +315,12 @@ def test_a_second_signal_ends_the_server_at_once(start: Start, smollm: Path) -> 
     wait_until(lambda: not any(process.is_running() for process in processes), 2)
 
 
-def holds_sigterm(pid: int) -> bool:
-    """Whether a process has blocked or caught SIGTERM."""
-    masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
-
-
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 2.0])
 def test_a_signal_right_after_the_start_is_heeded(tiny: str, tmp_path: Path, seconds: float) -> None:
     """As PID 1 of a container, which ignores signals without a handler."""
-    prefix = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("this user may not make namespaces of processes")
-    server = ServerProcess([*prefix, *LAUNCH, tiny], tmp_path)
+    server = ServerProcess(as_first_process([*LAUNCH, tiny]), tmp_path)
     try:
-        wait_until(lambda: psutil.Process(server.pid).children(), 5)
-        [first] = psutil.Process(server.pid).children()
-        # Until Python runs launch.py, the kernel drops the signal.
-        wait_until(lambda: holds_sigterm(first.pid), 5)
+        first = find_first_process(server.pid)
         time.sleep(seconds)
         first.terminate()
         assert server.wait_for_exit(15) == 0

@@ -18,6 +18,7 @@ import pytest
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import ModelFolder
+from tests.faults import FAULT, break_encoder
 from tests.servers import ROOT, ServerProcess
 from tests.waiting import wait_until
 
@@ -56,7 +57,8 @@ def server(request: pytest.FixtureRequest, model_folder: ModelFolder, tmp_path_f
         "--workers=2",
         "--max_text_characters=500",
     ]
-    started = Logged(words, tmp_path_factory.mktemp("log"))
+    home = tmp_path_factory.mktemp("log")
+    started = Logged(words, home, break_encoder(home))
     try:
         started.wait_until("/v2/health/ready", 200)
         wait_until(lambda: started.output.count("model is ready") >= 2, seconds=60)
@@ -128,6 +130,45 @@ def test_access_lines(server: Logged) -> None:
     assert server.output.count("requestId: called") == 1
 
 
+def infer_request(text: str) -> messages.ModelInferRequest:
+    contents = {"bytes_contents": [text.encode()]}
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "contents": contents}
+    return messages.ModelInferRequest(model_name="model", inputs=[tensor])
+
+
+def test_a_reference_is_in_the_answer_and_in_the_log(server: Logged) -> None:
+    """Of a fault of the server, over HTTP and gRPC; the error has a text, which stays out of the log."""
+    answer = httpx.post(server.url + PREDICT, json={"instances": [f"{SECRET} {FAULT}"]})
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        with pytest.raises(grpc.RpcError) as failed:
+            stub.ModelInfer(infer_request(f"{SECRET} {FAULT}"))
+    assert (answer.status_code, failed.value.code()) == (500, grpc.StatusCode.INTERNAL)
+    for message in (answer.json()["error"], failed.value.details()):
+        reference = message.removeprefix("internal server error (reference ").removesuffix(")")
+        assert re.fullmatch("[0-9a-f]{8}", reference)
+        wait_until(lambda: f"(reference {reference})" in server.output, seconds=10)  # noqa: B023
+        [line] = [line for line in server.output.splitlines() if f"(reference {reference})" in line]
+        assert "a request failed: RuntimeError" in line
+        if line.startswith("{"):
+            fields = json.loads(line)
+            assert (fields["level"], fields["reference"], fields["exception"]) == ("error", reference, "RuntimeError")
+            assert "in fail" in fields["traceback"]
+    assert FAULT not in server.output
+
+
+def test_a_level_of_the_log(model_folder: ModelFolder, tmp_path: Path) -> None:
+    words = [f"--model_dir={model_folder('bert', 'sequence_classification')}", "--log_level=warning"]
+    server = Logged([*words, "--max_length=8"], tmp_path, break_encoder(tmp_path))
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        assert httpx.post(server.url + PREDICT, json={"instances": ["word " * 20]}).status_code == 200
+        assert httpx.post(server.url + PREDICT, json={"instances": [FAULT]}).status_code == 500
+    finally:
+        assert server.terminate() == 0
+    assert {*re.findall(r"^\S+ \[([A-Z]+)\]", server.output, re.MULTILINE)} == {"WARNING", "ERROR"}
+
+
 def test_the_log_of_a_server_that_ends(model_folder: ModelFolder, tmp_path: Path) -> None:
     folder = model_folder("bert", "sequence_classification")
     server = Logged([f"--model_dir={folder}"], tmp_path, {"RUNTIME_ARGS": "--log-format json"})
@@ -177,6 +218,32 @@ def test_inputs_where_the_operator_asks_for_them(model_folder: ModelFolder, tmp_
     assert (line["inputs"], line["request_id"]) == (["a\nbc", *[SECRET[:4]] * 3], "mine")
 
 
+def test_inputs_over_every_protocol(model_folder: ModelFolder, tmp_path: Path) -> None:
+    words = [f"--model_dir={model_folder('bert', 'text_embedding')}", "--log_format=json", "--log_inputs=4"]
+    server = Logged(words, tmp_path)
+    tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["one text", SECRET]}
+    sent: dict[str, dict[str, Any]] = {
+        INFER: {"inputs": [tensor]},
+        "/v1/embeddings": {"model": "model", "input": ["one text", SECRET]},
+        "/embed": {"inputs": ["one text", SECRET]},
+    }
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        for path, body in sent.items():
+            assert httpx.post(server.url + path, json=body, headers={"x-request-id": path}).status_code == 200
+        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+            stub.ModelInfer(infer_request(SECRET), metadata=[("x-request-id", "call")])
+            list(stub.ModelStreamInfer(iter([infer_request("one"), infer_request(SECRET)])))
+        wait_until(lambda: server.output.count("inputs of") == len(sent) + 3, seconds=10)
+    finally:
+        server.terminate()
+    told = [(line.get("request_id"), line["inputs"]) for line in server.lines if "inputs" in line]
+    expected = [(path, ["one ", SECRET[:4]]) for path in sent]
+    assert told == [*expected, ("call", [SECRET[:4]]), (None, ["one"]), (None, [SECRET[:4]])]
+    assert SECRET not in server.output
+
+
 def test_what_libraries_print(tmp_path: Path) -> None:
     """Python's warnings, prints, native output and uncaught errors of a process that serves, and of its children."""
     program = """
@@ -193,6 +260,7 @@ logging.getLogger("circus").warning("of %s", "circus")
 thread = threading.Thread(target=lambda: 1 / 0)
 thread.start()
 thread.join()
+os.write(1, b"https://me:hush@host without a line break")
 raise RuntimeError("wrong")
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -201,5 +269,6 @@ raise RuntimeError("wrong")
     told = {(line["logger"], line["message"].partition("\n")[0].rpartition(": ")[2]) for line in lines}
     assert told >= {
         ("output", "printed"), ("output", "native"), ("output", "child"), ("circus", "of circus"),
+        ("output", "https://host without a line break"),
         ("py.warnings", "warned"), ("runners.hosting.logs", "ZeroDivisionError"), ("runners.hosting.logs", "uncaught error"),
     }  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 
 from tests.callers import Callers
 from tests.conftest import ModelFolder
+from tests.nginx import NGINX_START
 from tests.servers import ROOT, ServerProcess, free_port
 from tests.waiting import wait_until
 
@@ -42,18 +43,9 @@ backend servers
     server second 127.0.0.1:{second}
 """
 # It has no health checks of its own: it asks the other server where one cannot be reached or answers 503.
-NGINX = """
-daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/nginx.log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
+NGINX = (
+    NGINX_START
+    + """
     upstream servers {{
         server 127.0.0.1:{first} max_fails=0;
         server 127.0.0.1:{second} max_fails=0;
@@ -70,6 +62,7 @@ http {{
     }}
 }}
 """
+)
 
 
 class Rollout:

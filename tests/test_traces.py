@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.collector import Collector, Span
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.faults import FAULT, break_encoder
 from tests.servers import BENTOML, ServerProcess, free_port
 from tests.waiting import wait_until
 
@@ -57,10 +60,13 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def encoder(collector: Collector, start: Start, model_folder: ModelFolder) -> ServerProcess:
-    """A server over gRPC's OTLP, with some attributes of its own."""
-    environment = collector.environment() | {"OTEL_SERVICE_NAME": "front"}
-    return start(environment, f"model_dir={model_folder('bert', 'sequence_classification')}")
+def encoder(
+    collector: Collector, start: Start, model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory
+) -> ServerProcess:
+    """A server over gRPC's OTLP, with some attributes of its own, and with access lines."""
+    environment = collector.environment() | {"OTEL_SERVICE_NAME": "front"} | break_encoder(tmp_path_factory.mktemp("x"))
+    folder = model_folder("bert", "sequence_classification")
+    return start(environment, f"model_dir={folder}", "access_log=true", "log_format=json")
 
 
 def new_trace(sampled: bool = True) -> tuple[str, dict[str, str]]:
@@ -119,6 +125,58 @@ def test_a_refused_request(
     [span] = collector.wait_for(SPAN, trace_id)
     assert {name: span.attributes.get(name) for name in attributes} == attributes
     assert (span.attributes["http.response.status_code"], span.status) == (status, "unset")
+
+
+def test_a_request_that_fails(encoder: ServerProcess, collector: Collector) -> None:
+    """By a fault of the server: the error in the log belongs to the same trace."""
+    trace_id, headers = new_trace()
+    assert predict(encoder, headers, {"instances": [f"{SECRET} {FAULT}"]}).status_code == 500
+    [span] = collector.wait_for(SPAN, trace_id)
+    assert (span.status, span.attributes["error.type"]) == ("error", "500")
+    assert (span.attributes["http.response.status_code"], span.attributes["runtime.refusal"]) == (500, "internal")
+    assert FAULT not in str(span)
+    wait_until(lambda: find_lines(encoder, trace_id, "protocol.http.errors", "runners.core.errors"))
+    [line] = find_lines(encoder, trace_id, "protocol.http.errors", "runners.core.errors")
+    assert (line["level"], line["span_id"]) == ("error", span.span_id)
+
+
+def find_lines(server: ServerProcess, trace_id: str, *loggers: str) -> list[dict[str, Any]]:
+    """The lines of the log of a trace, by their loggers."""
+    lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("trace_id") == trace_id and line["logger"] in loggers]
+
+
+def test_access_lines_name_the_span(encoder: ServerProcess, collector: Collector) -> None:
+    """Of a request over HTTP, of a gRPC call, and of a message of a gRPC stream."""
+    sent: dict[str, str] = {}
+    trace_id, headers = new_trace()
+    predict(encoder, headers)
+    sent[SPAN] = trace_id
+    with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        trace_id, headers = new_trace()
+        stub.ModelInfer(infer_request(), metadata=(*headers.items(),), timeout=60)
+        sent[f"{SERVICE}/ModelInfer"] = trace_id
+        trace_id, headers = new_trace()
+        list(stub.ModelStreamInfer(iter([infer_request()]), metadata=(*headers.items(),), timeout=60))
+        sent[f"{SERVICE}/ModelStreamInfer"] = trace_id
+    for name, trace_id in sent.items():
+        count = 2 if name.endswith("ModelStreamInfer") else 1
+        spans = collector.wait_for(name, trace_id, count)
+        message = [span for span in spans if span.kind == "internal"] or spans
+        wait_until(lambda: find_lines(encoder, trace_id, "access"), 10)  # noqa: B023
+        [line] = find_lines(encoder, trace_id, "access")
+        assert [line["span_id"]] == [span.span_id for span in message], name
+
+
+def test_a_request_whose_client_leaves(encoder: ServerProcess, collector: Collector) -> None:
+    trace_id, headers = new_trace()
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: a\r\ntraceparent: {headers['traceparent']}\r\ncontent-length: 9\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", encoder.port)) as leaving:
+        leaving.sendall(head.encode() + b"{")
+    [span] = collector.wait_for(SPAN, trace_id)
+    assert span.attributes["runtime.cancelled"] is True
+    assert (span.attributes["http.response.status_code"], span.status) == (499, "unset")
 
 
 def test_unknown_paths_share_a_name(encoder: ServerProcess, collector: Collector) -> None:
@@ -321,12 +379,35 @@ def test_generation(collector: Collector, start: Start, generator_folder: Genera
     assert found["compute"].events == ["first token"]
     assert SECRET not in str([each for each in collector.spans if each.trace_id == trace_id])
 
+    # A stream of server-sent events; one that is read to its end, and one whose client leaves it.
+    streamed = {**body, "stream": True}
+    trace_id, headers = new_trace()
+    assert httpx.post(f"{server.url}/v1/completions", json=streamed, headers=headers, timeout=60).text.endswith(
+        "[DONE]\n\n"
+    )
+    [span] = collector.wait_for("POST /v1/completions", trace_id)
+    assert (span.status, span.attributes["http.response.status_code"]) == ("unset", 200)
+    assert span.attributes["gen_ai.usage.output_tokens"] == 5
+    assert "runtime.cancelled" not in span.attributes
+    found = children(collector, span, 3)
+    assert {*found} == {"read", "queue", "compute"}
+    assert found["compute"].events == ["first token"]
+
+    trace_id, headers = new_trace()
+    endless = {**streamed, "max_tokens": 50, "n": 16, "temperature": 1}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=endless, headers=headers) as answer:
+        assert next(answer.iter_lines()).startswith("data: ")
+    [span] = collector.wait_for("POST /v1/completions", trace_id)
+    assert (span.attributes["runtime.cancelled"], span.status) == (True, "unset")
+    assert span.attributes["gen_ai.usage.output_tokens"] < 50 * 16
+
 
 def test_vllms_own_spans(collector: Collector, start: Start, smollm: Path) -> None:
     """Those of a request are below this server's, whichever protocol it came over."""
     pytest.importorskip("vllm")
     environment = collector.environment("http/protobuf") | {"OTEL_SERVICE_NAME": "generator"}
-    server = start(environment, f"model_dir={smollm}", "model_name=model", "max_model_len=512")
+    words = ("model_name=model", "max_model_len=512", "log_format=json", "log_inputs=9")
+    server = start(environment, f"model_dir={smollm}", *words)
     completion = {"model": "model", "prompt": SECRET, "max_tokens": 3}
     requests = {
         "POST /openai/v1/completions": ("/openai/v1/completions", completion),
@@ -340,4 +421,8 @@ def test_vllms_own_spans(collector: Collector, start: Start, smollm: Path) -> No
         assert inner.parent_id == outer.span_id
         assert inner.attributes["gen_ai.usage.completion_tokens"] == 3
         assert inner.resource["service.name"] == "generator"
+        # vLLM gets the body of OpenAI's calls as it is.
+        wait_until(lambda: find_lines(server, trace_id, "runners.core.input_log"), 10)  # noqa: B023
+        [line] = find_lines(server, trace_id, "runners.core.input_log")
+        assert line["inputs"] == ['{"model":' if "/openai/" in path else SECRET]
     assert server.terminate() == 0

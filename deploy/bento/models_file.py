@@ -18,7 +18,8 @@ from runners.core.errors import ArgumentsError
 from runners.core.file_formats import WrittenFloat
 from runners.core.file_values import FileValues, read_file, resolve_variables
 from runners.core.models_file import read_models_file
-from runners.hosting.storage.uris import is_uri, redact
+from runners.core.redaction import redact
+from runners.hosting.storage.uris import is_uri
 
 NAME = "models.yaml"
 # What says where a model is; `bentoml://name:version` replaces all of it.

@@ -1,7 +1,8 @@
 """Log records as lines: JSON for machines, text for people.
 
-A line holds no text of a request: only this project's own messages are trusted not to repeat one. Exceptions that other
-libraries log lose their messages, and asyncio's reports all but their first line, which has no values.
+A line holds no user or password of a URI, and no text of a request: only this project's own messages are trusted not to
+repeat one. Exceptions that other libraries log lose their messages, and asyncio's reports all but their first line,
+which has no values.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import orjson
 
 from runners.core.errors import UnexpectedError
 from runners.core.log_labels import printable, read_labels
+from runners.core.redaction import hide_users
 
 Render: TypeAlias = Callable[[logging.LogRecord], bytes]
 
@@ -112,8 +114,8 @@ def _escape(text: str) -> str:
 
 
 def read_message(record: logging.LogRecord) -> str:
-    """The message of a record, without the values that asyncio's reports repeat."""
-    message = record.getMessage()
+    """The message of a record, without credentials and the values that asyncio's reports repeat."""
+    message = hide_users(record.getMessage())
     return message.partition("\n")[0] if record.name == "asyncio" else message
 
 
@@ -129,7 +131,7 @@ def name_type(error: BaseException) -> str:
 def describe_exception(error: BaseException, with_messages: bool) -> str:
     """The traceback of an error and of those that it follows from, the first one first."""
     if with_messages:
-        return "".join(traceback.format_exception(error)).rstrip()
+        return hide_users("".join(traceback.format_exception(error)).rstrip())
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
@@ -143,6 +145,7 @@ def describe_exception(error: BaseException, with_messages: bool) -> str:
 
 def render_end(reason: str, is_json: bool) -> str:
     """The line that says why a server ends."""
+    reason = hide_users(reason)
     if not is_json:
         return f"error: {reason}\n"
     return render_fields(time.time(), "critical", "server", {"message": reason, "pid": os.getpid()}).decode()

@@ -39,7 +39,7 @@ class TraceSettings:
         exports_otlp: whether they go to a collector.
         exports_console: whether they are printed.
         protocol: OTLP's: grpc or http/protobuf.
-        endpoint: the URL that gets the spans.
+        endpoint: the URL that gets the spans; it has no user or password.
         compression: none, gzip or, over HTTP, deflate.
         asked_by: the variable that asks for traces.
     """
@@ -95,6 +95,11 @@ def _read_endpoint(variables: Mapping[str, str], protocol: str) -> str:
     name, endpoint = _read_first(variables, "ENDPOINT")
     if not endpoint:
         endpoint = _DEFAULT_ENDPOINTS[protocol]
+    if "@" in endpoint:
+        raise ArgumentsError(
+            f"{name} must have no user and no password, which the logs of exporters show: set "
+            "OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20..."
+        )
     try:
         parts = urlsplit(endpoint)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

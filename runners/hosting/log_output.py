@@ -11,6 +11,7 @@ import time
 
 from runners.core.line_writer import LineWriter
 from runners.core.log_lines import JSON_START, Render, render_fields
+from runners.core.redaction import hide_users
 
 _FLUSH_SECONDS = 1.0
 # Longer lines are split: an endless one must not fill the memory.
@@ -104,12 +105,15 @@ class StrayLines:
                 rest = b""
 
     def _pass_on(self, line: bytes) -> None:
+        # What is printed last may have no line break.
+        is_end = line.endswith(_END)
+        line = line.removesuffix(_END)
         if line.startswith(JSON_START):
             self._writer.write(line + b"\n", is_urgent=True)
-        elif line == _END:
-            self._has_ended.set()
         elif text := _last_state(line):
-            self._writer.write(render_fields(time.time(), "info", "output", {"message": text}))
+            self._writer.write(render_fields(time.time(), "info", "output", {"message": hide_users(text)}))
+        if is_end:
+            self._has_ended.set()
 
 
 def _last_state(line: bytes) -> str:

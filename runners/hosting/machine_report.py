@@ -7,14 +7,16 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pynvml
 from huggingface_hub import constants
 
 from runners.core.machine import available_memory, count_cores, format_size
+from runners.core.redaction import redact, redact_address
 from runners.core.version import VERSION, find_version
-from runners.hosting.storage.uris import CACHE_VARIABLE, redact
+from runners.hosting.storage.uris import CACHE_VARIABLE
 
 _CPUINFO = Path("/proc/cpuinfo")
 # What makes encoders faster, from the fastest; the flags of /proc/cpuinfo on x86 and ARM.
@@ -29,7 +31,7 @@ _OPTIONAL: Sequence[tuple[tuple[str, ...], str]] = (
     (("kserve-storage",), "models at URIs such as s3://; pip install '.[storage]'"),
 )
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-_AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_AUTHORITIES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE")
 _HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HOME", "HF_HUB_CACHE")
 
 
@@ -94,13 +96,15 @@ def describe_folders(environment: Mapping[str, str]) -> Iterator[str]:
     for name in (*_HUB, *_AUTHORITIES, *_PROXIES):
         value = environment.get(name) or environment.get(name.lower())
         if value:
-            yield f"{name} is {redact(value)}"
+            yield f"{name} is {redact_address(value) if name in _PROXIES else redact(value)}"
     yield f"HF_TOKEN is {'set' if environment.get('HF_TOKEN') else 'not set'}"
 
 
 def _describe_room(folder: Path) -> str:
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return "it CANNOT be written"
-    return f"{format_size(shutil.disk_usage(folder).free)} are free"
+    # Below a folder that this user may not enter, even whether one exists cannot be asked.
+    with suppress(OSError):
+        while not folder.exists():
+            folder = folder.parent
+        if os.access(folder, os.W_OK | os.X_OK):
+            return f"{format_size(shutil.disk_usage(folder).free)} are free"
+    return "it CANNOT be written"

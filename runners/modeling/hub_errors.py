@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from runners.core.errors import brief
+from runners.core.redaction import redact
 
 _NOT_WRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -31,7 +32,8 @@ def explain_hub_error(model: str, revision: str | None, error: BaseException) ->
     """
     for cause in _list_causes(error):
         if (reason := _explain(model, revision, cause)) is not None:
-            return reason
+            # HF_ENDPOINT and proxies may hold passwords.
+            return redact(reason)
     return None
 
 

@@ -56,6 +56,18 @@ NOT_TESTED = {
 SHOWN = {"json", "yaml"}
 
 
+def test_the_page_on_traces_names_each_variable() -> None:
+    sources = [ROOT / "runners" / path for path in ("core/trace_settings.py", "hosting/tracing/process.py")]
+    source = "".join(path.read_text() for path in sources)
+    read = {*re.findall(r'"(OTEL_[A-Z_]+[A-Z])"', source)}
+    exporter = re.findall(r'_read_first\(variables, "([A-Z_]+)"\)', source)
+    exporter += re.findall(r'"([A-Z_]+)"', re.findall(r"for setting in \((.*?)\)", source)[0])
+    assert len(read) > 10
+    assert {*exporter} >= {"ENDPOINT", "PROTOCOL", "CLIENT_KEY"}
+    named = {*re.findall(r"OTEL_[A-Z_]+[A-Z]", read_page("docs/how-to/traces.md"))}
+    assert read | {f"OTEL_EXPORTER_OTLP_{name}" for name in exporter} <= named
+
+
 def test_the_readme_is_a_front_page() -> None:
     assert len(read_page("README.md").splitlines()) <= 180
 

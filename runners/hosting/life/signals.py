@@ -13,7 +13,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def heed_early_signals() -> None:
     """In BentoML's parent process: end at once on a signal to stop, until the arbiter has its own handlers.
 
-    Nothing is served yet. Signals that launch.py has held back are heeded now.
+    Nothing is served yet. Signals that launch.py or an image's entry point has held back are heeded now.
     """
     if threading.current_thread() is not threading.main_thread():
         return

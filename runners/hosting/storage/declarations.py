@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from runners.core.errors import ArgumentsError
+from runners.core.redaction import redact
 from runners.hosting.process import is_parent, is_worker
-from runners.hosting.storage.uris import is_uri, redact
+from runners.hosting.storage.uris import is_uri
 
 # Of these a URI may name one file.
 _FILE_SCHEMES = ("bentoml", "file", "gs", "hdfs", "http", "https", "s3", "webhdfs")

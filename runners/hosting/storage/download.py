@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError
 from runners.core.machine import format_size
+from runners.core.redaction import redact
 from runners.hosting.storage.archives import refuse_links
 from runners.hosting.storage.disk import limit_files
 from runners.hosting.storage.hub import download_from_hub
@@ -18,7 +19,7 @@ from runners.hosting.storage.initializer import follow_log, ignore_files, replac
 from runners.hosting.storage.locks import end_on_sigterm, lock_download
 from runners.hosting.storage.model_folder import find_config_folder, keep_complete_files
 from runners.hosting.storage.progress import Progress
-from runners.hosting.storage.uris import SCHEMES, download_folder, redact
+from runners.hosting.storage.uris import SCHEMES, download_folder
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from runners.core.redaction import redact
 from runners.hosting.storage.archives import unpack_archive
 from runners.hosting.storage.progress import Progress
-from runners.hosting.storage.uris import PATTERN_VARIABLES, redact
+from runners.hosting.storage.uris import PATTERN_VARIABLES
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError, RunnerError
-from runners.hosting.storage.uris import add_revision, is_uri, redact
+from runners.core.redaction import redact
+from runners.hosting.storage.uris import add_revision, is_uri
 
 
 def localize_model(arguments: Arguments) -> Arguments:

@@ -1,4 +1,4 @@
-"""URIs of models: what they name, how messages show them, and where their download is kept."""
+"""URIs of models: what they name, and where their download is kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from runners.core.errors import ArgumentsError
+from runners.core.redaction import redact
 
 CACHE_VARIABLE = "STORAGE_CACHE_DIR"
 SCHEMES = ("bentoml", "file", "gs", "hdfs", "hf", "http", "https", "modelscope", "oci", "s3", "webhdfs")
@@ -19,17 +20,10 @@ PATTERN_VARIABLES = ("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS")
 # URIs of these may end in `:revision`.
 _WITH_REVISION = ("hf", "modelscope")
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_USER = re.compile(r"(?<=://)[^/\s@'\"]+@")
-_QUERY = re.compile(r"\?[^\s'\"]+")
 
 
 def is_uri(text: str) -> bool:
     return _URI.match(text) is not None
-
-
-def redact(text: str) -> str:
-    """The text without the users, passwords and queries of its URIs; the query of a pre-signed URI is a credential."""
-    return _QUERY.sub("?...", _USER.sub("", text))
 
 
 def add_revision(uri: str, revision: str | None) -> str:
@@ -56,5 +50,5 @@ def download_folder(uri: str) -> Path:
     """The folder that the download of a URI is kept in; its name differs for each URI and choice of files."""
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path(constants.HF_HOME) / "storage")
     identity = json.dumps([uri, *(os.environ.get(variable, "") for variable in PATTERN_VARIABLES)])
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", _QUERY.sub("", uri).rstrip("/").rpartition("/")[2])[:60]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", uri.partition("?")[0].rstrip("/").rpartition("/")[2])[:60]
     return cache / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runners.core.errors import without_message
+from runners.core.errors import ModelLoadError, without_message
 from runners.core.log_labels import model_label, printable
 from runners.core.log_lines import make_json_renderer, make_text_renderer, render_end
 from runners.core.request_record import RequestRecord, current_record
@@ -114,6 +114,20 @@ def test_the_fields_of_an_exception() -> None:
     assert "in raised" in fields["traceback"]
 
 
+@pytest.mark.parametrize("render", [as_json, as_text])
+def test_passwords_of_uris_are_left_out(render: Any) -> None:
+    uri = "https://me:hush@hub/model"
+    error = ModelLoadError(f"{uri} is gone")
+    for record in (
+        make_record("runners", "asks %s", uri),
+        make_record("httpx", "asks %s", uri),
+        make_record("runners", "fails", error=error),
+    ):
+        line = render(record).decode()
+        assert "hush" not in line
+    assert "https://hub/model is gone" in line
+
+
 @pytest.mark.parametrize("inputs", [['a "b"\n\x85c'], ["\ud800"]])
 def test_inputs_are_escaped(inputs: list[str]) -> None:
     record = make_record("runners.x", "inputs:", inputs=inputs)
@@ -127,6 +141,7 @@ def test_the_line_of_an_end() -> None:
     assert render_end("no model", is_json=False) == "error: no model\n"
     fields = json.loads(render_end("no model", is_json=True))
     assert (fields["level"], fields["message"]) == ("critical", "no model")
+    assert render_end("no https://me:hush@hub", is_json=False) == "error: no https://hub\n"
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,14 @@ def test_traces_are_asked_for(environment: dict[str, str], expected: TraceSettin
             {TRACES_ENDPOINT: "http://"},
             f"{TRACES_ENDPOINT} is 'http://': it must be a URL, such as http://localhost:4317",
         ),
+        *(
+            (
+                {ENDPOINT: f"{address}@collector:4317"},
+                f"{ENDPOINT} must have no user and no password, which the logs of exporters show: set "
+                "OTEL_EXPORTER_OTLP_HEADERS=authorization=Basic%20...",
+            )
+            for address in ("https://me:hush", "me:hush", "https://me:hu/sh")
+        ),
         ({**COLLECTOR, PROTOCOL: "http/json"}, f"{PROTOCOL} is 'http/json': it must be one of grpc, http/protobuf"),
         (
             {**COLLECTOR, "OTEL_TRACES_SAMPLER": "sometimes"},
