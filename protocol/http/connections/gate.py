@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from runners.core.shared_listener import duplicate_listener
+
 _CreateServer = Callable[..., Awaitable[asyncio.AbstractServer]]
 
 
@@ -42,7 +44,7 @@ class Gate:
         async def attach(factory: Any, **kwargs: Any) -> Gate:
             loop.create_server = create  # type: ignore[method-assign]
             # Uvicorn closes its own when the server ends.
-            self._socket = kwargs.pop("sock").dup()
+            self._socket = duplicate_listener(kwargs.pop("sock"))
             if kwargs.get("ssl") is not None:
                 kwargs["ssl_handshake_timeout"] = handshake_seconds
             self._create = partial(create, factory, **kwargs)
@@ -57,7 +59,7 @@ class Gate:
         async with self._lock:
             if not self.is_open and self._socket is not None and self._create is not None:
                 # Closing a server closes its socket.
-                self._server = await self._create(sock=self._socket.dup())
+                self._server = await self._create(sock=duplicate_listener(self._socket))
                 self.is_open = True
 
     async def shut(self) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
 import ssl
 from http import HTTPStatus
@@ -18,6 +17,7 @@ from http import HTTPStatus
 from runners.core.arguments import Arguments
 from runners.core.certificates import create_ssl_context
 from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.shared_listener import duplicate_listener
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +53,9 @@ class StandIn:
         """Accept connections from now on, or accept none."""
         if is_open and self._server is None:
             # Closing the server closes its socket.
-            own = socket.socket(fileno=os.dup(self._listener.fileno()))
-            own.setblocking(False)
+            listener = duplicate_listener(self._listener)
             self._server = await asyncio.start_server(
-                self._serve, sock=own, limit=_LONGEST_HEAD, ssl=self._create_ssl()
+                self._serve, sock=listener, limit=_LONGEST_HEAD, ssl=self._create_ssl()
             )
         elif not is_open and self._server is not None:
             self._server.close()
