@@ -14,7 +14,7 @@ from typing import Any
 
 from runners.core.shared_listener import duplicate_listener
 
-_CreateServer = Callable[..., Awaitable[asyncio.AbstractServer]]
+_CreateServer = Callable[..., Awaitable[asyncio.Server]]
 
 
 class Gate:
@@ -28,7 +28,7 @@ class Gate:
         self.is_open = False
         self._socket: socket.socket | None = None
         self._create: _CreateServer | None = None
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.Server | None = None
         self._attached = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -65,6 +65,11 @@ class Gate:
     async def shut(self) -> None:
         """Accept no connections; those that are open stay, and the gate can be opened again."""
         async with self._lock:
+            if self._server is not None:
+                for listener in self._server.sockets:
+                    asyncio.get_running_loop().remove_reader(listener)
+                # asyncio drops connections that it has accepted in the iteration in which the server is closed.
+                await asyncio.sleep(0)
             self._shut()
 
     def close(self) -> None:

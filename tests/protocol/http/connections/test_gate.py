@@ -125,6 +125,33 @@ def test_a_shut_gate_does_not_hold_the_others_up(listener: socket.socket) -> Non
         first.end()
 
 
+def test_a_connection_accepted_while_the_gate_shuts_is_answered(listener: socket.socket) -> None:
+    running = Running(listener)
+    waker, woken = socket.socketpair()
+    woken.setblocking(False)
+
+    async def shut_when_woken() -> None:
+        await asyncio.get_running_loop().sock_recv(woken, 1)
+        await running.gate.shut()
+
+    async def connect() -> socket.socket:
+        shutting = asyncio.create_task(shut_when_woken())
+        await asyncio.sleep(0.1)
+        # Both events come in one iteration of the event loop.
+        waker.send(b"x")
+        client = socket.create_connection(listener.getsockname(), timeout=10)
+        await shutting
+        return client
+
+    try:
+        running.call(running.gate.open())
+        with waker, woken, asyncio.run_coroutine_threadsafe(connect(), running.loop).result(10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    finally:
+        running.end()
+
+
 def test_a_handshake_that_does_not_end_ends(listener: socket.socket, tmp_path: Path) -> None:
     certificate = trustme.CA().issue_cert("127.0.0.1")
     files = tmp_path / "certificate.pem", tmp_path / "key.pem"
