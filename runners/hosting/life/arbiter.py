@@ -123,9 +123,12 @@ class Life:
 
     async def _replace(self, pid: int) -> None:
         """Report the end of a worker, and let the arbiter notice it now."""
+        if self._stopping_since is None:
+            # A worker that has lost its connection cannot be told anything any more.
+            kill_group(pid)
+        exit_code = await self._wait_for_exit_code(pid)
         # The processes of its engine are left.
         kill_group(pid)
-        exit_code = await self._wait_for_exit_code(pid)
         self._running.discard(pid)
         self._metrics.set_workers(len(self._running))
         if self._stopping_since is None:

@@ -47,6 +47,8 @@ class Reports:
         self._begin = begin
         self._has_begun = self._is_final = False
         self._is_other_stuck = False
+        # The parent kills a worker whose connection ends: it stays open while the models are closed, after `run`.
+        self._writer: asyncio.StreamWriter | None = None
         models.covered = True
 
     async def run(self, channel: socket.socket | None) -> None:
@@ -61,10 +63,10 @@ class Reports:
             while True:
                 self._check()
                 await asyncio.sleep(_CHECK_SECONDS)
-        reader, writer = await asyncio.open_unix_connection(sock=channel)
+        reader, self._writer = await asyncio.open_unix_connection(sock=channel)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(reader))
-            tasks.create_task(self._report(writer))
+            tasks.create_task(self._report(self._writer))
 
     async def shut_for_good(self) -> None:
         """Accept no connections any more, whatever the parent says."""
