@@ -49,7 +49,7 @@ class Reports:
         self._is_other_stuck = False
         # The parent kills a worker whose connection ends: it stays open while the models are closed, after `run`.
         self._writer: asyncio.StreamWriter | None = None
-        models.covered = True
+        models.stand_in_is_open = True
 
     async def run(self, channel: socket.socket | None) -> None:
         """Report each change, and once a second.
@@ -58,7 +58,7 @@ class Reports:
             channel: the connection; None without a parent that supervises: then the worker accepts at once.
         """
         if channel is None:
-            self._models.covered = False
+            self._models.stand_in_is_open = False
             await self._open()
             while True:
                 self._check()
@@ -76,7 +76,8 @@ class Reports:
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             message = json.loads(line)
-            self._is_other_stuck, self._models.covered = message["stuck"], message["covered"]
+            self._is_other_stuck = message["stuck"]
+            self._models.stand_in_is_open = message["stand_in_is_open"]
             if message["open"]:
                 await self._open()
             else:

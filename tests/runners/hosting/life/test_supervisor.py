@@ -19,23 +19,23 @@ from runners.core.health_paths import LIVE_PATHS, READY_PATHS
 from runners.hosting.life import stand_in as stand_in_module
 from runners.hosting.life.channel import encode_message
 from runners.hosting.life.stand_in import StandIn
-from runners.hosting.life.supervisor import Supervisor
+from runners.hosting.life.supervisor import SupervisedWorker, Supervisor
 from tests.waiting import wait_until
 
 READY = {"ready": True, "live": True, "open": True, "loading": False}
 LOADING = {"ready": False, "live": True, "open": True, "loading": True}
 
 
-def told(open: bool, stuck: bool = False, covered: bool = False) -> dict[str, bool]:  # noqa: A002
+def told(open: bool, stuck: bool = False, stand_in_is_open: bool = False) -> dict[str, bool]:  # noqa: A002
     """What a worker is told."""
-    return {"open": open, "stuck": stuck, "covered": covered}
+    return {"open": open, "stuck": stuck, "stand_in_is_open": stand_in_is_open}
 
 
 @dataclass(frozen=True)
 class Parent:
     supervisor: Supervisor
     url: str
-    ended: queue.SimpleQueue[int]
+    ended: queue.SimpleQueue[SupervisedWorker]
 
     def adopt(self, pid: int) -> Worker:
         parent, worker = socket.socketpair()
@@ -63,14 +63,14 @@ class Worker:
 @pytest.fixture
 def parent() -> Iterator[Parent]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ended: queue.SimpleQueue[int] = queue.SimpleQueue()
+        ended: queue.SimpleQueue[SupervisedWorker] = queue.SimpleQueue()
         supervisor = Supervisor(StandIn(listener, Arguments()), ended.put)
         yield Parent(supervisor, f"http://127.0.0.1:{listener.getsockname()[1]}", ended)
 
 
 def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) -> None:
     first, second = parent.adopt(10**8), parent.adopt(10**8 + 1)
-    assert [first.read(), second.read()] == [told(open=True, covered=True)] * 2
+    assert [first.read(), second.read()] == [told(open=True, stand_in_is_open=True)] * 2
     first.report(**LOADING)
     assert [first.read(), second.read()] == [told(open=True)] * 2, "the stand-in is shut by then"
     second.report(**READY)
@@ -80,9 +80,9 @@ def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) ->
     second.report(**{**READY, "live": False})
     assert [first.read(), second.read()] == [told(open=True, stuck=True), told(open=False, stuck=True)]
     second.leave()
-    assert parent.ended.get(timeout=10) == 10**8 + 1
-    assert first.read() == told(open=True, covered=True)
-    assert parent.supervisor.proven == {10**8, 10**8 + 1}
+    ended = parent.ended.get(timeout=10)
+    assert (ended.pid, ended.was_ready, ended.was_frozen) == (10**8 + 1, True, False)
+    assert first.read() == told(open=True, stand_in_is_open=True)
 
 
 def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
@@ -126,7 +126,7 @@ def test_workers_are_not_given_up_with_the_port(parent: Parent, monkeypatch: pyt
     worker.report(**{**READY, "open": False, "live": False})
     assert worker.read() == told(open=True, stuck=True)
     worker.leave()
-    assert parent.ended.get(timeout=10) == 10**8
+    assert parent.ended.get(timeout=10).pid == 10**8
 
 
 @pytest.mark.parametrize("sent", [b"", b"x" * 2**17, b"GET / HTTP/1.1\r\n"])
