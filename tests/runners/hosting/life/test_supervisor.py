@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from runners.core.arguments import Arguments
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS
 from runners.hosting.life import stand_in as stand_in_module
 from runners.hosting.life.channel import encode_message
 from runners.hosting.life.stand_in import StandIn
@@ -64,7 +64,7 @@ class Worker:
 def parent() -> Iterator[Parent]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         ended: queue.SimpleQueue[SupervisedWorker] = queue.SimpleQueue()
-        supervisor = Supervisor(StandIn(listener, Arguments()), ended.put)
+        supervisor = Supervisor(StandIn(listener, Arguments(root_path="/models/ner")), ended.put)
         yield Parent(supervisor, f"http://127.0.0.1:{listener.getsockname()[1]}", ended)
 
 
@@ -86,16 +86,17 @@ def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) ->
 
 
 def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
-    for path in LIVE_PATHS:
+    for path in (*LIVE_PATHS, KSERVE_LIVE_PATH, "/models/ner/livez", "/models/ner", "/livez/"):
         assert (httpx.get(parent.url + path).status_code, httpx.head(parent.url + path).status_code) == (200, 200)
-    for path in READY_PATHS:
+    assert httpx.get(parent.url).json() == {"status": "alive"}
+    for path in (*READY_PATHS, "/models/ner/readyz/"):
         answer = httpx.get(f"{parent.url}{path}?x=1")
         assert (answer.status_code, answer.json()) == (503, {"ready": False})
     answer = httpx.post(f"{parent.url}/v1/models/model:predict", content=b"x" * 2**21)
     assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (503, "2", "close")
     assert answer.json() == {"error": "no worker process of the server is ready; try again later"}
     parent.supervisor.drain()
-    assert httpx.get(parent.url).json() == {"error": "the server is shutting down"}
+    assert httpx.get(f"{parent.url}/v1/models").json() == {"error": "the server is shutting down"}
 
 
 def test_the_stand_in_leaves_connections_to_workers(parent: Parent) -> None:
