@@ -12,7 +12,7 @@ _HOLD_SIGNALS = (
     'if [ $$ = 1 ] && [ -z "$HUGGINGFACE_RUNTIME_HOLDS_SIGNALS" ]; then mapfile -d "" words < /proc/1/cmdline; '
     # Another command, such as a shell, has handlers of its own.
     "case ${words[1]}:${words[2]:-serve} in */entrypoint.sh:serve*|*/entrypoint.sh:-*) "
-    'HUGGINGFACE_RUNTIME_HOLDS_SIGNALS=1 exec env --block-signal=TERM,INT "${words[@]}";; esac; fi'
+    'HUGGINGFACE_RUNTIME_HOLDS_SIGNALS=1 exec env --block-signal=TERM,INT,QUIT "${words[@]}";; esac; fi'
 )
 _CHOOSER = "$BENTO_PATH/src/runners/hosting/writable_folders.py"
 # While the image is built, the module is not there yet.
