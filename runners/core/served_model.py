@@ -30,7 +30,7 @@ _NOT_LOADED = "not loaded"
 _UNLOADED = "unloaded"
 _DEAD = "it has died"
 _PREDICTOR_NOT_READY = "its predictor is not ready"
-_STUCK = "the thread that runs it is stuck"
+_STUCK = "the thread or engine that runs it is stuck"
 
 
 class ModelState(StrEnum):
@@ -144,6 +144,11 @@ class ServedModel:
         if not self._current.runner.loaded:
             return _DEAD
         return _STUCK if self.declaration.arguments.predictor_host is None else _PREDICTOR_NOT_READY
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether somebody expects the model to be loaded: it is wanted, or its load has failed."""
+        return self.is_wanted or self._reason not in ("", _NOT_LOADED, _UNLOADED)
 
     @property
     def is_held(self) -> bool:
