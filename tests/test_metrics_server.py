@@ -201,6 +201,7 @@ def test_generation_and_a_client_that_leaves(servers: tuple[ServerProcess, Serve
     assert value(samples, "vllm:prompt_tokens_total") > 0
     wait_for(server, lambda samples: value(samples, "vllm:num_requests_running") == 0)
     assert value(samples, "runtime_requests_total", route="/v1/completions", status="200") == 3
+    assert value(samples, "runtime_batched_tokens_total") == value(samples, "runtime_batch_tokens_sum") > 10
     assert value(samples, "runtime_render_seconds_count", model_name="model") == 1, "streams are left out"
 
 
