@@ -208,9 +208,10 @@ def test_generation_and_a_client_that_leaves(servers: tuple[ServerProcess, Serve
 
 
 def test_a_queue(servers: tuple[ServerProcess, ServerProcess]) -> None:
-    """Of 256 outputs, those that have no row of the generator's batch wait with the tokens of their prompts."""
+    """Of 256 outputs, those that have no row of the generator's batch wait with the tokens of their truncated prompts."""
     _, server = servers
-    body = {"prompt": [[9, 10, 11]] * 16, "n": 16, "max_tokens": 50, "ignore_eos": True}
+    prompts = {"prompt": [[9, 10, 11, 12]] * 16, "truncate_prompt_tokens": 3}
+    body = {**prompts, "n": 16, "max_tokens": 50, "ignore_eos": True}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(httpx.post, f"{server.url}/v1/completions", json=body, timeout=60)
         samples = wait_for(server, lambda samples: 0 < value(samples, "runtime_waiting_texts") < 256)
@@ -219,6 +220,7 @@ def test_a_queue(servers: tuple[ServerProcess, ServerProcess]) -> None:
     assert 0 < value(samples, "runtime_waiting_tokens") <= 3 * 256
     assert 0 < value(samples, "runtime_running_texts") <= 64
     wait_for(server, lambda samples: value(samples, "runtime_waiting_tokens") == 0)
+    assert value(scrape(server), "runtime_truncated_texts_total") == 16
 
 
 def test_models_and_process(servers: tuple[ServerProcess, ServerProcess]) -> None:

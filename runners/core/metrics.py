@@ -69,7 +69,7 @@ CANCELLED_REQUESTS = CounterFamily(
 )
 TRUNCATED_TEXTS = CounterFamily(
     "runtime_truncated_texts",
-    "Texts longer than the model's limit, of which only the beginning was read",
+    "Texts of which only a part was read: those longer than the model's limit, or than a generator's request asks for",
     _MODEL,
 )
 NON_FINITE_TEXTS = CounterFamily(
