@@ -181,12 +181,12 @@ class HistogramFamily:
         labels: Sequence[str] = (),
         bounds: Sequence[float] = SECONDS,
         registry: CollectorRegistry = REGISTRY,
-        same_as: HistogramFamily | None = None,
+        other_names: Sequence[HistogramFamily] = (),
     ) -> None:
         """
         Args:
             bounds: the upper bounds of the buckets, ascending, without infinity.
-            same_as: a histogram whose observations this one shows under another name; it gets none of its own.
+            other_names: histograms that show these observations too, under their names; they get none of their own.
         """
         self.name = name
         self.meaning = meaning
@@ -194,10 +194,7 @@ class HistogramFamily:
         self.bounds = tuple(bounds)
         self._series: dict[Labels, CountedObservations] = {}
         self._values: dict[Labels, _BucketValues] = {}
-        self._others: list[HistogramFamily] = []
-        self._is_other = same_as is not None
-        if same_as is not None:
-            same_as._others.append(self)
+        self._shown_by = (self, *other_names)
         registry.register(self)
         _families.append(self)
 
@@ -209,12 +206,10 @@ class HistogramFamily:
         return found
 
     def flush(self) -> None:
-        if self._is_other:
-            return
         with counting:
             taken = [(labels, *series.take()) for labels, series in self._series.items()]
         for labels, counts, total in taken:
-            for family in (self, *self._others):
+            for family in self._shown_by:
                 family._write(labels, counts, total)
 
     def _write(self, labels: Labels, counts: Sequence[int], total: float) -> None:

@@ -95,8 +95,8 @@ def test_a_histogram_is_as_that_of_the_library(registry: CollectorRegistry) -> N
 
 
 def test_a_histogram_under_two_names(registry: CollectorRegistry) -> None:
-    first = HistogramFamily("first_seconds", "", ["a"], registry=registry)
-    HistogramFamily("second_seconds", "", ["a"], registry=registry, same_as=first)
+    second = HistogramFamily("second_seconds", "", ["a"], registry=registry)
+    first = HistogramFamily("first_seconds", "", ["a"], registry=registry, other_names=[second])
     with counting:
         first.series("x").observe(0.5)
     assert read(registry, "first_seconds_sum", a="x") == 0.5
