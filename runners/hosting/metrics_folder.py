@@ -50,8 +50,10 @@ def make_metrics_folder(environment: MutableMapping[str, str]) -> None:
             continue
         _remove_stale(place)
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        lock = (folder / _LOCK).open("wb")
+        lock = (folder / f"{_LOCK}-new").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another server that starts now finds no lock, or one that is held: it would remove the folder otherwise.
+        (folder / f"{_LOCK}-new").rename(folder / _LOCK)
         _locks.append(lock)
         atexit.register(_remove, folder, os.getpid())
         environment[VARIABLE] = environment[_OWN_VARIABLE] = str(folder)
@@ -92,7 +94,7 @@ def _check(place: Path) -> str:
 def _remove_stale(place: Path) -> None:
     """Remove the folders of parent processes that do not live any more, in whatever container they lived."""
     for folder in place.glob(f"{_PREFIX}*"):
-        # Another user's folder cannot be opened, and a parent that starts has not made its lock yet.
+        # Another user's folder cannot be opened, and a parent that starts has no lock yet.
         with contextlib.suppress(OSError), (folder / _LOCK).open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import tempfile
 from collections import namedtuple
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -54,6 +55,23 @@ def test_folders_of_killed_parents_are_removed_and_others_are_not(tmp_path: Path
     assert {*tmp_path.glob("huggingface*")} == {own, other}
     living.communicate()
     assert not other.exists(), "a parent removes its folder when it ends"
+
+
+def test_servers_that_start_together_keep_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one looks for stale folders at the moment in which this one locks its own."""
+    flock = fcntl.flock
+
+    def look_first(file: IO[bytes], operation: int) -> None:
+        if not operation & fcntl.LOCK_NB:
+            metrics_folder._remove_stale(tmp_path)
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", look_first)
+    environment: dict[str, str] = {}
+    make_metrics_folder(environment)
+    assert Path(environment[VARIABLE]).is_dir()
+    metrics_folder._remove_stale(tmp_path)
+    assert Path(environment[VARIABLE]).is_dir()
 
 
 def test_a_worker_has_the_folder_of_its_parent() -> None:
