@@ -1,4 +1,4 @@
-"""The paths of health probes, which workers answer, and the parent process while no worker does; what else is probed."""
+"""What probes and scrapers ask. Workers answer, and the parent process answers health while no worker does."""
 
 from __future__ import annotations
 
