@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
+from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.offload import offload
-from runners.core.metric_families import BORROWED_NAMES
+from runners.core.metric_families import BORROWED_NAMES, is_removed
 from runners.core.model_metrics import write_metrics
 from runners.core.models import Models
 
@@ -38,14 +41,29 @@ def metrics_route(models: Models) -> Route:
 
 def _find_registry() -> CollectorRegistry:
     """The values of all workers, each of which writes its own to a folder."""
-    registry = CollectorRegistry()
+    collected = CollectorRegistry()
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         _forget_dead_workers(Path(folder))
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(collected)  # type: ignore[no-untyped-call]
     else:
         for each in (REGISTRY, BORROWED_NAMES):
-            registry.register(each)
+            collected.register(each)
+    registry = CollectorRegistry()
+    registry.register(_ShownSeries(collected))
     return registry
+
+
+class _ShownSeries:
+    """The series of a collector without the gauges that are removed."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._collector.collect():
+            if metric.type == "gauge":
+                metric.samples = [sample for sample in metric.samples if not is_removed(sample.value)]
+            yield metric
 
 
 def _forget_dead_workers(folder: Path) -> None:

@@ -109,9 +109,14 @@ NON_FINITE_TEXTS = CounterFamily(
     _MODEL,
 )
 MODEL_LOAD_SECONDS = GaugeFamily(
-    "runtime_model_load_seconds", "Time of the last load of a model, in the slowest worker", _VERSION, "livemax"
+    "runtime_model_load_seconds",
+    "Time of the last load of a model that is to be loaded, in the slowest worker",
+    _VERSION,
+    "livemax",
 )
-MODEL_READY = GaugeFamily("runtime_model_ready", "1 if a model is ready in all workers, else 0", _VERSION, "livemin")
+MODEL_READY = GaugeFamily(
+    "runtime_model_ready", "1 if a model that is to be loaded is ready in all workers, else 0", _VERSION, "livemin"
+)
 SERVER_READY = GaugeFamily("runtime_server_ready", "1 if all workers are ready, else 0", (), "livemin")
 MODEL_INFO = GaugeFamily(
     "runtime_model_info",

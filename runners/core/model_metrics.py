@@ -52,14 +52,15 @@ def update_models(models: Models) -> None:
     """Set the gauges of the models and of the process."""
     SERVER_READY.set((), models.ready)
     PROCESS_INFO.set(_describe_process(), 1)
-    gone = {*MODEL_READY.list_labels()}
+    expected: set[Labels] = set()
     shown = {*MODEL_INFO.list_labels()}
     for model in models:
         key: Labels = (model.name, model.version)
-        gone.discard(key)
-        MODEL_READY.set(key, model.ready)
-        if model.load_seconds is not None:
-            MODEL_LOAD_SECONDS.set(key, model.load_seconds)
+        if model.is_expected:
+            expected.add(key)
+            MODEL_READY.set(key, model.ready)
+            if model.load_seconds is not None:
+                MODEL_LOAD_SECONDS.set(key, model.load_seconds)
         runner = model.runner
         if runner is None or not runner.loaded:
             continue
@@ -69,8 +70,9 @@ def update_models(models: Models) -> None:
         labels: Labels = (*key, str(runner.task), *runner.details)
         shown.discard(labels)
         MODEL_INFO.set(labels, 1)
-    for key in gone:
-        MODEL_READY.set(key, 0)
+    for gauge in (MODEL_READY, MODEL_LOAD_SECONDS):
+        for key in {*gauge.list_labels()} - expected:
+            gauge.remove(key)
     for labels in shown:
         MODEL_INFO.set(labels, 0)
 
