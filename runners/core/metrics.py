@@ -136,13 +136,17 @@ _admissions: WeakKeyDictionary[Admission, str] = WeakKeyDictionary()
 
 def watch_waiting_tokens(model_name: str, admission: Admission) -> None:
     """Let the waiting tokens of a model count in the gauge for as long as the admission exists."""
-    _admissions[admission] = model_name
+    with counting:
+        _admissions[admission] = model_name
 
 
 def update_waiting_tokens() -> None:
     """Set the gauge of waiting tokens; called before each flush."""
     held = dict.fromkeys((name for (name,) in WAITING_TOKENS.list_labels()), 0)
-    for admission, name in list(_admissions.items()):
+    with counting:
+        # Threads that load models add to them.
+        admissions = list(_admissions.items())
+    for admission, name in admissions:
         held[name] = held.get(name, 0) + admission.tokens.held
     for name, tokens in held.items():
         WAITING_TOKENS.set((name,), tokens)

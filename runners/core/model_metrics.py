@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 from functools import cache
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from runners.core.version import VERSION, find_version
 if TYPE_CHECKING:
     from runners.core.models import Models
 
+logger = logging.getLogger(__name__)
+
 FLUSH_SECONDS = 1.0
 _LIBRARIES = ("torch", "transformers", "bentoml")
 # Shown with 0 before the first request of a model, so that their rates are known from the start.
@@ -42,9 +45,16 @@ def write_metrics(models: Models) -> None:
 
 
 async def keep_writing(models: Models) -> None:
-    """Write the metrics once a second."""
+    """Write the metrics once a second, also after errors; the log has the first of several in a row."""
+    fails = False
     while True:
-        write_metrics(models)
+        try:
+            write_metrics(models)
+            fails = False
+        except Exception:
+            if not fails:
+                logger.exception("the metrics of this worker cannot be written")
+            fails = True
         await asyncio.sleep(FLUSH_SECONDS)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,16 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from protocol.metrics_route import metrics_route
+from runners.core import model_metrics
+from runners.core.admission import Admission
+from runners.core.arguments import Arguments
 from runners.core.declarations import ModelDeclaration
+from runners.core.metrics import update_waiting_tokens, watch_waiting_tokens
+from runners.core.model_metrics import keep_writing
 from runners.core.models import Models
 from runners.hosting.failures import load_or_exit
 from tests.instant_models import InstantRunner, declare
+from tests.waiting import eventually
 
 
 def make(*declarations: ModelDeclaration, **settings: Any) -> Models:
@@ -66,3 +75,41 @@ async def test_a_model_whose_load_has_failed_is_not_ready(tmp_path: Path, caplog
     await load_or_exit(models, serves_others=True)
     assert "b is not served" in caplog.text
     assert scrape(models, "runtime_model_ready") == {"a/1": 1, "b/1": 0}
+
+
+async def test_metrics_are_written_on_after_errors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has a line when they begin to fail, and not one a second."""
+    outcomes: list[Exception | None] = [OSError("full"), OSError("full"), None, OSError("gone"), None]
+
+    def write(_: Models) -> None:
+        if outcomes and (error := outcomes.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(model_metrics, "write_metrics", write)
+    monkeypatch.setattr(model_metrics, "FLUSH_SECONDS", 0.001)
+    writing = asyncio.create_task(keep_writing(make()))
+    await eventually(lambda: not outcomes)
+    assert not writing.done()
+    writing.cancel()
+    assert [str(record.exc_info and record.exc_info[1]) for record in caplog.records] == ["full", "gone"]
+
+
+def test_models_are_loaded_while_waiting_tokens_are_counted() -> None:
+    admissions = [Admission(Arguments()) for _ in range(20_000)]
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def load() -> None:
+        for admission in admissions:
+            watch_waiting_tokens("loaded", admission)
+
+    try:
+        loading = threading.Thread(target=load)
+        loading.start()
+        while loading.is_alive():
+            update_waiting_tokens()
+        loading.join()
+    finally:
+        sys.setswitchinterval(switch)
