@@ -8,6 +8,7 @@ from pathlib import Path
 from runners.core.arguments import Arguments
 from runners.core.declarations import ModelDeclaration
 from runners.core.errors import ModelLoadError
+from runners.core.runner import RunnerDetails
 
 
 class InstantRunner:
@@ -22,6 +23,8 @@ class InstantRunner:
         self.version = declaration.version
         self.loaded = self.failed = self.busy = False
         self.loads = 0
+        self.task = None
+        self.details = RunnerDetails()
         self._folder = Path(declaration.arguments.model)
 
     @property

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -292,26 +291,24 @@ def test_a_folder_goes_with_its_server(home: Path, model_folder: ModelFolder) ->
     assert folders() == others
 
 
-def test_a_killed_worker_loses_its_gauges_and_keeps_its_counts(home: Path, model_folder: ModelFolder) -> None:
+def test_a_killed_worker_leaves_its_counts_and_no_files(home: Path, model_folder: ModelFolder) -> None:
     server = start(home, model_folder("bert", "text_embedding"), "workers=2")
     try:
         server.wait_until("/v2/health/ready", 200)
         for _ in range(20):
             httpx.post(server.url + V1, json={"instances": ["a"]})
         wait_for(server, lambda samples: value(samples, "runtime_texts_total") == 20)
+        [folder] = find_folders(server)
         [worker, _] = [
             child
             for child in psutil.Process(server.pid).children(recursive=True)
             if "worker.service" in " ".join(child.cmdline())
         ]
         worker.kill()
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                samples = scrape(server)
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
+        wait_until(lambda: (folder / "counter_ended.db").exists(), 60)
+        wait_until(lambda: not list(folder.glob(f"*_{worker.pid}.db")))
+        samples = wait_for(server, lambda samples: value(samples, "runtime_server_ready") == 1)
         assert value(samples, "runtime_texts_total") == 20
+        assert value(samples, "runtime_read_seconds_count", model_name="model") == 20
     finally:
         server.terminate()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import orjson
 
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.health_paths import PROBED_PATHS
 from runners.core.log_labels import printable
 from runners.core.log_lines import render_fields
 from runners.core.request_record import Observer, RequestRecord
@@ -17,14 +17,6 @@ logger = logging.getLogger(__name__)
 
 _LOGGER = "access"
 _LONGEST_PATH = 400
-# Probes and scrapers ask these every few seconds.
-_PROBED = frozenset(
-    {
-        *LIVE_PATHS, *READY_PATHS, "/", "/v2", "/metrics", "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch", "/inference.GRPCInferenceService/ServerLive",
-        "/inference.GRPCInferenceService/ServerReady",
-    }
-)  # fmt: skip
 
 
 def describe_request(record: RequestRecord) -> dict[str, object]:
@@ -87,7 +79,7 @@ def make_access_log(
     """
 
     def write_line(record: RequestRecord) -> None:
-        if record.route in _PROBED and not logs_probes:
+        if record.route in PROBED_PATHS and not logs_probes:
             return
         fields = describe_request(record)
         if is_json:

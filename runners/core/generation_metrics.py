@@ -110,5 +110,6 @@ class SequenceMetrics:
             metrics.reasons[reason].value += 1
             if reason in ("stop", "length"):
                 metrics.latency.observe(perf_counter() - self._started)
-                if self._tokens > 1:
+                # The tokens of all beams of a search come at once, with no time between them.
+                if self._tokens > 1 and self._last > self._first:
                     metrics.per_token.observe((self._last - self._first) / (self._tokens - 1))

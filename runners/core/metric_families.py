@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf, isinf
 from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
@@ -29,6 +30,8 @@ BORROWED_NAMES = CollectorRegistry()
 counting = threading.Lock()
 # One flush at a time.
 _flushing = threading.Lock()
+# Files cannot lose a series, so a removed one gets the value that changes nothing in the values of other workers.
+_REMOVED: dict[GaugeMode, float] = {"livesum": 0.0, "livemax": -inf, "livemin": inf}
 _families: list[CounterFamily | GaugeFamily | HistogramFamily] = []
 
 
@@ -37,6 +40,11 @@ def flush() -> None:
     with _flushing:
         for family in _families:
             family.flush()
+
+
+def is_removed(value: float) -> bool:
+    """Whether no worker has the series of a gauge that has this value."""
+    return isinf(value)
 
 
 def list_families() -> Sequence[CounterFamily | GaugeFamily | HistogramFamily]:
@@ -125,6 +133,7 @@ class GaugeFamily(_ValueFamily):
         """
         super().__init__(name, meaning, labels)
         self._gauge = Gauge(name, meaning, labels, registry=registry, multiprocess_mode=mode)
+        self._removed = _REMOVED[mode]
         self._written: dict[Labels, float] = {}
         _families.append(self)
 
@@ -132,6 +141,11 @@ class GaugeFamily(_ValueFamily):
         """Set the value, where `counting` is not held."""
         with counting:
             self.series(*labels).value = value
+
+    def remove(self, labels: Labels) -> None:
+        """Show a series no more, unless another worker does; one of a sum is shown as 0."""
+        with counting:
+            self._series.pop(labels, None)
 
     def list_labels(self) -> list[Labels]:
         """The label values of all series."""
@@ -141,7 +155,8 @@ class GaugeFamily(_ValueFamily):
     def flush(self) -> None:
         with counting:
             values = {labels: series.value for labels, series in self._series.items()}
-        for labels, value in values.items():
+        removed = dict.fromkeys(self._written, self._removed)
+        for labels, value in (removed | values).items():
             if self._written.get(labels) != value:
                 self._written[labels] = value
                 (self._gauge.labels(*labels) if labels else self._gauge).set(value)
@@ -181,12 +196,12 @@ class HistogramFamily:
         labels: Sequence[str] = (),
         bounds: Sequence[float] = SECONDS,
         registry: CollectorRegistry = REGISTRY,
-        same_as: HistogramFamily | None = None,
+        other_names: Sequence[HistogramFamily] = (),
     ) -> None:
         """
         Args:
             bounds: the upper bounds of the buckets, ascending, without infinity.
-            same_as: a histogram whose observations this one shows under another name; it gets none of its own.
+            other_names: histograms that show these observations too, under their names; they get none of their own.
         """
         self.name = name
         self.meaning = meaning
@@ -194,10 +209,7 @@ class HistogramFamily:
         self.bounds = tuple(bounds)
         self._series: dict[Labels, CountedObservations] = {}
         self._values: dict[Labels, _BucketValues] = {}
-        self._others: list[HistogramFamily] = []
-        self._is_other = same_as is not None
-        if same_as is not None:
-            same_as._others.append(self)
+        self._shown_by = (self, *other_names)
         registry.register(self)
         _families.append(self)
 
@@ -209,12 +221,10 @@ class HistogramFamily:
         return found
 
     def flush(self) -> None:
-        if self._is_other:
-            return
         with counting:
             taken = [(labels, *series.take()) for labels, series in self._series.items()]
         for labels, counts, total in taken:
-            for family in (self, *self._others):
+            for family in self._shown_by:
                 family._write(labels, counts, total)
 
     def _write(self, labels: Labels, counts: Sequence[int], total: float) -> None:

@@ -12,6 +12,32 @@ _VERSION = ("model_name", "version")
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 
+# KServe's names, for its dashboards: https://kserve.github.io/website/docs/admin-guide/observability
+PREPROCESS_SECONDS = HistogramFamily(
+    "request_preprocess_seconds",
+    "KServe's name of runtime_read_seconds",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
+PREDICT_SECONDS = HistogramFamily(
+    "request_predict_seconds",
+    "KServe's: time from the queue to the end of a request's last batch",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
+POSTPROCESS_SECONDS = HistogramFamily(
+    "request_postprocess_seconds",
+    "KServe's name of runtime_render_seconds",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
+EXPLAIN_SECONDS = HistogramFamily(
+    "request_explain_seconds",
+    "KServe's: this server has no explainer, so there are none",
+    _MODEL,
+    registry=BORROWED_NAMES,
+)
+
 REQUESTS = CounterFamily(
     "runtime_requests",
     "Requests whose answer has ended; status is that of HTTP, 499 if the client left before an answer, or gRPC's",
@@ -23,7 +49,10 @@ REQUEST_SECONDS = HistogramFamily(
     ("protocol", "route", "model_name"),
 )
 READ_SECONDS = HistogramFamily(
-    "runtime_read_seconds", "Time to read, decode and tokenize a request, until its first text is in the queue", _MODEL
+    "runtime_read_seconds",
+    "Time to read, decode and tokenize a request, until its first text is in the queue",
+    _MODEL,
+    other_names=[PREPROCESS_SECONDS],
 )
 QUEUE_SECONDS = HistogramFamily(
     "runtime_queue_seconds", "Time that a request's first text waits until its batch begins", _MODEL
@@ -32,7 +61,10 @@ COMPUTE_SECONDS = HistogramFamily(
     "runtime_compute_seconds", "Time from the begin of a request's first batch to the end of its last", _MODEL
 )
 RENDER_SECONDS = HistogramFamily(
-    "runtime_render_seconds", "Time to render and write an answer; streams are left out", _MODEL
+    "runtime_render_seconds",
+    "Time to render and write an answer; streams are left out",
+    _MODEL,
+    other_names=[POSTPROCESS_SECONDS],
 )
 BATCH_TEXTS = HistogramFamily(
     "runtime_batch_texts",
@@ -78,9 +110,14 @@ NON_FINITE_TEXTS = CounterFamily(
     _MODEL,
 )
 MODEL_LOAD_SECONDS = GaugeFamily(
-    "runtime_model_load_seconds", "Time of the last load of a model, in the slowest worker", _VERSION, "livemax"
+    "runtime_model_load_seconds",
+    "Time of the last load of a model that is to be loaded, in the slowest worker",
+    _VERSION,
+    "livemax",
 )
-MODEL_READY = GaugeFamily("runtime_model_ready", "1 if a model is ready in all workers, else 0", _VERSION, "livemin")
+MODEL_READY = GaugeFamily(
+    "runtime_model_ready", "1 if a model that is to be loaded is ready in all workers, else 0", _VERSION, "livemin"
+)
 SERVER_READY = GaugeFamily("runtime_server_ready", "1 if all workers are ready, else 0", (), "livemin")
 MODEL_INFO = GaugeFamily(
     "runtime_model_info",
@@ -94,47 +131,23 @@ PROCESS_INFO = GaugeFamily(
     ("version", "python", "torch", "transformers", "bentoml"),
     "livemax",
 )
-# KServe's names, for its dashboards: https://kserve.github.io/website/docs/admin-guide/observability
-PREPROCESS_SECONDS = HistogramFamily(
-    "request_preprocess_seconds",
-    "KServe's name of runtime_read_seconds",
-    _MODEL,
-    registry=BORROWED_NAMES,
-    same_as=READ_SECONDS,
-)
-PREDICT_SECONDS = HistogramFamily(
-    "request_predict_seconds",
-    "KServe's: time from the queue to the end of a request's last batch",
-    _MODEL,
-    registry=BORROWED_NAMES,
-)
-POSTPROCESS_SECONDS = HistogramFamily(
-    "request_postprocess_seconds",
-    "KServe's name of runtime_render_seconds",
-    _MODEL,
-    registry=BORROWED_NAMES,
-    same_as=RENDER_SECONDS,
-)
-EXPLAIN_SECONDS = HistogramFamily(
-    "request_explain_seconds",
-    "KServe's: this server has no explainer, so there are none",
-    _MODEL,
-    registry=BORROWED_NAMES,
-)
-
 # What each model's requests hold together, for as long as its runner exists.
 _admissions: WeakKeyDictionary[Admission, str] = WeakKeyDictionary()
 
 
 def watch_waiting_tokens(model_name: str, admission: Admission) -> None:
     """Let the waiting tokens of a model count in the gauge for as long as the admission exists."""
-    _admissions[admission] = model_name
+    with counting:
+        _admissions[admission] = model_name
 
 
 def update_waiting_tokens() -> None:
     """Set the gauge of waiting tokens; called before each flush."""
     held = dict.fromkeys((name for (name,) in WAITING_TOKENS.list_labels()), 0)
-    for admission, name in list(_admissions.items()):
+    with counting:
+        # Threads that load models add to them.
+        admissions = list(_admissions.items())
+    for admission, name in admissions:
         held[name] = held.get(name, 0) + admission.tokens.held
     for name, tokens in held.items():
         WAITING_TOKENS.set((name,), tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 from functools import cache
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from runners.core.version import VERSION, find_version
 if TYPE_CHECKING:
     from runners.core.models import Models
 
+logger = logging.getLogger(__name__)
+
 FLUSH_SECONDS = 1.0
 _LIBRARIES = ("torch", "transformers", "bentoml")
 # Shown with 0 before the first request of a model, so that their rates are known from the start.
@@ -42,9 +45,16 @@ def write_metrics(models: Models) -> None:
 
 
 async def keep_writing(models: Models) -> None:
-    """Write the metrics once a second."""
+    """Write the metrics once a second, also after errors; the log has the first of several in a row."""
+    fails = False
     while True:
-        write_metrics(models)
+        try:
+            write_metrics(models)
+            fails = False
+        except Exception:
+            if not fails:
+                logger.exception("the metrics of this worker cannot be written")
+            fails = True
         await asyncio.sleep(FLUSH_SECONDS)
 
 
@@ -52,14 +62,15 @@ def update_models(models: Models) -> None:
     """Set the gauges of the models and of the process."""
     SERVER_READY.set((), models.ready)
     PROCESS_INFO.set(_describe_process(), 1)
-    gone = {*MODEL_READY.list_labels()}
+    expected: set[Labels] = set()
     shown = {*MODEL_INFO.list_labels()}
     for model in models:
         key: Labels = (model.name, model.version)
-        gone.discard(key)
-        MODEL_READY.set(key, model.ready)
-        if model.load_seconds is not None:
-            MODEL_LOAD_SECONDS.set(key, model.load_seconds)
+        if model.is_expected:
+            expected.add(key)
+            MODEL_READY.set(key, model.ready)
+            if model.load_seconds is not None:
+                MODEL_LOAD_SECONDS.set(key, model.load_seconds)
         runner = model.runner
         if runner is None or not runner.loaded:
             continue
@@ -69,8 +80,9 @@ def update_models(models: Models) -> None:
         labels: Labels = (*key, str(runner.task), *runner.details)
         shown.discard(labels)
         MODEL_INFO.set(labels, 1)
-    for key in gone:
-        MODEL_READY.set(key, 0)
+    for gauge in (MODEL_READY, MODEL_LOAD_SECONDS):
+        for key in {*gauge.list_labels()} - expected:
+            gauge.remove(key)
     for labels in shown:
         MODEL_INFO.set(labels, 0)
 

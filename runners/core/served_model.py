@@ -146,6 +146,11 @@ class ServedModel:
         return _STUCK if self.declaration.arguments.predictor_host is None else _PREDICTOR_NOT_READY
 
     @property
+    def is_expected(self) -> bool:
+        """Whether somebody expects the model to be loaded: it is wanted, or its load has failed."""
+        return self.is_wanted or self._reason not in ("", _NOT_LOADED, _UNLOADED)
+
+    @property
     def is_held(self) -> bool:
         """Whether there is a runner of it."""
         return any(held is not None for held in (self._current, self._staged, self._retired))

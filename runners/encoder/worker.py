@@ -60,14 +60,14 @@ class ModelWorker:
 
     def _run(self, batch: Sequence[Entry]) -> None:
         queue = self._loaded.queue
-        tokens = sum(entry.tokens for entry in batch)
-        padding = self._loaded.forward.count_padding([entry.text for entry in batch])
-        self._metrics.count(len(batch), tokens, padding)
         start = time.perf_counter()
-        records = [record for entry in batch if (record := entry.request.record) is not None]
-        for record in records:
-            record.computing = record.computing or start
         try:
+            tokens = sum(entry.tokens for entry in batch)
+            padding = self._loaded.forward.count_padding([entry.text for entry in batch])
+            self._metrics.count(len(batch), tokens, padding)
+            records = [record for entry in batch if (record := entry.request.record) is not None]
+            for record in records:
+                record.computing = record.computing or start
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
                 run_batch(self._loaded, batch)
         except BaseException:

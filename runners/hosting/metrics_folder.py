@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from runners.core.errors import ArgumentsError
+from runners.core.metrics_lock import lock_files
 
 # prometheus_client reads it when it is imported, and when a metric gets its first value.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -24,6 +25,8 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _OWN_VARIABLE = "HUGGINGFACE_RUNTIME_METRICS"
 _PREFIX = "huggingface-runtime-metrics-"
 _LOCK = "lock"
+# In place of a process id, in the names of the files that have the counts of processes that have ended.
+_ENDED = "ended"
 # A worker maps two to five files of 64 KiB or more, and writing to a mapped file on a full disk kills it (SIGBUS).
 _LEAST_FREE = 8 * 2**20
 _SHARED_MEMORY = "/dev/shm"
@@ -50,8 +53,10 @@ def make_metrics_folder(environment: MutableMapping[str, str]) -> None:
             continue
         _remove_stale(place)
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        lock = (folder / _LOCK).open("wb")
+        lock = (folder / f"{_LOCK}-new").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another server that starts now finds no lock, or one that is held: it would remove the folder otherwise.
+        (folder / f"{_LOCK}-new").rename(folder / _LOCK)
         _locks.append(lock)
         atexit.register(_remove, folder, os.getpid())
         environment[VARIABLE] = environment[_OWN_VARIABLE] = str(folder)
@@ -63,6 +68,47 @@ def enter_metrics_folder(environment: MutableMapping[str, str]) -> None:
     """In a worker: use the folder of the parent process."""
     if (folder := environment.get(_OWN_VARIABLE)) is not None:
         environment[VARIABLE] = folder
+
+
+def merge_ended_processes(folder: Path) -> None:
+    """Add the counts of processes that have ended to one file of each kind, and remove the files of these processes.
+
+    Else each worker that dies would leave files, all of which each scrape reads.
+    """
+    if shutil.disk_usage(folder).free < _LEAST_FREE:
+        # Writing to a mapped file would end this process, which is worse than files that are left.
+        return
+    with lock_files(folder, moves=True):
+        for path in folder.glob("*.db"):
+            kind, _, pid = path.stem.rpartition("_")
+            if not pid.isdigit() or _runs(int(pid)):
+                continue
+            if not kind.startswith("gauge"):
+                _add_counts(path, folder / f"{kind}_{_ENDED}.db")
+            path.unlink()
+
+
+def _add_counts(path: Path, total: Path) -> None:
+    # It is imported once the folder is made.
+    from prometheus_client.mmap_dict import MmapedDict
+
+    # All are read before the first is added: a file that cannot be read adds nothing.
+    counts = [(key, value) for key, value, *_ in MmapedDict.read_all_values_from_file(path)]  # type: ignore[no-untyped-call]
+    totals = MmapedDict(total)  # type: ignore[no-untyped-call]
+    for key, value in counts:
+        totals.write_value(key, totals.read_value(key)[0] + value, 0.0)  # type: ignore[no-untyped-call]
+    totals.close()  # type: ignore[no-untyped-call]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # Another user's, which has got the id since.
+        return True
+    return True
 
 
 def _list_places(environment: MutableMapping[str, str]) -> Iterator[Path]:
@@ -92,7 +138,7 @@ def _check(place: Path) -> str:
 def _remove_stale(place: Path) -> None:
     """Remove the folders of parent processes that do not live any more, in whatever container they lived."""
     for folder in place.glob(f"{_PREFIX}*"):
-        # Another user's folder cannot be opened, and a parent that starts has not made its lock yet.
+        # Another user's folder cannot be opened, and a parent that starts has no lock yet.
         with contextlib.suppress(OSError), (folder / _LOCK).open("r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)

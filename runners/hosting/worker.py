@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -24,6 +26,8 @@ from runners.hosting.life.draining import Connections, Drain
 from runners.hosting.life.reports import Gate, Reports
 from runners.hosting.logs import server_log
 from runners.hosting.tracing.process import start_tracing
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -67,19 +71,25 @@ class Worker:
         if (path := os.environ.get(SOCKET_VARIABLE)) is not None:
             with stop_on_error():
                 changes = await ChangeClient.connect(path, self.models)
-            self._tasks.append(asyncio.create_task(changes.run()))
+            self._begin(changes.run())
             # The other workers go on, whatever has become of a model's files meanwhile.
             serves_others = serves_others or changes.is_replacement
         releasing = release_memory(lambda: self.models.loaded, lambda: self.models.busy)
-        running = (
+        for work in (
             self._reports.run(take_channel()),
             load_or_exit(self.models, serves_others),
             exit_when_dead(self.models),
             releasing,
             keep_writing(self.models),
-        )
-        self._tasks += [asyncio.create_task(each) for each in running]
+        ):
+            self._begin(work)
         self._drain.begin_on_signal()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a background task of this worker until it stops."""
+        task = asyncio.create_task(work, name=work.__qualname__)
+        task.add_done_callback(_log_error)
+        self._tasks.append(task)
 
     async def stop(self) -> None:
         await self._drain.stop_listener()
@@ -94,3 +104,9 @@ class Worker:
     async def _listen(self) -> None:
         if self.listener is not None:
             await start_or_exit(self.listener)
+
+
+def _log_error(task: asyncio.Task[None]) -> None:
+    """Log the error that has ended a task: nobody awaits it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("the background task %s has failed", task.get_name(), exc_info=error)

@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from google.protobuf.message import Message
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
+from runners.core.health_paths import HEALTH_METHODS
 
 SERVICE = "inference.GRPCInferenceService"
 # Calls that need no key: probes and discovery.
 OPEN_CALLS = frozenset(
     {
-        "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch",
-        f"/{SERVICE}/ServerLive",
-        f"/{SERVICE}/ServerReady",
+        *HEALTH_METHODS,
         f"/{SERVICE}/ServerMetadata",
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     }

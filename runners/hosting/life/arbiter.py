@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,7 @@ from runners.hosting.life.deaths import WorkerMetrics, classify_death
 from runners.hosting.life.signals import STOP_SIGNALS
 from runners.hosting.life.stand_in import StandIn
 from runners.hosting.life.supervisor import Supervisor, kill_group
+from runners.hosting.metrics_folder import VARIABLE, merge_ended_processes
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +134,8 @@ class Life:
         # The report may have ended the server.
         if self._stopping_since is None:
             await self._retry(self._arbiter.manage_watchers)
+            # The arbiter has reaped the worker.
+            await asyncio.to_thread(merge_ended_processes, Path(os.environ[VARIABLE]))
 
     async def _wait_for_exit_code(self, pid: int) -> int | None:
         """The exit code of a process that is ending, which is left to the arbiter; None if the code is lost."""

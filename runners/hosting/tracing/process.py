@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from runners.core.errors import ArgumentsError
+from runners.core.health_paths import PROBED_PATHS
 from runners.core.request_record import add_observer, add_start_observer, remove_observer
 from runners.core.trace_settings import TraceSettings, read_trace_settings
 from runners.core.tracing import install_tracer
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 SERVICE_NAME = "huggingface-runtime"
 EXCLUDED_VARIABLE = "OTEL_PYTHON_EXCLUDED_URLS"
 # What is not traced by default: probes, metrics, and what BentoML answers, which it can trace itself.
-EXCLUDED_PATHS = (
-    "^/(livez|readyz|healthz|health|ping|metrics|schema.json)$,^/static_content/,^/v2/health/(live|ready)$,"
-    "^/grpc.health,/Server(Live|Ready)$"
+EXCLUDED_PATHS = ",".join(
+    [*(f"^{re.escape(path)}$" for path in sorted(PROBED_PATHS)), r"^/schema\.json$", "^/static_content/"]
 )
 # The end of a worker waits so long for its last spans.
 FLUSH_SECONDS = 3.0

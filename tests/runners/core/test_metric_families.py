@@ -18,6 +18,7 @@ from runners.core.metric_families import (
     HistogramFamily,
     counting,
     flush,
+    is_removed,
     list_families,
 )
 
@@ -32,6 +33,20 @@ for _ in range(2):
         for value in (0.5, 1.0, 1.5, 9.0):
             histogram.series("x").observe(value)
     flush()
+"""
+
+
+GAUGES = """
+import sys
+from runners.core.metric_families import *
+gauges = GaugeFamily("least", "", mode="livemin"), GaugeFamily("most", "", mode="livemax")
+for gauge in gauges:
+    gauge.set((), 5)
+flush()
+if sys.argv[1] == "remove":
+    for gauge in gauges:
+        gauge.remove(())
+flush()
 """
 
 
@@ -95,8 +110,8 @@ def test_a_histogram_is_as_that_of_the_library(registry: CollectorRegistry) -> N
 
 
 def test_a_histogram_under_two_names(registry: CollectorRegistry) -> None:
-    first = HistogramFamily("first_seconds", "", ["a"], registry=registry)
-    HistogramFamily("second_seconds", "", ["a"], registry=registry, same_as=first)
+    second = HistogramFamily("second_seconds", "", ["a"], registry=registry)
+    first = HistogramFamily("first_seconds", "", ["a"], registry=registry, other_names=[second])
     with counting:
         first.series("x").observe(0.5)
     assert read(registry, "first_seconds_sum", a="x") == 0.5
@@ -130,3 +145,17 @@ def test_the_values_of_all_processes_are_added(tmp_path: Path) -> None:
         ("shared_total", None): 8, ("level", None): 6, ("times_sum", None): 48, ("times_count", None): 16,
         ("times_bucket", "1.0"): 8, ("times_bucket", "2.0"): 12, ("times_bucket", "+Inf"): 16,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("others", "values"), [(["remove", "keep"], {5}), (["remove", "remove"], set())])
+def test_a_gauge_that_is_removed_is_that_of_other_workers(
+    tmp_path: Path, others: list[str], values: set[float]
+) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    workers = [subprocess.Popen([sys.executable, "-c", GAUGES, word], env=environment) for word in others]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(tmp_path))  # type: ignore[no-untyped-call]
+    found = [sample.value for family in registry.collect() for sample in family.samples]
+    assert len(found) == 2
+    assert {value for value in found if not is_removed(value)} == values

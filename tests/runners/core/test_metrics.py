@@ -27,6 +27,7 @@ from runners.encoder.runner import EncoderRunner
 from runners.generator.decoder import Decoder
 from runners.generator.row_allocation import MAX_ROWS
 from runners.generator.transformers_engine import TransformersEngine
+from runners.hosting.metrics_folder import merge_ended_processes
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.served import models_of
 from tests.waiting import eventually
@@ -189,6 +190,7 @@ def test_the_sum_is_of_the_workers_that_live(tmp_path: Path, monkeypatch: pytest
         assert 'runtime_running_texts{model_name="shared"} 2.0' in scrape()
         first.send_signal(signal.SIGKILL)
         first.wait()
+        merge_ended_processes(tmp_path)
         assert 'runtime_waiting_texts{model_name="shared"} 4.0' in scrape()
         assert 'runtime_running_texts{model_name="shared"} 1.0' in scrape()
     finally:

@@ -134,6 +134,23 @@ async def test_a_device_thread_that_ends_in_a_batch_answers_it(
         await runner.infer([TextInput("a"), TextInput("b")], runner.default_options)
 
 
+async def test_a_batch_that_cannot_be_counted_is_refused(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends a batch, no caller waits for ever, and none of its texts runs."""
+    runner = EncoderRunner(arguments)
+    await runner.load()
+    queue = loaded_queue(runner)
+    assert runner._loaded is not None
+
+    def fail(_: object) -> int:
+        raise RuntimeError
+
+    monkeypatch.setattr(runner._loaded.forward, "count_padding", fail)
+    async with asyncio.timeout(10):
+        with pytest.raises(ModelNotReadyError):
+            await runner.infer([TextInput("a")], runner.default_options)
+    await eventually(lambda: queue._running_texts == 0)
+
+
 def test_a_predictor_needs_no_long_spinning(arguments: Arguments, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {})
     EncoderRunner(arguments.model_copy(update={"predictor_host": "predictor"}))

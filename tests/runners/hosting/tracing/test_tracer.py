@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from runners.core.generation import Sampling
+from runners.core.health_paths import HEALTH_METHODS, PROBED_PATHS
 from runners.core.request_record import RequestRecord, begin_record, current_record, end_record
 from runners.core.tracing import Batch, Target, engine_headers, trace_batch, trace_call, trace_stream
 from runners.hosting.tracing.process import start_tracing
@@ -208,9 +209,9 @@ def test_sampling(
 
 def test_probes_are_not_traced(start: Start, collector: Collector) -> None:
     start()
-    for route in ("/v2/health/ready", "/metrics", "/livez"):
-        end_record(request(route=route, path=route))
-    end_record(request(protocol="grpc", route="/grpc.health.v1.Health/Check", path=""))
+    for route in PROBED_PATHS:
+        protocol, path = ("grpc", "") if route in HEALTH_METHODS else ("server", route)
+        end_record(request(protocol=protocol, route=route, path=path))
     finish(request(), collector)
     assert {span.name for span in collector.spans} == {f"POST {PREDICT}", "read", "queue", "compute", "render"}
 
