@@ -74,7 +74,7 @@ def server(home: Path, smollm: Path, adapter: Path) -> Iterator[ServerProcess]:
     command = (
         f"{BENTOML[0]} launch.py --http_port={{port}} --model_name smollm --model_dir={smollm} --dtype=float32 "
         f"--max_length 512 --enable-lora --lora-modules random={adapter} --max-lora-rank 8 "
-        "--kv-cache-memory-bytes 512M --enable-auto-tool-choice --tool-call-parser=hermes "
+        "--kv-cache-memory-bytes 512M --enable-auto-tool-choice --tool-call-parser=hermes --watchdog_seconds 20 "
         "--log_format=json --log_level=debug --access_log"
     )
     environment = {
@@ -254,6 +254,26 @@ def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess, path: st
         time.sleep(0.5)
         last, made = made, read_metric(server, "vllm:generation_tokens_total") - before
     assert made < 450
+
+
+def test_an_engine_that_stands_still_makes_the_server_not_live(server: ServerProcess) -> None:
+    processes = psutil.Process(server.pid).children(recursive=True)
+    [engine] = [process for process in processes if "EngineCore" in " ".join(process.cmdline())]
+    body = {"prompt": CAPITAL, "max_tokens": 300, "ignore_eos": True, "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=120) as response:
+        lines = response.iter_lines()
+        next(lines)
+        engine.suspend()
+        try:
+            server.wait_until("/v2/health/live", 503, 60)
+            assert httpx.get(f"{server.url}/v2/models/smollm/ready").status_code == 503
+        finally:
+            engine.resume()
+        server.wait_until("/v2/health/live", 200, 30)
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
+    [line] = [line for line in server.output.splitlines() if "--watchdog_seconds=20" in line]
+    assert f"vLLM's engine (process {engine.pid}) has given no output for 20." in line
+    assert "the server is live again" in server.output
 
 
 def test_v1_and_the_open_inference_protocol(server: ServerProcess) -> None:

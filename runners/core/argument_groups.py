@@ -247,8 +247,9 @@ class LifeCycleArguments(ArgumentGroup):
         0,
         ge=0,
         le=LONGEST_WAIT,
-        description="the server is not live while a batch takes longer than this many seconds, and logs where its "
-        "thread stands; loading a model is not a batch; 0: never",
+        description="the server is not live while a batch takes longer than this many seconds, or vLLM's engine gives "
+        "no output for so long while requests wait, and the log says where; choose more than the prefill of the "
+        "longest prompt takes; loading a model does not count; 0: never",
     )
     on_worker_death: Literal["restart", "exit"] = Field(
         "restart",

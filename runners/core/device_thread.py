@@ -13,8 +13,10 @@ A load is a job, which would keep all models waiting; it calls `give_way` betwee
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -33,6 +35,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LONGEST_TURN_SECONDS = 10.0
+# The innermost calls of a stuck thread that the log shows.
+_MOST_CALLS = 64
+# The log leaves out where packages are installed.
+_PACKAGES = "/site-packages/"
 
 
 class DeviceFailedError(BaseException):
@@ -147,9 +153,15 @@ class DeviceThread:
         """Whether an error has ended the thread, and with it all models."""
         return self._failed
 
-    def oldest_turn(self) -> tuple[float, int] | None:
-        """When the longest running turn began, by `time.perf_counter`, and its thread's id; None if no turn runs."""
-        return min(((since, thread) for thread, since in self._begun.copy().items()), default=None)
+    def owes_since(self) -> float | None:
+        """When the longest running turn began; see `Watched.owes_since`. Jobs do not count."""
+        return min(self._begun.copy().values(), default=None)
+
+    def describe_stall(self, seconds: float) -> str:
+        """Where the thread of the longest running turn stands; see `Watched.describe_stall`."""
+        begun = self._begun.copy()
+        stack = describe_stack(min(begun, key=begun.__getitem__)) if begun else "a turn that has ended"
+        return f"a batch has not ended for {seconds:.1f} s; its thread stands in {stack}"
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """Run a job, such as the load of a model, when the running turn and the jobs before it are over.
@@ -344,6 +356,18 @@ class DeviceThread:
         if _current.device is not self:
             with self.changed:
                 self._ended.wait_for(lambda: all(flow.state is _State.ENDED for flow in flows), _LONGEST_TURN_SECONDS)
+
+
+def describe_stack(thread: int) -> str:
+    """The calls of a thread in one line, the innermost first: names of functions, files and lines, and no values."""
+    frame = sys._current_frames().get(thread)
+    if frame is None:
+        return "a thread that has ended"
+    calls = [
+        f"{call.f_code.co_qualname} ({call.f_code.co_filename.rpartition(_PACKAGES)[2]}:{line})"
+        for call, line in traceback.walk_stack(frame)
+    ]
+    return " < ".join(calls[:_MOST_CALLS])
 
 
 def _fail(error: Exception) -> NoReturn:

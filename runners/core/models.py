@@ -30,7 +30,7 @@ class Models(ModelIndex):
     Attributes:
         change_all: lets all workers "load" or "unload" the models of a name; None if this is the only worker.
         draining: whether the server ends: it is not ready any more.
-        stuck: whether a thread of this worker or of another one is stuck: the server is not live.
+        stuck: whether a thread or an engine of this worker or of another one is stuck: the server is not live.
         covered: whether another process answers clients with 503 beside this one: the server is not ready.
     """
 
@@ -104,7 +104,7 @@ class Models(ModelIndex):
 
     @property
     def live(self) -> bool:
-        """Whether no model has died, and no thread is stuck."""
+        """Whether no model has died, and no thread or engine is stuck."""
         return not self.stuck and not self.failed
 
     @property

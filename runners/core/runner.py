@@ -18,6 +18,7 @@ from runners.core.predictions import Options, OutputSpec, Prediction, TextInput,
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
+from runners.core.watchdog import Watched
 
 
 class RunnerDetails(NamedTuple):
@@ -74,6 +75,10 @@ class Runner(Protocol):
     @property
     def busy(self) -> bool:
         """Whether requests are under way."""
+
+    @property
+    def watched(self) -> Watched | None:
+        """What the watchdog watches beside the device thread: an engine in a process of its own."""
 
     @property
     def default_options(self) -> Options:

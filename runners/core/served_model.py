@@ -30,7 +30,7 @@ _NOT_LOADED = "not loaded"
 _UNLOADED = "unloaded"
 _DEAD = "it has died"
 _PREDICTOR_NOT_READY = "its predictor is not ready"
-_STUCK = "the thread that runs it is stuck"
+_STUCK = "the thread or engine that runs it is stuck"
 
 
 class ModelState(StrEnum):

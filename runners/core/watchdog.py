@@ -1,57 +1,64 @@
-"""Notices a device thread that is stuck in one turn, such as a batch, and says where."""
+"""Notices what runs a model and gives no result any more, such as a device thread in one batch, and says where."""
 
 from __future__ import annotations
 
 import logging
-import sys
 import time
-import traceback
-
-from runners.core.device_thread import DeviceThread
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
-# The innermost calls of the thread that the log shows.
-_MOST_CALLS = 64
-# The log leaves out where packages are installed.
-_PACKAGES = "/site-packages/"
+
+class Watched(Protocol):
+    """What runs models: a device thread, or an engine in a process of its own.
+
+    Attributes:
+        stuck: whether no result is expected any more; the watchdog sets it.
+    """
+
+    stuck: bool
+
+    def owes_since(self) -> float | None:
+        """Since when it has given no result although it owes one, by `time.perf_counter`; None if it owes none."""
+
+    def describe_stall(self, seconds: float) -> str:
+        """What the log says of it.
+
+        Args:
+            seconds: for how long it has given no result.
+        """
 
 
 class Watchdog:
-    """Compares the time of the running turns with a limit."""
+    """Compares the time for which results are owed with a limit."""
 
-    def __init__(self, device: DeviceThread, seconds: float) -> None:
+    def __init__(self, list_watched: Callable[[], Iterable[Watched]], seconds: float) -> None:
         """
         Args:
-            seconds: a turn may take this long; 0: any time.
+            list_watched: what runs models now.
+            seconds: a result may take this long; 0: any time.
         """
-        self._device = device
+        self._list_watched = list_watched
         self._seconds = seconds
-        self._stuck_since: float | None = None
+        # What is stuck, and since when.
+        self._stuck: dict[Watched, float] = {}
 
     def check(self) -> bool:
-        """Whether a turn takes too long. Sets `stuck` of the device, and logs when that changes."""
-        since, thread = self._device.oldest_turn() or (None, 0)
-        is_stuck = bool(self._seconds) and since is not None and time.perf_counter() - since > self._seconds
-        self._device.stuck = is_stuck
-        if is_stuck and since != self._stuck_since:
-            logger.error(
-                "a batch takes longer than %g s (--watchdog_seconds): the server is not live; its thread stands in %s",
-                self._seconds, describe_stack(thread),
-            )  # fmt: skip
-        elif self._stuck_since is not None and not is_stuck:
-            logger.warning("the batch that took too long has ended: the server is live again")
-        self._stuck_since = since if is_stuck else None
-        return is_stuck
-
-
-def describe_stack(thread: int) -> str:
-    """The calls of a thread in one line, the innermost first: names of functions, files and lines, and no values."""
-    frame = sys._current_frames().get(thread)
-    if frame is None:
-        return "a thread that has ended"
-    calls = [
-        f"{call.f_code.co_qualname} ({call.f_code.co_filename.rpartition(_PACKAGES)[2]}:{line})"
-        for call, line in traceback.walk_stack(frame)
-    ]
-    return " < ".join(calls[:_MOST_CALLS])
+        """Whether a result takes too long. Sets `stuck` of what owes it, and logs when that changes."""
+        stuck: dict[Watched, float] = {}
+        now = time.perf_counter()
+        for watched in self._list_watched():
+            since = watched.owes_since()
+            watched.stuck = False
+            if self._seconds and since is not None and now - since > self._seconds:
+                watched.stuck, stuck[watched] = True, since
+                if self._stuck.get(watched) != since:
+                    logger.error(
+                        "the server is not live (--watchdog_seconds=%g): %s",
+                        self._seconds, watched.describe_stall(now - since),
+                    )  # fmt: skip
+        if self._stuck and not stuck:
+            logger.warning("the server is live again: what was stuck goes on")
+        self._stuck = stuck
+        return bool(stuck)

@@ -210,6 +210,10 @@ class EncoderRunner:
         return None
 
     @property
+    def watched(self) -> None:
+        return None
+
+    @property
     def loaded(self) -> bool:
         return self._loaded is not None
 

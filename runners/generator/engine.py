@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     @property
     def stuck(self) -> bool:
-        """Whether the watchdog does not expect the engine's thread to answer any more."""
+        """Whether the watchdog does not expect the engine to answer any more."""
 
     @property
     def generates(self) -> bool:

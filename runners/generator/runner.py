@@ -117,6 +117,10 @@ class GeneratorRunner:
         return self.admission.requests > 0
 
     @property
+    def watched(self) -> VllmEngine | None:
+        return self._engine if isinstance(self._engine, VllmEngine) else None
+
+    @property
     def default_options(self) -> Options:
         return Options()
 

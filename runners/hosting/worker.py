@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
 from runners.core.model_metrics import keep_writing, write_metrics
 from runners.core.models import Models
-from runners.core.watchdog import Watchdog
+from runners.core.watchdog import Watchdog, Watched
 from runners.hosting.change_client import ChangeClient
 from runners.hosting.change_server import SOCKET_VARIABLE
 from runners.hosting.failures import Listener, exit_when_dead, load_or_exit, start_or_exit, stop_on_error
@@ -55,7 +55,7 @@ class Worker:
     _stop_tracing: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
-        watchdog = Watchdog(self.device, self.arguments.watchdog_seconds)
+        watchdog = Watchdog(self._list_watched, self.arguments.watchdog_seconds)
         self._reports = Reports(self.models, watchdog, self.gate, self._listen)
         self._drain = Drain(self.models, self.arguments, self._reports, self.connections, self.listener)
 
@@ -100,6 +100,12 @@ class Worker:
         await asyncio.to_thread(self.device.close)
         if self._stop_tracing is not None:
             await asyncio.to_thread(self._stop_tracing)
+
+    def _list_watched(self) -> Iterator[Watched]:
+        yield self.device
+        for model in self.models:
+            if model.runner is not None and (watched := model.runner.watched) is not None:
+                yield watched
 
     async def _listen(self) -> None:
         if self.listener is not None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from runners.core.admission import Admission, Admitted
+    from runners.generator.vllm.recording import RecordingLLM
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +58,11 @@ class VllmEngine:
     notes_records = True
 
     def __init__(
-        self, engine: AsyncLLM, openai_application: VllmOpenAIApplication, lifespan: contextlib.AsyncExitStack
+        self, engine: RecordingLLM, openai_application: VllmOpenAIApplication, lifespan: contextlib.AsyncExitStack
     ) -> None:
         self._engine = engine
         self._lifespan = lifespan
+        self.stuck = False
         self._ids = itertools.count()
         self._defaults: dict[str, Any] = engine.model_config.get_diff_sampling_param()
         self._loop = asyncio.get_running_loop()
@@ -78,7 +80,7 @@ class VllmEngine:
             ArgumentsError: vLLM refuses an argument; the message is vLLM's, in one line.
             ModelLoadError: vLLM cannot run the model.
         """
-        engine: AsyncLLM | None = None
+        engine: RecordingLLM | None = None
         try:
             parsed = await asyncio.to_thread(parse_arguments, arguments, names)
             await asyncio.to_thread(_check_memory, arguments, parsed)
@@ -111,10 +113,16 @@ class VllmEngine:
     def failed(self) -> bool:
         return bool(self._engine.errored)
 
-    @property
-    def stuck(self) -> bool:
-        # vLLM's own time-outs end an engine that is stuck.
-        return False
+    def owes_since(self) -> float | None:
+        """See `Watched.owes_since`."""
+        return self._engine.owed_outputs.since
+
+    def describe_stall(self, seconds: float) -> str:
+        """See `Watched.describe_stall`."""
+        # Ray's actors have no process here.
+        processes = getattr(self._engine.engine_core.resources.engine_manager, "processes", ())
+        pids = ", ".join(str(process.pid) for process in processes) or "elsewhere"
+        return f"vLLM's engine (process {pids}) has given no output for {seconds:.1f} s although requests wait"
 
     async def tokenize(self, prompt: str, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         if options.source_language is not None:
@@ -214,7 +222,7 @@ async def _accept(outputs: AsyncGenerator[RequestOutput, None], admitted: Admitt
         first.cancel()
 
 
-def _create_engine(parsed: Namespace) -> AsyncLLM:
+def _create_engine(parsed: Namespace) -> RecordingLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
 
@@ -225,7 +233,7 @@ def _create_engine(parsed: Namespace) -> AsyncLLM:
         config = arguments.create_engine_config(UsageContext.OPENAI_API_SERVER)
     except Exception as error:
         raise ArgumentsError(f"vLLM refuses the model or its arguments: {describe_error(error)}") from error
-    engine: AsyncLLM = RecordingLLM.from_vllm_config(
+    engine: RecordingLLM = RecordingLLM.from_vllm_config(
         config,
         usage_context=UsageContext.OPENAI_API_SERVER,
         enable_log_requests=arguments.enable_log_requests,

@@ -1,4 +1,4 @@
-"""vLLM's engine, which notes in the record of each request what vLLM does for it.
+"""vLLM's engine, which notes in the record of each request what vLLM does for it, and since when it owes an output.
 
 vLLM's own layer for OpenAI's API calls the engine directly.
 """
@@ -6,9 +6,9 @@ vLLM's own layer for OpenAI's API calls the engine directly.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -19,16 +19,70 @@ if TYPE_CHECKING:
     from vllm.outputs import PoolingRequestOutput, RequestOutput
     from vllm.sampling_params import SamplingParams
 
+Output = TypeVar("Output")
+
+
+class OwedOutputs:
+    """Since when the engine has given no output at all although calls wait for one.
+
+    A call whose reader is slow does not wait. The engine's outputs are more than those of calls: a call may get one at
+    its end only.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._since = 0.0
+
+    @property
+    def since(self) -> float | None:
+        """By `time.perf_counter`; None if no call waits."""
+        return self._since if self._waiting else None
+
+    async def follow(self, outputs: AsyncGenerator[Output, None]) -> AsyncGenerator[Output, None]:
+        """The outputs of a call, which waits for each; they are closed with these."""
+        async with contextlib.aclosing(outputs):
+            while True:
+                if not self._waiting:
+                    self._since = perf_counter()
+                self._waiting += 1
+                try:
+                    output = await anext(outputs)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    self._waiting -= 1
+                yield output
+
+    def note_each(self, get: Callable[[], Awaitable[Output]]) -> Callable[[], Awaitable[Output]]:
+        """The function that gets the engine's next output, which notes when that came."""
+
+        async def get_next() -> Output:
+            output = await get()
+            self._since = perf_counter()
+            return output
+
+        return get_next
+
 
 class RecordingLLM(AsyncLLM):
-    """An AsyncLLM whose calls fill the record of the running request."""
+    """An AsyncLLM whose calls fill the record of the running request.
+
+    Attributes:
+        owed_outputs: what the watchdog asks.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.owed_outputs = OwedOutputs()
+        self.engine_core.get_output_async = self.owed_outputs.note_each(self.engine_core.get_output_async)
 
     async def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
         record = _begin_text()
         notes = None if record is None else _OutputNotes(record, sampling_params.output_kind == RequestOutputKind.DELTA)
-        async with contextlib.aclosing(super().generate(prompt, sampling_params, request_id, **options)) as outputs:
+        outputs = self.owed_outputs.follow(super().generate(prompt, sampling_params, request_id, **options))
+        async with contextlib.aclosing(outputs):
             async for output in outputs:
                 if notes is not None:
                     notes.add(output)
@@ -36,7 +90,7 @@ class RecordingLLM(AsyncLLM):
 
     async def encode(self, *arguments: Any, **options: Any) -> AsyncGenerator[PoolingRequestOutput, None]:
         record = _begin_text()
-        async with contextlib.aclosing(super().encode(*arguments, **options)) as outputs:
+        async with contextlib.aclosing(self.owed_outputs.follow(super().encode(*arguments, **options))) as outputs:
             async for output in outputs:
                 if record is not None and output.finished:
                     record.tokens += len(output.prompt_token_ids)
