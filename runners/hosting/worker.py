@@ -87,7 +87,7 @@ class Worker:
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a background task of this worker until it stops."""
-        task = asyncio.create_task(work, name=work.__qualname__)
+        task = asyncio.create_task(work, name=getattr(work, "__qualname__", None))
         task.add_done_callback(_log_error)
         self._tasks.append(task)
 
