@@ -3,9 +3,10 @@
     make bench-metrics
     make bench-metrics BENCH_METRICS="--rounds 10 --other ../checkout-without-metrics"
 
-The first part runs in this process: a record of an encoder's request with all its moments, begun and ended. The second
-starts a server of this checkout, which logs a JSON line for each request, and one of the other, and measures them in
-turn under 32 callers; the ratio of each pair is the result.
+The first part runs in this process: a record of an encoder's request with all its moments, begun and ended, the gauges
+and sizes of a batch of one text, which is the dearest, and a token of an output that runs alone. The second starts a
+server of this checkout, which logs a JSON line for each request, and one of the other, and measures them in turn under
+32 callers; the ratio of each pair is the result.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.cpu import describe_spread, measure, serving, wait_until_idle
 from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
@@ -29,7 +32,10 @@ from benchmarks.models import make_model
 from benchmarks.pairs import Ratio, take_turns
 from benchmarks.run import ROOT, sample, serve, serve_words
 from runners.core.access_log import make_access_log
+from runners.core.generation import Delta
+from runners.core.generation_metrics import GenerationMetrics, SequenceMetrics
 from runners.core.metric_families import flush
+from runners.core.metrics import BatchMetrics, QueueMetrics
 from runners.core.request_metrics import count_request
 from runners.core.request_record import (
     Observer,
@@ -39,6 +45,8 @@ from runners.core.request_record import (
     end_record,
     remove_observer,
 )
+from runners.encoder.forward import count_padding
+from runners.encoder.sequences import TokenizedText
 
 _REQUESTS = 50_000
 _CALLERS = 32
@@ -66,12 +74,17 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def _measure_records(rounds: int) -> None:
     """Print the CPU time of a record, of what metrics and the access line add to it, and of writing the metrics."""
+    run_batch, add_token = _make_batch(), _make_token()
 
-    def with_observers(*observers: Observer) -> float:
+    def answer_with_batch() -> None:
+        _answer()
+        run_batch()
+
+    def with_observers(*observers: Observer, answer: Callable[[], None] = _answer) -> float:
         for observer in observers:
             add_observer(observer)
         try:
-            return _time_requests(_answer)
+            return _time_requests(answer)
         finally:
             for observer in observers:
                 remove_observer(observer)
@@ -83,10 +96,12 @@ def _measure_records(rounds: int) -> None:
         "a loop that does nothing": partial(_time_requests, lambda: None),
         "the record": with_observers,
         "the record and the metrics": partial(with_observers, count_request),
-        "the record, the metrics and a JSON line": partial(with_observers, count_request, write_line),
+        "the record, the metrics and a batch": partial(with_observers, count_request, answer=answer_with_batch),
+        "all that, and a JSON line": partial(with_observers, count_request, write_line, answer=answer_with_batch),
+        "the metrics of a generated token": partial(_time_requests, add_token),
     }
     for name, found in take_turns(sides, rounds).items():
-        sys.stdout.write(f"{name}: {describe_spread(found)} us of CPU a request\n")
+        sys.stdout.write(f"{name}: {describe_spread(found)} us of CPU\n")
     started = time.process_time()
     flush()
     sys.stdout.write(f"writing the metrics, once a second: {1000 * (time.process_time() - started):.2f} ms of CPU\n")
@@ -114,6 +129,33 @@ def _set_moments(record: RequestRecord) -> None:
     record.computing = record.started + 0.001
     record.computed = record.started + 0.01
     record.rendering = record.started + 0.0101
+
+
+def _make_batch() -> Callable[[], None]:
+    """The metrics of a batch of one text: the queue's gauges, which change three times, its sizes and its padding."""
+    queue, sizes = QueueMetrics("model"), BatchMetrics("model")
+    ids = np.zeros(20, np.int64)
+    texts = [TokenizedText(ids, ids, None, False)]
+
+    def run_batch() -> None:
+        for waiting, running in ((1, 0), (0, 1), (0, 0)):
+            queue.waiting.set(waiting)
+            queue.running.set(running)
+        sizes.count(1, len(ids), count_padding(texts))
+
+    return run_batch
+
+
+def _make_token() -> Callable[[], None]:
+    """The metrics of a step of one sequence: its batch and its token."""
+    sizes, output = BatchMetrics("model"), SequenceMetrics(GenerationMetrics("model"), time.perf_counter(), 20)
+    deltas = [Delta(" token", (7,))]
+
+    def add_token() -> None:
+        sizes.count(1, 1, 0)
+        output.add(deltas)
+
+    return add_token
 
 
 def _read_no_header(_: str) -> None:

@@ -74,7 +74,8 @@ def server(home: Path, smollm: Path, adapter: Path) -> Iterator[ServerProcess]:
     command = (
         f"{BENTOML[0]} launch.py --http_port={{port}} --model_name smollm --model_dir={smollm} --dtype=float32 "
         f"--max_length 512 --enable-lora --lora-modules random={adapter} --max-lora-rank 8 "
-        "--kv-cache-memory-bytes 512M --enable-auto-tool-choice --tool-call-parser=hermes --watchdog_seconds 20"
+        "--kv-cache-memory-bytes 512M --enable-auto-tool-choice --tool-call-parser=hermes --watchdog_seconds 20 "
+        "--log_format=json --log_level=debug --access_log"
     )
     environment = {
         "RUNTIME_MAX_NUM_SEQS": "32", "RUNTIME_SERVICE_HOST": "10.0.0.1",
@@ -391,7 +392,44 @@ def test_metrics_and_log(server: ServerProcess) -> None:
     for phase in ("read", "queue", "compute"):
         assert read_metric(server, f"runtime_{phase}_seconds_count") > 0
     assert "RUNTIME_SERVICE_HOST is ignored: there is no argument service_host" in server.output
-    assert "Once" not in server.output
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "finish"),
+    [
+        ("/v1/models/smollm:predict", {"instances": [CAPITAL], "parameters": {"temperature": 0, "max_tokens": 2}}, "length"),
+        ("/v1/completions", {"prompt": CAPITAL, "temperature": 0, "max_tokens": 2}, "length"),
+        ("/v1/completions", {"prompt": CAPITAL, "temperature": 0, "max_tokens": 2, "stream": True}, "length"),
+        ("/v1/completions", {"prompt": CAPITAL, "temperature": 0, "max_tokens": 9, "stop": ["."]}, "stop"),
+    ],
+)  # fmt: skip
+def test_access_lines(
+    server: ServerProcess, path: str, body: dict[str, Any], finish: str, request: pytest.FixtureRequest
+) -> None:
+    name = request.node.name
+    assert httpx.post(server.url + path, json=body, headers={"x-request-id": name}, timeout=60).status_code == 200
+
+    def find_lines() -> list[dict[str, Any]]:
+        lines = (json.loads(line) for line in server.output.splitlines())
+        return [line for line in lines if line["logger"] == "access" and line.get("request_id") == name]
+
+    wait_until(find_lines)
+    [line] = find_lines()
+    assert line.items() >= {"texts": 1, "prompt_tokens": 5, "generation_tokens": 2, "finish": finish}.items()
+    assert 0 < line["first_token_ms"] <= line["milliseconds"]
+    assert {"read_ms", "queue_ms", "compute_ms"} <= line.keys()
+
+
+def test_each_line_of_the_log_is_json_without_texts(server: ServerProcess) -> None:
+    """Of this server, of vLLM in the worker, and of vLLM's engine process."""
+    httpx.post(f"{server.url}/v1/chat/completions", json={"messages": QUESTION, "max_tokens": 9}, timeout=60)
+    httpx.post(f"{server.url}/v1/chat/completions", json={"messages": QUESTION, "temperature": "x"}, timeout=60)
+    lines = [json.loads(line) for line in server.output.splitlines()]
+    assert all({"timestamp", "level", "logger", "message"} <= line.keys() for line in lines)
+    [engine] = [each for each in psutil.Process(server.pid).children(recursive=True) if "EngineCore" in each.name()]
+    assert {line["pid"] for line in lines if line["logger"].startswith("vllm")} == {engine.pid, engine.ppid()}
+    for text in (CAPITAL, "What is the capital", " Paris", "plus", "Once"):
+        assert text not in server.output
 
 
 def test_the_engine_dies(tmp_path: Path, smollm: Path) -> None:

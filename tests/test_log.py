@@ -17,7 +17,7 @@ import pytest
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from tests.conftest import ModelFolder
+from tests.conftest import GeneratorFolder, ModelFolder
 from tests.faults import FAULT, break_encoder
 from tests.servers import ROOT, ServerProcess
 from tests.waiting import wait_until
@@ -169,6 +169,90 @@ def test_a_level_of_the_log(model_folder: ModelFolder, tmp_path: Path) -> None:
     assert {*re.findall(r"^\S+ \[([A-Z]+)\]", server.output, re.MULTILINE)} == {"WARNING", "ERROR"}
 
 
+OPTIONS = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
+MESSAGES = [{"role": "user", "content": SECRET}]
+# Calls that a generator answers, by the id of their requests.
+GENERATED: dict[str, tuple[str, dict[str, Any]]] = {
+    "v1": (PREDICT, {"instances": [SECRET], "parameters": OPTIONS}),
+    "v2": ("/v2/models/model/generate", {"text_input": SECRET, "parameters": OPTIONS}),
+    "v2-stream": ("/v2/models/model/generate_stream", {"text_input": SECRET, "parameters": OPTIONS}),
+    "completion": ("/v1/completions", {"prompt": SECRET, "return_token_ids": True, **OPTIONS}),
+    "completion-stream": ("/v1/completions", {"prompt": SECRET, "stream": True, **OPTIONS}),
+    "chat": ("/v1/chat/completions", {"messages": MESSAGES, "logprobs": True, **OPTIONS}),
+    "chat-stream": ("/v1/chat/completions", {"messages": MESSAGES, "stream": True, **OPTIONS}),
+}
+WRONG: list[dict[str, Any]] = [
+    {"temperature": SECRET}, {"parameters": {"temperature": SECRET}}, {"stop": [[SECRET]]}, {"guided_regex": f"({SECRET}"},
+    {"prompt": {SECRET: 1}}, {"messages": SECRET}, {"instances": [{SECRET: SECRET}]}, {"text_input": [SECRET]},
+]  # fmt: skip
+
+
+def find_texts(value: Any) -> Iterator[str]:
+    """The texts of outputs in an answer."""
+    match value:
+        case dict():
+            for name, item in value.items():
+                if isinstance(item, str) and name in ("text", "content", "text_output"):
+                    yield item
+                elif name == "predictions":
+                    yield from item
+                elif name == "token_ids" and item:
+                    yield ",".join(map(str, item))
+                else:
+                    yield from find_texts(item)
+        case list():
+            for item in value:
+                yield from find_texts(item)
+
+
+@pytest.fixture(scope="module")
+def generated(generator_folder: GeneratorFolder, tmp_path_factory: Any) -> Iterator[tuple[Logged, list[str]]]:
+    """A generator on `transformers` that has got secrets, and its outputs."""
+    words = [f"--model_dir={generator_folder('llama')}", "--backend=huggingface"]
+    words += ["--log_format=json", "--log_level=debug", "--access_log"]
+    server = Logged(words, tmp_path_factory.mktemp("log"))
+    outputs = []
+    try:
+        server.wait_until("/v2/health/ready", 200)
+        for name, (path, body) in GENERATED.items():
+            answer = httpx.post(server.url + path, json=body, headers={"x-request-id": name}, timeout=60)
+            assert answer.status_code == 200
+            is_stream = name.endswith("stream")
+            data = re.findall(r"^data: (\{.*)$", answer.text, re.M) if is_stream else [answer.text]
+            parts = [text for each in data for text in find_texts(json.loads(each))]
+            outputs += ["".join(parts)] if is_stream else parts
+            for wrong in WRONG:
+                httpx.post(server.url + path, json=body | wrong)
+            httpx.post(server.url + path, content=f'{{"prompt": "{SECRET}')
+        many = {"prompt": SECRET, "stream": True, "n": 16, "max_tokens": 50, "ignore_eos": True}
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=many, headers={"x-request-id": "left"}) as left:
+            next(left.iter_lines())
+        wait_until(lambda: '"left"' in server.output, seconds=10)
+        yield server, outputs
+    finally:
+        server.terminate()
+
+
+def test_no_text_or_output_of_a_generator_is_in_the_log(generated: tuple[Logged, list[str]]) -> None:
+    server, outputs = generated
+    assert len(outputs) > len(GENERATED)
+    # As JSON has it, too.
+    assert not [text for text in outputs if text in server.output or json.dumps(text)[1:-1] in server.output]
+    assert SECRET not in server.output
+
+
+def test_access_lines_of_a_generator(generated: tuple[Logged, list[str]]) -> None:
+    server, _ = generated
+    for name in GENERATED:
+        [line] = server.access(request_id=name)
+        assert line.items() >= {"status": "200", "texts": 1, "generation_tokens": 12, "finish": "length"}.items()
+        assert line["prompt_tokens"] > 1
+        assert 0 < line["first_token_ms"] <= line["milliseconds"]
+        assert {"read_ms", "queue_ms", "compute_ms"} <= line.keys()
+    [left] = server.access(request_id="left")
+    assert left["cancelled"] is True
+
+
 def test_the_log_of_a_server_that_ends(model_folder: ModelFolder, tmp_path: Path) -> None:
     folder = model_folder("bert", "sequence_classification")
     server = Logged([f"--model_dir={folder}"], tmp_path, {"RUNTIME_ARGS": "--log-format json"})
@@ -204,18 +288,33 @@ def test_a_start_that_fails(words: list[str], message: str, tmp_path: Path) -> N
     assert line["logger"] == "server"
 
 
-def test_inputs_where_the_operator_asks_for_them(model_folder: ModelFolder, tmp_path: Path) -> None:
-    folder = model_folder("bert", "sequence_classification")
-    server = Logged([f"--model_dir={folder}", "--log_format=json", "--log_inputs=4"], tmp_path)
+def test_inputs_where_the_operator_asks_for_them(
+    model_folder: ModelFolder, generator_folder: GeneratorFolder, tmp_path: Path
+) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(
+        f"models:\n  - {{name: model, model_dir: {model_folder('bert', 'sequence_classification')}}}\n"
+        f"  - {{name: writer, model_dir: {generator_folder('llama')}, backend: huggingface}}\n"
+    )
+    server = Logged([f"--models_file={models}", "--log_format=json", "--log_inputs=4"], tmp_path)
+    chat = [{"role": "user", "content": "abcdef"}]
+    sent: list[tuple[str, dict[str, Any], list[str]]] = [
+        (PREDICT, {"instances": ["a\nbcdef", *[SECRET] * 9]}, ["a\nbc", *[SECRET[:4]] * 3]),
+        ("/v1/models/writer:predict", {"instances": [SECRET]}, [SECRET[:4]]),
+        ("/v1/completions", {"model": "writer", "prompt": [SECRET] * 9, "max_tokens": 1}, [SECRET[:4]] * 4),
+        ("/v1/completions", {"model": "writer", "prompt": [111, 112], "max_tokens": 1}, ["111 "]),
+        ("/v1/chat/completions", {"model": "writer", "messages": chat, "max_tokens": 1}, ["abcd"]),
+    ]
     try:
         server.wait_until("/v2/health/ready", 200)
-        body = {"instances": ["a\nbcdef", *[SECRET] * 9]}
-        httpx.post(server.url + PREDICT, json=body, headers={"x-request-id": "mine"})
-        wait_until(lambda: "inputs of" in server.output, seconds=10)
+        for number, (path, body, _) in enumerate(sent):
+            httpx.post(server.url + path, json=body, headers={"x-request-id": str(number)}, timeout=60)
+        wait_until(lambda: server.output.count("inputs of") >= len(sent), seconds=10)
     finally:
         server.terminate()
-    [line] = [line for line in server.lines if "inputs" in line]
-    assert (line["inputs"], line["request_id"]) == (["a\nbc", *[SECRET[:4]] * 3], "mine")
+    told = {line["request_id"]: line["inputs"] for line in server.lines if "inputs" in line}
+    assert told == {str(number): inputs for number, (_, _, inputs) in enumerate(sent)}
+    assert SECRET not in server.output
 
 
 def test_inputs_over_every_protocol(model_folder: ModelFolder, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def servers(
     home: Path, model_folder: ModelFolder, generator_folder: GeneratorFolder
 ) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """An encoder with two workers, and a generator that has started after it with the same BENTOML_HOME."""
-    encoder = start(home, model_folder("bert", "text_embedding"), "workers=2", "max_client_batch_size=8")
+    """An encoder with two workers and padded batches, and a generator that started later with the same BENTOML_HOME."""
+    encoder = start(home, model_folder("deberta-v2", "text_embedding"), "workers=2", "max_client_batch_size=8")
     generator = None
     try:
         encoder.wait_until("/v2/health/ready", 200)
@@ -147,6 +148,7 @@ def test_requests_over_every_protocol(servers: tuple[ServerProcess, ServerProces
     assert value(samples, "request_explain_seconds_count", model_name="model") == 0
     assert 0 < grown("runtime_batch_texts_count") <= 30
     assert grown("runtime_batch_texts_sum") == 60
+    assert grown("runtime_padding_tokens_total") == 60, "2 tokens beside each 'good', up to 'bad film'"
     assert grown("runtime_tokens_total") == grown("runtime_batch_tokens_sum") == grown("runtime_batched_tokens_total")
 
 
@@ -200,7 +202,24 @@ def test_generation_and_a_client_that_leaves(servers: tuple[ServerProcess, Serve
     assert value(samples, "vllm:prompt_tokens_total") > 0
     wait_for(server, lambda samples: value(samples, "vllm:num_requests_running") == 0)
     assert value(samples, "runtime_requests_total", route="/v1/completions", status="200") == 3
+    assert value(samples, "runtime_batched_tokens_total") == value(samples, "runtime_batch_tokens_sum") > 10
     assert value(samples, "runtime_render_seconds_count", model_name="model") == 1, "streams are left out"
+
+
+def test_a_queue(servers: tuple[ServerProcess, ServerProcess]) -> None:
+    """Of 256 outputs, those that have no row of the generator's batch wait with the tokens of their truncated prompts."""
+    _, server = servers
+    prompts = {"prompt": [[9, 10, 11, 12]] * 16, "truncate_prompt_tokens": 3}
+    body = {**prompts, "n": 16, "max_tokens": 50, "ignore_eos": True}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{server.url}/v1/completions", json=body, timeout=60)
+        samples = wait_for(server, lambda samples: 0 < value(samples, "runtime_waiting_texts") < 256)
+        assert asked.result().status_code == 200
+    assert value(samples, "runtime_waiting_tokens") % 3 == 0
+    assert 0 < value(samples, "runtime_waiting_tokens") <= 3 * 256
+    assert 0 < value(samples, "runtime_running_texts") <= 64
+    wait_for(server, lambda samples: value(samples, "runtime_waiting_tokens") == 0)
+    assert value(scrape(server), "runtime_truncated_texts_total") == 16
 
 
 def test_models_and_process(servers: tuple[ServerProcess, ServerProcess]) -> None:

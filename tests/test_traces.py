@@ -425,4 +425,13 @@ def test_vllms_own_spans(collector: Collector, start: Start, smollm: Path) -> No
         wait_until(lambda: find_lines(server, trace_id, "runners.core.input_log"), 10)  # noqa: B023
         [line] = find_lines(server, trace_id, "runners.core.input_log")
         assert line["inputs"] == ['{"model":' if "/openai/" in path else SECRET]
+        attributes = {each: value for each, value in outer.attributes.items() if each.startswith("gen_ai.")}
+        assert 0 < attributes.pop("gen_ai.response.time_to_first_chunk") < 60
+        sampling = {} if "openai" in path else {"gen_ai.request.max_tokens": 3}
+        assert attributes == sampling | {
+            "gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "huggingface-runtime",
+            "gen_ai.request.model": "model", "gen_ai.response.model": "model",
+            "gen_ai.usage.input_tokens": inner.attributes["gen_ai.usage.prompt_tokens"],
+            "gen_ai.usage.output_tokens": 3, "gen_ai.response.finish_reasons": ["length"],
+        }  # fmt: skip
     assert server.terminate() == 0

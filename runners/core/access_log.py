@@ -53,6 +53,8 @@ def describe_request(record: RequestRecord) -> dict[str, object]:
         fields["render_ms"] = _milliseconds(record.rendering, record.ended)
     if record.first_token:
         fields["first_token_ms"] = _milliseconds(started, record.first_token)
+    if record.finish_reasons:
+        fields["finish"] = ",".join(sorted(set(record.finish_reasons)))
     if record.refusal is not None:
         fields["refusal"] = record.refusal
     if record.cancelled:

@@ -67,15 +67,16 @@ RENDER_SECONDS = HistogramFamily(
     other_names=[POSTPROCESS_SECONDS],
 )
 BATCH_TEXTS = HistogramFamily(
-    "runtime_batch_texts", "Sequences in a batch of an encoder: texts, windows or pairs", _MODEL, _TEXTS
+    "runtime_batch_texts",
+    "Sequences in a batch, which is a forward pass: texts, windows or pairs; of a generator, prompts or outputs",
+    _MODEL,
+    _TEXTS,
 )
-BATCH_TOKENS = HistogramFamily(
-    "runtime_batch_tokens", "Tokens in a batch of an encoder, without padding", _MODEL, _TOKENS
-)
+BATCH_TOKENS = HistogramFamily("runtime_batch_tokens", "Tokens in a batch, without padding", _MODEL, _TOKENS)
 PADDING_TOKENS = CounterFamily(
-    "runtime_padding_tokens", "Tokens of padding that an encoder computed beside those of texts", _MODEL
+    "runtime_padding_tokens", "Tokens of padding that were computed beside those of texts", _MODEL
 )
-BATCHED_TOKENS = CounterFamily("runtime_batched_tokens", "Tokens of texts that an encoder computed", _MODEL)
+BATCHED_TOKENS = CounterFamily("runtime_batched_tokens", "Tokens of texts that were computed in batches", _MODEL)
 TEXTS = CounterFamily("runtime_texts", "Texts, pairs or prompts of requests that were answered", _MODEL)
 TOKENS = CounterFamily(
     "runtime_tokens", "Tokens of requests that were answered: those computed, or of prompts and outputs", _MODEL
@@ -100,7 +101,7 @@ CANCELLED_REQUESTS = CounterFamily(
 )
 TRUNCATED_TEXTS = CounterFamily(
     "runtime_truncated_texts",
-    "Texts longer than the model's limit, of which only the beginning was read",
+    "Texts of which only a part was read: those longer than the model's limit, or than a generator's request asks for",
     _MODEL,
 )
 NON_FINITE_TEXTS = CounterFamily(

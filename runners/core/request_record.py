@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runners.core.generation import FinishReason, Sampling
+    from runners.core.generation import Sampling
 
 # The route of a request to no route of this server, or whose head was not read.
 UNKNOWN_ROUTE = "unknown"
@@ -55,7 +55,7 @@ class RequestRecord:
         trace: what the tracer keeps of the request; None if tracing is off.
         scheme: of the URL, http or https; empty for gRPC.
         sampling: how a generator continues the prompts; None for other requests.
-        finish_reasons: why the first outputs have ended.
+        finish_reasons: why the first outputs have ended: length, stop, or another word of vLLM's.
     """
 
     __slots__ = (
@@ -101,10 +101,10 @@ class RequestRecord:
         self.trace_id = self.span_id = self.scheme = ""
         self.trace: object = None
         self.sampling: Sampling | None = None
-        self.finish_reasons: tuple[FinishReason, ...] = ()
+        self.finish_reasons: tuple[str, ...] = ()
         self.started = perf_counter()
 
-    def note_finish(self, reason: FinishReason) -> None:
+    def note_finish(self, reason: str) -> None:
         """Note why an output has ended; of the first outputs only, so that a record stays small."""
         if len(self.finish_reasons) < _MOST_REASONS:
             self.finish_reasons = (*self.finish_reasons, reason)

@@ -141,13 +141,24 @@ class Prefill:
         logits: of the columns that were computed last, [rows, columns, vocabulary], if `keep_logits` is set.
     """
 
-    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows, keep_logits: bool) -> None:
+    def __init__(self, ids: Tensor, mask: Tensor, rows: Rows, keep_logits: bool, lengths: Sequence[int]) -> None:
+        """
+        Args:
+            lengths: number of tokens of each row's prompt.
+        """
         self.ids = ids
         self.mask = mask
         self.rows = rows
         self.keep_logits = keep_logits
         self.done = 0
         self.logits: Tensor | None = None
+        self._lengths = lengths
+
+    def count_tokens(self, start: int) -> int:
+        """The tokens of prompts in the columns from `start` on that have been computed; the others are padding."""
+        width = self.ids.shape[1]
+        # Prompts that are computed in parts are padded at the left. The mask would have to be fetched from the device.
+        return sum(max(0, self.done - max(start, width - length)) for length in self._lengths)
 
 
 class Decoder:
@@ -205,7 +216,7 @@ class Decoder:
             rows = Rows(None, mask, lengths, stock=StockSequence(self.model, ids, self.start_token, keep_logits))
         else:
             rows = Rows(self._new_cache(), mask[:, :0], lengths)
-        return Prefill(ids, mask, rows, keep_logits)
+        return Prefill(ids, mask, rows, keep_logits, [*map(len, prompts)])
 
     def reset_state(self) -> None:
         """Reset the state that earlier sequences left in the stock model: dynamic scaling, BigBird's attention, ..."""

@@ -17,7 +17,7 @@ from runners.core.errors import InputError
 from runners.core.generation import Sampling
 from runners.core.generation_metrics import RUNNING, WAITING
 from runners.core.machine import count_cores
-from runners.core.metrics import QueueMetrics
+from runners.core.metrics import TRUNCATED_TEXTS, QueueMetrics
 from runners.core.runner import RunnerDetails
 from runners.generator.constraints import GrammarMatcher, Grammars
 from runners.generator.decoder import Decoder
@@ -175,6 +175,7 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
             not arguments.disable_special_tokens,
             template,
             arguments.max_text_characters,
+            lambda: TRUNCATED_TEXTS.add((arguments.model_name,)),
         ),
         Grammars(vocabulary, defaults.vocabulary, defaults.eos),
         limits,

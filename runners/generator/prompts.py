@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Prompts:
         add_special_tokens: bool,
         template: str | None,
         max_characters: int = 2**20,
+        on_truncated: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -50,6 +51,7 @@ class Prompts:
             add_special_tokens: the default for texts.
             template: chat template instead of the tokenizer's.
             max_characters: most characters of a rendered chat.
+            on_truncated: called for each prompt that is truncated.
         """
         self._vocabulary = vocabulary
         self._tokenizer = vocabulary.tokenizer
@@ -60,6 +62,7 @@ class Prompts:
         self._template = template
         self._special_tokens = dict(self._tokenizer.special_tokens_map)
         self._max_characters = max_characters
+        self._on_truncated = on_truncated
         self._longest_token = max(map(len, self._tokenizer.get_vocab()))
 
     def encode(self, text: str, options: PromptOptions) -> list[int]:
@@ -115,7 +118,8 @@ class Prompts:
         kept = self._kept_tokens(options)
         if kept is None or kept >= len(ids):
             return list(ids)
-        return list(ids[len(ids) - kept :] if self._side(options) == "left" else ids[:kept])
+        self._on_truncated()
+        return self._cut(ids, kept, options)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, special tokens included.
@@ -148,10 +152,17 @@ class Prompts:
             return self._tokenize(text, options.source_language, add_special_tokens)
         characters = self._max_length * self._longest_token
         text = text[-characters:] if self._side(options) == "left" else text[:characters]
-        if options.truncation_side is not None or kept == 0:
-            return self.truncate(self._tokenize(text, options.source_language, add_special_tokens), options)
-        # Truncation by the tokenizer keeps the special tokens that it adds.
-        return self.truncate(self._tokenize(text, options.source_language, add_special_tokens, kept), options)
+        ids = self._tokenize(text, options.source_language, add_special_tokens)
+        if len(ids) <= kept:
+            return ids
+        self._on_truncated()
+        if options.truncation_side is None and kept:
+            # Truncation by the tokenizer keeps the special tokens that it adds.
+            ids = self._tokenize(text, options.source_language, add_special_tokens, kept)
+        return self._cut(ids, kept, options)
+
+    def _cut(self, ids: Sequence[int], kept: int, options: PromptOptions) -> list[int]:
+        return list(ids[max(0, len(ids) - kept) :] if self._side(options) == "left" else ids[:kept])
 
     def _tokenize(
         self, text: str, source_language: str | None, add_special_tokens: bool, max_tokens: int | None = None

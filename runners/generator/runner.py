@@ -238,10 +238,11 @@ class GeneratorRunner:
                     prompts.append(await self._tokenize(prompt, request.options))
                 except InputError as error:
                     raise describe_error(position, error) from error.__cause__
-            if (record := current_record.get()) is not None and not self.engine.notes_records:
-                record.texts += len(prompts)
-                record.prompt_tokens += sum(map(len, prompts))
+            if (record := current_record.get()) is not None:
                 record.sampling = request.sampling
+                if not self.engine.notes_records:
+                    record.texts += len(prompts)
+                    record.prompt_tokens += sum(map(len, prompts))
             echoes = await self._echo(request, prompts) if request.echo else ()
             sequences = Sequences(prompts, request.sampling, request.choices)
             sequences.check_request()

@@ -50,6 +50,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.generations)
 
+    @property
+    def rows(self) -> int:
+        """Number of rows of the next step."""
+        return len(self._tokens)
+
     def begin(self, generations: Sequence[Generation], rows: Rows, logits: Tensor) -> Items:
         """Fill the batch with sequences whose prompts have been computed.
 

@@ -17,7 +17,7 @@ import torch
 
 from runners.core.device_thread import DeviceFailedError
 from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError, brief
-from runners.core.metrics import QueueMetrics
+from runners.core.metrics import BatchMetrics, QueueMetrics
 from runners.generator.decoder import Batching, Decoder
 from runners.generator.fair_queue import FairQueue, Verdict
 from runners.generator.row_allocation import FreeRows, Reservation
@@ -56,6 +56,7 @@ class Scheduler:
         self._vocabulary = vocabulary
         self._max_batch_tokens = max_batch_tokens
         self._metrics = metrics
+        self._batches = BatchMetrics(metrics.model_name)
         self._waiting = FairQueue()
         self._changed = changed
         self._closed = False
@@ -289,13 +290,16 @@ class Scheduler:
         if group.prefill is None:
             sequences = [sequence for generation in group.generations for sequence in generation.sequences]
             group.prefill = self._decoder.start(sequences, keep_logits=group.needs_prompt_scores)
-        logits = self._decoder.advance(group.prefill, self._budget(group.needs_prompt_scores))
+        prefill, start = group.prefill, group.prefill.done
+        logits = self._decoder.advance(prefill, self._budget(group.needs_prompt_scores))
+        rows, tokens = len(prefill.ids), prefill.count_tokens(start)
+        self._batches.count(rows, tokens, rows * (prefill.done - start) - tokens)
         if group.needs_prompt_scores:
-            score_prompts(group.generations, group.prefill)
+            score_prompts(group.generations, prefill)
         if logits is None:
             return False
         batch = Batch(self._decoder, self._vocabulary)
-        deliver(batch.begin(group.generations, group.prefill.rows, logits))
+        deliver(batch.begin(group.generations, prefill.rows, logits))
         try:
             self._running.join(batch)
         except torch.AcceleratorError:
@@ -309,7 +313,11 @@ class Scheduler:
         """Append a token to every row."""
         try:
             self._restart()
-            deliver(self._running.step())
+            rows = self._running.rows
+            items = self._running.step()
+            if rows:
+                self._batches.count(rows, rows, 0)
+            deliver(items)
         except torch.AcceleratorError:
             raise
         except Exception as error:

@@ -456,6 +456,26 @@ def test_forms_are_forwarded(path: str, status: int, found: str, beside_vllm: Te
         assert response.json() == {"by": "small", "body": FILE, "type": FORM["content-type"]}
 
 
+@pytest.mark.parametrize(
+    ("characters", "body", "logged"),
+    [
+        (0, '{"prompt": "a secret"}', []),
+        (14, '{"prompt": "a secret"}', [['{"prompt": "a ']]),
+        (14, '{"prompt": "é secret"}', [['{"prompt": "é ']]),
+        (14, '{"prompt": ["a", "b", "c", "d", "e"]}', [['{"prompt": ["a']]),
+    ],
+)
+def test_the_begin_of_a_forwarded_body_is_logged(
+    characters: int, body: str, logged: list[list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    models = models_of(vllm_runner("large", ["/v1/completions"], ["large"]))
+    client = TestClient(create_application(models, Arguments(log_inputs=characters), "/openai"))
+    with caplog.at_level("DEBUG"):
+        assert client.post("/v1/completions", content=body).json()["body"] == body
+    assert [vars(record)["inputs"] for record in caplog.records if "inputs" in vars(record)] == logged
+    assert "secret" not in f"{caplog.text}{logged}"
+
+
 def test_the_list_beside_vllm(beside_vllm: TestClient) -> None:
     cards = beside_vllm.get("/v1/models").json()["data"]
     assert {card["id"]: card["capabilities"] for card in cards} == {

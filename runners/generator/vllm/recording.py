@@ -131,6 +131,8 @@ class _OutputNotes:
             count = len(each.token_ids)
             new += count if self._is_delta else count - self._tokens.get(each.index, 0)
             self._tokens[each.index] = count
+            if each.finish_reason is not None:
+                record.note_finish(each.finish_reason)
         record.generation_tokens += new
         record.computed = perf_counter()
         # The engine's clock is that of perf_counter, on Linux; without statistics it tells nothing.

@@ -82,6 +82,7 @@ def test_probes_have_lines_at_debug(client: TestClient) -> None:
 
 def test_the_page_has_every_field() -> None:
     record = RequestRecord("grpc", "/inference.GRPCInferenceService/ModelInfer", "gRPC")
+    record.note_finish("stop")
     for name in RequestRecord.__slots__:
         if getattr(record, name) in (0, "", None, False):
             setattr(record, name, {"request_id": "a", "refusal": "input", "cancelled": True}.get(name, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ TEXT = "return the value of the file"
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-def prompts(template: str | None = CHAT_TEMPLATE) -> Prompts:
+def prompts(template: str | None = CHAT_TEMPLATE, on_truncated: Callable[[], None] = lambda: None) -> Prompts:
     vocabulary = Vocabulary(roberta_bpe(), 3010)
     languages = Languages.of(vocabulary.tokenizer)
-    return Prompts(vocabulary, languages, 20, 19, add_special_tokens=True, template=template)
+    return Prompts(vocabulary, languages, 20, 19, add_special_tokens=True, template=template, on_truncated=on_truncated)
 
 
 def plain(text: str) -> list[int]:
@@ -64,6 +65,18 @@ def test_token_ids_are_truncated_too() -> None:
     assert prompts().truncate(ids, PromptOptions(truncate_to=3)) == [0, 1, 2]
     assert prompts().truncate(ids, PromptOptions(truncate_to=3, truncation_side="left")) == [7, 8, 9]
     assert prompts().truncate(ids, PromptOptions(truncate_to=0, truncation_side="left")) == []
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+def test_prompts_that_are_truncated_are_counted(side: Any) -> None:
+    counted: list[int] = []
+    made = prompts(on_truncated=lambda: counted.append(1))
+    length = len(plain(TEXT)) + 2
+    for kept in (None, length, length - 1, 1, 0):
+        options = PromptOptions(truncate_to=kept, truncation_side=side)
+        made.encode(TEXT, options)
+        made.truncate([7] * length, options)
+    assert len(counted) == 6, "a text and its tokens, which do not fit into the last three"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from runners.core.admission import Admission, Admitted
 from runners.core.errors import GenerationFailedError
 from runners.core.generation import Constraint, Delta, Sampling
+from runners.core.metrics import BatchMetrics
 from runners.core.request_limits import RequestLimits
 from runners.generator import logprobs
 from runners.generator import running_batch as batch
@@ -230,6 +231,41 @@ async def test_a_single_prompt_joins_at_once_beside_a_request_of_hundreds(
         assert not many.done()
         assert await many == undisturbed, "what has paused goes on as it was"
     assert admission.tokens.held == admission.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "max_batch_tokens", "batches"),
+    [
+        ("llama", 4096, [(2, 8, 4), (2, 2, 0), (2, 2, 0)]),
+        # The long prompt is alone in its group, and computed in parts: of 1 token beside the other's step, and of 4.
+        ("llama", 4, [(1, 2, 0), (1, 1, 0), (1, 1, 0), (1, 1, 0), (1, 4, 0), (1, 1, 0), (1, 1, 0), (1, 1, 0)]),
+        ("t5", 4096, [(2, 8, 4), (2, 2, 0), (2, 2, 0)]),
+        ("pegasus_x", 4096, [(2, 8, 4), (2, 2, 0), (2, 2, 0)]),
+    ],
+)
+async def test_each_forward_pass_is_counted(
+    family: str,
+    max_batch_tokens: int,
+    batches: list[tuple[int, int, int]],
+    make_engine: MakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rows, tokens and padding: of prompts of 2 and 6 tokens, and of two further steps."""
+    engine = make_engine(family, max_batch_tokens=max_batch_tokens)
+    counted: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(BatchMetrics, "count", lambda _, *sizes: counted.append(sizes))
+    sampling = Sampling(max_tokens=3, ignore_eos=True)
+
+    async def generate(length: int) -> None:
+        async for _ in engine.generate([9] * length, sampling):
+            pass
+
+    with engine._device.changed:
+        both = [asyncio.create_task(generate(length)) for length in (2, 6)]
+        while engine.count < len(both):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    await asyncio.gather(*both)
+    assert counted == batches
 
 
 async def test_what_is_paused_can_be_left(own_engine: TransformersEngine) -> None:
