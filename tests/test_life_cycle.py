@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -302,35 +303,41 @@ def test_requests_under_way_end_before_the_server_does(start: Start, signal_numb
     server = start(f"--model_dir={MINILM}", MANY_TOKENS, "--drain_seconds=100")
     server.wait_until("/readyz", 200)
     answers: list[int] = []
-    body = {"instances": ["word " * 500] * 16}
+    texts = ["word " * 500] * 16
+    states: list[grpc.ChannelConnectivity] = []
+    sent: queue.SimpleQueue[messages.ModelInferRequest | None] = queue.SimpleQueue()
 
     def ask() -> None:
-        answers.append(httpx.post(server.url + PREDICT, json=body, timeout=300).status_code)
+        answers.append(httpx.post(server.url + PREDICT, json={"instances": texts}, timeout=300).status_code)
 
-    def ask_over_grpc() -> None:
-        with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-            stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-            contents = messages.InferTensorContents(bytes_contents=[b"word " * 500] * 16)
-            tensor = messages.ModelInferRequest.InferInputTensor(
-                name="text", datatype="BYTES", shape=[16], contents=contents
-            )
-            stub.ModelInfer(messages.ModelInferRequest(model_name="model", inputs=[tensor]), timeout=300)
-            answers.append(200)
-
-    asking = [threading.Thread(target=each) for each in (ask, ask_over_grpc)]
-    for each in asking:
-        each.start()
-    wait_until(lambda: re.search(r"^runtime_running_texts{.*} [1-9]", get(server, "/metrics").text, re.M))
-    time.sleep(0.2)
-    os.kill(server.pid, signal_number)
-    wait_until(lambda: get(server, "/readyz").status_code == 503)
-    # The stand-in answers new connections.
-    wait_until(lambda: post(server).status_code == 503)
-    assert get(server, "/livez").status_code == 200
-    assert post(server).headers["connection"] == "close"
-    for each in asking:
-        each.join()
-    assert answers == [200, 200]
+    asking = threading.Thread(target=ask)
+    asking.start()
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+        channel.subscribe(states.append)
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ModelInfer.future(infer_message(*texts), timeout=300)
+        stream = stub.ModelStreamInfer(iter(sent.get, None), timeout=300)
+        sent.put(infer_message(*texts))
+        wait_until(lambda: re.search(r"^runtime_running_texts{.*} [1-9]", get(server, "/metrics").text, re.M))
+        time.sleep(0.2)
+        os.kill(server.pid, signal_number)
+        wait_until(lambda: get(server, "/readyz").status_code == 503)
+        # The stand-in answers new connections.
+        wait_until(lambda: post(server).status_code == 503)
+        assert get(server, "/livez").status_code == 200
+        assert post(server).headers["connection"] == "close"
+        # GOAWAY: the channel leaves the connection for new calls, and those under way go on.
+        wait_until(lambda: grpc.ChannelConnectivity.IDLE in states[states.index(grpc.ChannelConnectivity.READY) :])
+        assert not call.done()
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.ModelInfer(infer_message("word"), timeout=300)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        sent.put(infer_message("word"))
+        sent.put(None)
+        call.result()
+        assert [response.error_message for response in stream] == ["", ""]
+    asking.join()
+    assert answers == [200]
     assert server.wait_for_exit(20) == 0
     assert "Traceback" not in server.output
 
