@@ -70,7 +70,7 @@ def describe_request(record: RequestRecord) -> Attributes:
     """What is known at the end of a request."""
     found = _describe_grpc(record.route, record.status) if is_grpc(record) else _describe_http(record)
     if is_failed(record):
-        found["error.type"] = record.status
+        found["error.type"] = record.refusal if _has_failed_stream(record) else record.status
     if record.refusal is not None:
         found["runtime.refusal"] = record.refusal
     if record.cancelled:
@@ -85,7 +85,14 @@ def describe_request(record: RequestRecord) -> Attributes:
 
 def is_failed(record: RequestRecord) -> bool:
     """Whether the server, and not its client, has failed."""
-    return record.status in _SERVER_ERRORS if is_grpc(record) else record.status.startswith("5")
+    if is_grpc(record):
+        return record.status in _SERVER_ERRORS
+    return record.status.startswith("5") or _has_failed_stream(record)
+
+
+def _has_failed_stream(record: RequestRecord) -> bool:
+    """Whether an answer began with a status of success, and ended with an error."""
+    return record.status.startswith("2") and record.refusal is not None
 
 
 def _describe_http(record: RequestRecord) -> Attributes:
