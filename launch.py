@@ -19,9 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from runners.hosting.life.signals import STOP_SIGNALS
+
 if os.getpid() == 1:
     # The kernel drops signals to the first process of a container that have no handler: they wait until there is one.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 import yaml
 
@@ -141,8 +143,9 @@ def _examine(words: Sequence[str]) -> int:
     from doctor import examine
 
     # Nothing else handles them where this is the first process of a container.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     launch = plan_launch(words)
     if (_HERE.parent / "bento.yaml").is_file():
         import bentoml

@@ -383,6 +383,22 @@ def test_a_stream_that_outlives_the_drain_ends(start: Start, smollm: Path) -> No
     assert "Traceback" not in server.output
 
 
+@pytest.mark.parametrize("signal_number", [signal.SIGQUIT, signal.SIGHUP])
+def test_a_signal_is_no_death_of_a_worker(start: Start, tiny: str, signal_number: int) -> None:
+    server = start(tiny, "--on_worker_death=exit")
+    server.wait_until("/readyz", 200)
+    processes = workers_of(server)
+    os.killpg(server.pid, signal_number)
+    if signal_number == signal.SIGHUP:
+        wait_until(lambda: "SIGHUP is ignored" in server.output, 5)
+        assert get(server, "/readyz").status_code == 200
+        assert workers_of(server) == processes
+        assert server.terminate() == 0
+    else:
+        assert server.wait_for_exit(20) == 0
+    assert deaths_in(server) == 0
+
+
 def test_a_second_signal_ends_the_server_at_once(start: Start, smollm: Path) -> None:
     server = start(f"--model_dir={smollm}", "--backend=huggingface", "--drain_seconds=100", "--max_length=2048")
     server.wait_until("/readyz", 200)
@@ -441,8 +457,11 @@ def test_the_stand_in_speaks_tls(start: Start, tiny: str, tmp_path: Path) -> Non
 
     wait_until(lambda: ask("/readyz") == 200, 60)
     killed = workers_of(server)[0]
+    # As while a tool replaces it: the stand-in keeps the one that it has.
+    files[0].write_text("not a certificate")
     killed.suspend()
     wait_until(lambda: ask("/readyz") == 503, 15)
     assert ask("/livez") == 200
+    certificate.cert_chain_pems[0].write_to_path(files[0])
     killed.kill()
     wait_until(lambda: ask("/readyz") == 200, 60)

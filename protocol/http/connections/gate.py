@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-_CreateServer = Callable[..., Awaitable[asyncio.AbstractServer]]
+from runners.core.shared_listener import duplicate_listener
+
+_CreateServer = Callable[..., Awaitable[asyncio.Server]]
 
 
 class Gate:
@@ -26,7 +28,7 @@ class Gate:
         self.is_open = False
         self._socket: socket.socket | None = None
         self._create: _CreateServer | None = None
-        self._server: asyncio.AbstractServer | None = None
+        self._server: asyncio.Server | None = None
         self._attached = asyncio.Event()
         self._lock = asyncio.Lock()
 
@@ -42,7 +44,7 @@ class Gate:
         async def attach(factory: Any, **kwargs: Any) -> Gate:
             loop.create_server = create  # type: ignore[method-assign]
             # Uvicorn closes its own when the server ends.
-            self._socket = kwargs.pop("sock").dup()
+            self._socket = duplicate_listener(kwargs.pop("sock"))
             if kwargs.get("ssl") is not None:
                 kwargs["ssl_handshake_timeout"] = handshake_seconds
             self._create = partial(create, factory, **kwargs)
@@ -57,12 +59,17 @@ class Gate:
         async with self._lock:
             if not self.is_open and self._socket is not None and self._create is not None:
                 # Closing a server closes its socket.
-                self._server = await self._create(sock=self._socket.dup())
+                self._server = await self._create(sock=duplicate_listener(self._socket))
                 self.is_open = True
 
     async def shut(self) -> None:
         """Accept no connections; those that are open stay, and the gate can be opened again."""
         async with self._lock:
+            if self._server is not None:
+                for listener in self._server.sockets:
+                    asyncio.get_running_loop().remove_reader(listener)
+                # asyncio drops connections that it has accepted in the iteration in which the server is closed.
+                await asyncio.sleep(0)
             self._shut()
 
     def close(self) -> None:

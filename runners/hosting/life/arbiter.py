@@ -53,8 +53,9 @@ def supervise_workers(arguments: Arguments) -> Life:
         life.begin(arbiter)
 
     Arbiter.initialize = begin
-    # Circus would lose a signal that comes before it has started the workers.
-    SysHandler.SIGNALS = [number for number in SysHandler.SIGNALS if number not in STOP_SIGNALS]
+    # Circus would lose a signal that comes before it has started the workers, and start them again on SIGHUP.
+    handled = (*STOP_SIGNALS, signal.SIGHUP)
+    SysHandler.SIGNALS = [number for number in SysHandler.SIGNALS if number not in handled]
     return life
 
 

@@ -20,6 +20,7 @@ from runners.core.argument_groups import LifeCycleArguments
 from runners.core.models import Models
 from runners.hosting.failures import Listener
 from runners.hosting.life.reports import Reports
+from runners.hosting.life.signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ class Drain:
                 self._models.draining = True
                 loop.call_soon_threadsafe(self._begin, number, stop_uvicorn)
 
-        signal.signal(signal.SIGTERM, handle)
-        # The parent process gets it too, and sends SIGTERM.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # The parent process gets the others too, and sends SIGTERM.
+        for number in STOP_SIGNALS:
+            signal.signal(number, handle if number == signal.SIGTERM else signal.SIG_IGN)
 
     async def stop_listener(self) -> None:
         """Let the gRPC server end its calls."""

@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import socket
 import ssl
+from functools import partial
 from http import HTTPStatus
 
 from runners.core.arguments import Arguments
-from runners.core.certificates import create_ssl_context
+from runners.core.certificates import create_ssl_context, keep_current
+from runners.core.errors import one_line
 from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.shared_listener import duplicate_listener
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ _ENDING = "the server is shutting down"
 class StandIn:
     """The parent's small HTTP server, used by one event loop.
 
+    It accepts connections itself. asyncio's server would set its backlog on the socket of all processes, drop the
+    connections that it has just accepted when it is closed, and not count those whose handshake is not over.
+
     Attributes:
         is_ending: whether the server ends.
     """
@@ -46,35 +51,79 @@ class StandIn:
         self.is_ending = False
         self._listener = listener
         self._arguments = arguments
-        self._server: asyncio.Server | None = None
-        self._connections = 0
+        # The descriptor from which connections are accepted; None while none is.
+        self._accepting: socket.socket | None = None
+        self._ssl: ssl.SSLContext | None = None
+        self._has_failed = False
+        self._serving: set[asyncio.Task[None]] = set()
 
-    async def set_open(self, is_open: bool) -> None:
-        """Accept connections from now on, or accept none."""
-        if is_open and self._server is None:
-            # Closing the server closes its socket.
-            own = socket.socket(fileno=os.dup(self._listener.fileno()))
-            own.setblocking(False)
-            self._server = await asyncio.start_server(
-                self._serve, sock=own, limit=_LONGEST_HEAD, ssl=self._create_ssl()
-            )
-        elif not is_open and self._server is not None:
-            self._server.close()
-            self._server = None
+    @property
+    def is_open(self) -> bool:
+        """Whether it accepts connections."""
+        return self._accepting is not None
+
+    def set_open(self, is_open: bool) -> None:
+        """Accept connections from now on, or accept none; where it cannot, it tries again at the next call."""
+        if not is_open:
+            self._shut()
+        elif self._accepting is None:
+            try:
+                self._ssl = self._ssl or self._create_ssl()
+                self._accepting = duplicate_listener(self._listener)
+            except OSError as error:
+                self._report_failure(error)
+                return
+            asyncio.get_running_loop().add_reader(self._accepting, self._accept, self._accepting)
+
+    def _shut(self) -> None:
+        if self._accepting is not None:
+            asyncio.get_running_loop().remove_reader(self._accepting)
+            self._accepting.close()
+            self._accepting = None
+
+    def _report_failure(self, error: OSError) -> None:
+        """Write one line for all failures in a row."""
+        if not self._has_failed:
+            self._has_failed = True
+            logger.error("clients get no answer while no worker serves: %s", one_line(error))
 
     def _create_ssl(self) -> ssl.SSLContext | None:
         certfile, keyfile = self._arguments.ssl_certfile, self._arguments.ssl_keyfile
         if certfile is None or keyfile is None:
             return None
-        # The files may have changed since the server started.
-        return create_ssl_context(certfile, keyfile, self._arguments.ssl_ca_certs)
+        authorities = self._arguments.ssl_ca_certs
+        create = partial(create_ssl_context, certfile, keyfile, authorities)
+        context = create()
+        # The files may change while the server runs, and be broken meanwhile.
+        keep_current(context, create, [path for path in (certfile, keyfile, authorities) if path is not None])
+        return context
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+    def _accept(self, listener: socket.socket) -> None:
+        """Accept one connection, unless a worker was faster."""
         try:
-            if self._connections > _MOST_CONNECTIONS:
-                writer.transport.abort()
-                return
+            connection, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # No descriptor is free: the next call of `set_open` tries again.
+            self._shut()
+            self._report_failure(error)
+            return
+        self._has_failed = False
+        if len(self._serving) >= _MOST_CONNECTIONS:
+            connection.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        try:
+            reader, writer = await self._open_streams(connection)
+        except OSError:
+            # A handshake that has failed, or takes too long.
+            return
+        try:
             async with asyncio.timeout(_READ_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
             writer.write(self._answer(head))
@@ -87,10 +136,20 @@ class StandIn:
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
             pass
         finally:
-            self._connections -= 1
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    async def _open_streams(self, connection: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(_LONGEST_HEAD, loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        # asyncio waits for a minute and for half a minute.
+        times = {"ssl_handshake_timeout": _READ_SECONDS, "ssl_shutdown_timeout": _LINGER_SECONDS}
+        transport, _ = await loop.connect_accepted_socket(
+            lambda: protocol, connection, ssl=self._ssl, **(times if self._ssl else {})
+        )
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def _answer(self, head: bytes) -> bytes:
         """The whole answer to a request."""

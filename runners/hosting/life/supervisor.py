@@ -78,7 +78,6 @@ class Supervisor:
         self._stand_in = stand_in
         self._on_death = on_death
         self._workers: set[_Worker] = set()
-        self._lock = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
@@ -108,10 +107,7 @@ class Supervisor:
     async def _check(self) -> None:
         last = self._loop.time()
         while True:
-            try:
-                await self._decide()
-            except OSError:
-                logger.exception("the port cannot be answered while no worker does")
+            self._decide()
             await asyncio.sleep(_CHECK_SECONDS)
             now = self._loop.time()
             # The whole machine, or the container, may have stood still.
@@ -133,26 +129,25 @@ class Supervisor:
                 worker.read(json.loads(line), self._loop.time())
                 if worker.ready:
                     self.proven.add(pid)
-                await self._decide()
+                self._decide()
         except OSError:
             pass
         finally:
             self._workers.discard(worker)
             writer.close()
-            await self._decide()
             self._on_death(pid)
+            self._decide()
 
-    async def _decide(self) -> None:
+    def _decide(self) -> None:
         """Tell each worker whether to accept connections, and open the stand-in if none does."""
-        async with self._lock:
-            now = self._loop.time()
-            heard = [worker for worker in self._workers if now - worker.reported < _SILENT_SECONDS]
-            serving = [worker for worker in heard if worker.ready and worker.live]
-            is_stuck = not all(worker.live for worker in heard)
-            covered = not any(worker.open for worker in heard)
-            await self._stand_in.set_open(covered)
-            for worker in self._workers:
-                worker.tell({"open": worker in serving or not serving, "stuck": is_stuck, "covered": covered})
+        now = self._loop.time()
+        heard = [worker for worker in self._workers if now - worker.reported < _SILENT_SECONDS]
+        serving = [worker for worker in heard if worker.ready and worker.live]
+        is_stuck = not all(worker.live for worker in heard)
+        self._stand_in.set_open(not any(worker.open for worker in heard))
+        covered = self._stand_in.is_open
+        for worker in self._workers:
+            worker.tell({"open": worker in serving or not serving, "stuck": is_stuck, "covered": covered})
 
     def _kill_frozen(self) -> None:
         if self.is_ending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
@@ -39,7 +40,8 @@ class Running:
         self._thread.join()
 
     def _run(self) -> None:
-        self.loop.run_until_complete(self.server.serve([self._listener.dup()]))
+        # As BentoML makes it of the descriptor: its mode stays.
+        self.loop.run_until_complete(self.server.serve([socket.socket(fileno=os.dup(self._listener.fileno()))]))
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -105,6 +107,49 @@ def test_two_servers_share_what_waits(listener: socket.socket) -> None:
     finally:
         first.end()
         second.end()
+
+
+def test_a_shut_gate_does_not_hold_the_others_up(listener: socket.socket) -> None:
+    """Others accept until none waits: on a socket that blocks, that stops their event loops, and nobody is answered."""
+    listener.setblocking(False)
+    first = Running(listener)
+    try:
+        first.call(first.gate.open())
+        second = Running(listener)
+        try:
+            assert is_answered(listener)
+            assert not os.get_blocking(listener.fileno())
+        finally:
+            second.end()
+    finally:
+        first.end()
+
+
+def test_a_connection_accepted_while_the_gate_shuts_is_answered(listener: socket.socket) -> None:
+    running = Running(listener)
+    waker, woken = socket.socketpair()
+    woken.setblocking(False)
+
+    async def shut_when_woken() -> None:
+        await asyncio.get_running_loop().sock_recv(woken, 1)
+        await running.gate.shut()
+
+    async def connect() -> socket.socket:
+        shutting = asyncio.create_task(shut_when_woken())
+        await asyncio.sleep(0.1)
+        # Both events come in one iteration of the event loop.
+        waker.send(b"x")
+        client = socket.create_connection(listener.getsockname(), timeout=10)
+        await shutting
+        return client
+
+    try:
+        running.call(running.gate.open())
+        with waker, woken, asyncio.run_coroutine_threadsafe(connect(), running.loop).result(10) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+    finally:
+        running.end()
 
 
 def test_a_handshake_that_does_not_end_ends(listener: socket.socket, tmp_path: Path) -> None:

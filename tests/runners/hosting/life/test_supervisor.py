@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import queue
 import socket
@@ -15,6 +16,7 @@ import pytest
 
 from runners.core.arguments import Arguments
 from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.hosting.life import stand_in as stand_in_module
 from runners.hosting.life.channel import encode_message
 from runners.hosting.life.stand_in import StandIn
 from runners.hosting.life.supervisor import Supervisor
@@ -109,6 +111,22 @@ def test_the_stand_in_leaves_connections_to_workers(parent: Parent) -> None:
 
     wait_until(lambda: not is_answered(), 5)
     wait_until(is_answered, 10)
+
+
+def test_workers_are_not_given_up_with_the_port(parent: Parent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the stand-in cannot open, workers are told what they must do, and their ends are noticed."""
+
+    def fail(_: socket.socket) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    worker = parent.adopt(10**8)
+    worker.report(**READY)
+    wait_until(lambda: worker.read() == told(open=True))
+    monkeypatch.setattr(stand_in_module, "duplicate_listener", fail)
+    worker.report(**{**READY, "open": False, "live": False})
+    assert worker.read() == told(open=True, stuck=True)
+    worker.leave()
+    assert parent.ended.get(timeout=10) == 10**8
 
 
 @pytest.mark.parametrize("sent", [b"", b"x" * 2**17, b"GET / HTTP/1.1\r\n"])
