@@ -181,11 +181,15 @@ def test_a_killed_worker_is_replaced(
         assert each.failures
         assert max(failure.at - failure.began for failure in each.failures) < 5
         if count > 1:
-            check_only_connected_failed(each, connected, at + 1)
+            check_only_connected_failed(each, connected, at + 5)
         else:
             assert max(failure.at for failure in each.failures) < at + seconds + 1
-    if count > 1:
-        assert 503 not in {failure.status for failure in callers.failures}
+    refused = sum(failure.status == 503 for failure in callers.failures)
+    assert not (refused and count > 1)
+    # One line for what the stand-in has answered; the workers that load say 503 too.
+    lines = re.findall(r"no worker served for \d+\.\d s, and (\d+) requests were answered with 503", server.output)
+    assert len(lines) == (count == 1)
+    assert sum(map(int, lines)) <= refused
     line = f"the worker with process id {killed.pid} was ended by {number.name}"
     assert server.output.count(line) == 1
     assert "; another one replaces it" in server.output
@@ -269,8 +273,8 @@ def test_a_frozen_worker_keeps_no_more_than_its_own_callers(start: Start, tiny: 
     assert dead - at > FROZEN_SECONDS - 2
     assert {failure.status for failure in callers.failures} <= CLEAN | {"ReadTimeout"}
     assert {failure.status for failure in grpc_callers.failures} == {"UNAVAILABLE"}
-    check_only_connected_failed(callers, lost[0], dead + 1)
-    check_only_connected_failed(grpc_callers, lost[1], dead + 1)
+    check_only_connected_failed(callers, lost[0], dead + 5)
+    check_only_connected_failed(grpc_callers, lost[1], dead + 5)
     assert deaths(server, "frozen") == 1
 
 
@@ -339,6 +343,7 @@ def test_requests_under_way_end_before_the_server_does(start: Start, signal_numb
     asking.join()
     assert answers == [200]
     assert server.wait_for_exit(20) == 0
+    assert re.search(r"no worker served for \d+\.\d s, and \d+ requests were answered with 503", server.output)
     assert "Traceback" not in server.output
 
 
