@@ -61,7 +61,8 @@ def create_worker() -> Worker:
 
     application = create_application(models, arguments, openai_prefix)
     grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
-    return Worker(models, device, arguments, application, Gate(), bound_connections(arguments), grpc_server)
+    connections = bound_connections(arguments, root_path)
+    return Worker(models, device, arguments, application, Gate(), connections, grpc_server)
 
 
 class DirectService(bentoml.Service[Any]):

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from protocol.http.headers import first_headers
 from runners.core.argument_conversion import LONGEST_PREFIX, PREFIX_SEGMENT
+from runners.core.url_paths import strip_prefix
 
 # X-Forwarded-Prefix is in the answers of the document and its page, so that caches must tell them apart.
 PREFIX_HEADER = "X-Forwarded-Prefix"
@@ -30,16 +31,11 @@ class PathPrefix:
         """
         self._app = app
         self._root_path = root_path
-        self._inside = f"{root_path}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path: str = scope["path"]
-            stripped = path
-            if self._root_path and (path.startswith(self._inside) or path == self._root_path):
-                stripped = path[len(self._root_path) :] or "/"
-            if stripped[-1:] == "/" and len(stripped) > 1:
-                stripped = stripped[:-1]
+            stripped = strip_prefix(path, self._root_path)
             if stripped is not path or self._root_path:
                 scope = {**scope, "path": stripped, _SCOPE_KEY: self._root_path}
         await self._app(scope, receive, send)

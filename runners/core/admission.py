@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from runners.core.errors import OverloadedError
 from runners.core.request_limits import RequestLimits
 
-# Kubernetes kills a server 30 s after SIGTERM: requests that are under way get this long to end.
-DRAIN_SECONDS = 20.0
+# Requests that are under way on a model that is unloaded get this long to end.
+_UNLOAD_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 
 
@@ -110,8 +110,8 @@ class Admission:
         self.characters.held -= characters
 
     async def drain(self) -> None:
-        """Wait until all requests have ended, for at most `DRAIN_SECONDS`."""
-        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
+        """Wait until all requests have ended, for at most `_UNLOAD_SECONDS`."""
+        deadline = asyncio.get_running_loop().time() + _UNLOAD_SECONDS
         # Requests end in many places, each of which would have to set an event.
         while self.requests and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_SECONDS)

@@ -139,7 +139,7 @@ def update_waiting_tokens() -> None:
         WAITING_TOKENS.set((name,), tokens)
 
 
-class Level:
+class GaugePart:
     """The part of one queue in gauges. The queue of a model that is loaded again adds a part of its own.
 
     Not thread-safe: the caller of `set` holds the lock of the queue.
@@ -175,8 +175,8 @@ class QueueMetrics:
             also_waiting, also_running: further gauges of the same numbers.
         """
         self.model_name = model_name
-        self.waiting = Level(model_name, WAITING_TEXTS, *also_waiting)
-        self.running = Level(model_name, RUNNING_TEXTS, *also_running)
+        self.waiting = GaugePart(model_name, WAITING_TEXTS, *also_waiting)
+        self.running = GaugePart(model_name, RUNNING_TEXTS, *also_running)
 
 
 class BatchMetrics:

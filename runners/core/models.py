@@ -31,7 +31,7 @@ class Models(ModelIndex):
         change_all: lets all workers "load" or "unload" the models of a name; None if this is the only worker.
         draining: whether the server ends: it is not ready any more.
         stuck: whether a thread of this worker or of another one is stuck: the server is not live.
-        covered: whether another process answers clients with 503 beside this one: the server is not ready.
+        stand_in_is_open: whether another process answers clients with 503 beside this one: the server is not ready.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Models(ModelIndex):
         self.change_all: Callable[[str, str], Coroutine[Any, Any, None]] | None = None
         self.draining = False
         self.stuck = False
-        self.covered = False
+        self.stand_in_is_open = False
         self._create = create
         self._find_declarations = find_declarations
         self._is_ready_when_any = is_ready_when_any
@@ -77,7 +77,7 @@ class Models(ModelIndex):
         loaded are ready: all of them, or one if the operator says so. A server whose operator declares none to be
         loaded is ready; one whose models have all been unloaded is not.
         """
-        return self.live and not self.draining and not self.covered and self.serves
+        return self.live and not self.draining and not self.stand_in_is_open and self.serves
 
     @property
     def serves(self) -> bool:

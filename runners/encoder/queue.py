@@ -64,7 +64,7 @@ class BatchQueue:
         """
         self._max_batch_tokens = max_batch_tokens
         # Tokens and numbers are counted by other threads too, under this queue's lock.
-        self.admission = Admission(limits, self._drain_seconds, _MAX_ANSWERS)
+        self.admission = Admission(limits, self._seconds_until_empty, _MAX_ANSWERS)
         self._entries = EntryOrder()
         self._metrics = metrics
         watch_waiting_tokens(metrics.model_name, self.admission)
@@ -100,7 +100,7 @@ class BatchQueue:
             if request.abandoned:
                 # It may have been released already.
                 return
-            self.admission.numbers.check(numbers, self._drain_seconds, held_by_request=request.numbers)
+            self.admission.numbers.check(numbers, self._seconds_until_empty, held_by_request=request.numbers)
             request.numbers += numbers
             self.admission.numbers.held += numbers
 
@@ -313,7 +313,7 @@ class BatchQueue:
             self._push(entry)
         return candidates[:size]
 
-    def _drain_seconds(self) -> float:
+    def _seconds_until_empty(self) -> float:
         """Estimated time until the waiting tokens have run, for Retry-After."""
         seconds = self.admission.tokens.held / self._tokens_per_second if self._tokens_per_second else 1.0
         return min(_LONGEST_RETRY, max(1.0, seconds))

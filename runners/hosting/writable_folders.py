@@ -134,11 +134,24 @@ def _link_stores(unwritable: Path, folder: Path) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     for name in ("models", "bentos"):
         link, store = folder / name, unwritable / name
-        if link.is_symlink():
-            link.unlink()
-        if store.is_dir() and not link.exists():
-            link.symlink_to(store)
+        linked = _read_link(link)
+        if not store.is_dir():
+            if linked is not None:
+                link.unlink(missing_ok=True)
+        elif linked != store and (linked is not None or not link.exists()):
+            # Other servers of this user start or run: the link is replaced at once.
+            with tempfile.TemporaryDirectory(dir=folder) as made:
+                new = Path(made) / name
+                new.symlink_to(store)
+                new.replace(link)
     return folder
+
+
+def _read_link(path: Path) -> Path | None:
+    """Where a link leads; None if there is no link."""
+    with suppress(OSError):
+        return path.readlink()
+    return None
 
 
 def _explain_nothing(environment: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from uvicorn.config import Config
 from protocol.http.connections.descriptors import reserve_descriptors
 from protocol.http.connections.refusals import RefusalLog
 from protocol.http.connections.turns import Turns
+from protocol.http.open_paths import HEALTH_PATHS
 from runners.core.certificates import create_ssl_context, keep_current
 from runners.core.request_limits import RequestLimits
 
@@ -36,13 +37,22 @@ class ConnectionTable:
     """The connections of one event loop, checked for time-outs together, about once a second.
 
     Attributes:
+        root_path: the prefix that paths may have; empty for none.
+        health_requests: the beginnings of requests that do not wait for their turn.
         idle: the connections without a running request, the longest idle one first.
         turns: the turns of the connections that sent something or have ended.
         draining: whether each answer is the last one of its connection, because the server ends.
     """
 
-    def __init__(self, limits: RequestLimits) -> None:
+    def __init__(self, limits: RequestLimits, root_path: str) -> None:
         self.limits = limits
+        self.root_path = root_path
+        self.health_requests = tuple(
+            f"GET {prefix}{path}{after}".encode()
+            for prefix in {"", root_path}
+            for path in HEALTH_PATHS
+            for after in (" ", "?", "/ ", "/?")
+        )
         self.log = RefusalLog()
         self.idle: dict[BoundedHttpProtocol, None] = {}
         self.turns = Turns()

@@ -18,12 +18,11 @@ from protocol.http.connections.flow import HoldableFlow
 from protocol.http.connections.head_limits import HeadLimits, count_bytes, make_body_head
 from protocol.http.connections.refusals import Refusal, refuse_with
 from protocol.http.open_paths import HEALTH_PATHS
+from runners.core.url_paths import strip_prefix
 
 if TYPE_CHECKING:
     from protocol.http.connections.connection_table import ConnectionTable
 
-# The beginnings of requests that do not wait for their turn.
-_HEALTH_REQUESTS = tuple(f"GET {path}{after}".encode() for path in HEALTH_PATHS for after in " ?")
 # Bytes parsed at once. They hold some thousands of the smallest headers or chunks, which take 1 to 2 ms to parse.
 _PIECE = 16 * 2**10
 # The most requests on a connection that wait for the answer to an earlier one.
@@ -92,7 +91,7 @@ class TurnParsingProtocol(HttpToolsProtocol):
         if self._unparsed:
             # Earlier bytes wait for their turn.
             self._unparsed = bytes(self._unparsed) + data
-        elif len(data) <= _PIECE and (self._table.turns.take() or data.startswith(_HEALTH_REQUESTS)):
+        elif len(data) <= _PIECE and (self._table.turns.take() or data.startswith(self._table.health_requests)):
             self._parse(data)
         else:
             self._unparsed = memoryview(data)
@@ -210,4 +209,5 @@ class TurnParsingProtocol(HttpToolsProtocol):
 
     def _asks_for_health(self) -> bool:
         path = self.url.partition(b"?")[0].decode("latin-1")
-        return path in HEALTH_PATHS and self.parser.get_method() in (b"GET", b"HEAD")
+        is_health = strip_prefix(path, self._table.root_path) in HEALTH_PATHS
+        return is_health and self.parser.get_method() in (b"GET", b"HEAD")

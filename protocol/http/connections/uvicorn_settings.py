@@ -11,12 +11,15 @@ from protocol.http.connections.connection_table import ConnectionTable
 from runners.core.request_limits import RequestLimits
 
 
-def bound_connections(limits: RequestLimits) -> ConnectionTable:
+def bound_connections(limits: RequestLimits, root_path: str = "") -> ConnectionTable:
     """Make the uvicorn server that this process starts next apply these limits.
+
+    Args:
+        root_path: the prefix that paths may have; empty for none.
 
     Returns:
         The table in which its connections will be.
     """
-    table = ConnectionTable(limits)
+    table = ConnectionTable(limits, root_path)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = partial(BoundedHttpProtocol, table)  # type: ignore[assignment]
     return table

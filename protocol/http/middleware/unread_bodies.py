@@ -17,7 +17,8 @@ from protocol.http.headers import first_headers
 
 # A larger rest of a body costs more than a new connection.
 DRAINED_BYTES = 64 * 2**20
-_DRAIN_SECONDS = 2.0
+# The rest of a body gets this long to arrive before the answer.
+_BODY_REST_SECONDS = 2.0
 # How long a client that still sends may read the answer; an immediate close could lose it (RFC 9112, 9.6).
 _LINGER_SECONDS = 5.0
 _ANSWERED = "runtime.failure_answered"
@@ -73,7 +74,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             if not self._is_read and self._drainable:
-                await self._drain(_DRAIN_SECONDS, DRAINED_BYTES)
+                await self._drain(_BODY_REST_SECONDS, DRAINED_BYTES)
             if not self._is_read:
                 self._closing = True
                 message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}

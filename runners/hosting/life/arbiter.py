@@ -29,7 +29,7 @@ from runners.hosting.life.channel import create_channel
 from runners.hosting.life.deaths import WorkerMetrics, classify_death
 from runners.hosting.life.signals import STOP_SIGNALS
 from runners.hosting.life.stand_in import StandIn
-from runners.hosting.life.supervisor import Supervisor, kill_group
+from runners.hosting.life.supervisor import SupervisedWorker, Supervisor, kill_group
 
 logger = logging.getLogger(__name__)
 
@@ -38,29 +38,29 @@ _CLOSING_SECONDS = 10.0
 _RETRY_SECONDS = 0.02
 # Tools such as `timeout` send a signal to a process and to its group, which has it twice.
 _SAME_SIGNAL_SECONDS = 0.5
-# So many workers in a row that were never ready end the server: another one would die too.
-_MOST_FRUITLESS = 3
+# So many workers in a row that die before they are ready end the server: another one would die too.
+_MOST_DEATHS_BEFORE_READY = 3
 
 
-def supervise_workers(arguments: Arguments) -> Life:
+def supervise_workers(arguments: Arguments) -> WorkerLifeCycle:
     """Let the arbiter that BentoML starts next in this process run its workers under supervision."""
-    life = Life(arguments)
+    workers = WorkerLifeCycle(arguments)
     initialize = Arbiter.initialize
 
     def begin(arbiter: Any) -> None:
         Arbiter.initialize = initialize
         initialize(arbiter)
-        life.begin(arbiter)
+        workers.begin(arbiter)
 
     Arbiter.initialize = begin
     # Circus would lose a signal that comes before it has started the workers, and start them again on SIGHUP.
     handled = (*STOP_SIGNALS, signal.SIGHUP)
     SysHandler.SIGNALS = [number for number in SysHandler.SIGNALS if number not in handled]
-    return life
+    return workers
 
 
-class Life:
-    """The life of the workers, from their starts to the end of the server."""
+class WorkerLifeCycle:
+    """The workers' starts, deaths and replacements, up to the end of the server."""
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
@@ -71,7 +71,7 @@ class Life:
         # The sockets of the worker that is being started.
         self._channel: tuple[socket.socket, socket.socket]
         self._stopping_since: float | None = None
-        self._fruitless = 0
+        self._deaths_before_ready = 0
         self._running: set[int] = set()
         # Of the processes that the arbiter has reaped before this class saw that they had ended.
         self._exit_codes: dict[int, int | None] = {}
@@ -90,11 +90,11 @@ class Life:
                 signal.signal(number, self._handle)
 
     def _configure(self, watcher: Watcher) -> None:
-        life = self._arguments
+        arguments = self._arguments
         watcher.respawn = True
         # vLLM's engine ends with its worker, which drains first.
         watcher.stop_children = False
-        watcher.graceful_timeout = life.shutdown_delay_seconds + life.drain_seconds + _CLOSING_SECONDS
+        watcher.graceful_timeout = arguments.shutdown_delay_seconds + arguments.drain_seconds + _CLOSING_SECONDS
         watcher.hooks |= {
             "before_spawn": self._before_spawn, "after_spawn": self._after_spawn, "after_reap": self._after_reap
         }  # fmt: skip
@@ -120,18 +120,22 @@ class Life:
 
     # Called in the supervisor's thread.
 
-    def _note_end(self, pid: int) -> None:
-        self._arbiter.loop.add_callback(self._replace, pid)
+    def _note_end(self, worker: SupervisedWorker) -> None:
+        self._arbiter.loop.add_callback(self._replace, worker)
 
-    async def _replace(self, pid: int) -> None:
+    async def _replace(self, worker: SupervisedWorker) -> None:
         """Report the end of a worker, and let the arbiter notice it now."""
+        pid = worker.pid
+        if self._stopping_since is None:
+            # A worker that has lost its connection cannot be told anything any more.
+            kill_group(pid)
+        exit_code = await self._wait_for_exit_code(pid)
         # The processes of its engine are left.
         kill_group(pid)
-        exit_code = await self._wait_for_exit_code(pid)
         self._running.discard(pid)
         self._metrics.set_workers(len(self._running))
         if self._stopping_since is None:
-            self._report_death(pid, exit_code)
+            self._report_death(worker, exit_code)
         # The report may have ended the server.
         if self._stopping_since is None:
             await self._retry(self._arbiter.manage_watchers)
@@ -148,18 +152,18 @@ class Life:
             await asyncio.sleep(_RETRY_SECONDS)
         return self._exit_codes.get(pid)
 
-    def _report_death(self, pid: int, exit_code: int | None) -> None:
-        reason, description = classify_death(exit_code, pid in self._supervisor.frozen)
+    def _report_death(self, worker: SupervisedWorker, exit_code: int | None) -> None:
+        reason, description = classify_death(exit_code, worker.was_frozen)
         self._metrics.add_death(reason)
-        self._fruitless = 0 if pid in self._supervisor.proven else self._fruitless + 1
+        self._deaths_before_ready = 0 if worker.was_ready else self._deaths_before_ready + 1
         ends = True
         if self._arguments.on_worker_death == "exit":
             consequence = "the server ends (--on_worker_death=exit)"
-        elif self._fruitless == _MOST_FRUITLESS:
-            consequence = f"the server ends, because {_MOST_FRUITLESS} workers in a row have never been ready"
+        elif self._deaths_before_ready == _MOST_DEATHS_BEFORE_READY:
+            consequence = f"the server ends, because {_MOST_DEATHS_BEFORE_READY} workers in a row have never been ready"
         else:
             ends, consequence = False, "another one replaces it"
-        logger.error("the worker with process id %d %s; %s", pid, description, consequence)
+        logger.error("the worker with process id %d %s; %s", worker.pid, description, consequence)
         if ends:
             self.fail()
 

@@ -4,11 +4,11 @@ Messages are lines of JSON:
 
     worker to parent   {"ready": true, "live": true, "open": false, "loading": false}
                        how the worker is, at each change and once a second
-    parent to worker   {"open": true, "stuck": false, "covered": false}
+    parent to worker   {"open": true, "stuck": false, "stand_in_is_open": false}
                        whether the worker is to accept connections, whether a worker is stuck, and whether the stand-in
                        answers, beside which no worker is ready
 
-Its end tells each of them of the other's death at once, whatever has ended it.
+When one process dies, whatever has ended it, the other sees the connection close at once.
 """
 
 from __future__ import annotations

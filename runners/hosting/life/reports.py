@@ -47,7 +47,9 @@ class Reports:
         self._begin = begin
         self._has_begun = self._is_final = False
         self._is_other_stuck = False
-        models.covered = True
+        # The parent kills a worker whose connection ends: it stays open while the models are closed, after `run`.
+        self._writer: asyncio.StreamWriter | None = None
+        models.stand_in_is_open = True
 
     async def run(self, channel: socket.socket | None) -> None:
         """Report each change, and once a second.
@@ -56,15 +58,15 @@ class Reports:
             channel: the connection; None without a parent that supervises: then the worker accepts at once.
         """
         if channel is None:
-            self._models.covered = False
+            self._models.stand_in_is_open = False
             await self._open()
             while True:
                 self._check()
                 await asyncio.sleep(_CHECK_SECONDS)
-        reader, writer = await asyncio.open_unix_connection(sock=channel)
+        reader, self._writer = await asyncio.open_unix_connection(sock=channel)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(reader))
-            tasks.create_task(self._report(writer))
+            tasks.create_task(self._report(self._writer))
 
     async def shut_for_good(self) -> None:
         """Accept no connections any more, whatever the parent says."""
@@ -74,7 +76,8 @@ class Reports:
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             message = json.loads(line)
-            self._is_other_stuck, self._models.covered = message["stuck"], message["covered"]
+            self._is_other_stuck = message["stuck"]
+            self._models.stand_in_is_open = message["stand_in_is_open"]
             if message["open"]:
                 await self._open()
             else:

@@ -19,8 +19,9 @@ from http import HTTPStatus
 from runners.core.arguments import Arguments
 from runners.core.certificates import create_ssl_context, keep_current
 from runners.core.errors import one_line
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS
 from runners.core.shared_listener import duplicate_listener
+from runners.core.url_paths import strip_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -168,11 +169,14 @@ class StandIn:
         """The whole answer to a request."""
         method, _, rest = head.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0].decode("latin-1")
+        path = strip_prefix(path, self._arguments.root_path or "")
         status = HTTPStatus.SERVICE_UNAVAILABLE
         body: dict[str, str | bool] = {"error": _ENDING if self.is_ending else _STARTING}
         if path in LIVE_PATHS:
             # The server itself lives, and replaces its workers.
             status, body = HTTPStatus.OK, {"live": True}
+        elif path == KSERVE_LIVE_PATH:
+            status, body = HTTPStatus.OK, {"status": "alive"}
         elif path in READY_PATHS:
             body = {"ready": False}
         else:

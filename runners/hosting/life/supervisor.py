@@ -31,11 +31,13 @@ _FROZEN_LOAD_SECONDS = 600.0
 
 
 @dataclass(slots=True, eq=False)
-class _Worker:
-    """A worker that runs.
+class SupervisedWorker:
+    """A worker that runs, or has run.
 
     Attributes:
         reported: when it last reported, on the clock of the loop.
+        was_ready: whether it has ever been ready.
+        was_frozen: whether it was killed because its event loop had stopped.
         told: what it was last told.
     """
 
@@ -46,11 +48,14 @@ class _Worker:
     live: bool = True
     open: bool = False
     loading: bool = True
+    was_ready: bool = False
+    was_frozen: bool = False
     told: Message = field(default_factory=dict)
 
     def read(self, report: Message, now: float) -> None:
         self.ready, self.live, self.open = report["ready"], report["live"], report["open"]
         self.loading, self.reported = report["loading"], now
+        self.was_ready = self.was_ready or self.ready
 
     def tell(self, message: Message) -> None:
         if message != self.told and not self.writer.is_closing():
@@ -59,25 +64,16 @@ class _Worker:
 
 
 class Supervisor:
-    """The workers of this server.
+    """The workers of this server."""
 
-    Attributes:
-        frozen: the ids of processes that were killed because their event loops had stopped.
-        proven: the ids of processes that have been ready.
-        is_ending: whether the server ends, and nothing is killed any more.
-    """
-
-    def __init__(self, stand_in: StandIn, on_death: Callable[[int], None]) -> None:
+    def __init__(self, stand_in: StandIn, on_death: Callable[[SupervisedWorker], None]) -> None:
         """
         Args:
-            on_death: called in this thread with the id of a worker that has ended.
+            on_death: called in this thread with a worker that has ended.
         """
-        self.frozen: set[int] = set()
-        self.proven: set[int] = set()
-        self.is_ending = False
         self._stand_in = stand_in
         self._on_death = on_death
-        self._workers: set[_Worker] = set()
+        self._workers: set[SupervisedWorker] = set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
@@ -86,8 +82,8 @@ class Supervisor:
         asyncio.run_coroutine_threadsafe(self._watch(pid, channel), self._loop)
 
     def drain(self) -> None:
-        """Note that the server ends."""
-        self.is_ending = self._stand_in.is_ending = True
+        """Note that the server ends: nothing is killed any more."""
+        self._stand_in.is_ending = True
 
     @property
     def pids(self) -> list[int]:
@@ -119,23 +115,18 @@ class Supervisor:
 
     async def _watch(self, pid: int, channel: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=channel)
-        worker = _Worker(pid, writer, self._loop.time())
-        # The kernel may give the id of a process that has ended again.
-        self.frozen.discard(pid)
-        self.proven.discard(pid)
+        worker = SupervisedWorker(pid, writer, self._loop.time())
         self._workers.add(worker)
         try:
             while line := await reader.readline():
                 worker.read(json.loads(line), self._loop.time())
-                if worker.ready:
-                    self.proven.add(pid)
                 self._decide()
         except OSError:
             pass
         finally:
             self._workers.discard(worker)
             writer.close()
-            self._on_death(pid)
+            self._on_death(worker)
             self._decide()
 
     def _decide(self) -> None:
@@ -145,17 +136,22 @@ class Supervisor:
         serving = [worker for worker in heard if worker.ready and worker.live]
         is_stuck = not all(worker.live for worker in heard)
         self._stand_in.set_open(not any(worker.open for worker in heard))
-        covered = self._stand_in.is_open
         for worker in self._workers:
-            worker.tell({"open": worker in serving or not serving, "stuck": is_stuck, "covered": covered})
+            worker.tell(
+                {
+                    "open": worker in serving or not serving,
+                    "stuck": is_stuck,
+                    "stand_in_is_open": self._stand_in.is_open,
+                }
+            )
 
     def _kill_frozen(self) -> None:
-        if self.is_ending:
+        if self._stand_in.is_ending:
             return
         for worker in self._workers:
             limit = _FROZEN_LOAD_SECONDS if worker.loading else FROZEN_SECONDS
-            if self._loop.time() - worker.reported > limit and worker.pid not in self.frozen:
-                self.frozen.add(worker.pid)
+            if self._loop.time() - worker.reported > limit and not worker.was_frozen:
+                worker.was_frozen = True
                 kill_group(worker.pid)
 
 

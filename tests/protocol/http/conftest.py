@@ -54,7 +54,8 @@ def start_uvicorn(monkeypatch: pytest.MonkeyPatch) -> Iterator[StartUvicorn]:
 
         def start(application: Any = report, config: dict[str, Any] | None = None, **limits: Any) -> int:
             monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", "")
-            bound_connections(Arguments(**limits))
+            arguments = Arguments(**limits)
+            bound_connections(arguments, arguments.root_path or "")
             options: dict[str, Any] = {"port": 0, "log_level": "critical", "lifespan": "off", **(config or {})}
             server = uvicorn.Server(uvicorn.Config(application, **options))
             thread = threading.Thread(target=server.run)

@@ -20,7 +20,7 @@ from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.generation import Sampling
 from runners.core.metric_families import flush
-from runners.core.metrics import WAITING_TEXTS, Level
+from runners.core.metrics import WAITING_TEXTS, GaugePart
 from runners.core.predictions import TextInput
 from runners.encoder import worker as encoder_worker
 from runners.encoder.runner import EncoderRunner
@@ -57,7 +57,7 @@ async def wait_for_load(expected: tuple[float, float], model: str) -> None:
 
 
 def test_parts_of_a_gauge_do_not_disturb_each_other() -> None:
-    first, second = Level("parts", WAITING_TEXTS), Level("parts", WAITING_TEXTS)
+    first, second = GaugePart("parts", WAITING_TEXTS), GaugePart("parts", WAITING_TEXTS)
     first.set(5)
     second.set(2)
     assert load("parts")[0] == 7

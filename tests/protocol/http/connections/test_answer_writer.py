@@ -65,7 +65,7 @@ async def ask(protocol: type[HttpToolsProtocol], request: bytes, messages: list[
     state.default_headers = [(b"date", b"now")]
     arguments: list[Any] = [config, state, {}]
     if protocol is BoundedHttpProtocol:
-        arguments = [ConnectionTable(Arguments()), *arguments]
+        arguments = [ConnectionTable(Arguments(), ""), *arguments]
     connection = protocol(*arguments)
     client = Client()
     connection.connection_made(client)

@@ -250,7 +250,7 @@ async def test_progress_of_an_answer_is_64_kib_or_its_end(a_second: int, size: i
         await send({"type": "http.response.body", "body": bytes(size)})
 
     reader = Reader(a_second)
-    connection = accept(ConnectionTable(Arguments(answer_timeout=60, timeout_keep_alive=1000)), reader, application)
+    connection = accept(ConnectionTable(Arguments(answer_timeout=60, timeout_keep_alive=1000), ""), reader, application)
     connection.data_received(GET)
     await asyncio.sleep(0)
     await asyncio.sleep(0)

@@ -50,12 +50,14 @@ def test_the_connection_that_was_idle_for_longest_makes_room(start_uvicorn: Star
         (b"GET /v2/health/live HTTP/1.1\r\n\r\n", 200),
         (b"GET /v2/health/ready?a=b HTTP/1.1\r\n\r\n", 200),
         (b"HEAD /livez HTTP/1.1\r\n\r\n", 200),
+        (b"GET /models/ner/livez/?a=b HTTP/1.1\r\n\r\n", 200),
+        (b"GET /models/livez HTTP/1.1\r\n\r\n", 503),
     ],
 )
 def test_where_none_is_idle_only_health_is_answered(
     start_uvicorn: StartUvicorn, request_bytes: bytes, status: int
 ) -> None:
-    port = start_uvicorn(max_connections=2)
+    port = start_uvicorn(max_connections=2, root_path="/models/ner")
     with connect(port) as one, connect(port) as two:
         for client in (one, two):
             client.sendall(BODY)

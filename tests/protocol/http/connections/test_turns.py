@@ -137,15 +137,16 @@ def _send_while_held(app: _Hold, port: int, stack: contextlib.ExitStack, request
     return clients
 
 
-def test_requests_of_a_flood_are_answered_and_health_goes_first(start_uvicorn: StartUvicorn) -> None:
+@pytest.mark.parametrize("path", ["/v2/health/live", "/models/ner/v2/health/live/"])
+def test_requests_of_a_flood_are_answered_and_health_goes_first(start_uvicorn: StartUvicorn, path: str) -> None:
     app = _Hold()
-    port = start_uvicorn(app)
+    port = start_uvicorn(app, root_path="/models/ner")
     requests = [b"GET /%d HTTP/1.1\r\nconnection: close\r\n\r\n" % number for number in range(200)]
     with contextlib.ExitStack() as stack:
-        clients = _send_while_held(app, port, stack, [*requests, LIVE])
+        clients = _send_while_held(app, port, stack, [*requests, LIVE.replace(b"/v2/health/live", path.encode())])
         assert all(statuses(read_all(client)) == [200] for client in clients)
     assert len(app.paths) == 202
-    assert app.paths.index("/v2/health/live") < 100
+    assert app.paths.index(path) < 100
 
 
 def test_bodies_and_pipelines_of_a_flood_are_whole(start_uvicorn: StartUvicorn) -> None:

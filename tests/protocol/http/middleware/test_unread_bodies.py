@@ -166,7 +166,7 @@ def test_a_body_that_is_too_much_to_drain_ends_the_connection_as_announced(
 def test_a_body_that_does_not_come_is_not_waited_for(
     port: int, headers: str, most_seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "_DRAIN_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "_BODY_REST_SECONDS", 0.3)
     monkeypatch.setattr(connection, "_LINGER_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         started = time.monotonic()

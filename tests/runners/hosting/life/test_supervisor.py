@@ -16,27 +16,27 @@ import httpx
 import pytest
 
 from runners.core.arguments import Arguments
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS
 from runners.hosting.life import stand_in as stand_in_module
 from runners.hosting.life.channel import encode_message
 from runners.hosting.life.stand_in import StandIn
-from runners.hosting.life.supervisor import Supervisor
+from runners.hosting.life.supervisor import SupervisedWorker, Supervisor
 from tests.waiting import wait_until
 
 READY = {"ready": True, "live": True, "open": True, "loading": False}
 LOADING = {"ready": False, "live": True, "open": True, "loading": True}
 
 
-def told(open: bool, stuck: bool = False, covered: bool = False) -> dict[str, bool]:  # noqa: A002
+def told(open: bool, stuck: bool = False, stand_in_is_open: bool = False) -> dict[str, bool]:  # noqa: A002
     """What a worker is told."""
-    return {"open": open, "stuck": stuck, "covered": covered}
+    return {"open": open, "stuck": stuck, "stand_in_is_open": stand_in_is_open}
 
 
 @dataclass(frozen=True)
 class Parent:
     supervisor: Supervisor
     url: str
-    ended: queue.SimpleQueue[int]
+    ended: queue.SimpleQueue[SupervisedWorker]
 
     def adopt(self, pid: int) -> Worker:
         parent, worker = socket.socketpair()
@@ -64,14 +64,14 @@ class Worker:
 @pytest.fixture
 def parent() -> Iterator[Parent]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        ended: queue.SimpleQueue[int] = queue.SimpleQueue()
-        supervisor = Supervisor(StandIn(listener, Arguments()), ended.put)
+        ended: queue.SimpleQueue[SupervisedWorker] = queue.SimpleQueue()
+        supervisor = Supervisor(StandIn(listener, Arguments(root_path="/models/ner")), ended.put)
         yield Parent(supervisor, f"http://127.0.0.1:{listener.getsockname()[1]}", ended)
 
 
 def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) -> None:
     first, second = parent.adopt(10**8), parent.adopt(10**8 + 1)
-    assert [first.read(), second.read()] == [told(open=True, covered=True)] * 2
+    assert [first.read(), second.read()] == [told(open=True, stand_in_is_open=True)] * 2
     first.report(**LOADING)
     assert [first.read(), second.read()] == [told(open=True)] * 2, "the stand-in is shut by then"
     second.report(**READY)
@@ -81,22 +81,23 @@ def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) ->
     second.report(**{**READY, "live": False})
     assert [first.read(), second.read()] == [told(open=True, stuck=True), told(open=False, stuck=True)]
     second.leave()
-    assert parent.ended.get(timeout=10) == 10**8 + 1
-    assert first.read() == told(open=True, covered=True)
-    assert parent.supervisor.proven == {10**8, 10**8 + 1}
+    ended = parent.ended.get(timeout=10)
+    assert (ended.pid, ended.was_ready, ended.was_frozen) == (10**8 + 1, True, False)
+    assert first.read() == told(open=True, stand_in_is_open=True)
 
 
 def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
-    for path in LIVE_PATHS:
+    for path in (*LIVE_PATHS, KSERVE_LIVE_PATH, "/models/ner/livez", "/models/ner", "/livez/"):
         assert (httpx.get(parent.url + path).status_code, httpx.head(parent.url + path).status_code) == (200, 200)
-    for path in READY_PATHS:
+    assert httpx.get(parent.url).json() == {"status": "alive"}
+    for path in (*READY_PATHS, "/models/ner/readyz/"):
         answer = httpx.get(f"{parent.url}{path}?x=1")
         assert (answer.status_code, answer.json()) == (503, {"ready": False})
     answer = httpx.post(f"{parent.url}/v1/models/model:predict", content=b"x" * 2**21)
     assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (503, "2", "close")
     assert answer.json() == {"error": "no worker process of the server is ready; try again later"}
     parent.supervisor.drain()
-    assert httpx.get(parent.url).json() == {"error": "the server is shutting down"}
+    assert httpx.get(f"{parent.url}/v1/models").json() == {"error": "the server is shutting down"}
 
 
 def test_the_log_tells_of_requests_that_no_worker_answered(parent: Parent, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +144,7 @@ def test_workers_are_not_given_up_with_the_port(parent: Parent, monkeypatch: pyt
     worker.report(**{**READY, "open": False, "live": False})
     assert worker.read() == told(open=True, stuck=True)
     worker.leave()
-    assert parent.ended.get(timeout=10) == 10**8
+    assert parent.ended.get(timeout=10).pid == 10**8
 
 
 @pytest.mark.parametrize("sent", [b"", b"x" * 2**17, b"GET / HTTP/1.1\r\n"])
