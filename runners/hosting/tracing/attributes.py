@@ -70,9 +70,12 @@ def describe_request(record: RequestRecord) -> Attributes:
     """What is known at the end of a request."""
     found = _describe_grpc(record.route, record.status) if is_grpc(record) else _describe_http(record)
     if is_failed(record):
-        found["error.type"] = record.refusal if _has_failed_stream(record) else record.status
+        found["error.type"] = record.status
     if record.refusal is not None:
         found["runtime.refusal"] = record.refusal
+        if _has_failed_stream(record):
+            # Its status is one of success.
+            found["error.type"] = record.refusal
     if record.cancelled:
         found["runtime.cancelled"] = True
     if record.model_name:
