@@ -104,14 +104,15 @@ def test_the_log_tells_of_requests_that_no_worker_answered(parent: Parent, caplo
     for path in ("/livez", "/readyz", "/v1/models", "/v2/models/model/infer"):
         httpx.get(parent.url + path)
     worker = parent.adopt(10**8)
+    assert worker.read() == told(open=True, stand_in_is_open=True)
     worker.report(**READY)
-    wait_until(lambda: caplog.messages)
+    assert worker.read() == told(open=True)
     worker.report(**{**READY, "open": False})
+    assert worker.read() == told(open=True, stand_in_is_open=True)
+    # A period with probes alone has no line.
     assert httpx.get(parent.url + "/livez").status_code == 200
     worker.report(**READY)
-    # The worker is told that the stand-in answers, and then that it does not.
-    while worker.read()["covered"]:
-        pass
+    assert worker.read() == told(open=True)
     [line] = caplog.messages
     assert re.fullmatch(r"no worker served for \d\.\d s, and 2 requests were answered with 503", line)
 
