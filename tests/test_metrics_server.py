@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import socket
@@ -92,9 +93,11 @@ def wait_for(server: ServerProcess, is_there: Callable[[Samples], bool]) -> Samp
     return samples
 
 
-def infer_message() -> messages.ModelInferRequest:
-    contents = messages.InferTensorContents(bytes_contents=[b"good", b"bad film"])
-    tensor = messages.ModelInferRequest.InferInputTensor(name="input-0", datatype="BYTES", shape=[2], contents=contents)
+def infer_message(*texts: str) -> messages.ModelInferRequest:
+    contents = messages.InferTensorContents(bytes_contents=[text.encode() for text in texts])
+    tensor = messages.ModelInferRequest.InferInputTensor(
+        name="input-0", datatype="BYTES", shape=[len(texts)], contents=contents
+    )
     return messages.ModelInferRequest(model_name="model", inputs=[tensor])
 
 
@@ -114,7 +117,7 @@ def test_requests_over_every_protocol(servers: tuple[ServerProcess, ServerProces
             # A connection each, so that both workers answer.
             assert httpx.post(server.url + path, json=body).status_code == 200
     with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel:
-        data = infer_message().SerializeToString()
+        data = infer_message("good", "bad film").SerializeToString()
         for _ in range(5):
             channel.unary_unary(INFER)(data)
         assert len(list(channel.stream_stream(STREAM)(iter([data] * 5)))) == 5
@@ -220,6 +223,44 @@ def test_a_queue(servers: tuple[ServerProcess, ServerProcess]) -> None:
     assert 0 < value(samples, "runtime_running_texts") <= 64
     wait_for(server, lambda samples: value(samples, "runtime_waiting_tokens") == 0)
     assert value(scrape(server), "runtime_truncated_texts_total") == 16
+
+
+def test_calls_that_clients_leave(servers: tuple[ServerProcess, ServerProcess]) -> None:
+    """A call that is cancelled, one whose deadline is over, and a stream that is cancelled after its first answer."""
+    _, server = servers
+    request = infer_message("one")
+    request.parameters["max_tokens"].int64_param = 60
+    request.parameters["ignore_eos"].bool_param = True
+    unsent: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def wait_for_message() -> Iterator[bytes]:
+        yield unsent.get()
+
+    with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel:
+        call = channel.stream_unary(INFER).future(wait_for_message())
+        wait_for(server, lambda samples: value(samples, "runtime_requests_in_progress", protocol="grpc") == 1)
+        call.cancel()
+        with pytest.raises(grpc.RpcError) as failed:
+            channel.stream_unary(INFER)(wait_for_message(), timeout=0.3)
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        stream = channel.stream_stream(STREAM)(iter([request.SerializeToString()] * 40))
+        next(stream)
+        stream.cancel()
+        # The threads that wait for messages end.
+        unsent.put(b"")
+        unsent.put(b"")
+        samples = wait_for(
+            server,
+            lambda samples: (
+                value(samples, "runtime_requests_total", route=INFER, status="CANCELLED") == 2
+                and value(samples, "runtime_requests_total", route=STREAM, status="CANCELLED") > 0
+                and value(samples, "runtime_requests_in_progress", protocol="grpc") == 0
+            ),
+        )
+    cancelled = value(samples, "runtime_requests_total", protocol="grpc", status="CANCELLED")
+    assert value(samples, "runtime_cancelled_requests_total", protocol="grpc") == cancelled
+    assert value(samples, "runtime_cancelled_requests_total", protocol="grpc", model_name="model") == cancelled - 2
+    assert value(samples, "runtime_refusals_total", protocol="grpc") == 0
 
 
 def test_models_and_process(servers: tuple[ServerProcess, ServerProcess]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.callers import Callers
+from tests.callers import HttpCallers
 from tests.conftest import ModelFolder
 from tests.nginx import NGINX_START
 from tests.servers import ROOT, ServerProcess, free_port
@@ -115,7 +115,7 @@ def test_a_rolling_restart_loses_no_request(rollout: Rollout, tmp_path: Path, pr
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _answers(f"{url}/readyz"), 10)
-        with Callers(f"{url}/v1/models/model:predict", {"instances": ["a [MASK]"]}, CALLERS) as callers:
+        with HttpCallers(f"{url}/v1/models/model:predict", {"instances": ["a [MASK]"]}, CALLERS) as callers:
             for number in range(RESTARTS):
                 before = callers.answered
                 rollout.restart(number % 2)

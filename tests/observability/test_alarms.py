@@ -92,7 +92,15 @@ SCENARIOS = [
     Scenario("RuntimeStuck", READY | {WAITING_ON_VLLM: "5x120", GENERATED_BY_VLLM: "0+60x120"}, 60, None),
     Scenario("RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REQUESTS % "500": "0+6x120"}, 12, OF_MODEL),
     Scenario("RuntimeErrors", READY | {REQUESTS % "OK": "0+60x120", REQUESTS % "INTERNAL": "0+6x120"}, 12, OF_MODEL),
+    Scenario(
+        "RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REFUSALS % "generation_failed": "0+6x120"}, 12, OF_MODEL
+    ),
     Scenario("RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REQUESTS % "500": "0+1x120"}, 60, None),
+    Scenario(
+        "RuntimeErrors", READY | {
+            REQUESTS % "200": "0+58x120", REQUESTS % "500": "0+2x120", REFUSALS % "internal": "0+2x120"
+        }, 60, None,
+    ),
     Scenario("RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REQUESTS % "400": "0+60x120"}, 60, None),
     Scenario("RuntimeWorkerDied", READY | {DEATHS: "0 0 0 1x120"}, 5, {**INSTANCE, "reason": "killed"}),
     Scenario("RuntimeWorkerDied", READY | {DEATHS: "0 0 0 1x120"}, 30, None),

@@ -12,6 +12,7 @@ from protocol.http.disconnects import CLIENT, Client
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.core.request_record import RequestRecord, current_record
+from runners.generator.decoder import Decoder
 from tests.conftest import GeneratorFolder, Serve
 from tests.protocol.conftest import Run
 from tests.waiting import wait_until
@@ -154,6 +155,35 @@ def test_generation_counts_tokens(
     assert record.prompt_tokens >= 2
     assert 0 < record.started < record.queued < record.computing < record.first_token < record.computed < record.ended
     assert bool(record.rendering) is not stream
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "one", "stream": True}),
+        ("/v2/models/model/generate_stream", {"text_input": "one"}),
+    ],
+)
+def test_a_stream_that_fails_keeps_its_status(
+    serve: Serve,
+    generator_folder: GeneratorFolder,
+    ended: list[RequestRecord],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    body: dict[str, Any],
+) -> None:
+    """The reason tells of it, which metrics, traces and the access log have."""
+
+    def faulty_step(*_: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    served = serve(model_dir=str(generator_folder("gpt2")), task="text_generation", backend="huggingface")
+    ended.clear()
+    monkeypatch.setattr(Decoder, "step", faulty_step)
+    answer = served.client.post(path, json=body)
+    assert (answer.status_code, "this output has failed" in answer.text) == (200, True)
+    record = last(ended)
+    assert (record.status, record.refusal, record.cancelled) == ("200", "generation_failed", False)
 
 
 @pytest.mark.parametrize(("refused", "expected"), [(0, ("499", None, True)), (408, ("408", "timeout", False))])

@@ -6,6 +6,7 @@ it calls the handler.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -33,6 +34,8 @@ Decode: TypeAlias = Callable[[bytes], Awaitable[Any]]
 INLINE_BYTES = 32 * 2**10
 # The most bytes of the messages of other calls, which have names only.
 _MOST_OTHER_BYTES = 64 * 2**10
+# A call that its client cancels has no message either: its handler is cancelled in the next turns of the event loop.
+_CANCELLATION_SECONDS = 0.1
 
 
 class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -133,6 +136,7 @@ class BoundCalls(grpc.GenericRpcHandler):  # type: ignore[misc]
         try:
             releases.append(self._intake.enter())
             if (data := await self._intake.read(context)) is None:
+                await asyncio.sleep(_CANCELLATION_SECONDS)
                 raise InputError("the call has no message")
             return await decode(data)
         except grpc.aio.BaseError:

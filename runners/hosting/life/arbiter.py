@@ -67,6 +67,7 @@ class WorkerLifeCycle:
     def __init__(self, arguments: Arguments) -> None:
         self._arguments = arguments
         self._arbiter: Any = None
+        self._stand_in: StandIn
         self._supervisor: Supervisor
         self._metrics: WorkerMetrics
         # The sockets of the worker that is being started.
@@ -81,7 +82,8 @@ class WorkerLifeCycle:
         """Take over an arbiter that listens and has started no worker."""
         self._arbiter = arbiter
         [listener] = arbiter.sockets.values()
-        self._supervisor = Supervisor(StandIn(listener, self._arguments), self._note_end)
+        self._stand_in = StandIn(listener, self._arguments)
+        self._supervisor = Supervisor(self._stand_in, self._note_end)
         self._metrics = WorkerMetrics()
         for watcher in arbiter.watchers:
             self._configure(watcher)
@@ -195,6 +197,7 @@ class WorkerLifeCycle:
         self._arbiter.exit_stack.close()
         # BentoML's own `stop` would wait for itself where the arbiter runs in a thread.
         await self._retry(lambda: Arbiter.stop(self._arbiter))
+        self._stand_in.report()
 
     async def _retry(self, command: Callable[[], Any]) -> None:
         """Run a command of the arbiter's, once it runs no other one."""

@@ -12,6 +12,7 @@ import json
 import logging
 import socket
 import ssl
+import time
 from functools import partial
 from http import HTTPStatus
 
@@ -57,6 +58,9 @@ class StandIn:
         self._ssl: ssl.SSLContext | None = None
         self._has_failed = False
         self._serving: set[asyncio.Task[None]] = set()
+        # When it was opened, and the requests that it has refused and not reported; probes are none.
+        self._opened = 0.0
+        self._refused = 0
 
     @property
     def is_open(self) -> bool:
@@ -74,6 +78,7 @@ class StandIn:
             except OSError as error:
                 self._report_failure(error)
                 return
+            self._opened = time.monotonic()
             asyncio.get_running_loop().add_reader(self._accepting, self._accept, self._accepting)
 
     def _shut(self) -> None:
@@ -81,6 +86,14 @@ class StandIn:
             asyncio.get_running_loop().remove_reader(self._accepting)
             self._accepting.close()
             self._accepting = None
+            self.report()
+
+    def report(self) -> None:
+        """Write one line about the requests that were refused since it was opened; no metric counts them."""
+        refused, self._refused = self._refused, 0
+        if refused:
+            seconds = time.monotonic() - self._opened
+            logger.warning("no worker served for %.1f s, and %d requests were answered with 503", seconds, refused)
 
     def _report_failure(self, error: OSError) -> None:
         """Write one line for all failures in a row."""
@@ -166,6 +179,8 @@ class StandIn:
             status, body = HTTPStatus.OK, {"status": "alive"}
         elif path in READY_PATHS:
             body = {"ready": False}
+        else:
+            self._refused += 1
         content = json.dumps(body, separators=(",", ":")).encode()
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",

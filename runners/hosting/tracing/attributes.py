@@ -73,6 +73,9 @@ def describe_request(record: RequestRecord) -> Attributes:
         found["error.type"] = record.status
     if record.refusal is not None:
         found["runtime.refusal"] = record.refusal
+        if _has_failed_stream(record):
+            # Its status is one of success.
+            found["error.type"] = record.refusal
     if record.cancelled:
         found["runtime.cancelled"] = True
     if record.model_name:
@@ -85,7 +88,14 @@ def describe_request(record: RequestRecord) -> Attributes:
 
 def is_failed(record: RequestRecord) -> bool:
     """Whether the server, and not its client, has failed."""
-    return record.status in _SERVER_ERRORS if is_grpc(record) else record.status.startswith("5")
+    if is_grpc(record):
+        return record.status in _SERVER_ERRORS
+    return record.status.startswith("5") or _has_failed_stream(record)
+
+
+def _has_failed_stream(record: RequestRecord) -> bool:
+    """Whether an answer began with a status of success, and ended with an error."""
+    return record.status.startswith("2") and record.refusal is not None
 
 
 def _describe_http(record: RequestRecord) -> Attributes:

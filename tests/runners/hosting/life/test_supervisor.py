@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import queue
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,6 +98,23 @@ def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
     assert answer.json() == {"error": "no worker process of the server is ready; try again later"}
     parent.supervisor.drain()
     assert httpx.get(f"{parent.url}/v1/models").json() == {"error": "the server is shutting down"}
+
+
+def test_the_log_tells_of_requests_that_no_worker_answered(parent: Parent, caplog: pytest.LogCaptureFixture) -> None:
+    for path in ("/livez", "/readyz", "/v1/models", "/v2/models/model/infer"):
+        httpx.get(parent.url + path)
+    worker = parent.adopt(10**8)
+    assert worker.read() == told(open=True, stand_in_is_open=True)
+    worker.report(**READY)
+    assert worker.read() == told(open=True)
+    worker.report(**{**READY, "open": False})
+    assert worker.read() == told(open=True, stand_in_is_open=True)
+    # A period with probes alone has no line.
+    assert httpx.get(parent.url + "/livez").status_code == 200
+    worker.report(**READY)
+    assert worker.read() == told(open=True)
+    [line] = caplog.messages
+    assert re.fullmatch(r"no worker served for \d\.\d s, and 2 requests were answered with 503", line)
 
 
 def test_the_stand_in_leaves_connections_to_workers(parent: Parent) -> None:

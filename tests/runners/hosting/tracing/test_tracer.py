@@ -118,6 +118,10 @@ def test_a_request_and_its_phases(start: Start, collector: Collector) -> None:
     ("fields", "expected", "status"),
     [
         ({"status": "500", "refusal": "internal"}, {"error.type": "500", "runtime.refusal": "internal"}, "error"),
+        (
+            {"status": "200", "refusal": "generation_failed"},
+            {"error.type": "generation_failed", "http.response.status_code": 200}, "error",
+        ),
         ({"status": "400", "refusal": "input"}, {"error.type": None, "runtime.refusal": "input"}, "unset"),
         ({"status": "499", "cancelled": True}, {"runtime.cancelled": True, "http.response.status_code": 499}, "unset"),
         ({"method": "BREW"}, {"http.request.method": "_OTHER"}, "unset"),
