@@ -19,11 +19,10 @@ from starlette.routing import Route
 
 from benchmarks.cpu import describe_spread, measure, serving
 from benchmarks.load import Load, bodies, drive
-from benchmarks.run import serve
+from benchmarks.run import instant_words, serve
 
 _SECONDS = 3.0
 _ROUNDS = 6
-_BENTOML = [sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Runtime", "--port={port}"]
 _BARE = [sys.executable, "-m", "benchmarks.http_cost", "{port}"]
 
 
@@ -46,7 +45,7 @@ def _bare_app() -> Starlette:
 
 
 def main() -> None:
-    with serve(_BARE) as bare, serve(_BENTOML) as ours:
+    with serve(_BARE) as bare, serve(instant_words()) as ours:
         pairs = [(_measure(bare), _measure(ours)) for _ in range(_ROUNDS)]
     for name, measured in zip(("uvicorn + Starlette", "this server"), zip(*pairs, strict=True), strict=True):
         cost = median(cost for cost, _ in measured)

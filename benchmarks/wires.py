@@ -25,12 +25,11 @@ from starlette.types import ASGIApp, Message
 from benchmarks.cpu import describe_spread, measure, serving
 from benchmarks.load import bodies, drive, drive_grpc
 from benchmarks.models import make_model
-from benchmarks.run import free_port, sample, serve, serve_words
+from benchmarks.run import free_port, instant_words, sample, serve, serve_words
 
 _TEXTS = 64
 _CALLERS = 16
 _ROUNDS = 5
-_INSTANT = [sys.executable, "-m", "bentoml", "serve", "benchmarks.instant_service:Runtime", "--port={port}"]
 _PATH = "/v2/models/model/infer"
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = make_model("sequence_classification", Path(scratch) / "model")
         _compare_cpu("DistilBERT-size model", serve_words(folder, "float32"), 10.0)
-    _compare_cpu("a model that answers at once", _INSTANT, 4.0)
+    _compare_cpu("a model that answers at once", instant_words(), 4.0)
     _compare_forms()
 
 
@@ -64,7 +63,7 @@ def _compare_cpu(name: str, words: list[str], seconds: float) -> None:
 
 def _compare_forms() -> None:
     """Binary tensors against JSON: as a client sees it, and what the server does for it."""
-    with serve(_INSTANT) as url:
+    with serve(instant_words()) as url:
         # A client that reads as fast as it can.
         connection = http.client.HTTPConnection(url.removeprefix("http://"))
 
