@@ -13,5 +13,5 @@ HEALTH_METHODS = (
     "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/inference.GRPCInferenceService/ServerLive",
     "/inference.GRPCInferenceService/ServerReady",
 )  # fmt: skip
-# What probes and scrapers ask every few seconds; / is the liveness of KServe's V1 protocol.
-PROBED_PATHS = frozenset({*LIVE_PATHS, *READY_PATHS, *HEALTH_METHODS, "/", "/v2", "/metrics"})
+# What probes and scrapers ask every few seconds.
+PROBED_PATHS = frozenset({KSERVE_LIVE_PATH, *LIVE_PATHS, *READY_PATHS, *HEALTH_METHODS, "/v2", "/metrics"})

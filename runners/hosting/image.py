@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from bentoml.images import Image
 
+from runners.hosting.life.signals import STOP_SIGNALS
+
 # bash reads it before the image's entry point, if the environment variable BASH_ENV of the bentofiles names it.
 _SCRIPT = "/usr/local/lib/huggingface-runtime-folders.sh"
+_SIGNALS = ",".join(number.name for number in STOP_SIGNALS)
 # The kernel drops signals to the first process of a container that have no handler. Blocked ones wait for the server's
 # handlers; `env` begins the entry point again with them blocked, which bash itself cannot do.
 _HOLD_SIGNALS = (
     'if [ $$ = 1 ] && [ -z "$HUGGINGFACE_RUNTIME_HOLDS_SIGNALS" ]; then mapfile -d "" words < /proc/1/cmdline; '
     # Another command, such as a shell, has handlers of its own.
     "case ${words[1]}:${words[2]:-serve} in */entrypoint.sh:serve*|*/entrypoint.sh:-*) "
-    'HUGGINGFACE_RUNTIME_HOLDS_SIGNALS=1 exec env --block-signal=TERM,INT,QUIT "${words[@]}";; esac; fi'
+    f'HUGGINGFACE_RUNTIME_HOLDS_SIGNALS=1 exec env --block-signal={_SIGNALS} "${{words[@]}}";; esac; fi'
 )
 _CHOOSER = "$BENTO_PATH/src/runners/hosting/writable_folders.py"
 # While the image is built, the module is not there yet.
