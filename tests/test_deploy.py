@@ -51,6 +51,7 @@ from runners.core.task import Task
 from runners.encoder.runner import EncoderRunner
 from runners.generator.vllm.command_line import parse_arguments
 from runners.generator.vllm.installation import name_distribution
+from runners.hosting.life.arbiter import CLOSING_SECONDS
 from tests.conftest import ModelFolder
 from tests.docs.pages import find_blocks, read_page
 from tests.served import models_of
@@ -76,6 +77,8 @@ OPERATORS = {
     "ScaledObject": keda.ScaledObject,
 }
 USER = 1034
+# Kubernetes' default.
+POD_GRACE_PERIOD = 30
 PROBES = {
     "startupProbe": "/v2/health/live",
     "livenessProbe": "/v2/health/live",
@@ -355,12 +358,17 @@ def starts(document: Document) -> Iterator[tuple[list[str], dict[str, str]]]:
             raise AssertionError(f"{document} starts {command} {arguments}, and nothing here knows what that is")
 
 
+def read_start(line: list[str], given: dict[str, str]) -> Arguments:
+    """What this server reads of a start; a container's variables are 1 there."""
+    words = [re.sub(r"\$\{\w+\}", "1", word.replace("{{.Name}}", "name")) for word in line]
+    return read_arguments(parse_command_line(words), given, bento_arguments={})
+
+
 def check_arguments(document: Document) -> Iterator[str]:
     """This server's own parser takes every argument, and vLLM's those that are for it."""
     for line, given in starts(document):
-        words = [re.sub(r"\$\{\w+\}", "1", word.replace("{{.Name}}", "name")) for word in line]
         try:
-            arguments = read_arguments(parse_command_line(words), given, bento_arguments={})
+            arguments = read_start(line, given)
             if not document.generates:
                 yield from (f"{name} is vLLM's, and this is not for generation" for name in arguments.engine)
             elif arguments.engine:
@@ -368,6 +376,23 @@ def check_arguments(document: Document) -> Iterator[str]:
                 parse_arguments(arguments, [arguments.model_name])
         except ArgumentsError as error:
             yield str(error)
+
+
+def check_grace_period(document: Document) -> Iterator[str]:
+    """A server has the time to end that its arguments ask for."""
+    if document.path == "compose.yaml":
+        servers = [service for service in containers(document) if service["image"] in BENTOS]
+        periods = [float(server.get("stop_grace_period", "10s").rstrip("s")) for server in servers]
+    else:
+        pods = [each for each in walk(document.content) if "containers" in each]
+        periods = [pod.get("terminationGracePeriodSeconds", POD_GRACE_PERIOD) for pod in pods]
+    for line, given in starts(document):
+        arguments = read_start(line, given)
+        needed = arguments.shutdown_delay_seconds + arguments.drain_seconds + CLOSING_SECONDS
+        if needed > min(periods, default=POD_GRACE_PERIOD):
+            yield f"the server ends within {needed} s, and is killed after {min(periods)} s"
+    if any("preStop" in each for each in walk(document.content)):
+        yield "--shutdown_delay_seconds does what preStop would, and closes connections that clients keep alive"
 
 
 def check_environment(document: Document) -> Iterator[str]:
@@ -577,7 +602,7 @@ def check_inference_service(document: Document) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    check_schema, check_arguments, check_environment, check_ports, check_paths, check_images, check_user, check_gpu_type,
+    check_schema, check_arguments, check_grace_period, check_environment, check_ports, check_paths, check_images, check_user, check_gpu_type,
     check_metrics, check_runtime, check_inference_service,
 )  # fmt: skip
 
@@ -621,6 +646,10 @@ BROKEN = [
     (check_arguments, "kserve/serving-runtime-multi-node.yaml", "--pipeline-parallel-size=", "--pipeline-paralel-size=", "pipeline_paralel_size"),
     (check_arguments, "ray/multi-node.yaml", "--tensor-parallel-size=8", "--tensor-parallel-size=eight", "eight"),
     (check_arguments, "bentocloud/gpu.yaml", 'value: "8192"', "value: many", "max_length"),
+    (check_grace_period, "kserve/serving-runtime-cpu.yaml", "--drain_seconds=15", "--drain_seconds=16", "within 31.0 s, and is killed after 30 s"),
+    (check_grace_period, "kubernetes/encoder/deployment.yaml", "PeriodSeconds: 40", "PeriodSeconds: 30", "within 35.0 s, and is killed after 30 s"),
+    (check_grace_period, "compose.yaml", "stop_grace_period: 40s", "stop_grace_period: 20s", "within 30.0 s, and is killed after 20.0 s"),
+    (check_grace_period, "kserve/serving-runtime-cuda.yaml", "      securityContext:", "      lifecycle: {preStop: {sleep: {seconds: 5}}}\n      securityContext:", "what preStop would"),
     (check_environment, "compose.yaml", "RUNTIME_MODEL_NAME", "RUNTIME_MODEL_NAMES", "RUNTIME_MODEL_NAMES"),
     (check_environment, "kubernetes/encoder/deployment.yaml", "RUNTIME_API_KEY", "RUNTIME_APIKEY", "RUNTIME_APIKEY"),
     (check_ports, "kserve/serverless.yaml", "containerPort: 8081", "containerPort: 8082", "8082"),

@@ -206,7 +206,8 @@ def test_a_truncated_text_is_counted_in_the_metrics(minilm: ServerProcess) -> No
 
 def test_the_queue_is_in_the_metrics(minilm: ServerProcess) -> None:
     """While a large request is under way, texts wait and run; after it none do."""
-    seen: dict[str, set[float]] = {"runtime_waiting_texts": set(), "runtime_running_texts": set()}
+    names = ("runtime_waiting_texts", "runtime_waiting_tokens", "runtime_running_texts")
+    seen: dict[str, set[float]] = {name: set() for name in names}
 
     def scrape() -> None:
         metrics = httpx.get(minilm.url + "/metrics").text
@@ -223,7 +224,7 @@ def test_the_queue_is_in_the_metrics(minilm: ServerProcess) -> None:
     for values in seen.values():
         values.clear()
     scrape()
-    assert list(seen.values()) == [{0}, {0}]
+    assert list(seen.values()) == [{0}, {0}, {0}]
 
 
 def test_a_line_for_every_request(minilm: ServerProcess) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from protocol.openai.errors import render_openai_error
-from runners.core.errors import OverloadedError
 from runners.core.request_record import current_record
 from runners.core.runner import OpenAIApplication
 from runners.core.tracing import engine_headers
@@ -51,10 +51,37 @@ class Forwarded(Response):
             # FastAPI's routes for GET refuse HEAD; this server leaves out the body.
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
         }
+        answer = _FailureHolder(send)
         try:
-            await self._application.answer(self._characters, inner, replay, send)
-        except OverloadedError as error:
+            await self._application.answer(self._characters, inner, replay, answer.send)
+        except Exception as error:
+            if answer.is_started:
+                raise
+            # vLLM's own answer, which is held, has the error's text, and no number that the log has too.
             await render_openai_error(error)(scope, receive, send)
+        else:
+            await answer.release()
+
+
+class _FailureHolder:
+    """Sends an answer, but holds one of status 500: the application may raise its error after it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._held: list[Message] = []
+        self.is_started = False
+
+    async def send(self, message: Message) -> None:
+        if self._held or message.get("status") == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._held.append(message)
+        else:
+            self.is_started = True
+            await self._send(message)
+
+    async def release(self) -> None:
+        """Send what is held."""
+        for message in self._held:
+            await self._send(message)
 
 
 def inner_scope(scope: Scope, path: str) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from runners.hosting.metrics_folder import VARIABLE, merge_ended_processes
 logger = logging.getLogger(__name__)
 
 # Workers that are busy closing their models get this long after the drain.
-_CLOSING_SECONDS = 10.0
+CLOSING_SECONDS = 10.0
 _RETRY_SECONDS = 0.02
 # Tools such as `timeout` send a signal to a process and to its group, which has it twice.
 _SAME_SIGNAL_SECONDS = 0.5
@@ -96,7 +96,7 @@ class WorkerLifeCycle:
         watcher.respawn = True
         # vLLM's engine ends with its worker, which drains first.
         watcher.stop_children = False
-        watcher.graceful_timeout = arguments.shutdown_delay_seconds + arguments.drain_seconds + _CLOSING_SECONDS
+        watcher.graceful_timeout = arguments.shutdown_delay_seconds + arguments.drain_seconds + CLOSING_SECONDS
         watcher.hooks |= {
             "before_spawn": self._before_spawn, "after_spawn": self._after_spawn, "after_reap": self._after_reap
         }  # fmt: skip
