@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from runners.core.argument_groups import LaunchArguments
@@ -243,23 +243,15 @@ async def _try_text(report: _Report, model: ServedModel, application: ASGIApp) -
     """Send the first example of the OpenAPI document."""
     import httpx
 
-    from protocol.open_inference.examples import infer_examples
-    from protocol.openapi.document import describe_example_model
-
-    runner = model.runner
-    assert runner is not None
-    if runner.generator is not None and not runner.generator.generates:
-        report.line("  no text is tried: vLLM's own calls serve it, which /openapi.json lists")
-        return True
-    examples = [*infer_examples(describe_example_model(runner)).values()]
-    if not examples:
-        report.problem("its task is unknown", model.name)
+    found = _find_example(model)
+    if found is None:
+        report.problem("no text is known that its task answers", model.name)
         return False
-    path = f"/v2/models/{quote(model.name, safe='')}/versions/{quote(model.version)}/infer"
+    path, request = found
     started = time.perf_counter()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url=_ROOT) as client:
         try:
-            answer = await client.post(path, json=examples[0].request, timeout=_ANSWER_SECONDS)
+            answer = await client.post(path, json=request, timeout=_ANSWER_SECONDS)
         # Whatever is wrong with the model is to be said.
         except Exception as error:
             report.problem(f"{path} fails: {type(error).__name__}: {one_line(error)}", model.name)
@@ -270,6 +262,25 @@ async def _try_text(report: _Report, model: ServedModel, application: ASGIApp) -
         return False
     report.line(f"  answers {path} in {milliseconds:.0f} ms")
     return True
+
+
+def _find_example(model: ServedModel) -> tuple[str, Any] | None:
+    """The path and the body of the first example; a model that embeds on vLLM has OpenAI's calls only."""
+    from protocol.open_inference.examples import infer_examples
+    from protocol.openai.examples import call_examples
+    from protocol.openai_paths import OPENAI_PATHS, list_client_paths
+    from protocol.openapi.document import describe_example_model
+
+    runner = model.runner
+    assert runner is not None
+    described = describe_example_model(runner)
+    if runner.generator is None or runner.generator.generates:
+        path = f"/v2/models/{quote(model.name, safe='')}/versions/{quote(model.version)}/infer"
+        found = [(path, infer_examples(described))]
+    else:
+        calls = call_examples(described)
+        found = [(path, calls.get(OPENAI_PATHS[path].call, {})) for path in list_client_paths(runner)]
+    return next(((path, example.request) for path, examples in found for example in examples.values()), None)
 
 
 def _read_memory() -> int:

@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from tests.families import MINILM
-from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.servers import BENTOML, ROOT, ServerProcess, free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -246,6 +248,7 @@ def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess, path: st
     body = {"prompt": CAPITAL, "text_input": CAPITAL, "max_tokens": 450, "ignore_eos": True, "stream": True}
     body.pop("prompt" if "generate" in path else "text_input")
     before = read_metric(server, "vllm:generation_tokens_total")
+    cancelled = read_metric(server, "runtime_cancelled_requests_total")
     with httpx.stream("POST", server.url + path, json=body) as response:
         next(response.iter_lines())
     deadline, last, made = time.monotonic() + 10, -1.0, 0.0
@@ -254,6 +257,7 @@ def test_a_client_that_leaves_frees_its_sequence(server: ServerProcess, path: st
         time.sleep(0.5)
         last, made = made, read_metric(server, "vllm:generation_tokens_total") - before
     assert made < 450
+    assert read_metric(server, "runtime_cancelled_requests_total") == cancelled + 1
 
 
 def test_an_engine_that_stands_still_makes_the_server_not_live(server: ServerProcess) -> None:
@@ -527,6 +531,14 @@ def test_an_encoder_on_vllm(tmp_path: Path) -> None:
         assert "model does not generate text: it serves text_embedding at /v1/embeddings, /v1/rerank" in refused.text
     finally:
         server.terminate()
+
+
+def test_the_doctor_tries_an_encoder_on_vllm() -> None:
+    words = ["doctor", f"--model_dir={MINILM}", "--backend=vllm", f"--grpc_port={free_port()}"]
+    done = subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "task text_embedding, on vLLM" in done.stdout
+    assert re.search(r"^  answers /v1/embeddings in \d+ ms$", done.stdout, re.MULTILINE)
 
 
 def test_an_argument_that_vllm_refuses_ends_the_start(home: Path, smollm: Path) -> None:

@@ -297,12 +297,17 @@ def test_offline(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bentoml_serve_says_it_within_two_seconds_too(tmp_path: Path) -> None:
-    times = []
-    for words, message in (
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
         (["--arg", "model_dir=/nowhere"], "error: cannot serve model: there is no folder /nowhere: set "),
         (["--arg", "grpc_port={port}"], "error: http_port and grpc_port are both "),
-    ):
+    ],
+)
+def test_bentoml_serve_says_it_within_two_seconds_too(tmp_path: Path, words: list[str], message: str) -> None:
+    times = []
+    # Other tests may slow down two of three starts.
+    for _ in range(3):
         started = time.monotonic()
         server = ServerProcess([*BENTOML, "serve", str(ROOT), "--port={port}", *words], tmp_path)
         try:
@@ -313,5 +318,4 @@ def test_bentoml_serve_says_it_within_two_seconds_too(tmp_path: Path) -> None:
             assert "Service huggingface_runtime initialized" not in server.output
         finally:
             server.terminate()
-    # Other tests may slow down one of them.
     assert min(times) < 2

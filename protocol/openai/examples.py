@@ -13,6 +13,7 @@ from protocol.openapi.example_texts import (
     HELLO_VECTOR,
     QUERY,
     QUESTION,
+    SENTIMENTS,
     TRANSLATION,
 )
 from protocol.openapi.operations import Example, ExampleModel, Examples
@@ -37,6 +38,8 @@ def call_examples(model: ExampleModel) -> dict[str, Examples]:
             return {"embeddings": _describe_embeddings(model.name), **_describe_ranking(model.name)}
         case Task.TEXT_RANKING:
             return _describe_ranking(model.name)
+        case Task.SEQUENCE_CLASSIFICATION:
+            return {"classify": {"text": Example("A text", {"model": model.name, "input": SENTIMENTS[0]})}}
         case Task.TEXT_GENERATION:
             return {
                 "completions": _describe_completions(model.name),

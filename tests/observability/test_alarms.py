@@ -68,6 +68,7 @@ GENERATED = f"vllm:generation_tokens_total{{{MODEL}}}"
 # vLLM's own metrics have this label too.
 WAITING_ON_VLLM = f'vllm:num_requests_waiting{{{MODEL},engine="0"}}'
 GENERATED_BY_VLLM = f'vllm:generation_tokens_total{{{MODEL},engine="0"}}'
+ENDED_ON_VLLM = f'vllm:request_success_total{{{MODEL},engine="0",finished_reason="%s"}}'
 FIRST_TOKEN = "vllm:time_to_first_token_seconds"
 
 SCENARIOS = [
@@ -95,6 +96,8 @@ SCENARIOS = [
     Scenario(
         "RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REFUSALS % "generation_failed": "0+6x120"}, 12, OF_MODEL
     ),
+    Scenario("RuntimeErrors", READY | {ENDED_ON_VLLM % "stop": "0+60x120", ENDED_ON_VLLM % "error": "0+6x120"}, 12, OF_MODEL),
+    Scenario("RuntimeErrors", READY | {ENDED_ON_VLLM % "stop": "0+60x120", ENDED_ON_VLLM % "abort": "0+6x120"}, 60, None),
     Scenario("RuntimeErrors", READY | {REQUESTS % "200": "0+60x120", REQUESTS % "500": "0+1x120"}, 60, None),
     Scenario(
         "RuntimeErrors", READY | {
