@@ -6,11 +6,11 @@ export BENTOML_DO_NOT_TRACK ?= true
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
 	test-image test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
 	bench-encoders bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary \
-	bench-wires lint clean prometheus
+	bench-wires lint clean debian-programs
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
-PROMETHEUS := .prometheus
+DEBIAN := .debian
 
 # Serves the model in ARGS; without ARGS a small real one that needs no hub.
 serve: $(VENV)/installed $(if $(findstring --model,$(ARGS)),,$(SENTIMENT)/model.safetensors)
@@ -69,7 +69,7 @@ stubs: $(VENV)/installed-test
 TEST_WORKERS ?= 2
 test: lint $(VENV)/installed-vllm $(VENV)-mlserver/installed
 	-@$(MAKE) --silent $(SUITE)/fetched
-	-@$(MAKE) --silent prometheus
+	-@$(MAKE) --silent --keep-going debian-programs
 	$(PYTHON) -m pytest -n $(TEST_WORKERS) --no-loadscope-reorder
 
 # Builds the image of a Bento with buildah, a package of Debian, and runs it.
@@ -235,11 +235,13 @@ $(SUITE)/fetched: tests/vllm_suite/fetch.py | $(VENV)/installed
 	$(PYTHON) -m tools.requirements extra cuda | xargs -I {} $(PYTHON) -m tests.vllm_suite.fetch {} $(SUITE)
 	@touch $@
 
-# Prometheus and promtool for the tests, from Debian's package; without them these tests are skipped.
-prometheus: $(PROMETHEUS)/usr/bin/promtool
-$(PROMETHEUS)/usr/bin/promtool:
-	@mkdir -p $(PROMETHEUS)
-	cd $(PROMETHEUS) && apt-get download --quiet prometheus && dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+# Prometheus and two proxies for the tests, from Debian's packages, with the libraries that may not be installed; tests of
+# what is missing are skipped.
+DEBIAN_PROGRAMS := prometheus nginx haproxy liblua5.3-0 libopentracing1 libopentracing-c-wrapper0
+debian-programs: $(DEBIAN_PROGRAMS:%=$(DEBIAN)/%)
+$(DEBIAN)/%:
+	@mkdir -p $(DEBIAN)
+	cd $(DEBIAN) && apt-get download --quiet $* && dpkg -x $*_*.deb . && rm $*_*.deb && touch $*
 
 # A server for comparison, with this server's version of torch, which a machine with CPU wheels has.
 $(VENV)-infinity/installed:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +12,12 @@ import httpx
 import pytest
 
 from tests.conftest import ModelFolder
+from tests.debian import ENVIRONMENT, find_program, needs_program
 from tests.nginx import NGINX_START
 from tests.servers import ROOT, ServerProcess, free_port
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs_program("nginx")]
 
 PREFIX = "/models/ner"
 NGINX = (
@@ -66,14 +65,13 @@ def servers(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def nginx(servers: list[ServerProcess], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The URL of the prefix, by what the proxy does with it."""
-    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if binary is None:
-        pytest.skip("nginx is not installed")
     folder, ports = tmp_path_factory.mktemp("nginx"), {name: free_port() for name in PROXIES}
     knowing, unknowing = (server.port for server in servers)
     path = folder / "nginx.conf"
     path.write_text(NGINX.format(folder=folder, knowing=knowing, unknowing=unknowing, **ports))
-    process = subprocess.Popen([binary, "-c", str(path)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [str(find_program("nginx")), "-c", str(path)], env=ENVIRONMENT, stderr=subprocess.DEVNULL
+    )
     urls = {name: f"http://127.0.0.1:{port}{PREFIX}" for name, port in ports.items()}
     try:
         wait_until(lambda: _answers(f"{urls[PROXIES[-1]]}/readyz"), 10)

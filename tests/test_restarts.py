@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from tests.callers import HttpCallers
 from tests.conftest import ModelFolder
+from tests.debian import ENVIRONMENT, find_program, needs_program
 from tests.nginx import NGINX_START
 from tests.servers import ROOT, ServerProcess, free_port
 from tests.waiting import wait_until
@@ -101,17 +101,20 @@ def rollout(model_folder: ModelFolder, tmp_path: Path) -> Iterator[Rollout]:
         made.end()
 
 
-@pytest.mark.parametrize(("proxy", "configuration"), [("haproxy", HAPROXY), ("nginx", NGINX)])
+@pytest.mark.parametrize(
+    ("proxy", "configuration"),
+    [
+        pytest.param("haproxy", HAPROXY, marks=needs_program("haproxy")),
+        pytest.param("nginx", NGINX, marks=needs_program("nginx")),
+    ],
+)
 def test_a_rolling_restart_loses_no_request(rollout: Rollout, tmp_path: Path, proxy: str, configuration: str) -> None:
-    binary = shutil.which(proxy, path=f"{os.environ['PATH']}:/usr/sbin")
-    if binary is None:
-        pytest.skip(f"{proxy} is not installed")
     port = free_port()
     first, second = (server.port for server in rollout.servers)
     path = tmp_path / f"{proxy}.conf"
     path.write_text(configuration.format(port=port, first=first, second=second, folder=tmp_path))
-    words = [binary, "-f", str(path)] if proxy == "haproxy" else [binary, "-c", str(path)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    words = [str(find_program(proxy)), "-f" if proxy == "haproxy" else "-c", str(path)]
+    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _answers(f"{url}/readyz"), 10)

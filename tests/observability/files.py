@@ -1,16 +1,13 @@
-"""What deploy/observability/ holds, and the programs of Debian's package `prometheus` that read it."""
+"""What deploy/observability/ holds."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-import pytest
 import yaml
 
 from tests.servers import ROOT
@@ -19,8 +16,6 @@ FOLDER = ROOT / "deploy/observability"
 RULES = FOLDER / "rules.yaml"
 DASHBOARD = FOLDER / "grafana/dashboards/huggingface-runtime.json"
 RUNBOOK = ROOT / "docs/how-to/operations.md"
-# `make prometheus` unpacks the package there.
-UNPACKED = ROOT / ".prometheus/usr/bin"
 
 
 class Expression(NamedTuple):
@@ -35,16 +30,6 @@ class Expression(NamedTuple):
     where: str
     text: str
     legends: frozenset[str] = frozenset()
-
-
-def find_program(name: str) -> str | None:
-    """Where `promtool` or `prometheus` is; None if it is not here."""
-    return shutil.which(name, path=os.pathsep.join([str(UNPACKED), os.environ.get("PATH", "")]))
-
-
-def needs(name: str) -> pytest.MarkDecorator:
-    reason = f"{name} is not here: `make prometheus` unpacks Debian's package `prometheus`"
-    return pytest.mark.skipif(find_program(name) is None, reason=reason)
 
 
 @cache

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.observability.files import FOLDER, RULES, RUNBOOK, alarms, all_expressions, fill_in, find_program, needs
+from tests.debian import find_program, needs_program
+from tests.observability.files import FOLDER, RULES, RUNBOOK, alarms, all_expressions, fill_in
 from tests.servers import ROOT
 
 ON = 'job="r",instance="a:1"'
@@ -161,7 +162,7 @@ def alerts_of(scenario: Scenario) -> list[dict[str, Any]]:
     return [{"labels": f"ALERTS{{{inside}}}", "value": 1}]
 
 
-@needs("promtool")
+@needs_program("promtool")
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_alarms(scenario: Scenario, tmp_path: Path) -> None:
     time = f"{scenario.minute}m"
@@ -218,12 +219,12 @@ def test_form(rule: dict[str, Any]) -> None:
     assert f"\n### {name}\n" in RUNBOOK.read_text(encoding="utf-8")
 
 
-@needs("promtool")
+@needs_program("promtool")
 def test_rules_parse() -> None:
     run_promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
 
 
-@needs("promtool")
+@needs_program("promtool")
 def test_the_scrape_configuration_parses(tmp_path: Path) -> None:
     """With the paths of the container, in which the rules stand beside it."""
     for name in ("prometheus.yaml", "rules.yaml"):
@@ -231,7 +232,7 @@ def test_the_scrape_configuration_parses(tmp_path: Path) -> None:
     assert "1 rule files found" in run_promtool("check", "config", tmp_path / "prometheus.yaml")
 
 
-@needs("promtool")
+@needs_program("promtool")
 def test_every_expression_parses(tmp_path: Path) -> None:
     rules = [
         {"record": f"expression:{number}", "expr": fill_in(each.text)} for number, each in enumerate(all_expressions())
@@ -241,7 +242,7 @@ def test_every_expression_parses(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in run_promtool("check", "rules", path)
 
 
-@needs("promtool")
+@needs_program("promtool")
 def test_a_wrong_expression_does_not(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "wrong", "rules": [{"record": "a", "expr": "sum(("}]}]}))

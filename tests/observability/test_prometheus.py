@@ -16,6 +16,7 @@ import yaml
 
 from runners.core.metric_families import list_families
 from tests.conftest import GeneratorFolder, ModelFolder
+from tests.debian import find_program, needs_program
 from tests.observability.files import (
     RULES,
     Expression,
@@ -23,15 +24,13 @@ from tests.observability.files import (
     alarms,
     all_expressions,
     fill_in,
-    find_program,
-    needs,
     panel_expressions,
 )
 from tests.observability.promql import find_names
 from tests.observability.test_expressions import PROMETHEUS, exposed_series
 from tests.servers import BENTOML, ServerProcess, free_port
 
-pytestmark = [pytest.mark.slow, needs("prometheus")]
+pytestmark = [pytest.mark.slow, needs_program("prometheus")]
 
 # Prometheus takes from a target's series what it adds itself.
 ADDED = {"__name__", "job", "instance"}
