@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from tests.callers import HttpCallers
-from tests.conftest import ModelFolder
+from tests.conftest import GeneratorFolder, ModelFolder
 from tests.debian import ENVIRONMENT, find_program, needs_program
 from tests.nginx import NGINX_START
 from tests.servers import ROOT, ServerProcess, free_port
@@ -23,6 +24,9 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.restarts]
 
 CALLERS = 32
+# So many of them read streams.
+READERS = 4
+STREAMED = {"model": "chat", "prompt": "a", "max_tokens": 100, "ignore_eos": True, "stream": True}
 RESTARTS = 10
 # The proxy asks for readiness every 200 ms, and waits for the answer as long as the manifests' probes do.
 DELAY = 2
@@ -68,8 +72,8 @@ NGINX = (
 class Rollout:
     """Two servers on ports that stay the same."""
 
-    def __init__(self, folder: Path, home: Path) -> None:
-        self._words = [sys.executable, str(ROOT / "launch.py"), "--http_port={port}", f"--model_dir={folder}"]
+    def __init__(self, models_file: Path, home: Path) -> None:
+        self._words = [sys.executable, str(ROOT / "launch.py"), "--http_port={port}", f"--models_file={models_file}"]
         self._words += [f"--shutdown_delay_seconds={DELAY}", "--enable_grpc=false"]
         self._homes = home / "first", home / "second"
         for each in self._homes:
@@ -93,8 +97,14 @@ class Rollout:
 
 
 @pytest.fixture
-def rollout(model_folder: ModelFolder, tmp_path: Path) -> Iterator[Rollout]:
-    made = Rollout(model_folder("bert", "fill_mask"), tmp_path)
+def rollout(model_folder: ModelFolder, generator_folder: GeneratorFolder, tmp_path: Path) -> Iterator[Rollout]:
+    models = [
+        {"name": "mask", "model_dir": str(model_folder("bert", "fill_mask"))},
+        {"name": "chat", "model_dir": str(generator_folder("llama"))},
+    ]
+    models_file = tmp_path / "models.json"
+    models_file.write_text(json.dumps({"backend": "huggingface", "models": models}))
+    made = Rollout(models_file, tmp_path)
     try:
         yield made
     finally:
@@ -118,13 +128,19 @@ def test_a_rolling_restart_loses_no_request(rollout: Rollout, tmp_path: Path, pr
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _answers(f"{url}/readyz"), 10)
-        with HttpCallers(f"{url}/v1/models/model:predict", {"instances": ["a [MASK]"]}, CALLERS) as callers:
+        with (
+            HttpCallers(f"{url}/v1/models/mask:predict", {"instances": ["a [MASK]"]}, CALLERS - READERS) as callers,
+            HttpCallers(f"{url}/v1/completions", STREAMED, READERS) as readers,
+        ):
             for number in range(RESTARTS):
-                before = callers.answered
+                before = callers.answered, readers.answered
                 rollout.restart(number % 2)
-                assert callers.answered > before
-        assert callers.failures == []
-        print(f"{proxy}: {callers.answered} requests, {RESTARTS} restarts, none lost")  # noqa: T201
+                assert callers.answered > before[0]
+                assert readers.answered > before[1]
+        assert callers.failures == readers.failures == []
+        assert [each.text for each in readers.outcomes if not each.text.endswith("data: [DONE]\n\n")] == []
+        answered = f"{callers.answered} requests and {readers.answered} streams"
+        print(f"{proxy}: {answered}, {RESTARTS} restarts, none lost")  # noqa: T201
     finally:
         process.terminate()
         process.wait(10)
