@@ -188,7 +188,7 @@ def test_a_killed_worker_is_replaced(
     refused = sum(failure.status == 503 for failure in callers.failures)
     assert not (refused and count > 1)
     # One line for what the stand-in has answered; the workers that load say 503 too.
-    lines = re.findall(r"no worker served for \d+\.\d s, and (\d+) requests were answered with 503", server.output)
+    lines = re.findall(r"no worker took requests for \d+\.\d s, and (\d+) were answered with 503", server.output)
     assert len(lines) == (count == 1)
     assert sum(map(int, lines)) <= refused
     line = f"the worker with process id {killed.pid} was ended by {number.name}"
@@ -352,7 +352,7 @@ def test_requests_under_way_end_before_the_server_does(start: Start, signal_numb
     asking.join()
     assert answers == [200]
     assert server.wait_for_exit(20) == 0
-    assert re.search(r"no worker served for \d+\.\d s, and \d+ requests were answered with 503", server.output)
+    assert re.search(r"no worker took requests for \d+\.\d s, and \d+ were answered with 503", server.output)
     assert "Traceback" not in server.output
 
 
@@ -402,6 +402,8 @@ def test_a_signal_is_no_death_of_a_worker(start: Start, tiny: str, signal_number
     server = start(tiny, "--on_worker_death=exit")
     server.wait_until("/readyz", 200)
     processes = workers_of(server)
+    for process in processes:
+        process.send_signal(signal_number)
     os.killpg(server.pid, signal_number)
     if signal_number == signal.SIGHUP:
         wait_until(lambda: "SIGHUP is ignored" in server.output, 5)

@@ -36,10 +36,20 @@ _families: list[CounterFamily | GaugeFamily | HistogramFamily] = []
 
 
 def flush() -> None:
-    """Write what has been counted to the metrics of prometheus_client; from any thread."""
+    """Write what has been counted to the metrics of prometheus_client; from any thread.
+
+    Raises:
+        Exception: families could not be written; the first one's error. All others are written.
+    """
+    errors: list[Exception] = []
     with _flushing:
         for family in _families:
-            family.flush()
+            try:
+                family.flush()
+            except Exception as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def is_removed(value: float) -> bool:
@@ -158,8 +168,8 @@ class GaugeFamily(_ValueFamily):
         removed = dict.fromkeys(self._written, self._removed)
         for labels, value in (removed | values).items():
             if self._written.get(labels) != value:
-                self._written[labels] = value
                 (self._gauge.labels(*labels) if labels else self._gauge).set(value)
+                self._written[labels] = value
 
 
 class CountedObservations:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -16,8 +17,10 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import IO
 
-from runners.core.errors import ArgumentsError
+from runners.core.errors import ArgumentsError, one_line
 from runners.core.metrics_lock import lock_files
+
+logger = logging.getLogger(__name__)
 
 # prometheus_client reads it when it is imported, and when a metric gets its first value.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -75,25 +78,39 @@ def merge_ended_processes(folder: Path) -> None:
 
     Else each worker that dies would leave files, all of which each scrape reads.
     """
-    if shutil.disk_usage(folder).free < _LEAST_FREE:
-        # Writing to a mapped file would end this process, which is worse than files that are left.
-        return
     with lock_files(folder, moves=True):
+        counters = []
         for path in folder.glob("*.db"):
             kind, _, pid = path.stem.rpartition("_")
             if not pid.isdigit() or _runs(int(pid)):
                 continue
-            if not kind.startswith("gauge"):
-                _add_counts(path, folder / f"{kind}_{_ENDED}.db")
+            if kind.startswith("gauge"):
+                path.unlink()
+            else:
+                counters.append((path, folder / f"{kind}_{_ENDED}.db"))
+        if shutil.disk_usage(folder).free < _LEAST_FREE:
+            # Writing to a mapped file would end this process, which is worse than files that are left.
+            return
+        for path, total in counters:
+            _add_counts(_read_counts(path), total)
             path.unlink()
 
 
-def _add_counts(path: Path, total: Path) -> None:
+def _read_counts(path: Path) -> list[tuple[str, float]]:
     # It is imported once the folder is made.
     from prometheus_client.mmap_dict import MmapedDict
 
-    # All are read before the first is added: a file that cannot be read adds nothing.
-    counts = [(key, value) for key, value, *_ in MmapedDict.read_all_values_from_file(path)]  # type: ignore[no-untyped-call]
+    try:
+        return [(key, value) for key, value, *_ in MmapedDict.read_all_values_from_file(path)]  # type: ignore[no-untyped-call]
+    # A worker may die while it makes a file; each scrape would fail at it.
+    except Exception as error:
+        logger.warning("the counts of a worker that has ended are lost: %s: %s", path.name, one_line(error))
+        return []
+
+
+def _add_counts(counts: list[tuple[str, float]], total: Path) -> None:
+    from prometheus_client.mmap_dict import MmapedDict
+
     totals = MmapedDict(total)  # type: ignore[no-untyped-call]
     for key, value in counts:
         totals.write_value(key, totals.read_value(key)[0] + value, 0.0)  # type: ignore[no-untyped-call]

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from runners.core.arguments import Arguments
 from runners.core.certificates import create_ssl_context, keep_current
 from runners.core.errors import one_line
-from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS
+from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, PROBED_PATHS, READY_PATHS
 from runners.core.shared_listener import duplicate_listener
 from runners.core.url_paths import strip_prefix
 
@@ -29,6 +29,8 @@ _LONGEST_HEAD = 64 * 2**10
 _READ_SECONDS = 5.0
 # A client that still sends its body reads the answer before the connection is reset (RFC 9112, 9.6).
 _LINGER_SECONDS = 1.0
+# What probes and scrapers use.
+_PROBE_METHODS = (b"GET", b"HEAD")
 _MOST_CONNECTIONS = 512
 _RETRY_SECONDS = 2
 _STARTING = "no worker process of the server is ready; try again later"
@@ -58,7 +60,7 @@ class StandIn:
         self._ssl: ssl.SSLContext | None = None
         self._has_failed = False
         self._serving: set[asyncio.Task[None]] = set()
-        # When it was opened, and the requests that it has refused and not reported; probes are none.
+        # When it was opened, and the requests, other than probes and scrapes, that it has refused and not reported.
         self._opened = 0.0
         self._refused = 0
 
@@ -93,7 +95,7 @@ class StandIn:
         refused, self._refused = self._refused, 0
         if refused:
             seconds = time.monotonic() - self._opened
-            logger.warning("no worker served for %.1f s, and %d requests were answered with 503", seconds, refused)
+            logger.warning("no worker took requests for %.1f s, and %d were answered with 503", seconds, refused)
 
     def _report_failure(self, error: OSError) -> None:
         """Write one line for all failures in a row."""
@@ -172,14 +174,15 @@ class StandIn:
         path = strip_prefix(path, self._arguments.root_path or "")
         status = HTTPStatus.SERVICE_UNAVAILABLE
         body: dict[str, str | bool] = {"error": _ENDING if self.is_ending else _STARTING}
-        if path in LIVE_PATHS:
-            # The server itself lives, and replaces its workers.
+        is_probe = method in _PROBE_METHODS and path in PROBED_PATHS
+        # The server itself lives, and replaces its workers.
+        if is_probe and path in LIVE_PATHS:
             status, body = HTTPStatus.OK, {"live": True}
-        elif path == KSERVE_LIVE_PATH:
+        elif is_probe and path == KSERVE_LIVE_PATH:
             status, body = HTTPStatus.OK, {"status": "alive"}
-        elif path in READY_PATHS:
+        elif is_probe and path in READY_PATHS:
             body = {"ready": False}
-        else:
+        elif not is_probe:
             self._refused += 1
         content = json.dumps(body, separators=(",", ":")).encode()
         lines = [

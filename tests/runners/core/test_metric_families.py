@@ -130,6 +130,21 @@ def test_a_series_is_shown_before_it_counts(registry: CollectorRegistry) -> None
     assert {"early_total", "level", "early_seconds"} <= {family.name for family in list_families()}
 
 
+def test_a_family_that_cannot_be_written_keeps_no_other(
+    registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge, counter = GaugeFamily("broken", "", registry=registry), CounterFamily("whole", "", registry=registry)
+    gauge.set((), 3)
+    counter.add(())
+    with monkeypatch.context() as patch:
+        patch.setattr(gauge._gauge, "set", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            flush()
+    assert registry.get_sample_value("whole_total") == 1
+    flush()
+    assert registry.get_sample_value("broken") == 3
+
+
 def test_the_values_of_all_processes_are_added(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     workers = [subprocess.Popen([sys.executable, "-c", WORKER], env=environment) for _ in range(2)]

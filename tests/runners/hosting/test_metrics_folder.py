@@ -48,6 +48,8 @@ flush()
 print("written", flush=True)
 sys.stdin.read()
 """
+# Above the largest number of a process.
+_NO_PROCESS = 2**22 + 1
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -200,12 +202,26 @@ def test_no_scrape_sees_counts_while_they_move(tmp_path: Path) -> None:
     assert not files & {*tmp_path.iterdir()}
 
 
-def test_a_full_disk_leaves_the_files_of_ended_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the parent process would end, as it writes to a mapped file."""
+def test_a_full_disk_leaves_the_counts_of_ended_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the parent process would end, as it writes to a mapped file. What waited in a dead worker waits no more."""
     worker = start_worker(tmp_path, "x")
     worker.kill()
     worker.wait()
     files = {*tmp_path.iterdir()}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(2**30, 2**30, 2**20))
     merge_ended_processes(tmp_path)
-    assert {*tmp_path.iterdir()} == files
+    assert files - {*tmp_path.iterdir()} == {tmp_path / f"gauge_livesum_{worker.pid}.db"}
+
+
+def test_a_file_that_cannot_be_read_keeps_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a worker that died while it made the file."""
+    worker = start_worker(tmp_path, "x")
+    worker.kill()
+    worker.wait()
+    ended = f"counter_{_NO_PROCESS}.db", f"histogram_{_NO_PROCESS}.db"
+    for name in ended:
+        (tmp_path / name).write_bytes(b"")
+    merge_ended_processes(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"counter_ended.db", "histogram_ended.db"}
+    assert read(tmp_path)["requests_total", "x"] == 2
+    assert sorted(line.partition(": ")[2].partition(":")[0] for line in caplog.messages) == sorted(ended)

@@ -96,13 +96,16 @@ def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
     answer = httpx.post(f"{parent.url}/v1/models/model:predict", content=b"x" * 2**21)
     assert (answer.status_code, answer.headers["retry-after"], answer.headers["connection"]) == (503, "2", "close")
     assert answer.json() == {"error": "no worker process of the server is ready; try again later"}
+    # No request gets an answer that only probes want.
+    assert [httpx.post(parent.url + path).status_code for path in ("/", "/livez", "/ping")] == [503] * 3
     parent.supervisor.drain()
     assert httpx.get(f"{parent.url}/v1/models").json() == {"error": "the server is shutting down"}
 
 
 def test_the_log_tells_of_requests_that_no_worker_answered(parent: Parent, caplog: pytest.LogCaptureFixture) -> None:
-    for path in ("/livez", "/readyz", "/v1/models", "/v2/models/model/infer"):
+    for path in ("/", "/livez", "/readyz", "/metrics", "/v2", "/v1/models", "/v2/models/model/infer"):
         httpx.get(parent.url + path)
+    httpx.post(parent.url)
     worker = parent.adopt(10**8)
     assert worker.read() == told(open=True, stand_in_is_open=True)
     worker.report(**READY)
@@ -114,7 +117,7 @@ def test_the_log_tells_of_requests_that_no_worker_answered(parent: Parent, caplo
     worker.report(**READY)
     assert worker.read() == told(open=True)
     [line] = caplog.messages
-    assert re.fullmatch(r"no worker served for \d\.\d s, and 2 requests were answered with 503", line)
+    assert re.fullmatch(r"no worker took requests for \d\.\d s, and 3 were answered with 503", line)
 
 
 def test_the_stand_in_leaves_connections_to_workers(parent: Parent) -> None:
