@@ -14,24 +14,17 @@ import httpx
 import psutil
 import pytest
 
-from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.conftest import Certificate, ModelFolder
 from tests.servers import BENTOML, ServerProcess
 from tests.waiting import wait_until
-from tests.wire import to_binary
+from tests.wire import infer_request
 
 pytestmark = pytest.mark.slow
 
 
-def infer_request(*texts: str) -> messages.ModelInferRequest:
-    request = messages.ModelInferRequest(model_name="model", raw_input_contents=[to_binary("BYTES", texts)])
-    request.inputs.add(name="input-0", datatype="BYTES", shape=[len(texts)])
-    return request
-
-
 def infer(channel: grpc.Channel, *texts: str) -> Any:
-    return GRPCInferenceServiceStub(channel).ModelInfer(infer_request(*texts), timeout=60)
+    return GRPCInferenceServiceStub(channel).ModelInfer(infer_request(*texts, raw=True), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +144,7 @@ def test_a_call_in_flight_is_answered_when_the_server_is_told_to_end(folder: Pat
         with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel:
             infer(channel, "a")
             call = GRPCInferenceServiceStub(channel).ModelInfer.future(
-                infer_request(*["word " * 400] * 400), timeout=60
+                infer_request(*["word " * 400] * 400, raw=True), timeout=60
             )
             time.sleep(0.3)
             ending = threading.Thread(target=server.terminate)

@@ -32,6 +32,7 @@ from tests.families import MINILM
 from tests.generators import save_generator
 from tests.servers import BENTOML, ROOT, ServerProcess
 from tests.waiting import wait_until
+from tests.wire import infer_request
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +88,7 @@ def masks(server: ServerProcess) -> HttpCallers:
 
 
 def grpc_masks(server: ServerProcess) -> GrpcCallers:
-    return GrpcCallers(f"{CALLER_HOST}:{server.grpc_port}", INFER, infer_message("a [MASK]").SerializeToString(), 8)
+    return GrpcCallers(f"{CALLER_HOST}:{server.grpc_port}", INFER, infer_request("a [MASK]").SerializeToString(), 8)
 
 
 def callers_of(worker: psutil.Process, port: int) -> set[int]:
@@ -106,14 +107,6 @@ def callers_of_all_workers(server: ServerProcess) -> Iterator[tuple[HttpCallers,
             if all(callers_of(worker, port) for worker in workers_of(server) for port in ports):
                 yield callers, grpc_callers
                 return
-
-
-def infer_message(*texts: str) -> messages.ModelInferRequest:
-    contents = messages.InferTensorContents(bytes_contents=[text.encode() for text in texts])
-    tensor = messages.ModelInferRequest.InferInputTensor(
-        name="text", datatype="BYTES", shape=[len(texts)], contents=contents
-    )
-    return messages.ModelInferRequest(model_name="model", inputs=[tensor])
 
 
 def deaths(server: ServerProcess, reason: str) -> float:
@@ -328,9 +321,9 @@ def test_requests_under_way_end_before_the_server_does(start: Start, signal_numb
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
         channel.subscribe(states.append)
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        call = stub.ModelInfer.future(infer_message(*texts), timeout=300)
+        call = stub.ModelInfer.future(infer_request(*texts), timeout=300)
         stream = stub.ModelStreamInfer(iter(sent.get, None), timeout=300)
-        sent.put(infer_message(*texts))
+        sent.put(infer_request(*texts))
         wait_until(lambda: re.search(r"^runtime_running_texts{.*} [1-9]", get(server, "/metrics").text, re.M))
         time.sleep(0.2)
         os.kill(server.pid, signal_number)
@@ -343,9 +336,9 @@ def test_requests_under_way_end_before_the_server_does(start: Start, signal_numb
         wait_until(lambda: grpc.ChannelConnectivity.IDLE in states[states.index(grpc.ChannelConnectivity.READY) :])
         assert not call.done()
         with pytest.raises(grpc.RpcError) as refused:
-            stub.ModelInfer(infer_message("word"), timeout=300)
+            stub.ModelInfer(infer_request("word"), timeout=300)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        sent.put(infer_message("word"))
+        sent.put(infer_request("word"))
         sent.put(None)
         call.result()
         assert [response.error_message for response in stream] == ["", ""]

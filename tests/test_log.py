@@ -21,6 +21,7 @@ from tests.conftest import GeneratorFolder, ModelFolder
 from tests.faults import FAULT, break_encoder
 from tests.servers import ROOT, ServerProcess
 from tests.waiting import wait_until
+from tests.wire import infer_request
 
 pytestmark = pytest.mark.slow
 
@@ -128,12 +129,6 @@ def test_access_lines(server: Logged) -> None:
             r"protocol=grpc method=gRPC route=\S+/ModelInfer status=OK .* request_id=called ", server.output
         )
     assert server.output.count("requestId: called") == 1
-
-
-def infer_request(text: str) -> messages.ModelInferRequest:
-    contents = {"bytes_contents": [text.encode()]}
-    tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "contents": contents}
-    return messages.ModelInferRequest(model_name="model", inputs=[tensor])
 
 
 def test_a_reference_is_in_the_answer_and_in_the_log(server: Logged) -> None:

@@ -19,10 +19,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.servers import BENTOML, ServerProcess
 from tests.waiting import wait_until
+from tests.wire import infer_request
 
 pytestmark = pytest.mark.slow
 
@@ -93,14 +93,6 @@ def wait_for(server: ServerProcess, is_there: Callable[[Samples], bool]) -> Samp
     return samples
 
 
-def infer_message(*texts: str) -> messages.ModelInferRequest:
-    contents = messages.InferTensorContents(bytes_contents=[text.encode() for text in texts])
-    tensor = messages.ModelInferRequest.InferInputTensor(
-        name="input-0", datatype="BYTES", shape=[len(texts)], contents=contents
-    )
-    return messages.ModelInferRequest(model_name="model", inputs=[tensor])
-
-
 ANSWERED = [
     ("kserve_v1", "/v1/models/{name}:predict", V1, {"instances": ["good", "bad film"]}),
     ("open_inference", "/v2/models/{name}/infer", V2, {"inputs": [TENSOR]}),
@@ -117,7 +109,7 @@ def test_requests_over_every_protocol(servers: tuple[ServerProcess, ServerProces
             # A connection each, so that both workers answer.
             assert httpx.post(server.url + path, json=body).status_code == 200
     with grpc.insecure_channel(f"localhost:{server.grpc_port}") as channel:
-        data = infer_message("good", "bad film").SerializeToString()
+        data = infer_request("good", "bad film").SerializeToString()
         for _ in range(5):
             channel.unary_unary(INFER)(data)
         assert len(list(channel.stream_stream(STREAM)(iter([data] * 5)))) == 5
@@ -228,7 +220,7 @@ def test_a_queue(servers: tuple[ServerProcess, ServerProcess]) -> None:
 def test_calls_that_clients_leave(servers: tuple[ServerProcess, ServerProcess]) -> None:
     """A call that is cancelled, one whose deadline is over, and a stream that is cancelled after its first answer."""
     _, server = servers
-    request = infer_message("one")
+    request = infer_request("one")
     request.parameters["max_tokens"].int64_param = 60
     request.parameters["ignore_eos"].bool_param = True
     unsent: queue.SimpleQueue[bytes] = queue.SimpleQueue()

@@ -16,13 +16,13 @@ import grpc
 import httpx
 import pytest
 
-from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.collector import Collector, Span
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.faults import FAULT, break_encoder
 from tests.servers import BENTOML, ServerProcess, free_port
 from tests.waiting import wait_until
+from tests.wire import infer_request
 
 pytestmark = pytest.mark.slow
 
@@ -155,10 +155,14 @@ def test_access_lines_name_the_span(encoder: ServerProcess, collector: Collector
     with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         trace_id, headers = new_trace()
-        stub.ModelInfer(infer_request(), metadata=(*headers.items(),), timeout=60)
+        stub.ModelInfer(infer_request(BODY["instances"][0], id="1"), metadata=(*headers.items(),), timeout=60)
         sent[f"{SERVICE}/ModelInfer"] = trace_id
         trace_id, headers = new_trace()
-        list(stub.ModelStreamInfer(iter([infer_request()]), metadata=(*headers.items(),), timeout=60))
+        list(
+            stub.ModelStreamInfer(
+                iter([infer_request(BODY["instances"][0], id="1")]), metadata=(*headers.items(),), timeout=60
+            )
+        )
         sent[f"{SERVICE}/ModelStreamInfer"] = trace_id
     for name, trace_id in sent.items():
         count = 2 if name.endswith("ModelStreamInfer") else 1
@@ -218,20 +222,15 @@ def test_a_batch_of_several_requests(encoder: ServerProcess, collector: Collecto
             assert [batch.key in compute.links for compute in computes] == [True]
 
 
-def infer_request(text: str = BODY["instances"][0], name: str = "model") -> messages.ModelInferRequest:
-    request = messages.ModelInferRequest(model_name=name, id="1")
-    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[1])
-    tensor.contents.bytes_contents.append(text.encode())
-    return request
-
-
 def test_a_call_over_grpc(encoder: ServerProcess, collector: Collector) -> None:
     trace_id, headers = new_trace()
     with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        stub.ModelInfer(infer_request(), metadata=(*headers.items(),), timeout=60)
+        stub.ModelInfer(infer_request(BODY["instances"][0], id="1"), metadata=(*headers.items(),), timeout=60)
         with pytest.raises(grpc.RpcError, match="does not exist"):
-            stub.ModelInfer(infer_request(name="nope"), metadata=(*headers.items(),), timeout=60)
+            stub.ModelInfer(
+                infer_request(BODY["instances"][0], id="1", model_name="nope"), metadata=(*headers.items(),), timeout=60
+            )
     span, failed = collector.wait_for(f"{SERVICE}/ModelInfer", trace_id, 2)
     assert (span.kind, span.parent_id, span.status) == ("server", "00000000000000aa", "unset")
     assert span.attributes.pop("user_agent.original").startswith("grpc-python/")
@@ -247,7 +246,11 @@ def test_a_call_over_grpc(encoder: ServerProcess, collector: Collector) -> None:
 def test_the_messages_of_a_stream(encoder: ServerProcess, collector: Collector) -> None:
     trace_id, headers = new_trace()
     name = f"{SERVICE}/ModelStreamInfer"
-    requests = [infer_request(), infer_request(), infer_request(name="nope")]
+    requests = [
+        infer_request(BODY["instances"][0], id="1"),
+        infer_request(BODY["instances"][0], id="1"),
+        infer_request(BODY["instances"][0], id="1", model_name="nope"),
+    ]
     with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         answers = list(stub.ModelStreamInfer(iter(requests), metadata=(*headers.items(),), timeout=60))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,3 +157,22 @@ def read_outputs(response: messages.ModelInferResponse) -> list[tuple[str, str, 
             data = [element.decode() if isinstance(element, bytes) else element for element in data]
         outputs.append((output.name, output.datatype, list(output.shape), data))
     return outputs
+
+
+def infer_request(
+    *texts: str, raw: bool = False, parameters: Mapping[str, Any] | None = None, **fields: Any
+) -> messages.ModelInferRequest:
+    """ModelInfer's request for texts, which are one tensor.
+
+    Args:
+        raw: whether the texts are in `raw_input_contents`.
+        fields: the other fields of the request.
+    """
+    request = messages.ModelInferRequest(**{"model_name": "model", **fields})
+    tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[len(texts)])
+    if raw:
+        request.raw_input_contents.append(to_binary("BYTES", texts))
+    else:
+        tensor.contents.bytes_contents.extend(text.encode() for text in texts)
+    set_parameters(request.parameters, dict(parameters or {}))
+    return request

@@ -1,8 +1,8 @@
 """Log records as lines: JSON for machines, text for people.
 
-A line holds no user or password of a URI, and no text of a request: only this project's own messages are trusted not to
-repeat one. Exceptions that other libraries log lose their messages, and asyncio's reports all but their first line,
-which has no values.
+A line holds no user or password that a URI has before its host, and no text of a request: only this project's own
+messages are trusted not to repeat one. Exceptions that other libraries log lose their messages, and asyncio's reports
+all but their first line, which has no values.
 """
 
 from __future__ import annotations

@@ -59,6 +59,6 @@ class Watchdog:
                         self._seconds, watched.describe_stall(now - since),
                     )  # fmt: skip
         if self._stuck and not stuck:
-            logger.warning("the server is live again: what was stuck goes on")
+            logger.warning("the server is live again: nothing is stuck any more")
         self._stuck = stuck
         return bool(stuck)

@@ -71,7 +71,7 @@ class ModelWorker:
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
                 run_batch(self._loaded, batch)
         except BaseException:
-            # The device thread ends.
+            # The device thread ends this model.
             refuse(batch)
             raise
         finally:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -7,10 +10,22 @@ from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.core.generation_metrics import GenerationMetrics
 from runners.core.metric_families import counting
+from runners.core.metrics_lock import lock_files
 from runners.encoder.runner import EncoderRunner
 from tests.served import models_of
 
 OPENMETRICS = "application/openmetrics-text"
+
+
+def test_a_scrape_waits_while_counts_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would see them twice or not at all."""
+    client = TestClient(create_application(models_of(EncoderRunner(Arguments())), Arguments()))
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with ThreadPoolExecutor(1) as pool:
+        with lock_files(tmp_path, moves=True):
+            scrape = pool.submit(client.get, "/metrics")
+            assert wait([scrape], timeout=0.3).not_done
+        assert scrape.result().status_code == 200
 
 
 # As a browser asks, Prometheus 2.42, 3.0 and clients that want names without UTF-8.

@@ -9,13 +9,13 @@ import grpc
 import pytest
 
 from protocol.http.disconnects import CLIENT, Client
-from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from runners.core.request_record import RequestRecord, current_record
 from runners.generator.decoder import Decoder
 from tests.conftest import GeneratorFolder, Serve
 from tests.protocol.conftest import Run
 from tests.waiting import wait_until
+from tests.wire import infer_request
 
 TENSOR = {"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["good", "bad film"]}
 PHASES = ("started", "queued", "computing", "computed", "rendering", "ended")
@@ -97,15 +97,9 @@ def test_keys_and_limits(serve: Serve, run: Run, ended: list[RequestRecord]) -> 
     assert describe(last(ended, 2)) == ("kserve_v1", V1_ROUTE, "model", "413", "limit")
 
 
-def infer_message(model: str = "model") -> messages.ModelInferRequest:
-    contents = messages.InferTensorContents(bytes_contents=[b"good", b"bad film"])
-    tensor = messages.ModelInferRequest.InferInputTensor(name="input-0", datatype="BYTES", shape=[2], contents=contents)
-    return messages.ModelInferRequest(model_name=model, inputs=[tensor])
-
-
 def test_calls_and_messages_of_streams(run: Run, ended: list[RequestRecord]) -> None:
     stub = GRPCInferenceServiceStub(run("sequence_classification").channel)
-    stub.ModelInfer(infer_message(), metadata=[("x-request-id", "mine")])
+    stub.ModelInfer(infer_request("good", "bad film"), metadata=[("x-request-id", "mine")])
     record = last(ended)
     assert describe(record) == ("grpc", INFER, "model", "OK", None)
     moments = [getattr(record, name) for name in PHASES]
@@ -113,10 +107,14 @@ def test_calls_and_messages_of_streams(run: Run, ended: list[RequestRecord]) -> 
     assert (record.texts, record.request_id) == (2, "mine")
 
     with pytest.raises(grpc.RpcError):
-        stub.ModelInfer(infer_message("secret"))
+        stub.ModelInfer(infer_request("good", "bad film", model_name="secret"))
     assert describe(last(ended, 2)) == ("grpc", INFER, "", "NOT_FOUND", "not_found")
 
-    answers = list(stub.ModelStreamInfer(iter([infer_message(), infer_message("secret")])))
+    answers = list(
+        stub.ModelStreamInfer(
+            iter([infer_request("good", "bad film"), infer_request("good", "bad film", model_name="secret")])
+        )
+    )
     assert len(answers) == 2
     wait_until(lambda: len(ended) == 4)
     assert {describe(record) for record in ended[2:]} == {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.soak.answers import (
     read_tensor_message,
 )
 from tests.soak.servers import ENCODERS, GENERATION, MOST_MESSAGE_BYTES, SPARE
-from tests.wire import set_parameters, to_binary
+from tests.wire import infer_request
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER, STREAM = f"{SERVICE}/ModelInfer", f"{SERVICE}/ModelStreamInfer"
@@ -57,18 +57,9 @@ def make_requests() -> list[GrpcRequest]:
     return [*_infer(), *_streams(), *_others(), *_wrong()]
 
 
-def infer_message(
-    model: str, *texts: str, raw: bool = False, number: int = 0, parameters: Mapping[str, Any] | None = None
-) -> bytes:
-    """A ModelInferRequest of these texts."""
-    request = messages.ModelInferRequest(model_name=model, id=str(number))
-    set_parameters(request.parameters, dict(parameters or {}))
-    tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[len(texts)])
-    if raw:
-        request.raw_input_contents.append(to_binary("BYTES", texts))
-    else:
-        tensor.contents.bytes_contents.extend(text.encode() for text in texts)
-    return request.SerializeToString()
+def infer_message(model: str, *texts: str, number: int = 0, **more: Any) -> bytes:
+    """A ModelInferRequest of these texts; see `infer_request`."""
+    return infer_request(*texts, model_name=model, id=str(number), **more).SerializeToString()
 
 
 def _infer() -> Iterator[GrpcRequest]:

@@ -69,7 +69,7 @@ def test_the_server_is_live_once_nothing_is_stuck(
     assert not watchdog.check()
     assert caplog.messages[1:] == [
         "the server is not live (--watchdog_seconds=10): nothing for 30 s",
-        "the server is live again: what was stuck goes on",
+        "the server is live again: nothing is stuck any more",
     ]
 
 

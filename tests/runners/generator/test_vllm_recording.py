@@ -10,13 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm.v1.engine.async_llm import AsyncLLM
 
 from runners.core.watchdog import Watchdog
+from tests.waiting import eventually
+
+pytest.importorskip("vllm")
+
+from vllm.v1.engine.async_llm import AsyncLLM
+
 from runners.generator.vllm import recording
 from runners.generator.vllm.engine import VllmEngine
 from runners.generator.vllm.recording import RecordingLLM
-from tests.waiting import eventually
 
 
 class Engine:

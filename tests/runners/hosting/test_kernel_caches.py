@@ -29,6 +29,8 @@ def test_the_operator_s_capacities_win(given: dict[str, str], expected: dict[str
     assert environment == expected
 
 
+# Less tells nothing of what is kept.
+_LEAST_MIB = 20
 BATCHES = """
 import os, sys
 from pathlib import Path
@@ -62,5 +64,7 @@ def test_batches_of_all_sizes_take_a_bounded_amount_of_memory() -> None:
             [sys.executable, "-c", BATCHES, caches], env=environment, capture_output=True, check=True, text=True
         )
         taken[caches] = int(run.stdout)
+    if taken["default"] < _LEAST_MIB:
+        pytest.skip(f"oneDNN's kernels of all sizes take {taken['default']} MiB on this CPU")
     # A quarter of the kernels are kept.
     assert taken["limited"] < 0.5 * taken["default"]

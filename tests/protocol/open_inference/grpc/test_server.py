@@ -27,7 +27,7 @@ from runners.core.version import VERSION
 from tests.conftest import Certificate, Dial, GeneratorFolder, ModelFolder, Serve, renew
 from tests.served import Served
 from tests.waiting import wait_until
-from tests.wire import read_outputs, set_parameters, to_binary
+from tests.wire import infer_request, read_outputs, set_parameters, to_binary
 
 SERVICE = "inference.GRPCInferenceService"
 
@@ -49,14 +49,6 @@ def generator(generator_folder: GeneratorFolder, serve: Serve, dial: Dial) -> gr
 
 def stub(channel: grpc.Channel) -> Any:
     return GRPCInferenceServiceStub(channel)
-
-
-def infer_request(*texts: str, parameters: dict[str, Any] | None = None, **fields: Any) -> messages.ModelInferRequest:
-    request = messages.ModelInferRequest(**{"model_name": "model", **fields})
-    tensor = request.inputs.add(name="input-0", datatype="BYTES", shape=[len(texts)])
-    tensor.contents.bytes_contents.extend(text.encode() for text in texts)
-    set_parameters(request.parameters, parameters or {})
-    return request
 
 
 def raises(call: Callable[[], Any]) -> Any:
