@@ -2,13 +2,15 @@
 
     python -m benchmarks.http_cost
 
-Prints, for each, the server's own CPU time a request and the latency that 16 connections see. The two are measured in
-turn; the difference and the ratio of each pair are the result.
+Prints, for each, the server's own CPU time a request and the latency that 16 connections see; once more with a line of
+JSON in the log for each request. They are measured in turn; the difference and the ratio of each pair are the result.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from functools import partial
 from statistics import median
 
 import uvicorn
@@ -19,10 +21,12 @@ from starlette.routing import Route
 
 from benchmarks.cpu import describe_spread, measure, serving
 from benchmarks.load import Load, bodies, drive
-from benchmarks.run import instant_words, serve
+from benchmarks.pairs import Ratio, take_turns
+from benchmarks.run import LOGGED, instant_words, serve
 
 _SECONDS = 3.0
 _ROUNDS = 6
+_LOGGING = "this server with a line of JSON"
 _BARE = [sys.executable, "-m", "benchmarks.http_cost", "{port}"]
 
 
@@ -45,17 +49,22 @@ def _bare_app() -> Starlette:
 
 
 def main() -> None:
-    with serve(_BARE) as bare, serve(instant_words()) as ours:
-        pairs = [(_measure(bare), _measure(ours)) for _ in range(_ROUNDS)]
-    for name, measured in zip(("uvicorn + Starlette", "this server"), zip(*pairs, strict=True), strict=True):
-        cost = median(cost for cost, _ in measured)
+    words = {"uvicorn + Starlette": _BARE, "this server": instant_words(), _LOGGING: [*instant_words(), *LOGGED]}
+    with contextlib.ExitStack() as servers:
+        urls = {name: servers.enter_context(serve(each)) for name, each in words.items()}
+        found = take_turns({name: partial(_measure, url) for name, url in urls.items()}, _ROUNDS)
+    costs = {name: [cost for cost, _ in measured] for name, measured in found.items()}
+    for name, measured in found.items():
         p50, p99 = (median(getattr(load, which) for _, load in measured) for which in ("p50", "p99"))
         sys.stdout.write(
-            f"{name}: {cost:.0f} us of CPU a request; 16 connections: p50 {p50:.1f} ms, p99 {p99:.1f} ms\n"
+            f"{name}: {median(costs[name]):.0f} us of CPU a request; "
+            f"16 connections: p50 {p50:.1f} ms, p99 {p99:.1f} ms\n"
         )
-    costs = [(first, second) for (first, _), (second, _) in pairs]
-    sys.stdout.write(f"difference by pair: {describe_spread([second - first for first, second in costs], 0)} us\n")
-    sys.stdout.write(f"ratio by pair: {describe_spread([second / first for first, second in costs])}\n")
+    bare, *others = costs
+    for name in others:
+        differences = [cost - least for cost, least in zip(costs[name], costs[bare], strict=True)]
+        ratio = Ratio.of(costs[name], costs[bare])
+        sys.stdout.write(f"{name} over {bare}: {describe_spread(differences, 0)} us by pair, {ratio} times\n")
 
 
 def _measure(url: str) -> tuple[float, Load]:

@@ -30,7 +30,7 @@ from benchmarks.load import bodies, drive
 from benchmarks.machine import describe, machine
 from benchmarks.models import make_model
 from benchmarks.pairs import Ratio, take_turns
-from benchmarks.run import ROOT, sample, serve, serve_words
+from benchmarks.run import LOGGED, ROOT, sample, serve, serve_words
 from runners.core.access_log import make_access_log
 from runners.core.generation import Delta
 from runners.core.generation_metrics import GenerationMetrics, SequenceMetrics
@@ -51,8 +51,6 @@ from runners.encoder.sequences import TokenizedText
 _REQUESTS = 50_000
 _CALLERS = 32
 _ROUTE = "/v1/models/{name}:predict"
-# The log of this checkout's server in the comparison.
-_LOGGED = ("--arg=log_format=json", "--arg=access_log=true")
 
 
 def main() -> None:
@@ -175,7 +173,7 @@ def _compare_servers(model: Path, options: argparse.Namespace) -> None:
         return found.texts_a_second, cpu
 
     with contextlib.ExitStack() as servers:
-        here = servers.enter_context(serve([*words, *_LOGGED]))
+        here = servers.enter_context(serve([*words, *LOGGED]))
         there = servers.enter_context(serve(words, folder=options.other))
         for url in (here, there):
             # Warm.

@@ -42,6 +42,8 @@ from benchmarks.texts import sample_texts
 ROOT = Path(__file__).resolve().parent.parent
 # Measures the model alone: "full" batches or "alone", one text at a time, and for how many seconds.
 _Ask = Callable[[str, float], dict[str, Any]]
+# A server that logs a line of JSON for each request.
+LOGGED = ("--arg=log_format=json", "--arg=access_log=true")
 _FORMATS = {"v1": "/v1/models/{model}:predict", "oip": "/v2/models/{model}/infer", "openai": "/v1/embeddings"}
 
 
