@@ -136,5 +136,5 @@ async def test_the_watchdog_sees_a_silent_engine(
     assert caplog.messages == [
         "the server is not live (--watchdog_seconds=10): vLLM's engine (process 123) has given no output for 11.0 s "
         "although requests wait",
-        "the server is live again: what was stuck goes on",
+        "the server is live again: nothing is stuck any more",
     ]
