@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer, processors
@@ -35,6 +35,11 @@ class TextEncoder:
     """Encodes texts without padding, in one thread; releases the GIL while it works.
 
     `Tokenizer.encode_batch` releases the GIL. `Tokenizer.encode` does not, so it is never called here.
+
+    Attributes:
+        keeps_words: whether a thread that has encoded keeps words of the texts until the thread ends, as BPE does.
+            https://github.com/huggingface/tokenizers, tokenizers/src/models/bpe/model.rs: BPE_LOCAL_CACHE has up to
+            10,000 words, 2 MiB, of each tokenizer that the thread has used, also after the tokenizer is gone.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class TextEncoder:
         backend.post_processor = backend.post_processor or processors.ByteLevel(trim_offsets=False)
         self.max_length = max_length
         self.special_of_pair = special
+        self.keeps_words = isinstance(backend.model, BPE)
         self.side: str = tokenizer.truncation_side
         self._backend = backend
         self._add_special_tokens = add_special_tokens
@@ -92,15 +98,6 @@ class TextEncoder:
         return model
 
     @property
-    def keeps_words(self) -> bool:
-        """Whether a thread that has encoded keeps words of the texts until the thread ends, as BPE does.
-
-        https://github.com/huggingface/tokenizers, tokenizers/src/models/bpe/model.rs: BPE_LOCAL_CACHE has up to 10,000
-        words, 2 MiB, of each tokenizer that the thread has used, also after the tokenizer is gone.
-        """
-        return isinstance(self.model, BPE)
-
-    @property
     def vocabulary(self) -> Mapping[str, int]:
         """Token ids by token, added tokens included."""
         return self._backend.get_vocab(with_added_tokens=True)
@@ -117,7 +114,7 @@ class TextEncoder:
         """
         short = [item for item in texts if not self._is_long(item)]
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
-        encoded = iter(encode(short, add_special_tokens=self._add_special_tokens)) if short else iter(())
+        encoded = iter(self._encode_batch(encode, short, add_special_tokens=self._add_special_tokens))
         return [
             self._encode_long(item, position) if self._is_long(item) else next(encoded)
             for item, position in zip(texts, positions, strict=True)
@@ -127,9 +124,8 @@ class TextEncoder:
         """As `encode`, for texts that are split into words."""
         long = [_count_characters(words) > self._long_text for words in texts]
         short = [words for words, is_long in zip(texts, long, strict=True) if not is_long]
-        encoded = iter(
-            self._backend.encode_batch(short, is_pretokenized=True, add_special_tokens=self._add_special_tokens)
-        )
+        options = {"is_pretokenized": True, "add_special_tokens": self._add_special_tokens}
+        encoded = iter(self._encode_batch(self._backend.encode_batch, short, **options))
         return [
             self._encode_long_text(words, position) if is_long else next(encoded)
             for words, is_long, position in zip(texts, long, positions, strict=True)
@@ -188,13 +184,23 @@ class TextEncoder:
         self._backend.post_processor = None
         try:
             with self._truncating(None):
-                return self._backend.encode_batch(
+                return self._encode_batch(
+                    self._backend.encode_batch,
                     list(texts),
                     is_pretokenized=bool(texts) and not isinstance(texts[0], str),
                     add_special_tokens=False,
                 )
         finally:
             self._backend.post_processor = post_processor
+
+    def _encode_batch(
+        self, encode: Callable[..., list[Encoding]], items: Sequence[Any], **options: Any
+    ) -> list[Encoding]:
+        """Encode texts by a method of the backend."""
+        if not self.keeps_words:
+            return encode(items, **options) if items else []
+        # The library encodes several texts in threads of its own, which never end, but a single one in this thread.
+        return [encoding for item in items for encoding in encode([item], **options)]
 
     def join(self, first: Encoding, second: Encoding | None = None) -> Encoding:
         """Add special tokens to one or two encodings of `keep`, and truncate them to `max_length`."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import cycle, islice
 
 import numpy as np
@@ -98,7 +100,7 @@ class SampleTexts:
             text = " ".join([mask, *islice(cycle(_WORDS.split()), words)])
             texts.append(TextInput("where" if task.needs_pairs else text, text if task.needs_pairs else None))
         readable, refusal = [], None
-        for encoded in task.tokenize(self._tokenizer, texts, self._options):
+        for encoded in self._tokenize(texts):
             try:
                 self._limits.check(encoded)
             except InputError as error:
@@ -108,6 +110,14 @@ class SampleTexts:
         if not readable:
             raise ModelLoadError(f"the tokenizer does not fit the model: in a text of ordinary words {refusal}")
         return readable
+
+    def _tokenize(self, texts: Sequence[TextInput]) -> Sequence[EncodedText]:
+        tokenize = partial(self._task.tokenize, self._tokenizer, texts, self._options)
+        if not self._tokenizer.keeps_words:
+            return tokenize()
+        # This thread outlives the model, and would keep the words of each model that is loaded again.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(tokenize).result()
 
 
 def _find_ordinary_ids(task: EncoderTask, model: PreTrainedModel) -> NDArray[np.int64]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -19,6 +21,7 @@ from runners.encoder.sequences import TokenizedText
 from runners.encoder.tokenization import TextTokenizer
 from tests.families import FAMILIES
 from tests.llama_tokenizer import byte_fallback_unigram
+from tests.servers import ROOT
 from tests.tokenizer_kinds import TOKENIZER_KINDS
 
 LENGTH = 24
@@ -304,3 +307,40 @@ def test_a_pair_of_very_long_texts_takes_no_more_than_its_parts() -> None:
     given = TextInput("q " * 500_000, "word " * 500_000)
     [encoded] = TextTokenizer(reference, 512, True).tokenize([given], offsets=False)
     assert (len(encoded.text.input_ids), encoded.text.truncated) == (512, True)
+
+
+RELOADS = """
+import ctypes, gc, random, threading
+from pathlib import Path
+from runners.core.predictions import TextInput
+from runners.encoder.tokenization import TextTokenizer
+from tests.tokenizer_kinds import TOKENIZER_KINDS
+
+random = random.Random(0)
+
+def tokenize_new_words():
+    tokenizer = TextTokenizer(TOKENIZER_KINDS["byte-level BPE"](), 512, add_special_tokens=True)
+    for _ in range(100):
+        texts = [" ".join(random.randbytes(6).hex() for _ in range(50)) for _ in range(8)]
+        tokenizer.tokenize([TextInput(text) for text in texts], offsets=False)
+
+def read_anonymous():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+for number in range(5):
+    thread = threading.Thread(target=tokenize_new_words)
+    thread.start()
+    thread.join()
+    if number == 1:
+        before = read_anonymous()
+print(read_anonymous() - before)
+"""
+
+
+def test_words_of_bpe_are_gone_with_the_thread_that_tokenized_them() -> None:
+    """Else each load of a model again would keep 2 MiB in every thread of the library, also after the model is gone."""
+    run = subprocess.run([sys.executable, "-c", RELOADS], cwd=ROOT, capture_output=True, check=True, text=True)
+    assert int(run.stdout) < 6 * 1024
