@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.restarts]
 CALLERS = 32
 # So many of them read streams.
 READERS = 4
-STREAMED = {"model": "chat", "prompt": "a", "max_tokens": 100, "ignore_eos": True, "stream": True}
+STREAMED = {"model": "chat", "prompt": "a", "max_tokens": 50, "ignore_eos": True, "stream": True}
 RESTARTS = 10
 # The proxy asks for readiness every 200 ms, and waits for the answer as long as the manifests' probes do.
 DELAY = 2
