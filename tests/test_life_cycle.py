@@ -390,6 +390,16 @@ def test_a_stream_that_outlives_the_drain_ends(start: Start, smollm: Path) -> No
     assert "Traceback" not in server.output
 
 
+def test_a_worker_ignores_hangups_from_its_first_moment_on(start: Start, tiny: str) -> None:
+    server = start(tiny)
+    wait_until(lambda: workers_of(server), 30)
+    [worker] = workers_of(server)
+    while get(server, "/readyz").status_code != 200:
+        worker.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
+    assert workers_of(server) == [worker]
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGQUIT, signal.SIGHUP])
 def test_a_signal_is_no_death_of_a_worker(start: Start, tiny: str, signal_number: int) -> None:
     server = start(tiny, "--on_worker_death=exit")

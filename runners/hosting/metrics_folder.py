@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -101,8 +102,11 @@ def _read_counts(path: Path) -> list[tuple[str, float]]:
     from prometheus_client.mmap_dict import MmapedDict
 
     try:
-        return [(key, value) for key, value, *_ in MmapedDict.read_all_values_from_file(path)]  # type: ignore[no-untyped-call]
-    # A worker may die while it makes a file; each scrape would fail at it.
+        counts = [(key, value) for key, value, *_ in MmapedDict.read_all_values_from_file(path)]  # type: ignore[no-untyped-call]
+        for key, _ in counts:
+            json.loads(key)
+        return counts
+    # A worker may die while it makes a file; each scrape would fail at it, or at what was merged of it.
     except Exception as error:
         logger.warning("the counts of a worker that has ended are lost: %s: %s", path.name, one_line(error))
         return []

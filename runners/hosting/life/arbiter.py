@@ -28,7 +28,7 @@ from runners.core.arguments import Arguments
 from runners.hosting.failures import exit_after_failure
 from runners.hosting.life.channel import create_channel
 from runners.hosting.life.deaths import WorkerMetrics, classify_death
-from runners.hosting.life.signals import STOP_SIGNALS
+from runners.hosting.life.signals import STOP_SIGNALS, ignore_hangups
 from runners.hosting.life.stand_in import StandIn
 from runners.hosting.life.supervisor import SupervisedWorker, Supervisor, kill_group
 from runners.hosting.metrics_folder import VARIABLE, merge_ended_processes
@@ -105,9 +105,11 @@ class WorkerLifeCycle:
 
     def _before_spawn(self, watcher: Watcher, **_: Any) -> bool:
         self._channel = create_channel(watcher.env)
+        ignore_hangups(logs=False)
         return True
 
     def _after_spawn(self, pid: int, **_: Any) -> bool:
+        ignore_hangups(logs=True)
         parent, worker = self._channel
         worker.close()
         # The kernel may give the id of a process that has ended again.

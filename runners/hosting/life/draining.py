@@ -66,8 +66,8 @@ class Drain:
                 self._models.draining = True
                 loop.call_soon_threadsafe(self._begin, number, stop_uvicorn)
 
-        # The parent process gets the others too, and sends SIGTERM; on SIGHUP nothing ends.
-        for number in (*STOP_SIGNALS, signal.SIGHUP):
+        # The parent process gets the others too, and sends SIGTERM.
+        for number in STOP_SIGNALS:
             signal.signal(number, handle if number == signal.SIGTERM else signal.SIG_IGN)
 
     async def stop_listener(self) -> None:

@@ -23,8 +23,19 @@ def heed_early_signals() -> None:
         return
     for number in STOP_SIGNALS:
         signal.signal(number, _end)
-    signal.signal(signal.SIGHUP, _ignore)
+    ignore_hangups(logs=True)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def ignore_hangups(logs: bool) -> None:
+    """Ignore SIGHUP, in the parent process.
+
+    Args:
+        logs: whether by a handler, which writes a line. Else processes that are started now ignore SIGHUP too: they
+            inherit no handlers.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, _ignore if logs else signal.SIG_IGN)
 
 
 def _ignore(number: int, _: FrameType | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -213,14 +214,18 @@ def test_a_full_disk_leaves_the_counts_of_ended_workers(tmp_path: Path, monkeypa
     assert files - {*tmp_path.iterdir()} == {tmp_path / f"gauge_livesum_{worker.pid}.db"}
 
 
-def test_a_file_that_cannot_be_read_keeps_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+# Empty, and with an entry whose key is no JSON.
+@pytest.mark.parametrize("content", [b"", struct.pack("ii", 32, 0) + struct.pack("i4sdd", 4, b"nope", 5.0, 0.0)])
+def test_a_file_that_cannot_be_read_keeps_no_other(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Of a worker that died while it made the file."""
     worker = start_worker(tmp_path, "x")
     worker.kill()
     worker.wait()
     ended = f"counter_{_NO_PROCESS}.db", f"histogram_{_NO_PROCESS}.db"
     for name in ended:
-        (tmp_path / name).write_bytes(b"")
+        (tmp_path / name).write_bytes(content)
     merge_ended_processes(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"counter_ended.db", "histogram_ended.db"}
     assert read(tmp_path)["requests_total", "x"] == 2
