@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -55,7 +56,7 @@ class Forwarded(Response):
         try:
             await self._application.answer(self._characters, inner, replay, answer.send)
         except Exception as error:
-            if answer.is_started:
+            if answer.is_started or isinstance(error, ClientDisconnect):
                 raise
             # vLLM's own answer, which is held, has the error's text, and no number that the log has too.
             await render_openai_error(error)(scope, receive, send)
