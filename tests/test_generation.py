@@ -538,7 +538,7 @@ def test_the_doctor_tries_an_encoder_on_vllm() -> None:
     done = subprocess.run([sys.executable, "launch.py", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "task text_embedding, on vLLM" in done.stdout
-    assert re.search(r"^  answers /v1/embeddings in \d+ ms$", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +answers /v1/embeddings in \d+ ms$", done.stdout, re.MULTILINE)
 
 
 def test_an_argument_that_vllm_refuses_ends_the_start(home: Path, smollm: Path) -> None:
