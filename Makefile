@@ -260,4 +260,4 @@ $(VENV)-onnx/installed: pyproject.toml
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx \
-		$(VENV)-triton $(SUITE) $(PROMETHEUS)
+		$(VENV)-triton $(SUITE) $(DEBIAN)
