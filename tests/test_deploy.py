@@ -386,11 +386,12 @@ def check_grace_period(document: Document) -> Iterator[str]:
     else:
         pods = [each for each in walk(document.content) if "containers" in each]
         periods = [pod.get("terminationGracePeriodSeconds", POD_GRACE_PERIOD) for pod in pods]
+    period = min(periods, default=POD_GRACE_PERIOD)
     for line, given in starts(document):
         arguments = read_start(line, given)
         needed = arguments.shutdown_delay_seconds + arguments.drain_seconds + CLOSING_SECONDS
-        if needed > min(periods, default=POD_GRACE_PERIOD):
-            yield f"the server ends within {needed} s, and is killed after {min(periods)} s"
+        if needed > period:
+            yield f"the server ends within {needed} s, and is killed after {period} s"
     if any("preStop" in each for each in walk(document.content)):
         yield "--shutdown_delay_seconds does what preStop would, and closes connections that clients keep alive"
 

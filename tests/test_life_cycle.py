@@ -394,9 +394,12 @@ def test_a_worker_ignores_hangups_from_its_first_moment_on(start: Start, tiny: s
     server = start(tiny)
     wait_until(lambda: workers_of(server), 30)
     [worker] = workers_of(server)
-    while get(server, "/readyz").status_code != 200:
+
+    def is_ready() -> bool:
         worker.send_signal(signal.SIGHUP)
-        time.sleep(0.02)
+        return get(server, "/readyz").status_code == 200
+
+    wait_until(is_ready, 60)
     assert workers_of(server) == [worker]
 
 

@@ -28,6 +28,8 @@ pytestmark = pytest.mark.slow
 
 SECRET = "Maria"
 BODY = {"instances": [f"{SECRET} flew to Rome", "Serve Hugging Face models"]}
+ANSWERED = infer_request(BODY["instances"][0], id="1")
+REFUSED = infer_request(BODY["instances"][0], id="1", model_name="nope")
 PREDICT, SPAN = "/v1/models/model:predict", "POST /v1/models/{name}:predict"
 SERVICE = "inference.GRPCInferenceService"
 Start = Callable[..., ServerProcess]
@@ -155,14 +157,10 @@ def test_access_lines_name_the_span(encoder: ServerProcess, collector: Collector
     with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         trace_id, headers = new_trace()
-        stub.ModelInfer(infer_request(BODY["instances"][0], id="1"), metadata=(*headers.items(),), timeout=60)
+        stub.ModelInfer(ANSWERED, metadata=(*headers.items(),), timeout=60)
         sent[f"{SERVICE}/ModelInfer"] = trace_id
         trace_id, headers = new_trace()
-        list(
-            stub.ModelStreamInfer(
-                iter([infer_request(BODY["instances"][0], id="1")]), metadata=(*headers.items(),), timeout=60
-            )
-        )
+        list(stub.ModelStreamInfer(iter([ANSWERED]), metadata=(*headers.items(),), timeout=60))
         sent[f"{SERVICE}/ModelStreamInfer"] = trace_id
     for name, trace_id in sent.items():
         count = 2 if name.endswith("ModelStreamInfer") else 1
@@ -226,11 +224,9 @@ def test_a_call_over_grpc(encoder: ServerProcess, collector: Collector) -> None:
     trace_id, headers = new_trace()
     with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
-        stub.ModelInfer(infer_request(BODY["instances"][0], id="1"), metadata=(*headers.items(),), timeout=60)
+        stub.ModelInfer(ANSWERED, metadata=(*headers.items(),), timeout=60)
         with pytest.raises(grpc.RpcError, match="does not exist"):
-            stub.ModelInfer(
-                infer_request(BODY["instances"][0], id="1", model_name="nope"), metadata=(*headers.items(),), timeout=60
-            )
+            stub.ModelInfer(REFUSED, metadata=(*headers.items(),), timeout=60)
     span, failed = collector.wait_for(f"{SERVICE}/ModelInfer", trace_id, 2)
     assert (span.kind, span.parent_id, span.status) == ("server", "00000000000000aa", "unset")
     assert span.attributes.pop("user_agent.original").startswith("grpc-python/")
@@ -246,11 +242,7 @@ def test_a_call_over_grpc(encoder: ServerProcess, collector: Collector) -> None:
 def test_the_messages_of_a_stream(encoder: ServerProcess, collector: Collector) -> None:
     trace_id, headers = new_trace()
     name = f"{SERVICE}/ModelStreamInfer"
-    requests = [
-        infer_request(BODY["instances"][0], id="1"),
-        infer_request(BODY["instances"][0], id="1"),
-        infer_request(BODY["instances"][0], id="1", model_name="nope"),
-    ]
+    requests = [ANSWERED, ANSWERED, REFUSED]
     with grpc.insecure_channel(f"127.0.0.1:{encoder.grpc_port}") as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
         answers = list(stub.ModelStreamInfer(iter(requests), metadata=(*headers.items(),), timeout=60))

@@ -18,6 +18,8 @@ from tests.waiting import wait_until
 from tests.wire import infer_request
 
 TENSOR = {"name": "input-0", "shape": [2], "datatype": "BYTES", "data": ["good", "bad film"]}
+ANSWERED = infer_request("good", "bad film")
+REFUSED = infer_request("good", "bad film", model_name="secret")
 PHASES = ("started", "queued", "computing", "computed", "rendering", "ended")
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -99,7 +101,7 @@ def test_keys_and_limits(serve: Serve, run: Run, ended: list[RequestRecord]) -> 
 
 def test_calls_and_messages_of_streams(run: Run, ended: list[RequestRecord]) -> None:
     stub = GRPCInferenceServiceStub(run("sequence_classification").channel)
-    stub.ModelInfer(infer_request("good", "bad film"), metadata=[("x-request-id", "mine")])
+    stub.ModelInfer(ANSWERED, metadata=[("x-request-id", "mine")])
     record = last(ended)
     assert describe(record) == ("grpc", INFER, "model", "OK", None)
     moments = [getattr(record, name) for name in PHASES]
@@ -107,14 +109,10 @@ def test_calls_and_messages_of_streams(run: Run, ended: list[RequestRecord]) -> 
     assert (record.texts, record.request_id) == (2, "mine")
 
     with pytest.raises(grpc.RpcError):
-        stub.ModelInfer(infer_request("good", "bad film", model_name="secret"))
+        stub.ModelInfer(REFUSED)
     assert describe(last(ended, 2)) == ("grpc", INFER, "", "NOT_FOUND", "not_found")
 
-    answers = list(
-        stub.ModelStreamInfer(
-            iter([infer_request("good", "bad film"), infer_request("good", "bad film", model_name="secret")])
-        )
-    )
+    answers = list(stub.ModelStreamInfer(iter([ANSWERED, REFUSED])))
     assert len(answers) == 2
     wait_until(lambda: len(ended) == 4)
     assert {describe(record) for record in ended[2:]} == {

@@ -174,16 +174,15 @@ class StandIn:
         path = strip_prefix(path, self._arguments.root_path or "")
         status = HTTPStatus.SERVICE_UNAVAILABLE
         body: dict[str, str | bool] = {"error": _ENDING if self.is_ending else _STARTING}
-        is_probe = method in _PROBE_METHODS and path in PROBED_PATHS
-        # The server itself lives, and replaces its workers.
-        if is_probe and path in LIVE_PATHS:
-            status, body = HTTPStatus.OK, {"live": True}
-        elif is_probe and path == KSERVE_LIVE_PATH:
-            status, body = HTTPStatus.OK, {"status": "alive"}
-        elif is_probe and path in READY_PATHS:
-            body = {"ready": False}
-        elif not is_probe:
+        if method not in _PROBE_METHODS or path not in PROBED_PATHS:
             self._refused += 1
+        elif path in LIVE_PATHS:
+            # The server itself lives, and replaces its workers.
+            status, body = HTTPStatus.OK, {"live": True}
+        elif path == KSERVE_LIVE_PATH:
+            status, body = HTTPStatus.OK, {"status": "alive"}
+        elif path in READY_PATHS:
+            body = {"ready": False}
         content = json.dumps(body, separators=(",", ":")).encode()
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",
