@@ -115,6 +115,21 @@ def test_every_task_has_a_page() -> None:
     assert pages == {*Task}
 
 
+def test_the_page_of_clients_names_tests() -> None:
+    """Each row names one, which exists; a row of a client in an environment of its own is marked, and its test too."""
+    rows = re.findall(r"^\|(.*)\|$", read_page("docs/clients.md"), re.MULTILINE)[2:]
+    assert len(rows) >= 18
+    for row in rows:
+        client, version, calls, test = (cell.strip() for cell in row.split("|"))
+        assert client
+        assert calls
+        assert re.fullmatch(r"\d+(\.\d+)+", version), row
+        path, name = re.fullmatch(r"`(tests/[\w/]+\.py)::(\w+)`", test).groups()  # type: ignore[union-attr]
+        source = (ROOT / path).read_text()
+        assert re.search(rf"^(?:async )?def {name}\(", source, re.MULTILINE), row
+        assert client.endswith(" *") is ("pytest.mark.clients" in source), row
+
+
 def test_what_is_not_run() -> None:
     found: dict[str, list[str]] = {}
     for block in all_blocks():
