@@ -16,6 +16,15 @@ from runners.core.served_model import ServedModel
 # Finds the model that a request names; given None, the only model that serves the call. The runner serves the call.
 SelectModel = Callable[[str | None], Runner]
 
+# Text Generation Inference and Text Embeddings Inference have one model and ignore names. Their clients send these:
+# huggingface_hub `dummy`, the others those of the two servers' documentation.
+PLACEHOLDERS = frozenset({"dummy", "tgi", "tei", "text-embeddings-inference"})
+
+
+def name_in_answer(runner: Runner, name: str | None) -> str:
+    """The name of the model in an answer: the one of the request, if it is one of the model's."""
+    return name if name is not None and name in runner.names else runner.name
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSelection:
@@ -35,6 +44,8 @@ class ModelSelection:
     def select(self, name: str | None = None) -> Runner:
         """The runner of the model of that name or, without a name, of the only model that serves the call.
 
+        A placeholder is no name, unless a model has it.
+
         The runner stays loaded until the request has been answered.
 
         Raises:
@@ -42,6 +53,8 @@ class ModelSelection:
             ModelNotReadyError: the model is not loaded; without a name, no loaded model serves the call.
             InputError: the model does not serve the call; without a name, no model does, or several do.
         """
+        if name in PLACEHOLDERS and name not in self.models.names:
+            name = None
         model = self.models.find(name) if name else self._choose()
         runner = model.hold(name or model.name)
         if not self.serves(runner):

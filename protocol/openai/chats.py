@@ -14,7 +14,7 @@ from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.model_selection import SelectModel, select_generator
+from protocol.model_selection import SelectModel, name_in_answer, select_generator
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import read_messages
@@ -181,7 +181,7 @@ class _ChatRenderer(Renderer):
     def __init__(
         self, call: ChatRequest, runner: TextGenerator, last_message: Mapping[str, Any], accepted: AcceptedRequest
     ) -> None:
-        super().__init__("chatcmpl", call.model or runner.name, call.request_id)
+        super().__init__("chatcmpl", name_in_answer(runner, call.model), call.request_id)
         self._call = call
         self._prompt = list(accepted.prompts[0])
         self._role = "assistant" if call.add_generation_prompt else last_message["role"]

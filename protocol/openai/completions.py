@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 
 from protocol.http.body import Body
-from protocol.model_selection import SelectModel, select_generator
+from protocol.model_selection import SelectModel, name_in_answer, select_generator
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
 from protocol.openai.parameters import ParameterSet, read_request
@@ -95,7 +95,7 @@ class _CompletionRenderer(Renderer):
     whole_object = chunk_object = "text_completion"
 
     def __init__(self, call: CompletionRequest, runner: TextGenerator, accepted: AcceptedRequest) -> None:
-        super().__init__("cmpl", call.model or runner.name, call.request_id)
+        super().__init__("cmpl", name_in_answer(runner, call.model), call.request_id)
         self._call = call
         self._accepted = accepted
 

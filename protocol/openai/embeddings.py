@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
 from protocol.http.rendering import render
-from protocol.model_selection import SelectModel
+from protocol.model_selection import SelectModel, name_in_answer
 from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
@@ -65,7 +65,7 @@ async def answer_embeddings(select: SelectModel, body: Body, limits: RequestLimi
     fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
     options = resolve_options(runner, {name: value for name, value in fields.items() if value is not None}, limits)
     predictions = await runner.infer(inputs, options)
-    return await render(lambda answers: _render(answers, call, call.model or runner.name), predictions)
+    return await render(lambda answers: _render(answers, call, name_in_answer(runner, call.model)), predictions)
 
 
 def refuse_truncation(tokens: int | None) -> None:

@@ -1,8 +1,12 @@
-"""Limits on the requests that vLLM's OpenAI application answers; vLLM itself limits few amounts."""
+"""Limits on the requests that vLLM's OpenAI application answers, and the fields that it would not understand.
+
+vLLM itself limits few amounts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -11,7 +15,10 @@ from protocol.http.body import decode_json
 from protocol.openai.constraint_limits import check_constraint, check_tools
 from protocol.openai.messages import check_messages
 from protocol.openai.ranking import SIDES
+from protocol.openai.response_formats import is_grammar
+from runners.core.errors import InputError
 from runners.core.generation import Chat
+from runners.core.output_constraints import read_grammar
 from runners.core.prompt_limits import check_prompts
 from runners.core.request_limits import RequestLimits
 
@@ -28,18 +35,30 @@ _LISTS = (
 
 _FIELDS = (
     *dict.fromkeys(_TEXTS), *(name for name, *_ in _LISTS),
-    "messages", "tools", "n", "chat_template_kwargs", "structured_outputs", "response_format", "text",
+    "model", "messages", "tools", "n", "chat_template_kwargs", "structured_outputs", "response_format", "text",
 )  # fmt: skip
 # The limited fields only, of any type: vLLM checks their types.
 _Body = msgspec.defstruct("_Body", [(name, Any, None) for name in _FIELDS])
 _decoder = msgspec.json.Decoder(_Body)
 
 
-def check_forwarded(body: bytes, limits: RequestLimits) -> int:
-    """Check the body of a request that vLLM will answer.
+@dataclass(frozen=True, slots=True)
+class CheckedBody:
+    """What a checked body has.
 
-    Returns:
-        The number of characters of its texts.
+    Attributes:
+        characters: the number of characters of its texts.
+        model: the name of the model.
+        changes: the fields that vLLM understands, in place of those of Text Generation Inference.
+    """
+
+    characters: int = 0
+    model: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_forwarded(body: bytes, limits: RequestLimits) -> CheckedBody:
+    """Check the body of a request that vLLM will answer.
 
     Raises:
         InputError: the body is no JSON object, or has a constraint that is too large.
@@ -58,10 +77,31 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> int:
     for name, argument, what in _LISTS:
         if isinstance(value := getattr(call, name), list | dict):
             limits.check(argument, len(value), what, name)
-    for name in ("structured_outputs", "response_format", "text"):
-        if isinstance(value := getattr(call, name), dict):
+    changes = _read_grammar(call.response_format, call.structured_outputs)
+    constraints = {name: getattr(call, name) for name in ("structured_outputs", "response_format", "text")} | changes
+    for name, value in constraints.items():
+        if isinstance(value, dict):
             check_constraint(value, name)
-    return characters
+    return CheckedBody(characters, call.model if isinstance(call.model, str) else None, changes)
+
+
+def _read_grammar(response_format: Any, structured_outputs: Any) -> dict[str, Any]:
+    """The fields with the constraint of Text Generation Inference's `response_format`, whose `value` vLLM ignores."""
+    if not isinstance(response_format, dict):
+        return {}
+    kind, value = response_format.get("type"), response_format.get("value")
+    if not isinstance(kind, str) or not is_grammar(kind, value):
+        return {}
+    if structured_outputs is not None:
+        raise InputError("give one of response_format and structured_outputs", "structured_outputs")
+    constraint = read_grammar(kind, value, "response_format")
+    return {"response_format": None, "structured_outputs": {constraint.kind: constraint.value}}
+
+
+def change_fields(body: bytes, changes: Mapping[str, Any]) -> bytes:
+    """The body of an object with at least one field, with other values for some fields."""
+    # Of two fields of one name the last one counts, so a large body need not be decoded and encoded.
+    return b"".join((body.rstrip()[:-1], b",", msgspec.json.encode(changes)[1:]))
 
 
 def _check_texts(name: str, value: Any, choices: int, limits: RequestLimits) -> int:

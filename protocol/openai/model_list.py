@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from protocol.model_cards import describe_calls, model_card
+from protocol.model_selection import PLACEHOLDERS
 from protocol.openai_paths import find_openai_application
 from runners.core.models import Models
-from runners.core.runner import OpenAIApplication
+from runners.core.runner import OpenAIApplication, Runner
 from runners.core.served_model import ServedModel
 
 
@@ -31,6 +32,13 @@ async def find_base_model(models: Models, name: str | None) -> str | None:
         if application is not None and any(card["id"] == name for card in await application.model_cards()):
             return model.name
     return name
+
+
+async def name_base_model(application: OpenAIApplication, runner: Runner, name: str | None) -> dict[str, str]:
+    """The body's field with the model's own name, if the request's name is a placeholder; nothing if it is none."""
+    if name not in PLACEHOLDERS or any(card["id"] == name for card in await application.model_cards()):
+        return {}
+    return {"model": runner.name}
 
 
 def _application_of(model: ServedModel) -> OpenAIApplication | None:

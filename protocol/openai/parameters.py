@@ -86,7 +86,8 @@ MEANINGS: Mapping[str, str] = {
     "stream_options": "`include_usage` adds the usage to the stream, and `continuous_usage_stats` to each event.",
     "use_beam_search": "Beam search with `n` beams returns the `n` best outputs. Not with `stream`.",
     "length_penalty": "Beam search divides a score by the output's length to the power of this number.",
-    "response_format": "The form of the output: `text`, `json_object` or `json_schema`.",
+    "response_format": "The form of the output: `text`, `json_object` or `json_schema`; also a grammar of Text "
+    "Generation Inference (`json`, `json_schema` or `regex` with a `value`).",
     "structured_outputs": "The constraint on the output: `json`, `json_object`, `regex`, `choice` or `grammar`.",
     "text": "Its `format` sets the form of the output, as `response_format` does in chats.",
     "tools": "Functions that the chat template writes into the prompt.",

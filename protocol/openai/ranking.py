@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
-from protocol.model_selection import SelectModel
+from protocol.model_selection import SelectModel, name_in_answer
 from protocol.openai.embeddings import count_input_usage, refuse_truncation
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
@@ -99,7 +99,7 @@ async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) 
     if not documents:
         raise InputError("documents is empty; give at least one", "documents")
     scores, usage = await _score(runner, [call.query], documents, call, limits)
-    head = {"id": f"rerank-{uuid.uuid4().hex}", "model": call.model or runner.name}
+    head = {"id": f"rerank-{uuid.uuid4().hex}", "model": name_in_answer(runner, call.model)}
     values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
     def render() -> Response:
@@ -132,7 +132,7 @@ async def answer_score(select: SelectModel, body: Body, limits: RequestLimits) -
     scores, usage = await _score(runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-    return json_response({**head, "model": call.model or runner.name, "data": data, "usage": usage})
+    return json_response({**head, "model": name_in_answer(runner, call.model), "data": data, "usage": usage})
 
 
 def _check(call: RankingOptions) -> None:

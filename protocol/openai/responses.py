@@ -18,7 +18,7 @@ from starlette.responses import Response
 from protocol.http.body import Body, json_response
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
-from protocol.model_selection import SelectModel, select_generator
+from protocol.model_selection import SelectModel, name_in_answer, select_generator
 from protocol.openai.chats import Effort, effort_variables
 from protocol.openai.choices import Choice, count_generation_usage, count_logprobs, render_logprobs
 from protocol.openai.errors import openai_error
@@ -234,7 +234,7 @@ class _Answer:
         text = {"format": {"type": "text"}} if call.text is None else msgspec.to_builtins(call.text)
         return {
             "id": self._id, "object": "response", "created_at": self._created, "status": status, "error": None,
-            "incomplete_details": incomplete, "model": call.model or self._runner.name, "output": output,
+            "incomplete_details": incomplete, "model": name_in_answer(self._runner, call.model), "output": output,
             "instructions": call.instructions, "max_output_tokens": call.max_output_tokens, "max_tool_calls": None,
             "parallel_tool_calls": True, "previous_response_id": None, "prompt": None, "background": False,
             "reasoning": None if call.reasoning is None else msgspec.to_builtins(call.reasoning),

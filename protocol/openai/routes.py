@@ -24,9 +24,9 @@ from protocol.http.routing import Endpoint, any_route, get_route, post_route, wi
 from protocol.model_selection import ModelSelection, query_model
 from protocol.openai.call_table import CALLS
 from protocol.openai.errors import render_openai_error
-from protocol.openai.forwarded_limits import check_forwarded
+from protocol.openai.forwarded_limits import CheckedBody, change_fields, check_forwarded
 from protocol.openai.forwarding import Forwarded
-from protocol.openai.model_list import find_base_model, list_model_cards
+from protocol.openai.model_list import find_base_model, list_model_cards, name_base_model
 from protocol.openai_paths import (
     AT_ROOT,
     OPENAI_PATHS,
@@ -94,11 +94,13 @@ class _Api:
                 selection, name = replace(selection, parameter="?model="), query_model(request)
             runner = selection.select(await find_base_model(self._models, name))
         if runner is not None and (application := find_openai_application(runner)) is not None:
-            characters = await body.check(lambda data: check_forwarded(data, limits)) if is_json else 0
+            checked = await body.check(lambda data: check_forwarded(data, limits)) if is_json else CheckedBody()
             if limits.log_inputs:
                 log_inputs([body.data[: 4 * limits.log_inputs].decode("utf-8", "replace")], limits.log_inputs)
             media_type = request.headers["content-type"] if is_form(request) else "application/json"
-            return Forwarded(application, path, body.data, characters, media_type)
+            changes = {**checked.changes, **await name_base_model(application, runner, checked.model)}
+            data = change_fields(body.data, changes) if changes else body.data
+            return Forwarded(application, path, data, checked.characters, media_type)
         if not has_body:
             raise MethodNotAllowedError(f"{request.method} is not allowed on {outer}; allowed: POST", allowed="POST")
         call = CALLS[OPENAI_PATHS[path].call]

@@ -1,4 +1,6 @@
-"""Constraints of outputs: vLLM's `structured_outputs`, which every protocol has, and the limits of JSON schemas."""
+"""Constraints of outputs: vLLM's `structured_outputs`, which every protocol has, Text Generation Inference's grammars,
+and the limits of JSON schemas.
+"""
 
 from __future__ import annotations
 
@@ -61,6 +63,32 @@ def read_structured_outputs(outputs: StructuredOutputs | None) -> Constraint | N
     if outputs.json is not None:
         return constrain_to_schema(outputs.json, "structured_outputs")
     return Constraint(given_kinds[0], outputs.regex or outputs.grammar or "", "structured_outputs")
+
+
+def read_grammar(kind: str, value: Any, param: str) -> Constraint:
+    """Read a grammar of Text Generation Inference, which is an object with a `type` and a `value`.
+
+    https://huggingface.co/docs/text-generation-inference/basic_tutorials/using_guidance
+
+    Args:
+        kind: the grammar's type.
+        param: the field with the grammar.
+
+    Raises:
+        InputError: the value is not as the type asks for.
+    """
+    match kind, value:
+        case "regex", str() if 0 < len(value) <= MAX_CHARACTERS:
+            return Constraint("regex", value, param)
+        case "json" | "json_object", dict() | str():
+            return constrain_to_schema(value, param)
+        case "json_schema", {"schema": dict() | str() as schema}:
+            return constrain_to_schema(schema, param)
+    raise InputError(
+        f"the value of {param} must be a JSON schema if the type is json or json_object, an object with a schema if it "
+        f"is json_schema, or a pattern of at most {MAX_CHARACTERS} characters if it is regex",
+        param,
+    )
 
 
 def constrain_to_schema(schema: dict[str, Any] | str, param: str) -> Constraint:

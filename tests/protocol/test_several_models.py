@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -181,6 +182,13 @@ TASKS = (
         ("/v1/completions", {"prompt": TEXT}, 200, None, ""),
         ("/v1/completions", {"prompt": TEXT, "model": ""}, 200, None, ""),
         ("/v1/embeddings", {"input": TEXT, "model": None}, 200, None, ""),
+        # So it does under a name that clients write where they know none.
+        ("/v1/embeddings", {"input": TEXT, "model": "text-embeddings-inference"}, 200, None, ""),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": TEXT}], "model": "dummy"}, 200, None, ""),
+        (
+            "/v1/rerank", {"query": TEXT, "documents": ["a"], "model": "tei"}, 400, "model",
+            "several models serve /v1/rerank; name one with model in the body: embedder, reranker",
+        ),
         (
             "/v1/rerank", {"query": TEXT, "documents": ["a"]}, 400, "model",
             "several models serve /v1/rerank; name one with model in the body: embedder, reranker",
@@ -208,9 +216,11 @@ def test_selection_by_openai_s_body(
 ) -> None:
     response = client.post(path, json=body)
     assert response.status_code == status, response.text
+    answer = response.json()
     if status != 200:
-        error = response.json()["error"]
-        assert (error["message"], error["param"]) == (message, param)
+        assert (answer["error"]["message"], answer["error"]["param"]) == (message, param)
+    else:
+        assert answer["model"] in ("llm", "embedder")
 
 
 @pytest.mark.parametrize(
@@ -474,6 +484,22 @@ def test_the_begin_of_a_forwarded_body_is_logged(
         assert client.post("/v1/completions", content=body).json()["body"] == body
     assert [vars(record)["inputs"] for record in caplog.records if "inputs" in vars(record)] == logged
     assert "secret" not in f"{caplog.text}{logged}"
+
+
+@pytest.mark.parametrize(
+    ("cards", "sent", "name"),
+    [
+        (["large"], "tgi", "large"),
+        (["large"], "dummy", "large"),
+        (["large", "tgi"], "tgi", "tgi"),
+        (["large"], "a", "a"),
+    ],
+)
+def test_vllm_reads_its_own_name_for_a_placeholder(cards: list[str], sent: str, name: str) -> None:
+    models = models_of(vllm_runner("large", ["/v1/chat/completions"], cards))
+    client = TestClient(create_application(models, Arguments(), "/openai"))
+    answer = client.post("/v1/chat/completions", json={"model": sent, "messages": [], "n": 1}).json()
+    assert json.loads(answer["body"]) == {"model": name, "messages": [], "n": 1}
 
 
 def test_the_list_beside_vllm(beside_vllm: TestClient) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.openai.forwarded_limits import check_forwarded
+from protocol.openai.forwarded_limits import change_fields, check_forwarded
 from runners.core.errors import InputError, LimitExceededError
 from runners.core.request_limits import RequestLimits
 
@@ -80,7 +80,44 @@ def test_constraints(body: dict[str, Any], message: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_vllms_to_judge_passes(body: dict[str, Any]) -> None:
-    check_forwarded(msgspec.json.encode(body), RequestLimits())
+    assert not check_forwarded(msgspec.json.encode(body), RequestLimits()).changes
+
+
+SCHEMA = {"type": "object"}
+
+
+@pytest.mark.parametrize(
+    ("form", "constraint"),
+    [
+        ({"type": "json_object", "value": SCHEMA}, {"json": '{"type":"object"}'}),
+        ({"type": "json_schema", "value": {"schema": SCHEMA}}, {"json": '{"type":"object"}'}),
+        ({"type": "regex", "value": "a+"}, {"regex": "a+"}),
+    ],
+)
+def test_a_grammar_is_sent_in_words_that_vllm_knows(form: dict[str, Any], constraint: dict[str, Any]) -> None:
+    body = msgspec.json.encode({"model": "m", "prompt": "a", "response_format": form}) + b" \n"
+    checked = check_forwarded(body, RequestLimits())
+    assert checked.model == "m"
+    assert msgspec.json.decode(change_fields(body, checked.changes)) == {
+        "model": "m", "prompt": "a", "response_format": None, "structured_outputs": constraint,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"response_format": {"type": "json_object", "value": nest(9)}}, "nested more than 8 deep"),
+        ({"response_format": {"type": "regex", "value": "a{9}" * 65}}, "has 65 repetitions"),
+        ({"response_format": {"type": "regex", "value": 1}}, "the value of response_format must be"),
+        (
+            {"response_format": {"type": "regex", "value": "a"}, "structured_outputs": {"regex": "b"}},
+            "give one of response_format and structured_outputs",
+        ),
+    ],
+)
+def test_a_grammar_that_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_forwarded(msgspec.json.encode({"prompt": "a", **fields}), RequestLimits())
 
 
 @pytest.mark.parametrize(
@@ -98,4 +135,4 @@ def test_what_is_vllms_to_judge_passes(body: dict[str, Any]) -> None:
 )
 def test_what_is_admitted(body: dict[str, Any], characters: int) -> None:
     """The characters of texts; an image is no text."""
-    assert check_forwarded(msgspec.json.encode(body), RequestLimits()) == characters
+    assert check_forwarded(msgspec.json.encode(body), RequestLimits()).characters == characters
