@@ -14,9 +14,10 @@ from protocol.openai.chats import ChatMessages, Templated
 from protocol.openai.messages import read_messages
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
-from runners.core.generation import Chat, Prompt, PromptOptions
+from runners.core.generation import Chat, Prompt
 from runners.core.request_limits import RequestLimits
 from runners.core.sampling_parameters import TokenId
+from runners.core.tokens import TokenizeOptions
 
 _MAX_TOKENS = 2**20
 
@@ -80,10 +81,15 @@ async def answer_tokenize(select: SelectModel, body: Body, limits: RequestLimits
     else:
         tools = None if call.tools is None else describe_tools(call.tools)
         prompt = Chat(read_messages(call.messages, runner.limits), tools, call.template_variables())
-    options = PromptOptions(call.add_special_tokens)
-    tokens, strings = await runner.tokenize(prompt, options, with_strings=bool(call.return_token_strs))
+    with_strings = bool(call.return_token_strs)
+    [tokens] = await runner.tokenize([prompt], TokenizeOptions(call.add_special_tokens, details=with_strings))
     return json_response(
-        {"count": len(tokens), "max_model_len": runner.max_length, "tokens": tokens, "token_strs": strings}
+        {
+            "count": len(tokens.ids),
+            "max_model_len": runner.max_length,
+            "tokens": tokens.ids,
+            "token_strs": tokens.strings if with_strings else None,
+        }
     )
 
 
@@ -97,4 +103,5 @@ async def answer_detokenize(select: SelectModel, body: Body, limits: RequestLimi
     """
     call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
     runner = select_generator(select, call.model)
-    return json_response({"prompt": await runner.detokenize(call.tokens)})
+    [prompt] = await runner.detokenize([call.tokens])
+    return json_response({"prompt": prompt})

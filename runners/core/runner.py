@@ -6,18 +6,12 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NamedTuple, Protocol
 
-from runners.core.generation import (
-    DEFAULT_PROMPT_OPTIONS,
-    AcceptedRequest,
-    Delta,
-    GenerationRequest,
-    Prompt,
-    PromptOptions,
-)
+from runners.core.generation import AcceptedRequest, Delta, GenerationRequest, Prompt
 from runners.core.predictions import Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
+from runners.core.tokens import DEFAULT_TOKENIZE_OPTIONS, TokenizedPrompt, TokenizeOptions
 from runners.core.watchdog import Watched
 
 
@@ -96,6 +90,15 @@ class Runner(Protocol):
         """How the loaded model runs."""
 
     @property
+    def max_length(self) -> int:
+        """Most tokens of a text; of a generator's prompt and its output together, of an encoder-decoder's prompt.
+
+        Raises:
+            ModelNotReadyError: the model is not loaded.
+            EngineDeadError: the engine has died.
+        """
+
+    @property
     def supported_options(self) -> SupportedOptions:
         """The encoder's options that requests may set; none until the model is loaded."""
 
@@ -126,6 +129,28 @@ class Runner(Protocol):
             ModelNotReadyError: the model is not loaded.
         """
 
+    async def tokenize(
+        self, prompts: Sequence[Prompt], options: TokenizeOptions = DEFAULT_TOKENIZE_OPTIONS
+    ) -> list[TokenizedPrompt]:
+        """The tokens of each prompt, in order. An encoder takes texts only.
+
+        Raises:
+            LimitExceededError: there are too many prompts, or too long ones.
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: a prompt cannot be tokenized.
+            ModelNotReadyError: the model is not loaded.
+        """
+
+    async def detokenize(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
+        """The text of each sequence of token ids, in order.
+
+        Raises:
+            LimitExceededError: there are too many sequences or tokens.
+            OverloadedError: too many requests are under way, or too much waits.
+            InputError: a token id is outside of the vocabulary.
+            ModelNotReadyError: the model is not loaded.
+        """
+
 
 class TextGenerator(Runner, Protocol):
     """A runner with an engine for generation: `transformers`, or vLLM, which may embed or score instead.
@@ -140,15 +165,6 @@ class TextGenerator(Runner, Protocol):
     @property
     def generates(self) -> bool:
         """Whether the model generates text; on vLLM it may embed or score instead."""
-
-    @property
-    def max_length(self) -> int:
-        """Most tokens of a prompt and its output together; of an encoder-decoder's prompt.
-
-        Raises:
-            ModelNotReadyError: the model is not loaded.
-            EngineDeadError: the engine has died.
-        """
 
     @property
     def reports_cached_tokens(self) -> bool:
@@ -169,25 +185,6 @@ class TextGenerator(Runner, Protocol):
 
         Raises:
             RunnerError: as `generate`.
-        """
-
-    async def tokenize(
-        self, prompt: Prompt, options: PromptOptions = DEFAULT_PROMPT_OPTIONS, with_strings: bool = False
-    ) -> tuple[list[int], list[str] | None]:
-        """The token ids of a prompt, and, if `with_strings`, the tokens as the vocabulary writes them.
-
-        Raises:
-            LimitExceededError: the prompt is too long.
-            OverloadedError: too many requests are under way, or too much waits.
-            InputError: the prompt cannot be tokenized.
-        """
-
-    async def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special tokens included.
-
-        Raises:
-            OverloadedError: too many requests are under way, or too much waits.
-            InputError: a token id is outside of the vocabulary.
         """
 
     @property

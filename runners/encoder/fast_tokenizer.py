@@ -131,11 +131,31 @@ class TextEncoder:
             for words, is_long, position in zip(texts, long, positions, strict=True)
         ]
 
-    def encode_whole(self, item: str | tuple[str, str], settings: Mapping[str, Any] | None = None) -> Encoding:
-        """Encode all of a text or a pair; truncate it by `settings`, or not at all if None."""
+    def encode_whole(
+        self,
+        item: str | tuple[str, str],
+        settings: Mapping[str, Any] | None = None,
+        add_special_tokens: bool | None = None,
+    ) -> Encoding:
+        """Encode all of a text or a pair; truncate it by `settings`, or not at all if None.
+
+        Args:
+            add_special_tokens: None for what the model's texts get.
+        """
+        is_special = self._add_special_tokens if add_special_tokens is None else add_special_tokens
         with self._truncating(settings):
-            [encoding] = self._backend.encode_batch([item], add_special_tokens=self._add_special_tokens)
+            [encoding] = self._backend.encode_batch([item], add_special_tokens=is_special)
         return encoding
+
+    def strings(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as the vocabulary writes them; an encoding has the text of unknown ones instead."""
+        return [self._backend.id_to_token(token) or "" for token in ids]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """The text of token ids, without those that have no token."""
+        # `Tokenizer.decode` does not release the GIL.
+        [text] = self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)
+        return text
 
     def encode_words_whole(self, words: Words, settings: Mapping[str, Any] | None = None) -> Encoding:
         """As `encode_whole`, for a text that is split into words."""

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from runners.encoder.forward import Forward
     from runners.encoder.queue import BatchQueue
-    from runners.encoder.request_tokenizer import TokenizerThreads
     from runners.encoder.tasks import EncoderTask
     from runners.encoder.token_limits import TokenLimits
     from runners.encoder.tokenization import TextTokenizer
+    from runners.encoder.tokenizer_threads import TokenizerThreads
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,11 @@ from runners.encoder.forward import Forward, ModelInputs
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.queue import BatchQueue
 from runners.encoder.remote import RemoteForward
-from runners.encoder.request_tokenizer import TokenizerThreads
 from runners.encoder.sample_texts import SampleTexts
 from runners.encoder.tasks import ENCODER_TASKS, EncoderTask
 from runners.encoder.token_limits import TokenLimits, find_padding_id
 from runners.encoder.tokenization import TextTokenizer
+from runners.encoder.tokenizer_threads import TokenizerThreads
 from runners.encoder.transformer_settings import load_transformer_settings
 from runners.modeling.dtype_trial import check_dtype
 from runners.modeling.dtypes import name_dtype

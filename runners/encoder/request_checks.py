@@ -9,7 +9,7 @@ from runners.core.errors import InputError, LimitExceededError, add_text_positio
 from runners.core.predictions import Options, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import check_options, check_prompt_name
-from runners.encoder.request_tokenizer import count_characters
+from runners.encoder.tokenizer_threads import count_characters
 
 if TYPE_CHECKING:
     from runners.encoder.loaded_model import LoadedModel

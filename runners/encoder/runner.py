@@ -23,20 +23,28 @@ import numpy as np
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
-from runners.core.errors import ModelNotReadyError
+from runners.core.errors import InputError, ModelNotReadyError
 from runners.core.garbage import collect_unloaded, importing
+from runners.core.generation import Prompt
 from runners.core.input_log import log_inputs
 from runners.core.machine import count_cores
 from runners.core.metrics import TRUNCATED_TEXTS
 from runners.core.predictions import TRUNCATED_TOKENS, Options, OutputSpec, Prediction, TextInput, TokenInput
 from runners.core.predictor import Predictor
-from runners.core.request_options import SupportedOptions, count_truncated_tokens, read_default_options
+from runners.core.request_options import (
+    SupportedOptions,
+    count_truncated_tokens,
+    read_default_options,
+    resolve_options,
+)
 from runners.core.runner import RunnerDetails
 from runners.core.spinning import prepare_spin_control
 from runners.core.task import Task
+from runners.core.tokens import DEFAULT_TOKENIZE_OPTIONS, TokenizedPrompt, TokenizeOptions
 from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
+from runners.encoder.text_tokens import decode_tokens, list_tokens
 from runners.encoder.worker import ModelWorker
 from runners.modeling.lean_imports import import_transformers, load_torch_libraries
 from runners.modeling.load_errors import load_errors
@@ -111,6 +119,23 @@ class EncoderRunner:
             return await request.result
         finally:
             loaded.queue.release(request)
+
+    async def tokenize(
+        self, prompts: Sequence[Prompt], options: TokenizeOptions = DEFAULT_TOKENIZE_OPTIONS
+    ) -> list[TokenizedPrompt]:
+        log_inputs(prompts, self._arguments.log_inputs)
+        loaded = self._model()
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        if len(texts) < len(prompts):
+            raise InputError(f"{loaded.task} takes texts, neither chats nor token ids")
+        named = {} if options.prompt_name is None else {"prompt_name": options.prompt_name}
+        resolved = resolve_options(self, named, self._arguments)
+        loaded.encoder_task.check_options(resolved)
+        before = loaded.encoder_task.prompt(resolved.answer)
+        return await list_tokens(loaded, self._arguments, [before + text for text in texts], options)
+
+    async def detokenize(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
+        return await decode_tokens(self._model(), self._arguments, ids, skip_special_tokens)
 
     def _count_truncated(self, encoded_texts: Sequence[EncodedText]) -> None:
         """Count the truncated texts; log the first one. Called from the tokenizer threads."""
@@ -245,7 +270,7 @@ class EncoderRunner:
         loaded = self._model()
         return {
             "task": loaded.task,
-            "max_length": str(loaded.token_limits.max_length),
+            "max_length": str(self.max_length),
             **loaded.encoder_task.properties,
         }
 
@@ -255,6 +280,10 @@ class EncoderRunner:
     @property
     def details(self) -> RunnerDetails:
         return self._loaded.details if self._loaded is not None else RunnerDetails()
+
+    @property
+    def max_length(self) -> int:
+        return self._model().token_limits.max_length
 
     @property
     def supported_options(self) -> SupportedOptions:

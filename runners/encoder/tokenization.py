@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from runners.core.answer_options import OverflowOptions
 from runners.core.errors import InputError, with_text_position
 from runners.core.predictions import TextInput
+from runners.core.tokens import TokenizedPrompt, TokenizeOptions, check_token_ids
 from runners.encoder.fast_tokenizer import TextEncoder
 from runners.encoder.sequences import EncodedText, TokenizedText, TokenSpans, find_word_continuations, join_windows
 
@@ -97,6 +98,28 @@ class TextTokenizer:
             with with_text_position(position):
                 encoded_texts.append(self._handle_overflow(item, text, offsets, token_spans, prompt, overflow))
         return encoded_texts
+
+    def list_tokens(self, text: str, options: TokenizeOptions) -> TokenizedPrompt:
+        """All tokens of a text; it is not truncated."""
+        encoding = self._encoder.encode_whole(text, add_special_tokens=options.add_special_tokens)
+        if not options.details:
+            return TokenizedPrompt(encoding.ids)
+        return TokenizedPrompt(
+            encoding.ids,
+            text,
+            self._encoder.strings(encoding.ids),
+            list(map(bool, encoding.special_tokens_mask)),
+            np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2),
+        )
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """The text of token ids.
+
+        Raises:
+            InputError: an id is outside of the vocabulary.
+        """
+        check_token_ids(ids, len(self._token_lengths))
+        return self._encoder.decode(ids, skip_special_tokens)
 
     def tokenize_contexts(
         self, texts: Sequence[TextInput], stride: int | None, default_stride: int, first_position: int = 0

@@ -87,30 +87,30 @@ class Engine(Protocol):
             EngineDeadError: the engine has died.
         """
 
+    async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of tokens.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+
+    async def describe_tokens(self, ids: Sequence[int]) -> tuple[list[str], list[bool]]:
+        """Tokens as the vocabulary writes them, "" for ids without one, and whether each is a special token.
+
+        Raises:
+            InputError: a token id is outside of the vocabulary.
+        """
+
     def close(self) -> None:
         """Stop; sequences that run fail. Blocks until the engine has stopped."""
 
 
 class ChatEngine(Engine, Protocol):
-    """An engine that also renders chats and decodes prompts for this server."""
+    """An engine that also renders chats for this server."""
 
     async def tokenize_chat(self, chat: Chat, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
         """The token ids of a chat by the model's chat template.
 
         Raises:
             InputError: the model has no chat template, or the template refuses the messages; or as `tokenize`.
-        """
-
-    async def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special tokens included.
-
-        Raises:
-            InputError: a token id is outside of the vocabulary.
-        """
-
-    async def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Tokens as the vocabulary writes them.
-
-        Raises:
-            InputError: a token id is outside of the vocabulary.
         """

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from runners.core.engine_arguments import EngineArgument
 from runners.core.errors import ArgumentsError, InputError, one_line
 from runners.core.generation import PromptOptions
+from runners.core.tokens import check_token_ids
 from runners.generator.chat_messages import shape_messages
 from runners.generator.chat_templates import find_variables, render_template
 from runners.generator.engine import check_characters
@@ -121,29 +122,24 @@ class Prompts:
         self._on_truncated()
         return self._cut(ids, kept, options)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, special tokens included.
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        """The text of tokens.
 
         Raises:
             InputError: a token id is outside of the vocabulary.
         """
-        self._check(ids)
-        return self._vocabulary.decode(ids)
+        check_token_ids(ids, self._vocabulary.size)
+        return self._vocabulary.decode(ids, skip_special_tokens)
 
-    def strings(self, ids: Sequence[int]) -> list[str]:
-        """The tokens as the vocabulary writes them; "" for ids without a token.
+    def describe(self, ids: Sequence[int]) -> tuple[list[str], list[bool]]:
+        """The tokens as the vocabulary writes them, "" for ids without a token, and whether each is special.
 
         Raises:
             InputError: a token id is outside of the vocabulary.
         """
-        self._check(ids)
-        return [self._vocabulary.string(token) or "" for token in ids]
-
-    def _check(self, ids: Sequence[int]) -> None:
-        for token in ids:
-            if not 0 <= token < self._vocabulary.size:
-                last = self._vocabulary.size - 1
-                raise InputError(f"tokens has token {token}, but the vocabulary ends at {last}", "tokens")
+        check_token_ids(ids, self._vocabulary.size)
+        strings = [self._vocabulary.string(token) or "" for token in ids]
+        return strings, [token in self._vocabulary.special for token in ids]
 
     def _encode(self, text: str, options: PromptOptions, add_special_tokens: bool) -> list[int]:
         kept = self._kept_tokens(options)

@@ -26,10 +26,10 @@ from runners.core.errors import (
     ModelLoadError,
     ModelNotReadyError,
     describe_text_error,
+    with_text_position,
 )
 from runners.core.garbage import collect_unloaded, freeze_objects
 from runners.core.generation import (
-    DEFAULT_PROMPT_OPTIONS,
     AcceptedRequest,
     Chat,
     Delta,
@@ -48,6 +48,7 @@ from runners.core.request_record import current_record
 from runners.core.runner import OpenAIApplication, RunnerDetails, TextGenerator
 from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
+from runners.core.tokens import DEFAULT_TOKENIZE_OPTIONS, TokenizedPrompt, TokenizeOptions
 from runners.generator.engine import ChatEngine
 from runners.generator.parallel_sampling import DescribeError, Sequences, keep_error, limit_logprobs, run
 from runners.generator.vllm.engine import VllmEngine
@@ -251,15 +252,40 @@ class GeneratorRunner:
                 yield AcceptedRequest(prompts, request.choices, echoes, checked)
 
     async def tokenize(
-        self, prompt: Prompt, options: PromptOptions = DEFAULT_PROMPT_OPTIONS, with_strings: bool = False
-    ) -> tuple[list[int], list[str] | None]:
-        with self.admission.admit(check_prompts(self.limits, [prompt])):
-            tokens = await self._tokenize(prompt, options)
-            return tokens, await self._chat_engine.token_strings(tokens) if with_strings else None
+        self, prompts: Sequence[Prompt], options: TokenizeOptions = DEFAULT_TOKENIZE_OPTIONS
+    ) -> list[TokenizedPrompt]:
+        if options.prompt_name is not None:
+            raise InputError(
+                f"prompt_name does not apply to {self._task}, whose model has no named prompts", "prompt_name"
+            )
+        log_inputs(prompts, self._arguments.log_inputs)
+        self.limits.check("max_client_batch_size", len(prompts), "prompts")
+        describe_error = keep_error if len(prompts) == 1 else describe_text_error
+        tokenized = []
+        with self.admission.admit(check_prompts(self.limits, prompts, choices=0)):
+            for position, prompt in enumerate(prompts):
+                try:
+                    tokenized.append(await self._list_tokens(prompt, options))
+                except InputError as error:
+                    raise describe_error(position, error) from error.__cause__
+        return tokenized
 
-    async def detokenize(self, ids: Sequence[int]) -> str:
+    async def _list_tokens(self, prompt: Prompt, options: TokenizeOptions) -> TokenizedPrompt:
+        ids = await self._tokenize(prompt, PromptOptions(options.add_special_tokens))
+        if not options.details:
+            return TokenizedPrompt(ids)
+        strings, special = await self.engine.describe_tokens(ids)
+        return TokenizedPrompt(ids, prompt if isinstance(prompt, str) else None, strings, special)
+
+    async def detokenize(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
+        self.limits.check("max_client_batch_size", len(ids), "sequences of tokens")
+        self.limits.check("max_queue_tokens", sum(map(len, ids)), "tokens of all sequences")
+        texts = []
         with self.admission.admit():
-            return await self._chat_engine.detokenize(ids)
+            for position, each in enumerate(ids):
+                with with_text_position(position):
+                    texts.append(await self.engine.detokenize(each, skip_special_tokens))
+        return texts
 
     @property
     def openai_application(self) -> OpenAIApplication | None:
@@ -283,7 +309,7 @@ class GeneratorRunner:
         Raises:
             InputError: a token id is outside of the vocabulary.
         """
-        engine = self._chat_engine
+        engine = self.engine
         echoes = []
         for prompt, ids in zip(request.prompts, prompts, strict=True):
             is_whole = isinstance(prompt, str) and request.options.truncate_to is None

@@ -107,13 +107,13 @@ class TransformersEngine:
     def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
         return self._model().prompts.truncate(prompt, options)
 
-    async def detokenize(self, ids: Sequence[int]) -> str:
+    async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         prompts = self._model().prompts
-        return await self._run_in_tokenizer_thread(lambda: prompts.decode(ids))
+        return await self._run_in_tokenizer_thread(lambda: prompts.decode(ids, skip_special_tokens))
 
-    async def token_strings(self, ids: Sequence[int]) -> list[str]:
+    async def describe_tokens(self, ids: Sequence[int]) -> tuple[list[str], list[bool]]:
         prompts = self._model().prompts
-        return await self._run_in_tokenizer_thread(lambda: prompts.strings(ids))
+        return await self._run_in_tokenizer_thread(lambda: prompts.describe(ids))
 
     async def generate(
         self, prompt: Sequence[int], sampling: Sampling, admitted: Admitted | None = None

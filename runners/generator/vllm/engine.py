@@ -24,6 +24,7 @@ from runners.core.errors import (
 from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
 from runners.core.request_record import current_record
 from runners.core.runner import RunnerDetails
+from runners.core.tokens import check_token_ids
 from runners.core.tracing import engine_headers
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
@@ -147,6 +148,18 @@ class VllmEngine:
             tokenized = {"prompt_token_ids": list(prompt)}
             kept = self._tokenize_params(options).apply_post_tokenization(self._engine.get_tokenizer(), tokenized)
         return list(kept["prompt_token_ids"])
+
+    async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        tokenizer = self._engine.get_tokenizer()
+        check_token_ids(ids, tokenizer.max_token_id + 1)
+        return str(await asyncio.to_thread(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens))
+
+    async def describe_tokens(self, ids: Sequence[int]) -> tuple[list[str], list[bool]]:
+        tokenizer = self._engine.get_tokenizer()
+        check_token_ids(ids, tokenizer.max_token_id + 1)
+        strings = await asyncio.to_thread(tokenizer.convert_ids_to_tokens, ids)
+        special = {*tokenizer.all_special_ids}
+        return [string or "" for string in strings], [token in special for token in ids]
 
     def _tokenize_params(self, options: PromptOptions) -> TokenizeParams:
         from vllm.renderers import TokenizeParams

@@ -64,7 +64,12 @@ def test_the_text_of_tokens(http: TestClient, tokenizer: Any, path: str) -> None
         ("/tokenize", {"messages": []}, 400, "the body is not as expected: Expected `array` of length >= 1"),
         ("/tokenize", {"messages": HELLO, "chat_template": "x"}, 400, "this server does not take chat templates"),
         ("/detokenize", {"tokens": [-1]}, 400, "the body is not as expected: Expected `int` >= 0"),
-        ("/detokenize", {"tokens": [10**9]}, 400, "tokens has token 1000000000, but the vocabulary ends at"),
+        (
+            "/detokenize",
+            {"tokens": [10**9]},
+            400,
+            "text 0 cannot be served: there is no token 1000000000: the vocabulary ends at",
+        ),
     ],
 )
 def test_what_is_refused(http: TestClient, path: str, body: dict[str, Any], status: int, message: str) -> None:

@@ -100,9 +100,11 @@ def test_truncation_that_does_not_fit_is_refused(truncate_to: int, message: str)
 def test_tokens_become_text_again() -> None:
     ids = prompts().encode(TEXT, PromptOptions())
     assert prompts().decode(ids) == f"<s>{TEXT}</s>"
-    assert prompts().strings([0, *plain(" the"), 3009]) == ["<s>", "\u0120the", ""]
+    assert prompts().decode(ids, skip_special_tokens=True) == TEXT
+    strings, special = prompts().describe([0, *plain(" the"), 3009])
+    assert (strings, special) == (["<s>", "\u0120the", ""], [True, False, False])
     for token in (3010, -1, 2**70):
-        with pytest.raises(InputError, match=f"tokens has token {token}, but the vocabulary ends at 3009"):
+        with pytest.raises(InputError, match=f"there is no token {token}: the vocabulary ends at 3009"):
             prompts().decode([1, token])
 
 

@@ -11,10 +11,12 @@ import httpx
 import orjson
 import pytest
 from starlette.types import Message
+from transformers import AutoTokenizer
 
 from protocol.application import create_application
 from runners.core.arguments import Arguments
-from runners.core.errors import ModelLoadError
+from runners.core.errors import InputError, ModelLoadError
+from runners.core.tokens import TokenizeOptions
 from runners.generator.runner import GeneratorRunner
 from runners.generator.transformers_engine import TransformersEngine
 from runners.hosting.selection import create_runner
@@ -153,3 +155,22 @@ async def test_what_cannot_generate_says_why_in_one_line(
     with pytest.raises(ModelLoadError, match=message) as error:
         await GeneratorRunner(Arguments.model_validate(given)).load()
     assert "\n" not in str(error.value)
+
+
+async def test_the_tokens_of_prompts(runner: GeneratorRunner, generator_folder: GeneratorFolder) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(generator_folder("gpt2"))
+    texts = ["Return the value", "é <|endoftext|>"]
+    found = await runner.tokenize(texts, TokenizeOptions(details=True))
+    ids = [tokenizer(text).input_ids for text in texts]
+    assert [tokens.ids for tokens in found] == ids
+    assert [tokens.strings for tokens in found] == [tokenizer.convert_ids_to_tokens(each) for each in ids]
+    assert [tokens.special for tokens in found] == [
+        [token in tokenizer.all_special_ids for token in each] for each in ids
+    ]
+    assert [tokens.text for tokens in found] == texts
+    assert await runner.detokenize(ids) == tokenizer.batch_decode(ids)
+    assert await runner.detokenize(ids, True) == tokenizer.batch_decode(ids, skip_special_tokens=True)
+    with pytest.raises(InputError, match="text 1 cannot be served: there is no token"):
+        await runner.detokenize([ids[0], [10**6]])
+    with pytest.raises(InputError, match="prompt_name does not apply to text_generation"):
+        await runner.tokenize(texts, TokenizeOptions(prompt_name="query"))

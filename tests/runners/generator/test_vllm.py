@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from argparse import Namespace
 from importlib.metadata import version
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from runners.core.argument_sources import read_arguments
 from runners.core.arguments import Arguments
@@ -15,6 +17,7 @@ from runners.core.errors import ArgumentsError, InputError, ModelLoadError, Runn
 from runners.core.generation import BeamSearch, Constraint, Sampling
 from runners.generator.runner import GeneratorRunner
 from runners.generator.vllm.command_line import parse_arguments
+from runners.generator.vllm.engine import VllmEngine
 from runners.generator.vllm.installation import unsupported_reason
 from runners.generator.vllm.sampling import make_sampling_params
 from tests.conftest import GeneratorFolder, ModelFolder
@@ -225,3 +228,19 @@ def test_constraints_in_vllms_words(constraint: Constraint, name: str, value: An
 def test_what_vllm_does_not_do_over_other_protocols(sampling: Sampling, message: str) -> None:
     with pytest.raises(InputError, match=message):
         params_of(sampling)
+
+
+async def test_tokens_and_their_text(generator_folder: GeneratorFolder) -> None:
+    from vllm.tokenizers import get_tokenizer
+
+    folder = generator_folder("gpt2")
+    engine = VllmEngine.__new__(VllmEngine)
+    engine._engine = SimpleNamespace(get_tokenizer=lambda: get_tokenizer(str(folder)))  # type: ignore[assignment]
+    reference = AutoTokenizer.from_pretrained(folder)
+    ids = reference("Return é").input_ids
+    assert await engine.detokenize(ids) == reference.decode(ids)
+    assert await engine.detokenize(ids, skip_special_tokens=True) == "Return é"
+    special = [token in reference.all_special_ids for token in ids]
+    assert await engine.describe_tokens(ids) == (reference.convert_ids_to_tokens(ids), special)
+    with pytest.raises(InputError, match="there is no token 1000000"):
+        await engine.detokenize([10**6])
