@@ -21,6 +21,7 @@ from protocol.openai import openapi as openai_document
 from protocol.openai import routes as openai
 from protocol.openai.preflights import ForwardPreflights
 from protocol.openapi import document as openapi
+from protocol.shared_routes import share_routes
 from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
@@ -54,8 +55,7 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     """The routes by protocol, in the order in which they are tried."""
     describes = [describe for _, _, describe in PROTOCOLS]
-    return {
-        # First, because a flood of probes must cost little.
-        SERVER: [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)],
-        **{name: routes(context) for name, routes, _ in PROTOCOLS},
-    }
+    by_protocol = {name: routes(context) for name, routes, _ in PROTOCOLS}
+    # First, because a flood of probes must cost little.
+    own = [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)]
+    return {SERVER: [*own, *share_routes(by_protocol, context.arguments)], **by_protocol}
