@@ -15,13 +15,16 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 RenderError = Callable[[Exception], Response]
 
 
-def post_route(path: str, endpoint: Endpoint, render_error: RenderError | None = None) -> Route:
+def post_route(
+    path: str, endpoint: Endpoint, render_error: RenderError | None = None, others: Sequence[str] = ()
+) -> Route:
     """A route for POST, which answers other methods with 405 even where a later route matches the path too.
 
     Args:
         render_error: makes the body of that 405; None for the application's own error handler.
+        others: the methods that earlier routes take at this path.
     """
-    return _guarded_route(path, endpoint, ("POST",), render_error)
+    return _guarded_route(path, endpoint, ("POST",), render_error, others)
 
 
 def get_route(path: str, endpoint: Endpoint, render_error: RenderError) -> Route:
@@ -29,11 +32,17 @@ def get_route(path: str, endpoint: Endpoint, render_error: RenderError) -> Route
     return _guarded_route(path, endpoint, ("GET", "HEAD"), render_error)
 
 
-def _guarded_route(path: str, endpoint: Endpoint, methods: Sequence[str], render_error: RenderError | None) -> Route:
+def _guarded_route(
+    path: str,
+    endpoint: Endpoint,
+    methods: Sequence[str],
+    render_error: RenderError | None,
+    others: Sequence[str] = (),
+) -> Route:
     async def guarded(request: Request) -> Response:
         if request.method in methods:
             return await endpoint(request)
-        allowed = ", ".join(methods)
+        allowed = ", ".join([*others, *methods])
         error = MethodNotAllowedError(
             f"{request.method} is not allowed on {request.url.path}; allowed: {allowed}", allowed=allowed
         )

@@ -24,6 +24,7 @@ from protocol.http.routing import post_route
 from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
 from protocol.model_cards import model_card
 from protocol.output_tensors import extra_tensors
+from protocol.records import list_records
 from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import check_generates
 from protocol.tensors import Tensor
@@ -178,19 +179,11 @@ def _render_one(prediction: Prediction) -> Any:
             keys = class_keys(values.shape[-1])
             rows = map(dict, map(zip, repeat(keys), class_rows(scores)))
             return next(rows) if values.ndim == 1 else rows
-        case Records(columns):
-            return _records({name: column.tolist() for name, column in columns.items()})
+        case Records() as records:
+            return list_records(records)
         case VocabularyScores() as scores:
             masks = vocabulary_entries(scores, '{"', '":', '"')
             return ((orjson.Fragment(",".join(entries)) for entries in mask) for mask in masks)
-
-
-def _records(columns: Mapping[str, Any]) -> Any:
-    """Records of columns, nested as the columns are."""
-    values = list(columns.values())
-    if not isinstance(values[0], list):
-        return columns
-    return (_records(dict(zip(columns, row, strict=True))) for row in zip(*values, strict=True))
 
 
 def _render_tensor(tensor: Tensor) -> dict[str, Any]:

@@ -9,8 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from protocol.http.middleware.authentication import Access
-from protocol.http.open_paths import OPEN_PATHS
-from protocol.openapi.merging import merge_operations
+from protocol.http.open_paths import is_open
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
 from runners.core.task import Task
 
@@ -83,6 +82,10 @@ class Paths:
             "version": {"type": "string", **one_of(*versions)},
         }
 
+    def describe_parameter(self, name: str, schema: Schema) -> None:
+        """Set the schema of a parameter in paths that are added from now on."""
+        self._parameters[name] = schema
+
     def add(
         self,
         method: str,
@@ -97,7 +100,7 @@ class Paths:
         form: ErrorForm = _KSERVE_ERRORS,
         is_change: bool = False,
     ) -> None:
-        """Add an operation; at a path that has one of another protocol, the two are merged.
+        """Add an operation.
 
         Args:
             answers: the successful answers by status.
@@ -111,8 +114,8 @@ class Paths:
         responses |= {f"{status:d}": self._error(form, status) for status in failures}
         if is_change:
             responses["403"] = self._error(form, HTTPStatus.FORBIDDEN)
-        needs_admin = is_change and self._access.asks_admins
-        if needs_admin or (self._access.asks_clients and path not in OPEN_PATHS):
+        needs_admin, needs_none = is_change and self._access.asks_admins, is_open(method.upper(), path)
+        if needs_admin or (self._access.asks_clients and not needs_none):
             # The client's key is checked before the path is, so this error has KServe's form.
             responses["401"] = self._error(
                 _KSERVE_ERRORS if self._access.asks_clients else form, HTTPStatus.UNAUTHORIZED
@@ -129,12 +132,9 @@ class Paths:
             "parameters": [*in_path, *in_query, *in_headers],
             "responses": dict(sorted(responses.items())),
             **({} if body is None else {"requestBody": body}),
-            **({"security": [{"admin": []}]} if needs_admin else {"security": []} if path in OPEN_PATHS else {}),
+            **({"security": [{"admin": []}]} if needs_admin else {"security": []} if needs_none else {}),
         }
-        operations = self.items.setdefault(path, {})
-        if method in operations:
-            operation = merge_operations(operations[method], operation, self.responses)
-        operations[method] = operation
+        self.items.setdefault(path, {})[method] = operation
 
     def _error(self, form: ErrorForm, status: HTTPStatus) -> dict[str, str]:
         name = f"{form.name}{status.name.title().replace('_', '')}"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import orjson
 
-from runners.core.health_paths import PROBED_PATHS
+from runners.core.health_paths import is_probe
 from runners.core.log_labels import printable
 from runners.core.log_lines import render_fields
 from runners.core.request_record import Observer, RequestRecord
@@ -79,7 +79,7 @@ def make_access_log(
     """
 
     def write_line(record: RequestRecord) -> None:
-        if record.route in PROBED_PATHS and not logs_probes:
+        if not logs_probes and is_probe(record.method, record.route):
             return
         fields = describe_request(record)
         if is_json:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules
 
 from tests.conftest import Dial, ModelFolder, Serve
 from tests.families import name_classes
@@ -32,3 +35,13 @@ def run(model_folder: ModelFolder, serve: Serve, dial: Dial) -> Run:
         return ServedOverGrpc(served.client, served.models, served.arguments, dial(served))
 
     return start
+
+
+@pytest.fixture(scope="module")
+def plain(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that embeds, whose vectors have no fixed length, with a prompt."""
+    folder = tmp_path_factory.mktemp("plain")
+    transformer = modules.Transformer(str(model_folder("bert", "text_embedding")))
+    parts = [transformer, modules.Pooling(32, "mean")]
+    SentenceTransformer(modules=parts, device="cpu", prompts={"query": "search for: "}).save(str(folder))
+    return folder

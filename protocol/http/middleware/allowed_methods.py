@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from protocol.http.errors import render_error
 from protocol.http.routing import served_name
 from runners.core.errors import ModelNotFoundError, VersionNotFoundError
+from runners.core.health_paths import KSERVE_LIVE_PATH
 from runners.core.models import Models
 
 _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
@@ -46,7 +47,8 @@ class ReportAllowedMethods:
             body = b"".join(message.get("body", b"") for message in answer[1:])
             return Response(body, status, media_type=headers[b"content-type"].decode())
         if status != 405:
-            return _allow("GET, HEAD, OPTIONS")
+            # The root is also where clients of Hugging Face's servers call the model.
+            return _allow(_OF_THE_SERVER if probe.scope["path"] == KSERVE_LIVE_PATH else "GET, HEAD, OPTIONS")
         try:
             # The path allows other methods if its model exists.
             if "name" in probe.path_params:

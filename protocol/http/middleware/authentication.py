@@ -1,6 +1,6 @@
 """Who may make which requests: open calls, calls with a client's key, and changes by an admin.
 
-If the operator has set a key, all paths and calls need it, except those that are listed as open.
+If the operator has set a key, all paths and calls need it, except the reading of those that are listed as open.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from protocol.http.errors import ForbiddenError, UnauthorizedError, render_error
 from protocol.http.middleware.bearer_keys import Keys
-from protocol.http.open_paths import OPEN_PATHS
+from protocol.http.open_paths import is_open
 from runners.core.arguments import Arguments
 
 _AUTHORIZATION = b"authorization"
@@ -113,8 +113,8 @@ def _refuse_other_origins(request: Request) -> None:
 
 
 async def refuse_without_key(scope: Scope, access: Access) -> Response | None:
-    """The refusal of a request without a key; None for a request that may pass, and for open paths."""
-    if scope["path"] in OPEN_PATHS:
+    """The refusal of a request without a key; None for a request that may pass, or that needs none."""
+    if is_open(scope["method"], scope["path"]):
         return None
     try:
         access.check_client(scope["headers"])

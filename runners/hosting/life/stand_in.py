@@ -19,7 +19,7 @@ from http import HTTPStatus
 from runners.core.arguments import Arguments
 from runners.core.certificates import create_ssl_context, keep_current
 from runners.core.errors import one_line
-from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, PROBED_PATHS, READY_PATHS
+from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS, is_probe
 from runners.core.shared_listener import duplicate_listener
 from runners.core.url_paths import strip_prefix
 
@@ -29,8 +29,6 @@ _LONGEST_HEAD = 64 * 2**10
 _READ_SECONDS = 5.0
 # A client that still sends its body reads the answer before the connection is reset (RFC 9112, 9.6).
 _LINGER_SECONDS = 1.0
-# What probes and scrapers use.
-_PROBE_METHODS = (b"GET", b"HEAD")
 _MOST_CONNECTIONS = 512
 _RETRY_SECONDS = 2
 _STARTING = "no worker process of the server is ready; try again later"
@@ -174,7 +172,7 @@ class StandIn:
         path = strip_prefix(path, self._arguments.root_path or "")
         status = HTTPStatus.SERVICE_UNAVAILABLE
         body: dict[str, str | bool] = {"error": _ENDING if self.is_ending else _STARTING}
-        if method not in _PROBE_METHODS or path not in PROBED_PATHS:
+        if not is_probe(method.decode("latin-1"), path):
             self._refused += 1
         elif path in LIVE_PATHS:
             # The server itself lives, and replaces its workers.

@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from runners.core.errors import ArgumentsError
-from runners.core.health_paths import PROBED_PATHS
+from runners.core.health_paths import is_probe
 from runners.core.request_record import add_observer, add_start_observer, remove_observer
 from runners.core.trace_settings import TraceSettings, read_trace_settings
 from runners.core.tracing import install_tracer
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = "huggingface-runtime"
 EXCLUDED_VARIABLE = "OTEL_PYTHON_EXCLUDED_URLS"
-# What is not traced by default: probes, metrics, and what BentoML answers, which it can trace itself.
-EXCLUDED_PATHS = ",".join(
-    [*(f"^{re.escape(path)}$" for path in sorted(PROBED_PATHS)), r"^/schema\.json$", "^/static_content/"]
-)
+# What BentoML answers; it can trace that itself.
+_OF_BENTOML = re.compile(r"/schema\.json$|/static_content/")
 # The end of a worker waits so long for its last spans.
 FLUSH_SECONDS = 3.0
 _EXPORTER = "opentelemetry.exporter.otlp.proto"
@@ -71,14 +69,24 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-def _read_excluded(environment: Mapping[str, str]) -> re.Pattern[str] | None:
-    """Regular expressions between commas, as OpenTelemetry's instrumentations for Python read them."""
-    text = environment.get(EXCLUDED_VARIABLE, EXCLUDED_PATHS)
+def _read_excluded(environment: Mapping[str, str]) -> Callable[[str, str], bool]:
+    """Whether a request, by its method and its path, has no spans.
+
+    The variable has regular expressions of paths between commas, as OpenTelemetry's instrumentations for Python read
+    them.
+    """
+    if (text := environment.get(EXCLUDED_VARIABLE)) is None:
+        return _is_excluded_by_default
     expressions = [each.strip() for each in text.split(",") if each.strip()]
     try:
-        return re.compile("|".join(expressions)) if expressions else None
+        pattern = re.compile("|".join(expressions))
     except re.error as error:
         raise ArgumentsError(f"{EXCLUDED_VARIABLE} is no list of regular expressions: {error}") from error
+    return lambda _, path: bool(expressions) and pattern.search(path) is not None
+
+
+def _is_excluded_by_default(method: str, path: str) -> bool:
+    return is_probe(method, path) or _OF_BENTOML.match(path) is not None
 
 
 def start_tracing(environment: Mapping[str, str]) -> Callable[[], None]:

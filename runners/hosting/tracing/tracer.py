@@ -8,10 +8,9 @@ join it with all of its requests, in both directions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from re import Pattern
 
 from opentelemetry import propagate
 from opentelemetry.context import Context
@@ -81,14 +80,14 @@ class RequestTrace:
 class OpenTelemetryTracer:
     """Implements `runners.core.tracing.Tracer`, and the observers of records."""
 
-    def __init__(self, provider: TracerProvider, excluded: Pattern[str] | None, engines_trace: bool) -> None:
+    def __init__(self, provider: TracerProvider, excludes: Callable[[str, str], bool], engines_trace: bool) -> None:
         """
         Args:
-            excluded: the paths and gRPC methods that have no spans.
+            excludes: whether a request, by its method and its path or gRPC method, has no spans.
             engines_trace: whether engines export spans of their own.
         """
         self._tracer = provider.get_tracer(_NAME, VERSION)
-        self._excluded = excluded
+        self._excludes = excludes
         self._engines_trace = engines_trace
         self._for_engines = TraceContextTextMapPropagator()
 
@@ -128,7 +127,7 @@ class OpenTelemetryTracer:
 
     def _is_excluded(self, record: RequestRecord) -> bool:
         path = record.route if is_grpc(record) else record.path
-        return self._excluded is not None and self._excluded.search(path) is not None
+        return self._excludes(record.method, path)
 
     def _trace_phase(self, name: str, start: float, end: float, record: RequestRecord, trace: RequestTrace) -> None:
         is_compute = name == "compute"

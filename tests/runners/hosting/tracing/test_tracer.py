@@ -214,10 +214,13 @@ def test_sampling(
 def test_probes_are_not_traced(start: Start, collector: Collector) -> None:
     start()
     for route in PROBED_PATHS:
-        protocol, path = ("grpc", "") if route in HEALTH_METHODS else ("server", route)
-        end_record(request(protocol=protocol, route=route, path=path))
+        protocol, method, path = ("grpc", "gRPC", "") if route in HEALTH_METHODS else ("server", "GET", route)
+        end_record(request(protocol=protocol, method=method, route=route, path=path))
+    # A call of a model has the path of a probe.
+    end_record(request(route="/", path="/"))
     finish(request(), collector)
-    assert {span.name for span in collector.spans} == {f"POST {PREDICT}", "read", "queue", "compute", "render"}
+    spans = {span.name for span in collector.spans}
+    assert spans == {f"POST {PREDICT}", "POST /", "read", "queue", "compute", "render"}
 
 
 def test_what_is_not_traced_can_be_chosen(start: Start, collector: Collector) -> None:

@@ -1,0 +1,131 @@
+"""The answers of encoders in the forms of the hub's JSON schemas, with the names of the pipelines of `transformers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from protocol.huggingface.requests import (
+    EncoderRequest,
+    FeatureExtractionParameters,
+    FeatureExtractionRequest,
+    FillMaskParameters,
+    FillMaskRequest,
+    QuestionAnsweringParameters,
+    QuestionAnsweringRequest,
+    SentenceSimilarityParameters,
+    SentenceSimilarityRequest,
+    TextClassificationParameters,
+    TextClassificationRequest,
+    TokenClassificationParameters,
+    TokenClassificationRequest,
+    ZeroShotClassificationParameters,
+    ZeroShotClassificationRequest,
+)
+from protocol.huggingface.tasks import HubTask
+from protocol.records import list_records
+from protocol.vectors import list_vectors, unit_vectors
+from runners.core.answer_options import AggregationStrategy
+from runners.core.predictions import Options, Prediction, Records
+from runners.core.runner import Runner
+
+# Makes the answer to one text.
+Describe = Callable[[Prediction, Options], Any]
+# Makes the body of an answer, as JSON or iterators.
+RenderAnswer = Callable[[Any, Sequence[Prediction], Options, Runner], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderCall:
+    """How encoders answer a task.
+
+    Attributes:
+        request: the type of the body.
+        parameters: the type of its parameters.
+        render: makes the answer of the body, its predictions, the options and the model.
+    """
+
+    request: type[EncoderRequest]
+    parameters: type[msgspec.Struct]
+    render: RenderAnswer
+
+
+def _for_each(describe: Describe, is_list: bool = False) -> RenderAnswer:
+    """An answer for each text.
+
+    Args:
+        is_list: whether the answer to a single text is in a list too.
+    """
+
+    def render(call: EncoderRequest, predictions: Sequence[Prediction], options: Options, _: Runner) -> Any:
+        answers = (describe(prediction, options) for prediction in predictions)
+        return answers if is_list or call.is_batch else next(answers)
+
+    return render
+
+
+def _list_classes(prediction: Prediction, _: Options) -> Any:
+    return list_records(_records(prediction))
+
+
+def _list_entities(prediction: Prediction, options: Options) -> Any:
+    is_token = options.answer.aggregation_strategy is AggregationStrategy.NONE
+    names = {"label": "entity" if is_token else "entity_group", "text": "word"}
+    return list_records(_records(prediction), names)
+
+
+def _list_tokens(prediction: Prediction, _: Options) -> Any:
+    """The best tokens; of a text with several masks, a list for each of them."""
+    columns = _records(prediction).columns
+    if len(columns["token"]) == 1:
+        columns = {name: column[0] for name, column in columns.items()}
+    return list_records(Records(columns))
+
+
+def _list_answers(prediction: Prediction, options: Options) -> Any:
+    """The best answer, or a list of several."""
+    answers = list_records(_records(prediction))
+    return next(answers) if options.answer.top_k == 1 else answers
+
+
+def _records(prediction: Prediction) -> Records:
+    records = prediction.main
+    assert isinstance(records, Records)
+    return records
+
+
+def _list_vectors(call: FeatureExtractionRequest, predictions: Sequence[Prediction], _: Options, runner: Runner) -> Any:
+    vectors = np.stack(list_vectors(predictions))
+    has_unit_length = runner.properties["normalized"] == "true"
+    return unit_vectors(vectors) if call.normalizes and not has_unit_length else vectors
+
+
+def _list_similarities(_: EncoderRequest, predictions: Sequence[Prediction], __: Options, ___: Runner) -> Any:
+    """The cosines of the first vector and the others."""
+    source, *sentences = unit_vectors(np.stack(list_vectors(predictions)))
+    return np.stack(sentences) @ source
+
+
+ENCODER_CALLS: Mapping[HubTask, EncoderCall] = {
+    HubTask.FEATURE_EXTRACTION: EncoderCall(FeatureExtractionRequest, FeatureExtractionParameters, _list_vectors),
+    HubTask.FILL_MASK: EncoderCall(FillMaskRequest, FillMaskParameters, _for_each(_list_tokens)),
+    HubTask.QUESTION_ANSWERING: EncoderCall(
+        QuestionAnsweringRequest, QuestionAnsweringParameters, _for_each(_list_answers)
+    ),
+    HubTask.SENTENCE_SIMILARITY: EncoderCall(
+        SentenceSimilarityRequest, SentenceSimilarityParameters, _list_similarities
+    ),
+    HubTask.TEXT_CLASSIFICATION: EncoderCall(
+        TextClassificationRequest, TextClassificationParameters, _for_each(_list_classes, is_list=True)
+    ),
+    HubTask.TOKEN_CLASSIFICATION: EncoderCall(
+        TokenClassificationRequest, TokenClassificationParameters, _for_each(_list_entities)
+    ),
+    HubTask.ZERO_SHOT_CLASSIFICATION: EncoderCall(
+        ZeroShotClassificationRequest, ZeroShotClassificationParameters, _for_each(_list_classes)
+    ),
+}

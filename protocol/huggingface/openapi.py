@@ -1,0 +1,86 @@
+"""The Hugging Face inference protocol in the OpenAPI document."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from protocol.huggingface.answers import ENCODER_CALLS
+from protocol.huggingface.errors import error_body
+from protocol.huggingface.examples import hub_examples
+from protocol.huggingface.parameters import OPTIONS
+from protocol.huggingface.routes import PATHS
+from protocol.huggingface.tasks import HubTask, serves_task
+from protocol.openapi.document import OpenApiDocument
+from protocol.openapi.operations import ErrorForm, json_answer, json_body
+from protocol.openapi.schemas import (
+    BOOLEAN,
+    CLASS,
+    COUNT,
+    NUMBER,
+    STRING,
+    Schema,
+    array_of,
+    object_of,
+    one_of,
+    or_null,
+    reference,
+)
+
+_TAG = "Hugging Face"
+_ERRORS = ErrorForm("Hub", reference("HubError"), error_body)
+_CLASSES = array_of(CLASS)
+_ENTITIES = array_of(
+    object_of(
+        {"score": NUMBER, "word": STRING, "start": COUNT, "end": COUNT}, {"entity": STRING, "entity_group": STRING}
+    )
+)
+_TOKENS = array_of(object_of({"score": NUMBER, "token": COUNT, "token_str": STRING, "sequence": STRING}))
+_ANSWER = object_of({"answer": STRING, "score": NUMBER, "start": COUNT, "end": COUNT})
+# By task, the forms of the answer to one input, and, where that is not a list of it, to several.
+_ANSWERS: dict[HubTask, list[Schema]] = {
+    HubTask.FEATURE_EXTRACTION: [array_of(array_of(NUMBER))],
+    HubTask.FILL_MASK: [_TOKENS, array_of(_TOKENS), array_of(array_of(_TOKENS))],
+    HubTask.QUESTION_ANSWERING: [_ANSWER, array_of(_ANSWER), array_of(array_of(_ANSWER))],
+    HubTask.SENTENCE_SIMILARITY: [array_of(NUMBER)],
+    HubTask.TEXT_CLASSIFICATION: [array_of(_CLASSES)],
+    HubTask.TOKEN_CLASSIFICATION: [_ENTITIES, array_of(_ENTITIES)],
+    HubTask.ZERO_SHOT_CLASSIFICATION: [_CLASSES, array_of(_CLASSES)],
+}
+_ERROR_TYPES = one_of("generation", "healthcheck", "overloaded", "validation")
+
+
+def describe(document: OpenApiDocument) -> None:
+    """Add the operation at the root, which calls the only model, and those at the paths of models and tasks."""
+    document.add_tag(_TAG, "The calls of Hugging Face's inference service and endpoints. Unknown fields are refused.")
+    tasks = [task for task in HubTask if any(serves_task(runner, task) for runner in document.runners)]
+    document.schemas["HubError"] = object_of({"error": STRING, "error_type": _ERROR_TYPES})
+    document.paths.describe_parameter("task", {**STRING, **one_of(*map(str, tasks or HubTask))})
+    for path in ("/", *(path.replace(":path}", "}") for path in PATHS)):
+        _add(document, path, tasks)
+
+
+def _add(document: OpenApiDocument, path: str, tasks: list[HubTask]) -> None:
+    if not tasks:
+        refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
+        document.paths.add("post", path, _TAG, document.unserved, {}, refusals, form=_ERRORS)
+        return
+    document.schemas["HubRequest"] = {"anyOf": [_describe_body(document, task) for task in tasks]}
+    document.schemas["HubResponse"] = {"anyOf": [schema for task in tasks for schema in _ANSWERS[task]]}
+    names_task = "{task}" in path
+    examples = {} if names_task else document.collect_examples(hub_examples)
+    if "{name}" not in path and document.has_several:
+        # An example does not name its model here.
+        examples = {}
+    answers, body = {200: json_answer("HubResponse", examples)}, json_body(reference("HubRequest"), examples)
+    summary = "Call a model for a task" if names_task else "Call a model"
+    query = {"model": STRING} if "{name}" not in path else None
+    document.paths.add("post", path, _TAG, summary, answers, document.errors, body, query=query, form=_ERRORS)
+
+
+def _describe_body(document: OpenApiDocument, task: HubTask) -> Schema:
+    call = ENCODER_CALLS[task]
+    schema = document.add_types(call.request)[call.request.__name__]
+    schema["properties"]["options"] = or_null(object_of({}, dict.fromkeys(sorted(OPTIONS), BOOLEAN)))
+    if task is HubTask.FEATURE_EXTRACTION:
+        schema["properties"] |= document.schemas[call.parameters.__name__]["properties"]
+    return reference(call.request.__name__)

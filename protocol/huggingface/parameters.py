@@ -1,0 +1,115 @@
+"""Every field of a body that some client of the protocol sends: read, without effect, or refused.
+
+The types that parse bodies have the fields that are read. Unknown ones are refused, because one that is misspelt would
+change the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from protocol.huggingface.tasks import HubTask
+from runners.core.errors import InputError, list_names
+from runners.core.request_limits import RequestLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The refusal of a field that this server does not implement.
+
+    Attributes:
+        advice: what to do instead, for the message.
+        neutral: the values that ask for what it does anyway, beside null.
+    """
+
+    advice: str
+    neutral: tuple[Any, ...] = ()
+
+
+# The settings of clients for the hosted service, which loads models and keeps answers.
+OPTIONS = frozenset({"use_cache", "use_gpu", "wait_for_model"})
+# Pipelines pad batches; this server does not.
+NO_EFFECT = frozenset({"padding"})
+# The fields of a body, which are the same for all tasks.
+_BODY = ("inputs", "parameters", "options", "stream")
+_LENGTH = Refusal("--max_length of the server limits texts")
+_ALIGNED = Refusal("answers are whole words", (True,))
+REFUSED: Mapping[HubTask, Mapping[str, Refusal]] = {
+    HubTask.FEATURE_EXTRACTION: {
+        "encoding_format": Refusal("vectors are lists of numbers", ("float",)),
+        "truncation_direction": Refusal("the end of a text is what is cut", ("right", "Right")),
+    },
+    HubTask.FILL_MASK: {"max_length": _LENGTH},
+    HubTask.QUESTION_ANSWERING: {
+        "align_to_words": _ALIGNED,
+        "max_question_len": Refusal("questions are not truncated"),
+        "max_seq_len": Refusal("--max_length of the server sets it", (384,)),
+    },
+    HubTask.SENTENCE_SIMILARITY: {},
+    HubTask.TEXT_CLASSIFICATION: {
+        "max_length": _LENGTH,
+        "return_all_scores": Refusal("top_k is the number of classes", (True,)),
+    },
+    HubTask.TOKEN_CLASSIFICATION: {
+        "grouped_entities": Refusal("aggregation_strategy says how tokens are merged", (True,)),
+    },
+    HubTask.ZERO_SHOT_CLASSIFICATION: {"max_length": _LENGTH},
+}
+
+
+def read_parameters(
+    fields: Mapping[str, Any], form: type[msgspec.Struct], task: HubTask, limits: RequestLimits
+) -> dict[str, Any]:
+    """The parameters in a body that the form reads; those of feature extraction also stand beside `inputs`.
+
+    Raises:
+        LimitExceededError: there are more than the operator allows.
+        InputError: a field or a parameter is unknown, or asks for what this server does not do.
+    """
+    parameters, options = (_read_object(fields, name, limits) for name in ("parameters", "options"))
+    _refuse_unknown(options, OPTIONS, task, "options")
+    beside = {name: value for name, value in fields.items() if name not in _BODY}
+    known = list_fields(form)
+    if task is not HubTask.FEATURE_EXTRACTION:
+        _refuse_unknown(beside, _BODY, task, "the body")
+    else:
+        beside = _keep_known(beside, known, task, "the body")
+    return {**_keep_known(parameters, known, task, "parameters"), **beside}
+
+
+def _read_object(fields: Mapping[str, Any], name: str, limits: RequestLimits) -> dict[str, Any]:
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{name} must be an object", name)
+    limits.check("max_parameters", len(value), name, name)
+    return value
+
+
+def _keep_known(parameters: Mapping[str, Any], known: Collection[str], task: HubTask, where: str) -> dict[str, Any]:
+    kept = {}
+    for name, value in parameters.items():
+        if (refusal := REFUSED[task].get(name)) is not None:
+            if value not in (None, *refusal.neutral):
+                raise InputError(f"{where} has {name}, which is not supported here: {refusal.advice}", name)
+        elif name not in NO_EFFECT:
+            kept[name] = value
+    _refuse_unknown(kept, known, task, where)
+    return kept
+
+
+def _refuse_unknown(names: Iterable[str], known: Collection[str], task: HubTask, where: str) -> None:
+    for name in names:
+        if name not in known:
+            listed = f"there are {list_names(sorted(known))}" if known else "there are none"
+            raise InputError(f"{where} has {name}, which {task} does not have; {listed}", name)
+
+
+def list_fields(form: type[msgspec.Struct]) -> list[str]:
+    """The names of the fields that a type reads."""
+    return [field.name for field in msgspec.structs.fields(form)]
