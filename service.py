@@ -80,9 +80,11 @@ class DirectService(bentoml.Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         from protocol.http.direct import route_directly
+        from protocol.http.middleware.cors import make_cors
 
-        worker = create_worker()
-        return route_directly(worker.application, super().to_asgi(is_main), worker.models, root_path)
+        worker, bentoml_application = create_worker(), super().to_asgi(is_main)
+        cors = make_cors(arguments)
+        return route_directly(worker.application, bentoml_application, worker.models, root_path, cors)
 
 
 class Server:

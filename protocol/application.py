@@ -10,6 +10,7 @@ from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
+from protocol.http.middleware.cors import make_cors
 from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.huggingface import openapi as huggingface_document
@@ -21,8 +22,8 @@ from protocol.open_inference import openapi as open_inference_document
 from protocol.open_inference import routes as open_inference
 from protocol.openai import openapi as openai_document
 from protocol.openai import routes as openai
-from protocol.openai.preflights import ForwardPreflights
 from protocol.openapi import document as openapi
+from protocol.shared_routes import share_routes
 from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
 from runners.core.arguments import Arguments
@@ -50,15 +51,14 @@ def create_application(models: Models, arguments: Arguments, openai_prefix: str 
     add_observer(count_request)
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
-    options = ForwardPreflights(ReportAllowedMethods(endpoints, models), context)
-    return RequestPass(endpoints, options, context.access, BodyBudget(arguments.max_buffered_bytes))
+    options, budget = ReportAllowedMethods(endpoints, models), BodyBudget(arguments.max_buffered_bytes)
+    return RequestPass(endpoints, options, context.access, budget, make_cors(arguments))
 
 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     """The routes by protocol, in the order in which they are tried."""
     describes = [describe for _, _, describe in PROTOCOLS]
-    return {
-        # First, because a flood of probes must cost little.
-        SERVER: [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)],
-        **{name: routes(context) for name, routes, _ in PROTOCOLS},
-    }
+    by_protocol = {name: routes(context) for name, routes, _ in PROTOCOLS}
+    # First, because a flood of probes must cost little.
+    own = [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)]
+    return {SERVER: [*own, *share_routes(by_protocol, context.arguments)], **by_protocol}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from protocol.http.middleware.authentication import Access
 from protocol.http.open_paths import BENTOML_ASSETS, OPEN_PATHS
-from protocol.openai_paths import AT_ROOT
+from protocol.openai_paths import AT_ROOT, MODEL_LIST
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError
 from runners.core.models import Models
@@ -50,7 +50,8 @@ def check_root_path(root_path: str | None, openai_prefix: str) -> str:
         ArgumentsError: paths of this server begin with its first segment, so that it could not be told from them.
     """
     segment = (root_path or "").strip("/").partition("/")[0]
-    if segment and segment in {*_SEGMENTS_AT_ROOT, openai_prefix.strip("/").partition("/")[0]}:
+    taken = {*_SEGMENTS_AT_ROOT, openai_prefix.strip("/").partition("/")[0]}
+    if segment and (segment in taken or root_path == MODEL_LIST):
         raise ArgumentsError(
             f"root_path is {root_path}, but this server has paths of its own at /{segment}: choose another prefix in "
             "the proxy, or let it remove the prefix and leave --root_path out"

@@ -1,4 +1,7 @@
-"""The health of the server over HTTP; gRPC answers the same from the same two properties of the models."""
+"""The health, version and load of the server over HTTP.
+
+gRPC answers the same about its health, from the same two properties of the models.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import json_response
+from protocol.http.recording import SERVER
 from protocol.http.routing import Endpoint
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from protocol.versions import SERVER_VERSION
+from runners.core.health_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.models import Models
+from runners.core.request_record import in_progress
 
 
 def health_routes(models: Models) -> list[Route]:
-    """The routes of probes: whether the server is live, and whether it is ready."""
+    """The routes of probes: whether the server is live, whether it is ready, and vLLM's two."""
     live = _probe("live", lambda: models.live)
     ready = _probe("ready", lambda: models.ready)
-    return [*(Route(path, live) for path in LIVE_PATHS), *(Route(path, ready) for path in READY_PATHS)]
+    probes = [*(Route(path, live) for path in LIVE_PATHS), *(Route(path, ready) for path in READY_PATHS)]
+    return [*probes, Route(VERSION_PATH, _version), Route(LOAD_PATH, _load)]
+
+
+async def _version(_: Request) -> Response:
+    return json_response({"version": SERVER_VERSION})
+
+
+async def _load(_: Request) -> Response:
+    """The requests of models that this worker has not answered yet, over HTTP and gRPC."""
+    return json_response({"server_load": sum(in_progress.values()) - in_progress[SERVER]})
 
 
 def _probe(name: str, check: Callable[[], bool]) -> Endpoint:

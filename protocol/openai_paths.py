@@ -24,7 +24,7 @@ class Place(Enum):
 
     # At the root and below the prefix (`/openai`).
     EVERYWHERE = "everywhere"
-    # Below the prefix only, because another protocol may use the path at the root.
+    # Below the prefix only, because operators use it.
     PREFIX = "prefix"
 
 
@@ -37,18 +37,20 @@ class OpenAIPath:
         tasks: the tasks of the models that this server answers it for, without vLLM; none if only vLLM answers it.
         place: where the path is served.
         changes_models: whether it loads or unloads something, which only operators may do.
+        vllm_path: vLLM's path of the call, if vLLM does not have this one.
     """
 
     call: str
     tasks: frozenset[Task] = frozenset()
     place: Place = Place.EVERYWHERE
     changes_models: bool = False
+    vllm_path: str | None = None
 
 
 _EMBEDDING = frozenset({Task.TEXT_EMBEDDING})
 _RANKING = frozenset({Task.TEXT_EMBEDDING, Task.TEXT_RANKING})
 
-# By vLLM's path.
+# By path. At the root, `protocol/shared_routes.py` shares some with other protocols.
 OPENAI_PATHS: Mapping[str, OpenAIPath] = {
     "/v1/completions": OpenAIPath("completions", GENERATION),
     "/v1/chat/completions": OpenAIPath("chat/completions", GENERATION),
@@ -61,16 +63,20 @@ OPENAI_PATHS: Mapping[str, OpenAIPath] = {
     "/v1/pooling": OpenAIPath("pooling"),
     # Cohere's client has the version in its own paths.
     "/v2/rerank": OpenAIPath("rerank", _RANKING),
-    "/rerank": OpenAIPath("rerank", _RANKING, Place.PREFIX),
-    "/score": OpenAIPath("score", _RANKING, Place.PREFIX),
-    "/classify": OpenAIPath("classify", place=Place.PREFIX),
-    "/pooling": OpenAIPath("pooling", place=Place.PREFIX),
+    # LiteLLM and Infinity's client have no version in theirs.
+    "/embeddings": OpenAIPath("embeddings", _EMBEDDING, vllm_path="/v1/embeddings"),
+    "/rerank": OpenAIPath("rerank", _RANKING),
+    "/score": OpenAIPath("score", _RANKING),
+    "/classify": OpenAIPath("classify"),
+    "/pooling": OpenAIPath("pooling"),
     "/tokenize": OpenAIPath("tokenize", GENERATION),
     "/detokenize": OpenAIPath("detokenize", GENERATION),
     # vLLM has them with VLLM_ALLOW_RUNTIME_LORA_UPDATING.
     "/v1/load_lora_adapter": OpenAIPath("load_lora_adapter", place=Place.PREFIX, changes_models=True),
     "/v1/unload_lora_adapter": OpenAIPath("unload_lora_adapter", place=Place.PREFIX, changes_models=True),
 }
+# Infinity's path of the list of models, which is also at /v1/models.
+MODEL_LIST = "/models"
 AT_ROOT = [path for path, entry in OPENAI_PATHS.items() if entry.place is Place.EVERYWHERE]
 
 # The names directly below /v1 that clients may use; an unknown path of another vLLM may be an operator's.
@@ -91,6 +97,12 @@ def changes_models(path: str) -> bool:
     """Whether one of vLLM's paths loads or unloads something."""
     entry = OPENAI_PATHS.get(path)
     return entry is not None and entry.changes_models
+
+
+def find_vllm_path(path: str) -> str:
+    """vLLM's path of the call at one of the table's paths; any other path as it is."""
+    entry = OPENAI_PATHS.get(path)
+    return path if entry is None else entry.vllm_path or path
 
 
 def find_openai_application(runner: Runner) -> OpenAIApplication | None:
@@ -115,9 +127,9 @@ def list_client_paths(runner: Runner) -> list[str]:
 
 
 def is_served(runner: Runner, path: str) -> bool:
-    """Whether a model answers one of vLLM's paths, such as `/v1/completions`."""
+    """Whether a model answers one of the table's paths or vLLM's, such as `/v1/completions`."""
     if (application := find_openai_application(runner)) is not None:
-        return application.serves(path)
+        return application.serves(find_vllm_path(path))
     entry = OPENAI_PATHS.get(path)
     # The task of a generator is unknown until it is loaded.
     tasks = GENERATION if runner.generator is not None else {runner.task}

@@ -104,13 +104,24 @@ def read_metric(server: ServerProcess, name: str) -> float:
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/v1/chat/completions", "/openai/tokenize"])
 def test_browsers_may_ask(server: ServerProcess, path: str) -> None:
-    """The origins that vLLM's --allowed-origins names, and no others."""
+    """The origins that --allowed-origins names, and no others."""
     preflight = {"origin": "https://here.example", "access-control-request-method": "POST"}
     allowed = httpx.options(server.url + path, headers=preflight)
     assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, preflight["origin"])
     assert "POST" in allowed.headers["access-control-allow-methods"]
-    answer = httpx.post(server.url + path, json={}, headers={"origin": preflight["origin"]})
-    assert answer.headers["access-control-allow-origin"] == preflight["origin"]
+    body = {"model": "smollm", "messages": QUESTION, "prompt": "a", "max_tokens": 2, "stream": "chat" in path}
+    answers = [
+        httpx.post(server.url + path, json=each, headers={"origin": preflight["origin"]}, timeout=30)
+        for each in (body, {})
+    ] + [
+        httpx.get(f"{server.url}{each}/models", headers={"origin": preflight["origin"]})
+        for each in ("/v1", "/openai/v1")
+    ]
+    assert [each.status_code for each in answers] == [200, 400, 200, 200]
+    for answer in answers:
+        # Twice would be none, for a browser.
+        assert answer.headers.get_list("access-control-allow-origin") == [preflight["origin"]]
+        assert answer.headers.get_list("vary").count("Origin") == 1
     assert httpx.options(server.url + path, headers=preflight | {"origin": "https://there.example"}).status_code == 400
     plain = httpx.options(server.url + path)
     assert (plain.status_code, plain.headers["allow"]) == (204, "OPTIONS, POST")

@@ -17,7 +17,7 @@ from protocol.openai.chats import ChatRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet
 from protocol.openai.responses import ResponsesRequest
-from runners.core.argument_groups import LimitArguments
+from runners.core.argument_groups import LimitArguments, show_default
 from runners.core.arguments import GROUPS
 from runners.core.metric_families import HistogramFamily, list_families
 from runners.core.sampling_parameters import SamplingParameters
@@ -101,7 +101,8 @@ def render_limits() -> str:
 
 
 def _render_argument(name: str, default: object, description: str | None, more: str = "") -> str:
-    shown = "" if default in (None, False, ()) else f" (default `{default}`)"
+    default = show_default(default)
+    shown = f" (default `{default}`)" if default else ""
     text = (description or "").replace("](docs/", "](../").rstrip(".")
     item = f"- `{name}`{shown}: {text}. {more}".rstrip()
     return textwrap.fill(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -31,6 +31,8 @@ _FORM_TYPE = "multipart/form-data"
 STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
 # More digits than any length has; Python refuses to parse a number of some thousands.
 MAX_DIGITS = 18
+# The place in a request's scope of a body that has been read, and that its endpoint has not taken yet.
+_READ = "runtime.body"
 # The field of the body in msgspec's message about a missing field or a wrong value.
 _FIELD = re.compile(r"missing required field `(\w+)`$|`\$\.(\w+)")
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
@@ -73,7 +75,7 @@ async def read_body(
     allow_event: bool = False,
     allow_form: bool = False,
 ) -> Body:
-    """Read a request's body.
+    """Read a request's body, or take the one that has been handed on.
 
     Args:
         allow_form: whether it may be a form, or empty.
@@ -86,6 +88,9 @@ async def read_body(
         InputError: it is empty, or its Content-Encoding is wrong.
         ClientDisconnect: the client has disconnected before it sent all of it.
     """
+    handed: Body | None = request.scope.pop(_READ, None)
+    if handed is not None:
+        return handed
     headers = first_headers(request.scope)
     if headers.get(b"content-type") != _USUAL_TYPE:
         others = [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event + [_FORM_TYPE] * allow_form
@@ -116,6 +121,11 @@ async def read_body(
     if not body and not allow_form:
         raise InputError("the body is empty; it must be a JSON object")
     return Body(body, share)
+
+
+def hand_on(request: Request, body: Body) -> None:
+    """Let the next `read_body` of a request return a body that has been read and not decoded."""
+    request.scope[_READ] = body
 
 
 def is_form(request: Request) -> bool:

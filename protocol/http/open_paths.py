@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runners.core.health_paths import LIVE_PATHS, PROBE_METHODS, READY_PATHS
+from runners.core.health_paths import LIVE_PATHS, LOAD_PATH, PROBE_METHODS, READY_PATHS, VERSION_PATH
 
 # Answered also on connections beyond the limit, so that a probe does not take a full server for a dead one.
 HEALTH_PATHS = frozenset({*LIVE_PATHS, *READY_PATHS})
@@ -11,7 +11,11 @@ BENTOML_PATHS = frozenset({"/schema.json"})
 # Swagger UI, which BentoML carries and /docs shows; a prefix.
 BENTOML_ASSETS = "/static_content/"
 # Probes and scrapers have no key, and the document tells clients that keys are needed.
-OPEN_PATHS = HEALTH_PATHS | BENTOML_PATHS | {"/", "/v2", "/metrics", "/openapi.json", "/docs.json", "/docs"}
+OPEN_PATHS = (
+    HEALTH_PATHS
+    | BENTOML_PATHS
+    | {"/", "/v2", VERSION_PATH, LOAD_PATH, "/metrics", "/openapi.json", "/docs.json", "/docs"}
+)
 
 
 def is_open(method: str, path: str) -> bool:

@@ -47,7 +47,7 @@ class Forwarded(Response):
         trace = {name.encode(): value.encode() for name, value in engine_headers(current_record.get()).items()}
         replaced = _BODY_HEADERS | trace.keys()
         headers = [header for header in scope["headers"] if header[0] not in replaced]
-        inner = inner_scope(scope, self._path) | {
+        inner = _inner_scope(scope, self._path) | {
             "headers": [*headers, *trace.items(), (b"content-type", self._media_type)],
             # FastAPI's routes for GET refuse HEAD; this server leaves out the body.
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
@@ -85,7 +85,7 @@ class _FailureHolder:
             await self._send(message)
 
 
-def inner_scope(scope: Scope, path: str) -> dict[str, Any]:
+def _inner_scope(scope: Scope, path: str) -> dict[str, Any]:
     """The scope as a server makes it: the keys that the outer router adds would mislead the inner one."""
     server_scope = {key: scope[key] for key in _SERVER_KEYS if key in scope}
     return server_scope | {"path": path, "raw_path": path.encode(), "root_path": ""}

@@ -24,9 +24,11 @@ from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from protocol.openai_paths import (
     AT_ROOT,
+    MODEL_LIST,
     OPENAI_PATHS,
     changes_models,
     find_openai_application,
+    find_vllm_path,
     is_for_clients,
     is_served,
 )
@@ -63,7 +65,7 @@ def describe(document: OpenApiDocument) -> None:
         examples = document.collect_examples(partial(_list_examples, document, name))
         serving = [runner for runner in runners if is_served(runner, path)]
         call = CALLS.get(name) if serving else None
-        if (operations := forwarded.get(path)) is not None:
+        if (operations := forwarded.get(find_vllm_path(path))) is not None:
             if call is not None and any(find_openai_application(runner) is None for runner in serving):
                 operations = {**operations, "post": _add_forms(operations["post"], call)}
             _add_forwarded(document, outer, operations, examples)
@@ -72,6 +74,8 @@ def describe(document: OpenApiDocument) -> None:
         else:
             refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
             document.paths.add("post", outer, _TAG, document.unserved, {}, refusals, form=_ERRORS)
+    cards = {200: json_answer("ModelCards")}
+    document.paths.add("get", MODEL_LIST, _TAG, "List the models and LoRA adapters", cards, form=_ERRORS)
     if prefix:
         _add_below_prefix(document, prefix, forwarded)
 

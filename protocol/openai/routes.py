@@ -29,9 +29,11 @@ from protocol.openai.forwarding import Forwarded
 from protocol.openai.model_list import find_base_model, list_model_cards, name_base_model
 from protocol.openai_paths import (
     AT_ROOT,
+    MODEL_LIST,
     OPENAI_PATHS,
     changes_models,
     find_openai_application,
+    find_vllm_path,
     is_for_clients,
     is_served,
     list_openai_applications,
@@ -46,7 +48,8 @@ def routes(context: ServerContext) -> list[Route]:
     prefix, api = context.openai_prefix, _Api(context)
     answer = with_openai_errors(api.answer)
     paths = dict.fromkeys([*(f"{prefix}{path}" for path in AT_ROOT if path.startswith("/v1/")), *AT_ROOT])
-    found = [Route("/v1/models", api.list_models), *(post_route(path, answer, render_openai_error) for path in paths)]
+    listed = [Route(path, api.list_models) for path in ("/v1/models", MODEL_LIST)]
+    found = [*listed, *(post_route(path, answer, render_openai_error) for path in paths)]
     if prefix:
         found += [
             get_route(f"{prefix}/v1/models", api.list_models, render_openai_error),
@@ -100,7 +103,7 @@ class _Api:
             media_type = request.headers["content-type"] if is_form(request) else "application/json"
             changes = {**checked.changes, **await name_base_model(application, runner, checked.model)}
             data = change_fields(body.data, changes) if changes else body.data
-            return Forwarded(application, path, data, checked.characters, media_type)
+            return Forwarded(application, find_vllm_path(path), data, checked.characters, media_type)
         if not has_body:
             raise MethodNotAllowedError(f"{request.method} is not allowed on {outer}; allowed: POST", allowed="POST")
         call = CALLS[OPENAI_PATHS[path].call]

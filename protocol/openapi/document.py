@@ -36,7 +36,7 @@ from protocol.openapi.operations import (
 from protocol.openapi.parameter_schemas import describe_parameters
 from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
 from protocol.versions import SERVER_NAME, SERVER_VERSION
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.health_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.models import Models
 from runners.core.runner import Runner
 from runners.core.sampling_parameters import SamplingParameters
@@ -144,6 +144,8 @@ def _describe_server_paths(document: OpenApiDocument) -> None:
         paths.add("get", path, "Server", "Check whether the server is live", {200: json_answer("Live"), **dead})
     for path in READY_PATHS:
         paths.add("get", path, "Server", "Check whether the server is ready", {200: json_answer("Ready"), **unready})
+    paths.add("get", VERSION_PATH, "Server", "Get the server's version", {200: json_answer("Version")})
+    paths.add("get", LOAD_PATH, "Server", "Get the number of requests under way", {200: json_answer("Load")})
     paths.add("get", "/metrics", "Server", "Get metrics for Prometheus", {200: text_answer()})
     for path in ("/openapi.json", "/docs.json"):
         paths.add("get", path, "Server", "Get this document", {200: _ANY})

@@ -10,6 +10,7 @@ from typing import Any
 
 from protocol.http.middleware.authentication import Access
 from protocol.http.open_paths import is_open
+from protocol.openapi.merging import merge_operations
 from protocol.openapi.schemas import ERROR_HEADERS, ERRORS, STRING, Schema, one_of, reference
 from runners.core.task import Task
 
@@ -100,7 +101,7 @@ class Paths:
         form: ErrorForm = _KSERVE_ERRORS,
         is_change: bool = False,
     ) -> None:
-        """Add an operation.
+        """Add an operation; at a path that has one of another protocol, the two are merged.
 
         Args:
             answers: the successful answers by status.
@@ -134,7 +135,10 @@ class Paths:
             **({} if body is None else {"requestBody": body}),
             **({"security": [{"admin": []}]} if needs_admin else {"security": []} if needs_none else {}),
         }
-        self.items.setdefault(path, {})[method] = operation
+        operations = self.items.setdefault(path, {})
+        if method in operations:
+            operation = merge_operations(operations[method], operation, self.responses)
+        operations[method] = operation
 
     def _error(self, form: ErrorForm, status: HTTPStatus) -> dict[str, str]:
         name = f"{form.name}{status.name.title().replace('_', '')}"

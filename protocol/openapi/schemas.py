@@ -60,6 +60,8 @@ COMMON_SCHEMAS: dict[str, Schema] = {
     "Alive": object_of({"status": one_of("alive")}),
     "Live": object_of({"live": BOOLEAN}),
     "Ready": object_of({"ready": BOOLEAN}),
+    "Version": object_of({"version": STRING}),
+    "Load": object_of({"server_load": COUNT}),
     "ServerMetadata": object_of({"name": STRING, "version": STRING, "extensions": array_of(STRING)}),
     "ModelCard": object_of(CARD, CARD_EXTRAS),
     "ModelCards": object_of(

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,7 +24,8 @@ from protocol.http.routing import post_route, with_errors
 from protocol.model_selection import ModelSelection, query_model
 from protocol.tei.errors import render_tei_error
 from protocol.text_inputs import Inputs, read_text_inputs
-from protocol.vectors import list_vectors, sort_by_score, unit_vectors
+from protocol.vectors import list_vectors, sort_by_score
+from runners.core.answer_options import TruncationSide
 from runners.core.errors import InputError
 from runners.core.predictions import Prediction, Records, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
@@ -40,21 +40,27 @@ TASKS = {
     "/rerank": (Task.TEXT_RANKING,),
 }
 
+_SIDES = frozenset(TruncationSide)
+
 
 class _TeiRequest(msgspec.Struct, kw_only=True):
     truncate: bool | None = None
-    # This field is read so that `left` can be refused.
     truncation_direction: str | None = None
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """The request's options, under the names of the other protocols' `parameters`.
 
         Raises:
-            InputError: texts are to be truncated on the left.
+            InputError: `truncation_direction` is no side.
         """
-        if (self.truncation_direction or "right").lower() != "right":
-            raise InputError("truncation_direction can only be right: a text's end is what is cut")
-        return more if self.truncate is None else {**more, "truncation": self.truncate}
+        if self.truncate is not None:
+            more["truncation"] = self.truncate
+        if self.truncation_direction is not None:
+            side = self.truncation_direction.lower()
+            if side not in _SIDES:
+                raise InputError(f"truncation_direction must be Left or Right, not {self.truncation_direction[:20]!r}")
+            more["truncation_side"] = side
+        return more
 
 
 class TeiEmbedRequest(_TeiRequest, kw_only=True):
@@ -106,18 +112,10 @@ async def _embed(request: Request, runner: Runner, body: Body, limits: RequestLi
         return call, read_text_inputs(call.inputs, "inputs", limits)
 
     call, inputs = await body.decode(read)
-    normalized = runner.properties["normalized"] == "true"
-    if normalized and not call.normalize:
-        raise InputError("normalize cannot be false: the model's vectors have length 1")
     fields = {"dimensions": call.dimensions, "prompt_name": call.prompt_name}
-    parameters = call.parameters(**{name: value for name, value in fields.items() if value is not None})
-    predictions = await _infer(request, runner, inputs, parameters, limits)
-    return await render(lambda answers: _render_vectors(answers, call.normalize and not normalized), predictions)
-
-
-def _render_vectors(predictions: Sequence[Prediction], normalize: bool) -> NDArray[np.float32]:
-    vectors = np.stack(list_vectors(predictions))
-    return unit_vectors(vectors) if normalize else vectors
+    more = {name: value for name, value in fields.items() if value is not None}
+    predictions = await _infer(request, runner, inputs, call.parameters(normalize=call.normalize, **more), limits)
+    return await render(lambda answers: np.stack(list_vectors(answers)), predictions)
 
 
 async def _predict(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:

@@ -33,6 +33,13 @@ class WindowAggregation(StrEnum):
     MAX = "max"
 
 
+class TruncationSide(StrEnum):
+    """The ends of a text, under the names of `transformers`' tokenizers."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
 def split_names(value: object) -> object:
     """A tuple of the names in a list, or in a string with commas."""
     if isinstance(value, str):
@@ -121,7 +128,12 @@ class AnswerOptions(BaseModel):
         ge=1,
         lt=2**31,
         description="text embedding truncates each vector to this many numbers, and normalizes it again if the model "
-        "normalizes its vectors; only for models trained for that (Matryoshka)",
+        "normalizes its vectors, unless `normalize` is `false`; only for models trained for that (Matryoshka)",
+    )
+    normalize: bool | None = Field(
+        None,
+        description="text embedding scales each vector to length 1; `false` leaves the vectors as the model's own "
+        "modules make them; unset, only those that `dimensions` truncates are scaled, if the model normalizes",
     )
     prompt_name: str | None = Field(
         None,
@@ -145,8 +157,19 @@ class OverflowOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    @property
+    def only_truncates(self) -> bool:
+        """Whether a long text is truncated, and the answer does not say so."""
+        return self.truncation and self.stride is None and not self.return_truncated_tokens
+
     truncation: bool = Field(
         True, description="the server truncates a text that is longer than the model accepts; `false` refuses it"
+    )
+    truncation_side: TruncationSide | None = Field(
+        None,
+        strict=False,
+        description="a text that is truncated loses its end (`right`) or its beginning (`left`); unset, what the "
+        "tokenizer's files say, which is nearly always `right`",
     )
     stride: int | None = Field(
         None,

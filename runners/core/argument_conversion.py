@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import ip_address
+
+from runners.core.answer_options import split_names
 
 _SHORT_NUMBER = re.compile(r"(\d+)([kKmM])")
 _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
@@ -11,6 +14,8 @@ _HOST = re.compile(r"([^\s/:@]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
 PREFIX_SEGMENT = r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)"
 LONGEST_PREFIX = 256
 _ROOT_PATH = re.compile(f"{PREFIX_SEGMENT}+")
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^\s/:@?#*,]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _MULTIPLIERS = {"k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20}
 
 
@@ -54,6 +59,30 @@ def check_model_name(value: str) -> str:
     """Refuse a name that would break lines of the log, or that no client can send."""
     if not value.isprintable():
         raise ValueError("it must have no control characters")
+    return value
+
+
+def split_list(value: object) -> object:
+    """A tuple of the items in a list, a JSON list, or a string with commas."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError("it must be a list in JSON, or items separated by commas") from None
+    return split_names(value)
+
+
+def check_origin(value: str) -> str:
+    """An origin as browsers send it, in lower case."""
+    if value not in ("*", "null") and not _ORIGIN.fullmatch(value):
+        raise ValueError("an origin is a scheme, a host and perhaps a port, such as https://chat.example.com, or *")
+    return value.lower()
+
+
+def check_token(value: str) -> str:
+    """A method or the name of a header (RFC 9110, section 5.6.2), or `*`."""
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{value!r} is no name of a method or a header")
     return value
 
 

@@ -12,11 +12,14 @@ from runners.core.argument_conversion import (
     check_host,
     check_ip_address,
     check_model_name,
+    check_origin,
     check_root_path,
     check_tensor_protocol,
+    check_token,
     lower_case,
     normalize_task,
     parse_count,
+    split_list,
 )
 from runners.core.request_limits import RequestLimits
 from runners.core.task import Task
@@ -24,7 +27,15 @@ from runners.core.task import Task
 # A day, in seconds.
 LONGEST_WAIT = 86_400
 _TASK_NAMES = [f"`{task}`" for task in Task]
+_Tokens: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(check_token)], ...], BeforeValidator(split_list)]
 _Digests: TypeAlias = Annotated[tuple[bytes, ...] | None, BeforeValidator(digest_keys)]
+
+
+def show_default(default: object) -> str:
+    """A default as help and docs show it; empty for an argument that is unset or off."""
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return "" if default is None or default is False else str(default)
 
 
 class ArgumentGroup(BaseModel):
@@ -254,6 +265,27 @@ class LifeCycleArguments(ArgumentGroup):
     on_worker_death: Literal["restart", "exit"] = Field(
         "restart",
         description="if a worker process dies, the server replaces it (`restart`), or ends with exit code 1 (`exit`)",
+    )
+
+
+class CrossOriginArguments(ArgumentGroup):
+    title = "Web pages of other origins (CORS, docs/how-to/browsers.md)"
+
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(check_origin)], ...], BeforeValidator(split_list)
+    ] = Field(
+        (),
+        description="web pages of these origins, such as `https://chat.example.com`, may read answers (`*`: those of "
+        "all origins); a JSON list, or separated by commas; unset, browsers show answers to no page of another origin",
+    )
+    allowed_methods: _Tokens = Field(("*",), description="such pages may use these methods (`*`: all)")
+    allowed_headers: _Tokens = Field(
+        ("*",), description="the requests of such pages may have these headers (`*`: all), such as `Authorization`"
+    )
+    allow_credentials: bool = Field(
+        False,
+        description="such pages may use the certificates, and the cookies of a proxy, that the browser has for this "
+        "server; `allowed_origins` must name the origins then",
     )
 
 

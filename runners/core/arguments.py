@@ -17,6 +17,7 @@ from runners.core.argument_conversion import check_model_name
 from runners.core.argument_groups import (
     AnswerArguments,
     ArgumentGroup,
+    CrossOriginArguments,
     LaunchArguments,
     LifeCycleArguments,
     LimitArguments,
@@ -39,6 +40,7 @@ _SPECIFIC_REASONS = {"max_log_len": "prompts are logged only with --log_inputs"}
 class Arguments(
     ServerArguments,
     LifeCycleArguments,
+    CrossOriginArguments,
     ProxyArguments,
     LogArguments,
     SeveralModelsArguments,
@@ -74,6 +76,11 @@ class Arguments(
             raise ValueError("ssl_certfile and ssl_keyfile go together: set both or none")
         if self.ssl_ca_certs is not None and self.ssl_certfile is None:
             raise ValueError("ssl_ca_certs is for clients over TLS: set ssl_certfile and ssl_keyfile too")
+        if self.allow_credentials and "*" in self.allowed_origins:
+            raise ValueError(
+                "allow_credentials with allowed_origins * would let every web page act as the user of the browser: "
+                "name the origins"
+            )
         if self.gpu_type and self.gpu == 0:
             raise ValueError("gpu_type says which GPU, but gpu is 0: leave one of them out")
         return self

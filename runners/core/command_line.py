@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from runners.core.argument_groups import show_default
 from runners.core.argument_names import ALIASES, VLLM_ONLY, WITHOUT_EFFECT, normalize_name
 from runners.core.argument_values import Origin, check_known
 from runners.core.arguments import GROUPS
@@ -30,8 +31,9 @@ def create_parser() -> argparse.ArgumentParser:
         options = parser.add_argument_group(group.title)
         for name, field in group.model_fields.items():
             names = [name, *(alias for alias, target in ALIASES.items() if target == name)]
-            default = "" if field.default is None or field.default is False else f"; default {field.default}"
-            _add_option(options, names, field.annotation in (bool, bool | None), f"{field.description}{default}")
+            default = show_default(field.default)
+            described = f"{field.description}; default {default}" if default else f"{field.description}"
+            _add_option(options, names, field.annotation in (bool, bool | None), described)
     ignored = parser.add_argument_group("KServe's, accepted without effect")
     for name, instead in WITHOUT_EFFECT.items():
         _add_option(ignored, [name], name in _FLAGS_WITHOUT_EFFECT, instead)

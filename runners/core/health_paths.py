@@ -8,6 +8,8 @@ KSERVE_LIVE_PATH = "/"
 LIVE_PATHS = ("/livez", "/healthz", "/v2/health/live")
 # As above; SageMaker calls /ping, and vLLM and Text Embeddings Inference have /health. They listen once they are ready.
 READY_PATHS = ("/readyz", "/ping", "/health", "/v2/health/ready")
+# vLLM's paths of its version and of the number of requests under way.
+VERSION_PATH, LOAD_PATH = "/version", "/load"
 # The methods of gRPC that probes call.
 HEALTH_METHODS = (
     "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/inference.GRPCInferenceService/ServerLive",
@@ -16,7 +18,9 @@ HEALTH_METHODS = (
 # The methods of HTTP that they use.
 PROBE_METHODS = frozenset({"GET", "HEAD"})
 # What probes and scrapers ask every few seconds.
-PROBED_PATHS = frozenset({KSERVE_LIVE_PATH, *LIVE_PATHS, *READY_PATHS, *HEALTH_METHODS, "/v2", "/metrics"})
+PROBED_PATHS = frozenset(
+    {KSERVE_LIVE_PATH, *LIVE_PATHS, *READY_PATHS, *HEALTH_METHODS, VERSION_PATH, LOAD_PATH, "/v2", "/metrics"}
+)
 
 
 def is_probe(method: str, path: str) -> bool:

@@ -58,7 +58,8 @@ class RequestLimits(BaseModel):
         _MIB // 2,
         ge=1,
         description="a text that the tokenizer reads to its end may have at most this many characters: with `stride`, "
-        "without `truncation`, or with `return_truncated_tokens`",
+        "without `truncation`, with `return_truncated_tokens`, with the `truncation_side` `left`, and in calls that "
+        "tokenize only",
     )
     max_request_characters: int = Field(
         32 * _MIB,

@@ -211,9 +211,6 @@ class OpenAIApplication(Protocol):
             OverloadedError: too many requests are under way, or too much waits; nothing has been sent then.
         """
 
-    async def answer_preflight(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a browser's preflight, which is not admitted: it costs nothing."""
-
     async def model_cards(self) -> list[dict[str, Any]]:
         """The model under each of its names and its LoRA adapters, as OpenAI's API lists models."""
 

@@ -16,6 +16,7 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
 
+from runners.core.answer_options import TruncationSide
 from runners.core.errors import ArgumentsError, LimitExceededError, with_text_position
 
 Words = tuple[str, ...]
@@ -71,13 +72,10 @@ class TextEncoder:
         self.max_length = max_length
         self.special_of_pair = special
         self.keeps_words = isinstance(backend.model, BPE)
-        self.side: str = tokenizer.truncation_side
+        self.side = TruncationSide(tokenizer.truncation_side)
         self._backend = backend
         self._add_special_tokens = add_special_tokens
         self._max_characters = max_characters
-        # If texts are truncated on the left, the end of a text decides its tokens, so all of it is tokenized.
-        beginning = max_length * _CHARACTERS_PER_TOKEN if self.side == "right" else max_characters
-        self._long_text = min(beginning, max_characters)
         # In WordPiece the first tokens of a word depend on its last character.
         self._needs_whole_words = isinstance(backend.model, WordPiece | WordLevel)
         is_unigram = isinstance(backend.model, Unigram)
@@ -90,6 +88,29 @@ class TextEncoder:
         other._backend = _copy_backend(self._backend)
         other._truncate()
         return other
+
+    @property
+    def _long_text(self) -> int:
+        """How many characters of a text are tokenized at first."""
+        if self.side is TruncationSide.LEFT:
+            # The end of the text decides its tokens, so all of it is tokenized.
+            return self._max_characters
+        return min(self.max_length * _CHARACTERS_PER_TOKEN, self._max_characters)
+
+    @contextlib.contextmanager
+    def truncating_on(self, side: TruncationSide | None) -> Iterator[None]:
+        """Truncate on this side within the block; None for the tokenizer's own."""
+        own = self.side
+        if side in (None, own):
+            yield
+            return
+        self.side = side
+        self._truncate()
+        try:
+            yield
+        finally:
+            self.side = own
+            self._truncate()
 
     @property
     def model(self) -> Model:
@@ -182,7 +203,7 @@ class TextEncoder:
         while length < characters:
             piece, at_space = cut(text, length)
             [encoding] = self.encode_parts([piece])
-            enough = self.side == "right" and len(encoding) > 2 * self.max_length
+            enough = self.side is TruncationSide.RIGHT and len(encoding) > 2 * self.max_length
             if enough and (at_space or self._is_certain(piece, encoding)):
                 return encoding, False
             if length >= self._max_characters:
@@ -239,7 +260,7 @@ class TextEncoder:
         if len(encoding) <= max_tokens:
             return encoding
         # `truncate` moves the tokens it cuts to `overflowing`, in parts. Cut from the other end, and keep those parts.
-        if self.side == "right":
+        if self.side is TruncationSide.RIGHT:
             encoding.truncate(len(encoding) - max_tokens, direction="left")
             parts = encoding.overflowing[::-1]
         else:

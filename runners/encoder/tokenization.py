@@ -86,12 +86,24 @@ class TextTokenizer:
         Raises:
             InputError: a text is too long; the message names its position.
         """
+        with self._encoder.truncating_on(overflow.truncation_side):
+            return self._tokenize(texts, offsets, token_spans, prompt, overflow, first_position)
+
+    def _tokenize(
+        self,
+        texts: Sequence[TextInput],
+        offsets: bool,
+        token_spans: bool,
+        prompt: str,
+        overflow: OverflowOptions,
+        first_position: int,
+    ) -> list[EncodedText]:
         positions = range(first_position, first_position + len(texts))
         whole = {position: item for position, item in zip(positions, texts, strict=True) if item.words is None}
         split = {position: item for position, item in zip(positions, texts, strict=True) if item.words is not None}
         by_position = self._tokenize_whole(whole, offsets, token_spans, prompt) | self._tokenize_words(split, offsets)
         tokenized = [by_position[position] for position in positions]
-        if overflow == TRUNCATE:
+        if overflow.only_truncates:
             return [EncodedText(text, [text]) for text in tokenized]
         encoded_texts = []
         for position, (item, text) in enumerate(zip(texts, tokenized, strict=True), first_position):
@@ -328,24 +340,30 @@ class TextTokenizer:
                     "model takes"
                 )
         encoded_texts = []
-        for position, text in enumerate(texts, first_position):
-            with with_text_position(position):
-                encoding, _ = self._encoder.encode_part(text, to_end=overflow != TRUNCATE)
-            length = len(encoding)
-            # One token more than fits, so that the pair is marked as truncated.
-            kept_encoding = self._encoder.keep(encoding, self.max_length + 1)
-            pairs = [
-                _to_tokenized(joined, False) for joined in self._encoder.join_with_each(kept_encoding, second_encodings)
-            ]
-            truncated_tokens = 0
-            if overflow != TRUNCATE and any(pair.truncated for pair in pairs):
-                tokens = length + max(map(len, second_encodings)) + self._special_of_pair
-                truncated_tokens = tokens - self.max_length
-                if not overflow.truncation:
-                    with with_text_position(position):
-                        raise self._too_long(tokens)
-            encoded_texts.append(EncodedText(pairs[0], pairs, truncated_tokens=truncated_tokens))
+        with self._encoder.truncating_on(overflow.truncation_side):
+            for position, text in enumerate(texts, first_position):
+                with with_text_position(position):
+                    encoded_texts.append(self._pair_with_each(text, second_encodings, overflow))
         return encoded_texts
+
+    def _pair_with_each(
+        self, text: str, second_encodings: Sequence[Encoding], overflow: OverflowOptions
+    ) -> EncodedText:
+        """The pairs of a text with each of the second texts, which is never truncated."""
+        encoding, _ = self._encoder.encode_part(text, to_end=not overflow.only_truncates)
+        length = len(encoding)
+        # One token more than fits, so that the pair is marked as truncated.
+        kept_encoding = self._encoder.keep(encoding, self.max_length + 1)
+        pairs = [
+            _to_tokenized(joined, False) for joined in self._encoder.join_with_each(kept_encoding, second_encodings)
+        ]
+        truncated_tokens = 0
+        if not overflow.only_truncates and any(pair.truncated for pair in pairs):
+            tokens = length + max(map(len, second_encodings)) + self._special_of_pair
+            truncated_tokens = tokens - self.max_length
+            if not overflow.truncation:
+                raise self._too_long(tokens)
+        return EncodedText(pairs[0], pairs, truncated_tokens=truncated_tokens)
 
     def _encode_second_texts(self, second_texts: tuple[str, ...]) -> list[Encoding]:
         """Cached for one list of texts: the slices of a request, which share one, are tokenized in a row."""

@@ -210,6 +210,41 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
     bodies = {"instances": [LONG], "parameters": {"return_truncated_tokens": True}}
     outputs = [each.post("/v1/models/model:predict", json=bodies).json()["outputs"] for each in (left, client)]
     assert outputs[0] == outputs[1]
+    # A request names a side, or the operator does.
+    texts = [LONG, SHORT]
+    operator = serve(model_dir=folder, max_length=LENGTH, truncation_side="left").client
+    on_left, on_right = predict(left, texts), predict(client, texts)
+    assert predict(client, texts, truncation_side="left") == predict(operator, texts) == on_left
+    assert (
+        predict(left, texts, truncation_side="right") == predict(operator, texts, truncation_side="right") == on_right
+    )
+    assert predict(left, texts, truncation_side=None) == on_left
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["fill_mask", "sequence_classification", "text_embedding", "token_classification", "zero_shot_classification"],
+)
+def test_a_side_over_every_wire(task: str, run: Run) -> None:
+    """The answer is that of the text's last tokens: what is truncated on the left is not read."""
+    served = run(task, max_length=LENGTH)
+    # With scores, since the classes may be the same.
+    more: dict[str, dict[str, Any]] = {
+        "sequence_classification": {"top_k": 5},
+        "zero_shot_classification": {"candidate_labels": "one,two"},
+    }
+    options: dict[str, Any] = {"return_truncated_tokens": True, **more.get(task, {})}
+    end = "word " * (LENGTH + 5) + "[MASK] of the text"
+    texts = ["The other " * 10 + end, "[MASK] " + end]
+    found = ask(served, texts, {**options, "truncation_side": "left"})
+    assert found.code == "OK"
+    [*outputs, (name, _, _, counts)] = found.outputs
+    assert name == "truncated_tokens"
+    assert min(counts) > 5
+    for _, _, shape, data in outputs:
+        first, second = np.reshape(np.array(data, dtype=object), shape)
+        assert np.array_equal(first, second)
+    assert ask(served, texts, {**options, "truncation_side": "right"}).outputs != found.outputs
 
 
 @pytest.mark.parametrize(
@@ -220,6 +255,8 @@ def test_texts_that_are_cut_on_the_left(model_folder: ModelFolder, serve: Serve,
         ("sequence_classification", LONG, {"stride": True}, "the parameter stride is wrong: Input should be a valid integer"),
         ("sequence_classification", [LONG, "a " * 30], {"stride": 1}, "text 0 cannot be served: stride 1 needs windows of at least 10 tokens, but only 7 of 40 remain beside the other text"),
         ("sequence_classification", LONG, {"window_aggregation": "min"}, "the parameter window_aggregation is wrong: Input should be 'mean' or 'max'"),
+        ("sequence_classification", LONG, {"truncation_side": "top"}, "the parameter truncation_side is wrong: Input should be 'left' or 'right'"),
+        ("text_embedding", "a" * (2**19 + 1), {"truncation_side": "left"}, "text 0 cannot be served: 524289 characters of a text that is not simply truncated are more than the 524288 that --max_whole_text_characters allows"),
         ("sequence_classification", LONG, {"truncation": "perhaps"}, "the parameter truncation is wrong: Input should be a valid boolean"),
         ("text_embedding", LONG, {"stride": 1}, "the parameter stride does not apply to text_embedding, whose options are: "),
         ("token_classification", LONG, {"window_aggregation": "max"}, "the parameter window_aggregation does not apply to token_classification, "),

@@ -37,9 +37,8 @@ def test_every_call_has_a_path_and_its_schemas(model_folder: ModelFolder) -> Non
     assert {name for call in CALLS.values() for name in (call.request, call.response)} <= {*document.schemas}
 
 
-def test_the_root_has_no_path_of_other_protocols() -> None:
-    assert not {"/rerank", "/score", "/classify", "/pooling"} & {*AT_ROOT}
-    assert {"/v1/completions", "/v2/rerank", "/tokenize"} <= {*AT_ROOT}
+def test_the_root_has_vllms_paths_for_clients() -> None:
+    assert {*AT_ROOT} == {path for path in OPENAI_PATHS if is_for_clients(path)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from runners.core.answer_options import AnswerOptions
+from runners.core.answer_options import AnswerOptions, TruncationSide
 from runners.core.arguments import Arguments
 from runners.core.errors import InputError
 from runners.core.predictions import (
@@ -38,13 +38,13 @@ from runners.core.task import Task
 from runners.encoder.forward import TokenSelection
 from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.probabilities import softmax
-from runners.encoder.tokenization import TRUNCATE, TextTokenizer
+from runners.encoder.tokenization import TextTokenizer
 from runners.encoder.transformer_settings import TransformerOutput, TransformerSettings
 
 # KServe prints probabilities with four decimals.
 PROBABILITY_DECIMALS = 4
 # Most tasks have these options for texts that are too long.
-TRUNCATION = frozenset({"truncation", "return_truncated_tokens"})
+TRUNCATION = frozenset({"truncation", "truncation_side", "return_truncated_tokens"})
 # The named outputs of every classification.
 CLASS_OUTPUTS = frozenset({LOGITS, PROBABILITIES, LABELS})
 
@@ -169,7 +169,8 @@ class EncoderTask(ABC):
 
     def reads_to_end(self, options: Options) -> bool:
         """Whether all of a text is tokenized, however long it is."""
-        return options.overflow != TRUNCATE
+        overflow = options.overflow
+        return not overflow.only_truncates or overflow.truncation_side is TruncationSide.LEFT
 
     def needs_token_spans(self, options: Options) -> bool:
         """Whether the answer needs the places of tokens in the text."""

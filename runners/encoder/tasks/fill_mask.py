@@ -58,7 +58,7 @@ class FillMask(ClassificationTask):
         text = encoded.text
         masks = len(self._find_masks(text))
         if not masks:
-            cut = f" in its first {len(text.input_ids)} tokens, to which it was truncated" if text.truncated else ""
+            cut = f" in the {len(text.input_ids)} tokens to which it was truncated" if text.truncated else ""
             raise InputError(f"it has no mask{cut}: write {self.tokenizer.mask_token} where a word is to be filled in")
         if answer_options.asks_for_records:
             self._check_sequences(masks, len(text.input_ids), answer_options)

@@ -23,13 +23,13 @@ class TextEmbedding(EncoderTask):
 
     As in sentence-transformers, `dimensions` (of a request or of the operator) wins over the files' `truncate_dim`. A
     vector that is cut to `dimensions` is normalized again if the model normalizes; one that is cut to `truncate_dim` is
-    not.
+    not. `normalize` decides in both cases if it is set, as `normalize_embeddings` of `encode` does.
     """
 
     auto_class = AutoModel
     sentence_transformer = EMBEDDER
     unused_weights = ("pooler.",)
-    answer_options = frozenset({"dimensions", "prompt_name"})
+    answer_options = frozenset({"dimensions", "normalize", "prompt_name"})
     scores_classes = False
 
     def prepare(self) -> None:
@@ -77,10 +77,11 @@ class TextEmbedding(EncoderTask):
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         [vector] = scores
-        if options.answer.dimensions is None:
-            return Numbers(vector[: self._dimensions])
-        vector = vector[: options.answer.dimensions]
-        if self._pooling.normalize:
+        dimensions, normalize = options.answer.dimensions, options.answer.normalize
+        vector = vector[: dimensions or self._dimensions]
+        if normalize is None:
+            normalize = self._pooling.normalize and dimensions is not None
+        if normalize and not (self._pooling.normalize and len(vector) == self._whole):
             # With the epsilon of `torch.nn.functional.normalize`.
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return Numbers(vector)

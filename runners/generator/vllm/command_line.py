@@ -68,6 +68,8 @@ def parse_arguments(arguments: Arguments, names: Sequence[str]) -> Namespace:
         raise
     except Exception as error:
         raise ArgumentsError(f"vLLM refuses the arguments: {describe_error(error)}") from error
+    if parsed.allowed_origins:
+        raise ArgumentsError("allowed_origins in vLLM's --config is for vLLM's own HTTP server: set --allowed_origins")
     if parsed.api_key:
         raise ArgumentsError("api_key in vLLM's --config would be asked for by vLLM's routes alone: set --api_key")
     return parsed

@@ -32,9 +32,6 @@ class VllmOpenAIApplication:
         with self._admission.admit(characters):
             await self._application(scope, receive, send)
 
-    async def answer_preflight(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._application(scope, receive, send)
-
     async def model_cards(self) -> list[dict[str, Any]]:
         listed = await self._application.state.openai_serving_models.show_available_models()
         cards: list[dict[str, Any]] = listed.model_dump(mode="json")["data"]

@@ -141,7 +141,9 @@ def test_the_header_changes_no_path(served: Served) -> None:
     assert client.get("/team/v1/models", headers={"x-forwarded-prefix": "/team"}).status_code == 404
 
 
-@pytest.mark.parametrize("root_path", ["/v1", "v2/models", "/openai", "/docs/x", "/static_content"])
+@pytest.mark.parametrize(
+    "root_path", ["/v1", "v2/models", "/openai", "/docs/x", "/static_content", "/models", "/rerank"]
+)
 def test_a_prefix_of_the_server_s_own_paths_is_refused(root_path: str) -> None:
     arguments = Arguments(root_path=root_path)
     with pytest.raises(

@@ -155,7 +155,7 @@ def test_a_model_name_with_a_slash_and_a_colon(model_folder: ModelFolder, serve:
     [
         ("fill_mask", ["a [MASK]", "no mask"], "text 1 cannot be served: it has no mask: write [MASK] where a word"),
         ("fill_mask", ["word " * 600 + "[MASK]"],
-         "text 0 cannot be served: it has no mask in its first 512 tokens, to which it was truncated: write [MASK]"),
+         "text 0 cannot be served: it has no mask in the 512 tokens to which it was truncated: write [MASK]"),
         ("token_classification", ["a", ["a", "b"]], "text 1 is a pair, and token_classification takes single texts"),
         ("text_embedding", [["a", "b"]], "text 0 is a pair, and text_embedding takes single texts"),
     ],

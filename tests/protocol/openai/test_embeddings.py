@@ -32,7 +32,7 @@ def http(serve: Serve) -> TestClient:
     return serve(model_dir=MINILM, model_name="minilm", max_request_bytes=100_000, max_queue_tokens=1000).client
 
 
-@pytest.fixture(scope="module", params=["/openai/v1", "/v1"])
+@pytest.fixture(scope="module", params=["/openai/v1", "/openai", "/v1", ""])
 def client(http: TestClient, request: pytest.FixtureRequest) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"http://testserver{request.param}", api_key="none", http_client=http, max_retries=0)
 

@@ -20,7 +20,7 @@ from tests.families import MINILM
 QUERY = "Where do pandas live?"
 DOCUMENTS = ["Rome is in Italy.", "The panda lives in China.", "", "a long text " * 300, "Rome is in Italy."]
 RERANK_PATHS = ["/v1/rerank", "/openai/v1/rerank", "/openai/rerank", "/openai/v2/rerank", "/v2/rerank"]
-SCORE_PATHS = ["/v1/score", "/openai/v1/score", "/openai/score"]
+SCORE_PATHS = ["/v1/score", "/openai/v1/score", "/openai/score", "/score"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def post(client: TestClient, path: str, **body: Any) -> Any:
     return response.json()
 
 
-@pytest.mark.parametrize("path", RERANK_PATHS)
+@pytest.mark.parametrize("path", [*RERANK_PATHS, "/rerank"])
 def test_rerank(path: str, http: TestClient, folder: Path, expected: list[float]) -> None:
     answer = post(http, path, model="model", query=QUERY, documents=DOCUMENTS)
     assert list(answer) == ["id", "model", "usage", "results"]

@@ -14,6 +14,7 @@ from protocol.application import PROTOCOLS, create_routes
 from protocol.context import make_context
 from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.openapi.document import describe_server
+from protocol.shared_routes import SHARED_PATHS
 from protocol.tei.routes import TASKS as TEI_TASKS
 from runners.core.arguments import Arguments
 from runners.core.task import Task
@@ -135,9 +136,13 @@ def test_what_the_model_does_not_serve_has_no_answer(clients: dict[Task, TestCli
         ranks = task in (Task.TEXT_EMBEDDING, Task.TEXT_RANKING)
         for path in ("/v1/rerank", "/openai/v1/score", "/v2/rerank"):
             assert ("200" in document["paths"][path]["post"]["responses"]) == ranks
+        for path in ("/rerank", "/score"):
+            assert ("200" in document["paths"][path]["post"]["responses"]) == ranks
         for path in ("/openai/rerank", "/openai/v2/rerank", "/openai/score"):
             assert (path in document["paths"]) == ranks
         for path, tasks in TEI_TASKS.items():
+            if path in SHARED_PATHS:
+                continue
             assert ("200" in document["paths"][path]["post"]["responses"]) == (task in tasks)
 
 

@@ -14,7 +14,7 @@ from tokenizers import Encoding
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
-from runners.core.answer_options import OverflowOptions
+from runners.core.answer_options import OverflowOptions, TruncationSide
 from runners.core.errors import LimitExceededError
 from runners.core.predictions import TextInput
 from runners.encoder.sequences import TokenizedText
@@ -29,13 +29,19 @@ SIDES = ("right", "left")
 
 
 @cache
-def both(kind: str, side: str) -> tuple[PreTrainedTokenizerBase, TextTokenizer]:
-    """The tokenizer of `transformers` and ours, which changes the one that it is given."""
+def both(kind: str, side: str, own_side: str | None = None) -> tuple[PreTrainedTokenizerBase, TextTokenizer]:
+    """The tokenizer of `transformers` and ours, which changes the one that it is given.
+
+    Args:
+        own_side: the side of our tokenizer's files, if it is another one.
+    """
     make = byte_fallback_unigram if kind == "Unigram of bytes" else TOKENIZER_KINDS[kind]
     reference = copy.deepcopy(make())
     reference.truncation_side = side
     reference.model_max_length = LENGTH
-    return reference, TextTokenizer(copy.deepcopy(reference), LENGTH, add_special_tokens=True)
+    ours = copy.deepcopy(reference)
+    ours.truncation_side = own_side or side
+    return reference, TextTokenizer(ours, LENGTH, add_special_tokens=True)
 
 
 def tokens(reference: PreTrainedTokenizerBase, *texts: str, **options: Any) -> dict[str, Any]:
@@ -76,6 +82,27 @@ def test_any_text(kind: str, side: str, text: str, offsets: bool) -> None:
     reference, tokenizer = both(kind, side)
     [encoded] = tokenizer.tokenize([TextInput(text)], offsets)
     check(encoded.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(text=TEXTS, pair=TEXTS, offsets=st.booleans(), own=st.sampled_from(SIDES), counted=st.booleans())
+def test_a_side_that_a_request_names(
+    kind: str, side: str, text: str, pair: str, offsets: bool, own: str, counted: bool
+) -> None:
+    """Whatever the side of the tokenizer's files is, which other requests get."""
+    reference, tokenizer = both(kind, side, own)
+    overflow = OverflowOptions(truncation_side=TruncationSide(side), return_truncated_tokens=counted)
+    single, both_texts = tokenizer.tokenize([TextInput(text), TextInput(text, pair)], offsets, overflow=overflow)
+    check(single.text, reference, text, truncation=True)
+    check(both_texts.text, reference, text, pair, truncation=True)
+    whole = len(tokens(reference, text, pair)["input_ids"])
+    assert both_texts.truncated_tokens == (max(0, whole - LENGTH) if counted else 0)
+    [beside] = tokenizer.cross([text], ["This is."], overflow, 0)
+    check(beside.text, reference, text, "This is.", truncation="only_first")
+    [encoded] = tokenizer.tokenize([TextInput(text)], offsets)
+    check(encoded.text, both(kind, own)[0], text, truncation=True)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -192,6 +219,7 @@ def test_words_of_any_length_have_the_tokens_of_the_whole(kind: str, word: str) 
 
 
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("own_side", SIDES)
 @pytest.mark.parametrize(
     "given",
     [
@@ -201,10 +229,13 @@ def test_words_of_any_length_have_the_tokens_of_the_whole(kind: str, word: str) 
         TextInput("", words=("x" * 600_000,)),
     ],
 )
-def test_a_text_whose_end_decides_its_tokens_is_refused_if_it_is_too_long(given: TextInput, side: str) -> None:
-    _, tokenizer = both("WordPiece", side)
+def test_a_text_whose_end_decides_its_tokens_is_refused_if_it_is_too_long(
+    given: TextInput, own_side: str, side: str
+) -> None:
+    _, tokenizer = both("WordPiece", side, own_side)
+    overflow = OverflowOptions(truncation_side=TruncationSide(side))
     with pytest.raises(LimitExceededError, match=r"^text 7 .*the 524288 that --max_whole_text_characters allows"):
-        tokenizer.tokenize([given], offsets=False, first_position=7)
+        tokenizer.tokenize([given], offsets=False, overflow=overflow, first_position=7)
 
 
 def test_a_copy_has_settings_of_its_own() -> None:

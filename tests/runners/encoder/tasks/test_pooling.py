@@ -110,22 +110,25 @@ def by_mode(
     prompt_name=st.sampled_from([None, *PROMPTS]),
     dimensions=st.none() | st.integers(1, 32),
     normalize=st.booleans(),
+    asked=st.sampled_from([None, True, False]),
 )  # fmt: skip
 @pytest.mark.parametrize("mode", MODES)
 def test_any_batch_is_as_sentence_transformers_has_it(
     mode: str, texts: list[str], prompt_name: str | None, dimensions: int | None, normalize: bool,
-    by_mode: Callable[[str, bool], PooledModel],
+    asked: bool | None, by_mode: Callable[[str, bool], PooledModel],
 ) -> None:  # fmt: skip
     """Short and truncated texts in one batch, with a prompt by name and the beginning of the vectors."""
     served = by_mode(mode, normalize)
-    parameters = {"prompt_name": prompt_name, "dimensions": dimensions}
+    parameters = {"prompt_name": prompt_name, "dimensions": dimensions, "normalize": asked}
     given = {name: value for name, value in parameters.items() if value is not None}
     response = served.client.post("/v1/models/model:predict", json={"instances": texts, "parameters": given})
     assert response.status_code == 200, response.text
     found = np.array(response.json()["predictions"])
     expected = served.reference.encode(
-        texts, prompt_name=prompt_name, truncate_dim=dimensions, normalize_embeddings=normalize
-    )
+        texts, prompt_name=prompt_name, truncate_dim=dimensions,
+        # What is truncated is normalized again unless the request says otherwise.
+        normalize_embeddings=normalize if asked is None else asked,
+    )  # fmt: skip
     # Relative to their size, for vectors that have another length than 1.
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
 
@@ -267,20 +270,24 @@ def test_a_prompt_that_is_not_pooled_is_refused(model_folder: ModelFolder, serve
 
 
 @pytest.mark.parametrize("dimensions", [None, 8, 20, 30])
+@pytest.mark.parametrize("normalize", [None, True, False])
 @pytest.mark.parametrize("whose", ["request", "operator"])
-def test_a_truncated_dimension(whose: str, dimensions: int | None, saved: Path, serve: Serve) -> None:
+def test_a_truncated_dimension(
+    whose: str, normalize: bool | None, dimensions: int | None, saved: Path, serve: Serve
+) -> None:
     """`dimensions` wins over the files, and its vectors get length 1, which those that only the files cut do not."""
     change(saved / "config_sentence_transformers.json", truncate_dim=20)
-    options = {} if dimensions is None else {"dimensions": dimensions}
+    options = {
+        name: value for name, value in {"dimensions": dimensions, "normalize": normalize}.items() if value is not None
+    }
     client = serve(model_dir=saved, **(options if whose == "operator" else {})).client
     body = {"instances": TEXTS, "parameters": options if whose == "request" else {}}
     response = client.post("/v1/models/model:predict", json=body)
     assert response.status_code == 200, response.text
     reference = SentenceTransformer(str(saved), device="cpu")
-    expected = (
-        reference.encode(TEXTS)
-        if dimensions is None
-        else reference.encode(TEXTS, truncate_dim=dimensions, normalize_embeddings=True)
+    usual = dimensions is not None
+    expected = reference.encode(
+        TEXTS, truncate_dim=dimensions or 20, normalize_embeddings=usual if normalize is None else normalize
     )
     np.testing.assert_allclose(response.json()["predictions"], expected, atol=2e-5)
     metadata = client.get("/v2/models/model").json()

@@ -1,0 +1,91 @@
+"""Paths that several protocols have: a field of the body tells which protocol the request is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from protocol.http.body import decode_json, hand_on, read_body
+from protocol.http.routing import Endpoint, RenderError, any_route, with_errors
+from protocol.tei.errors import render_tei_error
+from runners.core.errors import InputError
+from runners.core.request_limits import RequestLimits
+from runners.core.request_record import current_record
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPath:
+    """A path of several protocols.
+
+    Attributes:
+        protocols: the protocol of a request, by the field of the body that only that protocol has at this path. The
+            first one answers other methods than POST.
+        render_error: makes the answer to a request of an unknown protocol.
+    """
+
+    protocols: Mapping[str, str]
+    render_error: RenderError
+    decoder: msgspec.json.Decoder[Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        fields = msgspec.defstruct("_Fields", [(name, Any, None) for name in self.protocols])
+        object.__setattr__(self, "decoder", msgspec.json.Decoder(fields))
+
+
+# Text Embeddings Inference's errors have the fields of those of V1 too.
+SHARED_PATHS: Mapping[str, SharedPath] = {
+    "/rerank": SharedPath({"texts": "tei", "documents": "openai"}, render_tei_error),
+}
+
+
+def share_routes(routes: Mapping[str, Sequence[Route]], limits: RequestLimits) -> list[Route]:
+    """The routes of the shared paths, which must be tried before those of the protocols.
+
+    Args:
+        routes: by protocol.
+    """
+    return [any_route(path, _share(path, shared, routes, limits)) for path, shared in SHARED_PATHS.items()]
+
+
+def _share(path: str, shared: SharedPath, routes: Mapping[str, Sequence[Route]], limits: RequestLimits) -> Endpoint:
+    """The endpoint that reads a body and passes it to the endpoint of its protocol."""
+    endpoints: dict[str, Endpoint] = {
+        protocol: next(route.endpoint for route in routes[protocol] if route.path == path)
+        for protocol in dict.fromkeys(shared.protocols.values())
+    }
+    first = next(iter(endpoints))
+
+    async def answer(request: Request) -> Response:
+        protocol = first
+        if request.method == "POST":
+            body = await read_body(request, limits)
+            protocol = await body.check(lambda data: _find_protocol(data, shared, limits))
+            hand_on(request, body)
+        if (record := current_record.get()) is not None:
+            record.locate(protocol, path)
+        return await endpoints[protocol](request)
+
+    return with_errors(answer, shared.render_error)
+
+
+def _find_protocol(body: bytes, shared: SharedPath, limits: RequestLimits) -> str:
+    """The protocol of a body.
+
+    Raises:
+        LimitExceededError: the body exceeds a limit.
+        InputError: it is no JSON object, or has the fields of no protocol or of several.
+    """
+    fields = decode_json(body, shared.decoder, limits)
+    found = {protocol: name for name, protocol in shared.protocols.items() if getattr(fields, name) is not None}
+    match [*found]:
+        case [protocol]:
+            return protocol
+        case []:
+            raise InputError(f"the body must have {' or '.join(shared.protocols)}")
+    raise InputError(f"the body has {' and '.join(found.values())}; it must have one of them")
