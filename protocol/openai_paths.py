@@ -49,6 +49,9 @@ class OpenAIPath:
 
 _EMBEDDING = frozenset({Task.TEXT_EMBEDDING})
 _RANKING = frozenset({Task.TEXT_EMBEDDING, Task.TEXT_RANKING})
+_CLASSIFICATION = frozenset({Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION})
+_POOLING = _EMBEDDING | _CLASSIFICATION | {Task.TOKEN_CLASSIFICATION}
+_ALL = frozenset(Task)
 
 # By path. At the root, `protocol/shared_routes.py` shares some with other protocols.
 OPENAI_PATHS: Mapping[str, OpenAIPath] = {
@@ -59,18 +62,18 @@ OPENAI_PATHS: Mapping[str, OpenAIPath] = {
     "/v1/embeddings": OpenAIPath("embeddings", _EMBEDDING),
     "/v1/rerank": OpenAIPath("rerank", _RANKING),
     "/v1/score": OpenAIPath("score", _RANKING),
-    "/v1/classify": OpenAIPath("classify"),
-    "/v1/pooling": OpenAIPath("pooling"),
+    "/v1/classify": OpenAIPath("classify", _CLASSIFICATION, vllm_path="/classify"),
+    "/v1/pooling": OpenAIPath("pooling", _POOLING, vllm_path="/pooling"),
     # Cohere's client has the version in its own paths.
     "/v2/rerank": OpenAIPath("rerank", _RANKING),
     # LiteLLM and Infinity's client have no version in theirs.
     "/embeddings": OpenAIPath("embeddings", _EMBEDDING, vllm_path="/v1/embeddings"),
     "/rerank": OpenAIPath("rerank", _RANKING),
     "/score": OpenAIPath("score", _RANKING),
-    "/classify": OpenAIPath("classify"),
-    "/pooling": OpenAIPath("pooling"),
-    "/tokenize": OpenAIPath("tokenize", GENERATION),
-    "/detokenize": OpenAIPath("detokenize", GENERATION),
+    "/classify": OpenAIPath("classify", _CLASSIFICATION),
+    "/pooling": OpenAIPath("pooling", _POOLING),
+    "/tokenize": OpenAIPath("tokenize", _ALL),
+    "/detokenize": OpenAIPath("detokenize", _ALL),
     # vLLM has them with VLLM_ALLOW_RUNTIME_LORA_UPDATING.
     "/v1/load_lora_adapter": OpenAIPath("load_lora_adapter", place=Place.PREFIX, changes_models=True),
     "/v1/unload_lora_adapter": OpenAIPath("unload_lora_adapter", place=Place.PREFIX, changes_models=True),

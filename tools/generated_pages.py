@@ -8,15 +8,22 @@ from __future__ import annotations
 import importlib
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
+from protocol.openai import generation_parameters, pooling_parameters
 from protocol.openai.chats import ChatRequest
+from protocol.openai.classify import ClassifyRequest
 from protocol.openai.completions import CompletionRequest
-from protocol.openai.parameters import MEANINGS, NO_EFFECT, REFUSED, ParameterSet
+from protocol.openai.embeddings import EmbeddingRequest
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import NO_EFFECT, REFUSED
+from protocol.openai.pooling import PoolingRequest
+from protocol.openai.ranking import RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
+from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from runners.core.argument_groups import LimitArguments, show_default
 from runners.core.arguments import GROUPS
 from runners.core.metric_families import HistogramFamily, list_families
@@ -69,12 +76,27 @@ METRIC_MODULES = ("runners.core.metrics", "runners.core.generation_metrics", "ru
 METRIC_PREFIXES = ("request_", "runtime_", "vllm:")
 # Of metrics whose names do not have their unit.
 UNITS: Mapping[str, str] = {"runtime_refusals_total": "requests", "vllm:request_success_total": "outputs"}
-TYPES: Mapping[ParameterSet, type[msgspec.Struct]] = {
-    ParameterSet.COMPLETIONS: CompletionRequest,
-    ParameterSet.CHATS: ChatRequest,
-    ParameterSet.RESPONSES: ResponsesRequest,
-    ParameterSet.PARAMETERS: SamplingParameters,
+TYPES: Mapping[ParameterSet, Sequence[type[msgspec.Struct]]] = {
+    ParameterSet.COMPLETIONS: (CompletionRequest,),
+    ParameterSet.CHATS: (ChatRequest,),
+    ParameterSet.RESPONSES: (ResponsesRequest,),
+    ParameterSet.PARAMETERS: (SamplingParameters,),
+    ParameterSet.EMBEDDINGS: (EmbeddingRequest,),
+    ParameterSet.RERANK: (RerankRequest,),
+    ParameterSet.SCORE: (ScoreRequest,),
+    ParameterSet.CLASSIFY: (ClassifyRequest,),
+    ParameterSet.POOLING: (PoolingRequest,),
+    ParameterSet.TOKENIZE: (TokenizeTextRequest, TokenizeChatRequest),
+    ParameterSet.DETOKENIZE: (DetokenizeRequest,),
 }
+# The calls of each table of parameters, under the headings of their columns.
+GENERATION = {
+    "completions": ParameterSet.COMPLETIONS,
+    "chats": ParameterSet.CHATS,
+    "responses": ParameterSet.RESPONSES,
+    "V1, OIP": ParameterSet.PARAMETERS,
+}
+POOLING = {route.value: route for route in pooling_parameters.REFUSED}
 
 
 def render_arguments() -> str:
@@ -110,22 +132,30 @@ def _render_argument(name: str, default: object, description: str | None, more: 
 
 def list_supported(route: ParameterSet) -> set[str]:
     """The parameters that the types of a route have."""
-    return {field.name for field in msgspec.structs.fields(TYPES[route])}
+    return {field.name for kind in TYPES[route] for field in msgspec.structs.fields(kind)}
 
 
-def render_parameters() -> str:
-    rows = describe_parameters().items()
+def render_generation_parameters() -> str:
+    return _render_parameters(GENERATION, generation_parameters.MEANINGS)
+
+
+def render_pooling_parameters() -> str:
+    return _render_parameters(POOLING, pooling_parameters.MEANINGS)
+
+
+def _render_parameters(columns: Mapping[str, ParameterSet], meanings: Mapping[str, str]) -> str:
+    rows = describe_parameters([*columns.values()], meanings).items()
     lines = [f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows]
-    head = ["| parameter | completions | chats | responses | V1, OIP | meaning |", "|---|---|---|---|---|---|"]
+    head = [f"| parameter | {' | '.join(columns)} | meaning |", f"|{'---|' * (len(columns) + 2)}"]
     return "\n".join([*head, *lines, ""])
 
 
-def describe_parameters() -> dict[str, list[str]]:
+def describe_parameters(routes: Sequence[ParameterSet], meanings: Mapping[str, str]) -> dict[str, list[str]]:
     """The cells of each parameter: how each route treats it, and its meaning."""
-    names = dict.fromkeys(
-        [*MEANINGS, *sorted(set().union(*NO_EFFECT.values())), *sorted(set().union(*REFUSED.values()))]
-    )
-    return {name: [*(_describe(name, route) for route in ParameterSet), MEANINGS.get(name, "")] for name in names}
+    unused = sorted(set().union(*(NO_EFFECT[route] for route in routes)))
+    refused = sorted(set().union(*(REFUSED[route] for route in routes)))
+    names = dict.fromkeys([*meanings, *unused, *refused])
+    return {name: [*(_describe(name, route) for route in routes), meanings.get(name, "")] for name in names}
 
 
 def _describe(name: str, route: ParameterSet) -> str:
@@ -173,7 +203,8 @@ PAGES: Mapping[Path, Callable[[], str]] = {
     DOCS / "reference" / "arguments.md": render_arguments,
     DOCS / "reference" / "limits.md": render_limits,
     DOCS / "reference" / "metrics.md": render_metrics,
-    DOCS / "reference" / "generation-parameters.md": render_parameters,
+    DOCS / "reference" / "generation-parameters.md": render_generation_parameters,
+    DOCS / "reference" / "pooling-parameters.md": render_pooling_parameters,
 }
 
 

@@ -15,8 +15,10 @@ from starlette.responses import Response
 from protocol.http.body import Body
 from protocol.model_selection import SelectModel
 from protocol.openai.chats import answer_chat
+from protocol.openai.classify import answer_classify
 from protocol.openai.completions import answer_completion
 from protocol.openai.embeddings import answer_embeddings
+from protocol.openai.pooling import answer_pooling
 from protocol.openai.ranking import answer_rerank, answer_score
 from protocol.openai.responses import answer_response
 from protocol.openai.tokenize import answer_detokenize, answer_tokenize
@@ -51,6 +53,10 @@ CALLS: Mapping[str, OpenAICall] = {
     "embeddings": OpenAICall(answer_embeddings, "EmbeddingRequest", "EmbeddingResponse", "Embed texts"),
     "rerank": OpenAICall(answer_rerank, "RerankRequest", "RerankResponse", "Rank texts by a query"),
     "score": OpenAICall(answer_score, "ScoreRequest", "ScoreResponse", "Score pairs of texts"),
+    "classify": OpenAICall(answer_classify, "ClassifyRequest", "ClassifyResponse", "Classify texts"),
+    "pooling": OpenAICall(
+        answer_pooling, "PoolingRequest", "PoolingResponse", "Embed or classify texts or their tokens"
+    ),
     "tokenize": OpenAICall(answer_tokenize, "TokenizeRequest", "TokenizeResponse", "Tokenize a text or a chat"),
     "detokenize": OpenAICall(answer_detokenize, "DetokenizeRequest", "DetokenizeResponse", "Detokenize tokens"),
 }

@@ -18,7 +18,8 @@ from protocol.model_selection import SelectModel, name_in_answer, select_generat
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import read_messages
-from protocol.openai.parameters import ParameterSet, read_request
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import BodyDecoder
 from protocol.openai.requests import CommonFields, TopLogprobs
 from protocol.openai.tools import (
     CallReader,
@@ -105,6 +106,9 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
         return None if self.tool_choice in (None, "none", "auto") else self.tool_choice
 
 
+_decoder = BodyDecoder(ChatRequest, ParameterSet.CHATS)
+
+
 async def answer_chat(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `chat/completions`; the template puts tools into the prompt, and the request may force their calls.
 
@@ -113,7 +117,7 @@ async def answer_chat(select: SelectModel, body: Body, limits: RequestLimits) ->
         InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
-    call = await read_request(body, ChatRequest, ParameterSet.CHATS, limits)
+    call = await _decoder.read(body, limits)
     runner = select_generator(select, call.model)
     call.check(bool(call.logprobs))
     _check(call)

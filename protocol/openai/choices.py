@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +12,12 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from protocol.http.body import encode_part, json_response
-from protocol.http.middleware.request_id import request_id
 from protocol.http.offload import offload
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
+from protocol.openai.answer_ids import make_answer_id
 from protocol.openai.errors import openai_error
 from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
-from runners.core.log_labels import printable
 from runners.core.runner import TextGenerator
 
 T = TypeVar("T")
@@ -81,12 +79,7 @@ class Renderer(ABC):
     chunk_object: str
 
     def __init__(self, id_prefix: str, model: str, client_id: str | None) -> None:
-        """
-        Args:
-            client_id: the id that the client gave the request; X-Request-Id wins over it, as in vLLM.
-        """
-        answer_id = request_id.get() or client_id or uuid.uuid4().hex
-        self._head = {"id": f"{id_prefix}-{printable(answer_id)}", "created": int(time.time()), "model": model}
+        self._head = {"id": make_answer_id(id_prefix, client_id), "created": int(time.time()), "model": model}
 
     def head(self, kind: str) -> dict[str, Any]:
         """The fields that all chunks, or the whole answer, begin with."""

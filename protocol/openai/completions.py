@@ -16,7 +16,8 @@ from protocol.http.body import Body
 from protocol.model_selection import SelectModel, name_in_answer, select_generator
 from protocol.openai.choices import Choice, Renderer, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
-from protocol.openai.parameters import ParameterSet, read_request
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import BodyDecoder
 from protocol.openai.requests import CommonFields, TopLogprobs
 from runners.core.errors import InputError
 from runners.core.generation import AcceptedRequest, Delta, GenerationRequest, Prompt, Sampling, TokenLogprobs
@@ -37,6 +38,9 @@ class CompletionRequest(CommonFields, kw_only=True):
     echo: bool | None = None
 
 
+_decoder = BodyDecoder(CompletionRequest, ParameterSet.COMPLETIONS)
+
+
 async def answer_completion(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `completions`: every prompt is continued `n` times, all in one batch.
 
@@ -45,7 +49,7 @@ async def answer_completion(select: SelectModel, body: Body, limits: RequestLimi
         InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
-    call = await read_request(body, CompletionRequest, ParameterSet.COMPLETIONS, limits)
+    call = await _decoder.read(body, limits)
     runner = select_generator(select, call.model)
     call.check(call.logprobs is not None)
     _check(call)

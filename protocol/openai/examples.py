@@ -11,6 +11,7 @@ from protocol.openapi.example_texts import (
     HELLO,
     HELLO_SUMMARY,
     HELLO_VECTOR,
+    PEOPLE,
     QUERY,
     QUESTION,
     SENTIMENTS,
@@ -19,6 +20,7 @@ from protocol.openapi.example_texts import (
 from protocol.openapi.operations import Example, ExampleModel, Examples
 from runners.core.task import Task
 
+_CREATED = 1795534818
 _CITY = {
     "type": "json_schema",
     "json_schema": {
@@ -35,11 +37,17 @@ def call_examples(model: ExampleModel) -> dict[str, Examples]:
     """The examples of each call that a model of the task answers, by the call's name."""
     match model.task:
         case Task.TEXT_EMBEDDING:
-            return {"embeddings": _describe_embeddings(model.name), **_describe_ranking(model.name)}
+            further = _describe_pooling("A text's vector", model.name, HELLO)
+            return {"embeddings": _describe_embeddings(model.name), **_describe_ranking(model.name), **further}
         case Task.TEXT_RANKING:
-            return _describe_ranking(model.name)
-        case Task.SEQUENCE_CLASSIFICATION:
-            return {"classify": {"text": Example("A text", {"model": model.name, "input": SENTIMENTS[0]})}}
+            return {**_describe_ranking(model.name), **_describe_tokenizer(QUERY)}
+        case Task.SEQUENCE_CLASSIFICATION | Task.ZERO_SHOT_CLASSIFICATION:
+            classify = {"text": Example("A text", {"model": model.name, "input": SENTIMENTS[0]})}
+            return {"classify": classify, **_describe_pooling("A text's classes", model.name, SENTIMENTS[0])}
+        case Task.TOKEN_CLASSIFICATION:
+            return _describe_pooling("The classes of a text's tokens", model.name, PEOPLE[0])
+        case Task.FILL_MASK | Task.QUESTION_ANSWERING:
+            return _describe_tokenizer(HELLO)
         case Task.TEXT_GENERATION:
             return {
                 "completions": _describe_completions(model.name),
@@ -55,9 +63,11 @@ def call_examples(model: ExampleModel) -> dict[str, Examples]:
 
 def _describe_embeddings(name: str) -> Examples:
     answer = {
+        "id": "embd-a5d7a7a5a1c14e1d9d6f4ad6d0bb6a5e",
         "object": "list",
-        "data": [{"object": "embedding", "index": 0, "embedding": HELLO_VECTOR}],
+        "created": _CREATED,
         "model": name,
+        "data": [{"object": "embedding", "index": 0, "embedding": HELLO_VECTOR}],
         "usage": {"prompt_tokens": 4, "total_tokens": 4},
     }
     tokens = [[101, 7592, 102], [5, 6]]
@@ -79,6 +89,11 @@ def _describe_ranking(name: str) -> dict[str, Examples]:
         },
         "score": {"texts": Example("A text and two others", {"model": name, "text_1": QUERY, "text_2": DOCUMENTS})},
     }
+
+
+def _describe_pooling(summary: str, name: str, text: str) -> dict[str, Examples]:
+    pooling = {"text": Example(summary, {"model": name, "input": text})}
+    return {"pooling": pooling, **_describe_tokenizer(text)}
 
 
 def _describe_completions(name: str) -> Examples:
@@ -123,5 +138,5 @@ def _describe_tokenizer(text: str) -> dict[str, Examples]:
 def _answer(kind: str, name: str, choice: dict[str, Any], prompt: int, completion: int) -> dict[str, Any]:
     """An answer, with the numbers of tokens of its prompt and its completion."""
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    head = {"id": "cmpl-1b3f4432ec3f4b278ad45539b71670e4", "created": 1795534818, "model": name, "object": kind}
+    head = {"id": "cmpl-1b3f4432ec3f4b278ad45539b71670e4", "created": _CREATED, "model": name, "object": kind}
     return {**head, "choices": [choice], "usage": usage}

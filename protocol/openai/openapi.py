@@ -11,14 +11,16 @@ from typing import Any
 
 import orjson
 
+from protocol.openai import generation_parameters, pooling_parameters
 from protocol.openai.call_table import CALLS, OpenAICall
 from protocol.openai.chats import ChatRequest
+from protocol.openai.classify import ClassifyRequest
 from protocol.openai.completions import CompletionRequest
 from protocol.openai.embeddings import EmbeddingRequest
 from protocol.openai.errors import error_body
 from protocol.openai.examples import call_examples
 from protocol.openai.openapi_schemas import ANSWER_SCHEMAS, CHUNK, EVENT
-from protocol.openai.parameters import MEANINGS
+from protocol.openai.pooling import PoolingRequest
 from protocol.openai.ranking import SIDES, RerankRequest, ScoreRequest
 from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
@@ -165,19 +167,30 @@ def _read_vllm(runners: Sequence[Runner]) -> tuple[dict[str, Any], dict[str, Sch
 
 def _add_schemas(document: OpenApiDocument) -> None:
     generation = (CompletionRequest, ChatRequest, ResponsesRequest)
-    schemas = document.add_types(
-        *generation,
+    pooling = (
         EmbeddingRequest,
         RerankRequest,
         ScoreRequest,
+        ClassifyRequest,
+        PoolingRequest,
         TokenizeTextRequest,
         TokenizeChatRequest,
         DetokenizeRequest,
     )
-    for name in (*(kind.__name__ for kind in generation), "SamplingParameters"):
-        for field, schema in document.schemas[name]["properties"].items():
-            if (meaning := MEANINGS.get(field)) is not None:
-                schema["description"] = meaning
+    schemas = document.add_types(
+        *generation,
+        *pooling,
+    )
+    for kinds, meanings in ((generation, generation_parameters.MEANINGS), (pooling, pooling_parameters.MEANINGS)):
+        for kind in kinds:
+            _add_meanings(document.schemas[kind.__name__], meanings)
+    _add_meanings(document.schemas["SamplingParameters"], generation_parameters.MEANINGS)
     schemas["ScoreRequest"]["anyOf"] = [{"required": [*names]} for names in SIDES]
-    kinds = [reference("TokenizeTextRequest"), reference("TokenizeChatRequest")]
-    document.schemas |= {**ANSWER_SCHEMAS, "TokenizeRequest": {"anyOf": kinds}}
+    forms = [reference("TokenizeTextRequest"), reference("TokenizeChatRequest")]
+    document.schemas |= {**ANSWER_SCHEMAS, "TokenizeRequest": {"anyOf": forms}}
+
+
+def _add_meanings(schema: Schema, meanings: Mapping[str, str]) -> None:
+    for name, field in schema["properties"].items():
+        if (meaning := meanings.get(name)) is not None:
+            field["description"] = meaning

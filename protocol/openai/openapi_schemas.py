@@ -44,6 +44,7 @@ _CHAT_LOGPROBS = object_of(
 _PROMPT_LOGPROBS = or_null(
     array_of(or_null(map_of(object_of({"logprob": NUMBER, "rank": COUNT, "decoded_token": STRING}))))
 )
+_BASE64 = {**STRING, "contentEncoding": "base64"}
 _IDS = or_null(array_of(COUNT))
 _TOOL_CALL = object_of(
     {"id": STRING, "type": one_of("function"), "function": object_of({"name": STRING, "arguments": STRING})}
@@ -74,24 +75,25 @@ def _openai_answer(
     return object_of(head, {**unknown, **extras})
 
 
+def _list_answer(item: Mapping[str, Schema]) -> Schema:
+    return object_of({**_HEAD, "object": one_of("list"), "data": array_of(object_of(item)), "usage": _READ})
+
+
 ANSWER_SCHEMAS: dict[str, Schema] = {
     "OpenAIError": object_of(
         {"error": object_of({"message": STRING, "type": STRING, "code": or_null(STRING), "param": or_null(STRING)})}
     ),
     "Usage": _USAGE,
-    "EmbeddingResponse": object_of(
+    "EmbeddingResponse": _list_answer(
+        {"object": one_of("embedding"), "index": COUNT, "embedding": {"anyOf": [array_of(NUMBER), _BASE64]}}
+    ),
+    "ClassifyResponse": _list_answer(
+        {"index": COUNT, "label": STRING, "probs": array_of(NUMBER), "num_classes": COUNT}
+    ),
+    "PoolingResponse": _list_answer(
         {
-            "object": one_of("list"),
-            "data": array_of(
-                object_of(
-                    {
-                        "object": one_of("embedding"), "index": COUNT,
-                        "embedding": {"anyOf": [array_of(NUMBER), {**STRING, "contentEncoding": "base64"}]},
-                    }
-                )
-            ),
-            "model": STRING,
-            "usage": _READ,
+            "object": one_of("pooling"), "index": COUNT,
+            "data": {"anyOf": [array_of(NUMBER), array_of(array_of(NUMBER)), _BASE64]},
         }
     ),
     "RerankResponse": object_of(
@@ -102,12 +104,7 @@ ANSWER_SCHEMAS: dict[str, Schema] = {
             ),
         }
     ),
-    "ScoreResponse": object_of(
-        {
-            "id": STRING, "object": one_of("list"), "created": INTEGER, "model": STRING,
-            "data": array_of(object_of({"index": COUNT, "object": one_of("score"), "score": NUMBER})), "usage": _READ,
-        }
-    ),
+    "ScoreResponse": _list_answer({"index": COUNT, "object": one_of("score"), "score": NUMBER}),
     "CompletionResponse": _openai_answer(
         "text_completion",
         {

@@ -6,8 +6,6 @@ itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/la
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -18,10 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from protocol.http.body import Body, decode_json, json_response
+from protocol.http.body import Body, json_response
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
 from protocol.model_selection import SelectModel, name_in_answer
-from protocol.openai.embeddings import count_input_usage, refuse_truncation
+from protocol.openai.answer_ids import make_answer_id
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import BodyDecoder
+from protocol.openai.pooling_requests import PoolingFields, count_input_usage
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
@@ -38,14 +39,10 @@ _LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
 _VALUES_A_RESULT = 4
 
 
-class RankingOptions(msgspec.Struct, kw_only=True):
-    """The fields of both calls. With `use_activation` of false the score is the logit."""
+class RankingFields(PoolingFields, kw_only=True):
+    """The fields of both calls. With `use_activation` of false the score of a pair is its logit."""
 
-    model: str | None = None
-    use_activation: bool | None = None
-    user: str | None = None
     # These fields are read so that they can be refused: ignoring them would change the scores.
-    truncate_prompt_tokens: int | None = None
     max_tokens_per_query: int | None = None
     max_tokens_per_doc: int | None = None
 
@@ -56,7 +53,7 @@ class Document(msgspec.Struct):
     text: str
 
 
-class RerankRequest(RankingOptions, kw_only=True):
+class RerankRequest(RankingFields, kw_only=True):
     """The body of `rerank`. The answer has the `top_n` best documents, or all of them if `top_n` is 0 or missing."""
 
     query: str
@@ -65,7 +62,7 @@ class RerankRequest(RankingOptions, kw_only=True):
     return_documents: bool | None = None
 
 
-class ScoreRequest(RankingOptions, kw_only=True):
+class ScoreRequest(RankingFields, kw_only=True):
     """The body of `score`: two fields with texts, under one of the pairs of names."""
 
     queries: Texts | UnsetType = UNSET
@@ -77,8 +74,8 @@ class ScoreRequest(RankingOptions, kw_only=True):
     text_2: Texts | UnsetType = UNSET
 
 
-_rerank_decoder = msgspec.json.Decoder(RerankRequest)
-_score_decoder = msgspec.json.Decoder(ScoreRequest)
+_rerank_decoder = BodyDecoder(RerankRequest, ParameterSet.RERANK)
+_score_decoder = BodyDecoder(ScoreRequest, ParameterSet.SCORE)
 
 
 async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
@@ -90,7 +87,7 @@ async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) 
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot read a text.
     """
-    call = await body.decode(lambda data: decode_json(data, _rerank_decoder, limits))
+    call = await _rerank_decoder.read(body, limits)
     runner = select(call.model)
     _check(call)
     items = [call.documents] if isinstance(call.documents, str) else call.documents
@@ -99,7 +96,7 @@ async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) 
     if not documents:
         raise InputError("documents is empty; give at least one", "documents")
     scores, usage = await _score(runner, [call.query], documents, call, limits)
-    head = {"id": f"rerank-{uuid.uuid4().hex}", "model": name_in_answer(runner, call.model)}
+    head = {"id": make_answer_id("rerank", call.request_id), "model": name_in_answer(runner, call.model)}
     values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
     def render() -> Response:
@@ -125,22 +122,20 @@ async def answer_score(select: SelectModel, body: Body, limits: RequestLimits) -
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot read a text.
     """
-    call = await body.decode(lambda data: decode_json(data, _score_decoder, limits))
+    call = await _score_decoder.read(body, limits)
     runner = select(call.model)
     _check(call)
     first, second = _read_sides(call, limits)
     scores, usage = await _score(runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
-    head = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-    return json_response({**head, "model": name_in_answer(runner, call.model), "data": data, "usage": usage})
+    return json_response({**call.describe_answer("score", runner), "data": data, "usage": usage})
 
 
-def _check(call: RankingOptions) -> None:
+def _check(call: RankingFields) -> None:
     """
     Raises:
         InputError: this server does not have one of the options.
     """
-    refuse_truncation(call.truncate_prompt_tokens)
     for name in _LIMITS:
         # vLLM's default is 0, for no limit.
         if getattr(call, name):
@@ -180,16 +175,13 @@ async def _score(
     runner: Runner,
     first: Sequence[str],
     second: Sequence[str],
-    call: RankingOptions,
+    call: RankingFields,
     limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
     """The score of each second text with the first text at its position, or with the only first text; and the usage."""
-    options = resolve_options(runner, None, limits)
+    options = resolve_options(runner, call.parameters(), limits)
     if runner.task is Task.TEXT_EMBEDDING:
-        if call.use_activation is not None:
-            raise InputError(
-                f"use_activation is for models that rank; {runner.name} serves {runner.task}", "use_activation"
-            )
+        # Whether vectors are normalized does not change their cosine.
         predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)
         scores = _cosines(predictions, len(first))
     else:

@@ -24,7 +24,8 @@ from protocol.openai.choices import Choice, count_generation_usage, count_logpro
 from protocol.openai.errors import openai_error
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages
-from protocol.openai.parameters import ParameterSet, read_request
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import BodyDecoder
 from protocol.openai.requests import TopLogprobs
 from protocol.openai.response_formats import JsonSchema, ResponseFormat, read_response_format
 from runners.core.errors import InputError, UnsupportedError
@@ -95,6 +96,9 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return isinstance(self.input, list) and self.input[-1].get("status") in _UNFINISHED
 
 
+_decoder = BodyDecoder(ResponsesRequest, ParameterSet.RESPONSES)
+
+
 async def answer_response(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
     """Answer `responses` with a message of text.
 
@@ -103,7 +107,7 @@ async def answer_response(select: SelectModel, body: Body, limits: RequestLimits
         InputError: the body is malformed, or asks for something that this engine does not do.
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
-    call = await read_request(body, ResponsesRequest, ParameterSet.RESPONSES, limits)
+    call = await _decoder.read(body, limits)
     runner = select_generator(select, call.model)
     sampling = _read_sampling(call)
     options = PromptOptions(truncate_to=-1 if call.truncation == "auto" else None, source_language=call.src_lang)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from starlette.responses import Response
 
-from protocol.http.body import Body, convert_json, decode_json, json_response
-from protocol.model_selection import SelectModel, select_generator
+from protocol.http.body import Body, decode_json, json_response
+from protocol.http.rendering import render_off_loop
+from protocol.model_selection import SelectModel
 from protocol.openai.chats import ChatMessages, Templated
 from protocol.openai.messages import read_messages
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import BodyDecoder
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
 from runners.core.generation import Chat, Prompt
@@ -20,6 +23,7 @@ from runners.core.sampling_parameters import TokenId
 from runners.core.tokens import TokenizeOptions
 
 _MAX_TOKENS = 2**20
+_VALUES_A_NAME = 4
 
 
 class TokenizeTextRequest(msgspec.Struct, kw_only=True):
@@ -45,6 +49,13 @@ class TokenizeChatRequest(msgspec.Struct, Templated, kw_only=True):
     return_token_strs: bool | None = None
 
 
+class _Kind(msgspec.Struct):
+    """The fields that tell a chat from a text."""
+
+    prompt: Any = UNSET
+    messages: Any = UNSET
+
+
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
     """The body of `detokenize`."""
 
@@ -52,8 +63,10 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
 
 
-_fields_decoder = msgspec.json.Decoder(dict[str, Any])
-_tokens_decoder = msgspec.json.Decoder(DetokenizeRequest)
+_kind_decoder = msgspec.json.Decoder(_Kind)
+_text_decoder = BodyDecoder(TokenizeTextRequest, ParameterSet.TOKENIZE)
+_chat_decoder = BodyDecoder(TokenizeChatRequest, ParameterSet.TOKENIZE)
+_tokens_decoder = BodyDecoder(DetokenizeRequest, ParameterSet.DETOKENIZE)
 
 
 async def answer_tokenize(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
@@ -66,31 +79,33 @@ async def answer_tokenize(select: SelectModel, body: Body, limits: RequestLimits
     """
 
     def read(data: bytes) -> TokenizeTextRequest | TokenizeChatRequest:
-        fields = decode_json(data, _fields_decoder, limits)
-        if "messages" in fields:
-            return convert_json(fields, TokenizeChatRequest)
-        if "prompt" not in fields:
+        kind = decode_json(data, _kind_decoder, limits)
+        if kind.messages is not UNSET:
+            return _chat_decoder.decode(data, limits)
+        if kind.prompt is UNSET:
             raise InputError("the body must have a prompt or messages", "prompt")
-        return convert_json(fields, TokenizeTextRequest)
+        return _text_decoder.decode(data, limits)
 
     call = await body.decode(read)
-    runner = select_generator(select, call.model)
+    runner = select(call.model)
     prompt: Prompt
     if isinstance(call, TokenizeTextRequest):
         prompt = call.prompt
+    elif runner.generator is None:
+        raise InputError(f"messages are for models that generate; {runner.name} serves {runner.task}", "messages")
     else:
         tools = None if call.tools is None else describe_tools(call.tools)
-        prompt = Chat(read_messages(call.messages, runner.limits), tools, call.template_variables())
+        prompt = Chat(read_messages(call.messages, limits), tools, call.template_variables())
     with_strings = bool(call.return_token_strs)
     [tokens] = await runner.tokenize([prompt], TokenizeOptions(call.add_special_tokens, details=with_strings))
-    return json_response(
-        {
-            "count": len(tokens.ids),
-            "max_model_len": runner.max_length,
-            "tokens": tokens.ids,
-            "token_strs": tokens.strings if with_strings else None,
-        }
-    )
+    answer = {
+        "count": len(tokens.ids),
+        "max_model_len": runner.max_length,
+        "tokens": tokens.ids,
+        "token_strs": tokens.strings if with_strings else None,
+    }
+    values = len(tokens.ids) + _VALUES_A_NAME * len(tokens.strings)
+    return await render_off_loop(lambda: json_response(answer, values), values)
 
 
 async def answer_detokenize(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
@@ -101,7 +116,7 @@ async def answer_detokenize(select: SelectModel, body: Body, limits: RequestLimi
         InputError: the body is malformed.
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
     """
-    call = await body.decode(lambda data: decode_json(data, _tokens_decoder, limits))
-    runner = select_generator(select, call.model)
+    call = await _tokens_decoder.read(body, limits)
+    runner = select(call.model)
     [prompt] = await runner.detokenize([call.tokens])
     return json_response({"prompt": prompt})

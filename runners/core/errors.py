@@ -36,13 +36,14 @@ class InputError(RunnerError):
 class UnsupportedError(InputError):
     """The request asks for something that vLLM has and this server does not."""
 
-    def __init__(self, what: str, param: str, on_vllm: bool = True) -> None:
+    def __init__(self, what: str, param: str, on_vllm: bool = True, advice: str = "") -> None:
         """
         Args:
             on_vllm: whether OpenAI's API has it where vLLM runs the model.
+            advice: what the request may ask for.
         """
         where = ", only by OpenAI's API where vLLM runs the model" if on_vllm else ""
-        super().__init__(f"{what} is not supported here{where}", param)
+        super().__init__(f"{what} is not supported here{where}{'; ' if advice else ''}{advice}", param)
 
 
 class LimitExceededError(InputError):

@@ -129,6 +129,14 @@ def test_every_wire_reaches_every_model(
         ("/v2/rerank", "reranker", {"query": TEXT, "documents": ["a", "b"]}),
         ("/openai/rerank", "reranker", {"query": TEXT, "documents": ["a", "b"]}),
         ("/openai/v1/score", "reranker", {"text_1": TEXT, "text_2": ["a", "b"]}),
+        ("/v1/score", "embedder", {"text_1": TEXT, "text_2": ["a", "b"]}),
+        ("/v1/classify", "sentiment", {"input": TEXT}),
+        ("/classify", "reranker", {"input": [TEXT, "a"]}),
+        ("/v1/pooling", "embedder", {"input": TEXT}),
+        ("/pooling", "sentiment", {"input": TEXT}),
+        ("/openai/pooling", "reranker", {"input": TEXT}),
+        ("/tokenize", "filler", {"prompt": TEXT}),
+        ("/openai/detokenize", "embedder", {"tokens": [5, 6]}),
     ],
 )
 def test_openai_picks_by_the_body(
@@ -205,7 +213,8 @@ TASKS = (
         (
             "/openai/v1/score", {"text_1": TEXT, "text_2": TEXT, "model": "mood"}, 400, "model",
             "sentiment does not serve /openai/v1/score: it serves sequence_classification at "
-            "/v1/models/sentiment:predict, /v2/models/sentiment/infer; models that serve it: embedder, reranker",
+            "/v1/models/sentiment:predict, /v2/models/sentiment/infer, /v1/classify, /v1/pooling; models that serve it: "
+            "embedder, reranker",
         ),
         ("/v1/embeddings", {"input": TEXT, "model": 5}, 400, "model",
             "the body is not as expected: Expected `str | null`, got `int` - at `$.model`"),
@@ -232,7 +241,7 @@ def test_selection_by_openai_s_body(
         (
             "/embed?model=ner", 400,
             "ner does not serve /embed: it serves token_classification at /v1/models/ner:predict, "
-            "/v2/models/ner/infer; models that serve it: embedder",
+            "/v2/models/ner/infer, /v1/pooling; models that serve it: embedder",
         ),
     ],
 )  # fmt: skip
@@ -258,14 +267,14 @@ def test_the_list(path: str, client: TestClient) -> None:
     assert listed["models"] == NAMES
     cards = {card["id"]: card for card in listed["data"]}
     assert list(cards) == NAMES
-    ranking = ["rerank", "score"]
+    ranking, classes = ["rerank", "score"], ["classify", "pooling"]
     described = {name: (card["root"], card["task"], card["capabilities"]) for name, card in cards.items()}
     assert described == {
-        "sentiment": ("sentiment", "sequence_classification", []),
-        "mood": ("sentiment", "sequence_classification", []),
-        "ner": ("ner", "token_classification", []),
-        "embedder": ("embedder", "text_embedding", ["embeddings", *ranking]),
-        "reranker": ("reranker", "text_ranking", ranking),
+        "sentiment": ("sentiment", "sequence_classification", classes),
+        "mood": ("sentiment", "sequence_classification", classes),
+        "ner": ("ner", "token_classification", ["pooling"]),
+        "embedder": ("embedder", "text_embedding", ["embeddings", *ranking, "pooling"]),
+        "reranker": ("reranker", "text_ranking", [*ranking, *classes]),
         "filler": ("filler", "fill_mask", []),
         "llm": ("llm", "text_generation", ["completions", "chat/completions", "responses"]),
         "idle": ("idle", None, []),
@@ -506,5 +515,5 @@ def test_the_list_beside_vllm(beside_vllm: TestClient) -> None:
     cards = beside_vllm.get("/v1/models").json()["data"]
     assert {card["id"]: card["capabilities"] for card in cards} == {
         "large": ["completions"], "lora": ["completions"], "small": ["completions", "embeddings"],
-        "embedder": ["embeddings", "rerank", "score"],
+        "embedder": ["embeddings", "rerank", "score", "pooling"],
     }  # fmt: skip

@@ -62,10 +62,10 @@ def test_an_escaped_name(ranker: TestClient) -> None:
 
 def test_large_and_compressed_bodies(ranker: TestClient) -> None:
     """Read in a thread, in pieces, or after they are inflated."""
-    for padding in (2**19, 5 * 2**20):
-        found = post(ranker, "/rerank", {**TEI, "padding": "x" * padding})
+    for size in (2**19, 5 * 2**20):
+        found = post(ranker, "/rerank", {**TEI, "filler": "x" * size})
         assert [{*each} for each in found] == [{"index", "score"}] * 2
-        assert "results" in post(ranker, "/rerank", {**COHERE, "padding": "x" * padding})
+        assert "results" in post(ranker, "/rerank", {**COHERE, "filler": "x" * size})
     headers = {"content-encoding": "gzip", "content-type": "application/json"}
     packed = ranker.post("/rerank", content=gzip.compress(json.dumps(TEI).encode()), headers=headers)
     assert packed.json() == post(ranker, "/rerank", TEI)

@@ -37,7 +37,7 @@ def test_lists_are_for_clients_of_both_protocols(client: TestClient) -> None:
     assert {name: value for name, value in one.items() if name not in ("name", "ready")} == listed["data"][0]
     assert listed["data"][0] == {"id": "model", "object": "model", "owned_by": "bentoml-huggingface-runtime"} | {
         "created": one["created"], "root": "model", "parent": None, "max_model_len": 512,
-        "task": "sequence_classification", "capabilities": [],
+        "task": "sequence_classification", "capabilities": ["classify", "pooling"],
     }  # fmt: skip
 
 

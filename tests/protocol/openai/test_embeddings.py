@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import modules as models
@@ -76,6 +77,53 @@ def test_base64_is_little_endian_float32(http: TestClient) -> None:
     assert np.array(numbers, dtype=np.float32).tolist() == np.frombuffer(base64.b64decode(text), "<f4").tolist()
 
 
+# What torch writes for each `embed_dtype`.
+DTYPES = {
+    "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
+    "fp8_e4m3": torch.float8_e4m3fn, "fp8_e5m2": torch.float8_e5m2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("endianness", [None, "native", "little", "big"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_types_of_bytes(http: TestClient, dtype: str, endianness: str | None) -> None:
+    """In JSON, and as the bytes of all texts together, with and without the header that says where each is."""
+    body = {"input": TEXTS[:2], "dimensions": 50, "embed_dtype": dtype, "endianness": endianness, "request_id": "7"}
+    vectors = http.post("/v1/embeddings", json=body).json()["data"]
+    expected = [
+        torch.tensor(each["embedding"]).to(DTYPES[dtype]).view(torch.uint8).numpy().reshape(50, -1) for each in vectors
+    ]
+    if endianness == "big":
+        expected = [each[:, ::-1] for each in expected]
+    in_json = http.post("/v1/embeddings", json={**body, "encoding_format": "base64"}).json()
+    assert [base64.b64decode(each["embedding"]) for each in in_json["data"]] == [each.tobytes() for each in expected]
+    only = http.post("/openai/v1/embeddings", json={**body, "encoding_format": "bytes_only"})
+    assert only.content == b"".join(each.tobytes() for each in expected)
+    assert (only.headers["content-type"], "metadata" in only.headers) == ("application/octet-stream", False)
+    described = http.post("/v1/embeddings", json={**body, "encoding_format": "bytes"})
+    assert described.content == only.content
+    metadata = json.loads(described.headers["metadata"])
+    size = expected[0].nbytes
+    assert (metadata["id"], metadata["usage"]) == ("embd-7", in_json["usage"])
+    assert metadata["data"] == [
+        {
+            "index": index, "embed_dtype": dtype, "endianness": endianness or "native", "start": index * size,
+            "end": (index + 1) * size, "shape": [50],
+        }
+        for index in range(2)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_vllms_client_reads_the_bytes(http: TestClient, reference: SentenceTransformer) -> None:
+    utils = pytest.importorskip("vllm.entrypoints.pooling.utils")
+    body = {"input": TEXTS, "encoding_format": "bytes", "embed_dtype": "bfloat16", "endianness": "big"}
+    answer = http.post("/v1/embeddings", json=body)
+    items = [utils.MetadataItem(**each) for each in json.loads(answer.headers["metadata"])["data"]]
+    found = torch.stack(utils.decode_pooling_output(items, answer.content)).float()
+    np.testing.assert_allclose(found, reference.encode(TEXTS), atol=1e-3)
+
+
 @pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}])
 @pytest.mark.parametrize("dimensions", [1, 64, 384])
 def test_dimensions(
@@ -95,12 +143,21 @@ def test_token_ids_are_the_same_as_their_texts(client: openai.OpenAI) -> None:
 
 def test_an_answer(http: TestClient) -> None:
     answer = http.post("/openai/v1/embeddings", json={"model": "minilm", "input": TEXTS}).json()
-    assert list(answer) == ["object", "data", "model", "usage"]
+    assert list(answer) == ["id", "object", "created", "model", "data", "usage"]
+    assert answer["id"].startswith("embd-")
     assert (answer["object"], answer["model"]) == ("list", "minilm")
     assert answer["usage"] == {"prompt_tokens": sum(TOKENS), "total_tokens": sum(TOKENS)}
     assert [(each["object"], each["index"], len(each["embedding"])) for each in answer["data"]] == [
         ("embedding", index, 384) for index in range(3)
     ]
+
+
+def test_a_text_may_lose_its_beginning(client: openai.OpenAI, reference: SentenceTransformer) -> None:
+    text = "Hello world " + TEXTS[2]
+    ids = AutoTokenizer.from_pretrained(MINILM, truncation_side="left")(text, truncation=True, max_length=256).input_ids
+    found = embed(client, text, extra_body={"truncation_side": "left", "truncate_prompt_tokens": -1})
+    np.testing.assert_allclose(found, embed(client, ids), atol=1e-6)
+    assert np.abs(found - reference.encode([text])).max() > 1e-3
 
 
 def test_many_texts(client: openai.OpenAI, http: TestClient) -> None:
@@ -150,6 +207,12 @@ def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, promp
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format", "Invalid enum value 'hex' - at `$.encoding_format`"),
         ({"input": "x", "prompt_name": "query"}, 400, "prompt_name", "there is no prompt 'query': the model has none"),
         ({"input": "x", "truncate_prompt_tokens": 5}, 400, "truncate_prompt_tokens", "can only be -1"),
+        ({"input": "x", "truncate_prompt_tokens": -2}, 400, "truncate_prompt_tokens", "Expected `int` >= -1"),
+        ({"input": "x", "truncation_side": "middle"}, 400, "truncation_side", "Invalid enum value 'middle'"),
+        ({"input": "x", "use_activation": False}, 400, "use_activation", "use_activation can only be true"),
+        ({"input": "x", "embed_dtype": "int8"}, 400, "embed_dtype", "Invalid enum value 'int8'"),
+        ({"input": "x", "add_special_tokens": False}, 400, "add_special_tokens", "allowed: true"),
+        ({"messages": [{"role": "user", "content": "x"}]}, 400, "messages", "messages is not supported here"),
         ({"input": [[1] * 600, [2] * 500]}, 413, None, "1100 tokens of all texts are more than the 1000 that --max_queue_tokens allows"),
         ({"input": "x" * 100_000}, 413, None, "bytes; at most 100000 are allowed"),
     ],
@@ -185,7 +248,7 @@ def test_a_model_that_embeds_says_where(http: TestClient) -> None:
     message = http.post("/v1/completions", json={"prompt": "x"}).json()["error"]["message"]
     assert message.endswith(
         "it serves text_embedding at /v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings, /v1/rerank, "
-        "/v1/score"
+        "/v1/score, /v1/pooling"
     )
     assert http.get("/v1/embeddings").status_code == 405
 
@@ -214,7 +277,7 @@ def test_overload(serve: Serve, prompted: Path) -> None:
         ({"prompt_name": "nope"}, "there is no prompt 'nope': there are document, passage, query"),
         (
             {"top_k": 1},
-            "the parameter top_k does not apply to text_embedding, whose options are: dimensions, prompt_name, return_truncated_tokens, truncation",
+            "the parameter top_k does not apply to text_embedding, whose options are: dimensions, normalize, prompt_name, return_truncated_tokens, truncation, truncation_side",
         ),
     ],
 )

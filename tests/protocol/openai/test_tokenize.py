@@ -12,8 +12,10 @@ from transformers import AutoTokenizer
 
 from protocol.openai.chats import ChatRequest, Templated
 from protocol.openai.tokenize import TokenizeChatRequest
+from runners.core.task import GENERATION, Task
 from tests.conftest import ModelFolder, Serve
 
+ENCODER_TASKS = [task for task in Task if task not in GENERATION]
 TEXT = "Return the value"
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -78,10 +80,30 @@ def test_what_is_refused(http: TestClient, path: str, body: dict[str, Any], stat
     assert response.json()["error"]["message"].startswith(message)
 
 
-def test_an_encoder_has_none(model_folder: ModelFolder, serve: Serve) -> None:
-    response = serve(model_dir=model_folder("bert", "fill_mask")).client.post("/tokenize", json={"prompt": "a"})
-    assert response.status_code == 400
-    assert response.json()["error"]["message"].startswith("model does not serve /tokenize: it serves fill_mask at")
+@pytest.mark.parametrize("task", ENCODER_TASKS)
+def test_every_encoder_tokenizes(task: Task, model_folder: ModelFolder, serve: Serve) -> None:
+    config = {"text_ranking": {"num_labels": 1}, "zero_shot_classification": {}}.get(task, {})
+    folder = model_folder("bert", task, **config)
+    client, tokenizer = serve(model_dir=folder).client, AutoTokenizer.from_pretrained(folder)
+    for special in (True, False):
+        ids = tokenizer(TEXT, add_special_tokens=special).input_ids
+        answer = client.post("/tokenize", json={"prompt": TEXT, "add_special_tokens": special}).json()
+        assert (answer["tokens"], answer["count"], answer["token_strs"]) == (ids, len(ids), None)
+        assert client.post("/openai/detokenize", json={"tokens": ids}).json() == {"prompt": tokenizer.decode(ids)}
+    assert answer["max_model_len"] == int(client.get("/v2/models/model").json()["properties"]["max_length"])
+    named = client.post("/openai/tokenize", json={"prompt": TEXT, "return_token_strs": True}).json()
+    assert named["token_strs"] == tokenizer.convert_ids_to_tokens(named["tokens"])
+    refused = client.post("/tokenize", json={"messages": HELLO})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages")
+
+
+def test_many_tokens(model_folder: ModelFolder, serve: Serve) -> None:
+    """More than are rendered on the event loop."""
+    folder = model_folder("bert", Task.FILL_MASK)
+    text = "value " * 20_000
+    answer = serve(model_dir=folder).client.post("/tokenize", json={"prompt": text, "return_token_strs": True}).json()
+    assert answer["tokens"] == AutoTokenizer.from_pretrained(folder)(text).input_ids
+    assert len(answer["token_strs"]) == answer["count"] > 10_000
 
 
 @pytest.mark.parametrize("name", Templated.__annotations__)

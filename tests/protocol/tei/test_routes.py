@@ -174,9 +174,9 @@ FORMS = (
          "truncation_direction must be Left or Right, not 'top'"),
         ("/embed", {"inputs": "x" * 100_000}, 413, "the body has 100014 bytes; at most 100000 are allowed"),
         ("/predict", {"inputs": "x"}, 400, "minilm does not serve /predict: it serves text_embedding at "
-         "/v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings, /v1/rerank, /v1/score"),
+         "/v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings, /v1/rerank, /v1/score, /v1/pooling"),
         ("/rerank", {"query": "x", "texts": ["y"]}, 400, "minilm does not serve /rerank: it serves text_embedding at "
-         "/v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings, /v1/rerank, /v1/score"),
+         "/v1/models/minilm:predict, /v2/models/minilm/infer, /v1/embeddings, /v1/rerank, /v1/score, /v1/pooling"),
     ],
 )  # fmt: skip
 def test_errors(path: str, body: Any, status: int, message: str, embedder: TestClient) -> None:

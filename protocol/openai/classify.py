@@ -1,0 +1,86 @@
+"""vLLM's `classify`, for models on this server's own engine; vLLM answers for a model on vLLM.
+
+https://docs.vllm.ai/en/latest/models/pooling_models/classify/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from starlette.responses import Response
+
+from protocol.http.body import Body, json_response
+from protocol.http.rendering import render_off_loop
+from protocol.model_selection import SelectModel
+from protocol.openai.array_answers import Arrays
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.openai.parameters import BodyDecoder
+from protocol.openai.pooling_requests import PoolingFields, count_input_usage
+from protocol.text_inputs import Inputs, read_text_inputs
+from runners.core.predictions import LOGITS, PROBABILITIES, RELEVANCE, Options, Prediction, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
+from runners.core.runner import Runner
+from runners.core.task import Task
+
+# The label of a text takes as long to render as this many numbers.
+_NUMBERS_A_TEXT = 8
+
+
+class ClassifyRequest(PoolingFields, kw_only=True):
+    """The body of `classify`. With `use_activation` of false the answer has logits instead of probabilities."""
+
+    input: Inputs
+
+
+_decoder = BodyDecoder(ClassifyRequest, ParameterSet.CLASSIFY)
+
+
+async def answer_classify(select: SelectModel, body: Body, limits: RequestLimits) -> Response:
+    """Answer `classify` with the probability of every class, and the most likely class, for every text.
+
+    Raises:
+        LimitExceededError: the body exceeds a limit.
+        InputError: the body is malformed, or asks for something that this engine does not do.
+        ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
+        RunnerError: the model cannot read a text.
+    """
+
+    def read(data: bytes) -> tuple[ClassifyRequest, Sequence[TextInput | TokenInput]]:
+        call = _decoder.decode(data, limits)
+        return call, read_text_inputs(call.input, "input", limits)
+
+    call, inputs = await body.decode(read)
+    runner = select(call.model)
+    options = resolve_options(runner, call.parameters(), limits)
+    predictions, scores = await score_classes(runner, inputs, options, call.use_activation)
+    head = call.describe_answer("classify", runner)
+    usage = count_input_usage(predictions)
+    numbers = sum(each.size + _NUMBERS_A_TEXT for each in scores)
+
+    def render() -> Response:
+        return json_response({**head, "data": _describe_texts(runner, scores), "usage": usage}, numbers)
+
+    return await render_off_loop(render, numbers)
+
+
+async def score_classes(
+    runner: Runner, inputs: Sequence[TextInput | TokenInput], options: Options, use_activation: bool | None
+) -> tuple[list[Prediction], Arrays]:
+    """
+    Returns:
+        The predictions, and the scores of each: float32 [classes] for a text, [tokens, classes] for its tokens.
+    """
+    activated = RELEVANCE if runner.task is Task.TEXT_RANKING else PROBABILITIES
+    output = LOGITS if use_activation is False else activated
+    predictions = await runner.infer(inputs, replace(options, outputs=frozenset({output})))
+    return predictions, [np.atleast_1d(prediction.arrays[output]) for prediction in predictions]
+
+
+def _describe_texts(runner: Runner, scores: Arrays) -> Iterator[dict[str, Any]]:
+    for index, probabilities in enumerate(scores):
+        label = runner.class_name(int(probabilities.argmax()))
+        yield {"index": index, "label": label, "probs": probabilities, "num_classes": len(probabilities)}

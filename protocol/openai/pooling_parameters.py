@@ -1,0 +1,96 @@
+"""The parameters of embeddings, rankings, classification, pooling and tokenization, as `generation_parameters.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from protocol.openai.parameter_sets import ParameterSet, RefusedParameter
+
+# The meaning of each parameter that some call implements, for the OpenAPI document and the docs.
+MEANINGS: Mapping[str, str] = {
+    "model": "The name of the model. If it is missing, the only model that serves the call answers.",
+    "input": "A text, a list of token ids, or a list of either.",
+    "task": "What the answer has of each text: `embed`, `classify`, `token_embed` or `token_classify`. The default is "
+    "what the model is for.",
+    "query": "The text that the documents are ranked by.",
+    "documents": "The texts that are ranked. In scores, the second side.",
+    "queries": "The first side: a text, or as many as the other side has.",
+    "items": "The second side.",
+    "data_1": "The first side.",
+    "data_2": "The second side.",
+    "text_1": "The first side.",
+    "text_2": "The second side.",
+    "top_n": "The answer has this many of the best documents, with 0 all.",
+    "return_documents": "The answer repeats the documents; this is the default.",
+    "prompt": "The text.",
+    "messages": "The chat, for models that generate.",
+    "tokens": "The token ids.",
+    "encoding_format": "`float`: lists of numbers; `base64`: their bytes in base64; `bytes`: the bytes of all texts, "
+    "with the header `metadata`; `bytes_only`: the same without it.",
+    "embed_dtype": "The type of the bytes: `float32`, `float16`, `bfloat16`, `fp8_e4m3` or `fp8_e5m2`.",
+    "endianness": "The order of the bytes: `little`, `big`, or `native`, which is little.",
+    "dimensions": "Vectors are truncated to this many numbers, and normalized again if the model normalizes.",
+    "prompt_name": "The model's prompt with this name precedes the text, as in sentence-transformers.",
+    "use_activation": "With false, classes and pairs have logits, not probabilities or scores. With true, vectors have "
+    "length 1; false is a 400 error if the model's own modules do that.",
+    "truncate_prompt_tokens": "-1 truncates texts to as many tokens as the model takes. This is the default unless the "
+    "operator says otherwise.",
+    "truncation_side": "Truncation removes tokens on this side. The default is the tokenizer's side, usually right.",
+    "max_tokens_per_query": "Only 0, for no limit of the query's own.",
+    "max_tokens_per_doc": "Only 0, for no limit of the document's own.",
+    "request_id": "The answer's id contains this.",
+    "add_special_tokens": "The model's special tokens are added. The default is true for texts and false for chats.",
+    "return_token_strs": "The answer has the tokens as the vocabulary writes them.",
+    "tools": "Functions that the chat template writes into the prompt.",
+    "add_generation_prompt": "The prompt ends with the beginning of the assistant's answer.",
+    "continue_final_message": "The prompt ends with the unfinished last message.",
+    "chat_template": "The server refuses this, because it does not trust templates in requests.",
+    "chat_template_kwargs": "Variables of the chat template.",
+}
+
+# The user is not recorded, and there is no cache of prompts.
+_NO_EFFECT = frozenset({"user", "cache_salt"})
+_ONE_SIDE = (ParameterSet.EMBEDDINGS, ParameterSet.CLASSIFY, ParameterSet.POOLING)
+_RANKINGS = (ParameterSet.RERANK, ParameterSet.SCORE)
+_TOKENIZATION = (ParameterSet.TOKENIZE, ParameterSet.DETOKENIZE)
+NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
+    **dict.fromkeys((*_ONE_SIDE, *_RANKINGS), _NO_EFFECT),
+    **dict.fromkeys(_TOKENIZATION, frozenset()),
+}
+
+# Images and sounds.
+_OF_MEDIA = {"mm_processor_kwargs": RefusedParameter(({},))}
+_OF_ALL = {
+    **_OF_MEDIA,
+    "priority": RefusedParameter((0,)),
+    # With an attention mask, padding changes nothing; models that need it are for images.
+    "padding": RefusedParameter(("do_not_pad",)),
+}
+_OF_CHATS = {
+    "chat_template": RefusedParameter(),
+    "chat_template_kwargs": RefusedParameter(({},)),
+    "media_io_kwargs": RefusedParameter(({},)),
+}
+# Of calls with one text each.
+_OF_ONE_SIDE = {
+    **_OF_ALL,
+    **_OF_CHATS,
+    "add_generation_prompt": RefusedParameter((False,)),
+    "add_special_tokens": RefusedParameter((True,)),
+    "continue_final_message": RefusedParameter((False,)),
+    # Encoders have no chat templates.
+    "messages": RefusedParameter(),
+    # Removed from vLLM.
+    "normalize": RefusedParameter(on_vllm=False, instead="use_activation"),
+}
+_OF_RANKINGS = {**_OF_ALL, "instruction": RefusedParameter(), "chat_template_kwargs": RefusedParameter(({},))}
+REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
+    ParameterSet.EMBEDDINGS: _OF_ONE_SIDE,
+    ParameterSet.RERANK: _OF_RANKINGS,
+    ParameterSet.SCORE: _OF_RANKINGS,
+    ParameterSet.CLASSIFY: _OF_ONE_SIDE,
+    # `data` is for plugins.
+    ParameterSet.POOLING: {**_OF_ONE_SIDE, "data": RefusedParameter()},
+    ParameterSet.TOKENIZE: {**_OF_MEDIA, "media_io_kwargs": RefusedParameter(({},))},
+    ParameterSet.DETOKENIZE: {},
+}
