@@ -13,13 +13,13 @@ from starlette.responses import Response
 
 from protocol.http.body import json_response
 from protocol.http.rendering import render_off_loop
-from protocol.openai.pooling_requests import PoolingFields
+from protocol.openai.pooling_requests import InputFields
 from protocol.openai.vector_bytes import EmbedDtype, Endianness, VectorBytes
 
 Arrays = Sequence[NDArray[np.float32]]
 
 
-class ArrayFields(PoolingFields, kw_only=True):
+class ArrayFields(InputFields, kw_only=True):
     """The fields about the form of arrays: `encoding_format` is OpenAI's with vLLM's values, the others are vLLM's."""
 
     encoding_format: Literal["float", "base64", "bytes", "bytes_only"] | None = None

@@ -18,11 +18,9 @@ from protocol.model_selection import SelectModel
 from protocol.openai.array_answers import Arrays
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
-from protocol.openai.pooling_requests import PoolingFields, count_input_usage
-from protocol.text_inputs import Inputs, read_text_inputs
+from protocol.openai.pooling_requests import InputFields, count_input_usage, read_inputs
 from runners.core.predictions import LOGITS, PROBABILITIES, RELEVANCE, Options, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
-from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
@@ -30,10 +28,8 @@ from runners.core.task import Task
 _NUMBERS_A_TEXT = 8
 
 
-class ClassifyRequest(PoolingFields, kw_only=True):
+class ClassifyRequest(InputFields, kw_only=True):
     """The body of `classify`. With `use_activation` of false the answer has logits instead of probabilities."""
-
-    input: Inputs
 
 
 _decoder = BodyDecoder(ClassifyRequest, ParameterSet.CLASSIFY)
@@ -48,15 +44,10 @@ async def answer_classify(select: SelectModel, body: Body, limits: RequestLimits
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot read a text.
     """
-
-    def read(data: bytes) -> tuple[ClassifyRequest, Sequence[TextInput | TokenInput]]:
-        call = _decoder.decode(data, limits)
-        return call, read_text_inputs(call.input, "input", limits)
-
-    call, inputs = await body.decode(read)
+    call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
-    options = resolve_options(runner, call.parameters(), limits)
-    predictions, scores = await score_classes(runner, inputs, options, call.use_activation)
+    options = call.resolve(runner, limits)
+    predictions, scores = await score_classes(runner, call.truncate(inputs, runner), options, call.use_activation)
     head = call.describe_answer("classify", runner)
     usage = count_input_usage(predictions)
     numbers = sum(each.size + _NUMBERS_A_TEXT for each in scores)

@@ -5,7 +5,6 @@ https://platform.openai.com/docs/api-reference/embeddings, with vLLM's additions
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
@@ -16,20 +15,16 @@ from protocol.model_selection import SelectModel
 from protocol.openai.array_answers import ArrayFields, answer_arrays
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
-from protocol.openai.pooling_requests import count_input_usage
-from protocol.text_inputs import Inputs, read_text_inputs
+from protocol.openai.pooling_requests import count_input_usage, read_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
-from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
-from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 
 
 class EmbeddingRequest(ArrayFields, kw_only=True):
     """The body of `embeddings`. `prompt_name` selects a prompt of the model, as in sentence-transformers."""
 
-    input: Inputs
     dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     prompt_name: str | None = None
 
@@ -46,18 +41,12 @@ async def answer_embeddings(select: SelectModel, body: Body, limits: RequestLimi
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot embed a text.
     """
-
-    def read(data: bytes) -> tuple[EmbeddingRequest, Sequence[TextInput | TokenInput]]:
-        call = _decoder.decode(data, limits)
-        return call, read_text_inputs(call.input, "input", limits)
-
-    call, inputs = await body.decode(read)
+    call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
     check_activation(runner, call.use_activation)
-    parameters = call.parameters(
-        dimensions=call.dimensions, prompt_name=call.prompt_name, normalize=call.use_activation
-    )
-    predictions = await runner.infer(inputs, resolve_options(runner, parameters, limits))
+    further = {"dimensions": call.dimensions, "prompt_name": call.prompt_name, "normalize": call.use_activation}
+    options = call.resolve(runner, limits, **further)
+    predictions = await runner.infer(call.truncate(inputs, runner), options)
     head = call.describe_answer("embd", runner)
     usage = count_input_usage(predictions)
     return await answer_arrays(call, head, list_vectors(predictions), usage, ("embedding", "embedding"))

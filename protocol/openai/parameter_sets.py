@@ -47,7 +47,7 @@ class RefusedParameter:
         Raises:
             UnsupportedError: the value asks for something; the message says which values are allowed.
         """
-        if value is None or value in self.neutral:
+        if value in self.neutral:
             return
         allowed = ", ".join(msgspec.json.encode(each).decode() for each in self.neutral)
         advice = f"use {self.instead}" if self.instead else f"allowed: {allowed}" if allowed else ""

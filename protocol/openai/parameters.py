@@ -64,4 +64,5 @@ class BodyDecoder(Generic[T]):
 
     def _refuse(self, call: msgspec.Struct) -> None:
         for name, refusal in self._refusals.items():
-            refusal.check(name, getattr(call, name))
+            if (value := getattr(call, name)) is not None:
+                refusal.check(name, value)

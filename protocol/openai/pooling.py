@@ -18,13 +18,10 @@ from protocol.openai.classify import score_classes
 from protocol.openai.embeddings import check_activation
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
-from protocol.openai.pooling_requests import count_input_usage
-from protocol.text_inputs import Inputs, read_text_inputs
+from protocol.openai.pooling_requests import count_input_usage, read_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
-from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
-from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
@@ -41,7 +38,6 @@ POOLING_TASKS: Mapping[Task, Sequence[str]] = {
 class PoolingRequest(ArrayFields, kw_only=True):
     """The body of `pooling`."""
 
-    input: Inputs
     task: str | None = None
     dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 
@@ -58,19 +54,15 @@ async def answer_pooling(select: SelectModel, body: Body, limits: RequestLimits)
         ModelNotFoundError, ModelNotReadyError: there is no model of that name, or it is not loaded.
         RunnerError: the model cannot read a text.
     """
-
-    def read(data: bytes) -> tuple[PoolingRequest, Sequence[TextInput | TokenInput]]:
-        call = _decoder.decode(data, limits)
-        return call, read_text_inputs(call.input, "input", limits)
-
-    call, inputs = await body.decode(read)
+    call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
     task = _choose_task(runner, call.task)
     normalize = None
     if task == "embed":
         check_activation(runner, call.use_activation)
         normalize = call.use_activation
-    options = resolve_options(runner, call.parameters(dimensions=call.dimensions, normalize=normalize), limits)
+    options = call.resolve(runner, limits, dimensions=call.dimensions, normalize=normalize)
+    inputs = call.truncate(inputs, runner)
     arrays: Arrays
     if task == "embed":
         predictions = await runner.infer(inputs, options)

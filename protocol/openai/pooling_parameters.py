@@ -33,8 +33,8 @@ MEANINGS: Mapping[str, str] = {
     "prompt_name": "The model's prompt with this name precedes the text, as in sentence-transformers.",
     "use_activation": "With false, classes and pairs have logits, not probabilities or scores. With true, vectors have "
     "length 1; false is a 400 error if the model's own modules do that.",
-    "truncate_prompt_tokens": "-1 truncates texts to as many tokens as the model takes. This is the default unless the "
-    "operator says otherwise.",
+    "truncate_prompt_tokens": "Texts are truncated to this many tokens, or with -1 to as many as the model takes. This "
+    "is the default, unless the operator says otherwise.",
     "truncation_side": "Truncation removes tokens on this side. The default is the tokenizer's side, usually right.",
     "max_tokens_per_query": "Only 0, for no limit of the query's own.",
     "max_tokens_per_doc": "Only 0, for no limit of the document's own.",
@@ -76,7 +76,6 @@ _OF_ONE_SIDE = {
     **_OF_ALL,
     **_OF_CHATS,
     "add_generation_prompt": RefusedParameter((False,)),
-    "add_special_tokens": RefusedParameter((True,)),
     "continue_final_message": RefusedParameter((False,)),
     # Encoders have no chat templates.
     "messages": RefusedParameter(),

@@ -27,7 +27,6 @@ from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
-from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
 
@@ -179,7 +178,7 @@ async def _score(
     limits: RequestLimits,
 ) -> tuple[list[float], dict[str, int]]:
     """The score of each second text with the first text at its position, or with the only first text; and the usage."""
-    options = resolve_options(runner, call.parameters(), limits)
+    options = call.resolve(runner, limits)
     if runner.task is Task.TEXT_EMBEDDING:
         # Whether vectors are normalized does not change their cosine.
         predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)

@@ -57,7 +57,7 @@ class AnswerForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a request, resolved; `sampling` and `prompt` are a generator's, the others an encoder's.
+    """The options of a request, resolved; `sampling` is a generator's, `prompt` everybody's, the others an encoder's.
 
     Attributes:
         form: the form of the main output.

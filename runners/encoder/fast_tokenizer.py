@@ -17,7 +17,7 @@ from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerBase
 
 from runners.core.answer_options import TruncationSide
-from runners.core.errors import ArgumentsError, LimitExceededError, with_text_position
+from runners.core.errors import ArgumentsError, InputError, LimitExceededError, with_text_position
 
 Words = tuple[str, ...]
 # Several times the average of most languages.
@@ -98,19 +98,44 @@ class TextEncoder:
         return min(self.max_length * _CHARACTERS_PER_TOKEN, self._max_characters)
 
     @contextlib.contextmanager
-    def truncating_on(self, side: TruncationSide | None) -> Iterator[None]:
-        """Truncate on this side within the block; None for the tokenizer's own."""
-        own = self.side
-        if side in (None, own):
+    def configured(
+        self,
+        side: TruncationSide | None = None,
+        max_length: int | None = None,
+        add_special_tokens: bool | None = None,
+        is_pair: bool = False,
+    ) -> Iterator[None]:
+        """Encode with other settings within the block; None for the encoder's own.
+
+        Args:
+            max_length: at most the encoder's own.
+            is_pair: whether there are pairs.
+
+        Raises:
+            InputError: `max_length` leaves no room for a text beside the special tokens.
+        """
+        own = (self.side, self.max_length, self._add_special_tokens)
+        new = (side or self.side, max_length or self.max_length, self._add_special_tokens)
+        if add_special_tokens is not None:
+            new = (*new[:2], add_special_tokens)
+        if new == own:
             yield
             return
-        self.side = side
-        self._truncate()
+        special = self._backend.num_special_tokens_to_add(is_pair) if new[2] else 0
+        if new[1] <= special:
+            raise InputError(
+                f"truncate_prompt_tokens is {new[1]}; special tokens alone take {special}", "truncate_prompt_tokens"
+            )
+        self._configure(*new)
         try:
             yield
         finally:
-            self.side = own
-            self._truncate()
+            self._configure(*own)
+
+    def _configure(self, side: TruncationSide, max_length: int, add_special_tokens: bool) -> None:
+        self.side, self.max_length, self._add_special_tokens = side, max_length, add_special_tokens
+        self.special_of_pair = self._backend.num_special_tokens_to_add(True) if add_special_tokens else 0
+        self._truncate()
 
     @property
     def model(self) -> Model:

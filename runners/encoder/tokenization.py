@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from runners.core.answer_options import OverflowOptions
 from runners.core.errors import InputError, with_text_position
+from runners.core.generation import DEFAULT_PROMPT_OPTIONS, PromptOptions
 from runners.core.predictions import TextInput
 from runners.core.tokens import TokenizedPrompt, TokenizeOptions, check_token_ids
 from runners.encoder.fast_tokenizer import TextEncoder
@@ -72,6 +73,7 @@ class TextTokenizer:
         prompt: str = "",
         overflow: OverflowOptions = TRUNCATE,
         first_position: int = 0,
+        form: PromptOptions = DEFAULT_PROMPT_OPTIONS,
     ) -> list[EncodedText]:
         """Tokenize texts and pairs; of a pair the longer text is truncated first.
 
@@ -82,11 +84,13 @@ class TextTokenizer:
             prompt: put in front of every text.
             overflow: what to do with texts that are too long.
             first_position: position of the first text in its request, for errors.
+            form: its `truncate_to` is a length that is less than the model's, and without windows.
 
         Raises:
             InputError: a text is too long; the message names its position.
         """
-        with self._encoder.truncating_on(overflow.truncation_side):
+        is_pair = form.truncate_to is not None and any(text.pair is not None for text in texts)
+        with self._encoder.configured(overflow.truncation_side, form.truncate_to, form.add_special_tokens, is_pair):
             return self._tokenize(texts, offsets, token_spans, prompt, overflow, first_position)
 
     def _tokenize(
@@ -340,7 +344,7 @@ class TextTokenizer:
                     "model takes"
                 )
         encoded_texts = []
-        with self._encoder.truncating_on(overflow.truncation_side):
+        with self._encoder.configured(overflow.truncation_side):
             for position, text in enumerate(texts, first_position):
                 with with_text_position(position):
                     encoded_texts.append(self._pair_with_each(text, second_encodings, overflow))

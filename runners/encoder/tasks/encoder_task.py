@@ -161,6 +161,7 @@ class EncoderTask(ABC):
             self.prompt(options.answer),
             options.overflow,
             first_position,
+            options.prompt,
         )
 
     def count_sequences(self, options: Options) -> int:

@@ -70,6 +70,18 @@ def test_token_ids(http: TestClient, folder: Path) -> None:
     np.testing.assert_allclose(of_ids[0]["probs"], of_text[0]["probs"], atol=1e-6)
 
 
+def test_truncation_wins_over_what_the_operator_says(folder: Path, serve: Serve) -> None:
+    client = serve(model_dir=folder, stride=16).client
+    ids = AutoTokenizer.from_pretrained(folder)(TEXTS[1], truncation=True, max_length=20).input_ids
+    cut, kept = (
+        post(client, "/v1/classify", body)
+        for body in ({"input": TEXTS[1], "truncate_prompt_tokens": 20}, {"input": ids})
+    )
+    assert cut["usage"] == {"prompt_tokens": 20, "total_tokens": 20}
+    np.testing.assert_allclose(cut["data"][0]["probs"], kept["data"][0]["probs"], atol=1e-6)
+    assert post(client, "/v1/classify", {"input": TEXTS[1]})["usage"]["prompt_tokens"] > 512
+
+
 def test_a_cross_encoder_scores_a_text_as_it_scores_a_pair(model_folder: ModelFolder, serve: Serve) -> None:
     folder = model_folder("bert", Task.TEXT_RANKING, num_labels=1)
     client = serve(model_dir=folder).client
@@ -99,7 +111,7 @@ def test_many_texts(http: TestClient) -> None:
         ({"input": "a", "priority": 1}, 400, "priority", "where vLLM runs the model; allowed: 0"),
         ({"input": "a", "use_activation": "no"}, 400, "use_activation", "Expected `bool | null`"),
         ({"input": "a", "normalize": False}, 400, "normalize", "normalize is not supported here; use use_activation"),
-        ({"input": "a", "truncate_prompt_tokens": 4}, 400, "truncate_prompt_tokens", "can only be -1"),
+        ({"input": "a", "truncate_prompt_tokens": 513}, 400, "truncate_prompt_tokens", "it can be -1, or 1 to 512"),
     ],
 )
 def test_errors(http: TestClient, body: Any, status: int, param: str, message: str) -> None:

@@ -160,6 +160,30 @@ def test_a_text_may_lose_its_beginning(client: openai.OpenAI, reference: Sentenc
     assert np.abs(found - reference.encode([text])).max() > 1e-3
 
 
+@pytest.mark.parametrize("side", [None, "right", "left"])
+@pytest.mark.parametrize("length", [-1, 3, 10, 256])
+def test_truncation(client: openai.OpenAI, http: TestClient, length: int, side: Any) -> None:
+    """Of texts as the tokenizer does it, of token ids as a list, as in vLLM."""
+    tokenizer = AutoTokenizer.from_pretrained(MINILM, truncation_side=side or "right")
+    most = length if length > 0 else 256
+    body = {"input": TEXTS, "truncate_prompt_tokens": length, "truncation_side": side}
+    found = http.post("/v1/embeddings", json=body).json()
+    kept = tokenizer(TEXTS, truncation=True, max_length=most).input_ids
+    assert found["usage"]["prompt_tokens"] == sum(map(len, kept))
+    np.testing.assert_allclose([each["embedding"] for each in found["data"]], embed(client, kept), atol=1e-6)
+    whole = tokenizer(TEXTS).input_ids
+    of_ids = http.post("/v1/embeddings", json={**body, "input": whole}).json()
+    cut = [ids[-most:] if side == "left" else ids[:most] for ids in whole]
+    np.testing.assert_allclose([each["embedding"] for each in of_ids["data"]], embed(client, cut), atol=1e-6)
+
+
+def test_texts_without_special_tokens(client: openai.OpenAI) -> None:
+    ids: Any = AutoTokenizer.from_pretrained(MINILM)(TEXTS[:2], add_special_tokens=False).input_ids
+    found = embed(client, TEXTS[:2], extra_body={"add_special_tokens": False})
+    np.testing.assert_allclose(found, embed(client, ids), atol=1e-6)
+    assert np.abs(found - embed(client, TEXTS[:2], extra_body={"add_special_tokens": True})).max() > 1e-3
+
+
 def test_many_texts(client: openai.OpenAI, http: TestClient) -> None:
     """More numbers than are rendered on the event loop, and more texts than are tokenized at once."""
     texts = [f"text {number}" for number in range(200)]
@@ -206,12 +230,15 @@ def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, promp
         ({"input": "x", "dimensions": 385}, 400, "dimensions", "dimensions is 385; the model's vectors have 384"),
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format", "Invalid enum value 'hex' - at `$.encoding_format`"),
         ({"input": "x", "prompt_name": "query"}, 400, "prompt_name", "there is no prompt 'query': the model has none"),
-        ({"input": "x", "truncate_prompt_tokens": 5}, 400, "truncate_prompt_tokens", "can only be -1"),
+        ({"input": "x", "truncate_prompt_tokens": 257}, 400, "truncate_prompt_tokens", "it can be -1, or 1 to 256"),
+        ({"input": "x", "truncate_prompt_tokens": 0}, 400, "truncate_prompt_tokens", "truncate_prompt_tokens is 0; it"),
+        ({"input": "x", "truncate_prompt_tokens": 2}, 400, "truncate_prompt_tokens", "special tokens alone take 2"),
         ({"input": "x", "truncate_prompt_tokens": -2}, 400, "truncate_prompt_tokens", "Expected `int` >= -1"),
         ({"input": "x", "truncation_side": "middle"}, 400, "truncation_side", "Invalid enum value 'middle'"),
         ({"input": "x", "use_activation": False}, 400, "use_activation", "use_activation can only be true"),
         ({"input": "x", "embed_dtype": "int8"}, 400, "embed_dtype", "Invalid enum value 'int8'"),
-        ({"input": "x", "add_special_tokens": False}, 400, "add_special_tokens", "allowed: true"),
+        ({"input": "x", "add_special_tokens": 0}, 400, "add_special_tokens", "Expected `bool | null`, got `int`"),
+        ({"input": "", "add_special_tokens": False}, 400, "input", "input is empty"),
         ({"messages": [{"role": "user", "content": "x"}]}, 400, "messages", "messages is not supported here"),
         ({"input": [[1] * 600, [2] * 500]}, 413, None, "1100 tokens of all texts are more than the 1000 that --max_queue_tokens allows"),
         ({"input": "x" * 100_000}, 413, None, "bytes; at most 100000 are allowed"),

@@ -92,6 +92,17 @@ def test_what_is_the_same(body: dict[str, Any], same_as: dict[str, Any], http: T
     assert {**found, "id": ""} == {**wanted, "id": ""}
 
 
+def test_truncation(http: TestClient, folder: Path) -> None:
+    """Query and document together have as many tokens as asked for, as the tokenizer truncates a pair."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pairs = [[QUERY, text] for text in DOCUMENTS]
+    ids = tokenizer(pairs, truncation=True, max_length=12).input_ids
+    answer = post(http, "/v1/score", queries=QUERY, documents=DOCUMENTS, truncate_prompt_tokens=12)
+    assert answer["usage"]["prompt_tokens"] == sum(map(len, ids))
+    model = CrossEncoder(str(folder), device="cpu", max_length=12)
+    np.testing.assert_allclose([each["score"] for each in answer["data"]], model.predict(pairs), atol=1e-5)
+
+
 def test_without_documents(http: TestClient) -> None:
     answer = post(http, "/v1/rerank", query=QUERY, documents=DOCUMENTS, return_documents=False)
     assert all(list(each) == ["index", "relevance_score"] for each in answer["results"])
@@ -210,8 +221,8 @@ SIDES = "queries and documents, queries and items, data_1 and data_2, text_1 and
          "the body is not as expected: Object missing required field `text` - at `$.documents[0]`"),
         ("rerank", {"query": "x", "documents": ["y"], "top_n": -1}, 400, "top_n",
          "the body is not as expected: Expected `int` >= 0 - at `$.top_n`"),
-        ("rerank", {"query": "x", "documents": ["y"], "truncate_prompt_tokens": 5}, 400, "truncate_prompt_tokens",
-         "truncate_prompt_tokens can only be -1: texts are truncated to the model's length"),
+        ("rerank", {"query": "x", "documents": ["y"], "truncate_prompt_tokens": 513}, 400, "truncate_prompt_tokens",
+         "truncate_prompt_tokens is 513; it can be -1, or 1 to 512, which the model takes"),
         ("rerank", {"query": "x", "documents": ["y"], "max_tokens_per_doc": 5}, 400, "max_tokens_per_doc",
          "max_tokens_per_doc can only be 0: query and document are truncated together, to the model's length"),
         ("rerank", {"query": "x", "documents": ["y"], "model": "no"}, 404, "model", "Model with name no does not exist. This server has model."),

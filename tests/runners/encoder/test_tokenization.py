@@ -15,7 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.texts import docstrings
 from runners.core.answer_options import OverflowOptions, TruncationSide
-from runners.core.errors import LimitExceededError
+from runners.core.errors import InputError, LimitExceededError
+from runners.core.generation import PromptOptions
 from runners.core.predictions import TextInput
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.tokenization import TextTokenizer
@@ -82,6 +83,38 @@ def test_any_text(kind: str, side: str, text: str, offsets: bool) -> None:
     reference, tokenizer = both(kind, side)
     [encoded] = tokenizer.tokenize([TextInput(text)], offsets)
     check(encoded.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", TOKENIZER_KINDS)
+@EXAMPLES
+@given(text=TEXTS, pair=TEXTS, length=st.integers(5, LENGTH), special=st.sampled_from([None, False]))
+def test_a_length_that_a_request_names(
+    kind: str, side: str, text: str, pair: str, length: int, special: bool | None
+) -> None:
+    """And texts without special tokens; other requests get the model's length, and its special tokens."""
+    reference, tokenizer = both(kind, side)
+    form = PromptOptions(add_special_tokens=special, truncate_to=length)
+    single, both_texts = tokenizer.tokenize([TextInput(text), TextInput(text, pair)], True, form=form)
+    options = {"truncation": True, "max_length": length, "add_special_tokens": special is None}
+    assert single.text.input_ids.tolist() == tokens(reference, text, **options)["input_ids"]
+    assert both_texts.text.input_ids.tolist() == tokens(reference, text, pair, **options)["input_ids"]
+    [encoded] = tokenizer.tokenize([TextInput(text)], True)
+    check(encoded.text, reference, text, truncation=True)
+
+
+@pytest.mark.parametrize(
+    ("given_text", "special", "refused"),
+    [(TextInput("a"), None, 2), (TextInput("a", "b"), None, 3), (TextInput("a", "b"), False, 0)],
+)
+def test_the_shortest_length(given_text: TextInput, special: bool | None, refused: int) -> None:
+    _, tokenizer = both("WordPiece", "right")
+    if refused:
+        with pytest.raises(InputError, match=f"is {refused}; special tokens alone take {refused}") as error:
+            tokenizer.tokenize([given_text], False, form=PromptOptions(special, refused))
+        assert error.value.param == "truncate_prompt_tokens"
+    [encoded] = tokenizer.tokenize([given_text], False, form=PromptOptions(special, refused + 1))
+    assert len(encoded.text.input_ids) == refused + 1
 
 
 @pytest.mark.parametrize("side", SIDES)
