@@ -11,13 +11,15 @@ probes no device. What only a worker runs is imported in `create_worker`: the pa
 from __future__ import annotations
 
 import os
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.types import ASGIApp
 
+from protocol.bentoml_api.functions import create_function
+from protocol.bentoml_api.methods import METHODS, find_methods
 from protocol.context import check_root_path, normalize_prefix
 from runners.hosting.configuration import configure_service, read_service_configuration
 from runners.hosting.failures import exit_on_error, stop_on_error
@@ -78,22 +80,57 @@ class DirectService(bentoml.Service[Any]):
         super().inject_config()
         self.config = declared
 
+    def schema(self) -> dict[str, Any]:
+        """BentoML's description of the service, with the methods that its models answer, as far as these are known."""
+        if create_worker.cache_info().currsize:
+            from protocol.bentoml_api.calls import find_served
+
+            served = find_served(create_worker().models)
+        else:
+            served = find_methods({model.arguments.task for model in configuration.models})
+        whole = self.whole_schema
+        return {**whole, "routes": [route for route in whole["routes"] if route["name"] in served]}
+
+    @cached_property
+    def whole_schema(self) -> dict[str, Any]:
+        """The description with all methods, which takes 10 ms to make."""
+        return super().schema()
+
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        from protocol.bentoml_api.pickles import mark_private
         from protocol.http.direct import route_directly
         from protocol.http.middleware.cors import make_cors
 
         worker, bentoml_application = create_worker(), super().to_asgi(is_main)
         cors = make_cors(arguments)
-        return route_directly(worker.application, bentoml_application, worker.models, root_path, cors)
+        application = route_directly(worker.application, bentoml_application, worker.models, root_path, cors)
+        return application if is_main else mark_private(application)
+
+
+def create_method(name: str) -> Any:
+    """One of the methods that BentoML's clients call."""
+    method = METHODS[name]
+    function = create_function(method, lambda: create_worker().models, arguments)
+    return bentoml.api(route=method.path)(function)
 
 
 class Server:
-    """All models, in BentoML's life cycle."""
+    """All models, in BentoML's life cycle, and BentoML's methods."""
+
+    classify = create_method("classify")
+    classify_tokens = create_method("classify_tokens")
+    classify_zero_shot = create_method("classify_zero_shot")
+    fill_mask = create_method("fill_mask")
+    answer = create_method("answer")
+    embed = create_method("embed")
+    rank = create_method("rank")
+    generate = create_method("generate")
+    chat = create_method("chat")
 
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        prepare_workers(configuration)
+        prepare_workers(configuration, NAME)
 
     @bentoml.on_startup
     async def start(self) -> None:

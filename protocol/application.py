@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from protocol.bentoml_api import openapi as bentoml_document
+from protocol.bentoml_api import routes as bentoml_api
 from protocol.context import ServerContext, make_context
 from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
@@ -39,6 +41,7 @@ PROTOCOLS = (
     ("openai", openai.routes, openai_document.describe),
     ("tei", tei.routes, tei_document.describe),
     ("huggingface", huggingface.routes, huggingface_document.describe),
+    ("bentoml", bentoml_api.routes, bentoml_document.describe),
 )
 
 

@@ -74,11 +74,13 @@ async def read_body(
     allow_binary: bool = False,
     allow_event: bool = False,
     allow_form: bool = False,
+    more_types: Sequence[str] = (),
 ) -> Body:
     """Read a request's body, or take the one that has been handed on.
 
     Args:
         allow_form: whether it may be a form, or empty.
+        more_types: further content types that it may have.
 
     Raises:
         UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary, an event or a form), not UTF-8, or
@@ -94,7 +96,7 @@ async def read_body(
     headers = first_headers(request.scope)
     if headers.get(b"content-type") != _USUAL_TYPE:
         others = [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event + [_FORM_TYPE] * allow_form
-        _check_type(request, others)
+        _check_type(request, [*others, *more_types])
     encoding = None
     if b"content-encoding" in headers:
         encoding = read_encoding(request.headers.getlist("content-encoding"))

@@ -10,7 +10,9 @@ from typing import Any
 
 import orjson
 from starlette.responses import StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Send
+
+from protocol.http.streams import ClosingStream
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +59,12 @@ async def stream_events(
     return _EventStream(lines(), events)
 
 
-class _EventStream(StreamingResponse):
+class _EventStream(ClosingStream):
     """The lines of a stream, with comments between them while nothing else is sent."""
 
     def __init__(self, lines: AsyncGenerator[bytes, None], events: AsyncGenerator[Any, None]) -> None:
-        super().__init__(lines, media_type="text/event-stream", headers=_HEADERS)
-        self._lines = lines
-        self._events = events
+        super().__init__(lines, events, media_type="text/event-stream", headers=_HEADERS)
         self._sent = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            # The client may have disconnected before the first line.
-            await self._lines.aclose()
-            await self._events.aclose()
 
     async def stream_response(self, send: Send) -> None:
         """Send the answer."""
@@ -84,7 +76,7 @@ class _EventStream(StreamingResponse):
         keeping_alive = asyncio.create_task(self._keep_alive(send))
         try:
             await note({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async for line in self._lines:
+            async for line in self.body_iterator:
                 await note({"type": "http.response.body", "body": line, "more_body": True})
         finally:
             keeping_alive.cancel()

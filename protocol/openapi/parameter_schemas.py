@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from protocol.openapi.schemas import BOOLEAN, STRING, Schema, reference
+from protocol.openapi.schemas import BOOLEAN, STRING, Schema, reference, to_sentence
 from protocol.request_parameters import PROTOCOL_PARAMETERS
 from runners.core.answer_options import AnswerOptions, OverflowOptions
 from runners.core.request_options import OPTION_FLAGS
@@ -31,11 +31,6 @@ def describe_parameters(runners: Sequence[Runner], sampling: Schema) -> dict[str
     return {**definitions, "SamplingParameters": sampling, "Parameters": parameters}
 
 
-def _to_sentence(description: str) -> str:
-    """The description of an argument, which `--help` prints without a capital and a full stop, as a sentence."""
-    return f"{description[0].upper()}{description[1:]}."
-
-
 def _option_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str, Schema]]:
     """The schemas of an encoder's options by name, and the schemas that they refer to."""
     answer, overflow = (kind.model_json_schema(ref_template=_REFERENCE) for kind in (AnswerOptions, OverflowOptions))
@@ -50,5 +45,5 @@ def _option_schemas(names: Collection[str]) -> tuple[dict[str, Schema], dict[str
         name: {"anyOf": [option, STRING]} if name in lists else option for name, option in schema["properties"].items()
     }
     for option in schema["properties"].values():
-        option["description"] = _to_sentence(option["description"])
+        option["description"] = to_sentence(option["description"])
     return {name: properties[name] for name in sorted(names)}, schema["$defs"]

@@ -39,6 +39,11 @@ def object_of(required: Mapping[str, Schema], optional: Mapping[str, Schema] | N
     return {"type": "object", "properties": {**required, **(optional or {})}, "required": [*required]}
 
 
+def to_sentence(description: str) -> str:
+    """The description of an argument, which `--help` prints without a capital and a full stop, as a sentence."""
+    return f"{description[0].upper()}{description[1:]}."
+
+
 def event_of(*data: Schema) -> Schema:
     """An event of a stream, whose data is JSON of one of these schemas."""
     return object_of({"data": {**STRING, "contentMediaType": "application/json", "contentSchema": {"anyOf": [*data]}}})

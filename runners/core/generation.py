@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length"]
 # Most ids in `allowed_token_ids`, counted once for each choice.
@@ -143,7 +145,7 @@ def join_text_parts(content: str | Sequence[Mapping[str, Any]] | None) -> str:
 
 
 # A text, the token ids of one (a list, or an int64 [tokens] array), or a chat.
-Prompt = str | Sequence[int] | NDArray[np.int64] | Chat
+Prompt: TypeAlias = "str | Sequence[int] | NDArray[np.int64] | Chat"
 
 
 @dataclass(frozen=True, slots=True)

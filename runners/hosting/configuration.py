@@ -49,6 +49,9 @@ def configure_service(arguments: Arguments) -> dict[str, Any]:
         "ssl": resolve_ssl(arguments),
         "extra_ports": [arguments.grpc_port] if arguments.enable_grpc else [],
         "endpoints": {"livez": "/v2/health/live", "readyz": "/v2/health/ready"},
+        # The proxy of a service that depends on this one closes its connections at these limits, and with them the
+        # requests on them: https://github.com/bentoml/BentoML/issues/5540
+        "runner_connection": {"max_requests": 10**9, "max_age": 1e9},
         # BentoML's request metrics have the raw path as a label; the application serves /metrics.
         "metrics": {"enabled": False},
     }

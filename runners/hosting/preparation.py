@@ -18,11 +18,14 @@ from runners.hosting.writable_folders import CHOSEN_VARIABLE
 logger = logging.getLogger(__name__)
 
 
-def prepare_workers(configuration: Configuration) -> None:
+def prepare_workers(configuration: Configuration, service: str) -> None:
     """Check the files and the port of the arguments, and download the models, which the workers find on the disk.
 
     If this fails, the parent process ends with one line. If it failed in a worker, BentoML would restart the worker
     forever. What the runner checks fails in the first worker, which ends the server with one line too.
+
+    Args:
+        service: the name of the service.
     """
     arguments = configuration.arguments
     if (chosen := os.environ.get(CHOSEN_VARIABLE)) is not None:
@@ -35,7 +38,7 @@ def prepare_workers(configuration: Configuration) -> None:
                 _download(model, configuration)
         if arguments.workers > 1:
             start_change_server(configuration)
-    watch_for_failed_workers(supervise_workers(arguments).fail)
+    watch_for_failed_workers(supervise_workers(arguments, service).fail)
 
 
 def _download(model: ModelDeclaration, configuration: Configuration) -> None:

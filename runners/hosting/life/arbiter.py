@@ -44,9 +44,9 @@ _SAME_SIGNAL_SECONDS = 0.5
 _MOST_DEATHS_BEFORE_READY = 3
 
 
-def supervise_workers(arguments: Arguments) -> WorkerLifeCycle:
-    """Let the arbiter that BentoML starts next in this process run its workers under supervision."""
-    workers = WorkerLifeCycle(arguments)
+def supervise_workers(arguments: Arguments, service: str) -> WorkerLifeCycle:
+    """Let the arbiter that BentoML starts next in this process run the workers of a service under supervision."""
+    workers = WorkerLifeCycle(arguments, service)
     initialize = Arbiter.initialize
 
     def begin(arbiter: Any) -> None:
@@ -62,10 +62,15 @@ def supervise_workers(arguments: Arguments) -> WorkerLifeCycle:
 
 
 class WorkerLifeCycle:
-    """The workers' starts, deaths and replacements, up to the end of the server."""
+    """The workers' starts, deaths and replacements, up to the end of the server.
 
-    def __init__(self, arguments: Arguments) -> None:
+    Another service may depend on this one (`bentoml.depends`): then it is the one that listens for clients, and the
+    arbiter runs its workers too, which nobody supervises.
+    """
+
+    def __init__(self, arguments: Arguments, service: str) -> None:
         self._arguments = arguments
+        self._service = service
         self._arbiter: Any = None
         self._stand_in: StandIn
         self._supervisor: Supervisor
@@ -81,25 +86,35 @@ class WorkerLifeCycle:
     def begin(self, arbiter: Any) -> None:
         """Take over an arbiter that listens and has started no worker."""
         self._arbiter = arbiter
-        [listener] = arbiter.sockets.values()
+        # The socket and the workers of a service that another one depends on have its name.
+        if is_private := self._service in arbiter.sockets:
+            listener = arbiter.sockets[self._service]
+        else:
+            [listener] = arbiter.sockets.values()
         self._stand_in = StandIn(listener, self._arguments)
         self._supervisor = Supervisor(self._stand_in, self._note_end)
         self._metrics = WorkerMetrics()
+        name = f"service_{self._service}" if is_private else "service"
         for watcher in arbiter.watchers:
-            self._configure(watcher)
+            watcher.graceful_timeout = self._stop_seconds
+            if watcher.name == name:
+                self._configure(watcher)
         if threading.current_thread() is threading.main_thread():
             for number in STOP_SIGNALS:
                 signal.signal(number, self._handle)
 
     def _configure(self, watcher: Watcher) -> None:
-        arguments = self._arguments
         watcher.respawn = True
         # vLLM's engine ends with its worker, which drains first.
         watcher.stop_children = False
-        watcher.graceful_timeout = arguments.shutdown_delay_seconds + arguments.drain_seconds + CLOSING_SECONDS
         watcher.hooks |= {
             "before_spawn": self._before_spawn, "after_spawn": self._after_spawn, "after_reap": self._after_reap
         }  # fmt: skip
+
+    @property
+    def _stop_seconds(self) -> float:
+        """How long a worker may take to end."""
+        return self._arguments.shutdown_delay_seconds + self._arguments.drain_seconds + CLOSING_SECONDS
 
     # What the arbiter calls.
 

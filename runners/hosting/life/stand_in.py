@@ -103,7 +103,7 @@ class StandIn:
 
     def _create_ssl(self) -> ssl.SSLContext | None:
         certfile, keyfile = self._arguments.ssl_certfile, self._arguments.ssl_keyfile
-        if certfile is None or keyfile is None:
+        if certfile is None or keyfile is None or self._listener.family == socket.AF_UNIX:
             return None
         authorities = self._arguments.ssl_ca_certs
         create = partial(create_ssl_context, certfile, keyfile, authorities)
