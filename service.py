@@ -94,7 +94,8 @@ class DirectService(bentoml.Service[Any]):
     @cached_property
     def whole_schema(self) -> dict[str, Any]:
         """The description with all methods, which takes 10 ms to make."""
-        return super().schema()
+        described: dict[str, Any] = super().schema()
+        return described
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         from protocol.bentoml_api.pickles import mark_private

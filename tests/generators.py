@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from runners.core.generation import Delta, Sampling
 from runners.generator.transformers_engine import TransformersEngine
@@ -70,3 +70,16 @@ def ids_of(deltas: list[Delta]) -> list[int]:
 
 def stop_reason(deltas: list[Delta]) -> tuple[Any, Any]:
     return deltas[-1].finish_reason, deltas[-1].stop_reason
+
+
+def generate_greedily(folder: str | Path, prompt: str | list[dict[str, str]], tokens: int) -> str:
+    """The continuation of a text, or the answer to a chat, by `transformers`."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    else:
+        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    output = model.generate(ids, do_sample=False, max_new_tokens=tokens)
+    text: str = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    return text

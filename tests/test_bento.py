@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from deploy.bento.build import BENTOFILES
+from protocol.bentoml_api.methods import METHODS
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.hub import COMMIT, Hub
 from tests.servers import BENTOML, ROOT, ServerProcess
@@ -111,6 +112,14 @@ def test_locks_hold_what_the_project_asks_for(flavor: str, extras: list[str]) ->
 def test_the_smaller_lock_is_part_of_the_larger() -> None:
     """One image has been tried where the other has."""
     assert {str(pin) for pin in lock("encoder-cpu").values()} <= {str(pin) for pin in lock("cpu").values()}
+
+
+@pytest.mark.slow
+def test_the_schema_has_the_methods_of_the_tasks_that_are_known(build: Build) -> None:
+    """BentoCloud shows them; a Bento for any model has all."""
+    built = {words: build("cpu", *words).manifest["schema"] for words in [(), ("--arg", "task=fill_mask")]}
+    methods = {words: {route["name"] for route in schema["routes"]} for words, schema in built.items()}
+    assert methods == {(): {*METHODS}, ("--arg", "task=fill_mask"): {"fill_mask"}}
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """The arguments of BentoML's methods: their types and schemas, for BentoML's own and for this server's parser.
 
-An option has a schema but no type: the runner checks its value, by the same rules for all protocols.
+BentoML knows of an option only the schema: the runner checks its value, by the same rules for all protocols.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from inspect import Parameter, Signature
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args
 
 import msgspec
+from msgspec import Meta
 from pydantic import Field, TypeAdapter, WithJsonSchema
+from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
 
 from protocol.openapi.schemas import Schema, object_of, or_null, to_sentence
@@ -21,6 +24,7 @@ from runners.core.sampling_parameters import SamplingParameters
 
 # Another name of `max_tokens`.
 _ALIAS = "max_new_tokens"
+_BOUNDS = ("ge", "gt", "le", "lt")
 
 
 # pydantic takes typing's own only from Python 3.12 on.
@@ -36,13 +40,15 @@ class Argument:
     """An argument of a method.
 
     Attributes:
-        kind: the type of its value; None may stand for a value that is not required.
+        kind: the type of its value for BentoML; None may stand for a value that is not required.
+        decoded: the type of its value for this server's parser, where it is another.
     """
 
     name: str
     kind: Any
     description: str = ""
     is_required: bool = True
+    decoded: Any = None
 
     @property
     def schema(self) -> Schema:
@@ -58,18 +64,31 @@ MODEL = Argument("model", str, "The model that answers; needed only if several m
 def encoder_options(*names: str) -> list[Argument]:
     """The encoders' options with these names."""
     schemas = _encoder_schemas()
-    return [_option(name, schemas[name]) for name in names]
+    fields = {**AnswerOptions.model_fields, **OverflowOptions.model_fields}
+    return [_option(name, schemas[name], _decoded_type(fields[name])) for name in names]
+
+
+def _decoded_type(field: FieldInfo) -> Any:
+    """The type of an option's value other than None, with its bounds as msgspec knows them."""
+    kinds = get_args(field.annotation)
+    kind = next(each for each in kinds if each is not NoneType) if NoneType in kinds else field.annotation
+    bounds = {name: getattr(each, name) for each in field.metadata for name in _BOUNDS if hasattr(each, name)}
+    return Annotated[kind, Meta(**bounds)] if bounds else kind
 
 
 def sampling_options() -> list[Argument]:
     """All sampling parameters."""
     _, schemas = msgspec.json.schema_components((SamplingParameters,), ref_template="#/$defs/{name}")
     sampling = schemas["SamplingParameters"]["properties"]
-    return [_option(name, dict(_inline(sampling[name], schemas))) for name in sampling if name != _ALIAS]
+    return [
+        _option(field.name, dict(_inline(sampling[field.name], schemas)), field.type)
+        for field in msgspec.structs.fields(SamplingParameters)
+        if field.name != _ALIAS
+    ]
 
 
-def _option(name: str, schema: Schema) -> Argument:
-    return Argument(name, Annotated[Any, WithJsonSchema(schema)], is_required=False)
+def _option(name: str, schema: Schema, decoded: Any) -> Argument:
+    return Argument(name, Annotated[Any, WithJsonSchema(schema)], is_required=False, decoded=decoded)
 
 
 @cache
@@ -97,8 +116,10 @@ def sign(arguments: Sequence[Argument], answer: Any) -> Signature:
 
 def create_body_type(name: str, arguments: Sequence[Argument]) -> type[msgspec.Struct]:
     """The type of a call's body, which refuses unknown arguments."""
+    kinds = {each.name: each.kind if each.decoded is None else each.decoded for each in arguments}
     fields: list[Any] = [
-        (each.name, each.kind) if each.is_required else (each.name, each.kind | None, None) for each in arguments
+        (each.name, kinds[each.name]) if each.is_required else (each.name, kinds[each.name] | None, None)
+        for each in arguments
     ]
     return msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True)
 

@@ -18,7 +18,7 @@ from protocol.openapi.example_texts import (
     masked_texts,
 )
 from protocol.openapi.operations import Example, ExampleModel, Examples
-from runners.core.task import GENERATION
+from runners.core.task import GENERATION, Task
 
 # By method; the texts of `generate` and of `fill_mask` depend on the model.
 _EXAMPLES: dict[str, Example] = {
@@ -39,4 +39,7 @@ def method_examples(method: str, model: ExampleModel) -> Examples:
     if method == "generate":
         task = model.task if model.task in GENERATION else None
         return {} if task is None else {"text": Example("A text", {"prompt": CONTINUED[task][0], **GREEDY})}
+    if method == "chat" and model.task is not Task.TEXT_GENERATION:
+        # Encoder-decoders mostly have no chat template.
+        return {}
     return {"call": _EXAMPLES[method]}

@@ -30,8 +30,8 @@ class RequestRecord:
     phase is set by one thread at a time.
 
     Attributes:
-        protocol: kserve_v1, open_inference, grpc, openai, tei, huggingface, or server for health, metrics, docs and
-            unknown paths.
+        protocol: a name of `protocol.application.PROTOCOLS`, grpc, or server for health, metrics, docs and unknown
+            paths.
         route: the template of the path, such as /v1/models/{name}:predict, or the gRPC method; never a client's text.
         path: the path as the client sent it, without the query; the method of a gRPC call.
         method: the HTTP method, or gRPC.

@@ -28,6 +28,10 @@ GENERATED = re.compile(r"^<!-- (What follows is written|Written) by ", re.MULTIL
 NOT_TESTED = {
     "README.md": ["needs your model", "installs 2 GB", "needs Docker, a cluster, BentoCloud"],
     "docs/how-to/api-keys.md": ["needs your file"],
+    "docs/how-to/bentoml-clients.md": [
+        "needs a model that generates",
+        *["a module of yours; tests/test_bentoml_clients.py starts one like it"] * 2,
+    ],
     "docs/how-to/bento.md": [
         "downloads from the hub",
         "needs Docker, podman or buildah; make test-image builds by buildah",
