@@ -48,7 +48,8 @@ class Method:
 
 
 _TEXTS = Argument("texts", list[str], "The texts.")
-_WINDOWS = ("truncation", "stride", "window_aggregation")
+_TRUNCATION = ("truncation", "truncation_side")
+_WINDOWS = ("stride", "window_aggregation")
 _SAMPLING = sampling_options()
 
 METHODS: Mapping[str, Method] = {
@@ -59,7 +60,7 @@ METHODS: Mapping[str, Method] = {
             "Classify texts, or pairs of texts. Answers with the best classes of each text, best first: one, or top_k.",
             frozenset({Task.SEQUENCE_CLASSIFICATION}),
             [_TEXTS, Argument("text_pairs", list[str], "The second text of each pair.", is_required=False)],
-            encoder_options("top_k", "threshold", "function_to_apply", *_WINDOWS),
+            encoder_options("top_k", "threshold", "function_to_apply", *_TRUNCATION, *_WINDOWS),
             list[list[ClassScore]],
         ),
         Method(
@@ -68,7 +69,7 @@ METHODS: Mapping[str, Method] = {
             "aggregation_strategy, with its entities.",
             frozenset({Task.TOKEN_CLASSIFICATION}),
             [_TEXTS],
-            encoder_options("aggregation_strategy", "ignore_labels", "truncation", "stride"),
+            encoder_options("aggregation_strategy", "ignore_labels", *_TRUNCATION, "stride"),
             list[list[Entity]],
         ),
         Method(
@@ -78,7 +79,9 @@ METHODS: Mapping[str, Method] = {
             [_TEXTS],
             [
                 Argument("candidate_labels", list[str], "The labels."),
-                *encoder_options("hypothesis_template", "multi_label", "top_k", "threshold", "truncation"),
+                *encoder_options(
+                    "hypothesis_template", "multi_label", "top_k", "threshold", "truncation", "truncation_side"
+                ),
             ],
             list[list[ClassScore]],
         ),
@@ -87,7 +90,7 @@ METHODS: Mapping[str, Method] = {
             "Fill the masks of texts. Answers with the best tokens of each mask of each text, best first.",
             frozenset({Task.FILL_MASK}),
             [_TEXTS],
-            encoder_options("top_k", "targets", "truncation", "stride"),
+            encoder_options("top_k", "targets", *_TRUNCATION, "stride"),
             list[list[list[MaskToken]]],
         ),
         Method(
@@ -107,7 +110,7 @@ METHODS: Mapping[str, Method] = {
             "Embed texts. Answers with the vectors of the texts, a row for each.",
             frozenset({Task.TEXT_EMBEDDING}),
             [_TEXTS],
-            encoder_options("dimensions", "prompt_name", "truncation"),
+            encoder_options("normalize", "dimensions", "prompt_name", *_TRUNCATION),
             Vectors,
         ),
         Method(
@@ -115,7 +118,7 @@ METHODS: Mapping[str, Method] = {
             "Rank texts by their relevance to a query, best first.",
             frozenset({Task.TEXT_RANKING}),
             [Argument("query", str, "The query."), _TEXTS],
-            encoder_options("function_to_apply", *_WINDOWS),
+            encoder_options("function_to_apply", *_TRUNCATION, *_WINDOWS),
             list[RankedText],
         ),
         Method(

@@ -15,7 +15,6 @@ from tests.protocol.answers import HYPOTHESIS, RANDOM_TEXT, TOLERANCE, ask
 from tests.protocol.conftest import Run
 from tests.protocol.spans import find_spans, stock
 from tests.served import Served
-from tests.spans import find_spans, stock
 from tests.v1 import predict
 from tests.wire import WIRES
 

@@ -15,7 +15,7 @@ from protocol.bentoml_api.methods import METHODS
 from tests.conftest import ModelFolder, ServeSeveral
 from tests.generators import generate_greedily
 from tests.protocol.bentoml_api.conftest import ServeMethod
-from tests.spans import find_spans
+from tests.protocol.spans import find_spans
 
 TEXTS = ["Hello, my dog is cute", "Maria flew to Munich", "good " * 300]
 PAIRS = ["Somebody has a meal.", "It rains.", "It is dry."]
