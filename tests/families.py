@@ -39,6 +39,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "fill_mask": AutoModelForMaskedLM,
     "question_answering": AutoModelForQuestionAnswering,
     "sequence_classification": AutoModelForSequenceClassification,
+    "sparse_embedding": AutoModelForMaskedLM,
     "text_embedding": AutoModel,
     "text_ranking": AutoModelForSequenceClassification,
     "token_classification": AutoModelForTokenClassification,

@@ -12,13 +12,16 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from runners.encoder.forward import Forward, ModelInputs, TokenSelection
 from runners.encoder.forward_selection import select_forward
+from runners.encoder.pooled_head import TokenPooling
 from runners.encoder.probe import Probe
 from runners.encoder.sequences import TokenizedText
+from runners.encoder.tasks.sparse_pooling import SparsePooling
 from tests.families import AUTO_CLASSES
 
 ROWS = {
     "fill_mask": TokenSelection.MASKS,
     "sequence_classification": TokenSelection.FIRST,
+    "sparse_embedding": TokenSelection.POOLED,
     "text_embedding": TokenSelection.ALL,
     "token_classification": TokenSelection.ALL,
 }
@@ -29,7 +32,14 @@ MAX_BATCH_TOKENS = 1536
 class ForwardCase:
     """A model for a task, as the server runs it and as `transformers` does."""
 
-    def __init__(self, folder: Path, task: str, device: str = "cpu", dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        device: str = "cpu",
+        dtype: str = "float32",
+        pooling: TokenPooling | None = None,
+    ) -> None:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.mask: int = tokenizer.mask_token_id
         self.task = task
@@ -38,9 +48,11 @@ class ForwardCase:
             AUTO_CLASSES[task].from_pretrained(folder).eval().to(device, getattr(torch, dtype))
         )
         names = {*inspect.signature(self.model.forward).parameters} & {*tokenizer.model_input_names}
-        self.inputs = ModelInputs(
-            self.model, frozenset(names), ROWS[task], self.mask, self.model.config.pad_token_id or 0
-        )
+        if task == "sparse_embedding":
+            pooling = pooling or SparsePooling()
+        padding = self.model.config.pad_token_id or 0
+        self.inputs = ModelInputs(self.model, frozenset(names), ROWS[task], self.mask, padding, pooling)
+        self._pooling = pooling
         self.forward: Forward
         self.forward, self.reason = select_forward(self.probe(), tokenizer.padding_side)
 
@@ -63,6 +75,8 @@ class ForwardCase:
         """What the stock model says of the text alone: [rows, classes]."""
         output = self.reference(torch.from_numpy(text.input_ids)[None].to(self.reference.device))
         rows: torch.Tensor = output.last_hidden_state[0] if self.task == "text_embedding" else output.logits[0]
+        if self._pooling is not None:
+            rows = self._pooling.finish(self._pooling.add(None, rows))
         if self.task == "fill_mask":
             rows = rows[torch.from_numpy(text.input_ids == self.mask)]
         return rows.reshape(-1, rows.shape[-1]).cpu()

@@ -88,12 +88,15 @@ CASES = [
     _packed("distilbert", "token_classification"),
     _packed("roberta", "text_embedding", **_OWN),
     _packed("modernbert", "fill_mask"),
+    _packed("bert", "sparse_embedding", **_OWN),
     _packed("bert", "sequence_classification", "bfloat16"),
+    _packed("roberta", "sparse_embedding", "bfloat16", **_OWN),
     _packed("distilbert", "token_classification", "bfloat16"),
     _packed("roberta", "fill_mask", "bfloat16"),
     _packed("modernbert", "text_embedding", "bfloat16", **_OWN),
     Case("deberta-v2", "sequence_classification", BatchMode.PADDED),
     Case("deberta-v2", "token_classification", BatchMode.PADDED, "bfloat16"),
+    Case("deberta-v2", "sparse_embedding", BatchMode.PADDED, **_OWN),
     Case("xlnet", "sequence_classification", BatchMode.PADDED),
     Case("fnet", "token_classification", BatchMode.EQUAL_LENGTH),
     Case("bert", "text_embedding", BatchMode.ONE_BY_ONE, forced=True, **_OWN),
@@ -119,6 +122,7 @@ class Server:
         )
         tokenizer = runner._loaded.encoder_task.tokenizer
         self._mask: str = tokenizer.mask_token
+        self._entries = runner._loaded.encoder_task.width
         # After another word, since some tokenizers see the first one otherwise.
         known = len(tokenizer.tokenize("it"))
         usual = [word for word, _ in Counter(" ".join(docstrings()).split()).most_common(200) if word.isalpha()]
@@ -143,9 +147,18 @@ class Server:
             name: np.array(data, dtype=types[datatype]).reshape(shape)
             for name, datatype, shape, data in outcome.outputs
         }
+        if self.case.task == "sparse_embedding":
+            arrays = {"dense": self._fill(arrays["index"], arrays["value"])}
         return [
             {name: array[position : position + 1] for name, array in arrays.items()} for position in range(len(texts))
         ]
+
+    def _fill(self, index: NDArray[Any], values: NDArray[Any]) -> NDArray[np.float32]:
+        """Sparse vectors with their zeros: rounding decides whether a number is one."""
+        dense = np.zeros((len(index), self._entries), dtype=np.float32)
+        for row, places, weights in zip(dense, index, values, strict=True):
+            row[places[places >= 0]] = weights[places >= 0]
+        return dense
 
     def make_texts(self, lengths: Sequence[int], seed: int) -> list[str]:
         """Texts of so many words, each of which is one token, so that those of two seeds have the same lengths."""

@@ -18,6 +18,7 @@ from protocol.openapi.example_texts import (
     QUESTION_IN_CONTEXT,
     SENTIMENTS,
     TOPICS,
+    TWO_WEIGHTS,
     masked_texts,
 )
 from protocol.openapi.operations import Example, ExampleModel, Examples
@@ -51,6 +52,9 @@ _EXAMPLES: dict[Task, Examples] = {
         "words": Example("A text as words, a label for each", {"instances": [{"words": PEOPLE[1].split()}]}),
     },
     Task.TEXT_EMBEDDING: {"text": Example(HELLO_SUMMARY, {"instances": [HELLO]}, {"predictions": [HELLO_VECTOR]})},
+    Task.SPARSE_EMBEDDING: {
+        "text": Example("The two highest weights of a text", {"instances": [HELLO], "parameters": TWO_WEIGHTS})
+    },
     Task.TEXT_RANKING: {"pair": Example("The logit of a query and a text", {"instances": [[QUERY, DOCUMENTS[1]]]})},
     **{
         task: {

@@ -20,6 +20,7 @@ from protocol.openapi.schemas import (
     INTEGER,
     NUMBER,
     SCORES,
+    SPARSE_VALUE,
     STRING,
     Schema,
     array_of,
@@ -110,6 +111,7 @@ _PREDICTIONS: dict[Task, list[Schema]] = {
     Task.QUESTION_ANSWERING: [_ANSWER, array_of(_ANSWER)],
     Task.TOKEN_CLASSIFICATION: [array_of(array_of(INTEGER)), array_of(SCORES), array_of(_ENTITY)],
     Task.TEXT_EMBEDDING: [array_of(NUMBER)],
+    Task.SPARSE_EMBEDDING: [array_of(SPARSE_VALUE)],
     # The logit; by name, or a list of one.
     Task.TEXT_RANKING: [NUMBER, SCORES, CLASS, array_of(CLASS)],
     **{task: [STRING] for task in GENERATION},

@@ -155,6 +155,7 @@ async def infer(runner: Runner, call: InferCall, limits: RequestLimits, encode: 
         resolved = replace(resolved, answer=resolved.answer.model_copy(update={"labels": True}))
     wanted, options = _resolve_outputs(runner, call, resolved, limits, from_tokens=isinstance(texts[0], TokenInput))
     predictions = await runner.infer(texts, options)
+    _check_padded(predictions, limits)
     # The answer has a place for each token of the client's tensors, padding included.
     columns = columns if runner.task is Task.TOKEN_CLASSIFICATION else 0
 
@@ -194,6 +195,17 @@ def _build(runner: Runner, output: _ResolvedOutput, predictions: Sequence[Predic
         return build_tensor(output.name, predictions, columns)
     scores = [prediction.arrays[output.scores] for prediction in predictions]
     return classification_tensor(wire_name(output.name), scores, output.top, runner.class_name, columns)
+
+
+def _check_padded(predictions: Sequence[Prediction], limits: RequestLimits) -> None:
+    """Check the records of the answer, whose tensors have as many places for each text as the longest list needs.
+
+    Raises:
+        LimitExceededError: they have too many.
+    """
+    sizes = [prediction.main.size for prediction in predictions if isinstance(prediction.main, Records)]
+    if sizes:
+        limits.check("max_answer_numbers", len(sizes) * max(sizes), "numbers of the answer, as many for each text,")
 
 
 def _count_printed(output: _ResolvedOutput, predictions: Sequence[Prediction]) -> int:

@@ -24,6 +24,7 @@ from protocol.openapi.example_texts import (
     QUESTION_IN_CONTEXT,
     SENTIMENTS,
     TOPICS,
+    TWO_WEIGHTS,
     masked_texts,
 )
 from protocol.openapi.operations import Example, ExampleModel, Examples
@@ -132,6 +133,11 @@ _INFER: dict[Task, Examples] = {
     Task.TEXT_EMBEDDING: {
         "text": Example(HELLO_SUMMARY, _ask(HELLO), [_tensor(_OUTPUT, "FP32", [1, 384], HELLO_VECTOR)])
     },
+    Task.SPARSE_EMBEDDING: {
+        "text": Example(
+            "The two highest weights of a text, a tensor for each column", _ask(HELLO, parameters=TWO_WEIGHTS)
+        )
+    },
     Task.TEXT_RANKING: {
         "relevance": Example(
             "The score of a query and a text", {"id": "1", "inputs": [_QUERY], "outputs": [{"name": RELEVANCE}]}
@@ -154,6 +160,7 @@ _BINARY: dict[Task, list[str]] = {
     Task.QUESTION_ANSWERING: [QUESTION_IN_CONTEXT, CONTEXT],
     Task.TOKEN_CLASSIFICATION: PEOPLE,
     Task.TEXT_EMBEDDING: [HELLO],
+    Task.SPARSE_EMBEDDING: [HELLO],
     Task.TEXT_RANKING: DOCUMENTS[:1],
     **{task: [text] for task, (text, _) in CONTINUED.items()},
 }

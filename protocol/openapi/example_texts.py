@@ -22,6 +22,8 @@ HELLO = "Hello world"
 # The vector of HELLO begins with these numbers.
 HELLO_VECTOR = [-0.034477208, 0.031023212, 0.0067349784]
 HELLO_SUMMARY = f"A text; of the 384 numbers of its answer these are the first {len(HELLO_VECTOR)}"
+# Options of a sparse embedding.
+TWO_WEIGHTS = {"max_active_dims": 2}
 # The usual mask token.
 MASK = "[MASK]"
 FRANCE = "The capital of France is"

@@ -53,6 +53,8 @@ def event_of(*data: Schema) -> Schema:
 SCORES = map_of(NUMBER)
 # A class by name.
 CLASS = object_of({"label": STRING, "score": NUMBER})
+# The weight of an entry of the vocabulary.
+SPARSE_VALUE = object_of({"index": COUNT, "value": NUMBER})
 # A model as OpenAI's API describes it, and what vLLM adds.
 CARD = {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING}
 CARD_EXTRAS = {

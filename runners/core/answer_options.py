@@ -130,6 +130,13 @@ class AnswerOptions(BaseModel):
         description="text embedding truncates each vector to this many numbers, and normalizes it again if the model "
         "normalizes its vectors, unless `normalize` is `false`; only for models trained for that (Matryoshka)",
     )
+    max_active_dims: int | None = Field(
+        None,
+        ge=1,
+        lt=2**31,
+        description="sparse embedding answers with this many entries of the vocabulary at most, those with the highest "
+        "values",
+    )
     normalize: bool | None = Field(
         None,
         description="text embedding scales each vector to length 1; `false` leaves the vectors as the model's own "
@@ -137,7 +144,7 @@ class AnswerOptions(BaseModel):
     )
     prompt_name: str | None = Field(
         None,
-        description="text embedding puts the prompt with this name in the model's "
+        description="text embedding and sparse embedding put the prompt with this name in the model's "
         "`config_sentence_transformers.json` before every text; unset, its default prompt",
     )
 

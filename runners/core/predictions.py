@@ -23,6 +23,8 @@ LABELS = "labels"
 RELEVANCE = "relevance"
 # Where each token starts and ends in the text.
 OFFSETS = "offsets"
+# The vector of each token, which an embedder pools.
+TOKEN_EMBEDDINGS = "token_embeddings"
 # How many tokens of the text were truncated.
 TRUNCATED_TOKENS = "truncated_tokens"
 

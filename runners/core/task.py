@@ -14,6 +14,8 @@ class Task(StrEnum):
     FILL_MASK = "fill_mask"
     QUESTION_ANSWERING = "question_answering"
     SEQUENCE_CLASSIFICATION = "sequence_classification"
+    # SPLADE; KServe has no such task.
+    SPARSE_EMBEDDING = "sparse_embedding"
     TEXT2TEXT_GENERATION = "text2text_generation"
     TEXT_EMBEDDING = "text_embedding"
     TEXT_GENERATION = "text_generation"
@@ -68,20 +70,25 @@ def read_architectures(config: object) -> list[str]:
     return names
 
 
-def is_embedder(modules: object, settings: object) -> bool:
-    """Whether a model's files are those of a SentenceTransformer that pools tokens, whatever its architecture is.
+def recognize_sentence_transformer(modules: object, settings: object) -> Task | None:
+    """The task of a model by its sentence-transformers files, whatever its architecture is.
 
-    The cross-encoders and sparse encoders of sentence-transformers have a modules.json too.
+    Only a SentenceTransformer that pools tokens, and a SparseEncoder that pools scores of the vocabulary, have one: a
+    cross-encoder's architecture says enough.
 
     Args:
         modules: the parsed modules.json, None where there is none.
         settings: the parsed config_sentence_transformers.json, None where there is none.
     """
     model_type = settings.get("model_type") if isinstance(settings, Mapping) else None
-    if not isinstance(modules, list) or model_type not in (None, "SentenceTransformer"):
-        return False
+    if not isinstance(modules, list):
+        return None
     kinds = {str(module.get("type")).rpartition(".")[2] for module in modules if isinstance(module, Mapping)}
-    return {"Transformer", "Pooling"} <= kinds
+    if model_type in (None, "SparseEncoder") and "SpladePooling" in kinds:
+        return Task.SPARSE_EMBEDDING
+    if model_type in (None, "SentenceTransformer") and {"Transformer", "Pooling"} <= kinds:
+        return Task.TEXT_EMBEDDING
+    return None
 
 
 def infer_task(architectures: Sequence[str] | None) -> Task:

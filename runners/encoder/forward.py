@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from runners.encoder.batch_mode import BatchMode
+from runners.encoder.pooled_head import RowSelector, TokenPooling, pool_in_parts
 from runners.encoder.sequences import TokenizedText
 from runners.modeling.attention import SparseAttention
 from runners.modeling.length_dependent_rope import LengthDependentRope
@@ -28,11 +30,12 @@ Groups = list[list[int]]
 
 
 class TokenSelection(Enum):
-    """Which tokens' scores a task reads: all, those of the first token, or those of the mask tokens."""
+    """Which tokens' scores a task reads: all, those of the first token, those of the mask tokens, or one pooled row."""
 
     ALL = auto()
     FIRST = auto()
     MASKS = auto()
+    POOLED = auto()
 
 
 class Forward(ABC):
@@ -86,7 +89,7 @@ def count_rows(texts: Sequence[TokenizedText], selection: TokenSelection, mask_t
     match selection:
         case TokenSelection.ALL:
             return [len(text.input_ids) for text in texts]
-        case TokenSelection.FIRST:
+        case TokenSelection.FIRST | TokenSelection.POOLED:
             return [1] * len(texts)
         case TokenSelection.MASKS:
             return [int((text.input_ids == mask_token_id).sum()) for text in texts]
@@ -144,12 +147,14 @@ class ModelInputs:
         selection: TokenSelection,
         mask_token_id: int | None,
         padding_id: int,
+        pooling: TokenPooling | None = None,
     ) -> None:
         """
         Args:
             names: which of input_ids, attention_mask and token_type_ids the model gets.
             selection: which tokens' scores are read.
             padding_id: token id of the padding.
+            pooling: pools the scores of a text's tokens, for `TokenSelection.POOLED`.
         """
         self.model = model
         self.names = names
@@ -161,9 +166,10 @@ class ModelInputs:
         self.dtype = min(floating, key=lambda dtype: dtype.itemsize)
         # Only generation uses the cache of a decoder.
         model.config.get_text_config().use_cache = False
-        self._selector: _RowSelector | None = None
+        self._selector: RowSelector | None = None
         if selection is not TokenSelection.ALL:
-            self._selector = _RowSelector(_selected_module(model, selection))
+            self._selector = RowSelector(_selected_module(model, selection))
+        self._pooling = pooling
         self._sparse_attention = SparseAttention(model)
         self.rope = LengthDependentRope(model)
 
@@ -201,6 +207,26 @@ class ModelInputs:
         # Perceiver returns a row for each of its positions.
         return scores[:, :tokens] if self.selection is not TokenSelection.FIRST and select is None else scores
 
+    def pool(self, tensors: dict[str, Tensor], spans: Sequence[slice], in_parts: bool = True) -> Tensor:
+        """Run the model, and pool the scores of each text's tokens.
+
+        Args:
+            tensors: int64 [texts, tokens] each, or [1, tokens of all texts].
+            spans: where the tokens of each text are among all of the tensors.
+            in_parts: whether the model's head runs on a few rows at a time.
+
+        Returns:
+            [texts, classes].
+        """
+        pooling, selector = self._pooling, self._selector
+        assert pooling is not None
+        assert selector is not None
+        if in_parts:
+            return pool_in_parts(self.model, selector, pooling, partial(self.call, tensors), tensors, spans)
+        scores = self.call(tensors)
+        rows = scores.reshape(-1, scores.shape[-1])
+        return torch.stack([pooling.finish(pooling.add(None, rows[span])) for span in spans])
+
     def run_alone(self, text: TokenizedText) -> Tensor:
         """The scores of one text that runs alone without padding, by the stock model: [rows, classes].
 
@@ -208,8 +234,10 @@ class ModelInputs:
             ValueError: the model does not return a row per token.
         """
         tensors = self.to_tensors(pad([text], self.padding_id, "right"))
-        output = self.call(tensors)
         tokens = len(text.input_ids)
+        if self.selection is TokenSelection.POOLED:
+            return self.pool(tensors, [slice(tokens)], in_parts=False)
+        output = self.call(tensors)
         expected = (1,) if self.selection is TokenSelection.FIRST else (1, tokens)
         if output.shape[:-1] != expected:
             raise ValueError(f"it answers a text of {tokens} tokens with the shape {list(output.shape)}")
@@ -218,7 +246,7 @@ class ModelInputs:
                 return output[0]
             case TokenSelection.FIRST:
                 return output
-            case TokenSelection.MASKS:
+            case _:
                 return output[0, torch.from_numpy(np.flatnonzero(text.input_ids == self.mask_token_id))]
 
     def to_tensors(self, arrays: dict[str, NDArray[np.int64]]) -> dict[str, Tensor]:
@@ -263,6 +291,8 @@ class PaddedForward(Forward):
                 return inputs.call(tensors)[inputs.to_device(real)], counts
             case TokenSelection.FIRST:
                 output = inputs.call(tensors)
+            case TokenSelection.POOLED:
+                output = inputs.pool(tensors, _find_spans(real), self._selects)
             case TokenSelection.MASKS:
                 masks = inputs.to_device(np.flatnonzero(real & (arrays["input_ids"] == inputs.mask_token_id)))
 
@@ -271,6 +301,13 @@ class PaddedForward(Forward):
 
                 output = inputs.call(tensors, select) if self._selects else select(inputs.call(tensors))
         return output.reshape(-1, output.shape[-1]), counts
+
+
+def _find_spans(real: NDArray[np.bool_]) -> list[slice]:
+    """Where the tokens of each text are among all places of a padded batch, bool [texts, places]."""
+    starts = real.argmax(axis=1) + np.arange(0, real.size, real.shape[1])
+    pairs = zip(starts.tolist(), (starts + real.sum(axis=1)).tolist(), strict=True)
+    return [slice(start, end) for start, end in pairs]
 
 
 class GroupedForward(Forward):
@@ -297,19 +334,6 @@ class GroupedForward(Forward):
             parts.update(zip(group, torch.split(rows, counts), strict=True))
         ordered = [parts[position] for position in range(len(texts))]
         return torch.cat(ordered), [len(rows) for rows in ordered]
-
-
-class _RowSelector:
-    """Selects rows of a module's last hidden state with a hook, while `select` is set."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.select: Callable[[Tensor], Tensor] | None = None
-        module.register_forward_hook(self._hook)
-
-    def _hook(self, _: nn.Module, __: Any, output: Any) -> Any:
-        if self.select is not None:
-            output.last_hidden_state = self.select(output.last_hidden_state)
-        return output
 
 
 def _selected_module(model: PreTrainedModel, selection: TokenSelection) -> nn.Module:

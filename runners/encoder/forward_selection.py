@@ -121,7 +121,8 @@ def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
     other_side = "left" if padding_side == "right" else "right"
     selects = _can_select_tokens(probe)
     # A GPU would run attention text by text.
-    is_narrow = inputs.selection is not TokenSelection.ALL and inputs.model.device.type == "cpu"
+    reads_few = inputs.selection in (TokenSelection.FIRST, TokenSelection.MASKS)
+    is_narrow = reads_few and inputs.model.device.type == "cpu"
     return [
         *([NarrowForward(inputs)] if is_narrow else []),
         PackedForward(inputs),
@@ -135,7 +136,7 @@ def make_candidates(probe: Probe, padding_side: str) -> Sequence[Forward]:
 @torch.inference_mode()
 def _can_select_tokens(probe: Probe) -> bool:
     """Whether tokens can be selected before the model's head runs, without changing scores; probed with one text."""
-    if probe.inputs.selection is not TokenSelection.MASKS:
+    if probe.inputs.selection not in (TokenSelection.MASKS, TokenSelection.POOLED):
         return False
     try:
         scores, _ = PaddedForward(probe.inputs).run(probe.texts[:1])

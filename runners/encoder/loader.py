@@ -36,7 +36,7 @@ from runners.modeling.dtype_trial import check_dtype
 from runners.modeling.dtypes import name_dtype
 from runners.modeling.loading import (
     build_meta_model,
-    holds_embedder,
+    find_task_of_files,
     load_config,
     load_model,
     load_tokenizer,
@@ -116,17 +116,17 @@ def load_encoder(
     return loaded
 
 
-def choose_task(config: PretrainedConfig, is_embedder: bool) -> Task:
+def choose_task(config: PretrainedConfig, task_of_files: Task | None) -> Task:
     """The task of a model whose operator names none.
 
     Args:
-        is_embedder: whether the model comes with the files of a SentenceTransformer; they win over its architecture.
+        task_of_files: the task of its sentence-transformers files, which win over its architecture.
 
     Raises:
         ModelLoadError: the architecture names no task, or one of generation.
     """
-    if is_embedder:
-        return Task.TEXT_EMBEDDING
+    if task_of_files is not None:
+        return task_of_files
     task = infer_task(config.architectures)
     if task in GENERATION:
         raise ModelLoadError(f"its config.json could not be read when the server started: set --task={task}")
@@ -146,8 +146,10 @@ def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
     is_remote = arguments.predictor_host is not None
     device = torch.device("cuda" if torch.cuda.is_available() and not is_remote else "cpu")
     config = load_config(arguments)
-    task = arguments.task or choose_task(config, holds_embedder(arguments))
+    task = arguments.task or choose_task(config, find_task_of_files(arguments))
     task_class = ENCODER_TASKS[task]
+    if is_remote and not task_class.runs_on_predictor:
+        raise ArgumentsError(f"predictor_host: {task} needs the model here, since its scores are too large to send")
     if is_remote and task_class.model_outputs > 1:
         raise ArgumentsError(f"predictor_host: a predictor gives one tensor, and {task} needs several")
     give_way()
@@ -244,8 +246,9 @@ def _prepare_forward(
     """Choose the forward pass by trying, and warm it."""
     model = checkpoint.model
     padding_id = find_padding_id(model)
+    encoder_task = checkpoint.encoder_task
     inputs = ModelInputs(
-        model, input_names, checkpoint.encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id
+        model, input_names, encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id, encoder_task.pooling
     )
     forward = samples.select_forward(inputs, max_batch_tokens)
     give_way()

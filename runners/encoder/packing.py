@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from itertools import pairwise, starmap
 
 import numpy as np
 import torch
@@ -98,7 +99,10 @@ class PackedForward(Forward):
         counts = inputs.count_rows(texts)
         current.layout = Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls, read)
         try:
-            output = inputs.call(tensors, self._selection(positions, read, lengths))
+            if inputs.selection is TokenSelection.POOLED:
+                output = inputs.pool(tensors, list(starmap(slice, pairwise(bounds.tolist()))))
+            else:
+                output = inputs.call(tensors, self._selection(positions, read, lengths))
         finally:
             # It holds tensors of all rows.
             del current.layout

@@ -104,6 +104,16 @@ class BatchQueue:
             request.numbers += numbers
             self.admission.numbers.held += numbers
 
+    def reserve_found(self, request: PendingRequest, numbers: int) -> None:
+        """As `reserve`, for numbers that are known only after the model has run; from any thread.
+
+        Raises:
+            LimitExceededError: the request's answer has more numbers than one may have.
+            OverloadedError: all open answers together have too many numbers.
+        """
+        self.admission.limits.check("max_answer_numbers", request.numbers + numbers, "numbers of the answer")
+        self.reserve(request, numbers)
+
     def release(self, request: PendingRequest) -> None:
         """End a request, answered or not; its entries that still wait are abandoned."""
         self.admission.leave(request.characters)

@@ -8,7 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runners.core.errors import with_text_position
-from runners.core.predictions import LOGITS, PROBABILITIES, AnswerForm, Options, TextInput, TokenInput
+from runners.core.predictions import (
+    LOGITS,
+    PROBABILITIES,
+    TOKEN_EMBEDDINGS,
+    AnswerForm,
+    Options,
+    TextInput,
+    TokenInput,
+)
 from runners.core.request_limits import RequestLimits
 from runners.encoder.tokenizer_threads import SLICE_TEXTS, TextSlice
 
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     from runners.encoder.sequences import EncodedText
     from runners.encoder.tokenization import TextTokenizer
 
-_SCORES = frozenset({LOGITS, PROBABILITIES})
+_SCORES = frozenset({LOGITS, PROBABILITIES, TOKEN_EMBEDDINGS})
 
 
 class RequestTokenizer:

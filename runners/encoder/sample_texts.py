@@ -76,7 +76,8 @@ class SampleTexts:
         for encoded in self._encode(_WARM_WORDS):
             give_way()
             try:
-                scores = self._task.split_scores(*forward.run(encoded.sequences))
+                options = [self._options] * len(encoded.sequences)
+                scores = self._task.split_scores(*forward.run(encoded.sequences), options)
             except Exception as error:
                 # The stock model may refuse it too, as Funnel refuses a text of two tokens.
                 logger.debug("the model refuses a text to warm up with: %s", brief(error))

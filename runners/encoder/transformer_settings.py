@@ -62,6 +62,7 @@ class TransformerOutput:
 
 
 EMBEDDER = TransformerOutput("feature-extraction", "last_hidden_state", "token_embeddings")
+SPARSE_ENCODER = TransformerOutput("fill-mask", "logits", "token_embeddings")
 CROSS_ENCODER = TransformerOutput("sequence-classification", "logits", "scores")
 
 
@@ -83,7 +84,7 @@ class TransformerSettings:
 
 
 def load_transformer_settings(arguments: Arguments, output: TransformerOutput | None) -> TransformerSettings:
-    """Read the settings of an embedder or a cross-encoder.
+    """Read the settings of an embedder, a sparse encoder or a cross-encoder.
 
     As in sentence-transformers, a model without modules.json has none.
 

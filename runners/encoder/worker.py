@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from runners.encoder.loaded_model import LoadedModel
-    from runners.encoder.sequences import TokenizedText
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | E
 
     If the scores of a sequence are not finite, the answer is an error.
     """
-    scores = compute_scores(loaded, [entry.text for entry in batch])
+    scores = _compute_scores(loaded, batch)
     predictions: list[Prediction | Exception | None] = []
     for entry, rows in zip(batch, scores, strict=True):
         if not np.isfinite(rows).all():
@@ -132,7 +131,12 @@ def _answer(loaded: LoadedModel, entry: Entry, rows: NDArray[np.float32]) -> Pre
     try:
         condensed = loaded.encoder_task.condense(rows, entry.text, entry.options)
         parts = entry.encoded.add_scores(entry.part, condensed)
-        return None if parts is None else loaded.encoder_task.predict(parts, entry.encoded, entry.options)
+        if parts is None:
+            return None
+        prediction = loaded.encoder_task.predict(parts, entry.encoded, entry.options)
+        if numbers := loaded.encoder_task.count_numbers(prediction):
+            loaded.queue.reserve_found(entry.request, numbers)
+        return prediction
     except Exception as error:
         # The protocol that answers the request logs it.
         return describe_text_error(entry.position, error)
@@ -163,8 +167,8 @@ def _count_failed(
         logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
 
 
-def compute_scores(loaded: LoadedModel, texts: Sequence[TokenizedText]) -> list[NDArray[np.float32]]:
-    """Run the model on some texts: float32 [rows of the text, classes] each.
+def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> list[NDArray[np.float32]]:
+    """Run the model on a batch: float32 [rows of the text, classes] for each entry.
 
     Raises:
         InputError: the model refuses a text. Some classifiers need an end-of-text token, for example.
@@ -174,10 +178,10 @@ def compute_scores(loaded: LoadedModel, texts: Sequence[TokenizedText]) -> list[
 
     with torch.inference_mode():
         try:
-            rows, counts = loaded.forward.run(texts)
+            rows, counts = loaded.forward.run([entry.text for entry in batch])
         except (AssertionError, ValueError) as error:
             raise InputError(f"the model does not run on it: {brief(error)}") from error
         except torch.AcceleratorError as error:
             # After a fault, a GPU cannot be used by this process any more.
             raise DeviceFailedError(brief(error)) from error
-        return loaded.encoder_task.split_scores(rows, counts)
+        return loaded.encoder_task.split_scores(rows, counts, [entry.options for entry in batch])

@@ -11,7 +11,7 @@ from runners.core.declarations import FIRST_VERSION, Configuration, ModelDeclara
 from runners.core.errors import ArgumentsError, ModelLoadError
 from runners.core.model_repository import find_declarations
 from runners.core.models import Models
-from runners.core.task import GENERATION, Task, infer_task, is_embedder, read_architectures
+from runners.core.task import GENERATION, Task, infer_task, read_architectures, recognize_sentence_transformer
 from runners.hosting.storage.localize import find_local_model, localize_model
 from runners.modeling.model_files import parse_json
 
@@ -103,13 +103,12 @@ def _infer_task(arguments: Arguments, fetch: _Fetch) -> Task | None:
         task = infer_task(read_architectures(_read_json(arguments, "config.json", fetch)))
     except (ModelLoadError, OSError, ValueError):
         return None
+    if task not in GENERATION:
+        return task
     # An embedder that was trained from a language model keeps that architecture's name.
-    if task in GENERATION and is_embedder(
-        _find_json(arguments, "modules.json", fetch),
-        _find_json(arguments, "config_sentence_transformers.json", fetch),
-    ):
-        return Task.TEXT_EMBEDDING
-    return task
+    modules = _find_json(arguments, "modules.json", fetch)
+    settings = _find_json(arguments, "config_sentence_transformers.json", fetch)
+    return recognize_sentence_transformer(modules, settings) or task
 
 
 def _find_json(arguments: Arguments, filename: str, fetch: _Fetch) -> Any | None:

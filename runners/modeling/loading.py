@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
-from runners.core.task import is_embedder
+from runners.core.task import Task, recognize_sentence_transformer
 from runners.modeling.config_checks import (
     check_config,
     describe_config_error,
@@ -207,6 +207,8 @@ def build_meta_model(arguments: Arguments, auto_class: type[Any], config: Pretra
         return take_encoder(model) if auto_class is AutoModel else model
 
 
-def holds_embedder(arguments: Arguments) -> bool:
-    """Whether the model's files make it a SentenceTransformer that pools tokens."""
-    return is_embedder(load_json(arguments, "modules.json"), load_json(arguments, "config_sentence_transformers.json"))
+def find_task_of_files(arguments: Arguments) -> Task | None:
+    """The task of the model's sentence-transformers files; None if it has none, or they decide nothing."""
+    return recognize_sentence_transformer(
+        load_json(arguments, "modules.json"), load_json(arguments, "config_sentence_transformers.json")
+    )

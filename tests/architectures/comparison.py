@@ -263,6 +263,8 @@ class _Stock:
                 raise ValueError(f"{type(output).__name__} has no token vectors")
             vector = hidden[0, -1].float() if self._pair.model_type in LAST_TOKEN else hidden[0].float().mean(0)
             return Answer(torch.nn.functional.normalize(vector, dim=0).numpy())
+        if self._pair.task is Task.SPARSE_EMBEDDING:
+            return Answer(torch.log1p(torch.relu(output.logits[0].float())).amax(0).numpy())
         logits = output.logits[0].float().numpy()
         if self._pair.task is Task.FILL_MASK:
             masks = (inputs["input_ids"][0] == self.tokenizer.mask_token_id).nonzero()[:, 0].numpy()
@@ -345,7 +347,7 @@ class _Runner:
             case Task.QUESTION_ANSWERING:
                 answer = AnswerOptions(top_k=_ANSWERS, max_answer_len=1)
                 return Options(answer=answer, overflow=OverflowOptions(stride=_STRIDE))
-            case Task.TEXT_EMBEDDING:
+            case Task.TEXT_EMBEDDING | Task.SPARSE_EMBEDDING:
                 return Options()
             case _:
                 return Options(outputs=frozenset({"logits"}))
@@ -355,6 +357,11 @@ class _Runner:
             assert isinstance(prediction.main, Records)
             columns = (prediction.main.columns[name].tolist() for name in ("start", "end", "score"))
             return _spans_answer({(start, end): np.log(score) for start, end, score in zip(*columns, strict=True)})
+        if self._task is Task.SPARSE_EMBEDDING:
+            assert isinstance(prediction.main, Records)
+            dense = np.zeros(int(self._runner.properties["dimensions"]), dtype=np.float32)
+            dense[prediction.main.columns["index"]] = prediction.main.columns["value"]
+            return Answer(dense)
         if self._task is Task.TEXT_EMBEDDING:
             assert isinstance(prediction.main, Numbers)
             return Answer(prediction.main.values)

@@ -37,7 +37,8 @@ def save_model(pair: Pair, folder: Path, **config: Any) -> None:
         config: what the case needs of the config beside what is tiny in it.
     """
     tokenizer = tokenizer_of(pair.tokenizer_kind)
-    settings: dict[str, Any] = {} if pair.task in (Task.FILL_MASK, Task.TEXT_EMBEDDING) else {"num_labels": _CLASSES}
+    without_classes = (Task.FILL_MASK, Task.SPARSE_EMBEDDING, Task.TEXT_EMBEDDING)
+    settings: dict[str, Any] = {} if pair.task in without_classes else {"num_labels": _CLASSES}
     if pair.task is Task.TEXT_EMBEDDING and pair.model_type == "t5gemma":
         settings["is_encoder_decoder"] = False
     full = tiny_config(pair.model_type, tokenizer, **settings | TASK_CONFIG.get(pair.task, {}) | config)

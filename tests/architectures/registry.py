@@ -24,6 +24,7 @@ AUTO_CLASSES: dict[Task, Any] = {
     Task.TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
     Task.SEQUENCE_CLASSIFICATION: AutoModelForSequenceClassification,
     Task.QUESTION_ANSWERING: AutoModelForQuestionAnswering,
+    Task.SPARSE_EMBEDDING: AutoModelForMaskedLM,
     Task.TEXT_EMBEDDING: AutoModel,
     Task.TEXT_RANKING: AutoModelForSequenceClassification,
     Task.ZERO_SHOT_CLASSIFICATION: AutoModelForSequenceClassification,
@@ -40,6 +41,11 @@ _TEXT_ENCODERS = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 _EMBEDDERS = ("bert-generation", "clip_text_model", "dpr", "embedding_gemma2_text")
 # The same classes as for sequence classification, so that a few stand for all.
 _RANKED = ("bert", "deberta-v2", "modernbert", "qwen3", "xlm-roberta")
+# The same classes as for fill-mask: what SPLADE is trained from, and heads of several kinds.
+_SPARSE = (
+    "albert", "bert", "convbert", "deberta-v2", "distilbert", "electra", "esm", "mobilebert", "modernbert", "mpnet",
+    "reformer", "roberta", "xlm-roberta",
+)  # fmt: skip
 _ZERO_SHOT = ("bart", "deberta-v2", "distilbert", "roberta", "xlm-roberta")
 
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -100,5 +106,6 @@ def registered_pairs() -> list[Pair]:
     types = sorted({pair.model_type for pair in pairs} | {*_EMBEDDERS})
     pairs |= {Pair(name, Task.TEXT_EMBEDDING) for name in types if name in _BASES or name in _TEXT_ENCODERS}
     pairs |= {Pair(name, Task.TEXT_RANKING) for name in _RANKED}
+    pairs |= {Pair(name, Task.SPARSE_EMBEDDING) for name in _SPARSE}
     pairs |= {Pair(name, Task.ZERO_SHOT_CLASSIFICATION) for name in _ZERO_SHOT}
     return sorted(pairs)

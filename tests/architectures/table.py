@@ -12,7 +12,8 @@ from tests.architectures.sweep import Outcomes, sweep
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 _MARK = "<!-- What follows is written by `make architectures-table`. -->\n"
-# Text ranking and zero-shot classification run the classes of sequence classification.
+# Text ranking and zero-shot classification run the classes of sequence classification, sparse embedding those of
+# fill-mask.
 TASKS = {
     Task.TEXT_EMBEDDING: "embedding",
     Task.FILL_MASK: "fill-mask",

@@ -11,6 +11,7 @@ _TYPES: dict[Task, str] = {
     Task.SEQUENCE_CLASSIFICATION: (
         "bart deberta-v2 distilbert fnet gpt2 llama mixtral modernbert nystromformer roberta t5 xlm-roberta xlnet yoso"
     ),
+    Task.SPARSE_EMBEDDING: "bert mobilebert",
     Task.TEXT_EMBEDDING: "bert gemma3_text mistral mobilebert modernbert mpnet nomic_bert qwen3 roberta t5 xlm-roberta",
     Task.TEXT_RANKING: "bert xlm-roberta",
     Task.TOKEN_CLASSIFICATION: "bert deberta-v2 distilbert layoutlmv3 roberta squeezebert",

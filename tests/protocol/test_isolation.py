@@ -48,7 +48,9 @@ def server(
         if case.forced:
             patch.setattr(forward_selection, "make_candidates", force)
         folder = case.save(tmp_path_factory.mktemp("isolation"))
-        served = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH)
+        # Nothing in the files of a masked language model says that it is for sparse vectors.
+        task = {"task": case.task} if case.task == "sparse_embedding" else {}
+        served = serve(model_dir=folder, dtype=case.dtype, max_length=LENGTH, **task)
     yield Server(case, served, dial(served))
     # The kernels of a model take 100 MB.
     served.runner.close()

@@ -10,6 +10,7 @@ from runners.encoder.tasks.encoder_task import EncoderTask
 from runners.encoder.tasks.fill_mask import FillMask
 from runners.encoder.tasks.question_answering import QuestionAnswering
 from runners.encoder.tasks.sequence_classification import SequenceClassification
+from runners.encoder.tasks.sparse_embedding import SparseEmbedding
 from runners.encoder.tasks.text_embedding import TextEmbedding
 from runners.encoder.tasks.text_ranking import TextRanking
 from runners.encoder.tasks.token_classification import TokenClassification
@@ -19,6 +20,7 @@ ENCODER_TASKS: dict[Task, type[EncoderTask]] = {
     Task.FILL_MASK: FillMask,
     Task.QUESTION_ANSWERING: QuestionAnswering,
     Task.SEQUENCE_CLASSIFICATION: SequenceClassification,
+    Task.SPARSE_EMBEDDING: SparseEmbedding,
     Task.TEXT_EMBEDDING: TextEmbedding,
     Task.TEXT_RANKING: TextRanking,
     Task.TOKEN_CLASSIFICATION: TokenClassification,

@@ -36,6 +36,7 @@ from runners.core.predictions import (
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
 from runners.encoder.forward import TokenSelection
+from runners.encoder.pooled_head import TokenPooling
 from runners.encoder.sequences import EncodedText, TokenizedText
 from runners.encoder.tasks.probabilities import softmax
 from runners.encoder.tokenization import TextTokenizer
@@ -59,6 +60,7 @@ class EncoderTask(ABC):
         accepts_words: whether a text may be split into words.
         selection: which tokens' scores the task reads.
         model_outputs: how many tensors the model's head returns; a predictor can return one only.
+        runs_on_predictor: whether a predictor may run the model.
         returns_offsets: whether an answer can have the offsets of tokens.
         sentence_transformer: what sentence-transformers calls the outputs of such a model; None if it has no such task.
         unused_weights: prefixes of weights that may be missing from a checkpoint, since the task does not read them.
@@ -75,6 +77,7 @@ class EncoderTask(ABC):
     accepts_words: ClassVar[bool] = False
     selection: ClassVar[TokenSelection] = TokenSelection.ALL
     model_outputs: ClassVar[int] = 1
+    runs_on_predictor: ClassVar[bool] = True
     returns_offsets: ClassVar[bool] = False
     sentence_transformer: ClassVar[TransformerOutput | None] = None
     unused_weights: ClassVar[tuple[str, ...]] = ()
@@ -189,12 +192,24 @@ class EncoderTask(ABC):
         """How many values the records of a text have at most; 0 if they are few."""
         return 0
 
-    def split_scores(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
+    def count_numbers(self, prediction: Prediction) -> int:
+        """How many numbers an answer has whose size is not known before the model has run; 0 if it is."""
+        return 0
+
+    @property
+    def pooling(self) -> TokenPooling | None:
+        """Pools the scores of a text's tokens, for a task that reads these."""
+        return None
+
+    def split_scores(
+        self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]
+    ) -> list[NDArray[np.float32]]:
         """Split the scores of a batch by text.
 
         Args:
             rows: [rows, classes], of all texts.
             counts: how many of the rows belong to each text.
+            options: those of each text.
 
         Returns:
             float32 [rows of the text, classes] for each text.

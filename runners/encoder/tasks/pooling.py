@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from runners.core.answer_options import AnswerOptions
 from runners.core.arguments import Arguments
 from runners.core.errors import ModelLoadError
+from runners.encoder.tasks.prompts import Prompts
 from runners.modeling.config_checks import check_inside
 from runners.modeling.model_files import find_file, load_json
 
@@ -74,15 +76,12 @@ class SentenceTransformer:
 
     Attributes:
         truncate_dim: vectors are cut to this many dimensions after all modules, and not normalized again.
-        prompts: texts to put in front of every text, by name.
-        default_prompt_name: the prompt of requests that name none.
         pools_prompts: whether the tokens of a prompt are pooled too.
     """
 
     pooling: Pooling
     truncate_dim: int | None = None
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
+    prompts: Prompts = field(default_factory=Prompts)
     pools_prompts: bool = True
 
 
@@ -97,7 +96,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
         return SentenceTransformer(Pooling(["mean"], [], normalize=True))
     _check_modules(modules)
     settings = load_json(arguments, "config_sentence_transformers.json") or {}
-    prompts, default_prompt_name = _read_prompts(settings)
+    prompts = Prompts.read(settings)
     pools_prompts = True
     modes: list[str] = []
     layers: list[nn.Module] = []
@@ -117,7 +116,7 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
                 config = load_json(arguments, f"{folder}/config.json") or {}
                 modes = _read_modes(config)
                 pools_prompts = bool(config.get("include_prompt", True))
-                if not pools_prompts and prompts.get(default_prompt_name or ""):
+                if not pools_prompts and prompts.find(AnswerOptions()):
                     raise ModelLoadError(f"{folder} pools without the prompt, which this server does not support")
             case "Dense":
                 layers.append(_load_dense(arguments, folder).to(device))
@@ -130,7 +129,6 @@ def load_sentence_transformer(arguments: Arguments, device: torch.device) -> Sen
         Pooling(modes or ["mean"], layers, normalize),
         truncate_dim=_read_truncate_dim(settings),
         prompts=prompts,
-        default_prompt_name=default_prompt_name,
         pools_prompts=pools_prompts,
     )
 
@@ -174,15 +172,6 @@ def _read_modes(config: dict[str, object]) -> list[str]:
         case list(modes):
             return [str(mode) for mode in modes]
     return [mode for key, mode in _MODE_BY_OLD_KEY.items() if config.get(key)] or ["mean"]
-
-
-def _read_prompts(settings: Mapping[str, Any]) -> tuple[dict[str, str], str | None]:
-    """The prompts by name, and the name of the default prompt, if there is one."""
-    prompts = {str(name): str(prompt or "") for name, prompt in (settings.get("prompts") or {}).items()}
-    default = settings.get("default_prompt_name")
-    if default is not None and default not in prompts:
-        raise ModelLoadError(f"default_prompt_name is {default!r}, which is none of the model's prompts")
-    return prompts, default
 
 
 def _load_dense(arguments: Arguments, folder: str) -> nn.Module:

@@ -12,7 +12,8 @@ from transformers import AutoModel
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
-from runners.core.predictions import MAIN, Numbers, Options, OutputSpec
+from runners.core.predictions import MAIN, TOKEN_EMBEDDINGS, Numbers, Options, OutputSpec
+from runners.encoder.sequences import TokenizedText
 from runners.encoder.tasks.encoder_task import EncoderTask, to_numpy
 from runners.encoder.tasks.pooling import load_sentence_transformer
 from runners.encoder.transformer_settings import EMBEDDER
@@ -44,39 +45,51 @@ class TextEmbedding(EncoderTask):
         self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
         self.pooled_widths = tuple(sorted({self._whole, self._dimensions}, reverse=True))
 
-    def split_scores(self, rows: Tensor, counts: Sequence[int]) -> list[NDArray[np.float32]]:
-        """The whole vector of each text, float32 [1, dimensions].
+    def split_scores(
+        self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]
+    ) -> list[NDArray[np.float32]]:
+        """The whole vector of each text, float32 [1, dimensions]; below it those of its tokens if the options ask so.
 
         Args:
             rows: [tokens of all texts, hidden], or [texts, 1, dimensions] if a predictor has pooled them.
         """
-        if rows.ndim != 3:
-            rows = torch.stack([self._pooling.pool(hidden) for hidden in torch.split(rows, list(counts))])[:, None]
-        return list(to_numpy(rows))
+        wanted = [TOKEN_EMBEDDINGS in each.outputs for each in options]
+        if rows.ndim == 3:
+            if any(wanted):
+                raise InputError("the predictor answers with a vector for each text, and with none for its tokens")
+            return list(to_numpy(rows))
+        hidden = torch.split(rows, list(counts))
+        vectors = list(to_numpy(torch.stack([self._pooling.pool(each) for each in hidden])[:, None]))
+        for position in np.flatnonzero(wanted).tolist():
+            vectors[position] = self._join(vectors[position], to_numpy(hidden[position]))
+        return vectors
+
+    def _join(self, vector: NDArray[np.float32], tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The vector of a text above those of its tokens: float32 [1 + tokens, the longer size]."""
+        joined = np.zeros((1 + len(tokens), max(self._whole, self._width)), dtype=np.float32)
+        joined[0, : self._whole] = vector
+        joined[1:, : self._width] = tokens
+        return joined
 
     @property
     def width(self) -> int:
         return self._width
 
     def check_options(self, options: Options) -> None:
-        dimensions, name = options.answer.dimensions, options.answer.prompt_name
+        dimensions = options.answer.dimensions
         # A predictor may have cut its vectors to `truncate_dim` already.
         most = self._whole if self.arguments.predictor_host is None else self._dimensions
         if dimensions is not None and dimensions > most:
             raise InputError(f"dimensions is {dimensions}; the model's vectors have {most}", "dimensions")
-        prompts = self._files.prompts
-        if name is not None and name not in prompts:
-            explanation = f"there are {', '.join(prompts)}" if prompts else "the model has none"
-            raise InputError(f"there is no prompt {name!r}: {explanation}", "prompt_name")
-        if name is not None and prompts[name] and not self._files.pools_prompts:
+        self._files.prompts.check(options.answer)
+        if not self._files.pools_prompts and self._files.prompts.find(options.answer):
             raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
 
     def prompt(self, answer_options: AnswerOptions) -> str:
-        name = answer_options.prompt_name or self._files.default_prompt_name
-        return self._files.prompts[name] if name is not None else ""
+        return self._files.prompts.find(answer_options)
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
-        [vector] = scores
+        vector = scores[0, : self._whole]
         dimensions, normalize = options.answer.dimensions, options.answer.normalize
         vector = vector[: dimensions or self._dimensions]
         if normalize is None:
@@ -86,15 +99,24 @@ class TextEmbedding(EncoderTask):
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)
         return Numbers(vector)
 
+    def named_output(self, name: str, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 [tokens, hidden], special tokens and a prompt's included, as the model's last layer has them."""
+        return scores[1:, : self._width]
+
+    def count_scores(self, text: TokenizedText) -> int:
+        return len(text.input_ids) * self._width
+
+    def named_outputs(self) -> list[OutputSpec]:
+        return [OutputSpec(TOKEN_EMBEDDINGS, np.float32, (-1, -1, self._width))]
+
     def outputs(self, options: Options) -> list[OutputSpec]:
         return [OutputSpec(MAIN, np.float32, (-1, options.answer.dimensions or self._dimensions))]
 
     @property
     def properties(self) -> dict[str, str]:
-        prompts = ",".join(self._files.prompts)
         normalized = str(self._pooling.normalize and self._dimensions == self._whole).lower()
         return {
             "dimensions": str(self._dimensions),
             "normalized": normalized,
-            **({"prompts": prompts} if prompts else {}),
+            **self._files.prompts.properties,
         }

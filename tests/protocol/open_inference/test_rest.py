@@ -84,7 +84,9 @@ OFFSETS = ("offset_mapping", "INT64", [-1, -1, 2])
          [("output-0", "BYTES", [-1, -1]), OFFSETS], tokens(-1, -1, 5)),
         ("fill_mask", {}, [("output-0", "BYTES", [-1])], tokens(-1, -1, 30522)),
         ("fill_mask", {"return_probabilities": True}, [("output-0", "BYTES", [-1, -1, 30522])], tokens(-1, -1, 30522)),
-        ("text_embedding", {}, [("output-0", "FP32", [-1, 32])], []),
+        ("text_embedding", {}, [("output-0", "FP32", [-1, 32])], [("token_embeddings", "FP32", [-1, -1, 32])]),
+        ("sparse_embedding", {"task": "sparse_embedding"},
+         [("index", "INT64", [-1, -1]), ("value", "FP32", [-1, -1])], []),
         ("text_ranking", {}, [("output-0", "FP32", [-1])], [*scores(-1, 1), ("relevance", "FP32", [-1])]),
     ],
 )  # fmt: skip
@@ -106,6 +108,7 @@ def test_metadata_describes_what_infer_returns(
             "max_length": "512",
             **({"mask_token": "[MASK]"} if task == "fill_mask" else {}),
             **({"dimensions": "32", "normalized": "true"} if task == "text_embedding" else {}),
+            **({"dimensions": "30522"} if task == "sparse_embedding" else {}),
             "token_inputs": "input_ids,attention_mask,token_type_ids",
         },
     }

@@ -87,7 +87,7 @@ def test_environment_names_every_argument() -> None:
         "allowed_headers": ("Authorization",), "allow_credentials": True,
         "labels": True, "top_k": 3, "threshold": 0.25, "function_to_apply": "sigmoid", "targets": ("paris", "rome"),
         "aggregation_strategy": "max", "ignore_labels": ("O", "MISC"),
-        "dimensions": 64, "normalize": False, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
+        "dimensions": 64, "normalize": False, "max_active_dims": 32, "prompt_name": "query", "candidate_labels": ("sports", "film"), "multi_label": True,
         "hypothesis_template": "It is {}.", "max_answer_len": 5, "handle_impossible_answer": True,
         "truncation": False, "truncation_side": "left", "stride": 16, "window_aggregation": "max", "return_truncated_tokens": True,
         "shutdown_delay_seconds": 5.5, "drain_seconds": 60.0, "watchdog_seconds": 120.0, "on_worker_death": "exit",

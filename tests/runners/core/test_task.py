@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from runners.core.errors import ModelLoadError
-from runners.core.task import infer_task, is_embedder, read_architectures
+from runners.core.task import infer_task, read_architectures, recognize_sentence_transformer
 
 
 @pytest.mark.parametrize(
@@ -98,22 +98,25 @@ NEW = (
 
 
 @pytest.mark.parametrize(
-    ("files", "settings", "embeds"),
+    ("files", "settings", "task"),
     [
-        (modules(*OLD), None, True),
-        (modules(*OLD), {"__version__": {"sentence_transformers": "3.0.0"}}, True),
-        (modules(*NEW, "sentence_transformers.base.modules.normalize.Normalize"), {"model_type": "SentenceTransformer"}, True),
-        # A cross-encoder of sentence-transformers 6, one that pools, and a sparse encoder.
-        (modules(NEW[0]), {"model_type": "CrossEncoder"}, False),
-        (modules(*NEW, "sentence_transformers.base.modules.dense.Dense"), {"model_type": "CrossEncoder"}, False),
-        (modules(*NEW), {"model_type": "SparseEncoder"}, False),
-        (modules("sentence_transformers.sparse_encoder.modules.MLMTransformer", "sentence_transformers.sparse_encoder.modules.SpladePooling"), None, False),
-        (None, None, False),
-        (None, {"model_type": "SentenceTransformer"}, False),
-        ({"Transformer": 1}, None, False),
-        (["Transformer", "Pooling"], "x", False),
-        ([], None, False),
+        (modules(*OLD), None, "text_embedding"),
+        (modules(*OLD), {"__version__": {"sentence_transformers": "3.0.0"}}, "text_embedding"),
+        (modules(*NEW, "sentence_transformers.base.modules.normalize.Normalize"), {"model_type": "SentenceTransformer"}, "text_embedding"),
+        # A cross-encoder of sentence-transformers 6, and one that pools.
+        (modules(NEW[0]), {"model_type": "CrossEncoder"}, None),
+        (modules(*NEW, "sentence_transformers.base.modules.dense.Dense"), {"model_type": "CrossEncoder"}, None),
+        # A sparse encoder that is no SPLADE, an old SPLADE and a new one.
+        (modules(*NEW), {"model_type": "SparseEncoder"}, None),
+        (modules("sentence_transformers.sparse_encoder.models.MLMTransformer", "sentence_transformers.sparse_encoder.models.SpladePooling"), None, "sparse_embedding"),
+        (modules(NEW[0], "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"), {"model_type": "SparseEncoder"}, "sparse_embedding"),
+        (modules(NEW[0], "sentence_transformers.sparse_encoder.modules.splade_pooling.SpladePooling"), {"model_type": "CrossEncoder"}, None),
+        (None, None, None),
+        (None, {"model_type": "SentenceTransformer"}, None),
+        ({"Transformer": 1}, None, None),
+        (["Transformer", "Pooling"], "x", None),
+        ([], None, None),
     ],
 )  # fmt: skip
-def test_files_of_an_embedder(files: Any, settings: Any, embeds: bool) -> None:
-    assert is_embedder(files, settings) is embeds
+def test_the_task_of_sentence_transformers_files(files: Any, settings: Any, task: str | None) -> None:
+    assert recognize_sentence_transformer(files, settings) == task

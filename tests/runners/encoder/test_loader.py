@@ -22,4 +22,4 @@ from runners.encoder.loader import choose_task
 )
 def test_the_task_is_inferred(config: dict[str, Any], task: str) -> None:
     architectures = {"architectures": ["BertForSequenceClassification"]}
-    assert choose_task(AutoConfig.for_model("bert", **architectures | config), is_embedder=False) == task
+    assert choose_task(AutoConfig.for_model("bert", **architectures | config), task_of_files=None) == task
