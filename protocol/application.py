@@ -7,6 +7,8 @@ from starlette.types import ASGIApp
 
 from protocol.bentoml_api import openapi as bentoml_document
 from protocol.bentoml_api import routes as bentoml_api
+from protocol.cohere import openapi as cohere_document
+from protocol.cohere import routes as cohere
 from protocol.context import ServerContext, make_context
 from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
@@ -42,6 +44,7 @@ PROTOCOLS = (
     ("tei", tei.routes, tei_document.describe),
     ("huggingface", huggingface.routes, huggingface_document.describe),
     ("bentoml", bentoml_api.routes, bentoml_document.describe),
+    ("cohere", cohere.routes, cohere_document.describe),
 )
 
 

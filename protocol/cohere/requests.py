@@ -1,0 +1,127 @@
+"""The bodies of Cohere's calls: what each field means, and which values this server does not have.
+
+https://docs.cohere.com/reference/embed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from runners.core.answer_options import TruncationSide
+from runners.core.errors import InputError
+from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
+from runners.core.sampling_parameters import TokenId
+
+EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
+_SIDES: Mapping[str | None, TruncationSide] = {"START": TruncationSide.LEFT, "END": TruncationSide.RIGHT}
+_Count = Annotated[int, Meta(ge=1, lt=2**31)]
+# More tokens than any text has; the operator's limits are lower.
+_MOST_TOKENS = 2**20
+
+# By `input_type`, the prompts of the model that it stands for, best first; the names for queries and documents are
+# those of `encode_query` and `encode_document` of sentence-transformers. Without one, the default prompt is used.
+PROMPTS: Mapping[str, Sequence[str]] = {
+    "search_query": ("search_query", "query"),
+    "search_document": ("search_document", "document", "passage", "corpus"),
+    "classification": ("classification",),
+    "clustering": ("clustering",),
+}
+
+
+class CohereContent(msgspec.Struct):
+    """A part of an input; only texts are served."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CohereInput(msgspec.Struct):
+    """An input in parts, of which it has one."""
+
+    content: Annotated[list[CohereContent], Meta(min_length=1, max_length=1)]
+
+
+class CohereEmbedRequest(msgspec.Struct, kw_only=True):
+    """The body of `embed`: `texts`, or `inputs` that are texts.
+
+    `input_type` selects the model's prompt, by its name or for queries, documents, classification or clustering.
+    `truncate` says what happens to a text that has more tokens than `max_tokens` or than the model takes: `END` and
+    `START` remove that side of it, `NONE` is an error. `START` has the model's limit only. `priority` has no effect.
+    """
+
+    texts: list[str] | None = None
+    inputs: list[CohereInput] | None = None
+    model: str | None = None
+    input_type: str | None = None
+    embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
+    max_tokens: _Count | None = None
+    output_dimension: _Count | None = None
+    priority: int | None = None
+    # This field is read so that images can be refused.
+    images: list[Any] | None = None
+
+    def read_texts(self, limits: RequestLimits) -> list[str]:
+        """
+        Raises:
+            LimitExceededError: there are more texts than the operator allows.
+            InputError: there are none, or an empty one, or images.
+        """
+        if self.images:
+            raise InputError("images cannot be embedded: this server embeds texts", "images")
+        if (self.texts is None) is (self.inputs is None):
+            raise InputError("give one of texts and inputs", "texts")
+        name = "texts" if self.inputs is None else "inputs"
+        texts = self.texts or [each.content[0].text for each in self.inputs or ()]
+        if not texts:
+            raise InputError(f"{name} is empty; give at least one", name)
+        limits.check("max_client_batch_size", len(texts), name, name)
+        for position, text in enumerate(texts):
+            if not text:
+                raise InputError(f"{name}[{position}] is empty; give at least a character", name)
+        return texts
+
+    def parameters(self, runner: Runner) -> dict[str, Any]:
+        """The request's options, under the names of the other protocols' `parameters`.
+
+        Raises:
+            InputError: the model has no prompt of the `input_type`, or options exclude each other.
+        """
+        if self.max_tokens is not None and self.truncate == "START":
+            raise InputError("max_tokens cannot be combined with START: leave out one of them", "max_tokens")
+        named = {"dimensions": self.output_dimension, "prompt_name": self._find_prompt(runner)}
+        if self.truncate is not None:
+            named |= {"truncation": self.truncate != "NONE"}
+        if self.truncate in _SIDES:
+            named |= {"truncation_side": _SIDES[self.truncate]}
+        return {name: value for name, value in named.items() if value is not None}
+
+    def _find_prompt(self, runner: Runner) -> str | None:
+        """The name of the model's prompt for the `input_type`; None for the model's default."""
+        if self.input_type is None:
+            return None
+        prompts = [*filter(None, runner.properties.get("prompts", "").split(","))]
+        candidates = PROMPTS.get(self.input_type)
+        if candidates is None and self.input_type not in prompts:
+            allowed = ", ".join(dict.fromkeys([*PROMPTS, *prompts]))
+            raise InputError(f"input_type is {self.input_type[:100]!r}; it may be {allowed}", "input_type")
+        return next((name for name in candidates or (self.input_type,) if name in prompts), None)
+
+
+class CohereTokenizeRequest(msgspec.Struct, kw_only=True):
+    """The body of `tokenize`. Special tokens are not added."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    model: str | None = None
+
+
+class CohereDetokenizeRequest(msgspec.Struct, kw_only=True):
+    """The body of `detokenize`."""
+
+    tokens: Annotated[list[TokenId], Meta(max_length=_MOST_TOKENS)]
+    model: str | None = None
