@@ -17,8 +17,8 @@ from runners.core.served_model import ServedModel
 SelectModel = Callable[[str | None], Runner]
 
 # Text Generation Inference and Text Embeddings Inference have one model and ignore names. Their clients send these:
-# huggingface_hub `dummy`, the others those of the two servers' documentation.
-PLACEHOLDERS = frozenset({"dummy", "tgi", "tei", "text-embeddings-inference"})
+# huggingface_hub `dummy`, the others those of the two servers' documentation; the last is that of Infinity's client.
+PLACEHOLDERS = frozenset({"dummy", "tgi", "tei", "text-embeddings-inference", "default/not-specified"})
 
 
 def name_in_answer(runner: Runner, name: str | None) -> str:

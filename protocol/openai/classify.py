@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
@@ -26,10 +27,17 @@ from runners.core.task import Task
 
 # The label of a text takes as long to render as this many numbers.
 _NUMBERS_A_TEXT = 8
+# As a class with its label does in Infinity's form.
+_NUMBERS_A_CLASS = 8
 
 
 class ClassifyRequest(InputFields, kw_only=True):
-    """The body of `classify`. With `use_activation` of false the answer has logits instead of probabilities."""
+    """The body of `classify`. With `use_activation` of false the answer has logits instead of probabilities.
+
+    `raw_scores` is Infinity's field, and its answer differs.
+    """
+
+    raw_scores: bool | None = None
 
 
 _decoder = BodyDecoder(ClassifyRequest, ParameterSet.CLASSIFY)
@@ -47,12 +55,18 @@ async def answer_classify(select: SelectModel, body: Body, limits: RequestLimits
     call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
     options = call.resolve(runner, limits)
+    if call.raw_scores is not None:
+        call.use_activation = not call.raw_scores
     predictions, scores = await score_classes(runner, call.truncate(inputs, runner), options, call.use_activation)
     head = call.describe_answer("classify", runner)
     usage = count_input_usage(predictions)
-    numbers = sum(each.size + _NUMBERS_A_TEXT for each in scores)
+    numbers_per_class = 1 if call.raw_scores is None else _NUMBERS_A_CLASS
+    numbers = sum(numbers_per_class * each.size + _NUMBERS_A_TEXT for each in scores)
 
     def render() -> Response:
+        if call.raw_scores is not None:
+            data = (_list_classes(runner, each) for each in scores)
+            return json_response({**head, "object": "classify", "data": data, "usage": usage}, numbers)
         return json_response({**head, "data": _describe_texts(runner, scores), "usage": usage}, numbers)
 
     return await render_off_loop(render, numbers)
@@ -69,6 +83,12 @@ async def score_classes(
     output = LOGITS if use_activation is False else activated
     predictions = await runner.infer(inputs, replace(options, outputs=frozenset({output})))
     return predictions, [np.atleast_1d(prediction.arrays[output]) for prediction in predictions]
+
+
+def _list_classes(runner: Runner, scores: NDArray[np.float32]) -> list[dict[str, Any]]:
+    """The classes of a text in Infinity's form, best first."""
+    order = np.argsort(-scores, kind="stable").tolist()
+    return [{"label": runner.class_name(index), "score": float(scores[index])} for index in order]
 
 
 def _describe_texts(runner: Runner, scores: Arrays) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,8 @@ from runners.core.runner import Runner
 class EmbeddingRequest(ArrayFields, kw_only=True):
     """The body of `embeddings`. `prompt_name` selects a prompt of the model, as in sentence-transformers."""
 
-    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    # Infinity's client sends 0 for all of them.
+    dimensions: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     prompt_name: str | None = None
 
 
@@ -44,7 +45,7 @@ async def answer_embeddings(select: SelectModel, body: Body, limits: RequestLimi
     call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
     check_activation(runner, call.use_activation)
-    further = {"dimensions": call.dimensions, "prompt_name": call.prompt_name, "normalize": call.use_activation}
+    further = {"dimensions": call.dimensions or None, "prompt_name": call.prompt_name, "normalize": call.use_activation}
     options = call.resolve(runner, limits, **further)
     predictions = await runner.infer(call.truncate(inputs, runner), options)
     head = call.describe_answer("embd", runner)

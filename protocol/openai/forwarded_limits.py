@@ -33,8 +33,9 @@ _LISTS = (
 )
 
 
+_TOKEN_LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
 _FIELDS = (
-    *dict.fromkeys(_TEXTS), *(name for name, *_ in _LISTS),
+    *_TOKEN_LIMITS, *dict.fromkeys(_TEXTS), *(name for name, *_ in _LISTS),
     "model", "messages", "tools", "n", "chat_template_kwargs", "structured_outputs", "response_format", "text",
 )  # fmt: skip
 # The limited fields only, of any type: vLLM checks their types.
@@ -50,11 +51,14 @@ class CheckedBody:
         characters: the number of characters of its texts.
         model: the name of the model.
         changes: the fields that vLLM understands, in place of those of Text Generation Inference.
+        token_limits: the numbers of tokens to which texts of a ranking are truncated, by field; vLLM refuses more than
+            the model takes, and Haystack's default is 4096.
     """
 
     characters: int = 0
     model: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    token_limits: Mapping[str, int] = field(default_factory=dict)
 
 
 def check_forwarded(body: bytes, limits: RequestLimits) -> CheckedBody:
@@ -82,7 +86,8 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> CheckedBody:
     for name, value in constraints.items():
         if isinstance(value, dict):
             check_constraint(value, name)
-    return CheckedBody(characters, call.model if isinstance(call.model, str) else None, changes)
+    limited = {name: getattr(call, name) for name in _TOKEN_LIMITS if isinstance(getattr(call, name), int)}
+    return CheckedBody(characters, call.model if isinstance(call.model, str) else None, changes, limited)
 
 
 def _read_grammar(response_format: Any, structured_outputs: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from protocol.openapi.schemas import (
     BOOLEAN,
+    CLASS,
     COUNT,
     INTEGER,
     NUMBER,
@@ -87,9 +88,15 @@ ANSWER_SCHEMAS: dict[str, Schema] = {
     "EmbeddingResponse": _list_answer(
         {"object": one_of("embedding"), "index": COUNT, "embedding": {"anyOf": [array_of(NUMBER), _BASE64]}}
     ),
-    "ClassifyResponse": _list_answer(
-        {"index": COUNT, "label": STRING, "probs": array_of(NUMBER), "num_classes": COUNT}
-    ),
+    "ClassifyResponse": {
+        "anyOf": [
+            _list_answer({"index": COUNT, "label": STRING, "probs": array_of(NUMBER), "num_classes": COUNT}),
+            # Infinity's.
+            object_of(
+                {**_HEAD, "object": one_of("classify"), "data": array_of(array_of(CLASS)), "usage": _READ}
+            ),
+        ]
+    },
     "PoolingResponse": _list_answer(
         {
             "object": one_of("pooling"), "index": COUNT,
@@ -100,9 +107,11 @@ ANSWER_SCHEMAS: dict[str, Schema] = {
         {
             "id": STRING, "model": STRING, "usage": _READ,
             "results": array_of(
-                object_of({"index": COUNT, "relevance_score": NUMBER}, {"document": object_of({"text": STRING})})
+                object_of({"index": COUNT, "relevance_score": NUMBER}, {"document": {"type": ["object", "string"]}})
             ),
-        }
+        },
+        # Infinity's.
+        {"object": one_of("rerank"), "created": INTEGER},
     ),
     "ScoreResponse": _list_answer({"index": COUNT, "object": one_of("score"), "score": NUMBER}),
     "CompletionResponse": _openai_answer(

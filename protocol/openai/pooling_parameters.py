@@ -29,15 +29,20 @@ MEANINGS: Mapping[str, str] = {
     "with the header `metadata`; `bytes_only`: the same without it.",
     "embed_dtype": "The type of the bytes: `float32`, `float16`, `bfloat16`, `fp8_e4m3` or `fp8_e5m2`.",
     "endianness": "The order of the bytes: `little`, `big`, or `native`, which is little.",
-    "dimensions": "Vectors are truncated to this many numbers, and normalized again if the model normalizes.",
+    "dimensions": "Vectors are truncated to this many numbers, and normalized again if the model normalizes; 0: all "
+    "numbers.",
     "prompt_name": "The model's prompt with this name precedes the text, as in sentence-transformers.",
     "use_activation": "With false, classes and pairs have logits, not probabilities or scores. With true, vectors have "
     "length 1; false is a 400 error if the model's own modules do that.",
     "truncate_prompt_tokens": "Texts are truncated to this many tokens, or with -1 to as many as the model takes. This "
     "is the default, unless the operator says otherwise.",
     "truncation_side": "Truncation removes tokens on this side. The default is the tokenizer's side, usually right.",
-    "max_tokens_per_query": "Only 0, for no limit of the query's own.",
-    "max_tokens_per_doc": "Only 0, for no limit of the document's own.",
+    "max_tokens_per_query": "The query is truncated to its first tokens, this many, before query and document are "
+    "truncated together; 0, or as many as the model takes, has no effect.",
+    "max_tokens_per_doc": "Each document is truncated to its first tokens, as `max_tokens_per_query`.",
+    "rank_fields": "The fields of documents that are objects, whose texts are joined by line breaks. The default is "
+    "`text`.",
+    "raw_scores": "Infinity's: with true, logits. The answer has Infinity's form, also with false.",
     "request_id": "The answer's id contains this.",
     "add_special_tokens": "The model's special tokens are added. The default is true for texts and false for chats.",
     "return_token_strs": "The answer has the tokens as the vocabulary writes them.",
@@ -84,8 +89,14 @@ _OF_ONE_SIDE = {
 }
 _OF_RANKINGS = {**_OF_ALL, "instruction": RefusedParameter(), "chat_template_kwargs": RefusedParameter(({},))}
 REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
-    ParameterSet.EMBEDDINGS: _OF_ONE_SIDE,
-    ParameterSet.RERANK: _OF_RANKINGS,
+    # Infinity's.
+    ParameterSet.EMBEDDINGS: {**_OF_ONE_SIDE, "modality": RefusedParameter(("text",), on_vllm=False)},
+    ParameterSet.RERANK: {
+        **_OF_RANKINGS,
+        # Cohere's. A document is one chunk.
+        "max_chunks_per_doc": RefusedParameter((1,), on_vllm=False),
+        "relevant_spans": RefusedParameter(({"mode": "disabled"},), on_vllm=False),
+    },
     ParameterSet.SCORE: _OF_RANKINGS,
     ParameterSet.CLASSIFY: _OF_ONE_SIDE,
     # `data` is for plugins.

@@ -6,11 +6,11 @@ itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from protocol.openai.answer_ids import make_answer_id
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import PoolingFields, count_input_usage
+from protocol.text_truncation import truncate_texts
 from protocol.vectors import list_vectors, sort_by_score, unit_vectors
 from runners.core.errors import InputError
 from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
@@ -34,31 +35,55 @@ Texts = str | list[str]
 
 # The names of the two sides of `score`, in the order in which vLLM looks for them.
 SIDES = (("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2"))
-_LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
+_TEXT = ("text",)
 _VALUES_A_RESULT = 4
 
 
 class RankingFields(PoolingFields, kw_only=True):
     """The fields of both calls. With `use_activation` of false the score of a pair is its logit."""
 
-    # These fields are read so that they can be refused: ignoring them would change the scores.
-    max_tokens_per_query: int | None = None
-    max_tokens_per_doc: int | None = None
-
-
-class Document(msgspec.Struct):
-    """A document, as Cohere's clients send it."""
-
-    text: str
+    max_tokens_per_query: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    max_tokens_per_doc: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
 
 
 class RerankRequest(RankingFields, kw_only=True):
-    """The body of `rerank`. The answer has the `top_n` best documents, or all of them if `top_n` is 0 or missing."""
+    """The body of `rerank`. The answer has the `top_n` best documents, or all of them if `top_n` is 0 or missing.
+
+    Documents may be objects, as Cohere's clients send them. `raw_scores` is Infinity's field, and its answer differs.
+    """
 
     query: str
-    documents: str | list[str | Document]
+    documents: str | list[str | dict[str, Any]]
     top_n: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
     return_documents: bool | None = None
+    rank_fields: Annotated[list[str], Meta(min_length=1)] | None = None
+    raw_scores: bool | None = None
+
+    @property
+    def returns_documents(self) -> bool:
+        """Whether the answer repeats the documents: Infinity's only if that is asked for."""
+        return self.raw_scores is None if self.return_documents is None else self.return_documents
+
+    def read_documents(self, limits: RequestLimits) -> list[str]:
+        """The texts of the documents.
+
+        Raises:
+            LimitExceededError: there are more than the operator allows.
+            InputError: there are none, or one has no text in a field that is ranked.
+        """
+        items = [self.documents] if isinstance(self.documents, str) else self.documents
+        limits.check("max_client_batch_size", len(items), "documents", "documents")
+        if not items:
+            raise InputError("documents is empty; give at least one", "documents")
+        fields = self.rank_fields or _TEXT
+        return [_read_document(item, fields, position) for position, item in enumerate(items)]
+
+    def show_document(self, index: int, text: str) -> Any:
+        """A document as the answer repeats it."""
+        if self.raw_scores is not None:
+            return text
+        item = self.documents if isinstance(self.documents, str) else self.documents[index]
+        return {"text": item} if isinstance(item, str) else item
 
 
 class ScoreRequest(RankingFields, kw_only=True):
@@ -88,21 +113,23 @@ async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) 
     """
     call = await _rerank_decoder.read(body, limits)
     runner = select(call.model)
-    _check(call)
-    items = [call.documents] if isinstance(call.documents, str) else call.documents
-    limits.check("max_client_batch_size", len(items), "documents", "documents")
-    documents = [each.text if isinstance(each, Document) else each for each in items]
-    if not documents:
-        raise InputError("documents is empty; give at least one", "documents")
+    documents = call.read_documents(limits)
+    if call.raw_scores is not None:
+        call.use_activation = not call.raw_scores
     scores, usage = await _score(runner, [call.query], documents, call, limits)
-    head = {"id": make_answer_id("rerank", call.request_id), "model": name_in_answer(runner, call.model)}
+    head: dict[str, Any] = {
+        "id": make_answer_id("rerank", call.request_id),
+        "model": name_in_answer(runner, call.model),
+    }
+    if call.raw_scores is not None:
+        head |= {"object": "rerank", "created": int(time.time())}
     values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
     def render() -> Response:
         results = (
             {
                 "index": index,
-                **({} if call.return_documents is False else {"document": {"text": documents[index]}}),
+                **({"document": call.show_document(index, documents[index])} if call.returns_documents else {}),
                 "relevance_score": scores[index],
             }
             for index in sort_by_score(scores)[: call.top_n or None]
@@ -123,24 +150,23 @@ async def answer_score(select: SelectModel, body: Body, limits: RequestLimits) -
     """
     call = await _score_decoder.read(body, limits)
     runner = select(call.model)
-    _check(call)
     first, second = _read_sides(call, limits)
     scores, usage = await _score(runner, first, second, call, limits)
     data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
     return json_response({**call.describe_answer("score", runner), "data": data, "usage": usage})
 
 
-def _check(call: RankingFields) -> None:
-    """
-    Raises:
-        InputError: this server does not have one of the options.
-    """
-    for name in _LIMITS:
-        # vLLM's default is 0, for no limit.
-        if getattr(call, name):
-            raise InputError(
-                f"{name} can only be 0: query and document are truncated together, to the model's length", name
-            )
+def _read_document(item: str | Mapping[str, Any], fields: Sequence[str], position: int) -> str:
+    """The text of a document: that of an object's fields, each on a line."""
+    if isinstance(item, str):
+        return item
+    texts: list[str] = []
+    for field in fields:
+        text = item.get(field)
+        if not isinstance(text, str):
+            raise InputError(f"documents[{position}] has no text in the field {field[:100]!r}", "documents")
+        texts.append(text)
+    return "\n".join(texts)
 
 
 def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], list[str]]:
@@ -179,6 +205,11 @@ async def _score(
 ) -> tuple[list[float], dict[str, int]]:
     """The score of each second text with the first text at its position, or with the only first text; and the usage."""
     options = call.resolve(runner, limits)
+    # Each by itself, before a pair is truncated to the model's length.
+    if call.max_tokens_per_query:
+        first = await truncate_texts(runner, first, call.max_tokens_per_query)
+    if call.max_tokens_per_doc:
+        second = await truncate_texts(runner, second, call.max_tokens_per_doc)
     if runner.task is Task.TEXT_EMBEDDING:
         # Whether vectors are normalized does not change their cosine.
         predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)

@@ -68,8 +68,10 @@ class _Api:
         self._access = context.access
         self._prefix = context.openai_prefix
 
-    async def list_models(self, _: Request) -> Response:
+    async def list_models(self, request: Request) -> Response:
         cards = await list_model_cards(self._models)
+        if request.scope["path"] == MODEL_LIST:
+            cards = [card | _OF_INFINITY for card in cards]
         return json_response({"object": "list", "data": cards, "models": self._models.names})
 
     async def retrieve_model(self, request: Request) -> Response:
@@ -101,7 +103,8 @@ class _Api:
             if limits.log_inputs:
                 log_inputs([body.data[: 4 * limits.log_inputs].decode("utf-8", "replace")], limits.log_inputs)
             media_type = request.headers["content-type"] if is_form(request) else "application/json"
-            changes = {**checked.changes, **await name_base_model(application, runner, checked.model)}
+            needless = {name: 0 for name, count in checked.token_limits.items() if count >= runner.max_length}
+            changes = {**checked.changes, **needless, **await name_base_model(application, runner, checked.model)}
             data = change_fields(body.data, changes) if changes else body.data
             return Forwarded(application, find_vllm_path(path), data, checked.characters, media_type)
         if not has_body:
@@ -124,6 +127,10 @@ class _Api:
         if may_serve and (changes_models(path) or is_for_clients(path)):
             return await self.answer(request)
         raise NotFoundError(f"there is nothing at {request.url.path}; OpenAI's API is at {self._prefix}/v1")
+
+
+# What Infinity's client needs in the card of a model: it takes no other owner.
+_OF_INFINITY = {"owned_by": "infinity", "stats": {}}
 
 
 class _NamedBody(msgspec.Struct):

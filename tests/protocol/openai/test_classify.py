@@ -134,3 +134,17 @@ def test_a_key(folder: Path, serve: Serve) -> None:
     for path in PATHS:
         assert client.post(path, json={"input": "a"}).status_code == 401
         assert client.post(path, json={"input": "a"}, headers={"authorization": "Bearer secret"}).status_code == 200
+
+
+@pytest.mark.parametrize("raw_scores", [False, True])
+def test_infinity(raw_scores: bool, model_folder: ModelFolder, serve: Serve) -> None:
+    """All classes, best first, in the form of Infinity's client; tests/test_ranking_clients.py has it."""
+    folder = model_folder("bert", "sequence_classification")
+    function: dict[str, Any] = {"function_to_apply": "none"} if raw_scores else {}
+    expected: Any = pipeline("text-classification", model=str(folder), top_k=None, **function)(["hello", "world"])
+    body = {"input": ["hello", "world"], "raw_scores": raw_scores, "model": "default/not-specified"}
+    answer = serve(model_dir=folder).client.post("/classify", json=body).json()
+    assert (answer["object"], answer["model"]) == ("classify", "model")
+    for found, wanted in zip(answer["data"], expected, strict=True):
+        assert [each["label"] for each in found] == [each["label"] for each in wanted]
+        np.testing.assert_allclose([each["score"] for each in found], [each["score"] for each in wanted], atol=1e-5)

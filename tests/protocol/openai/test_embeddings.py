@@ -225,7 +225,7 @@ def test_the_operators_options_hold_where_a_request_has_none(serve: Serve, promp
         ({"input": [-1]}, 400, "input", "at `$.input[0]`"),
         ({"input": [[1], [30522]]}, 400, None, "text 1 cannot be served: 30522 is none of the model's input_ids"),
         ({"input": [1] * 300}, 400, None, "text 0 cannot be served: it has 300 tokens; the model takes 256"),
-        ({"input": "x", "dimensions": 0}, 400, "dimensions", "Expected `int` >= 1 - at `$.dimensions`"),
+        ({"input": "x", "dimensions": -1}, 400, "dimensions", "Expected `int` >= 0 - at `$.dimensions`"),
         ({"input": "x", "dimensions": 1.5}, 400, "dimensions", "at `$.dimensions`"),
         ({"input": "x", "dimensions": 385}, 400, "dimensions", "dimensions is 385; the model's vectors have 384"),
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format", "Invalid enum value 'hex' - at `$.encoding_format`"),
@@ -322,3 +322,18 @@ def test_a_prompt_before_tokens(serve: Serve, prompted: Path) -> None:
     response = serve(model_dir=prompted).client.post("/v1/embeddings", json={"input": [5], "prompt_name": "query"})
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "prompt_name needs texts, but the request has token ids"
+
+
+def test_infinity(http: TestClient) -> None:
+    """Its client sends these fields by default."""
+    body = {"input": TEXTS, "model": "default/not-specified", "dimensions": 0, "modality": "text"}
+    answer = http.post("/embeddings", json=body).json()
+    assert answer["data"] == http.post("/v1/embeddings", json={"input": TEXTS}).json()["data"]
+    refused = http.post("/embeddings", json={**body, "modality": "image"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "modality")
+
+
+def test_the_list_of_models_at_the_root_is_infinity_s(http: TestClient) -> None:
+    [card] = http.get("/models").json()["data"]
+    [usual] = http.get("/v1/models").json()["data"]
+    assert card == {**usual, "owned_by": "infinity", "stats": {}}

@@ -84,6 +84,7 @@ def test_top_n(top_n: int | None, http: TestClient) -> None:
         ({"documents": [{"text": text} for text in DOCUMENTS]}, {"documents": DOCUMENTS}),
         ({"documents": DOCUMENTS[0]}, {"documents": DOCUMENTS[:1]}),
         ({"documents": DOCUMENTS, "return_documents": True, "rank_fields": ["text"], "max_tokens_per_doc": 0,
+          "max_chunks_per_doc": 1, "relevant_spans": {"mode": "disabled"},
           "truncate_prompt_tokens": -1, "use_activation": True}, {"documents": DOCUMENTS}),
     ],
 )  # fmt: skip
@@ -106,6 +107,54 @@ def test_truncation(http: TestClient, folder: Path) -> None:
 def test_without_documents(http: TestClient) -> None:
     answer = post(http, "/v1/rerank", query=QUERY, documents=DOCUMENTS, return_documents=False)
     assert all(list(each) == ["index", "relevance_score"] for each in answer["results"])
+
+
+def test_max_tokens(http: TestClient, folder: Path) -> None:
+    """Documents and queries lose their last tokens, each by itself; a limit that the model has anyway changes nothing."""
+    model, query = CrossEncoder(str(folder), device="cpu"), "one two three four five"
+    documents = ["one two three four five", "six seven", "a long text " * 300]
+    asked = {"query": query, "documents": documents}
+    expected = model.predict([("one two", text) for text in ("one two three", "six seven", "a long text")])
+    answer = post(http, "/v1/rerank", **asked, max_tokens_per_query=2, max_tokens_per_doc=3)
+    assert answer["usage"]["prompt_tokens"] == 3 * 5 + 3 + 2 + 3
+    for each in answer["results"]:
+        assert each["relevance_score"] == pytest.approx(expected[each["index"]], abs=1e-5)
+        assert each["document"] == {"text": documents[each["index"]]}
+    scored = post(http, "/v1/score", text_1=query, text_2=documents, max_tokens_per_query=2, max_tokens_per_doc=3)
+    np.testing.assert_allclose([each["score"] for each in scored["data"]], expected, atol=1e-5)
+    whole = post(http, "/v1/rerank", **asked)
+    for tokens in (0, 512, 4096, 2**31 - 1):
+        same = post(http, "/v1/rerank", **asked, max_tokens_per_doc=tokens, max_tokens_per_query=tokens)
+        assert same["results"] == whole["results"]
+
+
+def test_documents_that_are_objects(http: TestClient, folder: Path) -> None:
+    documents: list[dict[str, Any]] = [
+        {"title": "Rome", "text": "It is in Italy.", "more": [1]},
+        {"title": "Panda", "text": "It is a bear."},
+    ]
+    model = CrossEncoder(str(folder), device="cpu")
+    for fields in (None, ["text"], ["title"], ["title", "text"]):
+        texts = ["\n".join(str(each[field]) for field in fields or ["text"]) for each in documents]
+        expected = model.predict([(QUERY, text) for text in texts])
+        results = post(http, "/v1/rerank", query=QUERY, documents=documents, rank_fields=fields)["results"]
+        for each in results:
+            assert each["relevance_score"] == pytest.approx(expected[each["index"]], abs=1e-5)
+            assert each["document"] == documents[each["index"]]
+
+
+@pytest.mark.parametrize("raw_scores", [False, True])
+def test_infinity(raw_scores: bool, http: TestClient, expected: list[float]) -> None:
+    """tests/test_ranking_clients.py has its client."""
+    body = {"query": QUERY, "documents": DOCUMENTS, "raw_scores": raw_scores, "model": "default/not-specified"}
+    answer = post(http, "/rerank", **body)
+    assert (answer["object"], answer["model"]) == ("rerank", "model")
+    assert [{*each} for each in answer["results"]] == [{"index", "relevance_score"}] * 5
+    for each in answer["results"]:
+        score = each["relevance_score"]
+        assert (1 / (1 + np.exp(-score)) if raw_scores else score) == pytest.approx(expected[each["index"]], abs=1e-5)
+    [best] = post(http, "/rerank", **body, return_documents=True, top_n=1)["results"]
+    assert best["document"] == DOCUMENTS[best["index"]]
 
 
 @pytest.mark.parametrize("path", SCORE_PATHS)
@@ -218,13 +267,19 @@ SIDES = "queries and documents, queries and items, data_1 and data_2, text_1 and
          "the body is not as expected: Expected `str`, got `array` - at `$.query`"),
         ("rerank", {"query": "x", "documents": []}, 400, "documents", "documents is empty; give at least one"),
         ("rerank", {"query": "x", "documents": [{"title": "y"}]}, 400, "documents",
-         "the body is not as expected: Object missing required field `text` - at `$.documents[0]`"),
+         "documents[0] has no text in the field 'text'"),
         ("rerank", {"query": "x", "documents": ["y"], "top_n": -1}, 400, "top_n",
          "the body is not as expected: Expected `int` >= 0 - at `$.top_n`"),
         ("rerank", {"query": "x", "documents": ["y"], "truncate_prompt_tokens": 513}, 400, "truncate_prompt_tokens",
          "truncate_prompt_tokens is 513; it can be -1, or 1 to 512, which the model takes"),
-        ("rerank", {"query": "x", "documents": ["y"], "max_tokens_per_doc": 5}, 400, "max_tokens_per_doc",
-         "max_tokens_per_doc can only be 0: query and document are truncated together, to the model's length"),
+        ("rerank", {"query": "x", "documents": ["y"], "max_tokens_per_doc": -5}, 400, "max_tokens_per_doc",
+         "the body is not as expected: Expected `int` >= 0 - at `$.max_tokens_per_doc`"),
+        ("rerank", {"query": "x", "documents": ["y"], "max_chunks_per_doc": 10}, 400, "max_chunks_per_doc",
+         "max_chunks_per_doc is not supported here; allowed: 1"),
+        ("rerank", {"query": "x", "documents": ["y"], "relevant_spans": {"mode": "enabled"}}, 400, "relevant_spans",
+         'relevant_spans is not supported here; allowed: {"mode":"disabled"}'),
+        ("rerank", {"query": "x", "documents": ["y", {"text": "y"}], "rank_fields": ["title", "text"]}, 400, "documents",
+         "documents[1] has no text in the field 'title'"),
         ("rerank", {"query": "x", "documents": ["y"], "model": "no"}, 404, "model", "Model with name no does not exist. This server has model."),
         ("score", {}, 400, None, f"the body has no two sides to score; give {SIDES}"),
         ("score", {"text_1": "x", "items": "y"}, 400, None, f"the body has no two sides to score; give {SIDES}"),
@@ -234,8 +289,8 @@ SIDES = "queries and documents, queries and items, data_1 and data_2, text_1 and
          "text_1 has 2 texts and text_2 has 3; text_1 must have one, or as many"),
         ("score", {"text_1": "x", "text_2": [1]}, 400, "text_2",
          "the body is not as expected: Expected `str`, got `int` - at `$.text_2[0]`"),
-        ("score", {"text_1": "x", "text_2": "y", "max_tokens_per_query": 9}, 400, "max_tokens_per_query",
-         "max_tokens_per_query can only be 0: query and document are truncated together, to the model's length"),
+        ("score", {"text_1": "x", "text_2": "y", "max_tokens_per_query": "9"}, 400, "max_tokens_per_query",
+         "the body is not as expected: Expected `int | null`, got `str` - at `$.max_tokens_per_query`"),
         ("score", {"text_1": "x" * 100_000, "text_2": "y"}, 413, None,
          "the body has 100029 bytes; at most 100000 are allowed"),
     ],
