@@ -1,11 +1,11 @@
-"""vLLM's own tests of its OpenAI server, unmodified, against this server on `transformers`; `make test-vllm-suite`."""
+"""vLLM's own tests of its server, unmodified, against this server's own engines; `make test-vllm-suite`."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +13,14 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.servers import ROOT, ServerProcess
-from tests.vllm_suite.model import write_model
+from tests.vllm_suite.encoders import (
+    write_classifier,
+    write_cross_encoder,
+    write_embedder,
+    write_large_embedder,
+    write_token_classifier,
+)
+from tests.vllm_suite.model import write_model, write_smollm_in_float32
 
 # What `make test-vllm-suite` fetches: tests/entrypoints/... of vLLM's source distribution.
 SUITE = ROOT / ".vllm-suite"
@@ -29,9 +36,16 @@ pytestmark = [
 
 _CLASSES = "it tests vLLM's own request classes, without a server"
 _OTHER_ANSWER = "a second answer must differ from the first, which a small model's does by chance only"
-_WORDS = "it wants pydantic's name of the error in the message: ours is a 400 that has the bound"
+_WORDS = "it wants the words of vLLM's or pydantic's message: ours is a 400 that names the field and what is allowed"
 _SAGEMAKER = "it asks SageMaker's route, which vLLM's own server has beside OpenAI's API"
 _ADAPTER = "it asks for a LoRA adapter, which only vLLM serves"
+_CHAT = "it embeds or classifies a chat: messages are a 400 on this server's own engine"
+_TRUNCATED = "a text that is too long is truncated here; vLLM refuses it unless truncate_prompt_tokens is set"
+_PADDING = "it asks for padding, which is for models without an attention mask"
+_NOT_FOUND = "it wants FastAPI's 404 of a route that the model does not serve: ours is a 400 that says what it serves"
+_NORMALIZED = "it asks for vectors without the model's own normalization, which is a 400 here"
+_PLUGIN = "it wants vLLM's words about plugins or its argument --pooler-config.task"
+_TOKENIZER_INFO = "it asks for /tokenizer_info, which vLLM has only with an argument"
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class Suite:
         right: how many tests pass.
         not_applicable: why others are left out, by their names.
         arguments: of the server.
+        write: writes the model that is served under that name.
     """
 
     path: str
@@ -50,10 +65,11 @@ class Suite:
     right: int
     not_applicable: dict[str, str]
     arguments: tuple[str, ...] = ()
+    write: Callable[[Path], None] = write_model
 
 
 COMPLETIONS = Suite(
-    "completion/test_completion.py",
+    "openai/completion/test_completion.py",
     "facebook/opt-125m",
     22,
     {
@@ -61,10 +77,10 @@ COMPLETIONS = Suite(
         "test_completion_request_bad_words_default_empty": _CLASSES,
         "test_completion_request_forwards_routed_experts_prompt_start": _CLASSES,
     },
-    ("--max-model-len=2048", "--enable-prompt-tokens-details", "--no-enable-prefix-caching"),
+    ("--backend=huggingface", "--max-model-len=2048", "--enable-prompt-tokens-details", "--no-enable-prefix-caching"),
 )
 CHATS = Suite(
-    "chat_completion/test_chat.py",
+    "openai/chat_completion/test_chat.py",
     "HuggingFaceH4/zephyr-7b-beta",
     25,
     {
@@ -91,20 +107,121 @@ CHATS = Suite(
         "test_chat_completion_request_n_parameter_custom_limit": _CLASSES,
         "test_chat_completion_request_n_parameter_massive_value": _CLASSES,
     },
-    ("--max-model-len=8192",),
+    ("--backend=huggingface", "--max-model-len=8192"),
 )
+TOKENIZE = Suite(
+    "serve/tokenize/test_tokenization.py",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    5,
+    {
+        "test_tokenizer_info_basic": _TOKENIZER_INFO,
+        "test_tokenizer_info_schema": _TOKENIZER_INFO,
+        "test_tokenizer_info_consistency_with_tokenize": _TOKENIZER_INFO,
+        "test_tokenizer_info_chat_template": _TOKENIZER_INFO,
+    },
+    ("--backend=huggingface", "--max-model-len=8192"),
+    write_smollm_in_float32,
+)
+_QWEN = "jason9693/Qwen2.5-1.5B-apeach"
+_E5 = "intfloat/multilingual-e5-small"
+CLASSIFY = Suite(
+    "pooling/classify/test_online.py",
+    _QWEN,
+    10,
+    {
+        "test_chat_request": _CHAT,
+        "test_invocations_completion_request": _SAGEMAKER,
+        "test_invocations_chat_request": _SAGEMAKER,
+        "test_score": _NOT_FOUND,
+        "test_rerank": _NOT_FOUND,
+        f"test_pooling_not_supported[token_classify-{_QWEN}]": _PLUGIN,
+        f"test_pooling_not_supported[plugin-{_QWEN}]": _PLUGIN,
+    },
+    write=write_classifier,
+)
+EMBED = Suite(
+    "pooling/embed/test_online.py",
+    _E5,
+    11,
+    {
+        "test_negative_token_ids": _WORDS,
+        "test_padding": _PADDING,
+        "test_chat_request": _CHAT,
+        "test_invocations_completion_request": _SAGEMAKER,
+        "test_invocations_chat_request": _SAGEMAKER,
+        "test_params_not_supported": _WORDS,
+        "test_use_activation": _NORMALIZED,
+        f"test_pooling_not_supported[token_embed-{_E5}]": _PLUGIN,
+        f"test_pooling_not_supported[plugin-{_E5}]": _PLUGIN,
+    },
+    write=write_embedder,
+)
+BI_ENCODER = Suite(
+    "pooling/scoring/test_bi_encoder_online.py",
+    "BAAI/bge-base-en-v1.5",
+    11,
+    {
+        "test_rerank_api_max_model_len": _TRUNCATED,
+        "test_score_api_max_model_len": _TRUNCATED,
+        "test_invocations": _SAGEMAKER,
+        "test_pooling_not_supported[plugin]": _PLUGIN,
+    },
+    ("--max_length=100",),
+    write_large_embedder,
+)
+CROSS_ENCODER = Suite(
+    "pooling/scoring/test_cross_encoder_online.py",
+    "BAAI/bge-reranker-base",
+    14,
+    {
+        "test_rerank_api_max_model_len": _TRUNCATED,
+        "test_score_api_max_model_len": _TRUNCATED,
+        "test_invocations": _SAGEMAKER,
+        "test_rerank_max_tokens_per_doc_validation": _WORDS,
+        "test_pooling_not_supported[token_classify]": _PLUGIN,
+        "test_pooling_not_supported[plugin]": _PLUGIN,
+    },
+    ("--max_length=100", "--task=text_ranking"),
+    write_cross_encoder,
+)
+TOKEN_CLASSIFY = Suite(
+    "pooling/token_classify/test_online.py",
+    _QWEN,
+    3,
+    {
+        f"test_pooling_not_supported[classify-{_QWEN}]": _PLUGIN,
+        f"test_pooling_not_supported[plugin-{_QWEN}]": _PLUGIN,
+    },
+    write=write_token_classifier,
+)
+TOKEN_EMBED = Suite(
+    "pooling/token_embed/test_online.py",
+    _E5,
+    3,
+    {
+        f"test_pooling_not_supported[embed-{_E5}]": _PLUGIN,
+        f"test_pooling_not_supported[plugin-{_E5}]": _PLUGIN,
+    },
+    write=write_embedder,
+)
+SUITES = {
+    "completions": COMPLETIONS, "chats": CHATS, "tokenize": TOKENIZE, "classify": CLASSIFY, "embed": EMBED,
+    "bi_encoder": BI_ENCODER, "cross_encoder": CROSS_ENCODER, "token_classify": TOKEN_CLASSIFY,
+    "token_embed": TOKEN_EMBED,
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    write_model(folder)
+@pytest.fixture
+def model(suite: Suite, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    suite.write(folder)
     return folder
 
 
 @pytest.fixture
 def server(model: Path, tmp_path: Path, suite: Suite) -> Iterator[ServerProcess]:
-    arguments = (f"--model_dir={model}", f"--model_name={suite.model}", "--backend=huggingface", *suite.arguments)
+    arguments = (f"--model_dir={model}", f"--model_name={suite.model}", *suite.arguments)
     server = ServerProcess([sys.executable, str(ROOT / "launch.py"), "--http_port={port}", *arguments], tmp_path)
     try:
         server.wait_until("/v2/health/ready", 200)
@@ -113,7 +230,7 @@ def server(model: Path, tmp_path: Path, suite: Suite) -> Iterator[ServerProcess]
         server.terminate()
 
 
-@pytest.mark.parametrize("suite", [COMPLETIONS, CHATS], ids=["completions", "chats"])
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
 def test_suite(suite: Suite, server: ServerProcess, model: Path, tmp_path: Path) -> None:
     outcomes = _run(suite, server, model, tmp_path)
     wrong = {name: why for name, why in outcomes.items() if why}
@@ -136,7 +253,7 @@ def _run(suite: Suite, server: ServerProcess, model: Path, folder: Path) -> dict
     command = [
         *(sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "running_server", "-c", os.devnull),
         *("-o", "junit_family=xunit1", f"--junitxml={report}", f"--rootdir={SUITE}"),
-        str(SUITE / "tests/entrypoints/openai" / suite.path),
+        str(SUITE / "tests/entrypoints" / suite.path),
     ]
     python_path = os.pathsep.join(filter(None, (str(ROOT / "tests/vllm_suite"), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": python_path, "HF_HUB_CACHE": f"{folder}/hub", "SUITE_URL": server.url}

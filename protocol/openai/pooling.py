@@ -6,12 +6,14 @@ https://docs.vllm.ai/en/latest/models/pooling_models/#pooling-api
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
+from protocol.http.rendering import render_off_loop
 from protocol.model_selection import SelectModel
 from protocol.openai.array_answers import ArrayFields, Arrays, answer_arrays
 from protocol.openai.classify import score_classes
@@ -19,15 +21,18 @@ from protocol.openai.embeddings import check_activation
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import count_input_usage, read_inputs
-from protocol.vectors import list_vectors
+from protocol.vectors import list_vectors, unit_vectors
 from runners.core.errors import InputError
+from runners.core.predictions import TOKEN_EMBEDDINGS, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import Task
 
+TextInputs = Sequence[TextInput | TokenInput]
+
 # What vLLM calls what a model does with a text; the first one is the default.
 POOLING_TASKS: Mapping[Task, Sequence[str]] = {
-    Task.TEXT_EMBEDDING: ("embed",),
+    Task.TEXT_EMBEDDING: ("embed", "token_embed"),
     Task.SEQUENCE_CLASSIFICATION: ("classify",),
     Task.TEXT_RANKING: ("classify",),
     Task.ZERO_SHOT_CLASSIFICATION: ("classify",),
@@ -57,20 +62,45 @@ async def answer_pooling(select: SelectModel, body: Body, limits: RequestLimits)
     call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
     task = _choose_task(runner, call.task)
-    normalize = None
-    if task == "embed":
-        check_activation(runner, call.use_activation)
-        normalize = call.use_activation
-    options = call.resolve(runner, limits, dimensions=call.dimensions, normalize=normalize)
     inputs = call.truncate(inputs, runner)
-    arrays: Arrays
-    if task == "embed":
-        predictions = await runner.infer(inputs, options)
-        arrays = list_vectors(predictions)
-    else:
-        predictions, arrays = await score_classes(runner, inputs, options, call.use_activation)
+    predictions, arrays = await _RUN[task](runner, call, inputs, limits)
     head = call.describe_answer("pooling", runner)
     return await answer_arrays(call, head, arrays, count_input_usage(predictions), ("pooling", "data"))
+
+
+async def _embed(
+    runner: Runner, call: PoolingRequest, inputs: TextInputs, limits: RequestLimits
+) -> tuple[list[Prediction], Arrays]:
+    check_activation(runner, call.use_activation)
+    options = call.resolve(runner, limits, dimensions=call.dimensions, normalize=call.use_activation)
+    predictions = await runner.infer(inputs, options)
+    return predictions, list_vectors(predictions)
+
+
+async def _embed_tokens(
+    runner: Runner, call: PoolingRequest, inputs: TextInputs, limits: RequestLimits
+) -> tuple[list[Prediction], Arrays]:
+    """The last layer's vectors, special tokens' included, with length 1 if the model normalizes its vectors."""
+    if call.dimensions is not None:
+        raise InputError("dimensions is for the task embed", "dimensions")
+    options = replace(call.resolve(runner, limits), outputs=frozenset({TOKEN_EMBEDDINGS}))
+    predictions = await runner.infer(inputs, options)
+    arrays = [prediction.arrays[TOKEN_EMBEDDINGS] for prediction in predictions]
+    is_normalized = runner.properties["normalized"] == "true" if call.use_activation is None else call.use_activation
+    if not is_normalized:
+        return predictions, arrays
+    numbers = sum(array.size for array in arrays)
+    return predictions, await render_off_loop(lambda: [*map(unit_vectors, arrays)], numbers)
+
+
+async def _classify(
+    runner: Runner, call: PoolingRequest, inputs: TextInputs, limits: RequestLimits
+) -> tuple[list[Prediction], Arrays]:
+    options = call.resolve(runner, limits, dimensions=call.dimensions)
+    return await score_classes(runner, inputs, options, call.use_activation)
+
+
+_RUN = {"embed": _embed, "token_embed": _embed_tokens, "classify": _classify, "token_classify": _classify}
 
 
 def _choose_task(runner: Runner, name: str | None) -> str:
@@ -81,5 +111,5 @@ def _choose_task(runner: Runner, name: str | None) -> str:
     assert runner.task is not None
     tasks = POOLING_TASKS[runner.task]
     if name is not None and name not in tasks:
-        raise InputError(f"the task of {runner.name} can only be {' or '.join(tasks)}, not {name[:40]}", "task")
+        raise InputError(f"Unsupported task: {name[:40]!r}; {runner.name} can {' or '.join(tasks)}", "task")
     return name or tasks[0]

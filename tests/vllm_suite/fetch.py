@@ -20,6 +20,7 @@ from pip._vendor.packaging.requirements import Requirement
 # The fixtures of the tests and the tests; without tests/conftest.py and tests/utils.py, which start vLLM.
 MEMBERS = (
     "tests/__init__.py",
+    "tests/ci_envs.py",
     "tests/entrypoints/__init__.py",
     "tests/entrypoints/conftest.py",
     "tests/entrypoints/openai/__init__.py",
@@ -27,6 +28,28 @@ MEMBERS = (
     "tests/entrypoints/openai/chat_completion/test_chat.py",
     "tests/entrypoints/openai/completion/__init__.py",
     "tests/entrypoints/openai/completion/test_completion.py",
+    "tests/entrypoints/pooling/__init__.py",
+    "tests/entrypoints/pooling/classify/__init__.py",
+    "tests/entrypoints/pooling/classify/test_online.py",
+    "tests/entrypoints/pooling/embed/__init__.py",
+    "tests/entrypoints/pooling/embed/test_online.py",
+    "tests/entrypoints/pooling/scoring/__init__.py",
+    "tests/entrypoints/pooling/scoring/test_bi_encoder_online.py",
+    "tests/entrypoints/pooling/scoring/test_cross_encoder_online.py",
+    "tests/entrypoints/pooling/scoring/util.py",
+    "tests/entrypoints/pooling/token_classify/__init__.py",
+    "tests/entrypoints/pooling/token_classify/test_online.py",
+    "tests/entrypoints/pooling/token_embed/__init__.py",
+    "tests/entrypoints/pooling/token_embed/test_online.py",
+    "tests/entrypoints/serve/__init__.py",
+    "tests/entrypoints/serve/tokenize/__init__.py",
+    "tests/entrypoints/serve/tokenize/test_tokenization.py",
+    "tests/models/__init__.py",
+    "tests/models/language/__init__.py",
+    "tests/models/language/pooling/__init__.py",
+    "tests/models/language/pooling/embed_utils.py",
+    "tests/models/registry.py",
+    "tests/models/utils.py",
 )
 
 

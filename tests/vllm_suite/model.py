@@ -42,6 +42,11 @@ Once upon a time there was a poet who wrote
 _DEFAULTS = {"do_sample": True, "temperature": 0.01, "max_new_tokens": 256}
 
 
+def write_smollm_in_float32(folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct as it is."""
+    write_smollm(folder, torch.float32)
+
+
 def write_model(folder: Path) -> None:
     """Write it in float32, with a begin token before each text, as OPT's tokenizer has, and its generation defaults."""
     write_smollm(folder, torch.float32)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer import modules
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from runners.core.task import Task
 from tests.conftest import ModelFolder, Serve
@@ -109,11 +109,22 @@ def test_bytes_of_every_token(start: Start) -> None:
 @pytest.mark.parametrize(
     ("task", "fields", "param", "message"),
     [
-        (Task.TEXT_EMBEDDING, {"task": "classify"}, "task", "the task of model can only be embed"),
-        (Task.TOKEN_CLASSIFICATION, {"task": "embed"}, "task", "can only be token_classify, not embed"),
-        (Task.TEXT_RANKING, {"task": "plugin"}, "task", "can only be classify, not plugin"),
-        (Task.SEQUENCE_CLASSIFICATION, {"task": "score"}, "task", "can only be classify, not score"),
+        (
+            Task.TEXT_EMBEDDING,
+            {"task": "classify"},
+            "task",
+            "Unsupported task: 'classify'; model can embed or token_embed",
+        ),
+        (Task.TOKEN_CLASSIFICATION, {"task": "embed"}, "task", "Unsupported task: 'embed'; model can token_classify"),
+        (Task.TEXT_RANKING, {"task": "plugin"}, "task", "model can classify"),
+        (Task.SEQUENCE_CLASSIFICATION, {"task": "score"}, "task", "model can classify"),
         (Task.TEXT_RANKING, {"dimensions": 2}, "dimensions", "dimensions does not apply to text_ranking"),
+        (
+            Task.TEXT_EMBEDDING,
+            {"dimensions": 7, "task": "token_embed"},
+            "dimensions",
+            "dimensions is for the task embed",
+        ),
         (Task.TEXT_EMBEDDING, {"dimensions": 385}, "dimensions", "the model's vectors have 384"),
         (Task.TEXT_EMBEDDING, {"use_activation": False}, "use_activation", "use_activation can only be true"),
         (Task.TEXT_RANKING, {"data": 1}, "data", "data is not supported here"),
@@ -126,6 +137,19 @@ def test_errors(task: Task, fields: dict[str, Any], param: str, message: str, st
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, param)
     assert message in error["message"]
+
+
+@pytest.mark.parametrize("activated", [None, True, False])
+def test_vectors_of_tokens(activated: bool | None, start: Start) -> None:
+    """Normalized unless the request says otherwise, as the model's vectors are."""
+    model, tokenizer = AutoModel.from_pretrained(MINILM), AutoTokenizer.from_pretrained(MINILM)
+    body = {"input": TEXTS, "task": "token_embed", "use_activation": activated}
+    answer = start(Task.TEXT_EMBEDDING).client.post("/pooling", json=body).json()
+    for found, text in zip(answer["data"], TEXTS, strict=True):
+        with torch.no_grad():
+            [hidden] = model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        expected = hidden if activated is False else torch.nn.functional.normalize(hidden, dim=-1)
+        np.testing.assert_allclose(found["data"], expected, atol=1e-5)
 
 
 def test_dimensions(start: Start) -> None:
