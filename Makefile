@@ -95,7 +95,7 @@ test-vllm-suite: $(VENV)/installed-test $(SUITE)/fetched
 	$(PYTHON) -m pytest -m vllm_suite
 
 # Tests with third-party clients of OpenAI's API, which have 1 GB; without them these tests are skipped.
-test-clients: $(VENV)/installed-test $(VENV)-clients/installed
+test-clients: $(VENV)/installed-test $(VENV)-clients/installed $(VENV)-clients-infinity/installed
 	$(PYTHON) -m pytest -m clients
 
 # Compares every architecture that `transformers` registers, in three dtypes, with the stock models, and every one that
@@ -230,6 +230,13 @@ $(VENV)-clients/installed: pyproject.toml
 	$(VENV)-clients/bin/python -m pip install --quiet --group clients
 	@touch $@
 
+# As above.
+$(VENV)-clients-infinity/installed: pyproject.toml
+	python3 -m venv $(VENV)-clients-infinity
+	$(VENV)-clients-infinity/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-clients-infinity/bin/python -m pip install --quiet --group clients-infinity
+	@touch $@
+
 # Downloads 44 MB from pip's package index and keeps some files.
 $(SUITE)/fetched: tests/vllm_suite/fetch.py | $(VENV)/installed
 	$(PYTHON) -m tools.requirements extra cuda | xargs -I {} $(PYTHON) -m tests.vllm_suite.fetch {} $(SUITE)
@@ -259,5 +266,5 @@ $(VENV)-onnx/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx \
-		$(VENV)-triton $(SUITE) $(DEBIAN)
+	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-clients-infinity $(VENV)-infinity \
+		$(VENV)-mlserver $(VENV)-onnx $(VENV)-triton $(SUITE) $(DEBIAN)

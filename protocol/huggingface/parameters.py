@@ -41,7 +41,6 @@ _ALIGNED = Refusal("answers are whole words", (True,))
 REFUSED: Mapping[HubTask, Mapping[str, Refusal]] = {
     HubTask.FEATURE_EXTRACTION: {
         "encoding_format": Refusal("vectors are lists of numbers", ("float",)),
-        "truncation_direction": Refusal("the end of a text is what is cut", ("right", "Right")),
     },
     HubTask.FILL_MASK: {"max_length": _LENGTH},
     HubTask.QUESTION_ANSWERING: {

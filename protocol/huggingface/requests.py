@@ -19,6 +19,8 @@ from runners.core.request_limits import RequestLimits
 
 # The pipeline's default.
 _TOP_TOKENS = 5
+# The other protocols' names of parameters.
+_OPTIONS = {"doc_stride": "stride", "truncate": "truncation", "truncation_direction": "truncation_side"}
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Overlap = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -96,6 +98,7 @@ class FeatureExtractionParameters(msgspec.Struct):
     normalize: bool | None = None
     prompt_name: str | None = None
     truncate: bool | None = None
+    truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
     dimensions: Count | None = None
 
 
@@ -133,7 +136,7 @@ class EncoderRequest(msgspec.Struct, kw_only=True):
             defaults: the operator's, which win over those of the protocol.
         """
         given = {} if self.parameters is None else msgspec.structs.asdict(self.parameters)
-        options = {name: value for name, value in given.items() if value is not None}
+        options = {_OPTIONS.get(name, name): value for name, value in given.items() if value is not None}
         if isinstance(truncation := options.get("truncation"), str):
             options["truncation"] = truncation != "do_not_truncate"
         return options
@@ -190,9 +193,7 @@ class QuestionAnsweringRequest(EncoderRequest, kw_only=True):
     parameters: QuestionAnsweringParameters | None = None
 
     def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        options = {"top_k": defaults.top_k or 1, **super().read_options(defaults, limits)}
-        stride = options.pop("doc_stride", None)
-        return options if stride is None else {**options, "stride": stride}
+        return {"top_k": defaults.top_k or 1, **super().read_options(defaults, limits)}
 
 
 class ZeroShotClassificationRequest(EncoderRequest, kw_only=True):
@@ -225,8 +226,9 @@ class FeatureExtractionRequest(EncoderRequest, kw_only=True):
     def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
         options = super().read_options(defaults, limits)
         options.pop("normalize", None)
-        truncate = options.pop("truncate", None)
-        return options if truncate is None else {**options, "truncation": truncate}
+        if "truncation_side" in options:
+            options["truncation_side"] = options["truncation_side"].lower()
+        return options
 
 
 class SentenceSimilarityRequest(EncoderRequest, kw_only=True):

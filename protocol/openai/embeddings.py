@@ -27,6 +27,8 @@ class EmbeddingRequest(ArrayFields, kw_only=True):
 
     # Infinity's client sends 0 for all of them.
     dimensions: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    # As LiteLLM calls it for Infinity.
+    output_dimension: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
     prompt_name: str | None = None
 
 
@@ -45,7 +47,8 @@ async def answer_embeddings(select: SelectModel, body: Body, limits: RequestLimi
     call, inputs = await read_inputs(_decoder, body, limits)
     runner = select(call.model)
     check_activation(runner, call.use_activation)
-    further = {"dimensions": call.dimensions or None, "prompt_name": call.prompt_name, "normalize": call.use_activation}
+    dimensions = call.dimensions or call.output_dimension
+    further = {"dimensions": dimensions, "prompt_name": call.prompt_name, "normalize": call.use_activation}
     options = call.resolve(runner, limits, **further)
     predictions = await runner.infer(call.truncate(inputs, runner), options)
     head = call.describe_answer("embd", runner)

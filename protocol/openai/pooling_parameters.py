@@ -31,6 +31,7 @@ MEANINGS: Mapping[str, str] = {
     "endianness": "The order of the bytes: `little`, `big`, or `native`, which is little.",
     "dimensions": "Vectors are truncated to this many numbers, and normalized again if the model normalizes; 0: all "
     "numbers.",
+    "output_dimension": "As `dimensions`.",
     "prompt_name": "The model's prompt with this name precedes the text, as in sentence-transformers.",
     "use_activation": "With false, classes and pairs have logits, not probabilities or scores. With true, vectors have "
     "length 1; false is a 400 error if the model's own modules do that.",
@@ -60,6 +61,8 @@ _RANKINGS = (ParameterSet.RERANK, ParameterSet.SCORE)
 _TOKENIZATION = (ParameterSet.TOKENIZE, ParameterSet.DETOKENIZE)
 NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
     **dict.fromkeys((*_ONE_SIDE, *_RANKINGS), _NO_EFFECT),
+    # Cohere's: when a request is handled does not change its answer.
+    ParameterSet.RERANK: _NO_EFFECT | {"priority"},
     **dict.fromkeys(_TOKENIZATION, frozenset()),
 }
 
@@ -92,7 +95,7 @@ REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
     # Infinity's.
     ParameterSet.EMBEDDINGS: {**_OF_ONE_SIDE, "modality": RefusedParameter(("text",), on_vllm=False)},
     ParameterSet.RERANK: {
-        **_OF_RANKINGS,
+        **{name: refusal for name, refusal in _OF_RANKINGS.items() if name != "priority"},
         # Cohere's. A document is one chunk.
         "max_chunks_per_doc": RefusedParameter((1,), on_vllm=False),
         "relevant_spans": RefusedParameter(({"mode": "disabled"},), on_vllm=False),

@@ -1,6 +1,6 @@
 """Ask a server with Cohere's own clients, and print what they say as JSON.
 
-python -m tests.clients.cohere_calls http://localhost:3000 EMBEDDER RANKER
+python -m tests.clients.cohere_calls http://localhost:3000 EMBEDDER RANKER CLASSIFIER
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Any
 
 import cohere
 
-TEXTS = ["Hello world", "Serve Hugging Face models"]
-QUERY = "Where do pandas live?"
-DOCUMENTS = ["Rome is in Italy.", "The panda lives in China, and eats bamboo all day."]
+from tests.clients.ranked_texts import DOCUMENTS, QUERY, TEXTS
+
 TYPES = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
@@ -80,7 +79,7 @@ def fail(url: str) -> Any:
         return error.body
 
 
-def main(url: str, embedder: str, ranker: str) -> None:
+def main(url: str, embedder: str, ranker: str, _: str) -> None:
     said = {
         "embed": embed(url, embedder),
         "rerank": rerank(url, ranker),

@@ -1,6 +1,6 @@
 """Ask a server with Haystack's components for Cohere, and print what they say as JSON.
 
-python -m tests.clients.cohere_haystack_calls http://localhost:3000 EMBEDDER RANKER
+python -m tests.clients.cohere_haystack_calls http://localhost:3000 EMBEDDER RANKER CLASSIFIER
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from haystack_integrations.components.embedders.cohere import CohereDocumentEmbe
 from haystack_integrations.components.embedders.cohere.embedding_types import EmbeddingTypes
 from haystack_integrations.components.rankers.cohere import CohereRanker
 
-from tests.clients.cohere_calls import DOCUMENTS, QUERY, TEXTS
+from tests.clients.ranked_texts import DOCUMENTS, QUERY, TEXTS
 
 
-def main(url: str, embedder: str, ranker: str) -> None:
+def main(url: str, embedder: str, ranker: str, _: str) -> None:
     shared: dict[str, Any] = {"api_key": Secret.from_token("none"), "api_base_url": url}
     documents = [Document(content=text, meta={"title": "x"}) for text in DOCUMENTS]
     said: dict[str, Any] = {}

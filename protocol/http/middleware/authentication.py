@@ -1,6 +1,6 @@
 """Who may make which requests: open calls, calls with a client's key, and changes by an admin.
 
-If the operator has set a key, all paths and calls need it, except the reading of those that are listed as open.
+If the operator has set a key, all paths and calls need it, except those that are listed as open.
 """
 
 from __future__ import annotations

@@ -157,6 +157,7 @@ def test_feature_extraction(place: str, plain: Path, serve: Serve) -> None:
         ({"normalize": False}, {}),
         ({"normalize": False, "prompt_name": "query"}, {"prompt_name": "query"}),
         ({"dimensions": 8, "truncate": True}, {"normalize_embeddings": True, "truncate_dim": 8}),
+        ({"truncation_direction": "right"}, {"normalize_embeddings": True}),
     ]
     for sent, meant in options:
         fields = {"parameters": sent} if place == "parameters" else sent
@@ -165,6 +166,15 @@ def test_feature_extraction(place: str, plain: Path, serve: Serve) -> None:
         np.testing.assert_allclose(response.json(), expected, atol=1e-5)
         single = client.post("/pipeline/feature-extraction", json={"inputs": TEXTS[0], **fields})
         np.testing.assert_allclose(single.json(), expected[:1], atol=1e-5)
+
+
+def test_texts_are_truncated_on_the_left(plain: Path, serve: Serve) -> None:
+    client, model = serve(model_dir=plain).client, SentenceTransformer(str(plain), device="cpu")
+    model.tokenizer.truncation_side = "left"
+    text = "a " * 600 + "long text"
+    for side in ("left", "Left"):
+        response = client.post("/", json={"inputs": text, "truncation_direction": side})
+        np.testing.assert_allclose(response.json(), model.encode([text], normalize_embeddings=True), atol=1e-5)
 
 
 def test_sentence_similarity(serve: Serve) -> None:

@@ -329,6 +329,8 @@ def test_infinity(http: TestClient) -> None:
     body = {"input": TEXTS, "model": "default/not-specified", "dimensions": 0, "modality": "text"}
     answer = http.post("/embeddings", json=body).json()
     assert answer["data"] == http.post("/v1/embeddings", json={"input": TEXTS}).json()["data"]
+    [short] = http.post("/embeddings", json={"input": TEXTS[0], "output_dimension": 16}).json()["data"]
+    assert short == http.post("/v1/embeddings", json={"input": TEXTS[0], "dimensions": 16}).json()["data"][0]
     refused = http.post("/embeddings", json={**body, "modality": "image"})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "modality")
 
