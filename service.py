@@ -21,14 +21,16 @@ from starlette.types import ASGIApp
 from protocol.bentoml_api.functions import create_function
 from protocol.bentoml_api.methods import METHODS, find_methods
 from protocol.context import check_root_path, normalize_prefix
-from runners.hosting.configuration import configure_service, read_service_configuration
+from runners.hosting.configuration import configure_service, read_service_configuration, replace_bentoml_settings
 from runners.hosting.failures import exit_on_error, stop_on_error
+from runners.hosting.operator_settings import read_operator_settings
 from runners.hosting.preparation import prepare_workers
 from runners.hosting.process import configure_log, configure_process
 from runners.hosting.resources import is_without_gpus, request_gpus
 from runners.hosting.selection import create_models, expects_generator
 
 if TYPE_CHECKING:
+    from protocol.http.middleware.cors import Cors
     from runners.hosting.worker import Worker
 
 NAME = "huggingface_runtime"
@@ -37,13 +39,21 @@ IN_BENTO = (Path(__file__).resolve().parents[1] / "bento.yaml").is_file()
 
 configure_process()
 with exit_on_error():
-    configuration = read_service_configuration(NAME, IN_BENTO)
+    settings = read_operator_settings(NAME)
+    configuration = read_service_configuration(settings, IN_BENTO)
     arguments = configuration.arguments
     configure_log(arguments)
     one_gpu, parallel_gpus = (request_gpus(configuration, count) for count in (1, configuration.parallel_size))
     generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
     root_path = check_root_path(arguments.root_path, openai_prefix)
+
+
+@cache
+def create_cors() -> Cors | None:
+    from protocol.http.middleware.cors import make_cors
+
+    return make_cors(arguments, settings.to_cors())
 
 
 @cache
@@ -61,7 +71,7 @@ def create_worker() -> Worker:
     from protocol.open_inference.grpc.server import GrpcServer
     from runners.hosting.worker import Worker
 
-    application = create_application(models, arguments, openai_prefix)
+    application = create_application(models, arguments, openai_prefix, create_cors())
     grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
     connections = bound_connections(arguments, root_path)
     return Worker(models, device, arguments, application, Gate(), connections, grpc_server)
@@ -79,6 +89,7 @@ class DirectService(bentoml.Service[Any]):
             self.config = {**declared, "resources": {}}
         super().inject_config()
         self.config = declared
+        replace_bentoml_settings(arguments)
 
     def schema(self) -> dict[str, Any]:
         """BentoML's description of the service, with the methods that its models answer, as far as these are known."""
@@ -100,11 +111,9 @@ class DirectService(bentoml.Service[Any]):
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         from protocol.bentoml_api.pickles import mark_private
         from protocol.http.direct import route_directly
-        from protocol.http.middleware.cors import make_cors
 
         worker, bentoml_application = create_worker(), super().to_asgi(is_main)
-        cors = make_cors(arguments)
-        application = route_directly(worker.application, bentoml_application, worker.models, root_path, cors)
+        application = route_directly(worker.application, bentoml_application, worker.models, root_path, create_cors())
         return application if is_main else mark_private(application)
 
 
@@ -131,7 +140,7 @@ class Server:
     @bentoml.on_deployment
     @staticmethod
     def prepare() -> None:
-        prepare_workers(configuration, NAME)
+        prepare_workers(configuration, NAME, settings)
 
     @bentoml.on_startup
     async def start(self) -> None:

@@ -14,7 +14,7 @@ from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.cors import make_cors
+from protocol.http.middleware.cors import Cors, make_cors
 from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.huggingface import openapi as huggingface_document
@@ -48,17 +48,20 @@ PROTOCOLS = (
 )
 
 
-def create_application(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ASGIApp:
+def create_application(
+    models: Models, arguments: Arguments, openai_prefix: str = "/openai", cors: Cors | None = None
+) -> ASGIApp:
     """The application that serves `models`.
 
     Args:
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
+        cors: what pages of other origins may do; None for what the arguments say.
     """
     add_observer(count_request)
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
     options, budget = ReportAllowedMethods(endpoints, models), BodyBudget(arguments.max_buffered_bytes)
-    return RequestPass(endpoints, options, context.access, budget, make_cors(arguments))
+    return RequestPass(endpoints, options, context.access, budget, cors or make_cors(arguments))
 
 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:

@@ -28,6 +28,7 @@ from runners.core.argument_groups import LimitArguments, show_default
 from runners.core.arguments import GROUPS
 from runners.core.metric_families import HistogramFamily, list_families
 from runners.core.sampling_parameters import SamplingParameters
+from runners.hosting.bentoml_settings import SETTINGS, Effect
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MARK = "<!-- Written by `make arguments-table`; do not edit below. -->\n"
@@ -70,6 +71,13 @@ PROTECTS: Mapping[str, str] = {
     "body_timeout": "buffered bytes, against bodies that never end",
     "answer_timeout": "memory, against clients that do not read their answers",
     "timeout_keep_alive": "connections; longer than the idle time of load balancers (60 s)",
+}
+# What the settings of CORS do that are no arguments.
+CORS_MEANINGS: Mapping[str, str] = {
+    "enabled": "whether the others of `http.cors` are read",
+    "origin_pattern": "pages of origins that match it as a whole may read answers too",
+    "exposed": "the headers of answers that pages may read, in place of this server's own",
+    "max_age": "the seconds for which a browser remembers the answer to a preflight; 600 by default",
 }
 # Each defines metrics when it is imported.
 METRIC_MODULES = ("runners.core.metrics", "runners.core.generation_metrics", "runners.core.worker_metrics")
@@ -170,6 +178,21 @@ def _describe(name: str, route: ParameterSet) -> str:
     return f"{only}, or {values}" if values else only
 
 
+def render_settings() -> str:
+    """A table of every setting of BentoML's: what reads it, or why it has no effect."""
+    columns = {
+        Effect.BENTOML: "BentoML: {}",
+        Effect.ARGUMENT: "`--{}`",
+        Effect.VARIABLE: "`{}`",
+        Effect.NONE: "no effect: {}",
+    }
+    lines = ["| setting | read as |", "|---|---|"]
+    for path, each in SETTINGS.items():
+        text = CORS_MEANINGS[each.text] if each.effect is Effect.CORS else columns[each.effect].format(each.text)
+        lines.append(f"| `{path}` | {text} |")
+    return "\n".join([*lines, ""])
+
+
 def render_metrics() -> str:
     """A table of every metric: its type, labels, unit and meaning."""
     for module in METRIC_MODULES:
@@ -202,6 +225,7 @@ def find_unit(name: str) -> str:
 PAGES: Mapping[Path, Callable[[], str]] = {
     DOCS / "reference" / "arguments.md": render_arguments,
     DOCS / "reference" / "limits.md": render_limits,
+    DOCS / "reference" / "bentoml-settings.md": render_settings,
     DOCS / "reference" / "metrics.md": render_metrics,
     DOCS / "reference" / "generation-parameters.md": render_generation_parameters,
     DOCS / "reference" / "pooling-parameters.md": render_pooling_parameters,

@@ -23,8 +23,8 @@ def route_directly(
 ) -> ASGIApp:
     """Pass requests to the application past BentoML's middleware, which takes longer than the application itself.
 
-    BentoML's own paths, and the events of the server's start and end, go to BentoML's application. Tracing, timeouts
-    and limits of concurrency are part of the middleware; the queue of the model has its own limits.
+    BentoML's own paths, and the events of the server's start and end, go to BentoML's application. The settings
+    of the middleware are read otherwise: see `runners/hosting/bentoml_settings.py`.
 
     Args:
         root_path: the prefix of all paths, from `check_root_path`.

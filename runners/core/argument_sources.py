@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from runners.core.argument_groups import LaunchArguments
 from runners.core.argument_names import is_known, normalize_name
@@ -86,6 +87,7 @@ def read_configuration(
     bento_arguments: Mapping[str, object],
     localize: Callable[[str], Path | None] = Path,
     skips_wrong: bool = False,
+    settings: GivenValues = MappingProxyType({}),
 ) -> Configuration:
     """Read all sources, and the models file or the model repository that they name.
 
@@ -98,13 +100,14 @@ def read_configuration(
         localize: returns the local path of a models file or model repository; None if it is not on this machine, as
             while a Bento is built. Then the configuration has no models.
         skips_wrong: whether a wrong model.yaml is warned of: other workers serve already.
+        settings: the operator's settings of BentoML's, which come last, before the defaults.
 
     Raises:
         ArgumentsError: one line with the name of the argument, its source or the line of its file, and the allowed
             values.
     """
     sources = _read_sources(command_line, environment, bento_arguments)
-    given, baked = sources.given, sources.baked
+    given, baked = sources.given, merge_values(settings, sources.baked)
     if any(name in given for name in (*_SEVERAL, *_ONE)):
         # Who names models serves them instead of those that the Bento was built with.
         baked = _leave_out(baked, _SEVERAL)

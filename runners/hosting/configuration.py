@@ -6,22 +6,24 @@ import os
 from typing import Any
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
 
 from runners.core.argument_sources import read_configuration
 from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration
 from runners.hosting.image import create_image
+from runners.hosting.operator_settings import OperatorSettings
 from runners.hosting.process import is_worker
 from runners.hosting.resources import resolve_workers
 from runners.hosting.storage.declarations import localize_declarations
 from runners.hosting.tls import resolve_ssl
 
 
-def read_service_configuration(service: str, in_bento: bool) -> Configuration:
+def read_service_configuration(settings: OperatorSettings, in_bento: bool) -> Configuration:
     """Read the arguments of this process from BentoML, the environment and the models file or repository.
 
     Args:
-        service: the name of the service, for which BENTOML_CONFIG_OPTIONS may set the number of workers.
+        settings: the operator's settings of BentoML's.
         in_bento: whether BentoML's arguments are those that the Bento was built with, and not those of a command line.
 
     Raises:
@@ -29,11 +31,19 @@ def read_service_configuration(service: str, in_bento: bool) -> Configuration:
     """
     bentoml_arguments = vars(bentoml.use_arguments())
     command_line, bento_arguments = ({}, bentoml_arguments) if in_bento else (bentoml_arguments, {})
-    # The parent process has checked the repository; what is wrong in a worker has come to it since.
-    configuration = read_configuration(
-        command_line, os.environ, bento_arguments, localize_declarations, skips_wrong=is_worker()
-    )
-    return configuration.replace_server_arguments(resolve_workers(configuration.arguments, service))
+
+    def read(workers: int) -> Configuration:
+        # The parent process has checked the repository; what is wrong in a worker has come to it since.
+        defaults = settings.to_arguments(workers)
+        configuration = read_configuration(
+            command_line, os.environ, bento_arguments, localize_declarations, is_worker(), defaults
+        )
+        return configuration.replace_server_arguments(resolve_workers(configuration.arguments, settings))
+
+    settings.set_variables(os.environ)
+    configuration = read(1)
+    workers = configuration.arguments.workers
+    return configuration if settings.to_arguments(workers) == settings.to_arguments() else read(workers)
 
 
 def configure_service(arguments: Arguments) -> dict[str, Any]:
@@ -55,3 +65,13 @@ def configure_service(arguments: Arguments) -> dict[str, Any]:
         # BentoML's request metrics have the raw path as a label; the application serves /metrics.
         "metrics": {"enabled": False},
     }
+
+
+def replace_bentoml_settings(arguments: Arguments) -> None:
+    """Once BentoML has merged its settings: let arguments of TLS win, and this server alone trace its requests.
+
+    BentoML's tracer would see only what BentoML answers, and ends a worker whose exporter is not installed.
+    """
+    if arguments.ssl_certfile is not None:
+        BentoMLContainer.config.api_server.ssl.set({**BentoMLContainer.ssl.get(), **resolve_ssl(arguments)})
+    BentoMLContainer.config.tracing.exporter_type.set(None)

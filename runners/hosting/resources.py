@@ -7,11 +7,11 @@ from typing import get_args
 
 import pynvml
 from _bentoml_sdk.service.config import GpuLiteralType
-from bentoml._internal.configuration.containers import BentoMLContainer
 
 from runners.core.arguments import Arguments
 from runners.core.declarations import Configuration
 from runners.core.errors import ArgumentsError
+from runners.hosting.operator_settings import OperatorSettings
 
 
 def request_gpus(configuration: Configuration, gpus: int) -> dict[str, int | str]:
@@ -54,9 +54,8 @@ def _count_gpus() -> int:
     return int(pynvml.nvmlDeviceGetCount())
 
 
-def resolve_workers(arguments: Arguments, service: str) -> Arguments:
-    """The arguments with the number of workers that BentoML starts: BENTOML_CONFIG_OPTIONS takes precedence."""
-    services = BentoMLContainer.config.get().get("services", {})
-    configured = services.get(service, {}).get("workers") or arguments.workers
+def resolve_workers(arguments: Arguments, settings: OperatorSettings) -> Arguments:
+    """The arguments with the number of workers that BentoML starts: its own setting takes precedence."""
+    configured = settings.values.get("workers", arguments.workers)
     workers = (os.cpu_count() or 1) if configured == "cpu_count" else int(configured)
     return arguments.model_copy(update={"workers": workers})

@@ -5,8 +5,10 @@ Browsers ask for it, other clients do not. Who may make a request is a matter of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -103,17 +105,20 @@ def _adding(send: Send, added: list[tuple[bytes, bytes]]) -> Send:
     return add
 
 
-def make_cors(arguments: Arguments) -> Cors | None:
-    """What the operator's arguments allow; None if pages of other origins may do nothing."""
-    if not arguments.allowed_origins:
-        return None
+def make_cors(arguments: Arguments, others: Mapping[str, Any] = MappingProxyType({})) -> Cors | None:
+    """What the operator allows; None if pages of other origins may do nothing.
+
+    Args:
+        others: the settings that are no arguments, by name.
+    """
     settings = CorsSettings(
         arguments.allowed_origins,
         methods=arguments.allowed_methods,
         headers=arguments.allowed_headers,
         credentials=arguments.allow_credentials,
+        **others,
     )
-    return Cors(settings)
+    return Cors(settings) if settings.origins or settings.origin_pattern else None
 
 
 async def _answer_nothing(_: Scope, __: Receive, ___: Send) -> None:
