@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bentoml
 import httpx
 import numpy as np
 import openai
@@ -22,6 +23,7 @@ import psutil
 import pytest
 import torch
 import tritonclient.http
+from bentoml.exceptions import BentoMLException
 from kserve import InferenceRESTClient, RESTConfig
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
@@ -149,6 +151,17 @@ def test_chat(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(model="smollm", messages=QUESTION, temperature=0)
     assert answer.choices[0].message.content == "The capital of France is Paris."
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_bentoml_s_client(server: ServerProcess) -> None:
+    """vLLM renders the chat; its API refuses what the client gets as an error."""
+    with bentoml.SyncHTTPClient(server.url) as client:
+        assert {*client.endpoints} == {"generate", "chat"}
+        assert "".join(client.chat(messages=QUESTION, temperature=0)) == "The capital of France is Paris."
+        assert list(client.generate(prompt=CAPITAL, temperature=0, max_tokens=2)) == [" Paris", "."]
+        with pytest.raises(BentoMLException, match="maximum context length is 512 tokens") as error:
+            list(client.chat(messages=[{"role": "user", "content": "a b" * 600}]))
+        assert error.value.error_code == 400
 
 
 def test_stream_is_the_answer_in_parts(client: openai.OpenAI) -> None:

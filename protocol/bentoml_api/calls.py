@@ -100,10 +100,7 @@ def is_served(runner: Runner, method: Method) -> bool:
     """Whether a model answers a method."""
     if (generator := runner.generator) is None:
         return runner.task in method.tasks
-    if method.name in _ENCODER_CALLS or not generator.generates:
-        return False
-    # vLLM renders chats itself, for OpenAI's API.
-    return method.name != "chat" or generator.openai_application is None
+    return generator.generates and method.name not in _ENCODER_CALLS
 
 
 def find_served(models: Models) -> frozenset[str]:

@@ -87,6 +87,13 @@ class Engine(Protocol):
             EngineDeadError: the engine has died.
         """
 
+    async def tokenize_chat(self, chat: Chat, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
+        """The token ids of a chat by the model's chat template.
+
+        Raises:
+            InputError: the model has no chat template, or the template refuses the messages; or as `tokenize`.
+        """
+
     async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of tokens.
 
@@ -103,14 +110,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop; sequences that run fail. Blocks until the engine has stopped."""
-
-
-class ChatEngine(Engine, Protocol):
-    """An engine that also renders chats for this server."""
-
-    async def tokenize_chat(self, chat: Chat, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
-        """The token ids of a chat by the model's chat template.
-
-        Raises:
-            InputError: the model has no chat template, or the template refuses the messages; or as `tokenize`.
-        """

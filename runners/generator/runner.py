@@ -49,7 +49,6 @@ from runners.core.runner import OpenAIApplication, RunnerDetails, TextGenerator
 from runners.core.spinning import inherit_short_spinning, prepare_spin_control
 from runners.core.task import Task, infer_task
 from runners.core.tokens import DEFAULT_TOKENIZE_OPTIONS, TokenizedPrompt, TokenizeOptions
-from runners.generator.engine import ChatEngine
 from runners.generator.parallel_sampling import DescribeError, Sequences, keep_error, limit_logprobs, run
 from runners.generator.vllm.engine import VllmEngine
 from runners.generator.vllm.installation import unsupported_reason
@@ -297,7 +296,7 @@ class GeneratorRunner:
             case str():
                 return await self.engine.tokenize(prompt, options)
             case Chat():
-                return await self._chat_engine.tokenize_chat(prompt, options)
+                return await self.engine.tokenize_chat(prompt, options)
             case np.ndarray():
                 return self.engine.truncate(await _list_ids(prompt), options)
             case _:
@@ -317,13 +316,6 @@ class GeneratorRunner:
             has_first = request.sampling.prompt_logprobs is not None and bool(ids)
             echoes.append(EchoedPrompt(text, await engine.detokenize(ids[:1]) if has_first else ""))
         return echoes
-
-    @property
-    def _chat_engine(self) -> ChatEngine:
-        """The engine, where this server renders its chats: not on vLLM, which renders them itself."""
-        engine = self.engine
-        assert not isinstance(engine, VllmEngine), "vLLM renders its chats itself"
-        return engine
 
     async def _start_engine(self) -> VllmEngine | TransformersEngine:
         arguments = self._arguments

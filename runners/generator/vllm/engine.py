@@ -21,7 +21,7 @@ from runners.core.errors import (
     OverloadedError,
     RunnerError,
 )
-from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Delta, PromptOptions, Sampling
+from runners.core.generation import DEFAULT_PROMPT_OPTIONS, Chat, Delta, PromptOptions, Sampling
 from runners.core.request_record import current_record
 from runners.core.runner import RunnerDetails
 from runners.core.tokens import check_token_ids
@@ -140,6 +140,9 @@ class VllmEngine:
         with input_errors():
             ids = self._engine.get_tokenizer().encode(prompt, **self._tokenize_params(options).get_encode_kwargs())
         return self.truncate(ids, options)
+
+    async def tokenize_chat(self, chat: Chat, options: PromptOptions = DEFAULT_PROMPT_OPTIONS) -> list[int]:
+        return await self.openai_application.render_chat(chat, options)
 
     def truncate(self, prompt: Sequence[int], options: PromptOptions) -> list[int]:
         if options.truncate_to is None:
