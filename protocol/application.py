@@ -10,6 +10,8 @@ from protocol.bentoml_api import routes as bentoml_api
 from protocol.cohere import openapi as cohere_document
 from protocol.cohere import routes as cohere
 from protocol.context import ServerContext, make_context
+from protocol.elastic import openapi as elastic_document
+from protocol.elastic import routes as elastic
 from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
@@ -30,6 +32,8 @@ from protocol.openapi import document as openapi
 from protocol.shared_routes import share_routes
 from protocol.tei import openapi as tei_document
 from protocol.tei import routes as tei
+from protocol.weaviate import openapi as weaviate_document
+from protocol.weaviate import routes as weaviate
 from runners.core.arguments import Arguments
 from runners.core.models import Models
 from runners.core.request_metrics import count_request
@@ -45,6 +49,8 @@ PROTOCOLS = (
     ("huggingface", huggingface.routes, huggingface_document.describe),
     ("bentoml", bentoml_api.routes, bentoml_document.describe),
     ("cohere", cohere.routes, cohere_document.describe),
+    ("elastic", elastic.routes, elastic_document.describe),
+    ("weaviate", weaviate.routes, weaviate_document.describe),
 )
 
 

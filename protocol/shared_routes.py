@@ -12,9 +12,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.http.body import decode_json, hand_on, read_body
-from protocol.http.routing import Endpoint, RenderError, any_route, with_errors
+from protocol.http.routing import Endpoint, RenderError, with_errors
+from protocol.huggingface.errors import render_hub_error
 from protocol.tei.errors import render_tei_error
 from runners.core.errors import InputError
+from runners.core.health_paths import KSERVE_LIVE_PATH
 from runners.core.request_limits import RequestLimits
 from runners.core.request_record import current_record
 
@@ -24,8 +26,7 @@ class SharedPath:
     """A path of several protocols.
 
     Attributes:
-        protocols: the protocol of a request, by the field of the body that only that protocol has at this path. The
-            first one answers other methods than POST.
+        protocols: the protocol of a request, by the field of the body that only that protocol has at this path.
         render_error: makes the answer to a request of an unknown protocol.
     """
 
@@ -38,19 +39,22 @@ class SharedPath:
         object.__setattr__(self, "decoder", msgspec.json.Decoder(fields))
 
 
-# Text Embeddings Inference's errors have the fields of those of V1 too.
+# Both forms of errors have the fields of V1's errors too.
 SHARED_PATHS: Mapping[str, SharedPath] = {
+    KSERVE_LIVE_PATH: SharedPath({"inputs": "huggingface", "documents": "elastic"}, render_hub_error),
     "/rerank": SharedPath({"texts": "tei", "documents": "openai"}, render_tei_error),
 }
 
 
 def share_routes(routes: Mapping[str, Sequence[Route]], limits: RequestLimits) -> list[Route]:
-    """The routes of the shared paths, which must be tried before those of the protocols.
+    """The routes for POST of the shared paths, which must be tried before those of the protocols.
 
     Args:
         routes: by protocol.
     """
-    return [any_route(path, _share(path, shared, routes, limits)) for path, shared in SHARED_PATHS.items()]
+    return [
+        Route(path, _share(path, shared, routes, limits), methods=["POST"]) for path, shared in SHARED_PATHS.items()
+    ]
 
 
 def _share(path: str, shared: SharedPath, routes: Mapping[str, Sequence[Route]], limits: RequestLimits) -> Endpoint:
@@ -59,14 +63,11 @@ def _share(path: str, shared: SharedPath, routes: Mapping[str, Sequence[Route]],
         protocol: next(route.endpoint for route in routes[protocol] if route.path == path)
         for protocol in dict.fromkeys(shared.protocols.values())
     }
-    first = next(iter(endpoints))
 
     async def answer(request: Request) -> Response:
-        protocol = first
-        if request.method == "POST":
-            body = await read_body(request, limits)
-            protocol = await body.check(lambda data: _find_protocol(data, shared, limits))
-            hand_on(request, body)
+        body = await read_body(request, limits)
+        protocol = await body.check(lambda data: _find_protocol(data, shared, limits))
+        hand_on(request, body)
         if (record := current_record.get()) is not None:
             record.locate(protocol, path)
         return await endpoints[protocol](request)

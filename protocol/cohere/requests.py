@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt, list_prompts
 from runners.core.answer_options import TruncationSide
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
@@ -23,11 +24,10 @@ _Count = Annotated[int, Meta(ge=1, lt=2**31)]
 # More tokens than any text has; the operator's limits are lower.
 _MOST_TOKENS = 2**20
 
-# By `input_type`, the prompts of the model that it stands for, best first; the names for queries and documents are
-# those of `encode_query` and `encode_document` of sentence-transformers. Without one, the default prompt is used.
+# By `input_type`, the prompts of the model that it stands for, best first. Without one, the default prompt is used.
 PROMPTS: Mapping[str, Sequence[str]] = {
-    "search_query": ("search_query", "query"),
-    "search_document": ("search_document", "document", "passage", "corpus"),
+    "search_query": ("search_query", *QUERY_PROMPTS),
+    "search_document": ("search_document", *DOCUMENT_PROMPTS),
     "classification": ("classification",),
     "clustering": ("clustering",),
 }
@@ -105,12 +105,11 @@ class CohereEmbedRequest(msgspec.Struct, kw_only=True):
         """The name of the model's prompt for the `input_type`; None for the model's default."""
         if self.input_type is None:
             return None
-        prompts = [*filter(None, runner.properties.get("prompts", "").split(","))]
-        candidates = PROMPTS.get(self.input_type)
-        if candidates is None and self.input_type not in prompts:
+        prompts = list_prompts(runner)
+        if self.input_type not in (*PROMPTS, *prompts):
             allowed = ", ".join(dict.fromkeys([*PROMPTS, *prompts]))
             raise InputError(f"input_type is {self.input_type[:100]!r}; it may be {allowed}", "input_type")
-        return next((name for name in candidates or (self.input_type,) if name in prompts), None)
+        return find_prompt(runner, PROMPTS.get(self.input_type, (self.input_type,)))
 
 
 class CohereTokenizeRequest(msgspec.Struct, kw_only=True):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 # KServe V1 has a path of liveness with an answer of its own.
 KSERVE_LIVE_PATH = "/"
-# BentoML names the first two, the Open Inference Protocol the last.
-LIVE_PATHS = ("/livez", "/healthz", "/v2/health/live")
+# BentoML names the first two, the Open Inference Protocol the next, Weaviate the last.
+LIVE_PATHS = ("/livez", "/healthz", "/v2/health/live", "/.well-known/live")
 # As above; SageMaker calls /ping, and vLLM and Text Embeddings Inference have /health. They listen once they are ready.
-READY_PATHS = ("/readyz", "/ping", "/health", "/v2/health/ready")
+READY_PATHS = ("/readyz", "/ping", "/health", "/v2/health/ready", "/.well-known/ready")
 # vLLM's paths of its version and of the number of requests under way.
 VERSION_PATH, LOAD_PATH = "/version", "/load"
 # The methods of gRPC that probes call.

@@ -41,7 +41,7 @@ def test_probes_of_vllm(path: str, answer: dict[str, Any], model_folder: ModelFo
     assert (response.status_code, response.json()) == (200, answer)
     assert not lines
     assert client.head(path).status_code == 200
-    assert client.post(path).status_code == 405
+    assert client.post(path, headers={"authorization": "Bearer secret"}).status_code == 405
 
 
 async def test_the_load_counts_requests_of_models_only(model_folder: ModelFolder, serve: Serve) -> None:

@@ -108,7 +108,7 @@ def test_the_root_needs_a_key_only_for_calls(model_folder: ModelFolder, serve: S
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "the body is not as expected: Object missing required field `inputs`"),
+        ({}, "the body must have inputs or documents"),
         ({"inputs": 7}, "the body is not as expected: Expected `str | object | array`, got `int` - at `$.inputs`"),
         ({"inputs": []}, "inputs is empty; give at least one text"),
         ({"inputs": ["a", ["b"]]}, "inputs[1] has 1 texts; a pair is a list of two"),

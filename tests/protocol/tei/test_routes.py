@@ -207,7 +207,7 @@ def check_error(client: TestClient, path: str, body: Any, status: int, message: 
 def test_other_methods(ranker: TestClient) -> None:
     response = ranker.get("/rerank")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
-    assert response.json()["error"] == "GET is not allowed on /rerank; allowed: POST"
+    assert response.json()["error"]["message"] == "GET is not allowed on /rerank; allowed: POST"
 
 
 def test_overload(model_folder: ModelFolder, serve: Serve) -> None:
