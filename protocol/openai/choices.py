@@ -64,7 +64,7 @@ class StreamSettings:
     """Which chunks of a stream have the usage.
 
     Attributes:
-        include_usage: the last chunk has the usage of all choices.
+        include_usage: the last chunk has the usage of all choices, and the others a null, as in OpenAI's API.
         continuous_usage: every other chunk has the usage so far.
     """
 
@@ -218,7 +218,9 @@ class _Chunks:
 
     def _chunk(self, index: int, fields: dict[str, Any]) -> dict[str, Any]:
         chunk = {**self._renderer.head(self._renderer.chunk_object), **fields}
-        if not self._settings.continuous_usage:
+        if not self._settings.include_usage:
             return chunk
+        if not self._settings.continuous_usage:
+            return {**chunk, "usage": None}
         prompt = self._accepted.prompts[self._accepted.prompt_of(index)]
         return {**chunk, "usage": count_generation_usage(self._runner, [prompt], [self._tokens[index]])}
