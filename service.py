@@ -133,6 +133,7 @@ class Server:
     fill_mask = create_method("fill_mask")
     answer = create_method("answer")
     embed = create_method("embed")
+    embed_sparse = create_method("embed_sparse")
     rank = create_method("rank")
     generate = create_method("generate")
     chat = create_method("chat")

@@ -234,6 +234,7 @@ _ENCODER_CALLS: Mapping[str, EncoderCall] = {
     "fill_mask": EncoderCall(_read_texts, _list_records, {"top_k": 5}),
     "answer": EncoderCall(_read_pairs("questions", "contexts"), _list_records),
     "embed": EncoderCall(_read_texts, _stack_vectors),
+    "embed_sparse": EncoderCall(_read_texts, _list_records),
     "rank": EncoderCall(
         _read_query,
         _rank,

@@ -27,6 +27,7 @@ _EXAMPLES: dict[str, Example] = {
     "classify_zero_shot": Example("Labels of two texts", {"texts": TOPICS, "candidate_labels": CANDIDATE_LABELS}),
     "answer": Example("A question and its context", {"questions": [QUESTION_IN_CONTEXT], "contexts": [CONTEXT]}),
     "embed": Example("A text", {"texts": [HELLO]}),
+    "embed_sparse": Example("The ten highest values of a text", {"texts": [HELLO], "max_active_dims": 10}),
     "rank": Example("Two texts", {"query": QUERY, "texts": DOCUMENTS}),
     "chat": Example("A question", {"messages": [{"role": "user", "content": QUESTION}], **GREEDY}),
 }

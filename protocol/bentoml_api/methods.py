@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from protocol.bentoml_api.arguments import MODEL, Argument, ChatMessage, encoder_options, sampling_options
-from protocol.bentoml_api.outputs import Answer, ClassScore, Entity, MaskToken, RankedText, Vectors
+from protocol.bentoml_api.outputs import Answer, ClassScore, Entity, MaskToken, RankedText, SparseValue, Vectors
 from runners.core.task import GENERATION, Task
 
 
@@ -112,6 +112,14 @@ METHODS: Mapping[str, Method] = {
             [_TEXTS],
             encoder_options("normalize", "dimensions", "prompt_name", *_TRUNCATION),
             Vectors,
+        ),
+        Method(
+            "embed_sparse",
+            "Embed texts as sparse vectors. Answers with the values of each vector that are not 0.",
+            frozenset({Task.SPARSE_EMBEDDING}),
+            [_TEXTS],
+            encoder_options("max_active_dims", "prompt_name", *_TRUNCATION),
+            list[list[SparseValue]],
         ),
         Method(
             "rank",

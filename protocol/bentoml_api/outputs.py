@@ -50,6 +50,13 @@ class RankedText(BaseModel):
     score: float
 
 
+class SparseValue(BaseModel):
+    """A value of a sparse vector that is not 0; `index` is a token id."""
+
+    index: int
+    value: float
+
+
 class _VectorSchema:
     """BentoML's schema of an array, from which its clients make one of numpy; an import of this module imports none."""
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from starlette.testclient import TestClient
 from transformers import pipeline
 
@@ -124,6 +126,16 @@ def test_embed(serve_method: ServeMethod) -> None:
     np.testing.assert_allclose(call(served.client, "embed", texts=TEXTS), reference.encode(TEXTS), atol=1e-5)
     expected = reference.encode(TEXTS, truncate_dim=16, normalize_embeddings=True)
     np.testing.assert_allclose(call(served.client, "embed", texts=TEXTS, dimensions=16), expected, atol=1e-5)
+
+
+def test_embed_sparse(serve_method: ServeMethod) -> None:
+    served = serve_method("embed_sparse")
+    modules = [Transformer(served.folder, transformer_task="fill-mask"), SpladePooling("max")]
+    reference = SparseEncoder(modules=modules, device="cpu", max_active_dims=9)
+    found = call(served.client, "embed_sparse", texts=TEXTS, max_active_dims=9)
+    for values, expected in zip(found, reference.encode(TEXTS, convert_to_sparse_tensor=False), strict=True):
+        assert [each["index"] for each in values] == np.flatnonzero(expected).tolist()
+        np.testing.assert_allclose([each["value"] for each in values], expected[expected != 0], atol=1e-4)
 
 
 @pytest.mark.parametrize("operators", [{}, {"top_k": 1, "threshold": 0.99}, {"return_raw_logits": True}])

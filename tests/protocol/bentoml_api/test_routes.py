@@ -18,6 +18,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "fill_mask": {"texts": ["[MASK]"]},
     "answer": {"questions": ["a"], "contexts": ["b"]},
     "embed": {"texts": ["a"]},
+    "embed_sparse": {"texts": ["a"]},
     "rank": {"query": "a", "texts": ["b"]},
     "generate": {"prompt": "a", "max_tokens": 1},
     "chat": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
