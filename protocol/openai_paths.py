@@ -78,6 +78,8 @@ OPENAI_PATHS: Mapping[str, OpenAIPath] = {
     "/v1/load_lora_adapter": OpenAIPath("load_lora_adapter", place=Place.PREFIX, changes_models=True),
     "/v1/unload_lora_adapter": OpenAIPath("unload_lora_adapter", place=Place.PREFIX, changes_models=True),
 }
+# huggingface_hub's client calls chats here, below the URL of a model: the path before the model's name, and after it.
+MODEL_CHAT = ("/models/", "/v1/chat/completions")
 # Infinity's path of the list of models, which is also at /v1/models.
 MODEL_LIST = "/models"
 AT_ROOT = [path for path, entry in OPENAI_PATHS.items() if entry.place is Place.EVERYWHERE]

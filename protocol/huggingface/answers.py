@@ -31,12 +31,11 @@ from protocol.records import list_records
 from protocol.vectors import list_vectors, unit_vectors
 from runners.core.answer_options import AggregationStrategy
 from runners.core.predictions import Options, Prediction, Records
-from runners.core.runner import Runner
 
 # Makes the answer to one text.
 Describe = Callable[[Prediction, Options], Any]
-# Makes the body of an answer, as JSON or iterators.
-RenderAnswer = Callable[[Any, Sequence[Prediction], Options, Runner], Any]
+# Makes the body of an answer, as JSON or iterators, from the request's, the options and the predictions.
+RenderAnswer = Callable[[Any, Options, Sequence[Prediction]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class EncoderCall:
     Attributes:
         request: the type of the body.
         parameters: the type of its parameters.
-        render: makes the answer of the body, its predictions, the options and the model.
+        render: makes the answer.
     """
 
     request: type[EncoderRequest]
@@ -61,7 +60,7 @@ def _for_each(describe: Describe, is_list: bool = False) -> RenderAnswer:
         is_list: whether the answer to a single text is in a list too.
     """
 
-    def render(call: EncoderRequest, predictions: Sequence[Prediction], options: Options, _: Runner) -> Any:
+    def render(call: EncoderRequest, options: Options, predictions: Sequence[Prediction]) -> Any:
         answers = (describe(prediction, options) for prediction in predictions)
         return answers if is_list or call.is_batch else next(answers)
 
@@ -98,13 +97,11 @@ def _records(prediction: Prediction) -> Records:
     return records
 
 
-def _list_vectors(call: FeatureExtractionRequest, predictions: Sequence[Prediction], _: Options, runner: Runner) -> Any:
-    vectors = np.stack(list_vectors(predictions))
-    has_unit_length = runner.properties["normalized"] == "true"
-    return unit_vectors(vectors) if call.normalizes and not has_unit_length else vectors
+def _list_vectors(_: EncoderRequest, __: Options, predictions: Sequence[Prediction]) -> Any:
+    return np.stack(list_vectors(predictions))
 
 
-def _list_similarities(_: EncoderRequest, predictions: Sequence[Prediction], __: Options, ___: Runner) -> Any:
+def _list_similarities(_: EncoderRequest, __: Options, predictions: Sequence[Prediction]) -> Any:
     """The cosines of the first vector and the others."""
     source, *sentences = unit_vectors(np.stack(list_vectors(predictions)))
     return np.stack(sentences) @ source

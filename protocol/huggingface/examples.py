@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocol.openapi.example_texts import (
     CANDIDATE_LABELS,
     CONTEXT,
+    CONTINUED,
     DOCUMENTS,
     HELLO,
     HELLO_SUMMARY,
@@ -43,6 +44,10 @@ _EXAMPLES: dict[Task, Examples] = {
         "sentences": Example(
             "Similarities to a sentence", {"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}}
         ),
+    },
+    **{
+        task: {"text": Example("A text", {"inputs": text, "parameters": {"max_new_tokens": 2}})}
+        for task, (text, _) in CONTINUED.items()
     },
     Task.TEXT_RANKING: {"pair": Example("A query and a text", {"inputs": {"text": QUERY, "text_pair": DOCUMENTS[1]}})},
 }

@@ -7,11 +7,12 @@ from http import HTTPStatus
 from protocol.huggingface.answers import ENCODER_CALLS
 from protocol.huggingface.errors import error_body
 from protocol.huggingface.examples import hub_examples
+from protocol.huggingface.generation import GENERATION_FORMS
 from protocol.huggingface.parameters import OPTIONS
 from protocol.huggingface.routes import PATHS
 from protocol.huggingface.tasks import HubTask, serves_task
 from protocol.openapi.document import OpenApiDocument
-from protocol.openapi.operations import ErrorForm, json_answer, json_body
+from protocol.openapi.operations import EVENTS, ErrorForm, json_answer, json_body
 from protocol.openapi.schemas import (
     BOOLEAN,
     CLASS,
@@ -20,6 +21,7 @@ from protocol.openapi.schemas import (
     STRING,
     Schema,
     array_of,
+    event_of,
     object_of,
     one_of,
     or_null,
@@ -36,14 +38,36 @@ _ENTITIES = array_of(
 )
 _TOKENS = array_of(object_of({"score": NUMBER, "token": COUNT, "token_str": STRING, "sequence": STRING}))
 _ANSWER = object_of({"answer": STRING, "score": NUMBER, "start": COUNT, "end": COUNT})
+_FINISH = one_of("length", "eos_token", "stop_sequence")
+_PROMPT_TOKEN = {"id": COUNT, "text": STRING, "logprob": or_null(NUMBER)}
+_TOKEN = object_of({**_PROMPT_TOKEN, "logprob": NUMBER, "special": BOOLEAN})
+_OUTPUT = {
+    "finish_reason": _FINISH, "generated_tokens": COUNT, "seed": or_null(COUNT),
+    "prefill": array_of(object_of(_PROMPT_TOKEN)), "tokens": array_of(_TOKEN),
+}  # fmt: skip
+_TOPS = {"top_tokens": array_of(array_of(_TOKEN))}
+_OTHERS = array_of(object_of({"generated_text": STRING, **_OUTPUT}, _TOPS))
+_DETAILS = {"details": object_of(_OUTPUT, {**_TOPS, "best_of_sequences": _OTHERS})}
+_TEXTS, _SUMMARIES, _TRANSLATIONS = (
+    array_of(object_of({name: STRING}, _DETAILS)) for name in ("generated_text", "summary_text", "translation_text")
+)
+_END = object_of({"finish_reason": _FINISH, "generated_tokens": COUNT, "seed": or_null(COUNT), "input_length": COUNT})
+_EVENT = object_of(
+    {"index": COUNT, "token": _TOKEN, "generated_text": or_null(STRING), "details": or_null(_END)},
+    {"top_tokens": array_of(_TOKEN)},
+)
 # By task, the forms of the answer to one input, and, where that is not a list of it, to several.
 _ANSWERS: dict[HubTask, list[Schema]] = {
     HubTask.FEATURE_EXTRACTION: [array_of(array_of(NUMBER))],
     HubTask.FILL_MASK: [_TOKENS, array_of(_TOKENS), array_of(array_of(_TOKENS))],
     HubTask.QUESTION_ANSWERING: [_ANSWER, array_of(_ANSWER), array_of(array_of(_ANSWER))],
     HubTask.SENTENCE_SIMILARITY: [array_of(NUMBER)],
+    HubTask.SUMMARIZATION: [_SUMMARIES],
+    HubTask.TEXT2TEXT_GENERATION: [_TEXTS],
     HubTask.TEXT_CLASSIFICATION: [array_of(_CLASSES)],
+    HubTask.TEXT_GENERATION: [_TEXTS, array_of(_TEXTS)],
     HubTask.TOKEN_CLASSIFICATION: [_ENTITIES, array_of(_ENTITIES)],
+    HubTask.TRANSLATION: [_TRANSLATIONS],
     HubTask.ZERO_SHOT_CLASSIFICATION: [_CLASSES, array_of(_CLASSES)],
 }
 _ERROR_TYPES = one_of("generation", "healthcheck", "overloaded", "validation")
@@ -71,14 +95,16 @@ def _add(document: OpenApiDocument, path: str, tasks: list[HubTask]) -> None:
     if "{name}" not in path and document.has_several:
         # An example does not name its model here.
         examples = {}
-    answers, body = {200: json_answer("HubResponse", examples)}, json_body(reference("HubRequest"), examples)
+    answer, body = json_answer("HubResponse", examples), json_body(reference("HubRequest"), examples)
+    if any(task in GENERATION_FORMS for task in tasks):
+        answer["content"][EVENTS] = {"schema": event_of(_EVENT, reference("HubError"))}
     summary = "Call a model for a task" if names_task else "Call a model"
     query = {"model": STRING} if "{name}" not in path else None
-    document.paths.add("post", path, _TAG, summary, answers, document.errors, body, query=query, form=_ERRORS)
+    document.paths.add("post", path, _TAG, summary, {200: answer}, document.errors, body, query=query, form=_ERRORS)
 
 
 def _describe_body(document: OpenApiDocument, task: HubTask) -> Schema:
-    call = ENCODER_CALLS[task]
+    call = GENERATION_FORMS.get(task) or ENCODER_CALLS[task]
     schema = document.add_types(call.request)[call.request.__name__]
     schema["properties"]["options"] = or_null(object_of({}, dict.fromkeys(sorted(OPTIONS), BOOLEAN)))
     if task is HubTask.FEATURE_EXTRACTION:

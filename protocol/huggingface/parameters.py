@@ -38,6 +38,15 @@ NO_EFFECT = frozenset({"padding"})
 _BODY = ("inputs", "parameters", "options", "stream")
 _LENGTH = Refusal("--max_length of the server limits texts")
 _ALIGNED = Refusal("answers are whole words", (True,))
+_OF_GENERATORS = {
+    "adapter_id": Refusal("call an adapter by its name, through OpenAI's API"),
+    "typical_p": Refusal("top_p, top_k and temperature control sampling", (1.0,)),
+    "watermark": Refusal("outputs have no watermark", (False,)),
+}
+_OF_SEQUENCES = {
+    **_OF_GENERATORS,
+    "clean_up_tokenization_spaces": Refusal("spaces stay as the model writes them", (False,)),
+}
 REFUSED: Mapping[HubTask, Mapping[str, Refusal]] = {
     HubTask.FEATURE_EXTRACTION: {
         "encoding_format": Refusal("vectors are lists of numbers", ("float",)),
@@ -49,13 +58,17 @@ REFUSED: Mapping[HubTask, Mapping[str, Refusal]] = {
         "max_seq_len": Refusal("--max_length of the server sets it", (384,)),
     },
     HubTask.SENTENCE_SIMILARITY: {},
+    HubTask.SUMMARIZATION: _OF_SEQUENCES,
+    HubTask.TEXT2TEXT_GENERATION: _OF_SEQUENCES,
     HubTask.TEXT_CLASSIFICATION: {
         "max_length": _LENGTH,
         "return_all_scores": Refusal("top_k is the number of classes", (True,)),
     },
+    HubTask.TEXT_GENERATION: _OF_GENERATORS,
     HubTask.TOKEN_CLASSIFICATION: {
         "grouped_entities": Refusal("aggregation_strategy says how tokens are merged", (True,)),
     },
+    HubTask.TRANSLATION: _OF_SEQUENCES,
     HubTask.ZERO_SHOT_CLASSIFICATION: {"max_length": _LENGTH},
 }
 

@@ -215,17 +215,11 @@ class FeatureExtractionRequest(EncoderRequest, kw_only=True):
     inputs: Inputs
     parameters: FeatureExtractionParameters | None = None
 
-    @property
-    def normalizes(self) -> bool:
-        """Whether vectors get the length 1; by default they do, as the schema says."""
-        return self.parameters is None or self.parameters.normalize is not False
-
     def read_texts(self, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
         return read_text_inputs(self.inputs, "inputs", limits)
 
     def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        options = super().read_options(defaults, limits)
-        options.pop("normalize", None)
+        options = {"normalize": defaults.normalize is not False, **super().read_options(defaults, limits)}
         if "truncation_side" in options:
             options["truncation_side"] = options["truncation_side"].lower()
         return options

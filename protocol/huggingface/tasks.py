@@ -21,8 +21,12 @@ class HubTask(StrEnum):
     FILL_MASK = "fill-mask"
     QUESTION_ANSWERING = "question-answering"
     SENTENCE_SIMILARITY = "sentence-similarity"
+    SUMMARIZATION = "summarization"
+    TEXT2TEXT_GENERATION = "text2text-generation"
     TEXT_CLASSIFICATION = "text-classification"
+    TEXT_GENERATION = "text-generation"
     TOKEN_CLASSIFICATION = "token-classification"
+    TRANSLATION = "translation"
     ZERO_SHOT_CLASSIFICATION = "zero-shot-classification"
 
 
@@ -36,8 +40,13 @@ SERVED: Mapping[HubTask, frozenset[Task]] = {
     HubTask.TEXT_CLASSIFICATION: frozenset(
         {Task.SEQUENCE_CLASSIFICATION, Task.TEXT_RANKING, Task.ZERO_SHOT_CLASSIFICATION}
     ),
+    HubTask.TEXT_GENERATION: frozenset({Task.TEXT_GENERATION}),
     HubTask.TOKEN_CLASSIFICATION: frozenset({Task.TOKEN_CLASSIFICATION}),
     HubTask.ZERO_SHOT_CLASSIFICATION: frozenset({Task.ZERO_SHOT_CLASSIFICATION}),
+    # What such a model does is not known: the first is the task of a request that names none.
+    HubTask.TEXT2TEXT_GENERATION: frozenset({Task.TEXT2TEXT_GENERATION}),
+    HubTask.SUMMARIZATION: frozenset({Task.TEXT2TEXT_GENERATION}),
+    HubTask.TRANSLATION: frozenset({Task.TEXT2TEXT_GENERATION}),
 }
 # Other names that pipelines have.
 _ALIASES = {"ner": HubTask.TOKEN_CLASSIFICATION, "sentiment-analysis": HubTask.TEXT_CLASSIFICATION}
@@ -58,10 +67,11 @@ def read_task(name: str) -> HubTask:
 
 def serves_task(runner: Runner, task: HubTask | None) -> bool:
     """Whether a model answers a task; None for any task."""
-    tasks = frozenset[Task]().union(*SERVED.values()) if task is None else SERVED[task]
+    tasks = frozenset(Task) if task is None else SERVED[task]
     if (generator := runner.generator) is not None:
         # The task of a generator is unknown until it is loaded.
-        return generator.generates and not tasks.isdisjoint(GENERATION)
+        known = {runner.task} if runner.task is not None else GENERATION
+        return generator.generates and not tasks.isdisjoint(known)
     return runner.task in tasks
 
 

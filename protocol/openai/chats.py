@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 from starlette.responses import Response
 
+from protocol.generated_choices import Choice
 from protocol.http.body import Body
 from protocol.model_selection import SelectModel, name_in_answer, select_generator
-from protocol.openai.choices import Choice, Renderer, answer
+from protocol.openai.choices import Renderer, answer
 from protocol.openai.logprobs import chat_logprobs, prompt_logprobs
 from protocol.openai.messages import read_messages
 from protocol.openai.parameter_sets import ParameterSet

@@ -5,58 +5,22 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.responses import Response
 
+from protocol.generated_choices import Choice, count_logprobs, render_logprobs
 from protocol.http.body import encode_part, json_response
-from protocol.http.offload import offload
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.openai.answer_ids import make_answer_id
 from protocol.openai.errors import openai_error
-from runners.core.generation import AcceptedRequest, Delta, FinishReason, GenerationRequest, TokenLogprobs
+from runners.core.generation import AcceptedRequest, Delta, GenerationRequest
 from runners.core.runner import TextGenerator
 
-T = TypeVar("T")
-
 _LAST_LINE = "[DONE]"
-# This many log probabilities take 2 ms to render.
-_INLINE_LOGPROBS = 256
-
-
-@dataclass(slots=True)
-class Choice:
-    """One continuation of one prompt, as far as it has been generated.
-
-    Attributes:
-        texts: the parts of its text.
-        logprobs_count: number of all its log probabilities.
-    """
-
-    texts: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    stop_reason: int | str | None = None
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
-    logprobs_count: int = 0
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    def add(self, delta: Delta) -> None:
-        self.texts.append(delta.text)
-        self.logprobs_count += count_logprobs((*delta.logprobs, *(delta.prompt_logprobs or ())))
-        self.token_ids += delta.token_ids
-        self.finish_reason = delta.finish_reason
-        self.stop_reason = delta.stop_reason
-        self.logprobs += delta.logprobs
-        if delta.prompt_logprobs is not None:
-            self.prompt_logprobs = delta.prompt_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +107,6 @@ async def answer(
             return json_response({**head, "choices": rendered, "usage": usage, **extras})
 
         return await render_logprobs(render, sum(choice.logprobs_count for choice in choices))
-
-
-async def render_logprobs(render: Callable[[], T], count: int) -> T:
-    """Call a renderer, in a thread if rendering `count` log probabilities would block the event loop."""
-    return render() if count <= _INLINE_LOGPROBS else await offload(render)
-
-
-def count_logprobs(entries: Iterable[TokenLogprobs | None]) -> int:
-    """The number of log probabilities of some positions."""
-    return sum(1 + len(entry.top) for entry in entries if entry is not None)
 
 
 def count_generation_usage(

@@ -12,9 +12,10 @@ from typing import Any
 
 from starlette.responses import Response
 
+from protocol.generated_choices import Choice
 from protocol.http.body import Body
 from protocol.model_selection import SelectModel, name_in_answer, select_generator
-from protocol.openai.choices import Choice, Renderer, answer
+from protocol.openai.choices import Renderer, answer
 from protocol.openai.logprobs import completion_logprobs, prompt_logprobs
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder

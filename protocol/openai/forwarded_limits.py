@@ -16,7 +16,7 @@ from protocol.openai.constraint_limits import check_constraint, check_tools
 from protocol.openai.messages import check_messages
 from protocol.openai.ranking import SIDES
 from protocol.openai.response_formats import is_grammar
-from runners.core.errors import InputError
+from runners.core.errors import InputError, UnsupportedError
 from runners.core.generation import Chat
 from runners.core.output_constraints import read_grammar
 from runners.core.prompt_limits import check_prompts
@@ -37,6 +37,7 @@ _TOKEN_LIMITS = ("max_tokens_per_query", "max_tokens_per_doc")
 _FIELDS = (
     *_TOKEN_LIMITS, *dict.fromkeys(_TEXTS), *(name for name, *_ in _LISTS),
     "model", "messages", "tools", "n", "chat_template_kwargs", "structured_outputs", "response_format", "text",
+    "tool_prompt",
 )  # fmt: skip
 # The limited fields only, of any type: vLLM checks their types.
 _Body = msgspec.defstruct("_Body", [(name, Any, None) for name in _FIELDS])
@@ -81,6 +82,9 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> CheckedBody:
     for name, argument, what in _LISTS:
         if isinstance(value := getattr(call, name), list | dict):
             limits.check(argument, len(value), what, name)
+    if call.tool_prompt is not None:
+        # Text Generation Inference's, which vLLM would ignore.
+        raise UnsupportedError("tool_prompt", "tool_prompt", on_vllm=False)
     changes = _read_grammar(call.response_format, call.structured_outputs)
     constraints = {name: getattr(call, name) for name in ("structured_outputs", "response_format", "text")} | changes
     for name, value in constraints.items():

@@ -26,6 +26,7 @@ from protocol.openai.responses import ResponsesRequest
 from protocol.openai.tokenize import DetokenizeRequest, TokenizeChatRequest, TokenizeTextRequest
 from protocol.openai_paths import (
     AT_ROOT,
+    MODEL_CHAT,
     MODEL_LIST,
     OPENAI_PATHS,
     changes_models,
@@ -92,7 +93,7 @@ def _list_examples(document: OpenApiDocument, call: str, model: ExampleModel) ->
 
 def _outer_paths(runners: Sequence[Runner], prefix: str) -> dict[str, str]:
     """vLLM's paths in the table, by the paths that this server has for them."""
-    by_outer = {path: path for path in AT_ROOT}
+    by_outer = {path: path for path in AT_ROOT} | {"{name}".join(MODEL_CHAT): MODEL_CHAT[1]}
     if prefix:
         served = [path for path in OPENAI_PATHS if any(is_served(runner, path) for runner in runners)]
         further = [path for path in served if not path.startswith("/v1/")]

@@ -15,12 +15,13 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
+from protocol.generated_choices import Choice, count_logprobs, render_logprobs
 from protocol.http.body import Body, json_response
 from protocol.http.rendering import note_rendering
 from protocol.http.sse import stream_events
 from protocol.model_selection import SelectModel, name_in_answer, select_generator
 from protocol.openai.chats import Effort, effort_variables
-from protocol.openai.choices import Choice, count_generation_usage, count_logprobs, render_logprobs
+from protocol.openai.choices import count_generation_usage
 from protocol.openai.errors import openai_error
 from protocol.openai.logprobs import chat_logprobs
 from protocol.openai.messages import read_messages

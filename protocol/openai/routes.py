@@ -29,6 +29,7 @@ from protocol.openai.forwarding import Forwarded
 from protocol.openai.model_list import find_base_model, list_model_cards, name_base_model
 from protocol.openai_paths import (
     AT_ROOT,
+    MODEL_CHAT,
     MODEL_LIST,
     OPENAI_PATHS,
     changes_models,
@@ -50,6 +51,9 @@ def routes(context: ServerContext) -> list[Route]:
     paths = dict.fromkeys([*(f"{prefix}{path}" for path in AT_ROOT if path.startswith("/v1/")), *AT_ROOT])
     listed = [Route(path, api.list_models) for path in ("/v1/models", MODEL_LIST)]
     found = [*listed, *(post_route(path, answer, render_openai_error) for path in paths)]
+    found.append(
+        post_route("{name:path}".join(MODEL_CHAT), with_openai_errors(api.answer_of_model), render_openai_error)
+    )
     if prefix:
         found += [
             get_route(f"{prefix}/v1/models", api.list_models, render_openai_error),
@@ -83,11 +87,22 @@ class _Api:
 
     async def answer(self, request: Request) -> Response:
         """Answer one of the table's paths, or hand it to vLLM."""
+        return await self._answer(request, request.scope["path"].removeprefix(self._prefix))
+
+    async def answer_of_model(self, request: Request) -> Response:
+        """Answer a call whose path names the model; a name in the body does not count."""
+        return await self._answer(request, MODEL_CHAT[1], request.path_params["name"])
+
+    async def _answer(self, request: Request, path: str, given_name: str | None = None) -> Response:
+        """
+        Args:
+            path: the path in the table of the call.
+            given_name: the model; None if the body names it.
+        """
         limits, outer = self._limits, request.scope["path"]
-        path = outer.removeprefix(self._prefix)
         selection = ModelSelection(self._models, outer, lambda runner: is_served(runner, path), "model in the body")
         # A request that the only model does not serve is refused before its body is read.
-        runner = selection.select() if len(self._models) == 1 else None
+        runner = selection.select(given_name) if given_name is not None or len(self._models) == 1 else None
         has_body = request.method == "POST"
         # What only vLLM knows may have no body, or upload a file.
         body = await read_body(request, limits, allow_form=path not in OPENAI_PATHS) if has_body else Body(b"")
@@ -104,13 +119,18 @@ class _Api:
                 log_inputs([body.data[: 4 * limits.log_inputs].decode("utf-8", "replace")], limits.log_inputs)
             media_type = request.headers["content-type"] if is_form(request) else "application/json"
             needless = {name: 0 for name, count in checked.token_limits.items() if count >= runner.max_length}
-            changes = {**checked.changes, **needless, **await name_base_model(application, runner, checked.model)}
+            named = {"model": runner.name}
+            if given_name is None:
+                named = await name_base_model(application, runner, checked.model)
+            changes = {**checked.changes, **needless, **named}
             data = change_fields(body.data, changes) if changes else body.data
             return Forwarded(application, find_vllm_path(path), data, checked.characters, media_type)
         if not has_body:
             raise MethodNotAllowedError(f"{request.method} is not allowed on {outer}; allowed: POST", allowed="POST")
         call = CALLS[OPENAI_PATHS[path].call]
-        return await until_disconnect(request, call.answer(selection.select, body, limits))
+        return await until_disconnect(
+            request, call.answer(lambda name: selection.select(given_name or name), body, limits)
+        )
 
     def _may_forward(self, path: str) -> bool:
         """Whether vLLM may answer a request, or nothing does."""

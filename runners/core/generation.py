@@ -201,13 +201,18 @@ class AcceptedRequest:
         return index // self.choices
 
 
+# Instead of minus infinity, which JSON lacks; the number is vLLM's.
+LEAST_LOGPROB = -9999.0
+
+
 class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
-    """A token and its log probability before temperature and truncation, at least -9999: JSON has no infinity.
+    """A token and its log probability before temperature and truncation, at least `LEAST_LOGPROB`.
 
     Attributes:
         text: the token's text, with its leading space; not unique where its bytes are no whole characters.
         data: the token's bytes in UTF-8.
         rank: its rank among all tokens by probability, from 1.
+        special: whether the text of an output leaves it out, as an end token.
     """
 
     token_id: int
@@ -215,6 +220,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     logprob: float
     rank: int
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ DEFAULT_MAX_TOKENS = 20
 _MAX_CHARACTERS = 1024
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+StopString = Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]
 Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
 TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
@@ -32,11 +33,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: (
-        Annotated[str, Meta(max_length=_MAX_CHARACTERS)]
-        | list[Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]]
-        | None
-    ) = None
+    stop: Annotated[str, Meta(max_length=_MAX_CHARACTERS)] | list[StopString] | None = None
     include_stop_str_in_output: bool | None = None
     stop_token_ids: list[TokenId] | None = None
     bad_words: list[Annotated[str, Meta(max_length=_MAX_CHARACTERS)]] | None = None

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runners.core.generation import TokenLogprob, TokenLogprobs
+from runners.core.generation import LEAST_LOGPROB, TokenLogprob, TokenLogprobs
 from runners.generator.detokenizer import Detokenizer
 from runners.generator.vocabulary import Vocabulary
 
-# Instead of minus infinity, which JSON lacks; the number is vLLM's.
-_MIN_LOGPROB = -9999.0
 _LOGPROBS_AT_A_TIME = 4096
 
 
@@ -87,7 +85,8 @@ def describe(vocabulary: Vocabulary, token: int, ranked: Ranked, offset: int) ->
 
 
 def _entry(vocabulary: Vocabulary, token: int, logprob: float, token_rank: int) -> TokenLogprob:
-    return TokenLogprob(token, vocabulary.text(token), vocabulary.data(token), max(logprob, _MIN_LOGPROB), token_rank)
+    text, data, value = vocabulary.text(token), vocabulary.data(token), max(logprob, LEAST_LOGPROB)
+    return TokenLogprob(token, text, data, value, token_rank, token in vocabulary.special)
 
 
 @dataclass(slots=True)

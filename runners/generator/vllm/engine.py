@@ -28,9 +28,10 @@ from runners.core.tokens import check_token_ids
 from runners.core.tracing import engine_headers
 from runners.generator.engine import check_characters
 from runners.generator.vllm.command_line import parse_arguments
+from runners.generator.vllm.deltas import DeltaReader
 from runners.generator.vllm.errors import describe_error, input_errors
 from runners.generator.vllm.openai_application import VllmOpenAIApplication
-from runners.generator.vllm.sampling import check_length, make_delta, make_sampling_params, max_output_tokens
+from runners.generator.vllm.sampling import check_length, make_sampling_params, max_output_tokens
 from runners.modeling.dtypes import name_dtype
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class VllmEngine:
         self.stuck = False
         self._ids = itertools.count()
         self._defaults: dict[str, Any] = engine.model_config.get_diff_sampling_param()
+        # A model that generates no text may have no tokenizer.
+        self._special = frozenset(getattr(engine.get_tokenizer(), "all_special_ids", ()))
         self._loop = asyncio.get_running_loop()
         self.openai_application = openai_application
 
@@ -188,14 +191,15 @@ class VllmEngine:
             params = make_sampling_params(sampling, self._defaults)
             name = f"generate-{next(self._ids)}"
             headers = engine_headers(current_record.get())
+            reader = DeltaReader(sampling, self._special)
             outputs = self._engine.generate(rendered, params, name, trace_headers=headers or None)
             async with contextlib.aclosing(outputs):
                 first = await _accept(outputs, admitted)
                 if admitted is not None:
                     admitted.start(len(prompt))
-                yield make_delta(first.outputs[0])
+                yield reader.read(first)
                 async for output in outputs:
-                    yield make_delta(output.outputs[0])
+                    yield reader.read(output)
         except VllmDeadError as error:
             raise EngineDeadError("the engine that ran the model has died") from error
         except QueueOverflowError as error:

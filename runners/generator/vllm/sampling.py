@@ -1,15 +1,14 @@
-"""A request's sampling as vLLM's `SamplingParams`, and vLLM's outputs as deltas."""
+"""A request's sampling as vLLM's `SamplingParams`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runners.core.errors import GenerationFailedError, InputError
-from runners.core.generation import Constraint, Delta, FinishReason, Sampling
+from runners.core.errors import InputError
+from runners.core.generation import Constraint, Sampling
 
 if TYPE_CHECKING:
-    from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 
@@ -51,6 +50,8 @@ def make_sampling_params(sampling: Sampling, defaults: Mapping[str, Any]) -> Sam
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "logit_bias": dict(sampling.logit_bias) or None,
+            "logprobs": sampling.logprobs,
+            "prompt_logprobs": sampling.prompt_logprobs,
             "ignore_eos": sampling.ignore_eos,
             "output_kind": RequestOutputKind.DELTA,
         }
@@ -83,19 +84,6 @@ def check_length(prompt: int, max_tokens: int | None, max_length: int) -> None:
             f"This model's maximum context length is {max_length} tokens, but {prompt + max_tokens} were asked for: "
             f"{prompt} of the prompt and {max_tokens} of max_tokens; please reduce one of them"
         )
-
-
-def make_delta(output: CompletionOutput) -> Delta:
-    """
-    Raises:
-        GenerationFailedError: vLLM has failed to generate the output.
-    """
-    reason: FinishReason | None = None
-    if output.finish_reason == "error":
-        raise GenerationFailedError("this output has failed in vLLM; the server's log says where")
-    if output.finish_reason is not None:
-        reason = "length" if output.finish_reason == "length" else "stop"
-    return Delta(output.text, tuple(output.token_ids), reason, stop_reason=output.stop_reason)
 
 
 def _structured_outputs(constraint: Constraint | None) -> StructuredOutputsParams | None:

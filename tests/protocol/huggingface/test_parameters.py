@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from itertools import chain
 from typing import Any
 
 import pytest
 from huggingface_hub.inference._generated import types
+from starlette.testclient import TestClient
 
 from protocol.huggingface.answers import ENCODER_CALLS
+from protocol.huggingface.generation import GENERATION_FORMS
 from protocol.huggingface.parameters import NO_EFFECT, OPTIONS, REFUSED, list_fields
 from protocol.huggingface.tasks import HubTask
+from tests.conftest import GeneratorFolder, Serve
 from tests.protocol.conftest import Run
 
 INPUTS: dict[HubTask, tuple[str, Any]] = {
@@ -22,60 +27,82 @@ INPUTS: dict[HubTask, tuple[str, Any]] = {
     HubTask.TOKEN_CLASSIFICATION: ("token_classification", "I love Munich"),
     HubTask.ZERO_SHOT_CLASSIFICATION: ("zero_shot_classification", "I love Munich"),
 }
-NEEDED = {HubTask.ZERO_SHOT_CLASSIFICATION: {"candidate_labels": ["a"]}}
+SEQUENCES = (HubTask.SUMMARIZATION, HubTask.TEXT2TEXT_GENERATION, HubTask.TRANSLATION)
+NEEDED: dict[HubTask, dict[str, Any]] = {
+    HubTask.ZERO_SHOT_CLASSIFICATION: {"candidate_labels": ["a"]},
+    HubTask.TEXT_GENERATION: {"max_new_tokens": 3},
+}
+FORMS: dict[HubTask, type[Any]] = {
+    **{task: call.parameters for task, call in ENCODER_CALLS.items()},
+    **{task: form.parameters for task, form in GENERATION_FORMS.items()},
+}
+Ask = Callable[..., tuple[int, Any]]
 
 
-def ask(run: Run, task: HubTask, parameters: dict[str, Any], **fields: Any) -> tuple[int, Any]:
-    kind, inputs = INPUTS[task]
-    body = {"inputs": inputs, "parameters": {**NEEDED.get(task, {}), **parameters}, **fields}
-    response = run(kind).client.post(f"/pipeline/{task}", json=body)
-    return response.status_code, response.json()
+@pytest.fixture(scope="module")
+def ask(run: Run, serve: Serve, generator_folder: GeneratorFolder) -> Ask:
+    """`ask(task, {"top_k": 1}, options={})`: the status and the answer."""
+
+    @cache
+    def start(family: str) -> TestClient:
+        return serve(model_dir=generator_folder(family), backend="huggingface").client
+
+    def post(task: HubTask, parameters: dict[str, Any], **fields: Any) -> tuple[int, Any]:
+        kind, inputs = INPUTS.get(task, ("", "return the value"))
+        client = run(kind).client if kind else start("t5" if task in SEQUENCES else "llama")
+        body = {"inputs": inputs, "parameters": {**NEEDED.get(task, {}), **parameters}, **fields}
+        response = client.post(f"/pipeline/{task}", json=body)
+        return response.status_code, response.json()
+
+    return post
 
 
-@pytest.mark.parametrize("task", ENCODER_CALLS)
+@pytest.mark.parametrize("task", FORMS)
 def test_every_parameter_of_the_published_schema_is_known(task: HubTask) -> None:
     """The client's dataclasses are generated from the schemas."""
     name = "".join(word.title() for word in task.split("-"))
-    parameters = getattr(types, f"{name}Parameters", None) or getattr(types, f"{name}Input")
-    published = {*parameters.__dataclass_fields__} - {"inputs", "parameters"}
-    assert published <= {*list_fields(ENCODER_CALLS[task].parameters), *REFUSED[task]}
+    names = [f"{name}{suffix}" for suffix in ("Parameters", "InputGenerateParameters", "Input")]
+    parameters = next(getattr(types, each) for each in names if hasattr(types, each))
+    # What is in the last one is read as if it was beside it.
+    published = {*parameters.__dataclass_fields__} - {"inputs", "parameters", "generate_parameters"}
+    assert published <= {*list_fields(FORMS[task]), *REFUSED[task]}
 
 
 @pytest.mark.parametrize(
     ("task", "name"), chain.from_iterable([(task, name) for name in REFUSED[task]] for task in REFUSED)
 )
-def test_refused_parameters(task: HubTask, name: str, run: Run) -> None:
-    status, plain = ask(run, task, {})
+def test_refused_parameters(task: HubTask, name: str, ask: Ask) -> None:
+    status, plain = ask(task, {})
     assert status == 200
     refusal = REFUSED[task][name]
     for value in (None, *refusal.neutral):
-        assert ask(run, task, {name: value}) == (200, plain)
+        assert ask(task, {name: value}) == (200, plain)
     for value in {False, 7, "left"}.difference(refusal.neutral):
         expected = f"parameters has {name}, which is not supported here: {refusal.advice}"
-        assert ask(run, task, {name: value}) == (400, {"error": expected, "error_type": "validation"})
+        assert ask(task, {name: value}) == (400, {"error": expected, "error_type": "validation"})
 
 
-@pytest.mark.parametrize("task", ENCODER_CALLS)
-def test_unknown_parameters(task: HubTask, run: Run) -> None:
+@pytest.mark.parametrize("task", FORMS)
+def test_unknown_parameters(task: HubTask, ask: Ask) -> None:
     topk: dict[str, Any] = {"topk": 1}
     cases: list[dict[str, Any]] = [{"parameters": topk}, {"parameters": {"topk": None}}, topk, {"options": topk}]
     for case in cases:
         fields = dict(case)
         place = next(iter(fields)).replace("topk", "the body")
-        status, answer = ask(run, task, fields.pop("parameters", {}), **fields)
+        status, answer = ask(task, fields.pop("parameters", {}), **fields)
         assert status == 400
         assert answer["error"].startswith(f"{place} has topk, which {task} does not have; there are ")
 
 
-@pytest.mark.parametrize("task", ENCODER_CALLS)
-def test_what_has_no_effect(task: HubTask, run: Run) -> None:
-    _, plain = ask(run, task, {})
-    assert ask(run, task, dict.fromkeys(NO_EFFECT, True), options=dict.fromkeys(OPTIONS, True), stream=False) == (
+@pytest.mark.parametrize("task", FORMS)
+def test_what_has_no_effect(task: HubTask, ask: Ask) -> None:
+    _, plain = ask(task, {})
+    assert ask(task, dict.fromkeys(NO_EFFECT, True), options=dict.fromkeys(OPTIONS, True), stream=False) == (
         200,
         plain,
     )
-    known = dict.fromkeys(list_fields(ENCODER_CALLS[task].parameters))
-    assert ask(run, task, {**known, **NEEDED.get(task, {})}) == (200, plain)
+    known = dict.fromkeys(list_fields(FORMS[task]))
+    assert ask(task, {**known, **NEEDED.get(task, {})}) == (200, plain)
 
 
 @pytest.mark.parametrize(

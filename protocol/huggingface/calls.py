@@ -1,0 +1,89 @@
+"""Calls of models: bodies of the Hugging Face inference protocol, read by task, and their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.http.body import check_kept_parameters, convert_json, decode_json
+from protocol.http.disconnects import until_disconnect
+from protocol.http.rendering import render
+from protocol.huggingface.answers import ENCODER_CALLS
+from protocol.huggingface.generation import GENERATION_FORMS, answer_generation
+from protocol.huggingface.generation_requests import GenerationBody, merge_nested
+from protocol.huggingface.parameters import read_parameters
+from protocol.huggingface.requests import EncoderRequest
+from protocol.huggingface.tasks import HubTask, choose_task
+from runners.core.errors import InputError
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
+from runners.core.runner import Runner
+
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+@dataclass(frozen=True, slots=True)
+class HubCall:
+    """A body, read.
+
+    Attributes:
+        task: None if the request names none, and the model may do several.
+    """
+
+    task: HubTask | None
+    body: EncoderRequest | GenerationBody
+
+
+def read_call(data: bytes, runner: Runner, task: HubTask | None, limits: RequestLimits) -> HubCall:
+    """
+    Args:
+        task: the one that the request names; None for the model's.
+
+    Raises:
+        LimitExceededError: the body exceeds a limit of the operator's.
+        InputError: it is malformed, or has a field that this server does not implement.
+    """
+    fields = decode_json(data, _decoder, limits)
+    chosen = task or choose_task(runner, fields)
+    parameters: dict[str, Any]
+    if (generation := GENERATION_FORMS.get(chosen)) is None:
+        encoder = ENCODER_CALLS[chosen]
+        if fields.get("stream"):
+            raise InputError(f"stream is not supported for {chosen}", "stream")
+        parameters = read_parameters(fields, encoder.parameters, chosen, limits)
+        check_kept_parameters(data, parameters, limits)
+        return HubCall(chosen, convert_json(_make_body(fields, parameters), encoder.request))
+    fields = merge_nested(fields) if chosen is not HubTask.TEXT_GENERATION else fields
+    parameters = read_parameters(fields, generation.parameters, chosen, limits)
+    check_kept_parameters(data, parameters, limits)
+    stream = {} if fields.get("stream") is None else {"stream": fields["stream"]}
+    body = convert_json({**_make_body(fields, parameters), **stream}, generation.request)
+    return HubCall(task if chosen is HubTask.TEXT2TEXT_GENERATION else chosen, body)
+
+
+def _make_body(fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    inputs = {"inputs": fields["inputs"]} if "inputs" in fields else {}
+    return {**inputs, "parameters": parameters}
+
+
+async def answer_call(request: Request, runner: Runner, call: HubCall, limits: RequestLimits) -> Response:
+    """
+    Raises:
+        InputError, LimitExceededError: the model cannot do what the body asks for.
+    """
+    body = call.body
+    if isinstance(body, GenerationBody):
+        generator = runner.generator
+        assert generator is not None, "no other model generates"
+        return await answer_generation(request, generator, call.task, body, limits)
+    texts = body.read_texts(limits)
+    options = resolve_options(runner, body.read_options(runner.default_options.answer, limits), limits)
+    predictions = await until_disconnect(request, runner.infer(texts, options))
+    assert call.task is not None, "an encoder has one task for a body"
+    return await render(partial(ENCODER_CALLS[call.task].render, body, options), predictions)
