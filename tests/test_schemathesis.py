@@ -77,7 +77,7 @@ def test_an_encoder_is_as_its_document_says(encoder: ServerProcess, tmp_path: Pa
 
 def test_embeddings_are_as_their_document_says(embedder: ServerProcess, tmp_path: Path) -> None:
     """The routes of OpenAI's API and of its own: the others are those of any encoder."""
-    run_schemathesis(embedder, tmp_path, "--include-path-regex=/v1/(embeddings|models|score)|/embed$")
+    run_schemathesis(embedder, tmp_path, "--include-path-regex=/v1/(embeddings|models|pooling|score)|/embed$")
 
 
 def test_ranking_is_as_its_document_says(ranker: ServerProcess, tmp_path: Path) -> None:

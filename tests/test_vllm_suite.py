@@ -45,6 +45,7 @@ _PADDING = "it asks for padding, which is for models without an attention mask"
 _NOT_FOUND = "it wants FastAPI's 404 of a route that the model does not serve: ours is a 400 that says what it serves"
 _NORMALIZED = "it asks for vectors without the model's own normalization, which is a 400 here"
 _PLUGIN = "it wants vLLM's words about plugins or its argument --pooler-config.task"
+_LARGE = "it wants an answer that a small model does not give"
 _TOKENIZER_INFO = "it asks for /tokenizer_info, which vLLM has only with an argument"
 
 
@@ -204,9 +205,34 @@ TOKEN_EMBED = Suite(
     },
     write=write_embedder,
 )
+_SMOLLM = ("--backend=huggingface", "--max-model-len=4096")
+LOGPROB_TOKENS = Suite(
+    "openai/chat_completion/test_logprob_token_ids.py",
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    5,
+    {
+        "test_chat_request_decouples_top_k_from_explicit_token_ids": _CLASSES,
+        "test_completion_request_decouples_top_k_from_explicit_token_ids": _CLASSES,
+        "test_completion_rejects_explicit_token_ids_without_generated_tokens": _CLASSES,
+        "test_requests_reject_explicit_token_ids_with_beam_search": _CLASSES,
+    },
+    _SMOLLM,
+    write_smollm_in_float32,
+)
+TOKEN_IDS = Suite(
+    "openai/test_return_token_ids.py",
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    4,
+    {
+        "test_chat_completion_with_tool_use": _LARGE,
+        "test_comparison_with_prompt_logprobs_and_logprobs": _LARGE,
+    },
+    _SMOLLM,
+    write_smollm_in_float32,
+)
 SUITES = {
-    "completions": COMPLETIONS, "chats": CHATS, "tokenize": TOKENIZE, "classify": CLASSIFY, "embed": EMBED,
-    "bi_encoder": BI_ENCODER, "cross_encoder": CROSS_ENCODER, "token_classify": TOKEN_CLASSIFY,
+    "completions": COMPLETIONS, "chats": CHATS, "logprob_tokens": LOGPROB_TOKENS, "token_ids": TOKEN_IDS,
+    "tokenize": TOKENIZE, "classify": CLASSIFY, "embed": EMBED, "bi_encoder": BI_ENCODER, "cross_encoder": CROSS_ENCODER, "token_classify": TOKEN_CLASSIFY,
     "token_embed": TOKEN_EMBED,
 }  # fmt: skip
 

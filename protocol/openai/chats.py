@@ -252,7 +252,10 @@ class _ChatRenderer(Renderer):
         return "tool_calls" if reason == "stop" and has_calls and not is_named else reason
 
     def _logprobs(self, entries: Sequence[TokenLogprobs]) -> dict[str, Any] | None:
-        return chat_logprobs(entries, bool(self._call.return_tokens_as_token_ids)) if self._call.logprobs else None
+        call = self._call
+        if not call.logprobs:
+            return None
+        return chat_logprobs(entries, bool(call.return_tokens_as_token_ids), bool(call.logprob_token_ids))
 
 
 def _opening_choice(index: int, delta: dict[str, Any]) -> dict[str, Any]:

@@ -63,13 +63,26 @@ def _by_name(entries: Iterable[TokenLogprob], as_ids: bool) -> dict[str, float]:
     return by_name
 
 
-def chat_logprobs(entries: Sequence[TokenLogprobs], as_ids: bool) -> dict[str, Any]:
-    """The `logprobs` of a chat's choice."""
+def chat_logprobs(entries: Sequence[TokenLogprobs], as_ids: bool, with_chosen: bool = False) -> dict[str, Any]:
+    """The `logprobs` of a chat's choice.
+
+    Args:
+        with_chosen: whether the top ones begin with the chosen token, as vLLM's do if the request names tokens.
+    """
     content = encode_part(
-        {**_chat_logprob(entry.chosen, as_ids), "top_logprobs": [_chat_logprob(top, as_ids) for top in entry.top]}
+        {
+            **_chat_logprob(entry.chosen, as_ids),
+            "top_logprobs": [_chat_logprob(top, as_ids) for top in _list_top(entry, with_chosen)],
+        }
         for entry in entries
     )
     return {"content": content, "refusal": None}
+
+
+def _list_top(entry: TokenLogprobs, with_chosen: bool) -> Sequence[TokenLogprob]:
+    if not with_chosen:
+        return entry.top
+    return [entry.chosen, *(top for top in entry.top if top.token_id != entry.chosen.token_id)]
 
 
 def _chat_logprob(entry: TokenLogprob, as_ids: bool) -> dict[str, Any]:

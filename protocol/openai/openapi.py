@@ -54,6 +54,8 @@ _TAG = "OpenAI"
 _ERRORS = ErrorForm("OpenAI", reference("OpenAIError"), error_body)
 # By call: an event of its streams.
 _STREAMED = {"completions": CHUNK, "chat/completions": CHUNK, "responses": EVENT}
+# Calls that may answer with the bytes of arrays.
+_BINARY = frozenset({"embeddings", "pooling"})
 
 
 def describe(document: OpenApiDocument) -> None:
@@ -119,6 +121,8 @@ def _add_answered(document: OpenApiDocument, path: str, name: str, call: OpenAIC
     answer = json_answer(call.response, examples)
     if (event := _STREAMED.get(name)) is not None:
         answer["content"][EVENTS] = {"schema": event}
+    if name in _BINARY:
+        answer["content"]["application/octet-stream"] = {"schema": {"type": "string", "format": "binary"}}
     body = json_body(reference(call.request), examples)
     document.paths.add("post", path, _TAG, call.summary, {200: answer}, document.errors, body, form=_ERRORS)
 

@@ -61,6 +61,19 @@ def test_the_answer(client: openai.OpenAI, http: TestClient) -> None:
     assert (wire["prompt_logprobs"], wire["prompt_token_ids"]) == (None, None)
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [(42, [42, 500, 9]), (9, [9, 500])])
+def test_log_probabilities_of_named_tokens(http: TestClient, chosen: int, expected: list[int]) -> None:
+    """Beside the chosen one, which is not repeated."""
+    body = {
+        "messages": HELLO, "max_tokens": 1, "logprobs": True, "logprob_token_ids": [500, 9],
+        "allowed_token_ids": [chosen], "return_tokens_as_token_ids": True,
+    }  # fmt: skip
+    [entry] = http.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]["content"]
+    assert entry["token"] == f"token_id:{chosen}"
+    assert sorted(top["token"] for top in entry["top_logprobs"]) == sorted(f"token_id:{each}" for each in expected)
+    assert entry["top_logprobs"][0]["token"] == f"token_id:{chosen}"
+
+
 def test_the_limit_of_openai_wins(http: TestClient) -> None:
     body = {"messages": HELLO, **GREEDY, "max_completion_tokens": 2}
     assert http.post("/v1/chat/completions", json=body).json()["usage"]["completion_tokens"] == 2
