@@ -4,9 +4,9 @@ PORT ?= 3000
 export BENTOML_DO_NOT_TRACK ?= true
 
 .PHONY: attack soak serve vllm demo sentiment stubs bento docs lock wheel test test-architectures test-clients \
-	test-image test-install test-restarts test-triton test-vllm-suite architectures-table arguments-table bench bench-answers \
-	bench-encoders bench-generation bench-infinity bench-metrics bench-models bench-sizing bench-start bench-summary \
-	bench-wires lint clean debian-programs
+	test-clients-bench test-image test-install test-restarts test-triton test-vllm-suite architectures-table \
+	arguments-table bench bench-answers bench-encoders bench-generation bench-infinity bench-metrics bench-models \
+	bench-sizing bench-start bench-summary bench-wires lint clean debian-programs
 
 SENTIMENT := demo/models/sentiment
 SUITE := .vllm-suite
@@ -97,6 +97,10 @@ test-vllm-suite: $(VENV)/installed-test $(SUITE)/fetched
 # Tests with third-party clients of OpenAI's API, which have 1 GB; without them these tests are skipped.
 test-clients: $(VENV)/installed-test $(VENV)-clients/installed $(VENV)-clients-infinity/installed
 	$(PYTHON) -m pytest -m clients
+
+# Tests with programs that measure servers, which have 3 GB; without them these tests are skipped.
+test-clients-bench: $(VENV)/installed-test $(VENV)-clients-bench/installed
+	$(PYTHON) -m pytest -m clients tests/test_benchmark_clients.py
 
 # Compares every architecture that `transformers` registers, in three dtypes, with the stock models, and every one that
 # generates with `generate`; takes minutes.
@@ -237,6 +241,14 @@ $(VENV)-clients-infinity/installed: pyproject.toml
 	$(VENV)-clients-infinity/bin/python -m pip install --quiet --group clients-infinity
 	@touch $@
 
+# As above, with this server's version of torch, which a machine with CPU wheels has.
+$(VENV)-clients-bench/installed: pyproject.toml
+	python3 -m venv $(VENV)-clients-bench
+	$(VENV)-clients-bench/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-clients-bench/bin/python -m pip install --quiet torch==2.13.0
+	$(VENV)-clients-bench/bin/python -m pip install --quiet --group clients-bench
+	@touch $@
+
 # Downloads 44 MB from pip's package index and keeps some files.
 $(SUITE)/fetched: tests/vllm_suite/fetch.py | $(VENV)/installed
 	$(PYTHON) -m tools.requirements extra cuda | xargs -I {} $(PYTHON) -m tests.vllm_suite.fetch {} $(SUITE)
@@ -266,5 +278,5 @@ $(VENV)-onnx/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-clients-infinity $(VENV)-infinity \
-		$(VENV)-mlserver $(VENV)-onnx $(VENV)-triton $(SUITE) $(DEBIAN)
+	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-clients-bench $(VENV)-clients-infinity \
+		$(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx $(VENV)-triton $(SUITE) $(DEBIAN)
