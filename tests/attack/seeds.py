@@ -93,6 +93,8 @@ _GENERATOR = tuple(
         ("/openai/v1/chat/completions", {**_CHAT, "stream": True, "logprobs": True, "top_logprobs": 1}),
         ("/v1/chat/completions", {**_CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}, {"role": "assistant", "tool_calls": _CALLS}, {"role": "tool", "content": "b", "tool_call_id": "1"}]}),
         ("/v1/chat/completions", {**_CHAT, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": _SCHEMA}}}),
+        ("/bentoml/generate", {"prompt": "a text", "max_tokens": 2}),
+        ("/bentoml/chat", _CHAT),
         ("/v1/responses", {"input": "a text", "max_output_tokens": 2, "instructions": "b"}),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}], "max_output_tokens": 2, "stream": True}),
         ("/tokenize", {"prompt": "a text", "return_token_strs": True}),
@@ -109,12 +111,14 @@ _GENERATOR = tuple(
 # By task: the family of its tiny model comes with tests/families.py.
 SEEDS: Mapping[str, tuple[Seed, ...]] = {
     "text_embedding": _encoder(
+        Seed("/bentoml/embed", {"texts": ["a text", "another"], "dimensions": 4, "truncation": True}),
         Seed("/v1/embeddings", {"input": ["a text", "another"], "model": "model", "encoding_format": "base64"}),
         Seed("/openai/v1/embeddings", {"input": [[101, 5, 102], [6]], "dimensions": 4, "user": "a"}),
         Seed("/embed", {"inputs": ["a text"], "truncate": True, "normalize": False, "truncation_direction": "right"}),
         Seed("/v1/score", {"text_1": "a", "text_2": ["b", "c"], "truncate_prompt_tokens": None}),
     ),
     "text_ranking": _encoder(
+        Seed("/bentoml/rank", {"query": "a", "texts": ["b", "c"], "function_to_apply": "none"}),
         Seed("/v1/rerank", {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1, "return_documents": True}),
         Seed("/v2/rerank", {"model": "model", "query": "a", "documents": ["b"], "max_tokens_per_doc": 0}),
         Seed("/v1/score", {"queries": ["a", "b"], "documents": ["c", "d"], "use_activation": False}),
@@ -122,24 +126,29 @@ SEEDS: Mapping[str, tuple[Seed, ...]] = {
         _predict(["a", "b"]),
     ),
     "sequence_classification": _encoder(
+        Seed("/bentoml/classify", {"texts": ["a", "b"], "text_pairs": ["c", "d"], "top_k": 2, "stride": 3}),
         Seed("/predict", {"inputs": [["a"], ["a", "b"]], "raw_scores": True, "truncate": False}),
         _predict("a text", {"text": "a", "text_pair": "b"}, ["a", "b"], top_k=2),
         _predict("a text " * 200, stride=10, window_aggregation="max"),
     ),
     "token_classification": _encoder(
+        Seed("/bentoml/classify_tokens", {"texts": ["a text"], "aggregation_strategy": "max", "ignore_labels": []}),
         _predict({"words": ["a", "few", "words"]}, "a text", aggregation_strategy="simple", ignore_labels=[]),
         _infer(return_offsets_mapping=True),
     ),
     "fill_mask": _encoder(
+        Seed("/bentoml/fill_mask", {"texts": ["a [MASK]."], "top_k": 2, "truncation_side": "left"}),
         _predict("a [MASK].", "[MASK] and [MASK]", top_k=2),
         _predict("a [MASK].", targets=["the", "a"]),
         Seed("/v2/models/model/infer", {"inputs": [{**_TENSOR, "data": ["a [MASK].", "b"]}], "outputs": [{"name": "logits"}]}),
     ),
     "question_answering": _encoder(
+        Seed("/bentoml/answer", {"questions": ["who?"], "contexts": ["it was me " * 20], "top_k": 2}),
         _predict({"question": "who?", "context": "it was me " * 20}, ["who?", "me"], top_k=2, max_answer_len=4, stride=5),
         Seed("/v2/models/model/infer", {"inputs": [{**_TENSOR, "shape": [1, 2]}]}),
     ),
     "zero_shot_classification": _encoder(
+        Seed("/bentoml/classify_zero_shot", {"texts": ["a text"], "candidate_labels": ["a", "b"], "multi_label": True}),
         _predict("a text", candidate_labels=["a", "b"], hypothesis_template="It is {}.", multi_label=True),
         _infer(candidate_labels="a,b"),
     ),

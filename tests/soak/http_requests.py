@@ -27,6 +27,8 @@ _JSON = {"content-type": "application/json"}
 _OFTEN, _USUAL, _SELDOM, _RARE = 8.0, 2.0, 0.5, 0.05
 _TEI_PATHS = ("/embed", "/predict", "/rerank")
 _STREAMS = ("/generate_stream",)
+# Their answers are plain texts.
+_TEXT_PATHS = ("/bentoml/generate", "/bentoml/chat")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ def _name_protocol(seed: Seed) -> str:
         return "repository"
     if "/models/" in seed.path:
         return "v1" if seed.path.startswith("/v1") else f"v2{streams}"
+    if seed.path.startswith("/bentoml/"):
+        return "bentoml"
     return "tei" if seed.path in _TEI_PATHS else f"openai{streams}"
 
 
@@ -135,6 +139,8 @@ def _find_reader(seed: Seed, body: str) -> Callable[[bytes], Any]:
         return lambda answer: [each["name"] for each in json.loads(answer) if each["name"] != SPARE]
     if _is_stream(seed):
         return read_stream
+    if seed.path in _TEXT_PATHS:
+        return read_plain
     return read_tensors if _READ_TENSORS in body else read_json
 
 
