@@ -121,8 +121,9 @@ def test_every_task_has_a_page() -> None:
 
 def test_the_page_of_clients_names_tests() -> None:
     """Each row names one, which exists; a row of a client in an environment of its own is marked, and its test too."""
-    rows = re.findall(r"^\|(.*)\|$", read_page("docs/clients.md"), re.MULTILINE)[2:]
-    assert len(rows) >= 18
+    table = re.findall(r"^\|(.*)\|$", read_page("docs/clients.md"), re.MULTILINE)
+    rows = [row for row in table if not row.startswith((" client ", "---"))]
+    assert len(rows) > 40
     for row in rows:
         client, version, calls, test = (cell.strip() for cell in row.split("|"))
         assert client
