@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from protocol.http.offload import offload_large
-from runners.core.generation import Delta, FinishReason, TokenLogprobs
+from runners.core.generation import Delta, FinishReason, TokenLogprob, TokenLogprobs
 
 T = TypeVar("T")
 
@@ -55,3 +55,19 @@ async def render_logprobs(render: Callable[[], T], count: int) -> T:
 def count_logprobs(entries: Iterable[TokenLogprobs | None]) -> int:
     """The number of log probabilities of some positions."""
     return sum(1 + len(entry.top) for entry in entries if entry is not None)
+
+
+def describe_token(token: TokenLogprob) -> dict[str, Any]:
+    """A token, as Text Generation Inference and the Open Inference Protocol describe it."""
+    return {"id": token.token_id, "text": token.text, "logprob": token.logprob, "special": token.special}
+
+
+def name_finish(finish_reason: FinishReason | None, stop_reason: int | str | None) -> str:
+    """Why an output ended, in the same protocols' words.
+
+    Args:
+        stop_reason: a text of `stop`, or a token: one of `stop_token_ids`, or a further end token of the model.
+    """
+    if finish_reason == "length":
+        return "length"
+    return "stop_sequence" if isinstance(stop_reason, str) else "eos_token"

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.generated_choices import Choice, render_logprobs
+from protocol.generated_choices import Choice, describe_token, name_finish, render_logprobs
 from protocol.http.body import json_response
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import describe_error
@@ -137,11 +137,11 @@ def _score(choice: Choice) -> float:
 def _describe_choice(choice: Choice, parameters: GenerateParameters, prefill: list[dict[str, Any]]) -> dict[str, Any]:
     tops = {"top_tokens": [_list_top(entry) for entry in choice.logprobs]} if parameters.top_n_tokens else {}
     return {
-        "finish_reason": _name_finish(choice.finish_reason, choice.stop_reason),
+        "finish_reason": name_finish(choice.finish_reason, choice.stop_reason),
         "generated_tokens": len(choice.token_ids),
         "seed": parameters.seed,
         "prefill": prefill,
-        "tokens": [_describe_token(entry.chosen) for entry in choice.logprobs],
+        "tokens": [describe_token(entry.chosen) for entry in choice.logprobs],
         **tops,
     }
 
@@ -158,18 +158,8 @@ def _describe_prompt_token(token: TokenLogprob) -> dict[str, Any]:
     return {"id": token.token_id, "text": token.text, "logprob": token.logprob}
 
 
-def _describe_token(token: TokenLogprob) -> dict[str, Any]:
-    return {**_describe_prompt_token(token), "special": token.special}
-
-
 def _list_top(entry: TokenLogprobs) -> list[dict[str, Any]]:
-    return [_describe_token(token) for token in entry.top]
-
-
-def _name_finish(finish_reason: str | None, stop_reason: int | str | None) -> str:
-    if finish_reason == "length":
-        return "length"
-    return "eos_token" if stop_reason is None else "stop_sequence"
+    return [describe_token(token) for token in entry.top]
 
 
 async def _stream(
@@ -217,14 +207,14 @@ class _TokenStream:
     def _make_event(self, entry: TokenLogprobs, text: str) -> dict[str, Any]:
         self._index += 1
         tops = {"top_tokens": _list_top(entry)} if self._parameters.top_n_tokens else {}
-        token = {**_describe_token(entry.chosen), "text": text}
+        token = {**describe_token(entry.chosen), "text": text}
         self._last = {"index": self._index, "token": token, **tops, "generated_text": None, "details": None}
         return self._last
 
     def _finish(self, delta: Delta) -> dict[str, Any]:
         parameters = self._parameters
         details = {
-            "finish_reason": _name_finish(delta.finish_reason, delta.stop_reason),
+            "finish_reason": name_finish(delta.finish_reason, delta.stop_reason),
             "generated_tokens": self._index,
             "seed": parameters.seed,
             "input_length": self._prompt_tokens,

@@ -23,6 +23,7 @@ from protocol.openapi.operations import (
 from protocol.openapi.schemas import (
     BOOLEAN,
     COUNT,
+    NUMBER,
     STRING,
     Schema,
     array_of,
@@ -107,19 +108,28 @@ def _add_schemas(document: OpenApiDocument) -> None:
     infer = document.add_types(InferRequest, IndexRequest)["InferRequest"]
     binary = {"type": "object", "properties": {"binary_data_output": BOOLEAN}}
     infer["properties"]["parameters"] = or_null({"allOf": [reference("Parameters"), binary]})
+    sampling = document.schemas["SamplingParameters"]
+    details = {"details": {"type": ["boolean", "null"], "description": _DETAILS}}
     generate = {
         "text_input": STRING,
         "id": {"description": "The answer repeats this if it is a string."},
-        "parameters": or_null(reference("SamplingParameters")),
-        **document.schemas["SamplingParameters"]["properties"],
+        "parameters": or_null(reference("GenerateParameters")),
+        **sampling["properties"],
+        **details,
     }
     document.schemas |= _SCHEMAS
+    document.schemas["GenerateParameters"] = {**sampling, "properties": {**sampling["properties"], **details}}
     document.schemas["GenerateRequest"] = {
         "description": "The body of `generate`. Parameters may also be fields of the body; those in `parameters` win.",
         "type": "object", "properties": generate, "required": ["text_input"], "additionalProperties": False,
     }  # fmt: skip
 
 
+_DETAILS = (
+    "The answer says why the output ended, and has the log probabilities of its tokens; of a stream, its last event."
+)
+_TOKEN = object_of({"id": COUNT, "text": STRING, "logprob": NUMBER, "special": BOOLEAN})
+_FINISH = {"finish_reason": one_of("length", "eos_token", "stop_sequence"), "logprobs": array_of(_TOKEN)}
 _DATATYPE = one_of(*DATATYPES)
 _TENSOR = {"name": STRING, "shape": array_of(COUNT), "datatype": _DATATYPE}
 _SPEC = object_of({"name": STRING, "datatype": _DATATYPE, "shape": array_of({"type": "integer", "minimum": -1})})
@@ -140,8 +150,10 @@ _SCHEMAS: dict[str, Schema] = {
     ),
     "OutputTensor": object_of(_TENSOR, {"data": _DATA, "parameters": object_of({"binary_data_size": COUNT})}),
     "InferResponse": object_of({**_NAMED, "id": STRING, "outputs": array_of(reference("OutputTensor"))}),
-    "GenerateResponse": object_of(_CONTINUATION, {"id": STRING}),
-    "GenerateEvent": object_of({**_CONTINUATION, "done": BOOLEAN}, {"id": STRING}),
+    "GenerateResponse": object_of(_CONTINUATION, {"id": STRING, "details": object_of(_FINISH)}),
+    "GenerateEvent": object_of(
+        {**_CONTINUATION, "done": BOOLEAN}, {"id": STRING, "details": object_of({**_FINISH, "token": _TOKEN})}
+    ),
     "RepositoryIndex": array_of(
         object_of({"name": STRING, "version": STRING, "state": one_of(*map(str, ModelState)), "reason": STRING})
     ),
