@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import modules as models
 
 from benchmarks.texts import docstrings
 from tests.conftest import Serve
@@ -18,6 +20,18 @@ def embed(serve: Serve, folder: Path, texts: list[str] = TEXTS, **arguments: Any
     response = serve(model_dir=folder, **arguments).client.post("/v1/models/model:predict", json={"instances": texts})
     assert response.status_code == 200, response.text
     return np.array(response.json()["predictions"])
+
+
+def save_embedder(folder: Path, source: Path, **options: Any) -> Path:
+    """Save a model that embeds by the mean of a tiny encoder's tokens, without a fixed length of its vectors.
+
+    Args:
+        source: the folder of the encoder.
+        options: further ones of sentence-transformers, such as prompts.
+    """
+    modules = [models.Transformer(str(source)), models.Pooling(32, "mean")]
+    SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
+    return folder
 
 
 def change(path: Path, **values: Any) -> None:

@@ -97,7 +97,7 @@ def test_langchain(served: ServedModel) -> None:
 
 def test_litellm(served: ServedModel) -> None:
     said = served.ask("litellm_calls")
-    for provider in ("openai", "hosted_vllm"):
+    for provider in ("openai", "hosted_vllm", "huggingface"):
         answer = said[provider]
         assert answer["plain"] == answer["streamed"] == served.reference.chat(QUESTION, 64)
         City.model_validate(answer["parsed"])

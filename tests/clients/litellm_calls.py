@@ -20,7 +20,7 @@ from tests.clients.answer import QUESTION, City
 
 def main(url: str, model: str) -> None:
     said: dict[str, Any] = {}
-    for provider in ("openai", "hosted_vllm"):
+    for provider in ("openai", "hosted_vllm", "huggingface"):
         asked: dict[str, Any] = {
             "model": f"{provider}/{model}",
             "api_base": url,

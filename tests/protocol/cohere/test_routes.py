@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer, quantize_embeddings
-from sentence_transformers.sentence_transformer import modules as models
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
 from runners.core.request_record import RequestRecord, add_observer, remove_observer
 from tests.conftest import GeneratorFolder, ModelFolder, Serve, ServeSeveral
+from tests.embedders import save_embedder
 from tests.families import MINILM
 
 TEXTS = ["Hello world", "Serve Hugging Face models", "a long text " * 300]
@@ -36,11 +36,8 @@ def reference() -> SentenceTransformer:
 @pytest.fixture(scope="module")
 def prompted(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with prompts, whose vectors have no fixed length."""
-    folder = tmp_path_factory.mktemp("prompted")
-    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
-    modules = [transformer, models.Pooling(32, "mean")]
-    SentenceTransformer(modules=modules, device="cpu", prompts=PROMPTS).save(str(folder))
-    return folder
+    source = model_folder("bert", "text_embedding")
+    return save_embedder(tmp_path_factory.mktemp("prompted"), source, prompts=PROMPTS)
 
 
 def post(client: TestClient, path: str, **body: Any) -> Any:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules as models
 from starlette.testclient import TestClient
 from transformers import AutoTokenizer
 
 from tests.conftest import ModelFolder, Serve
+from tests.embedders import save_embedder
 from tests.families import MINILM
 
 TEXTS = ["Hello world", "Serve Hugging Face models", "a long text " * 200]
@@ -46,12 +46,8 @@ def reference() -> SentenceTransformer:
 @pytest.fixture(scope="module")
 def prompted(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with prompts by name, whose vectors have no fixed length."""
-    folder = tmp_path_factory.mktemp("prompted")
-    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
-    SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu", prompts=PROMPTS).save(
-        str(folder)
-    )
-    return folder
+    source = model_folder("bert", "text_embedding")
+    return save_embedder(tmp_path_factory.mktemp("prompted"), source, prompts=PROMPTS)
 
 
 def embed(client: openai.OpenAI, given: Any, **more: Any) -> NDArray[np.float64]:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules as models
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
 from runners.core.arguments import Arguments
 from runners.hosting.selection import create_runner
 from tests.conftest import ModelFolder, Serve, ServeSeveral
+from tests.embedders import save_embedder
 from tests.families import MINILM
 from tests.served import models_of
 
@@ -34,11 +34,10 @@ def embedder(serve: Serve) -> TestClient:
 @pytest.fixture(scope="module")
 def prompted(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with prompts, whose vectors have no fixed length."""
-    folder = tmp_path_factory.mktemp("prompted")
-    modules = [models.Transformer(str(model_folder("bert", "text_embedding"))), models.Pooling(32, "mean")]
-    prompts = {"query": "search for: ", "document": "text: "}
-    SentenceTransformer(modules=modules, device="cpu", prompts=prompts).save(str(folder))
-    return folder
+    source = model_folder("bert", "text_embedding")
+    return save_embedder(
+        tmp_path_factory.mktemp("prompted"), source, prompts={"query": "search for: ", "document": "text: "}
+    )
 
 
 def vectorize(client: TestClient, text: str, task_type: str, path: str = "/vectors", **config: Any) -> Any:
