@@ -95,7 +95,8 @@ test-vllm-suite: $(VENV)/installed-test $(SUITE)/fetched
 	$(PYTHON) -m pytest -m vllm_suite
 
 # Tests with third-party clients of OpenAI's API, which have 1 GB; without them these tests are skipped.
-test-clients: $(VENV)/installed-test $(VENV)-clients/installed $(VENV)-clients-infinity/installed
+test-clients: $(VENV)/installed-test $(VENV)-clients/installed $(VENV)-clients-infinity/installed \
+		$(VENV)-clients-huggingface/installed
 	$(PYTHON) -m pytest -m clients
 
 # Tests with programs that measure servers, which have 3 GB; without them these tests are skipped.
@@ -235,6 +236,13 @@ $(VENV)-clients/installed: pyproject.toml
 	@touch $@
 
 # As above.
+$(VENV)-clients-huggingface/installed: pyproject.toml
+	python3 -m venv $(VENV)-clients-huggingface
+	$(VENV)-clients-huggingface/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-clients-huggingface/bin/python -m pip install --quiet --group clients-huggingface
+	@touch $@
+
+# As above.
 $(VENV)-clients-infinity/installed: pyproject.toml
 	python3 -m venv $(VENV)-clients-infinity
 	$(VENV)-clients-infinity/bin/python -m pip install --quiet --upgrade pip
@@ -278,5 +286,5 @@ $(VENV)-onnx/installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-clients-bench $(VENV)-clients-infinity \
-		$(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx $(VENV)-triton $(SUITE) $(DEBIAN)
+	rm -rf build dist *.egg-info $(VENV) $(VENV)-clients $(VENV)-clients-bench $(VENV)-clients-huggingface \
+		$(VENV)-clients-infinity $(VENV)-infinity $(VENV)-mlserver $(VENV)-onnx $(VENV)-triton $(SUITE) $(DEBIAN)

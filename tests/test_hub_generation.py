@@ -158,6 +158,16 @@ def test_an_end_token_has_no_text_in_a_stream(call: Call, reference: Reference) 
     assert "".join(call("text_generation", prompt, max_new_tokens=40, stream=True)) == whole.generated_text
 
 
+def test_typical_sampling(call: Call, request: pytest.FixtureRequest) -> None:
+    """vLLM has none, and a mass of 1 is none."""
+    assert call("text_generation", PROMPT, max_new_tokens=2, typical_p=1.0)
+    if "vllm" in request.node.name:
+        with pytest.raises(ValidationError, match="typical_p is not supported where vLLM runs the model"):
+            call("text_generation", PROMPT, max_new_tokens=2, typical_p=0.9)
+    else:
+        assert call("text_generation", PROMPT, max_new_tokens=2, typical_p=0.9)
+
+
 def test_every_argument_of_text_generation(call: Call, reference: Reference) -> None:
     neutral = {
         "adapter_id": None, "best_of": 1, "decoder_input_details": False, "details": False, "do_sample": False,
@@ -187,7 +197,6 @@ def test_every_argument_of_text_generation(call: Call, reference: Reference) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"typical_p": 0.9}, "parameters has typical_p, which is not supported here"),
         ({"watermark": True}, "parameters has watermark, which is not supported here"),
         ({"adapter_id": "a"}, "parameters has adapter_id, which is not supported here"),
         ({"best_of": 2}, "best_of needs do_sample"),

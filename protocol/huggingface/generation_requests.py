@@ -33,7 +33,7 @@ class Grammar(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerateParameters(msgspec.Struct, kw_only=True):
-    """Text Generation Inference's. Without `do_sample`, a temperature, `top_k` or `top_p`, the output is greedy."""
+    """Text Generation Inference's. Without `do_sample` and filters of tokens, the output is greedy."""
 
     best_of: Annotated[int, Meta(ge=1, le=_MAX_CHOICES)] | None = None
     decoder_input_details: bool | None = None
@@ -51,6 +51,7 @@ class GenerateParameters(msgspec.Struct, kw_only=True):
     top_n_tokens: Annotated[int, Meta(ge=0, le=_MAX_TOP_TOKENS)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     truncate: Count | None = None
+    typical_p: Annotated[float, Meta(gt=0, le=1)] | None = None
 
     @property
     def has_details(self) -> bool:
@@ -60,8 +61,8 @@ class GenerateParameters(msgspec.Struct, kw_only=True):
     @property
     def samples(self) -> bool:
         """Whether tokens are sampled, by the rules of Text Generation Inference."""
-        is_warped = self.temperature not in (None, 1.0) or self.top_k or self.top_p not in (None, 1.0)
-        return bool(self.do_sample or is_warped)
+        warps = (self.temperature, self.top_p, self.typical_p)
+        return bool(self.do_sample or self.top_k or any(warp not in (None, 1.0) for warp in warps))
 
     @property
     def max_tokens(self) -> int | None:
@@ -171,6 +172,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
         needs_logprobs = self.stream or parameters.has_details or self.choices > 1
         return replace(
             fields.to_sampling(parameters.max_tokens, parameters.constraint()),
+            typical_p=parameters.typical_p,
             logprobs=parameters.top_n_tokens or 0 if needs_logprobs else None,
             prompt_logprobs=0 if parameters.decoder_input_details else None,
         )

@@ -40,7 +40,6 @@ _LENGTH = Refusal("--max_length of the server limits texts")
 _ALIGNED = Refusal("answers are whole words", (True,))
 _OF_GENERATORS = {
     "adapter_id": Refusal("call an adapter by its name, through OpenAI's API"),
-    "typical_p": Refusal("top_p, top_k and temperature control sampling", (1.0,)),
     "watermark": Refusal("outputs have no watermark", (False,)),
 }
 _OF_SEQUENCES = {

@@ -81,6 +81,8 @@ class Sampling:
         min_tokens: number of tokens before which neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
         top_k: 0 or less allows the whole vocabulary.
+        typical_p: only the most typical tokens, whose probabilities add up to this; 1 allows all.
+            https://huggingface.co/papers/2202.00666
         stop: strings that end the output; they are not part of it, unless `include_stop` is set.
         stop_token_ids: tokens that end the output, as an end token does.
         bad_words: texts that are not generated.
@@ -104,6 +106,7 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     include_stop: bool = False

@@ -148,7 +148,10 @@ class Defaults:
             overrides["forced_bos_token_id"] = target
         if sampling.min_tokens or sampling.ignore_eos:
             overrides |= {"min_length": None, "min_new_tokens": None}
-        warps = self.processors.filters_when_sampling and not settings.greedy
+        asks_typical = sampling.typical_p is not None and sampling.typical_p < 1
+        warps = (self.processors.filters_when_sampling or asks_typical) and not settings.greedy
+        if sampling.typical_p is not None:
+            overrides["typical_p"] = sampling.typical_p
         if warps:
             # The processors apply all filters of tokens, in order: some come after those that the sampler knows.
             overrides |= {"do_sample": True} | {name: getattr(settings, name) for name in _SAMPLING}
@@ -214,6 +217,7 @@ def _asks_to_sample(sampling: Sampling) -> bool:
         or (sampling.top_p is not None and sampling.top_p < 1)
         or (sampling.top_k is not None and sampling.top_k > 0)
         or bool(sampling.min_p)
+        or (sampling.typical_p is not None and sampling.typical_p < 1)
     )
 
 

@@ -187,6 +187,7 @@ def test_sampling_depends_on_the_seed(client: TestClient) -> None:
         return str(post(client, PROMPT, max_new_tokens=12, seed=5, **more)[0]["generated_text"])
 
     assert sample(do_sample=True) == sample(do_sample=True) != sample()
+    assert sample(typical_p=0.2) != sample(do_sample=True)
     assert len({sample(temperature=3.5), sample(do_sample=True), sample(do_sample=True, repetition_penalty=5.0)}) == 3
 
 
@@ -196,6 +197,7 @@ def test_sampling_depends_on_the_seed(client: TestClient) -> None:
         ({}, False), ({"do_sample": False}, False), ({"do_sample": True}, True), ({"temperature": 1.0}, False),
         ({"temperature": 0.7}, True), ({"temperature": 0.7, "do_sample": False}, True), ({"top_k": 0}, False),
         ({"top_k": 5}, True), ({"top_p": 1.0}, False), ({"top_p": 0.5}, True), ({"seed": 7}, False),
+        ({"typical_p": 1.0}, False), ({"typical_p": 0.9}, True),
     ],
 )  # fmt: skip
 def test_what_samples(given: Json, samples: bool) -> None:

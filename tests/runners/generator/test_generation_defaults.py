@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 
 from runners.core.errors import ModelLoadError
 from runners.core.generation import Sampling
+from runners.generator.transformers_engine import TransformersEngine
 from tests.conftest import GeneratorFolder
 from tests.generated import PROMPTS, collect, collect_ids, copy_with_defaults, generate, load
 from tests.generator_families.models import save_generator
@@ -190,24 +191,32 @@ async def test_a_model_leaves_out_what_generate_leaves_out(
 ) -> None:
     """What of the vocabulary is drawn, 400 times, is what `generate` leaves."""
     folder = folder_with("gpt2", do_sample=True, **{"top_k": 0} | settings)
-    model: Any = load(folder)
-    engine = start(folder)
+    await check_what_is_left_out(folder, start(folder))
 
+
+@pytest.mark.parametrize("model_s", [{}, {"typical_p": 0.6}])
+@pytest.mark.parametrize("typical_p", [0.3, 1.0])
+async def test_a_request_s_typical_p_wins(
+    typical_p: float, model_s: dict[str, Any], folder_with: Folder, start: Start
+) -> None:
+    folder = folder_with("gpt2", do_sample=True, top_k=0, **model_s)
+    await check_what_is_left_out(folder, start(folder), typical_p=typical_p)
+
+
+async def check_what_is_left_out(folder: Path, engine: TransformersEngine, **sampling: Any) -> None:
+    model: Any = load(folder)
     ids = await engine.tokenize(PROMPTS[0])
     given = torch.tensor([ids])
     scores = model.generate(
         given, attention_mask=torch.ones_like(given), max_new_tokens=1, output_scores=True,
-        return_dict_in_generate=True,
+        return_dict_in_generate=True, **sampling,
     ).scores[0][0]  # fmt: skip
     kept = {int(token) for token in (scores > -torch.inf).nonzero()[:, 0]}
     likely = {int(token) for token in (scores.softmax(-1) > 0.05).nonzero()[:, 0]}
-    drawn = {
-        token
-        for ids in await asyncio.gather(*(collect_ids(engine, ids, max_tokens=1, seed=seed) for seed in range(400)))
-        for token in ids
-    }
+    requests = (collect_ids(engine, ids, max_tokens=1, seed=seed, **sampling) for seed in range(400))
+    drawn = {token for ids in await asyncio.gather(*requests) for token in ids}
     assert likely <= drawn <= kept
-    assert len(kept) < 2000
+    assert (len(kept) < 2000) == (sampling.get("typical_p") != 1)
 
 
 @pytest.mark.parametrize(

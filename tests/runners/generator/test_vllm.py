@@ -223,6 +223,7 @@ def test_constraints_in_vllms_words(constraint: Constraint, name: str, value: An
             "beam search is only supported by OpenAI's API where vLLM runs the model",
         ),
         (Sampling(target_language="de"), "tgt_lang is not supported where vLLM runs the model"),
+        (Sampling(typical_p=0.9), "typical_p is not supported where vLLM runs the model: leave it out"),
     ],
 )
 def test_what_vllm_does_not_do_over_other_protocols(sampling: Sampling, message: str) -> None:
