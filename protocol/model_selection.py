@@ -26,6 +26,10 @@ def name_in_answer(runner: Runner, name: str | None) -> str:
     return name if name is not None and name in runner.names else runner.name
 
 
+class NotServedError(InputError):
+    """The task of the model, or of all models, is not one that the call is for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSelection:
     """Selects the model that answers a call.
@@ -51,7 +55,8 @@ class ModelSelection:
         Raises:
             ModelNotFoundError: there is no model of that name.
             ModelNotReadyError: the model is not loaded; without a name, no loaded model serves the call.
-            InputError: the model does not serve the call; without a name, no model does, or several do.
+            NotServedError: the model does not serve the call; without a name, no model does.
+            InputError: without a name, several models serve the call.
         """
         if name in PLACEHOLDERS and name not in self.models.names:
             name = None
@@ -60,7 +65,7 @@ class ModelSelection:
         if not self.serves(runner):
             others = [each.name for each in self._list_serving()]
             listed = f"; models that serve it: {list_names(others)}" if others else ""
-            raise InputError(
+            raise NotServedError(
                 f"{runner.name} does not serve {self.path}: {describe_service(runner)}{listed}",
                 "model" if name else None,
             )
@@ -77,7 +82,7 @@ class ModelSelection:
                 if (waiting := next(filter(self._may_serve, candidates), None)) is not None:
                     return waiting
                 described = list_names([_describe(model) for model in candidates]) or "no models"
-                raise InputError(f"no model of this server serves {self.path}; it has {described}")
+                raise NotServedError(f"no model of this server serves {self.path}; it has {described}")
             case several:
                 names = list_names([model.name for model in several])
                 raise InputError(f"several models serve {self.path}; name one with {self.parameter}: {names}", "model")

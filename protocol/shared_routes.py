@@ -14,6 +14,7 @@ from starlette.routing import Route
 from protocol.http.body import decode_json, hand_on, read_body
 from protocol.http.routing import Endpoint, RenderError, with_errors
 from protocol.huggingface.errors import render_hub_error
+from protocol.openai.errors import render_openai_error
 from protocol.tei.errors import render_tei_error
 from runners.core.errors import InputError
 from runners.core.health_paths import KSERVE_LIVE_PATH
@@ -39,10 +40,11 @@ class SharedPath:
         object.__setattr__(self, "decoder", msgspec.json.Decoder(fields))
 
 
-# Both forms of errors have the fields of V1's errors too.
+# All forms of errors but OpenAI's have the fields of V1's errors too.
 SHARED_PATHS: Mapping[str, SharedPath] = {
     KSERVE_LIVE_PATH: SharedPath({"inputs": "huggingface", "documents": "elastic"}, render_hub_error),
     "/rerank": SharedPath({"texts": "tei", "documents": "openai"}, render_tei_error),
+    "/tokenize": SharedPath({"prompt": "openai", "messages": "openai", "inputs": "tei"}, render_openai_error),
 }
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from runners.core.errors import InputError
+from runners.core.errors import EmptyInputError, InputError
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.sampling_parameters import TokenId
 
 # A text, a list of texts, the ids of a tokenized text, or a list of those.
 Inputs = str | list[TokenId | str | list[TokenId]]
+
+_FORMS = "must be a text, token ids, or a list of either, and not empty"
 
 
 def read_text_inputs(value: Inputs, name: str, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
@@ -24,9 +26,12 @@ def read_text_inputs(value: Inputs, name: str, limits: RequestLimits) -> Sequenc
 
     Raises:
         LimitExceededError: there are more texts than the operator allows.
-        InputError: the value is empty, or has both texts and token ids.
+        EmptyInputError: the value is empty, or has an empty text.
+        InputError: it has both texts and token ids.
     """
     items = [value] if isinstance(value, str) else value
+    if items == []:
+        raise EmptyInputError(f"{name} {_FORMS}", name)
     kinds = {type(item) for item in items}
     if kinds == {int}:
         return [_tokens(items)]
@@ -34,13 +39,13 @@ def read_text_inputs(value: Inputs, name: str, limits: RequestLimits) -> Sequenc
     for position, item in enumerate(items):
         if item == "" or item == []:
             where = "" if isinstance(value, str) else f"[{position}]"
-            raise InputError(f"{name}{where} is empty; give at least a character or a token", name)
+            raise EmptyInputError(f"{name}{where} is empty; give at least a character or a token", name)
     match [*kinds]:
         case [kind] if kind is str:
             return [TextInput(text) for text in items if isinstance(text, str)]
         case [kind] if kind is list:
             return [_tokens(ids) for ids in items if isinstance(ids, list)]
-    raise InputError(f"{name} must be a text, token ids, or a list of either, and not empty", name)
+    raise InputError(f"{name} {_FORMS}", name)
 
 
 def _tokens(ids: Sequence[Any]) -> TokenInput:

@@ -21,6 +21,12 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
+def compare_vectors(predictions: Sequence[Prediction], first: int = 1) -> NDArray[np.float32]:
+    """The cosines of the first vectors, or the only first one, and each of the others: float32 [others]."""
+    vectors = unit_vectors(np.stack(list_vectors(predictions)))
+    return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
+
+
 def sort_by_score(scores: Sequence[float]) -> list[int]:
     """The positions of the scores, highest first; equal scores keep their order."""
     return sorted(range(len(scores)), key=lambda index: -scores[index])

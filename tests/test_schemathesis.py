@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.conftest import GeneratorFolder, ModelFolder
-from tests.servers import BENTOML, ServerProcess, free_port
+from tests.servers import BENTOML, ROOT, ServerProcess, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,14 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES")
 KEY = "secret"
 # A 501 by KServe's contract, and what would take the model away: both are asked below.
 EXPLAIN, UNLOAD = "/v1/models/{name}:explain", "/v2/repository/models/{name}/unload"
+# See tests/documents/README.md.
+TEI_DOCUMENT = ROOT / "tests" / "documents" / "tei_openapi.json"
+# Text Embeddings Inference's paths that an embedder answers.
+TEI = "/(embed|embed_all|similarity|tokenize|decode|info)$"
 EXCLUDED = (EXPLAIN, UNLOAD, UNLOAD.replace("repository", "repository/{repository}"))
+
+# No schema says that a tensor's shape is that of its data, or which tokens there are.
+EXCLUDED_CHECKS = ("positive_data_acceptance",)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +53,12 @@ def embedder(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
 @pytest.fixture(scope="module")
 def ranker(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
     yield from _serve(home, [f"model_dir={model_folder('bert', 'text_ranking')}"], {})
+
+
+@pytest.fixture(scope="module")
+def sparse(home: Path, model_folder: ModelFolder) -> Iterator[ServerProcess]:
+    folder = model_folder("bert", "fill_mask")
+    yield from _serve(home, [f"model_dir={folder}", "task=sparse_embedding", "max_active_dims=20"], {})
 
 
 @pytest.fixture(scope="module", params=["question_answering", "zero_shot_classification"])
@@ -77,7 +90,11 @@ def test_an_encoder_is_as_its_document_says(encoder: ServerProcess, tmp_path: Pa
 
 def test_embeddings_are_as_their_document_says(embedder: ServerProcess, tmp_path: Path) -> None:
     """The routes of OpenAI's API and of its own: the others are those of any encoder."""
-    run_schemathesis(embedder, tmp_path, "--include-path-regex=/v1/(embeddings|models|pooling|score)|/embed$")
+    run_schemathesis(embedder, tmp_path, f"--include-path-regex=/v1/(embeddings|models|pooling|score)|{TEI}")
+
+
+def test_sparse_vectors_are_as_their_document_says(sparse: ServerProcess, tmp_path: Path) -> None:
+    run_schemathesis(sparse, tmp_path, "--include-path-regex=:predict|/models/{name}/infer|/embed_sparse$")
 
 
 def test_ranking_is_as_its_document_says(ranker: ServerProcess, tmp_path: Path) -> None:
@@ -97,11 +114,49 @@ def test_a_generator_is_as_its_document_says(generator: ServerProcess, tmp_path:
     run_schemathesis(generator, tmp_path, "-H", f"Authorization: Bearer {KEY}", *options)
 
 
-def run_schemathesis(server: ServerProcess, folder: Path, *options: str) -> None:
-    """Run all of its checks but one: that a tensor's shape is that of its data is nothing that a schema can say."""
+# What Text Embeddings Inference's own document has: the fixture of the model, the paths, and a check that is left out.
+# `/v1/embeddings` is not among them: that path is OpenAI's here, and so are the forms of its errors.
+TEI_CASES = [
+    ("embedder", "embed|embed_all|similarity|decode|info|health|metrics", None),
+    ("sparse", "embed_sparse|info", None),
+    ("encoder", "info", None),
+    # To that server's code `["a"]` is a single text (PredictInput in router/src/http/types.rs); its document has no
+    # such form.
+    ("encoder", "predict", "negative_data_rejection"),
+    ("ranker", "rerank|info", None),
+]
+
+
+@pytest.mark.parametrize(("served", "paths", "excluded"), TEI_CASES)
+def test_tei_s_own_document(
+    served: str, paths: str, excluded: str | None, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    server: ServerProcess = request.getfixturevalue(served)
+    checks = [*EXCLUDED_CHECKS, excluded] if excluded else EXCLUDED_CHECKS
+    run_schemathesis(server, tmp_path, f"--include-path-regex=^/({paths})$", document=TEI_DOCUMENT, excluded=checks)
+
+
+def test_the_path_that_tei_s_document_shares_with_vllm(embedder: ServerProcess, tmp_path: Path) -> None:
+    """Of a body without a field of either, nobody can say in whose form its error is to be."""
+    run_schemathesis(embedder, tmp_path, "--include-path=/tokenize", "--mode=positive", document=TEI_DOCUMENT)
+
+
+def run_schemathesis(
+    server: ServerProcess,
+    folder: Path,
+    *options: str,
+    document: Path | None = None,
+    excluded: Sequence[str] = EXCLUDED_CHECKS,
+) -> None:
+    """Run all of its checks but the excluded ones.
+
+    Args:
+        document: the document of another server; None for this one's.
+    """
+    location = [f"{server.url}/openapi.json"] if document is None else [str(document), f"--url={server.url}"]
     command = [
-        sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json",
-        "--checks=all", "--exclude-checks=positive_data_acceptance",
+        sys.executable, "-m", "schemathesis.cli", "run", *location,
+        "--checks=all", f"--exclude-checks={','.join(excluded)}",
         *(f"--exclude-path={path}" for path in EXCLUDED),
         f"--max-examples={EXAMPLES or 50}", "--seed=1", "--generation-database=none",
         "--continue-on-failure", "--request-timeout=60", "--warnings=off", "--no-color",

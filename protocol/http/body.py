@@ -43,6 +43,10 @@ _INLINE_BYTES = 256 * 2**10
 _ONE_CALL_BYTES = 4 * 2**20
 
 
+class NotJsonError(InputError):
+    """The body is no JSON."""
+
+
 class Body:
     """A request's body: its bytes until they are decoded, and their number."""
 
@@ -121,7 +125,7 @@ async def read_body(
     if body and encoding is not None:
         body = await inflate(body, encoding, limit, share)
     if not body and not allow_form:
-        raise InputError("the body is empty; it must be a JSON object")
+        raise NotJsonError("the body is empty; it must be a JSON object")
     return Body(body, share)
 
 
@@ -218,7 +222,7 @@ def _describe_error(what: str, error: Exception) -> InputError:
             return InputError(f"{what} is not as expected: {error}", param)
         case RecursionError():
             return InputError(f"{what} is nested too deeply")
-    return InputError(f"{what} is not valid JSON: {error}")
+    return NotJsonError(f"{what} is not valid JSON: {error}")
 
 
 def json_response(payload: Any, values: int = 0) -> Response:

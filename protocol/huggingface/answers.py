@@ -28,7 +28,7 @@ from protocol.huggingface.requests import (
 )
 from protocol.huggingface.tasks import HubTask
 from protocol.records import list_records
-from protocol.vectors import list_vectors, unit_vectors
+from protocol.vectors import compare_vectors, list_vectors
 from runners.core.answer_options import AggregationStrategy
 from runners.core.predictions import Options, Prediction, Records
 
@@ -103,8 +103,7 @@ def _list_vectors(_: EncoderRequest, __: Options, predictions: Sequence[Predicti
 
 def _list_similarities(_: EncoderRequest, __: Options, predictions: Sequence[Prediction]) -> Any:
     """The cosines of the first vector and the others."""
-    source, *sentences = unit_vectors(np.stack(list_vectors(predictions)))
-    return np.stack(sentences) @ source
+    return compare_vectors(predictions)
 
 
 ENCODER_CALLS: Mapping[HubTask, EncoderCall] = {

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from msgspec import UNSET, Meta, UnsetType
-from numpy.typing import NDArray
 from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
@@ -24,9 +23,9 @@ from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import PoolingFields, count_input_usage
 from protocol.text_truncation import truncate_texts
-from protocol.vectors import list_vectors, sort_by_score, unit_vectors
+from protocol.vectors import compare_vectors, sort_by_score
 from runners.core.errors import InputError
-from runners.core.predictions import LOGITS, RELEVANCE, Prediction, TextInput
+from runners.core.predictions import LOGITS, RELEVANCE, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 from runners.core.task import Task
@@ -213,7 +212,7 @@ async def _score(
     if runner.task is Task.TEXT_EMBEDDING:
         # Whether vectors are normalized does not change their cosine.
         predictions = await runner.infer([TextInput(text) for text in (*first, *second)], options)
-        scores = _cosines(predictions, len(first))
+        scores = compare_vectors(predictions, len(first))
     else:
         output = LOGITS if call.use_activation is False else RELEVANCE
         firsts = first if len(first) == len(second) else [*first] * len(second)
@@ -221,9 +220,3 @@ async def _score(
         predictions = await runner.infer(pairs, replace(options, outputs=frozenset({output})))
         scores = np.array([prediction.arrays[output].item() for prediction in predictions])
     return scores.tolist(), count_input_usage(predictions)
-
-
-def _cosines(predictions: Sequence[Prediction], first: int) -> NDArray[np.float32]:
-    """The cosines of the first vectors, or the only first one, and each of the others: float32 [others]."""
-    vectors = unit_vectors(np.stack(list_vectors(predictions)))
-    return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))

@@ -19,6 +19,7 @@ PEOPLE_LABELS = [[0, 0, 0, 0, 1, 0, 0], [0, 1, 0, 0, 2, 0]]
 QUERY = "Where do pandas live?"
 DOCUMENTS = ["Rome is in Italy.", "The panda lives in China."]
 HELLO = "Hello world"
+HELLO_IDS = [101, 7592, 2088, 102]
 # The vector of HELLO begins with these numbers.
 HELLO_VECTOR = [-0.034477208, 0.031023212, 0.0067349784]
 HELLO_SUMMARY = f"A text; of the 384 numbers of its answer these are the first {len(HELLO_VECTOR)}"

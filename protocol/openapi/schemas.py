@@ -100,6 +100,14 @@ ERRORS: dict[HTTPStatus, tuple[str, str]] = {
         "The server does not read bodies of this content type.",
         "the content type text/xml is not supported; send application/json",
     ),
+    HTTPStatus.UNPROCESSABLE_ENTITY: (
+        "The request is invalid, or a text is too long and must not be truncated.",
+        "text 0 cannot be served: it has 900 tokens, the model takes 512, and truncation is false",
+    ),
+    HTTPStatus.FAILED_DEPENDENCY: (
+        "The model does not answer this call, or has failed.",
+        "bert does not serve /embed: it serves fill_mask at /v1/models/bert:predict, /v2/models/bert/infer",
+    ),
     HTTPStatus.TOO_MANY_REQUESTS: (
         "The model has too many requests under way; try again later.",
         "the model is busy with 512 requests, which is the most it takes (max_concurrent_requests); try again later",

@@ -33,6 +33,10 @@ class InputError(RunnerError):
         self.param = param
 
 
+class EmptyInputError(InputError):
+    """The request has no text, or an empty one where there must be a character or a token."""
+
+
 class UnsupportedError(InputError):
     """The request asks for something that vLLM has and this server does not."""
 

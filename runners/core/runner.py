@@ -99,6 +99,14 @@ class Runner(Protocol):
         """
 
     @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens that the model computes at once; 0 where the engine decides.
+
+        Raises:
+            ModelNotReadyError: the model is not loaded.
+        """
+
+    @property
     def supported_options(self) -> SupportedOptions:
         """The encoder's options that requests may set; none until the model is loaded."""
 

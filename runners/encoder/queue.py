@@ -49,6 +49,7 @@ class BatchQueue:
     """The texts that wait for the model; thread-safe.
 
     Attributes:
+        max_batch_tokens: budget of a batch; a longer text is a batch alone.
         admission: counts the requests under way and what they hold.
     """
 
@@ -62,7 +63,7 @@ class BatchQueue:
             metrics: the gauges of the texts that wait and run.
             changed: the lock of this queue; notified when a text is queued.
         """
-        self._max_batch_tokens = max_batch_tokens
+        self.max_batch_tokens = max_batch_tokens
         # Tokens and numbers are counted by other threads too, under this queue's lock.
         self.admission = Admission(limits, self._seconds_until_empty, _MAX_ANSWERS)
         self._entries = EntryOrder()
@@ -175,12 +176,12 @@ class BatchQueue:
     def _make_entry(
         self, request: PendingRequest, position: int, encoded: EncodedText, part: int, options: Options
     ) -> Entry:
-        cost = max(len(encoded.sequences[part].input_ids), self._max_batch_tokens / _MAX_BATCH_TEXTS)
+        cost = max(len(encoded.sequences[part].input_ids), self.max_batch_tokens / _MAX_BATCH_TEXTS)
         return Entry(0.0, next(self._ages), request, position, encoded, part, options, cost)
 
     def _set_tags(self, request: PendingRequest, entries: Sequence[Entry]) -> None:
         """Set the tags of a request's next entries."""
-        budget = self._max_batch_tokens
+        budget = self.max_batch_tokens
         cost = sum(entry.cost for entry in entries)
         is_small = request.texts <= _SMALL_REQUEST_TEXTS and request.queued_cost + cost <= budget * _SMALL_REQUEST_SHARE
         if is_small or (request.texts == 1 and len(entries) == 1):
@@ -243,7 +244,7 @@ class BatchQueue:
     @property
     def _ahead(self) -> int:
         """Most tokens of one request that wait, before its next texts are tokenized."""
-        return _BATCHES_AHEAD * self._max_batch_tokens
+        return _BATCHES_AHEAD * self.max_batch_tokens
 
     def _push(self, entry: Entry) -> None:
         self._entries.push(entry)
@@ -294,7 +295,7 @@ class BatchQueue:
 
     def _take_oldest(self, most: int) -> list[Entry]:
         batch: list[Entry] = []
-        budget = self._max_batch_tokens
+        budget = self.max_batch_tokens
         while len(batch) < most and (entry := self._next()) is not None:
             if batch and entry.tokens > budget:
                 break
@@ -316,7 +317,7 @@ class BatchQueue:
             longest = max(longest, entry.tokens)
             if mode is BatchMode.EQUAL_LENGTH and entry.tokens != oldest.tokens:
                 break
-            if size and (longest * (size + 1) > self._max_batch_tokens or size == _MAX_BATCH_TEXTS):
+            if size and (longest * (size + 1) > self.max_batch_tokens or size == _MAX_BATCH_TEXTS):
                 break
             size += 1
         for entry in candidates[size:]:

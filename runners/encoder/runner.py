@@ -286,6 +286,10 @@ class EncoderRunner:
         return self._model().token_limits.max_length
 
     @property
+    def max_batch_tokens(self) -> int:
+        return self._model().queue.max_batch_tokens
+
+    @property
     def supported_options(self) -> SupportedOptions:
         return self._loaded.supported_options if self._loaded is not None else SupportedOptions()
 

@@ -136,6 +136,10 @@ class GeneratorRunner:
         return self.engine.details
 
     @property
+    def max_batch_tokens(self) -> int:
+        return self._arguments.max_batch_tokens or 0
+
+    @property
     def supported_options(self) -> SupportedOptions:
         return SupportedOptions(self._task)
 

@@ -99,6 +99,8 @@ class Application:
         port = free_port()
         # So short a context that what asks for many tokens does not take long.
         given = {"model_dir": str(model), "backend": "huggingface", "grpc_port": port}
+        # Nothing in a model's files says that it is for sparse vectors.
+        given |= {"task": task} if task == "sparse_embedding" else {}
         arguments = Arguments.model_validate(given | ({"max_length": 48} if task == _GENERATION else {}))
         runner = create_runner(arguments, connect_predictor)
         models = models_of(runner)

@@ -21,7 +21,7 @@ ANSWERS: Sequence[tuple[str, Any]] = (
     ("top_k", 2), ("threshold", 0.1), ("function_to_apply", "sigmoid"), ("targets", ["the"]), ("stride", 3),
     ("aggregation_strategy", "simple"), ("candidate_labels", ["sports", "art"]), ("multi_label", True),
     ("max_answer_len", 5), ("handle_impossible_answer", True), ("truncation", False), ("binary_data_output", True),
-    ("return_truncated_tokens", True), ("window_aggregation", "max"), ("dimensions", 8), ("hypothesis_template", "{}"),
+    ("return_truncated_tokens", True), ("window_aggregation", "max"), ("dimensions", 8), ("max_active_dims", 8), ("hypothesis_template", "{}"),
 )  # fmt: skip
 SAMPLING: Sequence[tuple[str, Any]] = (
     ("max_tokens", 3), ("min_tokens", 1), ("temperature", 0.5), ("top_p", 0.9), ("top_k", 5), ("min_p", 0.1), ("seed", 1),
@@ -115,7 +115,15 @@ SEEDS: Mapping[str, tuple[Seed, ...]] = {
         Seed("/v1/embeddings", {"input": ["a text", "another"], "model": "model", "encoding_format": "base64"}),
         Seed("/openai/v1/embeddings", {"input": [[101, 5, 102], [6]], "dimensions": 4, "user": "a"}),
         Seed("/embed", {"inputs": ["a text"], "truncate": True, "normalize": False, "truncation_direction": "right"}),
+        Seed("/embed_all", {"inputs": [[101, 5, 102], [6]], "truncation_direction": "Left"}),
+        Seed("/similarity", {"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}, "parameters": {"truncate": True}}),
+        Seed("/tokenize", {"inputs": ["a text", "another"], "add_special_tokens": False}),
+        Seed("/decode", {"ids": [[101, 5, 102], [6]], "skip_special_tokens": False}),
         Seed("/v1/score", {"text_1": "a", "text_2": ["b", "c"], "truncate_prompt_tokens": None}),
+    ),
+    "sparse_embedding": _encoder(
+        Seed("/embed_sparse", {"inputs": ["a text"], "truncate": True, "prompt_name": None}),
+        _predict("a text", max_active_dims=3),
     ),
     "text_ranking": _encoder(
         Seed("/bentoml/rank", {"query": "a", "texts": ["b", "c"], "function_to_apply": "none"}),

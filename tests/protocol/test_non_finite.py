@@ -113,7 +113,8 @@ def test_every_http_protocol(task: str, path: str, body: Any, position: int, err
         "openai": {"error": {"message": message, "type": "InternalServerError", "param": None, "code": None}},
         "tei": {"error": message, "error_type": "Backend"},
     }
-    assert (response.status_code, response.json()) == (500, forms[error] if error else {"error": message})
+    status = 424 if error == "tei" else 500
+    assert (response.status_code, response.json()) == (status, forms[error] if error else {"error": message})
 
 
 @pytest.mark.parametrize("convert", [to_structured, to_binary])

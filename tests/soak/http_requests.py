@@ -25,7 +25,7 @@ _READ_TENSORS = '"binary_data_output": true'
 _JSON = {"content-type": "application/json"}
 # Weights of kinds: a wrong one is cheap, generation and large bodies are not.
 _OFTEN, _USUAL, _SELDOM, _RARE = 8.0, 2.0, 0.5, 0.05
-_TEI_PATHS = ("/embed", "/predict", "/rerank")
+_TEI_PATHS = ("/embed", "/embed_all", "/embed_sparse", "/similarity", "/predict", "/rerank", "/tokenize", "/decode")
 _STREAMS = ("/generate_stream",)
 # Their answers are plain texts.
 _TEXT_PATHS = ("/bentoml/generate", "/bentoml/chat")
@@ -91,9 +91,8 @@ def _from_seeds() -> Iterator[HttpRequest]:
             # The two that are asked most have the largest batches.
             weight = _OFTEN if task in ("text_embedding", "sequence_classification") else _USUAL
             weight = _RARE if "json_schema" in body or len(body) > 1000 else weight / len(seeds)
-            path = seed.path.replace("/models/model", f"/models/{task}")
             headers = {"content-type": "application/cloudevents+json"} if "specversion" in body else {}
-            data = render("POST", _name_model(path, task), _name_body(seed, task), headers)
+            data = render("POST", _name_model(seed, task), _name_body(seed, task), headers)
             # Some tasks take no single texts.
             statuses = frozenset({200, 400})
             yield HttpRequest(
@@ -109,21 +108,27 @@ def _name_protocol(seed: Seed) -> str:
         return "v1" if seed.path.startswith("/v1") else f"v2{streams}"
     if seed.path.startswith("/bentoml/"):
         return "bentoml"
-    return "tei" if seed.path in _TEI_PATHS else f"openai{streams}"
+    return "tei" if _is_teis(seed) else f"openai{streams}"
+
+
+def _is_teis(seed: Seed) -> bool:
+    # vLLM has a path of this name too.
+    return seed.path in _TEI_PATHS and (seed.path != "/tokenize" or "inputs" in seed.body)
 
 
 def _is_stream(seed: Seed) -> bool:
     return seed.path.endswith(_STREAMS) or (isinstance(seed.body, dict) and bool(seed.body.get("stream")))
 
 
-def _name_model(path: str, task: str) -> str:
-    return f"{path}?model={task}" if path in _TEI_PATHS else path
+def _name_model(seed: Seed, task: str) -> str:
+    path = seed.path.replace("/models/model", f"/models/{task}")
+    return f"{path}?model={task}" if _is_teis(seed) else path
 
 
 def _name_body(seed: Seed, task: str) -> bytes:
     """The body with the model's name, and greedy."""
     body = dict(seed.body)
-    if "/models/" not in seed.path and seed.path not in (*_TEI_PATHS, "/v2/repository/index"):
+    if "/models/" not in seed.path and seed.path != "/v2/repository/index" and not _is_teis(seed):
         body["model"] = task
     if task == GENERATION and "tokenize" not in seed.path:
         if "/models/" in seed.path:
@@ -250,7 +255,7 @@ def _wrong() -> Iterator[HttpRequest]:
         ("POST", chat, _dump({**_chat("a", 2), "model": "nothing"}), {}, 404),
         ("POST", chat, _dump(_chat("a " * 2000, 2)), {}, 400),
         ("POST", chat, _dump(_chat("a", 2, n=10_000)), {}, 400),
-        ("POST", "/embed?model=text_ranking", b'{"inputs": "a"}', {}, 400),
+        ("POST", "/embed?model=text_ranking", b'{"inputs": "a"}', {}, 424),
     ]
     for method, path, body, headers, status in wrong:
         data = render(method, path, body, headers)

@@ -18,6 +18,7 @@ ENCODERS = {
     "token_classification": "roberta",
     "fill_mask": "bert",
     "question_answering": "modernbert",
+    "sparse_embedding": "electra",
     "zero_shot_classification": "electra",
 }
 GENERATION = "text_generation"
@@ -55,7 +56,11 @@ def start_server(models: dict[str, Path], folder: Path, *more: str) -> ServerPro
     Raises:
         AssertionError: they are not.
     """
-    declared = [{"name": name, "model_dir": str(path)} for name, path in models.items()]
+    declared = [
+        # Nothing in a model's files says that it is for sparse vectors.
+        {"name": name, "model_dir": str(path), **({"task": name} if name == "sparse_embedding" else {})}
+        for name, path in models.items()
+    ]
     models_file = folder / "models.json"
     models_file.write_text(json.dumps({**_LIMITS, "backend": "huggingface", "models": declared}))
     words = [f"--arg={word}" for word in (f"models_file={models_file}", "enable_repository=true", *more)]

@@ -57,6 +57,7 @@ class Pooling:
         """
         if unknown := [mode for mode in modes if mode not in _POOLINGS]:
             raise ModelLoadError(f"unknown pooling {unknown[0]!r}: there are {', '.join(_POOLINGS)}")
+        self.name = ",".join(modes)
         self._poolings = [_POOLINGS[mode] for mode in modes]
         self._layers = list(layers)
         self.normalize = normalize

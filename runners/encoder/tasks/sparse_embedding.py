@@ -69,4 +69,4 @@ class SparseEmbedding(EncoderTask):
 
     @property
     def properties(self) -> dict[str, str]:
-        return {"dimensions": str(self.width), **self._files.prompts.properties}
+        return {"dimensions": str(self.width), "pooling": "splade", **self._files.prompts.properties}

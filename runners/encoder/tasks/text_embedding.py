@@ -118,5 +118,6 @@ class TextEmbedding(EncoderTask):
         return {
             "dimensions": str(self._dimensions),
             "normalized": normalized,
+            "pooling": self._pooling.name,
             **self._files.prompts.properties,
         }

@@ -107,8 +107,8 @@ def test_metadata_describes_what_infer_returns(
             "task": task,
             "max_length": "512",
             **({"mask_token": "[MASK]"} if task == "fill_mask" else {}),
-            **({"dimensions": "32", "normalized": "true"} if task == "text_embedding" else {}),
-            **({"dimensions": "30522"} if task == "sparse_embedding" else {}),
+            **({"dimensions": "32", "normalized": "true", "pooling": "mean"} if task == "text_embedding" else {}),
+            **({"dimensions": "30522", "pooling": "splade"} if task == "sparse_embedding" else {}),
             "token_inputs": "input_ids,attention_mask,token_type_ids",
         },
     }

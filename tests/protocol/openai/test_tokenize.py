@@ -55,7 +55,7 @@ def test_the_text_of_tokens(http: TestClient, tokenizer: Any, path: str) -> None
 @pytest.mark.parametrize(
     ("path", "body", "status", "message"),
     [
-        ("/tokenize", {}, 400, "the body must have a prompt or messages"),
+        ("/tokenize", {}, 400, "the body must have prompt or messages or inputs"),
         ("/tokenize", {"prompt": [1]}, 400, "the body is not as expected: Expected `str`, got `array`"),
         (
             "/tokenize",

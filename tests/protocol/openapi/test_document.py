@@ -15,7 +15,7 @@ from protocol.context import make_context
 from protocol.http.open_paths import BENTOML_PATHS, OPEN_PATHS
 from protocol.openapi.document import describe_server
 from protocol.shared_routes import SHARED_PATHS
-from protocol.tei.routes import TASKS as TEI_TASKS
+from protocol.tei.routes import CALLS as TEI_CALLS
 from runners.core.arguments import Arguments
 from runners.core.task import Task
 from runners.hosting.selection import create_runner
@@ -24,6 +24,8 @@ from tests.served import models_of
 
 # What the document leaves out: routes that only say that there is nothing.
 FALLBACKS = {"/v1/models/{name:path}:{verb}", "/openai/{path:path}"}
+# The beginnings of the paths that are got, among those whose routes answer other methods themselves.
+GUARDED = ("/openai/v1/models", "/info")
 BENTOML_OPERATIONS = {("get", path) for path in BENTOML_PATHS}
 ENCODER_TASKS = [task for task in Task if "generation" not in task]
 
@@ -32,7 +34,7 @@ Operation = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def clients(model_folder: ModelFolder, generator_folder: GeneratorFolder, serve: Serve) -> dict[Task, TestClient]:
-    encoders = {task: serve(model_dir=model_folder("bert", task)).client for task in ENCODER_TASKS}
+    encoders = {task: serve(model_dir=model_folder("bert", task), task=task).client for task in ENCODER_TASKS}
     return encoders | {
         Task.TEXT_GENERATION: serve(model_dir=generator_folder("llama"), backend="huggingface").client,
         Task.TEXT2TEXT_GENERATION: serve(model_dir=generator_folder("t5")).client,
@@ -57,7 +59,7 @@ def test_every_route_is_described_and_nothing_else(prefix: str, model_folder: Mo
         (method.lower(), route.path.replace(":path}", "}"))
         for route in chain.from_iterable(routes.values())
         if route.path not in FALLBACKS
-        for method in route.methods or ["GET" if route.path.startswith("/openai/v1/models") else "POST"]
+        for method in route.methods or ["GET" if route.path.startswith(GUARDED) else "POST"]
         if method != "HEAD"
     }
     [document] = [route for route in routes["server"] if route.path == "/openapi.json"]
@@ -140,10 +142,10 @@ def test_what_the_model_does_not_serve_has_no_answer(clients: dict[Task, TestCli
             assert ("200" in document["paths"][path]["post"]["responses"]) == ranks
         for path in ("/openai/rerank", "/openai/v2/rerank", "/openai/score"):
             assert (path in document["paths"]) == ranks
-        for path, tasks in TEI_TASKS.items():
+        for path, call in TEI_CALLS.items():
             if path in SHARED_PATHS:
                 continue
-            assert ("200" in document["paths"][path]["post"]["responses"]) == (task in tasks)
+            assert ("200" in document["paths"][path]["post"]["responses"]) == (task in call.tasks)
 
 
 def test_a_predictor_has_errors_of_its_own(model_folder: ModelFolder) -> None:

@@ -1,0 +1,81 @@
+"""`/embed`, `/embed_all` and `/embed_sparse`: a vector for each text, for each of its tokens, or a sparse one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.http.body import Body, decode_json
+from protocol.http.rendering import render
+from protocol.records import list_records
+from protocol.tei.requests import PromptedFields, infer
+from protocol.text_inputs import Inputs, read_text_inputs
+from protocol.vectors import list_vectors
+from runners.core.predictions import TOKEN_EMBEDDINGS, Prediction, Records, TextInput, TokenInput
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
+from runners.core.runner import Runner
+
+
+class TeiEmbedRequest(PromptedFields, kw_only=True):
+    """The body of `/embed`. `inputs` is a text, texts, or token ids; `normalize` scales vectors to length 1."""
+
+    inputs: Inputs
+    normalize: bool = True
+    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+
+    def parameters(self, **more: Any) -> dict[str, Any]:
+        return super().parameters(normalize=self.normalize, dimensions=self.dimensions, **more)
+
+
+class TeiEmbedTokensRequest(PromptedFields, kw_only=True):
+    """The body of `/embed_all` and `/embed_sparse`. `inputs` is a text, texts, or token ids."""
+
+    inputs: Inputs
+
+
+_embed_decoder = msgspec.json.Decoder(TeiEmbedRequest)
+_tokens_decoder = msgspec.json.Decoder(TeiEmbedTokensRequest)
+
+
+async def answer_embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer with the vector of each text, also if there is one text alone."""
+    predictions = await _infer(request, runner, body, limits, _embed_decoder)
+    return await render(lambda answers: np.stack(list_vectors(answers)), predictions)
+
+
+async def answer_embed_all(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer with the vectors of each text's tokens as the model's last layer has them, special tokens included."""
+    predictions = await _infer(request, runner, body, limits, _tokens_decoder, frozenset({TOKEN_EMBEDDINGS}))
+    return await render(lambda answers: [answer.arrays[TOKEN_EMBEDDINGS] for answer in answers], predictions)
+
+
+async def answer_embed_sparse(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer with the entries of the vocabulary that each text weighs."""
+    predictions = await _infer(request, runner, body, limits, _tokens_decoder)
+    mains = [prediction.main for prediction in predictions]
+    return await render(lambda _: [list_records(main) for main in mains if isinstance(main, Records)], predictions)
+
+
+async def _infer(
+    request: Request,
+    runner: Runner,
+    body: Body,
+    limits: RequestLimits,
+    decoder: msgspec.json.Decoder[Any],
+    outputs: frozenset[str] = frozenset(),
+) -> Sequence[Prediction]:
+    def read(data: bytes) -> tuple[PromptedFields, Sequence[TextInput | TokenInput]]:
+        call = decode_json(data, decoder, limits)
+        return call, read_text_inputs(call.inputs, "inputs", limits)
+
+    call, inputs = await body.decode(read)
+    options = resolve_options(runner, call.parameters(), limits)
+    return await infer(request, runner, inputs, replace(options, outputs=options.outputs | outputs))

@@ -1,0 +1,66 @@
+"""`/info`: what a model is, and the limits of its requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from protocol.versions import SERVER_VERSION
+from runners.core.arguments import Arguments
+from runners.core.predictions import LOGITS
+from runners.core.runner import Runner
+from runners.core.task import Task
+
+# An encoder has two threads that tokenize.
+_TOKENIZER_THREADS = 2
+_CLASSIFIERS = (Task.SEQUENCE_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION)
+_EMBEDDERS = (Task.TEXT_EMBEDDING, Task.SPARSE_EMBEDDING)
+# The folder of the hub's cache that has a folder for each commit.
+_SNAPSHOTS = "snapshots"
+
+
+def describe_model(runner: Runner, arguments: Arguments) -> dict[str, Any]:
+    """The answer to `/info`.
+
+    Args:
+        arguments: those of the model.
+    """
+    return {
+        "model_id": arguments.model_id or runner.name,
+        "model_sha": _find_commit(arguments),
+        "model_dtype": runner.details.dtype,
+        "served_model_name": runner.name,
+        "model_type": _describe_type(runner),
+        "max_concurrent_requests": arguments.max_concurrent_requests,
+        "max_input_length": runner.max_length,
+        "max_batch_tokens": runner.max_batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": arguments.max_client_batch_size,
+        "auto_truncate": runner.default_options.overflow.truncation,
+        "tokenization_workers": _TOKENIZER_THREADS,
+        "version": SERVER_VERSION,
+        "sha": None,
+        "docker_label": None,
+    }
+
+
+def _find_commit(arguments: Arguments) -> str | None:
+    """The commit of a model from the hub, which names a folder of its cache."""
+    parts = Path(arguments.model).parts
+    return parts[parts.index(_SNAPSHOTS) + 1] if _SNAPSHOTS in parts[:-1] else None
+
+
+def _describe_type(runner: Runner) -> dict[str, Any]:
+    """That server's type of the model; of a task that it does not have, the task's name."""
+    task = runner.task
+    if task in _EMBEDDERS:
+        return {"embedding": {"pooling": runner.properties["pooling"]}}
+    if task is Task.TEXT_RANKING or task in _CLASSIFIERS:
+        classes = next(spec.shape[-1] for spec in runner.named_outputs() if spec.name == LOGITS)
+        names = [runner.class_name(index) for index in range(classes)]
+        described = {
+            "id2label": {str(index): name for index, name in enumerate(names)},
+            "label2id": {name: index for index, name in enumerate(names)},
+        }
+        return {"reranker" if task is Task.TEXT_RANKING else "classifier": described}
+    return {str(task): {}}

@@ -1,0 +1,85 @@
+"""`/predict`: the scores of a model's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.http.body import Body, decode_json
+from protocol.http.rendering import render
+from protocol.records import list_records
+from protocol.tei.requests import TruncationFields, infer
+from runners.core.errors import InputError
+from runners.core.predictions import Prediction, Records, TextInput
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
+from runners.core.runner import Runner
+
+
+class TeiPredictRequest(TruncationFields, kw_only=True):
+    """The body of `/predict`. `inputs` is a text, a pair of texts, or a list of lists of one or two texts."""
+
+    inputs: str | list[str | list[str]]
+    raw_scores: bool = False
+
+
+_decoder = msgspec.json.Decoder(TeiPredictRequest)
+
+
+async def answer_predict(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer with the score of every class, best first."""
+
+    def read(data: bytes) -> tuple[TeiPredictRequest, list[TextInput], bool]:
+        call = decode_json(data, _decoder, limits)
+        if isinstance(call.inputs, list):
+            limits.check("max_client_batch_size", len(call.inputs), "inputs")
+        return call, *_read_texts(call.inputs)
+
+    call, texts, single = await body.decode(read)
+    function = "none" if call.raw_scores else None
+    parameters = call.parameters(top_k=limits.max_top_k, function_to_apply=function)
+    # The operator's `threshold` would leave out classes.
+    options = resolve_options(runner, {**parameters, "threshold": None}, limits)
+    predictions = await infer(request, runner, texts, options)
+
+    def render_classes(answers: Sequence[Prediction]) -> Any:
+        return _list_classes(answers[0]) if single else map(_list_classes, answers)
+
+    return await render(render_classes, predictions)
+
+
+def _list_classes(prediction: Prediction) -> Any:
+    assert isinstance(prediction.main, Records)
+    return list_records(prediction.main)
+
+
+def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+    """The texts and pairs, and whether the body has a single one outside of a list.
+
+    Raises:
+        InputError: the value has another form.
+    """
+    match inputs:
+        case str(text):
+            return [TextInput(text)], True
+        case [str(text)]:
+            return [TextInput(text)], True
+        case [str(text), str(pair)]:
+            return [TextInput(text, pair)], True
+    batch = []
+    for each in inputs:
+        match each:
+            case [text]:
+                batch.append(TextInput(text))
+            case [text, pair]:
+                batch.append(TextInput(text, pair))
+    if not inputs or len(batch) < len(inputs):
+        raise InputError(
+            "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
+            "[[text], [text, text], ...]"
+        )
+    return batch, False

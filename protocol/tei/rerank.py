@@ -1,0 +1,60 @@
+"""`/rerank`: texts by their relevance to a query."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protocol.http.body import Body, decode_json
+from protocol.http.rendering import CHARACTERS_A_NUMBER, render
+from protocol.tei.requests import TruncationFields, infer
+from protocol.vectors import sort_by_score
+from runners.core.errors import EmptyInputError
+from runners.core.predictions import Prediction, Records, TextInput
+from runners.core.request_limits import RequestLimits
+from runners.core.request_options import resolve_options
+from runners.core.runner import Runner
+
+
+class TeiRerankRequest(TruncationFields, kw_only=True):
+    """The body of `/rerank`."""
+
+    query: str
+    texts: list[str]
+    raw_scores: bool = False
+    return_text: bool = False
+
+
+_decoder = msgspec.json.Decoder(TeiRerankRequest)
+
+
+async def answer_rerank(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
+    """Answer with the position and the score of each text, best first."""
+    call = await body.decode(lambda data: decode_json(data, _decoder, limits))
+    limits.check("max_client_batch_size", len(call.texts), "texts")
+    if not call.texts:
+        raise EmptyInputError("texts is empty; give at least one")
+    # That server applies a sigmoid to every model's logits, whatever the model's files say.
+    parameters = call.parameters(top_k=1, function_to_apply="none" if call.raw_scores else "sigmoid")
+    options = resolve_options(runner, {**parameters, "threshold": None}, limits)
+    pairs = [TextInput(call.query, text) for text in call.texts]
+    predictions = await infer(request, runner, pairs, options)
+
+    def render_scores(answers: Sequence[Prediction]) -> Any:
+        scores = [_score(prediction) for prediction in answers]
+        return (
+            {"index": index, "score": scores[index], **({"text": call.texts[index]} if call.return_text else {})}
+            for index in sort_by_score(scores)
+        )
+
+    return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
+
+
+def _score(prediction: Prediction) -> float:
+    assert isinstance(prediction.main, Records)
+    score: float = prediction.main.columns["score"][0].item()
+    return score

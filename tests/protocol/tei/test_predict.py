@@ -1,0 +1,51 @@
+"""Text Embeddings Inference's classes, against the pipelines of `transformers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+from transformers import pipeline
+
+from tests.conftest import ModelFolder, Serve
+from tests.protocol.tei.conftest import CheckError, Post
+
+PAIRS = [["A man eats.", "Somebody eats."], ["It rains."]]
+FORMS = (
+    "inputs must be a text, a pair [text, text], or a list of lists that have one text or two: "
+    "[[text], [text, text], ...]"
+)
+
+
+@pytest.mark.parametrize("raw_scores", [False, True])
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
+def test_predict(
+    raw_scores: bool, problem_type: str | None, model_folder: ModelFolder, serve: Serve, post: Post
+) -> None:
+    more = {} if problem_type is None else {"problem_type": problem_type}
+    folder = model_folder("bert", "sequence_classification", **more)
+    function: dict[str, Any] = {"function_to_apply": "none"} if raw_scores else {}
+    reference: Any = pipeline("text-classification", model=str(folder), top_k=None, **function)
+    given = [{"text": text, "text_pair": pair} for text, pair in PAIRS[:1]] + [{"text": PAIRS[1][0]}]
+    expected = [reference(each) for each in given]
+    # What the operator asks of the other protocols leaves nothing out here.
+    client = serve(model_dir=folder, top_k=1, threshold=0.9).client
+    found = post(client, "/predict", inputs=PAIRS, raw_scores=raw_scores)
+    for one, wanted in zip(found, expected, strict=True):
+        assert [each["label"] for each in one] == [each["label"] for each in wanted]
+        np.testing.assert_allclose([each["score"] for each in one], [each["score"] for each in wanted], atol=1e-5)
+    for inputs, index in ((PAIRS[0], 0), (PAIRS[1], 1), (PAIRS[1][0], 1)):
+        single = post(client, "/predict", inputs=inputs, raw_scores=raw_scores)
+        assert [each["label"] for each in single] == [each["label"] for each in found[index]]
+
+
+def test_predict_of_a_model_that_ranks(ranker: TestClient, post: Post) -> None:
+    [ranked] = post(ranker, "/rerank", query="hello", texts=["world"])
+    assert post(ranker, "/predict", inputs=["hello", "world"]) == [{"score": ranked["score"], "label": "LABEL_0"}]
+
+
+@pytest.mark.parametrize("inputs", [[], ["a", "b", "c"], [[]], [["a", "b", "c"]], [["a"], "b"], ["a", ["b"]]])
+def test_forms_of_predict(inputs: Any, classifier: TestClient, check_error: CheckError) -> None:
+    check_error(classifier, "/predict", {"inputs": inputs}, 422, FORMS)
