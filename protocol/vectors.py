@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,11 @@ def list_vectors(predictions: Sequence[Prediction]) -> list[NDArray[np.float32]]
     return [prediction.main.values for prediction in predictions if isinstance(prediction.main, Numbers)]
 
 
+def stack_vectors(predictions: Sequence[Prediction]) -> NDArray[np.float32]:
+    """The embeddings of all texts: float32 [texts, dimensions]."""
+    return np.stack(list_vectors(predictions))
+
+
 def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """The same vectors with length 1: float32 [vectors, dimensions]."""
     # The epsilon is that of torch's `normalize`.
@@ -23,10 +29,22 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def compare_vectors(predictions: Sequence[Prediction], first: int = 1) -> NDArray[np.float32]:
     """The cosines of the first vectors, or the only first one, and each of the others: float32 [others]."""
-    vectors = unit_vectors(np.stack(list_vectors(predictions)))
+    vectors = unit_vectors(stack_vectors(predictions))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
 
 
 def sort_by_score(scores: Sequence[float]) -> list[int]:
     """The positions of the scores, highest first; equal scores keep their order."""
     return sorted(range(len(scores)), key=lambda index: -scores[index])
+
+
+def list_ranked(
+    scores: Sequence[float], texts: Sequence[str] | None = None, most: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """An object for each score, best first, with its position, and with its text if there are texts.
+
+    Args:
+        most: how many objects there are at most; None for all.
+    """
+    for index in sort_by_score(scores)[:most]:
+        yield {"index": index, "score": scores[index], **({} if texts is None else {"text": texts[index]})}

@@ -16,11 +16,11 @@ from protocol.bentoml_api.methods import METHODS, Method, find_methods
 from protocol.http.body import check_kept_parameters, convert_json, decode_json
 from protocol.model_selection import ModelSelection
 from protocol.records import list_records
-from protocol.vectors import list_vectors, sort_by_score
+from protocol.vectors import list_ranked, stack_vectors
 from runners.core.errors import InputError
 from runners.core.generation import Chat, GenerationRequest, Prompt
 from runners.core.models import Models
-from runners.core.predictions import RELEVANCE, Options, Prediction, Records, TextInput
+from runners.core.predictions import RELEVANCE, Options, Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
@@ -201,12 +201,12 @@ def _check_filled(values: Values, name: str) -> list[Any]:
 def _list_records(predictions: Sequence[Prediction], _: Options) -> Iterator[Any]:
     """The records of each text, in a list also where there is one; those of a mask are a list themselves."""
     for prediction in predictions:
-        nested = list_records(_records_of(prediction))
+        nested = list_records(prediction.records)
         yield [nested] if isinstance(nested, dict) else nested
 
 
 def _stack_vectors(predictions: Sequence[Prediction], _: Options) -> NDArray[np.float32]:
-    return np.stack(list_vectors(predictions))
+    return stack_vectors(predictions)
 
 
 def _rank(predictions: Sequence[Prediction], options: Options) -> Iterable[Any]:
@@ -214,14 +214,8 @@ def _rank(predictions: Sequence[Prediction], options: Options) -> Iterable[Any]:
     if options.answer.function_to_apply is None:
         scores = [prediction.arrays[RELEVANCE].item() for prediction in predictions]
     else:
-        scores = [_records_of(prediction).columns["score"].item() for prediction in predictions]
-    return ({"index": index, "score": scores[index]} for index in sort_by_score(scores))
-
-
-def _records_of(prediction: Prediction) -> Records:
-    records = prediction.main
-    assert isinstance(records, Records), "the options ask for records"
-    return records
+        scores = [prediction.records.columns["score"].item() for prediction in predictions]
+    return list_ranked(scores)
 
 
 _LABELS = {"labels": True}

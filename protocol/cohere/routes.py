@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -26,7 +25,7 @@ from protocol.http.rendering import CHARACTERS_A_NUMBER, count_numbers, render, 
 from protocol.http.routing import post_route, with_errors
 from protocol.model_selection import ModelSelection, SelectModel
 from protocol.text_truncation import truncate_texts
-from protocol.vectors import list_vectors
+from protocol.vectors import stack_vectors
 from runners.core.errors import InputError
 from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
@@ -88,7 +87,7 @@ async def _embed(select: SelectModel, body: Body, limits: RequestLimits, version
     is_plain = version == "1" and call.embedding_types is None
 
     def render_vectors(answers: Sequence[Prediction]) -> dict[str, Any]:
-        vectors = np.stack(list_vectors(answers))
+        vectors = stack_vectors(answers)
         by_type = {name: ENCODERS[name](vectors) for name in types}
         return {
             "id": str(uuid.uuid4()),

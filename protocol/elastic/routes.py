@@ -23,7 +23,7 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route
 from protocol.model_selection import ModelSelection, query_model
-from protocol.vectors import sort_by_score
+from protocol.vectors import list_ranked
 from runners.core.health_paths import KSERVE_LIVE_PATH
 from runners.core.predictions import RELEVANCE, Prediction, TextInput
 from runners.core.request_options import resolve_options
@@ -65,14 +65,7 @@ def routes(context: ServerContext) -> list[Route]:
 
         def render_scores(answers: Sequence[Prediction]) -> Any:
             scores = [prediction.arrays[RELEVANCE].item() for prediction in answers]
-            return (
-                {
-                    "index": index,
-                    "score": scores[index],
-                    **({"text": call.documents[index]} if call.return_documents else {}),
-                }
-                for index in sort_by_score(scores)[: call.top_n]
-            )
+            return list_ranked(scores, call.documents if call.return_documents else None, call.top_n)
 
         return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
 

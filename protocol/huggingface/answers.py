@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from protocol.huggingface.requests import (
     EncoderRequest,
@@ -28,7 +27,7 @@ from protocol.huggingface.requests import (
 )
 from protocol.huggingface.tasks import HubTask
 from protocol.records import list_records
-from protocol.vectors import compare_vectors, list_vectors
+from protocol.vectors import compare_vectors, stack_vectors
 from runners.core.answer_options import AggregationStrategy
 from runners.core.predictions import Options, Prediction, Records
 
@@ -68,18 +67,18 @@ def _for_each(describe: Describe, is_list: bool = False) -> RenderAnswer:
 
 
 def _list_classes(prediction: Prediction, _: Options) -> Any:
-    return list_records(_records(prediction))
+    return list_records(prediction.records)
 
 
 def _list_entities(prediction: Prediction, options: Options) -> Any:
     is_token = options.answer.aggregation_strategy is AggregationStrategy.NONE
     names = {"label": "entity" if is_token else "entity_group", "text": "word"}
-    return list_records(_records(prediction), names)
+    return list_records(prediction.records, names)
 
 
 def _list_tokens(prediction: Prediction, _: Options) -> Any:
     """The best tokens; of a text with several masks, a list for each of them."""
-    columns = _records(prediction).columns
+    columns = prediction.records.columns
     if len(columns["token"]) == 1:
         columns = {name: column[0] for name, column in columns.items()}
     return list_records(Records(columns))
@@ -87,18 +86,12 @@ def _list_tokens(prediction: Prediction, _: Options) -> Any:
 
 def _list_answers(prediction: Prediction, options: Options) -> Any:
     """The best answer, or a list of several."""
-    answers = list_records(_records(prediction))
+    answers = list_records(prediction.records)
     return next(answers) if options.answer.top_k == 1 else answers
 
 
-def _records(prediction: Prediction) -> Records:
-    records = prediction.main
-    assert isinstance(records, Records)
-    return records
-
-
 def _list_vectors(_: EncoderRequest, __: Options, predictions: Sequence[Prediction]) -> Any:
-    return np.stack(list_vectors(predictions))
+    return stack_vectors(predictions)
 
 
 def _list_similarities(_: EncoderRequest, __: Options, predictions: Sequence[Prediction]) -> Any:

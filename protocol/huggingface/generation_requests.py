@@ -16,10 +16,14 @@ from runners.core.errors import InputError
 from runners.core.generation import Constraint, GenerationRequest, PromptOptions, Sampling
 from runners.core.output_constraints import read_grammar
 from runners.core.request_limits import RequestLimits
-from runners.core.sampling_parameters import Penalty, SamplingFields, StopString, check_counts
-
-_MAX_CHOICES = 128
-_MAX_TOP_TOKENS = 20
+from runners.core.sampling_parameters import (
+    MAX_CHOICES,
+    MAX_TOP_LOGPROBS,
+    Penalty,
+    SamplingFields,
+    StopString,
+    check_counts,
+)
 
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
 Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -35,7 +39,7 @@ class Grammar(msgspec.Struct, forbid_unknown_fields=True):
 class GenerateParameters(msgspec.Struct, kw_only=True):
     """Text Generation Inference's. Without `do_sample` and filters of tokens, the output is greedy."""
 
-    best_of: Annotated[int, Meta(ge=1, le=_MAX_CHOICES)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     decoder_input_details: bool | None = None
     details: bool | None = None
     do_sample: bool | None = None
@@ -48,7 +52,7 @@ class GenerateParameters(msgspec.Struct, kw_only=True):
     stop: list[StopString] | None = None
     temperature: Annotated[float, Meta(ge=0)] | None = None
     top_k: Tokens | None = None
-    top_n_tokens: Annotated[int, Meta(ge=0, le=_MAX_TOP_TOKENS)] | None = None
+    top_n_tokens: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     truncate: Count | None = None
     typical_p: Annotated[float, Meta(gt=0, le=1)] | None = None

@@ -17,6 +17,8 @@ from protocol.openapi.schemas import (
     BOOLEAN,
     CLASS,
     COUNT,
+    FINISH_REASON,
+    GENERATED_TOKEN,
     NUMBER,
     STRING,
     Schema,
@@ -38,23 +40,23 @@ _ENTITIES = array_of(
 )
 _TOKENS = array_of(object_of({"score": NUMBER, "token": COUNT, "token_str": STRING, "sequence": STRING}))
 _ANSWER = object_of({"answer": STRING, "score": NUMBER, "start": COUNT, "end": COUNT})
-_FINISH = one_of("length", "eos_token", "stop_sequence")
 _PROMPT_TOKEN = {"id": COUNT, "text": STRING, "logprob": or_null(NUMBER)}
-_TOKEN = object_of({**_PROMPT_TOKEN, "logprob": NUMBER, "special": BOOLEAN})
 _OUTPUT = {
-    "finish_reason": _FINISH, "generated_tokens": COUNT, "seed": or_null(COUNT),
-    "prefill": array_of(object_of(_PROMPT_TOKEN)), "tokens": array_of(_TOKEN),
+    "finish_reason": FINISH_REASON, "generated_tokens": COUNT, "seed": or_null(COUNT),
+    "prefill": array_of(object_of(_PROMPT_TOKEN)), "tokens": array_of(GENERATED_TOKEN),
 }  # fmt: skip
-_TOPS = {"top_tokens": array_of(array_of(_TOKEN))}
+_TOPS = {"top_tokens": array_of(array_of(GENERATED_TOKEN))}
 _OTHERS = array_of(object_of({"generated_text": STRING, **_OUTPUT}, _TOPS))
 _DETAILS = {"details": object_of(_OUTPUT, {**_TOPS, "best_of_sequences": _OTHERS})}
 _TEXTS, _SUMMARIES, _TRANSLATIONS = (
     array_of(object_of({name: STRING}, _DETAILS)) for name in ("generated_text", "summary_text", "translation_text")
 )
-_END = object_of({"finish_reason": _FINISH, "generated_tokens": COUNT, "seed": or_null(COUNT), "input_length": COUNT})
+_END = object_of(
+    {"finish_reason": FINISH_REASON, "generated_tokens": COUNT, "seed": or_null(COUNT), "input_length": COUNT}
+)
 _EVENT = object_of(
-    {"index": COUNT, "token": _TOKEN, "generated_text": or_null(STRING), "details": or_null(_END)},
-    {"top_tokens": array_of(_TOKEN)},
+    {"index": COUNT, "token": GENERATED_TOKEN, "generated_text": or_null(STRING), "details": or_null(_END)},
+    {"top_tokens": array_of(GENERATED_TOKEN)},
 )
 # By task, the forms of the answer to one input, and, where that is not a list of it, to several.
 _ANSWERS: dict[HubTask, list[Schema]] = {

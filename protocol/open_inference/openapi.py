@@ -23,7 +23,8 @@ from protocol.openapi.operations import (
 from protocol.openapi.schemas import (
     BOOLEAN,
     COUNT,
-    NUMBER,
+    FINISH_REASON,
+    GENERATED_TOKEN,
     STRING,
     Schema,
     array_of,
@@ -128,8 +129,7 @@ def _add_schemas(document: OpenApiDocument) -> None:
 _DETAILS = (
     "The answer says why the output ended, and has the log probabilities of its tokens; of a stream, its last event."
 )
-_TOKEN = object_of({"id": COUNT, "text": STRING, "logprob": NUMBER, "special": BOOLEAN})
-_FINISH = {"finish_reason": one_of("length", "eos_token", "stop_sequence"), "logprobs": array_of(_TOKEN)}
+_FINISH = {"finish_reason": FINISH_REASON, "logprobs": array_of(GENERATED_TOKEN)}
 _DATATYPE = one_of(*DATATYPES)
 _TENSOR = {"name": STRING, "shape": array_of(COUNT), "datatype": _DATATYPE}
 _SPEC = object_of({"name": STRING, "datatype": _DATATYPE, "shape": array_of({"type": "integer", "minimum": -1})})
@@ -152,7 +152,7 @@ _SCHEMAS: dict[str, Schema] = {
     "InferResponse": object_of({**_NAMED, "id": STRING, "outputs": array_of(reference("OutputTensor"))}),
     "GenerateResponse": object_of(_CONTINUATION, {"id": STRING, "details": object_of(_FINISH)}),
     "GenerateEvent": object_of(
-        {**_CONTINUATION, "done": BOOLEAN}, {"id": STRING, "details": object_of({**_FINISH, "token": _TOKEN})}
+        {**_CONTINUATION, "done": BOOLEAN}, {"id": STRING, "details": object_of({**_FINISH, "token": GENERATED_TOKEN})}
     ),
     "RepositoryIndex": array_of(
         object_of({"name": STRING, "version": STRING, "state": one_of(*map(str, ModelState)), "reason": STRING})

@@ -182,10 +182,7 @@ def _add_schemas(document: OpenApiDocument) -> None:
         TokenizeChatRequest,
         DetokenizeRequest,
     )
-    schemas = document.add_types(
-        *generation,
-        *pooling,
-    )
+    schemas = document.add_types(*generation, *pooling)
     for kinds, meanings in ((generation, generation_parameters.MEANINGS), (pooling, pooling_parameters.MEANINGS)):
         for kind in kinds:
             _add_meanings(document.schemas[kind.__name__], meanings)

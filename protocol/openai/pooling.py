@@ -30,7 +30,7 @@ from runners.core.task import Task
 
 TextInputs = Sequence[TextInput | TokenInput]
 
-# What vLLM calls what a model does with a text; the first one is the default.
+# vLLM's names of what the models of a task do with a text; the first one is the default.
 POOLING_TASKS: Mapping[Task, Sequence[str]] = {
     Task.TEXT_EMBEDDING: ("embed", "token_embed"),
     Task.SEQUENCE_CLASSIFICATION: ("classify",),

@@ -6,7 +6,6 @@ itself, and the score is the cosine of their vectors. https://docs.vllm.ai/en/la
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -17,8 +16,7 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, json_response
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
-from protocol.model_selection import SelectModel, name_in_answer
-from protocol.openai.answer_ids import make_answer_id
+from protocol.model_selection import SelectModel
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import PoolingFields, count_input_usage
@@ -116,12 +114,11 @@ async def answer_rerank(select: SelectModel, body: Body, limits: RequestLimits) 
     if call.raw_scores is not None:
         call.use_activation = not call.raw_scores
     scores, usage = await _score(runner, [call.query], documents, call, limits)
-    head: dict[str, Any] = {
-        "id": make_answer_id("rerank", call.request_id),
-        "model": name_in_answer(runner, call.model),
-    }
-    if call.raw_scores is not None:
-        head |= {"object": "rerank", "created": int(time.time())}
+    described = call.describe_answer("rerank", runner)
+    if call.raw_scores is None:
+        head = {name: described[name] for name in ("id", "model")}
+    else:
+        head = {**described, "object": "rerank"}
     values = _VALUES_A_RESULT * len(documents) + body.size // CHARACTERS_A_NUMBER
 
     def render() -> Response:

@@ -12,13 +12,11 @@ from protocol.openai.response_formats import ResponseFormat, read_response_forma
 from runners.core.errors import InputError
 from runners.core.generation import BeamSearch, Constraint
 from runners.core.output_constraints import read_structured_outputs
-from runners.core.sampling_parameters import GenerationFields, TokenId
+from runners.core.sampling_parameters import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationFields, TokenId
 
-_MAX_CHOICES = 128
-_MAX_TOP_LOGPROBS = 20
 _MAX_LOGPROB_TOKENS = 128
 
-TopLogprobs = Annotated[int, Meta(ge=0, le=_MAX_TOP_LOGPROBS)]
+TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
 
 
 class StreamOptions(msgspec.Struct):
@@ -32,7 +30,7 @@ class CommonFields(GenerationFields, kw_only=True):
     """The fields of both bodies."""
 
     model: str | None = None
-    n: Annotated[int, Meta(ge=1, le=_MAX_CHOICES)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     use_beam_search: bool | None = None

@@ -55,6 +55,9 @@ SCORES = map_of(NUMBER)
 CLASS = object_of({"label": STRING, "score": NUMBER})
 # The weight of an entry of the vocabulary.
 SPARSE_VALUE = object_of({"index": COUNT, "value": NUMBER})
+# A generated token, and why an output ended, as Text Generation Inference and the Open Inference Protocol say it.
+GENERATED_TOKEN = object_of({"id": COUNT, "text": STRING, "logprob": NUMBER, "special": BOOLEAN})
+FINISH_REASON = one_of("length", "eos_token", "stop_sequence")
 # A model as OpenAI's API describes it, and what vLLM adds.
 CARD = {"id": STRING, "object": one_of("model"), "created": INTEGER, "owned_by": STRING}
 CARD_EXTRAS = {

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,8 +16,8 @@ from protocol.http.rendering import render
 from protocol.records import list_records
 from protocol.tei.requests import PromptedFields, infer
 from protocol.text_inputs import Inputs, read_text_inputs
-from protocol.vectors import list_vectors
-from runners.core.predictions import TOKEN_EMBEDDINGS, Prediction, Records, TextInput, TokenInput
+from protocol.vectors import stack_vectors
+from runners.core.predictions import TOKEN_EMBEDDINGS, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
@@ -48,7 +47,7 @@ _tokens_decoder = msgspec.json.Decoder(TeiEmbedTokensRequest)
 async def answer_embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the vector of each text, also if there is one text alone."""
     predictions = await _infer(request, runner, body, limits, _embed_decoder)
-    return await render(lambda answers: np.stack(list_vectors(answers)), predictions)
+    return await render(stack_vectors, predictions)
 
 
 async def answer_embed_all(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
@@ -60,8 +59,7 @@ async def answer_embed_all(request: Request, runner: Runner, body: Body, limits:
 async def answer_embed_sparse(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the entries of the vocabulary that each text weighs."""
     predictions = await _infer(request, runner, body, limits, _tokens_decoder)
-    mains = [prediction.main for prediction in predictions]
-    return await render(lambda _: [list_records(main) for main in mains if isinstance(main, Records)], predictions)
+    return await render(lambda answers: [list_records(answer.records) for answer in answers], predictions)
 
 
 async def _infer(

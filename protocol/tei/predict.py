@@ -14,7 +14,7 @@ from protocol.http.rendering import render
 from protocol.records import list_records
 from protocol.tei.requests import TruncationFields, infer
 from runners.core.errors import InputError
-from runners.core.predictions import Prediction, Records, TextInput
+from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
@@ -47,14 +47,9 @@ async def answer_predict(request: Request, runner: Runner, body: Body, limits: R
     predictions = await infer(request, runner, texts, options)
 
     def render_classes(answers: Sequence[Prediction]) -> Any:
-        return _list_classes(answers[0]) if single else map(_list_classes, answers)
+        return list_records(answers[0].records) if single else (list_records(each.records) for each in answers)
 
     return await render(render_classes, predictions)
-
-
-def _list_classes(prediction: Prediction) -> Any:
-    assert isinstance(prediction.main, Records)
-    return list_records(prediction.main)
 
 
 def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from protocol.http.body import Body, decode_json
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.tei.requests import TruncationFields, infer
-from protocol.vectors import sort_by_score
+from protocol.vectors import list_ranked
 from runners.core.errors import EmptyInputError
-from runners.core.predictions import Prediction, Records, TextInput
+from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
@@ -45,16 +45,7 @@ async def answer_rerank(request: Request, runner: Runner, body: Body, limits: Re
     predictions = await infer(request, runner, pairs, options)
 
     def render_scores(answers: Sequence[Prediction]) -> Any:
-        scores = [_score(prediction) for prediction in answers]
-        return (
-            {"index": index, "score": scores[index], **({"text": call.texts[index]} if call.return_text else {})}
-            for index in sort_by_score(scores)
-        )
+        scores = [prediction.records.columns["score"].item() for prediction in answers]
+        return list_ranked(scores, call.texts if call.return_text else None)
 
     return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
-
-
-def _score(prediction: Prediction) -> float:
-    assert isinstance(prediction.main, Records)
-    score: float = prediction.main.columns["score"][0].item()
-    return score

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,7 +23,7 @@ from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route
 from protocol.model_selection import ModelSelection, query_model
 from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
-from protocol.vectors import list_vectors
+from protocol.vectors import stack_vectors
 from runners.core.errors import InputError
 from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
@@ -108,7 +107,7 @@ async def _answer_vectors(runner: Runner, body: Body, limits: RequestLimits) -> 
     predictions = await runner.infer([TextInput(text) for text in texts], options)
 
     def render_vectors(answers: Sequence[Prediction]) -> dict[str, Any]:
-        vectors = np.stack(list_vectors(answers))
+        vectors = stack_vectors(answers)
         # Weaviate reads `dims`; the container of Weaviate writes `dim`.
         if call.texts is None:
             size = vectors.shape[1]

@@ -144,6 +144,13 @@ class Prediction:
         return output
 
     @property
+    def records(self) -> Records:
+        """The main output of a request whose options make records of it."""
+        records = self.main
+        assert isinstance(records, Records), "the options ask for records"
+        return records
+
+    @property
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The outputs beside the main one."""
         return {name: output for name, output in self.outputs.items() if isinstance(output, np.ndarray)}

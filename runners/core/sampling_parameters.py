@@ -15,6 +15,9 @@ from runners.core.request_limits import RequestLimits
 
 # The default of the Open Inference Protocol's generate extension.
 DEFAULT_MAX_TOKENS = 20
+# Most continuations of a prompt, and most likely tokens at a position.
+MAX_CHOICES = 128
+MAX_TOP_LOGPROBS = 20
 # Most characters of a stop string, and of a bad word.
 _MAX_CHARACTERS = 1024
 

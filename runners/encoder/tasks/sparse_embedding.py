@@ -58,8 +58,7 @@ class SparseEmbedding(EncoderTask):
 
     def count_numbers(self, prediction: Prediction) -> int:
         """How many entries there are is known only now."""
-        assert isinstance(prediction.main, Records)
-        return prediction.main.size
+        return prediction.records.size
 
     def output(self, scores: NDArray[np.float32], options: Options) -> Numbers:
         raise NotImplementedError("the answer is always records")

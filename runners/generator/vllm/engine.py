@@ -164,8 +164,7 @@ class VllmEngine:
         tokenizer = self._engine.get_tokenizer()
         check_token_ids(ids, tokenizer.max_token_id + 1)
         strings = await asyncio.to_thread(tokenizer.convert_ids_to_tokens, ids)
-        special = {*tokenizer.all_special_ids}
-        return [string or "" for string in strings], [token in special for token in ids]
+        return [string or "" for string in strings], [token in self._special for token in ids]
 
     def _tokenize_params(self, options: PromptOptions) -> TokenizeParams:
         from vllm.renderers import TokenizeParams
