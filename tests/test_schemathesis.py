@@ -90,7 +90,7 @@ def test_an_encoder_is_as_its_document_says(encoder: ServerProcess, tmp_path: Pa
 
 def test_embeddings_are_as_their_document_says(embedder: ServerProcess, tmp_path: Path) -> None:
     """The routes of OpenAI's API and of its own: the others are those of any encoder."""
-    run_schemathesis(embedder, tmp_path, f"--include-path-regex=/v1/(embeddings|models|pooling|score)|{TEI}")
+    run_schemathesis(embedder, tmp_path, f"--include-path-regex=/v1/(embeddings|models|pooling|score)|{TEI}|^/$")
 
 
 def test_sparse_vectors_are_as_their_document_says(sparse: ServerProcess, tmp_path: Path) -> None:
@@ -104,7 +104,9 @@ def test_ranking_is_as_its_document_says(ranker: ServerProcess, tmp_path: Path) 
 def test_tasks_of_several_sequences_are_as_their_documents_say(reader: ServerProcess, tmp_path: Path) -> None:
     """What is asked and answered: the other routes are those of any encoder."""
     run_schemathesis(
-        reader, tmp_path, "--include-path-regex=:predict|/models/{name}/infer|/bentoml/(answer|classify_zero_shot)"
+        reader,
+        tmp_path,
+        "--include-path-regex=:predict|/models/{name}/infer|^/models/{name}$|/bentoml/(answer|classify_zero_shot)",
     )
 
 

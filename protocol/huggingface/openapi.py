@@ -108,7 +108,7 @@ def _add(document: OpenApiDocument, path: str, tasks: list[HubTask]) -> None:
 def _describe_body(document: OpenApiDocument, task: HubTask) -> Schema:
     call = GENERATION_FORMS.get(task) or ENCODER_CALLS[task]
     schema = document.add_types(call.request)[call.request.__name__]
-    schema["properties"]["options"] = or_null(object_of({}, dict.fromkeys(sorted(OPTIONS), BOOLEAN)))
+    schema["properties"]["options"] = or_null(object_of({}, {name: {} for name in sorted(OPTIONS)}))
     if task is HubTask.FEATURE_EXTRACTION:
         schema["properties"] |= document.schemas[call.parameters.__name__]["properties"]
     return reference(call.request.__name__)

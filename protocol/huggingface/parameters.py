@@ -89,7 +89,11 @@ def read_parameters(
         _refuse_unknown(beside, _BODY, task, "the body")
     else:
         beside = _keep_known(beside, known, task, "the body")
-    return {**_keep_known(parameters, known, task, "parameters"), **beside}
+    kept = _keep_known(parameters, known, task, "parameters")
+    for name in beside:
+        if name in kept and None not in (kept[name], beside[name]):
+            raise InputError(f"{name} is in parameters and beside inputs; give it once", name)
+    return {**kept, **{name: value for name, value in beside.items() if value is not None}}
 
 
 def _read_object(fields: Mapping[str, Any], name: str, limits: RequestLimits) -> dict[str, Any]:

@@ -77,7 +77,9 @@ def describe(document: OpenApiDocument) -> None:
         elif call is not None:
             _add_answered(document, outer, name, call, examples)
         else:
-            refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
+            refusals = [HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE]
+            if "{name}" in outer:
+                refusals.append(HTTPStatus.NOT_FOUND)
             document.paths.add("post", outer, _TAG, document.unserved, {}, refusals, form=_ERRORS)
     cards = {200: json_answer("ModelCards")}
     document.paths.add("get", MODEL_LIST, _TAG, "List the models and LoRA adapters", cards, form=_ERRORS)

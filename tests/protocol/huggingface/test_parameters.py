@@ -105,6 +105,15 @@ def test_what_has_no_effect(task: HubTask, ask: Ask) -> None:
     assert ask(task, {**known, **NEEDED.get(task, {})}) == (200, plain)
 
 
+def test_parameters_beside_inputs(ask: Ask) -> None:
+    _, expected = ask(HubTask.FEATURE_EXTRACTION, {"dimensions": 8})
+    assert len(expected[0]) == 8
+    assert ask(HubTask.FEATURE_EXTRACTION, {"dimensions": 8}, dimensions=None) == (200, expected)
+    assert ask(HubTask.FEATURE_EXTRACTION, {"dimensions": None}, dimensions=8) == (200, expected)
+    status, answer = ask(HubTask.FEATURE_EXTRACTION, {"dimensions": 8}, dimensions=9)
+    assert (status, answer["error"]) == (400, "dimensions is in parameters and beside inputs; give it once")
+
+
 @pytest.mark.parametrize(
     ("value", "is_cut"), [(True, True), ("longest_first", True), (False, False), ("do_not_truncate", False)]
 )
