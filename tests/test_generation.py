@@ -24,6 +24,7 @@ import pytest
 import torch
 import tritonclient.http
 from bentoml.exceptions import BentoMLException
+from huggingface_hub import InferenceClient
 from kserve import InferenceRESTClient, RESTConfig
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
@@ -217,6 +218,14 @@ def test_structured_output(client: openai.OpenAI) -> None:
         }}},
     )  # fmt: skip
     assert json.loads(answer.choices[0].message.content or "")["city"] in ("Paris", "Rome")
+
+
+def test_the_grammar_and_the_name_that_huggingface_hub_sends(server: ServerProcess) -> None:
+    """vLLM knows neither: it would ignore the schema, and has no model of that name."""
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    answer: Any = InferenceClient(server.url).chat_completion(QUESTION, response_format=form, temperature=0)
+    assert (json.loads(answer.choices[0].message.content), answer.model) == ({"city": "Rome"}, "smollm")
 
 
 def test_tools(client: openai.OpenAI) -> None:

@@ -78,6 +78,11 @@ def _encoder(*seeds: Seed) -> tuple[Seed, ...]:
     )
 
 
+def _hub(inputs: Any, **parameters: Any) -> Seed:
+    """Of Hugging Face's API."""
+    return Seed("/models/model", {"inputs": inputs, "parameters": parameters})
+
+
 _GENERATE = {"text_input": "a text", "id": "1", "max_tokens": 2, "parameters": {"temperature": 0}}
 _CHAT = {"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], "max_tokens": 2}
 _CALLS = [{"id": "1", "type": "function", "function": {"name": "a", "arguments": "{}"}}]
@@ -105,6 +110,9 @@ _GENERATOR = tuple(
         ("/v1/models/model:predict", {"instances": ["a text"], "parameters": {"max_tokens": 2}}),
         ("/v2/models/model/infer", {"inputs": [_TENSOR], "parameters": {"max_tokens": 2}}),
         ("/v2/models/model/infer", {"inputs": _TOKENS[:1], "parameters": {"max_tokens": 2}}),
+        ("/", {"inputs": "a text", "parameters": {"max_new_tokens": 2, "details": True, "return_full_text": True, "top_n_tokens": 2}}),
+        ("/models/model", {"inputs": "a text", "stream": True, "parameters": {"max_new_tokens": 2, "stop": ["a"], "truncate": 4}}),
+        ("/models/model", {"inputs": ["a", "b"], "parameters": {"max_new_tokens": 4, "grammar": {"type": "json", "value": _SCHEMA}}}),
     ]
 )  # fmt: skip
 
@@ -120,6 +128,8 @@ SEEDS: Mapping[str, tuple[Seed, ...]] = {
         Seed("/tokenize", {"inputs": ["a text", "another"], "add_special_tokens": False}),
         Seed("/decode", {"ids": [[101, 5, 102], [6]], "skip_special_tokens": False}),
         Seed("/v1/score", {"text_1": "a", "text_2": ["b", "c"], "truncate_prompt_tokens": None}),
+        Seed("/", {"inputs": ["a text", "another"], "normalize": False, "truncate": True, "dimensions": 4}),
+        _hub({"source_sentence": "a", "sentences": ["b", "c"]}),
     ),
     "sparse_embedding": _encoder(
         Seed("/embed_sparse", {"inputs": ["a text"], "truncate": True, "prompt_name": None}),
@@ -131,6 +141,7 @@ SEEDS: Mapping[str, tuple[Seed, ...]] = {
         Seed("/v2/rerank", {"model": "model", "query": "a", "documents": ["b"], "max_tokens_per_doc": 0}),
         Seed("/v1/score", {"queries": ["a", "b"], "documents": ["c", "d"], "use_activation": False}),
         Seed("/rerank", {"query": "a", "texts": ["b", "c"], "raw_scores": True, "return_text": True}),
+        _hub([{"text": "a", "text_pair": "b"}], function_to_apply="none"),
         _predict(["a", "b"]),
     ),
     "sequence_classification": _encoder(
@@ -138,27 +149,32 @@ SEEDS: Mapping[str, tuple[Seed, ...]] = {
         Seed("/predict", {"inputs": [["a"], ["a", "b"]], "raw_scores": True, "truncate": False}),
         _predict("a text", {"text": "a", "text_pair": "b"}, ["a", "b"], top_k=2),
         _predict("a text " * 200, stride=10, window_aggregation="max"),
+        Seed("/", {"inputs": "a text", "parameters": {"top_k": 2, "function_to_apply": "sigmoid"}, "options": {"use_cache": False}}),
     ),
     "token_classification": _encoder(
         Seed("/bentoml/classify_tokens", {"texts": ["a text"], "aggregation_strategy": "max", "ignore_labels": []}),
         _predict({"words": ["a", "few", "words"]}, "a text", aggregation_strategy="simple", ignore_labels=[]),
         _infer(return_offsets_mapping=True),
+        _hub(["a text", "another"], aggregation_strategy="max", ignore_labels=["O"], stride=3),
     ),
     "fill_mask": _encoder(
         Seed("/bentoml/fill_mask", {"texts": ["a [MASK]."], "top_k": 2, "truncation_side": "left"}),
         _predict("a [MASK].", "[MASK] and [MASK]", top_k=2),
         _predict("a [MASK].", targets=["the", "a"]),
+        _hub("a [MASK].", targets=["the", "a"], top_k=2),
         Seed("/v2/models/model/infer", {"inputs": [{**_TENSOR, "data": ["a [MASK].", "b"]}], "outputs": [{"name": "logits"}]}),
     ),
     "question_answering": _encoder(
         Seed("/bentoml/answer", {"questions": ["who?"], "contexts": ["it was me " * 20], "top_k": 2}),
         _predict({"question": "who?", "context": "it was me " * 20}, ["who?", "me"], top_k=2, max_answer_len=4, stride=5),
         Seed("/v2/models/model/infer", {"inputs": [{**_TENSOR, "shape": [1, 2]}]}),
+        _hub({"question": "who?", "context": "it was me " * 20}, top_k=2, max_answer_len=4, doc_stride=5, align_to_words=False),
     ),
     "zero_shot_classification": _encoder(
         Seed("/bentoml/classify_zero_shot", {"texts": ["a text"], "candidate_labels": ["a", "b"], "multi_label": True}),
         _predict("a text", candidate_labels=["a", "b"], hypothesis_template="It is {}.", multi_label=True),
         _infer(candidate_labels="a,b"),
+        _hub(["a text"], candidate_labels=["a", "b"], hypothesis_template="It is {}.", multi_label=True),
     ),
     "text_generation": _GENERATOR,
 }  # fmt: skip

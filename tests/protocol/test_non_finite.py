@@ -104,6 +104,7 @@ def test_every_task_over_the_open_inference_protocol(
         ("text_embedding", "/embed", {"inputs": ["fine", WORD]}, 1, "tei"),
         ("sequence_classification", "/predict", {"inputs": WORD}, 0, "tei"),
         ("text_ranking", "/rerank", {"query": "q", "texts": [WORD]}, 0, "tei"),
+        ("token_classification", "/", {"inputs": ["fine", WORD]}, 1, "huggingface"),
     ],
 )
 def test_every_http_protocol(task: str, path: str, body: Any, position: int, error: Any, start: Start) -> None:
@@ -112,6 +113,7 @@ def test_every_http_protocol(task: str, path: str, body: Any, position: int, err
     forms = {
         "openai": {"error": {"message": message, "type": "InternalServerError", "param": None, "code": None}},
         "tei": {"error": message, "error_type": "Backend"},
+        "huggingface": {"error": message, "error_type": "generation"},
     }
     status = 424 if error == "tei" else 500
     assert (response.status_code, response.json()) == (status, forms[error] if error else {"error": message})

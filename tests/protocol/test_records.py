@@ -47,6 +47,8 @@ TEXTS = {"instances": ["good", "bad film"]}
         ("sequence_classification", V1, TEXTS, "kserve_v1", V1_ROUTE),
         ("sequence_classification", V2, {"inputs": [TENSOR]}, "open_inference", V2_ROUTE),
         ("sequence_classification", "/predict", {"inputs": [["good"], ["bad film"]]}, "tei", "/predict"),
+        ("sequence_classification", "/", {"inputs": ["good", "bad film"]}, "huggingface", "/"),
+        ("sequence_classification", "/models/model", {"inputs": ["good", "bad film"]}, "huggingface", "/models/{name}"),
         ("text_embedding", "/embed", {"inputs": ["good", "bad film"]}, "tei", "/embed"),
         ("text_embedding", "/v1/embeddings", {"input": ["good", "bad film"]}, "openai", "/v1/embeddings"),
     ],
@@ -158,6 +160,7 @@ def test_generation_counts_tokens(
     [
         ("/v1/completions", {"prompt": "one", "stream": True}),
         ("/v2/models/model/generate_stream", {"text_input": "one"}),
+        ("/", {"inputs": "one", "stream": True}),
     ],
 )
 def test_a_stream_that_fails_keeps_its_status(

@@ -123,6 +123,9 @@ def read_stream(body: bytes) -> Any:
             ends += [choice["finish_reason"]] if choice.get("finish_reason") else []
         if "text_output" in event:
             texts[""] = texts.get("", "") + event["text_output"]
+        if "token" in event:
+            texts[""] = texts.get("", "") + event["token"]["text"]
+            ends += [event["generated_text"]] if event["generated_text"] is not None else []
         if "delta" in event and isinstance(event["delta"], str):
             texts["delta"] = texts.get("delta", "") + event["delta"]
         if event.get("type", "").endswith((".completed", ".incomplete", ".failed")):

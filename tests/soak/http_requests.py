@@ -102,6 +102,8 @@ def _from_seeds() -> Iterator[HttpRequest]:
 
 def _name_protocol(seed: Seed) -> str:
     streams = " stream" if _is_stream(seed) else ""
+    if _is_hubs(seed):
+        return f"huggingface{streams}"
     if seed.path.startswith("/v2/repository"):
         return "repository"
     if "/models/" in seed.path:
@@ -116,17 +118,23 @@ def _is_teis(seed: Seed) -> bool:
     return seed.path in _TEI_PATHS and (seed.path != "/tokenize" or "inputs" in seed.body)
 
 
+def _is_hubs(seed: Seed) -> bool:
+    return seed.path == "/" or seed.path.startswith("/models/")
+
+
 def _is_stream(seed: Seed) -> bool:
     return seed.path.endswith(_STREAMS) or (isinstance(seed.body, dict) and bool(seed.body.get("stream")))
 
 
 def _name_model(seed: Seed, task: str) -> str:
     path = seed.path.replace("/models/model", f"/models/{task}")
-    return f"{path}?model={task}" if _is_teis(seed) else path
+    return f"{path}?model={task}" if _is_teis(seed) or path == "/" else path
 
 
 def _name_body(seed: Seed, task: str) -> bytes:
-    """The body with the model's name, and greedy."""
+    """The body with the model's name, and greedy, as those of Hugging Face's API are."""
+    if _is_hubs(seed):
+        return _dump(seed.body)
     body = dict(seed.body)
     if "/models/" not in seed.path and seed.path != "/v2/repository/index" and not _is_teis(seed):
         body["model"] = task

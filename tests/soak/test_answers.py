@@ -37,6 +37,10 @@ def piece(text: str, end: str | None = None) -> bytes:
     return event(choices=[{"index": 0, "text": text, "finish_reason": end}])
 
 
+def token(text: str, generated: str | None = None) -> bytes:
+    return event(token={"text": text}, generated_text=generated)
+
+
 def delta(text: str) -> bytes:
     return event(choices=[{"index": 0, "delta": {"content": text}}])
 
@@ -73,6 +77,8 @@ def message(number: str, text: str, error: str = "") -> bytes:
         (read_stream, delta("a") + b"data: [DONE]\n\n", delta("a"), False),
         (read_stream, event(text_output="a") + event(text_output="b"), event(text_output="ab"), True),
         (read_stream, event(text_output="ab"), event(text_output="a") + event(error="it died"), False),
+        (read_stream, token("a") + token("b", "ab"), token("ab", "ab"), True),
+        (read_stream, token("a") + token("b", "ab"), token("ab"), False),
         (read_stream, event(type="response.completed"), event(type="response.failed"), False),
         (read_stream_messages, join_messages([message("1", "a"), message("2", "b")]), join_messages([message("2", "b"), message("1", "a")]), True),
         (read_stream_messages, join_messages([message("1", "a"), message("2", "b")]), join_messages([message("1", "b"), message("2", "a")]), False),

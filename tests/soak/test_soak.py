@@ -127,7 +127,7 @@ def test_the_real_server(tmp_path: Path) -> None:
     assert (run.returncode, results["outcome"]) == (Outcome.INCONCLUSIVE.value, "inconclusive")
     assert "too short to decide 1 %" in run.stdout
     asked = {kind.partition(" ")[0] for kind in results["latency_seconds"]}
-    assert {"v1", "v2", "openai", "tei", "grpc", "wrong:", "health", "metrics", "repository"} <= asked
+    assert {"v1", "v2", "openai", "tei", "huggingface", "grpc", "wrong:", "health", "metrics", "repository"} <= asked
     assert results["requests"]["left"] > 0
     assert all(phase["used"]["heap_bytes"] > 100 * 2**20 for phase in results["phases"])
     assert (tmp_path / "soak.svg").read_text().count("under load") == 1

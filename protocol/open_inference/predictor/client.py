@@ -30,12 +30,14 @@ from runners.core.errors import (
     PredictorRefusalError,
     PredictorUnavailableError,
 )
-from runners.core.predictions import TRUNCATED_TOKENS
+from runners.core.predictions import TOKEN_EMBEDDINGS, TRUNCATED_TOKENS
 from runners.core.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
 _LOGITS = "logits"
+# What a server like this one returns too, if it is asked for that.
+_FURTHER = frozenset(map(wire_name, (TOKEN_EMBEDDINGS, TRUNCATED_TOKENS)))
 _TOKEN_DATATYPE = "INT64"
 _READY_SECONDS = 5.0
 _FIRST_BACKOFF = 0.1
@@ -153,8 +155,7 @@ def _input_datatype(name: str, metadata: Metadata) -> str:
 def _choose_output(names: Sequence[str]) -> str:
     if _LOGITS in names:
         return _LOGITS
-    # A server like this one can also return the number of truncated tokens.
-    others = [name for name in names if name != wire_name(TRUNCATED_TOKENS)]
+    others = [name for name in names if name not in _FURTHER]
     if len(others) == 1:
         return others[0]
     raise PredictorAnswerError(

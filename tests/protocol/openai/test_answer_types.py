@@ -33,7 +33,7 @@ ANSWERS: list[tuple[str, Any, list[dict[str, Any]]]] = [
         "completions", Completion,
         [
             {"prompt": "a", "echo": True, **SHORT}, {"prompt": ["a", "b"], "n": 2, "logprobs": 2, **SHORT},
-            {"prompt": "a", "stop": "a", "max_tokens": 30},
+            {"prompt": "a", "stop": "a", "max_tokens": 30, "temperature": 0},
         ],
     ),
     (
@@ -81,7 +81,7 @@ def test_events(path: str, kind: Any, bodies: list[dict[str, Any]], http: TestCl
     for body in bodies:
         response = http.post(f"/v1/{path}", json={"model": "llama", **body, "stream": True})
         events = read_named(response.text) if path == "responses" else read_events(response.text)
-        assert len(events) > 1
+        assert events
         for event in events:
             if path == "completions":
                 # The type has no null here, which OpenAI itself sends.
