@@ -44,7 +44,7 @@ def read_cors(response: Any) -> dict[str, str]:
 
 ROUTES = [
     ("POST", "/v1/models/model:predict", 200), ("POST", "/v2/models/model/infer", 400), ("POST", "/v1/embeddings", 400),
-    ("POST", "/openai/v1/embeddings", 400), ("POST", "/embed", 400), ("POST", "/rerank", 400), ("GET", "/v1/models", 200),
+    ("POST", "/openai/v1/embeddings", 400), ("POST", "/embed", 422), ("POST", "/rerank", 422), ("GET", "/v1/models", 200),
     ("GET", "/openai/v1/models", 200), ("GET", "/v2/models/model", 200), ("GET", "/", 200), ("GET", "/health", 200),
     ("GET", "/metrics", 200), ("GET", "/openapi.json", 200), ("GET", "/docs", 200), ("GET", "/nothing", 404),
     ("GET", "/v1/models/no", 404), ("PUT", "/v1/embeddings", 405), ("OPTIONS", "/v1/embeddings", 204),
