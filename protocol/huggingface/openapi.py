@@ -14,7 +14,6 @@ from protocol.huggingface.tasks import HubTask, serves_task
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import EVENTS, ErrorForm, json_answer, json_body
 from protocol.openapi.schemas import (
-    BOOLEAN,
     CLASS,
     COUNT,
     FINISH_REASON,
