@@ -223,7 +223,7 @@ def test_structured_output(client: openai.OpenAI) -> None:
 def test_the_grammar_and_the_name_that_huggingface_hub_sends(server: ServerProcess) -> None:
     """vLLM knows neither: it would ignore the schema, and has no model of that name."""
     schema = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
-    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
     answer: Any = InferenceClient(server.url).chat_completion(QUESTION, response_format=form, temperature=0)
     assert (json.loads(answer.choices[0].message.content), answer.model) == ({"city": "Rome"}, "smollm")
 
