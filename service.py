@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from starlette.types import ASGIApp
 
-from protocol.bentoml_api.functions import create_function
-from protocol.bentoml_api.methods import METHODS, find_methods
 from protocol.context import check_root_path, normalize_prefix
+from runners.core.garbage import importing
 from runners.hosting.configuration import configure_service, read_service_configuration, replace_bentoml_settings
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.operator_settings import read_operator_settings
@@ -93,6 +92,8 @@ class DirectService(bentoml.Service[Any]):
 
     def schema(self) -> dict[str, Any]:
         """BentoML's description of the service, with the methods that its models answer, as far as these are known."""
+        from protocol.bentoml_api.methods import find_methods
+
         if create_worker.cache_info().currsize:
             from protocol.bentoml_api.calls import find_served
 
@@ -119,6 +120,10 @@ class DirectService(bentoml.Service[Any]):
 
 def create_method(name: str) -> Any:
     """One of the methods that BentoML's clients call."""
+    with importing("protocol.bentoml_api.functions"):
+        from protocol.bentoml_api.functions import create_function
+        from protocol.bentoml_api.methods import METHODS
+
     method = METHODS[name]
     function = create_function(method, lambda: create_worker().models, arguments)
     return bentoml.api(route=method.path)(function)

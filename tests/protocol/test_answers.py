@@ -244,7 +244,7 @@ def test_an_operators_columns_are_in_the_metadata(run: Run) -> None:
 LABELS = "the parameter aggregation_strategy is wrong: Input should be 'none', 'simple', 'first', 'average' or 'max'"
 OF_CLASSES = (
     "sequence_classification, whose options are: function_to_apply, labels, return_truncated_tokens, stride, threshold, "
-    "top_k, truncation, window_aggregation"
+    "top_k, truncation, truncation_side, window_aggregation"
 )
 
 

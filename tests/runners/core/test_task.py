@@ -53,7 +53,7 @@ def test_what_cannot_be_served_says_what_can(architectures: list[str] | None, me
     with pytest.raises(ModelLoadError) as error:
         infer_task(architectures)
     assert str(error.value).startswith(message)
-    assert "fill_mask, question_answering, sequence_classification, text2text_generation, text_embedding, " in str(
+    assert "fill_mask, question_answering, sequence_classification, sparse_embedding, text2text_generation, " in str(
         error.value
     )
     assert "set --task" in str(error.value)

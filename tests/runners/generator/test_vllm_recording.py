@@ -123,6 +123,7 @@ async def test_the_watchdog_sees_a_silent_engine(
 ) -> None:
     calls = Calls(engine, encodes=False)
     monkeypatch.setattr(RecordingLLM, "model_config", SimpleNamespace(get_diff_sampling_param=dict), raising=False)
+    monkeypatch.setattr(RecordingLLM, "get_tokenizer", lambda _: None)
     nothing: Any = None
     vllm = VllmEngine(calls.llm, nothing, nothing)
     watchdog = Watchdog(lambda: [vllm], 10)
