@@ -60,6 +60,13 @@ class ServedModels:
         model = SentenceTransformer(str(self.folders["embedder"]), device="cpu")
         return model.encode(texts, normalize_embeddings=normalize)
 
+    def check_best(self, ranked: list[list[Any]]) -> None:
+        """Compare the two texts that answer the query best, each with its score."""
+        scores = CrossEncoder(str(self.folders["ranker"]), device="cpu").predict([(QUERY, text) for text in TEXTS])
+        best = np.argsort(-scores)[:2].tolist()
+        assert [text for text, _ in ranked] == [TEXTS[index] for index in best]
+        np.testing.assert_allclose([score for _, score in ranked], scores[best], atol=1e-5)
+
 
 @pytest.fixture(scope="module")
 def embedder(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -101,10 +108,7 @@ def test_haystack(served: ServedModels, reference: Reference) -> None:
             np.testing.assert_allclose(said[f"{kind} {name}"], own[0], atol=1e-5)
         np.testing.assert_allclose(said[f"{kind} documents False"], own, atol=1e-5)
         np.testing.assert_allclose(said[f"{kind} documents True"], scaled, atol=1e-5)
-    scores = CrossEncoder(str(served.folders["ranker"]), device="cpu").predict([(QUERY, text) for text in TEXTS])
-    best = np.argsort(-scores)[:2].tolist()
-    assert [text for text, _ in said["ranked"]] == [TEXTS[index] for index in best]
-    np.testing.assert_allclose([score for _, score in said["ranked"]], scores[best], atol=1e-5)
+    served.check_best(said["ranked"])
     expected = reference.chat(QUESTION, 8)
     for kind in ("text_generation_inference", "inference_endpoints"):
         assert {said[f"{kind} {name}"] for name in ("chat", "reply", "stream")} == {expected}
@@ -112,12 +116,14 @@ def test_haystack(served: ServedModels, reference: Reference) -> None:
 
 def test_llama_index(served: ServedModels, reference: Reference) -> None:
     said = served.ask("llama_index_calls", "chat", "embedder")
-    # It asks for no normalization, so that the protocol's default holds.
+    # They ask for no normalization, so that the protocol's default holds.
     expected = served.embed(TEXTS, True)
-    for name in ("text", "query"):
-        np.testing.assert_allclose(said[name], expected[0], atol=1e-5)
-    for name in ("texts", "async"):
-        np.testing.assert_allclose(said[name], expected, atol=1e-5)
+    for kind in ("", "tei ", "named tei "):
+        for name in ("text", "query"):
+            np.testing.assert_allclose(said[kind + name], expected[0], atol=1e-5)
+        for name in ("texts", "async"):
+            np.testing.assert_allclose(said[kind + name], expected, atol=1e-5)
+    served.check_best(said["ranked"])
     chats = {said[name] for name in ("chat", "chat_stream", "chat_async", "completed_chat")}
     assert chats == {reference.chat(QUESTION, 8)}
     assert {said[name] for name in ("completed", "completed_stream", "completed_async")} == {

@@ -26,7 +26,7 @@ from tests.families import MINILM
 from tests.servers import BENTOML, ROOT, ServerProcess
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
-# Infinity's client needs an older httpx.
+# Infinity's client, and that of Text Embeddings Inference, need an older httpx.
 PYTHON_OF_INFINITY = ROOT / ".venv-clients-infinity" / "bin" / "python"
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
@@ -184,3 +184,22 @@ def test_infinity(served: ServedModels) -> None:
         for found, wanted in zip(answer["data"], classify(texts, function_to_apply=function), strict=True):
             assert [each["label"] for each in found] == [each["label"] for each in wanted]
             np.testing.assert_allclose([each["score"] for each in found], [each["score"] for each in wanted], atol=1e-5)
+
+
+def test_tei_client(served: ServedModels) -> None:
+    said = served.ask("tei_calls", PYTHON_OF_INFINITY)
+    assert (said["health"], said["metrics"]) == (200, 200)
+    expected = served.embed(TEXTS)
+    np.testing.assert_allclose(said["text"], expected[:1], atol=1e-5)
+    for name in ("texts", "async"):
+        np.testing.assert_allclose(said[name], expected, atol=1e-5)
+    tokens = len(AutoTokenizer.from_pretrained(MINILM)("word " * 2000)["input_ids"])
+    assert said["refused"] == [
+        422,
+        {
+            "error": f"text 0 cannot be served: it has {tokens} tokens, the model takes 256, and truncation is false",
+            "error_type": "Validation",
+        },
+    ]
+    # No client of it can name a model.
+    assert said["info"]["error_type"] == "Validation"

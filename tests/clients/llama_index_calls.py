@@ -11,10 +11,13 @@ import sys
 from typing import Any
 
 from llama_index.core.llms import ChatMessage
+from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.embeddings.huggingface_api import HuggingFaceInferenceAPIEmbedding
+from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
 from llama_index.llms.huggingface_api import HuggingFaceInferenceAPI
+from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 
-from tests.clients.hub_texts import PROMPT, QUESTION, TEXTS
+from tests.clients.hub_texts import PROMPT, QUERY, QUESTION, TEXTS
 
 
 def main(url: str, chat: str, embedder: str) -> None:
@@ -28,6 +31,16 @@ def main(url: str, chat: str, embedder: str) -> None:
         "query": embeddings().get_query_embedding(TEXTS[0]),
         "async": asyncio.run(embeddings().aget_text_embedding_batch(TEXTS)),
     }
+    # Without a name in the path, the only model that embeds.
+    for name, path in (("tei", "/embed"), ("named tei", f"/embed?model={embedder}")):
+        asked_of = TextEmbeddingsInference(model_name="any", base_url=url, endpoint=path)
+        said[f"{name} text"] = asked_of.get_text_embedding(TEXTS[0])
+        said[f"{name} query"] = asked_of.get_query_embedding(TEXTS[0])
+        said[f"{name} texts"] = asked_of.get_text_embedding_batch(TEXTS)
+        said[f"{name} async"] = asyncio.run(asked_of.aget_text_embedding_batch(TEXTS))
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in TEXTS]
+    ranked = TextEmbeddingInference(base_url=url, top_n=2).postprocess_nodes(nodes, query_str=QUERY)
+    said["ranked"] = [[node.text, node.score] for node in ranked]
     # Its temperature must be above 0.
     options = {"num_output": 8, "temperature": 1e-6, "token": "none"}
     talker = HuggingFaceInferenceAPI(model_name=f"{url}/models/{chat}", **options)
