@@ -22,14 +22,14 @@ def embed(serve: Serve, folder: Path, texts: list[str] = TEXTS, **arguments: Any
     return np.array(response.json()["predictions"])
 
 
-def save_embedder(folder: Path, source: Path, **options: Any) -> Path:
-    """Save a model that embeds by the mean of a tiny encoder's tokens, without a fixed length of its vectors.
+def save_embedder(folder: Path, source: Path, pooling: str = "mean", **options: Any) -> Path:
+    """Save a model that embeds by pooling a tiny encoder's tokens, without a fixed length of its vectors.
 
     Args:
         source: the folder of the encoder.
         options: further ones of sentence-transformers, such as prompts.
     """
-    modules = [models.Transformer(str(source)), models.Pooling(32, "mean")]
+    modules = [models.Transformer(str(source)), models.Pooling(32, pooling)]
     SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
     return folder
 

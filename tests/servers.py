@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -10,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -103,3 +105,36 @@ class ServerProcess:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def serve(home: Path, *arguments: str, seconds: float = 120) -> Iterator[ServerProcess]:
+    """A server that is ready, and that has to end well.
+
+    Args:
+        home: the folder of what it writes.
+        arguments: this server's, such as "model_dir=folder".
+        seconds: how long it may take to be ready.
+    """
+    words = [f"--arg={argument}" for argument in arguments]
+    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], home)
+    try:
+        server.wait_until("/v2/health/ready", 200, seconds)
+        yield server
+    finally:
+        assert server.terminate() == 0
+
+
+@contextlib.contextmanager
+def serve_models(home: Path, models: Mapping[str, Mapping[str, Any]], **settings: Any) -> Iterator[ServerProcess]:
+    """A server of several models.
+
+    Args:
+        home: the folder of what it writes.
+        models: the arguments of each model by its name.
+        settings: further keys of the models file.
+    """
+    listed = [{"name": name, **arguments} for name, arguments in models.items()]
+    (home / "models.json").write_text(json.dumps({**settings, "models": listed}, default=str))
+    with serve(home, f"models_file={home}/models.json") as server:
+        yield server

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import ModelFolder
 from tests.families import MINILM
-from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.servers import ROOT, serve_models
 
 # They need GBs of their own; `make test-clients-bench` installs them.
 PROGRAMS = ROOT / ".venv-clients-bench" / "bin"
@@ -37,14 +37,9 @@ class ServedModels:
 def served(smollm: Path, model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModels]:
     home = tmp_path_factory.mktemp("benchmarks")
     folders = {"smollm": smollm, "minilm": MINILM, "ranker": model_folder("bert", "text_ranking")}
-    models = [{"name": name, "model_dir": str(folder), "backend": "huggingface"} for name, folder in folders.items()]
-    (home / "models.json").write_text(json.dumps({"models": models}))
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=models_file={home}/models.json"], home)
-    try:
-        server.wait_until("/v2/health/ready", 200)
+    models = {name: {"model_dir": folder, "backend": "huggingface"} for name, folder in folders.items()}
+    with serve_models(home, models) as server:
         yield ServedModels(server.url, folders)
-    finally:
-        assert server.terminate() == 0
 
 
 def run(words: list[str], folder: Path, offline: bool = True) -> str:

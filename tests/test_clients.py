@@ -21,7 +21,7 @@ from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRe
 from tests.clients import grpcurl
 from tests.conftest import GeneratorFolder, ModelFolder
 from tests.families import MINILM
-from tests.servers import BENTOML, MLSERVER, ROOT, ServerProcess
+from tests.servers import MLSERVER, ROOT, ServerProcess, serve_models
 
 pytestmark = pytest.mark.slow
 
@@ -61,18 +61,11 @@ def server(
 ) -> Iterator[ServerProcess]:
     """One server of all tasks, whose names are the models' names."""
     special = {"text_embedding": MINILM, "text_generation": generator_folder("llama")}
-    models = [
-        {"name": task, "model_dir": str(special.get(task) or model_folder("bert", task)), "backend": "huggingface"}
-        for task in TASKS
-    ]
-    home = tmp_path_factory.mktemp("clients")
-    (home / "models.json").write_text(json.dumps({"enable_repository": True, "models": models}))
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=models_file={home}/models.json"], home)
-    try:
-        server.wait_until("/v2/health/ready", 200)
+    models = {
+        task: {"model_dir": special.get(task) or model_folder("bert", task), "backend": "huggingface"} for task in TASKS
+    }
+    with serve_models(tmp_path_factory.mktemp("clients"), models, enable_repository=True) as server:
         yield server
-    finally:
-        assert server.terminate() == 0
 
 
 @pytest.fixture(scope="module", params=TASKS)

@@ -27,7 +27,7 @@ from transformers import pipeline
 from tests.conftest import ModelFolder
 from tests.families import MINILM, name_classes
 from tests.protocol.spans import find_spans
-from tests.servers import BENTOML, ServerProcess
+from tests.servers import ServerProcess, serve, serve_models
 
 pytestmark = pytest.mark.slow
 
@@ -53,27 +53,17 @@ def folders(model_folder: ModelFolder) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def server(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    home = tmp_path_factory.mktemp("server")
-    lines = [f"  - {{name: {name}, model_dir: {folder}}}\n" for name, folder in folders.items()]
-    (home / "models.yaml").write_text("models:\n" + "".join(lines))
-    yield from serve(home, f"models_file={home}/models.yaml")
+    models = {name: {"model_dir": folder} for name, folder in folders.items()}
+    with serve_models(tmp_path_factory.mktemp("server"), models) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def classifier(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server of one model, which the client calls at the root."""
     home = tmp_path_factory.mktemp("classifier")
-    yield from serve(home, f"model_dir={folders['sequence_classification']}", "api_key=secret")
-
-
-def serve(home: Path, *arguments: str) -> Iterator[ServerProcess]:
-    words = [f"--arg={argument}" for argument in arguments]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], home)
-    try:
-        server.wait_until("/v2/health/ready", 200)
+    with serve(home, f"model_dir={folders['sequence_classification']}", "api_key=secret") as server:
         yield server
-    finally:
-        assert server.terminate() == 0
 
 
 @pytest.fixture(autouse=True)

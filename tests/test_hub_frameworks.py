@@ -5,9 +5,6 @@ What they answer with is compared with `transformers` and sentence-transformers;
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer import modules
 
 from tests.clients.hub_texts import PROMPT, QUERY, QUESTION, TEXTS
+from tests.clients.programs import needs_environment, run_client
 from tests.conftest import ModelFolder
+from tests.embedders import save_embedder
 from tests.reference import Reference
-from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.servers import serve_models
 
 # They need an older huggingface_hub than the others.
-PYTHON = ROOT / ".venv-clients-huggingface" / "bin" / "python"
+GROUP = "clients-huggingface"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.clients,
-    pytest.mark.skipif(not PYTHON.exists(), reason="the clients are not installed: make test-clients installs them"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.clients, needs_environment(GROUP)]
 
 
 @dataclass(frozen=True)
@@ -43,18 +37,7 @@ class ServedModels:
 
     def ask(self, module: str, *models: str) -> Any:
         """What a program of tests/clients says."""
-        environment = {
-            **os.environ,
-            "HF_HOME": str(self.home / "hub"),
-            "HF_HUB_OFFLINE": "0",
-            "HAYSTACK_TELEMETRY_ENABLED": "False",
-        }
-        ran = subprocess.run(
-            [str(PYTHON), "-m", f"tests.clients.{module}", self.url, *models],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return json.loads(ran.stdout.splitlines()[-1])
+        return run_client(GROUP, module, [self.url, *models], self.home, HF_HUB_OFFLINE="0")
 
     def embed(self, texts: list[str], normalize: bool) -> Any:
         model = SentenceTransformer(str(self.folders["embedder"]), device="cpu")
@@ -71,10 +54,7 @@ class ServedModels:
 @pytest.fixture(scope="module")
 def embedder(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose own vectors have no fixed length."""
-    folder = tmp_path_factory.mktemp("plain")
-    parts = [modules.Transformer(str(model_folder("bert", "text_embedding"))), modules.Pooling(32, "mean")]
-    SentenceTransformer(modules=parts, device="cpu").save(str(folder))
-    return folder
+    return save_embedder(tmp_path_factory.mktemp("plain"), model_folder("bert", "text_embedding"))
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +63,9 @@ def served(
 ) -> Iterator[ServedModels]:
     home = tmp_path_factory.mktemp("clients")
     folders = {"chat": smollm, "embedder": embedder, "ranker": model_folder("bert", "text_ranking")}
-    models = [{"name": name, "model_dir": str(folder)} for name, folder in folders.items()]
-    models[0]["backend"] = "huggingface"
-    (home / "models.json").write_text(json.dumps({"models": models}))
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=models_file={home}/models.json"], home)
-    try:
-        server.wait_until("/v2/health/ready", 200)
+    models = {name: {"model_dir": folder, "backend": "huggingface"} for name, folder in folders.items()}
+    with serve_models(home, models) as server:
         yield ServedModels(server.url, folders, home)
-    finally:
-        assert server.terminate() == 0
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from tests.conftest import GeneratorFolder
 from tests.generated import generate, load
 from tests.reference import Reference
-from tests.servers import BENTOML, ServerProcess
+from tests.servers import ServerProcess, serve
 
 pytestmark = pytest.mark.slow
 
@@ -54,30 +54,16 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 def server(
     request: pytest.FixtureRequest, smollm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    home = tmp_path_factory.mktemp("home")
-    yield from serve(
-        home,
-        f"model_dir={smollm}",
-        "model_name=smollm",
-        "dtype=float32",
-        f"backend={request.param}",
-        *WORDS[request.param],
-    )
+    home, backend = tmp_path_factory.mktemp("home"), request.param
+    words = [f"model_dir={smollm}", "model_name=smollm", "dtype=float32", f"backend={backend}", *WORDS[backend]]
+    with serve(home, *words, seconds=300) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def translator(generator_folder: GeneratorFolder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    yield from serve(tmp_path_factory.mktemp("translator"), f"model_dir={generator_folder('t5')}")
-
-
-def serve(home: Path, *arguments: str) -> Iterator[ServerProcess]:
-    words = [f"--arg={argument}" for argument in arguments]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], home)
-    try:
-        server.wait_until("/v2/health/ready", 200, seconds=300)
+    with serve(tmp_path_factory.mktemp("translator"), f"model_dir={generator_folder('t5')}") as server:
         yield server
-    finally:
-        server.terminate()
 
 
 @pytest.fixture(scope="module")

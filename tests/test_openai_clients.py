@@ -6,8 +6,6 @@ What they answer with is compared with `transformers`; `make test-clients` insta
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +14,14 @@ from typing import Any
 import pytest
 
 from tests.clients.answer import QUESTION, City
+from tests.clients.programs import needs_environment, run_client, run_python
 from tests.reference import Reference
-from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.servers import serve
 
-PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+GROUP = "clients"
 PROMPT = "The capital of France is"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.clients,
-    pytest.mark.skipif(not PYTHON.exists(), reason="the clients are not installed: make test-clients installs them"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.clients, needs_environment(GROUP)]
 
 
 @dataclass(frozen=True)
@@ -40,28 +35,14 @@ class ServedModel:
 
     def ask(self, module: str) -> Any:
         """What a program of tests/clients, run with the clients' Python, says."""
-        ran = self.run(["-m", f"tests.clients.{module}", f"{self.url}/v1", "smollm"])
-        return json.loads(ran.stdout.splitlines()[-1])
-
-    def run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "HF_HOME": str(self.home / "hub"), "OPENAI_API_KEY": "none"}
-        ran = subprocess.run(
-            [str(PYTHON), *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran
+        return run_client(GROUP, module, [f"{self.url}/v1", "smollm"], self.home, OPENAI_API_KEY="none")
 
 
 @pytest.fixture(scope="module")
 def served(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     home = tmp_path_factory.mktemp("clients")
-    arguments = [f"--arg=model_dir={smollm}", "--arg=model_name=smollm", "--arg=backend=huggingface"]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *arguments], home)
-    try:
-        server.wait_until("/v2/health/ready", 200)
+    with serve(home, f"model_dir={smollm}", "model_name=smollm", "backend=huggingface") as server:
         yield ServedModel(server.url, smollm, home, Reference(smollm))
-    finally:
-        assert server.terminate() == 0
 
 
 def test_openai(served: ServedModel) -> None:
@@ -177,7 +158,8 @@ def _evaluate(
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, data=data) + rest)
     arguments = f"model=smollm,base_url={served.url}/v1/{route},num_concurrent=2,max_retries=1,{model_arguments}"
     words = ["--model", model, "--model_args", arguments.rstrip(","), "--include_path", str(folder), "--log_samples"]
-    served.run(["-m", "lm_eval", *words, "--tasks", ",".join(tasks), "--output_path", str(folder / "out"), *options])
+    words += ["--tasks", ",".join(tasks), "--output_path", str(folder / "out"), *options]
+    run_python(GROUP, ["-m", "lm_eval", *words], served.home, OPENAI_API_KEY="none")
     samples: dict[str, list[Any]] = {}
     for name in tasks:
         [path] = (folder / "out").rglob(f"samples_{name}_*.jsonl")

@@ -6,9 +6,6 @@ What they answer with is compared with sentence-transformers and `transformers`;
 from __future__ import annotations
 
 import base64
-import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +17,15 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer, quantize_embeddings
 from transformers import AutoTokenizer, pipeline
 
+from tests.clients.programs import needs_environment, run_client
 from tests.clients.ranked_texts import DOCUMENTS, QUERY, TEXTS
 from tests.conftest import ModelFolder
 from tests.families import MINILM
-from tests.servers import BENTOML, ROOT, ServerProcess
+from tests.servers import serve_models
 
-PYTHON = ROOT / ".venv-clients" / "bin" / "python"
+GROUP = "clients"
 # Infinity's client, and that of Text Embeddings Inference, need an older httpx.
-PYTHON_OF_INFINITY = ROOT / ".venv-clients-infinity" / "bin" / "python"
+OLDER_GROUP = "clients-infinity"
 
 pytestmark = [pytest.mark.slow, pytest.mark.clients]
 
@@ -40,17 +38,9 @@ class ServedModels:
     folders: dict[str, Path]
     home: Path
 
-    def ask(self, module: str, python: Path = PYTHON) -> Any:
+    def ask(self, module: str, group: str = GROUP) -> Any:
         """What a program of tests/clients says."""
-        if not python.exists():
-            pytest.skip("the clients are not installed: make test-clients installs them")
-        words = ["-m", f"tests.clients.{module}", self.url, *self.folders]
-        ran = subprocess.run(
-            [str(python), *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-            env={**os.environ, "HF_HOME": str(self.home / "hub"), "HAYSTACK_TELEMETRY_ENABLED": "False"},
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return json.loads(ran.stdout.splitlines()[-1])
+        return run_client(group, module, [self.url, *self.folders], self.home)
 
     def embed(self, texts: list[str], **options: Any) -> NDArray[np.float32]:
         vectors: Any = SentenceTransformer(str(MINILM), device="cpu").encode(texts, **options)
@@ -77,16 +67,11 @@ def served(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) 
         "ranker": model_folder("bert", "text_ranking"),
         "classifier": model_folder("bert", "sequence_classification"),
     }
-    models = [{"name": name, "model_dir": str(folder)} for name, folder in folders.items()]
-    (home / "models.json").write_text(json.dumps({"models": models}))
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", f"--arg=models_file={home}/models.json"], home)
-    try:
-        server.wait_until("/v2/health/ready", 200)
+    with serve_models(home, {name: {"model_dir": folder} for name, folder in folders.items()}) as server:
         yield ServedModels(server.url, folders, home)
-    finally:
-        assert server.terminate() == 0
 
 
+@needs_environment(GROUP)
 def test_cohere(served: ServedModels) -> None:
     said = served.ask("cohere_calls")
     expected = served.embed(TEXTS)
@@ -118,6 +103,7 @@ def test_cohere(served: ServedModels) -> None:
     }
 
 
+@needs_environment(GROUP)
 def test_cohere_ranks(served: ServedModels) -> None:
     ranked = served.ask("cohere_calls")["rerank"]
     places = {name: [[each["index"], each["relevance_score"]] for each in results] for name, results in ranked.items()}
@@ -131,6 +117,7 @@ def test_cohere_ranks(served: ServedModels) -> None:
     served.check_ranking(places["cut"], [text[: each[2][1]] for text, each in zip(DOCUMENTS, offsets, strict=True)])
 
 
+@needs_environment(GROUP)
 def test_cohere_haystack(served: ServedModels) -> None:
     said = served.ask("cohere_haystack_calls")
     expected = served.embed([TEXTS[0], *DOCUMENTS])
@@ -146,6 +133,7 @@ def test_cohere_haystack(served: ServedModels) -> None:
     served.check_ranking([[DOCUMENTS.index(text), score] for text, score in said["titled"]], cut, best=1)
 
 
+@needs_environment(GROUP)
 def test_litellm(served: ServedModels) -> None:
     said = served.ask("litellm_rankings")
     expected, short = served.embed(TEXTS), served.embed(TEXTS, truncate_dim=16, normalize_embeddings=True)
@@ -161,8 +149,9 @@ def test_litellm(served: ServedModels) -> None:
         served.check_ranking(whole, DOCUMENTS, best=None if provider == "huggingface" else 1)
 
 
+@needs_environment(OLDER_GROUP)
 def test_infinity(served: ServedModels) -> None:
-    said = served.ask("infinity_calls", PYTHON_OF_INFINITY)
+    said = served.ask("infinity_calls", OLDER_GROUP)
     assert said["health"] == {"ready": True}
     assert [each["id"] for each in said["models"]] == [*served.folders]
     assert said["metrics"] == 200
@@ -186,8 +175,9 @@ def test_infinity(served: ServedModels) -> None:
             np.testing.assert_allclose([each["score"] for each in found], [each["score"] for each in wanted], atol=1e-5)
 
 
+@needs_environment(OLDER_GROUP)
 def test_tei_client(served: ServedModels) -> None:
-    said = served.ask("tei_calls", PYTHON_OF_INFINITY)
+    said = served.ask("tei_calls", OLDER_GROUP)
     assert (said["health"], said["metrics"]) == (200, 200)
     expected = served.embed(TEXTS)
     np.testing.assert_allclose(said["text"], expected[:1], atol=1e-5)

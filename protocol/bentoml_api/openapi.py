@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from http import HTTPStatus
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -32,8 +31,7 @@ def describe(document: OpenApiDocument) -> None:
 def _describe_method(document: OpenApiDocument, method: Method) -> None:
     serving = [runner for runner in document.runners if is_served(runner, method)]
     if not serving:
-        refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-        document.paths.add("post", method.path, _TAG, document.unserved, {}, refusals)
+        document.add_unserved("post", method.path, _TAG)
         return
     names = [name for runner in serving for name in runner.names]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from http import HTTPStatus
 
 from protocol.cohere.errors import error_body
 from protocol.cohere.examples import list_examples
@@ -56,8 +55,7 @@ def describe(document: OpenApiDocument) -> None:
     document.schemas |= _SCHEMAS
     for path, (request, response, summary) in _OPERATIONS.items():
         if not any(CALLS[path].serves(runner) for runner in document.runners):
-            refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
-            document.paths.add("post", path, _TAG, document.unserved, {}, refusals, form=_ERRORS)
+            document.add_unserved("post", path, _TAG, form=_ERRORS)
             continue
         examples = document.collect_examples(partial(list_examples, path))
         answers, body = {200: json_answer(response, examples)}, json_body(reference(request), examples)

@@ -12,7 +12,7 @@ from protocol.huggingface.parameters import OPTIONS
 from protocol.huggingface.routes import PATHS
 from protocol.huggingface.tasks import HubTask, serves_task
 from protocol.openapi.document import OpenApiDocument
-from protocol.openapi.operations import EVENTS, ErrorForm, json_answer, json_body
+from protocol.openapi.operations import EVENTS, UNSERVED, ErrorForm, json_answer, json_body
 from protocol.openapi.schemas import (
     CLASS,
     COUNT,
@@ -86,8 +86,7 @@ def describe(document: OpenApiDocument) -> None:
 
 def _add(document: OpenApiDocument, path: str, tasks: list[HubTask]) -> None:
     if not tasks:
-        refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
-        document.paths.add("post", path, _TAG, document.unserved, {}, refusals, form=_ERRORS)
+        document.add_unserved("post", path, _TAG, (*UNSERVED, HTTPStatus.NOT_FOUND), _ERRORS)
         return
     document.schemas["HubRequest"] = {"anyOf": [_describe_body(document, task) for task in tasks]}
     document.schemas["HubResponse"] = {"anyOf": [schema for task in tasks for schema in _ANSWERS[task]]}

@@ -92,7 +92,7 @@ def _add_generate(document: OpenApiDocument, model: str) -> None:
             body = json_body(reference("GenerateRequest"), requests)
             document.paths.add("post", path, _TAG, summary, {200: answer}, CALL, body)
         else:
-            document.paths.add("post", path, _TAG, document.unserved, {}, (*MODEL, HTTPStatus.BAD_REQUEST))
+            document.add_unserved("post", path, _TAG, (*MODEL, HTTPStatus.BAD_REQUEST))
 
 
 def _add_repository(document: OpenApiDocument, base: str) -> None:

@@ -40,6 +40,7 @@ from protocol.openapi.operations import (
     CALL,
     EVENTS,
     JSON,
+    UNSERVED,
     ErrorForm,
     ExampleModel,
     Examples,
@@ -77,10 +78,8 @@ def describe(document: OpenApiDocument) -> None:
         elif call is not None:
             _add_answered(document, outer, name, call, examples)
         else:
-            refusals = [HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE]
-            if "{name}" in outer:
-                refusals.append(HTTPStatus.NOT_FOUND)
-            document.paths.add("post", outer, _TAG, document.unserved, {}, refusals, form=_ERRORS)
+            refusals = (*UNSERVED, HTTPStatus.NOT_FOUND) if "{name}" in outer else UNSERVED
+            document.add_unserved("post", outer, _TAG, refusals, _ERRORS)
     cards = {200: json_answer("ModelCards")}
     document.paths.add("get", MODEL_LIST, _TAG, "List the models and LoRA adapters", cards, form=_ERRORS)
     if prefix:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -24,8 +25,10 @@ from protocol.openapi.example_texts import MASK
 from protocol.openapi.operations import (
     CALL,
     JSON,
+    KSERVE_ERRORS,
     PREDICTOR,
     TEXT,
+    UNSERVED,
     ErrorForm,
     ExampleModel,
     Examples,
@@ -34,7 +37,7 @@ from protocol.openapi.operations import (
     text_answer,
 )
 from protocol.openapi.parameter_schemas import describe_parameters
-from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema
+from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema, one_of
 from protocol.versions import SERVER_NAME, SERVER_VERSION
 from runners.core.health_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.models import Models
@@ -58,7 +61,6 @@ class OpenApiDocument:
         context: the server.
         runners: the runner of each model, also of one that is being loaded; without a version the one that answers.
         errors: the statuses of a call of a model that fails.
-        unserved: the summary of an operation that no model of this server has.
     """
 
     def __init__(self, context: ServerContext) -> None:
@@ -71,7 +73,6 @@ class OpenApiDocument:
         self.schemas: dict[str, Schema] = {**COMMON_SCHEMAS}
         on_predictor = any(model.declaration.arguments.predictor_host is not None for model in models)
         self.errors = (*CALL, *PREDICTOR) if on_predictor else CALL
-        self.unserved = f"Not served by this server's model{'s' if self.has_several else ''}"
         self._tags: dict[str, str] = {}
         sampling = self.add_types(SamplingParameters)["SamplingParameters"]
         self.schemas |= describe_parameters(self.runners, sampling)
@@ -86,6 +87,23 @@ class OpenApiDocument:
             for model in models
             for key, each in describe(model).items()
         }
+
+    def add_unserved(
+        self, method: str, path: str, tag: str, errors: Iterable[HTTPStatus] = UNSERVED, form: ErrorForm = KSERVE_ERRORS
+    ) -> None:
+        """Add an operation that no model of this server has.
+
+        Args:
+            errors: the statuses of its answers, all of which are errors.
+        """
+        summary = f"Not served by this server's model{'s' if self.has_several else ''}"
+        self.paths.add(method, path, tag, summary, {}, errors, form=form)
+
+    def describe_model_query(self, serving: Sequence[Runner]) -> dict[str, Schema] | None:
+        """The parameter of a request's query that names one of the models; None if the server has only one model."""
+        if not self.has_several:
+            return None
+        return {"model": {**STRING, **one_of(*(name for runner in serving for name in runner.names))}}
 
     def add_tag(self, name: str, description: str) -> None:
         self._tags[name] = description

@@ -20,6 +20,8 @@ MODEL = (HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE)
 CALL = (*BODY, *MODEL, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.INTERNAL_SERVER_ERROR)
 # Further statuses of a call that a predictor runs.
 PREDICTOR = (HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT)
+# The statuses of a call that no model serves, whose path names none.
+UNSERVED = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
 
 JSON, EVENTS, BINARY, TEXT = "application/json", "text/event-stream", "application/octet-stream", "text/plain"
 
@@ -68,7 +70,7 @@ class ErrorForm:
     media_type: str = JSON
 
 
-_KSERVE_ERRORS = ErrorForm("", reference("Error"), lambda _, message: {"error": message})
+KSERVE_ERRORS = ErrorForm("", reference("Error"), lambda _, message: {"error": message})
 
 
 class Paths:
@@ -98,7 +100,7 @@ class Paths:
         body: dict[str, Any] | None = None,
         headers: Mapping[str, Schema] | None = None,
         query: Mapping[str, Schema] | None = None,
-        form: ErrorForm = _KSERVE_ERRORS,
+        form: ErrorForm = KSERVE_ERRORS,
         is_change: bool = False,
     ) -> None:
         """Add an operation; at a path that has one of another protocol, the two are merged.
@@ -119,7 +121,7 @@ class Paths:
         if needs_admin or (self._access.asks_clients and not needs_none):
             # The client's key is checked before the path is, so this error has KServe's form.
             responses["401"] = self._error(
-                _KSERVE_ERRORS if self._access.asks_clients else form, HTTPStatus.UNAUTHORIZED
+                KSERVE_ERRORS if self._access.asks_clients else form, HTTPStatus.UNAUTHORIZED
             )
         in_path = [
             _parameter("path", name, self._parameters.get(name, STRING)) for name in re.findall(r"{(\w+)}", path)

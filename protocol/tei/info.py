@@ -11,10 +11,10 @@ from runners.core.predictions import LOGITS
 from runners.core.runner import Runner
 from runners.core.task import Task
 
-# An encoder has two threads that tokenize.
-_TOKENIZER_THREADS = 2
 _CLASSIFIERS = (Task.SEQUENCE_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION)
 _EMBEDDERS = (Task.TEXT_EMBEDDING, Task.SPARSE_EMBEDDING)
+# That server's names of poolings, where they are not those of sentence-transformers.
+_POOLINGS = {"lasttoken": "last_token"}
 # The folder of the hub's cache that has a folder for each commit.
 _SNAPSHOTS = "snapshots"
 
@@ -37,7 +37,7 @@ def describe_model(runner: Runner, arguments: Arguments) -> dict[str, Any]:
         "max_batch_requests": None,
         "max_client_batch_size": arguments.max_client_batch_size,
         "auto_truncate": runner.default_options.overflow.truncation,
-        "tokenization_workers": _TOKENIZER_THREADS,
+        "tokenization_workers": runner.tokenizer_threads,
         "version": SERVER_VERSION,
         "sha": None,
         "docker_label": None,
@@ -54,7 +54,8 @@ def _describe_type(runner: Runner) -> dict[str, Any]:
     """That server's type of the model; of a task that it does not have, the task's name."""
     task = runner.task
     if task in _EMBEDDERS:
-        return {"embedding": {"pooling": runner.properties["pooling"]}}
+        pooling = runner.properties["pooling"]
+        return {"embedding": {"pooling": _POOLINGS.get(pooling, pooling)}}
     if task is Task.TEXT_RANKING or task in _CLASSIFIERS:
         classes = next(spec.shape[-1] for spec in runner.named_outputs() if spec.name == LOGITS)
         names = [runner.class_name(index) for index in range(classes)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 
@@ -34,7 +33,6 @@ from protocol.tei.rerank import TeiRerankRequest
 from protocol.tei.routes import CALLS, INFO, serves
 from protocol.tei.similarity import TeiSimilarityRequest
 from protocol.tei.tokenize import TeiDecodeRequest, TeiTokenizeRequest
-from runners.core.runner import Runner
 
 _TAG = "TEI"
 _ERRORS = ErrorForm("TEI", reference("TEIError"), error_body)
@@ -123,16 +121,16 @@ def describe(document: OpenApiDocument) -> None:
         serving = [runner for runner in document.runners if serves(runner, call)]
         if not serving:
             # Of a path that other protocols have too, the body is read before a model is selected.
-            document.paths.add("post", path, _TAG, document.unserved, {}, _FAILURES, form=_ERRORS)
+            document.add_unserved("post", path, _TAG, _FAILURES, _ERRORS)
             continue
         operation = _OPERATIONS[path]
         examples = document.collect_examples(partial(_list_examples, path))
         answers = {200: json_answer(f"{_name(path)}Response", examples)}
         body = json_body(reference(operation.request.__name__), examples)
-        query = _describe_query(document, serving)
+        query = document.describe_model_query(serving)
         errors = [*_FAILURES, HTTPStatus.NOT_FOUND] if query else _FAILURES
         document.paths.add("post", path, _TAG, operation.summary, answers, errors, body, query=query, form=_ERRORS)
-    query = _describe_query(document, document.runners)
+    query = document.describe_model_query(document.runners)
     document.paths.add(
         "get",
         INFO,
@@ -143,13 +141,6 @@ def describe(document: OpenApiDocument) -> None:
         query=query,
         form=_ERRORS,
     )
-
-
-def _describe_query(document: OpenApiDocument, serving: list[Runner]) -> dict[str, Any] | None:
-    """The parameter that names a model; None if there is only one."""
-    if not document.has_several:
-        return None
-    return {"model": {**STRING, **one_of(*(name for runner in serving for name in runner.names))}}
 
 
 def _list_examples(path: str, model: ExampleModel) -> Examples:

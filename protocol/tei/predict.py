@@ -13,11 +13,12 @@ from protocol.http.body import Body, decode_json
 from protocol.http.rendering import render
 from protocol.records import list_records
 from protocol.tei.requests import TruncationFields, infer
-from runners.core.errors import InputError
+from runners.core.errors import EmptyInputError, InputError
 from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
+from runners.core.task import Task
 
 
 class TeiPredictRequest(TruncationFields, kw_only=True):
@@ -35,12 +36,15 @@ async def answer_predict(request: Request, runner: Runner, body: Body, limits: R
 
     def read(data: bytes) -> tuple[TeiPredictRequest, list[TextInput], bool]:
         call = decode_json(data, _decoder, limits)
-        if isinstance(call.inputs, list):
-            limits.check("max_client_batch_size", len(call.inputs), "inputs")
-        return call, *_read_texts(call.inputs)
+        texts, is_single = _read_texts(call.inputs, limits)
+        if any(not text.text and not text.pair for text in texts):
+            raise EmptyInputError("inputs has an empty text; give at least a character")
+        return call, texts, is_single
 
     call, texts, single = await body.decode(read)
-    function = "none" if call.raw_scores else None
+    # That server applies a sigmoid to a single logit, as `/rerank` does; to several ones what the model's files say.
+    usual = "sigmoid" if runner.task is Task.TEXT_RANKING else None
+    function = "none" if call.raw_scores else usual
     parameters = call.parameters(top_k=limits.max_top_k, function_to_apply=function)
     # The operator's `threshold` would leave out classes.
     options = resolve_options(runner, {**parameters, "threshold": None}, limits)
@@ -52,10 +56,11 @@ async def answer_predict(request: Request, runner: Runner, body: Body, limits: R
     return await render(render_classes, predictions)
 
 
-def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], bool]:
+def _read_texts(inputs: str | list[str | list[str]], limits: RequestLimits) -> tuple[list[TextInput], bool]:
     """The texts and pairs, and whether the body has a single one outside of a list.
 
     Raises:
+        LimitExceededError: there are more texts and pairs than the operator allows.
         InputError: the value has another form.
     """
     match inputs:
@@ -65,6 +70,7 @@ def _read_texts(inputs: str | list[str | list[str]]) -> tuple[list[TextInput], b
             return [TextInput(text)], True
         case [str(text), str(pair)]:
             return [TextInput(text, pair)], True
+    limits.check("max_client_batch_size", len(inputs), "inputs")
     batch = []
     for each in inputs:
         match each:

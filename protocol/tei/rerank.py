@@ -38,6 +38,8 @@ async def answer_rerank(request: Request, runner: Runner, body: Body, limits: Re
     limits.check("max_client_batch_size", len(call.texts), "texts")
     if not call.texts:
         raise EmptyInputError("texts is empty; give at least one")
+    if not call.query and not all(call.texts):
+        raise EmptyInputError("query and one of the texts are empty; give at least a character")
     # That server applies a sigmoid to every model's logits, whatever the model's files say.
     parameters = call.parameters(top_k=1, function_to_apply="none" if call.raw_scores else "sigmoid")
     options = resolve_options(runner, {**parameters, "threshold": None}, limits)

@@ -41,6 +41,8 @@ async def answer_similarity(request: Request, runner: Runner, body: Body, limits
     limits.check("max_client_batch_size", 1 + len(sentences), "sentences, with the source,")
     if not sentences:
         raise EmptyInputError("inputs.sentences is empty; give at least one")
+    if not call.inputs.source_sentence or not all(sentences):
+        raise EmptyInputError("a sentence is empty; give at least a character")
     options = resolve_options(runner, (call.parameters or PromptedFields()).parameters(), limits)
     texts = [TextInput(text) for text in (call.inputs.source_sentence, *sentences)]
     predictions = await infer(request, runner, texts, options)

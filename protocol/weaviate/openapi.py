@@ -7,7 +7,7 @@ from http import HTTPStatus
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.example_texts import HELLO
 from protocol.openapi.operations import MODEL, Example, ExampleModel, Examples, json_answer, json_body
-from protocol.openapi.schemas import COUNT, NUMBER, STRING, Schema, array_of, map_of, object_of, one_of, reference
+from protocol.openapi.schemas import COUNT, NUMBER, STRING, Schema, array_of, map_of, object_of, reference
 from protocol.weaviate.routes import META_PATH, VECTORS_PATH, VectorsRequest, embeds
 from runners.core.task import Task
 
@@ -29,15 +29,12 @@ def describe(document: OpenApiDocument) -> None:
     document.add_tag(_TAG, "The calls of Weaviate's module text2vec-transformers.")
     serving = [runner for runner in document.runners if embeds(runner)]
     if not serving:
-        refusals = (HTTPStatus.BAD_REQUEST, HTTPStatus.SERVICE_UNAVAILABLE)
         for method, path in (("post", VECTORS_PATH), ("get", META_PATH)):
-            document.paths.add(method, path, _TAG, document.unserved, {}, refusals)
+            document.add_unserved(method, path, _TAG)
         return
     document.add_types(VectorsRequest)
     document.schemas |= _SCHEMAS
-    query = None
-    if document.has_several:
-        query = {"model": {**STRING, **one_of(*(name for runner in serving for name in runner.names))}}
+    query = document.describe_model_query(serving)
     examples = document.collect_examples(_list_examples)
     answers, body = {200: json_answer("VectorsResponse", examples)}, json_body(reference("VectorsRequest"), examples)
     document.paths.add(

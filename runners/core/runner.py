@@ -107,6 +107,10 @@ class Runner(Protocol):
         """
 
     @property
+    def tokenizer_threads(self) -> int:
+        """How many threads tokenize texts."""
+
+    @property
     def supported_options(self) -> SupportedOptions:
         """The encoder's options that requests may set; none until the model is loaded."""
 

@@ -98,22 +98,29 @@ class BatchQueue:
             OverloadedError: all open answers together have too many numbers.
         """
         with self._changed:
-            if request.abandoned:
-                # It may have been released already.
-                return
-            self.admission.numbers.check(numbers, self._seconds_until_empty, held_by_request=request.numbers)
-            request.numbers += numbers
-            self.admission.numbers.held += numbers
+            self._reserve(request, numbers)
 
-    def reserve_found(self, request: PendingRequest, numbers: int) -> None:
-        """As `reserve`, for numbers that are known only after the model has run; from any thread.
+    def reserve_found(self, request: PendingRequest, numbers: int, what: str = "numbers of the answer") -> None:
+        """As `reserve`, for numbers that are known only once a part of the work is done; from any thread.
+
+        Args:
+            what: what the answer has, for the error.
 
         Raises:
             LimitExceededError: the request's answer has more numbers than one may have.
             OverloadedError: all open answers together have too many numbers.
         """
-        self.admission.limits.check("max_answer_numbers", request.numbers + numbers, "numbers of the answer")
-        self.reserve(request, numbers)
+        with self._changed:
+            self.admission.limits.check("max_answer_numbers", request.numbers + numbers, what)
+            self._reserve(request, numbers)
+
+    def _reserve(self, request: PendingRequest, numbers: int) -> None:
+        if request.abandoned:
+            # It may have been released already.
+            return
+        self.admission.numbers.check(numbers, self._seconds_until_empty, held_by_request=request.numbers)
+        request.numbers += numbers
+        self.admission.numbers.held += numbers
 
     def release(self, request: PendingRequest) -> None:
         """End a request, answered or not; its entries that still wait are abandoned."""

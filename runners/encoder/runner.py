@@ -45,6 +45,7 @@ from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.text_tokens import decode_tokens, list_tokens
+from runners.encoder.tokenizer_threads import TOKENIZER_THREADS
 from runners.encoder.worker import ModelWorker
 from runners.modeling.lean_imports import import_transformers, load_torch_libraries
 from runners.modeling.load_errors import load_errors
@@ -288,6 +289,10 @@ class EncoderRunner:
     @property
     def max_batch_tokens(self) -> int:
         return self._model().queue.max_batch_tokens
+
+    @property
+    def tokenizer_threads(self) -> int:
+        return TOKENIZER_THREADS
 
     @property
     def supported_options(self) -> SupportedOptions:

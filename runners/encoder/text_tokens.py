@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,20 +33,14 @@ async def list_tokens(
     limits.check_texts(items, Options())
     limits.check("max_whole_text_characters", max(map(len, texts), default=0), "characters of a text")
     numbers_per_token = _NUMBERS_PER_TOKEN if options.details else 1
+    counted = f"numbers of the answer, {numbers_per_token} for each token,"
     listed: dict[int, TokenizedPrompt] = {}
-    lock = threading.Lock()
-    numbers = 0
 
     def tokenize(tokenizer: TextTokenizer, texts: TextSlice) -> None:
         """Called in both threads."""
-        nonlocal numbers
         for position, item in enumerate(texts.texts, texts.start):
             tokens = tokenizer.list_tokens(item.text, options)
-            added = numbers_per_token * len(tokens.ids)
-            with lock:
-                numbers += added
-                limits.check("max_answer_numbers", numbers, "numbers of the answer, five for each token,")
-            loaded.queue.reserve(request, added)
+            loaded.queue.reserve_found(request, numbers_per_token * len(tokens.ids), counted)
             listed[position] = tokens
 
     characters = sum(map(len, texts))

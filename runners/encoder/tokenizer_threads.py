@@ -23,6 +23,8 @@ SLICE_TEXTS = 64
 # Texts of fewer characters take less time to tokenize than a thread to wake: the event loop tokenizes them itself.
 _INLINE_CHARACTERS = 1000
 CHARACTERS_PER_TOKEN = 4
+# Those of `TokenizerThreads`.
+TOKENIZER_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)

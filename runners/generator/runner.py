@@ -140,6 +140,10 @@ class GeneratorRunner:
         return self._arguments.max_batch_tokens or 0
 
     @property
+    def tokenizer_threads(self) -> int:
+        return 1
+
+    @property
     def supported_options(self) -> SupportedOptions:
         return SupportedOptions(self._task)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules
 
 from tests.conftest import Dial, ModelFolder, Serve
+from tests.embedders import save_embedder
 from tests.families import name_classes
 from tests.served import ServedOverGrpc
 
@@ -40,8 +39,5 @@ def run(model_folder: ModelFolder, serve: Serve, dial: Dial) -> Run:
 @pytest.fixture(scope="module")
 def plain(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that embeds, whose vectors have no fixed length, with a prompt."""
-    folder = tmp_path_factory.mktemp("plain")
-    transformer = modules.Transformer(str(model_folder("bert", "text_embedding")))
-    parts = [transformer, modules.Pooling(32, "mean")]
-    SentenceTransformer(modules=parts, device="cpu", prompts={"query": "search for: "}).save(str(folder))
-    return folder
+    source = model_folder("bert", "text_embedding")
+    return save_embedder(tmp_path_factory.mktemp("plain"), source, prompts={"query": "search for: "})

@@ -13,11 +13,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer import modules
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from runners.core.task import Task
 from tests.conftest import ModelFolder, Serve
+from tests.embedders import save_embedder
 from tests.families import MINILM
 from tests.served import Served
 
@@ -160,9 +160,7 @@ def test_dimensions(start: Start) -> None:
 
 
 def test_a_model_without_normalization(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
-    transformer = modules.Transformer(str(model_folder("bert", "text_embedding")))
-    folder = tmp_path / "model"
-    SentenceTransformer(modules=[transformer, modules.Pooling(32, "mean")], device="cpu").save(str(folder))
+    folder = save_embedder(tmp_path / "model", model_folder("bert", "text_embedding"))
     client = serve(model_dir=folder).client
     bodies = [{"input": TEXTS, **named} for named in ({}, {"use_activation": False}, {"use_activation": True})]
     for path, name in (("/pooling", "data"), ("/v1/embeddings", "embedding")):

@@ -22,16 +22,6 @@ SERVED = (
 )
 
 
-@pytest.fixture(scope="module")
-def plain(model_folder: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that embeds, whose vectors have no fixed length, with a prompt."""
-    folder = tmp_path_factory.mktemp("plain")
-    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
-    modules = [transformer, models.Pooling(32, "mean")]
-    SentenceTransformer(modules=modules, device="cpu", prompts={"query": "search for: "}).save(str(folder))
-    return folder
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -59,6 +49,10 @@ def test_options_of_embed(embedder: TestClient, plain: Path, serve: Serve, post:
         for prompt in (None, "query"):
             expected = reference.encode(TEXTS, prompt_name=prompt, normalize_embeddings=normalize)
             found = post(client, "/embed", inputs=TEXTS, normalize=normalize, prompt_name=prompt)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+            # Vectors are cut before they are scaled.
+            found = post(client, "/embed", inputs=TEXTS, normalize=normalize, prompt_name=prompt, dimensions=7)
+            expected = reference.encode(TEXTS, prompt_name=prompt, normalize_embeddings=normalize, truncate_dim=7)
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -180,6 +174,12 @@ def test_truncate(model_folder: ModelFolder, serve: Serve, post: Post) -> None:
         ("/embed", {"inputs": ["x", ""]}, 400, "inputs[1] is empty; give at least a character or a token", "Empty"),
         ("/embed", {"inputs": ["x", [1]]}, 422,
          "inputs must be a text, token ids, or a list of either, and not empty", "Validation"),
+        ("/embed", {"inputs": [[101, 102]], "prompt_name": "no"}, 422,
+         "there is no prompt 'no': the model has none", "Validation"),
+        ("/embed", {"inputs": "x", "dimensions": 0}, 422,
+         "the body is not as expected: Expected `int` >= 1 - at `$.dimensions`", "Validation"),
+        ("/embed", {"inputs": "x", "normalize": None}, 422,
+         "the body is not as expected: Expected `bool`, got `null` - at `$.normalize`", "Validation"),
         ("/embed", {"inputs": "x", "dimensions": 999}, 422,
          "dimensions is 999; the model's vectors have 384", "Validation"),
         ("/embed_all", {"inputs": "x", "prompt_name": "no"}, 422,

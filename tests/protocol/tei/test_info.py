@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules as models
 
 from protocol.tei.info import _find_commit
 from protocol.versions import SERVER_VERSION
 from runners.core.arguments import Arguments
 from tests.conftest import GeneratorFolder, ModelFolder, Serve, ServeSeveral
+from tests.embedders import save_embedder
 from tests.families import MINILM, name_classes
 
 LABELS = ["bad", "fair", "good", "great", "best"]
@@ -50,10 +49,13 @@ def test_info(task: str, model_type: dict[str, Any], model_folder: ModelFolder, 
     }  # fmt: skip
 
 
-def test_the_pooling_of_the_files(model_folder: ModelFolder, serve: Serve, tmp_path: Path) -> None:
-    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
-    SentenceTransformer(modules=[transformer, models.Pooling(32, "cls")], device="cpu").save(str(tmp_path))
-    assert serve(model_dir=tmp_path).client.get("/info").json()["model_type"] == {"embedding": {"pooling": "cls"}}
+@pytest.mark.parametrize(("pooling", "name"), [("cls", "cls"), ("lasttoken", "last_token")])
+def test_the_pooling_of_the_files(
+    pooling: str, name: str, model_folder: ModelFolder, serve: Serve, tmp_path: Path
+) -> None:
+    """Under the name of `Pool` in that server's backends/core/src/lib.rs."""
+    save_embedder(tmp_path, model_folder("bert", "text_embedding"), pooling)
+    assert serve(model_dir=tmp_path).client.get("/info").json()["model_type"] == {"embedding": {"pooling": name}}
 
 
 def test_a_generator(generator_folder: GeneratorFolder, serve: Serve) -> None:

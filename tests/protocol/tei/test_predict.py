@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
 from starlette.testclient import TestClient
 from transformers import pipeline
 
@@ -41,9 +43,35 @@ def test_predict(
         assert [each["label"] for each in single] == [each["label"] for each in found[index]]
 
 
-def test_predict_of_a_model_that_ranks(ranker: TestClient, post: Post) -> None:
-    [ranked] = post(ranker, "/rerank", query="hello", texts=["world"])
-    assert post(ranker, "/predict", inputs=["hello", "world"]) == [{"score": ranked["score"], "label": "LABEL_0"}]
+@pytest.mark.parametrize("raw_scores", [False, True])
+@pytest.mark.parametrize("activation", ["activation.Sigmoid", "linear.Identity"])
+def test_predict_of_a_model_that_ranks(
+    raw_scores: bool, activation: str, model_folder: ModelFolder, serve: Serve, post: Post
+) -> None:
+    """Its score is a sigmoid whatever the model's files say."""
+    named = {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{activation}"}}
+    folder = model_folder("bert", "text_ranking", **named)
+    function = torch.nn.Identity() if raw_scores else torch.nn.Sigmoid()
+    [expected] = CrossEncoder(str(folder), device="cpu", activation_fn=function).predict([("hello", "world")])
+    [found] = post(serve(model_dir=folder).client, "/predict", inputs=["hello", "world"], raw_scores=raw_scores)
+    assert found == {"score": pytest.approx(float(expected), abs=1e-5), "label": "LABEL_0"}
+
+
+def test_a_pair_is_one_text(model_folder: ModelFolder, serve: Serve, post: Post, check_error: CheckError) -> None:
+    client = serve(model_dir=model_folder("bert", "sequence_classification"), max_client_batch_size=1).client
+    assert post(client, "/predict", inputs=PAIRS[0]) == post(client, "/predict", inputs=PAIRS[:1])[0]
+    message = "2 inputs are more than the 1 that --max_client_batch_size allows"
+    check_error(client, "/predict", {"inputs": PAIRS}, 413, message)
+
+
+@pytest.mark.parametrize("inputs", ["", [""], ["", ""], [["a"], [""]], [["", ""]]])
+def test_empty_texts(inputs: Any, classifier: TestClient, check_error: CheckError) -> None:
+    message = "inputs has an empty text; give at least a character"
+    check_error(classifier, "/predict", {"inputs": inputs}, 400, message, "Empty")
+
+
+def test_a_pair_may_have_an_empty_text(classifier: TestClient, post: Post) -> None:
+    assert post(classifier, "/predict", inputs=["", "a"]) == post(classifier, "/predict", inputs=[["", "a"]])[0]
 
 
 @pytest.mark.parametrize("inputs", [[], ["a", "b", "c"], [[]], [["a", "b", "c"]], [["a"], "b"], ["a", ["b"]]])

@@ -37,10 +37,21 @@ def test_rerank(
         assert each.get("text") == (TEXTS[each["index"]] if return_text else None)
 
 
+def test_empty_texts(model_folder: ModelFolder, serve: Serve, post: Post) -> None:
+    """A pair may have one, as in that server."""
+    folder = model_folder("bert", "text_ranking")
+    client, model = serve(model_dir=folder).client, CrossEncoder(str(folder), device="cpu")
+    for query, text in (("hello", ""), ("", "hello")):
+        [ranked] = post(client, "/rerank", query=query, texts=[text])
+        assert ranked["score"] == pytest.approx(float(model.predict([(query, text)])[0]), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message", "kind"),
     [
         ({"query": "x", "texts": []}, 400, "texts is empty; give at least one", "Empty"),
+        ({"query": "", "texts": ["x", ""]}, 400,
+         "query and one of the texts are empty; give at least a character", "Empty"),
         ({"query": "x", "texts": [1]}, 422,
          "the body is not as expected: Expected `str`, got `int` - at `$.texts[0]`", "Validation"),
         ({"texts": ["x"]}, 422, "the body is not as expected: Object missing required field `query`", "Validation"),

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from runners.core.errors import ModelNotReadyError, OverloadedError
+from runners.core.errors import LimitExceededError, ModelNotReadyError, OverloadedError
 from runners.core.metric_families import counting, flush
 from runners.core.metrics import RUNNING_TEXTS, WAITING_TEXTS, QueueMetrics
 from runners.core.predictions import MAIN, Numbers, Options, Prediction
@@ -308,3 +309,34 @@ async def test_what_is_tokenized_after_its_request_is_over_counts_nowhere(queue:
     queue.release(request)
     queue.reserve(request, 5)
     assert queue.admission.numbers.held == 0
+
+
+async def test_threads_that_find_numbers_together_find_no_more_than_the_limit(
+    queue: BatchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both tokenizer threads count the tokens of a request."""
+    request, refused = queue.admit(1, 1), []
+    most = LIMITS.max_answer_numbers
+    share, check = most // 5, RequestLimits.check
+
+    def check_slowly(*arguments: Any) -> None:
+        check(*arguments)
+        time.sleep(0.005)
+
+    monkeypatch.setattr(RequestLimits, "check", check_slowly)
+
+    def find() -> None:
+        for _ in range(3):
+            try:
+                queue.reserve_found(request, share, "tokens")
+            except LimitExceededError as error:
+                refused.append(str(error))
+
+    threads = [threading.Thread(target=find) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (request.numbers, len(refused)) == (5 * share, 7)
+    assert set(refused) == {f"{6 * share} tokens are more than the {most} that --max_answer_numbers allows"}
+    queue.release(request)

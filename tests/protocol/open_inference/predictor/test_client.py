@@ -14,7 +14,6 @@ import orjson
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer import modules as models
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,6 +36,7 @@ from runners.hosting.selection import create_runner
 from tests.architectures.models import save_model
 from tests.architectures.registry import Pair
 from tests.conftest import Certificate, Dial, ModelFolder, Serve
+from tests.embedders import save_embedder
 from tests.families import AUTO_CLASSES
 from tests.predictors import Compute, GrpcPredictor, RestPredictor
 from tests.servers import free_port
@@ -175,9 +175,8 @@ def test_vectors_that_a_predictor_has_pooled(
     answered: int, model_folder: ModelFolder, serve: Serve, closing: Callable[[Any], Any], tmp_path: Path
 ) -> None:
     """Whole, or cut as the model's files say: the answer is the same."""
-    transformer = models.Transformer(str(model_folder("bert", "text_embedding")))
-    reference = SentenceTransformer(modules=[transformer, models.Pooling(32, "mean")], device="cpu", truncate_dim=20)
-    reference.save(str(tmp_path))
+    save_embedder(tmp_path, model_folder("bert", "text_embedding"), truncate_dim=20)
+    reference = SentenceTransformer(str(tmp_path), device="cpu")
     predictor = closing(GrpcPredictor(pooled_model(tmp_path, answered)))
     remote = serve(model_dir=tmp_path, predictor_host=predictor.host, predictor_protocol="grpc-v2").client
     given = ["Hello, my dog is cute", "a b c"]
