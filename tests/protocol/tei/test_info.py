@@ -60,7 +60,8 @@ def test_the_pooling_of_the_files(
 
 def test_a_generator(generator_folder: GeneratorFolder, serve: Serve) -> None:
     info = serve(model_dir=generator_folder("gpt2"), backend="huggingface").client.get("/info").json()
-    assert (info["model_type"], info["max_batch_tokens"]) == ({"text_generation": {}}, 0)
+    found = (info["model_type"], info["max_batch_tokens"], info["tokenization_workers"])
+    assert found == ({"text_generation": {}}, 0, 1)
 
 
 @pytest.mark.parametrize(
