@@ -126,6 +126,11 @@ class Sampling:
     beam_search: BeamSearch | None = None
     target_language: str | None = None
 
+    @property
+    def asks_typical(self) -> bool:
+        """Whether `typical_p` leaves tokens out."""
+        return self.typical_p is not None and self.typical_p < 1
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:

@@ -148,8 +148,7 @@ class Defaults:
             overrides["forced_bos_token_id"] = target
         if sampling.min_tokens or sampling.ignore_eos:
             overrides |= {"min_length": None, "min_new_tokens": None}
-        asks_typical = sampling.typical_p is not None and sampling.typical_p < 1
-        warps = (self.processors.filters_when_sampling or asks_typical) and not settings.greedy
+        warps = (self.processors.filters_when_sampling or sampling.asks_typical) and not settings.greedy
         if sampling.typical_p is not None:
             overrides["typical_p"] = sampling.typical_p
         if warps:
@@ -217,7 +216,7 @@ def _asks_to_sample(sampling: Sampling) -> bool:
         or (sampling.top_p is not None and sampling.top_p < 1)
         or (sampling.top_k is not None and sampling.top_k > 0)
         or bool(sampling.min_p)
-        or (sampling.typical_p is not None and sampling.typical_p < 1)
+        or sampling.asks_typical
     )
 
 

@@ -25,7 +25,7 @@ def make_sampling_params(sampling: Sampling, defaults: Mapping[str, Any]) -> Sam
 
     if sampling.beam_search is not None:
         raise InputError("beam search is only supported by OpenAI's API where vLLM runs the model")
-    if sampling.typical_p is not None and sampling.typical_p < 1:
+    if sampling.asks_typical:
         raise InputError("typical_p is not supported where vLLM runs the model: leave it out", "typical_p")
     if sampling.target_language is not None:
         raise InputError("tgt_lang is not supported where vLLM runs the model: it runs no model that translates")
