@@ -19,7 +19,7 @@ import yaml
 from protocol.openapi.operations import EVENTS
 from protocol.openapi.schemas import event_of
 from tests.conftest import GeneratorFolder, ModelFolder
-from tests.servers import BENTOML, ROOT, ServerProcess, free_port
+from tests.servers import ROOT, ServerProcess, serve
 
 # Where they are beside the project.
 DOCUMENTS = ROOT.parent / "shared" / "data"
@@ -42,19 +42,14 @@ def server(
     name: str, model_folder: ModelFolder, generator_folder: GeneratorFolder, tmp_path: Path
 ) -> Iterator[ServerProcess]:
     """An encoder, or a generator with so short a context that its outputs do not take long."""
-    folder, arguments = model_folder("bert", "sequence_classification"), [f"grpc_port={free_port()}"]
+    arguments = [f"model_dir={model_folder('bert', 'sequence_classification')}"]
     if name == "generate_rest.yaml":
-        folder, arguments = generator_folder("llama"), [*arguments, "backend=huggingface", "max_length=32"]
-    words = [word for argument in (f"model_dir={folder}", *arguments) for word in ("--arg", argument)]
-    server = ServerProcess([*BENTOML, "serve", ".", "--port={port}", *words], tmp_path, {})
-    try:
-        server.wait_until("/v2/health/ready", 200)
+        arguments = [f"model_dir={generator_folder('llama')}", "backend=huggingface", "max_length=32"]
+    with serve(tmp_path, *arguments) as server:
         yield server
-    finally:
-        server.terminate()
 
 
-def test_answers_are_as_the_protocols_document_says(name: str, server: ServerProcess, tmp_path: Path) -> None:
+def test_answers_are_as_documented(name: str, server: ServerProcess, tmp_path: Path) -> None:
     document = tmp_path / "document.json"
     document.write_text(json.dumps(read_document(DOCUMENTS / name)))
     command = [
