@@ -1,6 +1,6 @@
 """The BentoML service: what runs where.
 
-protocol/  KServe V1, the Open Inference Protocol and OpenAI's API as one ASGI application, and a gRPC server beside it
+protocol/  the protocols over HTTP as one ASGI application, and a gRPC server beside it
 runners/   the models: encoders on this project's engine, generators on vLLM or transformers, or remote predictors
 
 BentoML's parent process imports this module, calls `prepare` once and starts the workers. Each worker imports it again

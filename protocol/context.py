@@ -11,8 +11,12 @@ from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError
 from runners.core.models import Models
 
-# The first segments of paths at the root, such as `v1`: below them, the prefix would hide or change other calls.
-_SEGMENTS_AT_ROOT = {path.split("/")[1] for path in (*AT_ROOT, *OPEN_PATHS, BENTOML_ASSETS)} - {""}
+# The first segments of all paths, such as `v1`: below them, a prefix would hide or change other calls. A start refuses
+# such a prefix before the protocols are imported, so those that have no module for their paths alone stand here.
+_SEGMENTS = {path.split("/")[1] for path in (*AT_ROOT, *OPEN_PATHS, BENTOML_ASSETS)} - {""} | {
+    "bentoml", "decode", "embed", "embed_all", "embed_sparse", "info", "meta", "models", "pipeline", "predict",
+    "similarity", "vectors",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ def check_root_path(root_path: str | None, openai_prefix: str) -> str:
         ArgumentsError: paths of this server begin with its first segment, so that it could not be told from them.
     """
     segment = (root_path or "").strip("/").partition("/")[0]
-    taken = {*_SEGMENTS_AT_ROOT, openai_prefix.strip("/").partition("/")[0]}
+    # A prefix such as /models/ner hides only the calls whose path names a model ner.
+    taken = _SEGMENTS - {MODEL_LIST.strip("/")} | {openai_prefix.strip("/").partition("/")[0]}
     if segment and (segment in taken or root_path == MODEL_LIST):
         raise ArgumentsError(
             f"root_path is {root_path}, but this server has paths of its own at /{segment}: choose another prefix in "
@@ -66,7 +71,7 @@ def normalize_prefix(prefix: str) -> str:
         ArgumentsError: other paths of this server begin with the prefix, or with its first segment.
     """
     segment = prefix.strip("/").partition("/")[0]
-    if segment in _SEGMENTS_AT_ROOT:
+    if segment in _SEGMENTS:
         raise ArgumentsError(
             f"KSERVE_OPENAI_ROUTE_PREFIX is {prefix}, but this server has other paths at /{segment}; "
             "choose another prefix, such as /openai"

@@ -21,7 +21,7 @@ from runners.core.request_record import in_progress
 
 
 def health_routes(models: Models) -> list[Route]:
-    """The routes of probes: whether the server is live, whether it is ready, and vLLM's two."""
+    """The routes of liveness, readiness, version and load."""
     live = _probe("live", lambda: models.live)
     ready = _probe("ready", lambda: models.ready)
     probes = [*(Route(path, live) for path in LIVE_PATHS), *(Route(path, ready) for path in READY_PATHS)]

@@ -1,4 +1,4 @@
-"""Which model answers a call that may name none: those of OpenAI's API and of Text Embeddings Inference."""
+"""The model that answers a call: the one that it names, or the only one that serves it."""
 
 from __future__ import annotations
 

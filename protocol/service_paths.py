@@ -1,7 +1,6 @@
 """The paths of KServe V1, the Open Inference Protocol and OpenAI's API that a model answers.
 
-The errors of all protocols name them if a model does not answer a call. They do not name the paths of Text Embeddings
-Inference.
+The errors of all protocols name them if a model does not answer a call. They do not name the paths of other protocols.
 """
 
 from __future__ import annotations

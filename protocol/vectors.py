@@ -28,7 +28,14 @@ def unit_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def compare_vectors(predictions: Sequence[Prediction], first: int = 1) -> NDArray[np.float32]:
-    """The cosines of the first vectors, or the only first one, and each of the others: float32 [others]."""
+    """The cosine of each further vector with its counterpart among the first ones, or with the only first one.
+
+    Args:
+        first: how many vectors are first ones.
+
+    Returns:
+        float32 [further vectors].
+    """
     vectors = unit_vectors(stack_vectors(predictions))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
 

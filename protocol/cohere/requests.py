@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt, list_prompts
+from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
 from runners.core.answer_options import TruncationSide
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
@@ -33,20 +33,20 @@ PROMPTS: Mapping[str, Sequence[str]] = {
 }
 
 
-class CohereContent(msgspec.Struct):
+class CohereContent(msgspec.Struct, forbid_unknown_fields=True):
     """A part of an input; only texts are served."""
 
     type: Literal["text"]
     text: str
 
 
-class CohereInput(msgspec.Struct):
+class CohereInput(msgspec.Struct, forbid_unknown_fields=True):
     """An input in parts, of which it has one."""
 
     content: Annotated[list[CohereContent], Meta(min_length=1, max_length=1)]
 
 
-class CohereEmbedRequest(msgspec.Struct, kw_only=True):
+class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of `embed`: `texts`, or `inputs` that are texts.
 
     `input_type` selects the model's prompt, by its name or for queries, documents, classification or clustering.
@@ -105,21 +105,21 @@ class CohereEmbedRequest(msgspec.Struct, kw_only=True):
         """The name of the model's prompt for the `input_type`; None for the model's default."""
         if self.input_type is None:
             return None
-        prompts = list_prompts(runner)
+        prompts = runner.supported_options.prompt_names
         if self.input_type not in (*PROMPTS, *prompts):
             allowed = ", ".join(dict.fromkeys([*PROMPTS, *prompts]))
             raise InputError(f"input_type is {self.input_type[:100]!r}; it may be {allowed}", "input_type")
         return find_prompt(runner, PROMPTS.get(self.input_type, (self.input_type,)))
 
 
-class CohereTokenizeRequest(msgspec.Struct, kw_only=True):
+class CohereTokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of `tokenize`. Special tokens are not added."""
 
     text: Annotated[str, Meta(min_length=1)]
     model: str | None = None
 
 
-class CohereDetokenizeRequest(msgspec.Struct, kw_only=True):
+class CohereDetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of `detokenize`."""
 
     tokens: Annotated[list[TokenId], Meta(max_length=_MOST_TOKENS)]

@@ -31,7 +31,7 @@ from runners.core.runner import Runner
 from runners.core.task import Task
 
 
-class ElasticRerankRequest(msgspec.Struct, kw_only=True):
+class ElasticRerankRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body. The answer has the `top_n` best documents, or all of them. A document is one chunk."""
 
     query: str

@@ -67,7 +67,7 @@ def read_task(name: str) -> HubTask:
 
 def serves_task(runner: Runner, task: HubTask | None) -> bool:
     """Whether a model answers a task; None for any task."""
-    tasks = frozenset(Task) if task is None else SERVED[task]
+    tasks = frozenset().union(*SERVED.values()) if task is None else SERVED[task]
     if (generator := runner.generator) is not None:
         # The task of a generator is unknown until it is loaded.
         known = {runner.task} if runner.task is not None else GENERATION

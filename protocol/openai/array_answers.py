@@ -15,6 +15,10 @@ from protocol.http.body import json_response
 from protocol.http.rendering import render_off_loop
 from protocol.openai.pooling_requests import InputFields
 from protocol.openai.vector_bytes import EmbedDtype, Endianness, VectorBytes
+from runners.core.errors import InputError
+
+# Clients read lines of at most 64 KiB, and proxies fewer.
+_LONGEST_HEADER = 2**15
 
 Arrays = Sequence[NDArray[np.float32]]
 
@@ -38,6 +42,9 @@ async def answer_arrays(
     Args:
         head: the fields that the answer begins with.
         item: the `object` of an item, and the name of its field with the array.
+
+    Raises:
+        InputError: the header with the places of the arrays would be too long.
     """
     numbers = sum(array.size for array in arrays)
 
@@ -64,7 +71,13 @@ def _render_bytes(call: ArrayFields, head: Mapping[str, Any], arrays: Arrays, us
     headers = {}
     if call.encoding_format == "bytes":
         described = {**head, "data": [*_describe_parts(parts, arrays, call.vector_bytes)], "usage": usage}
-        headers["metadata"] = json.dumps(described)
+        headers["metadata"] = metadata = json.dumps(described)
+        if len(metadata) > _LONGEST_HEADER:
+            raise InputError(
+                f"the header metadata would have {len(metadata)} bytes; it may have {_LONGEST_HEADER}: send fewer "
+                "texts, or set encoding_format to bytes_only",
+                "encoding_format",
+            )
     return Response(b"".join(parts), headers=headers, media_type="application/octet-stream")
 
 

@@ -27,7 +27,7 @@ from runners.core.task import Task
 
 # The label of a text takes as long to render as this many numbers.
 _NUMBERS_A_TEXT = 8
-# As a class with its label does in Infinity's form.
+# In Infinity's form each class has its label, which takes as long.
 _NUMBERS_A_CLASS = 8
 
 

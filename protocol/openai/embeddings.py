@@ -61,5 +61,5 @@ def check_activation(runner: Runner, use_activation: bool | None) -> None:
     Raises:
         InputError: the model's modules scale its vectors to length 1, and the request asks for other ones.
     """
-    if use_activation is False and runner.properties["normalized"] == "true":
+    if use_activation is False and runner.supported_options.normalizes:
         raise InputError("use_activation can only be true: the model's vectors have length 1", "use_activation")

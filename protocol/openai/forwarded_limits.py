@@ -108,9 +108,11 @@ def _read_grammar(response_format: Any, structured_outputs: Any) -> dict[str, An
 
 
 def change_fields(body: bytes, changes: Mapping[str, Any]) -> bytes:
-    """The body of an object with at least one field, with other values for some fields."""
+    """The body of an object, with other values for some fields."""
     # Of two fields of one name the last one counts, so a large body need not be decoded and encoded.
-    return b"".join((body.rstrip()[:-1], b",", msgspec.json.encode(changes)[1:]))
+    fields = body.rstrip()[:-1].rstrip()
+    comma = b"" if fields.endswith(b"{") else b","
+    return b"".join((fields, comma, msgspec.json.encode(changes)[1:]))
 
 
 def _check_texts(name: str, value: Any, choices: int, limits: RequestLimits) -> int:

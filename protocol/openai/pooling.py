@@ -86,7 +86,7 @@ async def _embed_tokens(
     options = replace(call.resolve(runner, limits), outputs=frozenset({TOKEN_EMBEDDINGS}))
     predictions = await runner.infer(inputs, options)
     arrays = [prediction.arrays[TOKEN_EMBEDDINGS] for prediction in predictions]
-    is_normalized = runner.properties["normalized"] == "true" if call.use_activation is None else call.use_activation
+    is_normalized = runner.supported_options.normalizes if call.use_activation is None else call.use_activation
     if not is_normalized:
         return predictions, arrays
     numbers = sum(array.size for array in arrays)

@@ -14,7 +14,7 @@ MEANINGS: Mapping[str, str] = {
     "what the model is for.",
     "query": "The text that the documents are ranked by.",
     "documents": "The texts that are ranked. In scores, the second side.",
-    "queries": "The first side: a text, or as many as the other side has.",
+    "queries": "The first side: one text, or one for each text of the second side.",
     "items": "The second side.",
     "data_1": "The first side.",
     "data_2": "The second side.",
@@ -26,7 +26,7 @@ MEANINGS: Mapping[str, str] = {
     "messages": "The chat, for models that generate.",
     "tokens": "The token ids.",
     "encoding_format": "`float`: lists of numbers; `base64`: their bytes in base64; `bytes`: the bytes of all texts, "
-    "with the header `metadata`; `bytes_only`: the same without it.",
+    "with the header `metadata` of at most 32 KiB; `bytes_only`: the same without it.",
     "embed_dtype": "The type of the bytes: `float32`, `float16`, `bfloat16`, `fp8_e4m3` or `fp8_e5m2`.",
     "endianness": "The order of the bytes: `little`, `big`, or `native`, which is little.",
     "dimensions": "Vectors are truncated to this many numbers, and normalized again if the model normalizes; 0: all "

@@ -34,7 +34,7 @@ from runners.core.task import Task
 VECTORS_PATH, META_PATH = "/vectors", "/meta"
 
 
-class VectorConfig(msgspec.Struct):
+class VectorConfig(msgspec.Struct, forbid_unknown_fields=True):
     """How a text is embedded. The pooling is the model's own, which Weaviate calls by its default, `masked_mean`."""
 
     pooling_strategy: Literal["masked_mean", ""] | None = None
@@ -42,12 +42,15 @@ class VectorConfig(msgspec.Struct):
     dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
 
 
-class VectorsRequest(msgspec.Struct):
-    """The body of `/vectors`: a text, or texts."""
+class VectorsRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `/vectors`: a text, or texts. Weaviate sends fields of the answer too, which have no effect."""
 
     text: str | None = None
     texts: list[str] | None = None
     config: VectorConfig | None = None
+    dims: Any = None
+    vector: Any = None
+    error: Any = None
 
     def read_texts(self, limits: RequestLimits) -> list[str]:
         """

@@ -166,7 +166,7 @@ class OverflowOptions(BaseModel):
 
     @property
     def only_truncates(self) -> bool:
-        """Whether a long text is truncated, and the answer does not say so."""
+        """Whether long texts are truncated, without windows, and the answer does not count the tokens that are lost."""
         return self.truncation and self.stride is None and not self.return_truncated_tokens
 
     truncation: bool = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,8 @@ class SupportedOptions:
         names: the names of its `AnswerOptions` and `OverflowOptions`.
         scores_classes: whether `return_probabilities` and `return_raw_logits` change its answer.
         excluded_outputs: by option, the named outputs that a request cannot have beside it.
+        prompt_names: the values of `prompt_name`.
+        normalizes: whether vectors have length 1 without the option `normalize` too.
         check: checks options against the model; raises an InputError.
     """
 
@@ -53,6 +55,8 @@ class SupportedOptions:
     names: frozenset[str] = frozenset()
     scores_classes: bool = True
     excluded_outputs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    prompt_names: Sequence[str] = ()
+    normalizes: bool = False
     check: Callable[[Options], None] = lambda _: None
 
 

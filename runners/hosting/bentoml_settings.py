@@ -84,7 +84,7 @@ SETTINGS: Mapping[str, Judgement] = {
     "batching.max_batch_size": _BATCHES,
     "batching.max_latency_ms": _BATCHES,
     "traffic.timeout": _without_effect(
-        "requests have no time limit here, set one in the proxy before the server; the proxies of services that "
+        "this server sets no time limit for requests, so set one in the reverse proxy; the proxies of services that "
         "depend on this one obey it"
     ),
     "traffic.max_concurrency": _as_argument("max_concurrent_requests"),

@@ -144,7 +144,7 @@ class EncoderTask(ABC):
     def supported_options(self, task: Task) -> SupportedOptions:
         """The options that a request may set."""
         names = self.answer_options | self.overflow_options
-        return SupportedOptions(task, names, self.scores_classes, self.excluded_outputs, self.check_options)
+        return SupportedOptions(task, names, self.scores_classes, self.excluded_outputs, check=self.check_options)
 
     def tokenize(
         self, tokenizer: TextTokenizer, texts: Sequence[TextInput], options: Options, first_position: int = 0

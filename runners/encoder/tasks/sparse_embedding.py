@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoModelForMaskedLM
 
 from runners.core.answer_options import AnswerOptions
 from runners.core.predictions import Numbers, Options, OutputSpec, Prediction, Records
+from runners.core.request_options import SupportedOptions
+from runners.core.task import Task
 from runners.encoder.forward import TokenSelection
 from runners.encoder.sequences import EncodedText
 from runners.encoder.tasks.encoder_task import EncoderTask
@@ -42,6 +46,9 @@ class SparseEmbedding(EncoderTask):
 
     def check_options(self, options: Options) -> None:
         self._files.prompts.check(options.answer)
+
+    def supported_options(self, task: Task) -> SupportedOptions:
+        return replace(super().supported_options(task), prompt_names=tuple(self._files.prompts.by_name))
 
     def prompt(self, answer_options: AnswerOptions) -> str:
         return self._files.prompts.find(answer_options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from transformers import AutoModel
 from runners.core.answer_options import AnswerOptions
 from runners.core.errors import InputError
 from runners.core.predictions import MAIN, TOKEN_EMBEDDINGS, Numbers, Options, OutputSpec
+from runners.core.request_options import SupportedOptions
+from runners.core.task import Task
 from runners.encoder.sequences import TokenizedText
 from runners.encoder.tasks.encoder_task import EncoderTask, to_numpy
 from runners.encoder.tasks.pooling import load_sentence_transformer
@@ -85,6 +88,15 @@ class TextEmbedding(EncoderTask):
         if not self._files.pools_prompts and self._files.prompts.find(options.answer):
             raise InputError("the model pools without the prompt, which this server does not do", "prompt_name")
 
+    @property
+    def _normalizes(self) -> bool:
+        """Whether the model's own vectors have length 1."""
+        return self._pooling.normalize and self._dimensions == self._whole
+
+    def supported_options(self, task: Task) -> SupportedOptions:
+        prompt_names = tuple(self._files.prompts.by_name)
+        return replace(super().supported_options(task), prompt_names=prompt_names, normalizes=self._normalizes)
+
     def prompt(self, answer_options: AnswerOptions) -> str:
         return self._files.prompts.find(answer_options)
 
@@ -114,10 +126,9 @@ class TextEmbedding(EncoderTask):
 
     @property
     def properties(self) -> dict[str, str]:
-        normalized = str(self._pooling.normalize and self._dimensions == self._whole).lower()
         return {
             "dimensions": str(self._dimensions),
-            "normalized": normalized,
+            "normalized": str(self._normalizes).lower(),
             "pooling": self._pooling.name,
             **self._files.prompts.properties,
         }

@@ -156,15 +156,21 @@ class VllmEngine:
         return list(kept["prompt_token_ids"])
 
     async def detokenize(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        tokenizer = self._engine.get_tokenizer()
-        check_token_ids(ids, tokenizer.max_token_id + 1)
-        return str(await asyncio.to_thread(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens))
+        def decode() -> str:
+            tokenizer = self._engine.get_tokenizer()
+            check_token_ids(ids, tokenizer.max_token_id + 1)
+            return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+        return await asyncio.to_thread(decode)
 
     async def describe_tokens(self, ids: Sequence[int]) -> tuple[list[str], list[bool]]:
-        tokenizer = self._engine.get_tokenizer()
-        check_token_ids(ids, tokenizer.max_token_id + 1)
-        strings = await asyncio.to_thread(tokenizer.convert_ids_to_tokens, ids)
-        return [string or "" for string in strings], [token in self._special for token in ids]
+        def describe() -> tuple[list[str], list[bool]]:
+            tokenizer = self._engine.get_tokenizer()
+            check_token_ids(ids, tokenizer.max_token_id + 1)
+            strings = tokenizer.convert_ids_to_tokens(ids)
+            return [string or "" for string in strings], [token in self._special for token in ids]
+
+        return await asyncio.to_thread(describe)
 
     def _tokenize_params(self, options: PromptOptions) -> TokenizeParams:
         from vllm.renderers import TokenizeParams

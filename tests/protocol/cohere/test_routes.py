@@ -1,4 +1,4 @@
-"""Cohere's calls; tests/test_openai_clients.py has its own client. Expected vectors are those of sentence-transformers."""
+"""Cohere's calls; tests/test_ranking_clients.py has its own client. Expected vectors are those of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.embedders import save_embedder
 from tests.families import MINILM
 
 TEXTS = ["Hello world", "Serve Hugging Face models", "a long text " * 300]
-PROMPTS = {"query": "search for: ", "passage": "passage: ", "Clustering": "group: "}
+PROMPTS = {"query": "search for: ", "passage": "passage: ", "Clustering": "group: ", "facts, news": "fact: "}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_the_second_version_answers_by_type(embedder: TestClient) -> None:
     ("input_type", "prompt"),
     [
         (None, None), ("search_query", "query"), ("query", "query"), ("passage", "passage"),
-        ("Clustering", "Clustering"), ("clustering", None), ("classification", None),
+        ("Clustering", "Clustering"), ("clustering", None), ("classification", None), ("facts, news", "facts, news"),
     ],
 )  # fmt: skip
 def test_input_types_are_prompts(input_type: str | None, prompt: str | None, prompted: Path, serve: Serve) -> None:
@@ -186,6 +186,10 @@ TYPES = "'base64', 'binary', 'float', 'int8', 'ubinary', 'uint8'"
         ("/v2/embed", {"texts": []}, 400, "texts is empty; give at least one"),
         ("/v2/embed", {"inputs": []}, 400, "inputs is empty; give at least one"),
         ("/v2/embed", {"texts": ["x", ""]}, 400, "texts[1] is empty; give at least a character"),
+        ("/v2/embed", {"texts": ["x"], "truncat": "END"}, 400,
+         "the body is not as expected: Object contains unknown field `truncat`"),
+        ("/v1/tokenize", {"text": "x", "add_special_tokens": True}, 400,
+         "the body is not as expected: Object contains unknown field `add_special_tokens`"),
         ("/v2/embed", {"texts": "x"}, 400, "the body is not as expected: Expected `array | null`, got `str` - at `$.texts`"),
         ("/v2/embed", {"images": ["data:image/png;base64,"]}, 400, "images cannot be embedded: this server embeds texts"),
         ("/v2/embed", {"inputs": [{"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, 400,

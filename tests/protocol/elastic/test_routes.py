@@ -56,6 +56,8 @@ def test_a_ranking(settings: dict[str, Any], ranker: TestClient, folder: Path) -
         ({"documents": DOCUMENTS}, 400, "the body is not as expected: Object missing required field `query`"),
         ({"documents": [], "query": "x"}, 400,
          "the body is not as expected: Expected `array` of length >= 1 - at `$.documents`"),
+        ({"documents": ["x"], "query": "x", "top_k": 5}, 400,
+         "the body is not as expected: Object contains unknown field `top_k`"),
         ({"documents": ["x"], "query": "x", "max_chunks_per_doc": 5}, 400,
          "the body is not as expected: Invalid enum value 5 - at `$.max_chunks_per_doc`"),
         ({"documents": ["x"] * 33, "query": "x"}, 413,

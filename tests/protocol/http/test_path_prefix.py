@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from protocol.application import create_routes
-from protocol.context import check_root_path, make_context
+from protocol.context import check_root_path, make_context, normalize_prefix
 from protocol.http.path_prefix import PathPrefix, find_prefix
 from runners.core.arguments import Arguments
 from runners.core.errors import ArgumentsError
@@ -150,6 +150,16 @@ def test_a_prefix_of_the_server_s_own_paths_is_refused(root_path: str) -> None:
         ArgumentsError, match=f"root_path is {arguments.root_path}, but this server has paths of its own"
     ):
         check_root_path(arguments.root_path, "/openai")
+
+
+def test_prefixes_of_all_paths_are_refused(paths: list[str]) -> None:
+    segments = {path.split("/")[1] for path in paths} - {""}
+    for segment in segments - {"models"}:
+        with pytest.raises(ArgumentsError, match="paths of its own"):
+            check_root_path(f"/{segment}/ner", "/openai")
+    for segment in segments - {"openai"}:
+        with pytest.raises(ArgumentsError, match="other paths"):
+            normalize_prefix(f"/{segment}/ner")
 
 
 @pytest.mark.parametrize(

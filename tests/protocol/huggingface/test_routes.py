@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from protocol.huggingface.tasks import SERVED
+from runners.core.task import Task
 from tests.conftest import GeneratorFolder, ModelFolder, Serve, ServeSeveral
 from tests.protocol.conftest import Run
 
@@ -88,6 +90,15 @@ def test_paths_of_several_models(path: str, inputs: str, several: TestClient) ->
 )  # fmt: skip
 def test_models_that_do_not_answer(path: str, status: int, message: str, several: TestClient) -> None:
     assert refuse(several, path, status, inputs=TEXT).startswith(message)
+
+
+def test_a_task_that_the_hub_does_not_have(model_folder: ModelFolder, serve: Serve) -> None:
+    """Every other task is served."""
+    assert frozenset().union(*SERVED.values()) == frozenset(Task) - {Task.SPARSE_EMBEDDING}
+    client = serve(model_dir=model_folder("bert", "fill_mask"), task="sparse_embedding").client
+    for path in ("/", "/models/model"):
+        message = f"model does not serve {path}: it serves sparse_embedding at"
+        assert message in refuse(client, path, 400, inputs=TEXT)
 
 
 def test_the_root_is_alive_nevertheless(several: TestClient) -> None:

@@ -110,6 +110,15 @@ def test_types_of_bytes(http: TestClient, dtype: str, endianness: str | None) ->
     ]  # fmt: skip
 
 
+def test_the_header_of_bytes_is_short(http: TestClient) -> None:
+    body = {"input": ["a"] * 400, "dimensions": 1, "encoding_format": "bytes"}
+    refused = http.post("/v1/embeddings", json=body)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["param"]) == (400, "encoding_format")
+    assert error["message"].endswith("it may have 32768: send fewer texts, or set encoding_format to bytes_only")
+    assert len(http.post("/v1/embeddings", json={**body, "encoding_format": "bytes_only"}).content) == 4 * 400
+
+
 @pytest.mark.slow
 def test_vllms_client_reads_the_bytes(http: TestClient, reference: SentenceTransformer) -> None:
     utils = pytest.importorskip("vllm.entrypoints.pooling.utils")

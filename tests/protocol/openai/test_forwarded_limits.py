@@ -103,6 +103,12 @@ def test_a_grammar_is_sent_in_words_that_vllm_knows(form: dict[str, Any], constr
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("body", [b"{}", b" { }\n", b'{"model": "m"}', b'{"model":"m" , "prompt":"a" } '])
+def test_a_body_is_an_object_with_the_changes_too(body: bytes) -> None:
+    changes = {"model": "other", "seed": 1}
+    assert msgspec.json.decode(change_fields(body, changes)) == msgspec.json.decode(body) | changes
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -170,8 +170,8 @@ def test_variables_of_traces(
         (
             {"traffic": {"timeout": 5}},
             [
-                "services.traffic.timeout of BentoML's configuration has no effect: requests have no time limit here, "
-                "set one in the proxy before the server; the proxies of services that depend on this one obey it"
+                "services.traffic.timeout of BentoML's configuration has no effect: this server sets no time limit "
+                "for requests, so set one in the reverse proxy; the proxies of services that depend on this one obey it"
             ],
         ),
         (

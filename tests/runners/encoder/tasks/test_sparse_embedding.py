@@ -191,7 +191,7 @@ def test_padded_tensors_are_limited(encoder: tuple[Path, SparseEncoder], serve: 
     body = {"inputs": [{"name": "x", "shape": [10], "datatype": "BYTES", "data": texts}]}
     response = client.post("/v2/models/model/infer", json=body)
     assert response.status_code == 413
-    assert response.json()["error"].startswith(f"{20 * many} numbers of the answer, as many for each text, are more")
+    assert response.json()["error"].startswith(f"{20 * many} numbers of the answer (lists are padded) are more")
 
 
 @pytest.mark.parametrize(
