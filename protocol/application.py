@@ -16,7 +16,7 @@ from protocol.health_routes import health_routes
 from protocol.http.body_budget import BodyBudget
 from protocol.http.endpoints import Endpoints
 from protocol.http.middleware.allowed_methods import ReportAllowedMethods
-from protocol.http.middleware.cors import Cors, make_cors
+from protocol.http.middleware.cors import Cors
 from protocol.http.recording import SERVER
 from protocol.http.request_pass import RequestPass
 from protocol.huggingface import openapi as huggingface_document
@@ -61,13 +61,13 @@ def create_application(
 
     Args:
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
-        cors: what pages of other origins may do; None for what the arguments say.
+        cors: what pages of other origins may do; None if they may do nothing.
     """
     add_observer(count_request)
     context = make_context(models, arguments, openai_prefix)
     endpoints = Endpoints(create_routes(context))
     options, budget = ReportAllowedMethods(endpoints, models), BodyBudget(arguments.max_buffered_bytes)
-    return RequestPass(endpoints, options, context.access, budget, cors or make_cors(arguments))
+    return RequestPass(endpoints, options, context.access, budget, cors)
 
 
 def create_routes(context: ServerContext) -> dict[str, list[Route]]:

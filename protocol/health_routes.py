@@ -15,8 +15,8 @@ from protocol.http.body import json_response
 from protocol.http.recording import SERVER
 from protocol.http.routing import Endpoint
 from protocol.versions import SERVER_VERSION
-from runners.core.health_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.models import Models
+from runners.core.probe_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.request_record import in_progress
 
 

@@ -12,6 +12,7 @@ from runners.core.errors import InputError, list_names
 from runners.core.models import Models
 from runners.core.runner import Runner, TextGenerator
 from runners.core.served_model import ServedModel
+from runners.core.task import Task
 
 # Finds the model that a request names; given None, the only model that serves the call. The runner serves the call.
 SelectModel = Callable[[str | None], Runner]
@@ -114,6 +115,11 @@ def select_generator(select: SelectModel, name: str | None) -> TextGenerator:
     generator = select(name).generator
     assert generator is not None, "no other model serves the call"
     return generator
+
+
+def runs_on_encoder(runner: Runner, task: Task) -> bool:
+    """Whether a model does a task on this project's engine for encoders, or at a remote predictor."""
+    return runner.task is task and runner.generator is None
 
 
 def query_model(request: Request) -> str | None:

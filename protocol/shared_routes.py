@@ -17,7 +17,7 @@ from protocol.huggingface.errors import render_hub_error
 from protocol.openai.errors import render_openai_error
 from protocol.tei.errors import render_tei_error
 from runners.core.errors import InputError
-from runners.core.health_paths import KSERVE_LIVE_PATH
+from runners.core.probe_paths import ROOT_PATH
 from runners.core.request_limits import RequestLimits
 from runners.core.request_record import current_record
 
@@ -42,7 +42,7 @@ class SharedPath:
 
 # All forms of errors but OpenAI's have the fields of V1's errors too.
 SHARED_PATHS: Mapping[str, SharedPath] = {
-    KSERVE_LIVE_PATH: SharedPath({"inputs": "huggingface", "documents": "elastic"}, render_hub_error),
+    ROOT_PATH: SharedPath({"inputs": "huggingface", "documents": "elastic"}, render_hub_error),
     "/rerank": SharedPath({"texts": "tei", "documents": "openai"}, render_tei_error),
     "/tokenize": SharedPath({"prompt": "openai", "messages": "openai", "inputs": "tei"}, render_openai_error),
 }

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from runners.core.errors import EmptyInputError, InputError
+from runners.core.number_types import TokenId
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
-from runners.core.sampling_parameters import TokenId
 
 # A text, a list of texts, the ids of a tokenized text, or a list of those.
 Inputs = str | list[TokenId | str | list[TokenId]]

@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from demo.smollm import main as write_smollm
 from protocol.application import create_application
+from protocol.http.middleware.cors import make_cors
 from protocol.open_inference.grpc.server import GrpcServer
 from protocol.open_inference.predictor.client import connect_predictor
 from runners.core.arguments import Arguments
@@ -159,7 +160,7 @@ def serve_several() -> Iterator[ServeSeveral]:
         # A loop of its own, as the test may run in one.
         with start_blocking_portal() as portal:
             portal.call(load)
-        client = TestClient(create_application(models, server), raise_server_exceptions=False)
+        client = TestClient(create_application(models, server, cors=make_cors(server)), raise_server_exceptions=False)
         return Served(client, models, server)
 
     yield start

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
 from protocol.open_inference.grpc.stubs.open_inference_pb2_grpc import GRPCInferenceServiceStub
-from runners.core.health_paths import LIVE_PATHS, READY_PATHS
+from runners.core.probe_paths import LIVE_PATHS, READY_PATHS
 from runners.hosting.life.supervisor import FROZEN_SECONDS
 from tests.callers import Callers, GrpcCallers, HttpCallers
 from tests.conftest import ModelFolder

@@ -14,15 +14,12 @@ from msgspec import Meta
 from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
 from runners.core.answer_options import TruncationSide
 from runners.core.errors import InputError
+from runners.core.number_types import PositiveInt, TokenIds
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
-from runners.core.sampling_parameters import TokenId
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 _SIDES: Mapping[str | None, TruncationSide] = {"START": TruncationSide.LEFT, "END": TruncationSide.RIGHT}
-_Count = Annotated[int, Meta(ge=1, lt=2**31)]
-# More tokens than any text has; the operator's limits are lower.
-_MOST_TOKENS = 2**20
 
 # By `input_type`, the prompts of the model that it stands for, best first. Without one, the default prompt is used.
 PROMPTS: Mapping[str, Sequence[str]] = {
@@ -60,8 +57,8 @@ class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     input_type: str | None = None
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     truncate: Literal["NONE", "START", "END"] | None = None
-    max_tokens: _Count | None = None
-    output_dimension: _Count | None = None
+    max_tokens: PositiveInt | None = None
+    output_dimension: PositiveInt | None = None
     priority: int | None = None
     # This field is read so that images can be refused.
     images: list[Any] | None = None
@@ -122,5 +119,5 @@ class CohereTokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=
 class CohereDetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body of `detokenize`."""
 
-    tokens: Annotated[list[TokenId], Meta(max_length=_MOST_TOKENS)]
+    tokens: TokenIds
     model: str | None = None

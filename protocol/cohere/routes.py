@@ -23,7 +23,7 @@ from protocol.http.body import Body, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, count_numbers, render, render_off_loop
 from protocol.http.routing import post_route, with_errors
-from protocol.model_selection import ModelSelection, SelectModel
+from protocol.model_selection import ModelSelection, SelectModel, runs_on_encoder
 from protocol.text_truncation import truncate_texts
 from protocol.vectors import stack_vectors
 from runners.core.errors import InputError
@@ -122,7 +122,7 @@ def _describe(version: str, tokens: int | None = None) -> dict[str, Any]:
 
 
 def _embeds(runner: Runner) -> bool:
-    return runner.task is Task.TEXT_EMBEDDING and runner.generator is None
+    return runs_on_encoder(runner, Task.TEXT_EMBEDDING)
 
 
 def _tokenizes(_: Runner) -> bool:

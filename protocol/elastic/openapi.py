@@ -7,7 +7,7 @@ from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.example_texts import DOCUMENTS, QUERY
 from protocol.openapi.operations import Example, ExampleModel, Examples, json_answer, json_body
 from protocol.openapi.schemas import COUNT, NUMBER, STRING, array_of, object_of, reference
-from runners.core.health_paths import KSERVE_LIVE_PATH
+from runners.core.probe_paths import ROOT_PATH
 from runners.core.task import Task
 
 _TAG = "Elastic"
@@ -24,7 +24,7 @@ def describe(document: OpenApiDocument) -> None:
     examples = document.collect_examples(_list_examples)
     answers = {200: json_answer("ElasticRerankResponse", examples)}
     body = json_body(reference("ElasticRerankRequest"), examples)
-    document.paths.add("post", KSERVE_LIVE_PATH, _TAG, "Rank texts by a query", answers, document.errors, body)
+    document.paths.add("post", ROOT_PATH, _TAG, "Rank texts by a query", answers, document.errors, body)
 
 
 def _list_examples(model: ExampleModel) -> Examples:

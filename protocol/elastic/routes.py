@@ -22,10 +22,11 @@ from protocol.http.body import decode_json, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route
-from protocol.model_selection import ModelSelection, query_model
+from protocol.model_selection import ModelSelection, query_model, runs_on_encoder
 from protocol.vectors import list_ranked
-from runners.core.health_paths import KSERVE_LIVE_PATH
+from runners.core.number_types import PositiveInt
 from runners.core.predictions import RELEVANCE, Prediction, TextInput
+from runners.core.probe_paths import ROOT_PATH
 from runners.core.request_options import resolve_options
 from runners.core.runner import Runner
 from runners.core.task import Task
@@ -37,7 +38,7 @@ class ElasticRerankRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=T
     query: str
     documents: Annotated[list[str], Meta(min_length=1)]
     return_documents: bool = False
-    top_n: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    top_n: PositiveInt | None = None
     max_chunks_per_doc: Literal[1] | None = None
 
 
@@ -46,7 +47,7 @@ _decoder = msgspec.json.Decoder(ElasticRerankRequest)
 
 def ranks(runner: Runner) -> bool:
     """Whether a model answers the call."""
-    return runner.task is Task.TEXT_RANKING and runner.generator is None
+    return runs_on_encoder(runner, Task.TEXT_RANKING)
 
 
 def routes(context: ServerContext) -> list[Route]:
@@ -69,4 +70,4 @@ def routes(context: ServerContext) -> list[Route]:
 
         return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)
 
-    return [post_route(KSERVE_LIVE_PATH, answer)]
+    return [post_route(ROOT_PATH, answer)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from types import MappingProxyType
 
@@ -237,6 +237,22 @@ def _describe(error: Exception) -> tuple[HTTPStatus, str, Mapping[str, str]]:
     # The log has the rest under the same number.
     log_failure(error)
     return HTTPStatus.INTERNAL_SERVER_ERROR, f"internal server error (reference {refer_to(error)})", {}
+
+
+def make_error_renderer(
+    error_body: Callable[[HTTPStatus, str], Mapping[str, object]],
+) -> Callable[[Exception], Response]:
+    """What makes the answers to requests that failed, in a protocol's form.
+
+    Args:
+        error_body: makes the body, from the status and the message.
+    """
+
+    def render(error: Exception) -> Response:
+        status, message, headers = describe_error(error)
+        return Response(orjson.dumps(error_body(status, message)), status, headers, media_type="application/json")
+
+    return render
 
 
 async def ignore_disconnect(_: Request, __: Exception) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
+from runners.core.probe_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, ROOT_PATH, VERSION_PATH
 
 # Answered also on connections beyond the limit, so that a probe does not take a full server for a dead one.
 HEALTH_PATHS = frozenset({*LIVE_PATHS, *READY_PATHS})
@@ -20,4 +20,4 @@ OPEN_PATHS = (
 
 def is_open(method: str, path: str) -> bool:
     """Whether a request needs no key; POST to the root calls a model."""
-    return path in OPEN_PATHS and (path, method) != (KSERVE_LIVE_PATH, "POST")
+    return path in OPEN_PATHS and (path, method) != (ROOT_PATH, "POST")

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from protocol.huggingface.requests import Truncation, truncates
 from runners.core.errors import InputError
 from runners.core.generation import Constraint, GenerationRequest, PromptOptions, Sampling
+from runners.core.number_types import NonNegativeInt, PositiveInt
 from runners.core.output_constraints import read_grammar
 from runners.core.request_limits import RequestLimits
 from runners.core.sampling_parameters import (
@@ -24,9 +26,6 @@ from runners.core.sampling_parameters import (
     StopString,
     check_counts,
 )
-
-Count = Annotated[int, Meta(ge=1, lt=2**31)]
-Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class Grammar(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,16 +44,16 @@ class GenerateParameters(msgspec.Struct, kw_only=True):
     do_sample: bool | None = None
     frequency_penalty: Penalty | None = None
     grammar: Grammar | None = None
-    max_new_tokens: Count | None = None
+    max_new_tokens: PositiveInt | None = None
     repetition_penalty: Annotated[float, Meta(ge=1e-6)] | None = None
     return_full_text: bool | None = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     stop: list[StopString] | None = None
     temperature: Annotated[float, Meta(ge=0)] | None = None
-    top_k: Tokens | None = None
+    top_k: NonNegativeInt | None = None
     top_n_tokens: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    truncate: Count | None = None
+    truncate: PositiveInt | None = None
     typical_p: Annotated[float, Meta(gt=0, le=1)] | None = None
 
     @property
@@ -101,12 +100,12 @@ class GenerateParameters(msgspec.Struct, kw_only=True):
 class SequenceParameters(GenerateParameters, kw_only=True):
     """Those of models that read one text and write another; what is not set is as the model's files say."""
 
-    min_new_tokens: Tokens | None = None
+    min_new_tokens: NonNegativeInt | None = None
     max_length: Annotated[int, Meta(ge=2, lt=2**31)] | None = None
-    min_length: Tokens | None = None
+    min_length: NonNegativeInt | None = None
     src_lang: Annotated[str, Meta(min_length=1)] | None = None
     tgt_lang: Annotated[str, Meta(min_length=1)] | None = None
-    truncation: bool | Literal["do_not_truncate", "longest_first", "only_first", "only_second"] | None = None
+    truncation: Truncation | None = None
 
     @property
     def max_tokens(self) -> int | None:
@@ -114,8 +113,8 @@ class SequenceParameters(GenerateParameters, kw_only=True):
         return self.max_new_tokens if self.max_length is None else self.max_length - 1
 
     def prompt_options(self) -> PromptOptions:
-        truncates = self.truncation not in (None, False, "do_not_truncate")
-        truncate_to = -1 if truncates and self.truncate is None else self.truncate
+        is_truncated = self.truncation is not None and truncates(self.truncation)
+        truncate_to = -1 if is_truncated and self.truncate is None else self.truncate
         return PromptOptions(truncate_to=truncate_to, source_language=self.src_lang)
 
     def sampling_fields(self) -> SamplingFields:

@@ -14,6 +14,7 @@ from msgspec import Meta
 from protocol.text_inputs import Inputs, read_text_inputs
 from runners.core.answer_options import AggregationStrategy, AnswerOptions
 from runners.core.errors import InputError
+from runners.core.number_types import NonNegativeInt, PositiveInt
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 
@@ -22,8 +23,6 @@ _TOP_TOKENS = 5
 # The other protocols' names of parameters.
 _OPTIONS = {"doc_stride": "stride", "truncate": "truncation", "truncation_direction": "truncation_side"}
 
-Count = Annotated[int, Meta(ge=1, lt=2**31)]
-Overlap = Annotated[int, Meta(ge=0, lt=2**31)]
 Names = str | list[str]
 # Pipelines pass it to the tokenizer.
 Truncation = bool | Literal["do_not_truncate", "longest_first", "only_first", "only_second"]
@@ -53,7 +52,7 @@ class Comparison(msgspec.Struct, forbid_unknown_fields=True):
 class TextClassificationParameters(msgspec.Struct):
     """`top_k` is the number of best classes; all by default."""
 
-    top_k: Count | None = None
+    top_k: PositiveInt | None = None
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
     truncation: Truncation | None = None
 
@@ -63,13 +62,13 @@ class TokenClassificationParameters(msgspec.Struct):
 
     aggregation_strategy: AggregationStrategy | None = None
     ignore_labels: Names | None = None
-    stride: Overlap | None = None
+    stride: NonNegativeInt | None = None
 
 
 class FillMaskParameters(msgspec.Struct):
     """`top_k` is the number of best tokens for each mask, 5 by default; `targets` are the only ones that are scored."""
 
-    top_k: Count | None = None
+    top_k: PositiveInt | None = None
     targets: Names | None = None
     truncation: Truncation | None = None
 
@@ -77,9 +76,9 @@ class FillMaskParameters(msgspec.Struct):
 class QuestionAnsweringParameters(msgspec.Struct):
     """`doc_stride` is the number of tokens that the windows of a long context share."""
 
-    top_k: Count | None = None
-    doc_stride: Overlap | None = None
-    max_answer_len: Count | None = None
+    top_k: PositiveInt | None = None
+    doc_stride: NonNegativeInt | None = None
+    max_answer_len: PositiveInt | None = None
     handle_impossible_answer: bool | None = None
 
 
@@ -99,7 +98,7 @@ class FeatureExtractionParameters(msgspec.Struct):
     prompt_name: str | None = None
     truncate: bool | None = None
     truncation_direction: Literal["left", "right", "Left", "Right"] | None = None
-    dimensions: Count | None = None
+    dimensions: PositiveInt | None = None
 
 
 class SentenceSimilarityParameters(msgspec.Struct):
@@ -137,9 +136,14 @@ class EncoderRequest(msgspec.Struct, kw_only=True):
         """
         given = {} if self.parameters is None else msgspec.structs.asdict(self.parameters)
         options = {_OPTIONS.get(name, name): value for name, value in given.items() if value is not None}
-        if isinstance(truncation := options.get("truncation"), str):
-            options["truncation"] = truncation != "do_not_truncate"
+        if "truncation" in options:
+            options["truncation"] = truncates(options["truncation"])
         return options
+
+
+def truncates(truncation: Truncation) -> bool:
+    """Whether texts that are too long are truncated; all of the tokenizer's strategies are one here."""
+    return truncation not in (False, "do_not_truncate")
 
 
 def _read_text(item: Any, position: int) -> TextInput:

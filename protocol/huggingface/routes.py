@@ -17,7 +17,7 @@ from protocol.huggingface.calls import answer_call, read_call
 from protocol.huggingface.errors import render_hub_error
 from protocol.huggingface.tasks import read_task, serves_task
 from protocol.model_selection import ModelSelection, query_model
-from runners.core.health_paths import KSERVE_LIVE_PATH
+from runners.core.probe_paths import ROOT_PATH
 
 # The paths of models and tasks, in the order in which they are tried.
 PATHS = (
@@ -41,6 +41,6 @@ def routes(context: ServerContext) -> list[Route]:
 
     endpoint = with_errors(answer, render_hub_error)
     return [
-        post_route(KSERVE_LIVE_PATH, endpoint, render_hub_error, others=("GET", "HEAD")),
+        post_route(ROOT_PATH, endpoint, render_hub_error, others=("GET", "HEAD")),
         *(post_route(path, endpoint, render_hub_error) for path in PATHS),
     ]

@@ -29,9 +29,9 @@ from protocol.request_parameters import select_model_parameters
 from protocol.service_paths import check_generates
 from protocol.tensors import Tensor
 from runners.core.errors import InputError
-from runners.core.health_paths import KSERVE_LIVE_PATH
 from runners.core.models import find_probed_model, find_ready_model
 from runners.core.predictions import ClassScores, Numbers, Prediction, Records, Text, TextInput, VocabularyScores
+from runners.core.probe_paths import ROOT_PATH
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
 
@@ -106,7 +106,7 @@ def routes(context: ServerContext) -> list[Route]:
         raise NotFoundError(f"there is no :{verb}; this server offers :predict and :explain")
 
     return [
-        Route(KSERVE_LIVE_PATH, alive),
+        Route(ROOT_PATH, alive),
         post_route("/v1/models/{name:path}:predict", predict),
         post_route("/v1/models/{name:path}:explain", explain),
         Route("/v1/models/{name:path}", model_status),

@@ -43,6 +43,7 @@ from runners.core.generation import (
     TokenLogprobs,
     join_text_parts,
 )
+from runners.core.number_types import PositiveInt
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
 from runners.core.sampling_parameters import check_counts
@@ -92,7 +93,7 @@ class ChatRequest(CommonFields, Templated, kw_only=True):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    max_completion_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: PositiveInt | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     tool_choice: ToolChoice | None = None

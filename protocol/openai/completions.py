@@ -22,9 +22,10 @@ from protocol.openai.parameters import BodyDecoder
 from protocol.openai.requests import CommonFields, TopLogprobs
 from runners.core.errors import InputError
 from runners.core.generation import AcceptedRequest, Delta, GenerationRequest, Prompt, Sampling, TokenLogprobs
+from runners.core.number_types import TokenId
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
-from runners.core.sampling_parameters import TokenId, check_counts
+from runners.core.sampling_parameters import check_counts
 
 # OpenAI's default.
 _MAX_TOKENS = 16

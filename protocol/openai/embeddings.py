@@ -5,9 +5,6 @@ https://platform.openai.com/docs/api-reference/embeddings, with vLLM's additions
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
@@ -18,6 +15,7 @@ from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import count_input_usage, read_inputs
 from protocol.vectors import list_vectors
 from runners.core.errors import InputError
+from runners.core.number_types import NonNegativeInt, PositiveInt
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 
@@ -26,9 +24,9 @@ class EmbeddingRequest(ArrayFields, kw_only=True):
     """The body of `embeddings`. `prompt_name` selects a prompt of the model, as in sentence-transformers."""
 
     # Infinity's client sends 0 for all of them.
-    dimensions: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    dimensions: NonNegativeInt | None = None
     # As LiteLLM calls it for Infinity.
-    output_dimension: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    output_dimension: PositiveInt | None = None
     prompt_name: str | None = None
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
 
-from msgspec import Meta
 from starlette.responses import Response
 
 from protocol.http.body import Body
@@ -23,6 +21,7 @@ from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import count_input_usage, read_inputs
 from protocol.vectors import list_vectors, unit_vectors
 from runners.core.errors import InputError
+from runners.core.number_types import PositiveInt
 from runners.core.predictions import TOKEN_EMBEDDINGS, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
@@ -44,7 +43,7 @@ class PoolingRequest(ArrayFields, kw_only=True):
     """The body of `pooling`."""
 
     task: str | None = None
-    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    dimensions: PositiveInt | None = None
 
 
 _decoder = BodyDecoder(PoolingRequest, ParameterSet.POOLING)

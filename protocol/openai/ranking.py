@@ -23,6 +23,7 @@ from protocol.openai.pooling_requests import PoolingFields, count_input_usage
 from protocol.text_truncation import truncate_texts
 from protocol.vectors import compare_vectors, sort_by_score
 from runners.core.errors import InputError
+from runners.core.number_types import NonNegativeInt
 from runners.core.predictions import LOGITS, RELEVANCE, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
@@ -39,8 +40,8 @@ _VALUES_A_RESULT = 4
 class RankingFields(PoolingFields, kw_only=True):
     """The fields of both calls. With `use_activation` of false the score of a pair is its logit."""
 
-    max_tokens_per_query: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
-    max_tokens_per_doc: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    max_tokens_per_query: NonNegativeInt | None = None
+    max_tokens_per_doc: NonNegativeInt | None = None
 
 
 class RerankRequest(RankingFields, kw_only=True):
@@ -51,7 +52,7 @@ class RerankRequest(RankingFields, kw_only=True):
 
     query: str
     documents: str | list[str | dict[str, Any]]
-    top_n: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    top_n: NonNegativeInt | None = None
     return_documents: bool | None = None
     rank_fields: Annotated[list[str], Meta(min_length=1)] | None = None
     raw_scores: bool | None = None

@@ -11,8 +11,9 @@ from protocol.openai.choices import StreamSettings
 from protocol.openai.response_formats import ResponseFormat, read_response_format
 from runners.core.errors import InputError
 from runners.core.generation import BeamSearch, Constraint
+from runners.core.number_types import TokenId
 from runners.core.output_constraints import read_structured_outputs
-from runners.core.sampling_parameters import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationFields, TokenId
+from runners.core.sampling_parameters import MAX_CHOICES, MAX_TOP_LOGPROBS, GenerationFields
 
 _MAX_LOGPROB_TOKENS = 128
 

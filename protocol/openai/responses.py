@@ -40,6 +40,7 @@ from runners.core.generation import (
     TokenLogprobs,
 )
 from runners.core.log_labels import printable
+from runners.core.number_types import PositiveInt
 from runners.core.output_constraints import read_structured_outputs
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import TextGenerator
@@ -74,7 +75,7 @@ class ResponsesRequest(SamplingFields, kw_only=True):
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     model: str | None = None
     instructions: str | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    max_output_tokens: PositiveInt | None = None
     stream: bool | None = None
     text: TextConfig | None = None
     include: list[str] | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import UNSET
 from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json, json_response
@@ -18,11 +18,10 @@ from protocol.openai.parameters import BodyDecoder
 from protocol.openai.tools import Tools, describe_tools
 from runners.core.errors import InputError
 from runners.core.generation import Chat, Prompt
+from runners.core.number_types import TokenIds
 from runners.core.request_limits import RequestLimits
-from runners.core.sampling_parameters import TokenId
 from runners.core.tokens import TokenizeOptions
 
-_MAX_TOKENS = 2**20
 _VALUES_A_NAME = 4
 
 
@@ -59,7 +58,7 @@ class _Kind(msgspec.Struct):
 class DetokenizeRequest(msgspec.Struct, kw_only=True):
     """The body of `detokenize`."""
 
-    tokens: Annotated[list[TokenId], Meta(max_length=_MAX_TOKENS)]
+    tokens: TokenIds
     model: str | None = None
 
 

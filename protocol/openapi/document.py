@@ -39,8 +39,8 @@ from protocol.openapi.operations import (
 from protocol.openapi.parameter_schemas import describe_parameters
 from protocol.openapi.schemas import COMMON_SCHEMAS, STRING, Schema, one_of
 from protocol.versions import SERVER_NAME, SERVER_VERSION
-from runners.core.health_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.models import Models
+from runners.core.probe_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 from runners.core.runner import Runner
 from runners.core.sampling_parameters import SamplingParameters
 

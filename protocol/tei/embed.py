@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +16,7 @@ from protocol.records import list_records
 from protocol.tei.requests import PromptedFields, infer
 from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import stack_vectors
+from runners.core.number_types import PositiveInt
 from runners.core.predictions import TOKEN_EMBEDDINGS, Prediction, TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -28,7 +28,7 @@ class TeiEmbedRequest(PromptedFields, kw_only=True):
 
     inputs: Inputs
     normalize: bool = True
-    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    dimensions: PositiveInt | None = None
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         return super().parameters(normalize=self.normalize, dimensions=self.dimensions, **more)

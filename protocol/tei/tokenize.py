@@ -15,9 +15,9 @@ from protocol.http.body import Body, decode_json, json_response
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
 from runners.core.errors import EmptyInputError, InputError
+from runners.core.number_types import TokenId
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
-from runners.core.sampling_parameters import TokenId
 from runners.core.tokens import TokenizedPrompt, TokenizeOptions
 
 # The values of a token in the answer, each of which takes as long as some numbers to render.

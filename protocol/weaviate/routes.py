@@ -8,10 +8,9 @@ the server.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,10 +20,11 @@ from protocol.http.body import Body, decode_json, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route
-from protocol.model_selection import ModelSelection, query_model
+from protocol.model_selection import ModelSelection, query_model, runs_on_encoder
 from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
 from protocol.vectors import stack_vectors
 from runners.core.errors import InputError
+from runners.core.number_types import PositiveInt
 from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -39,7 +39,7 @@ class VectorConfig(msgspec.Struct, forbid_unknown_fields=True):
 
     pooling_strategy: Literal["masked_mean", ""] | None = None
     task_type: Literal["query", "passage", ""] | None = None
-    dimensions: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    dimensions: PositiveInt | None = None
 
 
 class VectorsRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,7 +100,7 @@ def routes(context: ServerContext) -> list[Route]:
 
 def embeds(runner: Runner) -> bool:
     """Whether a model answers the calls."""
-    return runner.task is Task.TEXT_EMBEDDING and runner.generator is None
+    return runs_on_encoder(runner, Task.TEXT_EMBEDDING)
 
 
 async def _answer_vectors(runner: Runner, body: Body, limits: RequestLimits) -> Response:

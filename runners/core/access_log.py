@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import orjson
 
-from runners.core.health_paths import is_probe
 from runners.core.log_labels import printable
 from runners.core.log_lines import render_fields
+from runners.core.probe_paths import is_probe
 from runners.core.request_record import Observer, RequestRecord
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from runners.core.errors import InputError
 from runners.core.generation import MAX_ALLOWED_TOKENS, Constraint, PromptOptions, Sampling
+from runners.core.number_types import NonNegativeInt, PositiveInt, TokenId
 from runners.core.output_constraints import StructuredOutputs, read_structured_outputs
 from runners.core.request_limits import RequestLimits
 
@@ -23,14 +24,12 @@ _MAX_CHARACTERS = 1024
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 StopString = Annotated[str, Meta(min_length=1, max_length=_MAX_CHARACTERS)]
-Tokens = Annotated[int, Meta(ge=0, lt=2**31)]
-TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
     """The fields of all protocols; the ranges are OpenAI's and vLLM's."""
 
-    min_tokens: Tokens | None = None
+    min_tokens: NonNegativeInt | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
@@ -96,7 +95,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 class GenerationFields(SamplingFields, kw_only=True):
     """The fields of all calls but OpenAI's responses, which lack those for the output's length and for the prompt."""
 
-    max_tokens: Annotated[int, Meta(ge=0, lt=2**31)] | None = None
+    max_tokens: NonNegativeInt | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, lt=2**31)] | None = None
     truncation_side: Literal["left", "right"] | None = None
@@ -109,7 +108,7 @@ class SamplingParameters(GenerationFields, forbid_unknown_fields=True):
     """The `parameters` of V1 and the Open Inference Protocol if the model generates text."""
 
     # The name of `max_tokens` in `transformers`.
-    max_new_tokens: Annotated[int, Meta(ge=1, lt=2**31)] | None = None
+    max_new_tokens: PositiveInt | None = None
 
 
 _NAMES = tuple(field.name for field in msgspec.structs.fields(SamplingParameters))

@@ -13,7 +13,7 @@ from protocol.application import create_application
 from protocol.versions import SERVER_VERSION
 from runners.core.access_log import make_access_log
 from runners.core.arguments import Arguments
-from runners.core.health_paths import LOAD_PATH, VERSION_PATH
+from runners.core.probe_paths import LOAD_PATH, VERSION_PATH
 from runners.core.request_record import add_observer, remove_observer
 from runners.hosting.selection import create_runner
 from tests.conftest import ModelFolder, Serve

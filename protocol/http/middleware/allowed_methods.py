@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from protocol.http.errors import render_error
 from protocol.http.routing import served_name
 from runners.core.errors import ModelNotFoundError, VersionNotFoundError
-from runners.core.health_paths import KSERVE_LIVE_PATH
 from runners.core.models import Models
+from runners.core.probe_paths import ROOT_PATH
 
 _OF_THE_SERVER = "GET, HEAD, OPTIONS, POST"
 
@@ -48,7 +48,7 @@ class ReportAllowedMethods:
             return Response(body, status, media_type=headers[b"content-type"].decode())
         if status != 405:
             # The root is also where clients of Hugging Face's servers call the model.
-            return _allow(_OF_THE_SERVER if probe.scope["path"] == KSERVE_LIVE_PATH else "GET, HEAD, OPTIONS")
+            return _allow(_OF_THE_SERVER if probe.scope["path"] == ROOT_PATH else "GET, HEAD, OPTIONS")
         try:
             # The path allows other methods if its model exists.
             if "name" in probe.path_params:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from google.protobuf.message import Message
 
 from protocol.open_inference.grpc.stubs import open_inference_pb2 as messages
-from runners.core.health_paths import HEALTH_METHODS
+from runners.core.probe_paths import HEALTH_METHODS
 
 SERVICE = "inference.GRPCInferenceService"
 # Calls that need no key: probes and discovery.

@@ -19,7 +19,7 @@ from http import HTTPStatus
 from runners.core.arguments import Arguments
 from runners.core.certificates import create_ssl_context, keep_current
 from runners.core.errors import one_line
-from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS, is_probe
+from runners.core.probe_paths import LIVE_PATHS, READY_PATHS, ROOT_PATH, is_probe
 from runners.core.shared_listener import duplicate_listener
 from runners.core.url_paths import strip_prefix
 
@@ -177,7 +177,7 @@ class StandIn:
         elif path in LIVE_PATHS:
             # The server itself lives, and replaces its workers.
             status, body = HTTPStatus.OK, {"live": True}
-        elif path == KSERVE_LIVE_PATH:
+        elif path == ROOT_PATH:
             status, body = HTTPStatus.OK, {"status": "alive"}
         elif path in READY_PATHS:
             body = {"ready": False}

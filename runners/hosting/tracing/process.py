@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from runners.core.errors import ArgumentsError
-from runners.core.health_paths import is_probe
+from runners.core.probe_paths import is_probe
 from runners.core.request_record import add_observer, add_start_observer, remove_observer
 from runners.core.trace_settings import TraceSettings, read_trace_settings
 from runners.core.tracing import install_tracer

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from runners.core.arguments import Arguments
-from runners.core.health_paths import KSERVE_LIVE_PATH, LIVE_PATHS, READY_PATHS
+from runners.core.probe_paths import LIVE_PATHS, READY_PATHS, ROOT_PATH
 from runners.hosting.life import stand_in as stand_in_module
 from runners.hosting.life.channel import encode_message
 from runners.hosting.life.stand_in import StandIn
@@ -87,7 +87,7 @@ def test_those_that_are_ready_accept_and_while_none_is_all_do(parent: Parent) ->
 
 
 def test_the_stand_in_answers_while_nobody_accepts(parent: Parent) -> None:
-    for path in (*LIVE_PATHS, KSERVE_LIVE_PATH, "/models/ner/livez", "/models/ner", "/livez/"):
+    for path in (*LIVE_PATHS, ROOT_PATH, "/models/ner/livez", "/models/ner", "/livez/"):
         assert (httpx.get(parent.url + path).status_code, httpx.head(parent.url + path).status_code) == (200, 200)
     assert httpx.get(parent.url).json() == {"status": "alive"}
     for path in (*READY_PATHS, "/models/ner/readyz/"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runners.core.generation import Sampling
-from runners.core.health_paths import HEALTH_METHODS, PROBED_PATHS
+from runners.core.probe_paths import HEALTH_METHODS, PROBED_PATHS
 from runners.core.request_record import RequestRecord, begin_record, current_record, end_record
 from runners.core.tracing import Batch, Target, engine_headers, trace_batch, trace_call, trace_stream
 from runners.hosting.tracing.process import start_tracing

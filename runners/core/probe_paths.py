@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# KServe V1 has a path of liveness with an answer of its own.
-KSERVE_LIVE_PATH = "/"
+# A GET is KServe V1's probe of liveness; a POST calls a model, by the protocols of Hugging Face and Elasticsearch.
+ROOT_PATH = "/"
 # BentoML names the first two, the Open Inference Protocol the next, Weaviate the last.
 LIVE_PATHS = ("/livez", "/healthz", "/v2/health/live", "/.well-known/live")
 # As above; SageMaker calls /ping, and vLLM and Text Embeddings Inference have /health. They listen once they are ready.
@@ -19,7 +19,7 @@ HEALTH_METHODS = (
 PROBE_METHODS = frozenset({"GET", "HEAD"})
 # What probes and scrapers ask every few seconds.
 PROBED_PATHS = frozenset(
-    {KSERVE_LIVE_PATH, *LIVE_PATHS, *READY_PATHS, *HEALTH_METHODS, VERSION_PATH, LOAD_PATH, "/v2", "/metrics"}
+    {ROOT_PATH, *LIVE_PATHS, *READY_PATHS, *HEALTH_METHODS, VERSION_PATH, LOAD_PATH, "/v2", "/metrics"}
 )
 
 
