@@ -75,5 +75,5 @@ def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     describes = [describe for _, _, describe in PROTOCOLS]
     by_protocol = {name: routes(context) for name, routes, _ in PROTOCOLS}
     # First, because a flood of probes must cost little.
-    own = [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)]
-    return {SERVER: [*own, *share_routes(by_protocol, context.arguments)], **by_protocol}
+    server_routes = [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)]
+    return {SERVER: [*server_routes, *share_routes(by_protocol, context.arguments)], **by_protocol}

@@ -183,8 +183,8 @@ def test_every_argument_of_text_generation(call: Call, reference: Reference) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"watermark": True}, "parameters has watermark, which is not supported here"),
-        ({"adapter_id": "a"}, "parameters has adapter_id, which is not supported here"),
+        ({"watermark": True}, "watermark in parameters is not supported here"),
+        ({"adapter_id": "a"}, "adapter_id in parameters is not supported here"),
         ({"best_of": 2}, "best_of needs do_sample"),
         ({"max_new_tokens": 10_000}, "This model's maximum context length is"),
         ({"top_n_tokens": 100}, "Expected `int` <= 20 - at `\\$.parameters.top_n_tokens`"),

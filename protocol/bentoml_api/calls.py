@@ -32,7 +32,7 @@ Render = Callable[[Sequence[Prediction]], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderCall:
+class EncoderMethod:
     """What a method asks of an encoder.
 
     Attributes:
@@ -59,7 +59,7 @@ async def infer(
         InputError: an argument is wrong, or a text cannot be served.
         RunnerError: the model cannot answer.
     """
-    call = _ENCODER_CALLS[method.name]
+    call = _ENCODER_METHODS[method.name]
     options = resolve_options(runner, _select_options(method, values), limits)
     more = {} if options.answer.asks_for_records else call.record_options
     answer = options.answer.model_copy(update={**more, **call.fixed_options})
@@ -93,14 +93,14 @@ async def stream(
 
 def select_from(models: Models, method: Method) -> ModelSelection:
     """The selection of the model that answers a call."""
-    return ModelSelection(models, method.path, lambda runner: is_served(runner, method), "model")
+    return ModelSelection(models, method.path, lambda runner: serves_method(runner, method), "model")
 
 
-def is_served(runner: Runner, method: Method) -> bool:
+def serves_method(runner: Runner, method: Method) -> bool:
     """Whether a model answers a method."""
     if (generator := runner.generator) is None:
         return runner.task in method.tasks
-    return generator.generates and method.name not in _ENCODER_CALLS
+    return generator.generates and method.name not in _ENCODER_METHODS
 
 
 def find_served(models: Models) -> frozenset[str]:
@@ -109,7 +109,7 @@ def find_served(models: Models) -> frozenset[str]:
     waiting = []
     for model in models.choose_versions():
         if model.ready and model.runner is not None:
-            served.update(name for name, method in METHODS.items() if is_served(model.runner, method))
+            served.update(name for name, method in METHODS.items() if serves_method(model.runner, method))
         elif model.is_loading:
             waiting.append(model.declaration.arguments.task)
     return frozenset(served) if served and not waiting else find_methods(waiting) | served
@@ -220,16 +220,16 @@ def _rank(predictions: Sequence[Prediction], options: Options) -> Iterable[Any]:
 
 _LABELS = {"labels": True}
 # By the method's name.
-_ENCODER_CALLS: Mapping[str, EncoderCall] = {
-    "classify": EncoderCall(_read_pairs("texts", "text_pairs"), _list_records, _LABELS),
-    "classify_tokens": EncoderCall(_read_texts, _list_records, _LABELS),
-    "classify_zero_shot": EncoderCall(_read_labelled, _list_records),
+_ENCODER_METHODS: Mapping[str, EncoderMethod] = {
+    "classify": EncoderMethod(_read_pairs("texts", "text_pairs"), _list_records, _LABELS),
+    "classify_tokens": EncoderMethod(_read_texts, _list_records, _LABELS),
+    "classify_zero_shot": EncoderMethod(_read_labelled, _list_records),
     # The number of tokens is that of the pipeline of `transformers`.
-    "fill_mask": EncoderCall(_read_texts, _list_records, {"top_k": 5}),
-    "answer": EncoderCall(_read_pairs("questions", "contexts"), _list_records),
-    "embed": EncoderCall(_read_texts, _stack_vectors),
-    "embed_sparse": EncoderCall(_read_texts, _list_records),
-    "rank": EncoderCall(
+    "fill_mask": EncoderMethod(_read_texts, _list_records, {"top_k": 5}),
+    "answer": EncoderMethod(_read_pairs("questions", "contexts"), _list_records),
+    "embed": EncoderMethod(_read_texts, _stack_vectors),
+    "embed_sparse": EncoderMethod(_read_texts, _list_records),
+    "rank": EncoderMethod(
         _read_query,
         _rank,
         fixed_options={**_LABELS, "top_k": None, "threshold": None},

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 from protocol.bentoml_api.arguments import sign
 from protocol.bentoml_api.methods import Method
 from runners.core.request_limits import RequestLimits
-from runners.core.task import GENERATION
 
 if TYPE_CHECKING:
     from protocol.bentoml_api.calls import Values
@@ -28,6 +27,7 @@ def create_function(method: Method, get_models: Callable[[], Models], limits: Re
     """
     signature = sign(method.arguments, method.output)
 
+    # The parent process, which needs only the signatures, imports no numpy.
     def read(self: object, *given: Any, **named: Any) -> tuple[Runner, Values]:
         from protocol.bentoml_api.calls import read_values, select_from
 
@@ -49,7 +49,7 @@ def create_function(method: Method, get_models: Callable[[], Models], limits: Re
                 if piece is not None:
                     yield piece
 
-    function: Any = answer_in_pieces if method.tasks == GENERATION else answer
+    function: Any = answer_in_pieces if method.is_stream else answer
     function.__name__ = method.name
     function.__doc__ = method.description
     function.__signature__ = signature

@@ -37,6 +37,11 @@ class Method:
     output: Any
 
     @property
+    def is_stream(self) -> bool:
+        """Whether the answer is a stream."""
+        return self.tasks == GENERATION
+
+    @property
     def path(self) -> str:
         """No other protocol has paths below this prefix."""
         return f"/bentoml/{self.name}"

@@ -8,14 +8,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from protocol.bentoml_api.arguments import describe_body
-from protocol.bentoml_api.calls import is_served
+from protocol.bentoml_api.calls import serves_method
 from protocol.bentoml_api.examples import method_examples
 from protocol.bentoml_api.methods import METHODS, Method
 from protocol.bentoml_api.outputs import Vectors
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import Example, ExampleModel, Examples, json_answer, json_body, text_answer
 from protocol.openapi.schemas import NUMBER, Schema, array_of, one_of
-from runners.core.task import GENERATION
 
 _TAG = "BentoML"
 _REFERENCE = "#/components/schemas/{model}"
@@ -29,7 +28,7 @@ def describe(document: OpenApiDocument) -> None:
 
 
 def _describe_method(document: OpenApiDocument, method: Method) -> None:
-    serving = [runner for runner in document.runners if is_served(runner, method)]
+    serving = [runner for runner in document.runners if serves_method(runner, method)]
     if not serving:
         document.add_unserved("post", method.path, _TAG)
         return
@@ -48,7 +47,7 @@ def _describe_method(document: OpenApiDocument, method: Method) -> None:
     body = describe_body(method.arguments)
     body["properties"]["model"] = {**body["properties"]["model"], **one_of(*names, None)}
     summary = method.description.partition(". ")[0]
-    if method.tasks == GENERATION:
+    if method.is_stream:
         answer = text_answer()
     else:
         name = f"{method.name.title().replace('_', '')}Answers"

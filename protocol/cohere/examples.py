@@ -16,8 +16,8 @@ def list_examples(path: str, model: ExampleModel) -> Examples:
             return {"tokens": Example("Three tokens", {"model": model.name, "tokens": [5, 6, 7]})}
     if model.task is not Task.TEXT_EMBEDDING:
         return {}
-    asked = {"model": model.name, "texts": [HELLO], "input_type": "search_document"}
+    request = {"model": model.name, "texts": [HELLO], "input_type": "search_document"}
     return {
-        "text": Example("A text", asked),
-        "bits": Example("A text as bits", {**asked, "embedding_types": ["binary"], "truncate": "END"}),
+        "text": Example("A text", request),
+        "bits": Example("A text as bits", {**request, "embedding_types": ["binary"], "truncate": "END"}),
     }

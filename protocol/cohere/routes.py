@@ -73,13 +73,13 @@ def routes(context: ServerContext) -> list[Route]:
 async def _embed(select: SelectModel, body: Body, limits: RequestLimits, version: str) -> Response:
     call = await body.decode(lambda data: decode_json(data, _embed_decoder, limits))
     runner = select(call.model)
-    given = call.read_texts(limits)
+    original_texts = call.read_texts(limits)
     options = resolve_options(runner, call.parameters(runner), limits)
-    texts = given
+    texts = original_texts
     if call.max_tokens is not None:
-        texts = await truncate_texts(runner, given, call.max_tokens)
-        if call.truncate == "NONE" and texts != given:
-            position = next(index for index, text in enumerate(given) if texts[index] != text)
+        texts = await truncate_texts(runner, original_texts, call.max_tokens)
+        if call.truncate == "NONE" and texts != original_texts:
+            position = next(index for index, text in enumerate(original_texts) if texts[index] != text)
             raise InputError(f"texts[{position}] has more than {call.max_tokens} tokens (max_tokens)", "max_tokens")
     predictions = await runner.infer([TextInput(text) for text in texts], options)
     types = [*dict.fromkeys(call.embedding_types or ["float"])]
@@ -93,7 +93,7 @@ async def _embed(select: SelectModel, body: Body, limits: RequestLimits, version
             "id": str(uuid.uuid4()),
             "response_type": "embeddings_floats" if is_plain else "embeddings_by_type",
             "embeddings": by_type["float"] if is_plain else by_type,
-            "texts": given,
+            "texts": original_texts,
             "meta": _describe(version, sum(answer.tokens for answer in answers)),
         }
 

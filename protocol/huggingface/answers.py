@@ -38,8 +38,8 @@ RenderAnswer = Callable[[Any, Options, Sequence[Prediction]], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderCall:
-    """How encoders answer a task.
+class EncoderForm:
+    """The form of the bodies and answers of a task of encoders.
 
     Attributes:
         request: the type of the body.
@@ -99,22 +99,22 @@ def _list_similarities(_: EncoderRequest, __: Options, predictions: Sequence[Pre
     return compare_vectors(predictions)
 
 
-ENCODER_CALLS: Mapping[HubTask, EncoderCall] = {
-    HubTask.FEATURE_EXTRACTION: EncoderCall(FeatureExtractionRequest, FeatureExtractionParameters, _list_vectors),
-    HubTask.FILL_MASK: EncoderCall(FillMaskRequest, FillMaskParameters, _for_each(_list_tokens)),
-    HubTask.QUESTION_ANSWERING: EncoderCall(
+ENCODER_FORMS: Mapping[HubTask, EncoderForm] = {
+    HubTask.FEATURE_EXTRACTION: EncoderForm(FeatureExtractionRequest, FeatureExtractionParameters, _list_vectors),
+    HubTask.FILL_MASK: EncoderForm(FillMaskRequest, FillMaskParameters, _for_each(_list_tokens)),
+    HubTask.QUESTION_ANSWERING: EncoderForm(
         QuestionAnsweringRequest, QuestionAnsweringParameters, _for_each(_list_answers)
     ),
-    HubTask.SENTENCE_SIMILARITY: EncoderCall(
+    HubTask.SENTENCE_SIMILARITY: EncoderForm(
         SentenceSimilarityRequest, SentenceSimilarityParameters, _list_similarities
     ),
-    HubTask.TEXT_CLASSIFICATION: EncoderCall(
+    HubTask.TEXT_CLASSIFICATION: EncoderForm(
         TextClassificationRequest, TextClassificationParameters, _for_each(_list_classes, is_list=True)
     ),
-    HubTask.TOKEN_CLASSIFICATION: EncoderCall(
+    HubTask.TOKEN_CLASSIFICATION: EncoderForm(
         TokenClassificationRequest, TokenClassificationParameters, _for_each(_list_entities)
     ),
-    HubTask.ZERO_SHOT_CLASSIFICATION: EncoderCall(
+    HubTask.ZERO_SHOT_CLASSIFICATION: EncoderForm(
         ZeroShotClassificationRequest, ZeroShotClassificationParameters, _for_each(_list_classes)
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,9 +13,9 @@ from starlette.responses import Response
 from protocol.http.body import check_kept_parameters, convert_json, decode_json
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import render
-from protocol.huggingface.answers import ENCODER_CALLS
+from protocol.huggingface.answers import ENCODER_FORMS
 from protocol.huggingface.generation import GENERATION_FORMS, answer_generation
-from protocol.huggingface.generation_requests import GenerationBody, merge_nested
+from protocol.huggingface.generation_requests import GenerationBody, SequenceBody, merge_nested
 from protocol.huggingface.parameters import read_parameters
 from protocol.huggingface.requests import EncoderRequest
 from protocol.huggingface.tasks import HubTask, choose_task
@@ -51,25 +50,16 @@ def read_call(data: bytes, runner: Runner, task: HubTask | None, limits: Request
     """
     fields = decode_json(data, _decoder, limits)
     chosen = task or choose_task(runner, fields)
-    parameters: dict[str, Any]
-    if (generation := GENERATION_FORMS.get(chosen)) is None:
-        encoder = ENCODER_CALLS[chosen]
-        if fields.get("stream"):
-            raise InputError(f"stream is not supported for {chosen}", "stream")
-        parameters = read_parameters(fields, encoder.parameters, chosen, limits)
-        check_kept_parameters(data, parameters, limits)
-        return HubCall(chosen, convert_json(_make_body(fields, parameters), encoder.request))
-    fields = merge_nested(fields) if chosen is not HubTask.TEXT_GENERATION else fields
-    parameters = read_parameters(fields, generation.parameters, chosen, limits)
+    if chosen in ENCODER_FORMS and fields.get("stream"):
+        raise InputError(f"stream is not supported for {chosen}", "stream")
+    form = GENERATION_FORMS.get(chosen) or ENCODER_FORMS[chosen]
+    if form.request is SequenceBody:
+        fields = merge_nested(fields)
+    parameters = read_parameters(fields, form.parameters, chosen, limits)
     check_kept_parameters(data, parameters, limits)
-    stream = {} if fields.get("stream") is None else {"stream": fields["stream"]}
-    body = convert_json({**_make_body(fields, parameters), **stream}, generation.request)
+    others = {name: fields[name] for name in ("inputs", "stream") if name in fields}
+    body = convert_json({**others, "parameters": parameters}, form.request)
     return HubCall(task if chosen is HubTask.TEXT2TEXT_GENERATION else chosen, body)
-
-
-def _make_body(fields: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    inputs = {"inputs": fields["inputs"]} if "inputs" in fields else {}
-    return {**inputs, "parameters": parameters}
 
 
 async def answer_call(request: Request, runner: Runner, call: HubCall, limits: RequestLimits) -> Response:
@@ -86,4 +76,4 @@ async def answer_call(request: Request, runner: Runner, call: HubCall, limits: R
     options = resolve_options(runner, body.read_options(runner.default_options.answer, limits), limits)
     predictions = await until_disconnect(request, runner.infer(texts, options))
     assert call.task is not None, "an encoder has one task for a body"
-    return await render(partial(ENCODER_CALLS[call.task].render, body, options), predictions)
+    return await render(partial(ENCODER_FORMS[call.task].render, body, options), predictions)

@@ -69,15 +69,17 @@ async def answer_generation(
         InputError: a prompt cannot be continued, or fields contradict each other.
         OverloadedError: too many requests are under way, or too much waits.
     """
-    asked = body.to_request(limits)
+    generation_request = body.to_request(limits)
     if body.stream:
-        return await until_disconnect(request, stream_events(_stream(runner, body, asked), _describe_error))
+        return await until_disconnect(
+            request, stream_events(_stream(runner, body, generation_request), _describe_error)
+        )
     if task is None:
         task, names = HubTask.TEXT2TEXT_GENERATION, [*dict.fromkeys(form.name for form in GENERATION_FORMS.values())]
     else:
         names = [GENERATION_FORMS[task].name]
     is_nested = GENERATION_FORMS[task].nests and isinstance(body.inputs, list)
-    return await until_disconnect(request, _generate(runner, names, body, asked, is_nested))
+    return await until_disconnect(request, _generate(runner, names, body, generation_request, is_nested))
 
 
 def _describe_error(error: Exception) -> dict[str, Any]:
@@ -86,9 +88,13 @@ def _describe_error(error: Exception) -> dict[str, Any]:
 
 
 async def _generate(
-    runner: TextGenerator, names: Sequence[str], body: GenerationBody, asked: GenerationRequest, is_nested: bool
+    runner: TextGenerator,
+    names: Sequence[str],
+    body: GenerationBody,
+    request: GenerationRequest,
+    is_nested: bool,
 ) -> Response:
-    async with runner.generate(asked) as accepted:
+    async with runner.generate(request) as accepted:
         choices = [Choice() for _ in range(len(body.prompts) * accepted.choices)]
         async for index, delta in accepted.deltas:
             choices[index].add(delta)
@@ -147,7 +153,7 @@ def _describe_choice(choice: Choice, parameters: GenerateParameters, prefill: li
 
 
 def _list_prompt(accepted: AcceptedRequest, position: int, choice: Choice) -> list[dict[str, Any]]:
-    """The tokens of a prompt, if they were asked for; the first one has no log probability."""
+    """The tokens of a prompt, if they were request for; the first one has no log probability."""
     if choice.prompt_logprobs is None:
         return []
     first = {"id": accepted.prompts[position][0], "text": accepted.echoes[position].first_token, "logprob": None}
@@ -163,10 +169,10 @@ def _list_top(entry: TokenLogprobs) -> list[dict[str, Any]]:
 
 
 async def _stream(
-    runner: TextGenerator, body: GenerationBody, asked: GenerationRequest
+    runner: TextGenerator, body: GenerationBody, request: GenerationRequest
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """The events; None comes first, once the request is accepted."""
-    async with runner.generate(asked) as accepted:
+    async with runner.generate(request) as accepted:
         yield None
         tokens = _TokenStream(body, len(accepted.prompts[0]))
         async for _, delta in accepted.deltas:

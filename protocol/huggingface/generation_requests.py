@@ -138,7 +138,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
 
     inputs: str | Annotated[list[str], Meta(min_length=1)]
     parameters: GenerateParameters = msgspec.field(default_factory=GenerateParameters)
-    stream: bool = False
+    stream: bool | None = False
 
     @property
     def prompts(self) -> list[str]:

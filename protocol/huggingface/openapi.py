@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from protocol.huggingface.answers import ENCODER_CALLS
+from protocol.huggingface.answers import ENCODER_FORMS
 from protocol.huggingface.errors import error_body
 from protocol.huggingface.examples import hub_examples
 from protocol.huggingface.generation import GENERATION_FORMS
-from protocol.huggingface.parameters import OPTIONS
+from protocol.huggingface.parameters import CLIENT_OPTIONS
 from protocol.huggingface.routes import PATHS
 from protocol.huggingface.tasks import HubTask, serves_task
 from protocol.openapi.document import OpenApiDocument
@@ -104,9 +104,9 @@ def _add(document: OpenApiDocument, path: str, tasks: list[HubTask]) -> None:
 
 
 def _describe_body(document: OpenApiDocument, task: HubTask) -> Schema:
-    call = GENERATION_FORMS.get(task) or ENCODER_CALLS[task]
+    call = GENERATION_FORMS.get(task) or ENCODER_FORMS[task]
     schema = document.add_types(call.request)[call.request.__name__]
-    schema["properties"]["options"] = or_null(object_of({}, {name: {} for name in sorted(OPTIONS)}))
+    schema["properties"]["options"] = or_null(object_of({}, {name: {} for name in sorted(CLIENT_OPTIONS)}))
     if task is HubTask.FEATURE_EXTRACTION:
         schema["properties"] |= document.schemas[call.parameters.__name__]["properties"]
     return reference(call.request.__name__)

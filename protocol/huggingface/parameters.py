@@ -7,65 +7,56 @@ change the answer.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from protocol.huggingface.tasks import HubTask
+from protocol.refused_parameters import RefusedParameter
 from runners.core.errors import InputError, list_names
 from runners.core.request_limits import RequestLimits
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The refusal of a field that this server does not implement.
-
-    Attributes:
-        advice: what to do instead, for the message.
-        neutral: the values that ask for what it does anyway, beside null.
-    """
-
-    advice: str
-    neutral: tuple[Any, ...] = ()
+def _refusal(advice: str, *neutral: Any) -> RefusedParameter:
+    return RefusedParameter(neutral, advice, on_vllm=False)
 
 
 # The settings of clients for the hosted service, which loads models and keeps answers.
-OPTIONS = frozenset({"use_cache", "use_gpu", "wait_for_model"})
+CLIENT_OPTIONS = frozenset({"use_cache", "use_gpu", "wait_for_model"})
 # Pipelines pad batches; this server does not.
 NO_EFFECT = frozenset({"padding"})
 # The fields of a body, which are the same for all tasks.
 _BODY = ("inputs", "parameters", "options", "stream")
-_LENGTH = Refusal("--max_length of the server limits texts")
-_ALIGNED = Refusal("answers are whole words", (True,))
+_LENGTH = _refusal("--max_length of the server limits texts")
+_ALIGNED = _refusal("answers are whole words", True)
 _OF_GENERATORS = {
-    "adapter_id": Refusal("call an adapter by its name, through OpenAI's API"),
-    "watermark": Refusal("outputs have no watermark", (False,)),
+    "adapter_id": _refusal("call an adapter by its name, through OpenAI's API"),
+    "watermark": _refusal("outputs have no watermark", False),
 }
 _OF_SEQUENCES = {
     **_OF_GENERATORS,
-    "clean_up_tokenization_spaces": Refusal("spaces stay as the model writes them", (False,)),
+    "clean_up_tokenization_spaces": _refusal("spaces stay as the model writes them", False),
 }
-REFUSED: Mapping[HubTask, Mapping[str, Refusal]] = {
+REFUSED: Mapping[HubTask, Mapping[str, RefusedParameter]] = {
     HubTask.FEATURE_EXTRACTION: {
-        "encoding_format": Refusal("vectors are lists of numbers", ("float",)),
+        "encoding_format": _refusal("vectors are lists of numbers", "float"),
     },
     HubTask.FILL_MASK: {"max_length": _LENGTH},
     HubTask.QUESTION_ANSWERING: {
         "align_to_words": _ALIGNED,
-        "max_question_len": Refusal("questions are not truncated"),
-        "max_seq_len": Refusal("--max_length of the server sets it", (384,)),
+        "max_question_len": _refusal("questions are not truncated"),
+        "max_seq_len": _refusal("--max_length of the server sets it", 384),
     },
     HubTask.SENTENCE_SIMILARITY: {},
     HubTask.SUMMARIZATION: _OF_SEQUENCES,
     HubTask.TEXT2TEXT_GENERATION: _OF_SEQUENCES,
     HubTask.TEXT_CLASSIFICATION: {
         "max_length": _LENGTH,
-        "return_all_scores": Refusal("top_k is the number of classes", (True,)),
+        "return_all_scores": _refusal("top_k is the number of classes", True),
     },
     HubTask.TEXT_GENERATION: _OF_GENERATORS,
     HubTask.TOKEN_CLASSIFICATION: {
-        "grouped_entities": Refusal("aggregation_strategy says how tokens are merged", (True,)),
+        "grouped_entities": _refusal("aggregation_strategy says how tokens are merged", True),
     },
     HubTask.TRANSLATION: _OF_SEQUENCES,
     HubTask.ZERO_SHOT_CLASSIFICATION: {"max_length": _LENGTH},
@@ -82,7 +73,7 @@ def read_parameters(
         InputError: a field or a parameter is unknown, or asks for what this server does not do.
     """
     parameters, options = (_read_object(fields, name, limits) for name in ("parameters", "options"))
-    _refuse_unknown(options, OPTIONS, task, "options")
+    _refuse_unknown(options, CLIENT_OPTIONS, task, "options")
     beside = {name: value for name, value in fields.items() if name not in _BODY}
     known = list_fields(form)
     if task is not HubTask.FEATURE_EXTRACTION:
@@ -110,8 +101,7 @@ def _keep_known(parameters: Mapping[str, Any], known: Collection[str], task: Hub
     kept = {}
     for name, value in parameters.items():
         if (refusal := REFUSED[task].get(name)) is not None:
-            if value not in (None, *refusal.neutral):
-                raise InputError(f"{where} has {name}, which is not supported here: {refusal.advice}", name)
+            refusal.check(name, value, where)
         elif name not in NO_EFFECT:
             kept[name] = value
     _refuse_unknown(kept, known, task, where)

@@ -21,7 +21,7 @@ from runners.core.request_limits import RequestLimits
 # The pipeline's default.
 _TOP_TOKENS = 5
 # The other protocols' names of parameters.
-_OPTIONS = {"doc_stride": "stride", "truncate": "truncation", "truncation_direction": "truncation_side"}
+_OPTION_NAMES = {"doc_stride": "stride", "truncate": "truncation", "truncation_direction": "truncation_side"}
 
 Names = str | list[str]
 # Pipelines pass it to the tokenizer.
@@ -134,8 +134,8 @@ class EncoderRequest(msgspec.Struct, kw_only=True):
         Args:
             defaults: the operator's, which win over those of the protocol.
         """
-        given = {} if self.parameters is None else msgspec.structs.asdict(self.parameters)
-        options = {_OPTIONS.get(name, name): value for name, value in given.items() if value is not None}
+        parameters = {} if self.parameters is None else msgspec.structs.asdict(self.parameters)
+        options = {_OPTION_NAMES.get(name, name): value for name, value in parameters.items() if value is not None}
         if "truncation" in options:
             options["truncation"] = truncates(options["truncation"])
         return options

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from protocol.http.body import json_response
 from protocol.http.rendering import render_off_loop
 from protocol.openai.pooling_requests import InputFields
-from protocol.openai.vector_bytes import EmbedDtype, Endianness, VectorBytes
+from protocol.openai.vector_bytes import ByteFormat, EmbedDtype, Endianness
 from runners.core.errors import InputError
 
 # Clients read lines of at most 64 KiB, and proxies fewer.
@@ -31,8 +31,8 @@ class ArrayFields(InputFields, kw_only=True):
     endianness: Endianness | None = None
 
     @property
-    def vector_bytes(self) -> VectorBytes:
-        return VectorBytes(self.embed_dtype or "float32", self.endianness or "native")
+    def byte_format(self) -> ByteFormat:
+        return ByteFormat(self.embed_dtype or "float32", self.endianness or "native")
 
 
 async def answer_arrays(
@@ -60,17 +60,17 @@ async def answer_arrays(
 
 def _encode(array: NDArray[np.float32], call: ArrayFields) -> Any:
     if call.encoding_format == "base64":
-        return base64.b64encode(call.vector_bytes.encode(array)).decode()
+        return base64.b64encode(call.byte_format.encode(array)).decode()
     # orjson reads contiguous arrays only.
     return np.ascontiguousarray(array)
 
 
 def _render_bytes(call: ArrayFields, head: Mapping[str, Any], arrays: Arrays, usage: Mapping[str, int]) -> Response:
     """The arrays of all texts one after the other; vLLM's header `metadata` says where each is."""
-    parts = [call.vector_bytes.encode(array) for array in arrays]
+    parts = [call.byte_format.encode(array) for array in arrays]
     headers = {}
     if call.encoding_format == "bytes":
-        described = {**head, "data": [*_describe_parts(parts, arrays, call.vector_bytes)], "usage": usage}
+        described = {**head, "data": [*_describe_parts(parts, arrays, call.byte_format)], "usage": usage}
         headers["metadata"] = metadata = json.dumps(described)
         if len(metadata) > _LONGEST_HEADER:
             raise InputError(
@@ -81,7 +81,7 @@ def _render_bytes(call: ArrayFields, head: Mapping[str, Any], arrays: Arrays, us
     return Response(b"".join(parts), headers=headers, media_type="application/octet-stream")
 
 
-def _describe_parts(parts: Sequence[bytes], arrays: Arrays, form: VectorBytes) -> Iterator[dict[str, Any]]:
+def _describe_parts(parts: Sequence[bytes], arrays: Arrays, form: ByteFormat) -> Iterator[dict[str, Any]]:
     start = 0
     for index, (part, array) in enumerate(zip(parts, arrays, strict=True)):
         end = start + len(part)

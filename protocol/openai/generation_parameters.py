@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protocol.openai.parameter_sets import OF_OPENAI, ParameterSet, RefusedParameter
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.refused_parameters import RefusedParameter
 
 # The meaning of each parameter that some call implements, for the OpenAPI document and the docs.
 MEANINGS: Mapping[str, str] = {
@@ -96,6 +97,8 @@ NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
     ParameterSet.PARAMETERS: frozenset(),
 }
 
+# A parameter of OpenAI's that vLLM does not implement either.
+_OF_OPENAI = RefusedParameter(on_vllm=False)
 # Parameters of vLLM's that all calls refuse.
 _OF_VLLM: Mapping[str, RefusedParameter] = {
     "spaces_between_special_tokens": RefusedParameter((True,)),
@@ -110,7 +113,7 @@ _OF_VLLM: Mapping[str, RefusedParameter] = {
     # Removed from vLLM.
     **dict.fromkeys(
         ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_whitespace_pattern"),
-        RefusedParameter(on_vllm=False, instead="structured_outputs"),
+        RefusedParameter(advice="use structured_outputs", on_vllm=False),
     ),
 }
 _OF_MEDIA: Mapping[str, RefusedParameter] = {
@@ -118,36 +121,36 @@ _OF_MEDIA: Mapping[str, RefusedParameter] = {
     "mm_processor_kwargs": RefusedParameter(({},)),
 }
 REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
-    ParameterSet.COMPLETIONS: {**_OF_VLLM, "suffix": OF_OPENAI, "prompt_embeds": RefusedParameter(([],))},
+    ParameterSet.COMPLETIONS: {**_OF_VLLM, "suffix": _OF_OPENAI, "prompt_embeds": RefusedParameter(([],))},
     ParameterSet.CHATS: {
         **_OF_VLLM,
         **_OF_MEDIA,
         "return_prompt_text": RefusedParameter((False,)),
-        "audio": OF_OPENAI,
+        "audio": _OF_OPENAI,
         "modalities": RefusedParameter((["text"],), on_vllm=False),
-        "moderation": OF_OPENAI,
+        "moderation": _OF_OPENAI,
         "function_call": RefusedParameter(("none",), on_vllm=False),
         "functions": RefusedParameter(([],), on_vllm=False),
         "store": RefusedParameter((False,), on_vllm=False),
         # Of Text Generation Inference.
-        "tool_prompt": OF_OPENAI,
+        "tool_prompt": _OF_OPENAI,
         "verbosity": RefusedParameter(("medium",), on_vllm=False),
-        "web_search_options": OF_OPENAI,
+        "web_search_options": _OF_OPENAI,
     },
     ParameterSet.RESPONSES: {
         **_OF_VLLM,
         **_OF_MEDIA,
         "background": RefusedParameter((False,)),
         "context_management": RefusedParameter(([],), on_vllm=False),
-        "conversation": OF_OPENAI,
+        "conversation": _OF_OPENAI,
         "enable_response_messages": RefusedParameter((False,)),
-        "moderation": OF_OPENAI,
+        "moderation": _OF_OPENAI,
         "previous_input_messages": RefusedParameter(),
         "previous_response_id": RefusedParameter(),
-        "prompt": OF_OPENAI,
+        "prompt": _OF_OPENAI,
         "tools": RefusedParameter(([],)),
         "tool_choice": RefusedParameter(("auto", "none")),
-        **dict.fromkeys(("access_programs", "background_options", "image"), OF_OPENAI),
+        **dict.fromkeys(("access_programs", "background_options", "image"), _OF_OPENAI),
     },
     ParameterSet.PARAMETERS: {},
 }

@@ -13,7 +13,8 @@ import msgspec
 
 from protocol.http.body import Body, decode_json
 from protocol.openai import generation_parameters, pooling_parameters
-from protocol.openai.parameter_sets import ParameterSet, RefusedParameter
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.refused_parameters import RefusedParameter
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
 

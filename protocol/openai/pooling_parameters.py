@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from protocol.openai.parameter_sets import ParameterSet, RefusedParameter
+from protocol.openai.parameter_sets import ParameterSet
+from protocol.refused_parameters import RefusedParameter
 
 # The meaning of each parameter that some call implements, for the OpenAPI document and the docs.
 MEANINGS: Mapping[str, str] = {
@@ -88,7 +89,7 @@ _OF_ONE_SIDE = {
     # Encoders have no chat templates.
     "messages": RefusedParameter(),
     # Removed from vLLM.
-    "normalize": RefusedParameter(on_vllm=False, instead="use_activation"),
+    "normalize": RefusedParameter(advice="use use_activation", on_vllm=False),
 }
 _OF_RANKINGS = {**_OF_ALL, "instruction": RefusedParameter(), "chat_template_kwargs": RefusedParameter(({},))}
 REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {

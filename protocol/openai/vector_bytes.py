@@ -19,7 +19,7 @@ _SIGN = 0x80
 
 
 @dataclass(frozen=True, slots=True)
-class VectorBytes:
+class ByteFormat:
     """How numbers are written as bytes."""
 
     dtype: EmbedDtype = "float32"

@@ -50,13 +50,13 @@ class TokenizerThread:
         # The event loop's thread outlives the model, and would keep the words of each model that is loaded again.
         self._inline_cost = 0 if self._tokenizer.keeps_words else _INLINE_CHARACTERS
 
-    async def run(self, flow: Flow, cost: int, work: Callable[[TextTokenizer, W], T], of: W) -> T:
-        """Call `work` with `of` in the thread, or in its place if it costs little and the thread is idle.
+    async def run(self, flow: Flow, cost: int, work: Callable[[TextTokenizer, W], T], item: W) -> T:
+        """Call `work` with `item` in the thread, or in its place if it costs little and the thread is idle.
 
         Args:
             cost: in characters.
         """
-        return await self._thread.run(flow, cost, partial(work, self._tokenizer, of), self._inline_cost)
+        return await self._thread.run(flow, cost, partial(work, self._tokenizer, item), self._inline_cost)
 
     def close(self) -> None:
         self._thread.close()

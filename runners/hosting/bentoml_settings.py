@@ -22,8 +22,9 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """
+class SettingEffect:
+    """What becomes of a setting.
+
     Attributes:
         text: what the setting sets: something of BentoML's, an argument, a property of CORS or a variable; without an
             effect, why that is, or what to do instead.
@@ -33,24 +34,24 @@ class Judgement:
     text: str
 
 
-def _by_bentoml(text: str) -> Judgement:
-    return Judgement(Effect.BENTOML, text)
+def _by_bentoml(text: str) -> SettingEffect:
+    return SettingEffect(Effect.BENTOML, text)
 
 
-def _as_argument(name: str) -> Judgement:
-    return Judgement(Effect.ARGUMENT, name)
+def _as_argument(name: str) -> SettingEffect:
+    return SettingEffect(Effect.ARGUMENT, name)
 
 
-def _as_cors(name: str) -> Judgement:
-    return Judgement(Effect.CORS, name)
+def _as_cors(name: str) -> SettingEffect:
+    return SettingEffect(Effect.CORS, name)
 
 
-def _as_variable(name: str) -> Judgement:
-    return Judgement(Effect.VARIABLE, name)
+def _as_variable(name: str) -> SettingEffect:
+    return SettingEffect(Effect.VARIABLE, name)
 
 
-def _without_effect(text: str) -> Judgement:
-    return Judgement(Effect.NONE, text)
+def _without_effect(text: str) -> SettingEffect:
+    return SettingEffect(Effect.NONE, text)
 
 
 _CLOUD = _by_bentoml("BentoCloud")
@@ -68,7 +69,7 @@ _MONITORING = _without_effect("the service records no data for bentoml.monitor; 
 _OTHER_TRACES = _without_effect("traces go by OTLP: set tracing.otlp, or OpenTelemetry's variables")
 
 # By path in the service's configuration. A test compares the paths with BentoML's schema.
-SETTINGS: Mapping[str, Judgement] = {
+SETTINGS: Mapping[str, SettingEffect] = {
     "name": _CLOUD,
     "workers": _by_bentoml("the workers, also where --workers is set"),
     "resources.cpu": _RESOURCES,

@@ -98,9 +98,9 @@ class OperatorSettings:
                 yield f"{_describe(path)} has no effect: {SETTINGS[path].text}"
             elif not self._is_switched_on(path):
                 yield f"{_describe(path)} has no effect: {_find_switch(path)} is not true"
-        given = self.to_arguments(arguments.workers)
-        wanted = validate_arguments(given)
-        for name, value in given.items():
+        arguments_of_settings = self.to_arguments(arguments.workers)
+        wanted = validate_arguments(arguments_of_settings)
+        for name, value in arguments_of_settings.items():
             if getattr(wanted, name) != getattr(arguments, name):
                 yield f"{value.origin.name} has no effect: the argument {name} is set"
         yield from self._list_trace_remarks(environment)

@@ -45,8 +45,8 @@ class VllmOpenAIApplication:
             "truncation_side": options.truncation_side,
         }
         with input_errors():
-            given = {name: value for name, value in fields.items() if value is not None}
-            request = ChatCompletionRequest(messages=list(chat.messages), **given)
+            fields_set = {name: value for name, value in fields.items() if value is not None}
+            request = ChatCompletionRequest(messages=list(chat.messages), **fields_set)
             rendered = await self._application.state.online_renderer.render_chat(request)
         if isinstance(rendered, ErrorResponse):
             raise InputError(rendered.error.message)

@@ -10,7 +10,7 @@ from protocol.bentoml_api.methods import METHODS, Method, find_methods
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 from runners.core.sampling_parameters import SamplingParameters
-from runners.core.task import GENERATION, Task
+from runners.core.task import Task
 from runners.encoder.tasks import ENCODER_TASKS
 
 # Why a method does not have an option of its task.
@@ -36,7 +36,7 @@ def refuse() -> Models:
 def test_a_method_has_all_options_of_its_task(method: Method) -> None:
     names = [option.name for option in method.options]
     assert len(names) == len({*names})
-    if method.tasks == GENERATION:
+    if method.is_stream:
         assert {*names} == {*SamplingParameters.__struct_fields__} - {"max_new_tokens"}
         return
     [task] = method.tasks
@@ -59,7 +59,7 @@ def test_bentoml_makes_a_schema_of_a_method(method: Method) -> None:
     assert schema["input"]["required"] == [argument.name for argument in method.arguments if argument.is_required]
     # Each argument has a type or its values, which the pages of BentoML show a field for.
     assert all(each.keys() & {"type", "enum"} for each in properties.values())
-    assert schema["output"].get("is_stream", False) is (method.tasks == GENERATION)
+    assert schema["output"].get("is_stream", False) is method.is_stream
 
 
 @pytest.mark.parametrize(
