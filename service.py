@@ -92,16 +92,13 @@ class DirectService(bentoml.Service[Any]):
 
     def schema(self) -> dict[str, Any]:
         """BentoML's description of the service, with the methods that its models answer, as far as these are known."""
-        from protocol.bentoml_api.methods import find_methods
+        from protocol.bentoml_api.served_methods import filter_routes, find_methods, find_served
 
         if create_worker.cache_info().currsize:
-            from protocol.bentoml_api.calls import find_served
-
             served = find_served(create_worker().models)
         else:
             served = find_methods({model.arguments.task for model in configuration.models})
-        whole = self.whole_schema
-        return {**whole, "routes": [route for route in whole["routes"] if route["name"] in served]}
+        return filter_routes(self.whole_schema, served)
 
     @cached_property
     def whole_schema(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -33,11 +33,6 @@ class SharedPath:
 
     protocols: Mapping[str, str]
     render_error: RenderError
-    decoder: msgspec.json.Decoder[Any] = field(init=False)
-
-    def __post_init__(self) -> None:
-        fields = msgspec.defstruct("_Fields", [(name, Any, None) for name in self.protocols])
-        object.__setattr__(self, "decoder", msgspec.json.Decoder(fields))
 
 
 # All forms of errors but OpenAI's have the fields of V1's errors too.
@@ -65,10 +60,11 @@ def _share(path: str, shared: SharedPath, routes: Mapping[str, Sequence[Route]],
         protocol: next(route.endpoint for route in routes[protocol] if route.path == path)
         for protocol in dict.fromkeys(shared.protocols.values())
     }
+    decoder = msgspec.json.Decoder(msgspec.defstruct("_Fields", [(name, Any, None) for name in shared.protocols]))
 
     async def answer(request: Request) -> Response:
         body = await read_body(request, limits)
-        protocol = await body.check(lambda data: _find_protocol(data, shared, limits))
+        protocol = await body.check(lambda data: _find_protocol(decode_json(data, decoder, limits), shared))
         hand_on(request, body)
         if (record := current_record.get()) is not None:
             record.locate(protocol, path)
@@ -77,14 +73,12 @@ def _share(path: str, shared: SharedPath, routes: Mapping[str, Sequence[Route]],
     return with_errors(answer, shared.render_error)
 
 
-def _find_protocol(body: bytes, shared: SharedPath, limits: RequestLimits) -> str:
-    """The protocol of a body.
+def _find_protocol(fields: msgspec.Struct, shared: SharedPath) -> str:
+    """The protocol of a body with these fields.
 
     Raises:
-        LimitExceededError: the body exceeds a limit.
-        InputError: it is no JSON object, or has the fields of no protocol or of several.
+        InputError: they are those of no protocol or of several.
     """
-    fields = decode_json(body, shared.decoder, limits)
     found = {protocol: name for name, protocol in shared.protocols.items() if getattr(fields, name) is not None}
     match [*found]:
         case [protocol]:

@@ -1,9 +1,8 @@
-"""Embeddings of predictions, and orders of scores, for the protocols that embed and rank."""
+"""Embeddings of predictions, for the protocols that embed, and their cosines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,20 +37,3 @@ def compare_vectors(predictions: Sequence[Prediction], first: int = 1) -> NDArra
     """
     vectors = unit_vectors(stack_vectors(predictions))
     return np.asarray((vectors[:first] * vectors[first:]).sum(axis=1))
-
-
-def sort_by_score(scores: Sequence[float]) -> list[int]:
-    """The positions of the scores, highest first; equal scores keep their order."""
-    return sorted(range(len(scores)), key=lambda index: -scores[index])
-
-
-def list_ranked(
-    scores: Sequence[float], texts: Sequence[str] | None = None, most: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """An object for each score, best first, with its position, and with its text if there are texts.
-
-    Args:
-        most: how many objects there are at most; None for all.
-    """
-    for index in sort_by_score(scores)[:most]:
-        yield {"index": index, "score": scores[index], **({} if texts is None else {"text": texts[index]})}

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.bentoml_api.arguments import create_body_type
-from protocol.bentoml_api.methods import METHODS, Method, find_methods
+from protocol.bentoml_api.methods import METHODS, Method
+from protocol.bentoml_api.served_methods import serves_method
 from protocol.http.body import check_kept_parameters, convert_json, decode_json
 from protocol.model_selection import ModelSelection
+from protocol.rankings import list_ranked, read_scores
 from protocol.records import list_records
-from protocol.vectors import list_ranked, stack_vectors
+from protocol.vectors import stack_vectors
 from runners.core.errors import InputError
 from runners.core.generation import Chat, GenerationRequest, Prompt
 from runners.core.models import Models
@@ -94,25 +96,6 @@ async def stream(
 def select_from(models: Models, method: Method) -> ModelSelection:
     """The selection of the model that answers a call."""
     return ModelSelection(models, method.path, lambda runner: serves_method(runner, method), "model")
-
-
-def serves_method(runner: Runner, method: Method) -> bool:
-    """Whether a model answers a method."""
-    if (generator := runner.generator) is None:
-        return runner.task in method.tasks
-    return generator.generates and method.name not in _ENCODER_METHODS
-
-
-def find_served(models: Models) -> frozenset[str]:
-    """The names of the methods that the models answer, or may answer once they are loaded."""
-    served: set[str] = set()
-    waiting = []
-    for model in models.choose_versions():
-        if model.ready and model.runner is not None:
-            served.update(name for name, method in METHODS.items() if serves_method(model.runner, method))
-        elif model.is_loading:
-            waiting.append(model.declaration.arguments.task)
-    return frozenset(served) if served and not waiting else find_methods(waiting) | served
 
 
 def read_json(method: Method, body: bytes, limits: RequestLimits) -> Values:
@@ -211,11 +194,8 @@ def _stack_vectors(predictions: Sequence[Prediction], _: Options) -> NDArray[np.
 
 def _rank(predictions: Sequence[Prediction], options: Options) -> Iterable[Any]:
     """The texts, best first; a score is the model's own unless an option says how it follows from the logit."""
-    if options.answer.function_to_apply is None:
-        scores = [prediction.arrays[RELEVANCE].item() for prediction in predictions]
-    else:
-        scores = [prediction.records.columns["score"].item() for prediction in predictions]
-    return list_ranked(scores)
+    output = RELEVANCE if options.answer.function_to_apply is None else None
+    return list_ranked(read_scores(predictions, output))
 
 
 _LABELS = {"labels": True}

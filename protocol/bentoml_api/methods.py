@@ -8,7 +8,7 @@ service.py imports this module in BentoML's parent process too: it imports nothi
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,10 +152,3 @@ METHODS: Mapping[str, Method] = {
         ),
     )
 }
-
-
-def find_methods(tasks: Collection[Task | None]) -> frozenset[str]:
-    """The names of the methods that call models of these tasks; of all methods if a task or all tasks are unknown."""
-    if not tasks or None in tasks:
-        return frozenset(METHODS)
-    return frozenset(name for name, method in METHODS.items() if not method.tasks.isdisjoint({*tasks}))

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from protocol.bentoml_api.arguments import describe_body
-from protocol.bentoml_api.calls import serves_method
 from protocol.bentoml_api.examples import method_examples
 from protocol.bentoml_api.methods import METHODS, Method
 from protocol.bentoml_api.outputs import Vectors
+from protocol.bentoml_api.served_methods import serves_method
 from protocol.openapi.document import OpenApiDocument
 from protocol.openapi.operations import Example, ExampleModel, Examples, json_answer, json_body, text_answer
 from protocol.openapi.schemas import NUMBER, Schema, array_of, one_of

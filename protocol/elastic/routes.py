@@ -23,7 +23,7 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
 from protocol.http.routing import post_route
 from protocol.model_selection import ModelSelection, query_model, runs_on_encoder
-from protocol.vectors import list_ranked
+from protocol.rankings import list_ranked, read_scores
 from runners.core.number_types import PositiveInt
 from runners.core.predictions import RELEVANCE, Prediction, TextInput
 from runners.core.probe_paths import ROOT_PATH
@@ -65,7 +65,7 @@ def routes(context: ServerContext) -> list[Route]:
         predictions = await until_disconnect(request, runner.infer(pairs, options))
 
         def render_scores(answers: Sequence[Prediction]) -> Any:
-            scores = [prediction.arrays[RELEVANCE].item() for prediction in answers]
+            scores = read_scores(answers, RELEVANCE)
             return list_ranked(scores, call.documents if call.return_documents else None, call.top_n)
 
         return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)

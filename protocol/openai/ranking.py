@@ -20,8 +20,9 @@ from protocol.model_selection import SelectModel
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.openai.parameters import BodyDecoder
 from protocol.openai.pooling_requests import PoolingFields, count_input_usage
+from protocol.rankings import read_scores, sort_by_score
 from protocol.text_truncation import truncate_texts
-from protocol.vectors import compare_vectors, sort_by_score
+from protocol.vectors import compare_vectors
 from runners.core.errors import InputError
 from runners.core.number_types import NonNegativeInt
 from runners.core.predictions import LOGITS, RELEVANCE, TextInput
@@ -216,5 +217,5 @@ async def _score(
         firsts = first if len(first) == len(second) else [*first] * len(second)
         pairs = [TextInput(*pair) for pair in zip(firsts, second, strict=True)]
         predictions = await runner.infer(pairs, replace(options, outputs=frozenset({output})))
-        scores = np.array([prediction.arrays[output].item() for prediction in predictions])
+        scores = np.array(read_scores(predictions, output))
     return scores.tolist(), count_input_usage(predictions)

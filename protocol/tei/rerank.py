@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from protocol.http.body import Body, decode_json
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render
+from protocol.rankings import list_ranked, read_scores
 from protocol.tei.requests import TruncationFields, infer
-from protocol.vectors import list_ranked
 from runners.core.errors import EmptyInputError
 from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
@@ -47,7 +47,7 @@ async def answer_rerank(request: Request, runner: Runner, body: Body, limits: Re
     predictions = await infer(request, runner, pairs, options)
 
     def render_scores(answers: Sequence[Prediction]) -> Any:
-        scores = [prediction.records.columns["score"].item() for prediction in answers]
+        scores = read_scores(answers)
         return list_ranked(scores, call.texts if call.return_text else None)
 
     return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)

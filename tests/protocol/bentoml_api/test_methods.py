@@ -6,7 +6,7 @@ import bentoml
 import pytest
 
 from protocol.bentoml_api.functions import create_function
-from protocol.bentoml_api.methods import METHODS, Method, find_methods
+from protocol.bentoml_api.methods import METHODS, Method
 from runners.core.models import Models
 from runners.core.request_limits import RequestLimits
 from runners.core.sampling_parameters import SamplingParameters
@@ -60,16 +60,3 @@ def test_bentoml_makes_a_schema_of_a_method(method: Method) -> None:
     # Each argument has a type or its values, which the pages of BentoML show a field for.
     assert all(each.keys() & {"type", "enum"} for each in properties.values())
     assert schema["output"].get("is_stream", False) is method.is_stream
-
-
-@pytest.mark.parametrize(
-    ("tasks", "names"),
-    [
-        ([Task.FILL_MASK], {"fill_mask"}),
-        ([Task.TEXT_EMBEDDING, Task.TEXT2TEXT_GENERATION], {"embed", "generate", "chat"}),
-        ([Task.FILL_MASK, None], {*METHODS}),
-        ([], {*METHODS}),
-    ],
-)
-def test_find_methods(tasks: list[Task | None], names: set[str]) -> None:
-    assert find_methods(tasks) == names
