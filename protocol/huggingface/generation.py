@@ -153,7 +153,7 @@ def _describe_choice(choice: Choice, parameters: GenerateParameters, prefill: li
 
 
 def _list_prompt(accepted: AcceptedRequest, position: int, choice: Choice) -> list[dict[str, Any]]:
-    """The tokens of a prompt, if they were request for; the first one has no log probability."""
+    """The tokens of a prompt, if they were asked for; the first one has no log probability."""
     if choice.prompt_logprobs is None:
         return []
     first = {"id": accepted.prompts[position][0], "text": accepted.echoes[position].first_token, "logprob": None}
