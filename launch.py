@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from runners.hosting.life.signals import STOP_SIGNALS
@@ -42,15 +43,16 @@ from runners.hosting.writable_folders import NoWritableFolderError, choose_folde
 
 _HERE = Path(__file__).resolve().parent
 _SERVICE = "service:Runtime"
-_DOCTOR, _CHECK = "doctor", "--check"
+_SERVE, _DOCTOR, _CHECK = "serve", "doctor", "--check"
 _USAGE = """\
-python launch.py [doctor] [--argument=value | --argument value | --flag] ...
+python launch.py [serve | doctor] [--argument=value | --argument value | --flag] ...
 
   python launch.py --model_dir=/mnt/models --model_name=ner --return_probabilities
   python launch.py --model_id=HuggingFaceTB/SmolLM2-135M-Instruct --max_model_len=2048 -tp 2
 
 An installed package has the command huggingface-runtime instead of python launch.py. --version prints the version.
 doctor, or --check, starts no server: it loads the models, tries a text with each, and says what would be served where.
+serve, which SageMaker writes, may stand before the arguments.
 - and _ are the same in names. All but the first group can also be set in the environment, as RUNTIME_MODEL_ID=... or,
 as a whole command line, in RUNTIME_ARGS. The command line wins over RUNTIME_MODEL_ID, which wins over RUNTIME_ARGS."""
 
@@ -70,20 +72,22 @@ class Launch:
     environment: dict[str, str]
 
 
-def plan_launch(words: Sequence[str], folder: Path = _HERE) -> Launch:
+def plan_launch(
+    words: Sequence[str], folder: Path = _HERE, variables: Mapping[str, str] = MappingProxyType({})
+) -> Launch:
     """Translate KServe's command line to BentoML's.
 
     Args:
-        words: the words after the program's name.
+        words: the words after the program's name; the first one may be `serve`, with which clouds start containers.
         folder: the folder of service.py: a source folder, `src` of a Bento, or that of installed packages.
+        variables: those of the environment; a cloud's may name the port.
 
     Raises:
         ArgumentsError: an argument is unknown or has no value, or the address is wrong.
     """
-    arguments = parse_command_line(words)
-    server = read_launch_arguments(
-        {name: arguments.pop(name) for name in LaunchArguments.model_fields if name in arguments}
-    )
+    arguments = parse_command_line(words[1:] if words[:1] == [_SERVE] else words)
+    launched = {name: arguments.pop(name) for name in LaunchArguments.model_fields if name in arguments}
+    server = read_launch_arguments(launched, variables)
     environment = {LAUNCH_VARIABLE: json.dumps(arguments)}
     if (folder.parent / "bento.yaml").is_file():
         target = [str(folder.parent)]
@@ -146,7 +150,7 @@ def _examine(words: Sequence[str]) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    launch = plan_launch(words)
+    launch = plan_launch(words, variables=os.environ)
     if (_HERE.parent / "bento.yaml").is_file():
         import bentoml
 
@@ -170,7 +174,7 @@ def main() -> None:
         if words[:1] == [_DOCTOR] or _CHECK in words:
             arguments = words[1:] if words[:1] == [_DOCTOR] else words
             raise SystemExit(_examine([word for word in arguments if word != _CHECK]))
-        launch = plan_launch(words)
+        launch = plan_launch(words, variables=os.environ)
         # The service warns of the same arguments again.
         logging.disable(logging.CRITICAL)
         _check(launch)

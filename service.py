@@ -19,6 +19,7 @@ import bentoml
 from starlette.types import ASGIApp
 
 from protocol.context import check_root_path, normalize_prefix
+from runners.core.cloud_routes import read_predict_route
 from runners.core.garbage import importing
 from runners.hosting.configuration import configure_service, read_service_configuration, replace_bentoml_settings
 from runners.hosting.failures import exit_on_error, stop_on_error
@@ -45,6 +46,7 @@ with exit_on_error():
     one_gpu, parallel_gpus = (request_gpus(configuration, count) for count in (1, configuration.parallel_size))
     generates = expects_generator(configuration)
     openai_prefix = normalize_prefix(os.environ.get("KSERVE_OPENAI_ROUTE_PREFIX", "/openai"))
+    predict_route = read_predict_route(os.environ)
     root_path = check_root_path(arguments.root_path, openai_prefix)
 
 
@@ -70,7 +72,7 @@ def create_worker() -> Worker:
     from protocol.open_inference.grpc.server import GrpcServer
     from runners.hosting.worker import Worker
 
-    application = create_application(models, arguments, openai_prefix, create_cors())
+    application = create_application(models, arguments, openai_prefix, create_cors(), predict_route)
     grpc_server = GrpcServer(models, arguments) if arguments.enable_grpc else None
     connections = bound_connections(arguments, root_path)
     return Worker(models, device, arguments, application, Gate(), connections, grpc_server)

@@ -7,6 +7,8 @@ from starlette.types import ASGIApp
 
 from protocol.bentoml_api import openapi as bentoml_document
 from protocol.bentoml_api import routes as bentoml_api
+from protocol.clouds import openapi as clouds_document
+from protocol.clouds import sagemaker, vertex
 from protocol.cohere import openapi as cohere_document
 from protocol.cohere import routes as cohere
 from protocol.context import ServerContext, make_context
@@ -51,20 +53,27 @@ PROTOCOLS = (
     ("cohere", cohere.routes, cohere_document.describe),
     ("elastic", elastic.routes, elastic_document.describe),
     ("weaviate", weaviate.routes, weaviate_document.describe),
+    # Describes the operations above once more.
+    ("sagemaker", sagemaker.routes, clouds_document.describe),
 )
 
 
 def create_application(
-    models: Models, arguments: Arguments, openai_prefix: str = "/openai", cors: Cors | None = None
+    models: Models,
+    arguments: Arguments,
+    openai_prefix: str = "/openai",
+    cors: Cors | None = None,
+    predict_route: str | None = None,
 ) -> ASGIApp:
     """The application that serves `models`.
 
     Args:
         openai_prefix: the prefix of OpenAI's paths, which are also served without it.
         cors: what pages of other origins may do; None if they may do nothing.
+        predict_route: the path at which Vertex AI calls models; None elsewhere.
     """
     add_observer(count_request)
-    context = make_context(models, arguments, openai_prefix)
+    context = make_context(models, arguments, openai_prefix, predict_route)
     endpoints = Endpoints(create_routes(context))
     options, budget = ReportAllowedMethods(endpoints, models), BodyBudget(arguments.max_buffered_bytes)
     return RequestPass(endpoints, options, context.access, budget, cors)
@@ -76,4 +85,6 @@ def create_routes(context: ServerContext) -> dict[str, list[Route]]:
     by_protocol = {name: routes(context) for name, routes, _ in PROTOCOLS}
     # First, because a flood of probes must cost little.
     server_routes = [*health_routes(context.models), *openapi.routes(context, describes), metrics_route(context.models)]
-    return {SERVER: [*server_routes, *share_routes(by_protocol, context.arguments)], **by_protocol}
+    by_protocol = {SERVER: [*server_routes, *share_routes(by_protocol, context.arguments)], **by_protocol}
+    others = [route for routes in by_protocol.values() for route in routes]
+    return {"vertex": vertex.routes(context, others), **by_protocol}

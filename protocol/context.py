@@ -27,21 +27,25 @@ class ServerContext:
         arguments: the operator's arguments, the limits among them.
         access: who may make which requests.
         openai_prefix: the prefix of OpenAI's paths, which are also served without it; empty, or such as `/openai`.
+        predict_route: the path at which Vertex AI calls models; None elsewhere.
     """
 
     models: Models
     arguments: Arguments
     access: Access
     openai_prefix: str
+    predict_route: str | None = None
 
 
-def make_context(models: Models, arguments: Arguments, openai_prefix: str = "/openai") -> ServerContext:
+def make_context(
+    models: Models, arguments: Arguments, openai_prefix: str = "/openai", predict_route: str | None = None
+) -> ServerContext:
     """The context, with the prefix in its usual form.
 
     Raises:
         ArgumentsError: the prefix is that of other paths.
     """
-    return ServerContext(models, arguments, Access(arguments), normalize_prefix(openai_prefix))
+    return ServerContext(models, arguments, Access(arguments), normalize_prefix(openai_prefix), predict_route)
 
 
 def check_root_path(root_path: str | None, openai_prefix: str) -> str:

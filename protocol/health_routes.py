@@ -24,7 +24,8 @@ def health_routes(models: Models) -> list[Route]:
     """The routes of liveness, readiness, version and load."""
     live = _probe("live", lambda: models.live)
     ready = _probe("ready", lambda: models.ready)
-    probes = [*(Route(path, live) for path in LIVE_PATHS), *(Route(path, ready) for path in READY_PATHS)]
+    # A cloud may ask at a path of liveness whether the server is ready.
+    probes = [*(Route(path, ready) for path in READY_PATHS), *(Route(path, live) for path in LIVE_PATHS)]
     return [*probes, Route(VERSION_PATH, _version), Route(LOAD_PATH, _load)]
 
 

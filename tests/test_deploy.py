@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import botocore.session
 import cattrs
 import cloudcoil.models.keda.v1alpha1 as keda
 import cloudcoil.models.prometheus_operator.v1 as prometheus_operator
@@ -31,10 +33,12 @@ import pytest
 import yaml
 from _bentoml_sdk.service.config import GpuLiteralType, ResourceSchema, TrafficSchema
 from bentoml._internal.cloud.schemas.schemasv2 import CreateDeploymentSchema
+from botocore.validate import ParamValidator
 from compose_spec import PyCompose
 from pydantic import BaseModel
 from starlette.testclient import TestClient
 
+from launch import plan_launch
 from protocol.application import create_application
 from runners.core.argument_sources import (
     ENVIRONMENT_COMMAND_LINE,
@@ -76,6 +80,75 @@ OPERATORS = {
     "PrometheusRule": prometheus_operator.PrometheusRule,
     "ScaledObject": keda.ScaledObject,
 }
+# The calls that take the documents of SageMaker.
+SAGEMAKER_CALLS = {
+    "sagemaker/model.yaml": "CreateModel",
+    "sagemaker/endpoint-config.yaml": "CreateEndpointConfig",
+    "sagemaker/endpoint.yaml": "CreateEndpoint",
+}
+# What starts the server in a cloud, and how each names the image.
+CLOUD_STARTS = ("sagemaker/model.yaml", "vertex/model.yaml", "azure/deployment.yaml")
+CLOUD_IMAGES = {
+    "111122223333.dkr.ecr.eu-west-1.amazonaws.com/huggingface-runtime-cpu-sagemaker:latest",
+    "europe-west4-docker.pkg.dev/project/repository/huggingface-runtime-cpu:latest",
+    "registry.azurecr.io/huggingface-runtime-cpu:latest",
+}
+# As https://learn.microsoft.com/azure/machine-learning/reference-yaml-deployment-managed-online has them.
+AZURE_ROUTE = {
+    "type": "object",
+    "properties": {"port": {"const": 3000}, "path": {"type": "string", "pattern": "^/"}},
+    "required": ["port", "path"],
+    "additionalProperties": False,
+}
+AZURE_PROBE = {
+    "type": "object",
+    "properties": {
+        name: {"type": "integer"}
+        for name in ("initial_delay", "period", "timeout", "success_threshold", "failure_threshold")
+    },
+    "additionalProperties": False,
+}
+AZURE_DEPLOYMENT: dict[str, Any] = {
+    "$schema": {}, "name": {"type": "string"}, "endpoint_name": {"const": "bert-ner"},
+    "model": {"type": "string", "pattern": r"^azureml:[\w-]+:\d+$"},
+    "environment": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "image": {"type": "string"},
+            "inference_config": {
+                "type": "object",
+                "properties": {
+                    "liveness_route": AZURE_ROUTE, "readiness_route": AZURE_ROUTE,
+                    "scoring_route": AZURE_ROUTE,
+                },
+                "required": ["liveness_route", "readiness_route", "scoring_route"],
+                "additionalProperties": False,
+            },
+        },
+        "required": ["image", "inference_config"],
+        "additionalProperties": False,
+    },
+    "environment_variables": {"type": "object", "additionalProperties": {"type": "string"}},
+    "instance_type": {"type": "string", "pattern": "^Standard_"}, "instance_count": {"type": "integer"},
+    "request_settings": {
+        "type": "object",
+        "properties": {name: {"type": "integer"} for name in ("max_concurrent_requests_per_instance", "request_timeout_ms", "max_queue_wait_ms")},
+        "additionalProperties": False,
+    },
+    "liveness_probe": AZURE_PROBE, "readiness_probe": AZURE_PROBE,
+}  # fmt: skip
+AZURE_ENDPOINT = {
+    "$schema": {},
+    "name": {"const": "bert-ner"},
+    "auth_mode": {"enum": ["key", "aml_token", "aad_token"]},
+}
+AZURE_SCHEMAS = {
+    f"https://azuremlschemas.azureedge.net/latest/managedOnline{kind}.schema.json": {
+        "type": "object", "properties": fields, "required": [*fields], "additionalProperties": False,
+    }
+    for kind, fields in (("Deployment", AZURE_DEPLOYMENT), ("Endpoint", AZURE_ENDPOINT))
+}  # fmt: skip
 USER = 1034
 # Kubernetes' default.
 POD_GRACE_PERIOD = 30
@@ -237,6 +310,12 @@ def check_schema(document: Document) -> Iterator[str]:
             yield str(error)
     elif document.path.startswith("bentocloud/"):
         yield from check_bentocloud(content)
+    elif document.path.startswith("sagemaker/"):
+        yield from check_sagemaker(document)
+    elif document.path.startswith("vertex/"):
+        yield from check_vertex(content)
+    elif document.path.startswith("azure/"):
+        yield from list_errors(AZURE_SCHEMAS[content["$schema"]], content)
     elif document.path == "compose.yaml":
         try:
             PyCompose.from_yaml(yaml.safe_dump(content))
@@ -307,6 +386,43 @@ def check_bentocloud(content: dict[str, Any]) -> Iterator[str]:
             yield f"nothing here knows config_overrides {[*overrides]}"
 
 
+def check_sagemaker(document: Document) -> Iterator[str]:
+    """AWS' own model of its calls, which its SDK has."""
+    call = botocore.session.get_session().get_service_model("sagemaker").operation_model(SAGEMAKER_CALLS[document.path])
+    report = ParamValidator().validate(document.content, call.input_shape)
+    if report.has_errors():
+        yield report.generate_report()
+
+
+def list_errors(schema: Any, content: Any) -> Iterator[str]:
+    for error in jsonschema.Draft202012Validator(schema).iter_errors(content):
+        yield f"{error.json_path}: {error.message}"
+
+
+def check_vertex(content: dict[str, Any]) -> Iterator[str]:
+    """Google's own description of containers, and the paths and the port of this server."""
+    model = content["model"]
+    if {*content} != {"model"} or {*model} != {"displayName", "artifactUri", "containerSpec"}:
+        yield f"unknown fields: {[*content]}, {[*model]}"
+    spec = model["containerSpec"]
+    schema = json.loads((ROOT / "tests/documents/vertex_container_spec.json").read_text())
+    if errors := [*list_errors(schema, spec)]:
+        yield from errors
+        return
+    variables = {"AIP_HTTP_PORT": str(spec["ports"][0]["containerPort"])}
+    if (
+        plan_launch(spec["command"][1:], variables=variables).server.http_port
+        != spec["startupProbe"]["httpGet"]["port"]
+    ):
+        yield "the startup probe asks another port"
+    for path, probe in (
+        (spec["healthRoute"], "readinessProbe"),
+        (spec["startupProbe"]["httpGet"]["path"], "startupProbe"),
+    ):
+        if path != PROBES[probe]:
+            yield f"{path} is asked, not {PROBES[probe]}"
+
+
 def check_models_file(content: dict[str, Any]) -> Iterator[str]:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(content, file)
@@ -335,8 +451,11 @@ def variables(content: Any) -> dict[str, str]:
     for each in walk(content):
         for variable in [*(each.get("env") or []), *(each.get("envs") or [])]:
             found[variable["name"]] = variable.get("value", "secret")
-        if isinstance(each.get("environment"), Mapping):
-            found |= {name: re.sub(r"\$\{\w+:-\}", "secret", value) for name, value in each["environment"].items()}
+        for name in ("environment", "Environment", "environment_variables"):
+            values = each.get(name)
+            # Azure's environment is the image.
+            if isinstance(values, Mapping) and "image" not in values:
+                found |= {name: re.sub(r"\$\{\w+:-\}", "secret", value) for name, value in values.items()}
     return {name: value for name, value in found.items() if name.startswith("RUNTIME_")}
 
 
@@ -344,7 +463,7 @@ def starts(document: Document) -> Iterator[tuple[list[str], dict[str, str]]]:
     """The words after the program's name, and the variables, of whatever starts this server."""
     if document.path == "compose.yaml":
         yield from (([], variables(service)) for service in containers(document))
-    elif document.path.startswith("bentocloud/"):
+    elif document.path.startswith("bentocloud/") or document.path in CLOUD_STARTS:
         yield [], variables(document.content)
     for container in containers(document) if "kind" in document.content else ():
         command = [str(word) for word in container.get("command", [])]
@@ -494,9 +613,19 @@ def check_paths(document: Document) -> Iterator[str]:
 def check_images(document: Document) -> Iterator[str]:
     if document.path.startswith("bentocloud/") and document.content["bento"] not in BENTOS:
         yield f"there is no Bento {document.content['bento']}"
-    for container in containers(document):
+    for container in containers(document) if document.path not in CLOUD_STARTS else ():
         if "image" in container and container["image"] not in BENTOS | {RAY_IMAGE, HELPER_IMAGE, *MONITOR_PORTS}:
             yield f"there is no image {container['image']}"
+
+
+def check_cloud_images(document: Document) -> Iterator[str]:
+    """A cloud's image is one of this server's, pushed to a registry."""
+    if document.path not in CLOUD_STARTS:
+        return
+    for each in walk(document.content):
+        for name in ("Image", "imageUri", "image"):
+            if each.get(name, next(iter(CLOUD_IMAGES))) not in CLOUD_IMAGES:
+                yield f"there is no image {each[name]}"
 
 
 def check_user(document: Document) -> Iterator[str]:
@@ -604,7 +733,7 @@ def check_inference_service(document: Document) -> Iterator[str]:
 
 CHECKS: tuple[Check, ...] = (
     check_schema, check_arguments, check_grace_period, check_environment, check_ports, check_paths, check_images, check_user, check_gpu_type,
-    check_metrics, check_runtime, check_inference_service,
+    check_metrics, check_runtime, check_inference_service, check_cloud_images,
 )  # fmt: skip
 
 
@@ -668,6 +797,23 @@ BROKEN = [
     (check_paths, "compose.yaml", "/v2/health/ready", "/ready", "/ready"),
     (check_images, "ray/multi-node.yaml", "-cuda-ray:latest", "-ray:latest", "huggingface-runtime-ray"),
     (check_images, "bentocloud/cpu.yaml", "-cpu:latest", ":latest", "huggingface-runtime:latest"),
+    (check_schema, "sagemaker/model.yaml", "S3Uri:", "S3Url:", "S3Url"),
+    (check_schema, "sagemaker/endpoint-config.yaml", "Count: 1", "Count: one", "InitialInstanceCount"),
+    (check_schema, "sagemaker/endpoint.yaml", "EndpointName:", "Name:", "EndpointName"),
+    (check_environment, "sagemaker/model.yaml", "RUNTIME_LOG_FORMAT", "RUNTIME_LOGFORMAT", "RUNTIME_LOGFORMAT"),
+    (check_arguments, "sagemaker/model.yaml", "STRATEGY: simple", "STRATEGY: simpel", "aggregation_strategy"),
+    (check_cloud_images, "sagemaker/model.yaml", "-cpu-sagemaker:", "-cpu:", "there is no image"),
+    (check_schema, "vertex/model.yaml", "healthRoute:", "healthPath:", "healthPath"),
+    (check_schema, "vertex/model.yaml", "healthRoute: /v2/health/ready", "healthRoute: /v2/health/live", "/v2/health/live is asked"),
+    (check_schema, "vertex/model.yaml", "containerPort: 8080", "containerPort: 8090", "another port"),
+    (check_schema, "vertex/model.yaml", "displayName:", "name:", "unknown fields"),
+    (check_arguments, "vertex/model.yaml", "value: json", "value: xml", "log_format"),
+    (check_cloud_images, "vertex/model.yaml", "-cpu:", ":", "there is no image"),
+    (check_schema, "azure/deployment.yaml", "liveness_route:", "live_route:", "live_route"),
+    (check_schema, "azure/deployment.yaml", "    scoring_route:\n      port: 3000", "    scoring_route:\n      port: 8080", "3000 was expected"),
+    (check_schema, "azure/endpoint.yaml", "auth_mode: key", "auth_mode: none", "'none' is not one of"),
+    (check_environment, "azure/deployment.yaml", "RUNTIME_LOG_FORMAT", "RUNTIME_LOGFORMAT", "RUNTIME_LOGFORMAT"),
+    (check_cloud_images, "azure/deployment.yaml", "-cpu:", ":", "there is no image"),
     (check_user, "ray/multi-node.yaml", "runAsUser: 1034", "runAsUser: 0", "runs as 0"),
     (check_user, "kserve/serving-runtime-cpu.yaml", "        runAsUser: 1034\n", "", "runs as None"),
     (check_user, "kserve/serving-runtime-cpu.yaml", "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true", "may become root"),
@@ -706,7 +852,14 @@ def test_every_check_is_shown_to_find_something() -> None:
 def test_no_file_escapes() -> None:
     others = {str(path.relative_to(DEPLOY)) for path in FILES if path.suffix != ".yaml"}
     dashboard = "observability/grafana/dashboards/huggingface-runtime.json"
-    assert others == {"README.md", "__init__.py", "kserve/Dockerfile", "ray/Containerfile", dashboard}
+    assert others == {
+        "README.md",
+        "__init__.py",
+        "kserve/Dockerfile",
+        "ray/Containerfile",
+        "sagemaker/Containerfile",
+        dashboard,
+    }
     unknown = Document("kubernetes/other.yaml", 0, {"some": "values"})
     assert [*check_schema(unknown)] == ["nothing here knows what this is"]
     readme = (DEPLOY / "README.md").read_text()
@@ -798,6 +951,19 @@ def test_the_image_for_ray_is_made_of_the_one_for_cuda_and_ends_as_its_user() ->
     lines = (DEPLOY / "ray/Containerfile").read_text().splitlines()
     assert "FROM huggingface-runtime-cuda:latest" in lines
     assert lines[-1] == "USER bentoml"
+
+
+def test_the_documents_of_sagemaker_name_each_other() -> None:
+    model, configuration, endpoint = (yaml.safe_load((DEPLOY / path).read_text()) for path in SAGEMAKER_CALLS)
+    assert [each["ModelName"] for each in configuration["ProductionVariants"]] == [model["ModelName"]]
+    assert endpoint["EndpointConfigName"] == configuration["EndpointConfigName"]
+
+
+def test_the_image_for_sagemaker_runs_the_command_with_the_word_serve() -> None:
+    lines = (DEPLOY / "sagemaker/Containerfile").read_text().splitlines()
+    assert "ARG IMAGE=huggingface-runtime-cpu:latest" in lines
+    assert lines[-2:] == ["USER root", 'ENTRYPOINT ["huggingface-runtime"]']
+    assert plan_launch(["serve"]).server.http_port == HTTP_PORT
 
 
 SCRIPTS = [

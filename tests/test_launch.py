@@ -78,12 +78,36 @@ def test_every_flag_of_kserve_in_every_form(name: str) -> None:
             ["--port=3001", "--host=0.0.0.0"],
             {"tensor_parallel_size": "2", "lora_modules": "a=/x 'b=/y z'"},
         ),
+        # As SageMaker starts a container.
+        (["serve"], ["--port=8080", "--host=0.0.0.0"], {}),
+        (["serve", "--model_name=bert"], ["--port=8080", "--host=0.0.0.0"], {"model_name": "bert"}),
     ],
 )
 def test_the_command_and_what_it_is_handed(words: list[str], options: list[str], arguments: dict[str, str]) -> None:
     launch = plan_launch(words)
     assert launch.command == (sys.executable, "-m", "bentoml", "serve", str(ROOT), *options)
     assert {name: json.loads(value) for name, value in launch.environment.items()} == {LAUNCH_VARIABLE: arguments}
+
+
+@pytest.mark.parametrize(
+    ("variables", "words", "port"),
+    [
+        ({"SAGEMAKER_BIND_TO_PORT": "9000"}, ["serve"], 9000),
+        ({"AIP_HTTP_PORT": "7080", "SAGEMAKER_BIND_TO_PORT": ""}, [], 7080),
+        ({"AIP_HTTP_PORT": "7080"}, ["--http_port=3000"], 3000),
+        ({"AIP_HTTP_PORT": ""}, [], 8080),
+    ],
+)
+def test_a_cloud_names_the_port(variables: dict[str, str], words: list[str], port: int) -> None:
+    assert plan_launch(words, variables=variables).server.http_port == port
+
+
+@pytest.mark.parametrize("variable", ["SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT"])
+def test_a_wrong_port_of_a_cloud(variable: str) -> None:
+    with pytest.raises(
+        ArgumentsError, match=rf"argument http_port \(from {variable}\) is '80a': Input should be a valid"
+    ):
+        plan_launch([], variables={variable: "80a"})
 
 
 def test_in_a_bento_it_serves_the_bento(tmp_path: Path) -> None:

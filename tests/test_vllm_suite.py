@@ -37,7 +37,6 @@ pytestmark = [
 _CLASSES = "it tests vLLM's own request classes, without a server"
 _OTHER_ANSWER = "a second answer must differ from the first, which a small model's does by chance only"
 _WORDS = "it wants the words of vLLM's or pydantic's message: ours is a 400 that names the field and what is allowed"
-_SAGEMAKER = "it asks SageMaker's route, which vLLM's own server has beside OpenAI's API"
 _ADAPTER = "it asks for a LoRA adapter, which only vLLM serves"
 _CHAT = "it embeds or classifies a chat: messages are a 400 on this server's own engine"
 _TRUNCATED = "a text that is too long is truncated here; vLLM refuses it unless truncate_prompt_tokens is set"
@@ -83,7 +82,7 @@ COMPLETIONS = Suite(
 CHATS = Suite(
     "openai/chat_completion/test_chat.py",
     "HuggingFaceH4/zephyr-7b-beta",
-    25,
+    26,
     {
         "test_no_logprobs_chat[zephyr-lora]": _ADAPTER,
         "test_zero_logprobs_chat[zephyr-lora]": _ADAPTER,
@@ -95,7 +94,6 @@ CHATS = Suite(
         "test_structured_outputs_choice_chat": _OTHER_ANSWER,
         "test_structured_outputs_json_chat": _OTHER_ANSWER,
         "test_long_seed": _WORDS,
-        "test_invocations": _SAGEMAKER,
         "test_chat_completion_request_n_parameter_to_sampling_params": _CLASSES,
         "test_chat_completion_request_n_parameter_default": _CLASSES,
         "test_null_top_logprobs_is_same_as_omitted[ChatCompletionRequest-messages0]": _CLASSES,
@@ -128,11 +126,10 @@ _E5 = "intfloat/multilingual-e5-small"
 CLASSIFY = Suite(
     "pooling/classify/test_online.py",
     _QWEN,
-    10,
+    11,
     {
         "test_chat_request": _CHAT,
-        "test_invocations_completion_request": _SAGEMAKER,
-        "test_invocations_chat_request": _SAGEMAKER,
+        "test_invocations_chat_request": _CHAT,
         "test_score": _NOT_FOUND,
         "test_rerank": _NOT_FOUND,
         f"test_pooling_not_supported[token_classify-{_QWEN}]": _PLUGIN,
@@ -143,13 +140,12 @@ CLASSIFY = Suite(
 EMBED = Suite(
     "pooling/embed/test_online.py",
     _E5,
-    11,
+    12,
     {
         "test_negative_token_ids": _WORDS,
         "test_padding": _PADDING,
         "test_chat_request": _CHAT,
-        "test_invocations_completion_request": _SAGEMAKER,
-        "test_invocations_chat_request": _SAGEMAKER,
+        "test_invocations_chat_request": _CHAT,
         "test_params_not_supported": _WORDS,
         "test_use_activation": _NORMALIZED,
         f"test_pooling_not_supported[token_embed-{_E5}]": _PLUGIN,
@@ -160,11 +156,10 @@ EMBED = Suite(
 BI_ENCODER = Suite(
     "pooling/scoring/test_bi_encoder_online.py",
     "BAAI/bge-base-en-v1.5",
-    11,
+    12,
     {
         "test_rerank_api_max_model_len": _TRUNCATED,
         "test_score_api_max_model_len": _TRUNCATED,
-        "test_invocations": _SAGEMAKER,
         "test_pooling_not_supported[plugin]": _PLUGIN,
     },
     ("--max_length=100",),
@@ -173,11 +168,10 @@ BI_ENCODER = Suite(
 CROSS_ENCODER = Suite(
     "pooling/scoring/test_cross_encoder_online.py",
     "BAAI/bge-reranker-base",
-    14,
+    15,
     {
         "test_rerank_api_max_model_len": _TRUNCATED,
         "test_score_api_max_model_len": _TRUNCATED,
-        "test_invocations": _SAGEMAKER,
         "test_rerank_max_tokens_per_doc_validation": _WORDS,
         "test_pooling_not_supported[token_classify]": _PLUGIN,
         "test_pooling_not_supported[plugin]": _PLUGIN,

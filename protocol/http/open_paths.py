@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from runners.core.probe_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, ROOT_PATH, VERSION_PATH
+from runners.core.probe_paths import (
+    CLOUD_READY_PATHS,
+    LIVE_PATHS,
+    LOAD_PATH,
+    READY_PATHS,
+    ROOT_PATH,
+    VERSION_PATH,
+)
 
 # Answered also on connections beyond the limit, so that a probe does not take a full server for a dead one.
 HEALTH_PATHS = frozenset({*LIVE_PATHS, *READY_PATHS})
@@ -18,6 +25,10 @@ OPEN_PATHS = (
 )
 
 
+# POST may call a model there.
+_CALLED_PATHS = frozenset({ROOT_PATH, *CLOUD_READY_PATHS})
+
+
 def is_open(method: str, path: str) -> bool:
-    """Whether a request needs no key; POST to the root calls a model."""
-    return path in OPEN_PATHS and (path, method) != (ROOT_PATH, "POST")
+    """Whether a request needs no key."""
+    return path in OPEN_PATHS and not (method == "POST" and path in _CALLED_PATHS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from protocol.huggingface.answers import ENCODER_FORMS
@@ -71,36 +72,60 @@ _ANSWERS: dict[HubTask, list[Schema]] = {
     HubTask.TRANSLATION: [_TRANSLATIONS],
     HubTask.ZERO_SHOT_CLASSIFICATION: [_CLASSES, array_of(_CLASSES)],
 }
+_LABELS = object_of({"sequence": STRING, "labels": array_of(STRING), "scores": array_of(NUMBER)})
+# Where pipelines answer in other forms.
+_PIPELINE_ANSWERS: dict[HubTask, list[Schema]] = {
+    HubTask.TEXT_CLASSIFICATION: [_CLASSES, array_of(_CLASSES)],
+    HubTask.ZERO_SHOT_CLASSIFICATION: [_LABELS, array_of(_LABELS)],
+}
 _ERROR_TYPES = one_of("generation", "healthcheck", "overloaded", "validation")
 
 
 def describe(document: OpenApiDocument) -> None:
     """Add the operation at the root, which calls the only model, and those at the paths of models and tasks."""
     document.add_tag(_TAG, "The calls of Hugging Face's inference service and endpoints. Unknown fields are refused.")
-    tasks = [task for task in HubTask if any(serves_task(runner, task) for runner in document.runners)]
     document.schemas["HubError"] = object_of({"error": STRING, "error_type": _ERROR_TYPES})
-    document.paths.describe_parameter("task", {**STRING, **one_of(*map(str, tasks or HubTask))})
+    document.paths.describe_parameter("task", {**STRING, **one_of(*map(str, _find_tasks(document) or HubTask))})
     for path in ("/", *(path.replace(":path}", "}") for path in PATHS)):
-        _add(document, path, tasks)
+        _add_call(document, path, _TAG, "HubResponse", _ANSWERS)
 
 
-def _add(document: OpenApiDocument, path: str, tasks: list[HubTask]) -> None:
+def add_pipelines(document: OpenApiDocument, path: str, tag: str) -> None:
+    """Add the operation of a path whose answers have the forms of pipelines."""
+    _add_call(document, path, tag, "PipelineResponse", {**_ANSWERS, **_PIPELINE_ANSWERS})
+
+
+def _add_call(
+    document: OpenApiDocument, path: str, tag: str, response: str, answers: Mapping[HubTask, list[Schema]]
+) -> None:
+    """Add the operation of a path.
+
+    Args:
+        response: the name of the answer's schema.
+        answers: the forms of the answer.
+    """
+    tasks = _find_tasks(document)
     if not tasks:
-        document.add_unserved("post", path, _TAG, (*UNSERVED, HTTPStatus.NOT_FOUND), _ERRORS)
+        document.add_unserved("post", path, tag, (*UNSERVED, HTTPStatus.NOT_FOUND), _ERRORS)
         return
     document.schemas["HubRequest"] = {"anyOf": [_describe_body(document, task) for task in tasks]}
-    document.schemas["HubResponse"] = {"anyOf": [schema for task in tasks for schema in _ANSWERS[task]]}
+    document.schemas[response] = {"anyOf": [schema for task in tasks for schema in answers[task]]}
     names_task = "{task}" in path
     examples = {} if names_task else document.collect_examples(hub_examples)
     if "{name}" not in path and document.has_several:
         # An example does not name its model here.
         examples = {}
-    answer, body = json_answer("HubResponse", examples), json_body(reference("HubRequest"), examples)
+    answer, body = json_answer(response, examples), json_body(reference("HubRequest"), examples)
     if any(task in GENERATION_FORMS for task in tasks):
         answer["content"][EVENTS] = {"schema": event_of(_EVENT, reference("HubError"))}
     summary = "Call a model for a task" if names_task else "Call a model"
     query = {"model": STRING} if "{name}" not in path else None
-    document.paths.add("post", path, _TAG, summary, {200: answer}, document.errors, body, query=query, form=_ERRORS)
+    document.paths.add("post", path, tag, summary, {200: answer}, document.errors, body, query=query, form=_ERRORS)
+
+
+def _find_tasks(document: OpenApiDocument) -> list[HubTask]:
+    """The tasks that some model serves."""
+    return [task for task in HubTask if any(serves_task(runner, task) for runner in document.runners)]
 
 
 def _describe_body(document: OpenApiDocument, task: HubTask) -> Schema:

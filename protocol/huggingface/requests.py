@@ -6,7 +6,7 @@ Names and meanings are those of the hub's JSON schemas and of the pipelines of `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -162,21 +162,25 @@ def _read_text(item: Any, position: int) -> TextInput:
 class TextClassificationRequest(EncoderRequest, kw_only=True):
     """The body for text classification: texts, or pairs of texts."""
 
+    # All classes.
+    default_top_k: ClassVar[int | None] = None
     inputs: str | TextPair | list[str | TextPair | list[str]]
     parameters: TextClassificationParameters | None = None
 
     def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        return {"top_k": defaults.top_k or limits.max_top_k, **super().read_options(defaults, limits)}
+        default = defaults.top_k or self.default_top_k or limits.max_top_k
+        return {"top_k": default, **super().read_options(defaults, limits)}
 
 
 class TokenClassificationRequest(EncoderRequest, kw_only=True):
     """The body for token classification."""
 
+    default_strategy: ClassVar[AggregationStrategy] = AggregationStrategy.SIMPLE
     inputs: str | list[str]
     parameters: TokenClassificationParameters | None = None
 
     def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        strategy = defaults.aggregation_strategy or AggregationStrategy.SIMPLE
+        strategy = defaults.aggregation_strategy or self.default_strategy
         return {"aggregation_strategy": strategy, **super().read_options(defaults, limits)}
 
 

@@ -129,7 +129,7 @@ class Paths:
         in_query = [_parameter("query", name, schema) for name, schema in (query or {}).items()]
         in_headers = [_parameter("header", name, schema) for name, schema in (headers or {}).items()]
         operation = {
-            "operationId": re.sub(r"\W+", "_", f"{method}{path}").strip("_"),
+            "operationId": _name_operation(method, path),
             "tags": [tag],
             "summary": summary,
             "parameters": [*in_path, *in_query, *in_headers],
@@ -137,6 +137,15 @@ class Paths:
             **({} if body is None else {"requestBody": body}),
             **({"security": [{"admin": []}]} if needs_admin else {"security": []} if needs_none else {}),
         }
+        self._put(method, path, operation)
+
+    def repeat(self, path: str, source: str, tag: str) -> None:
+        """Add the POST of a path at another path too, unless no model answers it."""
+        operation = self.items.get(source, {}).get("post", {})
+        if "requestBody" in operation:
+            self._put("post", path, {**operation, "operationId": _name_operation("post", path), "tags": [tag]})
+
+    def _put(self, method: str, path: str, operation: dict[str, Any]) -> None:
         operations = self.items.setdefault(path, {})
         if method in operations:
             operation = merge_operations(operations[method], operation, self.responses)
@@ -146,6 +155,10 @@ class Paths:
         name = f"{form.name}{status.name.title().replace('_', '')}"
         self.responses[name] = _describe_error(form, status)
         return {"$ref": f"#/components/responses/{name}"}
+
+
+def _name_operation(method: str, path: str) -> str:
+    return re.sub(r"\W+", "_", f"{method}{path}").strip("_")
 
 
 def _describe_error(form: ErrorForm, status: HTTPStatus) -> dict[str, Any]:

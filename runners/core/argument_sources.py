@@ -25,6 +25,7 @@ from runners.core.argument_values import (
     warn_without_effect,
 )
 from runners.core.arguments import Arguments
+from runners.core.cloud_variables import read_cloud_port, read_cloud_values
 from runners.core.command_line import parse_command_line
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import ArgumentsError
@@ -52,7 +53,7 @@ _OF_ONE = ("model_name", "model_revision", "tokenizer_revision", *_ONE)
 class _Sources:
     """
     Attributes:
-        baked: the arguments that the Bento was built with.
+        baked: the arguments that the Bento was built with, and what a cloud says where it has none.
         given: those of the command line and the environment, merged.
     """
 
@@ -66,7 +67,7 @@ class _Sources:
 def read_arguments(
     command_line: Mapping[str, object], environment: Mapping[str, str], bento_arguments: Mapping[str, object]
 ) -> Arguments:
-    """Merge the sources; precedence: command line > environment > arguments in the Bento > defaults.
+    """Merge the sources; precedence: command line > environment > arguments in the Bento > a cloud's > defaults.
 
     In the environment `RUNTIME_<ARGUMENT>` wins over the same argument in `RUNTIME_ARGS`. Empty variables count as
     unset. vLLM's arguments are in `engine`.
@@ -174,7 +175,8 @@ def _read_sources(
     except ValueError:
         raise ArgumentsError(f"{LAUNCH_VARIABLE} is for launch.py alone: set {ENVIRONMENT_COMMAND_LINE}") from None
     last = collect_values({**command_line, **launch_arguments}, _COMMAND_LINE)
-    return _Sources(merge_values(key, baked), merge_values(line_values, variables, last))
+    cloud = read_cloud_values(environment)
+    return _Sources(merge_values(key, cloud, baked), merge_values(line_values, variables, last))
 
 
 def _add_variable(values: dict[str, GivenValue], variable: str, value: str) -> None:
@@ -189,12 +191,16 @@ def _add_variable(values: dict[str, GivenValue], variable: str, value: str) -> N
         logger.warning("%s is ignored: there is no argument %s", variable, name)
 
 
-def read_launch_arguments(values: Mapping[str, str]) -> LaunchArguments:
+def read_launch_arguments(values: Mapping[str, str], environment: Mapping[str, str]) -> LaunchArguments:
     """
+    Args:
+        values: those of the command line, which win over a cloud's variables.
+
     Raises:
         ArgumentsError: one line with the name of the argument and the allowed values.
     """
-    return validate_values(LaunchArguments, {name: GivenValue(value, _COMMAND_LINE) for name, value in values.items()})
+    given = {name: GivenValue(value, _COMMAND_LINE) for name, value in values.items()}
+    return validate_values(LaunchArguments, merge_values(read_cloud_port(environment), given))
 
 
 def forget_keys(environment: MutableMapping[str, str]) -> None:

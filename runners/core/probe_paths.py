@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import os
+
+from runners.core.cloud_routes import read_health_route
+from runners.core.errors import ArgumentsError
+
+
+def _find_cloud_paths() -> tuple[str, ...]:
+    """The path that a cloud probes; the start refuses a wrong one."""
+    try:
+        path = read_health_route(os.environ)
+    except ArgumentsError:
+        return ()
+    return () if path is None else (path,)
+
+
+# The same in all processes of a server.
+CLOUD_READY_PATHS = _find_cloud_paths()
 # A GET is KServe V1's probe of liveness; a POST calls a model, by the protocols of Hugging Face and Elasticsearch.
 ROOT_PATH = "/"
 # BentoML names the first two, the Open Inference Protocol the next, Weaviate the last.
 LIVE_PATHS = ("/livez", "/healthz", "/v2/health/live", "/.well-known/live")
 # As above; SageMaker calls /ping, and vLLM and Text Embeddings Inference have /health. They listen once they are ready.
-READY_PATHS = ("/readyz", "/ping", "/health", "/v2/health/ready", "/.well-known/ready")
+READY_PATHS = ("/readyz", "/ping", "/health", "/v2/health/ready", "/.well-known/ready", *CLOUD_READY_PATHS)
 # vLLM's paths of its version and of the number of requests under way.
 VERSION_PATH, LOAD_PATH = "/version", "/load"
 # The methods of gRPC that probes call.

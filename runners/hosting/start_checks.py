@@ -11,6 +11,7 @@ from huggingface_hub import constants
 
 from runners.core.api_keys import check_key_file
 from runners.core.arguments import Arguments
+from runners.core.cloud_routes import read_health_route, read_predict_route
 from runners.core.declarations import Configuration, ModelDeclaration
 from runners.core.errors import ArgumentsError, ModelLoadError, RunnerError, list_names
 from runners.core.task import GENERATION, infer_task, read_architectures
@@ -39,6 +40,8 @@ def check_server(arguments: Arguments, http_port: int | None = None) -> None:
     check_key_file("api_key_file", arguments.api_key_file)
     check_key_file("admin_api_key_file", arguments.admin_api_key_file)
     check_tracing(os.environ)
+    for read_route in (read_health_route, read_predict_route):
+        read_route(os.environ)
     if not arguments.enable_grpc:
         return
     if arguments.grpc_port == http_port:

@@ -28,6 +28,7 @@ GENERATED = re.compile(r"^<!-- (What follows is written|Written) by ", re.MULTIL
 NOT_TESTED = {
     "README.md": ["needs your model", "installs 2 GB", "needs Docker, a cluster, BentoCloud"],
     "docs/how-to/api-keys.md": ["needs your file"],
+    "docs/how-to/azure.md": ["needs an Azure account"],
     "docs/how-to/bentoml-clients.md": [
         "needs a model that generates",
         *["a module of yours; tests/test_bentoml_clients.py starts one like it"] * 2,
@@ -48,10 +49,12 @@ NOT_TESTED = {
         "needs a cluster", "needs Docker", *["needs a cluster"] * 4, "takes minutes",
     ],
     "docs/how-to/predictor.md": ["needs a Triton, see make test-triton"],
+    "docs/how-to/sagemaker.md": ["needs Docker and an AWS account"],
     "docs/how-to/start-anywhere.md": ["tests/test_doctor.py runs both forms"],
     "docs/how-to/storage.md": ["needs a bucket"],
     "docs/how-to/tls.md": ["needs your certificate"],
     "docs/how-to/traces.md": ["needs a collector"],
+    "docs/how-to/vertex.md": ["needs a Google Cloud account"],
     "docs/tutorials/first-generation.md": ["installs 2 GB"],
     "docs/tutorials/kserve.md": ["needs Docker and a registry", *["needs a cluster"] * 3],
     "docs/tutorials/own-model.md": ["the same server once more", "downloads from the hub"],

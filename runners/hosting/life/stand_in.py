@@ -174,13 +174,13 @@ class StandIn:
         body: dict[str, str | bool] = {"error": _ENDING if self.is_ending else _STARTING}
         if not is_probe(method.decode("latin-1"), path):
             self._refused += 1
+        elif path in READY_PATHS:
+            body = {"ready": False}
         elif path in LIVE_PATHS:
             # The server itself lives, and replaces its workers.
             status, body = HTTPStatus.OK, {"live": True}
         elif path == ROOT_PATH:
             status, body = HTTPStatus.OK, {"status": "alive"}
-        elif path in READY_PATHS:
-            body = {"ready": False}
         content = json.dumps(body, separators=(",", ":")).encode()
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import cos_sim
 from starlette.testclient import TestClient
-from transformers import pipeline
 
 from tests.conftest import ModelFolder, Serve
 from tests.families import MINILM
 from tests.protocol.conftest import Run
+from tests.protocol.huggingface.pipelines import check_records, reference
 from tests.protocol.spans import find_spans
 
 TEXTS = ["Sarah lives in Munich", "My unbelievable film is good. It rains.", "word " * 600]
@@ -23,27 +22,10 @@ LABELS = ["sports", "the film"]
 CONTEXT = {"question": "Where does Sarah live?", "context": "Sarah O'Connor flew to Rome, but she lives in Munich."}
 
 
-@cache
-def reference(task: Any, folder: str) -> Any:
-    return pipeline(task, model=folder, device="cpu")
-
-
 def post(client: TestClient, inputs: Any, path: str = "/", **parameters: Any) -> Any:
     response = client.post(path, json={"inputs": inputs, "parameters": parameters})
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def check_records(found: Any, expected: Any) -> None:
-    """The records, nested alike: the same names, and values that are equal or nearly."""
-    if isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
-            check_records(one, other)
-        return
-    assert found == {
-        name: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for name, value in expected.items()
-    }
 
 
 @pytest.mark.parametrize("kind", ["sequence_classification", "multi_label"])

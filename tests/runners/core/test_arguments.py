@@ -178,7 +178,7 @@ def test_what_only_launch_py_knows_is_warned_of_elsewhere(caplog: pytest.LogCapt
 )
 def test_wrong_values_for_launch_py(values: dict[str, str], message: str) -> None:
     with pytest.raises(ArgumentsError) as error:
-        read_launch_arguments(values)
+        read_launch_arguments(values, {})
     assert str(error.value).startswith(message)
 
 
