@@ -38,7 +38,7 @@ def _create_endpoint(context: ServerContext, method: Method) -> Endpoint:
     async def answer(request: Request) -> Response:
         # A call that the only model does not serve is refused before its body is read.
         runner = selection.select() if len(models) == 1 else None
-        body = await read_body(request, limits, more_types=[PICKLE_TYPE] if may_pickle(request) else ())
+        body = await read_body(request, limits, [PICKLE_TYPE] if may_pickle(request) else ())
         pickled = is_pickled(request)
         read = _read_pickle if pickled else partial(read_json, limits=limits)
         values = await body.decode(lambda data: read(method, data))

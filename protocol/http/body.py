@@ -26,9 +26,7 @@ T = TypeVar("T")
 _USUAL_TYPE = b"application/json"
 # By default curl sends the type of a form.
 _JSON_TYPES = frozenset({"", "application/json", "application/x-www-form-urlencoded"})
-_BINARY_TYPE = "application/octet-stream"
-_FORM_TYPE = "multipart/form-data"
-STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
+FORM_TYPE = "multipart/form-data"
 # More digits than any length has; Python refuses to parse a number of some thousands.
 MAX_DIGITS = 18
 # The place in a request's scope of a body that has been read, and that its endpoint has not taken yet.
@@ -75,20 +73,16 @@ class Body:
 async def read_body(
     request: Request,
     limits: RequestLimits,
-    allow_binary: bool = False,
-    allow_event: bool = False,
-    allow_form: bool = False,
     more_types: Sequence[str] = (),
+    allow_empty: bool = False,
 ) -> Body:
     """Read a request's body, or take the one that has been handed on.
 
     Args:
-        allow_form: whether it may be a form, or empty.
-        more_types: further content types that it may have.
+        more_types: the content types that it may have beside JSON's.
 
     Raises:
-        UnsupportedMediaTypeError: it is not JSON (or, where allowed, binary, an event or a form), not UTF-8, or
-            compressed otherwise than with gzip or deflate.
+        UnsupportedMediaTypeError: it is of another type, not UTF-8, or compressed otherwise than with gzip or deflate.
         BodyTooLargeError: its Content-Length, its bytes or its decoded bytes exceed the limit.
         BodiesTooLargeError: the bodies of other requests leave no room for it now.
         InputError: it is empty, or its Content-Encoding is wrong.
@@ -99,8 +93,7 @@ async def read_body(
         return handed
     headers = first_headers(request.scope)
     if headers.get(b"content-type") != _USUAL_TYPE:
-        others = [_BINARY_TYPE] * allow_binary + [STRUCTURED_EVENT_TYPE] * allow_event + [_FORM_TYPE] * allow_form
-        _check_type(request, [*others, *more_types])
+        _check_type(request, more_types)
     encoding = None
     if b"content-encoding" in headers:
         encoding = read_encoding(request.headers.getlist("content-encoding"))
@@ -112,6 +105,15 @@ async def read_body(
     share = get_share(request.scope)
     if share is not None and declared is not None:
         share.check(int(declared))
+    body = await _receive(request, limit, share)
+    if body and encoding is not None:
+        body = await inflate(body, encoding, limit, share)
+    if not body and not allow_empty:
+        raise NotJsonError("the body is empty; it must be a JSON object")
+    return Body(body, share)
+
+
+async def _receive(request: Request, limit: int, share: BodyShare | None) -> bytes:
     chunks: list[bytes] = []
     received = 0
     async for chunk in request.stream():
@@ -121,12 +123,7 @@ async def read_body(
         if share is not None:
             share.take(len(chunk))
         chunks.append(chunk)
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    if body and encoding is not None:
-        body = await inflate(body, encoding, limit, share)
-    if not body and not allow_form:
-        raise NotJsonError("the body is empty; it must be a JSON object")
-    return Body(body, share)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def hand_on(request: Request, body: Body) -> None:
@@ -136,7 +133,7 @@ def hand_on(request: Request, body: Body) -> None:
 
 def is_form(request: Request) -> bool:
     """Whether the body is a form with files, by its type."""
-    return _split_type(request)[0] == _FORM_TYPE
+    return _split_type(request)[0] == FORM_TYPE
 
 
 def _split_type(request: Request) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.http.body import STRUCTURED_EVENT_TYPE, convert_json, decode_json
+from protocol.http.body import convert_json, decode_json
 from protocol.http.headers import first_headers
 from runners.core.errors import InputError
 from runners.core.request_limits import RequestLimits
@@ -27,6 +27,7 @@ from runners.core.request_limits import RequestLimits
 _REQUIRED = ("specversion", "id", "source", "type")
 # The versions of the specification that KServe accepts.
 _VERSIONS = ("1.0", "0.3")
+STRUCTURED_EVENT_TYPE = "application/cloudevents+json"
 _STRUCTURED_TYPE = STRUCTURED_EVENT_TYPE.encode()
 _PREFIX = b"ce-"
 _REQUIRED_HEADERS = frozenset(_PREFIX + name.encode() for name in _REQUIRED)

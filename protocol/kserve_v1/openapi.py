@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from protocol.http.body import STRUCTURED_EVENT_TYPE
+from protocol.kserve_v1.cloudevents import STRUCTURED_EVENT_TYPE
 from protocol.kserve_v1.examples import predict_examples
 from protocol.kserve_v1.routes import PredictRequest
 from protocol.openapi.document import OpenApiDocument

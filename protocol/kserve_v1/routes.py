@@ -21,7 +21,7 @@ from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import NotFoundError, NotImplementedByModelError
 from protocol.http.rendering import render
 from protocol.http.routing import post_route
-from protocol.kserve_v1.cloudevents import Event, answer_event, read_event
+from protocol.kserve_v1.cloudevents import STRUCTURED_EVENT_TYPE, Event, answer_event, read_event
 from protocol.model_cards import model_card
 from protocol.output_tensors import extra_tensors
 from protocol.records import list_records
@@ -88,7 +88,7 @@ def routes(context: ServerContext) -> list[Route]:
 
     async def predict(request: Request) -> Response:
         runner = find_ready_model(models, request.path_params["name"])
-        body = await read_body(request, limits, allow_event=True)
+        body = await read_body(request, limits, [STRUCTURED_EVENT_TYPE])
         event, texts, parameters = await body.decode(lambda data: _read(request, data, limits))
         check_generates(runner)
         options = resolve_options(runner, select_model_parameters(parameters), limits)

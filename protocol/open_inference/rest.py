@@ -40,6 +40,7 @@ from runners.core.models import Models, find_probed_model, find_ready_model
 from runners.core.request_limits import RequestLimits
 from runners.core.runner import Runner
 
+_BINARY_TYPE = "application/octet-stream"
 BINARY_HEADER = "inference-header-content-length"
 
 Dimension = Annotated[int, Meta(ge=0, le=MAX_DIMENSION)]
@@ -93,7 +94,7 @@ def routes(models: Models, limits: RequestLimits) -> list[Route]:
 
     async def infer(request: Request) -> Response:
         runner = find_ready_model(models, *served_name(request))
-        body = await read_body(request, limits, allow_binary=True)
+        body = await read_body(request, limits, [_BINARY_TYPE])
         client_id, call = await body.decode(lambda data: _read(data, request.headers, limits))
         request_id = answer_id(client_id)
         return await until_disconnect(
@@ -125,7 +126,7 @@ def _split(body: bytes, headers: Mapping[str, str]) -> tuple[bytes, memoryview]:
     """Split a body of the binary extension into its JSON and the bytes after it."""
     declared = headers.get(BINARY_HEADER)
     if declared is None:
-        if headers.get("content-type", "").lower().startswith("application/octet-stream"):
+        if headers.get("content-type", "").lower().startswith(_BINARY_TYPE):
             raise InputError(f"a binary body needs the header {BINARY_HEADER}, the bytes of its JSON part")
         return body, memoryview(b"")
     if not declared.isdecimal() or len(declared) > MAX_DIGITS or int(declared) > len(body):
@@ -178,6 +179,4 @@ def _render(runner: Runner, request_id: str, answer: AnswerTensors) -> Response:
     if not blobs:
         return json_response(payload, values)
     head = encode_json(payload, values)
-    return Response(
-        b"".join([head, *blobs]), media_type="application/octet-stream", headers={BINARY_HEADER: str(len(head))}
-    )
+    return Response(b"".join([head, *blobs]), media_type=_BINARY_TYPE, headers={BINARY_HEADER: str(len(head))})

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from protocol.context import ServerContext
-from protocol.http.body import Body, decode_json, is_form, json_response, read_body
+from protocol.http.body import FORM_TYPE, Body, decode_json, is_form, json_response, read_body
 from protocol.http.disconnects import until_disconnect
 from protocol.http.errors import MethodNotAllowedError, NotFoundError
 from protocol.http.routing import Endpoint, any_route, get_route, post_route, with_errors
@@ -42,6 +42,7 @@ from protocol.openai_paths import (
 from runners.core.errors import ModelNotFoundError
 from runners.core.input_log import log_inputs
 from runners.core.request_limits import RequestLimits
+from runners.core.runner import OpenAIApplication, Runner
 
 
 def routes(context: ServerContext) -> list[Route]:
@@ -105,32 +106,51 @@ class _Api:
         runner = selection.select(given_name) if given_name is not None or len(self._models) == 1 else None
         has_body = request.method == "POST"
         # What only vLLM knows may have no body, or upload a file.
-        body = await read_body(request, limits, allow_form=path not in OPENAI_PATHS) if has_body else Body(b"")
-        is_json = body.size > 0 and not is_form(request)
+        is_unknown = path not in OPENAI_PATHS
+        types = [FORM_TYPE] if is_unknown else []
+        body = await read_body(request, limits, types, allow_empty=is_unknown) if has_body else Body(b"")
         if runner is None and self._may_forward(path):
-            if is_json and not changes_models(path):
+            if _is_json(request, body) and not changes_models(path):
                 name = await _read_name(body, limits)
             else:
                 selection, name = replace(selection, parameter="?model="), query_model(request)
             runner = selection.select(await find_base_model(self._models, name))
         if runner is not None and (application := find_openai_application(runner)) is not None:
-            checked = await body.check(lambda data: check_forwarded(data, limits)) if is_json else CheckedBody()
-            if limits.log_inputs:
-                log_inputs([body.data[: 4 * limits.log_inputs].decode("utf-8", "replace")], limits.log_inputs)
-            media_type = request.headers["content-type"] if is_form(request) else "application/json"
-            needless = {name: 0 for name, count in checked.token_limits.items() if count >= runner.max_length}
-            named = {"model": runner.name}
-            if given_name is None:
-                named = await name_base_model(application, runner, checked.model)
-            changes = {**checked.changes, **needless, **named}
-            data = change_fields(body.data, changes) if changes else body.data
-            return Forwarded(application, find_vllm_path(path), data, checked.characters, media_type)
+            return await self._forward(request, runner, application, path, body, given_name)
         if not has_body:
             raise MethodNotAllowedError(f"{request.method} is not allowed on {outer}; allowed: POST", allowed="POST")
         call = CALLS[OPENAI_PATHS[path].call]
         return await until_disconnect(
             request, call.answer(lambda name: selection.select(given_name or name), body, limits)
         )
+
+    async def _forward(
+        self,
+        request: Request,
+        runner: Runner,
+        application: OpenAIApplication,
+        path: str,
+        body: Body,
+        given_name: str | None,
+    ) -> Response:
+        """Hand a request to vLLM, with the body's limits checked and the model's name as vLLM knows it.
+
+        Args:
+            path, given_name: as in `_answer`.
+        """
+        limits = self._limits
+        is_json = _is_json(request, body)
+        checked = await body.check(lambda data: check_forwarded(data, limits)) if is_json else CheckedBody()
+        if limits.log_inputs:
+            log_inputs([body.data[: 4 * limits.log_inputs].decode("utf-8", "replace")], limits.log_inputs)
+        media_type = request.headers["content-type"] if is_form(request) else "application/json"
+        needless = {name: 0 for name, count in checked.token_limits.items() if count >= runner.max_length}
+        named = {"model": runner.name}
+        if given_name is None:
+            named = await name_base_model(application, runner, checked.model)
+        changes = {**checked.changes, **needless, **named}
+        data = change_fields(body.data, changes) if changes else body.data
+        return Forwarded(application, find_vllm_path(path), data, checked.characters, media_type)
 
     def _may_forward(self, path: str) -> bool:
         """Whether vLLM may answer a request, or nothing does."""
@@ -158,6 +178,10 @@ class _NamedBody(msgspec.Struct):
 
 
 _name_decoder = msgspec.json.Decoder(_NamedBody)
+
+
+def _is_json(request: Request, body: Body) -> bool:
+    return body.size > 0 and not is_form(request)
 
 
 async def _read_name(body: Body, limits: RequestLimits) -> str | None:

@@ -108,7 +108,11 @@ class Runner(Protocol):
 
     @property
     def tokenizer_threads(self) -> int:
-        """How many threads tokenize texts."""
+        """How many threads tokenize texts.
+
+        Raises:
+            ModelNotReadyError: the model is not loaded.
+        """
 
     @property
     def supported_options(self) -> SupportedOptions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer, processors
 from tokenizers.models import BPE, Model, Unigram, WordLevel, WordPiece
@@ -30,6 +30,14 @@ _UNCERTAIN_WORDS = 4
 # number of cuts is the length of its longest token, at most the bound.
 _OTHER_CUTS = 3
 _MAX_UNIGRAM_CUTS = 64
+
+
+class _Settings(NamedTuple):
+    """The settings of an encoder that a request may change."""
+
+    side: TruncationSide
+    max_length: int
+    add_special_tokens: bool
 
 
 class TextEncoder:
@@ -114,27 +122,30 @@ class TextEncoder:
         Raises:
             InputError: `max_length` leaves no room for a text beside the special tokens.
         """
-        own = (self.side, self.max_length, self._add_special_tokens)
-        new = (side or self.side, max_length or self.max_length, self._add_special_tokens)
-        if add_special_tokens is not None:
-            new = (*new[:2], add_special_tokens)
-        if new == own:
+        before = _Settings(self.side, self.max_length, self._add_special_tokens)
+        settings = _Settings(
+            side or before.side,
+            max_length or before.max_length,
+            before.add_special_tokens if add_special_tokens is None else add_special_tokens,
+        )
+        if settings == before:
             yield
             return
-        special = self._backend.num_special_tokens_to_add(is_pair) if new[2] else 0
-        if new[1] <= special:
+        special = self._backend.num_special_tokens_to_add(is_pair) if settings.add_special_tokens else 0
+        if settings.max_length <= special:
             raise InputError(
-                f"truncate_prompt_tokens is {new[1]}; special tokens alone take {special}", "truncate_prompt_tokens"
+                f"truncate_prompt_tokens is {settings.max_length}; special tokens alone take {special}",
+                "truncate_prompt_tokens",
             )
-        self._configure(*new)
+        self._configure(settings)
         try:
             yield
         finally:
-            self._configure(*own)
+            self._configure(before)
 
-    def _configure(self, side: TruncationSide, max_length: int, add_special_tokens: bool) -> None:
-        self.side, self.max_length, self._add_special_tokens = side, max_length, add_special_tokens
-        self.special_of_pair = self._backend.num_special_tokens_to_add(True) if add_special_tokens else 0
+    def _configure(self, settings: _Settings) -> None:
+        self.side, self.max_length, self._add_special_tokens = settings
+        self.special_of_pair = self._backend.num_special_tokens_to_add(True) if settings.add_special_tokens else 0
         self._truncate()
 
     @property

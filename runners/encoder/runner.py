@@ -45,7 +45,6 @@ from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.text_tokens import decode_tokens, list_tokens
-from runners.encoder.tokenizer_threads import TOKENIZER_THREADS
 from runners.encoder.worker import ModelWorker
 from runners.modeling.lean_imports import import_transformers, load_torch_libraries
 from runners.modeling.load_errors import load_errors
@@ -292,7 +291,7 @@ class EncoderRunner:
 
     @property
     def tokenizer_threads(self) -> int:
-        return TOKENIZER_THREADS
+        return self._model().tokenizer_threads.count
 
     @property
     def supported_options(self) -> SupportedOptions:

@@ -23,8 +23,6 @@ SLICE_TEXTS = 64
 # Texts of fewer characters take less time to tokenize than a thread to wake: the event loop tokenizes them itself.
 _INLINE_CHARACTERS = 1000
 CHARACTERS_PER_TOKEN = 4
-# Those of `TokenizerThreads`.
-TOKENIZER_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +66,16 @@ class TokenizerThreads:
     def __init__(self, tokenizer: TextTokenizer) -> None:
         self._short = TokenizerThread("tokenizer", tokenizer)
         self._long = TokenizerThread("tokenizer of long texts", tokenizer)
+        self._threads = (self._short, self._long)
+
+    @property
+    def count(self) -> int:
+        return len(self._threads)
 
     def close(self) -> None:
         """Fail the waiting slices; a slice that is being tokenized ends normally."""
-        self._short.close()
-        self._long.close()
+        for thread in self._threads:
+            thread.close()
 
     def choose(self, cost: int) -> TokenizerThread:
         """The thread for work of this cost, in characters."""

@@ -69,6 +69,7 @@ class TextEmbedding(EncoderTask):
 
     def _join(self, vector: NDArray[np.float32], tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """The vector of a text above those of its tokens: float32 [1 + tokens, the longer size]."""
+        # One array, because the worker passes one for each text.
         joined = np.zeros((1 + len(tokens), max(self._whole, self._width)), dtype=np.float32)
         joined[0, : self._whole] = vector
         joined[1:, : self._width] = tokens
