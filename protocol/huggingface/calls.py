@@ -84,7 +84,7 @@ async def answer_call(request: Request, runner: Runner, call: HubCall, limits: R
         assert generator is not None, "no other model generates"
         return await answer_generation(request, generator, call.task, body, limits)
     texts = body.read_texts(limits)
-    options = resolve_options(runner, body.read_options(runner.default_options.answer, limits), limits)
+    options = resolve_options(runner, body.read_options(runner, limits), limits)
     predictions = await until_disconnect(request, runner.infer(texts, options))
     assert call.render is not None, "read_call sets it"
     return await render(partial(call.render, body, options), predictions)

@@ -118,10 +118,15 @@ class SequenceParameters(GenerateParameters, kw_only=True):
         return PromptOptions(truncate_to=truncate_to, source_language=self.src_lang)
 
     def sampling_fields(self) -> SamplingFields:
-        temperature = 1.0 if self.do_sample and self.temperature is None else self.temperature
+        if self.do_sample is False:
+            temperature: float | None = 0.0
+        elif self.samples:
+            temperature = 1.0 if self.temperature is None else self.temperature
+        else:
+            temperature = None
         return SamplingFields(
             min_tokens=max(self.min_new_tokens or 0, (self.min_length or 0) - 1),
-            temperature=0.0 if self.do_sample is False else temperature,
+            temperature=temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             seed=self.seed,
@@ -176,6 +181,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
         return replace(
             fields.to_sampling(parameters.max_tokens, parameters.constraint()),
             typical_p=parameters.typical_p,
+            samples=parameters.samples,
             logprobs=parameters.top_n_tokens or 0 if needs_logprobs else None,
             prompt_logprobs=0 if parameters.decoder_input_details else None,
         )
@@ -203,11 +209,18 @@ class SequenceBody(GenerationBody, kw_only=True):
 
 
 def merge_nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """The body, with the parameters that clients put into an object of their own, `generate_parameters`."""
+    """The body, with the parameters that clients put into an object of their own, `generate_parameters`.
+
+    Raises:
+        InputError: a parameter is in both places.
+    """
     parameters = fields.get("parameters")
-    if not isinstance(parameters, dict) or not isinstance(nested := parameters.get(_NESTED), dict):
+    if not isinstance(parameters, dict) or not isinstance(nested := parameters.get(_NESTED, ""), dict | None):
         return fields
+    nested = nested or {}
     others = {name: value for name, value in parameters.items() if name != _NESTED}
+    if both := sorted(others.keys() & nested.keys()):
+        raise InputError(f"{both[0]} is in parameters and in {_NESTED}; give it once", both[0])
     return {**fields, "parameters": {**others, **nested}}
 
 

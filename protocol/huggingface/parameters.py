@@ -28,7 +28,6 @@ NO_EFFECT = frozenset({"padding"})
 # The fields of a body, which are the same for all tasks.
 _BODY = ("inputs", "parameters", "options", "stream")
 _LENGTH = _refusal("--max_length of the server limits texts")
-_ALIGNED = _refusal("answers are whole words", True)
 _OF_GENERATORS = {
     "adapter_id": _refusal("call an adapter by its name, through OpenAI's API"),
     "watermark": _refusal("outputs have no watermark", False),
@@ -38,26 +37,17 @@ _OF_SEQUENCES = {
     "clean_up_tokenization_spaces": _refusal("spaces stay as the model writes them", False),
 }
 REFUSED: Mapping[HubTask, Mapping[str, RefusedParameter]] = {
-    HubTask.FEATURE_EXTRACTION: {
-        "encoding_format": _refusal("vectors are lists of numbers", "float"),
-    },
+    HubTask.FEATURE_EXTRACTION: {"encoding_format": _refusal("vectors are lists of numbers", "float")},
     HubTask.FILL_MASK: {"max_length": _LENGTH},
     HubTask.QUESTION_ANSWERING: {
-        "align_to_words": _ALIGNED,
-        "max_question_len": _refusal("questions are not truncated"),
-        "max_seq_len": _refusal("--max_length of the server sets it", 384),
+        "align_to_words": _refusal("answers are whole words", True),
     },
     HubTask.SENTENCE_SIMILARITY: {},
     HubTask.SUMMARIZATION: _OF_SEQUENCES,
     HubTask.TEXT2TEXT_GENERATION: _OF_SEQUENCES,
-    HubTask.TEXT_CLASSIFICATION: {
-        "max_length": _LENGTH,
-        "return_all_scores": _refusal("top_k is the number of classes", True),
-    },
+    HubTask.TEXT_CLASSIFICATION: {"max_length": _LENGTH},
     HubTask.TEXT_GENERATION: _OF_GENERATORS,
-    HubTask.TOKEN_CLASSIFICATION: {
-        "grouped_entities": _refusal("aggregation_strategy says how tokens are merged", True),
-    },
+    HubTask.TOKEN_CLASSIFICATION: {},
     HubTask.TRANSLATION: _OF_SEQUENCES,
     HubTask.ZERO_SHOT_CLASSIFICATION: {"max_length": _LENGTH},
 }

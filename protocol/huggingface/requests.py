@@ -5,18 +5,19 @@ Names and meanings are those of the hub's JSON schemas and of the pipelines of `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from protocol.text_inputs import Inputs, read_text_inputs
-from runners.core.answer_options import AggregationStrategy, AnswerOptions
+from runners.core.answer_options import AggregationStrategy
 from runners.core.errors import InputError
 from runners.core.number_types import NonNegativeInt, PositiveInt
 from runners.core.predictions import TextInput, TokenInput
 from runners.core.request_limits import RequestLimits
+from runners.core.runner import Runner
 
 # The pipeline's default.
 _TOP_TOKENS = 5
@@ -24,8 +25,8 @@ _TOP_TOKENS = 5
 _OPTION_NAMES = {"doc_stride": "stride", "truncate": "truncation", "truncation_direction": "truncation_side"}
 
 Names = str | list[str]
-# Pipelines pass it to the tokenizer.
-Truncation = bool | Literal["do_not_truncate", "longest_first", "only_first", "only_second"]
+# Pipelines pass it to the tokenizer. Of a single text, only_first is the same as longest_first.
+Truncation = bool | Literal["do_not_truncate", "longest_first", "only_first"]
 
 
 class TextPair(msgspec.Struct, forbid_unknown_fields=True):
@@ -50,17 +51,22 @@ class Comparison(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TextClassificationParameters(msgspec.Struct):
-    """`top_k` is the number of best classes; all by default."""
+    """`top_k` is the number of best classes; all by default, as with `return_all_scores`, whose false stands for 1."""
 
     top_k: PositiveInt | None = None
+    return_all_scores: bool | None = None
     function_to_apply: Literal["softmax", "sigmoid", "none"] | None = None
     truncation: Truncation | None = None
 
 
 class TokenClassificationParameters(msgspec.Struct):
-    """`aggregation_strategy` merges tokens into entities; `simple` by default, as in the hosted service."""
+    """`aggregation_strategy` merges tokens into entities; `simple` by default, as in the hosted service.
+
+    `grouped_entities` is its older form: true for `simple`, false for `none`.
+    """
 
     aggregation_strategy: AggregationStrategy | None = None
+    grouped_entities: bool | None = None
     ignore_labels: Names | None = None
     stride: NonNegativeInt | None = None
 
@@ -74,9 +80,14 @@ class FillMaskParameters(msgspec.Struct):
 
 
 class QuestionAnsweringParameters(msgspec.Struct):
-    """`doc_stride` is the number of tokens that the windows of a long context share."""
+    """`doc_stride` is the number of tokens that windows of a long context share, `max_seq_len` the length of a window.
+
+    The length is the server's. `max_question_len` has no effect, as in pipelines with fast tokenizers.
+    """
 
     top_k: PositiveInt | None = None
+    max_seq_len: PositiveInt | None = None
+    max_question_len: PositiveInt | None = None
     doc_stride: NonNegativeInt | None = None
     max_answer_len: PositiveInt | None = None
     handle_impossible_answer: bool | None = None
@@ -128,17 +139,24 @@ class EncoderRequest(msgspec.Struct, kw_only=True):
             raise InputError("inputs is empty; give at least one text", "inputs")
         return [_read_text(item, position) for position, item in enumerate(items)]
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
         """The options of the answer, under the names of the other protocols' `parameters`.
 
-        Args:
-            defaults: the operator's, which win over those of the protocol.
+        The operator's defaults win over those of the protocol.
+
+        Raises:
+            InputError: parameters contradict each other, or lack what the task needs.
         """
         parameters = {} if self.parameters is None else msgspec.structs.asdict(self.parameters)
         options = {_OPTION_NAMES.get(name, name): value for name, value in parameters.items() if value is not None}
         if "truncation" in options:
             options["truncation"] = truncates(options["truncation"])
         return options
+
+
+def _check_alone(options: Mapping[str, Any], name: str, older: str) -> None:
+    if name in options:
+        raise InputError(f"give one of {name} and {older}", older)
 
 
 def truncates(truncation: Truncation) -> bool:
@@ -167,9 +185,19 @@ class TextClassificationRequest(EncoderRequest, kw_only=True):
     inputs: str | TextPair | list[str | TextPair | list[str]]
     parameters: TextClassificationParameters | None = None
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        default = defaults.top_k or self.default_top_k or limits.max_top_k
-        return {"top_k": default, **super().read_options(defaults, limits)}
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
+        if self.parameters is not None and self.parameters.truncation == "only_first" and self._has_pairs():
+            raise InputError("truncation of pairs can be longest_first: the longer text is cut first", "truncation")
+        options = super().read_options(runner, limits)
+        if (returns_all := options.pop("return_all_scores", None)) is not None:
+            _check_alone(options, "top_k", "return_all_scores")
+            return {"top_k": limits.max_top_k if returns_all else 1, **options}
+        default = runner.default_options.answer.top_k or self.default_top_k or limits.max_top_k
+        return {"top_k": default, **options}
+
+    def _has_pairs(self) -> bool:
+        inputs = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        return any(isinstance(each, list) or (isinstance(each, TextPair) and each.text_pair) for each in inputs)
 
 
 class TokenClassificationRequest(EncoderRequest, kw_only=True):
@@ -179,9 +207,13 @@ class TokenClassificationRequest(EncoderRequest, kw_only=True):
     inputs: str | list[str]
     parameters: TokenClassificationParameters | None = None
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        strategy = defaults.aggregation_strategy or self.default_strategy
-        return {"aggregation_strategy": strategy, **super().read_options(defaults, limits)}
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
+        options = super().read_options(runner, limits)
+        strategy = runner.default_options.answer.aggregation_strategy or self.default_strategy
+        if (is_grouped := options.pop("grouped_entities", None)) is not None:
+            _check_alone(options, "aggregation_strategy", "grouped_entities")
+            strategy = AggregationStrategy.SIMPLE if is_grouped else AggregationStrategy.NONE
+        return {"aggregation_strategy": strategy, **options}
 
 
 class FillMaskRequest(EncoderRequest, kw_only=True):
@@ -190,8 +222,8 @@ class FillMaskRequest(EncoderRequest, kw_only=True):
     inputs: str | list[str]
     parameters: FillMaskParameters | None = None
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        return {"top_k": defaults.top_k or _TOP_TOKENS, **super().read_options(defaults, limits)}
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
+        return {"top_k": runner.default_options.answer.top_k or _TOP_TOKENS, **super().read_options(runner, limits)}
 
 
 class QuestionAnsweringRequest(EncoderRequest, kw_only=True):
@@ -200,8 +232,14 @@ class QuestionAnsweringRequest(EncoderRequest, kw_only=True):
     inputs: Question | list[Question]
     parameters: QuestionAnsweringParameters | None = None
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        return {"top_k": defaults.top_k or 1, **super().read_options(defaults, limits)}
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
+        options = super().read_options(runner, limits)
+        options.pop("max_question_len", None)
+        if options.pop("max_seq_len", runner.max_length) != runner.max_length:
+            raise InputError(
+                f"max_seq_len can only be {runner.max_length} here: --max_length of the server sets it", "max_seq_len"
+            )
+        return {"top_k": runner.default_options.answer.top_k or 1, **options}
 
 
 class ZeroShotClassificationRequest(EncoderRequest, kw_only=True):
@@ -210,9 +248,9 @@ class ZeroShotClassificationRequest(EncoderRequest, kw_only=True):
     inputs: str | list[str]
     parameters: ZeroShotClassificationParameters | None = None
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        options = super().read_options(defaults, limits)
-        if not (options.get("candidate_labels") or defaults.candidate_labels):
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
+        options = super().read_options(runner, limits)
+        if not (options.get("candidate_labels") or runner.default_options.answer.candidate_labels):
             raise InputError("parameters has no candidate_labels, which zero-shot-classification needs", "parameters")
         return options
 
@@ -226,8 +264,11 @@ class FeatureExtractionRequest(EncoderRequest, kw_only=True):
     def read_texts(self, limits: RequestLimits) -> Sequence[TextInput | TokenInput]:
         return read_text_inputs(self.inputs, "inputs", limits)
 
-    def read_options(self, defaults: AnswerOptions, limits: RequestLimits) -> dict[str, Any]:
-        options = {"normalize": defaults.normalize is not False, **super().read_options(defaults, limits)}
+    def read_options(self, runner: Runner, limits: RequestLimits) -> dict[str, Any]:
+        options = {
+            "normalize": runner.default_options.answer.normalize is not False,
+            **super().read_options(runner, limits),
+        }
         if "truncation_side" in options:
             options["truncation_side"] = options["truncation_side"].lower()
         return options

@@ -87,7 +87,7 @@ def choose_task(runner: Runner, fields: Mapping[str, Any]) -> HubTask:
             return HubTask.SENTENCE_SIMILARITY if is_comparison else HubTask.FEATURE_EXTRACTION
         case Task.ZERO_SHOT_CLASSIFICATION:
             parameters = fields.get("parameters")
-            has_labels = isinstance(parameters, dict) and parameters.get("candidate_labels") is not None
+            has_labels = isinstance(parameters, dict) and "candidate_labels" in parameters
             is_zero_shot = has_labels or runner.default_options.answer.candidate_labels
             return HubTask.ZERO_SHOT_CLASSIFICATION if is_zero_shot else HubTask.TEXT_CLASSIFICATION
     return next(task for task, tasks in SERVED.items() if runner.task in tasks)

@@ -81,6 +81,8 @@ class Sampling:
         min_tokens: number of tokens before which neither an end token nor one of `stop_token_ids` is generated.
         temperature: 0 is greedy.
         top_k: 0 or less allows the whole vocabulary.
+        samples: whether tokens are sampled if `temperature` is None and the model's files do not say so; None: if a
+            field asks for what only sampling has, a seed among them.
         typical_p: only the most typical tokens, whose probabilities add up to this; 1 allows all.
             https://huggingface.co/papers/2202.00666
         stop: strings that end the output; they are not part of it, unless `include_stop` is set.
@@ -106,6 +108,7 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    samples: bool | None = None
     typical_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()

@@ -211,6 +211,8 @@ def _find_beams(config: Any) -> BeamRules | None:
 def _asks_to_sample(sampling: Sampling) -> bool:
     if sampling.temperature is not None:
         return sampling.temperature > 0
+    if sampling.samples is not None:
+        return sampling.samples
     return (
         sampling.seed is not None
         or (sampling.top_p is not None and sampling.top_p < 1)

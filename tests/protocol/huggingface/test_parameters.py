@@ -127,3 +127,72 @@ def test_truncation(value: Any, is_cut: bool, run: Run) -> None:
     response = run("sequence_classification").client.post("/", json=body)
     assert (response.status_code == 200) == is_cut
     assert is_cut or response.json()["error"].startswith("text 0 cannot be served: it has 602 tokens")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "value", "message"),
+    [
+        ({"text": "a", "text_pair": "b"}, "only_first", "truncation of pairs can be longest_first"),
+        (["a", ["a", "b"]], "only_first", "truncation of pairs can be longest_first"),
+        ("a", "only_second", "the body is not as expected: Invalid enum value 'only_second' - at `$.parameters.truncation`"),
+    ],
+)  # fmt: skip
+def test_one_text_of_a_pair_is_not_truncated(inputs: Any, value: str, message: str, run: Run) -> None:
+    """`longest_first` is the only strategy, and of a single text `only_first` is the same."""
+    client = run("sequence_classification").client
+    response = client.post("/", json={"inputs": inputs, "parameters": {"truncation": value}})
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(message)
+    texts = {"inputs": ["word " * 600], "parameters": {"truncation": "only_first"}}
+    assert client.post("/", json=texts).json() == client.post("/", json={"inputs": texts["inputs"]}).json()
+
+
+@pytest.mark.parametrize(
+    ("task", "operator", "older", "newer"),
+    [
+        ("sequence_classification", {"top_k": 1}, {"return_all_scores": True}, {"top_k": 5}),
+        ("sequence_classification", {}, {"return_all_scores": False}, {"top_k": 1}),
+        ("token_classification", {"aggregation_strategy": "none"}, {"grouped_entities": True}, {"aggregation_strategy": "simple"}),
+        ("token_classification", {}, {"grouped_entities": False}, {"aggregation_strategy": "none"}),
+        ("question_answering", {"max_length": 64}, {"max_seq_len": 64, "max_question_len": 2}, {}),
+    ],
+)  # fmt: skip
+def test_older_names_mean_what_pipelines_make_of_them(
+    task: str, operator: dict[str, Any], older: dict[str, Any], newer: dict[str, Any], run: Run
+) -> None:
+    """Whatever the operator's defaults are."""
+    client = run(task, **operator).client
+    inputs = {"question": "Who is it?", "context": "Sarah. " * 100} if task == "question_answering" else "I love Munich"
+    found, expected = (
+        client.post("/", json={"inputs": inputs, "parameters": parameters}).json() for parameters in (older, newer)
+    )
+    assert found == expected
+    both = client.post("/", json={"inputs": inputs, "parameters": {**older, **newer}})
+    assert both.status_code == (400 if newer else 200)
+
+
+def test_the_length_of_windows_is_the_server_s(run: Run) -> None:
+    body = {"inputs": {"question": "Who?", "context": "Sarah"}, "parameters": {"max_seq_len": 384}}
+    response = run("question_answering", max_length=64).client.post("/", json=body)
+    assert (response.status_code, response.json()["error"]) == (
+        400, "max_seq_len can only be 64 here: --max_length of the server sets it",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"temperature": 1.0}, {"seed": 5}, {"top_p": 1.0, "seed": 6}, {"do_sample": False, "seed": 7}]
+)
+def test_sequences_are_greedy_unless_a_parameter_samples(parameters: dict[str, Any], ask: Ask) -> None:
+    greedy = ask(HubTask.TRANSLATION, {"max_new_tokens": 8})
+    assert [ask(HubTask.TRANSLATION, {"max_new_tokens": 8, **parameters}) for _ in range(3)] == [greedy] * 3
+
+
+def test_nested_parameters(ask: Ask) -> None:
+    plain = ask(HubTask.TRANSLATION, {"max_new_tokens": 3})
+    assert ask(HubTask.TRANSLATION, {"generate_parameters": {"max_new_tokens": 3}}) == plain
+    assert ask(HubTask.TRANSLATION, {"max_new_tokens": 3, "generate_parameters": None}) == plain
+    status, answer = ask(HubTask.TRANSLATION, {"max_new_tokens": 3, "generate_parameters": {"max_new_tokens": 1}})
+    assert (status, answer["error"]) == (
+        400,
+        "max_new_tokens is in parameters and in generate_parameters; give it once",
+    )
