@@ -84,7 +84,7 @@ def server(home: Path, smollm: Path, adapter: Path) -> Iterator[ServerProcess]:
     )
     environment = {
         "RUNTIME_MAX_NUM_SEQS": "32", "RUNTIME_SERVICE_HOST": "10.0.0.1",
-        "RUNTIME_ALLOWED_ORIGINS": '["https://here.example"]',
+        "RUNTIME_ALLOWED_ORIGINS": '["https://here.example"]', "AIP_PREDICT_ROUTE": "/vertex",
     }  # fmt: skip
     started = ServerProcess(command, home, environment)
     try:
@@ -146,6 +146,34 @@ def test_completion(client: openai.OpenAI) -> None:
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (5, 2, 7)
+
+
+def test_the_paths_of_clouds(server: ServerProcess) -> None:
+    """vLLM's own answers, whole and as streams, by SageMaker's path and as Vertex AI's instances."""
+    completion = {"prompt": CAPITAL, "temperature": 0, "max_tokens": 2}
+    chat = {"messages": QUESTION, "temperature": 0, "max_tokens": 8}
+    hub = {"inputs": CAPITAL, "parameters": {"max_new_tokens": 2}}
+
+    def post(path: str, body: dict[str, Any], **headers: str) -> Any:
+        answer = httpx.post(server.url + path, json=body, headers=headers, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    answers = [post("/invocations", body) for body in (completion, chat, hub)]
+    assert answers[0]["choices"][0]["text"] == " Paris."
+    assert answers[1]["choices"][0]["message"] == post("/v1/chat/completions", chat)["choices"][0]["message"]
+    assert answers[2] == [{"generated_text": " Paris."}]
+    predictions = post("/vertex", {"instances": [completion, chat, hub]})["predictions"]
+    assert [each["choices"] for each in predictions[:2]] == [each["choices"] for each in answers[:2]]
+    assert predictions[2] == answers[2]
+    adapted = post("/invocations", completion, **{"X-Amzn-SageMaker-Adapter-Identifier": "random"})
+    assert adapted["model"] == "random"
+    refused = httpx.post(f"{server.url}/vertex", json={"instances": [completion, {"prompt": "x", "n": -1}]})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "BadRequestError")
+    for path in ("/invocations", "/vertex"):
+        with httpx.stream("POST", server.url + path, json={**chat, "stream": True}, timeout=60) as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            assert [*stream.iter_lines()][-2] == "data: [DONE]"
 
 
 def test_chat(client: openai.OpenAI) -> None:
