@@ -5,13 +5,13 @@ https://docs.cohere.com/reference/embed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from protocol.prompt_names import DOCUMENT_PROMPTS, QUERY_PROMPTS, find_prompt
+from protocol.prompt_names import find_input_prompt
 from runners.core.answer_options import TruncationSide
 from runners.core.errors import InputError
 from runners.core.number_types import PositiveInt, TokenIds
@@ -20,14 +20,6 @@ from runners.core.runner import Runner
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 _SIDES: Mapping[str | None, TruncationSide] = {"START": TruncationSide.LEFT, "END": TruncationSide.RIGHT}
-
-# By `input_type`, the prompts of the model that it stands for, best first. Without one, the default prompt is used.
-PROMPTS: Mapping[str, Sequence[str]] = {
-    "search_query": ("search_query", *QUERY_PROMPTS),
-    "search_document": ("search_document", *DOCUMENT_PROMPTS),
-    "classification": ("classification",),
-    "clustering": ("clustering",),
-}
 
 
 class CohereContent(msgspec.Struct, forbid_unknown_fields=True):
@@ -91,22 +83,12 @@ class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
         """
         if self.max_tokens is not None and self.truncate == "START":
             raise InputError("max_tokens cannot be combined with START: leave out one of them", "max_tokens")
-        named = {"dimensions": self.output_dimension, "prompt_name": self._find_prompt(runner)}
+        named = {"dimensions": self.output_dimension, "prompt_name": find_input_prompt(runner, self.input_type)}
         if self.truncate is not None:
             named |= {"truncation": self.truncate != "NONE"}
         if self.truncate in _SIDES:
             named |= {"truncation_side": _SIDES[self.truncate]}
         return {name: value for name, value in named.items() if value is not None}
-
-    def _find_prompt(self, runner: Runner) -> str | None:
-        """The name of the model's prompt for the `input_type`; None for the model's default."""
-        if self.input_type is None:
-            return None
-        prompts = runner.supported_options.prompt_names
-        if self.input_type not in (*PROMPTS, *prompts):
-            allowed = ", ".join(dict.fromkeys([*PROMPTS, *prompts]))
-            raise InputError(f"input_type is {self.input_type[:100]!r}; it may be {allowed}", "input_type")
-        return find_prompt(runner, PROMPTS.get(self.input_type, (self.input_type,)))
 
 
 class CohereTokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

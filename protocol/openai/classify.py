@@ -57,7 +57,8 @@ async def answer_classify(select: SelectModel, body: Body, limits: RequestLimits
     options = call.resolve(runner, limits)
     if call.raw_scores is not None:
         call.use_activation = not call.raw_scores
-    predictions, scores = await score_classes(runner, call.truncate(inputs, runner), options, call.use_activation)
+    inputs = call.truncate_inputs(inputs, runner)
+    predictions, scores = await score_classes(runner, inputs, options, call.use_activation)
     head = call.describe_answer("classify", runner)
     usage = count_input_usage(predictions)
     numbers_per_class = 1 if call.raw_scores is None else _NUMBERS_A_CLASS

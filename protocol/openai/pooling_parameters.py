@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from protocol.openai.parameter_sets import ParameterSet
 from protocol.refused_parameters import RefusedParameter
@@ -34,6 +35,11 @@ MEANINGS: Mapping[str, str] = {
     "numbers.",
     "output_dimension": "As `dimensions`.",
     "prompt_name": "The model's prompt with this name precedes the text, as in sentence-transformers.",
+    "input_type": "The purpose of the text selects the prompt: `query`, `document`, `passage`, `search_query`, "
+    "`search_document`, `classification`, `clustering`, or a prompt's name. It has no effect if the model has no such "
+    "prompt.",
+    "normalize": "As `use_activation`.",
+    "normalized": "As `use_activation`.",
     "use_activation": "With false, classes and pairs have logits, not probabilities or scores. With true, vectors have "
     "length 1; false is a 400 error if the model's own modules do that.",
     "truncate_prompt_tokens": "Texts are truncated to this many tokens, or with -1 to as many as the model takes. This "
@@ -67,10 +73,49 @@ NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
     **dict.fromkeys(_TOKENIZATION, frozenset()),
 }
 
+
+def _refuse(*names: str, neutral: tuple[Any, ...] = (), advice: str = "") -> dict[str, RefusedParameter]:
+    """Refusals of parameters that vLLM does not implement for the call either."""
+    return dict.fromkeys(names, RefusedParameter(neutral, advice, on_vllm=False))
+
+
+# What one call implements and another does not, so that it would change nothing there.
+_FORM = {
+    **_refuse("encoding_format", neutral=("float",)),
+    **_refuse("embed_dtype", neutral=("float32",)),
+    **_refuse("endianness", neutral=("native", "little")),
+}
+_TASK = _refuse("task")
+_RAW_SCORES = _refuse("raw_scores", advice="use use_activation")
+_VECTORS = _refuse("dimensions", "output_dimension", neutral=(0,)) | _refuse("prompt_name", "input_type", "normalized")
+_TOP = {
+    **_refuse("top_n", neutral=(0,)),
+    **_refuse("return_documents", neutral=(False,)),
+    **_refuse("rank_fields"),
+}
+_SIDES = ("queries", "items", "data_1", "data_2", "text_1", "text_2")
+_PAIRS = {
+    **_refuse("query", "documents", *_SIDES, advice="pairs are for rerank and score"),
+    **_TOP,
+    **_refuse("max_tokens_per_query", "max_tokens_per_doc", neutral=(0,)),
+}
+# What other servers have: older versions of vLLM, Jina, Voyage, NVIDIA, Text Embeddings Inference.
+_OF_OTHERS = {
+    **_refuse("activation", "softmax", "truncation", neutral=(True,)),
+    **_refuse("truncate", neutral=(True, "END")),
+    **_refuse("candidate_labels", advice="call /pipeline/zero-shot-classification"),
+    **_refuse("embedding_type", "output_dtype", neutral=("float",)),
+    **_refuse("prompt", "instruction", advice="use prompt_name, for embeddings"),
+    **_refuse("late_chunking", neutral=(False,)),
+    **_refuse("pooling", advice="the model's files say how it pools"),
+    **_refuse("top_k", advice="use top_n, for rankings"),
+    **_refuse("return_text", "return_embeddings", neutral=(False,)),
+}
 # Images and sounds.
 _OF_MEDIA = {"mm_processor_kwargs": RefusedParameter(({},))}
 _OF_ALL = {
     **_OF_MEDIA,
+    **_OF_OTHERS,
     "priority": RefusedParameter((0,)),
     # With an attention mask, padding changes nothing; models that need it are for images.
     "padding": RefusedParameter(("do_not_pad",)),
@@ -84,27 +129,52 @@ _OF_CHATS = {
 _OF_ONE_SIDE = {
     **_OF_ALL,
     **_OF_CHATS,
+    **_PAIRS,
+    "tools": RefusedParameter(),
     "add_generation_prompt": RefusedParameter((False,)),
     "continue_final_message": RefusedParameter((False,)),
     # Encoders have no chat templates.
     "messages": RefusedParameter(),
-    # Removed from vLLM.
-    "normalize": RefusedParameter(advice="use use_activation", on_vllm=False),
 }
-_OF_RANKINGS = {**_OF_ALL, "instruction": RefusedParameter(), "chat_template_kwargs": RefusedParameter(({},))}
+_OF_RANKINGS = {
+    **_OF_ALL,
+    **_FORM,
+    **_TASK,
+    **_VECTORS,
+    **_OF_CHATS,
+    **_refuse("add_special_tokens", neutral=(True,)),
+    **_refuse("add_generation_prompt", "continue_final_message", neutral=(False,)),
+    **_refuse("messages", "tools", "input"),
+    "instruction": RefusedParameter(),
+}
+# Removed from vLLM.
+_NORMALIZE = _refuse("normalize", advice="use use_activation")
 REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
     # Infinity's.
-    ParameterSet.EMBEDDINGS: {**_OF_ONE_SIDE, "modality": RefusedParameter(("text",), on_vllm=False)},
+    ParameterSet.EMBEDDINGS: {
+        **_OF_ONE_SIDE,
+        **_TASK,
+        **_RAW_SCORES,
+        "modality": RefusedParameter(("text",), on_vllm=False),
+    },
     ParameterSet.RERANK: {
         **{name: refusal for name, refusal in _OF_RANKINGS.items() if name != "priority"},
+        **_NORMALIZE,
+        **_refuse(*_SIDES),
         # Cohere's. A document is one chunk.
         "max_chunks_per_doc": RefusedParameter((1,), on_vllm=False),
         "relevant_spans": RefusedParameter(({"mode": "disabled"},), on_vllm=False),
     },
-    ParameterSet.SCORE: _OF_RANKINGS,
-    ParameterSet.CLASSIFY: _OF_ONE_SIDE,
+    ParameterSet.SCORE: {**_OF_RANKINGS, **_NORMALIZE, **_TOP, **_RAW_SCORES, **_refuse("query")},
+    ParameterSet.CLASSIFY: {**_OF_ONE_SIDE, **_NORMALIZE, **_FORM, **_TASK, **_VECTORS},
     # `data` is for plugins.
-    ParameterSet.POOLING: {**_OF_ONE_SIDE, "data": RefusedParameter()},
+    ParameterSet.POOLING: {
+        **_OF_ONE_SIDE,
+        **_NORMALIZE,
+        **_RAW_SCORES,
+        **{name: refusal for name, refusal in _VECTORS.items() if name != "dimensions"},
+        "data": RefusedParameter(),
+    },
     ParameterSet.TOKENIZE: {**_OF_MEDIA, "media_io_kwargs": RefusedParameter(({},))},
     ParameterSet.DETOKENIZE: {},
 }

@@ -93,7 +93,9 @@ class InputFields(PoolingFields, kw_only=True):
             return options
         return replace(options, prompt=replace(options.prompt, add_special_tokens=False))
 
-    def truncate(self, inputs: Sequence[TextInput | TokenInput], runner: Runner) -> Sequence[TextInput | TokenInput]:
+    def truncate_inputs(
+        self, inputs: Sequence[TextInput | TokenInput], runner: Runner
+    ) -> Sequence[TextInput | TokenInput]:
         """The inputs; those that the caller has tokenized are truncated as the texts will be."""
         if self.truncate_prompt_tokens is None:
             return inputs

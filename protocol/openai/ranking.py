@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -180,6 +181,9 @@ def _read_sides(call: ScoreRequest, limits: RequestLimits) -> tuple[list[str], l
     else:
         names = ", ".join(f"{first} and {second}" for first, second in SIDES)
         raise InputError(f"the body has no two sides to score; give {names}")
+    for name in dict.fromkeys(chain.from_iterable(SIDES)):
+        if name not in (first_name, second_name) and getattr(call, name) is not UNSET:
+            raise InputError(f"{name} is a third side beside {first_name} and {second_name}; give two", name)
     first, second = ([side] if isinstance(side, str) else side for side in (first, second))
     for name, side in ((first_name, first), (second_name, second)):
         if not side:

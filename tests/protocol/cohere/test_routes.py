@@ -205,7 +205,7 @@ TYPES = "'base64', 'binary', 'float', 'int8', 'ubinary', 'uint8'"
         ("/v2/embed", {"texts": ["x"], "truncate": "end"}, 400,
          "the body is not as expected: Invalid enum value 'end' - at `$.truncate`"),
         ("/v2/embed", {"texts": ["x"], "input_type": "image"}, 400,
-         "input_type is 'image'; it may be search_query, search_document, classification, clustering"),
+         "input_type is 'image'; it may be search_query, search_document, query, document, passage, classification, clustering"),
         ("/v2/embed", {"texts": ["x"], "output_dimension": 999}, 400, "dimensions is 999; the model's vectors have 384"),
         ("/v2/embed", {"texts": ["x"], "max_tokens": 9, "truncate": "START"}, 400,
          "max_tokens cannot be combined with START: leave out one of them"),

@@ -340,6 +340,48 @@ def test_infinity(http: TestClient) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "modality")
 
 
+def test_input_types_are_prompts(prompted: Path, serve: Serve) -> None:
+    client = serve(model_dir=prompted).client
+
+    def ask(**fields: Any) -> Any:
+        response = client.post("/v1/embeddings", json={"input": TEXTS, **fields})
+        return response.json()["data"] if response.status_code == 200 else response.json()["error"]["message"]
+
+    for input_type, name in (("query", "query"), ("search_query", "query"), ("document", "passage")):
+        assert ask(input_type=input_type) == ask(prompt_name=name)
+        assert ask(input_type=input_type) != ask(prompt_name={"query": "passage", "passage": "query"}[name])
+    assert ask(input_type="clustering") == ask()
+    assert ask(input_type="image").startswith("input_type is 'image'; it may be search_query, search_document, query")
+
+
+@pytest.mark.parametrize("name", ["use_activation", "normalize", "normalized"])
+def test_normalization_has_three_names(name: str, http: TestClient, prompted: Path, serve: Serve) -> None:
+    client = serve(model_dir=prompted).client
+    for value in (True, False):
+        lengths = [
+            float(np.linalg.norm(each["embedding"]))
+            for each in client.post("/v1/embeddings", json={"input": TEXTS, name: value}).json()["data"]
+        ]
+        assert np.allclose(lengths, 1, atol=1e-5) == value
+    assert http.post("/v1/embeddings", json={"input": TEXTS, name: True}).status_code == 200
+    refused = http.post("/v1/embeddings", json={"input": TEXTS, name: False})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "use_activation")
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"dimensions": 3, "output_dimension": 4}, "dimensions and output_dimension"),
+        ({"use_activation": True, "normalize": False}, "use_activation and normalize"),
+        ({"prompt_name": "query", "input_type": "document"}, "prompt_name and input_type"),
+    ],
+)
+def test_fields_that_contradict_each_other(fields: dict[str, Any], names: str, http: TestClient) -> None:
+    response = http.post("/v1/embeddings", json={"input": TEXTS, **fields})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == f"{names} contradict each other; give one of them"
+
+
 def test_the_list_of_models_at_the_root_is_infinity_s(http: TestClient) -> None:
     [card] = http.get("/models").json()["data"]
     [usual] = http.get("/v1/models").json()["data"]

@@ -95,6 +95,12 @@ def test_every_parameter_that_is_done_has_a_meaning_and_no_other(table: str) -> 
     assert {*meanings} == set().union(*map(list_supported, routes.values()))
 
 
+@pytest.mark.parametrize("route", ["embeddings", "rerank", "score", "classify", "pooling"])
+def test_what_one_call_of_encoders_does_is_known_to_all(route: str) -> None:
+    """Else it would be dropped without a word."""
+    assert_known(ParameterSet(route), pooling_parameters.MEANINGS.keys() - {"tokens", "return_token_strs"})
+
+
 # The least that a body has.
 BODIES: dict[ParameterSet, dict[str, Any]] = {
     ParameterSet.COMPLETIONS: {"prompt": "a"},

@@ -283,6 +283,7 @@ SIDES = "queries and documents, queries and items, data_1 and data_2, text_1 and
         ("rerank", {"query": "x", "documents": ["y"], "model": "no"}, 404, "model", "Model with name no does not exist. This server has model."),
         ("score", {}, 400, None, f"the body has no two sides to score; give {SIDES}"),
         ("score", {"text_1": "x", "items": "y"}, 400, None, f"the body has no two sides to score; give {SIDES}"),
+        ("score", {"queries": "x", "documents": "y", "text_1": "z"}, 400, "text_1", "text_1 is a third side beside queries and documents; give two"),
         ("score", {"text_1": [], "text_2": "y"}, 400, "text_1", "text_1 is empty; give at least one text"),
         ("score", {"queries": "x", "items": []}, 400, "items", "items is empty; give at least one text"),
         ("score", {"text_1": ["x", "y"], "text_2": ["x", "y", "z"]}, 400, "text_1",
