@@ -59,7 +59,7 @@ class VectorsRequest(msgspec.Struct, forbid_unknown_fields=True):
             InputError: there are none.
         """
         if (self.text is None) is (self.texts is None):
-            raise InputError("the body must have text or texts")
+            raise InputError("give one of text and texts")
         if self.texts is None:
             return [self.text or ""]
         if not self.texts:

@@ -19,7 +19,7 @@ from protocol.http.headers import first_headers
 from runners.core.arguments import Arguments
 
 # Headers of answers that clients read, which pages see only if they are listed.
-_EXPOSED = ("Inference-Header-Content-Length", "Retry-After", "X-Request-Id")
+_EXPOSED = ("Inference-Header-Content-Length", "Metadata", "Retry-After", "X-Request-Id")
 _PREFIX = b"access-control-"
 _VARY = (b"vary", b"Origin")
 

@@ -107,8 +107,8 @@ def test_probes(embedder: TestClient, model_folder: ModelFolder) -> None:
     ("body", "status", "message"),
     [
         ("{", 400, "the body is not valid JSON: Input data was truncated"),
-        ({}, 400, "the body must have text or texts"),
-        ({"text": "x", "texts": ["x"]}, 400, "the body must have text or texts"),
+        ({}, 400, "give one of text and texts"),
+        ({"text": "x", "texts": ["x"]}, 400, "give one of text and texts"),
         ({"texts": []}, 400, "texts is empty; give at least one"),
         ({"text": "x", "config": {"pooling_strategy": "cls"}}, 400,
          "the body is not as expected: Invalid enum value 'cls' - at `$.config.pooling_strategy`"),

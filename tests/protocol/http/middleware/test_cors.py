@@ -23,7 +23,7 @@ from tests.conftest import GeneratorFolder, ModelFolder, Serve
 from tests.served import models_of
 
 HERE, THERE = "https://chat.example.com", "https://other.example.com"
-EXPOSED = "Inference-Header-Content-Length, Retry-After, X-Request-Id"
+EXPOSED = "Inference-Header-Content-Length, Metadata, Retry-After, X-Request-Id"
 ASKS = {"access-control-request-method": "POST", "access-control-request-headers": "authorization, content-type"}
 BODY = {"instances": ["a text"]}
 
