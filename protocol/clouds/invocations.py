@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 from starlette.requests import Request
@@ -69,7 +70,10 @@ FORMS: Mapping[tuple[str, ...], tuple[Target, ...]] = {
     **{(field,): _of_openai("/v1/score") for field in ("queries", "data_1", "text_1")},
 }
 _NAMES = dict.fromkeys(name for names in FORMS for name in names)
-_decoder = msgspec.json.Decoder(msgspec.defstruct("_Fields", [(name, Any, None) for name in ("model", *_NAMES)]))
+_PARAMETERS = "parameters"
+_decoder = msgspec.json.Decoder(
+    msgspec.defstruct("_Fields", [(name, Any, None) for name in ("model", _PARAMETERS, *_NAMES)])
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,12 @@ class Invocation:
     Attributes:
         fields: the fields that tell its protocol.
         model: the name of the model; None if the body has none.
+        has_parameters: whether it has `parameters`, which are a pipeline's.
     """
 
     fields: tuple[str, ...]
     model: str | None
+    has_parameters: bool
 
 
 def read_invocation(body: bytes, limits: RequestLimits) -> Invocation:
@@ -95,7 +101,8 @@ def read_invocation(body: bytes, limits: RequestLimits) -> Invocation:
     found = [names for names in FORMS if all(getattr(fields, name) is not None for name in names)]
     match found:
         case [names]:
-            return Invocation(names, fields.model if isinstance(fields.model, str) else None)
+            model = fields.model if isinstance(fields.model, str) else None
+            return Invocation(names, model, bool(getattr(fields, _PARAMETERS)))
         case []:
             raise InputError(f"the body must have {' or '.join(' and '.join(names) for names in FORMS)}")
     named = list_names([" and ".join(names) for names in found])
@@ -120,24 +127,36 @@ class Invocations:
         """
         Args:
             body: its bytes are JSON.
-            model: the name of the model; None if the body or the query names it.
+            model: the name of the model; None if the query, or the body of one of OpenAI's calls, names it.
 
         Raises:
-            LimitExceededError, InputError: as `read_invocation`; the errors of the body's protocol are its answers.
+            LimitExceededError, InputError: as `read_invocation`, or parameters are for a call that has none; the
+                errors of the body's protocol are its answers.
             ModelNotFoundError, ModelNotReadyError: several calls have such a body, and the model of that name, or the
                 only one, is none or not ready.
         """
         invocation = await body.check(lambda data: read_invocation(data, self._limits))
-        target = await self._choose(request, invocation, model)
-        if model is not None and target.protocol == "openai":
-            body.data = change_fields(body.data, {"model": model})
-        # A model in the path counts for the others.
-        in_path = {} if model is None else {"name": model}
-        inner = Request({**request.scope, "path": target.path, "path_params": in_path}, request.receive)
+        name = model or query_model(request)
+        target = await self._choose(request, invocation, name or invocation.model)
+        if target.protocol == "tei" and invocation.has_parameters:
+            raise InputError(
+                f"{_PARAMETERS} is for pipelines: give the fields of {target.path} beside inputs", _PARAMETERS
+            )
+        scope = {**request.scope, "path": target.path, "path_params": {}}
+        # Each protocol reads the name of the model elsewhere.
+        if name is not None:
+            match target.protocol:
+                case "openai":
+                    body.data = change_fields(body.data, {"model": name})
+                case "tei":
+                    scope["query_string"] = urlencode({"model": name}).encode()
+                case _:
+                    scope["path_params"] = {"name": name}
+        inner = Request(scope, request.receive)
         hand_on(inner, body)
         return await self._endpoints[target](inner)
 
-    async def _choose(self, request: Request, invocation: Invocation, model: str | None) -> Target:
+    async def _choose(self, request: Request, invocation: Invocation, name: str | None) -> Target:
         targets = FORMS[invocation.fields]
         if len(targets) == 1:
             return targets[0]
@@ -145,7 +164,7 @@ class Invocations:
         def serves(runner: Runner) -> bool:
             return any(target.serves(runner) for target in targets)
 
-        name = await find_base_model(self._models, model or invocation.model or query_model(request))
         parameter = "?model=" if targets[0] is PIPELINES else "model in the body"
-        runner = ModelSelection(self._models, request.scope["path"], serves, parameter).select(name)
+        selection = ModelSelection(self._models, request.scope["path"], serves, parameter)
+        runner = selection.select(await find_base_model(self._models, name))
         return next(target for target in targets if target.serves(runner))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -22,8 +21,9 @@ from starlette.types import Message
 
 from protocol.clouds.invocations import FORMS, Invocations
 from protocol.context import ServerContext
-from protocol.http.body import Body, decode_json, hand_on, read_body
+from protocol.http.body import Body, check_kept_parameters, decode_json, hand_on, is_json, read_body
 from protocol.http.disconnects import CLIENT, until_disconnect
+from protocol.http.rendering import CHARACTERS_A_NUMBER
 from protocol.http.routing import Endpoint, with_errors
 from protocol.huggingface.errors import render_hub_error
 from protocol.huggingface.pipelines import INSTANCE_FORMS
@@ -33,49 +33,87 @@ from runners.core.request_limits import RequestLimits
 
 # KServe's V1 has `instances` of its own, which its path keeps.
 _V1_PATH = re.compile(r"/v1/models/[^/]+:predict")
+_JSON = "application/json"
+# So many bodies are answered at once. Each counts as a request, and a queue of batches fills with fewer.
+_AT_ONCE = 16
 # It compares two or more texts, and so is no item of a batch.
 _COMPARISON = "source_sentence"
 
 
-class VertexRequest(msgspec.Struct):
+class VertexRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The body: instances, and the parameters of those that are `inputs`."""
 
-    instances: list[Any] | None = None
+    instances: list[str | dict[str, Any] | list[Any]]
     parameters: dict[str, Any] | None = None
 
+    @property
+    def is_batch(self) -> bool:
+        """Whether the instances are the `inputs` of one body; else some have bodies of their own."""
+        return not any(map(_stands_alone, self.instances))
 
-@dataclass(frozen=True, slots=True)
-class Predict:
-    """The bodies that answer the instances.
+    def batch(self) -> bytes:
+        """The body of all instances."""
+        return msgspec.json.encode({"inputs": self.instances, "parameters": self.parameters})
 
-    Attributes:
-        batch: the `inputs` of all instances in one body; None if the instances have bodies of their own.
-    """
+    def make_body(self, position: int) -> bytes:
+        """The body of an instance."""
+        body = _to_body(self.instances[position])
+        if self.parameters:
+            body = {**body, "parameters": {**self.parameters, **(body.get("parameters") or {})}}
+        return msgspec.json.encode(body)
 
-    batch: bytes | None
-    bodies: Sequence[bytes]
+    def check(self, data: bytes, limits: RequestLimits) -> None:
+        """
+        Args:
+            data: the encoded body.
+
+        Raises:
+            LimitExceededError: there are more instances, or larger parameters, than the operator allows.
+            InputError: there are no instances, one asks for a stream, or the parameters are not for one.
+        """
+        limits.check("max_client_batch_size", len(self.instances), "instances", "instances")
+        if not self.instances:
+            raise InputError("instances is empty; give at least one", "instances")
+        # Each body gets a copy.
+        check_kept_parameters(data, self.parameters, limits)
+        if self.is_batch:
+            return
+        for position, body in enumerate(map(_to_body, self.instances)):
+            if body.get("stream"):
+                raise InputError(f"instances[{position}] has stream, which rawPredict is for", "instances")
+            if self.parameters and ("inputs" not in body or not isinstance(body.get("parameters") or {}, dict)):
+                raise InputError(f"parameters is for inputs, but instances[{position}] has none", "parameters")
 
 
+class _Fields(msgspec.Struct):
+    """What tells whether a body is Vertex AI's."""
+
+    instances: Any = None
+
+
+_fields_decoder = msgspec.json.Decoder(_Fields)
 _decoder = msgspec.json.Decoder(VertexRequest)
 
 
-def read_predict(data: bytes, limits: RequestLimits) -> Predict | None:
-    """The instances of a body; None if it has none, and so is of another protocol.
+def _has_instances(data: bytes, limits: RequestLimits) -> bool:
+    """
+    Raises:
+        LimitExceededError: the body exceeds a limit.
+        InputError: it is no JSON object.
+    """
+    return decode_json(data, _fields_decoder, limits).instances is not None
+
+
+def read_predict(data: bytes, limits: RequestLimits) -> VertexRequest:
+    """The instances of a body.
 
     Raises:
         LimitExceededError: it exceeds a limit.
-        InputError: it is no JSON object, or its instances are not as expected.
+        InputError: its instances or parameters are not as expected.
     """
     call = decode_json(data, _decoder, limits)
-    instances = call.instances
-    if instances is None:
-        return None
-    limits.check("max_client_batch_size", len(instances), "instances", "instances")
-    if not instances:
-        raise InputError("instances is empty; give at least one", "instances")
-    if not any(map(_stands_alone, instances)):
-        return Predict(msgspec.json.encode({"inputs": instances, "parameters": call.parameters}), ())
-    return Predict(None, [_make_body(each, call.parameters, place) for place, each in enumerate(instances)])
+    call.check(data, limits)
+    return call
 
 
 def _stands_alone(instance: Any) -> bool:
@@ -86,20 +124,8 @@ def _is_body(instance: Mapping[str, Any]) -> bool:
     return any(all(name in instance for name in names) for names in FORMS)
 
 
-def _make_body(instance: Any, parameters: Mapping[str, Any] | None, position: int) -> bytes:
-    """
-    Raises:
-        InputError: the body is not for parameters, or asks for a stream.
-    """
-    body = instance if isinstance(instance, dict) and _is_body(instance) else {"inputs": instance}
-    if body.get("stream"):
-        raise InputError(f"instances[{position}] has stream, which rawPredict is for", "instances")
-    if parameters:
-        own = body.get("parameters") or {}
-        if "inputs" not in body or not isinstance(own, dict):
-            raise InputError(f"parameters is for inputs, but instances[{position}] has none", "parameters")
-        body = {**body, "parameters": {**parameters, **own}}
-    return msgspec.json.encode(body)
+def _to_body(instance: Any) -> dict[str, Any]:
+    return instance if isinstance(instance, dict) and _is_body(instance) else {"inputs": instance}
 
 
 def serves_path(path: str) -> bool:
@@ -120,67 +146,113 @@ def routes(context: ServerContext, others: Iterable[Route]) -> list[Route]:
     answer_batch, find_other = create_endpoint(context, INSTANCE_FORMS), _OtherRoute(others)
 
     async def predict(request: Request) -> Response:
-        body = await read_body(request, limits)
-        call = await body.check(lambda data: read_predict(data, limits))
-        if call is None:
-            if (other := find_other(request)) is None:
-                return await invocations.answer(request, body)
-            hand_on(request, body)
+        other = find_other(request)
+        if other is not None and not is_json(request):
             return await other(request)
+        body = await read_body(request, limits)
+        try:
+            has_instances = await body.check(lambda data: _has_instances(data, limits))
+        except InputError:
+            # The other endpoint has its own form of errors.
+            if other is None:
+                raise
+            has_instances = False
+        if has_instances:
+            return await answer_instances(request, body)
+        if other is None:
+            return await invocations.answer(request, body)
+        hand_on(request, body)
+        return await other(request)
+
+    async def answer_instances(request: Request, body: Body) -> Response:
+        call = await body.check(lambda data: read_predict(data, limits))
         body.data = b""
-        if call.batch is not None:
-            hand_on(request, Body(call.batch))
+        if call.is_batch:
+            hand_on(request, Body(call.batch()))
             answered = await answer_batch(request)
             return _render(bytes(answered.body)) if answered.status_code == HTTPStatus.OK else answered
-        answers = [_answer(invocations, request, each) for each in call.bodies]
-        responses = await until_disconnect(request, _gather(answers))
-        failed = next((each for each in responses if each.status_code != HTTPStatus.OK), None)
-        return failed or _render(b"[%b]" % b",".join(bytes(each.body) for each in responses))
+        predictions = await until_disconnect(request, _Instances(invocations, request, call, limits).answer())
+        return predictions if isinstance(predictions, Response) else _render(b"[%b]" % b",".join(predictions))
 
     # The server may have other methods at this path.
     return [Route(path, with_errors(predict, render_hub_error), methods=["POST"])]
 
 
 def _render(predictions: bytes) -> Response:
-    return Response(b'{"predictions":%b}' % predictions, media_type="application/json")
+    return Response(b'{"predictions":%b}' % predictions, media_type=_JSON)
 
 
-async def _answer(invocations: Invocations, request: Request, data: bytes) -> Response:
-    """The whole answer to one body."""
-    # The work for all bodies ends with the client, not that for one.
-    scope = {name: value for name, value in request.scope.items() if name != CLIENT}
-    response = await invocations.answer(Request(scope, _wait), Body(data))
-    if type(response) is Response:
-        return response
-    status, parts = HTTPStatus.OK.value, []
+class _FailedInstanceError(Exception):
+    """An instance cannot be answered."""
 
-    async def collect(message: Message) -> None:
-        nonlocal status
-        status = message.get("status", status)
-        parts.append(message.get("body", b""))
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
 
-    await response(scope, _wait, collect)
-    return Response(b"".join(parts), status, media_type="application/json")
+
+class _Instances:
+    """Answers instances that have bodies of their own, a few at a time."""
+
+    def __init__(self, invocations: Invocations, request: Request, call: VertexRequest, limits: RequestLimits) -> None:
+        self._invocations, self._request, self._call, self._limits = invocations, request, call, limits
+        self._answers: dict[int, bytes] = {}
+        self._positions = iter(range(len(call.instances)))
+
+    async def answer(self) -> Response | list[bytes]:
+        """The answers, or the error of an instance, which ends the work for the others.
+
+        Raises:
+            LimitExceededError: the answers have more numbers than the operator allows.
+            InputError: an answer is not JSON.
+        """
+        count = min(_AT_ONCE, len(self._call.instances), self._limits.max_concurrent_requests)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(count):
+                    group.create_task(self._answer_next())
+        except ExceptionGroup as errors:
+            first = errors.exceptions[0]
+            if isinstance(first, _FailedInstanceError):
+                return first.response
+            raise first from None
+        return [answer for _, answer in sorted(self._answers.items())]
+
+    async def _answer_next(self) -> None:
+        for position in self._positions:
+            response = await self._answer_one(self._call.make_body(position))
+            if response.status_code != HTTPStatus.OK:
+                raise _FailedInstanceError(response)
+            if response.headers.get("content-type", "").partition(";")[0] != _JSON:
+                raise InputError(f"instances[{position}] asks for an answer that is not JSON", "instances")
+            self._answers[position] = bytes(response.body)
+            numbers = sum(map(len, self._answers.values())) // CHARACTERS_A_NUMBER
+            self._limits.check("max_answer_numbers", numbers, "numbers of the predictions", "instances")
+
+    async def _answer_one(self, data: bytes) -> Response:
+        """The whole answer to a body."""
+        # The work for all bodies ends with the client, not that for one.
+        scope = {name: value for name, value in self._request.scope.items() if name != CLIENT}
+        # The server's own path may name the model.
+        model = self._request.path_params.get("name")
+        response = await self._invocations.answer(Request(scope, _wait), Body(data), model)
+        if type(response) is Response:
+            return response
+        messages: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            messages.append(message)
+
+        await response(scope, _wait, collect)
+        start, *bodies = messages
+        collected = Response(b"".join(each.get("body", b"") for each in bodies), start["status"])
+        collected.raw_headers = [*start["headers"]]
+        return collected
 
 
 async def _wait() -> Message:
     """Receive nothing: the body is here, and who waits for the client is another."""
     await asyncio.Future()
     raise AssertionError("it is cancelled")
-
-
-async def _gather(answers: Iterable[Coroutine[Any, Any, Response]]) -> list[Response]:
-    """All answers; the first error ends the work for the others.
-
-    Raises:
-        Exception: that of one of them.
-    """
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in answers]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 class _OtherRoute:

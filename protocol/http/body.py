@@ -136,6 +136,11 @@ def is_form(request: Request) -> bool:
     return _split_type(request)[0] == FORM_TYPE
 
 
+def is_json(request: Request) -> bool:
+    """Whether the body is JSON, by its type."""
+    return _split_type(request)[0] in _JSON_TYPES
+
+
 def _split_type(request: Request) -> tuple[str, str]:
     """The type of the body, and the type's parameters."""
     media_type, _, parameters = request.headers.get("content-type", "").partition(";")

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from runners.core.probe_paths import (
-    CLOUD_READY_PATHS,
-    LIVE_PATHS,
-    LOAD_PATH,
-    READY_PATHS,
-    ROOT_PATH,
-    VERSION_PATH,
-)
+from runners.core.probe_paths import LIVE_PATHS, LOAD_PATH, READY_PATHS, VERSION_PATH
 
 # Answered also on connections beyond the limit, so that a probe does not take a full server for a dead one.
 HEALTH_PATHS = frozenset({*LIVE_PATHS, *READY_PATHS})
@@ -25,10 +18,6 @@ OPEN_PATHS = (
 )
 
 
-# POST may call a model there.
-_CALLED_PATHS = frozenset({ROOT_PATH, *CLOUD_READY_PATHS})
-
-
 def is_open(method: str, path: str) -> bool:
-    """Whether a request needs no key."""
-    return path in OPEN_PATHS and not (method == "POST" and path in _CALLED_PATHS)
+    """Whether a request needs no key. POST does, since it calls a model at those of the paths where it is served."""
+    return path in OPEN_PATHS and method != "POST"

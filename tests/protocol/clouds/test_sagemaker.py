@@ -139,6 +139,9 @@ def test_models_of_other_tasks(run: Run) -> None:
 def test_a_sparse_embedder(model_folder: ModelFolder, serve: Serve) -> None:
     client = serve(model_dir=model_folder("bert", "fill_mask"), task="sparse_embedding").client
     check_same(client, "/embed_sparse", {"inputs": [TEXT, "x"]})
+    dropped = client.post("/invocations", json={"inputs": TEXT, "parameters": {"truncate": False}})
+    message = "parameters is for pipelines: give the fields of /embed_sparse beside inputs"
+    assert (dropped.status_code, dropped.json()["error"]) == (400, message)
     refused = client.post("/", json={"inputs": TEXT})
     assert (refused.status_code, refused.json()["error_type"]) == (400, "validation")
 
@@ -229,6 +232,23 @@ def test_several_models(several: TestClient) -> None:
     assert (unnamed.status_code, unnamed.json()["error"].split(";")[0]) == (400, "several models serve /invocations")
     assert several.post("/invocations", json={"input": TEXT, "model": "no"}).status_code == 404
     assert several.post("/invocations?model=later", json={"inputs": TEXT}).status_code == 503
+
+
+@pytest.mark.parametrize(
+    "body", [{"query": TEXT, "texts": [TEXT]}, {"query": TEXT, "documents": [TEXT]}, {"inputs": TEXT}]
+)
+def test_every_form_heeds_the_name_of_the_model(
+    body: dict[str, Any], model_folder: ModelFolder, serve_several: ServeSeveral
+) -> None:
+    declared = [{"model_name": name, "model_dir": model_folder("bert", "text_ranking")} for name in ("a", "b")]
+    client = serve_several(*declared).client
+    adapter = {"X-Amzn-SageMaker-Adapter-Identifier": "b"}
+    assert client.post("/invocations", json=body, headers=adapter).status_code == 200
+    assert client.post("/invocations?model=b", json=body).status_code == 200
+    unknown = {"X-Amzn-SageMaker-Adapter-Identifier": "nobody"}
+    assert client.post("/invocations", json=body, headers=unknown).status_code == 404
+    assert client.post("/invocations?model=nobody", json=body).status_code == 404
+    assert client.post("/invocations", json=body).status_code in (400, 422)
 
 
 def test_a_key(model_folder: ModelFolder, serve: Serve) -> None:

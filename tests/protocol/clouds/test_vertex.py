@@ -10,8 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from protocol.application import create_application
+from protocol.clouds.invocations import Invocations
 from runners.core.request_record import RequestRecord, add_observer, remove_observer
-from tests.conftest import GeneratorFolder, ModelFolder, Serve
+from tests.conftest import GeneratorFolder, ModelFolder, Serve, ServeSeveral
 from tests.families import MINILM
 from tests.protocol.conftest import Run
 from tests.protocol.huggingface.pipelines import check_records, reference
@@ -124,9 +125,10 @@ def test_bodies_of_other_protocols(generator: TestClient, embedder: TestClient) 
     ("body", "message"),
     [
         ({"instances": []}, "instances is empty; give at least one"),
-        ({"instances": "x"}, "the body is not as expected: Expected `array | null`, got `str` - at `$.instances`"),
+        ({"instances": "x"}, "the body is not as expected: Expected `array`, got `str` - at `$.instances`"),
         ({"instances": TEXTS, "parameters": 1}, "the body is not as expected: Expected `object | null`, got `int`"),
-        ({"instances": [1]}, "the body is not as expected: Expected"),
+        ({"instances": [1]}, "the body is not as expected: Expected `str | object | array`, got `int` - at `$.instances[0]`"),
+        ({"instances": ["x"], "stream": True}, "the body is not as expected: Object contains unknown field `stream`"),
         ({"instances": TEXTS, "parameters": {"topk": 1}}, "parameters has topk, which text-classification does not have"),
         ({"instances": [{"inputs": "x", "stream": True}]}, "instances[0] has stream, which rawPredict is for"),
         ({"instances": ["x", {"input": "x"}], "parameters": {"top_k": 1}}, "parameters is for inputs, but instances[1] has none"),
@@ -156,6 +158,81 @@ def test_limits(make: Callable[[str], Any], model_folder: ModelFolder, serve: Se
         response = client.post(ROUTE, json={"instances": [make(text) for text in texts]})
         assert response.status_code == 413
         assert f"--{limit} allows" in response.text
+
+
+def test_large_parameters_are_not_copied(model_folder: ModelFolder, serve: Serve) -> None:
+    limits = {"max_text_characters": 1000, "max_labels": 2, "max_label_characters": 10}
+    client = at(serve(model_dir=model_folder("bert", "sequence_classification"), **limits))
+    body = {"instances": [{"inputs": "x"}] * 100, "parameters": {"junk": "a" * 2_000_000}}
+    response = client.post(ROUTE, json=body)
+    assert response.status_code == 413
+    assert "characters of parameters and names" in response.json()["error"]
+
+
+def test_more_instances_than_requests_that_may_run(model_folder: ModelFolder, serve: Serve) -> None:
+    client = at(serve(model_dir=model_folder("bert", "sequence_classification"), max_concurrent_requests=3))
+    texts = [f"text {number}" for number in range(40)]
+    expected = predict(client, texts)
+    check_records(predict(client, [{"inputs": text} for text in texts]), expected)
+
+
+def test_a_failed_instance_ends_the_work_for_the_others(generator: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[bytes] = []
+    answer = Invocations.answer
+
+    async def note(self: Invocations, request: Any, body: Any, model: Any = None) -> Any:
+        begun.append(body.data)
+        return await answer(self, request, body, model)
+
+    monkeypatch.setattr(Invocations, "answer", note)
+    instances = [{"prompt": 7}, *[{"prompt": "The panda", "max_tokens": 100, "ignore_eos": True}] * 100]
+    response = generator.post(ROUTE, json={"instances": instances})
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "BadRequestError")
+    assert len(begun) <= 16
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "bytes_only"])
+def test_an_answer_that_is_not_json(encoding: str, embedder: TestClient) -> None:
+    body = {"instances": [{"input": "x"}, {"input": "x", "encoding_format": encoding}]}
+    response = embedder.post(ROUTE, json=body)
+    assert (response.status_code, response.json()["error"]) == (
+        400, "instances[1] asks for an answer that is not JSON",
+    )  # fmt: skip
+
+
+def test_the_answers_to_all_instances_are_bounded(serve: Serve) -> None:
+    client = at(serve(model_dir=MINILM, max_answer_numbers=1000))
+    assert len(predict(client, [{"input": "x"}] * 2)) == 2
+    response = client.post(ROUTE, json={"instances": [{"input": "x"}] * 50})
+    assert response.status_code == 413
+    assert "numbers of the predictions are more than the 1000" in response.json()["error"]
+
+
+def test_other_types_at_paths_that_the_server_has(run: Run) -> None:
+    served = run("sequence_classification")
+    headers = {"content-type": "text/plain"}
+    expected = served.client.post("/invocations", content="a text", headers=headers).json()
+    assert at(served, "/invocations").post("/invocations", content="a text", headers=headers).json() == expected
+    for body in ({"inputs": "x", "parameters": [1]}, [1], {"inputs": 1}):
+        known = served.client.post("/predict", json=body)
+        found = at(served, "/predict").post("/predict", json=body)
+        assert (found.status_code, found.json()) == (known.status_code, known.json())
+
+
+def test_a_path_that_names_a_model(model_folder: ModelFolder, serve_several: ServeSeveral) -> None:
+    declared = [{"model_name": name, "model_dir": model_folder("bert", "sequence_classification")} for name in "ab"]
+    served = serve_several(*declared)
+    expected = served.client.post("/models/b", json={"inputs": TEXTS[0], "parameters": {"top_k": 1}}).json()
+    for instance in (TEXTS[0], {"inputs": TEXTS[0]}):
+        check_records(predict(at(served, "/models/b"), [instance], "/models/b"), expected)
+
+
+@pytest.mark.parametrize("path", ["/v2/health/ready", "/metrics", "/ping", "/"])
+def test_a_key_is_needed_at_every_path(path: str, model_folder: ModelFolder, serve: Serve) -> None:
+    client = at(serve(model_dir=model_folder("bert", "sequence_classification"), api_key="secret"), path)
+    assert client.get(path).status_code == 200
+    assert client.post(path, json={"instances": TEXTS}).status_code == 401
+    assert client.post(path, json={"instances": TEXTS}, headers=KEY).status_code == 200
 
 
 def test_paths_that_the_server_has_otherwise(model_folder: ModelFolder, serve: Serve) -> None:
