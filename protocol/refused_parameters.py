@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from runners.core.errors import UnsupportedError
+from protocol.http.body import Body, decode_json
+from runners.core.errors import InputError, UnsupportedError
+from runners.core.request_limits import RequestLimits
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,74 @@ class RefusedParameter:
         allowed = ", ".join(msgspec.json.encode(each).decode() for each in self.neutral)
         advice = self.advice or (f"allowed: {allowed}" if allowed else "")
         raise UnsupportedError(f"{name} in {place}" if place else name, name, self.on_vllm, advice)
+
+
+def refuse(*names: str, neutral: tuple[Any, ...] = (), advice: str = "") -> dict[str, RefusedParameter]:
+    """Refusals of parameters that vLLM does not implement for the call either."""
+    return dict.fromkeys(names, RefusedParameter(neutral, advice, on_vllm=False))
+
+
+def add_refused(form: type[T], refusals: Mapping[str, RefusedParameter]) -> type[T]:
+    """A type that also keeps the values of refused parameters, so that a body is decoded once.
+
+    Raises:
+        TypeError: a refused parameter would replace a field or a method of the form.
+    """
+    if clashing := [name for name in refusals if hasattr(form, name)]:
+        raise TypeError(f"{form.__name__} has {', '.join(clashing)}")
+    whole: Any = msgspec.defstruct(form.__name__, _list_fields(refusals), bases=(form,), kw_only=True)
+    return whole  # type: ignore[no-any-return]
+
+
+def check_refused(call: msgspec.Struct, refusals: Mapping[str, RefusedParameter], place: str = "") -> None:
+    """
+    Args:
+        call: of a type with the refused parameters.
+        place: as `RefusedParameter.check` has it.
+
+    Raises:
+        UnsupportedError: a parameter asks for something.
+    """
+    for name, refusal in refusals.items():
+        if (value := getattr(call, name)) is not None:
+            refusal.check(name, value, place)
+
+
+class RefusingDecoder(Generic[T]):
+    """Decodes the bodies of a call, and refuses the parameters that this server does not implement."""
+
+    def __init__(self, form: type[T], refusals: Mapping[str, RefusedParameter]) -> None:
+        """
+        Args:
+            form: the type with the implemented parameters.
+        """
+        self._refusals = refusals
+        self._decoder = msgspec.json.Decoder(add_refused(form, refusals))
+        self._refused_decoder = msgspec.json.Decoder(msgspec.defstruct("Refused", _list_fields(refusals)))
+
+    async def read(self, body: Body, limits: RequestLimits) -> T:
+        """As `decode`, where that does not block the event loop."""
+        return await body.decode(lambda data: self.decode(data, limits))
+
+    def decode(self, data: bytes, limits: RequestLimits) -> T:
+        """
+        Raises:
+            LimitExceededError: the body exceeds a limit of the operator's.
+            InputError: the body is malformed.
+            UnsupportedError: a parameter would change the answer, and this server does not implement it.
+        """
+        try:
+            call = decode_json(data, self._decoder, limits)
+        except InputError:
+            # What is refused explains more than what is missing: a chat has no text.
+            check_refused(decode_json(data, self._refused_decoder, limits), self._refusals)
+            raise
+        check_refused(call, self._refusals)
+        return call
+
+
+def _list_fields(refusals: Mapping[str, RefusedParameter]) -> list[tuple[str, Any, None]]:
+    return [(name, Any, None) for name in refusals]
 
 
 def _is_same(value: Any, neutral: Any) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from protocol.openai.parameter_sets import ParameterSet
-from protocol.refused_parameters import RefusedParameter
+from protocol.refused_parameters import RefusedParameter, refuse
 
 # The meaning of each parameter that some call implements, for the OpenAPI document and the docs.
 MEANINGS: Mapping[str, str] = {
@@ -74,42 +73,37 @@ NO_EFFECT: Mapping[ParameterSet, frozenset[str]] = {
 }
 
 
-def _refuse(*names: str, neutral: tuple[Any, ...] = (), advice: str = "") -> dict[str, RefusedParameter]:
-    """Refusals of parameters that vLLM does not implement for the call either."""
-    return dict.fromkeys(names, RefusedParameter(neutral, advice, on_vllm=False))
-
-
 # What one call implements and another does not, so that it would change nothing there.
 _FORM = {
-    **_refuse("encoding_format", neutral=("float",)),
-    **_refuse("embed_dtype", neutral=("float32",)),
-    **_refuse("endianness", neutral=("native", "little")),
+    **refuse("encoding_format", neutral=("float",)),
+    **refuse("embed_dtype", neutral=("float32",)),
+    **refuse("endianness", neutral=("native", "little")),
 }
-_TASK = _refuse("task")
-_RAW_SCORES = _refuse("raw_scores", advice="use use_activation")
-_VECTORS = _refuse("dimensions", "output_dimension", neutral=(0,)) | _refuse("prompt_name", "input_type", "normalized")
+_TASK = refuse("task")
+_RAW_SCORES = refuse("raw_scores", advice="use use_activation")
+_VECTORS = refuse("dimensions", "output_dimension", neutral=(0,)) | refuse("prompt_name", "input_type", "normalized")
 _TOP = {
-    **_refuse("top_n", neutral=(0,)),
-    **_refuse("return_documents", neutral=(False,)),
-    **_refuse("rank_fields"),
+    **refuse("top_n", neutral=(0,)),
+    **refuse("return_documents", neutral=(False,)),
+    **refuse("rank_fields"),
 }
 _SIDES = ("queries", "items", "data_1", "data_2", "text_1", "text_2")
 _PAIRS = {
-    **_refuse("query", "documents", *_SIDES, advice="pairs are for rerank and score"),
+    **refuse("query", "documents", *_SIDES, advice="pairs are for rerank and score"),
     **_TOP,
-    **_refuse("max_tokens_per_query", "max_tokens_per_doc", neutral=(0,)),
+    **refuse("max_tokens_per_query", "max_tokens_per_doc", neutral=(0,)),
 }
 # What other servers have: older versions of vLLM, Jina, Voyage, NVIDIA, Text Embeddings Inference.
 _OF_OTHERS = {
-    **_refuse("activation", "softmax", "truncation", neutral=(True,)),
-    **_refuse("truncate", neutral=(True, "END")),
-    **_refuse("candidate_labels", advice="call /pipeline/zero-shot-classification"),
-    **_refuse("embedding_type", "output_dtype", neutral=("float",)),
-    **_refuse("prompt", "instruction", advice="use prompt_name, for embeddings"),
-    **_refuse("late_chunking", neutral=(False,)),
-    **_refuse("pooling", advice="the model's files say how it pools"),
-    **_refuse("top_k", advice="use top_n, for rankings"),
-    **_refuse("return_text", "return_embeddings", neutral=(False,)),
+    **refuse("activation", "softmax", "truncation", neutral=(True,)),
+    **refuse("truncate", neutral=(True, "END")),
+    **refuse("candidate_labels", advice="call /pipeline/zero-shot-classification"),
+    **refuse("embedding_type", "output_dtype", neutral=("float",)),
+    **refuse("prompt", "instruction", advice="use prompt_name, for embeddings"),
+    **refuse("late_chunking", neutral=(False,)),
+    **refuse("pooling", advice="the model's files say how it pools"),
+    **refuse("top_k", advice="use top_n, for rankings"),
+    **refuse("return_text", "return_embeddings", neutral=(False,)),
 }
 # Images and sounds.
 _OF_MEDIA = {"mm_processor_kwargs": RefusedParameter(({},))}
@@ -142,13 +136,13 @@ _OF_RANKINGS = {
     **_TASK,
     **_VECTORS,
     **_OF_CHATS,
-    **_refuse("add_special_tokens", neutral=(True,)),
-    **_refuse("add_generation_prompt", "continue_final_message", neutral=(False,)),
-    **_refuse("messages", "tools", "input"),
+    **refuse("add_special_tokens", neutral=(True,)),
+    **refuse("add_generation_prompt", "continue_final_message", neutral=(False,)),
+    **refuse("messages", "tools", "input"),
     "instruction": RefusedParameter(),
 }
 # Removed from vLLM.
-_NORMALIZE = _refuse("normalize", advice="use use_activation")
+_NORMALIZE = refuse("normalize", advice="use use_activation")
 REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
     # Infinity's.
     ParameterSet.EMBEDDINGS: {
@@ -160,12 +154,12 @@ REFUSED: Mapping[ParameterSet, Mapping[str, RefusedParameter]] = {
     ParameterSet.RERANK: {
         **{name: refusal for name, refusal in _OF_RANKINGS.items() if name != "priority"},
         **_NORMALIZE,
-        **_refuse(*_SIDES),
+        **refuse(*_SIDES),
         # Cohere's. A document is one chunk.
         "max_chunks_per_doc": RefusedParameter((1,), on_vllm=False),
         "relevant_spans": RefusedParameter(({"mode": "disabled"},), on_vllm=False),
     },
-    ParameterSet.SCORE: {**_OF_RANKINGS, **_NORMALIZE, **_TOP, **_RAW_SCORES, **_refuse("query")},
+    ParameterSet.SCORE: {**_OF_RANKINGS, **_NORMALIZE, **_TOP, **_RAW_SCORES, **refuse("query")},
     ParameterSet.CLASSIFY: {**_OF_ONE_SIDE, **_NORMALIZE, **_FORM, **_TASK, **_VECTORS},
     # `data` is for plugins.
     ParameterSet.POOLING: {

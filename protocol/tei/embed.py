@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.http.body import Body, decode_json
+from protocol.http.body import Body
 from protocol.http.rendering import render
 from protocol.records import list_records
+from protocol.refused_parameters import RefusingDecoder
+from protocol.tei.parameters import REFUSED
 from protocol.tei.requests import PromptedFields, infer
 from protocol.text_inputs import Inputs, read_text_inputs
 from protocol.vectors import stack_vectors
@@ -30,8 +31,8 @@ class TeiEmbedRequest(PromptedFields, kw_only=True):
     normalize: bool = True
     dimensions: PositiveInt | None = None
 
-    def parameters(self, **more: Any) -> dict[str, Any]:
-        return super().parameters(normalize=self.normalize, dimensions=self.dimensions, **more)
+    def to_options(self, **more: Any) -> dict[str, Any]:
+        return super().to_options(normalize=self.normalize, dimensions=self.dimensions, **more)
 
 
 class TeiEmbedTokensRequest(PromptedFields, kw_only=True):
@@ -40,8 +41,9 @@ class TeiEmbedTokensRequest(PromptedFields, kw_only=True):
     inputs: Inputs
 
 
-_embed_decoder = msgspec.json.Decoder(TeiEmbedRequest)
-_tokens_decoder = msgspec.json.Decoder(TeiEmbedTokensRequest)
+_embed_decoder = RefusingDecoder(TeiEmbedRequest, REFUSED["/embed"])
+_all_decoder = RefusingDecoder(TeiEmbedTokensRequest, REFUSED["/embed_all"])
+_sparse_decoder = RefusingDecoder(TeiEmbedTokensRequest, REFUSED["/embed_sparse"])
 
 
 async def answer_embed(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
@@ -52,13 +54,13 @@ async def answer_embed(request: Request, runner: Runner, body: Body, limits: Req
 
 async def answer_embed_all(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the vectors of each text's tokens as the model's last layer has them, special tokens included."""
-    predictions = await _infer(request, runner, body, limits, _tokens_decoder, frozenset({TOKEN_EMBEDDINGS}))
+    predictions = await _infer(request, runner, body, limits, _all_decoder, frozenset({TOKEN_EMBEDDINGS}))
     return await render(lambda answers: [answer.arrays[TOKEN_EMBEDDINGS] for answer in answers], predictions)
 
 
 async def answer_embed_sparse(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the entries of the vocabulary that each text weighs."""
-    predictions = await _infer(request, runner, body, limits, _tokens_decoder)
+    predictions = await _infer(request, runner, body, limits, _sparse_decoder)
     return await render(lambda answers: [list_records(answer.records) for answer in answers], predictions)
 
 
@@ -67,13 +69,13 @@ async def _infer(
     runner: Runner,
     body: Body,
     limits: RequestLimits,
-    decoder: msgspec.json.Decoder[Any],
+    decoder: RefusingDecoder[Any],
     outputs: frozenset[str] = frozenset(),
 ) -> Sequence[Prediction]:
     def read(data: bytes) -> tuple[PromptedFields, Sequence[TextInput | TokenInput]]:
-        call = decode_json(data, decoder, limits)
+        call = decoder.decode(data, limits)
         return call, read_text_inputs(call.inputs, "inputs", limits)
 
     call, inputs = await body.decode(read)
-    options = resolve_options(runner, call.parameters(), limits)
+    options = resolve_options(runner, call.to_options(), limits)
     return await infer(request, runner, inputs, replace(options, outputs=options.outputs | outputs))

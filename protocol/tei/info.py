@@ -44,6 +44,11 @@ def describe_model(runner: Runner, arguments: Arguments) -> dict[str, Any]:
     }
 
 
+def count_classes(runner: Runner) -> int:
+    """How many classes a model has that scores classes, or that ranks."""
+    return next(spec.shape[-1] for spec in runner.named_outputs() if spec.name == LOGITS)
+
+
 def _find_commit(arguments: Arguments) -> str | None:
     """The commit of a model from the hub, which names a folder of its cache."""
     parts = Path(arguments.model).parts
@@ -57,8 +62,7 @@ def _describe_type(runner: Runner) -> dict[str, Any]:
         pooling = runner.properties["pooling"]
         return {"embedding": {"pooling": _POOLINGS.get(pooling, pooling)}}
     if task is Task.TEXT_RANKING or task in _CLASSIFIERS:
-        classes = next(spec.shape[-1] for spec in runner.named_outputs() if spec.name == LOGITS)
-        names = [runner.class_name(index) for index in range(classes)]
+        names = [runner.class_name(index) for index in range(count_classes(runner))]
         described = {
             "id2label": {str(index): name for index, name in enumerate(names)},
             "label2id": {name: index for index, name in enumerate(names)},

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.http.body import Body, decode_json
+from protocol.http.body import Body
 from protocol.http.rendering import render
 from protocol.records import list_records
+from protocol.refused_parameters import RefusingDecoder
+from protocol.tei.info import count_classes
+from protocol.tei.parameters import REFUSED
 from protocol.tei.requests import TruncationFields, infer
 from runners.core.errors import EmptyInputError, InputError
 from runners.core.predictions import Prediction, TextInput
@@ -28,14 +30,16 @@ class TeiPredictRequest(TruncationFields, kw_only=True):
     raw_scores: bool = False
 
 
-_decoder = msgspec.json.Decoder(TeiPredictRequest)
+_decoder = RefusingDecoder(TeiPredictRequest, REFUSED["/predict"])
+# With these, the answer has all of the model's own classes.
+_WHOLE: Mapping[str, Any] = {"threshold": None, "candidate_labels": []}
 
 
 async def answer_predict(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the score of every class, best first."""
 
     def read(data: bytes) -> tuple[TeiPredictRequest, list[TextInput], bool]:
-        call = decode_json(data, _decoder, limits)
+        call = _decoder.decode(data, limits)
         texts, is_single = _read_texts(call.inputs, limits)
         if any(not text.text and not text.pair for text in texts):
             raise EmptyInputError("inputs has an empty text; give at least a character")
@@ -45,9 +49,12 @@ async def answer_predict(request: Request, runner: Runner, body: Body, limits: R
     # That server applies a sigmoid to a single logit, as `/rerank` does; to several ones what the model's files say.
     usual = "sigmoid" if runner.task is Task.TEXT_RANKING else None
     function = "none" if call.raw_scores else usual
-    parameters = call.parameters(top_k=limits.max_top_k, function_to_apply=function)
-    # The operator's `threshold` would leave out classes.
-    options = resolve_options(runner, {**parameters, "threshold": None}, limits)
+    classes = count_classes(runner)
+    limits.check("max_top_k", classes, "classes of the model")
+    parameters = call.to_options(top_k=classes, function_to_apply=function)
+    # The operator's `threshold` would leave out classes, and `candidate_labels` replace them.
+    parameters |= {name: usual for name, usual in _WHOLE.items() if name in runner.supported_options.names}
+    options = resolve_options(runner, parameters, limits)
     predictions = await infer(request, runner, texts, options)
 
     def render_classes(answers: Sequence[Prediction]) -> Any:

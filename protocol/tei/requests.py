@@ -24,7 +24,7 @@ class TruncationFields(msgspec.Struct, kw_only=True):
     truncate: bool | None = None
     truncation_direction: str | UnsetType = UNSET
 
-    def parameters(self, **more: Any) -> dict[str, Any]:
+    def to_options(self, **more: Any) -> dict[str, Any]:
         """The request's options, under the names of the other protocols' `parameters`.
 
         Args:
@@ -47,8 +47,8 @@ class PromptedFields(TruncationFields, kw_only=True):
 
     prompt_name: str | None = None
 
-    def parameters(self, **more: Any) -> dict[str, Any]:
-        return super().parameters(prompt_name=self.prompt_name, **more)
+    def to_options(self, **more: Any) -> dict[str, Any]:
+        return super().to_options(prompt_name=self.prompt_name, **more)
 
 
 async def infer(

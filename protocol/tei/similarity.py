@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.http.body import Body, decode_json
+from protocol.http.body import Body
 from protocol.http.rendering import render
+from protocol.refused_parameters import RefusingDecoder, add_refused, check_refused
+from protocol.tei.parameters import REFUSED, REFUSED_OF_SIMILARITY
 from protocol.tei.requests import PromptedFields, infer
 from protocol.vectors import compare_vectors
 from runners.core.errors import EmptyInputError
@@ -31,19 +35,25 @@ class TeiSimilarityRequest(msgspec.Struct, kw_only=True):
     parameters: PromptedFields | None = None
 
 
-_decoder = msgspec.json.Decoder(TeiSimilarityRequest)
+_parameters: Any = add_refused(PromptedFields, REFUSED_OF_SIMILARITY)
+_form: Any = msgspec.defstruct(
+    TeiSimilarityRequest.__name__, [("parameters", _parameters | None, None)], bases=(TeiSimilarityRequest,)
+)
+_decoder: RefusingDecoder[TeiSimilarityRequest] = RefusingDecoder(_form, REFUSED["/similarity"])
 
 
 async def answer_similarity(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the cosine of each sentence's vector and the source's."""
-    call = await body.decode(lambda data: decode_json(data, _decoder, limits))
+    call = await _decoder.read(body, limits)
+    if call.parameters is not None:
+        check_refused(call.parameters, REFUSED_OF_SIMILARITY, "parameters")
     sentences = call.inputs.sentences
     limits.check("max_client_batch_size", 1 + len(sentences), "sentences, with the source,")
     if not sentences:
         raise EmptyInputError("inputs.sentences is empty; give at least one")
     if not call.inputs.source_sentence or not all(sentences):
         raise EmptyInputError("a sentence is empty; give at least a character")
-    options = resolve_options(runner, (call.parameters or PromptedFields()).parameters(), limits)
+    options = resolve_options(runner, (call.parameters or PromptedFields()).to_options(), limits)
     texts = [TextInput(text) for text in (call.inputs.source_sentence, *sentences)]
     predictions = await infer(request, runner, texts, options)
     return await render(lambda answers: compare_vectors(answers, 1), predictions)

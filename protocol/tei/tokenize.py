@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protocol.http.body import Body, decode_json, json_response
+from protocol.http.body import Body, json_response
 from protocol.http.disconnects import until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER, render_off_loop
+from protocol.refused_parameters import RefusingDecoder
+from protocol.tei.parameters import REFUSED
 from runners.core.errors import EmptyInputError, InputError
 from runners.core.number_types import TokenId
 from runners.core.request_limits import RequestLimits
@@ -39,13 +41,13 @@ class TeiDecodeRequest(msgspec.Struct, kw_only=True):
     skip_special_tokens: bool = True
 
 
-_tokenize_decoder = msgspec.json.Decoder(TeiTokenizeRequest)
-_decode_decoder = msgspec.json.Decoder(TeiDecodeRequest)
+_tokenize_decoder = RefusingDecoder(TeiTokenizeRequest, REFUSED["/tokenize"])
+_decode_decoder = RefusingDecoder(TeiDecodeRequest, REFUSED["/decode"])
 
 
 async def answer_tokenize(request: Request, runner: Runner, body: Body, limits: RequestLimits) -> Response:
     """Answer with the tokens of each text; they are not truncated."""
-    call = await body.decode(lambda data: decode_json(data, _tokenize_decoder, limits))
+    call = await _tokenize_decoder.read(body, limits)
     texts = [call.inputs] if isinstance(call.inputs, str) else call.inputs
     if not all(texts) or not texts:
         raise EmptyInputError("inputs is empty, or has an empty text; give at least a character")
@@ -59,7 +61,7 @@ async def answer_decode(request: Request, runner: Runner, body: Body, limits: Re
     """Answer with the text of each sequence of token ids."""
 
     def read(data: bytes) -> tuple[TeiDecodeRequest, list[list[int]]]:
-        call = decode_json(data, _decode_decoder, limits)
+        call = _decode_decoder.decode(data, limits)
         return call, _read_sequences(call.ids)
 
     call, sequences = await body.decode(read)

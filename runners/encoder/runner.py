@@ -132,7 +132,7 @@ class EncoderRunner:
         resolved = resolve_options(self, named, self._arguments)
         loaded.encoder_task.check_options(resolved)
         before = loaded.encoder_task.prompt(resolved.answer)
-        return await list_tokens(loaded, self._arguments, [before + text for text in texts], options)
+        return await list_tokens(loaded, self._arguments, texts, options, before)
 
     async def detokenize(self, ids: Sequence[Sequence[int]], skip_special_tokens: bool = False) -> list[str]:
         return await decode_tokens(self._model(), self._arguments, ids, skip_special_tokens)

@@ -21,9 +21,12 @@ _NUMBERS_PER_TOKEN = 5
 
 
 async def list_tokens(
-    loaded: LoadedModel, limits: RequestLimits, texts: Sequence[str], options: TokenizeOptions
+    loaded: LoadedModel, limits: RequestLimits, texts: Sequence[str], options: TokenizeOptions, before: str
 ) -> list[TokenizedPrompt]:
     """All tokens of each text, in order.
+
+    Args:
+        before: the prompt that precedes each text.
 
     Raises:
         LimitExceededError: there are too many texts or tokens, or too long texts.
@@ -31,7 +34,7 @@ async def list_tokens(
     """
     items = [TextInput(text) for text in texts]
     limits.check_texts(items, Options())
-    limits.check("max_whole_text_characters", max(map(len, texts), default=0), "characters of a text")
+    limits.check("max_whole_text_characters", len(before) + max(map(len, texts), default=0), "characters of a text")
     numbers_per_token = _NUMBERS_PER_TOKEN if options.details else 1
     counted = f"numbers of the answer, {numbers_per_token} for each token,"
     listed: dict[int, TokenizedPrompt] = {}
@@ -39,11 +42,11 @@ async def list_tokens(
     def tokenize(tokenizer: TextTokenizer, texts: TextSlice) -> None:
         """Called in both threads."""
         for position, item in enumerate(texts.texts, texts.start):
-            tokens = tokenizer.list_tokens(item.text, options)
+            tokens = tokenizer.list_tokens(before + item.text, options)
             loaded.queue.reserve_found(request, numbers_per_token * len(tokens.ids), counted)
             listed[position] = tokens
 
-    characters = sum(map(len, texts))
+    characters = sum(map(len, texts)) + len(before) * len(texts)
     request = loaded.queue.admit(len(items), characters)
     try:
         await loaded.tokenizer_threads.run(items, tokenize)

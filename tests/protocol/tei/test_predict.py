@@ -57,6 +57,30 @@ def test_predict_of_a_model_that_ranks(
     assert found == {"score": pytest.approx(float(expected), abs=1e-5), "label": "LABEL_0"}
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_predict_of_a_zero_shot_model(multi_label: bool, model_folder: ModelFolder, serve: Serve, post: Post) -> None:
+    """The classes are the model's own, also where the operator has candidates for the other protocols."""
+    folder = model_folder("bert", "zero_shot_classification")
+    reference: Any = pipeline("text-classification", model=str(folder), top_k=None)
+    expected = reference({"text": PAIRS[0][0], "text_pair": PAIRS[0][1]})
+    candidates = {"candidate_labels": "sports,film", "multi_label": multi_label, "top_k": 1}
+    client = serve(model_dir=folder, task="zero_shot_classification", **candidates).client
+    found = post(client, "/predict", inputs=PAIRS[0])
+    assert [each["label"] for each in found] == [each["label"] for each in expected]
+    np.testing.assert_allclose([each["score"] for each in found], [each["score"] for each in expected], atol=1e-5)
+    assert {*client.get("/info").json()["model_type"]["classifier"]["label2id"]} == {each["label"] for each in found}
+
+
+def test_as_many_classes_as_an_answer_has(
+    model_folder: ModelFolder, serve: Serve, post: Post, check_error: CheckError
+) -> None:
+    """An answer without some of the classes would be taken for a whole one."""
+    folder = model_folder("bert", "sequence_classification", num_labels=3)
+    assert len(post(serve(model_dir=folder, max_top_k=3).client, "/predict", inputs="a")) == 3
+    message = "3 classes of the model are more than the 2 that --max_top_k allows"
+    check_error(serve(model_dir=folder, max_top_k=2).client, "/predict", {"inputs": "a"}, 413, message)
+
+
 def test_a_pair_is_one_text(model_folder: ModelFolder, serve: Serve, post: Post, check_error: CheckError) -> None:
     client = serve(model_dir=model_folder("bert", "sequence_classification"), max_client_batch_size=1).client
     assert post(client, "/predict", inputs=PAIRS[0]) == post(client, "/predict", inputs=PAIRS[:1])[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,20 @@ async def test_the_texts_of_tokens(runner: EncoderRunner, folder: Path, skipped:
             await runner.detokenize([[last], [last, wrong]])
 
 
-async def test_the_prompts_of_an_embedder(model_folder: ModelFolder) -> None:
-    folder = model_folder("bert", "text_embedding", num_attention_heads=4)
+def save_prompts(folder: Path, prompts: Mapping[str, str]) -> None:
+    """Make a model of sentence-transformers' of the folder, with `text` as its usual prompt."""
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for index, (kind, path) in enumerate([("Transformer", ""), ("Pooling", "1_Pooling")])
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
-    settings = {"prompts": {"query": "Find: ", "text": "This: "}, "default_prompt_name": "text"}
+    settings = {"prompts": prompts, "default_prompt_name": "text"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+
+
+async def test_the_prompts_of_an_embedder(model_folder: ModelFolder) -> None:
+    folder = model_folder("bert", "text_embedding", num_attention_heads=4)
+    save_prompts(folder, {"query": "Find: ", "text": "This: "})
     runner = load(model_dir=str(folder))
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -87,6 +93,26 @@ async def test_the_prompts_of_an_embedder(model_folder: ModelFolder) -> None:
         with pytest.raises(InputError, match="there is no prompt 'other': there are query, text"):
             await runner.tokenize(["a"], TokenizeOptions(prompt_name="other"))
     finally:
+        runner.close()
+
+
+async def test_texts_are_counted_before_a_prompt_precedes_each(model_folder: ModelFolder) -> None:
+    folder = model_folder("bert", "text_embedding", num_attention_heads=8)
+    prompt = "a " * 5000
+    save_prompts(folder, {"text": prompt})
+    runner = load(model_dir=str(folder), max_client_batch_size=3, max_whole_text_characters=len(prompt) + 10)
+    try:
+        tracemalloc.start()
+        with pytest.raises(LimitExceededError, match="1000 texts are more than the 3"):
+            await runner.tokenize(["a"] * 1000)
+        # With the prompt, the texts have 10 MB.
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+        assert len(await runner.tokenize(["a" * 10])) == 1
+        message = f"{len(prompt) + 11} characters of a text .* --max_whole_text_characters allows"
+        with pytest.raises(LimitExceededError, match=message):
+            await runner.tokenize(["a", "a" * 11])
+    finally:
+        tracemalloc.stop()
         runner.close()
 
 
