@@ -74,7 +74,7 @@ REFUSED: Mapping[str, Mapping[str, RefusedParameter]] = {
     "/embed_sparse": _refuse_but("inputs", *_PROMPTED, **_NOT_NORMALIZING),
     "/similarity": _refuse_but("inputs", "parameters", **_COSINES, **refuse(*_PROMPTED, advice="put it in parameters")),
     "/predict": _refuse_but("inputs", "truncate", "truncation_direction", "raw_scores"),
-    "/rerank": _refuse_but("query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text"),
+    "/rerank": _refuse_but("query", "texts", "truncate", "truncation_direction", "raw_scores", "return_text", "top_n"),
     "/tokenize": _refuse_but("inputs", "prompt_name", "add_special_tokens", **_NOT_TRUNCATING),
     "/decode": _refuse_but(
         "ids", "skip_special_tokens", **_NOT_TRUNCATING, **refuse("add_special_tokens", neutral=(False,))

@@ -15,6 +15,7 @@ from protocol.refused_parameters import RefusingDecoder
 from protocol.tei.parameters import REFUSED
 from protocol.tei.requests import TruncationFields, infer
 from runners.core.errors import EmptyInputError
+from runners.core.number_types import NonNegativeInt
 from runners.core.predictions import Prediction, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.request_options import resolve_options
@@ -22,12 +23,13 @@ from runners.core.runner import Runner
 
 
 class TeiRerankRequest(TruncationFields, kw_only=True):
-    """The body of `/rerank`."""
+    """The body of `/rerank`. `top_n`, which that server ignores and LiteLLM sends, is as in Cohere's; 0 is all."""
 
     query: str
     texts: list[str]
     raw_scores: bool = False
     return_text: bool = False
+    top_n: NonNegativeInt | None = None
 
 
 _decoder = RefusingDecoder(TeiRerankRequest, REFUSED["/rerank"])
@@ -49,6 +51,6 @@ async def answer_rerank(request: Request, runner: Runner, body: Body, limits: Re
 
     def render_scores(answers: Sequence[Prediction]) -> Any:
         scores = read_scores(answers)
-        return list_ranked(scores, call.texts if call.return_text else None)
+        return list_ranked(scores, call.texts if call.return_text else None, call.top_n or None)
 
     return await render(render_scores, predictions, body.size // CHARACTERS_A_NUMBER)

@@ -52,8 +52,7 @@ def rerank(url: str, model: str) -> dict[str, Any]:
         asked: dict[str, Any] = {
             "model": f"{provider}/{model}", "api_base": base, "api_key": "none", "query": QUERY, "documents": DOCUMENTS
         }  # fmt: skip
-        # Text Embeddings Inference, whose call the provider huggingface makes, has no top_n.
-        further: dict[str, Any] = {"return_documents": True, **({} if provider == "huggingface" else {"top_n": 1})}
+        further: dict[str, Any] = {"return_documents": True, "top_n": 1}
         if provider == "infinity":
             # Its requests are as vLLM's, but it cannot read the documents in vLLM's answers.
             asked["return_documents"] = further["return_documents"] = False

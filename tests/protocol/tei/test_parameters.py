@@ -133,7 +133,7 @@ def test_what_is_not_done_is_refused_by_name(path: str, clients: dict[str, TestC
         ("/embed_sparse", {"normalize": True}, "normalize is not supported here; allowed: false"),
         ("/predict", {"top_k": 1}, "top_k is not supported here; the answer is whole"),
         ("/predict", {"return_text": True}, "return_text is not supported here; allowed: false"),
-        ("/rerank", {"top_n": 1}, "top_n is not supported here; the answer is whole"),
+        ("/predict", {"top_n": 1}, "top_n is not supported here; the answer is whole"),
         ("/rerank", {"return_documents": True}, "return_documents is not supported here; allowed: false"),
         # Texts are whole here.
         ("/tokenize", {"truncate": True}, "truncate is not supported here; allowed: false"),

@@ -35,6 +35,9 @@ def test_rerank(
     for each in found:
         assert each["score"] == pytest.approx(expected[each["index"]], abs=1e-5)
         assert each.get("text") == (TEXTS[each["index"]] if return_text else None)
+    client = serve(model_dir=folder).client
+    assert post(client, "/rerank", **body, top_n=2) == found[:2]
+    assert post(client, "/rerank", **body, top_n=0) == found
 
 
 def test_empty_texts(model_folder: ModelFolder, serve: Serve, post: Post) -> None:
