@@ -17,6 +17,7 @@ from typing import Any
 
 import bentoml
 import httpx
+import huggingface_hub
 import numpy as np
 import openai
 import psutil
@@ -248,8 +249,12 @@ def test_structured_output(client: openai.OpenAI) -> None:
     assert json.loads(answer.choices[0].message.content or "")["city"] in ("Paris", "Rome")
 
 
-def test_the_grammar_and_the_name_that_huggingface_hub_sends(server: ServerProcess) -> None:
+def test_the_grammar_and_the_name_that_huggingface_hub_sends(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vLLM knows neither: it would ignore the schema, and has no model of that name."""
+    # The client calls nothing while the tests are offline.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     schema = {"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}
     form: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
     answer: Any = InferenceClient(server.url).chat_completion(QUESTION, response_format=form, temperature=0)

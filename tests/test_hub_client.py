@@ -195,8 +195,8 @@ def test_the_root_of_a_server_with_one_model(classifier: ServerProcess, folders:
 def test_what_is_not_done_is_said(call: Call) -> None:
     with pytest.raises(BadRequestError, match="there is no prompt 'query'"):
         call("text_embedding", "feature_extraction", TEXT, prompt_name="query")
-    with pytest.raises(BadRequestError, match="max_question_len in parameters is not supported here"):
-        call("question_answering", "question_answering", QUESTION, CONTEXT, max_question_len=10)
+    with pytest.raises(BadRequestError, match="align_to_words in parameters is not supported here"):
+        call("question_answering", "question_answering", QUESTION, CONTEXT, align_to_words=False)
     with pytest.raises(
         BadRequestError, match="parameters has candidate_labels, which text-classification does not have"
     ):

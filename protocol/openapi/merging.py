@@ -45,7 +45,7 @@ def _merge_responses(found: list[dict[str, Any]], responses: Components) -> dict
         return found[0]
     names = [each["$ref"].removeprefix(_RESPONSES) for each in found if "$ref" in each]
     whole = [responses[each["$ref"].removeprefix(_RESPONSES)] if "$ref" in each else each for each in found]
-    merged = {**whole[0], "content": _merge_contents([each["content"] for each in whole])}
+    merged = {**whole[0], "content": _merge_contents([each.get("content", {}) for each in whole])}
     if len(names) < len(found):
         return merged
     name = "Or".join(names)
@@ -58,7 +58,9 @@ def _merge_contents(found: list[dict[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for media_type in dict.fromkeys(name for content in found for name in content):
         contents = [content[media_type] for content in found if media_type in content]
-        schemas = [schema for content in contents for schema in content["schema"].get("anyOf", [content["schema"]])]
+        # vLLM's streams have no schema, so anything may be in them.
+        found_schemas = [content.get("schema", {}) for content in contents]
+        schemas = [schema for each in found_schemas for schema in each.get("anyOf", [each])]
         examples: dict[str, Any] = {}
         for position, content in enumerate(contents):
             for key, example in content.get("examples", {}).items():
