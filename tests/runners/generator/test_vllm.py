@@ -238,6 +238,7 @@ async def test_tokens_and_their_text(generator_folder: GeneratorFolder) -> None:
     engine = VllmEngine.__new__(VllmEngine)
     engine._engine = SimpleNamespace(get_tokenizer=lambda: get_tokenizer(str(folder)))  # type: ignore[assignment]
     reference = AutoTokenizer.from_pretrained(folder)
+    engine._special = frozenset(reference.all_special_ids)
     ids = reference("Return é").input_ids
     assert await engine.detokenize(ids) == reference.decode(ids)
     assert await engine.detokenize(ids, skip_special_tokens=True) == "Return é"
