@@ -14,8 +14,8 @@ from runners.core.models import Models
 # The first segments of all paths, such as `v1`: below them, a prefix would hide or change other calls. A start refuses
 # such a prefix before the protocols are imported, so those that have no module for their paths alone stand here.
 _SEGMENTS = {path.split("/")[1] for path in (*AT_ROOT, *OPEN_PATHS, BENTOML_ASSETS)} - {""} | {
-    "bentoml", "decode", "embed", "embed_all", "embed_sparse", "info", "meta", "models", "pipeline", "predict",
-    "similarity", "vectors",
+    "bentoml", "decode", "embed", "embed_all", "embed_sparse", "info", "invocations", "meta", "models", "pipeline",
+    "predict", "similarity", "vectors",
 }  # fmt: skip
 
 
