@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from protocol.clouds.invocations import Invocations
 from protocol.context import ServerContext
-from protocol.http.body import read_body
+from protocol.http.body import read_body, read_media_type
 from protocol.http.routing import post_route, with_errors
 from protocol.huggingface.errors import render_hub_error
 from runners.core.errors import InputError
@@ -34,7 +34,7 @@ def routes(context: ServerContext) -> list[Route]:
         if _TARGET_MODEL in request.headers:
             raise InputError(f"{_TARGET_MODEL} is not supported: this server loads no models of multi-model endpoints")
         body = await read_body(request, limits, more_types=(TEXT,))
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() == TEXT:
+        if read_media_type(request) == TEXT:
             body.data = await body.check(_to_inputs)
         return await invocations.answer(request, body, request.headers.get(_ADAPTER) or None)
 

@@ -143,10 +143,11 @@ def routes(context: ServerContext, others: Iterable[Route]) -> list[Route]:
     if path is None or not serves_path(path):
         return []
     limits, invocations = context.arguments, Invocations(context)
-    answer_batch, find_other = create_endpoint(context, INSTANCE_FORMS), _OtherRoute(others)
+    answer_batch = create_endpoint(context, INSTANCE_FORMS)
+    other, path_params = _find_other(others, path)
 
     async def predict(request: Request) -> Response:
-        other = find_other(request)
+        request.scope["path_params"] = path_params
         if other is not None and not is_json(request):
             return await other(request)
         body = await read_body(request, limits)
@@ -196,6 +197,7 @@ class _Instances:
     def __init__(self, invocations: Invocations, request: Request, call: VertexRequest, limits: RequestLimits) -> None:
         self._invocations, self._request, self._call, self._limits = invocations, request, call, limits
         self._answers: dict[int, bytes] = {}
+        self._characters = 0
         self._positions = iter(range(len(call.instances)))
 
     async def answer(self) -> Response | list[bytes]:
@@ -225,7 +227,8 @@ class _Instances:
             if response.headers.get("content-type", "").partition(";")[0] != _JSON:
                 raise InputError(f"instances[{position}] asks for an answer that is not JSON", "instances")
             self._answers[position] = bytes(response.body)
-            numbers = sum(map(len, self._answers.values())) // CHARACTERS_A_NUMBER
+            self._characters += len(response.body)
+            numbers = self._characters // CHARACTERS_A_NUMBER
             self._limits.check("max_answer_numbers", numbers, "numbers of the predictions", "instances")
 
     async def _answer_one(self, data: bytes) -> Response:
@@ -255,16 +258,11 @@ async def _wait() -> Message:
     raise AssertionError("it is cancelled")
 
 
-class _OtherRoute:
-    """Finds the endpoint that the server has otherwise for a request, and sets the values in its path."""
-
-    def __init__(self, routes: Iterable[Route]) -> None:
-        self._routes = [*routes]
-
-    def __call__(self, request: Request) -> Endpoint | None:
-        for route in self._routes:
-            match, matched = route.matches(request.scope)
-            if match is Match.FULL:
-                request.scope["path_params"] = matched["path_params"]
-                return route.endpoint
-        return None
+def _find_other(routes: Iterable[Route], path: str) -> tuple[Endpoint | None, dict[str, Any]]:
+    """The endpoint that the server has otherwise for POST at a path, and the values in the path."""
+    scope = {"type": "http", "method": "POST", "path": path}
+    for route in routes:
+        match, matched = route.matches(scope)
+        if match is Match.FULL:
+            return route.endpoint, matched["path_params"]
+    return None, {}

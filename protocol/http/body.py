@@ -133,12 +133,17 @@ def hand_on(request: Request, body: Body) -> None:
 
 def is_form(request: Request) -> bool:
     """Whether the body is a form with files, by its type."""
-    return _split_type(request)[0] == FORM_TYPE
+    return read_media_type(request) == FORM_TYPE
 
 
 def is_json(request: Request) -> bool:
     """Whether the body is JSON, by its type."""
-    return _split_type(request)[0] in _JSON_TYPES
+    return read_media_type(request) in _JSON_TYPES
+
+
+def read_media_type(request: Request) -> str:
+    """The type of the body in lower case, without its parameters; empty if the request names none."""
+    return _split_type(request)[0]
 
 
 def _split_type(request: Request) -> tuple[str, str]:
