@@ -25,6 +25,7 @@ KEY = "secret"
 EXPLAIN, UNLOAD = "/v1/models/{name}:explain", "/v2/repository/models/{name}/unload"
 # See tests/documents/README.md.
 TEI_DOCUMENT = ROOT / "tests" / "documents" / "tei_openapi.json"
+CONFIGURATION = ROOT / "tests" / "documents" / "schemathesis.toml"
 # Text Embeddings Inference's paths that an embedder answers.
 TEI = "/(embed|embed_all|similarity|tokenize|decode|info)$"
 EXCLUDED = (EXPLAIN, UNLOAD, UNLOAD.replace("repository", "repository/{repository}"))
@@ -157,7 +158,7 @@ def run_schemathesis(
     """
     location = [f"{server.url}/openapi.json"] if document is None else [str(document), f"--url={server.url}"]
     command = [
-        sys.executable, "-m", "schemathesis.cli", "run", *location,
+        sys.executable, "-m", "schemathesis.cli", f"--config-file={CONFIGURATION}", "run", *location,
         "--checks=all", f"--exclude-checks={','.join(excluded)}",
         *(f"--exclude-path={path}" for path in EXCLUDED),
         f"--max-examples={EXAMPLES or 50}", "--seed=1", "--generation-database=none",

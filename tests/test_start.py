@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,16 +41,28 @@ def without_folders() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in OWN_FOLDERS}
 
 
+# What takes seconds to import: a start that fails before it has failed at once, however slow the machine is.
+SLOW_IMPORTS = {"torch", "transformers", "vllm", "safetensors", "tokenizers"}
+SHOW_IMPORTS = {"PYTHONPROFILEIMPORTTIME": "1"}
+IMPORT = re.compile(r"^import time:.*\| +(.+)\n", re.MULTILINE)
+
+
 def launch(
     *words: str, prefix: Callable[[list[str]], list[str]] = list, environment: Mapping[str, str] | None = None
-) -> tuple[float, int, str]:
-    """The seconds, the exit code and the errors of a start that should fail."""
-    started = time.monotonic()
+) -> tuple[set[str], int, str]:
+    """The slow imports, the exit code and the errors of a start that should fail."""
     done = subprocess.run(
         prefix([sys.executable, "launch.py", f"--http_port={free_port()}", f"--grpc_port={free_port()}", *words]),
-        cwd=ROOT, env=without_folders() | dict(environment or {}), capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT, env=without_folders() | SHOW_IMPORTS | dict(environment or {}),
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
-    return time.monotonic() - started, done.returncode, done.stderr
+    return find_slow_imports(done.stderr), done.returncode, IMPORT.sub("", done.stderr)
+
+
+def find_slow_imports(output: str) -> set[str]:
+    imports = {*IMPORT.findall(output)}
+    assert "argparse" in imports
+    return imports & SLOW_IMPORTS
 
 
 class Restricted(ServerProcess):
@@ -175,8 +188,8 @@ def test_the_image_s_entry_point_heeds_a_signal_at_once(image: Image, seconds: f
 
 @needs_root
 def test_where_nothing_can_be_written_a_line_says_what_to_set() -> None:
-    seconds, code, errors = launch("--model_dir=/nowhere", prefix=restrict)
-    assert (code, seconds < 2) == (1, True)
+    slow_imports, code, errors = launch("--model_dir=/nowhere", prefix=restrict)
+    assert (code, slow_imports) == (1, set())
     assert errors.startswith(f"error: there is no folder that user {UID} can write to (tried /tmp, /var/tmp, ")
     assert errors.endswith(": mount one, such as an emptyDir at /tmp, or set TMPDIR to one\n")
 
@@ -206,7 +219,7 @@ CONFIG = json.dumps({"architectures": ["BertModel"], "model_type": "bert"})
         ({"adapter_config__json": "{}"}, [], "{folder} holds an adapter_config.json: it is a PEFT adapter"),
     ],
 )  # fmt: skip
-def test_a_wrong_model_is_said_within_two_seconds(
+def test_a_wrong_model_is_said_at_once(
     files: dict[str, str] | None, words: list[str], message: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
@@ -219,16 +232,16 @@ def test_a_wrong_model_is_said_within_two_seconds(
         ([f"--model_dir={folder}"], "model"),
         ([f"--models_file={models_file}"], f"ner ({models_file}:2)"),
     ):
-        seconds, code, errors = launch(*arguments, *words)
+        slow_imports, code, errors = launch(*arguments, *words)
         assert (code, errors.count("\n")) == (1, 1)
         assert errors.startswith(f"error: cannot serve {where}: {expected}")
-        assert seconds < 2
+        assert not slow_imports
 
 
 def test_a_wrong_model_of_a_repository(tmp_path: Path) -> None:
     write_model(tmp_path / "ner", config__json=CONFIG)
-    seconds, code, errors = launch(f"--model_repository={tmp_path}")
-    assert (code, seconds < 2) == (1, True)
+    slow_imports, code, errors = launch(f"--model_repository={tmp_path}")
+    assert (code, slow_imports) == (1, set())
     assert errors == f"error: cannot serve ner ({tmp_path}/ner): {tmp_path}/ner has no weights: no *.safetensors\n"
 
 
@@ -247,11 +260,11 @@ def test_a_wrong_model_of_a_repository(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_the_server_is_said_first(words: list[str], message: str) -> None:
-    seconds, code, errors = launch("--model_dir=/nowhere", *words)
+    slow_imports, code, errors = launch("--model_dir=/nowhere", *words)
     if "--models_file=/none.yaml" in words:
-        seconds, code, errors = launch(*words)
+        slow_imports, code, errors = launch(*words)
     assert (code, errors) == (1, f"error: {message}\n")
-    assert seconds < 2
+    assert not slow_imports
 
 
 def test_a_name_with_control_characters_in_a_models_file(tmp_path: Path) -> None:
@@ -277,10 +290,10 @@ def test_a_model_that_the_hub_refuses(model: str, message: str, tmp_path: Path) 
 
 
 def test_offline(tmp_path: Path) -> None:
-    seconds, code, errors = launch(
+    slow_imports, code, errors = launch(
         "--model_id=owner/none", environment={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     )
-    assert (code, seconds < 2) == (1, True)
+    assert (code, slow_imports) == (1, set())
     assert errors == (
         "error: cannot serve model: HF_HUB_OFFLINE is set, and owner/none is not complete in the cache "
         f"{tmp_path}/hub: unset HF_HUB_OFFLINE to download it, or set HF_HOME to the cache that has it\n"
@@ -295,18 +308,14 @@ def test_offline(tmp_path: Path) -> None:
         (["--arg", "grpc_port={port}"], "error: http_port and grpc_port are both "),
     ],
 )
-def test_bentoml_serve_says_it_within_two_seconds_too(tmp_path: Path, words: list[str], message: str) -> None:
-    times = []
-    # Other tests may slow down two of three starts.
-    for _ in range(3):
-        started = time.monotonic()
-        server = ServerProcess([*BENTOML, "serve", str(ROOT), "--port={port}", *words], tmp_path)
-        try:
-            # BentoML's own command line wins over the environment's port of gRPC.
-            assert server.wait_for_exit(20) == 1
-            times.append(time.monotonic() - started)
-            assert message in server.output
-            assert "Service huggingface_runtime initialized" not in server.output
-        finally:
-            server.terminate()
-    assert min(times) < 2
+def test_bentoml_serve_says_it_at_once_too(tmp_path: Path, words: list[str], message: str) -> None:
+    command = [*BENTOML, "serve", str(ROOT), "--port={port}", *words]
+    server = ServerProcess(command, tmp_path, SHOW_IMPORTS)
+    try:
+        # BentoML's own command line wins over the environment's port of gRPC.
+        assert server.wait_for_exit(60) == 1
+        assert message in server.output
+        assert "Service huggingface_runtime initialized" not in server.output
+        assert not find_slow_imports(server.output)
+    finally:
+        server.terminate()
