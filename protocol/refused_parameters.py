@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from protocol.http.body import Body, decode_json
+from protocol.http.body import Body, decode_json, make_fields_decoder
 from runners.core.errors import InputError, UnsupportedError
 from runners.core.request_limits import RequestLimits
 
@@ -57,7 +57,8 @@ def add_refused(form: type[T], refusals: Mapping[str, RefusedParameter]) -> type
     """
     if clashing := [name for name in refusals if hasattr(form, name)]:
         raise TypeError(f"{form.__name__} has {', '.join(clashing)}")
-    whole: Any = msgspec.defstruct(form.__name__, _list_fields(refusals), bases=(form,), kw_only=True)
+    fields = [(name, Any, None) for name in refusals]
+    whole: Any = msgspec.defstruct(form.__name__, fields, bases=(form,), kw_only=True)
     return whole  # type: ignore[no-any-return]
 
 
@@ -85,7 +86,7 @@ class RefusingDecoder(Generic[T]):
         """
         self._refusals = refusals
         self._decoder = msgspec.json.Decoder(add_refused(form, refusals))
-        self._refused_decoder = msgspec.json.Decoder(msgspec.defstruct("Refused", _list_fields(refusals)))
+        self._refused_decoder = make_fields_decoder(refusals)
 
     async def read(self, body: Body, limits: RequestLimits) -> T:
         """As `decode`, where that does not block the event loop."""
@@ -106,10 +107,6 @@ class RefusingDecoder(Generic[T]):
             raise
         check_refused(call, self._refusals)
         return call
-
-
-def _list_fields(refusals: Mapping[str, RefusedParameter]) -> list[tuple[str, Any, None]]:
-    return [(name, Any, None) for name in refusals]
 
 
 def _is_same(value: Any, neutral: Any) -> bool:

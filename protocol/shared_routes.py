@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from protocol.http.body import decode_json, hand_on, read_body
-from protocol.http.routing import Endpoint, RenderError, with_errors
+from protocol.http.body import decode_json, hand_on, make_fields_decoder, read_body
+from protocol.http.routing import Endpoint, RenderError, find_endpoint, with_errors
 from protocol.huggingface.errors import render_hub_error
 from protocol.openai.errors import render_openai_error
 from protocol.tei.errors import render_tei_error
@@ -57,10 +56,9 @@ def share_routes(routes: Mapping[str, Sequence[Route]], limits: RequestLimits) -
 def _share(path: str, shared: SharedPath, routes: Mapping[str, Sequence[Route]], limits: RequestLimits) -> Endpoint:
     """The endpoint that reads a body and passes it to the endpoint of its protocol."""
     endpoints: dict[str, Endpoint] = {
-        protocol: next(route.endpoint for route in routes[protocol] if route.path == path)
-        for protocol in dict.fromkeys(shared.protocols.values())
+        protocol: find_endpoint(routes[protocol], path) for protocol in dict.fromkeys(shared.protocols.values())
     }
-    decoder = msgspec.json.Decoder(msgspec.defstruct("_Fields", [(name, Any, None) for name in shared.protocols]))
+    decoder = make_fields_decoder(shared.protocols)
 
     async def answer(request: Request) -> Response:
         body = await read_body(request, limits)

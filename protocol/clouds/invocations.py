@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 from urllib.parse import urlencode
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from protocol.context import ServerContext
-from protocol.http.body import Body, decode_json, hand_on
-from protocol.http.routing import Endpoint
+from protocol.http.body import Body, decode_json, hand_on, make_fields_decoder
+from protocol.http.routing import Endpoint, find_endpoint
 from protocol.huggingface.pipelines import PIPELINE_FORMS
 from protocol.huggingface.routes import create_endpoint
 from protocol.huggingface.tasks import serves_task
@@ -71,9 +69,7 @@ FORMS: Mapping[tuple[str, ...], tuple[Target, ...]] = {
 }
 _NAMES = dict.fromkeys(name for names in FORMS for name in names)
 _PARAMETERS = "parameters"
-_decoder = msgspec.json.Decoder(
-    msgspec.defstruct("_Fields", [(name, Any, None) for name in ("model", _PARAMETERS, *_NAMES)])
-)
+_decoder = make_fields_decoder(("model", _PARAMETERS, *_NAMES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +93,7 @@ def read_invocation(body: bytes, limits: RequestLimits) -> Invocation:
         LimitExceededError: the body exceeds a limit.
         InputError: it is no JSON object, or has the fields of no form or of several.
     """
-    fields: Any = decode_json(body, _decoder, limits)
+    fields = decode_json(body, _decoder, limits)
     found = [names for names in FORMS if all(getattr(fields, name) is not None for name in names)]
     match found:
         case [names]:
@@ -117,7 +113,7 @@ class Invocations:
         self._limits = context.arguments
         routes = {"openai": openai.routes(context), "tei": tei.routes(context)}
         self._endpoints: dict[Target, Endpoint] = {
-            target: next(route.endpoint for route in routes[target.protocol] if route.path == target.path)
+            target: find_endpoint(routes[target.protocol], target.path)
             for target in (target for targets in FORMS.values() for target in targets)
             if target is not PIPELINES
         }

@@ -21,7 +21,15 @@ from starlette.types import Message
 
 from protocol.clouds.invocations import FORMS, Invocations
 from protocol.context import ServerContext
-from protocol.http.body import Body, check_kept_parameters, decode_json, hand_on, is_json, read_body
+from protocol.http.body import (
+    Body,
+    check_kept_parameters,
+    decode_json,
+    hand_on,
+    is_json,
+    make_fields_decoder,
+    read_body,
+)
 from protocol.http.disconnects import CLIENT, until_disconnect
 from protocol.http.rendering import CHARACTERS_A_NUMBER
 from protocol.http.routing import Endpoint, with_errors
@@ -46,13 +54,10 @@ class VertexRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     instances: list[str | dict[str, Any] | list[Any]]
     parameters: dict[str, Any] | None = None
 
-    @property
-    def is_batch(self) -> bool:
-        """Whether the instances are the `inputs` of one body; else some have bodies of their own."""
-        return not any(map(_stands_alone, self.instances))
-
-    def batch(self) -> bytes:
-        """The body of all instances."""
+    def batch(self) -> bytes | None:
+        """The body of all instances, whose `inputs` they are; None if some have bodies of their own."""
+        if any(map(_stands_alone, self.instances)):
+            return None
         return msgspec.json.encode({"inputs": self.instances, "parameters": self.parameters})
 
     def make_body(self, position: int) -> bytes:
@@ -76,8 +81,6 @@ class VertexRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise InputError("instances is empty; give at least one", "instances")
         # Each body gets a copy.
         check_kept_parameters(data, self.parameters, limits)
-        if self.is_batch:
-            return
         for position, body in enumerate(map(_to_body, self.instances)):
             if body.get("stream"):
                 raise InputError(f"instances[{position}] has stream, which rawPredict is for", "instances")
@@ -85,13 +88,8 @@ class VertexRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
                 raise InputError(f"parameters is for inputs, but instances[{position}] has none", "parameters")
 
 
-class _Fields(msgspec.Struct):
-    """What tells whether a body is Vertex AI's."""
-
-    instances: Any = None
-
-
-_fields_decoder = msgspec.json.Decoder(_Fields)
+# What tells whether a body is Vertex AI's.
+_instances_decoder = make_fields_decoder(["instances"])
 _decoder = msgspec.json.Decoder(VertexRequest)
 
 
@@ -101,11 +99,11 @@ def _has_instances(data: bytes, limits: RequestLimits) -> bool:
         LimitExceededError: the body exceeds a limit.
         InputError: it is no JSON object.
     """
-    return decode_json(data, _fields_decoder, limits).instances is not None
+    return decode_json(data, _instances_decoder, limits).instances is not None
 
 
-def read_predict(data: bytes, limits: RequestLimits) -> VertexRequest:
-    """The instances of a body.
+def read_predict(data: bytes, limits: RequestLimits) -> tuple[VertexRequest, bytes | None]:
+    """The instances of a body, and the body of all of them, as `VertexRequest.batch` has it.
 
     Raises:
         LimitExceededError: it exceeds a limit.
@@ -113,7 +111,7 @@ def read_predict(data: bytes, limits: RequestLimits) -> VertexRequest:
     """
     call = decode_json(data, _decoder, limits)
     call.check(data, limits)
-    return call
+    return call, call.batch()
 
 
 def _stands_alone(instance: Any) -> bool:
@@ -166,10 +164,10 @@ def routes(context: ServerContext, others: Iterable[Route]) -> list[Route]:
         return await other(request)
 
     async def answer_instances(request: Request, body: Body) -> Response:
-        call = await body.check(lambda data: read_predict(data, limits))
+        call, batch = await body.check(lambda data: read_predict(data, limits))
         body.data = b""
-        if call.is_batch:
-            hand_on(request, Body(call.batch()))
+        if batch is not None:
+            hand_on(request, Body(batch))
             answered = await answer_batch(request)
             return _render(bytes(answered.body)) if answered.status_code == HTTPStatus.OK else answered
         predictions = await until_disconnect(request, _Instances(invocations, request, call, limits).answer())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -180,6 +180,11 @@ def decode_json(body: bytes, decoder: msgspec.json.Decoder[T], limits: RequestLi
         raise _describe_error(what, error) from error
     converted: T = convert_json(value, decoder.type, what)
     return converted
+
+
+def make_fields_decoder(names: Iterable[str]) -> msgspec.json.Decoder[Any]:
+    """A decoder of the fields of an object that have these names, of any type; a missing one is None."""
+    return msgspec.json.Decoder(msgspec.defstruct("_Fields", [(name, Any, None) for name in names]))
 
 
 def check_kept_parameters(body: bytes, kept: object, limits: RequestLimits) -> None:

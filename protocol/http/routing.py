@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -30,6 +30,11 @@ def post_route(
 def get_route(path: str, endpoint: Endpoint, render_error: RenderError) -> Route:
     """A route for GET and HEAD, as `post_route`."""
     return _guarded_route(path, endpoint, ("GET", "HEAD"), render_error)
+
+
+def find_endpoint(routes: Iterable[Route], path: str) -> Endpoint:
+    """The endpoint of the route with this path, which is among them."""
+    return next(route.endpoint for route in routes if route.path == path)
 
 
 def _guarded_route(

@@ -205,11 +205,7 @@ def _check_padded(predictions: Sequence[Prediction], limits: RequestLimits) -> N
     """
     sizes = [prediction.main.size for prediction in predictions if isinstance(prediction.main, Records)]
     if sizes:
-        limits.check(
-            "max_answer_numbers",
-            len(sizes) * max(sizes),
-            "numbers of the answer (lists are padded)",
-        )
+        limits.check("max_answer_numbers", len(sizes) * max(sizes), "numbers of the answer (lists are padded)")
 
 
 def _count_printed(output: _ResolvedOutput, predictions: Sequence[Prediction]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from protocol.http.body import decode_json
+from protocol.http.body import decode_json, make_fields_decoder
 from protocol.openai.constraint_limits import check_constraint, check_tools
 from protocol.openai.messages import check_messages
 from protocol.openai.ranking import SIDES
@@ -40,8 +40,7 @@ _FIELDS = (
     "tool_prompt",
 )  # fmt: skip
 # The limited fields only, of any type: vLLM checks their types.
-_Body = msgspec.defstruct("_Body", [(name, Any, None) for name in _FIELDS])
-_decoder = msgspec.json.Decoder(_Body)
+_decoder = make_fields_decoder(_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def check_forwarded(body: bytes, limits: RequestLimits) -> CheckedBody:
         InputError: the body is no JSON object, or has a constraint that is too large.
         LimitExceededError: it has too many texts, messages, outputs, stop strings or tokens in a list.
     """
-    call: Any = decode_json(body, _decoder, limits)
+    call = decode_json(body, _decoder, limits)
     choices = call.n if isinstance(call.n, int) else 1
     characters = sum(_check_texts(name, getattr(call, name), choices, limits) for name in dict.fromkeys(_TEXTS))
     if isinstance(call.messages, list):

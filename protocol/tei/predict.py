@@ -53,7 +53,7 @@ async def answer_predict(request: Request, runner: Runner, body: Body, limits: R
     limits.check("max_top_k", classes, "classes of the model")
     parameters = call.to_options(top_k=classes, function_to_apply=function)
     # The operator's `threshold` would leave out classes, and `candidate_labels` replace them.
-    parameters |= {name: usual for name, usual in _WHOLE.items() if name in runner.supported_options.names}
+    parameters |= {name: value for name, value in _WHOLE.items() if name in runner.supported_options.names}
     options = resolve_options(runner, parameters, limits)
     predictions = await infer(request, runner, texts, options)
 
