@@ -70,7 +70,7 @@ def _run(loaded: LoadedModel, batches: Iterator[list[Any]], seconds: float, mult
     start = time.perf_counter()
     done = number = 0
     for number, batch in enumerate(batches, start=1):
-        loaded.encoder_task.split_scores(*loaded.forward.run(batch), [loaded.default_options] * len(batch))
+        loaded.encoder_task.compute_scores(*loaded.forward.run(batch), [loaded.default_options] * len(batch))
         done += len(batch)
         if number % multiple == 0 and time.perf_counter() - start >= seconds:
             break

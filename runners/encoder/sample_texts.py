@@ -77,7 +77,7 @@ class SampleTexts:
             give_way()
             try:
                 options = [self._options] * len(encoded.sequences)
-                scores = self._task.split_scores(*forward.run(encoded.sequences), options)
+                scores = self._task.compute_scores(*forward.run(encoded.sequences), options)
             except Exception as error:
                 # The stock model may refuse it too, as Funnel refuses a text of two tokens.
                 logger.debug("the model refuses a text to warm up with: %s", brief(error))

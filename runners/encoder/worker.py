@@ -184,4 +184,4 @@ def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> list[NDArray
         except torch.AcceleratorError as error:
             # After a fault, a GPU cannot be used by this process any more.
             raise DeviceFailedError(brief(error)) from error
-        return loaded.encoder_task.split_scores(rows, counts, [entry.options for entry in batch])
+        return loaded.encoder_task.compute_scores(rows, counts, [entry.options for entry in batch])

@@ -201,10 +201,8 @@ class EncoderTask(ABC):
         """Pools the scores of a text's tokens, for a task that reads these."""
         return None
 
-    def split_scores(
-        self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]
-    ) -> list[NDArray[np.float32]]:
-        """Split the scores of a batch by text.
+    def reduce_rows(self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]) -> Tensor:
+        """What `split_scores` needs of the model's output; it runs on the model's device and does not wait for it.
 
         Args:
             rows: [rows, classes], of all texts.
@@ -212,9 +210,28 @@ class EncoderTask(ABC):
             options: those of each text.
 
         Returns:
+            float32, on the same device.
+        """
+        return rows.float()
+
+    def split_scores(
+        self, scores: NDArray[np.float32], counts: Sequence[int], options: Sequence[Options]
+    ) -> list[NDArray[np.float32]]:
+        """Split the scores of a batch by text.
+
+        Args:
+            scores: what `reduce_rows` has returned for the same `counts` and `options`.
+
+        Returns:
             float32 [rows of the text, classes] for each text.
         """
-        return np.split(to_numpy(rows), np.cumsum(counts)[:-1])
+        return np.split(scores, np.cumsum(counts)[:-1])
+
+    def compute_scores(
+        self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]
+    ) -> list[NDArray[np.float32]]:
+        """`reduce_rows`, the copy to the host, for which it waits, and `split_scores`."""
+        return self.split_scores(self.reduce_rows(rows, counts, options).cpu().numpy(), counts, options)
 
     def condense(self, scores: NDArray[np.float32], text: TokenizedText, options: Options) -> NDArray[Any]:
         """The part of a sequence's scores that is kept until the text's other sequences have run."""
@@ -326,9 +343,3 @@ class ClassificationTask(EncoderTask):
     def _names(self, indices: NDArray[np.int64]) -> NDArray[np.object_]:
         names = [self.class_name(index) for index in np.ravel(indices).tolist()]
         return np.array(names, dtype=object).reshape(np.shape(indices))
-
-
-def to_numpy(tensor: Tensor) -> NDArray[np.float32]:
-    """A tensor of any dtype on any device, as float32."""
-    array: NDArray[np.float32] = tensor.float().cpu().numpy()
-    return array

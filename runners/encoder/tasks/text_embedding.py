@@ -17,7 +17,7 @@ from runners.core.predictions import MAIN, TOKEN_EMBEDDINGS, Numbers, Options, O
 from runners.core.request_options import SupportedOptions
 from runners.core.task import Task
 from runners.encoder.sequences import TokenizedText
-from runners.encoder.tasks.encoder_task import EncoderTask, to_numpy
+from runners.encoder.tasks.encoder_task import EncoderTask
 from runners.encoder.tasks.pooling import load_sentence_transformer
 from runners.encoder.transformer_settings import EMBEDDER
 
@@ -48,24 +48,35 @@ class TextEmbedding(EncoderTask):
         self._dimensions = min(self._whole, self._files.truncate_dim or self._whole)
         self.pooled_widths = tuple(sorted({self._whole, self._dimensions}, reverse=True))
 
-    def split_scores(
-        self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]
-    ) -> list[NDArray[np.float32]]:
-        """The whole vector of each text, float32 [1, dimensions]; below it those of its tokens if the options ask so.
+    def reduce_rows(self, rows: Tensor, counts: Sequence[int], options: Sequence[Options]) -> Tensor:
+        """The whole vector of each text, [texts, 1, dimensions].
 
         Args:
             rows: [tokens of all texts, hidden], or [texts, 1, dimensions] if a predictor has pooled them.
+
+        Returns:
+            float32; one row of all numbers if the options ask for vectors of tokens: the texts' before the tokens'.
         """
-        wanted = [TOKEN_EMBEDDINGS in each.outputs for each in options]
+        wants_tokens = _wants_tokens(options)
         if rows.ndim == 3:
-            if any(wanted):
+            if wants_tokens:
                 raise InputError("the predictor answers with a vector for each text, and with none for its tokens")
-            return list(to_numpy(rows))
-        hidden = torch.split(rows, list(counts))
-        vectors = list(to_numpy(torch.stack([self._pooling.pool(each) for each in hidden])[:, None]))
-        for position in np.flatnonzero(wanted).tolist():
-            vectors[position] = self._join(vectors[position], to_numpy(hidden[position]))
-        return vectors
+            return rows.float()
+        vectors = torch.stack([self._pooling.pool(each) for each in torch.split(rows, list(counts))])[:, None]
+        return torch.cat((vectors.flatten(), rows.float().flatten())) if wants_tokens else vectors
+
+    def split_scores(
+        self, scores: NDArray[np.float32], counts: Sequence[int], options: Sequence[Options]
+    ) -> list[NDArray[np.float32]]:
+        """The vector of each text, float32 [1, dimensions]; below it those of its tokens if the options ask so."""
+        if scores.ndim == 3:
+            return list(scores)
+        vectors, tokens = np.split(scores, [len(counts) * self._whole])
+        by_text = np.split(tokens.reshape(-1, self._width), np.cumsum(counts)[:-1])
+        return [
+            self._join(vector, each) if TOKEN_EMBEDDINGS in option.outputs else vector[None]
+            for vector, each, option in zip(vectors.reshape(-1, self._whole), by_text, options, strict=True)
+        ]
 
     def _join(self, vector: NDArray[np.float32], tokens: NDArray[np.float32]) -> NDArray[np.float32]:
         """The vector of a text above those of its tokens: float32 [1 + tokens, the longer size]."""
@@ -133,3 +144,8 @@ class TextEmbedding(EncoderTask):
             "pooling": self._pooling.name,
             **self._files.prompts.properties,
         }
+
+
+def _wants_tokens(options: Sequence[Options]) -> bool:
+    """Whether a text's answer has the vectors of its tokens."""
+    return any(TOKEN_EMBEDDINGS in each.outputs for each in options)
