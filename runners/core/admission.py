@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from runners.core.errors import OverloadedError
-from runners.core.request_limits import RequestLimits
+
+if TYPE_CHECKING:
+    from runners.core.request_limits import RequestLimits
 
 # Requests that are under way on a model that is unloaded get this long to end.
 _UNLOAD_SECONDS = 20.0

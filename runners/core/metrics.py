@@ -192,11 +192,16 @@ class QueueMetrics:
         self.waiting = GaugePart(model_name, WAITING_TEXTS, *also_waiting)
         self.running = GaugePart(model_name, RUNNING_TEXTS, *also_running)
 
+    def watch(self, admission: Admission) -> None:
+        """Let the tokens that wait count in the gauge for as long as the admission exists."""
+        watch_waiting_tokens(self.model_name, admission)
+
 
 class BatchMetrics:
-    """The sizes of a model's batches."""
+    """The sizes of a model's batches, and their texts without an answer."""
 
     def __init__(self, model_name: str) -> None:
+        self._model_name = model_name
         with counting:
             self._texts, self._tokens = BATCH_TEXTS.series(model_name), BATCH_TOKENS.series(model_name)
             self._batched, self._padding = BATCHED_TOKENS.series(model_name), PADDING_TOKENS.series(model_name)
@@ -212,3 +217,7 @@ class BatchMetrics:
             self._tokens.observe(tokens)
             self._batched.value += tokens
             self._padding.value += padding
+
+    def count_non_finite(self, texts: int) -> None:
+        """Count texts whose scores are not finite."""
+        NON_FINITE_TEXTS.add((self._model_name,), texts)

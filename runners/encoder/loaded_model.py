@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runners.core.metrics import BatchMetrics
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.request_options import SupportedOptions
@@ -43,6 +44,7 @@ class LoadedModel:
     token_limits: TokenLimits
     forward: Forward
     queue: BatchQueue
+    metrics: BatchMetrics
     details: RunnerDetails
     predictor: Predictor | None = None
     watch: PredictorWatch | None = None

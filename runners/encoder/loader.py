@@ -16,7 +16,7 @@ from runners.core.device_thread import give_way
 from runners.core.errors import ArgumentsError, InputError, ModelLoadError
 from runners.core.garbage import freeze_objects
 from runners.core.machine import count_cores
-from runners.core.metrics import QueueMetrics
+from runners.core.metrics import BatchMetrics, QueueMetrics
 from runners.core.predictions import Options
 from runners.core.predictor import Predictor, PredictorWatch
 from runners.core.request_options import SupportedOptions, check_options, read_default_options, warn_of_unsupported
@@ -107,6 +107,7 @@ def load_encoder(
         tokenizer_threads=TokenizerThreads(tokenizer),
         forward=forward,
         queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name), changed),
+        metrics=BatchMetrics(arguments.model_name),
         details=_describe(checkpoint, forward, predictor is not None),
         predictor=predictor,
         watch=watch,

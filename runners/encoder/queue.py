@@ -17,16 +17,19 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import count
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from runners.core.admission import Admission
 from runners.core.errors import ModelNotReadyError
-from runners.core.metrics import QueueMetrics, watch_waiting_tokens
-from runners.core.predictions import Options
-from runners.core.request_limits import RequestLimits
 from runners.core.sent_answers import release_when_sent
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.queue_entries import Entry, EntryOrder, PendingRequest, refuse
 from runners.encoder.sequences import EncodedText
+
+if TYPE_CHECKING:
+    from runners.core.metrics import QueueMetrics
+    from runners.core.predictions import Options
+    from runners.core.request_limits import RequestLimits
 
 # Factor on the cost of entries beyond the first batch of a request; docs/explanation/engine.md has its effect.
 _LARGE_REQUEST_PENALTY = 4
@@ -68,7 +71,7 @@ class BatchQueue:
         self.admission = Admission(limits, self._seconds_until_empty, _MAX_ANSWERS)
         self._entries = EntryOrder()
         self._metrics = metrics
-        watch_waiting_tokens(metrics.model_name, self.admission)
+        metrics.watch(self.admission)
         self._waiting_texts = 0
         self._running_texts = 0
         self._abandoned_texts = 0

@@ -7,14 +7,17 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
 from runners.core.errors import ModelNotReadyError
-from runners.core.predictions import Options, Prediction
 from runners.core.request_record import RequestRecord, current_record
 from runners.encoder.sequences import EncodedText, TokenizedText
 
+if TYPE_CHECKING:
+    from runners.core.predictions import Options, Prediction
+
 # Answers of a request, by the positions of their texts.
-Answers = Sequence[tuple[int, Prediction | Exception]]
+Answers: TypeAlias = "Sequence[tuple[int, Prediction | Exception]]"
 
 # One batch of this many begins with large requests, the others with small ones.
 _LARGE_TURN = 4

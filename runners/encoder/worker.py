@@ -20,8 +20,6 @@ from runners.core.errors import (
     brief,
     describe_text_error,
 )
-from runners.core.metrics import NON_FINITE_TEXTS, BatchMetrics
-from runners.core.predictions import Prediction
 from runners.core.tracing import Batch, trace_batch
 from runners.encoder.queue_entries import Entry, PendingRequest, deliver, refuse
 from runners.modeling.dtypes import name_dtype
@@ -29,6 +27,7 @@ from runners.modeling.dtypes import name_dtype
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from runners.core.predictions import Prediction
     from runners.encoder.loaded_model import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,6 @@ class ModelWorker:
         """
         self._loaded = loaded
         self._on_end = on_end
-        self._metrics = BatchMetrics(loaded.encoder_task.arguments.model_name)
 
     def take(self) -> Callable[[], None] | None:
         """See `WorkSource.take`."""
@@ -63,7 +61,7 @@ class ModelWorker:
         try:
             tokens = sum(entry.tokens for entry in batch)
             padding = self._loaded.forward.count_padding([entry.text for entry in batch])
-            self._metrics.count(len(batch), tokens, padding)
+            self._loaded.metrics.count(len(batch), tokens, padding)
             records = [record for entry in batch if (record := entry.request.record) is not None]
             for record in records:
                 record.computing = record.computing or start
@@ -163,7 +161,7 @@ def _count_failed(
         for entry, prediction in pairs if isinstance(prediction, NonFiniteScoresError | PredictorAnswerError)
     }  # fmt: skip
     if failed:
-        NON_FINITE_TEXTS.add((loaded.encoder_task.arguments.model_name,), len(failed))
+        loaded.metrics.count_non_finite(len(failed))
         logger.error("%d of %d texts failed: %s", len(failed), len(batch), next(iter(failed.values())))
 
 

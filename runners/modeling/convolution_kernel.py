@@ -11,10 +11,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from math import prod
-from typing import Annotated, Final
+from typing import Any, Final
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
 from runners.modeling.trial_cache import recall_or_try
@@ -22,9 +21,6 @@ from runners.modeling.trial_cache import recall_or_try
 # The width whose layout the weight gets; of all layouts that oneDNN asks for, most other widths share this one.
 _LAYOUT_WIDTH = 48
 _WIDTHS = range(4, 129, 4)
-_Width = Annotated[int, Meta(ge=_WIDTHS[0], le=_WIDTHS[-1], multiple_of=_WIDTHS.step)]
-# Some of them, at least one.
-_Widths = Annotated[list[_Width], Meta(min_length=1)]
 # An image takes as long as so many more rows.
 _IMAGE_ROWS = 2
 # The least width of one of several images.
@@ -104,7 +100,14 @@ def _list_widths(weight: Tensor) -> tuple[int, ...]:
         "dtype": str(weight.dtype),
         "threads": torch.get_num_threads(),
     }
-    return tuple(recall_or_try(key, compare, _Widths))
+    return tuple(recall_or_try(key, compare, _parse_widths))
+
+
+def _parse_widths(value: Any) -> list[int]:
+    """Some of the widths that an image can have, at least one."""
+    if not isinstance(value, list) or not value or not all(type(each) is int and each in _WIDTHS for each in value):
+        raise ValueError(f"{value!r} are no widths")
+    return value
 
 
 def _describe_layout(weight: Tensor, width: int) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Final, Literal, Protocol, TypedDict, TypeVar
+from typing import Any, Final, Literal, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,19 @@ class KernelChoice:
         kernels = {kernel.name: kernel for kernel in KERNELS}
         name = facts["kernel"]
         return cls(kernels[name] if name else None, facts["speedups"])
+
+
+def parse_facts(value: Any) -> KernelFacts:
+    """What `KernelChoice.facts` has given, from JSON, whose keys are text.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is something else.
+    """
+    name = value["kernel"]
+    if name not in {None, *(kernel.name for kernel in KERNELS)}:
+        raise ValueError(f"{name!r} is no kernel")
+    speedups = {int(rows): float(factor) for rows, factor in dict(value["speedups"]).items()}
+    return {"kernel": name, "speedups": speedups}
 
 
 def is_timed(linear: nn.Linear) -> bool:

@@ -130,10 +130,16 @@ def merge(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> li
         "threads": torch.get_num_threads(),
         "kernel": kernel.name,
     }
-    if not recall_or_try(key, lambda: _is_better(group, kernel, tried_rows), bool):
+    if not recall_or_try(key, lambda: _is_better(group, kernel, tried_rows), _parse_bool):
         return None
     shared = _Shared(_merge_weights(group, kernel), outputs)
     return [MergedPart(shared, index) for index in range(len(group))]
+
+
+def _parse_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is no truth value")
+    return value
 
 
 def _merge_weights(group: Group, kernel: KernelType) -> LinearKernel:

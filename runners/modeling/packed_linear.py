@@ -22,12 +22,12 @@ from runners.modeling.linear_kernels import (
     KERNELS,
     VOCABULARY,
     KernelChoice,
-    KernelFacts,
     KernelType,
     LinearKernel,
     choose_kernel,
     describe_factors,
     is_timed,
+    parse_facts,
 )
 from runners.modeling.merged_linears import Group, find_groups, merge
 from runners.modeling.score_difference import TOLERANCES, measure_difference
@@ -214,7 +214,7 @@ def _choose_kernel(linear: nn.Linear, tried_rows: Mapping[int, int]) -> KernelCh
         "threads": torch.get_num_threads(),
         "kernels": [kernel.name for kernel in KERNELS],
     }
-    facts = recall_or_try(key, lambda: choose_kernel(linear, tried_rows).facts(), KernelFacts)
+    facts = recall_or_try(key, lambda: choose_kernel(linear, tried_rows).facts(), parse_facts)
     return KernelChoice.from_facts(facts)
 
 

@@ -19,15 +19,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
-import msgspec
 import torch
 
 from runners.core.errors import brief
 from runners.core.version import VERSION
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NAME = "huggingface-runtime"
 _CPUINFO = Path("/proc/cpuinfo")
@@ -44,14 +45,7 @@ _MOST_BYTES = 2**20
 _known: dict[str, Any] = {}
 
 
-class _Entry(msgspec.Struct):
-    """What a file has."""
-
-    key: str
-    result: msgspec.Raw
-
-
-def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], Any], form: Any) -> Any:
+def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], T], parse: Callable[[Any], T]) -> T:
     """The result of a trial, which is done only if no earlier one on this kind of machine is known.
 
     A folder that cannot be used costs only the time of the trial.
@@ -59,26 +53,29 @@ def recall_or_try(key: Mapping[str, Any], try_out: Callable[[], Any], form: Any)
     Args:
         key: what was tried, for JSON; the machine and the versions are added.
         try_out: does the trial; its result is for JSON.
-        form: the type of the result; what is kept in another form is not used.
+        parse: makes the result of what JSON has; it raises ValueError, TypeError or KeyError for anything else, which
+            is not used then.
     """
     whole_key = json.dumps({**_describe_machine(), **key}, sort_keys=True)
     if whole_key in _known:
-        return _known[whole_key]
+        known: T = _known[whole_key]
+        return known
     paths = [folder / f"{hashlib.sha256(whole_key.encode()).hexdigest()}.json" for folder in _list_folders()]
-    kept = [result for path in paths if (result := _read(path, whole_key, form)) is not None]
-    result = kept[0] if kept else _keep(paths, whole_key, try_out(), form)
-    return _known.setdefault(whole_key, result)
+    kept = [result for path in paths if (result := _read(path, whole_key, parse)) is not None]
+    result = kept[0] if kept else _keep(paths, whole_key, try_out(), parse)
+    first: T = _known.setdefault(whole_key, result)
+    return first
 
 
-def _keep(paths: Sequence[Path], key: str, result: Any, form: Any) -> Any:
+def _keep(paths: Sequence[Path], key: str, result: T, parse: Callable[[Any], T]) -> T:
     """Write a result to the first file that can be written, and return what is there: another process may be first."""
     for path in paths:
         try:
-            _write_first(path, json.dumps({"key": key, "result": result}), partial(_read, path, key, form))
+            _write_first(path, json.dumps({"key": key, "result": result}), partial(_read, path, key, parse))
         except OSError as error:
             logger.debug("the result of a trial is not kept in %s: %s", path.parent, brief(error))
             continue
-        written = _read(path, key, form)
+        written = _read(path, key, parse)
         return result if written is None else written
     return result
 
@@ -96,13 +93,18 @@ def _list_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_absolute()]
 
 
-def _read(path: Path, key: str, form: Any) -> Any:
+def _read(path: Path, key: str, parse: Callable[[Any], T]) -> T | None:
     """The result that is kept; None if there is none, or none that can be used."""
     try:
-        entry = msgspec.json.decode(_read_file(path), type=_Entry)
-        return msgspec.json.decode(entry.result, type=form) if entry.key == key else None
-    except (OSError, ValueError, msgspec.MsgspecError, RecursionError):
+        entry = json.loads(_read_file(path), parse_constant=_refuse_constant)
+        return parse(entry["result"]) if entry["key"] == key else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Python's JSON has NaN and Infinity beside numbers."""
+    raise ValueError(f"{name} is no number")
 
 
 def _read_file(path: Path) -> bytes:

@@ -6,7 +6,6 @@ import json
 import time
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,11 @@ from runners.modeling.convolution_kernel import ConvolutionKernel
 from runners.modeling.linear_kernels import (
     KERNELS,
     KernelChoice,
-    KernelFacts,
     KernelType,
     MKLKernel,
     OneDNNKernel,
     choose_kernel,
+    parse_facts,
 )
 
 COUNTS = (1, 2, 3, 15, 16, 17, 48, 100, 200, 256)
@@ -146,8 +145,18 @@ def test_a_kernel_that_seems_slow_is_timed_again(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("kernel", [*KERNELS, None])
 def test_a_choice_is_the_same_after_json(kernel: KernelType | None) -> None:
     choice = KernelChoice(kernel, {16: 1.5, 1024: 1.0})
-    kept = msgspec.json.decode(json.dumps(choice.facts()), type=KernelFacts)
+    kept = parse_facts(json.loads(json.dumps(choice.facts())))
     assert KernelChoice.from_facts(kept) == choice
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], {}, {"kernel": "MKL"}, {"kernel": "another", "speedups": {}}, {"kernel": ["MKL"], "speedups": {}},
+     {"kernel": "MKL", "speedups": None}, {"kernel": "MKL", "speedups": {"rows": 1}}, {"kernel": "MKL", "speedups": [1]}],
+)  # fmt: skip
+def test_what_is_no_choice_is_refused(value: Any) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        parse_facts(value)
 
 
 def test_a_small_layer_and_a_vocabulary_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
