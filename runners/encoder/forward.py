@@ -8,7 +8,7 @@ batch change answers too, each text runs alone. The kind is selected by probing 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, auto
 from functools import partial
 from itertools import chain
@@ -23,10 +23,14 @@ from transformers import PreTrainedModel
 from runners.encoder.batch_mode import BatchMode
 from runners.encoder.pooled_head import RowSelector, TokenPooling, pool_in_parts
 from runners.encoder.sequences import TokenizedText
+from runners.encoder.transfers import upload
 from runners.modeling.attention import SparseAttention
 from runners.modeling.length_dependent_rope import LengthDependentRope
 
 Groups = list[list[int]]
+
+# The positions of the rows that are read, among the arrays of a batch.
+_READ = "read"
 
 
 class TokenSelection(Enum):
@@ -233,7 +237,7 @@ class ModelInputs:
         Raises:
             ValueError: the model does not return a row per token.
         """
-        tensors = self.to_tensors(pad([text], self.padding_id, "right"))
+        tensors = self.upload(self.select_taken(pad([text], self.padding_id, "right")))
         tokens = len(text.input_ids)
         if self.selection is TokenSelection.POOLED:
             return self.pool(tensors, [slice(tokens)], in_parts=False)
@@ -249,16 +253,13 @@ class ModelInputs:
             case _:
                 return output[0, torch.from_numpy(np.flatnonzero(text.input_ids == self.mask_token_id))]
 
-    def to_tensors(self, arrays: dict[str, NDArray[np.int64]]) -> dict[str, Tensor]:
-        """The arrays that the model takes, as tensors on its device."""
-        return {name: self.to_device(array) for name, array in arrays.items() if name in self.names}
+    def select_taken(self, arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        """The arrays that the model takes."""
+        return {name: array for name, array in arrays.items() if name in self.names}
 
-    def to_device(self, array: NDArray[Any]) -> Tensor:
-        """A tensor on the model's device; to a GPU through pinned memory."""
-        tensor = torch.from_numpy(array)
-        if self.model.device.type != "cuda":
-            return tensor
-        return tensor.pin_memory().to(self.model.device, non_blocking=True)
+    def upload(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """The arrays as tensors on the model's device, in one copy."""
+        return upload(arrays, self.model.device)
 
 
 class PaddedForward(Forward):
@@ -284,20 +285,25 @@ class PaddedForward(Forward):
         inputs = self._inputs
         arrays = pad(texts, inputs.padding_id, self._side)
         real = arrays["attention_mask"].astype(bool)
-        tensors = inputs.to_tensors(arrays)
         counts = inputs.count_rows(texts)
+        taken = inputs.select_taken(arrays)
         match inputs.selection:
-            case TokenSelection.ALL:
-                return inputs.call(tensors)[inputs.to_device(real)], counts
             case TokenSelection.FIRST:
-                output = inputs.call(tensors)
+                output = inputs.call(inputs.upload(taken))
             case TokenSelection.POOLED:
-                output = inputs.pool(tensors, _find_spans(real), self._selects)
+                output = inputs.pool(inputs.upload(taken), _find_spans(real), self._selects)
+            case TokenSelection.ALL:
+                # Indices, for a GPU would have to be asked how many places a mask of them has.
+                tensors = inputs.upload({**taken, _READ: np.flatnonzero(real)})
+                read = tensors.pop(_READ)
+                output = inputs.call(tensors).flatten(0, 1)[read]
             case TokenSelection.MASKS:
-                masks = inputs.to_device(np.flatnonzero(real & (arrays["input_ids"] == inputs.mask_token_id)))
+                is_read = real & (arrays["input_ids"] == inputs.mask_token_id)
+                tensors = inputs.upload({**taken, _READ: np.flatnonzero(is_read)})
+                read = tensors.pop(_READ)
 
                 def select(hidden: Tensor) -> Tensor:
-                    return hidden.reshape(1, -1, hidden.shape[-1])[:, masks]
+                    return hidden.reshape(1, -1, hidden.shape[-1])[:, read]
 
                 output = inputs.call(tensors, select) if self._selects else select(inputs.call(tensors))
         return output.reshape(-1, output.shape[-1]), counts

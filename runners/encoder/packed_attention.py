@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from runners.encoder.gpu_attention import Rectangles, attend_on_gpu, runs_on_gpu
 from runners.encoder.last_layer import ProjectionTrace, ReadRows, attend_to_all
 
 # The name under which it is registered.
@@ -58,27 +59,32 @@ class AttentionCalls:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Layout:
-    """Where the texts of a packed batch are.
+    """Where the sequences of a packed batch are.
 
     Attributes:
         bounds: text i has the rows from bounds[i] to bounds[i + 1].
-        cu_seqlens: the bounds as int32 [texts + 1], on the model's device.
-        longest: tokens of the longest text.
+        cu_seqlens: int32 [sequences + 1] on the model's device; sequence i has the rows from cu_seqlens[i] to
+            cu_seqlens[i + 1]. After the texts there is one sequence of all padding rows; sequences may be empty.
+        longest: rows of the longest sequence, or more.
         total: T, the rows of the batch, padding rows included.
+        is_fixed: whether the computation is repeated for other batches: then only `cu_seqlens` says where texts are.
         calls: records the calls of the attention function; None unless the model is probed.
         read: the rows that the last layer computes; None for all rows.
         window_masks: the masks that have been made for this batch.
+        rectangles: the texts side by side, once a layer has needed that.
     """
 
     bounds: list[int]
     cu_seqlens: Tensor
     longest: int
     total: int
+    is_fixed: bool = False
     calls: AttentionCalls | None = None
     read: ReadRows | None = None
     window_masks: dict[tuple[int, int, bool], Tensor] = field(default_factory=dict)
+    rectangles: Rectangles | None = None
 
     def window_mask(self, length: int, window: int | None, is_causal: bool) -> Tensor | None:
         """The mask of a sliding window, |i - j| < window: bool [length, length]; None if it masks nothing.
@@ -128,13 +134,14 @@ def _packed_attention(
     if layout.calls is not None:
         layout.calls.attends_to_all = window is None and bias is None and not is_causal
         layout.calls.trace.record_call(query, key, value)
-    if query.device.type == "cuda" and query.dtype != torch.float32:
+    if runs_on_gpu(query):
         if bias is not None:
-            raise NotImplementedError("the kernel for GPUs takes no position bias")
-        return _attend_on_gpu(query, key, value, layout, scale, window, is_causal), None
+            raise NotImplementedError("the kernels for GPUs take no position bias")
+        return attend_on_gpu(query, key, value, layout, scale, window, is_causal), None
     shares_heads = key.shape[1] != query.shape[1]
-    shape = (1, layout.total, query.shape[1], value.shape[3])
-    result = torch.zeros(shape, dtype=query.dtype, device=query.device)
+    result = query.new_empty((1, layout.total, query.shape[1], value.shape[3]))
+    # No text has the padding rows.
+    result[:, layout.bounds[-1] :] = 0
     for start, end in zip(layout.bounds, layout.bounds[1:], strict=False):
         length = end - start
         attention_mask = layout.window_mask(length, window, is_causal)
@@ -173,28 +180,6 @@ def _record_call(
 
 def _is_set(value: object) -> bool:
     return value is not None and not (isinstance(value, int | float) and not value)
-
-
-def _attend_on_gpu(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    scale: float | None,
-    window: int | None,
-    is_causal: bool,
-) -> Tensor:
-    """As `_packed_attention`, in one kernel for 16-bit dtypes: [1, T, heads, d]."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    rows = (query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1))
-    left = -1 if window is None else window - 1
-    result = varlen_attn(
-        *rows, layout.cu_seqlens, layout.cu_seqlens, layout.longest, layout.longest,
-        scale=scale, window_size=(left, 0 if is_causal else left), enable_gqa=key.shape[1] != query.shape[1],
-    )  # fmt: skip
-    assert isinstance(result, Tensor)
-    return result[None]
 
 
 def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:

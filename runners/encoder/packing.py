@@ -8,8 +8,10 @@ selects the tokens that the model's head reads.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, starmap
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from runners.modeling.max_length import position_padding
 
 # Kernels are built and cached per number of rows, so batches are rounded up to a multiple of this.
 ROW_MULTIPLE = 4
+# Arrays of a batch beside the model's inputs: where sequences begin, and the rows that the model's head reads.
+CU_SEQLENS, POSITIONS = "cu_seqlens", "positions"
 # The multiples for larger batches, and for all: oneDNN keeps 1024 kernels, and a model has about five shapes of layers.
 _MULTIPLES = {513: 16, 129: 8, 0: ROW_MULTIPLE}
 
@@ -34,6 +38,53 @@ def round_up(rows: int) -> int:
     """The number of rows that a batch of so many tokens has."""
     multiple = next(multiple for least, multiple in _MULTIPLES.items() if rows >= least)
     return -(-rows // multiple) * multiple
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """The rows of a packed batch, on the CPU.
+
+    Attributes:
+        inputs: the model's inputs: int64 [1, T] each.
+        bounds: text i has the rows from bounds[i] to bounds[i + 1].
+        cu_seqlens: int32 [sequences + 1], see `Layout`.
+        longest: rows of the longest sequence, or more.
+        positions: int64 [R], of the rows that the model's head reads; None if it reads all rows.
+        counts: how many rows of scores belong to each text.
+    """
+
+    inputs: dict[str, NDArray[np.int64]]
+    bounds: NDArray[np.int32]
+    cu_seqlens: NDArray[np.int32]
+    longest: int
+    positions: NDArray[np.int64] | None
+    counts: list[int]
+
+    @property
+    def total(self) -> int:
+        """T, the rows of the batch, padding rows included."""
+        return len(self.inputs["input_ids"][0])
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything that a device needs."""
+        read = {} if self.positions is None else {POSITIONS: self.positions}
+        return {**self.inputs, CU_SEQLENS: self.cu_seqlens, **read}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The shape that batches of different texts share.
+
+    Attributes:
+        rows: T, padding rows included.
+        texts: the most texts of a batch, and the most rows that the model's head reads.
+        longest: the most rows of a sequence.
+    """
+
+    rows: int
+    texts: int
+    longest: int
 
 
 class PackedForward(Forward):
@@ -83,32 +134,74 @@ class PackedForward(Forward):
         return result
 
     def _run(self, texts: Sequence[TokenizedText], calls: AttentionCalls | None) -> tuple[Tensor, list[int]]:
+        batch = self.lay_out(texts)
+        output = self.compute(batch, self._inputs.upload(batch.arrays), calls)
+        return output[: sum(batch.counts)], batch.counts
+
+    def lay_out(self, texts: Sequence[TokenizedText], shape: Shape | None = None) -> PackedBatch:
+        """Concatenate texts.
+
+        Args:
+            shape: the batch's shape, which the texts must fit into; None for the least that they need.
+        """
         inputs = self._inputs
         lengths = [len(text.input_ids) for text in texts]
         bounds = np.cumsum([0, *lengths], dtype=np.int32)
-        total = round_up(int(bounds[-1]))
+        tokens = int(bounds[-1])
+        total = round_up(tokens) if shape is None else shape.rows
         arrays = {"input_ids": _join([text.input_ids for text in texts], total)}
+        positions = self._read_positions(arrays["input_ids"], bounds)
         if self._takes_positions:
             arrays["position_ids"] = _join([self._positions(text.input_ids) for text in texts], total)
         if "token_type_ids" in inputs.names:
             arrays["token_type_ids"] = _join([text.token_type_ids for text in texts], total)
-        tensors = {name: inputs.to_device(array[None]) for name, array in arrays.items()}
-        cu_seqlens = torch.from_numpy(bounds).to(inputs.model.device)
-        positions = self._read_positions(arrays["input_ids"], bounds)
-        read = self._narrow(positions, bounds)
-        counts = inputs.count_rows(texts)
-        current.layout = Layout(bounds.tolist(), cu_seqlens, max(lengths), total, calls, read)
+        sequences = len(texts) + (tokens < total) if shape is None else shape.texts + 1
+        if shape is not None and positions is not None:
+            positions = _extend(positions, shape.texts, 0)
+        return PackedBatch(
+            inputs={name: array[None] for name, array in arrays.items()},
+            bounds=bounds,
+            cu_seqlens=_extend(bounds, sequences + 1, total),
+            longest=max(*lengths, total - tokens) if shape is None else shape.longest,
+            positions=positions,
+            counts=inputs.count_rows(texts),
+        )
+
+    def compute(
+        self,
+        batch: PackedBatch,
+        tensors: Mapping[str, Tensor],
+        calls: AttentionCalls | None = None,
+        *,
+        is_fixed: bool = False,
+    ) -> Tensor:
+        """Run the model on a batch whose arrays are on its device.
+
+        Args:
+            tensors: `batch.arrays` on the device.
+            calls: records how the model calls attention.
+            is_fixed: whether the result must depend on the tensors alone, and on nothing else in the batch but its
+                shape.
+
+        Returns:
+            The scores of all rows that the head reads, or of all rows: [rows, classes].
+        """
+        inputs = self._inputs
+        model_inputs = {name: tensors[name] for name in batch.inputs}
+        bounds = [] if is_fixed else batch.bounds.tolist()
+        read = None if is_fixed else self._narrow(batch)
+        current.layout = Layout(bounds, tensors[CU_SEQLENS], batch.longest, batch.total, is_fixed, calls, read)
         try:
             if inputs.selection is TokenSelection.POOLED:
-                output = inputs.pool(tensors, list(starmap(slice, pairwise(bounds.tolist()))))
+                output = inputs.pool(model_inputs, list(starmap(slice, pairwise(bounds))))
             else:
-                output = inputs.call(tensors, self._selection(positions, read, lengths))
+                output = inputs.call(model_inputs, self._selection(batch, tensors, read))
         finally:
             # It holds tensors of all rows.
             del current.layout
-        return output.reshape(-1, output.shape[-1])[: sum(counts)], counts
+        return output.reshape(-1, output.shape[-1])
 
-    def _narrow(self, positions: NDArray[np.int64] | None, bounds: NDArray[np.int32]) -> ReadRows | None:
+    def _narrow(self, batch: PackedBatch) -> ReadRows | None:
         """The rows that the last layer computes; None for all rows."""
         return None
 
@@ -130,16 +223,17 @@ class PackedForward(Forward):
                 return None
 
     def _selection(
-        self, positions: NDArray[np.int64] | None, read: ReadRows | None, lengths: list[int]
+        self, batch: PackedBatch, tensors: Mapping[str, Tensor], read: ReadRows | None
     ) -> Callable[[Tensor], Tensor] | None:
-        if positions is None:
+        if batch.positions is None:
             if self._inputs.selection is TokenSelection.ALL:
                 return None
+            lengths = np.diff(batch.bounds).tolist()
             return lambda hidden: torch.stack(
                 [text.mean(0, keepdim=True) for text in torch.split(hidden[0, : sum(lengths)], lengths)]
             )
         # A narrow last layer has computed these rows only.
-        rows = slice(len(positions)) if read is not None else self._inputs.to_device(positions)
+        rows = slice(len(batch.positions)) if read is not None else tensors[POSITIONS]
         if self._inputs.selection is TokenSelection.FIRST:
             return lambda hidden: hidden[0, rows][:, None]
         return lambda hidden: hidden[:, rows]
@@ -184,11 +278,11 @@ class NarrowForward(PackedForward):
             if self._last_layer is not None:
                 self._last_layer.read = None
 
-    def _narrow(self, positions: NDArray[np.int64] | None, bounds: NDArray[np.int32]) -> ReadRows | None:
-        if self._last_layer is None or positions is None:
+    def _narrow(self, batch: PackedBatch) -> ReadRows | None:
+        if self._last_layer is None or batch.positions is None:
             return None
-        read_bounds = np.searchsorted(positions, bounds).tolist()
-        self._last_layer.read = make_read_rows(torch.from_numpy(positions), read_bounds, ROW_MULTIPLE)
+        read_bounds = np.searchsorted(batch.positions, batch.bounds).tolist()
+        self._last_layer.read = make_read_rows(torch.from_numpy(batch.positions), read_bounds, ROW_MULTIPLE)
         return self._last_layer.read
 
 
@@ -207,3 +301,10 @@ def _join(arrays: Sequence[NDArray[np.int64]], total: int) -> NDArray[np.int64]:
     row = np.full(total, arrays[0][0], dtype=np.int64)
     np.concatenate(arrays, out=row[: sum(map(len, arrays))])
     return row
+
+
+def _extend(array: NDArray[Any], length: int, value: int) -> NDArray[Any]:
+    """An array of this length that begins with another one, and repeats a value after it."""
+    extended = np.full(length, value, dtype=array.dtype)
+    extended[: len(array)] = array
+    return extended

@@ -1,0 +1,122 @@
+"""Packed attention on a GPU, whose kernels are emulated (tests/emulated_gpu.py), against `transformers`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runners.encoder.gpu_attention import attend_on_gpu
+from runners.encoder.packed_attention import Layout
+from runners.encoder.packing import PackedForward
+from runners.modeling.score_difference import TOLERANCES, measure_difference
+from tests.conftest import ModelFolder
+from tests.emulated_gpu import HOPPER, TURING, emulate_gpu
+from tests.families import FAMILIES, Family, wordpiece
+from tests.forwards import ROWS, ForwardCase, run
+
+LENGTHS = [7, 33, 1, 250, 16, 48, 90, 12]
+# DeBERTa does not call attention through the interface.
+PACKED = [family for family in FAMILIES if family != "deberta-v2"]
+
+
+def make_layout(lengths: list[int], total: int) -> Layout:
+    bounds = [0, *torch.tensor(lengths).cumsum(0).tolist()]
+    sequences = torch.tensor([*bounds, total], dtype=torch.int32)
+    return Layout(bounds, sequences, max(*lengths, total - bounds[-1]), total)
+
+
+def attend_by_mask(
+    query: Tensor, key: Tensor, value: Tensor, bounds: list[int], window: int | None, is_causal: bool
+) -> Tensor:
+    """Each text alone, with a mask: [1, rows of the texts, heads, d]."""
+    parts = []
+    for start, end in pairwise(bounds):
+        places = torch.arange(end - start)
+        distances = places[:, None] - places
+        attention_mask = torch.ones_like(distances, dtype=torch.bool) if window is None else distances.abs() < window
+        if is_causal:
+            attention_mask = attention_mask & (distances >= 0)
+        parts.append(
+            functional.scaled_dot_product_attention(
+                *(each[:, :, start:end].double() for each in (query, key, value)), attn_mask=attention_mask,
+                enable_gqa=True,
+            ).transpose(1, 2)
+        )  # fmt: skip
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("capability", [HOPPER, TURING])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 1, 8, 65, 129])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize(("heads", "key_heads", "width"), [(2, 2, 16), (4, 2, 12), (3, 3, 5)])
+def test_windows_and_heads_equal_a_mask(
+    heads: int,
+    key_heads: int,
+    width: int,
+    is_causal: bool,
+    window: int | None,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+) -> None:
+    """Rows that no kernel writes are NaN, so that the padding rows must be covered, too."""
+    lengths = [1, 17, 130, 64, 5]
+    layout = make_layout(lengths, sum(lengths) + 7)
+    random = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, layout.total, each, width, generator=random).to(dtype).transpose(1, 2)
+        for each in (heads, key_heads, key_heads)
+    )
+    with emulate_gpu(capability):
+        found = attend_on_gpu(query, key, value, layout, None, window, is_causal)
+    assert found.isfinite().all()
+    assert found.shape == (1, layout.total, heads, width)
+    expected = attend_by_mask(query, key, value, layout.bounds, window, is_causal)
+    assert measure_difference(found[:, : sum(lengths)].flatten(0, 2), expected.flatten(0, 2)) <= TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("family", PACKED)
+def test_any_batch_equals_transformers(family: str, task: str, model_folder: ModelFolder) -> None:
+    case = ForwardCase(model_folder(family, task), task)
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    texts = case.texts(LENGTHS, seed=0)
+    with emulate_gpu():
+        found = run(forward, texts)
+    for text, rows in zip(texts, found, strict=True):
+        torch.testing.assert_close(rows, case.expected(text), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("family", PACKED)
+def test_the_other_texts_of_a_batch_change_no_bit(family: str, dtype: str, model_folder: ModelFolder) -> None:
+    case = ForwardCase(model_folder(family, "token_classification"), "token_classification", dtype=dtype)
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    texts, others = case.texts(LENGTHS, seed=0), case.texts(LENGTHS, seed=1)
+    with emulate_gpu():
+        found = run(forward, texts)
+        mixed = run(forward, [text if index % 2 else others[index] for index, text in enumerate(texts)])
+    assert all(rows.isfinite().all() for rows in found)
+    assert all(map(torch.equal, mixed[1::2], found[1::2]))
+
+
+@pytest.mark.parametrize("layers", [("full_attention", "full_attention"), ("full_attention", "sliding_attention")])
+def test_an_embedder_with_a_decoder_equals_transformers(layers: tuple[str, str], tmp_path: Path) -> None:
+    """Qwen3-Embedding and its like: causal attention, and fewer heads of keys than of queries."""
+    decoder = Family("qwen3", wordpiece, {"num_key_value_heads": 1, "head_dim": 16, "use_sliding_window": True})
+    decoder.save(tmp_path, "text_embedding", sliding_window=9, layer_types=list(layers))
+    case = ForwardCase(tmp_path, "text_embedding")
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    texts = case.texts(LENGTHS, seed=0)
+    with emulate_gpu():
+        found = run(forward, texts)
+    for text, rows in zip(texts, found, strict=True):
+        torch.testing.assert_close(rows, case.expected(text), atol=2e-5, rtol=0)
