@@ -23,16 +23,16 @@ HOPPER, TURING = (9, 0), (7, 5)
 @contextmanager
 def emulate_gpu(capability: tuple[int, int] = HOPPER) -> Iterator[None]:
     """Within the block packed attention runs as on a GPU of this compute capability."""
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("_flash_attention_forward", _flash_attention, "CPU")
-    library.impl("_efficient_attention_forward", _efficient_attention, "CPU")
+    library = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl("_flash_attention_forward", _flash_attention, "CPU")  # type: ignore[no-untyped-call]
+    library.impl("_efficient_attention_forward", _efficient_attention, "CPU")  # type: ignore[no-untyped-call]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packed_attention, "runs_on_gpu", lambda _: True)
         patch.setattr(gpu_attention, "_read_capability", lambda _: capability)
         try:
             yield
         finally:
-            library._destroy()
+            library._destroy()  # type: ignore[no-untyped-call]
 
 
 def _flash_attention(
@@ -80,7 +80,7 @@ def _efficient_attention(
     scale: float,
     window_size: int | None = None,
     **_: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int]:
+) -> tuple[Tensor | int, ...]:
     """_efficient_attention_forward in aten/src/ATen/native/transformers/cuda/attention.cu: [1, T, heads, d] each."""
     assert query.shape[0] == 1
     assert query.shape[2] == key.shape[2]

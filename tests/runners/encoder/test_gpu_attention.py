@@ -41,12 +41,11 @@ def attend_by_mask(
         attention_mask = torch.ones_like(distances, dtype=torch.bool) if window is None else distances.abs() < window
         if is_causal:
             attention_mask = attention_mask & (distances >= 0)
-        parts.append(
-            functional.scaled_dot_product_attention(
-                *(each[:, :, start:end].double() for each in (query, key, value)), attn_mask=attention_mask,
-                enable_gqa=True,
-            ).transpose(1, 2)
-        )  # fmt: skip
+        query_rows, key_rows, value_rows = (each[:, :, start:end].double() for each in (query, key, value))
+        attended = functional.scaled_dot_product_attention(
+            query_rows, key_rows, value_rows, attn_mask=attention_mask, enable_gqa=True
+        )
+        parts.append(attended.transpose(1, 2))
     return torch.cat(parts, dim=1)
 
 
