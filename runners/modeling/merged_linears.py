@@ -1,4 +1,4 @@
-"""Linear layers that get the same input, such as queries, keys and values, computed as one layer.
+"""Linear layers that get the same input, such as queries, keys and values, computed as one layer on a CPU.
 
 Each call of a kernel costs a start and a barrier of the threads, and few rows leave them little to do in between: with
 40 rows three layers of 768 x 768 take 1.3 to 1.5 times as long as one of 768 x 2304.
@@ -28,11 +28,19 @@ Group = tuple[nn.Linear, ...]
 _LEAST_SPEEDUP = 0.95
 
 
-class _Shared:
-    """The kernel of a group, and what the last call of it computed."""
+class SharedKernel:
+    """The kernel of a group, and what the last call of it computed, until each layer has taken its part.
 
-    def __init__(self, kernel: LinearKernel, outputs: Sequence[int]) -> None:
-        self.kernel = kernel
+    It also holds in a CUDA graph and under torch.compile: between two batches it holds nothing.
+    """
+
+    def __init__(self, kernel: Callable[[Tensor], Tensor], outputs: Sequence[int]) -> None:
+        """
+        Args:
+            kernel: computes all layers, [..., inputs] to [..., outputs of all layers].
+            outputs: of each layer.
+        """
+        self._kernel = kernel
         self._outputs = [*outputs]
         self._rows: Tensor | None = None
         self._results: dict[int, Tensor] = {}
@@ -43,7 +51,7 @@ class _Shared:
         if result is None:
             # Nothing is kept if the kernel fails.
             self._rows, self._results = None, {}
-            results = dict(enumerate(torch.split(self.kernel(rows), self._outputs, dim=-1)))
+            results = dict(enumerate(torch.split(self._kernel(rows), self._outputs, dim=-1)))
             result = results.pop(index)
             self._rows, self._results = rows, results
         if not self._results:
@@ -55,17 +63,15 @@ class MergedPart:
     """The kernel of one layer of a group.
 
     Attributes:
+        name: of the kernel.
         outputs: of all layers of the group.
     """
 
-    def __init__(self, shared: _Shared, index: int) -> None:
-        self.outputs = shared.kernel.outputs
+    def __init__(self, kernel: LinearKernel, shared: SharedKernel, index: int) -> None:
+        self.name = kernel.name
+        self.outputs = kernel.outputs
         self._shared = shared
         self._index = index
-
-    @property
-    def name(self) -> str:
-        return self._shared.kernel.name
 
     def __call__(self, rows: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs of the layer], a view into the result for all layers."""
@@ -80,13 +86,19 @@ class _Call:
     rows: Tensor
 
 
-def find_groups(linears: Sequence[nn.Linear], run: Callable[[], Any], parts_last: bool) -> list[Group]:
+def find_groups(
+    linears: Sequence[nn.Linear],
+    run: Callable[[], Any],
+    parts_last: bool,
+    accepts: Callable[[nn.Linear], bool] = is_timed,
+) -> list[Group]:
     """Find the layers that can be merged: at every call they get the same input, one right after the other.
 
     Args:
         run: runs the model.
         parts_last: whether the last queries may run on fewer rows than their keys and values
             (`runners/encoder/last_layer.py`), so that the first of three layers that come last must stay alone.
+        accepts: whether a layer is of a size that is worth merging.
     """
     calls: list[_Call] = []
     with _record(linears, calls):
@@ -100,7 +112,9 @@ def find_groups(linears: Sequence[nn.Linear], run: Callable[[], Any], parts_last
     found = [tuple(call.layer for call in sequence) for sequence in sequences]
     counts = Counter(layer for layers in {*found} for layer in {*layers})
     groups = [
-        layers for layers in dict.fromkeys(found) if _can_merge(layers) and all(counts[one] == 1 for one in layers)
+        layers
+        for layers in dict.fromkeys(found)
+        if _can_merge(layers, accepts) and all(counts[one] == 1 for one in layers)
     ]
     if parts_last and groups and len(groups[-1]) > 2:
         groups[-1] = groups[-1][1:]
@@ -132,8 +146,9 @@ def merge(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) -> li
     }
     if not recall_or_try(key, lambda: _is_better(group, kernel, tried_rows), _parse_bool):
         return None
-    shared = _Shared(_merge_weights(group, kernel), outputs)
-    return [MergedPart(shared, index) for index in range(len(group))]
+    merged = _merge_weights(group, kernel)
+    shared = SharedKernel(merged, outputs)
+    return [MergedPart(merged, shared, index) for index in range(len(group))]
 
 
 def _parse_bool(value: Any) -> bool:
@@ -164,9 +179,9 @@ def _is_better(group: Group, kernel: KernelType, tried_rows: Mapping[int, int]) 
     return same and prod(speedups.values()) > 1 and min(speedups.values()) >= _LEAST_SPEEDUP
 
 
-def _can_merge(layers: Group) -> bool:
+def _can_merge(layers: Group, accepts: Callable[[nn.Linear], bool]) -> bool:
     kinds = {(layer.weight.dtype, layer.bias is None) for layer in layers}
-    return len(layers) > 1 and len({*layers}) == len(layers) and len(kinds) == 1 and all(map(is_timed, layers))
+    return len(layers) > 1 and len({*layers}) == len(layers) and len(kinds) == 1 and all(map(accepts, layers))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are packed at load, for models on a CPU.
+"""Linear layers whose weights are packed at load on a CPU; on a GPU those of one input are fused (fused_linear.py).
 
 In float32, `F.linear` calls MKL, which packs the weight at every call. Its results for a row have other last bits in
 batches of few rows, and it does not use AVX-512 on AMD. The kernels of `linear_kernels` have none of these faults, and
@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from runners.core.device_thread import give_way
 from runners.core.errors import brief
+from runners.modeling.fused_linear import fuse_linears
 from runners.modeling.linear_kernels import (
     KERNELS,
     VOCABULARY,
@@ -30,7 +30,8 @@ from runners.modeling.linear_kernels import (
     parse_facts,
 )
 from runners.modeling.merged_linears import Group, find_groups, merge
-from runners.modeling.score_difference import TOLERANCES, measure_difference
+from runners.modeling.replaced_modules import find_difference, replace_modules
+from runners.modeling.score_difference import TOLERANCES
 from runners.modeling.trial_cache import recall_or_try
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def pack_linears(
     if not linears:
         return "stock linear layers: the model has linear layers of its own kind"
     if linears[0].weight.device.type != "cpu":
-        return "stock linear layers: the model is not on a CPU"
+        return fuse_linears(model, linears, run, expected, parts_last=parts_last)
     tolerance = TOLERANCES.get(linears[0].weight.dtype, 0.0)
     try:
         choices = _choose_kernels(linears, tried_rows)
@@ -129,7 +130,7 @@ def pack_linears(
         f"linear layers packed for {_count_kernels(linears, choices)}"
         + (f", {together} of them computed with others of the same input" if together else "")
         + (f", the largest {faster} as fast as a stock one" if faster else "")
-        + _free_stock(model, layers, lambda: not _find_difference(run, expected, tolerance))
+        + _free_stock(model, layers, lambda: not find_difference(run, expected, tolerance))
     )
 
 
@@ -144,10 +145,10 @@ def _try_layers(
     unequal = next((linear for linear, layer in layers.items() if not _equal(linear, layer)), None)
     if unequal is not None:
         return f"packed ones of {unequal} give other results"
-    _replace(model, layers)
-    reason = _find_difference(run, expected, tolerance)
+    replace_modules(model, layers)
+    reason = find_difference(run, expected, tolerance)
     if reason:
-        _replace(model, {layer: linear for linear, layer in layers.items()})
+        replace_modules(model, {layer: linear for linear, layer in layers.items()})
         return f"{type(model).__name__} does not run with packed ones ({reason})"
     return ""
 
@@ -159,7 +160,7 @@ def _free_stock(model: nn.Module, packed: Mapping[nn.Linear, PackedLinear], is_r
         layer.drop_stock()
     stays = ""
     if read and not is_right():
-        _replace(model, read)
+        replace_modules(model, read)
         stays = f"; {len(read)} stay stock, because {type(model).__name__} reads their weights"
     # Copy the remaining parameters, so that the memory-mapped weight file can be freed.
     for parameter in model.parameters():
@@ -229,24 +230,6 @@ def _count_kernels(linears: Sequence[nn.Linear], choices: Mapping[object, Kernel
     if len(counts) == 1:
         return next(iter(counts))
     return " and ".join(f"{name} ({count})" for name, count in counts.most_common())
-
-
-def _replace(model: nn.Module, replacements: Mapping[Any, nn.Module]) -> None:
-    """Replace modules of a model in place."""
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if child in replacements:
-                setattr(module, name, replacements[child])
-
-
-def _find_difference(run: Callable[[], Tensor], expected: Tensor, tolerance: float) -> str:
-    """Why the model's scores are not as expected; empty if they are."""
-    give_way()
-    try:
-        difference = measure_difference(run(), expected)
-    except Exception as error:
-        return brief(error)
-    return "" if difference <= tolerance else f"its scores differ by {difference:.0e}"
 
 
 @torch.inference_mode()
