@@ -38,7 +38,10 @@ _MAX_BATCH_TEXTS = 256
 _SMALL_REQUEST_TEXTS = 64
 _SMALL_REQUEST_SHARE = 1 / 3
 # How many waiting entries are searched for texts of similar or equal length.
-_LENGTH_CANDIDATES = 128
+_LENGTH_CANDIDATES = 512
+# A padded batch has at most this many slots (texts times the longest) for each token, and so many beside.
+_SLOTS_PER_TOKEN = 1.25
+_SLOTS_BESIDE = 512
 # A request's next texts are tokenized when fewer of its tokens wait than fit into this many batches.
 _BATCHES_AHEAD = 4
 # All open answers together may have as many numbers as this many of the largest answers.
@@ -186,8 +189,9 @@ class BatchQueue:
     def _make_entry(
         self, request: PendingRequest, position: int, encoded: EncodedText, part: int, options: Options
     ) -> Entry:
-        cost = max(len(encoded.sequences[part].input_ids), self.max_batch_tokens / _MAX_BATCH_TEXTS)
-        return Entry(0.0, next(self._ages), request, position, encoded, part, options, cost)
+        tokens = len(encoded.sequences[part].input_ids)
+        cost = max(tokens, self.max_batch_tokens / _MAX_BATCH_TEXTS)
+        return Entry(0.0, next(self._ages), request, position, encoded, part, options, tokens, cost)
 
     def _set_tags(self, request: PendingRequest, entries: Sequence[Entry]) -> None:
         """Set the tags of a request's next entries."""
@@ -265,17 +269,21 @@ class BatchQueue:
 
     def _pop(self) -> Entry:
         entry = self._entries.pop()
+        self._count_out(entry)
+        return entry
+
+    def _count_out(self, entry: Entry) -> None:
+        """Count an entry that has left the queue."""
         request = entry.request
         if not request.waiting:
             self._abandoned_texts -= 1
-            return entry
+            return
         self.admission.tokens.held -= entry.tokens
         self._waiting_texts -= 1
         request.waiting -= 1
         request.waiting_tokens -= entry.tokens
         if request.wants_room and request.waiting_tokens <= self._ahead:
             request.give_room()
-        return entry
 
     def _sweep(self) -> None:
         """Remove abandoned entries if there are many; otherwise they would stay until their turn comes."""
@@ -314,25 +322,37 @@ class BatchQueue:
         return batch
 
     def _take_by_length(self, mode: BatchMode) -> list[Entry]:
-        candidates: list[Entry] = []
-        while len(candidates) < _LENGTH_CANDIDATES and self._next() is not None:
-            candidates.append(self._pop())
+        candidates = self._look()
         if not candidates:
             return []
-        oldest = candidates[0]
-        # The sort is stable: entries of the same length stay in the order of the queue.
-        candidates.sort(key=lambda entry: abs(entry.tokens - oldest.tokens))
-        longest, size = 0, 0
-        for entry in candidates:
-            longest = max(longest, entry.tokens)
-            if mode is BatchMode.EQUAL_LENGTH and entry.tokens != oldest.tokens:
-                break
-            if size and (longest * (size + 1) > self.max_batch_tokens or size == _MAX_BATCH_TEXTS):
+        first = candidates[0]
+        if mode is BatchMode.EQUAL_LENGTH:
+            candidates = [entry for entry in candidates if entry.tokens == first.tokens]
+        else:
+            # The sort is stable: entries of the same length stay in the order of the queue.
+            candidates.sort(key=lambda entry: abs(entry.tokens - first.tokens))
+        longest = tokens = size = 0
+        for entry in candidates[:_MAX_BATCH_TEXTS]:
+            longest, tokens = max(longest, entry.tokens), tokens + entry.tokens
+            if size and longest * (size + 1) > min(self.max_batch_tokens, _SLOTS_PER_TOKEN * tokens + _SLOTS_BESIDE):
                 break
             size += 1
-        for entry in candidates[size:]:
-            self._push(entry)
+        self._remove(candidates[:size])
         return candidates[:size]
+
+    def _look(self) -> list[Entry]:
+        """The entries that a batch is chosen from, in order and not abandoned; it begins with the first."""
+        while True:
+            candidates = self._entries.look(_LENGTH_CANDIDATES)
+            abandoned = [entry for entry in candidates if entry.request.abandoned]
+            if not abandoned:
+                return candidates
+            self._remove(abandoned)
+
+    def _remove(self, entries: Sequence[Entry]) -> None:
+        self._entries.remove(entries)
+        for entry in entries:
+            self._count_out(entry)
 
     def _seconds_until_empty(self) -> float:
         """Estimated time until the waiting tokens have run, for Retry-After."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 # Answers of a request, by the positions of their texts.
 Answers: TypeAlias = "Sequence[tuple[int, Prediction | Exception]]"
 
-# One batch of this many begins with large requests, the others with small ones.
-_LARGE_TURN = 4
+# Of this many batches, the first begins with large requests, the others with small ones.
+_TURNS = 4
+# Of these batches, this one begins with the oldest of the small requests, if a batch has texts of similar length.
+_OLDEST_TURN = 2
 
 
 class PendingRequest:
@@ -125,34 +128,81 @@ def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *value
         return
 
 
-@dataclass(slots=True, order=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """A sequence in the queue, ordered by its tag and then by its age.
 
     Attributes:
         position: position of its text in the request.
         part: position of the sequence in its text.
+        tokens: how many tokens the sequence has.
         cost: in tokens, at least a batch's tokens divided by its texts; for a small request at most a batch's tokens.
         is_small: whether its request is small.
     """
 
     tag: float
     age: int
-    request: PendingRequest = field(compare=False)
-    position: int = field(compare=False)
-    encoded: EncodedText = field(compare=False)
-    part: int = field(compare=False)
-    options: Options = field(compare=False)
-    cost: float = field(compare=False)
-    is_small: bool = field(compare=False, default=False)
+    request: PendingRequest
+    position: int
+    encoded: EncodedText
+    part: int
+    options: Options
+    tokens: int
+    cost: float
+    is_small: bool = False
+
+    def __lt__(self, other: Entry) -> bool:
+        return self.tag < other.tag or (self.tag == other.tag and self.age < other.age)
 
     @property
     def text(self) -> TokenizedText:
         return self.encoded.sequences[self.part]
 
-    @property
-    def tokens(self) -> int:
-        return len(self.text.input_ids)
+
+class EntryHeap:
+    """Entries by their order. The first ones are sorted if they have been looked at, and all others are a heap."""
+
+    def __init__(self) -> None:
+        self._sorted: list[Entry] = []
+        self._others: list[Entry] = []
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._others)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All entries, in no order."""
+        return chain(self._sorted, self._others)
+
+    def push(self, entry: Entry) -> None:
+        if self._sorted and entry < self._sorted[-1]:
+            insort(self._sorted, entry)
+        else:
+            heapq.heappush(self._others, entry)
+
+    def first(self) -> Entry | None:
+        """The entry that `pop` will return."""
+        if self._sorted:
+            return self._sorted[0]
+        return self._others[0] if self._others else None
+
+    def pop(self) -> Entry:
+        return self._sorted.pop(0) if self._sorted else heapq.heappop(self._others)
+
+    def look(self, most: int) -> list[Entry]:
+        """The first entries in order, at most so many; they stay."""
+        while len(self._sorted) < most and self._others:
+            self._sorted.append(heapq.heappop(self._others))
+        return self._sorted[:most]
+
+    def remove(self, entries: frozenset[Entry]) -> None:
+        """Remove entries that `look` has returned."""
+        self._sorted = [entry for entry in self._sorted if entry not in entries]
+
+    def keep(self, wanted: Callable[[Entry], bool]) -> None:
+        """Keep the wanted entries and remove all others."""
+        self._sorted = [*filter(wanted, self._sorted)]
+        self._others = [*filter(wanted, self._others)]
+        heapq.heapify(self._others)
 
 
 class EntryOrder:
@@ -169,8 +219,8 @@ class EntryOrder:
 
     def __init__(self) -> None:
         self.time = 0.0
-        self._small: list[Entry] = []
-        self._large: list[Entry] = []
+        self._small = EntryHeap()
+        self._large = EntryHeap()
         self._batches = 0
 
     def __len__(self) -> int:
@@ -185,34 +235,53 @@ class EntryOrder:
         self._batches += 1
 
     def push(self, entry: Entry) -> None:
-        heapq.heappush(self._small if entry.is_small else self._large, entry)
+        (self._small if entry.is_small else self._large).push(entry)
 
     def first(self) -> Entry | None:
         """The entry that `pop` will return."""
-        heap = self._due()
-        return heap[0] if heap else None
+        return self._due().first()
 
     def pop(self) -> Entry:
-        return heapq.heappop(self._due())
+        return self._due().pop()
+
+    def look(self, most: int) -> list[Entry]:
+        """The entries that a batch of texts of similar length is chosen from, at most so many; they stay.
+
+        The batch begins with the first of them. It is the entry that `pop` would return, or in one batch of four the
+        small entry that has waited for longest: entries of rare lengths would otherwise be passed over for as long as
+        shorter ones arrive.
+        """
+        due = self._due()
+        entries = due.look(most)
+        if due is self._small and self._batches % _TURNS == _OLDEST_TURN:
+            oldest = min(entries, key=lambda entry: entry.age, default=None)
+            entries.sort(key=lambda entry: entry is not oldest)
+        others = self._large if due is self._small else self._small
+        return entries + others.look(most - len(entries))
+
+    def remove(self, entries: Iterable[Entry]) -> None:
+        """Remove entries that `look` has returned."""
+        removed = frozenset(entries)
+        self._small.remove(removed)
+        self._large.remove(removed)
 
     def charge(self, batch: Sequence[Entry]) -> None:
-        """Advance the virtual time by the entries of a batch, after they have been popped."""
+        """Advance the virtual time by the entries of a batch, after they have been removed."""
         costs = [entry.cost for entry in batch if entry.is_small]
         if costs:
             self.time += sum(costs) / (len(self._small) + len(costs))
 
     def keep(self, wanted: Callable[[Entry], bool]) -> None:
         """Keep the wanted entries and remove all others."""
-        for heap in (self._small, self._large):
-            heap[:] = filter(wanted, heap)
-            heapq.heapify(heap)
+        self._small.keep(wanted)
+        self._large.keep(wanted)
 
     def clear(self) -> None:
-        self._small.clear()
-        self._large.clear()
+        self._small = EntryHeap()
+        self._large = EntryHeap()
 
-    def _due(self) -> list[Entry]:
+    def _due(self) -> EntryHeap:
         """The heap that the current batch takes from."""
-        if self._batches % _LARGE_TURN == 0:
+        if self._batches % _TURNS == 0:
             return self._large or self._small
         return self._small or self._large

@@ -54,6 +54,12 @@ def load() -> tuple[float | None, float | None]:
     return waiting, running
 
 
+def large_queue() -> BatchQueue:
+    """With a GPU's budget."""
+    limits = RequestLimits(max_concurrent_requests=500, max_queue_tokens=10**6)
+    return BatchQueue(16_384, limits, QueueMetrics(MODEL), threading.Condition())
+
+
 @pytest.fixture
 def queue() -> BatchQueue:
     with counting:
@@ -77,6 +83,46 @@ async def test_padded_batches_are_of_like_length_around_the_oldest(queue: BatchQ
     assert lengths(queue.take(BatchMode.PADDED)) == [90]
     assert sorted(lengths(queue.take(BatchMode.PADDED))) == [5], "80 would make it two times 80"
     assert lengths(queue.take(BatchMode.PADDED)) == [80]
+
+
+async def test_a_padded_batch_has_few_slots_beside_its_tokens() -> None:
+    queue = large_queue()
+    source = np.random.default_rng(0)
+    for _ in range(200):
+        put(queue, int(source.choice([8, 20, 40, 250])) + int(source.integers(8)))
+    sizes = []
+    while batch := queue.take(BatchMode.PADDED):
+        sizes.append(len(batch))
+        tokens = lengths(batch)
+        assert len(batch) * max(tokens) <= 1.25 * sum(tokens) + 512
+    assert (sum(sizes), max(sizes) > 40) == (200, True), "four kinds of length make few batches"
+
+
+@pytest.mark.parametrize("mode", [BatchMode.PADDED, BatchMode.EQUAL_LENGTH])
+async def test_texts_of_like_length_are_found_among_512(mode: BatchMode) -> None:
+    queue = large_queue()
+    put(queue, 10, *[200] * 400, *[10] * 111, 10)
+    assert lengths(queue.take(mode)) == [10] * 112, "the last one is the 513th"
+
+
+async def test_a_text_that_was_only_looked_at_still_waits(queue: BatchQueue) -> None:
+    large = put(queue, *[10] * 45)
+    waits = asyncio.create_task(queue.wait_for_room(large))
+    await asyncio.sleep(0)
+    put(queue, 90)
+    assert lengths(queue.take(BatchMode.PADDED)) == [90]
+    await asyncio.sleep(0.01)
+    assert not waits.done(), "four batches of it wait"
+    waits.cancel()
+
+
+async def test_a_candidate_whose_caller_has_gone_is_dropped(queue: BatchQueue) -> None:
+    put(queue, 10)
+    gone = put(queue, 10, 10)
+    put(queue, 10)
+    queue.release(gone)
+    assert lengths(queue.take(BatchMode.PADDED)) == [10, 10]
+    assert (load(), queue.admission.tokens.held) == ((0, 2), 0)
 
 
 async def test_batches_of_equal_length_are_of_the_length_of_the_oldest(queue: BatchQueue) -> None:
@@ -158,6 +204,17 @@ async def test_a_small_request_is_not_overtaken_for_ever(queue: BatchQueue) -> N
             asyncio.get_running_loop().call_soon(queue.release, request)
         await asyncio.sleep(0)
     assert batches < 20
+
+
+@pytest.mark.parametrize("mode", [BatchMode.PADDED, BatchMode.EQUAL_LENGTH])
+async def test_a_text_of_a_rare_length_is_not_passed_over_for_long(queue: BatchQueue, mode: BatchMode) -> None:
+    rare, taken = put(queue, 33), []
+    for _ in range(4):
+        for request in [put(queue, 1) for _ in range(6)]:
+            asyncio.get_running_loop().call_soon(queue.release, request)
+        taken += queue.take(mode)
+        await asyncio.sleep(0)
+    assert any(entry.request is rare for entry in taken)
 
 
 async def test_small_requests_without_end_leave_others_a_batch_in_four(queue: BatchQueue) -> None:
