@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tokenizers import Encoding, Tokenizer, processors
@@ -43,7 +43,8 @@ class _Settings(NamedTuple):
 class TextEncoder:
     """Encodes texts without padding, in one thread; releases the GIL while it works.
 
-    `Tokenizer.encode_batch` releases the GIL. `Tokenizer.encode` does not, so it is never called here.
+    `Tokenizer.encode_batch` releases the GIL once for all texts. `Tokenizer.encode` does not, so it is never called
+    here. `disable_library_threads` keeps the batch in the thread that calls it.
 
     Attributes:
         keeps_words: whether a thread that has encoded keeps words of the texts until the thread ends, as BPE does.
@@ -171,7 +172,7 @@ class TextEncoder:
         """
         short = [item for item in texts if not self._is_long(item)]
         encode = self._backend.encode_batch if offsets else self._backend.encode_batch_fast
-        encoded = iter(self._encode_batch(encode, short, add_special_tokens=self._add_special_tokens))
+        encoded = iter(encode(short, add_special_tokens=self._add_special_tokens))
         return [
             self._encode_long(item, position) if self._is_long(item) else next(encoded)
             for item, position in zip(texts, positions, strict=True)
@@ -181,8 +182,9 @@ class TextEncoder:
         """As `encode`, for texts that are split into words."""
         long = [_count_characters(words) > self._long_text for words in texts]
         short = [words for words, is_long in zip(texts, long, strict=True) if not is_long]
-        options = {"is_pretokenized": True, "add_special_tokens": self._add_special_tokens}
-        encoded = iter(self._encode_batch(self._backend.encode_batch, short, **options))
+        encoded = iter(
+            self._backend.encode_batch(short, is_pretokenized=True, add_special_tokens=self._add_special_tokens)
+        )
         return [
             self._encode_long_text(words, position) if is_long else next(encoded)
             for words, is_long, position in zip(texts, long, positions, strict=True)
@@ -261,23 +263,13 @@ class TextEncoder:
         self._backend.post_processor = None
         try:
             with self._truncating(None):
-                return self._encode_batch(
-                    self._backend.encode_batch,
+                return self._backend.encode_batch(
                     list(texts),
                     is_pretokenized=bool(texts) and not isinstance(texts[0], str),
                     add_special_tokens=False,
                 )
         finally:
             self._backend.post_processor = post_processor
-
-    def _encode_batch(
-        self, encode: Callable[..., list[Encoding]], items: Sequence[Any], **options: Any
-    ) -> list[Encoding]:
-        """Encode texts by a method of the backend."""
-        if not self.keeps_words:
-            return encode(items, **options) if items else []
-        # The library encodes several texts in threads of its own, which never end, but a single one in this thread.
-        return [encoding for item in items for encoding in encode([item], **options)]
 
     def join(self, first: Encoding, second: Encoding | None = None) -> Encoding:
         """Add special tokens to one or two encodings of `keep`, and truncate them to `max_length`."""

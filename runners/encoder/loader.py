@@ -104,7 +104,7 @@ def load_encoder(
         supported_options=supported,
         tokenizer=tokenizer,
         token_limits=token_limits,
-        tokenizer_threads=TokenizerThreads(tokenizer),
+        tokenizer_threads=TokenizerThreads(tokenizer, count_cores(arguments.workers)),
         forward=forward,
         queue=BatchQueue(max_batch_tokens, arguments, QueueMetrics(arguments.model_name), changed),
         metrics=BatchMetrics(arguments.model_name),

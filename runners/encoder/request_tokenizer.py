@@ -18,7 +18,7 @@ from runners.core.predictions import (
     TokenInput,
 )
 from runners.core.request_limits import RequestLimits
-from runners.encoder.tokenizer_threads import SLICE_TEXTS, TextSlice
+from runners.encoder.tokenizer_threads import SLICE_TEXTS, SliceWork
 
 if TYPE_CHECKING:
     from runners.encoder.loaded_model import LoadedModel
@@ -33,7 +33,7 @@ class RequestTokenizer:
     """Tokenizes the texts of one request and puts them into the queue.
 
     The tokenizer threads also check and queue what they have tokenized, so that the event loop has no work per text. It
-    does that itself for a few hundred characters while the thread is idle.
+    does that itself for a few hundred characters in each of its iterations.
     """
 
     def __init__(
@@ -72,19 +72,17 @@ class RequestTokenizer:
             await self._queue_token_inputs([text for text in texts if isinstance(text, TokenInput)])
             return
         items = [text for text in texts if isinstance(text, TextInput)]
-        await self._loaded.tokenizer_threads.run(items, self._tokenize, self._wait, self._sequences_per_text)
+        work = SliceWork(self._tokenize, self._put, lambda: self._request.abandoned, self._options)
+        await self._loaded.tokenizer_threads.run(items, work, self._wait, self._sequences_per_text)
 
     async def _wait(self) -> bool:
         """Wait for room in the queue; whether the request goes on."""
         await self._loaded.queue.wait_for_room(self._request)
         return not self._request.abandoned
 
-    def _tokenize(self, tokenizer: TextTokenizer, texts: TextSlice) -> None:
-        """Called in a tokenizer thread, or in its place."""
-        if self._request.abandoned:
-            return
-        task = self._loaded.encoder_task
-        self._put(texts.start, task.tokenize(tokenizer, texts.texts, self._options, texts.start))
+    def _tokenize(self, tokenizer: TextTokenizer, texts: Sequence[TextInput], first_position: int) -> list[EncodedText]:
+        """Tokenize texts of requests with these options; called in a tokenizer thread, or in its place."""
+        return self._loaded.encoder_task.tokenize(tokenizer, texts, self._options, first_position)
 
     async def _queue_token_inputs(self, texts: Sequence[TokenInput]) -> None:
         for start in range(0, len(texts), SLICE_TEXTS):

@@ -45,6 +45,7 @@ from runners.encoder.loaded_model import LoadedModel
 from runners.encoder.request_checks import check_request
 from runners.encoder.request_tokenizer import RequestTokenizer
 from runners.encoder.text_tokens import decode_tokens, list_tokens
+from runners.encoder.tokenizer_threads import disable_library_threads
 from runners.encoder.worker import ModelWorker
 from runners.modeling.lean_imports import import_transformers, load_torch_libraries
 from runners.modeling.load_errors import load_errors
@@ -92,6 +93,7 @@ class EncoderRunner:
         if not self._is_remote:
             # libgomp reads its environment when it is loaded.
             prepare_spin_control()
+        disable_library_threads()
         load_torch_libraries()
 
     def _create_device(self) -> DeviceThread:

@@ -9,8 +9,8 @@ from runners.core.errors import with_text_position
 from runners.core.predictions import Options, TextInput
 from runners.core.request_limits import RequestLimits
 from runners.core.tokens import TokenizedPrompt, TokenizeOptions
-from runners.encoder.fair_thread import Flow
-from runners.encoder.tokenizer_threads import CHARACTERS_PER_TOKEN, TextSlice
+from runners.encoder.fair_threads import Flow
+from runners.encoder.tokenizer_threads import CHARACTERS_PER_TOKEN, SliceWork
 
 if TYPE_CHECKING:
     from runners.encoder.loaded_model import LoadedModel
@@ -39,17 +39,22 @@ async def list_tokens(
     counted = f"numbers of the answer, {numbers_per_token} for each token,"
     listed: dict[int, TokenizedPrompt] = {}
 
-    def tokenize(tokenizer: TextTokenizer, texts: TextSlice) -> None:
-        """Called in both threads."""
-        for position, item in enumerate(texts.texts, texts.start):
+    def tokenize(tokenizer: TextTokenizer, texts: Sequence[TextInput], _: int) -> list[TokenizedPrompt]:
+        """Called in the threads, as `finish` is."""
+        listed = []
+        for item in texts:
             tokens = tokenizer.list_tokens(before + item.text, options)
             loaded.queue.reserve_found(request, numbers_per_token * len(tokens.ids), counted)
-            listed[position] = tokens
+            listed.append(tokens)
+        return listed
+
+    def finish(start: int, tokens: Sequence[TokenizedPrompt]) -> None:
+        listed.update(enumerate(tokens, start))
 
     characters = sum(map(len, texts)) + len(before) * len(texts)
     request = loaded.queue.admit(len(items), characters)
     try:
-        await loaded.tokenizer_threads.run(items, tokenize)
+        await loaded.tokenizer_threads.run(items, SliceWork(tokenize, finish, lambda: request.abandoned))
     finally:
         loaded.queue.release(request)
     return [listed[position] for position in range(len(items))]
@@ -75,7 +80,7 @@ async def decode_tokens(
     flow, texts = Flow(), []
     with loaded.queue.admission.admit(CHARACTERS_PER_TOKEN * tokens):
         for position, sequence in enumerate(ids):
-            cost = CHARACTERS_PER_TOKEN * len(sequence) + 1
+            cost = CHARACTERS_PER_TOKEN * len(sequence)
             with with_text_position(position):
-                texts.append(await loaded.tokenizer_threads.choose(cost).run(flow, cost, decode, sequence))
+                texts.append(await loaded.tokenizer_threads.call(flow, cost, decode, sequence))
     return texts

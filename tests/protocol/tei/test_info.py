@@ -10,6 +10,7 @@ import pytest
 from protocol.tei.info import _find_commit
 from protocol.versions import SERVER_VERSION
 from runners.core.arguments import Arguments
+from runners.core.machine import count_cores
 from tests.conftest import GeneratorFolder, ModelFolder, Serve, ServeSeveral
 from tests.embedders import save_embedder
 from tests.families import MINILM, name_classes
@@ -44,9 +45,15 @@ def test_info(task: str, model_type: dict[str, Any], model_folder: ModelFolder, 
     assert client.get("/info").json() == {
         "model_id": "m", "model_sha": None, "model_dtype": "float32", "served_model_name": "m",
         "model_type": model_type, "max_concurrent_requests": 7, "max_input_length": 60, "max_batch_tokens": 100,
-        "max_batch_requests": None, "max_client_batch_size": 9, "auto_truncate": False, "tokenization_workers": 2,
+        "max_batch_requests": None, "max_client_batch_size": 9, "auto_truncate": False, "tokenization_workers": _count_tokenizer_threads(),
         "version": SERVER_VERSION, "sha": None, "docker_label": None,
     }  # fmt: skip
+
+
+def _count_tokenizer_threads() -> int:
+    """Up to four for short texts, of the cores without two, and half as many for long ones."""
+    short = min(4, max(1, count_cores() - 2))
+    return short + (short + 1) // 2
 
 
 @pytest.mark.parametrize(("pooling", "name"), [("cls", "cls"), ("lasttoken", "last_token")])

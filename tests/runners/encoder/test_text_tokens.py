@@ -183,7 +183,7 @@ async def test_a_busy_server_refuses_and_does_its_work_in_threads(
     monkeypatch.setattr(TextTokenizer, "list_tokens", hold)
     # Else the event loop would tokenize this short text itself.
     assert small._loaded is not None
-    monkeypatch.setattr(small._loaded.tokenizer_threads._short, "_inline_cost", 0)
+    monkeypatch.setattr(small._loaded.tokenizer_threads._inline, "_limit", 0)
     first = asyncio.ensure_future(small.tokenize(["a"]))
     await eventually(lambda: bool(threads))
     for call in (small.tokenize(["a"]), small.detokenize([[1]])):
