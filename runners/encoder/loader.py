@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,8 +24,9 @@ from runners.core.request_options import SupportedOptions, check_options, read_d
 from runners.core.runner import RunnerDetails
 from runners.core.task import ENTAILMENT, GENERATION, Task, infer_task
 from runners.encoder.forward import Forward, ModelInputs
+from runners.encoder.graphs import GraphRecorder, record_graphs
 from runners.encoder.loaded_model import LoadedModel
-from runners.encoder.queue import BatchQueue
+from runners.encoder.queue import MAX_BATCH_TEXTS, BatchQueue
 from runners.encoder.remote import RemoteForward
 from runners.encoder.sample_texts import SampleTexts
 from runners.encoder.tasks import ENCODER_TASKS, EncoderTask
@@ -47,6 +49,8 @@ from runners.modeling.max_length import limit_length
 from runners.modeling.memory import check_memory
 from runners.modeling.packed_linear import name_linear_kernels
 from runners.modeling.weights import copy_mapped_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,9 @@ def load_encoder(
         # Probe texts may be longer than the model takes: the operator's `truncation=false` does not hold for them.
         options = replace(default_options, overflow=OverflowOptions())
         samples = SampleTexts(encoder_task, tokenizer, token_limits, options)
-        forward = _prepare_forward(checkpoint, samples, input_names, max_batch_tokens)
+        forward = _prepare_forward(
+            checkpoint, samples, input_names, max_batch_tokens, max_length, _forbids_graphs(arguments)
+        )
     loaded = LoadedModel(
         task=checkpoint.task,
         model=model,
@@ -241,20 +247,40 @@ def _find_token_limits(
     )
 
 
+def _forbids_graphs(arguments: Arguments) -> bool:
+    """Whether vLLM's argument `enforce_eager` is set."""
+    argument = arguments.engine.get("enforce_eager")
+    return argument is not None and argument.value == "true"
+
+
 def _prepare_forward(
-    checkpoint: _Checkpoint, samples: SampleTexts, input_names: frozenset[str], max_batch_tokens: int
+    checkpoint: _Checkpoint,
+    samples: SampleTexts,
+    input_names: frozenset[str],
+    max_batch_tokens: int,
+    max_length: int,
+    is_eager: bool,
 ) -> Forward:
-    """Choose the forward pass by trying, and warm it."""
+    """Choose the forward pass by trying, and warm it.
+
+    Args:
+        is_eager: whether CUDA graphs are forbidden.
+    """
     model = checkpoint.model
     padding_id = find_padding_id(model)
     encoder_task = checkpoint.encoder_task
     inputs = ModelInputs(
         model, input_names, encoder_task.selection, checkpoint.tokenizer.mask_token_id, padding_id, encoder_task.pooling
     )
-    forward = samples.select_forward(inputs, max_batch_tokens)
+    probe = samples.make_probe(inputs, max_batch_tokens)
+    forward = samples.select_forward(probe)
     give_way()
     # Packed layers hold copies of their weights already.
     copy_mapped_weights(model)
     give_way()
+    if checkpoint.device.type == "cuda" and not is_eager:
+        recorder = GraphRecorder(checkpoint.device)
+        forward, reason = record_graphs(forward, probe, recorder, max_batch_tokens, MAX_BATCH_TEXTS, max_length)
+        logger.info("%s", reason)
     samples.warm_up(model, forward)
     return forward

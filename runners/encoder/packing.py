@@ -167,6 +167,13 @@ class PackedForward(Forward):
             counts=inputs.count_rows(texts),
         )
 
+    def fits(self, texts: Sequence[TokenizedText], shape: Shape) -> bool:
+        """Whether texts, of no more tokens together than the shape has rows, fit into it."""
+        is_read_whole = self._inputs.selection is TokenSelection.ALL
+        read = 0 if is_read_whole else sum(self._inputs.count_rows(texts))
+        longest = max(len(text.input_ids) for text in texts)
+        return len(texts) <= shape.texts and read <= shape.texts and longest <= shape.longest
+
     def compute(
         self,
         batch: PackedBatch,

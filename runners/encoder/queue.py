@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Factor on the cost of entries beyond the first batch of a request; docs/explanation/engine.md has its effect.
 _LARGE_REQUEST_PENALTY = 4
-_MAX_BATCH_TEXTS = 256
+MAX_BATCH_TEXTS = 256
 # A request is small if it is a single text, or has at most this many texts and this share of a batch's tokens.
 _SMALL_REQUEST_TEXTS = 64
 _SMALL_REQUEST_SHARE = 1 / 3
@@ -190,7 +190,7 @@ class BatchQueue:
         self, request: PendingRequest, position: int, encoded: EncodedText, part: int, options: Options
     ) -> Entry:
         tokens = len(encoded.sequences[part].input_ids)
-        cost = max(tokens, self.max_batch_tokens / _MAX_BATCH_TEXTS)
+        cost = max(tokens, self.max_batch_tokens / MAX_BATCH_TEXTS)
         return Entry(0.0, next(self._ages), request, position, encoded, part, options, tokens, cost)
 
     def _set_tags(self, request: PendingRequest, entries: Sequence[Entry]) -> None:
@@ -305,7 +305,7 @@ class BatchQueue:
         self._entries.start_batch()
         match mode:
             case BatchMode.PACKED:
-                return self._take_oldest(_MAX_BATCH_TEXTS)
+                return self._take_oldest(MAX_BATCH_TEXTS)
             case BatchMode.ONE_BY_ONE:
                 return self._take_oldest(1)
             case BatchMode.PADDED | BatchMode.EQUAL_LENGTH:
@@ -332,7 +332,7 @@ class BatchQueue:
             # The sort is stable: entries of the same length stay in the order of the queue.
             candidates.sort(key=lambda entry: abs(entry.tokens - first.tokens))
         longest = tokens = size = 0
-        for entry in candidates[:_MAX_BATCH_TEXTS]:
+        for entry in candidates[:MAX_BATCH_TEXTS]:
             longest, tokens = max(longest, entry.tokens), tokens + entry.tokens
             if size and longest * (size + 1) > min(self.max_batch_tokens, _SLOTS_PER_TOKEN * tokens + _SLOTS_BESIDE):
                 break

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 _TRUNCATED_TOKENS = OutputSpec(TRUNCATED_TOKENS, np.int64, (-1,))
 # Arguments of vLLM that have an effect on encoders too.
-_HONOURED = frozenset({"served_model_name"})
+_HONOURED = frozenset({"served_model_name", "enforce_eager"})
 # A predictor computes one batch while the next is on its way.
 _PREDICTOR_BATCHES = 2
 

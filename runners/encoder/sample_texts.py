@@ -50,17 +50,25 @@ class SampleTexts:
         self._limits = limits
         self._options = options
 
-    def select_forward(self, inputs: ModelInputs, max_batch_tokens: int) -> Forward:
-        """Probe the forward passes, and log which one is selected and why.
+    def make_probe(self, inputs: ModelInputs, max_batch_tokens: int) -> Probe:
+        """Run the stock model on texts.
 
         Raises:
-            ModelLoadError: the model does not run, or its scores are not finite.
+            ModelLoadError: the model does not run.
         """
         task = self._task
         texts = [encoded.sequences[0] for encoded in self._encode(count_probe_words(task.config))]
         probe = Probe(inputs, texts, _find_ordinary_ids(task, inputs.model), max_batch_tokens)
         task.set_width(probe.expected[0].shape[-1])
-        forward, reason = select_forward(probe, task.tokenizer.padding_side)
+        return probe
+
+    def select_forward(self, probe: Probe) -> Forward:
+        """Probe the forward passes, and log which one is selected and why.
+
+        Raises:
+            ModelLoadError: its scores are not finite.
+        """
+        forward, reason = select_forward(probe, self._task.tokenizer.padding_side)
         is_slow = forward.mode in (BatchMode.EQUAL_LENGTH, BatchMode.ONE_BY_ONE)
         logger.log(logging.WARNING if is_slow else logging.INFO, "%s", reason)
         return forward

@@ -1,0 +1,204 @@
+"""CUDA graphs of the packed forward pass.
+
+A batch of a few hundred tokens keeps a GPU busy for less time than Python needs to start its kernels, a dozen a layer.
+A graph is recorded once, and starts all of them in one call.
+
+A graph repeats what was recorded: kernels, sizes and addresses, and whatever Python has computed. So a graph is
+recorded for each of a series of sizes, and a batch runs in the first one that it fits into. All batches of a size have
+one `Shape`, unused sequences are empty, and only the content of the input tensors differs. Each graph is compared with
+the forward pass in that shape, bit for bit, on two batches.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from runners.core.device_thread import give_way
+from runners.core.errors import brief
+from runners.encoder.batch_mode import BatchMode
+from runners.encoder.forward import Forward, TokenSelection
+from runners.encoder.packing import PackedBatch, PackedForward, Shape
+from runners.encoder.probe import Probe
+from runners.encoder.sequences import TokenizedText
+from runners.encoder.transfers import DeviceArrays
+
+logger = logging.getLogger(__name__)
+
+_LEAST_ROWS = 16
+# How many sizes there are between a power of two and the next, for fewer rows than this, and for more.
+_FEW_ROWS, _STEPS, _FINE_STEPS = 1024, 4, 8
+
+
+class Recorder(Protocol):
+    """Records what a function makes a device do."""
+
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Record a function that has run before.
+
+        Returns:
+            A function that repeats the work on the device's current stream, and the tensor that it writes each time.
+        """
+
+
+class GraphRecorder:
+    """Records CUDA graphs, all of which share their memory: one runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile.
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            output = compute()
+        return graph.replay, output
+
+
+@dataclass(frozen=True, slots=True)
+class _Recording:
+    """A graph and the memory that it reads and writes."""
+
+    arrays: DeviceArrays
+    replay: Callable[[], None]
+    output: Tensor
+
+    def run(self, batch: PackedBatch) -> Tensor:
+        """The scores of a batch of this shape; the next run overwrites them."""
+        self.arrays.fill(batch.arrays)
+        self.replay()
+        return self.output[: sum(batch.counts)]
+
+
+class GraphedForward(Forward):
+    """Runs batches as recorded graphs; those that fit into none as the forward pass that was recorded.
+
+    The scores of a batch are overwritten by the next batch, in the order of the device's stream.
+    """
+
+    name = mode = BatchMode.PACKED
+
+    def __init__(self, forward: PackedForward, max_rows: int, max_texts: int, max_length: int) -> None:
+        """
+        Args:
+            max_rows: the rows of the largest graph.
+            max_texts: the most texts of a batch.
+            max_length: the most tokens of a text.
+        """
+        self._forward = forward
+        self._shapes = [*_list_shapes(max_rows, max_texts, max_length)]
+        self._recordings: dict[int, _Recording] = {}
+
+    @property
+    def count(self) -> int:
+        """How many graphs are recorded."""
+        return len(self._recordings)
+
+    def record(self, probe: Probe, recorder: Recorder) -> None:
+        """Record all graphs.
+
+        Raises:
+            Exception: the model cannot be recorded, or a graph gives other scores.
+        """
+        # The largest first: the others fit into its memory.
+        for shape in reversed(self._shapes):
+            give_way()
+            self._recordings[shape.rows] = self._record(shape, probe, recorder)
+
+    def _record(self, shape: Shape, probe: Probe, recorder: Recorder) -> _Recording:
+        texts = _fill(probe.texts, shape)
+        first, second = (self._forward.lay_out(each, shape) for each in (texts, [*map(probe.replace, texts[::-1])]))
+        device = probe.inputs.model.device
+        expected = []
+        for batch in (first, second):
+            # The first run of a shape may load kernels, which a recording cannot.
+            tensors = DeviceArrays(batch.arrays, device).tensors
+            scores = self._forward.compute(batch, tensors, is_fixed=True)
+            expected.append(scores[: sum(batch.counts)].clone())
+        arrays = DeviceArrays(first.arrays, device)
+        replay, output = recorder.record(lambda: self._forward.compute(first, arrays.tensors, is_fixed=True))
+        recording = _Recording(arrays, replay, output)
+        for batch, scores in zip((second, first), reversed(expected), strict=True):
+            if not torch.equal(recording.run(batch), scores):
+                raise ValueError(f"a graph of {shape.rows} rows gives other scores than what was recorded")
+        return recording
+
+    def run(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, list[int]]:
+        shape = self._find_shape(texts)
+        if shape is None:
+            return self._forward.run(texts)
+        batch = self._forward.lay_out(texts, shape)
+        return self._recordings[shape.rows].run(batch), batch.counts
+
+    def count_padding(self, texts: Sequence[TokenizedText]) -> int:
+        shape = self._find_shape(texts)
+        return 0 if shape is None else shape.rows - sum(len(text.input_ids) for text in texts)
+
+    def detach(self) -> None:
+        """Free the graphs, and restore the model's own attention."""
+        self._recordings.clear()
+        self._forward.detach()
+
+    def _find_shape(self, texts: Sequence[TokenizedText]) -> Shape | None:
+        """The least shape that the texts fit into."""
+        rows = sum(len(text.input_ids) for text in texts)
+        index = bisect_left(self._shapes, rows, key=lambda shape: shape.rows)
+        if index == len(self._shapes):
+            return None
+        shape = self._shapes[index]
+        return shape if self._forward.fits(texts, shape) else None
+
+
+def record_graphs(
+    forward: Forward, probe: Probe, recorder: Recorder, max_rows: int, max_texts: int, max_length: int
+) -> tuple[Forward, str]:
+    """A forward pass that replays recorded graphs, if the given one can be recorded.
+
+    Returns:
+        The forward pass to use, and what was done and why, for the log.
+    """
+    if not isinstance(forward, PackedForward) or probe.inputs.selection is TokenSelection.POOLED:
+        return forward, "no CUDA graphs: the kernels of a batch depend on its texts"
+    graphed = GraphedForward(forward, max_rows, max_texts, max_length)
+    try:
+        with torch.inference_mode():
+            graphed.record(probe, recorder)
+    except Exception as error:
+        return forward, f"no CUDA graphs: {brief(error)}"
+    return graphed, f"{graphed.count} CUDA graphs, of up to {max_rows} tokens"
+
+
+def _list_shapes(max_rows: int, max_texts: int, max_length: int) -> Iterator[Shape]:
+    """The shapes of graphs, the least first: an eighth of a large batch is padding at most."""
+    rows, before = _LEAST_ROWS, 0
+    while True:
+        rows = min(rows, max_rows)
+        # The padding rows are a sequence, too.
+        longest = min(rows, max(max_length, rows - before))
+        yield Shape(rows, min(rows, max_texts), longest)
+        if rows == max_rows:
+            return
+        power = 1 << (rows.bit_length() - 1)
+        step = power // (_STEPS if rows < _FEW_ROWS else _FINE_STEPS)
+        rows, before = rows + max(_LEAST_ROWS, step), rows
+
+
+def _fill(texts: Sequence[TokenizedText], shape: Shape) -> list[TokenizedText]:
+    """As many texts as a shape has room for, one after another and the last one cut."""
+    filled, room = list[TokenizedText](), shape.rows
+    for text in cycle(texts):
+        if not room or len(filled) == shape.texts:
+            break
+        if len(text.input_ids) > room:
+            text = replace(text, input_ids=text.input_ids[:room], token_type_ids=text.token_type_ids[:room])
+        filled.append(text)
+        room -= len(text.input_ids)
+    return filled

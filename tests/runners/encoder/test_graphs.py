@@ -1,0 +1,162 @@
+"""Recorded graphs of the packed forward pass: what is fixed, what may change, and what they answer.
+
+A GPU's kernels and graphs are emulated: a replay computes again what was recorded, with the Python values of then and
+the tensors' content of now, as a CUDA graph does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from runners.encoder.graphs import GraphedForward, Recorder, record_graphs
+from runners.encoder.packing import PackedForward
+from runners.encoder.sequences import TokenizedText
+from runners.modeling.score_difference import TOLERANCES, measure_difference
+from tests.conftest import ModelFolder
+from tests.emulated_gpu import HOPPER, TURING, emulate_gpu
+from tests.forwards import ForwardCase, run
+
+MAX_ROWS, MAX_TEXTS, MAX_LENGTH = 192, 24, 100
+RECORDED_TASKS = ["fill_mask", "sequence_classification", "text_embedding", "token_classification"]
+
+
+class Repeater:
+    """Repeats what it has recorded."""
+
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        output = compute().clone()
+
+        def replay() -> None:
+            output.copy_(compute())
+
+        return replay, output
+
+
+@pytest.fixture(autouse=True)
+def gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    with emulate_gpu(getattr(request, "param", HOPPER)):
+        yield
+
+
+class Recorded:
+    """A model with its packed forward pass, and with the one that replays graphs of it."""
+
+    def __init__(self, folder: Path, task: str, recorder: Recorder | None = None, dtype: str = "float32") -> None:
+        self.case = ForwardCase(folder, task, dtype=dtype)
+        # On a CPU another forward pass is selected.
+        self.case.forward.detach()
+        probe = self.case.probe()
+        self.packed = PackedForward(self.case.inputs)
+        self.packed.attach()
+        self.forward, self.reason = record_graphs(
+            self.packed, probe, recorder or Repeater(), MAX_ROWS, MAX_TEXTS, MAX_LENGTH
+        )
+
+    def check(self, texts: list[TokenizedText]) -> None:
+        """Compare the answers with those of the stock model."""
+        for text, found in zip(texts, run(self.forward, texts), strict=True):
+            torch.testing.assert_close(found, self.case.expected(text), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("task", RECORDED_TASKS)
+def test_any_batch_equals_transformers(task: str, family: str, model_folder: ModelFolder) -> None:
+    """In any order of sizes: what a batch leaves in the memory of its graph is of no consequence."""
+    recorded = Recorded(model_folder(family, task), task)
+    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    for seed, lengths in enumerate([[1], [100, 60, 32], [5, 3], [16], [17], [1] * 24, [30, 30, 30, 30, 30]]):
+        recorded.check(recorded.case.texts(lengths, seed))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "padding"),
+    [
+        ([1], 15), ([16], 0), ([17], 15), ([60, 5], 15), ([100, 29], 160 - 129), ([96, 96], 0),
+        # Of too many tokens, too long, and too many texts.
+        ([100, 93], 0), ([101], 0), ([1] * 25, 0),
+    ],
+)  # fmt: skip
+def test_a_batch_runs_in_the_least_graph_that_it_fits_into(
+    lengths: list[int], padding: int, model_folder: ModelFolder
+) -> None:
+    recorded = Recorded(model_folder("bert", "sequence_classification"), "sequence_classification")
+    texts = recorded.case.texts(lengths, seed=0)
+    assert recorded.forward.count_padding(texts) == padding
+    recorded.check(texts)
+
+
+def test_more_masks_than_rows_to_read_run_without_a_graph(model_folder: ModelFolder) -> None:
+    recorded = Recorded(model_folder("bert", "fill_mask"), "fill_mask")
+    [text] = recorded.case.texts([60], seed=0)
+    text.input_ids[:25] = recorded.case.mask
+    assert recorded.forward.count_padding([text]) == 0
+    recorded.check([text])
+
+
+class Changing(Repeater):
+    """A graph that gives other bits than what was recorded."""
+
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        replay, output = super().record(compute)
+
+        def change() -> None:
+            replay()
+            output.view(torch.int32)[0, 0] += 1
+
+        return change, output
+
+
+class Ignoring(Repeater):
+    """A graph that has recorded the first batch itself."""
+
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        return lambda: None, compute().clone()
+
+
+class Refusing(Repeater):
+    def record(self, compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+
+@pytest.mark.parametrize(
+    ("recorder", "reason"),
+    [
+        (Changing(), "a graph of 192 rows gives other scores than what was recorded"),
+        (Ignoring(), "a graph of 192 rows gives other scores than what was recorded"),
+        (Refusing(), "operation not permitted when stream is capturing"),
+    ],
+)
+def test_a_graph_that_is_not_right_is_not_used(recorder: Recorder, reason: str, model_folder: ModelFolder) -> None:
+    recorded = Recorded(model_folder("bert", "sequence_classification"), "sequence_classification", recorder)
+    assert recorded.forward is recorded.packed
+    assert recorded.reason.startswith(f"no CUDA graphs: {reason}")
+
+
+def test_windows_are_recorded_in_sixteen_bits_only(model_folder: ModelFolder) -> None:
+    folder, task = model_folder("modernbert", "token_classification"), "token_classification"
+    assert Recorded(folder, task).reason == (
+        "no CUDA graphs: attention with a window in float32 has other kernels for each batch"
+    )
+    recorded = Recorded(folder, task, dtype="bfloat16")
+    assert isinstance(recorded.forward, GraphedForward), recorded.reason
+    texts = recorded.case.texts([70, 9, 33], seed=0)
+    found = [rows.clone() for rows in run(recorded.forward, texts)]
+    for rows, text in zip(found, texts, strict=True):
+        assert measure_difference(rows, recorded.case.expected(text)) <= TOLERANCES[torch.bfloat16]
+
+
+@pytest.mark.parametrize("gpu", [TURING], indirect=True)
+def test_an_older_gpu_records_graphs_too(model_folder: ModelFolder) -> None:
+    folder = model_folder("bert", "sequence_classification")
+    recorded = Recorded(folder, "sequence_classification", dtype="float16")
+    assert recorded.reason == "10 CUDA graphs, of up to 192 tokens"
+
+
+def test_scores_pooled_in_parts_are_not_recorded(model_folder: ModelFolder) -> None:
+    recorded = Recorded(model_folder("bert", "sparse_embedding"), "sparse_embedding")
+    assert recorded.reason == "no CUDA graphs: the kernels of a batch depend on its texts"
