@@ -25,7 +25,7 @@ from runners.hosting.configuration import configure_service, read_service_config
 from runners.hosting.failures import exit_on_error, stop_on_error
 from runners.hosting.operator_settings import read_operator_settings
 from runners.hosting.preparation import prepare_workers
-from runners.hosting.process import configure_log, configure_process
+from runners.hosting.process import configure_log, configure_process, find_worker_position
 from runners.hosting.resources import is_without_gpus, request_gpus
 from runners.hosting.selection import create_models, expects_generator
 
@@ -64,7 +64,7 @@ def create_worker() -> Worker:
 
     with stop_on_error():
         # Libraries are loaded from now on, while modules are imported.
-        device = DeviceThread()
+        device = DeviceThread(position=find_worker_position())
         models = create_models(configuration, connect_predictor, device)
     from protocol.application import create_application
     from protocol.http.connections.gate import Gate

@@ -42,7 +42,7 @@ _PACKAGES = "/site-packages/"
 
 
 class DeviceFailedError(BaseException):
-    """The device cannot be used by this process any more. Raised in a turn, it ends the models of all sources."""
+    """The device cannot be used by this process any more. Raised in a turn or a job, it ends the models of all."""
 
 
 class WorkSource(Protocol):
@@ -123,14 +123,17 @@ class DeviceThread:
 
     Attributes:
         changed: the lock of all sources' queues; notify it when work is added.
+        position: which of this machine's GPUs the models run on, if they run on one, counted from 0.
         stuck: whether a turn takes so long that it is not expected to end; the watchdog sets it.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, position: int = 0) -> None:
         """
         Args:
             threads: how many turns run at once; more than one only if the turns wait for another machine.
+            position: which GPU the models run on; beyond the last GPU it begins again.
         """
+        self.position = position
         lock = threading.RLock()
         # Only idle threads of this device wait for it, so that one notification suffices.
         self.changed = threading.Condition(lock)
@@ -145,13 +148,20 @@ class DeviceThread:
         # When the turns that run now began, by the ids of their threads.
         self._begun: dict[int, float] = {}
         self.stuck = False
-        self._closed = self._failed = False
+        self._closed = False
+        self._failure: BaseException | None = None
         self._spin_control: SpinControl | None = None
 
     @property
     def failed(self) -> bool:
         """Whether an error has ended the thread, and with it all models."""
-        return self._failed
+        return self._failure is not None
+
+    @property
+    def failure(self) -> str | None:
+        """Which error has ended the thread; None while it runs."""
+        error = self._failure
+        return None if error is None else str(error) or type(error).__name__
 
     def owes_since(self) -> float | None:
         """When the longest running turn began; see `Watched.owes_since`. Jobs do not count."""
@@ -165,6 +175,9 @@ class DeviceThread:
 
     def run(self, work: Callable[[], T]) -> Future[T]:
         """Run a job, such as the load of a model, when the running turn and the jobs before it are over.
+
+        Returns:
+            Its result or error; an EngineDeadError if it finds that the device has failed.
 
         Raises:
             EngineDeadError: the thread has died.
@@ -219,8 +232,8 @@ class DeviceThread:
                 thread.start()
 
     def _closed_error(self) -> RunnerError:
-        if self._failed:
-            return EngineDeadError("the engine has died: the server stops")
+        if self.failed:
+            return EngineDeadError.of_server()
         return ModelNotReadyError.of_shutdown()
 
     def _work(self) -> None:
@@ -247,6 +260,11 @@ class DeviceThread:
         _current.since = time.perf_counter()
         try:
             future.set_result(work())
+        except DeviceFailedError as error:
+            _current.since = None
+            self._end_all(error)
+            future.set_exception(EngineDeadError(f"the device has failed: {error}"))
+            return
         except BaseException as error:
             future.set_exception(error)
         give_way()
@@ -302,15 +320,13 @@ class DeviceThread:
             flow.finish = max(flow.finish, start_tag + time.perf_counter() - start)
             self._latest = max(self._latest, flow.finish)
             flow.error = flow.error or error
+        if error is not None and not isinstance(error, Exception):
+            self._end_all(error)
+            return
         if error is not None or flow.state is not _State.ATTACHED:
             self._end_flow(flow)
-        if error is None:
-            return
-        if isinstance(error, Exception):
+        if error is not None:
             logger.error("a model has died", exc_info=without_message(error))
-        else:
-            logger.error("the thread that runs all models has died", exc_info=error)
-            self._end_all(error)
 
     def _end_flow(self, flow: _Flow) -> None:
         """Take a source's turns no more, and end it once none runs."""
@@ -333,9 +349,11 @@ class DeviceThread:
                 self._ended.notify_all()
 
     def _end_all(self, error: BaseException | None = None) -> Collection[_Flow]:
+        if error is not None:
+            logger.error("the thread that runs all models has died", exc_info=error)
         with self.changed:
             self._closed = True
-            self._failed = self._failed or error is not None
+            self._failure = self._failure or error
             flows, jobs, control = [*self._flows.values()], [*self._jobs], self._spin_control
             self._jobs.clear()
             self._spin_control = None

@@ -122,6 +122,11 @@ class ModelNotReadyError(RunnerError):
 class EngineDeadError(RunnerError):
     """The engine that ran the model has died; the server stops."""
 
+    @classmethod
+    def of_server(cls) -> EngineDeadError:
+        """The error of requests that wait when an engine of this process dies."""
+        return cls("the engine has died: the server stops")
+
 
 class PredictorError(RunnerError):
     """The predictor (the remote server that runs the model) has failed to answer a batch."""

@@ -20,6 +20,7 @@ class RunnerDetails(NamedTuple):
 
     Attributes:
         engine: encoder, transformers, vllm or predictor.
+        device: as PyTorch names it: cpu, or cuda:0 for the first GPU.
         batching: which texts or sequences share a batch.
         linear_kernels: the kernels of packed linear layers, or stock.
     """
@@ -29,6 +30,10 @@ class RunnerDetails(NamedTuple):
     device: str = ""
     batching: str = ""
     linear_kernels: str = ""
+
+    def describe_place(self) -> str:
+        """Where the model runs, for the log: on cuda:0 in float16."""
+        return f"on {self.device} in {self.dtype}"
 
 
 class Runner(Protocol):

@@ -65,13 +65,17 @@ class _Checkpoint:
 
 
 def load_encoder(
-    arguments: Arguments, connect: Callable[[Arguments], Predictor] | None, changed: threading.Condition
+    arguments: Arguments,
+    connect: Callable[[Arguments], Predictor] | None,
+    changed: threading.Condition,
+    device: torch.device,
 ) -> LoadedModel:
     """Load and warm the model that the arguments name.
 
     Args:
         connect: opens the connection to the predictor, if the arguments name one.
         changed: of the device thread that will run the model.
+        device: where the model runs; the CPU if a predictor runs it.
 
     Raises:
         ArgumentsError: an argument does not fit the model.
@@ -79,7 +83,7 @@ def load_encoder(
     """
     silence_transformers()
     torch.set_num_threads(count_cores(arguments.workers))
-    checkpoint = _load_checkpoint(arguments)
+    checkpoint = _load_checkpoint(arguments, device)
     encoder_task, model = checkpoint.encoder_task, checkpoint.model
     supported, default_options = _resolve_options(arguments, checkpoint)
     input_names = _input_names(arguments, model, checkpoint.tokenizer)
@@ -149,9 +153,8 @@ def choose_task(config: PretrainedConfig, task_of_files: Task | None) -> Task:
     return task
 
 
-def _load_checkpoint(arguments: Arguments) -> _Checkpoint:
+def _load_checkpoint(arguments: Arguments, device: torch.device) -> _Checkpoint:
     is_remote = arguments.predictor_host is not None
-    device = torch.device("cuda" if torch.cuda.is_available() and not is_remote else "cpu")
     config = load_config(arguments)
     task = arguments.task or choose_task(config, find_task_of_files(arguments))
     task_class = ENCODER_TASKS[task]
@@ -221,7 +224,7 @@ def _describe(checkpoint: _Checkpoint, forward: Forward, is_remote: bool) -> Run
         return RunnerDetails("predictor", batching=forward.mode)
     model = checkpoint.model
     dtype = name_dtype(model.dtype)
-    return RunnerDetails("encoder", dtype, checkpoint.device.type, forward.mode, name_linear_kernels(model))
+    return RunnerDetails("encoder", dtype, str(checkpoint.device), forward.mode, name_linear_kernels(model))
 
 
 def _make_tokenizer(arguments: Arguments, checkpoint: _Checkpoint, max_length: int) -> TextTokenizer:

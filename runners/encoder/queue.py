@@ -55,7 +55,7 @@ class BatchQueue:
     """The texts that wait for the model; thread-safe.
 
     Attributes:
-        max_batch_tokens: budget of a batch; a longer text is a batch alone.
+        max_batch_tokens: budget of a batch; a longer text is a batch alone. It shrinks if memory runs out.
         admission: counts the requests under way and what they hold.
     """
 
@@ -81,6 +81,8 @@ class BatchQueue:
         self._ages = count()
         self._served = 0.0
         self._tokens_per_second = 0.0
+        # How many batches of several texts there was no memory for.
+        self._out_of_memory = 0
         self._closed = False
         self._changed = changed
 
@@ -241,6 +243,22 @@ class BatchQueue:
         """Update the moving average of tokens per second, from which Retry-After is computed."""
         speed = tokens / max(seconds, 1e-6)
         self._tokens_per_second += 0.2 * (speed - self._tokens_per_second) if self._tokens_per_second else speed
+
+    def note_out_of_memory(self, tokens: int) -> bool:
+        """Note that there was no memory for a batch of several texts; from the second one on, halve the budget.
+
+        Args:
+            tokens: of the batch. One that was made before the budget was halved says nothing of the new budget.
+
+        Returns:
+            Whether the budget was halved.
+        """
+        with self._changed:
+            self._out_of_memory += 1
+            if self._out_of_memory == 1 or tokens > self.max_batch_tokens:
+                return False
+            self.max_batch_tokens = max(1, self.max_batch_tokens // 2)
+            return True
 
     def close(self) -> None:
         """Fail the waiting requests."""

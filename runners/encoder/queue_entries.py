@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, TypeAlias
 
-from runners.core.errors import ModelNotReadyError
+from runners.core.errors import ModelNotReadyError, RunnerError
 from runners.core.request_record import RequestRecord, current_record
 from runners.encoder.sequences import EncodedText, TokenizedText
 
@@ -110,9 +110,14 @@ def deliver(answers: Mapping[PendingRequest, Answers]) -> None:
         _call(loop, _add_all, group)
 
 
-def refuse(entries: Iterable[Entry]) -> None:
-    """Fail the requests of these entries because their model's threads are closed; from any thread."""
-    deliver({entry.request: [(entry.position, ModelNotReadyError.of_shutdown())] for entry in entries})
+def refuse(entries: Iterable[Entry], reason: RunnerError | None = None) -> None:
+    """Fail the requests of these entries; from any thread.
+
+    Args:
+        reason: None if their model's threads are closed.
+    """
+    error = reason or ModelNotReadyError.of_shutdown()
+    deliver({entry.request: [(entry.position, error)] for entry in entries})
 
 
 def _add_all(group: Sequence[tuple[PendingRequest, Answers]]) -> None:

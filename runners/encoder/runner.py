@@ -23,7 +23,7 @@ import numpy as np
 from runners.core.arguments import Arguments
 from runners.core.declarations import FIRST_VERSION
 from runners.core.device_thread import DeviceThread
-from runners.core.errors import InputError, ModelNotReadyError
+from runners.core.errors import EngineDeadError, InputError, ModelNotReadyError
 from runners.core.garbage import collect_unloaded, importing
 from runners.core.generation import Prompt
 from runners.core.input_log import log_inputs
@@ -109,6 +109,7 @@ class EncoderRunner:
             InputError: a text cannot be served; the message names its position.
             LimitExceededError: there are too many texts, or too long ones.
             ModelNotReadyError: the model is not loaded.
+            EngineDeadError: the device has failed.
             OverloadedError: too many requests are under way.
         """
         log_inputs(texts, self._arguments.log_inputs)
@@ -119,6 +120,10 @@ class EncoderRunner:
         try:
             await RequestTokenizer(loaded, request, options, self._arguments, self._count_truncated).run(texts)
             return await request.result
+        except ModelNotReadyError:
+            if self.failed:
+                raise EngineDeadError.of_server() from None
+            raise
         finally:
             loaded.queue.release(request)
 
@@ -153,9 +158,9 @@ class EncoderRunner:
             )  # fmt: skip
 
     def _model(self) -> LoadedModel:
-        if self._loaded is None:
-            raise ModelNotReadyError.of_model(self.name)
-        return self._loaded
+        if self._loaded is not None:
+            return self._loaded
+        raise EngineDeadError.of_server() if self.failed else ModelNotReadyError.of_model(self.name)
 
     async def load(self) -> None:
         """Load and warm the model; it is ready when this returns, or once its predictor is ready.
@@ -172,14 +177,19 @@ class EncoderRunner:
         with importing("runners.encoder.loader"):
             import_transformers()
             from runners.encoder.loader import load_encoder
+            from runners.modeling.device_failures import device_failures
+            from runners.modeling.devices import CPU, choose_device
         if not self._is_remote:
             self._device.control_spinning(count_cores(self._arguments.workers))
-        loaded = load_encoder(self._arguments, self._connect, self._device.changed)
+        device = CPU if self._is_remote else choose_device(self._arguments, self._device.position)
+        with device_failures(device):
+            loaded = load_encoder(self._arguments, self._connect, self._device.changed, device)
         self._default_options = loaded.default_options
         self._worker = ModelWorker(loaded, self._forget)
         self._loaded = loaded
         self._device.attach(self._worker)
-        where = f", run by {self._arguments.predictor_host}" if self._is_remote else ""
+        place = f" {loaded.details.describe_place()}"
+        where = f", run by {self._arguments.predictor_host}" if self._is_remote else place
         logger.info("%s is ready: %s from %s%s", self.name, loaded.task, self._arguments.model, where)
 
     async def unload(self) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from runners.core.device_thread import DeviceFailedError
 from runners.core.errors import (
+    EngineDeadError,
     InputError,
     NonFiniteScoresError,
     PredictorAnswerError,
@@ -67,6 +68,9 @@ class ModelWorker:
                 record.computing = record.computing or start
             with trace_batch(Batch(self._loaded.encoder_task.arguments.model_name, records, len(batch), tokens)):
                 run_batch(self._loaded, batch)
+        except DeviceFailedError:
+            refuse(batch, EngineDeadError.of_server())
+            raise
         except BaseException:
             # The device thread ends this model.
             refuse(batch)
@@ -81,19 +85,25 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
 
     If a batch fails, its halves run again, and so on, so that only the texts that cause the failure fail. A predictor
     that is not available would fail every half, so its batches do not run again.
+
+    Raises:
+        DeviceFailedError: the GPU has failed.
     """
     predictions: Sequence[Prediction | Exception | None]
     try:
         predictions = _predict(loaded, batch)
         _count_failed(loaded, batch, predictions)
     except Exception as error:
+        _examine(loaded, batch, error)
         is_unavailable = isinstance(error, PredictorError) and not isinstance(error, PredictorRefusalError)
-        if len(batch) > 1 and not is_unavailable:
-            middle = len(batch) // 2
-            run_batch(loaded, batch[:middle])
-            run_batch(loaded, batch[middle:])
-            return
-        predictions = [describe_text_error(entry.position, error) for entry in batch]
+        runs_again = len(batch) > 1 and not is_unavailable
+        predictions = [] if runs_again else [describe_text_error(entry.position, error) for entry in batch]
+    # The halves run when the error is gone: it may hold memory that they need.
+    if not predictions:
+        middle = len(batch) // 2
+        run_batch(loaded, batch[:middle])
+        run_batch(loaded, batch[middle:])
+        return
     answers: dict[PendingRequest, list[tuple[int, Prediction | Exception]]] = {}
     for entry, prediction in zip(batch, predictions, strict=True):
         if prediction is not None:
@@ -104,6 +114,27 @@ def run_batch(loaded: LoadedModel, batch: Sequence[Entry]) -> None:
         if request.record is not None:
             request.record.computed = computed
     deliver(answers)
+
+
+def _examine(loaded: LoadedModel, batch: Sequence[Entry], error: Exception) -> None:
+    """Free what the error of a batch holds, and note if memory has run out.
+
+    Raises:
+        DeviceFailedError: the GPU has failed.
+    """
+    from runners.modeling.device_failures import examine_failure, is_out_of_memory
+
+    examine_failure(error, loaded.model.device)
+    if not is_out_of_memory(error):
+        return
+    before = loaded.queue.max_batch_tokens
+    tokens = sum(entry.tokens for entry in batch)
+    if len(batch) > 1 and loaded.queue.note_out_of_memory(tokens):
+        now = loaded.queue.max_batch_tokens
+        logger.warning(
+            "memory of %s has run out again, in a batch of %d tokens: from now on batches have at most %d tokens, not "
+            "%d; set --max_batch_tokens=%d to start so", loaded.details.device, tokens, now, before, now
+        )  # fmt: skip
 
 
 def _predict(loaded: LoadedModel, batch: Sequence[Entry]) -> list[Prediction | Exception | None]:
@@ -170,7 +201,6 @@ def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> list[NDArray
 
     Raises:
         InputError: the model refuses a text. Some classifiers need an end-of-text token, for example.
-        DeviceFailedError: the GPU has failed.
     """
     import torch
 
@@ -179,7 +209,4 @@ def _compute_scores(loaded: LoadedModel, batch: Sequence[Entry]) -> list[NDArray
             rows, counts = loaded.forward.run([entry.text for entry in batch])
         except (AssertionError, ValueError) as error:
             raise InputError(f"the model does not run on it: {brief(error)}") from error
-        except torch.AcceleratorError as error:
-            # After a fault, a GPU cannot be used by this process any more.
-            raise DeviceFailedError(brief(error)) from error
         return loaded.encoder_task.compute_scores(rows, counts, [entry.options for entry in batch])

@@ -133,11 +133,12 @@ class LoadedGenerator:
             )
 
 
-def load_generator(arguments: Arguments, changed: threading.Condition) -> LoadedGenerator:
+def load_generator(arguments: Arguments, changed: threading.Condition, device: torch.device) -> LoadedGenerator:
     """Load and warm a model; to be called in the device thread that will run it.
 
     Args:
         changed: of the device thread.
+        device: where the model runs.
 
     Raises:
         ModelLoadError: the model cannot be generated with.
@@ -147,7 +148,6 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
     template_argument = arguments.engine.get("chat_template")
     template = None if template_argument is None else load_template(template_argument)
     torch.set_num_threads(count_cores(arguments.workers))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = _load_model(arguments, device)
     give_way()
     defaults = Defaults.of(model, tokenizer)
@@ -159,7 +159,7 @@ def load_generator(arguments: Arguments, changed: threading.Condition) -> Loaded
     decoder = Decoder(model, defaults.decoder_start)
     logger.info("%s", choose_batching(decoder))
     dtype = name_dtype(model.dtype)
-    details = RunnerDetails("transformers", dtype, device.type, decoder.batching, name_linear_kernels(model))
+    details = RunnerDetails("transformers", dtype, str(device), decoder.batching, name_linear_kernels(model))
     warm_linears(model, range(1, MAX_ROWS + 1))
     max_batch_tokens = resolve_batch_tokens(arguments, device)
     vocabulary = Vocabulary(tokenizer, defaults.vocabulary)

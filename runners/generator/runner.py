@@ -170,7 +170,8 @@ class GeneratorRunner:
         with load_errors(self._arguments.model, self._arguments.model_revision):
             engine = await self._start_engine()
         await asyncio.to_thread(freeze_objects)
-        logger.info("%s is ready: %s from %s", self.name, self._task, self._arguments.model)
+        where = engine.details.describe_place()
+        logger.info("%s is ready: %s from %s %s", self.name, self._task, self._arguments.model, where)
         self._engine = engine
 
     async def unload(self) -> None:

@@ -11,6 +11,7 @@ from runners.generator.decoder import Decoder, Prefill, Rows
 from runners.generator.sequence_errors import as_runner_error
 from runners.generator.sequence_state import Generation, Item
 from runners.generator.token_selection import TokenSelector
+from runners.modeling.device_failures import examine_failure
 
 Items = Sequence[tuple[Generation, Item]]
 
@@ -189,5 +190,6 @@ def score_prompts(generations: Sequence[Generation], prefill: Prefill) -> None:
                 logits = prefill.logits[row, first - start : last - start]
                 generation.prompt_scores.add(logits, prefill.ids[row, first + 1 : last + 1])
             except Exception as error:
+                examine_failure(error, prefill.logits.device)
                 generation.sampled.error = as_runner_error(error)
     prefill.logits = None

@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from time import perf_counter
 
 import torch
 
-from runners.core.device_thread import DeviceFailedError
-from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError, brief
+from runners.core.errors import EngineDeadError, ModelNotReadyError, RunnerError
 from runners.core.metrics import BatchMetrics, QueueMetrics
 from runners.generator.decoder import Batching, Decoder
 from runners.generator.fair_queue import FairQueue, Verdict
@@ -24,6 +23,7 @@ from runners.generator.row_allocation import FreeRows, Reservation
 from runners.generator.running_batch import Batch, PromptGroup, compute, score_prompts
 from runners.generator.sequence_errors import as_runner_error
 from runners.generator.sequence_state import Generation, deliver
+from runners.modeling.device_failures import examine_failure
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class Scheduler:
         # Sequences of a request that held more than its share of the rows when other requests came.
         self._paused = Batch(decoder, vocabulary)
         self._reservation = Reservation()
+        # Sequences whose batch has failed, until they are computed again.
+        self._failed: list[Generation] = []
 
     @property
     def failed(self) -> bool:
@@ -117,28 +119,24 @@ class Scheduler:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        try:
-            self._remove_cancelled()
-            self._admit()
-            self._advance_prefill()
-            self._step()
-        except torch.AcceleratorError as error:
-            # After a fault, a GPU cannot be used by this process any more.
-            raise DeviceFailedError(brief(error)) from error
+        self._remove_cancelled()
+        self._admit()
+        self._advance_prefill()
+        self._step()
 
     def end(self, error: BaseException | None) -> None:
         """See `WorkSource.end`."""
         with self._changed:
             self._closed = True
             self._dead = error is not None
-            unfinished = [*self._busy(), *self._paused.generations, *self._waiting.drain()]
+            unfinished = [*self._busy(), *self._failed, *self._paused.generations, *self._waiting.drain()]
             self._metrics.waiting.set(0)
             self._metrics.running.set(0)
         deliver([(generation, self._closed_error()) for generation in unfinished])
 
     def _closed_error(self) -> RunnerError:
         if self._dead:
-            return EngineDeadError("the engine has died: the server stops")
+            return EngineDeadError.of_server()
         return ModelNotReadyError.of_shutdown()
 
     def _busy(self) -> list[Generation]:
@@ -158,10 +156,9 @@ class Scheduler:
             if any(generation.cancelled for generation in batch.generations):
                 try:
                     batch.keep(lambda generation: not generation.cancelled)
-                except torch.AcceleratorError:
-                    raise
                 except Exception as error:
-                    self._recover(batch.clear(), error)
+                    self._fail(batch.clear(), error)
+                self._recover()
 
     def _admit(self) -> None:
         """Make a group of waiting sequences, if there are free rows."""
@@ -228,10 +225,9 @@ class Scheduler:
             return
         try:
             target.join(source.split(generations))
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
-            self._recover(list(dict.fromkeys([*source.clear(), *target.clear(), *generations])), error)
+            self._fail(dict.fromkeys([*source.clear(), *target.clear(), *generations]), error)
+        self._recover()
 
     def _take_group(self, free: FreeRows) -> list[Generation]:
         """Take the waiting sequences whose prompts are computed together next."""
@@ -271,22 +267,23 @@ class Scheduler:
         """Compute a part of the first group's prompts; its sequences run after the last part."""
         if not self._joining:
             return
-        group = self._joining[0]
+        group, batch = self._joining[0], None
         try:
-            is_complete = self._advance(group)
-        except torch.AcceleratorError:
-            raise
+            batch = self._advance(group)
         except Exception as error:
             self._joining.popleft()
-            self._recover(group.generations, error)
-            return
-        if is_complete:
-            self._joining.popleft()
+            group.prefill = None
+            self._fail(group.generations, error)
         else:
-            self._joining.rotate(-1)
+            if batch is None:
+                self._joining.rotate(-1)
+            else:
+                self._joining.popleft()
+                self._join(batch)
+        self._recover()
 
-    def _advance(self, group: PromptGroup) -> bool:
-        """Compute a part of the prompts; returns whether they are complete, so that the sequences run."""
+    def _advance(self, group: PromptGroup) -> Batch | None:
+        """Compute a part of the prompts; the sequences that run now, if the prompts are complete."""
         if group.prefill is None:
             sequences = [sequence for generation in group.generations for sequence in generation.sequences]
             group.prefill = self._decoder.start(sequences, keep_logits=group.needs_prompt_scores)
@@ -297,17 +294,17 @@ class Scheduler:
         if group.needs_prompt_scores:
             score_prompts(group.generations, prefill)
         if logits is None:
-            return False
+            return None
         batch = Batch(self._decoder, self._vocabulary)
         deliver(batch.begin(group.generations, prefill.rows, logits))
+        return batch
+
+    def _join(self, batch: Batch) -> None:
         try:
             self._running.join(batch)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
             # The state of the running rows may be damaged too.
-            self._recover([*self._running.clear(), *batch.generations], error)
-        return True
+            self._fail([*self._running.clear(), *batch.clear()], error)
 
     def _step(self) -> None:
         """Append a token to every row."""
@@ -318,29 +315,44 @@ class Scheduler:
             if rows:
                 self._batches.count(rows, rows, 0)
             deliver(items)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
-            self._recover(self._running.clear(), error)
+            self._fail(self._running.clear(), error)
+        self._recover()
 
-    def _recover(self, generations: Sequence[Generation], error: Exception) -> None:
-        """Compute each of these sequences again, alone, up to its last token; those that fail again end."""
-        affected = [each for each in generations if not (each.finished or each.cancelled or each.waiting)]
-        logger.warning("a batch of %d sequences has failed (%s): each runs alone", len(affected), type(error).__name__)
-        for generation in affected:
-            batch = Batch(self._decoder, self._vocabulary)
+    def _fail(self, generations: Iterable[Generation], error: Exception) -> None:
+        """Note that sequences have failed, and free what the error holds of them; `_recover` must follow.
+
+        Raises:
+            DeviceFailedError: the GPU has failed.
+        """
+        failed = [each for each in generations if not (each.finished or each.cancelled or each.waiting)]
+        self._failed += failed
+        examine_failure(error, self._decoder.model.device)
+        logger.warning("a batch of %d sequences has failed (%s): each runs alone", len(failed), type(error).__name__)
+
+    def _recover(self) -> None:
+        """Compute each sequence that has failed again, alone, up to its last token; those that fail again end.
+
+        Call it when the error is gone: it may hold memory that they need.
+        """
+        while self._failed:
+            generation = self._failed[0]
             try:
-                rows, logits = compute(self._decoder, generation, self._budget(generation.needs_prompt_scores))
-                deliver(batch.begin([generation], rows, logits))
-                deliver(batch.step())
-                while self._decoder.batching is not Batching.CONTINUOUS and len(batch) and not generation.cancelled:
-                    deliver(batch.step())
-                self._running.join(batch)
-            except torch.AcceleratorError:
-                raise
-            except Exception as second_error:
+                self._compute_alone(generation)
+            except Exception as error:
+                examine_failure(error, self._decoder.model.device)
                 generation.finished = True
-                deliver([(generation, as_runner_error(second_error))])
+                deliver([(generation, as_runner_error(error))])
+            self._failed.pop(0)
+
+    def _compute_alone(self, generation: Generation) -> None:
+        batch = Batch(self._decoder, self._vocabulary)
+        rows, logits = compute(self._decoder, generation, self._budget(generation.needs_prompt_scores))
+        deliver(batch.begin([generation], rows, logits))
+        deliver(batch.step())
+        while self._decoder.batching is not Batching.CONTINUOUS and len(batch) and not generation.cancelled:
+            deliver(batch.step())
+        self._running.join(batch)
 
     def _restart(self) -> None:
         """Move sequences that the model must compute anew to the front of the queue."""

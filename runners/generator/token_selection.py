@@ -15,6 +15,7 @@ from runners.generator.logprobs import Ranked
 from runners.generator.sampler import SampledRow, Sampler
 from runners.generator.sequence_errors import as_runner_error
 from runners.generator.sequence_state import Generation, Item
+from runners.modeling.device_failures import examine_failure
 
 logger = logging.getLogger(__name__)
 
@@ -86,10 +87,9 @@ class TokenSelector:
     def _search(self, generation: Generation, beams: Beams, logits: Tensor, first: int, step: Step) -> None:
         try:
             rows, tokens = beams.advance(logits)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
             # An error of this request only, for example in one of its processors.
+            examine_failure(error, logits.device)
             generation.finished = True
             step.items.append((generation, as_runner_error(error)))
             return
@@ -115,9 +115,8 @@ class FaultTolerantSampler:
             if self._together is None:
                 self._together = Sampler(self._rows, self._vocabulary, self._device)
             return self._together.choose(logits)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
+            examine_failure(error, self._device)
             logger.warning("sampling of %d rows has failed (%s): each is alone", len(self._rows), type(error).__name__)
         # The rows keep their counts, which are views of this sampler's tensors.
         self._together = None
@@ -134,9 +133,8 @@ class FaultTolerantSampler:
         if row.error is None:
             try:
                 [token], ranked = Sampler([row], self._vocabulary, self._device).choose(logits)
-            except torch.AcceleratorError:
-                raise
             except Exception as error:
+                examine_failure(error, self._device)
                 row.error = as_runner_error(error)
             else:
                 return token, ranked.get(0)

@@ -238,13 +238,17 @@ class TransformersEngine:
         if self._loaded is None:
             raise ModelNotReadyError("the model is not loaded yet")
         if self._loaded.scheduler.failed:
-            raise EngineDeadError("the engine has died: the server stops")
+            raise EngineDeadError.of_server()
         return self._loaded
 
     def _load(self) -> None:
         """Called in the device thread."""
         from runners.generator.loader import load_generator
+        from runners.modeling.device_failures import device_failures
+        from runners.modeling.devices import choose_device
 
         self._device.control_spinning(count_cores(self._arguments.workers))
-        self._loaded = load_generator(self._arguments, self._device.changed)
+        device = choose_device(self._arguments, self._device.position)
+        with device_failures(device):
+            self._loaded = load_generator(self._arguments, self._device.changed, device)
         self._device.attach(self._loaded.scheduler)

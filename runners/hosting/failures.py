@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
+from runners.core.device_thread import DeviceThread
 from runners.core.errors import ArgumentsError, RunnerError
 from runners.core.models import Models
 from runners.hosting.logs import server_log
@@ -78,16 +79,18 @@ async def load_or_exit(models: Models, serves_others: bool) -> None:
             logger.error("%s is not served: %s", model.name, error)
 
 
-async def exit_when_dead(models: Models) -> None:
-    """In a worker: end the whole server when a model dies."""
+async def exit_when_dead(models: Models, device: DeviceThread) -> None:
+    """In a worker: end the whole server when a model dies, or the device, perhaps while its first model loads."""
     # An engine that dies reports to nobody, so that it must be polled.
-    while not models.failed:  # noqa: ASYNC110
+    while not (models.failed or device.failed):  # noqa: ASYNC110
         await asyncio.sleep(_CHECK_SECONDS)
     if models.draining:
         # The drain has closed them.
         return
     # Waiting requests are answered with an error first.
     await asyncio.sleep(_CHECK_SECONDS)
+    if device.failed:
+        _stop_server(f"the thread that runs all models has died: {device.failure}")
     failed = ", ".join(dict.fromkeys(model.name for model in models if model.failed))
     _stop_server(f"the engine that ran {failed} has died")
 

@@ -59,5 +59,10 @@ def find_http_port() -> int:
     return int(port or BentoMLContainer.http.port.get())
 
 
+def find_worker_position() -> int:
+    """Which of the workers this process is, counted from 0; BentoML counts from 1."""
+    return (server_context.worker_index or 1) - 1
+
+
 def is_worker() -> bool:
     return server_context.worker_index is not None

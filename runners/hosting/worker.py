@@ -78,7 +78,7 @@ class Worker:
         for work in (
             self._reports.run(take_channel()),
             load_or_exit(self.models, serves_others),
-            exit_when_dead(self.models),
+            exit_when_dead(self.models, self.device),
             releasing,
             keep_writing(self.models),
         ):

@@ -16,7 +16,7 @@ import torch
 
 from runners.core.arguments import Arguments
 from runners.core.device_thread import DeviceThread
-from runners.core.errors import EngineDeadError, ModelNotReadyError
+from runners.core.errors import EngineDeadError
 from runners.core.generation import GenerationRequest, Sampling
 from runners.core.predictions import LOGITS, TextInput
 from runners.encoder import forward_selection
@@ -181,7 +181,7 @@ async def test_a_failed_device_ends_all_models(make_runners: MakeRunners, monkey
             await generate(generator)
         await eventually(lambda: all(runner.failed and not runner.ready for runner in runners))
         for runner in (first, second):
-            with pytest.raises(ModelNotReadyError):
+            with pytest.raises(EngineDeadError):
                 await runner.infer([TextInput("a")], runner.default_options)
         with pytest.raises(EngineDeadError):
             await first.load()
@@ -197,6 +197,6 @@ async def test_a_failed_batch_on_a_gpu_ends_all_models(
 
     async with loaded(make_runners(device)) as runners:
         monkeypatch.setattr(PackedForward, "run", fail)
-        with pytest.raises(ModelNotReadyError):
+        with pytest.raises(EngineDeadError):
             await classify(runners[0])
         await eventually(lambda: all(runner.failed for runner in runners))

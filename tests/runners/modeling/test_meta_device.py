@@ -22,8 +22,9 @@ from runners.modeling.lean_imports import import_transformers
 import_transformers()
 from runners.core.arguments import Arguments
 from runners.encoder.loader import load_encoder
+from runners.modeling.devices import CPU
 for folder in sys.argv[1:]:
-    load_encoder(Arguments(model_dir=folder), None, threading.Condition())
+    load_encoder(Arguments(model_dir=folder), None, threading.Condition(), CPU)
     print(json.dumps([name for name in ("sympy", "torch._dynamo") if name in sys.modules]))
 """
 
