@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from runners.encoder.gpu_attention import attend_on_gpu
 from runners.encoder.packed_attention import Layout
@@ -119,3 +121,35 @@ def test_an_embedder_with_a_decoder_equals_transformers(layers: tuple[str, str],
         found = run(forward, texts)
     for text, rows in zip(texts, found, strict=True):
         torch.testing.assert_close(rows, case.expected(text), atol=2e-5, rtol=0)
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts the operators that are called, but for those that only look at memory in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("task", ROWS)
+@pytest.mark.parametrize("family", PACKED)
+def test_the_kernels_of_a_batch_do_not_grow_with_its_texts(
+    family: str, task: str, dtype: str, model_folder: ModelFolder
+) -> None:
+    case = ForwardCase(model_folder(family, task), task, dtype=dtype)
+    forward = PackedForward(case.inputs)
+    forward.attach()
+    counts = []
+    with emulate_gpu():
+        for texts in (2, 8, 64):
+            with OperatorCount() as operators:
+                # All of them fit into rectangles of one size.
+                run(forward, case.texts([480 // texts] * texts, seed=0))
+            counts.append(operators.count)
+    assert len({*counts}) == 1
+    assert counts[0] > 20
